@@ -1,64 +1,7 @@
 """Every error that a caller may meet, with its stable code.
 
-ArkloopError
-├── InvalidRequest              validation.error
-│   ├── PersonaNotFound         personas.not_found
-│   └── RouteNotFound           routes.not_found
-├── InvalidState                runs.invalid_state
-├── Unauthorized                auth.unauthorized
-├── Forbidden                   auth.forbidden
-├── NotFound                    http.not_found
-│   ├── ThreadNotFound          threads.not_found
-│   ├── RunNotFound             runs.not_found
-│   ├── ResponseNotFound        responses.not_found
-│   ├── SessionNotFound         sessions.not_found
-│   ├── ApiKeyNotFound          api_keys.not_found
-│   ├── ProviderNotFound        llm_providers.not_found
-│   ├── ModelNotFound           llm_providers.model_not_found
-│   ├── FileMissing             files.not_found
-│   ├── McpConfigNotFound       mcp_configs.not_found
-│   ├── McpToolNotFound         mcp_configs.tool_not_found
-│   ├── ToolNotFound            tools.not_found
-│   ├── WorkerCallNotFound      tool_workers.call_not_found
-│   ├── WorkerToolNotFound      tool_workers.tool_not_found
-│   ├── WebhookEndpointNotFound webhook_endpoints.not_found
-│   └── WebhookDeliveryNotFound webhook_endpoints.delivery_not_found
-├── BadRequest                  http.bad_request
-├── McpStateInvalid             mcp_oauth.state_invalid
-├── MethodNotAllowed            http.method_not_allowed
-├── RequestTimeout              http.request_timeout
-├── UnsupportedMediaType        http.unsupported_media_type
-├── BodyTooLarge                http.body_too_large
-├── UriTooLong                  http.uri_too_long
-├── HeadersTooLarge             http.headers_too_large
-├── UnknownTransferCoding       http.unknown_transfer_coding
-├── Conflict
-│   ├── ThreadBusy              runs.thread_busy
-│   ├── NotNewestResponse       responses.not_newest
-│   ├── NotWaiting              runs.not_waiting
-│   ├── NotActive               runs.not_active
-│   ├── StaleInput              input.stale
-│   ├── ToolResultConflict      tool_results.conflict
-│   ├── LoginTaken              accounts.taken
-│   ├── NameTaken               names.taken
-│   ├── PersonaPublished        personas.published
-│   ├── McpToolChanged          mcp_configs.tool_changed
-│   ├── OutdatedFence           agent_workers.outdated_fence
-│   ├── SequenceConflict        agent_workers.sequence_conflict
-│   ├── StaleCall               tool_workers.stale_call
-│   ├── WorkerToolsUnknown      tool_workers.tools_unknown
-│   ├── WebhookEndpointDisabled webhook_endpoints.disabled
-│   ├── IdempotencyConflict     idempotency.conflict
-│   └── IdempotencyInProgress   idempotency.in_progress
-├── EventsLost                  runs.events_lost
-├── BudgetExhausted             budget.exhausted
-├── QueueFull                   threads.queue_full
-├── TooManyAttempts             auth.too_many_attempts
-├── RateLimitExceeded           rate_limit.exceeded
-└── Unavailable                 service.unavailable
-    └── StorageUnavailable      files.storage_unavailable
-
-LeaseLost (BaseException)       a worker's claim is over; never reaches a caller
+The bases are `InvalidRequest`, `NotFound`, `Conflict` and `Unavailable`, and for the rest
+`ArkloopError` itself. `LeaseLost`, a worker's claim that is over, never reaches a caller.
 
 None of them knows HTTP: `api/http/errors.py` has the table from class to status.
 What ends a run is in `worker/contract/outcomes.py`.
@@ -158,6 +101,21 @@ class ApiKeyNotFound(NotFound):
     message = "API key not found."
 
 
+class OrgNotFound(NotFound):
+    code = "orgs.not_found"
+    message = "Organization not found."
+
+
+class MemberNotFound(NotFound):
+    code = "members.not_found"
+    message = "Member not found."
+
+
+class InvitationNotFound(NotFound):
+    code = "invitations.not_found"
+    message = "Invitation not found."
+
+
 class ProviderNotFound(NotFound):
     code = "llm_providers.not_found"
     message = "Provider not found."
@@ -214,6 +172,11 @@ class McpStateInvalid(ArkloopError):
         "This authorization is unknown, has expired or was completed before; start again from"
         " where you found the link."
     )
+
+
+class InvitationInvalid(ArkloopError):
+    code = "invitations.invalid"
+    message = "This invitation is unknown, has expired, or was accepted or revoked before."
 
 
 class MethodNotAllowed(ArkloopError):
@@ -292,6 +255,16 @@ class ToolResultConflict(Conflict):
 class LoginTaken(Conflict):
     code = "accounts.taken"
     message = "The login or the email is already in use."
+
+
+class LastOwner(Conflict):
+    code = "members.last_owner"
+    message = "The organization would have no owner; make somebody else an owner first."
+
+
+class AlreadyMember(Conflict):
+    code = "members.already_member"
+    message = "You are a member of this organization already."
 
 
 class NameTaken(Conflict):

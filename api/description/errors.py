@@ -21,6 +21,9 @@ NOT_FOUND: Mapping[str, type[ArkloopError]] = {
     "tool_id": errors.ToolNotFound,
     "endpoint_id": errors.WebhookEndpointNotFound,
     "response_id": errors.ResponseNotFound,
+    "org_id": errors.OrgNotFound,
+    "user_id": errors.MemberNotFound,
+    "invitation_id": errors.InvitationNotFound,
     "delivery_id": errors.WebhookDeliveryNotFound,
 }
 #: Of every request: what the server refuses before an endpoint is called, and what may fail.

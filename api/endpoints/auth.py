@@ -13,14 +13,17 @@ from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
 from arkloop.api.http.audited import record, record_failed_login, record_login
 from arkloop.api.http.current import actor, connections, public_path, settings
 from arkloop.api.http.described import Ok, described
+from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
-from arkloop.api.http.json_body import NoArguments, read_body
-from arkloop.shared.accounts import accounts
+from arkloop.api.http.json_body import NoArguments, read_body, read_object
+from arkloop.shared.accounts import accounts, invitations
 from arkloop.shared.accounts.accounts import Session
 from arkloop.shared.billing import credits
 from arkloop.shared.errors import (
+    AlreadyMember,
     Forbidden,
     InvalidRequest,
+    InvitationInvalid,
     LoginTaken,
     TooManyAttempts,
     Unauthorized,
@@ -41,10 +44,15 @@ def _check_password(password: str) -> None:
         raise ValidationError(why)
 
 
+def _invitation() -> fields.String:
+    return fields.String(load_default=None, validate=validate.Length(1, 200))
+
+
 class Register(Schema):
     login = fields.String(required=True)
     email = fields.String(required=True)
     password = fields.String(required=True, validate=_check_password)
+    invitation = _invitation()
 
     @validates_schema
     def check_names(self, data: dict[str, str], **_: object) -> None:
@@ -55,6 +63,13 @@ class Register(Schema):
 class Login(Schema):
     login = fields.String(required=True, validate=validate.Length(1, accounts.MAX_NAME_LENGTH))
     password = fields.String(required=True, validate=_A_PASSWORD)
+    org_id = Id(load_default=None)
+    invitation = _invitation()
+
+    @validates_schema
+    def check_org(self, data: dict[str, object], **_: object) -> None:
+        if data["org_id"] is not None and data["invitation"] is not None:
+            raise ValidationError({"org_id": ["cannot be given with an invitation"]})
 
 
 class ChangePassword(Schema):
@@ -63,46 +78,69 @@ class ChangePassword(Schema):
 
 
 @bp.post("/v1/auth/register")
-@described(body=Register, returns=RegisteredUser, status=201, raises=[LoginTaken])
+@described(
+    body=Register, returns=RegisteredUser, status=201, raises=[LoginTaken, InvitationInvalid]
+)
 def register() -> Response:
-    """Make a user and an org of their own; 403 where registration is closed."""
-    if not settings().registration_open:
-        raise Forbidden("Registration is closed; ask an operator for `arkloop users create`.")
+    """Make a user and an org of their own, or with an invitation a member of its org.
+
+    Without an invitation 403 where registration is closed.
+    """
+    if not settings().registration_open and not (read_object() or {}).get("invitation"):
+        raise Forbidden(
+            "Registration is closed; ask for an invitation, or an operator for"
+            " `arkloop users create`."
+        )
     body = read_body(Register())
+    invitation = body["invitation"]
+    if invitation is not None:
+        with connections().reading() as sql:
+            invitations.check(sql, invitation)  # before the work of hashing a password
     password_hash = passwords.hash_(body["password"])
     with connections().transaction() as tx:
-        org_id = accounts.create_org(tx, body["login"])
-        credits.open_prepaid(tx, org_id, settings().new_org_credits)
-        user_id = accounts.create_user(
-            tx,
-            org_id=org_id,
-            role="owner",
-            login=body["login"],
-            email=body["email"],
-            password_hash=password_hash,
-        )
+        user = {"login": body["login"], "email": body["email"], "password_hash": password_hash}
+        if invitation is not None:
+            user_id = accounts.create_user_without_org(tx, **user)
+            org_id = invitations.accept(tx, invitation, user_id)
+        else:
+            org_id = accounts.create_org(tx, body["login"])
+            credits.open_prepaid(tx, org_id, settings().new_org_credits)
+            user_id = accounts.create_user(tx, org_id=org_id, role="owner", **user)
         session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
         record_login(tx, "auth.logged_in", user_id=user_id, org_id=org_id)
     return make_response(_tokens(session, user_id=str(user_id)), 201)
 
 
 @bp.post("/v1/auth/login")
-@described(body=Login, returns=Tokens, raises=[Unauthorized, TooManyAttempts])
+@described(
+    body=Login,
+    returns=Tokens,
+    raises=[Unauthorized, TooManyAttempts, InvitationInvalid, AlreadyMember],
+)
 def login() -> Response:
-    """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
+    """Log in: access token in the body, refresh token in the cookie. Unknown users take as long.
+
+    The login is in the org `org_id`, by default the one that the user joined first, or in that of
+    the invitation, which is accepted by it.
+    """
     _check_origin()
     body = read_body(Login())
     with connections().reading() as sql:
-        user = accounts.find(sql, body["login"])
+        user = accounts.find(sql, body["login"], in_org=body["org_id"])
     _attempts().count(body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
-        if user is not None:
+        if user is not None and user.org_id is not None:
             record_failed_login(user_id=user.id, org_id=user.org_id)
         raise Unauthorized("Wrong login or password.")
     _attempts().forget(body["login"])
     with connections().transaction() as tx:
-        session = accounts.begin_session(tx, user_id=user.id, org_id=user.org_id)
-        record_login(tx, "auth.logged_in", user_id=user.id, org_id=user.org_id)
+        org_id = user.org_id
+        if body["invitation"] is not None:
+            org_id = invitations.accept(tx, body["invitation"], user.id)
+        if org_id is None:
+            raise Forbidden("You are not a member of this organization, or of none.")
+        session = accounts.begin_session(tx, user_id=user.id, org_id=org_id)
+        record_login(tx, "auth.logged_in", user_id=user.id, org_id=org_id)
     return _tokens(session)
 
 
@@ -147,7 +185,7 @@ def change_password() -> Response:
         raise Forbidden("An API key cannot change a password.")
     body = read_body(ChangePassword())
     with connections().reading() as sql:
-        user = accounts.profile(sql, actor().user_id)
+        user = accounts.profile(sql, actor().user_id, actor().org_id)
     _attempts().count(str(user.id))
     if not passwords.verify(body["current"], user.password_hash):
         raise InvalidRequest(current=["is not your current password"])

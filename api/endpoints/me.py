@@ -23,12 +23,12 @@ def get_me() -> Response:
     """Show the user, their org, and what this very token permits there."""
     query_args(NoArguments())
     with connections().reading() as sql:
-        user = accounts.profile(sql, actor().user_id)
+        user = accounts.profile(sql, actor().user_id, actor().org_id)
     return jsonify(
         id=str(user.id),
         username=user.login,
         email=user.email,
-        org_id=str(user.org_id),
+        org_id=str(actor().org_id),
         org_name=user.org_name,
         role=actor().role,
         permissions=sorted(actor().permissions),

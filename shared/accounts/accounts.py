@@ -1,20 +1,32 @@
 """Users, their orgs, and their logins: each login is a family of rotating refresh tokens.
 
+A user may be in several orgs; a login is in one of them.
+
 Hashing a password takes long; it is done in `passwords.py` before a transaction begins.
 """
 
-import hashlib
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
+from arkloop.shared.accounts import secret_tokens
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
@@ -115,6 +127,13 @@ def create_user(
     Raises:
         LoginTaken: somebody has the login or the email, in whatever case.
     """
+    user_id = create_user_without_org(tx, login=login, email=email, password_hash=password_hash)
+    tx.sql.execute(insert(memberships).values(user_id=user_id, org_id=org_id, role=role))
+    return user_id
+
+
+def create_user_without_org(tx: Transaction, *, login: str, email: str, password_hash: str) -> UUID:
+    """Make a user who is in no org yet. Raises: LoginTaken."""
     user_id = new_id()
     try:
         tx.sql.execute(
@@ -122,39 +141,63 @@ def create_user(
         )
     except IntegrityError as error:
         raise LoginTaken() from error
-    tx.sql.execute(insert(memberships).values(user_id=user_id, org_id=org_id, role=role))
     return user_id
 
 
-def find(sql: Connection, login: str) -> Row[Any] | None:
-    """Find the user with this login or email, in whatever case: id, password_hash, org_id."""
+def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any] | None:
+    """Find the user with this login or email, in whatever case: id, password_hash, org_id.
+
+    `org_id` is the org that the user joined first, or with `in_org` that one; null if the user is
+    not in it, or in none.
+    """
     # A login never contains "@", an email always does: at most one row matches.
-    query = (
-        select(users.c.id, users.c.password_hash, memberships.c.org_id)
-        .join(memberships, memberships.c.user_id == users.c.id)
-        .where(
-            or_(
-                func.lower(users.c.login) == func.lower(login),
-                func.lower(users.c.email) == func.lower(login),
-            )
+    query = select(
+        users.c.id, users.c.password_hash, _org_of(users.c.id, in_org).label("org_id")
+    ).where(
+        or_(
+            func.lower(users.c.login) == func.lower(login),
+            func.lower(users.c.email) == func.lower(login),
         )
     )
     # The row has these three columns; the types would have a row of any.
     return sql.execute(query).one_or_none()  # type: ignore[return-value]  # as said
 
 
-def profile(sql: Connection, user_id: UUID) -> Row[Any]:
-    """Return a user's id, login, email, created_at, password_hash, org_id and org_name."""
+def _org_of(user_id: ColumnElement[Any], in_org: UUID | None = None) -> ScalarSelect[Any]:
+    """Build SQL: the org that the user joined first, or with `in_org` that one; else null."""
+    of_user = memberships.alias("of_user")
+    query = select(of_user.c.org_id).where(of_user.c.user_id == user_id)
+    if in_org is not None:
+        query = query.where(of_user.c.org_id == in_org)
+    return query.order_by(of_user.c.created_at, of_user.c.org_id).limit(1).scalar_subquery()
+
+
+def profile(sql: Connection, user_id: UUID, org_id: UUID) -> Row[Any]:
+    """Return a user's id, login, email, created_at and password_hash, and the org_name."""
     return sql.execute(
-        select(users, memberships.c.org_id, orgs.c.name.label("org_name"))
-        .join(memberships, memberships.c.user_id == users.c.id)
-        .join(orgs, orgs.c.id == memberships.c.org_id)
+        select(users, orgs.c.name.label("org_name"))
+        .join(orgs, orgs.c.id == org_id)
         .where(users.c.id == user_id)
     ).one()
 
 
+def orgs_of(sql: Connection, user_id: UUID) -> list[Row[Any]]:
+    """List the orgs of a user: id, name and the user's role, in the order in which they joined."""
+    return list(
+        sql.execute(
+            select(orgs.c.id, orgs.c.name, memberships.c.role)
+            .join(memberships, memberships.c.org_id == orgs.c.id)
+            .where(memberships.c.user_id == user_id)
+            .order_by(memberships.c.created_at, orgs.c.id)
+        )
+    )
+
+
 def list_(sql: Connection) -> list[Row[Any]]:
-    """List all users by age: id, login, email, org_id, org_name, org_slug, role, created_at."""
+    """List all users by age: id, login, email, org_id, org_name, org_slug, role, created_at.
+
+    Users in several orgs have a row for each, those in none have one without an org.
+    """
     return list(
         sql.execute(
             select(
@@ -167,9 +210,9 @@ def list_(sql: Connection) -> list[Row[Any]]:
                 memberships.c.role,
                 users.c.created_at,
             )
-            .join(memberships, memberships.c.user_id == users.c.id)
-            .join(orgs, orgs.c.id == memberships.c.org_id)
-            .order_by(users.c.created_at, users.c.id)
+            .outerjoin(memberships, memberships.c.user_id == users.c.id)
+            .outerjoin(orgs, orgs.c.id == memberships.c.org_id)
+            .order_by(users.c.created_at, users.c.id, memberships.c.created_at, orgs.c.id)
         )
     )
 
@@ -193,7 +236,7 @@ def role_in_session(
 
 
 def begin_session(tx: Transaction, *, user_id: UUID, org_id: UUID) -> Session:
-    """Begin a session for a new login. Deletes the user's expired refresh tokens."""
+    """Begin a session for a new login in an org. Deletes the user's expired refresh tokens."""
     tx.sql.execute(
         refresh_tokens.delete().where(
             refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()
@@ -208,7 +251,8 @@ def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
     A token that was exchanged before has been copied:
     then the whole family ends (RFC 9700, 4.14.2).
     """
-    token_hash = _hash(refresh_token)
+    token_hash = secret_tokens.hash_of(refresh_token)
+    org_id = func.coalesce(refresh_tokens.c.org_id, _org_of(refresh_tokens.c.user_id))
     rotated = tx.sql.execute(
         update(refresh_tokens)
         .where(
@@ -217,6 +261,7 @@ def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
             refresh_tokens.c.revoked_at.is_(None),
             refresh_tokens.c.expires_at > func.now(),
             memberships.c.user_id == refresh_tokens.c.user_id,
+            memberships.c.org_id == org_id,
         )
         .values(rotated_at=func.now())
         .returning(refresh_tokens.c.family_id, refresh_tokens.c.user_id, memberships.c.org_id)
@@ -266,6 +311,12 @@ def end_session(tx: Transaction, *, user_id: UUID, session_id: UUID) -> bool:
     )
 
 
+def end_sessions_in_org(tx: Transaction, *, user_id: UUID, org_id: UUID) -> None:
+    """Revoke all logins of the user in an org."""
+    in_org = or_(refresh_tokens.c.org_id == org_id, refresh_tokens.c.org_id.is_(None))
+    _revoke(tx, refresh_tokens.c.user_id == user_id, in_org)
+
+
 def change_password(
     tx: Transaction, *, user_id: UUID, password_hash: str, keep_session: UUID
 ) -> None:
@@ -285,18 +336,15 @@ def _revoke(tx: Transaction, *which: Any) -> bool:
 
 
 def _next_token(tx: Transaction, *, family_id: UUID, user_id: UUID, org_id: UUID) -> Session:
-    token = secrets.token_urlsafe(32)
+    token = secret_tokens.make()
     tx.sql.execute(
         insert(refresh_tokens).values(
             id=new_id(),
             family_id=family_id,
             user_id=user_id,
-            token_hash=_hash(token),
+            org_id=org_id,
+            token_hash=secret_tokens.hash_of(token),
             expires_at=func.now() + REFRESH_LIFETIME,
         )
     )
     return Session(id=family_id, user_id=user_id, org_id=org_id, refresh_token=token)
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -163,6 +163,21 @@ def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
     revocations.cancel_runs(tx, [key_id], by_user_id=actor.user_id)
 
 
+def revoke_all(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID | None) -> None:
+    """End all keys of a user in an org, as `revoke` does, by default in the user's own name."""
+    revoked = tx.sql.scalars(
+        update(api_keys)
+        .where(
+            api_keys.c.org_id == org_id,
+            api_keys.c.user_id == user_id,
+            api_keys.c.revoked_at.is_(None),
+        )
+        .values(revoked_at=func.now())
+        .returning(api_keys.c.id)
+    ).all()
+    revocations.cancel_runs(tx, revoked, by_user_id=by_user_id)
+
+
 def find(sql: Connection, key: str) -> Row[Any] | None:
     """Find the row of a valid key, with its user's `role`; None if there is none."""
     return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None

@@ -83,7 +83,8 @@ def find_or_create(
 
     Raises:
         ThreadNotFound: the thread of this id is not one of the actor, who is an end user.
-        NameTaken: it has another end user than the one that is given.
+        NameTaken: it has another end user than the one that is given, or is the actor's private
+            one in another org.
         Forbidden: see `check_fields`.
     """
     check_fields(actor, fields)
@@ -95,7 +96,21 @@ def find_or_create(
             return thread, True
         if actor.end_user_id is not None and not find(tx.sql, actor, external_id):
             raise ThreadNotFound()
+        if _has_private_elsewhere(tx.sql, actor, external_id):
+            raise NameTaken(
+                external_id=["is the id of your private thread in another organization"]
+            )
         # It was created at the same time: now it can be read.
+
+
+def _has_private_elsewhere(sql: Connection, actor: Actor, external_id: str) -> bool:
+    """Return whether the actor has a private thread of this id in another org of theirs."""
+    elsewhere = exists().where(
+        threads.c.visible_to == actor.reader_of_private,
+        threads.c.external_id == external_id,
+        threads.c.org_id != actor.org_id,
+    )
+    return bool(sql.scalar(select(elsewhere)))
 
 
 def check_end_user(thread: Row[Any], end_user_id: str | None) -> None:

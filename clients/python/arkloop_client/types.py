@@ -125,6 +125,10 @@ class Budget(TypedDict):
     held_usd: float
 
 
+class ChangeMember(TypedDict):
+    role: Literal["owner", "admin", "member"]
+
+
 class ChangePassword(TypedDict):
     current: str
     new: str
@@ -285,6 +289,12 @@ class CreateEndpoint(TypedDict):
     ]
 
 
+class CreateInvitation(TypedDict):
+    name: str
+    role: Literal["owner", "admin", "member"]
+    lifetime_seconds: NotRequired[int]
+
+
 class CreateMcpConfig(TypedDict):
     name: str
     url: NotRequired[str]
@@ -437,6 +447,19 @@ class CreatedApiKey(TypedDict):
     expires_at: str | None
     created_at: str
     key: NotRequired[str]
+
+
+class CreatedInvitation(TypedDict):
+    "A new invitation with its `token`, which a repeated request is not shown."
+
+    id: str
+    org_id: str
+    name: str
+    role: Literal["owner", "admin", "member"]
+    created_by_user_id: str
+    created_at: str
+    expires_at: str
+    token: NotRequired[str]
 
 
 class CreatedRun(TypedDict):
@@ -670,6 +693,18 @@ class HttpToolWithSecret(TypedDict):
     signing_secret: NotRequired[str]
 
 
+class Invitation(TypedDict):
+    "An open invitation, without its token."
+
+    id: str
+    org_id: str
+    name: str
+    role: Literal["owner", "admin", "member"]
+    created_by_user_id: str
+    created_at: str
+    expires_at: str
+
+
 class KnownRun(TypedDict):
     run_id: str
     fence: int
@@ -762,6 +797,8 @@ class LlmProvider(TypedDict):
 class Login(TypedDict):
     login: str
     password: str
+    org_id: NotRequired[str | None]
+    invitation: NotRequired[str | None]
 
 
 class McpConfig(TypedDict):
@@ -831,6 +868,16 @@ class Me(TypedDict):
     permissions: list[str]
     limits: list[LimitUse]
     created_at: str
+
+
+class Member(TypedDict):
+    "A user in an org."
+
+    user_id: str
+    login: str
+    email: str
+    role: Literal["owner", "admin", "member"]
+    joined_at: str
 
 
 class Message(TypedDict):
@@ -1129,6 +1176,7 @@ class Register(TypedDict):
     login: str
     email: str
     password: str
+    invitation: NotRequired[str | None]
 
 
 class RegisteredUser(TypedDict):

@@ -375,8 +375,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Make a user and an org of their own
-         * @description Make a user and an org of their own; 403 where registration is closed.
+         * Make a user and an org of their own, or with an invitation a member of its org
+         * @description Make a user and an org of their own, or with an invitation a member of its org.
+         *
+         *     Without an invitation 403 where registration is closed.
          */
         post: operations["auth.register"];
         delete?: never;
@@ -397,6 +399,9 @@ export interface paths {
         /**
          * Log in
          * @description Log in: access token in the body, refresh token in the cookie. Unknown users take as long.
+         *
+         *     The login is in the org `org_id`, by default the one that the user joined first, or in that of
+         *     the invitation, which is accepted by it.
          */
         post: operations["auth.login"];
         delete?: never;
@@ -2073,6 +2078,94 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/orgs/{org_id}/members": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the members of the caller's org, the newest first
+         * @description List the members of the caller's org, the newest first. An API key needs `admin`.
+         */
+        get: operations["members.list_members"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/orgs/{org_id}/members/{user_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Remove a member, or leave the org
+         * @description Remove a member, or leave the org: their access to it ends within 5 s. 204.
+         */
+        delete: operations["members.remove_member"];
+        options?: never;
+        head?: never;
+        /**
+         * Change a member's role
+         * @description Change a member's role. Only owners change owners, or make others owners.
+         */
+        patch: operations["members.change_member"];
+        trace?: never;
+    };
+    "/v1/orgs/{org_id}/invitations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the open invitations, the newest first
+         * @description List the open invitations, the newest first: neither accepted, nor revoked, nor expired.
+         */
+        get: operations["invitations.list_invitations"];
+        put?: never;
+        /**
+         * Create an invitation
+         * @description Create an invitation; responds 201 with `token`, which is shown only this once.
+         */
+        post: operations["invitations.create_invitation"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/orgs/{org_id}/invitations/{invitation_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke an open invitation
+         * @description Revoke an open invitation: nobody can accept it any more. 204.
+         */
+        delete: operations["invitations.revoke_invitation"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/responses": {
         parameters: {
             query?: never;
@@ -2453,10 +2546,19 @@ export interface components {
             login: string;
             email: string;
             password: string;
+            /** @default null */
+            invitation: string | null;
         };
         Login: {
             login: string;
             password: string;
+            /**
+             * Format: uuid
+             * @default null
+             */
+            org_id: string | null;
+            /** @default null */
+            invitation: string | null;
         };
         NoArguments: Record<string, never>;
         ChangePassword: {
@@ -2845,6 +2947,17 @@ export interface components {
         Replay: {
             /** @default null */
             delivery_ids: string[] | null;
+        };
+        ChangeMember: {
+            /** @enum {string} */
+            role: "owner" | "admin" | "member";
+        };
+        CreateInvitation: {
+            name: string;
+            /** @enum {string} */
+            role: "owner" | "admin" | "member";
+            /** @default 604800 */
+            lifetime_seconds: number;
         };
         CreateResponse: {
             model: string;
@@ -3906,6 +4019,50 @@ export interface components {
             /** Format: date-time */
             created_at: string;
         };
+        /** @description A user in an org. */
+        Member: {
+            /** Format: uuid */
+            user_id: string;
+            login: string;
+            email: string;
+            /** @enum {string} */
+            role: "owner" | "admin" | "member";
+            /** Format: date-time */
+            joined_at: string;
+        };
+        /** @description A new invitation with its `token`, which a repeated request is not shown. */
+        CreatedInvitation: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            /** @enum {string} */
+            role: "owner" | "admin" | "member";
+            /** Format: uuid */
+            created_by_user_id: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            expires_at: string;
+            token?: string;
+        };
+        /** @description An open invitation, without its token. */
+        Invitation: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            /** @enum {string} */
+            role: "owner" | "admin" | "member";
+            /** Format: uuid */
+            created_by_user_id: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
         /** @description The shape of errors of `/v1/responses`. */
         OpenAIError: {
             error: components["schemas"]["OpenAIProblem"];
@@ -4682,6 +4839,22 @@ export interface components {
                 };
             };
         };
+        /**
+         * @description - `http.bad_request`: The request is not valid HTTP.
+         *     - `invitations.invalid`: This invitation is unknown, has expired, or was accepted or revoked before.
+         */
+        "http.bad_request-invitations.invalid": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.bad_request" | "invitations.invalid";
+                };
+            };
+        };
         /** @description - `accounts.taken`: The login or the email is already in use. */
         "accounts.taken": {
             headers: {
@@ -4692,6 +4865,19 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "accounts.taken";
+                };
+            };
+        };
+        /** @description - `members.already_member`: You are a member of this organization already. */
+        "members.already_member": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "members.already_member";
                 };
             };
         };
@@ -5326,6 +5512,69 @@ export interface components {
             };
         };
         /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `members.not_found`: Member not found.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-members.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "members.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /** @description - `members.last_owner`: The organization would have no owner; make somebody else an owner first. */
+        "members.last_owner": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "members.last_owner";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `invitations.not_found`: Invitation not found.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-invitations.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "invitations.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /**
          * @description - `http.bad_request`: The request is not valid HTTP.
          *     - `personas.not_found`: Persona not found; GET /v1/personas lists all personas.
          *     - `routes.not_found`: Route not found; GET /v1/routes lists all routes.
@@ -5913,6 +6162,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5954,6 +6204,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6353,7 +6604,7 @@ export interface operations {
                     "application/json": components["schemas"]["RegisteredUser"];
                 };
             };
-            400: components["responses"]["http.bad_request"];
+            400: components["responses"]["http.bad_request-invitations.invalid"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["accounts.taken"];
@@ -6390,10 +6641,11 @@ export interface operations {
                     "application/json": components["schemas"]["Tokens"];
                 };
             };
-            400: components["responses"]["http.bad_request"];
+            400: components["responses"]["http.bad_request-invitations.invalid"];
             401: components["responses"]["auth.unauthorized"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["members.already_member"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -10152,6 +10404,241 @@ export interface operations {
             401: components["responses"]["auth.unauthorized"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.delivery_not_found-webhook_endpoints.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "members.list_members": {
+        parameters: {
+            query?: {
+                limit?: number;
+                before?: string;
+            };
+            header?: never;
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "X-Next-Cursor": components["headers"]["X-Next-Cursor"];
+                    Link: components["headers"]["Link"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Member"][];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "members.remove_member": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            204: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
+            409: components["responses"]["members.last_owner"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "members.change_member": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangeMember"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Member"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["members.last_owner"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "invitations.list_invitations": {
+        parameters: {
+            query?: {
+                limit?: number;
+                before?: string;
+            };
+            header?: never;
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "X-Next-Cursor": components["headers"]["X-Next-Cursor"];
+                    Link: components["headers"]["Link"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Invitation"][];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "invitations.create_invitation": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateInvitation"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            201: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    Location: components["headers"]["Location"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreatedInvitation"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "invitations.revoke_invitation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+                invitation_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            204: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-invitations.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];

@@ -1,4 +1,4 @@
-"""The tables of users, orgs, logins and API keys."""
+"""The tables of users, orgs, invitations, logins and API keys."""
 
 from sqlalchemy import ARRAY, Column, ForeignKey, Index, Table, Text, UniqueConstraint, Uuid, func
 
@@ -28,15 +28,30 @@ users = Table(
 Index("uq_users_login", func.lower(users.c.login), unique=True)
 Index("uq_users_email", func.lower(users.c.email), unique=True)
 
-#: A user has one role in one org.
+#: A user has one role in each of their orgs.
 memberships = Table(
     "memberships",
     metadata,
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-    ref_("org_id", "orgs.id"),
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
     Column("role", Text, nullable=False),  # owner | admin | member
     created_at_(),
-    Index("ix_memberships_org_id", "org_id"),
+    Index("ix_memberships_org_id_created_at_user_id", "org_id", "created_at", "user_id"),
+)
+
+#: Open invitations to an org: one that is accepted or revoked is deleted.
+invitations = Table(
+    "invitations",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    Column("name", Text, nullable=False),  # whom it is for, in the words of its creator
+    Column("role", Text, nullable=False),
+    Column("token_hash", Text, nullable=False, unique=True),  # SHA-256, hex
+    ref_("created_by_user_id", "users.id"),
+    created_at_(),
+    time_("expires_at", required=True),
+    Index("ix_invitations_org_id_created_at_id", "org_id", "created_at", "id"),
 )
 
 refresh_tokens = Table(
@@ -45,6 +60,8 @@ refresh_tokens = Table(
     id_(),
     Column("family_id", Uuid, nullable=False),  # all rotations of one login
     ref_("user_id", "users.id"),
+    #: Null in tokens of releases in which a user had one org.
+    ref_("org_id", "orgs.id", required=False),
     Column("token_hash", Text, nullable=False, unique=True),
     created_at_(),
     time_("expires_at", required=True),

@@ -1,0 +1,131 @@
+"""The members of an org and their roles.
+
+Changes of one org happen one after the other, under a lock of its row: an org always has an owner.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+
+from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.tables.accounts import invitations, memberships, orgs, users
+
+ROLES = tuple(PERMISSIONS_OF_ROLE)
+OWNER = "owner"
+
+
+def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) -> list[Row[Any]]:
+    """List members: id, login, email, role and created_at, when they joined; the newest first."""
+    listed = _members().where(memberships.c.org_id == org_id).subquery("listed")
+    page = newest(select(listed), listed, limit=limit, is_deep=before is not None)
+    return list(sql.execute(page, after(before)))
+
+
+def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[Any]:
+    """Give a member of the actor's org another role; returns the member as `list_` does.
+
+    The open invitations that the member has created are revoked.
+
+    Raises:
+        MemberNotFound
+        Forbidden: only owners change owners and make others owners.
+        LastOwner: the org would have no owner.
+    """
+    own_role = lock(tx, actor)
+    before = _role(tx, actor.org_id, user_id)
+    if before is None:
+        raise MemberNotFound()
+    check_may_give(own_role, before)
+    check_may_give(own_role, role)
+    if before != role:
+        if before == OWNER:
+            _check_other_owner(tx, actor.org_id, user_id)
+        tx.sql.execute(update(memberships).where(*_is(actor.org_id, user_id)).values(role=role))
+        _revoke_invitations(tx, actor.org_id, user_id)
+    return tx.sql.execute(_members().where(*_is(actor.org_id, user_id))).one()
+
+
+def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
+    """Remove a member from the actor's org; everybody may remove themselves.
+
+    Their logins in this org, their API keys of it and their open invitations to it end, and active
+    runs of the keys are cancelled. Their threads and other runs stay.
+
+    Raises:
+        MemberNotFound
+        Forbidden: only owners remove owners, and members nobody else.
+        LastOwner: the org would have no owner.
+    """
+    org_id = actor.org_id
+    own_role = lock(tx, actor)
+    role = _role(tx, org_id, user_id)
+    if role is None:
+        raise MemberNotFound()
+    if user_id != actor.user_id:
+        check_may_give(own_role, role)
+    if role == OWNER:
+        _check_other_owner(tx, org_id, user_id)
+    tx.sql.execute(delete(memberships).where(*_is(org_id, user_id)))
+    accounts.end_sessions_in_org(tx, user_id=user_id, org_id=org_id)
+    api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
+    _revoke_invitations(tx, org_id, user_id)
+
+
+def lock(tx: Transaction, actor: Actor) -> str:
+    """Let nobody else change the members of the actor's org until the transaction ends.
+
+    Returns the role that the actor has now. Raises: Forbidden: none any more.
+    """
+    org = select(orgs.c.id).where(orgs.c.id == actor.org_id)
+    # Rows that refer to the org can be inserted meanwhile.
+    tx.sql.execute(org.with_for_update(key_share=True))
+    role = _role(tx, actor.org_id, actor.user_id)
+    if role is None:
+        raise Forbidden()
+    return role
+
+
+def check_may_give(own_role: str, role: str) -> None:
+    """Check that somebody with `own_role` may give this role, or take it. Raises: Forbidden."""
+    if "admin" not in PERMISSIONS_OF_ROLE[own_role]:
+        raise Forbidden()
+    if role == OWNER and own_role != OWNER:
+        raise Forbidden("Only an owner can do this with owners.")
+
+
+def _check_other_owner(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
+    others = select(func.count()).where(
+        memberships.c.org_id == org_id,
+        memberships.c.role == OWNER,
+        memberships.c.user_id != user_id,
+    )
+    if not tx.sql.scalar(others):
+        raise LastOwner()
+
+
+def _revoke_invitations(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
+    """Revoke what somebody has prepared with a role that they have no longer."""
+    tx.sql.execute(
+        delete(invitations).where(
+            invitations.c.org_id == org_id, invitations.c.created_by_user_id == user_id
+        )
+    )
+
+
+def _role(tx: Transaction, org_id: UUID, user_id: UUID) -> str | None:
+    return tx.sql.scalar(select(memberships.c.role).where(*_is(org_id, user_id)))
+
+
+def _is(org_id: UUID, user_id: UUID) -> tuple[Any, ...]:
+    return memberships.c.org_id == org_id, memberships.c.user_id == user_id
+
+
+def _members() -> Any:
+    return select(
+        users.c.id, users.c.login, users.c.email, memberships.c.role, memberships.c.created_at
+    ).join(users, users.c.id == memberships.c.user_id)
