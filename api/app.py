@@ -41,7 +41,7 @@ from arkloop.api.endpoints import (
     usage,
     webhook_endpoints,
 )
-from arkloop.api.http import allowed_hosts, cors, errors, headers
+from arkloop.api.http import allowed_hosts, cors, denials, errors, headers
 from arkloop.api.http.path_ids import IdConverter, ResponseConverter
 from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import agui, ai_sdk, responses
@@ -149,6 +149,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     errors.register(app)
+    denials.register(app, connections)
     headers.register(app)
     cors.register(app)
     allowed_hosts.register(app)

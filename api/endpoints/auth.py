@@ -107,6 +107,7 @@ def register() -> Response:
             credits.open_prepaid(tx, org_id, settings().new_org_credits)
             user_id = accounts.create_user(tx, org_id=org_id, role="owner", **user)
         session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
+        record_login(tx, "user.created", user_id=user_id, org_id=org_id)
         record_login(tx, "auth.logged_in", user_id=user_id, org_id=org_id)
     return make_response(_tokens(session, user_id=str(user_id)), 201)
 

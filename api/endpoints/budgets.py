@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints import account_types
 from arkloop.api.endpoints.account_types import EndUserBudget
+from arkloop.api.http.audited import record, texts_of
 from arkloop.api.http.current import actor, changes_catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import ClientId, Usd
@@ -58,6 +59,7 @@ def set_budget() -> Response:
     # What was spent this month may have to be summed up.
     with reports().turn(actor().org_id), connections().transaction() as tx:
         budget_limits.set_(tx, actor().org_id, ORG, **limits)
+        record(tx, "budget.changed", "budget", ORG, **texts_of(limits))
         return jsonify(_shown(budget_limits.get(tx.sql, actor().org_id, ORG)))
 
 
@@ -83,6 +85,7 @@ def set_end_user_budget() -> Response:
     scope = END_USERS if end_user_id is None else end_user_scope(end_user_id)
     with reports().turn(actor().org_id), connections().transaction() as tx:
         budget_limits.set_(tx, actor().org_id, scope, **limits)
+        record(tx, "budget.changed", "budget", scope, **texts_of(limits))
         return jsonify(_end_user_shown(tx.sql, end_user_id))
 
 

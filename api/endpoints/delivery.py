@@ -18,6 +18,7 @@ from arkloop.api.auth.bearer import authenticator
 from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
 from arkloop.api.endpoints.run_types import CreatedRun, Run
 from arkloop.api.endpoints.runs import shown_in_full
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.preferences import wait_seconds
 from arkloop.api.streaming.rest import wait_for_rest
@@ -122,7 +123,8 @@ def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> No
     while True:
         try:
             with connections.transaction() as tx:
-                commands.cancel(tx, who, run_id)
+                if commands.cancel(tx, who, run_id):
+                    audited.record_leave(tx, who, run_id)
             return
         except NotFound:
             return

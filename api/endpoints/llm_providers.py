@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.catalog_types import LlmModel, LlmProvider
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, changes_catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import (
@@ -129,6 +130,7 @@ class CreateProvider(ProviderChanges):
 def create_llm_provider(tx: Transaction) -> Response:
     """Create a provider; responds 201 with it and the models that were sent with it."""
     provider = llm_providers.create(tx, actor(), **read_body(CreateProvider()))
+    record(tx, "llm_provider.created", "llm_provider", provider.id)
     [shown] = _shown(tx.sql, [provider])
     return created(shown, location=f"/v1/llm-providers/{provider.id}")
 
@@ -165,6 +167,7 @@ def change_llm_provider(provider_id: UUID) -> Response:
     body = read_body(ProviderChanges())
     with connections().transaction() as tx:
         provider = llm_providers.change(tx, actor(), provider_id, **body)
+        record(tx, "llm_provider.changed", "llm_provider", provider_id, fields=sorted(body))
         [shown] = _shown(tx.sql, [provider])
     return jsonify(shown)
 
@@ -178,6 +181,7 @@ def delete_llm_provider(provider_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().transaction() as tx:
         llm_providers.delete_(tx, actor(), provider_id)
+        record(tx, "llm_provider.deleted", "llm_provider", provider_id)
     return Response(status=204)
 
 
@@ -193,6 +197,7 @@ def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
     """Create a model; responds 201 with the model, whose id is a `route_id`."""
     body = read_body(CreateModel())
     model = llm_providers.create_model(tx, actor(), provider_id, **body)
+    record(tx, "llm_model.created", "llm_model", model.id)
     provider = llm_providers.get(tx.sql, actor(), provider_id)
     location = f"/v1/llm-providers/{provider_id}/models/{model.id}"
     return created(_shown_model(model, provider), location=location)
@@ -233,6 +238,7 @@ def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     body = read_body(ModelChanges())
     with connections().transaction() as tx:
         model = llm_providers.change_model(tx, actor(), provider_id, model_id, **body)
+        record(tx, "llm_model.changed", "llm_model", model_id, fields=sorted(body))
         provider = llm_providers.get(tx.sql, actor(), provider_id)
     return jsonify(_shown_model(model, provider))
 
@@ -246,6 +252,7 @@ def delete_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().transaction() as tx:
         llm_providers.delete_model(tx, actor(), provider_id, model_id)
+        record(tx, "llm_model.deleted", "llm_model", model_id)
     return Response(status=204)
 
 

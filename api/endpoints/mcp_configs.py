@@ -11,6 +11,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.catalog_types import McpConfig, McpTool
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, ClientId, Id
@@ -106,6 +107,7 @@ class ApproveTools(Schema):
 def create_mcp_config(tx: Transaction) -> Response:
     """Create a server; a worker lists its tools, which are approved with it. 201."""
     config = mcp_configs.create(tx, actor().org_id, **read_body(CreateMcpConfig()))
+    record(tx, "mcp_config.created", "mcp_config", config.id)
     return created(_shown(config), location=f"/v1/mcp-configs/{config.id}")
 
 
@@ -140,7 +142,9 @@ def change_mcp_config(config_id: UUID) -> Response:
     """Change a server; missing fields keep their values, and its tools are listed again."""
     body = read_body(McpConfigChanges())
     with connections().transaction() as tx:
-        return jsonify(_shown(mcp_configs.change(tx, actor().org_id, config_id, body)))
+        config = mcp_configs.change(tx, actor().org_id, config_id, body)
+        record(tx, "mcp_config.changed", "mcp_config", config_id, fields=sorted(body))
+    return jsonify(_shown(config))
 
 
 @bp.delete("/v1/mcp-configs/<id:config_id>")
@@ -151,6 +155,7 @@ def delete_mcp_config(config_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().transaction() as tx:
         mcp_configs.remove(tx, actor().org_id, config_id)
+        record(tx, "mcp_config.deleted", "mcp_config", config_id)
     return Response(status=204)
 
 
@@ -178,6 +183,8 @@ def delete_mcp_grants(config_id: UUID) -> Response:
         mcp_configs.find(tx.sql, actor().org_id, config_id)
         owner = mcp_access.owner_of(given.get("end_user_id"), given.get("user_id"))
         mcp_access.forget(tx, config_id, owner)
+        whose = {name: str(value) for name, value in given.items()}
+        record(tx, "mcp_config.grants_deleted", "mcp_config", config_id, **whose)
     return Response(status=204)
 
 
@@ -211,6 +218,7 @@ def approve_mcp_tool(config_id: UUID, name: str) -> Response:
         raise McpToolNotFound(name=name)
     with connections().transaction() as tx:
         [row] = mcp_configs.approve(tx, actor().org_id, config_id, {name: hash_})
+        _record_approvals(tx, config_id, {name: hash_})
     return jsonify(_shown_tool(row))
 
 
@@ -223,7 +231,13 @@ def approve_mcp_tools(config_id: UUID) -> Response:
     approvals = {tool["name"]: tool["hash"] for tool in named}
     with connections().transaction() as tx:
         rows = mcp_configs.approve(tx, actor().org_id, config_id, approvals)
+        _record_approvals(tx, config_id, approvals)
     return jsonify([_shown_tool(row) for row in rows])
+
+
+def _record_approvals(tx: Transaction, config_id: UUID, approvals: Mapping[str, str]) -> None:
+    tools = [f"{hash_} {name}" for name, hash_ in approvals.items()]
+    record(tx, "mcp_config.tools_approved", "mcp_config", config_id, tools=tools)
 
 
 def _shown(row: Row[Any], pages: Mapping[UUID, str] = _NO_PAGES) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints import catalog_types
 from arkloop.api.endpoints.budgets import limits_shown
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, catalog, changes_catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.idempotency import created, idempotent
@@ -72,6 +73,7 @@ def publish_persona(tx: Transaction) -> Response:
         raise InvalidRequest(**error.problems) from None
     _check_routes(tx, persona)
     row = published_personas.publish(tx, actor(), key, version, definition)
+    record(tx, "persona.published", "persona", f"{row.key}@{row.version}")
     return created(_shown_row(row), location=f"/v1/personas/{row.key}@{row.version}")
 
 

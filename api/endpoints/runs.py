@@ -11,6 +11,7 @@ from sqlalchemy import Row, RowMapping
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.run_types import ListedRun, Run, ThreadRun
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
@@ -128,7 +129,7 @@ def change_run(run_id: UUID) -> Response:
 def cancel_run(tx: Transaction, run_id: UUID) -> Response:
     """Cancel a run; responds 200 for every run that the caller may write."""
     read_body(NoArguments(), optional=True)
-    commands.cancel(tx, actor(), run_id)
+    audited.cancel(tx, run_id)
     return jsonify({"ok": True})
 
 
@@ -139,7 +140,7 @@ def cancel_run(tx: Transaction, run_id: UUID) -> Response:
 def give_input(tx: Transaction, run_id: UUID) -> Response:
     """Store a reply to a waiting run, which resumes with it; responds 200."""
     body = read_body(RunInput())
-    commands.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
+    audited.answer(tx, run_id, body["content"], body.get("request_id"))
     return jsonify({"ok": True})
 
 

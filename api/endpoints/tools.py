@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.catalog_types import HttpTool, HttpToolWithSecret
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import Seconds, StrictBoolean, utf8_length
@@ -68,6 +69,7 @@ class RotateSecret(Schema):
 def create_tool(tx: Transaction) -> Response:
     """Create a tool; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = http_tools.create(tx, actor().org_id, **read_body(CreateTool()))
+    record(tx, "http_tool.created", "http_tool", row.id)
     return created({**_shown(row), "signing_secret": secret}, location=f"/v1/tools/{row.id}")
 
 
@@ -99,7 +101,9 @@ def change_tool(tool_id: UUID) -> Response:
     """Change a tool; fields that are missing in the body keep their values."""
     changes = read_body(ToolChanges())
     with connections().transaction() as tx:
-        return jsonify(_shown(http_tools.change(tx, actor().org_id, tool_id, changes)))
+        row = http_tools.change(tx, actor().org_id, tool_id, changes)
+        record(tx, "http_tool.changed", "http_tool", tool_id, fields=sorted(changes))
+    return jsonify(_shown(row))
 
 
 @bp.delete("/v1/tools/<id:tool_id>")
@@ -110,6 +114,7 @@ def delete_tool(tool_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().transaction() as tx:
         http_tools.remove(tx, actor().org_id, tool_id)
+        record(tx, "http_tool.deleted", "http_tool", tool_id)
     return Response(status=204)
 
 
@@ -121,6 +126,7 @@ def rotate_tool_secret(tx: Transaction, tool_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]
     row, secret = http_tools.rotate(tx, actor().org_id, tool_id, overlap)
+    record(tx, "http_tool.secret_rotated", "http_tool", tool_id)
     return jsonify({**_shown(row), "signing_secret": secret})
 
 

@@ -16,6 +16,7 @@ from arkloop.api.endpoints.catalog_types import (
     WebhookEndpointWithSecret,
     WholeWebhookDelivery,
 )
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, utf8_length
@@ -84,6 +85,7 @@ class DeliveriesQuery(PageQuery):
 def create_endpoint(tx: Transaction) -> Response:
     """Create an endpoint; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = endpoints.create(tx, actor().org_id, **read_body(CreateEndpoint()))
+    record(tx, "webhook_endpoint.created", "webhook_endpoint", row.id)
     location = f"/v1/webhook-endpoints/{row.id}"
     return created({**_shown(row), "signing_secret": secret}, location=location)
 
@@ -116,7 +118,11 @@ def change_endpoint(endpoint_id: UUID) -> Response:
     """Change an endpoint; fields that are missing in the body keep their values."""
     changes = read_body(EndpointChanges())
     with connections().transaction() as tx:
-        return jsonify(_shown(endpoints.change(tx, actor().org_id, endpoint_id, changes)))
+        row = endpoints.change(tx, actor().org_id, endpoint_id, changes)
+        record(
+            tx, "webhook_endpoint.changed", "webhook_endpoint", endpoint_id, fields=sorted(changes)
+        )
+    return jsonify(_shown(row))
 
 
 @bp.delete("/v1/webhook-endpoints/<id:endpoint_id>")
@@ -127,6 +133,7 @@ def delete_endpoint(endpoint_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().transaction() as tx:
         endpoints.remove(tx, actor().org_id, endpoint_id)
+        record(tx, "webhook_endpoint.deleted", "webhook_endpoint", endpoint_id)
     return Response(status=204)
 
 
@@ -138,6 +145,7 @@ def rotate_endpoint_secret(tx: Transaction, endpoint_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]
     row, secret = endpoints.rotate(tx, actor().org_id, endpoint_id, overlap)
+    record(tx, "webhook_endpoint.secret_rotated", "webhook_endpoint", endpoint_id)
     return jsonify({**_shown(row), "signing_secret": secret})
 
 

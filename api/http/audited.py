@@ -7,31 +7,77 @@ from uuid import UUID
 from flask import request
 
 from arkloop.api.http.current import actor, connections
+from arkloop.shared.actors import Actor
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import AppendLater, By, Detail, NewEntry, Origin
+from arkloop.shared.runs import commands
 from arkloop.shared.storage.connections import Transaction
+
+#: What an entry has of a request for approval.
+_OF_APPROVAL = ("request_id", "tool_call_id", "tool_name")
 
 
 def record(
     tx: Transaction, action: str, target_type: str, target_id: object, **details: Detail
 ) -> None:
-    """Append what the actor of this request has done; call it last in the transaction."""
+    """Record what the actor of this request does in the transaction."""
     target = (target_type, target_id)
-    audit_log.append(tx, _entry(actor().org_id, action, By.actor(actor()), target, details))
+    audit_log.record(tx, _entry(actor().org_id, action, By.actor(actor()), target, details))
+
+
+def cancel(tx: Transaction, run_id: UUID) -> None:
+    """Cancel a run as `commands.cancel` does, and record it if the run had not ended."""
+    if commands.cancel(tx, actor(), run_id):
+        record(tx, "run.cancelled", "run", run_id)
+
+
+def record_leave(tx: Transaction, who: Actor, run_id: UUID) -> None:
+    """Record that a run was cancelled because its client has left; outside of any request."""
+    details: dict[str, Detail] = {"reason": "client_left"}
+    audit_log.record(
+        tx,
+        NewEntry(
+            org_id=who.org_id,
+            action="run.cancelled",
+            by=By.actor(who),
+            target=("run", run_id),
+            details=details,
+        ),
+    )
+
+
+def answer(tx: Transaction, run_id: UUID, content: str, request_id: UUID | None) -> None:
+    """Answer a run as `commands.answer` does, and record who has approved or denied which call.
+
+    The arguments of the call and the reason of a denial are in the run's events, and stay there.
+    """
+    answered = commands.answer(tx, actor(), run_id, content, request_id)
+    if answered is not None:
+        asked = {name: answered.request.get(name) for name in _OF_APPROVAL}
+        decision = answered.reply.decision
+        record(tx, "run.approval_answered", "run", run_id, **asked, decision=decision)
 
 
 def record_login(tx: Transaction, action: str, *, user_id: UUID, org_id: UUID) -> None:
-    """Append what somebody has done who had no token yet, but the password of this user."""
+    """Record what somebody does who has no token yet, but the password of this user."""
     by = By(type="user", user_id=user_id)
-    audit_log.append(tx, _entry(org_id, action, by, ("user", user_id), {}))
+    audit_log.record(tx, _entry(org_id, action, by, ("user", user_id), {}))
 
 
 def record_failed_login(*, user_id: UUID, org_id: UUID) -> None:
-    """Append, beside the response, that somebody did not know the password of this user.
+    """Record, beside the response, that somebody did not know the password of this user.
 
     The response must not take longer than that for a login that does not exist.
     """
     entry = _entry(org_id, "auth.login_failed", audit_log.UNKNOWN, ("user", user_id), {})
+    connections().notify(AppendLater(entry))
+
+
+def record_denial(method: str, rule: str) -> None:
+    """Record, beside the response, that the actor of this request may not do what it asked for."""
+    target = ("endpoint", f"{method} {rule}")
+    path = request.path
+    entry = _entry(actor().org_id, "access.denied", By.actor(actor()), target, {"path": path})
     connections().notify(AppendLater(entry))
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, RowMapping
 
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
@@ -115,7 +116,7 @@ def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Pa
         raise NotWaiting("The thread has no open interrupt of this id.")
     content = content_of(asked["data"], entry.status, entry.payload)
     try:
-        commands.answer(tx, actor(), run_id, content, UUID(entry.interrupt_id))
+        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
     except NotActive:
         if entry.status == "cancelled" and wanted.new_message() is not None:
             return None

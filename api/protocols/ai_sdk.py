@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.following import EVENT_STREAM, hub
 from arkloop.api.endpoints.new_runs import CREATING, OF_ORG, new_run
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import Frames, JsonObject, Ok, described
 from arkloop.api.http.end_users import refuse_fields
@@ -57,7 +58,7 @@ from arkloop.shared.errors import (
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.ids import new_id, new_trace_id, parse_id
-from arkloop.shared.runs import commands, creation, queries, thread_entries
+from arkloop.shared.runs import creation, queries, thread_entries
 from arkloop.shared.runs.creation import NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
@@ -158,7 +159,7 @@ def stop_chat(chat_id: str) -> Response:
     with connections().transaction() as tx:
         thread = threads.find(tx.sql, actor(), chat_id)
         if thread is not None and thread.active_run_id is not None:
-            commands.cancel(tx, actor(), thread.active_run_id)
+            audited.cancel(tx, thread.active_run_id)
     return jsonify({"ok": True})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from arkloop.api.http import audited
 from arkloop.api.protocols.ai_sdk_projection import Dialect, ends_response, text_of
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import InvalidRequest, NotWaiting
@@ -54,7 +55,7 @@ def answer(
     part = calls.get(waits.last["tool_call_id"])
     content = _reply(waits.last, part)
     if waits.is_open:
-        commands.answer(tx, actor, run_id, content, UUID(waits.last["request_id"]))
+        audited.answer(tx, run_id, content, UUID(waits.last["request_id"]))
 
 
 def _reply(wait: Data, part: Data | None) -> str:

@@ -8,6 +8,7 @@ from marshmallow import Schema, fields, validate
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.following import EVENT_STREAM, hub, watch_of
 from arkloop.api.endpoints.new_runs import CREATING
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Frames, JsonObject, described
 from arkloop.api.http.fields import Digits
@@ -39,7 +40,6 @@ from arkloop.shared.errors import (
     StaleInput,
     ToolResultConflict,
 )
-from arkloop.shared.runs import commands
 
 bp = Blueprint("responses", __name__)
 responses_errors.register(bp)
@@ -126,7 +126,7 @@ def cancel_response(response_id: str) -> Response:
     wanted = _id(response_id)
     _find(wanted)
     with connections().transaction() as tx:
-        commands.cancel(tx, actor(), wanted.run_id)
+        audited.cancel(tx, wanted.run_id)
     return _respond(wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
 
 

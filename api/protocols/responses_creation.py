@@ -8,6 +8,7 @@ from uuid import UUID
 from flask import current_app
 from sqlalchemy import RowMapping
 
+from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_ids, responses_input, responses_runs
 from arkloop.api.protocols.responses_ids import ResponseId
@@ -120,7 +121,7 @@ def _answer(tx: Transaction, given: Input, run: RowMapping, projection: Response
         content = _decision(given.approval, f"mcpr_{run_id.hex}_{projection.asked['seq']}")
     else:
         raise _without_call(given)
-    commands.answer(tx, actor(), run_id, content, UUID(data["request_id"]))
+    audited.answer(tx, run_id, content, UUID(data["request_id"]))
 
 
 def _decision(approval: Approval, request: str) -> str:

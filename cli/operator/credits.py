@@ -2,7 +2,13 @@
 
 import click
 
-from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.operator.database import (
+    database,
+    database_url_option,
+    find_org,
+    org_option,
+    record,
+)
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.billing import credits as ledger
 from arkloop.shared.errors import InvalidRequest
@@ -29,6 +35,7 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
         org_id = find_org(tx.sql, org)
         try:
             ledger.grant(tx, org_id, amount, note)
+            record(tx, org_id, "credits.granted", "org", org_id, credits=amount)
         except InvalidRequest as error:
             problems = [f"--{name}: {why[0]}" for name, why in error.details.items()]
             raise click.ClickException("\n".join(problems)) from None

@@ -8,10 +8,12 @@ import click
 from sqlalchemy import Connection
 
 from arkloop.shared.accounts import accounts
+from arkloop.shared.audit import audit_log
+from arkloop.shared.audit.audit_log import OPERATOR, Detail, NewEntry
 from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections, Transaction, connect
 
 database_url_option = click.option(
     "--database-url",
@@ -68,3 +70,19 @@ def find_org(sql: Connection, id_or_slug: str, *, advice: str = "") -> UUID:
             f" their members):\n{ids}"
         )
     raise click.ClickException(f"{problem}\n{advice}".rstrip())
+
+
+def record(
+    tx: Transaction,
+    org_id: UUID,
+    action: str,
+    target_type: str,
+    target_id: object,
+    **details: Detail,
+) -> None:
+    """Record in the org's audit log what the operator does in the transaction."""
+    target = (target_type, target_id)
+    audit_log.record(
+        tx,
+        NewEntry(org_id=org_id, action=action, by=OPERATOR, target=target, details=details),
+    )

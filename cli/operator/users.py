@@ -7,7 +7,13 @@ from uuid import UUID
 import click
 from sqlalchemy import select
 
-from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.operator.database import (
+    database,
+    database_url_option,
+    find_org,
+    org_option,
+    record,
+)
 from arkloop.cli.output import print_json, print_line
 from arkloop.cli.private_file import write_private
 from arkloop.shared.accounts import accounts, api_keys
@@ -57,10 +63,11 @@ def create(
         raise click.UsageError(f"--password: {why}")
     password_hash = passwords.hash_(password)
     with database(database_url) as connections, connections.transaction() as tx:
+        org_id = _org(tx, org, may_create)
         try:
             user_id = accounts.create_user(
                 tx,
-                org_id=_org(tx, org, may_create),
+                org_id=org_id,
                 role=role,
                 login=login,
                 email=email,
@@ -68,6 +75,7 @@ def create(
             )
         except LoginTaken as error:
             raise click.ClickException(str(error)) from None
+        record(tx, org_id, "user.created", "user", user_id, role=role)
     print_line(user_id)
 
 

@@ -1,14 +1,15 @@
 """The audit log of an org: who has done what, in entries that are never changed.
 
-An entry is appended in the transaction of its action, at the end of it: from then on the head of
-the org's chain is locked. What is refused has no transaction and is appended afterwards, by
-`AppendLater`.
+An entry is appended in the transaction of its action, as its last step: the head of the org's
+chain is locked from then on, and for one round trip or two. What is refused has no transaction and
+is appended afterwards, by `AppendLater`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.audit import audit_entries, audit_heads
 
-#: Actions, by the type of their target.
+#: What is recorded; most names begin with the type of their target.
 ACTIONS = (
     "auth.logged_in",
     "auth.login_failed",
@@ -30,6 +31,32 @@ ACTIONS = (
     "api_key.created",
     "api_key.changed",
     "api_key.revoked",
+    "user.created",
+    "budget.changed",
+    "credits.granted",
+    "llm_provider.created",
+    "llm_provider.changed",
+    "llm_provider.deleted",
+    "llm_model.created",
+    "llm_model.changed",
+    "llm_model.deleted",
+    "persona.published",
+    "http_tool.created",
+    "http_tool.changed",
+    "http_tool.deleted",
+    "http_tool.secret_rotated",
+    "mcp_config.created",
+    "mcp_config.changed",
+    "mcp_config.deleted",
+    "mcp_config.grants_deleted",
+    "mcp_config.tools_approved",
+    "webhook_endpoint.created",
+    "webhook_endpoint.changed",
+    "webhook_endpoint.deleted",
+    "webhook_endpoint.secret_rotated",
+    "run.approval_answered",
+    "run.cancelled",
+    "access.denied",
 )
 #: What entries may be filtered by.
 FILTERS = ("action", "actor_user_id")
@@ -109,8 +136,13 @@ class AppendLater:
                 append(tx, one.entry)
 
 
+def record(tx: Transaction, entry: NewEntry) -> None:
+    """Append an entry with the last steps of the transaction."""
+    tx.last.append(partial(append, tx, entry))
+
+
 def append(tx: Transaction, entry: NewEntry) -> None:
-    """Append an entry; call it last in a transaction, which locks the org's head from here on."""
+    """Append an entry now; the transaction locks the org's head from here on."""
     head = _locked_head(tx, entry.org_id)
     values = {
         "org_id": entry.org_id,

@@ -37,6 +37,13 @@ class ApprovalReply:
     arguments: dict[str, Any] | None = None
     is_clear: bool = True  # False: it neither allows nor denies the call, so ask again
 
+    @property
+    def decision(self) -> str:
+        """The reply in one word: approve, edit, deny or unclear."""
+        if self.approved:
+            return "approve" if self.arguments is None else "edit"
+        return "deny" if self.is_clear else "unclear"
+
 
 def read(content: str) -> ApprovalReply:
     """Parse the content of an input.

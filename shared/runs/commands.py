@@ -7,6 +7,8 @@ cancel is written. `status.py` draws the states.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
@@ -21,6 +23,7 @@ from arkloop.shared.errors import (
     StaleInput,
 )
 from arkloop.shared.runs import agent_queue, approvals, form_replies, pending_calls, trees
+from arkloop.shared.runs.approvals import ApprovalReply
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
@@ -36,25 +39,34 @@ UNANSWERED = "No answer was given in time."
 NO_RESULT = "No result was sent in time; the call may have taken effect."
 
 
-def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
+@dataclass(frozen=True, slots=True)
+class AnsweredApproval:
+    """A request for approval, as `pending_input` had it, and the reply to it."""
+
+    request: Mapping[str, Any]
+    reply: ApprovalReply
+
+
+def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     """Cancel a run with all sub-runs below it: end what no worker holds, and ask the owners of
     the others to.
 
-    Does nothing for a run that has ended.
+    Does nothing for a run that has ended; returns whether the run had not.
 
     Raises:
         RunNotFound, Forbidden
     """
     while not trees.cancel(tx, actor, run_id):
         if RunState(_find(tx.sql, actor, run_id)["state"]).is_terminal:
-            return
+            return False
         # It has changed in this very moment.
+    return True
 
 
 def answer(
     tx: Transaction, actor: Actor, run_id: UUID, content: str, request_id: UUID | None
-) -> None:
-    """Store a person's answer and queue the run again.
+) -> AnsweredApproval | None:
+    """Store a person's answer and queue the run again; returns what was approved or denied.
 
     The same answer to the same `request_id` again changes nothing.
 
@@ -74,7 +86,7 @@ def answer(
         if stored is not None:
             if stored != content:
                 raise StaleInput()
-            return
+            return None
     if RunState(run["state"]).is_terminal:
         raise NotActive()
     if run["state"] != RunState.WAITING:
@@ -85,11 +97,14 @@ def answer(
         raise StaleInput()
     if run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
         raise NotWaiting("The input request has expired.")  # the sweep will say what comes of it
+    reply = None
     if run["pending_input"]["kind"] == "tool_confirmation":
-        approvals.read(content)  # what cannot be understood is refused while it can be corrected
+        # What cannot be understood is refused while it can be corrected.
+        reply = approvals.read(content)
     if run["pending_input"]["kind"] in form_replies.KINDS:
         form_replies.check(run["pending_input"], content)
     _requeue_with_input(tx, run, content, actor.user_id)
+    return None if reply is None else AnsweredApproval(run["pending_input"], reply)
 
 
 def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) -> None:

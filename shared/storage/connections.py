@@ -38,10 +38,14 @@ REDIS_POOL_WAIT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction; `after_commit` is sent after the commit, never after a rollback."""
+    """An open transaction; `after_commit` is sent after the commit, never after a rollback.
+
+    `last` are its last steps, which take locks that others wait for.
+    """
 
     sql: Connection
     connections: "Connections"
+    last: list[Callable[[], None]] = field(default_factory=list)
     after_commit: list[Notification] = field(default_factory=list)
 
 
@@ -74,6 +78,8 @@ class Connections:
             with sql.begin():
                 postgres.limit_transaction(sql)
                 yield tx
+                for step in tx.last:
+                    step()
         self._committed(tx)
 
     @contextmanager
@@ -85,6 +91,7 @@ class Connections:
         with self.reading() as sql:
             tx = Transaction(sql, self)
             yield tx
+        assert not tx.last, "one statement has no last step"
         self._committed(tx)
 
     def _committed(self, tx: Transaction) -> None:

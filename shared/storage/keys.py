@@ -16,6 +16,7 @@
 | `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
 | `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
 | `{installation}:request-limits:…` | string | two minutes         | web            | web         |
+| `{installation}:denials/…`       | string  | one hour             | web            | web         |
 
 All of it may vanish at any moment: Postgres has the truth. `shared/storage/epoch.py` says what the
 installation is (one database) and what its epoch is (one history of it).
@@ -88,6 +89,10 @@ class Keys:
     def request_limits(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:request-limits"
+
+    def denials(self) -> str:
+        """Name the prefix of the keys that the library `limits` uses."""
+        return f"{self.installation}:denials"
 
     def position(self) -> str:
         """Name the key of the furthest position in Postgres' log that a process has seen."""

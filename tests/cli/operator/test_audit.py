@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import text
 
+from arkloop.cli.main import main
 from arkloop.cli.operator.audit import audit
 from arkloop.shared.accounts import accounts
 from arkloop.shared.audit import audit_log
@@ -60,6 +61,24 @@ def test_the_first_broken_entry_is_printed(
 
     assert 1 == checked.exit_code
     assert f"{org_id}  1  entry 2: missing" in checked.output
+
+
+def test_what_the_operator_does_is_in_the_log(org_id: UUID, connections: Connections) -> None:
+    """Users and credits that a command makes have entries of the actor `operator`."""
+    env = {"ARKLOOP_DATABASE_URL": connections.settings.database_url}
+    granted = ["credits", "grant", "--org", str(org_id), "--credits", "7"]
+    names = ["--login", f"l{org_id}", "--email", f"{org_id}@example.com", "--password", "p" * 9]
+    created = ["users", "create", "--org", str(org_id), "--role", "admin", *names]
+
+    for words in (granted, created):
+        assert 0 == CliRunner().invoke(main, words, env=env).exit_code
+
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, org_id, {}, limit=2, before=None)
+    assert [("user.created", "operator", None), ("credits.granted", "operator", None)] == [
+        (row.action, row.actor_type, row.ip) for row in rows
+    ]
+    assert [{"role": "admin"}, {"credits": 7}] == [row.details for row in rows]
 
 
 @pytest.mark.parametrize(
