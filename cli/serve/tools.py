@@ -1,15 +1,11 @@
 """`arkloop tools serve`: a worker that executes Python tools in the customer's network."""
 
-import logging
 import re
-import signal
-import sys
-from types import FrameType
 
 import click
 
 from arkloop.cli.client.server_address import find_server
-from arkloop.cli.serve import tool_module
+from arkloop.cli.serve import serving, tool_module
 from arkloop.cli.serve.tool_worker import ToolWorker
 
 _POOL = re.compile("[a-z0-9_-]{1,32}")
@@ -34,13 +30,7 @@ def _pool(_context: click.Context, _parameter: click.Parameter, value: str) -> s
     callback=_pool,
     help="Name of the pool; personas name it in `tool_workers`.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Calls executed at the same time.",
-)
+@serving.options("calls")
 @click.option(
     "--lease",
     type=click.IntRange(3, 300),
@@ -48,14 +38,7 @@ def _pool(_context: click.Context, _parameter: click.Parameter, value: str) -> s
     show_default=True,
     help="Seconds without a heartbeat after which the service gives the calls up.",
 )
-@click.option(
-    "--grace",
-    type=click.FloatRange(0, 3_600),
-    default=30,
-    show_default=True,
-    help="Seconds for which calls may go on after SIGTERM.",
-)
-def serve(module: str, pool: str, concurrency: int, lease: int, grace: float) -> None:
+def serve(module: str, pool: str, concurrency: int, lease: int, grace_seconds: float) -> None:
     """Execute the tools of MODULE, a Python module or file, for the runs of your org.
 
     Uses ARKLOOP_URL and ARKLOOP_API_KEY; a key with the single scope `tools.work` is enough. Only
@@ -64,9 +47,7 @@ def serve(module: str, pool: str, concurrency: int, lease: int, grace: float) ->
 
     Exit status: 0 stopped, 1 the key or the tools were refused.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("httpx2", "httpcore2"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    serving.log_to_stderr()
     found = tool_module.load(module)
     worker = ToolWorker(
         find_server(),
@@ -74,19 +55,7 @@ def serve(module: str, pool: str, concurrency: int, lease: int, grace: float) ->
         found,
         concurrency=concurrency,
         lease_seconds=lease,
-        grace_seconds=grace,
+        grace_seconds=grace_seconds,
     )
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        worker.stop()
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     names = ", ".join(sorted(found))
-    click.echo(f"Worker {worker.id} executes the tools of pool {pool}: {names}", err=True)
-    worker.run()
-    if worker.failure is not None:
-        raise worker.failure
-    sys.exit(0)
+    serving.serve(worker, f"Worker {worker.id} executes the tools of pool {pool}: {names}")

@@ -1,0 +1,76 @@
+"""The options, signals and logs of `arkloop tools serve` and `arkloop agents serve`."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import click
+
+from arkloop.cli.client.client import Refused
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Worker(Protocol):
+    """A worker that runs until it is stopped; `failure` is why it could not go on."""
+
+    failure: Refused | None
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def options(work: str) -> Callable[[Command], Command]:
+    """Add the options of every worker; `work` is the plural of what it fetches."""
+
+    def add(command: Command) -> Command:
+        with_grace = click.option(
+            "--grace",
+            "grace_seconds",
+            type=click.FloatRange(0, 3_600),
+            default=30,
+            show_default=True,
+            help=f"Seconds for which {work} may go on after SIGTERM.",
+        )
+        with_concurrency = click.option(
+            "--concurrency",
+            type=click.IntRange(1, 256),
+            default=8,
+            show_default=True,
+            help=f"{work.capitalize()} executed at the same time.",
+        )
+        return with_concurrency(with_grace(command))
+
+    return add
+
+
+def log_to_stderr() -> None:
+    """Log what the worker and the code that it executes have to say, one line each."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("httpx2", "httpcore2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def serve(worker: Worker, announcement: str) -> NoReturn:
+    """Run the worker until a signal stops it; a second signal ends the process at once.
+
+    Raises:
+        Refused: the service has refused the worker.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        worker.stop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    click.echo(announcement, err=True)
+    worker.run()
+    if worker.failure is not None:
+        raise worker.failure
+    sys.exit(0)
