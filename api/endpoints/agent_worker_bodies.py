@@ -158,9 +158,15 @@ class AgentEvent(fields.Field[Any]):
 
 
 class Checkpoint(fields.Field[str]):
-    """Any JSON but null, as text."""
+    """Any JSON, as text; null is a checkpoint, too."""
 
-    json_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean", "object", "array"]}
+    json_schema: ClassVar[JsonSchema] = {
+        "type": ["string", "number", "boolean", "object", "array", "null"]
+    }
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # A field that allows null would take it for no value.
+        return "null" if value is None else super().deserialize(value, *args, **kwargs)
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

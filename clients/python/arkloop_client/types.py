@@ -53,7 +53,7 @@ class AppendEvents(TypedDict):
     fence: int
     seq: NotRequired[int]
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
 
 
 class ApproveTool(TypedDict):
@@ -69,7 +69,7 @@ class AskPerson(TypedDict):
     fence: int
     seq: int
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     key: NotRequired[str | None]
     question: str
     options: NotRequired[list[str]]
@@ -193,7 +193,7 @@ class CompleteRun(TypedDict):
     fence: int
     seq: int
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     content: str
     output: NotRequired[dict[str, Any] | None]
 
@@ -511,7 +511,7 @@ class DelegateTasks(TypedDict):
     fence: int
     seq: int
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     tasks: list[Task]
 
 
@@ -593,7 +593,7 @@ class FailRun(TypedDict):
     fence: int
     seq: int
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     message: str
     retryable: NotRequired[bool]
 
@@ -1192,7 +1192,7 @@ class ReleaseRun(TypedDict):
     fence: int
     seq: int
     events: NotRequired[list[dict[str, Any]]]
-    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
 
 
 class Replay(TypedDict):
@@ -1586,7 +1586,7 @@ class ShownClientToken(TypedDict):
 class StoreCheckpoint(TypedDict):
     run_id: str
     fence: int
-    checkpoint: str | float | bool | dict[str, Any] | list[Any]
+    checkpoint: str | float | bool | dict[str, Any] | list[Any] | None
 
 
 class StreamTicket(TypedDict):

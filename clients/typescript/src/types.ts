@@ -2453,13 +2453,13 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
         };
         StoreCheckpoint: {
             /** Format: uuid */
             run_id: string;
             fence: number;
-            checkpoint: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint: string | number | boolean | Record<string, never> | unknown[] | null;
         };
         AskPerson: {
             /** Format: uuid */
@@ -2470,7 +2470,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
             /** @default null */
             key: string | null;
             question: string;
@@ -2490,7 +2490,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
             tasks: components["schemas"]["Task"][];
         };
         ReserveMoney: {
@@ -2510,7 +2510,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
             content: string;
             /** @default null */
             output: {
@@ -2526,7 +2526,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
             message: string;
             /** @default false */
             retryable: boolean;
@@ -2540,7 +2540,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
         };
         Register: {
             login: string;
