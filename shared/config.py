@@ -29,6 +29,7 @@ _SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:
 _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
+    *("ARKLOOP_ORG_CONCURRENT_RUNS", "ARKLOOP_KEY_CONCURRENT_RUNS", "ARKLOOP_ORG_QUEUED_RUNS"),
 )
 
 
@@ -82,6 +83,9 @@ class Settings:
     #: Limits of an org and of each API key; 0 is no limit.
     org_requests_per_minute: int = 0
     key_requests_per_minute: int = 0
+    org_concurrent_runs: int = 0
+    key_concurrent_runs: int = 0
+    org_queued_runs: int = 0
 
     registration_open: bool = False
     new_org_credits: int = 0  # what an org that somebody registers gets, to use the server's routes

@@ -338,6 +338,13 @@ class QueueFull(ArkloopError):
     message = "As many runs wait for this thread as may; wait for one to end, or cancel one."
 
 
+class RunLimitExceeded(ArkloopError):
+    """Details name the limit, and whether it is that of the `org` or of the `key`."""
+
+    code = "runs.limit_exceeded"
+    message = "As many runs as may are running or waiting; see `details`."
+
+
 class BudgetExhausted(ArkloopError):
     code = "budget.exhausted"
     message = "A budget or the credits are exhausted; see `details`. An admin can raise the limit."

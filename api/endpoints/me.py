@@ -7,10 +7,12 @@ from flask import Blueprint, Response, jsonify
 from arkloop.api.auth.bearer import requires
 from arkloop.api.auth.request_limits import request_limits
 from arkloop.api.endpoints.account_types import LimitUse, Me
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
+from arkloop.shared.runs import run_limits
+from arkloop.shared.runs.run_limits import RunUse
 from arkloop.shared.times import now, rfc3339
 
 bp = Blueprint("me", __name__)
@@ -24,6 +26,7 @@ def get_me() -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
+        of_runs = run_limits.uses(sql, settings(), actor())
     return jsonify(
         id=str(user.id),
         username=user.login,
@@ -32,12 +35,12 @@ def get_me() -> Response:
         org_name=user.org_name,
         role=actor().role,
         permissions=sorted(actor().permissions),
-        limits=_limits(),
+        limits=[*_requests(), *map(_of_runs, of_runs)],
         created_at=rfc3339(user.created_at),
     )
 
 
-def _limits() -> list[LimitUse]:
+def _requests() -> list[LimitUse]:
     return [
         {
             "name": "requests",
@@ -48,3 +51,13 @@ def _limits() -> list[LimitUse]:
         }
         for use in request_limits().uses(actor())
     ]
+
+
+def _of_runs(use: RunUse) -> LimitUse:
+    return {
+        "name": use.name,
+        "scope": use.scope,
+        "limit": use.limit,
+        "used": use.used,
+        "resets_at": None,
+    }

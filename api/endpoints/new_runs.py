@@ -43,6 +43,7 @@ from arkloop.shared.errors import (
     PersonaNotFound,
     QueueFull,
     RouteNotFound,
+    RunLimitExceeded,
     ThreadBusy,
     ThreadNotFound,
 )
@@ -69,7 +70,7 @@ def _of_form(form: re.Pattern[str]) -> Check:
 #: Errors of every request that creates a run.
 CREATING = (
     *(PersonaNotFound, RouteNotFound, FileMissing, BudgetExhausted),
-    *(ThreadBusy, QueueFull, NotActive),
+    *(ThreadBusy, QueueFull, RunLimitExceeded, NotActive),
 )
 
 # Schemas are made once: making one copies its fields, which was a tenth of creating a run.

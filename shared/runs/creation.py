@@ -1,7 +1,8 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
@@ -9,8 +10,14 @@ from sqlalchemy import Connection, func, select, update
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
-from arkloop.shared.errors import Forbidden, InvalidRequest, InvalidState, ThreadBusy
-from arkloop.shared.runs import busy_threads, enqueued_runs
+from arkloop.shared.errors import (
+    Forbidden,
+    InvalidRequest,
+    InvalidState,
+    RunLimitExceeded,
+    ThreadBusy,
+)
+from arkloop.shared.runs import busy_threads, enqueued_runs, run_limits
 from arkloop.shared.runs.new_runs import Created, NewMessage, NewRun, NewThread, create_all
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -42,6 +49,9 @@ END_USER_OVERRIDES = frozenset({"tools"})
 TRIES = 5
 
 
+Made = TypeVar("Made")
+
+
 class RunCreator:
     """Creates runs, each in the cheapest way that its limits allow; one per process."""
 
@@ -63,19 +73,25 @@ class RunCreator:
         if not self._is_complex(new) and (made := self._with_others(new)) is not None:
             return made
         with self._connections.transaction() as tx:
+            run_limits.check(tx, new.actor)
             return _create(tx, new)
 
     def _with_others(self, new: NewRun) -> Created | None:
         """Create the run together with those of other requests, if that is possible."""
-        if (run_id := self._create_with_others(new)) is not None:
-            return Created(run_id, new.thread_id, new.trace_id)
+        made = self._create_with_others(new)
+        if isinstance(made, RunLimitExceeded):
+            raise made
+        if made is not None:
+            return Created(made, new.thread_id, new.trace_id)
         # Its thread is busy, or its actor must not create it, or somebody has locked something.
         if new.thread is not None or new.on_busy not in (None, OnBusy.ENQUEUE):
             return None
         for _ in range(TRIES if new.on_busy is OnBusy.ENQUEUE else 1):
-            made, had_locks = self._enqueue_with_others(new)
-            if made is not None or had_locks:
-                return made
+            attempt = self._enqueue_with_others(new)
+            if isinstance(attempt, RunLimitExceeded):
+                raise attempt
+            if attempt.made is not None or attempt.had_locks:
+                return attempt.made
         return None
 
     def _is_complex(self, new: NewRun) -> bool:
@@ -89,13 +105,26 @@ class RunCreator:
             or (new.message is not None and new.message.content.parts is not None)
         )
 
-    def _create_all(self, wanted: Sequence[NewRun]) -> list[UUID | None]:
-        with self._connections.statement() as tx:
-            return create_all(tx, wanted)
+    def _create_all(self, wanted: Sequence[NewRun]) -> Sequence[UUID | RunLimitExceeded | None]:
+        return self._write(create_all, wanted)
 
-    def _enqueue_all(self, wanted: Sequence[NewRun]) -> list[enqueued_runs.Attempt]:
-        with self._connections.statement() as tx:
-            return enqueued_runs.enqueue_all(tx, wanted)
+    def _enqueue_all(
+        self, wanted: Sequence[NewRun]
+    ) -> Sequence[enqueued_runs.Attempt | RunLimitExceeded]:
+        return self._write(enqueued_runs.enqueue_all, wanted)
+
+    def _write(
+        self, write: Callable[[Transaction, Sequence[NewRun]], list[Made]], wanted: Sequence[NewRun]
+    ) -> Sequence[Made | RunLimitExceeded]:
+        """Write the runs: in one statement, unless those that there are must be counted first."""
+        if not run_limits.are_on(self._connections.settings):
+            with self._connections.statement() as tx:
+                return write(tx, wanted)
+        with self._connections.transaction() as tx:
+            refused = run_limits.refusals(tx, [new.actor for new in wanted])
+            admitted = [new for new, why in zip(wanted, refused, strict=True) if why is None]
+            made = iter(write(tx, admitted) if admitted else [])
+            return [next(made) if why is None else why for why in refused]
 
 
 def create(tx: Transaction, new: NewRun) -> Created:
@@ -109,7 +138,9 @@ def create(tx: Transaction, new: NewRun) -> Created:
         QueueFull, NotActive: see `thread_queue`.
         BudgetExhausted: nothing is left for it.
         InvalidRequest: see `stored_parts`.
+        RunLimitExceeded: see `run_limits`.
     """
+    run_limits.check(tx, new.actor)
     return _create(tx, _of_end_user(new))
 
 
@@ -200,10 +231,11 @@ def retry(
     """Do the thread's last round again: its assistant turn goes, a new run comes.
 
     Raises:
-        ThreadNotFound, Forbidden, ThreadBusy
+        ThreadNotFound, Forbidden, ThreadBusy, RunLimitExceeded
         InvalidState: the thread has no message.
         PersonaNotFound, RouteNotFound: those of the last run are gone.
     """
+    run_limits.check(tx, actor)
     threads.lock(tx, actor, thread_id)
     if active := threads.active_run_id(tx.sql, thread_id):
         raise ThreadBusy(active_run_id=str(active))

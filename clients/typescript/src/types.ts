@@ -3145,7 +3145,7 @@ export interface components {
         /** @description A limit of the org or of the API key, and how much of it is used. */
         LimitUse: {
             /** @enum {string} */
-            name: "requests";
+            name: "requests" | "concurrent_runs" | "queued_runs";
             /** @enum {string} */
             scope: "org" | "key";
             limit: number;
@@ -5189,9 +5189,10 @@ export interface components {
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
+         *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "budget.exhausted-rate_limit.exceeded-threads.queue_full": {
+        "budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
@@ -5202,7 +5203,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "budget.exhausted" | "rate_limit.exceeded" | "threads.queue_full";
+                    code?: "budget.exhausted" | "rate_limit.exceeded" | "runs.limit_exceeded" | "threads.queue_full";
                 };
             };
         };
@@ -5685,9 +5686,10 @@ export interface components {
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
+         *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "OpenAIError-budget.exhausted-rate_limit.exceeded-threads.queue_full": {
+        "OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
@@ -8059,7 +8061,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8157,7 +8159,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8438,7 +8440,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10685,7 +10687,7 @@ export interface operations {
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
-            429: components["responses"]["OpenAIError-budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -10846,7 +10848,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -11025,7 +11027,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];

@@ -149,6 +149,11 @@ runs = Table(
         *("thread_id", "position"),
         postgresql_where=WAITS_FOR_THREAD,
     ),
+    Index(
+        "ix_runs_unended_org_id_state",
+        *("org_id", "state"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
     Index("ix_runs_not_before", "not_before", postgresql_where=HAS_TIME),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index(
@@ -182,7 +187,7 @@ offered_messages = Table(
         nullable=False,
         index=True,
     ),
-    Column("org_id", Uuid, nullable=False),
+    Column("org_id", Uuid, nullable=False, index=True),
     Column("thread_id", Uuid, nullable=False, index=True),
     Column("created_by_user_id", Uuid, nullable=False),
     Column("api_key_id", Uuid),

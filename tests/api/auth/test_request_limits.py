@@ -17,7 +17,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RateLimitExceeded
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
-from tests.clients import Register, User
+from tests.clients import Register, User, error_of
 from tests.waiting import in_parallel
 
 #: A test is over before a window with so much time left is.
@@ -145,7 +145,7 @@ def limited(connections: Connections, **settings: Any) -> Iterator[Flask]:
 @pytest.fixture(scope="module")
 def small(connections: Connections) -> Iterator[Flask]:
     """An app in which an org may send five requests a minute."""
-    with limited(connections, org_requests_per_minute=5) as app:
+    with limited(connections, org_requests_per_minute=5, org_concurrent_runs=1) as app:
         yield app
 
 
@@ -196,14 +196,29 @@ def test_each_way_to_identify_counts(bob: User) -> None:
 
 def test_me_shows_the_limits(bob: User) -> None:
     """With what is used, this request included; an org without limits has none there."""
-    bob.get("/v1/threads")
+    bob.post("/v1/runs", {"message": "hello"})
 
     shown = bob.get("/v1/me").json
 
     assert shown is not None
-    [limit] = shown["limits"]
-    del limit["resets_at"]
-    assert {"name": "requests", "scope": "org", "limit": 5, "used": 2} == limit
+    requests, of_runs = shown["limits"]
+    assert requests.pop("resets_at") is not None
+    assert {"name": "requests", "scope": "org", "limit": 5, "used": 2} == requests
+    assert {
+        "name": "concurrent_runs",
+        "scope": "org",
+        "limit": 1,
+        "used": 1,
+        "resets_at": None,
+    } == of_runs
+
+
+def test_a_run_too_many_gets_429(bob: User) -> None:
+    """With when to try again, though nobody knows when a run ends."""
+    refused = [bob.post("/v1/runs", {"message": "hello"}) for _ in range(2)][-1]
+
+    assert (429, "runs.limit_exceeded") == error_of(refused)
+    assert "2" == refused.headers["Retry-After"]
 
 
 def test_without_limits_nothing_is_counted(alice: User) -> None:

@@ -14,8 +14,17 @@ from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, next_runs, queries, revocations, sweep, timeline
+from arkloop.shared.runs import (
+    claims,
+    next_runs,
+    queries,
+    revocations,
+    run_limits,
+    sweep,
+    timeline,
+)
 from arkloop.shared.runs.states import STATUSES
+from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs as runs_table
 from arkloop.shared.storage.tables.runs import workers
@@ -261,6 +270,14 @@ def test_a_workers_look_for_runs(
     )
 
     plans.check({"ix_runs_queued_at"})
+
+
+def test_the_runs_of_an_org_that_have_not_ended(connections: Connections, written: History) -> None:
+    """What counts for its limits is read by an index, whatever else there is."""
+    asked = {"org_ids": plain_array([new_id()])}
+    plans = Plans(connections, (run_limits._COUNT, asked))
+
+    assert {"ix_runs_unended_org_id_state"} == plans.indexes() - {"ix_offered_messages_org_id"}
 
 
 def test_what_a_worker_owns(connections: Connections, written: History) -> None:
