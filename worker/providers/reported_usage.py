@@ -14,12 +14,13 @@ from arkloop.shared.catalog import prices
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.usage import Usage
 
-#: By API: whose extractors are used for unknown servers, and the library's names of the form, the
-#: first that a vendor has.
+#: By API: whose extractor is used for unknown servers, with its name, and the library's names of
+#: the form at other vendors, the first that a vendor has. `default` need not be Anthropic's form:
+#: OpenRouter's is that of responses, by which the cache would be lost.
 _APIS = {
-    "chat": ("openai", ("chat", "default")),
-    "responses": ("openai", ("responses",)),
-    "messages": ("anthropic", ("anthropic", "default")),
+    "chat": ("openai", "chat", ("chat", "default")),
+    "responses": ("openai", "responses", ("responses",)),
+    "messages": ("anthropic", "default", ("anthropic",)),
 }
 #: Where servers report cached tokens other than in `prompt_tokens_details`: Kimi, DeepSeek.
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens")
@@ -29,10 +30,9 @@ class UsageReader:
     """Reads what one route's server reports; `api` is chat, responses or messages."""
 
     def __init__(self, route: Route, api: str) -> None:
-        vendor, names = _APIS[api]
+        vendor, own, names = _APIS[api]
         known = prices.usage_extractors(route.provider, route.address)
-        candidates = [known, prices.usage_extractors(vendor, None)]
-        found = [_first(extractors, names) for extractors in candidates]
+        found = [_first(known, names), _first(prices.usage_extractors(vendor, None), (own,))]
         self._extractors = [extractor for extractor in found if extractor is not None]
 
     def read(self, reported: Any) -> Usage | None:

@@ -118,6 +118,28 @@ def test_the_one_hour_cache_of_anthropic_has_its_own_price() -> None:
 
 
 @pytest.mark.parametrize(
+    "base_url",
+    [
+        *("https://openrouter.ai/api", "https://api.minimax.io/anthropic"),
+        *("https://api.deepseek.com/anthropic", "http://127.0.0.1:8000"),
+    ],
+)
+def test_messages_of_other_vendors_are_read_as_anthropics(base_url: str) -> None:
+    """The library has OpenRouter's other APIs, where the cache is a part of the input already."""
+    reported = {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 60,
+        "cache_creation_input_tokens": 30,
+        "output_tokens": 20,
+    }
+    expected = Usage(
+        input_tokens=100, output_tokens=20, cache_read_tokens=60, cache_write_tokens=30
+    )
+
+    assert expected == read(base_url, reported, "messages")
+
+
+@pytest.mark.parametrize(
     ("api", "reported"),
     [
         ("chat", {**OPENAI, "completion_tokens": None, "completion_tokens_details": None}),
