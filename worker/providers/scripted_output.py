@@ -23,10 +23,11 @@ def answer(
 ) -> dict[str, Any]:
     """Return the step that an `output` step stands for, after `repairs` answers in vain.
 
-    Strings of an output that is made up are `said`.
+    Strings of an output that is made up are `said`. A last call at a limit may come before the
+    script's end, where `repairs` is negative.
     """
     output = step["output"]
-    if repairs < step.get("invalid", 0):
+    if max(repairs, 0) < step.get("invalid", 0):
         output = _INVALID
     elif output is None:
         output = _example(schema_of(request) or {}, said)

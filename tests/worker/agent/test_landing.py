@@ -76,9 +76,10 @@ def with_schema(*steps: Any) -> Agent:
     return replace(agent, output=CITY)
 
 
-def test_the_last_call_of_a_run_with_a_schema_asks_for_its_output() -> None:
+@pytest.mark.parametrize("calls", [1, 3])
+def test_the_last_call_of_a_run_with_a_schema_asks_for_its_output(calls: int) -> None:
     """The schema is sent as before, and is in the instruction too: no tool can be called."""
-    agent = with_schema(CALCULATE, {"output": None})
+    agent = with_schema(*[CALCULATE] * calls, {"output": None})
 
     answer = run_loop(agent, RecordedRun())
 
