@@ -133,11 +133,7 @@ def _step(
     reply = call_model(agent.chain, requests.build, context, stop, requests.shrink, last_call)
     fault_points.reach("worker.after_model")
     requests.measured(agent.chain.route, reply.usage)
-    if agent.output is not None and (said := structured_output.as_text(reply)) is not None:
-        if reply.message.content or agent.persona.stream_tool_arguments:
-            context.void_text("output")
-        context.stream_text(said.message.content)
-        reply = said
+    reply = _with_output_as_text(agent, context, reply)
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
     state = reply.message.state
@@ -170,6 +166,16 @@ def _step(
     return None
 
 
+def _with_output_as_text(agent: Agent, context: RunContext, reply: Reply) -> Reply:
+    """Return a reply that gives the output by the final tool as one in text, which is streamed."""
+    if agent.output is None or (said := structured_output.as_text(reply)) is None:
+        return reply
+    if reply.message.content or agent.persona.stream_tool_arguments:
+        context.void_text("output")
+    context.stream_text(said.message.content)
+    return said
+
+
 def _land(
     agent: Agent, context: RunContext, stop: StopSignal, requests: RequestBuilder, reason: str
 ) -> Answer:
@@ -191,6 +197,8 @@ def _land(
     except (ProviderError, LimitExceeded, DeadlineExceeded) as error:
         log.warning("the run's last call failed: %r", error)
         return cut_off(agent.persona, context, reason, context.admission.cost())
+    # Some servers ignore that no tool may be called.
+    reply = _with_output_as_text(agent, context, reply)
     message_id, content = str(ids.new_id()), reply.message.content
     output = agent.output.read(content, reply.end.stop_reason) if agent.output else Output()
     if output.errors:

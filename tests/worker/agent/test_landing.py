@@ -37,6 +37,7 @@ from arkloop.worker.contract.outcomes import (
     TimeToLand,
 )
 from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 from arkloop.worker.tools import tool
 from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
@@ -165,6 +166,19 @@ def test_calls_in_the_last_words_are_not_made() -> None:
     )
 
     assert ("So", 1) == (answer.content, len(results(context)))
+
+
+def test_output_in_the_last_words_may_be_a_call() -> None:
+    """A server that ignores `tool_choice` may have the output given by the tool as before."""
+    context = RecordedRun()
+    call = ToolCall("c", FINAL_TOOL, {"name": "Rome"})
+
+    answer = landed(
+        with_schema(CALCULATE), context, TextDelta("Here:"), TurnEnd("tool_calls", (call,))
+    )
+
+    assert ({"name": "Rome"}, "max_steps") == (answer.output, answer.stop_reason)
+    assert '{"name": "Rome"}' == answer.content == context.streamed[-1]
 
 
 @pytest.mark.parametrize(
