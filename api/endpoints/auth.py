@@ -102,6 +102,7 @@ def register() -> Response:
         if invitation is not None:
             user_id = accounts.create_user_without_org(tx, **user)
             org_id = invitations.accept(tx, invitation, user_id)
+            record_login(tx, "member.joined", user_id=user_id, org_id=org_id)
         else:
             org_id = accounts.create_org(tx, body["login"])
             credits.open_prepaid(tx, org_id, settings().new_org_credits)
@@ -138,6 +139,7 @@ def login() -> Response:
         org_id = user.org_id
         if body["invitation"] is not None:
             org_id = invitations.accept(tx, body["invitation"], user.id)
+            record_login(tx, "member.joined", user_id=user.id, org_id=org_id)
         if org_id is None:
             raise Forbidden("You are not a member of this organization, or of none.")
         session = accounts.begin_session(tx, user_id=user.id, org_id=org_id)

@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.members import Role, check_manages
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import created, replayed_without
@@ -68,6 +69,7 @@ def create_invitation(tx: Transaction, org_id: UUID) -> Response:
     row, token = invitations.create(
         tx, actor(), name=body["name"], role=body["role"], lifetime=lifetime
     )
+    record(tx, "invitation.created", "invitation", row.id, role=row.role)
     location = f"/v1/orgs/{org_id}/invitations/{row.id}"
     return created({**_shown(row), "token": token}, location=location)
 
@@ -93,6 +95,7 @@ def revoke_invitation(org_id: UUID, invitation_id: UUID) -> Response:
     check_manages(org_id)
     with connections().transaction() as tx:
         invitations.revoke(tx, org_id, invitation_id)
+        record(tx, "invitation.revoked", "invitation", invitation_id)
     return Response(status=204)
 
 

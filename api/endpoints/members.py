@@ -12,6 +12,7 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -62,6 +63,7 @@ def change_member(org_id: UUID, user_id: UUID) -> Response:
     check_manages(org_id)
     with connections().transaction() as tx:
         row = members.change_role(tx, actor(), user_id, role)
+        record(tx, "member.role_changed", "user", user_id, role=role)
     authenticator().forget()
     return jsonify(_shown(row))
 
@@ -75,6 +77,7 @@ def remove_member(org_id: UUID, user_id: UUID) -> Response:
     check_login(org_id)
     with connections().transaction() as tx:
         members.remove(tx, actor(), user_id)
+        record(tx, "member.removed", "user", user_id)
     authenticator().forget()
     return Response(status=204)
 

@@ -7,12 +7,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from flask.testing import FlaskClient
 from limits import RateLimitItemPerHour
 
 from arkloop.api.http import denials
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
-from tests.clients import Register, User, error_of
+from tests.clients import PASSWORD, Register, User, error_of
 from tests.end_users import ANN, end_user
 
 SECRET = "never-in-the-log-7c1f"
@@ -99,6 +100,32 @@ def test_personas_and_budgets_are_recorded(alice: User) -> None:
         ("persona.published", "clerk@3", {}),
         ("budget.changed", "org", {**none, "max_cost_usd": "0.5"}),
         ("budget.changed", "end_user", {**none, "max_cost_usd_per_month": "2"}),
+    ]
+
+
+def test_changes_of_members_are_recorded(alice: User, client: FlaskClient) -> None:
+    """From the invitation to the removal, each with the role that it gives."""
+    path = f"/v1/orgs/{alice.org_id}"
+    revoked = alice.post(f"{path}/invitations", {"name": "x", "role": "owner"}).json["id"]
+    alice.delete(f"{path}/invitations/{revoked}")
+    invited = alice.post(f"{path}/invitations", {"name": "Bob", "role": "member"}).json
+    names = {"login": f"b{invited['id']}", "email": f"{invited['id']}@example.com"}
+    joined = client.post(
+        "/v1/auth/register", json={**names, "password": PASSWORD, "invitation": invited["token"]}
+    )
+    bob = joined.json["user_id"]
+    alice.patch(f"{path}/members/{bob}", {"role": "admin"})
+    alice.delete(f"{path}/members/{bob}")
+
+    assert actions(alice)[1:] == [
+        ("invitation.created", revoked, {"role": "owner"}),
+        ("invitation.revoked", revoked, {}),
+        ("invitation.created", invited["id"], {"role": "member"}),
+        ("member.joined", bob, {}),
+        ("user.created", bob, {}),
+        ("auth.logged_in", bob, {}),
+        ("member.role_changed", bob, {"role": "admin"}),
+        ("member.removed", bob, {}),
     ]
 
 
