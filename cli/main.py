@@ -30,7 +30,7 @@ ENTRIES = {
     "runs": Entry("client.runs:runs", "List, show, cancel and answer runs; read their events."),
     "tools": Entry("serve.tools:tools", "Execute tools in a worker of your own."),
     "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
-    "keys": Entry("client.keys:keys", "Create, list and revoke API keys."),
+    "keys": Entry("keys:keys", "Create, list and revoke API keys; rotate the encryption key."),
     "users": Entry("operator.users:users", "Create and list users, directly in the database."),
     "credits": Entry(
         "operator.credits:credits",

@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 60.0
 MAX_TIMEOUT_SECONDS = 600
 MAX_OVERLAP_SECONDS = 7 * 86_400
 
-_HEADERS, _SECRET = "http_tools.headers", "http_tools.secret"
+HEADERS_PURPOSE, SECRET_PURPOSE = "http_tools.headers", "http_tools.secret"
 _SEALED = ("headers_encrypted", "secret_encrypted", "former_secret_encrypted")
 #: All but the secrets.
 _SHOWN = [column for column in http_tools.c if column.name not in _SEALED]
@@ -67,7 +67,7 @@ def create(
             description=description,
             idempotent=idempotent,
             timeout_seconds=timeout_seconds,
-            secret_encrypted=_sealed(settings, org_id, _SECRET, secret, "signing_secret"),
+            secret_encrypted=_sealed(settings, org_id, SECRET_PURPOSE, secret, "signing_secret"),
             **values,
         ),
     )
@@ -110,7 +110,7 @@ def rotate(
         ToolNotFound
     """
     secret = signatures.new_secret()
-    sealed = _sealed(tx.connections.settings, org_id, _SECRET, secret, "signing_secret")
+    sealed = _sealed(tx.connections.settings, org_id, SECRET_PURPOSE, secret, "signing_secret")
     written = tx.sql.execute(
         update(http_tools)
         .where(_is(org_id, tool_id))
@@ -191,7 +191,9 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
     """
     if row.headers_encrypted is None:
         return {}
-    headers: dict[str, str] = json.loads(_opened(settings, row, _HEADERS, row.headers_encrypted))
+    headers: dict[str, str] = json.loads(
+        _opened(settings, row, HEADERS_PURPOSE, row.headers_encrypted)
+    )
     return headers
 
 
@@ -204,7 +206,7 @@ def secrets_of(settings: Settings, row: Row[Any]) -> list[str]:
     sealed = [row.secret_encrypted]
     if row.has_former_secret:
         sealed.append(row.former_secret_encrypted)
-    return [_opened(settings, row, _SECRET, one) for one in sealed]
+    return [_opened(settings, row, SECRET_PURPOSE, one) for one in sealed]
 
 
 def _whole() -> Any:
@@ -230,7 +232,9 @@ def _checked(settings: Settings, org_id: UUID, given: Mapping[str, Any]) -> dict
         headers = values.pop("headers") or {}
         sealed = None
         if headers:
-            sealed = _sealed(settings, org_id, _HEADERS, json.dumps(dict(headers)), "headers")
+            sealed = _sealed(
+                settings, org_id, HEADERS_PURPOSE, json.dumps(dict(headers)), "headers"
+            )
         values |= {"headers_encrypted": sealed, "header_names": sorted(headers)}
     return values
 

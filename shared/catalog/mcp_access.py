@@ -32,7 +32,7 @@ OPERATOR = "operator"
 #: A page that was not visited by then cannot be used any more.
 REQUEST_EXPIRES = timedelta(days=1)
 
-_GRANT, _REQUEST = "mcp_grants.grant", "mcp_authorizations.request"
+GRANT_PURPOSE, REQUEST_PURPOSE = "mcp_grants.grant", "mcp_authorizations.request"
 
 
 def owner_of(end_user_id: str | None, user_id: UUID | None) -> str:
@@ -63,7 +63,7 @@ def grant_of(
             mcp_grants.c.config_id == config_id, mcp_grants.c.owner == owner
         )
     )
-    return _open(settings, sealed, org_id, _GRANT)
+    return _open(settings, sealed, org_id, GRANT_PURPOSE)
 
 
 def client_of(
@@ -92,7 +92,7 @@ def store_grant(
     statement = insert(mcp_grants).values(
         config_id=config_id,
         owner=owner,
-        grant_encrypted=_seal(tx.connections.settings, grant, org_id, _GRANT),
+        grant_encrypted=_seal(tx.connections.settings, grant, org_id, GRANT_PURPOSE),
         obtained_at=obtained_at,
     )
     new = {name: statement.excluded[name] for name in ("grant_encrypted", "obtained_at")}
@@ -142,7 +142,7 @@ def request(
             config_id=config_id,
             owner=owner,
             run_id=run_id,
-            request_encrypted=_seal(tx.connections.settings, made, org_id, _REQUEST),
+            request_encrypted=_seal(tx.connections.settings, made, org_id, REQUEST_PURPOSE),
             expires_at=func.now() + REQUEST_EXPIRES,
         )
         .on_conflict_do_nothing(index_elements=["state_hash"])
@@ -171,7 +171,7 @@ def open_request(
             mcp_authorizations.c.expires_at > func.now(),
         )
     )
-    return _open(settings, sealed, org_id, _REQUEST)
+    return _open(settings, sealed, org_id, REQUEST_PURPOSE)
 
 
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
@@ -214,7 +214,7 @@ def answer(
         raise McpStateInvalid()
     settings = tx.connections.settings
     try:
-        made = _open(settings, found.request_encrypted, found.org_id, _REQUEST)
+        made = _open(settings, found.request_encrypted, found.org_id, REQUEST_PURPOSE)
     except encryption.NoEncryptionKey:
         raise Unavailable("ARKLOOP_ENCRYPTION_KEY is not set on this server.") from None
     if made is None:
@@ -224,7 +224,7 @@ def answer(
         tx.sql.execute(delete(mcp_authorizations).where(is_it))
     else:
         answered = {**made, "code": code, "iss": issuer}
-        sealed = _seal(settings, answered, found.org_id, _REQUEST)
+        sealed = _seal(settings, answered, found.org_id, REQUEST_PURPOSE)
         tx.sql.execute(
             update(mcp_authorizations)
             .where(is_it)
@@ -246,7 +246,7 @@ def take_answered(
         .where(*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
         .returning(mcp_authorizations.c.request_encrypted)
     )
-    return _open(tx.connections.settings, sealed, org_id, _REQUEST)
+    return _open(tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
 
 
 def close_open(
@@ -268,7 +268,7 @@ def close_open(
         .returning(mcp_authorizations.c.run_id, mcp_authorizations.c.request_encrypted)
     )
     settings = tx.connections.settings
-    opened = ((row.run_id, _open(settings, row[1], org_id, _REQUEST)) for row in closed)
+    opened = ((row.run_id, _open(settings, row[1], org_id, REQUEST_PURPOSE)) for row in closed)
     return [(run_id, str(made["url"])) for run_id, made in opened if made is not None]
 
 

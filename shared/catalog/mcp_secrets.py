@@ -12,7 +12,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.security import encryption
 
-_HEADERS, _CLIENT_SECRET = "mcp_configs.headers", "mcp_configs.client_secret"
+HEADERS_PURPOSE, CLIENT_SECRET_PURPOSE = "mcp_configs.headers", "mcp_configs.client_secret"
 _NO_KEY = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
 
 
@@ -22,7 +22,7 @@ def header_values(settings: Settings, org_id: UUID, headers: Mapping[str, str]) 
         return {"headers_encrypted": None, "header_names": []}
     try:
         sealed = encryption.keyring(settings.encryption_key).seal(
-            json.dumps(dict(headers)), org_id=org_id, purpose=_HEADERS
+            json.dumps(dict(headers)), org_id=org_id, purpose=HEADERS_PURPOSE
         )
     except encryption.NoEncryptionKey:
         raise InvalidRequest(headers=[_NO_KEY]) from None
@@ -44,7 +44,9 @@ def oauth_values(
     keyring = encryption.keyring(settings.encryption_key)
     try:
         # Without a secret, too: tokens could not be kept.
-        sealed = keyring.seal(oauth.get("client_secret", ""), org_id=org_id, purpose=_CLIENT_SECRET)
+        sealed = keyring.seal(
+            oauth.get("client_secret", ""), org_id=org_id, purpose=CLIENT_SECRET_PURPOSE
+        )
     except encryption.NoEncryptionKey:
         raise InvalidRequest(oauth=[_NO_KEY]) from None
     return {
@@ -62,7 +64,7 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
     if row.headers_encrypted is None:
         return {}
     keyring = encryption.keyring(settings.encryption_key)
-    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=_HEADERS)
+    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=HEADERS_PURPOSE)
     headers: dict[str, str] = json.loads(text)
     return headers
 
@@ -78,7 +80,7 @@ def oauth_of(settings: Settings, row: Row[Any]) -> dict[str, str | None] | None:
     secret = None
     if row.client_secret_encrypted is not None:
         secret = encryption.keyring(settings.encryption_key).open(
-            row.client_secret_encrypted, org_id=row.org_id, purpose=_CLIENT_SECRET
+            row.client_secret_encrypted, org_id=row.org_id, purpose=CLIENT_SECRET_PURPOSE
         )
     return {
         "client_id": row.oauth["client_id"],

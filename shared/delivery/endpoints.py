@@ -14,6 +14,7 @@ from sqlalchemy.sql import ColumnElement
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, WebhookEndpointNotFound
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security import egress, encryption, signatures
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
@@ -33,7 +34,11 @@ EVENT_TYPES = (
     "budget.threshold_reached",
 )
 
-_PURPOSE = "webhook_endpoints.secret"
+PURPOSE = "webhook_endpoints.secret"
+SEALED = tuple(
+    column_of(webhook_endpoints, name, PURPOSE)
+    for name in ("secret_encrypted", "former_secret_encrypted")
+)
 #: All but the secrets.
 _SHOWN = [c for c in webhook_endpoints.c if not c.name.endswith("secret_encrypted")]
 
@@ -152,7 +157,7 @@ def secrets_of(settings: Settings, claimed: Row[Any]) -> list[str]:
     sealed = [claimed.secret_encrypted]
     if claimed.has_former_secret:
         sealed.append(claimed.former_secret_encrypted)
-    return [keyring.open(one, org_id=claimed.org_id, purpose=_PURPOSE) for one in sealed]
+    return [keyring.open(one, org_id=claimed.org_id, purpose=PURPOSE) for one in sealed]
 
 
 def _check_url(settings: Settings, url: str) -> None:
@@ -167,7 +172,7 @@ def _check_url(settings: Settings, url: str) -> None:
 def _sealed(settings: Settings, org_id: UUID, secret: str) -> bytes:
     keyring = encryption.keyring(settings.encryption_key)
     try:
-        return keyring.seal(secret, org_id=org_id, purpose=_PURPOSE)
+        return keyring.seal(secret, org_id=org_id, purpose=PURPOSE)
     except encryption.NoEncryptionKey:
         why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
         raise InvalidRequest(signing_secret=[why]) from None

@@ -58,6 +58,10 @@ class Keyring:
         bound = _bound(header, org_id, purpose)
         return header + nonce + cipher.encrypt(nonce, text.encode(), bound)
 
+    def is_up_to_date(self, sealed: bytes) -> bool:
+        """Return whether the key that seals now has sealed this."""
+        return sealed[:_HEADER_BYTES] == _VERSION + next(iter(self._ciphers), b"")
+
     def open(self, sealed: bytes, *, org_id: UUID, purpose: str) -> str:
         """Decrypt what `seal` has made for this org and purpose, by whichever key.
 

@@ -1,0 +1,28 @@
+"""`arkloop keys`: API keys by the API, and the encryption key in the database."""
+
+from importlib import import_module
+
+import click
+
+from arkloop.cli.client.keys import keys as api_keys
+
+_OPERATOR = "rotate-encryption"
+
+
+class Keys(click.Group):
+    """The commands for API keys, and one for operators, which is loaded when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*api_keys.list_commands(ctx), _OPERATOR]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != _OPERATOR:
+            return api_keys.get_command(ctx, cmd_name)
+        module = import_module("arkloop.cli.operator.encryption")
+        command: click.Command = module.rotate_encryption
+        return command
+
+
+@click.command(cls=Keys)
+def keys() -> None:
+    """Create, list and revoke API keys; rotate the encryption key."""

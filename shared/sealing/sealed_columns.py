@@ -1,0 +1,100 @@
+"""Columns with encrypted secrets, and their encryption under another key."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, select, tuple_, update
+
+from arkloop.shared.security.encryption import CannotOpen, Keyring
+from arkloop.shared.storage.connections import Connections
+
+_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SealedColumn:
+    """A column whose values `Keyring.seal` has made with this purpose.
+
+    Its table has the org in each row, or its `source` has it, which joins the table to others.
+    """
+
+    column: Column[bytes]
+    purpose: str
+    org_id: ColumnElement[Any]
+    source: FromClause
+
+    @property
+    def name(self) -> str:
+        return f"{self.column.table.name}.{self.column.name}"
+
+
+@dataclass(slots=True)
+class Counts:
+    """Values of one or several columns, by what has become of them."""
+
+    resealed: int = 0
+    up_to_date: int = 0  # under the first key already
+    unreadable: int = 0  # under a key that is not there, or damaged
+
+    def add(self, other: "Counts") -> None:
+        self.resealed += other.resealed
+        self.up_to_date += other.up_to_date
+        self.unreadable += other.unreadable
+
+
+def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> Counts:
+    """Encrypt the column's values under the first key of the keyring, row by row.
+
+    It may be stopped at any moment and started again. A value that is replaced meanwhile stays as
+    it was replaced; the next call looks at it.
+
+    Raises:
+        NoEncryptionKey, Unavailable
+    """
+    counts = Counts()
+    key = list(sealed.column.table.primary_key)
+    for row in _rows(connections, sealed):
+        *values, org_id, before = row
+        if keyring.is_up_to_date(before):
+            counts.up_to_date += 1
+            continue
+        try:
+            text = keyring.open(before, org_id=org_id, purpose=sealed.purpose)
+        except CannotOpen:
+            counts.unreadable += 1
+            continue
+        is_it = [column == value for column, value in zip(key, values, strict=True)]
+        after = keyring.seal(text, org_id=org_id, purpose=sealed.purpose)
+        statement = update(sealed.column.table).where(*is_it, sealed.column == before)
+        with connections.statement() as tx:
+            tx.sql.execute(statement.values({sealed.column.name: after}))
+        counts.resealed += 1
+    return counts
+
+
+def column_of(table: Any, name: str, purpose: str) -> SealedColumn:
+    """Describe a column of a table that has `org_id`."""
+    column = table.c[name]
+    assert isinstance(column.type, LargeBinary)
+    return SealedColumn(column, purpose, table.c.org_id, table)
+
+
+def _rows(connections: Connections, sealed: SealedColumn) -> Iterator[Sequence[Any]]:
+    """Yield primary key, org and value of each row that has one, a batch of rows at a time."""
+    key = list(sealed.column.table.primary_key)
+    query = (
+        select(*key, sealed.org_id, sealed.column)
+        .select_from(sealed.source)
+        .where(sealed.column.is_not(None))
+        .order_by(*key)
+        .limit(_BATCH)
+    )
+    batch = query
+    while True:
+        with connections.reading() as sql:
+            rows: Sequence[Sequence[Any]] = sql.execute(batch).all()
+        yield from rows
+        if len(rows) < _BATCH:
+            return
+        batch = query.where(tuple_(*key) > tuple_(*rows[-1][: len(key)]))
