@@ -34,10 +34,10 @@ from arkloop.shared.runs import (
     agent_writes,
     sweep,
 )
+from arkloop.shared.runs.agent_endings import Complete
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.agent_writes import (
     Ask,
-    Complete,
     Delegate,
     Fail,
     Hold,

@@ -228,7 +228,9 @@ class RunOutbox:
                     raise RunStopped("lost") from None
                 raise
         if verb in ("append", "reserve") and written["status"] != "running":
-            reason: StopReason = "limit" if written["status"] == "failed" else "lost"
+            # Completed by the service: the run has landed at a limit.
+            is_over = written["status"] in ("failed", "completed")
+            reason: StopReason = "limit" if is_over else "lost"
             self._stop(reason)
             raise RunStopped(reason)
         if written["cancel_requested"]:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, exists, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 
 from arkloop.shared import ids, times
 from arkloop.shared.agents.agent_run import DelegatedTask
@@ -22,28 +22,26 @@ from arkloop.shared.catalog.model_routes import OF_AGENT
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, OutdatedFence, SequenceConflict
 from arkloop.shared.events import event_log, types
-from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event, RouteCost, RunError
-from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import (
     agent_costs,
     agent_delegation,
+    agent_endings,
     agent_limits,
     agent_queue,
     checkpoints,
-    endings,
     held_runs,
     sub_runs,
 )
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.agent_costs import AgentCost
-from arkloop.shared.runs.endings import Ending, TakenOver
+from arkloop.shared.runs.agent_endings import Complete
 from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, queued, recorded_totals
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import agent_runs, runs
+from arkloop.shared.storage.tables.runs import runs
 
 #: Events that belong to a model turn, which must have begun before.
 _OF_TURN = (types.ToolCallRequested, types.ToolResult)
@@ -81,14 +79,6 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Complete:
-    """The final answer; `output` is what `content` means in a run with an output schema."""
-
-    content: str
-    output: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
     """The failure of the agent."""
 
@@ -123,8 +113,8 @@ def write(
 ) -> Written:
     """Write to a run that an agent worker holds. A write that was made before has no effect.
 
-    A cancel that was accepted before takes precedence over every end; an exhausted budget, and
-    events of more than `max_output_bytes`, end the run, too.
+    A cancel that was accepted before takes precedence over every end; an exhausted budget, a turn
+    beyond the limit of steps, and events of more than `max_output_bytes`, end the run, too.
 
     Raises:
         RunNotFound: the agent has no such run.
@@ -153,19 +143,23 @@ def write(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
     )
     if run.row["cancel_requested_at"] is not None and then is not None:
-        return _end(run, RunState.CANCELLED)
+        return agent_endings.end(run, RunState.CANCELLED)
+    if isinstance(then, Complete):
+        agent_limits.check_output(persona_of(catalog, run.row), then.content, then.output)
     if error is not None:
-        return _end(run, RunState.FAILED, error)
+        return agent_endings.stop(
+            *(run, persona_of(catalog, run.row), error, change.events),
+            answer=then if isinstance(then, Complete) else None,
+        )
     match then:
         case Ask():
             return _park(run, persona_of(catalog, run.row), then)
         case Delegate():
             return _delegate(run, catalog, then)
-        case Complete(content=content, output=output):
-            agent_limits.check_output(persona_of(catalog, run.row), content, output)
-            return _end(run, RunState.COMPLETED, answer=then)
+        case Complete():
+            return agent_endings.end(run, RunState.COMPLETED, answer=then)
         case Fail(error=failure):
-            return _end(run, RunState.FAILED, failure)
+            return agent_endings.end(run, RunState.FAILED, failure)
         case Release():
             return _release(run, persona_of(catalog, run.row))
     return run.written(RunState.EXECUTING)
@@ -194,7 +188,7 @@ def reserve(
     persona = persona_of(catalog, run.row)
     refused = agent_costs.hold(run, persona, hold.usd)
     if refused is not None and (hold.gives_up or not refused.others_reserved):
-        return _end(run, RunState.FAILED, _exhausted(run, persona, refused)), False
+        return agent_endings.stop(run, persona, _exhausted(run, persona, refused)), False
     return run.written(RunState.EXECUTING), refused is None
 
 
@@ -262,62 +256,6 @@ def _exhausted(run: HeldRun, persona: Persona, refused: Refused) -> RunError:
     agent_costs.give_back(run, persona)
     budgets.note_refusal(run.tx, run.row["org_id"], refused)
     return RunError("budget.exhausted", str(refused), refused.others_reserved)
-
-
-def _end(
-    run: HeldRun, state: RunState, error: RunError | None = None, answer: Complete | None = None
-) -> Written:
-    tx, totals = run.tx, recorded_totals(run.tx.sql, run.id)
-    message: tuple[UUID, str] | None = None
-    closing: list[Event]
-    if answer is not None:
-        content = clean(answer.content)
-        there = _last_turn(run, content)
-        message = (there or ids.new_id(), content) if content else None
-        shown = str(message[0]) if message else None
-        closing = [types.RunCompleted(shown, totals.usage, totals.cost_usd, "stop", answer.output)]
-        if message and there is None:
-            closing.insert(0, types.MessageCompleted(str(message[0]), content, Usage()))
-    else:
-        text = event_log.text_of(event_log.open_events(tx.sql, run.id))
-        message = (ids.new_id(), text) if text else None
-        if error is not None:
-            closing = [types.RunFailed(error, totals.usage, totals.cost_usd)]
-        else:
-            requested = types.RunCancelRequested(str(run.row["cancel_requested_by"]))
-            by = run.row["superseded_by"]
-            usd = totals.cost_usd
-            closing = [requested, types.RunCancelled(totals.usage, usd, by and str(by))]
-    ending = Ending(
-        claim=TakenOver(run.id, run.row["org_id"], run.row["fence"], run.row["parent_run_id"]),
-        state=state,
-        stored=run.number(closing),
-        totals=totals.after(closing),
-        message=message,
-        stop_reason="stop" if answer is not None else None,
-        output_is_json=answer is not None and answer.output is not None,
-        error=error,
-        has_reservation=True,
-    )
-    outcome = endings.end_with_reservation(tx, ending)
-    assert outcome is endings.Outcome.ENDED, outcome  # its row is locked
-    tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run.id))
-    return run.written(state)
-
-
-def _last_turn(run: HeldRun, content: str) -> UUID | None:
-    """Return the message id of the run's last turn if the final answer is all of it."""
-    kinds = (types.MessageCompleted.type, *types.STREAMED_TYPES, *(kind.type for kind in _OF_TURN))
-    last = run.tx.sql.execute(
-        select(run_events.c.type, run_events.c.payload)
-        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
-        .order_by(run_events.c.seq.desc())
-        .limit(1)
-    ).one_or_none()
-    if last is None or last.type != types.MessageCompleted.type:
-        return None
-    turn = event_log.data_of(last.payload)
-    return UUID(turn["message_id"]) if turn["content"] == content else None
 
 
 def _park(run: HeldRun, persona: Persona, ask: Ask) -> Written:

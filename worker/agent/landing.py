@@ -4,23 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.runs.limits_reached import LIMITS, STOP_REASONS
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.messages import ModelRequest, UserMessage
 from arkloop.worker.contract.outcomes import RunFailure
-
-#: The `stop_reason` of a run that lands, by the code with which it would fail.
-STOP_REASONS = {
-    "run.max_steps": "max_steps",
-    "run.tool_loop": "tool_loop",
-    "budget.exhausted": "budget",
-    "run.timeout": "timeout",
-}
-_LIMITS = {
-    "max_steps": "limit of steps",
-    "tool_loop": "limit of repeated tool calls",
-    "budget": "limit of cost",
-    "timeout": "time limit",
-}
 
 
 def stop_reason_of(failure: RunFailure, persona: Persona) -> str | None:
@@ -36,7 +23,7 @@ def last_request(
     if output is not None:
         how = output.extended(" with what you know.")
     instruction = UserMessage(
-        f"This run has reached its {_LIMITS[stop_reason]}: no more tools can be called. Answer now"
+        f"This run has reached its {LIMITS[stop_reason]}: no more tools can be called. Answer now"
         + how
     )
     return replace(
@@ -52,14 +39,9 @@ def last_request(
 def no_output(stop_reason: str, errors: Sequence[str]) -> str:
     """Return why a run fails whose last call gave text that is not its output."""
     why = " ".join(errors)
-    return f"This run reached its {_LIMITS[stop_reason]}, and its output does not fit. {why}"
+    return f"This run reached its {LIMITS[stop_reason]}, and its output does not fit. {why}"
 
 
 def last_within_budget(request: ModelRequest) -> ModelRequest:
     """Ask for the answer because no further step can be paid."""
     return last_request(request, "budget")
-
-
-def no_answer(stop_reason: str) -> str:
-    """Return the message of a run for which even the last call gave no text."""
-    return f"No answer: this run reached its {_LIMITS[stop_reason]} before the model had one."

@@ -14,6 +14,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import limits_reached
 from arkloop.worker.agent import landing, structured_output, tool_loops
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
@@ -224,7 +225,7 @@ def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Even
         RunFailure: neither would be the output that the run must have.
     """
     if persona.output_schema is not None:
-        raise RunFailure("output.invalid", landing.no_answer(reason))
+        raise RunFailure("output.invalid", limits_reached.no_answer(reason))
     message_id, content = str(ids.new_id()), context.open_text
     usage = context.admission.last_usage if content else Usage()
     if not content.strip():
@@ -240,7 +241,7 @@ def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Even
 
 def _unanswered(context: RunContext, reason: str) -> str:
     """Stream the message that there is no answer, for those who follow the run."""
-    message = landing.no_answer(reason)
+    message = limits_reached.no_answer(reason)
     context.stream_text(message)
     return message
 

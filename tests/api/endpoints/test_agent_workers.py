@@ -404,8 +404,8 @@ def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[
 def test_a_reported_cost_that_exceeds_the_budget_ends_the_run(
     alice: User, worker: MakeWorker, connections: Connections
 ) -> None:
-    """A cost beyond the persona's limit is counted, and the run fails."""
-    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1}
+    """A cost beyond the persona's limit is counted, and the run fails where it must not land."""
+    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "on_limit": "fail"}
     alice.post("/v1/personas", json=custom)
     made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
     assert made is not None
@@ -502,8 +502,9 @@ def test_the_output_must_fit_the_schema(
 def test_a_call_after_the_last_step_ends_the_run(
     alice: User, worker: MakeWorker, connections: Connections
 ) -> None:
-    """A run that calls a tool in more turns than its persona allows fails."""
-    alice.post("/v1/personas", json={"key": "short", "agent": "mine", "max_steps": 1})
+    """A run with more such turns than its persona allows fails where it must not land."""
+    short = {"key": "short", "agent": "mine", "max_steps": 1, "on_limit": "fail"}
+    alice.post("/v1/personas", json=short)
     made = alice.post("/v1/runs", json={"persona_id": "short", "message": "Hi"}).json
     assert made is not None
     mine = worker()
@@ -516,3 +517,50 @@ def test_a_call_after_the_last_step_ends_the_run(
     shown = alice.get(f"/v1/runs/{made['run_id']}").json
     assert shown is not None
     assert "run.max_steps" == shown["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "events", "body", "stop_reason", "output"),
+    [
+        ("append", [delta("So far"), cost(1.5)], {}, "budget", "So far"),
+        ("append", [cost(1.5)], {}, "budget", "No answer: this run reached its limit of cost"),
+        ("complete", [cost(1.5)], {"content": "It is 42."}, "budget", "It is 42."),
+        ("append", [turn(), call("c1")], {}, "max_steps", "No answer: this run reached its limit"),
+        ("reserve", [], {"usd": 1.5}, "budget", "No answer: this run reached its limit of cost"),
+    ],
+)
+def test_a_run_at_a_limit_lands(
+    verb: str,
+    events: list[dict[str, Any]],
+    body: dict[str, Any],
+    stop_reason: str,
+    output: str,
+    alice: User,
+    worker: MakeWorker,
+    connections: Connections,
+) -> None:
+    """It completes with its text so far, as runs in the service's own workers do."""
+    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "max_steps": 1}
+    alice.post("/v1/personas", json=custom)
+    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
+    assert made is not None
+    run_id = made["run_id"]
+    mine = worker()
+    mine.take()
+    mine.write("append", turn(), call("c0"), result("c0", "1"))
+
+    if verb == "reserve":
+        held = {"run_id": run_id, "fence": mine.run["fence"]}
+        status = mine.post(verb, **held, **body).json["status"]
+    else:
+        status = mine.write(verb, *events, **body).json["status"]
+
+    shown = alice.get(f"/v1/runs/{run_id}").json
+    assert shown is not None
+    assert ("completed", "completed", stop_reason) == (
+        *(status, shown["status"], shown["stop_reason"]),
+    )
+    assert shown["output"].startswith(output)
+    kinds = types_of(connections, run_id)
+    assert kinds.count("tool.call") == kinds.count("tool.result")
+    assert "run.limit_reached" in kinds

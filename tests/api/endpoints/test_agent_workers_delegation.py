@@ -201,7 +201,7 @@ def test_runs_of_a_tree_spend_from_one_limit(
     alice: User, hire: Hire, workers: Callable[[str], Worker]
 ) -> None:
     """What a sub-run has cost is not left for its parent, and the other way round."""
-    boss, run_id = hire(max_cost_usd=1)
+    boss, run_id = hire(max_cost_usd=1, on_limit="fail")
     boss.write("append", cost(0.25))
     boss.post("reserve", run_id=run_id, fence=boss.run["fence"], usd=0.75)
     boss.write("delegate", turn(), tasks=[task("a"), task("b")])
@@ -215,7 +215,7 @@ def test_runs_of_a_tree_spend_from_one_limit(
     boss.take()
     ended = boss.write("append", cost(0.3)).json
 
-    assert ("failed", False) == (over["status"], over["is_reserved"])
+    assert ("completed", False) == (over["status"], over["is_reserved"])
     assert "failed" == ended["status"]
     run = shown(alice, run_id)
     assert ("budget.exhausted", 1.05) == (run["error"]["code"], run["tree_cost_usd"])
@@ -225,7 +225,7 @@ def test_a_reservation_keeps_money_from_other_runs_until_its_cost_is_reported(
     alice: User, hire: Hire, workers: Callable[[str], Worker]
 ) -> None:
     """A call that does not fit now is refused for now; one that never fits ends its run."""
-    boss, run_id = hire(max_cost_usd_per_month=1)
+    boss, run_id = hire(max_cost_usd_per_month=1, on_limit="fail")
     alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"})
     other = workers("boss")
     other.take()

@@ -199,7 +199,7 @@ def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message
     """An exception is shown by its class alone; beyond its budget a run ends."""
     desk.worker(function)
 
-    run = desk.user.ended(desk.run(function, max_cost_usd=1))
+    run = desk.user.ended(desk.run(function, max_cost_usd=1, on_limit="fail"))
 
     assert ("failed", code) == (run["status"], run["error"]["code"])
     assert message in run["error"]["message"]

@@ -1,0 +1,130 @@
+"""The ends of runs that an agent worker holds: by its agent, by a limit, by a cancel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, select
+
+from arkloop.shared import ids
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import Event, RunError
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import endings, limits_reached
+from arkloop.shared.runs.endings import Ending, TakenOver
+from arkloop.shared.runs.held_runs import HeldRun, Written
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import agent_runs
+
+_CUT_OFF = "The run reached its limit before this call had a result."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """The final answer; `output` is what `content` means in a run with an output schema."""
+
+    content: str
+    output: dict[str, Any] | None = None
+
+
+def stop(
+    run: HeldRun,
+    persona: Persona,
+    error: RunError,
+    events: Sequence[object] = (),
+    answer: Complete | None = None,
+) -> Written:
+    """End a run at a limit, after these events.
+
+    It fails, or lands where its persona says so: with the `answer` that its agent has just given,
+    else with its text so far.
+    """
+    reason = limits_reached.STOP_REASONS.get(error.code)
+    has_output = answer is not None or persona.output_schema is None
+    if reason is None or persona.on_limit == "fail" or not has_output:
+        return end(run, RunState.FAILED, error)
+    done = {event.tool_call_id for event in events if isinstance(event, types.ToolResult)}
+    calls = [event for event in events if isinstance(event, types.ToolCallRequested)]
+    left = [call for call in calls if call.tool_call_id not in done]
+    run.store(
+        *(types.ToolResult(call.tool_call_id, call.name, _CUT_OFF, True, 0) for call in left),
+        types.RunLimitReached(reason, error.message),
+    )
+    if answer is None:
+        text = event_log.text_of(event_log.open_events(run.tx.sql, run.id))
+        answer = Complete(content=text)
+        if not text.strip():
+            answer = Complete(content=limits_reached.no_answer(reason))
+            run.store(types.MessageDelta(answer.content))
+    return end(run, RunState.COMPLETED, answer=answer, stop_reason=reason)
+
+
+def end(
+    run: HeldRun,
+    state: RunState,
+    error: RunError | None = None,
+    answer: Complete | None = None,
+    stop_reason: str = "stop",
+) -> Written:
+    """End a run with the agent's answer, with an error, or as cancelled."""
+    tx, totals = run.tx, recorded_totals(run.tx.sql, run.id)
+    message: tuple[UUID, str] | None = None
+    closing: list[Event]
+    if answer is not None:
+        content = clean(answer.content)
+        there = _last_turn(run, content)
+        message = (there or ids.new_id(), content) if content else None
+        shown = str(message[0]) if message else None
+        closing = [
+            types.RunCompleted(shown, totals.usage, totals.cost_usd, stop_reason, answer.output)
+        ]
+        if message and there is None:
+            closing.insert(0, types.MessageCompleted(str(message[0]), content, Usage()))
+    else:
+        text = event_log.text_of(event_log.open_events(tx.sql, run.id))
+        message = (ids.new_id(), text) if text else None
+        if error is not None:
+            closing = [types.RunFailed(error, totals.usage, totals.cost_usd)]
+        else:
+            requested = types.RunCancelRequested(str(run.row["cancel_requested_by"]))
+            by = run.row["superseded_by"]
+            usd = totals.cost_usd
+            closing = [requested, types.RunCancelled(totals.usage, usd, by and str(by))]
+    ending = Ending(
+        claim=TakenOver(run.id, run.row["org_id"], run.row["fence"], run.row["parent_run_id"]),
+        state=state,
+        stored=run.number(closing),
+        totals=totals.after(closing),
+        message=message,
+        stop_reason=stop_reason if answer is not None else None,
+        output_is_json=answer is not None and answer.output is not None,
+        error=error,
+        has_reservation=True,
+    )
+    outcome = endings.end_with_reservation(tx, ending)
+    assert outcome is endings.Outcome.ENDED, outcome  # its row is locked
+    tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run.id))
+    return run.written(state)
+
+
+def _last_turn(run: HeldRun, content: str) -> UUID | None:
+    """Return the message id of the run's last turn if the final answer is all of it."""
+    kinds = (
+        *(types.MessageCompleted.type, *types.STREAMED_TYPES),
+        *(types.ToolCallRequested.type, types.ToolResult.type),
+    )
+    last = run.tx.sql.execute(
+        select(run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is None or last.type != types.MessageCompleted.type:
+        return None
+    turn = event_log.data_of(last.payload)
+    return UUID(turn["message_id"]) if turn["content"] == content else None
