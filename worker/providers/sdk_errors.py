@@ -42,6 +42,8 @@ _UNPAID = (
     "billing",
     "credit_balance",
     "arrearage",  # Alibaba's
+    "blocked_api_access",  # Groq's, 400: a limit that the customer has set
+    "spend_limit",
 )
 #: Parts of the messages of vendors that use no such code.
 _UNPAID_TEXTS = (
@@ -49,6 +51,8 @@ _UNPAID_TEXTS = (
     "reached your specified api usage limits",  # Anthropic, 400: a limit that the customer has set
     "used all available credits",  # xAI, 403 or 429
     "doesn't have any credits",  # xAI
+    "failure to pay past invoices",  # Fireworks, 412; also after a limit of the month
+    "prepayment credits are depleted",  # Gemini, 429
     "insufficient balance",  # DeepSeek, Kimi
     "insufficient credits",  # OpenRouter
     "余额不足",  # Zhipu, 429: insufficient balance

@@ -24,6 +24,8 @@ _CONTEXT = re.compile(
             r"exceed_context_size|exceeds the available context size",  # llama.cpp
             r"maximum context length",  # OpenAI, DeepSeek, vLLM, OpenRouter, Mistral
             r"exceeds? the (?:model's )?context window|context window exceeds limit",
+            r"exceeded this model context window limit",  # Cloudflare
+            r"too many tokens: (?:total number of tokens|size limit exceeded)",  # Cohere
             r"input tokens exceed the configured limit",  # OpenAI
             r"prompt is too long|exceed context limit",  # Anthropic
             r"maximum prompt length is \d",  # xAI
@@ -32,7 +34,7 @@ _CONTEXT = re.compile(
             r"prompt token count.{0,20}exceeds the limit",  # GitHub
             r"reduce the length of the messages",  # Groq
             r"maximum model length|longer than the model's context length",  # vLLM, Together
-            r"tokens \+ .max_new_tokens. must be <=",  # TGI
+            r"tokens \+ .max_new_tokens. must be <=|.inputs. must have less than \d",  # TGI
             r"context length of only \d|greater than the context length",  # LM Studio
             r"prompt too long; exceeded",  # Ollama
             r"input is too long for requested model",  # Bedrock
@@ -44,11 +46,14 @@ _CONTEXT = re.compile(
 )
 #: The tokens that were sent, without those of the answer; the first that fits.
 _SENT = (
-    rf"prompt is too long: {_N} tokens",
+    rf"prompt is too long: {_N} ?(?:tokens|, model maximum)",
     rf"exceed context limit: {_N} \+",
     rf"{_N} (?:in the messages|in your prompt|in the prompt|of text input|`inputs` tokens)",
     rf"(?:resulted in|request contains|prompt contains|request has|contains at least) {_N} ",
     rf"requested: {_N}",
+    rf"{_N} tokens from the input messages",
+    rf"cannot exceed \d+ - received {_N}",
+    rf"less than \d+ tokens\. given: {_N}",
     rf"(?:request|input) {_N} tokens",
     rf"(?:token count|token count of) {_N}\)? exceeds",
     rf"prompt \(length {_N}\)",
@@ -56,12 +61,13 @@ _SENT = (
 #: What the model takes, input and output together; the first that fits.
 _LIMIT = (
     rf"> {_N}",
-    rf"maximum (?:context length|prompt length|model length) (?:is|of) {_N}",
+    rf"maximum (?:context length|prompt length|model length)(?: is| of|:) {_N}",
     rf"model token limit: {_N}",
     rf"model with {_N} maximum context length",
     rf"(?:available context size|context length|tokens allowed|configured limit of) {_N}",
     rf"(?:exceeds the limit of|must be <=|context length of only) {_N}",
     rf"range of input length should be \[\d+, {_N}",
+    rf"(?:context window limit|in the prompt cannot exceed|must have less than) {_N}",
 )
 #: Both as fields of the error, by llama.cpp.
 _SENT_FIELD, _LIMIT_FIELD = "n_prompt_tokens", "n_ctx"

@@ -185,6 +185,14 @@ def test_an_empty_account_is_not_waited_for(
         (403, "Your team has either used all available credits or reached its monthly", None),
         (429, "Your team has either used all available credits or reached its monthly", None),
         (429, "Your account is suspended due to insufficient balance, please recharge", None),
+        (
+            412,
+            "Account acme is suspended, possibly due to reaching the monthly spending limit or"
+            " failure to pay past invoices. Please go to https://fireworks.ai/account/billing",
+            "PRECONDITION_FAILED",
+        ),
+        (429, "Your prepayment credits are depleted. Please go to AI Studio at", None),
+        (400, "Blocked API access", "blocked_api_access"),
         (429, "余额不足或无可用资源包,请充值。", "1113"),
     ],
 )

@@ -113,6 +113,36 @@ from arkloop.worker.providers.size_errors import read
             4096,
             None,
         ),
+        (
+            "Requested token count exceeds the model's maximum context length of 256000 tokens. You"
+            " requested a total of 256878 tokens: 31216 tokens from the input messages and 225662"
+            " tokens for the completion.",  # SGLang, Cloudflare
+            256000,
+            31216,
+        ),
+        (
+            "AiError: Ai: The estimated number of input and maximum output tokens (263008) exceeded"
+            " this model context window limit (262144).",  # Cloudflare
+            262144,
+            None,
+        ),
+        (
+            "The prompt is too long: 148577, model maximum context length: 131071",  # Fireworks
+            131071,
+            148577,
+        ),
+        (
+            "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received"
+            " 4292. Try using a shorter prompt, or enabling prompt truncating.",  # Cohere
+            4081,
+            4292,
+        ),
+        ("too many tokens: size limit exceeded by 12345 tokens", None, None),  # Cohere
+        (
+            "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",  # TGI
+            4096,
+            5000,
+        ),
         ("Range of input length should be [1, 129024]", 129024, None),
         ("Please reduce the length of the messages or completion.", None, None),
         ("Input is too long for requested model.", None, None),
@@ -160,6 +190,7 @@ def test_a_413_is_about_the_size_without_any_word() -> None:
         ),
         ("Too many tokens per day; the maximum context length is not the reason.", 429),
         ("messages: at least one message is required", 400),
+        ("too many tokens: max tokens must be less than or equal to 4096, the maximum output", 400),
         ("max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens", 400),
     ],
 )
