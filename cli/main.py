@@ -31,7 +31,7 @@ ENTRIES = {
     "tools": Entry("serve.tools:tools", "Execute tools in a worker of your own."),
     "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
     "keys": Entry("keys:keys", "Create, list and revoke API keys; rotate the encryption key."),
-    "users": Entry("operator.users:users", "Create and list users, directly in the database."),
+    "users": Entry("operator.users:users", "Manage users, directly in the database."),
     "credits": Entry(
         "operator.credits:credits",
         "Grant credits to organizations, directly in the database.",

@@ -179,6 +179,11 @@ class InvitationInvalid(ArkloopError):
     message = "This invitation is unknown, has expired, or was accepted or revoked before."
 
 
+class PasswordResetInvalid(ArkloopError):
+    code = "password_resets.invalid"
+    message = "This reset of a password is unknown, has expired, or was used or replaced before."
+
+
 class MethodNotAllowed(ArkloopError):
     code = "http.method_not_allowed"
     message = "Method not allowed for this endpoint; see the `Allow` header."

@@ -8,7 +8,9 @@ web process counts for itself.
 import hashlib
 import time
 from math import ceil
+from typing import cast
 
+from flask import current_app
 from limits import RateLimitItemPerMinute
 from limits.strategies import FixedWindowRateLimiter
 
@@ -47,6 +49,11 @@ class PasswordAttempts:
         """Forget the attempts for this login: the last one had the right password."""
         name = _name(login)
         self._limiter.ask(lambda limiter: limiter.clear(_LIMIT, name))
+
+
+def password_attempts() -> PasswordAttempts:
+    """Return this process's count of attempts."""
+    return cast(PasswordAttempts, current_app.extensions["arkloop.password_attempts"])
 
 
 def _name(login: str) -> str:

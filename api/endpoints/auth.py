@@ -1,14 +1,13 @@
 """`/v1/auth`: register, log in, and keep a login going by a rotating cookie."""
 
 from datetime import timedelta
-from typing import cast
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, request
+from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
-from arkloop.api.auth.password_attempts import PasswordAttempts
+from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
 from arkloop.api.http.audited import record, record_failed_login, record_login
 from arkloop.api.http.current import actor, connections, public_path, settings
@@ -39,7 +38,8 @@ bp = Blueprint("auth", __name__)
 bp.before_request(refuse_key)
 
 
-def _check_password(password: str) -> None:
+def check_password(password: str) -> None:
+    """Check a new password, as a field's validator."""
     if why := accounts.problem_of_password(password):
         raise ValidationError(why)
 
@@ -51,7 +51,7 @@ def _invitation() -> fields.String:
 class Register(Schema):
     login = fields.String(required=True)
     email = fields.String(required=True)
-    password = fields.String(required=True, validate=_check_password)
+    password = fields.String(required=True, validate=check_password)
     invitation = _invitation()
 
     @validates_schema
@@ -74,7 +74,7 @@ class Login(Schema):
 
 class ChangePassword(Schema):
     current = fields.String(required=True, validate=_A_PASSWORD)
-    new = fields.String(required=True, validate=_check_password)
+    new = fields.String(required=True, validate=check_password)
 
 
 @bp.post("/v1/auth/register")
@@ -129,12 +129,12 @@ def login() -> Response:
     body = read_body(Login())
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"], in_org=body["org_id"])
-    _attempts().count(body["login"])
+    password_attempts().count(body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
         if user is not None and user.org_id is not None:
             record_failed_login(user_id=user.id, org_id=user.org_id)
         raise Unauthorized("Wrong login or password.")
-    _attempts().forget(body["login"])
+    password_attempts().forget(body["login"])
     with connections().transaction() as tx:
         org_id = user.org_id
         if body["invitation"] is not None:
@@ -189,10 +189,10 @@ def change_password() -> Response:
     body = read_body(ChangePassword())
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
-    _attempts().count(str(user.id))
+    password_attempts().count(str(user.id))
     if not passwords.verify(body["current"], user.password_hash):
         raise InvalidRequest(current=["is not your current password"])
-    _attempts().forget(str(actor().user_id))
+    password_attempts().forget(str(actor().user_id))
     password_hash = passwords.hash_(body["new"])
     with connections().transaction() as tx:
         accounts.change_password(
@@ -201,10 +201,6 @@ def change_password() -> Response:
         record(tx, "auth.password_changed", "user", user.id)
     authenticator().forget()
     return jsonify(ok=True)
-
-
-def _attempts() -> PasswordAttempts:
-    return cast(PasswordAttempts, current_app.extensions["arkloop.password_attempts"])
 
 
 def _tokens(session: Session, **more: str) -> Response:

@@ -16,7 +16,7 @@ from arkloop.cli.operator.database import (
 )
 from arkloop.cli.output import print_json, print_line
 from arkloop.cli.private_file import write_private
-from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.accounts import accounts, api_keys, password_resets
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.security import passwords
@@ -29,7 +29,7 @@ DEV_NAME = "dev"
 
 @click.group()
 def users() -> None:
-    """Create and list users, directly in the database; no server is needed."""
+    """Create, list and help users, directly in the database; no server is needed."""
 
 
 @users.command()
@@ -107,6 +107,26 @@ def list_(database_url: str, as_json: bool) -> None:
             f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}"
             f"  {row.org_id}  {row.org_slug or '-'}"
         )
+
+
+@users.command("reset-password")
+@database_url_option
+@click.argument("login")
+def reset_password(database_url: str, login: str) -> None:
+    """Print a token with which the user of this login or email chooses a new password, once.
+
+    It ends after 24 hours. `POST /v1/auth/password-reset` takes it.
+    """
+    with database(database_url) as connections, connections.transaction() as tx:
+        token, _ = password_resets.create(tx, _user(tx, login))
+    print_line(token)
+
+
+def _user(tx: Transaction, login: str) -> UUID:
+    user = accounts.find(tx.sql, login)
+    if user is None:
+        raise click.ClickException(f"No user has the login or email {login!r}.")
+    return UUID(str(user.id))
 
 
 def ensure_dev_key(database_url: str, path: Path) -> None:

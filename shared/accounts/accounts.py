@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Row,
     ScalarSelect,
+    delete,
     exists,
     func,
     insert,
@@ -30,7 +31,13 @@ from arkloop.shared.accounts import secret_tokens
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import memberships, orgs, refresh_tokens, users
+from arkloop.shared.storage.tables.accounts import (
+    memberships,
+    orgs,
+    password_resets,
+    refresh_tokens,
+    users,
+)
 
 REFRESH_LIFETIME = timedelta(days=30)
 #: A list of logins has no more.
@@ -318,11 +325,18 @@ def end_sessions_in_org(tx: Transaction, *, user_id: UUID, org_id: UUID) -> None
 
 
 def change_password(
-    tx: Transaction, *, user_id: UUID, password_hash: str, keep_session: UUID
+    tx: Transaction, *, user_id: UUID, password_hash: str, keep_session: UUID | None = None
 ) -> None:
-    """Set the password and end the user's other logins."""
+    """Set the password, and end an open reset and the user's logins but for the one to keep."""
     tx.sql.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
-    _revoke(tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id != keep_session)
+    end_password_reset(tx, user_id)
+    others = [] if keep_session is None else [refresh_tokens.c.family_id != keep_session]
+    _revoke(tx, refresh_tokens.c.user_id == user_id, *others)
+
+
+def end_password_reset(tx: Transaction, user_id: UUID) -> None:
+    """End the open reset of the user's password, if there is one."""
+    tx.sql.execute(delete(password_resets).where(password_resets.c.user_id == user_id))
 
 
 def _revoke(tx: Transaction, *which: Any) -> bool:

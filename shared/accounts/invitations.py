@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared.accounts import members, secret_tokens
+from arkloop.shared.accounts import accounts, members, secret_tokens
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import AlreadyMember, InvitationInvalid, InvitationNotFound
 from arkloop.shared.ids import new_id
@@ -99,6 +99,7 @@ def accept(tx: Transaction, token: str, user_id: UUID) -> UUID:
     )
     if added is None:
         raise AlreadyMember()
+    accounts.end_password_reset(tx, user_id)
     return UUID(str(accepted.org_id))
 
 

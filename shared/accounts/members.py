@@ -53,8 +53,8 @@ def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[
 def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     """Remove a member from the actor's org; everybody may remove themselves.
 
-    Their logins in this org, their API keys of it and their open invitations to it end, and active
-    runs of the keys are cancelled. Their threads and other runs stay.
+    Their logins in this org, their API keys of it, their open invitations to it and the reset of
+    their password end. Active runs of the keys are cancelled; their threads and other runs stay.
 
     Raises:
         MemberNotFound
@@ -74,6 +74,7 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     accounts.end_sessions_in_org(tx, user_id=user_id, org_id=org_id)
     api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     _revoke_invitations(tx, org_id, user_id)
+    accounts.end_password_reset(tx, user_id)
 
 
 def lock(tx: Transaction, actor: Actor) -> str:

@@ -462,6 +462,13 @@ class CreatedInvitation(TypedDict):
     token: NotRequired[str]
 
 
+class CreatedPasswordReset(TypedDict):
+    "A reset with its token, which is shown only this once."
+
+    token: str
+    expires_at: str
+
+
 class CreatedRun(TypedDict):
     "The ids of a new run."
 
@@ -1220,6 +1227,11 @@ class ReservedRun(TypedDict):
     cancel_requested: bool
     next_seq: int
     is_reserved: bool
+
+
+class ResetPassword(TypedDict):
+    token: str
+    password: str
 
 
 class RotateSecret(TypedDict):

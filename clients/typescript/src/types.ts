@@ -2166,6 +2166,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/orgs/{org_id}/members/{user_id}/password-reset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make a token with which a member chooses a new password
+         * @description Make a token with which a member chooses a new password; it replaces an earlier one.
+         *
+         *     A request that is repeated with its `Idempotency-Key` gets a new token.
+         */
+        post: operations["password_resets.create_password_reset"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/auth/password-reset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Set a new password by the token of a reset, and end all logins of the user
+         * @description Set a new password by the token of a reset, and end all logins of the user.
+         */
+        post: operations["password_resets.reset_password"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/responses": {
         parameters: {
             query?: never;
@@ -2958,6 +3000,10 @@ export interface components {
             role: "owner" | "admin" | "member";
             /** @default 604800 */
             lifetime_seconds: number;
+        };
+        ResetPassword: {
+            token: string;
+            password: string;
         };
         CreateResponse: {
             model: string;
@@ -4060,6 +4106,12 @@ export interface components {
             created_by_user_id: string;
             /** Format: date-time */
             created_at: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
+        /** @description A reset with its token, which is shown only this once. */
+        CreatedPasswordReset: {
+            token: string;
             /** Format: date-time */
             expires_at: string;
         };
@@ -5572,6 +5624,22 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "http.not_found" | "invitations.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `http.bad_request`: The request is not valid HTTP.
+         *     - `password_resets.invalid`: This reset of a password is unknown, has expired, or was used or replaced before.
+         */
+        "http.bad_request-password_resets.invalid": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.bad_request" | "password_resets.invalid";
                 };
             };
         };
@@ -7370,7 +7438,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "budget.changed" | "credits.granted" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "invitation.created" | "invitation.revoked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied";
                 actor_user_id?: string;
             };
             header?: never;
@@ -10644,6 +10712,90 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "password_resets.create_password_reset": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                org_id: string;
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NoArguments"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            201: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    Location: components["headers"]["Location"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreatedPasswordReset"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "password_resets.reset_password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ResetPassword"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ok"];
+                };
+            };
+            400: components["responses"]["http.bad_request-password_resets.invalid"];
+            403: components["responses"]["auth.forbidden"];
+            408: components["responses"]["http.request_timeout"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];

@@ -54,6 +54,16 @@ invitations = Table(
     Index("ix_invitations_org_id_created_at_id", "org_id", "created_at", "id"),
 )
 
+#: The open reset of a user's password, one at most: one that is used is deleted.
+password_resets = Table(
+    "password_resets",
+    metadata,
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("token_hash", Text, nullable=False, unique=True),  # SHA-256, hex
+    created_at_(),
+    time_("expires_at", required=True),
+)
+
 refresh_tokens = Table(
     "refresh_tokens",
     metadata,

@@ -34,6 +34,7 @@ PUBLIC = {
     "/v1/auth/register",
     "/v1/auth/login",
     "/v1/auth/refresh",
+    "/v1/auth/password-reset",
     "/v1/mcp-oauth/callback",
 }
 AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"

@@ -249,3 +249,17 @@ def test_a_dev_key_that_does_not_work_is_replaced(
 
 def _bearer(path: Path) -> dict[str, str]:
     return {"Authorization": f"Bearer {path.read_text().strip()}"}
+
+
+def test_a_password_is_reset_by_a_token(run: Run, client: FlaskClient) -> None:
+    """The command prints the token and nothing else; an unknown login is an error."""
+    run("create", *options("--create"))
+    token = run("reset-password", "A@B.C").output.strip()
+    body = {"token": token, "password": "a quite new password"}
+
+    assert 200 == client.post("/v1/auth/password-reset", json=body).status_code
+    login = {"login": "alice", "password": body["password"]}
+    assert 200 == client.post("/v1/auth/login", json=login).status_code
+    unknown = run("reset-password", "bob")
+    assert 1 == unknown.exit_code
+    assert "No user has the login or email 'bob'" in unknown.output

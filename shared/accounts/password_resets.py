@@ -1,0 +1,88 @@
+"""Resets of passwords: somebody who has the token chooses a new one, once.
+
+An admin who has made a token can use it and log in as the user. So a reset ends when the user joins
+or leaves an org, and admins make none for members who are in another org, too.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from arkloop.shared.accounts import accounts, members, secret_tokens
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden, MemberNotFound, PasswordResetInvalid
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import memberships, password_resets, users
+
+PREFIX = "alr_"
+LIFETIME = timedelta(hours=24)
+
+
+def create(tx: Transaction, user_id: UUID) -> tuple[str, datetime]:
+    """Make the token for a user's reset, in place of an earlier one; returns it and its end."""
+    token = secret_tokens.make(PREFIX)
+    values = {
+        "token_hash": secret_tokens.hash_of(token),
+        "created_at": func.now(),
+        "expires_at": func.now() + LIFETIME,
+    }
+    expires_at = tx.sql.execute(
+        upsert(password_resets)
+        .values(user_id=user_id, **values)
+        .on_conflict_do_update(index_elements=["user_id"], set_=values)
+        .returning(password_resets.c.expires_at)
+    ).scalar_one()
+    return token, expires_at
+
+
+def create_for_member(tx: Transaction, actor: Actor, user_id: UUID) -> tuple[str, datetime]:
+    """Make the token for a member of the actor's org, as `create` does.
+
+    Raises:
+        MemberNotFound
+        Forbidden: the actor is no admin, or the member an owner and the actor none, or the member
+            is in other orgs, too, or the actor.
+    """
+    if user_id == actor.user_id:  # a stolen access token must not be enough
+        raise Forbidden("Use POST /v1/auth/password for your own password.")
+    own_role = members.lock(tx, actor)
+    # They can join no other org until the transaction ends.
+    tx.sql.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+    of_user = select(memberships.c.org_id, memberships.c.role)
+    found = tx.sql.execute(of_user.where(memberships.c.user_id == user_id)).all()
+    roles = {row.org_id: row.role for row in found}
+    if actor.org_id not in roles:
+        raise MemberNotFound()
+    members.check_may_give(own_role, roles[actor.org_id])
+    if len(roles) > 1:
+        raise Forbidden("This user is in another organization, too: only an operator may do this.")
+    return create(tx, user_id)
+
+
+def check(sql: Connection, token: str) -> None:
+    """Check that the token could be used now. Raises: PasswordResetInvalid."""
+    if sql.scalar(select(password_resets.c.user_id).where(_is(token))) is None:
+        raise PasswordResetInvalid()
+
+
+def use(tx: Transaction, token: str, password_hash: str) -> tuple[UUID, str, str]:
+    """Set the password and end all logins of the user; returns the user's id, login and email.
+
+    Raises:
+        PasswordResetInvalid: no open reset has this token.
+    """
+    used = delete(password_resets).where(_is(token)).returning(password_resets.c.user_id)
+    user_id = tx.sql.scalar(used)
+    if user_id is None:
+        raise PasswordResetInvalid()
+    accounts.change_password(tx, user_id=user_id, password_hash=password_hash)
+    user = select(users.c.id, users.c.login, users.c.email).where(users.c.id == user_id)
+    user_id, login, email = tx.sql.execute(user).one()
+    return user_id, login, email
+
+
+def _is(token: str) -> ColumnElement[bool]:
+    is_it = password_resets.c.token_hash == secret_tokens.hash_of(token)
+    return is_it & (password_resets.c.expires_at > func.now())
