@@ -20,6 +20,7 @@ from arkloop.api.endpoints import (
     client_tokens,
     events,
     files,
+    following,
     health,
     invitations,
     llm_providers,
@@ -48,6 +49,7 @@ from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import agui, ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.stream_slots import StreamSlots
 from arkloop.api.streaming.thread_stream import ThreadRuns
 from arkloop.shared import fault_points, logs, plugins
 from arkloop.shared.catalog import model_routes
@@ -135,6 +137,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.request_limits"] = RequestLimits(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
+    app.extensions["arkloop.stream_slots"] = StreamSlots(connections)
     app.extensions["arkloop.thread_runs"] = ThreadRuns(connections, thread_events.announcement)
     app.extensions["arkloop.polls"] = polls = LongPollHub(connections)
     polls.looks.append(partial(tool_workers.waiting, connections))
@@ -156,6 +159,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     cors.register(app)
     allowed_hosts.register(app)
     request_limits.register(app)
+    app.teardown_request(following.free_unused_slot)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

@@ -30,6 +30,7 @@ _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
     *("ARKLOOP_ORG_CONCURRENT_RUNS", "ARKLOOP_KEY_CONCURRENT_RUNS", "ARKLOOP_ORG_QUEUED_RUNS"),
+    *("ARKLOOP_ORG_STREAMS", "ARKLOOP_KEY_STREAMS"),
 )
 
 
@@ -86,6 +87,8 @@ class Settings:
     org_concurrent_runs: int = 0
     key_concurrent_runs: int = 0
     org_queued_runs: int = 0
+    org_streams: int = 0
+    key_streams: int = 0
 
     registration_open: bool = False
     new_org_credits: int = 0  # what an org that somebody registers gets, to use the server's routes

@@ -350,6 +350,15 @@ class RunLimitExceeded(ArkloopError):
     message = "As many runs as may are running or waiting; see `details`."
 
 
+class StreamLimitExceeded(ArkloopError):
+    """Details have the limit, and whether it is that of the `org` or of the `key`."""
+
+    code = "streams.limit_exceeded"
+    message = (
+        "As many streams as may are open; see `details`. Close one, or follow a thread by one."
+    )
+
+
 class BudgetExhausted(ArkloopError):
     code = "budget.exhausted"
     message = "A budget or the credits are exhausted; see `details`. An admin can raise the limit."

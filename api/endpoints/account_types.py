@@ -36,7 +36,7 @@ class RegisteredUser(Tokens):
 class LimitUse(TypedDict):
     """A limit of the org or of the API key, and how much of it is used."""
 
-    name: Literal["requests", "concurrent_runs", "queued_runs"]
+    name: Literal["requests", "concurrent_runs", "queued_runs", "streams"]
     scope: Literal["org", "key"]
     limit: int
     used: int

@@ -15,7 +15,14 @@ from flask import Response, json, jsonify, request
 from sqlalchemy import RowMapping
 
 from arkloop.api.auth.bearer import authenticator
-from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
+from arkloop.api.endpoints.following import (
+    EVENT_STREAM,
+    EventFrames,
+    hub,
+    reserve_stream,
+    streaming,
+    watch_of,
+)
 from arkloop.api.endpoints.run_types import CreatedRun, Run
 from arkloop.api.endpoints.runs import shown_in_full
 from arkloop.api.http import audited
@@ -95,6 +102,7 @@ def requested_delivery(on_disconnect: str | None) -> Delivery:
     Raises:
         Forbidden: a response with more than the run's id requires `data.runs.read`.
         InvalidRequest: `cancel` without a response that takes time.
+        StreamLimitExceeded: a stream is requested, and as many as may are open.
     """
     types = ["application/json", EVENT_STREAM]
     streams = request.accept_mimetypes.best_match(types) == EVENT_STREAM
@@ -105,6 +113,8 @@ def requested_delivery(on_disconnect: str | None) -> Delivery:
     if cancels and not streams and wait is None:
         why = f"requires `Accept: {EVENT_STREAM}` or `Prefer: wait=N`"
         raise InvalidRequest(on_disconnect=[why])
+    if streams:
+        reserve_stream()
     return Delivery(streams, wait, cancels)
 
 

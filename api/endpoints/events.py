@@ -25,7 +25,13 @@ from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.path_ids import check as check_ids
 from arkloop.api.streaming import sse
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import EventsLost, Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.errors import (
+    EventsLost,
+    Forbidden,
+    InvalidRequest,
+    StreamLimitExceeded,
+    Unauthorized,
+)
 from arkloop.shared.runs import queries
 from arkloop.shared.times import now, rfc3339
 
@@ -55,7 +61,7 @@ _TICKET = StreamTicket()
     headers=["Last-Event-ID"],
     returns={EVENT_STREAM: EventFrames},
     also={204: None},
-    raises=[EventsLost],
+    raises=[EventsLost, StreamLimitExceeded],
     security=["token", "ticket"],
     permission="data.runs.read",
 )

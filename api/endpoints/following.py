@@ -5,13 +5,15 @@ from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 
 from arkloop.api.auth.bearer import authenticator
+from arkloop.api.http.current import actor
 from arkloop.api.http.described import Frames
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_slots import Slot, StreamSlots
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
 
@@ -40,6 +42,52 @@ def is_event_source() -> bool:
     return "Last-Event-ID" in headers or (has_ticket and headers.get("Accept") == EVENT_STREAM)
 
 
+def reserve_stream() -> None:
+    """Take the slot of the stream that this request is going to open.
+
+    Call it before anything is created for it: the caller must not get a 429 for a run that exists.
+
+    Raises:
+        StreamLimitExceeded
+    """
+    slots = stream_slots()
+    if slots.are_on and "stream_slot" not in g:
+        g.stream_slot = slots.take(actor())
+
+
+def stream_slots() -> StreamSlots:
+    """Return this process's slots of streams."""
+    return cast(StreamSlots, current_app.extensions["arkloop.stream_slots"])
+
+
+def free_unused_slot(_error: BaseException | None = None) -> None:
+    """Give back the slot of a request that has opened no stream after all."""
+    if (slot := g.pop("stream_slot", None)) is not None:
+        slot.free()
+
+
+class _InSlot:
+    """The body of a stream; its slot is free when it is closed, even if it was never begun."""
+
+    __slots__ = ("_body", "_slot")
+
+    def __init__(self, body: Iterator[bytes], slot: Slot) -> None:
+        self._body = body
+        self._slot = slot
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._body)
+
+    def close(self) -> None:
+        try:
+            self._body.close()  # type: ignore[attr-defined]  # of a generator
+        finally:
+            self._slot.free()
+
+
 def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
     """Return the watch of this request's client; `how` are arguments of `Watch`."""
     return Watch(
@@ -58,12 +106,19 @@ def streaming(
     pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
     follow_on: Callable[[], bytes | None] | None = None,
 ) -> Response:
-    """Return a response that streams the run's events, as `pieces` makes them of its pages."""
-    return Response(
-        sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on),
-        headers=sse.HEADERS,
-        direct_passthrough=True,
-    )
+    """Return a response that streams the run's events, as `pieces` makes them of its pages.
+
+    Raises:
+        StreamLimitExceeded: unless `reserve_stream` has taken a slot for it.
+    """
+    body: Iterator[bytes]
+    slots, slot = stream_slots(), g.pop("stream_slot", None)
+    if slot is None and slots.are_on:
+        slot = slots.take(watch.reader)
+    body = sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on)
+    if slot is not None:
+        body = _InSlot(body, slot)
+    return Response(body, headers=sse.HEADERS, direct_passthrough=True)
 
 
 @lru_cache(4096)

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify
 from arkloop.api.auth.bearer import requires
 from arkloop.api.auth.request_limits import request_limits
 from arkloop.api.endpoints.account_types import LimitUse, Me
+from arkloop.api.endpoints.following import stream_slots
 from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
@@ -35,7 +36,7 @@ def get_me() -> Response:
         org_name=user.org_name,
         role=actor().role,
         permissions=sorted(actor().permissions),
-        limits=[*_requests(), *map(_of_runs, of_runs)],
+        limits=[*_requests(), *map(_of_runs, of_runs), *_streams()],
         created_at=rfc3339(user.created_at),
     )
 
@@ -61,3 +62,16 @@ def _of_runs(use: RunUse) -> LimitUse:
         "used": use.used,
         "resets_at": None,
     }
+
+
+def _streams() -> list[LimitUse]:
+    return [
+        {
+            "name": "streams",
+            "scope": use.scope,
+            "limit": use.limit,
+            "used": use.used,
+            "resets_at": None,
+        }
+        for use in stream_slots().uses(actor())
+    ]

@@ -44,6 +44,7 @@ from arkloop.shared.errors import (
     QueueFull,
     RouteNotFound,
     RunLimitExceeded,
+    StreamLimitExceeded,
     ThreadBusy,
     ThreadNotFound,
 )
@@ -70,7 +71,8 @@ def _of_form(form: re.Pattern[str]) -> Check:
 #: Errors of every request that creates a run.
 CREATING = (
     *(PersonaNotFound, RouteNotFound, FileMissing, BudgetExhausted),
-    *(ThreadBusy, QueueFull, RunLimitExceeded, NotActive),
+    *(ThreadBusy, QueueFull, NotActive),
+    *(RunLimitExceeded, StreamLimitExceeded),
 )
 
 # Schemas are made once: making one copies its fields, which was a tenth of creating a run.

@@ -22,7 +22,13 @@ from arkloop.api.http.described import Frames, described
 from arkloop.api.http.json_body import query_args
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.thread_stream import ANNOUNCEMENT, Announced, ThreadRuns, ThreadStream
-from arkloop.shared.errors import EventsLost, Forbidden, InvalidRequest, ThreadNotFound
+from arkloop.shared.errors import (
+    EventsLost,
+    Forbidden,
+    InvalidRequest,
+    StreamLimitExceeded,
+    ThreadNotFound,
+)
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs.next_runs import NextRun
 from arkloop.shared.times import rfc3339
@@ -61,7 +67,7 @@ class Cursor(NamedTuple):
     headers=["Last-Event-ID of a thread"],
     returns={EVENT_STREAM: ThreadFrames},
     also={204: None},
-    raises=[EventsLost],
+    raises=[EventsLost, StreamLimitExceeded],
 )
 def stream_thread(thread_id: UUID) -> Response:
     """Stream the events of the thread's runs after the cursor, and of those that start later."""

@@ -19,7 +19,7 @@ from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.delivery import cancel_after_leave
-from arkloop.api.endpoints.following import EVENT_STREAM
+from arkloop.api.endpoints.following import EVENT_STREAM, reserve_stream
 from arkloop.api.endpoints.new_runs import CREATING
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Frames, described
@@ -40,7 +40,14 @@ from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.catalog import model_routes, personas
-from arkloop.shared.errors import Conflict, EventsLost, Forbidden, InvalidRequest, RunNotFound
+from arkloop.shared.errors import (
+    Conflict,
+    EventsLost,
+    Forbidden,
+    InvalidRequest,
+    RunNotFound,
+    StreamLimitExceeded,
+)
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
 from arkloop.shared.storage.connections import Transaction
@@ -103,6 +110,7 @@ def run_agent() -> Response:
     refuse_fields({"context": list(wanted.context)}, "context")
     if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
         raise Forbidden()
+    reserve_stream()
     try:
         part = _start(wanted, args)
     except Conflict as error:
@@ -132,7 +140,7 @@ def run_agent() -> Response:
     body=INPUT,
     returns={EVENT_STREAM: AguiFrames},
     headers=["Last-Event-ID"],
-    raises=[RunNotFound, EventsLost],
+    raises=[RunNotFound, EventsLost, StreamLimitExceeded],
 )
 def connect_agent() -> Response:
     """Show a thread as it is: its messages, and its active run from the beginning, then live.

@@ -16,7 +16,7 @@ from flask import Blueprint, Response, jsonify
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.following import EVENT_STREAM, hub
+from arkloop.api.endpoints.following import EVENT_STREAM, hub, reserve_stream
 from arkloop.api.endpoints.new_runs import CREATING, OF_ORG, new_run
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, connections
@@ -52,6 +52,7 @@ from arkloop.shared.errors import (
     NotWaiting,
     RunNotFound,
     StaleInput,
+    StreamLimitExceeded,
     ThreadNotFound,
     ToolResultConflict,
 )
@@ -97,6 +98,7 @@ def send_chat() -> Response:
     _check("data.runs.read", "data.threads.write")
     body = load_body(CHAT, limits=LIMITS)
     refuse_fields(body, *OF_ORG)
+    reserve_stream()
     message = body["message"]
     if message["role"] == "assistant" and body["trigger"] == "submit-message":
         return _answered(body, dialect)
@@ -122,7 +124,7 @@ def send_chat() -> Response:
     query=StreamQuery,
     returns={EVENT_STREAM: ChunkFrames},
     also={204: None},
-    raises=[RunNotFound, EventsLost],
+    raises=[RunNotFound, EventsLost, StreamLimitExceeded],
 )
 def resume_chat(chat_id: str) -> Response:
     """Stream the current assistant message from its first chunk; 204 where nothing is active.

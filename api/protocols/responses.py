@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth.bearer import authenticator, requires
-from arkloop.api.endpoints.following import EVENT_STREAM, hub, watch_of
+from arkloop.api.endpoints.following import EVENT_STREAM, hub, reserve_stream, watch_of
 from arkloop.api.endpoints.new_runs import CREATING
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
@@ -38,6 +38,7 @@ from arkloop.shared.errors import (
     NotWaiting,
     ResponseNotFound,
     StaleInput,
+    StreamLimitExceeded,
     ToolResultConflict,
 )
 
@@ -84,6 +85,8 @@ def create_response() -> Response:
     body = read_body(_CREATE, limits=_LIMITS)
     if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
         raise Forbidden()
+    if body.get("stream"):
+        reserve_stream()
     body["input"] = responses_input.with_stored_files(body["input"])
     if check_key() is None:
         created = create(body)
@@ -101,7 +104,7 @@ def create_response() -> Response:
 @described(
     query=RetrieveQuery,
     returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
-    raises=[EventsLost],
+    raises=[EventsLost, StreamLimitExceeded],
     errors=responses_errors.SHAPE,
 )
 def get_response(response_id: str) -> Response:

@@ -17,6 +17,7 @@
 | `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
 | `{installation}:request-limits:…` | string | two minutes         | web            | web         |
 | `{installation}:denials/…`       | string  | one hour             | web            | web         |
+| `{installation}:streams:{id}`    | hash    | LEASE_SECONDS        | web            | web         |
 
 All of it may vanish at any moment: Postgres has the truth. `shared/storage/epoch.py` says what the
 installation is (one database) and what its epoch is (one history of it).
@@ -93,6 +94,10 @@ class Keys:
     def denials(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:denials"
+
+    def streams(self, id_: UUID) -> str:
+        """Name the hash of open streams of an org or an API key: process → `<number>:<expiry>`."""
+        return f"{self.installation}:streams:{id_}"
 
     def position(self) -> str:
         """Name the key of the furthest position in Postgres' log that a process has seen."""

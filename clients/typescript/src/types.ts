@@ -3191,7 +3191,7 @@ export interface components {
         /** @description A limit of the org or of the API key, and how much of it is used. */
         LimitUse: {
             /** @enum {string} */
-            name: "requests" | "concurrent_runs" | "queued_runs";
+            name: "requests" | "concurrent_runs" | "queued_runs" | "streams";
             /** @enum {string} */
             scope: "org" | "key";
             limit: number;
@@ -5119,6 +5119,25 @@ export interface components {
             };
         };
         /**
+         * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
+         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
+         */
+        "rate_limit.exceeded-streams.limit_exceeded": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "rate_limit.exceeded" | "streams.limit_exceeded";
+                };
+            };
+        };
+        /**
          * @description - `files.storage_unavailable`: The file storage is unavailable; try again shortly.
          *     - `service.unavailable`: The database is unavailable; try again shortly.
          */
@@ -5242,9 +5261,10 @@ export interface components {
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
+         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full": {
+        "budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
@@ -5255,7 +5275,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "budget.exhausted" | "rate_limit.exceeded" | "runs.limit_exceeded" | "threads.queue_full";
+                    code?: "budget.exhausted" | "rate_limit.exceeded" | "runs.limit_exceeded" | "streams.limit_exceeded" | "threads.queue_full";
                 };
             };
         };
@@ -5755,9 +5775,10 @@ export interface components {
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
+         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full": {
+        "OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
@@ -5840,6 +5861,22 @@ export interface components {
         "OpenAIError-runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["OpenAIError"];
+            };
+        };
+        /**
+         * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
+         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
+         */
+        "OpenAIError-rate_limit.exceeded-streams.limit_exceeded": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
                 [name: string]: unknown;
             };
             content: {
@@ -7882,7 +7919,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
-            429: components["responses"]["rate_limit.exceeded"];
+            429: components["responses"]["rate_limit.exceeded-streams.limit_exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8129,7 +8166,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8227,7 +8264,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8508,7 +8545,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8560,7 +8597,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
-            429: components["responses"]["rate_limit.exceeded"];
+            429: components["responses"]["rate_limit.exceeded-streams.limit_exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10839,7 +10876,7 @@ export interface operations {
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
-            429: components["responses"]["OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -10878,7 +10915,7 @@ export interface operations {
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             410: components["responses"]["OpenAIError-runs.events_lost"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
-            429: components["responses"]["OpenAIError-rate_limit.exceeded"];
+            429: components["responses"]["OpenAIError-rate_limit.exceeded-streams.limit_exceeded"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -11000,7 +11037,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -11047,7 +11084,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
-            429: components["responses"]["rate_limit.exceeded"];
+            429: components["responses"]["rate_limit.exceeded-streams.limit_exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -11179,7 +11216,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -11229,7 +11266,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
-            429: components["responses"]["rate_limit.exceeded"];
+            429: components["responses"]["rate_limit.exceeded-streams.limit_exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
