@@ -157,7 +157,7 @@ class _Reader:
             "redis_url": redis_url,
             "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
-            "encryption_key": self._encryption_key("ARKLOOP_ENCRYPTION_KEY"),
+            "encryption_key": self._keys("ARKLOOP_ENCRYPTION_KEY"),
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
             "allowed_networks": self._networks("ARKLOOP_ALLOWED_NETWORKS"),
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
@@ -239,15 +239,13 @@ class _Reader:
             return ""
 
     def _secret(self, name: str) -> str:
-        value = self._text(name) or ""
-        if len(value.encode()) < 32:
+        if self._text(name) is None:
             self.problems.append(
-                f"{name}: must have at least 32 bytes, has {len(value.encode())}; "
-                "generate one with: openssl rand -hex 32"
+                f"{name} is required: at least 32 bytes; generate them with: openssl rand -hex 32"
             )
-        return value
+        return self._keys(name) or ""
 
-    def _encryption_key(self, name: str) -> str | None:
+    def _keys(self, name: str) -> str | None:
         """Read a key, or several for `shared/security/encryption.py` to split at the commas."""
         value = self._text(name)
         for number, key in enumerate((value or "").split(","), 1):

@@ -5,15 +5,12 @@ persona of new runs, and its scopes; it has no more rights than the API key or t
 issued with has now, and ends with that.
 """
 
-import re
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import jwt
-
-from arkloop.shared import json_text
+from arkloop.api.auth import signed_tokens
 from arkloop.shared.actors import DATA_PERMISSIONS, Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unauthorized
@@ -23,13 +20,10 @@ PREFIX = "alc_"
 #: Seconds.
 MIN_LIFETIME, DEFAULT_LIFETIME, MAX_LIFETIME = 60, 900, 3600
 
-_ALGORITHM = "HS256"
 _AUDIENCE = "arkloop-client"
 _TYPE = "ct+jwt"
-_HEADER = {"alg": _ALGORITHM, "typ": _TYPE}
 _MAX_LENGTH = 4096
 _CLOCK_SKEW = 60  # seconds, between the machines of one deployment
-_FORM = re.compile(r"alc_([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
 
 
 def issue(
@@ -61,8 +55,7 @@ def issue(
         "persona": persona_id,
         "thread": thread_id and str(thread_id),
     }
-    token = jwt.encode(claims, settings.jwt_secret, _ALGORITHM, headers={"typ": _TYPE})
-    return PREFIX + token, expires_at
+    return PREFIX + signed_tokens.sign(settings, _TYPE, claims), expires_at
 
 
 def verify(settings: Settings, token: str) -> Actor:
@@ -71,23 +64,21 @@ def verify(settings: Settings, token: str) -> Actor:
     Raises:
         Unauthorized: not a token of this service, or one that has expired.
     """
-    match = _FORM.fullmatch(token) if len(token) <= _MAX_LENGTH else None
-    if match is None:
+    if not token.startswith(PREFIX):
+        raise Unauthorized()
+    claims = signed_tokens.verify(
+        settings,
+        _TYPE,
+        token.removeprefix(PREFIX),
+        audience=_AUDIENCE,
+        required=["exp", "sub", "org"],
+        max_length=_MAX_LENGTH,
+    )
+    expires_at = claims["exp"]
+    # An end later than the service sets is refused, however it is signed.
+    if expires_at > time.time() + MAX_LIFETIME + _CLOCK_SKEW:
         raise Unauthorized()
     try:
-        if json_text.loads(jwt.utils.base64url_decode(match[1].split(".")[0])) != _HEADER:
-            raise Unauthorized()
-        claims = jwt.decode(
-            match[1],
-            settings.jwt_secret,
-            algorithms=[_ALGORITHM],
-            audience=_AUDIENCE,
-            options={"require": ["exp", "sub", "org"], "strict_aud": True},
-        )
-        expires_at = claims["exp"]
-        # An end later than the service sets is refused, however it is signed.
-        if type(expires_at) is not int or expires_at > time.time() + MAX_LIFETIME + _CLOCK_SKEW:
-            raise Unauthorized()
         key_id, session_id, thread_id = (claims[name] for name in ("key", "sid", "thread"))
         if not (key_id or session_id) or not (claims["end_user"] and claims["persona"]):
             raise Unauthorized()
@@ -103,5 +94,5 @@ def verify(settings: Settings, token: str) -> Actor:
             thread_id=UUID(thread_id) if thread_id else None,
             persona_id=claims["persona"],
         )
-    except (jwt.InvalidTokenError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unauthorized() from error

@@ -11,8 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import jwt
-
+from arkloop.api.auth import signed_tokens
 from arkloop.shared.actors import Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unauthorized
@@ -21,7 +20,7 @@ from arkloop.shared.times import now
 LIFETIME = timedelta(hours=24)
 AFTER_END = timedelta(minutes=10)
 _AUDIENCE = "arkloop-stream"
-_ALGORITHM = "HS256"
+_TYPE = "JWT"  # that of the first release
 _READER = frozenset({"data.runs.read"})
 _SENDER = _READER | {"data.runs.write"}
 
@@ -60,7 +59,7 @@ def issue(
     if actor.end_user_id is not None:
         claims["end_user"] = actor.end_user_id
         claims["thread"] = actor.thread_id and str(actor.thread_id)
-    return jwt.encode(claims, settings.jwt_secret, _ALGORITHM), expires_at
+    return signed_tokens.sign(settings, _TYPE, claims), expires_at
 
 
 def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
@@ -70,16 +69,10 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
         Unauthorized: not a ticket, for another run, expired, or bound to neither a key
             nor a login: older releases issued such tickets, and nothing could revoke them.
     """
-    if len(ticket) > 2048:
-        raise Unauthorized()
+    claims = signed_tokens.verify(
+        settings, _TYPE, ticket, audience=_AUDIENCE, required=["exp", "sub", "run", "org"]
+    )
     try:
-        claims = jwt.decode(
-            ticket,
-            settings.jwt_secret,
-            algorithms=[_ALGORITHM],
-            audience=_AUDIENCE,
-            options={"require": ["exp", "sub", "run", "org"], "verify_iat": False},
-        )
         key_id, session_id, thread_id = (claims.get(name) for name in ("key", "sid", "thread"))
         if claims["run"] != str(run_id) or not (key_id or session_id):
             raise Unauthorized()
@@ -94,5 +87,5 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
             end_user_id=claims.get("end_user"),
             thread_id=UUID(thread_id) if thread_id else None,
         )
-    except (jwt.InvalidTokenError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Unauthorized() from error

@@ -22,6 +22,7 @@ from arkloop.api.http.current import actor, public_path, settings
 from arkloop.api.http.fields import ClientId, Digits, MetadataFilter
 from arkloop.api.http.json_body import query_args
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.security.encryption import split
 from arkloop.shared.storage.pages import PAGE_BYTES
 
 DEFAULT_LIMIT = 50
@@ -147,25 +148,31 @@ def with_next(response: Response, following: tuple[Any, ...] | None) -> Response
 
 def _encode(cursor: tuple[Any, ...]) -> str:
     texts = [v.astimezone(UTC).isoformat() if isinstance(v, datetime) else str(v) for v in cursor]
-    return str(_cursors().dumps(texts))
+    return str(_cursors(split(settings().jwt_secret)[0]).dumps(texts))
 
 
 def _decode(cursor: str, kind: type[C]) -> C:
-    try:
-        texts = _cursors().loads(cursor)
-    except BadData:
-        texts = None
-    # Base64 has more than one spelling of the same bytes; ours is the only one taken.
-    if texts is None or cursor != _cursors().dumps(texts):
+    texts = next(filter(None, (_texts(cursor, key) for key in split(settings().jwt_secret))), None)
+    if texts is None:
         raise InvalidRequest(before=["is not a valid cursor for this list"])
     types = get_type_hints(kind).values()
     return kind(*(_READERS[type_](text) for type_, text in zip(types, texts, strict=True)))
 
 
-def _cursors() -> URLSafeSerializer:
+def _texts(cursor: str, key: str) -> list[str] | None:
+    """Return what a cursor of this list has that this key has signed; None if it has not."""
+    try:
+        texts: list[str] = _cursors(key).loads(cursor)
+    except BadData:
+        return None
+    # Base64 has more than one spelling of the same bytes; ours is the only one taken.
+    return texts if cursor == _cursors(key).dumps(texts) else None
+
+
+def _cursors(key: str) -> URLSafeSerializer:
     """Return what signs and reads the cursors of this list, by its org, path and filters."""
     paging = ("limit", "before")
     filters = sorted(item for item in request.args.items() if item[0] not in paging)
     place = json.dumps(["cursors", str(actor().org_id), request.path, filters])
     signer = {"digest_method": hashlib.sha256}
-    return URLSafeSerializer(settings().jwt_secret, place, signer_kwargs=signer)
+    return URLSafeSerializer(key, place, signer_kwargs=signer)
