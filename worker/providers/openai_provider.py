@@ -28,6 +28,7 @@ from arkloop.worker.contract.messages import (
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import output_modes, token_counts
+from arkloop.worker.providers.chat_call_ids import with_ids_for
 from arkloop.worker.providers.chat_parts import content_of, images_after
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.openai_responses import ResponsesProvider
@@ -35,7 +36,6 @@ from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import (
     PartialCalls,
     portable_arguments,
-    portable_id,
     portable_name,
 )
 from arkloop.worker.providers.reported_usage import UsageReader
@@ -135,7 +135,8 @@ class OpenAIProvider:
         return token_counts.estimate(request, output)
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        return token_counts.worst_case(request)
+        sent = replace(request, messages=list(with_ids_for(request.model, request.messages)))
+        return token_counts.worst_case(sent)
 
     def close(self) -> None:
         self._client.close()
@@ -210,7 +211,7 @@ class _Reasoning:
 def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
     messages = [
         message if isinstance(message, dict) else _message(message)
-        for message in images_after(request.messages)
+        for message in images_after(with_ids_for(request.model, request.messages))
     ]
     if request.system_prompt:
         messages.insert(0, {"role": "system", "content": request.system_prompt})
@@ -264,7 +265,7 @@ def _message(message: Message) -> dict[str, Any]:
         case UserMessage(content, parts):
             return {"role": "user", "content": content_of(parts) if parts else content}
         case ToolMessage(tool_call_id=call_id, content=content):
-            return {"role": "tool", "tool_call_id": portable_id(call_id), "content": content}
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
         case AssistantMessage(content, ()):
             return {"role": "assistant", "content": content}
         case AssistantMessage(content, calls, state):
@@ -279,7 +280,7 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _tool_call(call: ToolCall, signed: Any) -> dict[str, Any]:
     whole = {
-        "id": portable_id(call.id),
+        "id": call.id,
         "type": "function",
         "function": {
             "name": portable_name(call.name),
