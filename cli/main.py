@@ -36,7 +36,7 @@ ENTRIES = {
         "operator.credits:credits",
         "Grant credits to organizations, directly in the database.",
     ),
-    "audit": Entry("operator.audit:audit", "Check the audit logs, directly in the database."),
+    "audit": Entry("operator.audit:audit", "Check and prune audit logs, directly in the database."),
     "rotate-epoch": Entry(
         "operator.rotate_epoch:rotate_epoch",
         "After a restore of Postgres: ignore what Redis holds.",

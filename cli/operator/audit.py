@@ -1,6 +1,7 @@
-"""`arkloop audit`: check the audit logs of orgs, straight in the database."""
+"""`arkloop audit`: check and prune the audit logs of orgs, straight in the database."""
 
 import re
+from datetime import UTC, datetime
 
 import click
 
@@ -14,7 +15,7 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 
 @click.group()
 def audit() -> None:
-    """Check the audit logs of organizations; no server is needed."""
+    """Check and prune the audit logs of organizations; no server is needed."""
 
 
 @audit.command()
@@ -25,6 +26,33 @@ def head(database_url: str, org: str) -> None:
     with database(database_url) as connections, connections.reading() as sql:
         found = audit_log.head(sql, find_org(sql, org))
     print_line(f"{found.seq}:{found.hash}")
+
+
+@audit.command()
+@database_url_option
+@org_option
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d"]),
+    required=True,
+    help="Day (UTC) from which on entries are kept.",
+)
+def prune(database_url: str, org: str, before: datetime) -> None:
+    """Delete an organization's entries from before a day and print how many.
+
+    The log says so itself, in entries of the action `audit.pruned`.
+    """
+    count = 0
+    with database(database_url) as connections:
+        with connections.reading() as sql:
+            org_id = find_org(sql, org)
+        while True:
+            with connections.transaction() as tx:
+                pruned = audit_log.prune(tx, org_id, before.replace(tzinfo=UTC))
+            count += pruned
+            if pruned < audit_log.PRUNED_AT_ONCE:
+                break
+    print_line(count)
 
 
 @audit.command()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
@@ -62,9 +62,13 @@ ACTIONS = (
     "run.approval_answered",
     "run.cancelled",
     "access.denied",
+    "audit.pruned",
 )
 #: What entries may be filtered by.
 FILTERS = ("action", "actor_user_id")
+
+PRUNED = "audit.pruned"
+PRUNED_AT_ONCE = 5_000
 
 MAX_TEXT = 200  # characters of a text that a client has sent
 
@@ -172,6 +176,40 @@ def append(tx: Transaction, entry: NewEntry) -> None:
         .where(audit_heads.c.org_id == entry.org_id)
         .values(seq=values["seq"], hash=values["hash"])
     )
+
+
+def prune(tx: Transaction, org_id: UUID, before: datetime) -> int:
+    """Delete the org's entries from before this time, the oldest `PRUNED_AT_ONCE` of them.
+
+    An entry of its own says up to which one, with the hash of that: so the rest still is a chain.
+    Returns the number of deleted entries.
+    """
+    _locked_head(tx, org_id)
+    of_org = audit_entries.c.org_id == org_id
+    oldest = select(audit_entries.c.seq, audit_entries.c.hash, audit_entries.c.created_at)
+    oldest = oldest.where(of_org).order_by(audit_entries.c.seq).limit(PRUNED_AT_ONCE)
+    pruned: Head | None = None
+    count = 0
+    for entry in tx.sql.execute(oldest):
+        if entry.created_at >= before:
+            break
+        pruned, count = Head(entry.seq, entry.hash), count + 1
+    if pruned is None:
+        return 0
+    tx.sql.execute(select(func.set_config("arkloop.audit_prune", "on", True)))
+    tx.sql.execute(delete(audit_entries).where(of_org, audit_entries.c.seq <= pruned.seq))
+    tx.sql.execute(select(func.set_config("arkloop.audit_prune", "off", True)))
+    append(
+        tx,
+        NewEntry(
+            org_id=org_id,
+            action=PRUNED,
+            by=OPERATOR,
+            target=("audit_log", org_id),
+            details={"through_seq": pruned.seq, "through_hash": pruned.hash, "entries": count},
+        ),
+    )
+    return count
 
 
 def head(sql: Connection, org_id: UUID) -> Head:

@@ -39,19 +39,41 @@ def orgs(sql: Connection) -> list[UUID]:
 def verify(sql: Connection, org_id: UUID, earlier: Head | None = None) -> Verdict:
     """Check the org's chain; `earlier` is a head of it that was taken down before."""
     newest = audit_log.head(sql, org_id)
-    last = Head(0, GENESIS)
+    start = last = Head(0, GENESIS)
+    is_pruned = False
     checked = 0
     for row in _entries(sql, org_id, newest.seq):
+        if checked == 0 and row.seq > 1:
+            # Earlier ones were pruned, if an entry says so.
+            start = last = Head(row.seq - 1, row.prev_hash)
         if (why := _problem(row, last, earlier)) is not None:
             return Verdict(checked, last, Break(last.seq + 1, why))
+        is_pruned = is_pruned or _says_pruned(row, start)
         last = Head(row.seq, row.hash)
         checked += 1
-    broken = None
+    return Verdict(checked, last, _missing(start, last, newest, earlier, is_pruned=is_pruned))
+
+
+def _missing(
+    start: Head, last: Head, newest: Head, earlier: Head | None, *, is_pruned: bool
+) -> Break | None:
+    """Return what is wrong with a chain of good entries from after `start` to `last`."""
+    if start.seq > 0 and not is_pruned:
+        return Break(1, "missing, and no entry says that it was pruned")
     if last != newest:
-        broken = Break(last.seq + 1, "missing: the chain has had more entries")
-    elif earlier is not None and earlier.seq > last.seq:
-        broken = Break(last.seq + 1, "missing: the given head is of a later entry")
-    return Verdict(checked, last, broken)
+        return Break(last.seq + 1, "missing: the chain has had more entries")
+    if earlier is None:
+        return None
+    if earlier.seq > last.seq:
+        return Break(last.seq + 1, "missing: the given head is of a later entry")
+    if earlier.seq < start.seq or (earlier.seq == start.seq and earlier.hash != start.hash):
+        return Break(earlier.seq, "was pruned, so that the given head cannot be compared")
+    return None
+
+
+def _says_pruned(row: Row[Any], start: Head) -> bool:
+    through = (row.details.get("through_seq"), row.details.get("through_hash"))
+    return row.action == audit_log.PRUNED and through == tuple(start)
 
 
 def _problem(row: Row[Any], last: Head, earlier: Head | None) -> str | None:

@@ -63,6 +63,15 @@ def test_the_first_broken_entry_is_printed(
     assert f"{org_id}  1  entry 2: missing" in checked.output
 
 
+def test_old_entries_are_pruned(run: Run, org_id: UUID) -> None:
+    """The number of them is printed, and the log stays good."""
+    first = run("prune", "--org", str(org_id), "--before", "2020-01-01")
+    second = run("prune", "--org", str(org_id), "--before", "9000-01-01")
+
+    assert [("0\n", 0), ("2\n", 0)] == [(done.output, done.exit_code) for done in (first, second)]
+    assert f"{org_id}  1  ok\n" in run("verify").output
+
+
 def test_what_the_operator_does_is_in_the_log(org_id: UUID, connections: Connections) -> None:
     """Users and credits that a command makes have entries of the actor `operator`."""
     env = {"ARKLOOP_DATABASE_URL": connections.settings.database_url}

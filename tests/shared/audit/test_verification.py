@@ -1,10 +1,12 @@
 """The first broken entry of an audit log is found, whatever was done to it."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import IntegrityError
 
 from arkloop.shared.audit import audit_log, verification
 from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
@@ -127,6 +129,77 @@ def test_a_chain_that_was_cut_is_shorter_than_an_earlier_head(
         broken = verification.verify(sql, org_id, kept).broken
     assert broken is not None
     assert 4 == broken.seq
+
+
+def prune(connections: Connections, org_id: UUID, *, keep: int) -> int:
+    """Prune all but the newest entries; they get times that are days apart."""
+
+    def age(sql: Connection) -> None:
+        hash_ = GENESIS
+        query = select(audit_entries).where(audit_entries.c.org_id == org_id)
+        for row in sql.execute(query.order_by(audit_entries.c.seq)).all():
+            moment = datetime(2026, 1, row.seq, tzinfo=UTC)
+            fields = {**row._mapping, "created_at": moment, "prev_hash": hash_}
+            hash_ = hash_of(contents(fields))
+            changes = {"created_at": moment, "prev_hash": fields["prev_hash"], "hash": hash_}
+            is_it = (audit_entries.c.org_id == org_id) & (audit_entries.c.seq == row.seq)
+            sql.execute(audit_entries.update().where(is_it).values(changes))
+        head = {"hash": hash_, "org": org_id}
+        sql.execute(text("UPDATE audit_heads SET hash = :hash WHERE org_id = :org"), head)
+
+    tamper(connections, age)
+    with connections.transaction() as tx:
+        return audit_log.prune(tx, org_id, datetime(2026, 1, ENTRIES - keep + 1, tzinfo=UTC))
+
+
+def test_a_pruned_chain_is_good(connections: Connections, org_id: UUID) -> None:
+    """The rest is a chain, and an entry says what is gone; heads of what is left still fit."""
+    assert 3 == prune(connections, org_id, keep=2)
+
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, org_id, {}, limit=9, before=None)
+        assert [6, 5, 4] == [row.seq for row in rows]
+        assert "audit.pruned" == rows[0].action
+        assert (3, 3) == (rows[0].details["through_seq"], rows[0].details["entries"])
+        verdict = verification.verify(sql, org_id)
+        assert (3, None) == (verdict.checked, verdict.broken)
+        for head in (Head(rows[0].seq, rows[0].hash), Head(3, rows[2].prev_hash)):
+            assert None is verification.verify(sql, org_id, head).broken
+        before = verification.verify(sql, org_id, Head(2, "0" * 64)).broken
+    assert before is not None
+    assert (2, True) == (before.seq, before.why.startswith("was pruned"))
+
+
+def test_entries_that_vanish_beside_a_pruning_are_missed(
+    connections: Connections, org_id: UUID
+) -> None:
+    """What was pruned is known by its last number and hash, so that one more cannot go with it."""
+    prune(connections, org_id, keep=2)
+    where = f"org_id = '{org_id}'"
+    tamper(
+        connections,
+        lambda sql: sql.execute(text(f"DELETE FROM audit_entries WHERE seq = 4 AND {where}")),
+    )
+
+    with connections.reading() as sql:
+        broken = verification.verify(sql, org_id).broken
+    assert broken is not None
+    assert broken.why.startswith("missing")
+
+
+def test_nothing_is_pruned_that_is_newer(connections: Connections, org_id: UUID) -> None:
+    """Then there is no entry about it either."""
+    with connections.transaction() as tx:
+        assert 0 == audit_log.prune(tx, org_id, datetime(2026, 1, 1, tzinfo=UTC))
+    with connections.reading() as sql:
+        assert ENTRIES == audit_log.head(sql, org_id).seq
+
+
+def test_a_pruning_opens_the_table_for_itself_alone(connections: Connections, org_id: UUID) -> None:
+    """The rest of its transaction cannot delete entries."""
+    with pytest.raises(IntegrityError, match="append-only"), connections.transaction() as tx:
+        audit_log.prune(tx, org_id, datetime(9000, 1, 1, tzinfo=UTC))
+        tx.sql.execute(text(f"DELETE FROM audit_entries WHERE org_id = '{org_id}'"))
 
 
 def test_a_chain_fits_its_earlier_heads(connections: Connections, org_id: UUID) -> None:
