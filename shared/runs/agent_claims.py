@@ -15,6 +15,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.runs import (
     agent_costs,
     agent_delegation,
+    agent_endings,
     agent_queue,
     agent_workers,
     checkpoints,
@@ -138,11 +139,11 @@ def _deadline(run: RowMapping, persona: Persona) -> Any:
 
 
 def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
-    deadline_at = _deadline(run, persona)
+    values = {"deadline_at": _deadline(run, persona), "lands": agent_endings.lands(persona)}
     tx.sql.execute(
         upsert(agent_runs)
-        .values(run_id=run["id"], deadline_at=deadline_at)
-        .on_conflict_do_update(index_elements=["run_id"], set_={"deadline_at": deadline_at})
+        .values(run_id=run["id"], **values)
+        .on_conflict_do_update(index_elements=["run_id"], set_=values)
     )
 
 

@@ -1,11 +1,10 @@
 """The ends of runs that an agent worker holds: by its agent, by a limit, by a cancel."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from arkloop.shared import ids
 from arkloop.shared.catalog.personas import Persona
@@ -32,28 +31,30 @@ class Complete:
     output: dict[str, Any] | None = None
 
 
-def stop(
-    run: HeldRun,
-    persona: Persona,
-    error: RunError,
-    events: Sequence[object] = (),
-    answer: Complete | None = None,
-) -> Written:
-    """End a run at a limit, after these events.
+def lands(persona: Persona) -> bool:
+    """Return whether runs of the persona complete at a limit with whatever text they have."""
+    return persona.on_limit == "answer" and persona.output_schema is None
 
-    It fails, or lands where its persona says so: with the `answer` that its agent has just given,
-    else with its text so far.
+
+def stop(
+    run: HeldRun, persona: Persona, error: RunError, answer: Complete | None = None
+) -> Written:
+    """End a run at a limit: it fails, or lands where its persona says so.
+
+    The `answer` is what its agent has just given.
     """
-    reason = limits_reached.STOP_REASONS.get(error.code)
-    has_output = answer is not None or persona.output_schema is None
-    if reason is None or persona.on_limit == "fail" or not has_output:
-        return end(run, RunState.FAILED, error)
-    done = {event.tool_call_id for event in events if isinstance(event, types.ToolResult)}
-    calls = [event for event in events if isinstance(event, types.ToolCallRequested)]
-    left = [call for call in calls if call.tool_call_id not in done]
+    can_land = lands(persona) or (answer is not None and persona.on_limit == "answer")
+    if can_land and error.code in limits_reached.STOP_REASONS:
+        return land(run, error, answer)
+    return end(run, RunState.FAILED, error)
+
+
+def land(run: HeldRun, limit: RunError, answer: Complete | None = None) -> Written:
+    """Complete a run at this limit, with the answer or else its text so far."""
+    reason = limits_reached.STOP_REASONS[limit.code]
     run.store(
-        *(types.ToolResult(call.tool_call_id, call.name, _CUT_OFF, True, 0) for call in left),
-        types.RunLimitReached(reason, error.message),
+        *(types.ToolResult(id_, name, _CUT_OFF, True, 0) for id_, name in _open_calls(run)),
+        types.RunLimitReached(reason, limit.message),
     )
     if answer is None:
         text = event_log.text_of(event_log.open_events(run.tx.sql, run.id))
@@ -128,3 +129,27 @@ def _last_turn(run: HeldRun, content: str) -> UUID | None:
         return None
     turn = event_log.data_of(last.payload)
     return UUID(turn["message_id"]) if turn["content"] == content else None
+
+
+def _open_calls(run: HeldRun) -> list[tuple[str, str]]:
+    """Return ids and names of the calls of the last turn that have no result."""
+    of_run = run_events.c.run_id == run.id
+    last_turn = (
+        select(func.max(run_events.c.seq))
+        .where(of_run, run_events.c.type == types.MessageCompleted.type)
+        .scalar_subquery()
+    )
+    kinds = (types.ToolCallRequested.type, types.ToolResult.type)
+    rows = run.tx.sql.execute(
+        select(run_events.c.type, run_events.c.payload)
+        .where(of_run, run_events.c.seq > last_turn, run_events.c.type.in_(kinds))
+        .order_by(run_events.c.seq)
+    )
+    calls: dict[str, str] = {}
+    for row in rows:
+        data = event_log.data_of(row.payload)
+        if row.type == types.ToolCallRequested.type:
+            calls[data["tool_call_id"]] = data["name"]
+        else:
+            calls.pop(data["tool_call_id"], None)
+    return list(calls.items())

@@ -147,10 +147,8 @@ def write(
     if isinstance(then, Complete):
         agent_limits.check_output(persona_of(catalog, run.row), then.content, then.output)
     if error is not None:
-        return agent_endings.stop(
-            *(run, persona_of(catalog, run.row), error, change.events),
-            answer=then if isinstance(then, Complete) else None,
-        )
+        answer = then if isinstance(then, Complete) else None
+        return agent_endings.stop(run, persona_of(catalog, run.row), error, answer)
     match then:
         case Ask():
             return _park(run, persona_of(catalog, run.row), then)
@@ -193,12 +191,15 @@ def reserve(
 
 
 def _check_is_repeated(run: HeldRun, change: Write, *, is_end: bool) -> None:
-    """Check that what stands there is this write. Raises: SequenceConflict."""
+    """Check that what stands there is this write. Raises: SequenceConflict, OutdatedFence."""
     assert change.seq is not None
     wanted = [_type_of(event) for event in change.events]
     there = event_log.read_table(run.tx.sql, run.id, change.seq - 1, len(wanted) + 1)
     is_whole = wanted == [event.type for event in there[: len(wanted)]]
-    if not is_whole or (is_end and run.row["state"] == RunState.EXECUTING):
+    is_held = run.row["state"] == RunState.EXECUTING
+    if not is_whole and not is_held:
+        raise OutdatedFence(run_state=run.row["state"])
+    if not is_whole or (is_end and is_held):
         raise SequenceConflict(next_seq=run.last_seq + 1)
 
 

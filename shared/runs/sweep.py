@@ -21,10 +21,12 @@ from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets, usage_days
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from arkloop.shared.runs import (
+    agent_endings,
     agent_queue,
     agent_workers,
     commands,
     endings,
+    held_runs,
     retention,
     revocations,
     sub_runs,
@@ -286,7 +288,7 @@ def _end_overdue_agents(tx: Transaction) -> None:
     grace = func.make_interval(0, 0, 0, 0, 0, 0, CANCEL_SECONDS)
     is_cancelled = runs.c.cancel_requested_at < func.now() - grace
     overdue = tx.sql.execute(
-        select(*runs.c)
+        select(*runs.c, agent_runs.c.lands)
         .join(agent_runs, agent_runs.c.run_id == runs.c.id)
         .where(
             runs.c.state == RunState.EXECUTING,
@@ -300,6 +302,8 @@ def _end_overdue_agents(tx: Transaction) -> None:
         with _isolated(tx, run):
             if run["cancel_requested_at"] is not None:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
+            elif run["lands"]:
+                agent_endings.land(held_runs.of_row(tx, run), OVERDUE)
             else:
                 endings.end_unclaimed(tx, run, RunState.FAILED, OVERDUE)
             topic = agent_workers.news_topic(run["owner"])

@@ -307,12 +307,13 @@ inputs = Table(
     time_("consumed_at"),
 )
 
-#: Active runs that an agent worker has had, and when their time is over.
+#: Active runs that an agent worker has had, when their time is over, and if they land then.
 agent_runs = Table(
     "agent_runs",
     metadata,
     Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("deadline_at", DateTime(timezone=True), nullable=False),
+    Column("lands", Boolean, nullable=False, server_default=text("false")),
 )
 
 #: One row per worker process: its lease on all the runs that it holds.

@@ -326,19 +326,30 @@ def test_a_cancel_is_reported_and_comes_before_every_other_end(
     assert ("So far", True) == (said[-1]["content"], said[-1]["partial"])
 
 
-@pytest.mark.parametrize(("cancelled", "code"), [(True, None), (False, "run.timeout")])
+@pytest.mark.parametrize(
+    ("cancelled", "on_limit", "end"),
+    [
+        (True, "answer", ("cancelled", None, None)),
+        (False, "answer", ("completed", None, "timeout")),
+        (False, "fail", ("failed", "run.timeout", None)),
+    ],
+)
 def test_the_sweep_ends_what_a_worker_does_not(
     cancelled: bool,
-    code: str | None,
+    on_limit: str,
+    end: tuple[str, str | None, str | None],
     alice: User,
     worker: MakeWorker,
-    start: Callable[..., str],
     connections: Connections,
 ) -> None:
     """A run whose time is over ends, and so does one whose worker ignores a cancel."""
-    run_id = start()
+    alice.post("/v1/personas", json={"key": "slow", "agent": "mine", "on_limit": on_limit})
+    made = alice.post("/v1/runs", json={"persona_id": "slow", "message": "Hi"}).json
+    assert made is not None
+    run_id = made["run_id"]
     mine = worker()
     mine.take()
+    mine.write("append", turn("Well."), call("c1"), delta("So far"))
     past = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 10)
     with connections.transaction() as tx:
         if cancelled:
@@ -353,9 +364,13 @@ def test_the_sweep_ends_what_a_worker_does_not(
 
     shown = alice.get(f"/v1/runs/{run_id}").json
     assert shown is not None
-    assert ("cancelled" if cancelled else "failed") == shown["status"]
-    assert code == (shown["error"] and shown["error"]["code"])
+    code = shown["error"] and shown["error"]["code"]
+    assert end == (shown["status"], code, shown["stop_reason"])
     assert (409, "agent_workers.outdated_fence") == error_of(mine.write("append", delta("x")))
+    if end[0] == "completed":
+        assert "So far" == shown["output"]
+        [cut_off] = data_of(connections, run_id, "tool.result")
+        assert ("c1", True) == (cut_off["tool_call_id"], cut_off["is_error"])
 
 
 def test_a_released_run_goes_to_another_worker(

@@ -17,6 +17,7 @@ from tests.api.endpoints.test_agent_workers import (
     types_of,
 )
 from tests.clients import User, error_of
+from tests.waiting import eventually
 
 Hire = Callable[..., tuple[Worker, str]]
 
@@ -150,7 +151,7 @@ def test_a_run_whose_tasks_are_all_refused_is_polled_at_once(hire: Hire) -> None
 def test_a_cancelled_run_starts_no_sub_runs(
     alice: User, hire: Hire, connections: Connections
 ) -> None:
-    """Its request ends it instead; a cancel that comes later reaches the sub-runs."""
+    """Its request ends it instead."""
     boss, run_id = hire()
     alice.post(f"/v1/runs/{run_id}:cancel")
 
@@ -158,6 +159,25 @@ def test_a_cancelled_run_starts_no_sub_runs(
 
     assert "cancelled" == ended.json["status"]
     assert [] == data_of(connections, run_id, "run.delegated")
+
+
+def test_a_cancel_of_a_run_that_waits_ends_its_sub_runs(
+    alice: User, hire: Hire, workers: Callable[[str], Worker], connections: Connections
+) -> None:
+    """One that is executed learns of it, and one without a worker ends at once."""
+    boss, run_id = hire()
+    boss.write("delegate", turn(), tasks=[task("a"), task("b")])
+    helper = workers("helper")
+    helper.take()
+
+    alice.post(f"/v1/runs/{run_id}:cancel")
+    cancel_requested = helper.write("append", delta("x")).json["cancel_requested"]
+    helper.write("release")
+
+    below = [one["run_id"] for one in data_of(connections, run_id, "run.delegated")]
+    assert cancel_requested
+    assert 2 == len(below)
+    eventually(lambda: {"cancelled"} == {shown(alice, one)["status"] for one in (run_id, *below)})
 
 
 @pytest.mark.parametrize(
