@@ -59,14 +59,16 @@ def fields_of(
     """
     fields = {
         "instructions": instructions,
-        "variables": _pairs("--var", variables),
+        "variables": _pairs("--var", variables) or None,
         "model_settings": {
             name: _value(text) for name, text in _pairs("--setting", model_settings).items()
-        },
+        }
+        or None,
         "output_schema": output_schema and _schema(output_schema),
-        "metadata": _pairs("--metadata", metadata),
+        "metadata": _pairs("--metadata", metadata) or None,
     }
-    return {name: value for name, value in fields.items() if value}
+    # Values that are empty, but given, are for the service to refuse.
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
@@ -89,8 +91,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _schema(path: Path) -> Any:
+def _schema(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        schema = json.loads(path.read_bytes())
+        if not isinstance(schema, dict):
+            raise ValueError("not an object")  # null would stand for none
     except (OSError, ValueError) as error:
         raise click.UsageError(f"--schema: {path}: {error}") from None
+    return schema
