@@ -17,6 +17,7 @@ from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply, ToolCall
 
 from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.actors import SCOPES
 from tests.caller import Caller, Event, text_of, types
 from tests.peers.conftest import installed, serving
 from tests.system import System
@@ -48,6 +49,13 @@ def variants(names: Iterable[str], *short: str, steps: int = 1) -> list[Any]:
     ]
 
 
+def owner_of(system: System) -> Caller:
+    """Create an owner with an API key: an access token lives for less than a long run."""
+    owner = system.caller()
+    _, key = owner.api_key(scopes=sorted(SCOPES))
+    return owner.at(token=key)
+
+
 def run_of(owner: Caller, model: dict[str, Any], **provider: Any) -> str:
     """Start a run with the calculator at this server; returns its id."""
     # Of unknown size it would be asked for, and mocks count that as a call.
@@ -73,7 +81,7 @@ def check(events: list[Event], steps: int, losses: int) -> None:
 @pytest.mark.parametrize(("point", "steps"), variants(POINTS, *POINTS))
 def test_a_reasoning_model_of_openai(system: System, steps: int, point: str) -> None:
     """The vendor refuses nothing: each function call goes with its reasoning."""
-    owner = system.caller()
+    owner = owner_of(system)
     with OpenAIVendor(partial(counting, steps=steps)) as vendor:
         with system.dying_workers(POINTS[point]):
             run_id = run_of(owner, {"api": "responses"}, kind="openai", base_url=vendor.url)
@@ -100,7 +108,7 @@ def test_llmock(system: System, llmock: LLMock, steps: int, api: str) -> None:
         call = ToolCall("calculator", {"expression": f"{step}+1"})
         llmock.add(Reply(text=f"Step {step}.", tool_calls=(call,)))
     llmock.reply(f"{steps} steps.")
-    owner = system.caller()
+    owner = owner_of(system)
     kind = APIS[api]
 
     with system.dying_workers(POINTS["step_finished"]):
@@ -163,7 +171,7 @@ def test_aimock(
 ) -> None:
     """Each turn is answered by what the request contains, so none may be missing or doubled."""
     cut = [step for step in CUT if step < steps] or [1]
-    owner = system.caller()
+    owner = owner_of(system)
     kind = APIS[api]
     with aimock_of(counting_fixtures(steps, cut)) as url:
         with system.dying_workers(POINTS["step_finished"]):
