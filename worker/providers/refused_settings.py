@@ -5,7 +5,9 @@ this model." (https://github.com/OpenHands/software-agent-sdk/issues/1837), "Uns
 'temperature' does not support 0.5 with this model." (issue 445 of diffbot/code-gpt-docs). Anthropic
 has only words: "`temperature` is deprecated for this model."
 (issue 11 of Mixpeal/anthropic-sdk), "thinking.type.enabled is not supported for this model". vLLM
-has those of Pydantic: "[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), …".
+has those of Pydantic: "[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), …". xAI names
+some fields as they are in its own code: "Model grok-build-0.1 does not support parameter
+reasoningEffort."
 """
 
 import re
@@ -59,7 +61,14 @@ def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if name == "extra_body":
             yield from ((field, f"extra_body.{field}") for field in settings[name])
         else:
-            yield from ((word, name) for word in (name, *_ALIASES.get(name, ())))
+            words = (name, *_ALIASES.get(name, ()))
+            yield from ((word, name) for word in words)
+            yield from ((_in_camel_case(word), name) for word in words if "_" in word)
+
+
+def _in_camel_case(word: str) -> str:
+    first, *others = word.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 def _is_of(param: str, word: str) -> bool:

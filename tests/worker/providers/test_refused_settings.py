@@ -54,6 +54,15 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             " not permitted', 'input': 'low'}]",
             "verbosity",
         ),
+        # xAI
+        (
+            None,
+            "Error code: 400 - {'code': 'invalid-argument', 'error': 'Model grok-build-0.1 does not"
+            " support parameter reasoningEffort.'}",
+            "reasoning_effort",
+        ),
+        (None, "Argument not supported on this model: stop", "stop"),
+        (None, 'Unknown name "parallelToolCalls": Cannot find field.', "parallel_tool_calls"),
         (None, "The model `m` does not exist.", None),
     ],
 )
