@@ -30,6 +30,8 @@ _ALIASES = {
         "budget_tokens",
     ),
 }
+#: DeepSeek: "Thinking mode does not support this tool_choice", which is no matter of the thinking.
+_NAMED_LAST = re.compile(r"does not support this (?=\w)")
 #: Anthropic, where earlier turns lack the thinking that the request enables.
 _THINKING_IS_ON = "`thinking` is enabled"
 
@@ -47,6 +49,7 @@ def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> 
     text = message.lower()
     if text.startswith("messages.") and _THINKING_IS_ON not in text:
         return None
+    text = _NAMED_LAST.split(text)[-1]
     places = [
         (match.start(), name)
         for word, name in _words(settings)

@@ -54,6 +54,8 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             " not permitted', 'input': 'low'}]",
             "verbosity",
         ),
+        # DeepSeek
+        (None, "Thinking mode does not support this tool_choice", "tool_choice"),
         # xAI
         (
             None,
