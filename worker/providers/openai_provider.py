@@ -1,6 +1,7 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,13 @@ _REASONING = ("reasoning_content", "reasoning")
 _DETAILS = "reasoning_details"
 #: Settings that have the same name and form in the API.
 _AS_THEY_ARE = ("temperature", "top_p", "seed", "stop", "reasoning_effort", "verbosity")
+#: DeepSeek and Kimi refuse turns without reasoning while they think, in some models every turn.
+#: Those of other models have none, and of a run's last turn none is kept.
+_LACKS_REASONING = re.compile(
+    r"reasoning_content.{0,40}(?:must be passed back|is missing)|requires reasoning_content"
+)
+#: What they get for it; an empty text is not enough for each of them.
+_NO_REASONING = {"reasoning_content": " "}
 #: Of a call: Google puts its `thought_signature` there, and refuses the call without it.
 _SIGNED = "extra_content"
 
@@ -68,6 +76,7 @@ class OpenAIProvider:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "chat")
+        self._fills_reasoning = False
 
     def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
         if self._is_vendor:
@@ -82,9 +91,7 @@ class OpenAIProvider:
         budget = StateBudget()
         reasoning = _Reasoning(budget)
         with self._client.calling(stop, request.settings):
-            with self._client.sdk.chat.completions.create(
-                **_arguments(request, self._is_vendor)
-            ) as s:
+            with self._open(request) as s:
                 for chunk in self._client.read(s, _is_last):
                     stop.check()
                     told = self._usage.read(_reported(chunk))
@@ -140,6 +147,23 @@ class OpenAIProvider:
 
     def close(self) -> None:
         self._client.close()
+
+    def _open(self, request: ModelRequest) -> Any:
+        """Open the stream of chunks; a server that demands reasoning of each turn gets a blank."""
+        create = self._client.sdk.chat.completions.create
+        arguments = _arguments(request, self._is_vendor)
+        if not self._fills_reasoning:
+            try:
+                return create(**arguments)
+            except openai.BadRequestError as error:
+                if not _LACKS_REASONING.search(error.message.replace("`", "")):
+                    raise
+                self._fills_reasoning = True
+        arguments["messages"] = [
+            {**_NO_REASONING, **message} if message["role"] == "assistant" else message
+            for message in arguments["messages"]
+        ]
+        return create(**arguments)
 
 
 def _is_last(chunk: Any) -> bool:

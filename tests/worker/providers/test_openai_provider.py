@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared.events.types import ProviderState
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -24,6 +25,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import openai_provider
 from arkloop.worker.tools import load
 from tests.worker.providers.fake_vendor import (
@@ -34,6 +36,7 @@ from tests.worker.providers.fake_vendor import (
     openai_stream,
     raw,
     route_to,
+    status,
     vendor,
     written,
 )
@@ -170,6 +173,49 @@ def test_arguments_that_were_not_json_are_sent_back_as_an_object() -> None:
         [sent] = fake.bodies[0]["messages"][1]["tool_calls"]
 
     assert {"not_an_object": "{broken"} == json.loads(sent["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        "The `reasoning_content` in the thinking mode must be passed back to the API.",  # DeepSeek
+        "thinking is enabled but reasoning_content is missing in assistant tool call message at"
+        " index 3",  # Kimi
+        "preserved thinking (thinking.keep=all) requires reasoning_content on every assistant"
+        " message, but assistant message at index 6 is missing reasoning_content",  # Kimi
+    ],
+)
+def test_turns_without_reasoning_get_a_blank_where_a_server_demands_it(demand: str) -> None:
+    """Turns of another model, and last turns; those that have some keep it. Once for the run."""
+    call = ToolCall("c", "calc", {})
+    own = ProviderState("openai", "m", {"reasoning_content": "two?"}, ())
+    request = ModelRequest(
+        model="m",
+        system_prompt="",
+        messages=[
+            UserMessage("1+1?"),
+            AssistantMessage("", (call,), own),
+            ToolMessage("c", "calc", "2"),
+            AssistantMessage("Two."),
+            UserMessage("And 2+2?"),
+            AssistantMessage("", (replace(call, id="d"),)),
+            ToolMessage("d", "calc", "4"),
+        ],
+    )
+    refused = status("400 Bad Request", message=demand, kind="invalid_request_error")
+    done = raw(openai_stream(delta(content="4", finish="stop")))
+    with vendor(refused, done, done) as fake:
+        provider = openai_provider.build(route_to("openai", fake.url), faults=False, egress=None)
+        for _ in range(2):
+            assert list(provider.stream(request, StopSignal()))
+        provider.close()
+        first, *others = [
+            [m.get("reasoning_content") for m in body["messages"] if m["role"] == "assistant"]
+            for body in fake.bodies
+        ]
+
+    assert ["two?", None, None] == first
+    assert [["two?", " ", " "]] * 2 == others
 
 
 def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
