@@ -21,6 +21,9 @@ _ALIASES = {
     output_modes.SETTING: (
         *("response_format", "text.format", "output_config.format", "output_format", "grammar"),
         *("json_schema", "json schema", "structured output", "structured outputs"),
+        # Gemini's, by the names of its own API.
+        *("generation_config.response_schema", "generation_config.response_json_schema"),
+        "GenerateContentRequest.generation_config.response_schema",
     ),
     "stop": ("stop_sequences",),
     "parallel_tool_calls": ("disable_parallel_tool_use",),

@@ -15,6 +15,7 @@ SETTINGS: dict[str, Any] = {
     "reasoning_effort": "max",
     "verbosity": "low",
     "extra_body": {"top_k": 5},
+    "output_schema": {"type": "object"},
 }
 BY_PARAM = "Unsupported value: it does not support 'max' with this model."
 
@@ -54,7 +55,21 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             " not permitted', 'input': 'low'}]",
             "verbosity",
         ),
+        # Gemini
+        (
+            None,
+            "Unknown name \"additionalProperties\" at 'generation_config.response_schema': Cannot"
+            " find field.",
+            "output_schema",
+        ),
+        (
+            None,
+            "GenerateContentRequest.generation_config.response_schema.properties: should be"
+            " non-empty for OBJECT type",
+            "output_schema",
+        ),
         # DeepSeek
+        (None, "This response_format type is unavailable now", "output_schema"),
         (None, "Thinking mode does not support this tool_choice", "tool_choice"),
         # xAI
         (
