@@ -31,6 +31,7 @@ MAX_VALUE_BYTES = 32_768
 #: The prompt with the values in it: one value may stand in many places.
 MAX_FILLED_BYTES = 262_144
 
+_ONLY_OF_LOOP = "only the built-in loop uses it, and the persona has an `agent`"
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")
 _PLACEHOLDER = re.compile(r"\{\{ *(" + _VARIABLE.pattern + r") *\}\}")
 
@@ -159,6 +160,8 @@ def _check_limits(persona: Persona, value: Any) -> dict[str, Any]:
     for name, limit in value.items():
         if name not in LIMITS:
             problems[f"limits.{name}"] = [f"must be one of {', '.join(LIMITS)}"]
+        elif limit is not None and persona.agent is not None and name in personas.LOOP_FIELDS:
+            problems[f"limits.{name}"] = [_ONLY_OF_LOOP]
         elif limit is not None:
             try:
                 most = getattr(persona, name)
@@ -201,7 +204,7 @@ def _set_output_schema(persona: Persona, value: str) -> Persona:
 
 def _check_tools(persona: Persona, value: Any) -> str:
     if persona.agent is not None:
-        raise ValueError("only the built-in loop uses it, and the persona has an `agent`")
+        raise ValueError(_ONLY_OF_LOOP)
     tools = client_tools.read(value)
     taken = personas.reserved_for((*persona.tools, *(tool.name for tool in persona.client_tools)))
     if names := client_tools.collisions(tools, taken):

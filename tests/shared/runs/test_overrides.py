@@ -144,6 +144,14 @@ def test_a_tool_of_a_run_has_a_name_of_its_own(name: str) -> None:
     assert ["tools"] == list(problems(replace(OPEN, agent="mine"), tools=[tool]))
 
 
+@pytest.mark.parametrize("name", ["max_equal_turns", "max_output_tokens"])
+def test_a_limit_without_effect_is_refused(name: str) -> None:
+    """A custom agent heeds none of the loop alone; the others count for it, too."""
+    agent = replace(OPEN, agent="mine")
+
+    assert [f"limits.{name}"] == list(problems(agent, limits={name: 5, "max_steps": 5}))
+
+
 def test_values_cannot_make_a_prompt_of_any_length() -> None:
     """One value may stand in many places of the prompt."""
     repeated = replace(OPEN, system_prompt="{{customer}}" * 100)
