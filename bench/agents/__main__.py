@@ -50,7 +50,7 @@ def main() -> int:
     for point in points:
         there = [trial for trial in played if trial.point == point]
         unknown = sum(trial.unknown for trial in there)
-        lost = sum(sum(what == "from" for what, _ in t.checkpoints) > 1 for t in there)
+        lost = sum(trial.was_lost for trial in there)
         print(
             f"{point:24} {len(there):4} trials: {lost:3} continued elsewhere,"
             f" {unknown:3} steps reported as unknown"

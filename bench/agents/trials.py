@@ -37,7 +37,8 @@ SUB_RESULTS = ("sub 0", "sub 1")
 class Trial:
     """A run; `results` are the outputs by step, `effects` the times that each step was made.
 
-    `checkpoints` are the steps that the agent had stored, and from which it went on, in order.
+    `checkpoints` are the steps that the agent had stored, and from which it went on, in order, each
+    with the attempt.
     """
 
     point: str
@@ -45,7 +46,7 @@ class Trial:
     output: str | None
     results: Mapping[int, Sequence[str]]
     effects: Mapping[int, int]
-    checkpoints: Sequence[tuple[str, int]] = ()
+    checkpoints: Sequence[tuple[str, int, int]] = ()
     seqs: Sequence[int] = ()
     last_type: str = "run.completed"
     sub_runs: int = len(SUB_RESULTS)
@@ -55,6 +56,11 @@ class Trial:
     def unknown(self) -> int:
         """The number of steps whose outcome is reported as unknown."""
         return sum(UNKNOWN_OUTCOME in outputs for outputs in self.results.values())
+
+    @property
+    def was_lost(self) -> bool:
+        """True if a lost worker was succeeded by another one."""
+        return any(attempt > 1 for _, _, attempt in self.checkpoints)
 
     @property
     def faults(self) -> list[str]:
@@ -83,11 +89,13 @@ class Trial:
         return faults
 
     def _faults_of_events(self) -> list[str]:
-        faults, stored = [], 0
-        for what, number in self.checkpoints:
-            if what == "from" and number < stored:
+        faults, stored, newest = [], 0, 1
+        for what, number, attempt in self.checkpoints:
+            # A frozen worker that wakes may begin with what it got before; it writes nothing.
+            is_late = attempt < newest
+            if what == "from" and number < stored and not is_late:
                 faults.append(f"continued from {number}, although {stored} steps were stored")
-            stored = max(stored, number)
+            stored, newest = max(stored, number), max(newest, attempt)
         if list(self.seqs) != list(range(1, len(self.seqs) + 1)):
             faults.append(f"the numbers of its events are {self.seqs}")
         if self.status == "completed" and self.last_type != "run.completed":
@@ -170,7 +178,7 @@ class Bench:
             output=run["output"],
             results=results,
             effects={number: effects[str(number)] for number in range(STEPS)},
-            checkpoints=[(line[0], int(line[1])) for line in own if len(line) == 2],
+            checkpoints=[(line[0], int(line[1]), int(line[2])) for line in own if len(line) == 3],
             seqs=[event["seq"] for event in events],
             last_type=events[-1]["type"] if events else "",
             sub_runs=len(self._http.get("/v1/runs", params={"parent_run_id": run_id}).json()),

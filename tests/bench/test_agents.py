@@ -24,7 +24,9 @@ def trial(
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"checkpoints": [("from", 0), ("stored", 4), ("from", 2)]}, "continued from 2"),
+        ({"checkpoints": [("from", 0, 1), ("stored", 4, 1), ("from", 2, 2)]}, "continued from 2"),
+        ({"sub_runs": 3}, "3 sub-runs"),
+        ({"sub_results": ["sub 1", "sub 0"]}, "other results of sub-runs"),
         ({"seqs": [1, 2, 2, 3]}, "the numbers of its events are [1, 2, 2, 3]"),
         ({"seqs": [1, 3]}, "the numbers of its events are [1, 3]"),
         ({"last_type": "message.delta"}, "its last event is message.delta"),
@@ -33,7 +35,8 @@ def trial(
 def test_a_trial_notices_what_a_lost_worker_has_done(changes: dict[str, Any], fault: str) -> None:
     """A trial reports a checkpoint that is passed over, and events of two writers."""
     fine: dict[str, Any] = {
-        "checkpoints": [("from", 0), ("stored", 2), ("from", 2)],
+        # The last one is that of a frozen worker that has woken.
+        "checkpoints": [("from", 0, 1), ("stored", 2, 2), ("from", 2, 2), ("from", 0, 1)],
         "seqs": [1, 2, 3],
     }
     whole = trial(results={}, effects={})

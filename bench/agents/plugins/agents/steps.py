@@ -21,7 +21,7 @@ def steps(run: AgentRun) -> str:
     if "timed" in task:
         return json.dumps(_timed(run))
     done = list(run.checkpoint_data or ())
-    _note(task["file"], f"{run.run_id} from {len(done)}")
+    _note(task["file"], f"{run.run_id} from {len(done)} {run.attempt}")
     for number in range(len(done), task["steps"]):
         run.text(f"Step {number}. ")
         done.append(_step(run, task["file"], number))
@@ -29,7 +29,7 @@ def steps(run: AgentRun) -> str:
             _delegate(run)
         if number % 2:
             run.checkpoint(done)
-            _note(task["file"], f"{run.run_id} stored {len(done)}")
+            _note(task["file"], f"{run.run_id} stored {len(done)} {run.attempt}")
     return json.dumps(done)
 
 
