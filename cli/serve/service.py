@@ -46,7 +46,9 @@ class Service:
             Unreachable: try again a little later.
             Refused: the service responded with another error.
         """
-        content = json.dumps(body).encode()
+        # Escaped text would make a checkpoint of 1 MiB too long. The service refuses a lone
+        # surrogate either way.
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
         timeout = httpx2.Timeout(SLACK_SECONDS + wait_seconds, connect=CONNECT_SECONDS)
         try:
             response = self._http.post(
