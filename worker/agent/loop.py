@@ -84,6 +84,7 @@ def run(
             limit_reached = "timeout"
             message = f"The run's {agent.persona.timeout_seconds:g} s are nearly over."
             stop.begin_landing()
+            agent.chain.close()  # the signal has cut the connections for good
             context.void_text("run.timeout", context.admission.cost())
         results = cut_off_calls(context, turns[-1]) if turns else []
         context.emit(*results, types.RunLimitReached(limit_reached, message))

@@ -1,6 +1,7 @@
 """Runs that reach a limit: the last call, and the answer that is left whatever comes of it."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -12,10 +13,12 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.types import MessageCompleted, RunCost, RunLimitReached
 from arkloop.shared.events.usage import Usage
+from arkloop.worker import providers
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.context import Plan, ToolContext
 from arkloop.worker.contract.messages import (
@@ -42,6 +45,7 @@ from arkloop.worker.tools import tool
 from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
 from tests.worker.agent.test_loop import run as run_loop
+from tests.worker.providers.fake_vendor import delta, openai_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 
 SAID = Usage(input_tokens=9, output_tokens=3)
@@ -253,6 +257,23 @@ def test_time_for_the_last_call_is_left_of_a_call_that_still_thinks() -> None:
     assert (2, ["run.timeout"]) == (cost.usage.output_tokens, context.voided)
     assert RunLimitReached("timeout", "The run's 900 s are nearly over.") == reached
     assert not stop.can_land
+
+
+def test_the_last_call_has_connections_of_its_own() -> None:
+    """Those of a call that was interrupted are cut for good."""
+    context = RecordedRun()
+
+    def silent(client: socket.socket) -> None:
+        context.stop.set(TimeToLand())
+        client.recv(1)  # until it is cut
+
+    with vendor(silent, raw(openai_stream(delta(content="So.", finish="stop")))) as fake:
+        route = route_to("openai", fake.url)
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        answer = run_loop(replace(agent_for(), chain=chain), context)
+        chain.close()
+
+    assert ("So.", "timeout", 2) == (answer.content, answer.stop_reason, len(fake.bodies))
 
 
 def test_a_text_that_may_be_the_answer_is_not_interrupted() -> None:
