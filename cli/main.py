@@ -32,6 +32,10 @@ ENTRIES = {
     "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
     "keys": Entry("keys:keys", "Create, list and revoke API keys; rotate the encryption key."),
     "users": Entry("operator.users:users", "Manage users, directly in the database."),
+    "end-users": Entry(
+        "operator.end_users:end_users",
+        "Export and erase end users, directly in the database.",
+    ),
     "credits": Entry(
         "operator.credits:credits",
         "Grant credits to organizations, directly in the database.",

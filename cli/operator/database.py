@@ -14,6 +14,7 @@ from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.connections import Connections, Transaction, connect
+from arkloop.shared.storage.postgres import OF_REQUESTS, Limits
 
 database_url_option = click.option(
     "--database-url",
@@ -35,7 +36,7 @@ def checked(url: str) -> str:
 
 
 @contextmanager
-def database(url: str) -> Iterator[Connections]:
+def database(url: str, limits: Limits = OF_REQUESTS) -> Iterator[Connections]:
     """Connect to the database alone: Redis and the broker are never used here."""
     settings = Settings(
         database_url=checked(url),
@@ -43,7 +44,7 @@ def database(url: str) -> Iterator[Connections]:
         broker_url="redis://",
         jwt_secret="",
     )
-    connections = connect(settings, application="arkloop-cli", pool_size=1)
+    connections = connect(settings, application="arkloop-cli", limits=limits, pool_size=1)
     try:
         yield connections
     except Unavailable as error:

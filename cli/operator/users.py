@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import click
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from arkloop.cli.operator.database import (
     database,
@@ -14,13 +14,15 @@ from arkloop.cli.operator.database import (
     org_option,
     record,
 )
+from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.cli.output import print_json, print_line
 from arkloop.cli.private_file import write_private
-from arkloop.shared.accounts import accounts, api_keys, password_resets
+from arkloop.shared.accounts import accounts, api_keys, erasure, password_resets
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.postgres import OF_COMMANDS
 from arkloop.shared.storage.tables.accounts import memberships
 from arkloop.shared.times import rfc3339
 
@@ -118,12 +120,42 @@ def reset_password(database_url: str, login: str) -> None:
     It ends after 24 hours. `POST /v1/auth/password-reset` takes it.
     """
     with database(database_url) as connections, connections.transaction() as tx:
-        token, _ = password_resets.create(tx, _user(tx, login))
+        token, _ = password_resets.create(tx, _user(tx.sql, login))
     print_line(token)
 
 
-def _user(tx: Transaction, login: str) -> UUID:
-    user = accounts.find(tx.sql, login)
+@users.command()
+@database_url_option
+@click.argument("login")
+def export(database_url: str, login: str) -> None:
+    """Print what is known of a user, each thing as a line of JSON.
+
+    These are the account, orgs, API keys and logins, and the threads that the user has created
+    for no end user.
+    """
+    with database(database_url, OF_COMMANDS) as connections, connections.reading() as sql:
+        print_export(erasure.export_user(sql, _user(sql, login)))
+
+
+@users.command()
+@database_url_option
+@yes_option
+@click.argument("login")
+def erase(database_url: str, yes: bool, login: str) -> None:
+    """Erase a user, and print the record of it as JSON.
+
+    All access ends, private threads are deleted, and what the user has shared with an org stays
+    there without a name.
+    """
+    with database(database_url, OF_COMMANDS) as connections:
+        with connections.reading() as sql:
+            user_id = _user(sql, login)
+        confirmed(f"the user {login!r}", yes)
+        print_record(lambda: erasure.erase_user(connections, user_id))
+
+
+def _user(sql: Connection, login: str) -> UUID:
+    user = accounts.find(sql, login)
     if user is None:
         raise click.ClickException(f"No user has the login or email {login!r}.")
     return UUID(str(user.id))

@@ -82,13 +82,18 @@ def lock(tx: Transaction, actor: Actor) -> str:
 
     Returns the role that the actor has now. Raises: Forbidden: none any more.
     """
-    org = select(orgs.c.id).where(orgs.c.id == actor.org_id)
-    # Rows that refer to the org can be inserted meanwhile.
-    tx.sql.execute(org.with_for_update(key_share=True))
+    lock_org(tx, actor.org_id)
     role = _role(tx, actor.org_id, actor.user_id)
     if role is None:
         raise Forbidden()
     return role
+
+
+def lock_org(tx: Transaction, org_id: UUID) -> None:
+    """Let nobody else change the members of the org until the transaction ends."""
+    org = select(orgs.c.id).where(orgs.c.id == org_id)
+    # Rows that refer to the org can be inserted meanwhile.
+    tx.sql.execute(org.with_for_update(key_share=True))
 
 
 def check_may_give(own_role: str, role: str) -> None:

@@ -143,6 +143,12 @@ def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
         sql.execute(delete(spending).where(of.in_(scopes), spending.c.month == _EVERY_MONTH))
 
 
+def forget_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> None:
+    """Delete the rows of an end user."""
+    is_theirs = spending.c.scope == end_user_scope(end_user_id)
+    sql.execute(delete(spending).where(spending.c.org_id == org_id, is_theirs))
+
+
 def lock(sql: Connection, places: Sequence[tuple[UUID, str, date]]) -> None:
     """Lock these rows, (org, scope, month), in the one order."""
     orgs, scopes, months = zip(*places, strict=True) if places else ((), (), ())

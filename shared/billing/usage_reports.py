@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, update
 
-from arkloop.shared.billing import usage_days
+from arkloop.shared.billing import spending, usage_days
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.storage.connections import Transaction
@@ -128,6 +128,16 @@ def set_metadata(tx: Transaction, run_id: UUID, metadata: Mapping[str, str]) -> 
     tx.sql.execute(
         update(run_usage).where(run_usage.c.run_id == run_id).values(metadata=dict(metadata))
     )
+
+
+def forget_end_user(tx: Transaction, org_id: UUID, end_user_id: str) -> None:
+    """Take an end user's name off what their runs have used; the amounts stay."""
+    tx.sql.execute(
+        update(run_usage)
+        .where(run_usage.c.org_id == org_id, run_usage.c.end_user_id == end_user_id)
+        .values(end_user_id=None, metadata={})
+    )
+    spending.forget_end_user(tx.sql, org_id, end_user_id)
 
 
 def _by_day(sql: Connection, org_id: UUID, period: Period) -> Mapping[date | None, Sums]:

@@ -212,6 +212,14 @@ def _pause(settings: Settings, attempt: int) -> float:
     return pauses[min(attempt, len(pauses)) - 1] * random.uniform(1, 1 + JITTER)
 
 
+# ---- for an erasure ------------------------------------------------------------------
+
+
+def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """Delete the deliveries of these runs, pending ones, too."""
+    tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.run_id.in_(run_ids)))
+
+
 # ---- for the sweep -------------------------------------------------------------------
 
 

@@ -101,6 +101,13 @@ def of_ids(
     return list(sql.execute(query))
 
 
+def of_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> list[Row[Any]]:
+    """List the files of an end user: id, name, media_type, size and created_at."""
+    columns = (files.c.id, files.c.name, files.c.media_type, files.c.size, files.c.created_at)
+    is_theirs = (files.c.org_id == org_id) & (files.c.end_user_id == end_user_id)
+    return list(sql.execute(select(*columns).where(is_theirs, _is_alive()).order_by(files.c.id)))
+
+
 def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
     """Delete a file: it is gone for everybody now, its bytes soon.
 
@@ -110,6 +117,25 @@ def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
     """
     actor.check_may_write(find(tx.sql, actor, file_id).created_by_user_id)
     tx.sql.execute(update(files).where(files.c.id == file_id).values(expires_at=func.now()))
+
+
+def remove_all(
+    tx: Transaction,
+    *,
+    org_id: UUID | None = None,
+    end_user_id: str | None = None,
+    created_by_user_id: UUID | None = None,
+    file_ids: Collection[UUID] = (),
+) -> int:
+    """Delete, as `remove` does, all files of an end user of the org, or those of the ids that the
+    user has created; returns how many.
+    """
+    if end_user_id is not None:
+        which = (files.c.org_id == org_id) & (files.c.end_user_id == end_user_id)
+    else:
+        which = files.c.id.in_(file_ids) & (files.c.created_by_user_id == created_by_user_id)
+    removed = update(files).where(which, _is_alive()).values(expires_at=func.now())
+    return tx.sql.execute(removed).rowcount
 
 
 def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:

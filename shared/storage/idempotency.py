@@ -6,7 +6,7 @@ key without an answer, and a crash leaves neither.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -98,6 +98,11 @@ def delete_old(tx: Transaction, *, limit: int) -> int:
     return tx.sql.execute(
         delete(idempotency_keys).where(*(idempotency_keys.c[name] == old.c[name] for name in names))
     ).rowcount
+
+
+def forget_actors(tx: Transaction, actor_ids: Collection[UUID]) -> None:
+    """Delete the stored responses to these API keys or users."""
+    tx.sql.execute(delete(idempotency_keys).where(idempotency_keys.c.actor_id.in_(actor_ids)))
 
 
 def _is(scope: Scope) -> tuple[ColumnElement[bool], ...]:

@@ -41,6 +41,8 @@ OF_RUNS = Limits(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
 #: The sweep deletes rows bit by bit. Over a connection that is half open it waits no longer than
 #: this, and lost runs with it.
 OF_MAINTENANCE = Limits(lock=3, statement=10, answer=12, checkout=Patience(12, 12))
+#: A command of the operator may look at whole tables.
+OF_COMMANDS = Limits(lock=30, statement=300, answer=310, checkout=Patience(310, 310))
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000

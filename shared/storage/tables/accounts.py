@@ -1,6 +1,17 @@
 """The tables of users, orgs, invitations, logins and API keys."""
 
-from sqlalchemy import ARRAY, Column, ForeignKey, Index, Table, Text, UniqueConstraint, Uuid, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+)
 
 from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
 
@@ -62,6 +73,19 @@ password_resets = Table(
     Column("token_hash", Text, nullable=False, unique=True),  # SHA-256, hex
     created_at_(),
     time_("expires_at", required=True),
+)
+
+#: Records of what was erased, without personal data.
+erasures = Table(
+    "erasures",
+    metadata,
+    id_(),
+    Column("kind", Text, nullable=False),  # user | end_user
+    Column("org_id", Uuid),  # of an end user; no foreign key: it outlives the org
+    Column("user_id", Uuid),  # whose row stays, without a name
+    *(Column(name, BigInteger, nullable=False) for name in ("threads", "messages", "runs")),
+    Column("files", BigInteger, nullable=False),
+    created_at_(),
 )
 
 refresh_tokens = Table(

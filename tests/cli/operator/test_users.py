@@ -263,3 +263,28 @@ def test_a_password_is_reset_by_a_token(run: Run, client: FlaskClient) -> None:
     unknown = run("reset-password", "bob")
     assert 1 == unknown.exit_code
     assert "No user has the login or email 'bob'" in unknown.output
+
+
+def test_a_user_is_exported_and_erased(run: Run, client: FlaskClient) -> None:
+    """Lines of JSON, then a question, then the record; the login is free again."""
+    user_id = run("create", *options("--create")).output.strip()
+    lines = [json.loads(line) for line in run("export", "alice").output.splitlines()]
+    assert ["user", "membership"] == [line["type"] for line in lines]
+
+    assert 1 == run("erase", "alice", input="n\n").exit_code
+    record = json.loads(run("erase", "alice", "--yes").output)
+
+    assert ("user", user_id, 0) == (record["kind"], record["user_id"], record["threads"])
+    assert 1 == run("erase", "alice", "--yes").exit_code
+    assert 0 == run("create", *options()).exit_code
+
+
+def test_the_only_owner_of_others_is_not_erased(run: Run) -> None:
+    """The command says what to do first."""
+    run("create", *options("--create"))
+    run("create", *options(role="member", login="bob", email="b@b.c"))
+
+    refused = run("erase", "alice", "--yes")
+
+    assert 1 == refused.exit_code
+    assert "Make another one an owner first" in refused.output

@@ -1,0 +1,57 @@
+"""Exports line by line and erasures, for `arkloop users` and `arkloop end-users`."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from arkloop.cli.output import compact, print_json, write_json
+from arkloop.shared.accounts.erasure import RunsGoOn
+from arkloop.shared.errors import LastOwner
+from arkloop.shared.times import rfc3339
+
+yes_option = click.option("--yes", is_flag=True, help="Erase without asking.")
+
+
+def print_export(entries: Iterable[dict[str, Any]]) -> None:
+    """Print each entry as a line of JSON."""
+    for entry in entries:
+        write_json(compact(_plain(entry)))
+
+
+def confirmed(who: str, yes: bool) -> None:
+    """Ask whether to erase. Raises: Abort: no."""
+    if not yes:
+        click.confirm(f"Erase {who} for good?", abort=True)
+
+
+def print_record(erase: Callable[[], dict[str, Any]]) -> None:
+    """Erase, and print the record as JSON.
+
+    Raises:
+        ClickException: not everything could be erased.
+    """
+    try:
+        print_json(_plain(erase()))
+    except LastOwner:
+        raise click.ClickException(
+            "The user is the only owner of an organization with other members. Make another one an"
+            " owner first."
+        ) from None
+    except RunsGoOn:
+        raise click.ClickException(
+            "Runs have not ended, though they were cancelled: is a web or worker process alive?"
+            " Repeat the command."
+        ) from None
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: _text(value) for name, value in entry.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    return str(value) if isinstance(value, UUID) else value

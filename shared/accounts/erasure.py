@@ -1,0 +1,199 @@
+"""The export and the erasure of what belongs to one person: a user, or an end user of an org.
+
+An erasure can be repeated: what a first one has left behind, because a run did not end, is erased
+by the next. It leaves a record of numbers.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from arkloop.shared.accounts import accounts, api_keys, members
+from arkloop.shared.billing import usage_reports
+from arkloop.shared.catalog import mcp_access
+from arkloop.shared.errors import LastOwner
+from arkloop.shared.files import files
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import personal_data
+from arkloop.shared.runs.personal_data import Conversations
+from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.accounts import api_keys as keys
+from arkloop.shared.storage.tables.accounts import (
+    erasures,
+    invitations,
+    memberships,
+    orgs,
+    refresh_tokens,
+    users,
+)
+
+#: Workers see a cancel with a heartbeat, the sweep comes round, and a lost worker is noticed.
+RUNS_END_SECONDS = 60
+THREADS_AT_ONCE = 50
+_POLL_SECONDS = 0.2
+
+#: In place of names; nobody can register it, since an email has an `@` and a login has none.
+ERASED = "erased"
+
+
+class RunsGoOn(Exception):
+    """Runs of the person have not ended in time; nothing of their threads was erased."""
+
+
+@dataclass(slots=True)
+class Erased:
+    """Numbers of what was erased."""
+
+    threads: int = 0
+    messages: int = 0
+    runs: int = 0
+    files: int = 0
+
+
+def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
+    """Yield the user, their orgs, API keys and logins, and threads that they have created."""
+    profile = select(users.c.id, users.c.login, users.c.email, users.c.created_at)
+    yield {"type": "user", **sql.execute(profile.where(users.c.id == user_id)).mappings().one()}
+    for org in accounts.orgs_of(sql, user_id):
+        yield {"type": "membership", "org_id": org.id, "org_name": org.name, "role": org.role}
+    names = ("id", "org_id", "name", "scopes", "created_at", "last_used_at", "revoked_at")
+    of_user = select(*(keys.c[name] for name in names)).where(keys.c.user_id == user_id)
+    for key in sql.execute(of_user.order_by(keys.c.id)).mappings():
+        yield {"type": "api_key", **key}
+    for login in accounts.sessions(sql, user_id):
+        yield {"type": "login", **login._mapping}
+    yield from personal_data.exported(sql, personal_data.created_by(sql, user_id))
+
+
+def export_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Iterator[dict[str, Any]]:
+    """Yield threads, messages, runs and files of an end user of the org."""
+    found = personal_data.of_end_user(sql, org_id, end_user_id)
+    yield from personal_data.exported(sql, found)
+    for file in files.of_end_user(sql, org_id, end_user_id):
+        yield {"type": "file", **file._mapping}
+
+
+def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> dict[str, Any]:
+    """Erase an end user of the org, with all threads, runs and files; returns the record.
+
+    Raises:
+        RunsGoOn
+    """
+
+    def find(sql: Connection) -> Conversations:
+        return personal_data.of_end_user(sql, org_id, end_user_id)
+
+    erased = Erased()
+    _erase_threads(connections, find, erased)
+    with connections.transaction() as tx:
+        found = find(tx.sql)
+        personal_data.delete_single(tx, found)
+        erased.runs += len(found.run_ids)
+        erased.messages += len(found.message_ids)
+        erased.files = files.remove_all(tx, org_id=org_id, end_user_id=end_user_id)
+        usage_reports.forget_end_user(tx, org_id, end_user_id)
+        mcp_access.forget_owner(tx, org_id, mcp_access.owner_of(end_user_id, None))
+        return _recorded(tx, erased, kind="end_user", org_id=org_id)
+
+
+def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
+    """Erase a user: end all access, delete private threads, and take the name off the rest.
+
+    Returns the record.
+
+    Raises:
+        LastOwner: an org with other members would have no owner.
+        RunsGoOn: the user's access has ended; the name is still there.
+    """
+    with connections.transaction() as tx:
+        _end_access(tx, user_id)
+
+    def find(sql: Connection) -> Conversations:
+        return personal_data.of_user(sql, user_id)
+
+    erased = Erased()
+    _erase_threads(connections, find, erased, created_by=user_id)
+    with connections.transaction() as tx:
+        _take_name_off(tx, user_id)
+        return _recorded(tx, erased, kind="user", user_id=user_id)
+
+
+def _erase_threads(
+    connections: Connections,
+    find: Callable[[Connection], Conversations],
+    erased: Erased,
+    created_by: UUID | None = None,
+) -> None:
+    deadline = time.monotonic() + RUNS_END_SECONDS
+    while True:
+        with connections.transaction() as tx:
+            found = find(tx.sql)
+            unended = personal_data.cancel(tx, found)
+        if not unended and _delete_threads(connections, found, erased, created_by):
+            return
+        if time.monotonic() > deadline:
+            raise RunsGoOn()
+        time.sleep(_POLL_SECONDS)
+
+
+def _delete_threads(
+    connections: Connections, found: Conversations, erased: Erased, created_by: UUID | None
+) -> bool:
+    """Delete the threads, some in each transaction; False if a run has begun in the meantime."""
+    for start in range(0, len(found.thread_ids), THREADS_AT_ONCE):
+        some = found.thread_ids[start : start + THREADS_AT_ONCE]
+        with connections.transaction() as tx:
+            file_ids = () if created_by is None else personal_data.file_ids(tx.sql, some)
+            deleted = personal_data.delete_threads(tx, some)
+            if deleted is None:
+                return False
+            if file_ids:
+                erased.files += files.remove_all(
+                    tx, created_by_user_id=created_by, file_ids=file_ids
+                )
+        erased.threads += len(some)
+        erased.messages += deleted[0]
+        erased.runs += deleted[1]
+    return True
+
+
+def _end_access(tx: Transaction, user_id: UUID) -> None:
+    for org in sorted(accounts.orgs_of(tx.sql, user_id), key=lambda org: str(org.id)):
+        members.lock_org(tx, org.id)
+        in_org = memberships.c.org_id == org.id
+        count = tx.sql.scalar(select(func.count()).where(in_org)) or 0
+        owners = select(func.count()).where(in_org, memberships.c.role == members.OWNER)
+        if org.role == members.OWNER and count > 1 and tx.sql.scalar(owners) == 1:
+            raise LastOwner()
+        if count == 1:
+            login = select(users.c.login).where(users.c.id == user_id).scalar_subquery()
+            # Registration names an org by the login of the user.
+            of_login = (orgs.c.id == org.id) & (orgs.c.name == login)
+            tx.sql.execute(update(orgs).where(of_login).values(name=ERASED))
+    tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
+    tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
+    tx.sql.execute(delete(invitations).where(invitations.c.created_by_user_id == user_id))
+    accounts.end_password_reset(tx, user_id)
+    for org_id in tx.sql.scalars(select(keys.c.org_id).where(keys.c.user_id == user_id).distinct()):
+        api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=None)
+
+
+def _take_name_off(tx: Transaction, user_id: UUID) -> None:
+    """Keep the row that threads of the org refer to, with nothing of the person in it."""
+    name = f"{ERASED}-{user_id}"
+    nothing = {"login": name, "email": f"{name}@invalid", "password_hash": ERASED}
+    tx.sql.execute(update(users).where(users.c.id == user_id).values(**nothing))
+    named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
+    key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()
+    idempotency.forget_actors(tx, [user_id, *key_ids])
+
+
+def _recorded(tx: Transaction, erased: Erased, **whose: Any) -> dict[str, Any]:
+    values = {"id": new_id(), **whose, **asdict(erased)}
+    record = tx.sql.execute(insert(erasures).values(**values).returning(*erasures.c)).one()
+    return dict(record._mapping)

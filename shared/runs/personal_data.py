@@ -1,0 +1,137 @@
+"""Conversations of one person, an end user of an org or a user: found, ended and deleted.
+
+Those of an end user are all threads of theirs, and their runs in threads of others. Those of a user
+are the private threads. The threads of sub-runs are part of both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Column, ColumnElement, Connection, delete, func, select
+
+from arkloop.shared.billing import spending
+from arkloop.shared.delivery import deliveries
+from arkloop.shared.runs.states import status_of
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages, threads
+
+_THREADS = statement(__package__, "threads_of_person")
+_RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
+_FILES = statement(__package__, "files_of_threads")
+_CANCEL = statement(__package__, "cancel_runs_of_person")
+
+_CONTENT = ("role", "content", "parts", "metadata", "partial", "created_at")
+#: Each begins with the id, by which rows are sorted: by the time of their creation.
+_EXPORTED: Mapping[str, Sequence[Column[Any]]] = {
+    "thread": [
+        threads.c[name]
+        for name in ("id", "org_id", "title", "is_private", "end_user_id", "external_id")
+    ]
+    + [threads.c.metadata, threads.c.created_at],
+    "message": [messages.c[name] for name in ("id", "thread_id", *_CONTENT)],
+    "run": [
+        runs.c[name] for name in ("id", "thread_id", "persona_id", "model", "end_user_id", "state")
+    ]
+    + [runs.c.metadata, runs.c.created_at],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """Threads as a whole, and single runs in threads of others with their messages."""
+
+    thread_ids: Sequence[UUID]
+    run_ids: Sequence[UUID] = ()
+    message_ids: Sequence[UUID] = ()
+
+
+def of_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Conversations:
+    """Find what belongs to an end user of the org."""
+    whose = {"org_id": org_id, "end_user_id": end_user_id, "user_id": None}
+    thread_ids = sql.exec_driver_sql(_THREADS, whose).scalars().all()
+    elsewhere = {"org_id": org_id, "end_user_id": end_user_id, "thread_ids": list(thread_ids)}
+    single = sql.exec_driver_sql(_RUNS_ELSEWHERE, elsewhere).all()
+    message_ids = {message_id for run in single for message_id in run.message_ids or ()}
+    return Conversations(thread_ids, [run.id for run in single], sorted(message_ids))
+
+
+def of_user(sql: Connection, user_id: UUID) -> Conversations:
+    """Find the private threads of a user, in all orgs."""
+    whose = {"org_id": None, "end_user_id": None, "user_id": user_id}
+    return Conversations(sql.exec_driver_sql(_THREADS, whose).scalars().all())
+
+
+def created_by(sql: Connection, user_id: UUID) -> Conversations:
+    """Find the threads that a user has created for no end user, in all orgs."""
+    own = select(threads.c.id).where(
+        threads.c.created_by_user_id == user_id, threads.c.end_user_id.is_(None)
+    )
+    return Conversations(sql.scalars(own.order_by(threads.c.id)).all())
+
+
+def exported(sql: Connection, found: Conversations) -> Iterator[dict[str, Any]]:
+    """Yield each thread, message and run with its `type`, thread by thread."""
+    for thread_id in found.thread_ids:
+        yield from _rows(sql, "thread", threads.c.id == thread_id)
+        yield from _rows(sql, "message", messages.c.thread_id == thread_id)
+        yield from _rows(sql, "run", runs.c.thread_id == thread_id)
+    yield from _rows(sql, "message", messages.c.id.in_(found.message_ids))
+    yield from _rows(sql, "run", runs.c.id.in_(found.run_ids))
+
+
+def _rows(sql: Connection, kind: str, condition: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+    columns = _EXPORTED[kind]
+    rows = sql.execute(select(*columns).where(condition).order_by(columns[0])).mappings()
+    for row in rows:
+        shown = {"type": kind, **row}
+        if kind == "run":
+            shown["status"] = status_of(shown.pop("state"))
+        yield shown
+
+
+def cancel(tx: Transaction, found: Conversations) -> int:
+    """Request the cancellation of all runs; returns how many have not ended."""
+    ids = {"run_ids": list(found.run_ids), "thread_ids": list(found.thread_ids)}
+    return int(tx.sql.exec_driver_sql(_CANCEL, ids).scalar_one())
+
+
+def file_ids(sql: Connection, thread_ids: Sequence[UUID]) -> set[UUID]:
+    """Return the files that messages and tool results of these threads name."""
+    named = sql.exec_driver_sql(_FILES, {"thread_ids": list(thread_ids)}).scalars()
+    return {UUID(file_id) for file_id in named}
+
+
+def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, int] | None:
+    """Delete the threads with all that is in them; returns the numbers of messages and runs.
+
+    Their events are collected by the sweep, as those of old runs. Does nothing, and returns None,
+    if a run has not ended.
+    """
+    tx.sql.execute(select(threads.c.id).where(threads.c.id.in_(thread_ids)).with_for_update())
+    found = tx.sql.execute(
+        select(runs.c.id, runs.c.org_id, runs.c.ended_at).where(runs.c.thread_id.in_(thread_ids))
+    ).all()
+    if any(run.ended_at is None for run in found):
+        return None
+    of_threads = select(func.count()).where(messages.c.thread_id.in_(thread_ids))
+    message_count = tx.sql.scalar(of_threads) or 0
+    _forget(tx, [(run.org_id, run.id) for run in found])
+    tx.sql.execute(delete(threads).where(threads.c.id.in_(thread_ids)))
+    return message_count, len(found)
+
+
+def delete_single(tx: Transaction, found: Conversations) -> None:
+    """Delete the single runs, which have ended, and their messages."""
+    gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
+    ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
+    _forget(tx, [(run.org_id, run.id) for run in ended])
+    tx.sql.execute(delete(messages).where(messages.c.id.in_(found.message_ids)))
+
+
+def _forget(tx: Transaction, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
+    spending.forget_runs(tx.sql, run_ids)
+    deliveries.forget_runs(tx, [run_id for _, run_id in run_ids])

@@ -1,0 +1,234 @@
+"""The export and the erasure of a user, and of an end user of an org."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, insert, select, text, update
+
+from arkloop.shared.accounts import accounts, erasure
+from arkloop.shared.accounts.erasure import RunsGoOn
+from arkloop.shared.errors import LastOwner
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import retention, sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables import metadata
+from arkloop.shared.storage.tables.accounts import api_keys, orgs, users
+from arkloop.shared.storage.tables.billing import run_usage
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.files import files
+from arkloop.shared.storage.tables.runs import forgotten_runs
+from tests.clients import PASSWORD, Register, User
+from tests.end_users import end_user
+
+ENDED = {"state": RunState.COMPLETED, "ended_at": func.now()}
+#: `make_run(user, thread_id, state, **columns)`
+MakeRun = Callable[..., UUID]
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for the end of runs that gives up at once."""
+    monkeypatch.setattr(erasure, "RUNS_END_SECONDS", 0)
+
+
+def places_of(connections: Connections, word: str) -> list[str]:
+    """Return the tables that have a row with this word, after deleted runs were collected."""
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            update(forgotten_runs).values(forgotten_at=func.now() - text("interval '1h'"))
+        )
+    retention.forget(connections)
+    with connections.reading() as sql:
+        query = "SELECT EXISTS (SELECT FROM {0} WHERE {0}::text ILIKE :word)"
+        return [
+            name
+            for name in metadata.tables
+            if sql.scalar(text(query.format(name)), {"word": f"%{word}%"})
+        ]
+
+
+def add_file(connections: Connections, user: User, end_user_id: str | None, name: str) -> UUID:
+    file_id = new_id()
+    values = {"org_id": user.org_id, "created_by_user_id": user.id, "end_user_id": end_user_id}
+    facts = {"media_type": "text/plain", "size": 1, "sha256": "0" * 64, "stored_at": func.now()}
+    with connections.transaction() as tx:
+        tx.sql.execute(insert(files).values(id=file_id, name=name, **values, **facts))
+    return file_id
+
+
+def add_event(connections: Connections, run_id: UUID, content: str) -> None:
+    with connections.transaction() as tx:
+        values = {"run_id": run_id, "seq": 1, "type": "message.delta", "payload": content}
+        tx.sql.execute(insert(run_events).values(**values))
+
+
+def kinds(entries: list[dict[str, Any]]) -> list[str]:
+    return sorted(str(entry["type"]) for entry in entries)
+
+
+@pytest.fixture
+def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
+    """An end user of whom there is something in every place; returns the id, a rare word."""
+    word = f"canary-{new_id().hex}"
+    client = end_user(alice, word)
+    thread_id = client.thread(title=f"{word} title", external_id=word)
+    client.say(thread_id, f"I am {word}.")
+    run_id = make_run(alice, thread_id, end_user_id=word, position=2, **ENDED)
+    add_event(connections, run_id, word)
+    # A run in a thread of nobody's, with the message that it answers.
+    shared_thread = alice.thread(title="Everybody")
+    alice.say(shared_thread, f"{word} asks")
+    make_run(alice, shared_thread, end_user_id=word, position=2, **ENDED)
+    alice.post(f"/v1/threads/{shared_thread}/messages", {"content": "somebody else asks"})
+    # A sub-run, whose thread has no end user.
+    below = alice.thread(title=f"sub-run for {word}")
+    make_run(alice, below, end_user_id=word, parent_run_id=run_id, position=1, **ENDED)
+    with connections.transaction() as tx:
+        parent = text("UPDATE threads SET parent_run_id = :run WHERE id = :id")
+        tx.sql.execute(parent, {"run": run_id, "id": below})
+        usage = {"run_id": run_id, "route_id": "r", "org_id": alice.org_id, "user_id": alice.id}
+        usage |= {"persona_key": "a", "model": "m", "usage_source": "reported", "cost_usd": 1}
+        month = func.date_trunc("month", func.now())
+        tx.sql.execute(insert(run_usage).values(**usage, month=month, end_user_id=word))
+    add_file(connections, alice, word, f"{word}.txt")
+    return word
+
+
+def test_nothing_of_an_erased_end_user_is_left(
+    connections: Connections, alice: User, ann: str
+) -> None:
+    """In no table is a trace of the id or the texts; amounts, and others' messages, stay."""
+    bob = end_user(alice, "bob")
+    kept = bob.thread(title="Bob's")
+
+    record = erasure.erase_end_user(connections, alice.org_id, ann)
+
+    counts = [record[name] for name in ("threads", "messages", "runs", "files")]
+    assert [2, 2, 3, 1] == counts
+    assert ("end_user", alice.org_id, None) == (record["kind"], record["org_id"], record["user_id"])
+    with connections.transaction() as tx:  # what the loop does once the bytes are gone
+        tx.sql.execute(files.delete().where(files.c.expires_at <= func.now()))
+    assert [] == places_of(connections, ann)
+    assert ["Bob's", "Everybody"] == sorted(
+        thread["title"] for thread in alice.get("/v1/threads").json
+    )
+    assert 200 == bob.get(f"/v1/threads/{kept}").status_code
+    assert ["messages"] == places_of(connections, "somebody else asks")
+    with connections.reading() as sql:
+        cost = select(run_usage.c.cost_usd).where(run_usage.c.org_id == alice.org_id)
+        assert [1] == sql.scalars(cost).all()
+
+
+def test_an_end_user_of_the_same_id_in_another_org_stays(
+    connections: Connections, alice: User, register: Register
+) -> None:
+    """Ids of end users are the org's own."""
+    stranger = register()
+    thread_id = end_user(stranger, "ann").thread()
+
+    assert 0 == erasure.erase_end_user(connections, alice.org_id, "ann")["threads"]
+    assert 200 == stranger.get(f"/v1/threads/{thread_id}").status_code
+
+
+def test_an_export_has_all_of_an_end_user(connections: Connections, alice: User, ann: str) -> None:
+    """Threads, messages, runs and files, and nothing of others."""
+    end_user(alice, "bob").thread()
+    with connections.reading() as sql:
+        entries = list(erasure.export_end_user(sql, alice.org_id, ann))
+
+    assert ["file", "message", "message", "run", "run", "run", "thread", "thread"] == kinds(entries)
+    assert {"completed"} == {entry["status"] for entry in entries if entry["type"] == "run"}
+
+
+def test_an_active_run_is_cancelled_first(
+    connections: Connections, alice: User, make_run: MakeRun
+) -> None:
+    """Its thread is erased once it has ended, by the same command again if it takes too long."""
+    thread_id = end_user(alice, "ann").thread()
+    run_id = make_run(alice, thread_id, RunState.QUEUED, end_user_id="ann")
+
+    with pytest.raises(RunsGoOn):
+        erasure.erase_end_user(connections, alice.org_id, "ann")
+    assert "cancelling" == alice.get(f"/v1/runs/{run_id}").json["phase"]
+    sweep.sweep(connections)
+    record = erasure.erase_end_user(connections, alice.org_id, "ann")
+
+    assert [1, 1] == [record[name] for name in ("threads", "runs")]
+    assert 404 == alice.get(f"/v1/runs/{run_id}").status_code
+
+
+@pytest.fixture
+def bob(connections: Connections, alice: User, register: Register) -> User:
+    """A member of alice's org with a rare login, of whom there is something in every place."""
+    bob = register(f"canary-{new_id().hex}", org_of=alice, role="admin")
+    bob.post("/v1/api-keys", {"name": f"{bob.login}'s key"}, headers={"Idempotency-Key": "k"})
+    path = f"/v1/orgs/{alice.org_id}/invitations"
+    bob.post(path, {"name": f"a friend of {bob.login}", "role": "member"})
+    private = bob.thread(title=f"{bob.login}'s diary", is_private=True)
+    file_id = add_file(connections, bob, None, f"{bob.login}.txt")
+    part = {"type": "file", "file_id": str(file_id)}
+    content = [{"type": "text", "text": f"I am {bob.login}"}, part]
+    said = bob.post(f"/v1/threads/{private}/messages", {"content": content})
+    assert 201 == said.status_code, said.text
+    return bob
+
+
+def test_nothing_of_an_erased_user_is_left_but_what_was_shared(
+    connections: Connections, alice: User, bob: User
+) -> None:
+    """Access ends, the private is gone, and shared threads stay in the org without a name."""
+    key, shared = bob.api_key(), bob.thread(title="Plans")
+    bob.say(shared, "We begin on Monday.")
+
+    record = erasure.erase_user(connections, bob.id)
+
+    assert [1, 1, 0, 1] == [record[name] for name in ("threads", "messages", "runs", "files")]
+    assert ("user", None, bob.id) == (record["kind"], record["org_id"], record["user_id"])
+    with connections.transaction() as tx:
+        tx.sql.execute(files.delete().where(files.c.expires_at <= func.now()))
+        erased = tx.sql.execute(select(users).where(users.c.id == bob.id)).one()
+        revoked = select(api_keys.c.revoked_at).where(api_keys.c.user_id == bob.id)
+        assert None not in tx.sql.scalars(revoked).all()
+    assert (f"erased-{bob.id}", f"erased-{bob.id}@invalid") == (erased.login, erased.email)
+    assert [] == places_of(connections, bob.login)
+    alice.client.application.extensions["arkloop.auth"].forget()  # what 2 s do
+    assert [401, 401] == [who.get("/v1/me").status_code for who in (bob, key)]
+    for login in (bob.login, erased.login):
+        body = {"login": login, "password": PASSWORD}
+        assert 401 == bob.client.post("/v1/auth/login", json=body).status_code
+    assert 200 == alice.get(f"/v1/threads/{shared}").status_code
+
+
+def test_an_export_has_the_account_and_what_it_has_created(
+    connections: Connections, bob: User
+) -> None:
+    """No hash and no secret is part of it."""
+    bob.thread(title="For a customer", end_user_id="customer")
+    with connections.reading() as sql:
+        entries = list(erasure.export_user(sql, bob.id))
+
+    expected = ["api_key", "login", "membership", "message", "thread", "user"]
+    assert expected == kinds(entries)
+    assert bob.login == entries[0]["login"]
+    assert not [name for entry in entries for name in entry if "hash" in name]
+
+
+def test_the_last_owner_of_others_is_not_erased(
+    connections: Connections, alice: User, register: Register
+) -> None:
+    """Nothing of them has changed; an owner who is alone is erased with the org's name."""
+    member = register(org_of=alice, role="member")
+    with pytest.raises(LastOwner):
+        erasure.erase_user(connections, alice.id)
+    assert 200 == alice.get("/v1/me").status_code
+
+    alice.delete(f"/v1/orgs/{alice.org_id}/members/{member.id}")
+    erasure.erase_user(connections, alice.id)
+
+    assert [] == places_of(connections, alice.login)
+    with connections.reading() as sql:
+        assert "erased" == sql.scalar(select(orgs.c.name).where(orgs.c.id == alice.org_id))
+        assert [] == accounts.orgs_of(sql, alice.id)
