@@ -45,7 +45,10 @@ class OutputSchema:
         """Return the request as one for the output, in the way of the route in use."""
         match self._mode(chain, has_tools=bool(request.tools)):
             case OutputMode.TOOL:
-                return replace(request, tools=[*request.tools, self.tool])
+                settings = request.settings
+                if settings.get("tool_choice") == "none":  # but for this tool
+                    settings = {**settings, "tool_choice": {"name": FINAL_TOOL}}
+                return replace(request, tools=[*request.tools, self.tool], settings=settings)
             case OutputMode.CONSTRAINED:
                 request = replace(request, system_prompt=self.extended(request.system_prompt))
         return replace(request, settings={**request.settings, output_modes.SETTING: self.schema})

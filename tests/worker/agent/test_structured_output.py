@@ -1,6 +1,7 @@
 """Outputs that must fit a schema: how they are read, checked, and asked for again."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +20,8 @@ from arkloop.worker.agent.structured_output import (
 from arkloop.worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
 from arkloop.worker.contract.outcomes import RunFailure
 from arkloop.worker.providers.output_modes import FINAL_TOOL
-from tests.worker.recorded_run import request
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from tests.worker.recorded_run import chain_of, request
 
 CITY = OutputSchema(
     {
@@ -115,6 +117,20 @@ def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) ->
 def test_other_calls_are_no_answer(others: list[str]) -> None:
     """Also the tool's own call among others: each of them gets a result."""
     assert as_text(reply_with(*(ToolCall(name, name, {}) for name in others))) is None
+
+
+def test_a_model_without_tools_may_call_the_final_one() -> None:
+    """A persona may forbid tools by `tool_choice`: the output is not one of them."""
+    chain = chain_of(ScriptedProvider())
+    asked = replace(request("x"), settings={"tool_choice": "none", "seed": 1})
+
+    native = CITY.requested(asked, chain)
+    chain.drop_settings(["output_schema"])
+    by_tool = CITY.requested(asked, chain)
+
+    assert "none" == native.settings["tool_choice"]
+    assert {"tool_choice": {"name": FINAL_TOOL}, "seed": 1} == by_tool.settings
+    assert [FINAL_TOOL] == [tool.name for tool in by_tool.tools]
 
 
 def test_two_repairs_are_allowed() -> None:
