@@ -112,13 +112,6 @@ def failing(_run: AgentRun) -> str:
     raise ValueError("postgres://user:password@db")
 
 
-def spender(run: AgentRun) -> str:
-    """Spend more than the budget."""
-    run.cost(0.75)
-    run.cost(0.75)
-    return "rich"
-
-
 def mispriced(run: AgentRun) -> str:
     """Report a call whose price nobody knows."""
     note("began")
