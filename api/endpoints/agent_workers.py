@@ -51,7 +51,8 @@ from arkloop.shared.storage.connections import Connections
 
 bp = Blueprint("agent_workers", __name__)
 
-MAX_BODY_BYTES = 2 * 1024 * 1024
+#: A checkpoint may have 1 MiB, and is made of small values sometimes.
+LIMITS = BodyLimits(most_bytes=2 * 1024 * 1024, most_values=200_000)
 #: Errors of every write of a worker.
 WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.
@@ -73,7 +74,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     def called(name: str) -> Response:
         if not AGENT_NAME.fullmatch(name):
             raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])
-        return view(name, read_body(schema, limits=BodyLimits(MAX_BODY_BYTES)))
+        return view(name, read_body(schema, limits=LIMITS))
 
     return called
 

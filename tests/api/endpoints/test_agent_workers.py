@@ -389,17 +389,18 @@ def test_a_released_run_goes_to_another_worker(
     assert "deploy" == data_of(connections, run_id, "run.resumed")[0]["reason"]
 
 
-def test_null_is_a_checkpoint(worker: MakeWorker, start: Callable[..., str]) -> None:
-    """It takes the place of the one before it, as any other JSON does."""
+@pytest.mark.parametrize("data", [None, [1] * 50_000])
+def test_a_checkpoint_is_any_json(data: Any, worker: MakeWorker, start: Callable[..., str]) -> None:
+    """Null, and many small values, take the place of the one before as any other does."""
     start()
     mine = worker()
     mine.take()
     mine.write("checkpoint", checkpoint={"at": 1})
 
-    stored = [mine.write(verb, checkpoint=None) for verb in ("append", "release")]
+    stored = [mine.write(verb, checkpoint=data) for verb in ("append", "release")]
 
     assert [200, 200] == [one.status_code for one in stored]
-    assert worker().take()["checkpoint"] is None
+    assert data == worker().take()["checkpoint"]
 
 
 def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[..., str]) -> None:
