@@ -10,11 +10,12 @@ from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.endpoints.auth import check_password
 from arkloop.api.endpoints.members import check_manages
+from arkloop.api.http.audited import record, record_login
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Ok, Time, described
 from arkloop.api.http.idempotency import check_key, refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body
-from arkloop.shared.accounts import password_resets
+from arkloop.shared.accounts import accounts, password_resets
 from arkloop.shared.errors import PasswordResetInvalid
 from arkloop.shared.security import passwords
 from arkloop.shared.times import rfc3339
@@ -53,6 +54,7 @@ def create_password_reset(org_id: UUID, user_id: UUID) -> Response:
     check_manages(org_id)
     with connections().transaction() as tx:
         token, expires_at = password_resets.create_for_member(tx, actor(), user_id)
+        record(tx, "auth.password_reset_created", "user", user_id)
     return make_response(jsonify(token=token, expires_at=rfc3339(expires_at)), 201)
 
 
@@ -67,6 +69,8 @@ def reset_password() -> Response:
     password_hash = passwords.hash_(body["password"])
     with connections().transaction() as tx:
         user_id, login, email = password_resets.use(tx, body["token"], password_hash)
+        for org in accounts.orgs_of(tx.sql, user_id):
+            record_login(tx, "auth.password_reset", user_id=user_id, org_id=org.id)
     authenticator().forget()
     for name in (str(user_id), login, email):
         password_attempts().forget(name)

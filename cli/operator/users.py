@@ -120,7 +120,10 @@ def reset_password(database_url: str, login: str) -> None:
     It ends after 24 hours. `POST /v1/auth/password-reset` takes it.
     """
     with database(database_url) as connections, connections.transaction() as tx:
-        token, _ = password_resets.create(tx, _user(tx.sql, login))
+        user_id = _user(tx.sql, login)
+        token, _ = password_resets.create(tx, user_id)
+        for org in accounts.orgs_of(tx.sql, user_id):
+            record(tx, org.id, "auth.password_reset_created", "user", user_id)
     print_line(token)
 
 

@@ -13,6 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from arkloop.shared.accounts import accounts, api_keys, members
+from arkloop.shared.audit import audit_log
+from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
 from arkloop.shared.billing import usage_reports
 from arkloop.shared.catalog import mcp_access
 from arkloop.shared.errors import LastOwner
@@ -98,7 +100,10 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         erased.files = files.remove_all(tx, org_id=org_id, end_user_id=end_user_id)
         usage_reports.forget_end_user(tx, org_id, end_user_id)
         mcp_access.forget_owner(tx, org_id, mcp_access.owner_of(end_user_id, None))
-        return _recorded(tx, erased, kind="end_user", org_id=org_id)
+        record = _recorded(tx, erased, kind="end_user", org_id=org_id)
+        # By the record: the id of an end user may be a name.
+        _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
+        return record
 
 
 def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
@@ -175,6 +180,7 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
             # Registration names an org by the login of the user.
             of_login = (orgs.c.id == org.id) & (orgs.c.name == login)
             tx.sql.execute(update(orgs).where(of_login).values(name=ERASED))
+        _audit(tx, org.id, "user.erased", ("user", user_id))
     tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
     tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
     tx.sql.execute(delete(invitations).where(invitations.c.created_by_user_id == user_id))
@@ -191,6 +197,11 @@ def _take_name_off(tx: Transaction, user_id: UUID) -> None:
     named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
     key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()
     idempotency.forget_actors(tx, [user_id, *key_ids])
+
+
+def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID]) -> None:
+    entry = NewEntry(org_id=org_id, action=action, by=OPERATOR, target=target)
+    audit_log.record(tx, entry)
 
 
 def _recorded(tx: Transaction, erased: Erased, **whose: Any) -> dict[str, Any]:

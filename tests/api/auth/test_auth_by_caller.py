@@ -38,6 +38,7 @@ DELETE /v1/auth/sessions/<id:session_id>                    person
 GET /v1/orgs/<id:org_id>/members                            manager
 PATCH /v1/orgs/<id:org_id>/members/<id:user_id>             person admin
 DELETE /v1/orgs/<id:org_id>/members/<id:user_id>            person
+POST /v1/orgs/<id:org_id>/members/<id:user_id>/password-reset  person admin
 GET /v1/orgs/<id:org_id>/invitations                        person admin
 POST /v1/orgs/<id:org_id>/invitations                       person admin
 DELETE /v1/orgs/<id:org_id>/invitations/<id:invitation_id>  person admin

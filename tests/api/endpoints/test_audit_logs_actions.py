@@ -129,6 +129,21 @@ def test_changes_of_members_are_recorded(alice: User, client: FlaskClient) -> No
     ]
 
 
+def test_resets_of_passwords_are_recorded(
+    alice: User, register: Register, client: FlaskClient
+) -> None:
+    """The token by the admin who makes it, its use by the user whose password it is."""
+    bob = register(org_of=alice, role="member")
+    path = f"/v1/orgs/{alice.org_id}/members/{bob.id}/password-reset"
+    body = {"token": alice.post(path).json["token"], "password": SECRET}
+    assert 200 == client.post("/v1/auth/password-reset", json=body).status_code
+
+    assert actions(alice)[2:] == [
+        ("auth.password_reset_created", str(bob.id), {}),
+        ("auth.password_reset", str(bob.id), {}),
+    ]
+
+
 def test_what_fails_is_not_recorded(alice: User) -> None:
     """An action and its entry are one transaction."""
     alice.post("/v1/tools", {"name": "shop"})

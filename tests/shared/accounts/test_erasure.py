@@ -106,6 +106,8 @@ def test_nothing_of_an_erased_end_user_is_left(
 
     record = erasure.erase_end_user(connections, alice.org_id, ann)
 
+    [entry] = alice.get("/v1/audit-logs?action=end_user.erased").json
+    assert ("operator", str(record["id"])) == (entry["actor"]["type"], entry["target"]["id"])
     counts = [record[name] for name in ("threads", "messages", "runs", "files")]
     assert [2, 2, 3, 1] == counts
     assert ("end_user", alice.org_id, None) == (record["kind"], record["org_id"], record["user_id"])
@@ -185,6 +187,8 @@ def test_nothing_of_an_erased_user_is_left_but_what_was_shared(
 
     record = erasure.erase_user(connections, bob.id)
 
+    [entry] = alice.get("/v1/audit-logs?action=user.erased").json
+    assert ("operator", str(bob.id)) == (entry["actor"]["type"], entry["target"]["id"])
     assert [1, 1, 0, 1] == [record[name] for name in ("threads", "messages", "runs", "files")]
     assert ("user", None, bob.id) == (record["kind"], record["org_id"], record["user_id"])
     with connections.transaction() as tx:
