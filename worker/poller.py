@@ -66,6 +66,6 @@ def poll(process: WorkerProcess, capacity: int) -> int:
 
 def _execute(process: WorkerProcess, run_id: UUID) -> None:
     try:
-        execution.execute(process, run_id)
+        execution.execute_in_turn(process, run_id)
     except Exception:
         log.exception("executing the run failed", extra={"run_id": str(run_id)})

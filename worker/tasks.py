@@ -21,7 +21,7 @@ def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
 
     @celery.task(name=queue.EXECUTE)
     def execute(run_id: str) -> None:
-        execution.execute(process(), UUID(run_id), by_message=True)
+        execution.execute_in_turn(process(), UUID(run_id), by_message=True)
         fault_points.reach("worker.task_done")
 
     @celery.task(name=queue.DISCOVER)

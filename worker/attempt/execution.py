@@ -60,26 +60,48 @@ ROUTE_GONE = "provider.invalid_request"
 SEND_ON_SECONDS = 0.2
 
 
-def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> None:
+def execute_in_turn(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> None:
+    """Execute the run, or, while the queue is long, the one whose turn it is.
+
+    The run itself is executed if another process has that one by then.
+    """
+    if process.queue_is_long and not process.draining.is_set():
+        turn = _turn(process, run_id)
+        if turn != run_id and execute(process, turn):
+            return
+    execute(process, run_id, by_message=by_message)
+
+
+def _turn(process: WorkerProcess, run_id: UUID) -> UUID:
+    try:
+        return process.whose_turn(run_id)
+    except Unavailable:
+        return run_id
+
+
+def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> bool:
     """Claim the run if it is queued, and execute it until it ends, waits or must be let go.
 
-    `by_message`: a message brought it, and not a look into Postgres.
+    Returns whether it could be claimed. `by_message`: a message named it, and not a look into
+    Postgres.
     """
+    was_claimed = False
     while True:
         if process.draining.is_set():
             _send_on(process, run_id)
-            return
+            return was_claimed
         # Not claimed here, it stays queued: another worker finds it.
         if not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
-            return
+            return was_claimed
         fault_points.reach("worker.popped")
         with process.track(run_id) as active:
             parked = _attempt(process, active, by_message=by_message)
+            was_claimed = was_claimed or parked is not None
             has_capacity = process.free_slots > process.settings.worker_concurrency // 2
             if not parked or not has_capacity or process.draining.is_set():
-                return
+                return was_claimed
             if not active.answered.wait(LINGER_SECONDS):
-                return
+                return was_claimed
 
 
 def _send_on(process: WorkerProcess, run_id: UUID) -> None:
@@ -90,13 +112,13 @@ def _send_on(process: WorkerProcess, run_id: UUID) -> None:
     process.connections.notify(Enqueue(run_id))
 
 
-def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool:
-    """Make one attempt, if the run can be claimed; return whether it now waits for a person."""
+def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool | None:
+    """Make one attempt; return whether the run now waits for a person, None if it has no claim."""
     began = time.monotonic()
     try:
         claim = _claim(process, active, by_message=by_message)
         if claim is None:
-            return False
+            return None
         logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
         outcome = _carry_out(process, active, claim)
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
@@ -115,6 +137,7 @@ def _claim(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> Cl
     claim = process.claim(active)
     if claim is None:
         return None
+    process.mark_wait(claim)
     if by_message:
         process.mark_delivered(claim.queued_at)
     fault_points.reach("worker.claimed")

@@ -18,6 +18,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.runs import claims, sweep
 from arkloop.shared.runs.endings import RunEnder
+from arkloop.shared.runs.fair_queue import FairQueue
 from arkloop.shared.runs.worker_calls import CallEnded
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, connect
@@ -45,6 +46,10 @@ log = logging.getLogger(__name__)
 
 #: A message that has not arrived by then is not expected any more.
 DELIVERY_SECONDS = 2.0
+#: A run that waits for longer than this has waited for others: messages take some milliseconds.
+LONG_WAIT_SECONDS = 0.25
+#: For how long turns are taken after such a run was claimed.
+LONG_QUEUE_SECONDS = 2.0
 #: How long a model call may continue after SIGTERM before its run is handed over.
 DRAIN_SECONDS = 5.0
 #: How long handing over may take after that, and removing the worker's row.
@@ -102,6 +107,10 @@ class WorkerProcess:
         self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
+        self._fair_queue = FairQueue()
+        #: Returns the run whose turn it is while the queue is long, for one that a message names.
+        self.whose_turn = GroupCommit(self._whose_turn)
+        self._queue_is_long_until = float("-inf")  # on the monotonic clock
         self.histories = HistoryLoader(self.connections)
         storage = storage_of(settings)
         self.files = FileLoader(self.connections, storage, self.histories.memory)
@@ -141,6 +150,20 @@ class WorkerProcess:
         taken = claims.claim(self.connections, ids, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(run.run_id, None) for run in wanted]
+
+    def _whose_turn(self, named: Sequence[UUID]) -> list[UUID]:
+        with self.connections.reading() as sql:
+            return self._fair_queue.choose(sql, named)
+
+    @property
+    def queue_is_long(self) -> bool:
+        """True if runs that were claimed a moment ago had waited for a slot."""
+        return time.monotonic() < self._queue_is_long_until
+
+    def mark_wait(self, claim: Claim) -> None:
+        """Note how long a run has waited for its claim."""
+        if (claim.claimed_at - claim.queued_at).total_seconds() > LONG_WAIT_SECONDS:
+            self._queue_is_long_until = time.monotonic() + LONG_QUEUE_SECONDS
 
     def active_runs(self) -> dict[UUID, StopSignal]:
         """Return the stop signals of the runs being executed or claimed, by run id."""

@@ -154,6 +154,11 @@ runs = Table(
         *("org_id", "state"),
         postgresql_where=text("ended_at IS NULL"),
     ),
+    Index(
+        "ix_runs_queued_org_id_end_user_id_queued_at",
+        *("org_id", text("coalesce(end_user_id, '')"), "queued_at"),
+        postgresql_where=text("state = 'queued' AND agent IS NULL"),
+    ),
     Index("ix_runs_not_before", "not_before", postgresql_where=HAS_TIME),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index(

@@ -16,6 +16,7 @@ from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import (
     claims,
+    fair_queue,
     next_runs,
     queries,
     revocations,
@@ -24,7 +25,7 @@ from arkloop.shared.runs import (
     timeline,
 )
 from arkloop.shared.runs.states import STATUSES
-from arkloop.shared.storage.arrays import plain_array
+from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs as runs_table
 from arkloop.shared.storage.tables.runs import workers
@@ -42,6 +43,7 @@ LIMIT = 51
 SUB_RUNS = {"ix_runs_active_parent_run_id", "ix_runs_parent_run_id_created_at_id"}
 
 #: The place of a run in the queue of its thread.
+QUEUED = "ix_runs_queued_org_id_end_user_id_queued_at"
 WAITING = "ix_runs_waiting_thread_id_position"
 
 
@@ -278,6 +280,25 @@ def test_the_runs_of_an_org_that_have_not_ended(connections: Connections, writte
     plans = Plans(connections, (run_limits._COUNT, asked))
 
     assert {"ix_runs_unended_org_id_state"} == plans.indexes() - {"ix_offered_messages_org_id"}
+
+
+def test_whose_turn_it_is(connections: Connections, written: History) -> None:
+    """Each step is a look into the index of queued runs; named runs are read by their ids."""
+    one = plain_array([new_id()])
+    orgs = fair_queue._ORGS, {"steps": 100, "after_org_id": new_id()}
+    runs_ = (
+        fair_queue._RUNS,
+        {
+            "org_ids": one,
+            "after_end_users": TextArray(["u"]),
+            "steps": "{100}",
+            "own_ids": one,
+            "taken_ids": one,
+        },
+    )
+
+    assert {QUEUED} == Plans(connections, orgs).indexes()
+    assert {QUEUED, "pk_runs"} == Plans(connections, runs_).indexes()
 
 
 def test_what_a_worker_owns(connections: Connections, written: History) -> None:

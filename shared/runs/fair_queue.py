@@ -1,0 +1,113 @@
+"""The order in which runs of a long queue start: round robin by org, then end user, then thread.
+
+A message for a worker says that there is one more run to execute. While the queue is short, that is
+the run that it names. While it is long, the worker executes the run whose turn it is instead: each
+message still starts one run, so that no slot stays empty.
+
+Turns go round in the order of ids. A process remembers only whose turn was last, and asks Postgres
+who is next: no process keeps a queue, and none is waited for. What one process has had its turn in
+is no matter to the others, so that each org with queued runs has its turn in each of them.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.sql_files import statement
+
+#: What was chosen is claimed within this time, or not at all; until then it is not chosen again.
+CLAIM_SECONDS = 2.0
+#: Orgs of which a process remembers which end user was last.
+MAX_REMEMBERED = 10_000
+_ORGS = statement(__package__, "fair_orgs")
+_RUNS = statement(__package__, "fair_runs")
+
+
+class _Found(NamedTuple):
+    """A queued run; `number` is the step of its org that it is for, None if it was named."""
+
+    number: int | None
+    org_id: UUID
+    end_user: str
+    id: UUID
+
+
+class FairQueue:
+    """The turns of a worker process. One caller at a time."""
+
+    def __init__(self) -> None:
+        self._last_org_id: UUID | None = None
+        self._last_end_users: dict[UUID, str] = {}
+        self._chosen: dict[UUID, float] = {}  # until when, on the monotonic clock
+
+    def choose(self, sql: Connection, named: Sequence[UUID]) -> list[UUID]:
+        """Return for each of the runs, which messages name, the one to execute instead.
+
+        It may be the same. Another process may claim it first.
+        """
+        steps = {"steps": len(named), "after_org_id": self._last_org_id}
+        turns: list[UUID] = [*sql.exec_driver_sql(_ORGS, steps).scalars()]
+        if not turns:
+            return [*named]
+        self._last_org_id = turns[-1]
+        chosen: list[UUID] = []
+        while turns:
+            taken = self._take(sql, turns, [one for one in named if one not in chosen])
+            chosen += [run_id for of_org in taken.values() for run_id in of_org]
+            # Where an org had fewer runs than turns, others have them: no slot stays empty.
+            left = [
+                org_id for org_id, count in Counter(turns).items() if len(taken[org_id]) == count
+            ]
+            turns = [*islice(cycle(left), len(named) - len(chosen))]
+        return _assigned(named, chosen)
+
+    def _take(
+        self, sql: Connection, turns: Sequence[UUID], named: Sequence[UUID]
+    ) -> dict[UUID, list[UUID]]:
+        """Choose a run of the org for each of these turns; return them by org."""
+        as_good: dict[tuple[UUID, str], list[UUID]] = defaultdict(list)
+        taken: dict[UUID, list[UUID]] = {org_id: [] for org_id in turns}
+        for found in self._found(sql, turns, named):
+            if found.number is None:
+                as_good[found.org_id, found.end_user].append(found.id)
+                continue
+            self._last_end_users[found.org_id] = found.end_user
+            # All processes find the same oldest runs; a named run is this one's alone.
+            candidates = as_good[found.org_id, found.end_user]
+            candidates.append(found.id)
+            wanted = next((one for one in candidates if one not in self._chosen), None)
+            if wanted is not None:
+                taken[found.org_id].append(wanted)
+                self._chosen[wanted] = time.monotonic() + CLAIM_SECONDS
+        return taken
+
+    def _found(self, sql: Connection, turns: Sequence[UUID], named: Sequence[UUID]) -> list[_Found]:
+        if len(self._last_end_users) > MAX_REMEMBERED:
+            self._last_end_users.clear()
+        steps = Counter(turns)
+        now = time.monotonic()
+        self._chosen = {run_id: until for run_id, until in self._chosen.items() if until > now}
+        rows = sql.exec_driver_sql(
+            _RUNS,
+            {
+                "org_ids": plain_array(steps),
+                "after_end_users": TextArray(self._last_end_users.get(org_id) for org_id in steps),
+                "steps": plain_array(steps.values()),
+                "own_ids": plain_array(named),
+                "taken_ids": plain_array(self._chosen),
+            },
+        )
+        return [_Found(*row) for row in rows]
+
+
+def _assigned(named: Sequence[UUID], chosen: Sequence[UUID]) -> list[UUID]:
+    """Return the chosen runs in the order of those named; a run that is both keeps its place."""
+    both = set(chosen) & set(named)
+    others = iter([run_id for run_id in chosen if run_id not in both])
+    return [run_id if run_id in both else next(others, run_id) for run_id in named]

@@ -1,0 +1,84 @@
+"""The run that a worker executes while the queue is long."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.config import Settings
+from arkloop.shared.runs.states import RunState
+from arkloop.worker.attempt import execution
+from arkloop.worker.process.process import WorkerProcess
+from tests.clients import Register
+from tests.stored_runs import StoredRuns, ago
+
+
+@pytest.fixture
+def process(settings: Settings) -> Iterator[WorkerProcess]:
+    """A worker process that does nothing unasked."""
+    patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
+    made = WorkerProcess(patient, model_routes.load(patient))
+    assert made.lease.wait_until_valid(10)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(stored: StoredRuns, register: Register) -> StoredRuns:
+    """Runs of another org."""
+    return StoredRuns.of(stored.connections, register())
+
+
+def ended(of: StoredRuns, *run_ids: UUID) -> list[bool]:
+    return [RunState.COMPLETED == of.state(run_id) for run_id in run_ids]
+
+
+def test_behind_a_flood_the_run_of_another_org_has_its_turn(
+    stored: StoredRuns, other: StoredRuns, process: WorkerProcess
+) -> None:
+    """Messages of the flood start it, and its own message starts what they have left."""
+    flood = [stored.create(queued_at=ago(seconds=9 - number)) for number in range(6)]
+    single = other.create()
+
+    for run_id in flood[:3]:  # the first one finds out that the queue is long
+        execution.execute_in_turn(process, run_id, by_message=True)
+
+    assert [True] == ended(other, single)
+    assert 2 == sum(ended(stored, *flood))
+    for run_id in [*flood[3:], single]:
+        execution.execute_in_turn(process, run_id, by_message=True)
+    assert all(ended(stored, *flood))
+
+
+def test_without_a_queue_a_message_starts_its_run(
+    stored: StoredRuns, other: StoredRuns, process: WorkerProcess
+) -> None:
+    """Another org has a run that was queued before; nothing is asked about turns."""
+    waiting, named = other.create(), stored.create()
+
+    execution.execute_in_turn(process, named, by_message=True)
+
+    assert not process.queue_is_long
+    assert [True] == ended(stored, named)
+    assert [False] == ended(other, waiting)
+    other.cancel(waiting)
+
+
+def test_a_turn_that_another_process_has_taken_leaves_the_message_its_run(
+    stored: StoredRuns,
+    other: StoredRuns,
+    process: WorkerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No message is lost: it starts a run as long as there is one."""
+    old = stored.create(queued_at=ago(seconds=9))
+    execution.execute_in_turn(process, old, by_message=True)
+    named, taken = stored.create(), other.create()
+    assert other.claim(taken) is not None
+    monkeypatch.setattr(process, "whose_turn", lambda _: taken)
+
+    execution.execute_in_turn(process, named, by_message=True)
+
+    assert [True, True] == ended(stored, old, named)
