@@ -44,6 +44,12 @@ class PendingInput(TypedDict):
     mcp_tool: NotRequired[JsonObject]
 
 
+class QueuePlace(TypedDict):
+    """The place of a run that waits for its thread."""
+
+    position: int
+
+
 class Run(TypedDict):
     """A run."""
 
@@ -54,6 +60,9 @@ class Run(TypedDict):
     created_by_user_id: UuidText
     status: Status
     phase: Annotated[str, "More precise than `status`: `queued`, `executing`, `finished`, …"]
+    queue: QueuePlace | None
+    not_before: Time | None
+    superseded_by: UuidText | None
     model: str
     persona_id: str
     route_id: str
@@ -89,6 +98,7 @@ class ListedRun(TypedDict):
     thread_id: UuidText
     parent_run_id: UuidText | None
     status: Status
+    queue: QueuePlace | None
     model: str
     persona_id: str
     end_user_id: str | None
@@ -115,17 +125,27 @@ class ThreadRun(TypedDict):
 
     run_id: UuidText
     status: Status
+    queue: QueuePlace | None
     end_user_id: str | None
     metadata: dict[str, str]
     created_at: Time
 
 
+class SteeringMessage(TypedDict):
+    """A message that was given to the active run, and the run that answers it otherwise."""
+
+    message_id: UuidText
+    fallback_run_id: UuidText
+
+
 class CreatedRun(TypedDict):
-    """The ids of a new run."""
+    """The ids of a new run, or of the active one that was given the message."""
 
     run_id: UuidText
     trace_id: str
     thread_id: NotRequired[UuidText]
+    queue: NotRequired[QueuePlace]
+    steer: NotRequired[SteeringMessage]
 
 
 class Thread(TypedDict):
@@ -139,6 +159,7 @@ class Thread(TypedDict):
     is_private: bool
     end_user_id: str | None
     external_id: str | None
+    on_busy: Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback"]
     metadata: dict[str, str]
     active_run_id: UuidText | None
     created_at: Time

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from arkloop.api.endpoints.run_types import Message, PendingInput, RunProblem, RunUsage, Status
+from arkloop.api.endpoints.run_types import (
+    Message,
+    PendingInput,
+    QueuePlace,
+    RunProblem,
+    RunUsage,
+    Status,
+)
 from arkloop.api.http.described import JsonObject, Time, UuidText
 
 
@@ -34,12 +41,6 @@ class Turn(TypedDict):
     questions: Annotated[list[JsonObject], "What the run has asked, each with its `answer`."]
     usage: Any
     output_errors: NotRequired[Any]
-
-
-class QueuePlace(TypedDict):
-    """The place of a run that waits for its thread."""
-
-    position: int
 
 
 class TimelineRun(TypedDict):

@@ -470,11 +470,13 @@ class CreatedPasswordReset(TypedDict):
 
 
 class CreatedRun(TypedDict):
-    "The ids of a new run."
+    "The ids of a new run, or of the active one that was given the message."
 
     run_id: str
     trace_id: str
     thread_id: NotRequired[str]
+    queue: NotRequired[QueuePlace]
+    steer: NotRequired[SteeringMessage]
 
 
 class CreditEntry(TypedDict):
@@ -736,6 +738,7 @@ class ListedRun(TypedDict):
     thread_id: str
     parent_run_id: str | None
     status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    queue: QueuePlace | None
     model: str
     persona_id: str
     end_user_id: str | None
@@ -1273,6 +1276,9 @@ class Run(TypedDict):
     created_by_user_id: str
     status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
     phase: str
+    queue: QueuePlace | None
+    not_before: str | None
+    superseded_by: str | None
     model: str
     persona_id: str
     route_id: str
@@ -1595,6 +1601,13 @@ class ShownClientToken(TypedDict):
     persona_id: str
 
 
+class SteeringMessage(TypedDict):
+    "A message that was given to the active run, and the run that answers it otherwise."
+
+    message_id: str
+    fallback_run_id: str
+
+
 class StoreCheckpoint(TypedDict):
     run_id: str
     fence: int
@@ -1629,6 +1642,7 @@ class Thread(TypedDict):
     is_private: bool
     end_user_id: str | None
     external_id: str | None
+    on_busy: Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback"]
     metadata: dict[str, str]
     active_run_id: str | None
     created_at: str
@@ -1640,6 +1654,7 @@ class ThreadRun(TypedDict):
 
     run_id: str
     status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    queue: QueuePlace | None
     end_user_id: str | None
     metadata: dict[str, str]
     created_at: str

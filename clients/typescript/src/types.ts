@@ -3424,6 +3424,8 @@ export interface components {
             is_private: boolean;
             end_user_id: string | null;
             external_id: string | null;
+            /** @enum {string} */
+            on_busy: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback";
             metadata: {
                 [key: string]: string;
             };
@@ -3600,6 +3602,7 @@ export interface components {
             run_id: string;
             /** @enum {string} */
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            queue: components["schemas"]["QueuePlace"] | null;
             end_user_id: string | null;
             metadata: {
                 [key: string]: string;
@@ -3619,6 +3622,7 @@ export interface components {
             parent_run_id: string | null;
             /** @enum {string} */
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            queue: components["schemas"]["QueuePlace"] | null;
             model: string;
             persona_id: string;
             end_user_id: string | null;
@@ -3661,6 +3665,11 @@ export interface components {
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
             /** @description More precise than `status`: `queued`, `executing`, `finished`, … */
             phase: string;
+            queue: components["schemas"]["QueuePlace"] | null;
+            /** Format: date-time */
+            not_before: string | null;
+            /** Format: uuid */
+            superseded_by: string | null;
             model: string;
             persona_id: string;
             route_id: string;
@@ -3713,13 +3722,22 @@ export interface components {
             /** Format: date-time */
             expires_at: string;
         };
-        /** @description The ids of a new run. */
+        /** @description The ids of a new run, or of the active one that was given the message. */
         CreatedRun: {
             /** Format: uuid */
             run_id: string;
             trace_id: string;
             /** Format: uuid */
             thread_id?: string;
+            queue?: components["schemas"]["QueuePlace"];
+            steer?: components["schemas"]["SteeringMessage"];
+        };
+        /** @description A message that was given to the active run, and the run that answers it otherwise. */
+        SteeringMessage: {
+            /** Format: uuid */
+            message_id: string;
+            /** Format: uuid */
+            fallback_run_id: string;
         };
         /** @description A token that opens the stream of one run. */
         StreamTicketShown: {
