@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
+from arkloop.shared import fault_points
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME
 from bench.service import Service
 
@@ -21,7 +22,7 @@ POINTS = (
     "worker.tool_begun",
     "worker.tool_returned",
     "worker.step_finished",
-    "worker.delegated",
+    "worker.before_park",
     "worker.parked",
     "worker.before_end",
     "worker.any_moment",
@@ -121,6 +122,8 @@ class Bench:
         chance = Random(f"{point} {seed}")
         doomed = None
         if point != "worker.any_moment":
+            if point not in fault_points.POINTS:
+                raise ValueError(f"A worker does not start with {point}.")
             self.service.end("worker")
             armed = {"ARKLOOP_FAULT_POINT": f"{point}:{chance.randint(1, RUNS)}:KILL"}
             doomed = self.service.start("worker", armed)

@@ -74,7 +74,6 @@ class AgentDelegation:
             WaitForInput: sub-runs are active.
         """
         results = {call["id"]: self._result(call) for call in calls}
-        fault_points.reach("worker.delegated")
         if any(result is None for result in results.values()):
             self._wait(calls, results)
         written = []
@@ -101,6 +100,7 @@ class AgentDelegation:
         for result in filter(None, results.values()):
             self._run.end_tool_call(result)
         self._run.admission.settle()
+        fault_points.reach("worker.before_park")
         pending = [call for call in calls if results[call["id"]] is None]
         raise WaitForInput(
             persona=self._persona,
