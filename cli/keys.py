@@ -6,20 +6,23 @@ import click
 
 from arkloop.cli.client.keys import keys as api_keys
 
-_OPERATOR = "rotate-encryption"
+_OPERATORS = {
+    "rotate-encryption": "rotate_encryption",
+    "erase-encryption": "erase_encryption",
+}
 
 
 class Keys(click.Group):
-    """The commands for API keys, and one for operators, which is loaded when it is called."""
+    """The commands for API keys, and two for operators, which are loaded when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*api_keys.list_commands(ctx), _OPERATOR]
+        return [*api_keys.list_commands(ctx), *_OPERATORS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != _OPERATOR:
+        if cmd_name not in _OPERATORS:
             return api_keys.get_command(ctx, cmd_name)
         module = import_module("arkloop.cli.operator.encryption")
-        command: click.Command = module.rotate_encryption
+        command: click.Command = getattr(module, _OPERATORS[cmd_name])
         return command
 
 

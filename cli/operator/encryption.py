@@ -1,44 +1,97 @@
-"""`arkloop keys rotate-encryption`: all stored secrets under the first encryption key."""
+"""`arkloop keys rotate-encryption` and `erase-encryption`: the keys of stored secrets."""
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from arkloop.cli.operator.database import database, database_url_option
+from arkloop.cli.operator.database import (
+    database,
+    database_url_option,
+    find_org,
+    org_option,
+    record,
+)
 from arkloop.cli.output import print_line
 from arkloop.shared.catalog import sealed_columns as catalog
 from arkloop.shared.delivery import endpoints
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import Counts, reseal
-from arkloop.shared.security.encryption import keyring, split
+from arkloop.shared.security.encryption import Keyring, keyring, split
+from arkloop.shared.storage.connections import Connections
 
 COLUMNS = (*catalog.SEALED, *endpoints.SEALED)
 
 
+def _keyring(_context: click.Context, _parameter: click.Parameter, value: str) -> Keyring:
+    keys = split(value)
+    if not keys or any(len(key.encode()) < 32 for key in keys):
+        raise click.BadParameter("each key must have at least 32 bytes")
+    return keyring(value)
+
+
+def _encryption_key_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--encryption-key",
+        "ring",
+        envvar="ARKLOOP_ENCRYPTION_KEY",
+        required=True,
+        callback=_keyring,
+        help="Keys with commas between; the first encrypts.  [default: $ARKLOOP_ENCRYPTION_KEY]",
+    )(command)
+
+
 @click.command("rotate-encryption")
 @database_url_option
-@click.option(
-    "--encryption-key",
-    envvar="ARKLOOP_ENCRYPTION_KEY",
-    required=True,
-    help="Keys with commas between; the first encrypts.  [default: $ARKLOOP_ENCRYPTION_KEY]",
-)
-def rotate_encryption(database_url: str, encryption_key: str) -> None:
-    """Encrypt all stored secrets under the first of the encryption keys.
+@_encryption_key_option
+def rotate_encryption(database_url: str, ring: Keyring) -> None:
+    """Encrypt the keys of all organizations with the first of the encryption keys.
 
-    It can run while the service does, and again after it was stopped. Status 1 if a secret cannot
-    be decrypted by any of the keys; it stays as it is.
+    Secrets that are older than their organization's key are encrypted with that. It can run while
+    the service does, and again after it was stopped. Status 1 if something cannot be decrypted by
+    any of the keys; it stays as it is.
     """
-    if any(len(key.encode()) < 32 for key in split(encryption_key)) or not split(encryption_key):
-        raise click.UsageError("--encryption-key: each key must have at least 32 bytes")
-    ring = keyring(encryption_key)
-    total = Counts()
     with database(database_url) as connections:
-        for column in COLUMNS:
-            counts = reseal(connections, column, ring)
-            total.add(counts)
-            if counts.unreadable:
-                print_line(f"{column.name}: {counts.unreadable} cannot be decrypted", err=True)
-    print_line(f"{total.resealed} encrypted again, {total.up_to_date} already under the first key")
-    if total.unreadable:
+        keys, unreadable = org_keys.rewrap(connections, ring)
+        if unreadable:
+            print_line(f"org_keys.wrapped: {unreadable} cannot be decrypted", err=True)
+        total = _reseal(connections, ring)
+    print_line(f"{keys} keys of organizations and {total.resealed} secrets encrypted again")
+    if unreadable or total.unreadable:
         raise click.ClickException(
-            f"{total.unreadable} secrets are under other keys: keep those, or store the secrets"
-            " again."
+            "Something is under other keys: keep those, or store the secrets again."
         )
+
+
+@click.command("erase-encryption")
+@database_url_option
+@_encryption_key_option
+@org_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase_encryption(database_url: str, ring: Keyring, org: str, yes: bool) -> None:
+    """Delete the key of an organization, and with it all secrets that it has stored.
+
+    Dumps of the database from before still have the key.
+    """
+    with database(database_url) as connections:
+        with connections.reading() as sql:
+            org_id = find_org(sql, org)
+        if not yes:
+            click.confirm(f"Erase all stored secrets of {org_id}?", abort=True)
+        # What is older than the key would survive it.
+        _reseal(connections, ring)
+        with connections.transaction() as tx:
+            is_erased = org_keys.erase(tx, org_id)
+            if is_erased:
+                record(tx, org_id, "org_key.erased", "org", org_id)
+    print_line("erased" if is_erased else "the organization has stored no secrets")
+
+
+def _reseal(connections: Connections, ring: Keyring) -> Counts:
+    total = Counts()
+    for column in COLUMNS:
+        counts = reseal(connections, column, ring)
+        total.add(counts)
+        if counts.unreadable:
+            print_line(f"{column.name}: {counts.unreadable} cannot be decrypted", err=True)
+    return total

@@ -67,6 +67,7 @@ ACTIONS = (
     "run.cancelled",
     "access.denied",
     "audit.pruned",
+    "org_key.erased",
 )
 #: What entries may be filtered by.
 FILTERS = ("action", "actor_user_id")

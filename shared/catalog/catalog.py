@@ -27,6 +27,7 @@ from arkloop.shared.catalog.model_routes import Route, Routes
 from arkloop.shared.catalog.org_routes import SealedRoute
 from arkloop.shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.recent_reads import RecentReads
@@ -67,7 +68,7 @@ class Catalog:
     )
     #: A published persona never changes, so it is kept without an end.
     _personas: dict[tuple[UUID, str], Persona] = field(default_factory=dict)
-    _opened: dict[tuple[UUID, bytes], str | None] = field(default_factory=dict)
+    _opened: dict[tuple[UUID, bytes, bytes | None], str | None] = field(default_factory=dict)
     _worker_tools: RecentReads[object, list[Row[Any]]] = field(
         default_factory=lambda: RecentReads(CACHE_SECONDS, _MAX_ORGS)
     )
@@ -245,7 +246,7 @@ class Catalog:
         """Add the decrypted key; one that cannot be decrypted is logged and counts as missing."""
         if sealed.api_key is None:
             return sealed.route
-        name = (org_id, sealed.api_key)
+        name = (org_id, sealed.api_key, sealed.org_key)
         if name not in self._opened:
             if len(self._opened) >= _MAX_KEYS:
                 self._opened.clear()
@@ -256,7 +257,9 @@ class Catalog:
         assert sealed.api_key is not None
         keys = keyring(self.connections.settings.encryption_key)
         try:
-            return keys.open(sealed.api_key, org_id=org_id, purpose=API_KEY_PURPOSE)
+            return org_keys.opened(
+                keys, sealed.org_key, sealed.api_key, org_id=org_id, purpose=API_KEY_PURPOSE
+            )
         except (NoEncryptionKey, CannotOpen) as error:
             why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
             log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, why)

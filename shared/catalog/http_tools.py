@@ -18,6 +18,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, NameTaken, ToolNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress, encryption, signatures
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, fitting, newest, newest_first
@@ -52,9 +53,8 @@ def create(
     Raises:
         NameTaken, InvalidRequest: see `change`; or the org has `MAX_TOOLS` already.
     """
-    settings = tx.connections.settings
     given = {"name": name, "parameters": parameters, "url": url}
-    values = _checked(settings, org_id, {**given, "headers": headers})
+    values = _checked(tx, org_id, {**given, "headers": headers})
     count = select(func.count()).where(http_tools.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_TOOLS:
         raise InvalidRequest(name=[f"limit reached: {MAX_TOOLS} tools per organization"])
@@ -67,7 +67,7 @@ def create(
             description=description,
             idempotent=idempotent,
             timeout_seconds=timeout_seconds,
-            secret_encrypted=_sealed(settings, org_id, SECRET_PURPOSE, secret, "signing_secret"),
+            secret_encrypted=_sealed(tx, org_id, SECRET_PURPOSE, secret, "signing_secret"),
             **values,
         ),
     )
@@ -89,7 +89,7 @@ def change(tx: Transaction, org_id: UUID, tool_id: UUID, changes: Mapping[str, A
     # Locked: one who gives headers and one who changes the address must not miss each other.
     tx.sql.execute(select(http_tools.c.id).where(_is(org_id, tool_id)).with_for_update())
     row = find(tx.sql, org_id, tool_id)
-    values = _checked(tx.connections.settings, org_id, changes)
+    values = _checked(tx, org_id, changes)
     moved = changes.get("url", row.url) != row.url
     if moved and row.header_names and "headers" not in changes:
         raise InvalidRequest(headers=["must be resent when `url` changes"])
@@ -110,7 +110,7 @@ def rotate(
         ToolNotFound
     """
     secret = signatures.new_secret()
-    sealed = _sealed(tx.connections.settings, org_id, SECRET_PURPOSE, secret, "signing_secret")
+    sealed = _sealed(tx, org_id, SECRET_PURPOSE, secret, "signing_secret")
     written = tx.sql.execute(
         update(http_tools)
         .where(_is(org_id, tool_id))
@@ -211,10 +211,14 @@ def secrets_of(settings: Settings, row: Row[Any]) -> list[str]:
 
 def _whole() -> Any:
     is_valid = http_tools.c.former_secret_until > func.now()
-    return select(http_tools, func.coalesce(is_valid, False).label("has_former_secret"))
+    return select(
+        http_tools,
+        func.coalesce(is_valid, False).label("has_former_secret"),
+        org_keys.wrapped_key(http_tools.c.org_id).label("org_key"),
+    )
 
 
-def _checked(settings: Settings, org_id: UUID, given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(tx: Transaction, org_id: UUID, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns for these fields. Raises: InvalidRequest."""
     values = dict(given)
     if values.get("name") in (*tools_of_server(), *RESERVED_NAMES):
@@ -223,7 +227,9 @@ def _checked(settings: Settings, org_id: UUID, given: Mapping[str, Any]) -> dict
         values["parameters"] = _schema_text(values["parameters"])
     if "url" in values:
         try:
-            egress.check_url(values["url"], egress.Policy.of(settings.allowed_networks))
+            egress.check_url(
+                values["url"], egress.Policy.of(tx.connections.settings.allowed_networks)
+            )
         except egress.Refused as refused:
             raise InvalidRequest(url=[str(refused)]) from None
         if "#" in values["url"]:
@@ -232,9 +238,8 @@ def _checked(settings: Settings, org_id: UUID, given: Mapping[str, Any]) -> dict
         headers = values.pop("headers") or {}
         sealed = None
         if headers:
-            sealed = _sealed(
-                settings, org_id, HEADERS_PURPOSE, json.dumps(dict(headers)), "headers"
-            )
+            text = json.dumps(dict(headers))
+            sealed = _sealed(tx, org_id, HEADERS_PURPOSE, text, "headers")
         values |= {"headers_encrypted": sealed, "header_names": sorted(headers)}
     return values
 
@@ -253,11 +258,10 @@ def _schema_text(parameters: Mapping[str, Any]) -> str:
     return text
 
 
-def _sealed(settings: Settings, org_id: UUID, purpose: str, text: str, field: str) -> bytes:
+def _sealed(tx: Transaction, org_id: UUID, purpose: str, text: str, field: str) -> bytes:
     try:
-        return encryption.keyring(settings.encryption_key).seal(
-            text, org_id=org_id, purpose=purpose
-        )
+        keyring = encryption.keyring(tx.connections.settings.encryption_key)
+        return org_keys.seal(tx, keyring, text, org_id=org_id, purpose=purpose)
     except encryption.NoEncryptionKey:
         why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
         raise InvalidRequest(**{field: [why]}) from None
@@ -265,7 +269,7 @@ def _sealed(settings: Settings, org_id: UUID, purpose: str, text: str, field: st
 
 def _opened(settings: Settings, row: Row[Any], purpose: str, sealed: bytes) -> str:
     keyring = encryption.keyring(settings.encryption_key)
-    return keyring.open(sealed, org_id=row.org_id, purpose=purpose)
+    return org_keys.opened(keyring, row.org_key, sealed, org_id=row.org_id, purpose=purpose)
 
 
 def _write(tx: Transaction, statement: Any) -> None:

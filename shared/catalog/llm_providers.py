@@ -15,6 +15,7 @@ from arkloop.shared.catalog import platforms
 from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress
 from arkloop.shared.security.encryption import NoEncryptionKey, keyring
 from arkloop.shared.storage.connections import Transaction
@@ -314,9 +315,8 @@ def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any
     if api_key is None:
         return {"api_key_encrypted": None, "api_key_last_four": None}
     try:
-        sealed = keyring(tx.connections.settings.encryption_key).seal(
-            api_key, org_id=actor.org_id, purpose=API_KEY_PURPOSE
-        )
+        keys = keyring(tx.connections.settings.encryption_key)
+        sealed = org_keys.seal(tx, keys, api_key, org_id=actor.org_id, purpose=API_KEY_PURPOSE)
     except NoEncryptionKey:
         raise InvalidRequest(api_key=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
     is_shown = len(api_key) >= _MIN_SHOWN_KEY and not platforms.credentials_of(api_key)

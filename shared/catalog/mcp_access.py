@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpStateInvalid, Unavailable
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import encryption
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_configs, mcp_grants
@@ -63,7 +64,7 @@ def grant_of(
             mcp_grants.c.config_id == config_id, mcp_grants.c.owner == owner
         )
     )
-    return _open(settings, sealed, org_id, GRANT_PURPOSE)
+    return _open(sql, settings, sealed, org_id, GRANT_PURPOSE)
 
 
 def client_of(
@@ -92,7 +93,7 @@ def store_grant(
     statement = insert(mcp_grants).values(
         config_id=config_id,
         owner=owner,
-        grant_encrypted=_seal(tx.connections.settings, grant, org_id, GRANT_PURPOSE),
+        grant_encrypted=_seal(tx, grant, org_id, GRANT_PURPOSE),
         obtained_at=obtained_at,
     )
     new = {name: statement.excluded[name] for name in ("grant_encrypted", "obtained_at")}
@@ -150,7 +151,7 @@ def request(
             config_id=config_id,
             owner=owner,
             run_id=run_id,
-            request_encrypted=_seal(tx.connections.settings, made, org_id, REQUEST_PURPOSE),
+            request_encrypted=_seal(tx, made, org_id, REQUEST_PURPOSE),
             expires_at=func.now() + REQUEST_EXPIRES,
         )
         .on_conflict_do_nothing(index_elements=["state_hash"])
@@ -179,7 +180,7 @@ def open_request(
             mcp_authorizations.c.expires_at > func.now(),
         )
     )
-    return _open(settings, sealed, org_id, REQUEST_PURPOSE)
+    return _open(sql, settings, sealed, org_id, REQUEST_PURPOSE)
 
 
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
@@ -222,7 +223,7 @@ def answer(
         raise McpStateInvalid()
     settings = tx.connections.settings
     try:
-        made = _open(settings, found.request_encrypted, found.org_id, REQUEST_PURPOSE)
+        made = _open(tx.sql, settings, found.request_encrypted, found.org_id, REQUEST_PURPOSE)
     except encryption.NoEncryptionKey:
         raise Unavailable("ARKLOOP_ENCRYPTION_KEY is not set on this server.") from None
     if made is None:
@@ -232,7 +233,7 @@ def answer(
         tx.sql.execute(delete(mcp_authorizations).where(is_it))
     else:
         answered = {**made, "code": code, "iss": issuer}
-        sealed = _seal(settings, answered, found.org_id, REQUEST_PURPOSE)
+        sealed = _seal(tx, answered, found.org_id, REQUEST_PURPOSE)
         tx.sql.execute(
             update(mcp_authorizations)
             .where(is_it)
@@ -254,7 +255,7 @@ def take_answered(
         .where(*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
         .returning(mcp_authorizations.c.request_encrypted)
     )
-    return _open(tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
+    return _open(tx.sql, tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
 
 
 def close_open(
@@ -276,7 +277,10 @@ def close_open(
         .returning(mcp_authorizations.c.run_id, mcp_authorizations.c.request_encrypted)
     )
     settings = tx.connections.settings
-    opened = ((row.run_id, _open(settings, row[1], org_id, REQUEST_PURPOSE)) for row in closed)
+    opened = [
+        (run_id, _open(tx.sql, settings, sealed, org_id, REQUEST_PURPOSE))
+        for run_id, sealed in closed.all()
+    ]
     return [(run_id, str(made["url"])) for run_id, made in opened if made is not None]
 
 
@@ -304,21 +308,22 @@ def _hash(state: str) -> bytes:
     return hashlib.sha256(state.encode("utf-8", "surrogatepass")).digest()
 
 
-def _seal(settings: Settings, value: Mapping[str, Any], org_id: UUID, purpose: str) -> bytes:
-    keyring = encryption.keyring(settings.encryption_key)
-    return keyring.seal(json.dumps(dict(value)), org_id=org_id, purpose=purpose)
+def _seal(tx: Transaction, value: Mapping[str, Any], org_id: UUID, purpose: str) -> bytes:
+    keyring = encryption.keyring(tx.connections.settings.encryption_key)
+    return org_keys.seal(tx, keyring, json.dumps(dict(value)), org_id=org_id, purpose=purpose)
 
 
 def _open(
-    settings: Settings, sealed: bytes | None, org_id: UUID, purpose: str
+    sql: Connection, settings: Settings, sealed: bytes | None, org_id: UUID, purpose: str
 ) -> dict[str, Any] | None:
     """Return what is sealed, None without it, or under a key that is gone: people can be asked."""
     if sealed is None:
         return None
     keyring = encryption.keyring(settings.encryption_key)
     try:
-        value: dict[str, Any] = json.loads(keyring.open(sealed, org_id=org_id, purpose=purpose))
+        text = org_keys.open_(sql, keyring, sealed, org_id=org_id, purpose=purpose)
     except encryption.CannotOpen as error:
         log.warning("cannot decrypt %s of organization %s: %s", purpose, org_id, error)
         return None
+    value: dict[str, Any] = json.loads(text)
     return value

@@ -25,6 +25,7 @@ from arkloop.shared.errors import (
     NameTaken,
 )
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Discover
@@ -94,8 +95,8 @@ def create(
             transport=transport,
             url=url,
             command=None if command is None else list(command),
-            **mcp_secrets.header_values(tx.connections.settings, org_id, headers or {}),
-            **mcp_secrets.oauth_values(tx.connections.settings, org_id, oauth),
+            **mcp_secrets.header_values(tx, org_id, headers or {}),
+            **mcp_secrets.oauth_values(tx, org_id, oauth),
         ),
     )
     discover(tx, config_id)
@@ -126,11 +127,11 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
         raise InvalidRequest(oauth=["must be resent when `url` changes"])
     if moved or "oauth" in changes:  # it was for another server, or another client
         mcp_access.forget(tx, config_id)
-    settings, values = tx.connections.settings, dict(changes)
+    values = dict(changes)
     if "headers" in values:
-        values |= mcp_secrets.header_values(settings, org_id, values.pop("headers") or {})
+        values |= mcp_secrets.header_values(tx, org_id, values.pop("headers") or {})
     if "oauth" in values:
-        values |= mcp_secrets.oauth_values(settings, org_id, values["oauth"])
+        values |= mcp_secrets.oauth_values(tx, org_id, values["oauth"])
     statement = update(mcp_configs).where(mcp_configs.c.id == config_id)
     _write(tx, statement.values(**values, updated_at=func.now()))
     discover(tx, config_id)
@@ -361,7 +362,8 @@ def _with_secret() -> Any:
     tried_at = mcp_configs.c.tried_at
     age = case((mcp_configs.c.discovery_error.is_not(None), RETRY), else_=FRESH)
     is_stale = or_(tried_at.is_(None), tried_at < func.now() - age)
-    return select(mcp_configs, is_stale.label("is_stale"))
+    org_key = org_keys.wrapped_key(mcp_configs.c.org_id).label("org_key")
+    return select(mcp_configs, is_stale.label("is_stale"), org_key)
 
 
 def _tools() -> Any:

@@ -10,28 +10,26 @@ from sqlalchemy import Row
 from arkloop.shared.catalog import mcp_access
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import encryption
+from arkloop.shared.storage.connections import Transaction
 
 HEADERS_PURPOSE, CLIENT_SECRET_PURPOSE = "mcp_configs.headers", "mcp_configs.client_secret"
 _NO_KEY = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
 
 
-def header_values(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
+def header_values(tx: Transaction, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
     """Return the columns that keep these headers. Raises: InvalidRequest: there is no key."""
     if not headers:
         return {"headers_encrypted": None, "header_names": []}
     try:
-        sealed = encryption.keyring(settings.encryption_key).seal(
-            json.dumps(dict(headers)), org_id=org_id, purpose=HEADERS_PURPOSE
-        )
+        sealed = _sealed(tx, json.dumps(dict(headers)), org_id, HEADERS_PURPOSE)
     except encryption.NoEncryptionKey:
         raise InvalidRequest(headers=[_NO_KEY]) from None
     return {"headers_encrypted": sealed, "header_names": sorted(headers)}
 
 
-def oauth_values(
-    settings: Settings, org_id: UUID, oauth: Mapping[str, str] | None
-) -> dict[str, Any]:
+def oauth_values(tx: Transaction, org_id: UUID, oauth: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the columns that keep `{client_id?, client_secret?}`, or None for no OAuth.
 
     Raises:
@@ -39,14 +37,11 @@ def oauth_values(
     """
     if oauth is None:
         return {"oauth": None, "client_secret_encrypted": None}
-    if mcp_access.redirect_uri(settings) is None:
+    if mcp_access.redirect_uri(tx.connections.settings) is None:
         raise InvalidRequest(oauth=["ARKLOOP_PUBLIC_URL is not set on this server"])
-    keyring = encryption.keyring(settings.encryption_key)
     try:
         # Without a secret, too: tokens could not be kept.
-        sealed = keyring.seal(
-            oauth.get("client_secret", ""), org_id=org_id, purpose=CLIENT_SECRET_PURPOSE
-        )
+        sealed = _sealed(tx, oauth.get("client_secret", ""), org_id, CLIENT_SECRET_PURPOSE)
     except encryption.NoEncryptionKey:
         raise InvalidRequest(oauth=[_NO_KEY]) from None
     return {
@@ -63,8 +58,7 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
     """
     if row.headers_encrypted is None:
         return {}
-    keyring = encryption.keyring(settings.encryption_key)
-    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=HEADERS_PURPOSE)
+    text = _opened(settings, row, row.headers_encrypted, HEADERS_PURPOSE)
     headers: dict[str, str] = json.loads(text)
     return headers
 
@@ -79,11 +73,19 @@ def oauth_of(settings: Settings, row: Row[Any]) -> dict[str, str | None] | None:
         return None
     secret = None
     if row.client_secret_encrypted is not None:
-        secret = encryption.keyring(settings.encryption_key).open(
-            row.client_secret_encrypted, org_id=row.org_id, purpose=CLIENT_SECRET_PURPOSE
-        )
+        secret = _opened(settings, row, row.client_secret_encrypted, CLIENT_SECRET_PURPOSE)
     return {
         "client_id": row.oauth["client_id"],
         "client_secret": secret,
         "redirect_uri": mcp_access.redirect_uri(settings),
     }
+
+
+def _sealed(tx: Transaction, text: str, org_id: UUID, purpose: str) -> bytes:
+    keyring = encryption.keyring(tx.connections.settings.encryption_key)
+    return org_keys.seal(tx, keyring, text, org_id=org_id, purpose=purpose)
+
+
+def _opened(settings: Settings, row: Row[Any], sealed: bytes, purpose: str) -> str:
+    keyring = encryption.keyring(settings.encryption_key)
+    return org_keys.opened(keyring, row.org_key, sealed, org_id=row.org_id, purpose=purpose)

@@ -13,16 +13,18 @@ from arkloop.shared.catalog.llm_providers import PRICE_COLUMNS
 from arkloop.shared.catalog.model_routes import ATTACHMENTS, FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
 from arkloop.shared.catalog.platforms import OPTIONS
 from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.storage.tables.catalog import llm_models, llm_providers
 from arkloop.shared.times import now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedRoute:
-    """A route without its key, and the key as it is stored."""
+    """A route without its key, and the key as it is stored, with the org's to open it."""
 
     route: Route
     api_key: bytes | None
+    org_key: bytes | None
 
 
 def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
@@ -34,6 +36,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
             llm_providers.c.base_url,
             *(llm_providers.c[name] for name in ("platform", *OPTIONS)),
             llm_providers.c.api_key_encrypted,
+            org_keys.wrapped_key(org_id).label("org_key"),
         )
         .join(llm_providers, llm_providers.c.id == llm_models.c.provider_id)
         .where(llm_models.c.org_id == org_id)
@@ -62,6 +65,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 priority=row.priority,
             ),
             api_key=row.api_key_encrypted,
+            org_key=row.org_key,
         )
         for row in rows
     ]

@@ -14,6 +14,7 @@ from sqlalchemy.sql import ColumnElement
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, WebhookEndpointNotFound
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security import egress, encryption, signatures
 from arkloop.shared.storage.connections import Transaction
@@ -65,7 +66,7 @@ def create(
             url=url,
             description=description,
             event_types=list(event_types),
-            secret_encrypted=_sealed(settings, org_id, secret),
+            secret_encrypted=_sealed(tx, org_id, secret),
         )
     )
     return find(tx.sql, org_id, endpoint_id), secret
@@ -110,7 +111,7 @@ def rotate(
         {
             "former_secret_encrypted": webhook_endpoints.c.secret_encrypted,
             "former_secret_until": func.now() + overlap,
-            "secret_encrypted": _sealed(tx.connections.settings, org_id, secret),
+            "secret_encrypted": _sealed(tx, org_id, secret),
         },
     )
     return find(tx.sql, org_id, endpoint_id), secret
@@ -157,7 +158,10 @@ def secrets_of(settings: Settings, claimed: Row[Any]) -> list[str]:
     sealed = [claimed.secret_encrypted]
     if claimed.has_former_secret:
         sealed.append(claimed.former_secret_encrypted)
-    return [keyring.open(one, org_id=claimed.org_id, purpose=PURPOSE) for one in sealed]
+    return [
+        org_keys.opened(keyring, claimed.org_key, one, org_id=claimed.org_id, purpose=PURPOSE)
+        for one in sealed
+    ]
 
 
 def _check_url(settings: Settings, url: str) -> None:
@@ -169,10 +173,10 @@ def _check_url(settings: Settings, url: str) -> None:
         raise InvalidRequest(url=["must have no fragment"])
 
 
-def _sealed(settings: Settings, org_id: UUID, secret: str) -> bytes:
-    keyring = encryption.keyring(settings.encryption_key)
+def _sealed(tx: Transaction, org_id: UUID, secret: str) -> bytes:
+    keyring = encryption.keyring(tx.connections.settings.encryption_key)
     try:
-        return keyring.seal(secret, org_id=org_id, purpose=PURPOSE)
+        return org_keys.seal(tx, keyring, secret, org_id=org_id, purpose=PURPOSE)
     except encryption.NoEncryptionKey:
         why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
         raise InvalidRequest(signing_secret=[why]) from None

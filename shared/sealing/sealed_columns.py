@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, select, tuple_, update
 
-from arkloop.shared.security.encryption import CannotOpen, Keyring
+from arkloop.shared.sealing import org_keys
+from arkloop.shared.security.encryption import CannotOpen, Keyring, is_of_org_key
 from arkloop.shared.storage.connections import Connections
 
 _BATCH = 100
@@ -14,7 +15,7 @@ _BATCH = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SealedColumn:
-    """A column whose values `Keyring.seal` has made with this purpose.
+    """A column whose values were sealed with this purpose.
 
     Its table has the org in each row, or its `source` has it, which joins the table to others.
     """
@@ -34,17 +35,19 @@ class Counts:
     """Values of one or several columns, by what has become of them."""
 
     resealed: int = 0
-    up_to_date: int = 0  # under the first key already
+    up_to_date: int = 0  # under the key of their org already
+    erased: int = 0  # under a key of their org that was erased
     unreadable: int = 0  # under a key that is not there, or damaged
 
     def add(self, other: "Counts") -> None:
         self.resealed += other.resealed
         self.up_to_date += other.up_to_date
+        self.erased += other.erased
         self.unreadable += other.unreadable
 
 
 def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> Counts:
-    """Encrypt the column's values under the first key of the keyring, row by row.
+    """Encrypt the column's values under the keys of their orgs, row by row.
 
     It may be stopped at any moment and started again. A value that is replaced meanwhile stays as
     it was replaced; the next call looks at it.
@@ -55,19 +58,23 @@ def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> 
     counts = Counts()
     key = list(sealed.column.table.primary_key)
     for row in _rows(connections, sealed):
-        *values, org_id, before = row
-        if keyring.is_up_to_date(before):
-            counts.up_to_date += 1
-            continue
+        *values, org_id, wrapped, before = row
+        bound = {"org_id": org_id, "purpose": sealed.purpose}
         try:
-            text = keyring.open(before, org_id=org_id, purpose=sealed.purpose)
+            if is_of_org_key(before):
+                org_key = org_keys.unwrapped(keyring, wrapped, org_id) if wrapped else None
+                is_its = org_key is not None and org_key.is_up_to_date(before)
+                counts.up_to_date += is_its
+                counts.erased += not is_its
+                continue
+            text = keyring.open(before, **bound)
         except CannotOpen:
             counts.unreadable += 1
             continue
         is_it = [column == value for column, value in zip(key, values, strict=True)]
-        after = keyring.seal(text, org_id=org_id, purpose=sealed.purpose)
         statement = update(sealed.column.table).where(*is_it, sealed.column == before)
-        with connections.statement() as tx:
+        with connections.transaction() as tx:
+            after = org_keys.seal(tx, keyring, text, **bound)
             tx.sql.execute(statement.values({sealed.column.name: after}))
         counts.resealed += 1
     return counts
@@ -81,10 +88,10 @@ def column_of(table: Any, name: str, purpose: str) -> SealedColumn:
 
 
 def _rows(connections: Connections, sealed: SealedColumn) -> Iterator[Sequence[Any]]:
-    """Yield primary key, org and value of each row that has one, a batch of rows at a time."""
+    """Yield primary key, org, its key and the value of each row that has one, batch by batch."""
     key = list(sealed.column.table.primary_key)
     query = (
-        select(*key, sealed.org_id, sealed.column)
+        select(*key, sealed.org_id, org_keys.wrapped_key(sealed.org_id), sealed.column)
         .select_from(sealed.source)
         .where(sealed.column.is_not(None))
         .order_by(*key)

@@ -6,9 +6,11 @@ the first seals, and each opens what it has sealed.
 
     sealed = version (1 byte) | key id (8) | nonce (12) | ciphertext and tag
 
-The key id is the beginning of the SHA-256 of the derived key. What stands before
-the nonce is authenticated, and so are the org and the purpose: a sealed text that
-is copied to another org or another column does not open there.
+These keys seal the keys of orgs (`shared/sealing/org_keys.py`), which seal secrets:
+version 1 is under a key of the setting, version 2 under the key of an org. The key
+id is the beginning of the SHA-256 of the key. What stands before the nonce is
+authenticated, and so are the org and the purpose: a sealed text that is copied to
+another org or another column does not open there.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _VERSION = b"\x01"
+_VERSION_OF_ORG_KEYS = b"\x02"
 _KEY_ID_BYTES = 8
 _NONCE_BYTES = 12
 _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES
@@ -53,10 +56,7 @@ class Keyring:
         if not self._ciphers:
             raise NoEncryptionKey()
         key_id, cipher = next(iter(self._ciphers.items()))
-        header = _VERSION + key_id
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        bound = _bound(header, org_id, purpose)
-        return header + nonce + cipher.encrypt(nonce, text.encode(), bound)
+        return _sealed(_VERSION + key_id, cipher, text, org_id, purpose)
 
     def is_up_to_date(self, sealed: bytes) -> bool:
         """Return whether the key that seals now has sealed this."""
@@ -70,15 +70,33 @@ class Keyring:
         """
         if not self._ciphers:
             raise NoEncryptionKey()
-        header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
-        cipher = self._ciphers.get(header[len(_VERSION) :])
-        if not header.startswith(_VERSION) or cipher is None:
+        cipher = self._ciphers.get(sealed[len(_VERSION) : _HEADER_BYTES])
+        if not sealed.startswith(_VERSION) or cipher is None:
             raise CannotOpen("encrypted with a key that is not in ARKLOOP_ENCRYPTION_KEY")
-        nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
-        try:
-            return cipher.decrypt(nonce, ciphertext, _bound(header, org_id, purpose)).decode()
-        except (InvalidTag, ValueError):  # ValueError: too short for a nonce
-            raise CannotOpen("damaged, or encrypted for another organization or purpose") from None
+        return _opened(sealed, cipher, org_id, purpose)
+
+
+class OrgKey:
+    """The key of one org, by which its secrets are sealed."""
+
+    def __init__(self, key: bytes, org_id: UUID) -> None:
+        self._header = _VERSION_OF_ORG_KEYS + hashlib.sha256(key).digest()[:_KEY_ID_BYTES]
+        self._cipher = AESGCM(key)
+        self._org_id = org_id
+
+    def seal(self, text: str, *, purpose: str) -> bytes:
+        """Encrypt as `Keyring.seal` does."""
+        return _sealed(self._header, self._cipher, text, self._org_id, purpose)
+
+    def is_up_to_date(self, sealed: bytes) -> bool:
+        """Return whether this key has sealed this."""
+        return sealed.startswith(self._header)
+
+    def open(self, sealed: bytes, *, purpose: str) -> str:
+        """Decrypt what `seal` has made. Raises: CannotOpen."""
+        if not self.is_up_to_date(sealed):
+            raise CannotOpen("encrypted with a key of the organization that was erased")
+        return _opened(sealed, self._cipher, self._org_id, purpose)
 
 
 @lru_cache(maxsize=8)
@@ -95,6 +113,26 @@ def split(encryption_key: str | None) -> list[str]:
 def _derived(text: str) -> bytes:
     hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"arkloop stored secrets")
     return hkdf.derive(text.encode())
+
+
+def is_of_org_key(sealed: bytes) -> bool:
+    """Return whether a key of an org has sealed this."""
+    return sealed.startswith(_VERSION_OF_ORG_KEYS)
+
+
+def _sealed(header: bytes, cipher: AESGCM, text: str, org_id: UUID, purpose: str) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    bound = _bound(header, org_id, purpose)
+    return header + nonce + cipher.encrypt(nonce, text.encode(), bound)
+
+
+def _opened(sealed: bytes, cipher: AESGCM, org_id: UUID, purpose: str) -> str:
+    header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
+    nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
+    try:
+        return cipher.decrypt(nonce, ciphertext, _bound(header, org_id, purpose)).decode()
+    except (InvalidTag, ValueError):  # ValueError: too short for a nonce
+        raise CannotOpen("damaged, or encrypted for another organization or purpose") from None
 
 
 def _bound(header: bytes, org_id: UUID, purpose: str) -> bytes:

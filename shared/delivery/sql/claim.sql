@@ -48,4 +48,5 @@ FROM due, webhook_endpoints e
 WHERE d.id = due.id AND e.id = d.endpoint_id
 RETURNING d.id, d.endpoint_id, d.org_id, d.type, d.created_at, d.data, d.attempts, e.url,
     e.secret_encrypted, e.former_secret_encrypted,
+    (SELECT k.wrapped FROM org_keys k WHERE k.org_id = e.org_id) AS org_key,
     coalesce(e.former_secret_until > now(), false) AS has_former_secret

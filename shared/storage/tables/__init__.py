@@ -12,6 +12,7 @@ from arkloop.shared.storage.tables import (
     events,
     files,
     runs,
+    sealing,
     storage,
     threads,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "files",
     "metadata",
     "runs",
+    "sealing",
     "storage",
     "threads",
 ]

@@ -474,7 +474,7 @@ def test_a_stored_key_is_found_nowhere(
         for name in TABLES:
             whole_row = any_table(name).alias("t")
             rows += sql.scalars(select(cast(whole_row.table_valued(), Text)))
-    assert any(provider["id"] in row and "\\x01" in row for row in rows), "the dump has no key"
+    assert any(provider["id"] in row and "\\x02" in row for row in rows), "the dump has no key"
     for secret in (canary, second):
         for form in (
             secret,

@@ -5,12 +5,15 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import LargeBinary, func, select
+from sqlalchemy import LargeBinary, select
 
 from arkloop.cli.main import main
 from arkloop.cli.operator.encryption import COLUMNS
+from arkloop.shared.audit import audit_log
 from arkloop.shared.ids import new_id
-from arkloop.shared.security.encryption import Keyring
+from arkloop.shared.sealing import org_keys
+from arkloop.shared.sealing.sealed_columns import SealedColumn
+from arkloop.shared.security.encryption import CannotOpen, Keyring
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables import metadata
 from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_grants
@@ -24,14 +27,14 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(connections: Connections) -> Run:
-    """Call it with the encryption keys."""
+    """Call it with the encryption keys, and the words after `arkloop keys`."""
 
-    def run(*keys: str) -> Result:
+    def run(keys: list[str], *words: str) -> Result:
         env = {
             "ARKLOOP_DATABASE_URL": connections.settings.database_url,
             "ARKLOOP_ENCRYPTION_KEY": ",".join(keys),
         }
-        return CliRunner().invoke(main, ["keys", "rotate-encryption"], env=env)
+        return CliRunner().invoke(main, ["keys", *(words or ["rotate-encryption"])], env=env)
 
     return run
 
@@ -72,7 +75,8 @@ def _store_grants(alice: User, connections: Connections, config_id: UUID) -> Non
             )
         )
         configs = metadata.tables["mcp_configs"]
-        tx.sql.execute(configs.update().values(client_secret_encrypted=client))
+        is_it = configs.c.id == config_id
+        tx.sql.execute(configs.update().where(is_it).values(client_secret_encrypted=client))
 
 
 def test_every_sealed_column_is_known() -> None:
@@ -90,22 +94,51 @@ def test_every_sealed_column_is_known() -> None:
 def test_without_the_old_key_everything_can_still_be_read(
     alice: User, connections: Connections, run: Run
 ) -> None:
-    """All columns are under the new key alone; the command says so when it runs again."""
+    """Older secrets get the key of their org, and that the new key; a second call has no work."""
     secrets(alice, connections)
     old = connections.settings.encryption_key or ""
 
-    first, second, alone = run(NEW, old), run(NEW, old), run(NEW)
+    results = [run([NEW, old]), run([NEW, old]), run([NEW])]
 
-    expected = f"{len(COLUMNS)} encrypted again, 0 already under the first key\n"
-    assert (0, expected) == (first.exit_code, first.output)
-    for again in (second, alone):
-        expected = f"0 encrypted again, {len(COLUMNS)} already under the first key\n"
-        assert (0, expected) == (again.exit_code, again.output)
+    # The three that the fixture has sealed as earlier releases did.
+    assert [0, 0, 0] == [result.exit_code for result in results]
+    assert "1 keys of organizations and 3 secrets encrypted again\n" == results[0].output
+    assert 2 * ["0 keys of organizations and 0 secrets encrypted again\n"] == [
+        result.output for result in results[1:]
+    ]
     for column in COLUMNS:
-        query = select(column.org_id, column.column).select_from(column.source)
-        with connections.reading() as sql:
-            org_id, sealed = sql.execute(query.where(func.length(column.column) > 0)).one()
-        assert Keyring(NEW).open(sealed, org_id=org_id, purpose=column.purpose)
+        assert all(opened(connections, column, Keyring(NEW))), column.name
+
+
+def test_an_orgs_secrets_are_erased_with_its_key(
+    alice: User, connections: Connections, run: Run
+) -> None:
+    """Those of earlier releases too; the log has an entry, and other orgs keep theirs."""
+    secrets(alice, connections)
+    keys = [NEW, connections.settings.encryption_key or ""]
+
+    done = run(keys, "erase-encryption", "--org", str(alice.org_id), "--yes")
+
+    assert (0, "erased\n") == (done.exit_code, done.output)
+    with connections.reading() as sql:
+        for column in COLUMNS:
+            query = select(column.column).select_from(column.source)
+            query = query.where(column.org_id == alice.org_id, column.column.is_not(None))
+            for sealed in sql.scalars(query).all():
+                with pytest.raises(CannotOpen):
+                    org_keys.open_(
+                        sql,
+                        Keyring(*keys),
+                        sealed,
+                        org_id=alice.org_id,
+                        purpose=column.purpose,
+                    )
+        assert (
+            "org_key.erased"
+            == audit_log.list_(sql, alice.org_id, {}, limit=1, before=None)[0].action
+        )
+    again = run(keys, "erase-encryption", "--org", str(alice.org_id), "--yes")
+    assert "the organization has stored no secrets\n" == again.output
 
 
 def test_a_secret_under_no_known_key_is_named(
@@ -114,14 +147,26 @@ def test_a_secret_under_no_known_key_is_named(
     """Status 1, so that the old key is not thrown away."""
     alice.post("/v1/llm-providers", {"name": "b", "kind": "openai", "api_key": "secret"})
 
-    done = run("z" * 32)
+    done = run(["z" * 32])
 
     assert 1 == done.exit_code
-    assert "llm_providers.api_key_encrypted: " in done.output
+    assert "org_keys.wrapped: " in done.output
     assert "store the secrets again" in done.output
 
 
 @pytest.mark.parametrize("key", ["", "short", f"{NEW},short"])
 def test_a_key_that_is_too_short_is_refused(run: Run, key: str) -> None:
     """As the service refuses it."""
-    assert 2 == run(key).exit_code
+    assert 2 == run([key]).exit_code
+
+
+def opened(connections: Connections, column: SealedColumn, keyring: Keyring) -> list[str]:
+    """Decrypt all values of a column that are not empty."""
+    query = select(column.org_id, column.column).select_from(column.source)
+    with connections.reading() as sql:
+        rows = sql.execute(query.where(column.column.is_not(None))).all()
+        assert rows
+        return [
+            org_keys.open_(sql, keyring, sealed, org_id=org_id, purpose=column.purpose)
+            for org_id, sealed in rows
+        ]

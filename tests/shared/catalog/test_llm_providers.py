@@ -14,6 +14,7 @@ from arkloop.shared.catalog import llm_providers, org_routes, prices
 from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import keyring
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.catalog import llm_models
@@ -89,9 +90,9 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
     assert route.api_key is None
     keys = keyring(stored.connections.settings.encryption_key)
     assert sealed.api_key is not None
-    assert "sk-1" == keys.open(
-        sealed.api_key, org_id=stored.actor.org_id, purpose=llm_providers.API_KEY_PURPOSE
-    )
+    purpose = llm_providers.API_KEY_PURPOSE
+    of_org = {"org_id": stored.actor.org_id, "purpose": purpose}
+    assert "sk-1" == org_keys.opened(keys, sealed.org_key, sealed.api_key, **of_org)
 
 
 def test_prices_and_context_are_the_librarys_where_none_are_given(stored: StoredRuns) -> None:

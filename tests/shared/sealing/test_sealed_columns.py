@@ -8,8 +8,9 @@ from sqlalchemy import select, text, update
 
 from arkloop.shared.accounts import accounts
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import Counts, column_of, reseal
-from arkloop.shared.security.encryption import CannotOpen, Keyring
+from arkloop.shared.security.encryption import Keyring
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.catalog import llm_providers
 
@@ -43,16 +44,18 @@ def store(connections: Connections) -> Store:
 def opened(connections: Connections, id_: UUID, keyring: Keyring) -> str:
     with connections.reading() as sql:
         row = sql.execute(select(llm_providers).where(llm_providers.c.id == id_)).one()
-    return keyring.open(row.api_key_encrypted, org_id=row.org_id, purpose="test")
+        return org_keys.open_(
+            sql, keyring, row.api_key_encrypted, org_id=row.org_id, purpose="test"
+        )
 
 
-def test_every_secret_gets_the_first_key(connections: Connections, store: Store) -> None:
+def test_every_secret_gets_the_key_of_its_org(connections: Connections, store: Store) -> None:
     """More than one batch, among rows without a secret; a second call changes nothing."""
     ids = [store(f"secret {number}", OLD) for number in range(205)]
     store(None, OLD)
     ids.append(store("secret 205", NEW))
 
-    assert Counts(resealed=205, up_to_date=1) == reseal(connections, PROVIDER_KEYS, BOTH)
+    assert Counts(resealed=206) == reseal(connections, PROVIDER_KEYS, BOTH)
     assert Counts(up_to_date=206) == reseal(connections, PROVIDER_KEYS, BOTH)
 
     for number, id_ in enumerate(ids):
@@ -60,7 +63,7 @@ def test_every_secret_gets_the_first_key(connections: Connections, store: Store)
 
 
 def test_a_secret_under_a_key_that_is_gone_stays(connections: Connections, store: Store) -> None:
-    """It is counted, the others get the first key, and the key may come back."""
+    """It is counted, the others get the org's key, and the lost one may come back."""
     lost, kept = store("lost", OTHER), store("kept", OLD)
 
     assert Counts(resealed=1, unreadable=1) == reseal(connections, PROVIDER_KEYS, BOTH)
@@ -69,8 +72,21 @@ def test_a_secret_under_a_key_that_is_gone_stays(connections: Connections, store
     assert "kept" == opened(connections, kept, NEW)
 
 
+def test_a_secret_whose_key_was_erased_is_no_problem(
+    connections: Connections, store: Store
+) -> None:
+    """It is counted apart, so that a rotation does not complain about it for ever."""
+    store("before", OLD)
+    reseal(connections, PROVIDER_KEYS, BOTH)
+    with connections.transaction() as tx:
+        org_id = tx.sql.execute(select(llm_providers.c.org_id)).scalar_one()
+        org_keys.erase(tx, org_id)
+
+    assert Counts(erased=1) == reseal(connections, PROVIDER_KEYS, BOTH)
+
+
 def test_what_was_done_before_a_stop_stays_done(connections: Connections, store: Store) -> None:
-    """Half of the secrets are under each key then, and both keys together read all of them."""
+    """Some secrets are under the org's key then, and all can be read."""
     ids = [store(f"secret {number}", OLD) for number in range(10)]
 
     with pytest.raises(_Stopped):
@@ -87,17 +103,17 @@ def test_a_secret_that_is_replaced_meanwhile_stays_replaced(
     id_ = store("before", OLD)
 
     class Replacing(Keyring):
-        def seal(self, text: str, *, org_id: UUID, purpose: str) -> bytes:
-            after = OLD.seal("after", org_id=org_id, purpose=purpose)
-            with connections.transaction() as tx:
-                tx.sql.execute(update(llm_providers).values(api_key_encrypted=after))
-            return super().seal(text, org_id=org_id, purpose=purpose)
+        def open(self, sealed: bytes, *, org_id: UUID, purpose: str) -> str:
+            text = super().open(sealed, org_id=org_id, purpose=purpose)
+            if purpose == "test":
+                after = OLD.seal("after", org_id=org_id, purpose=purpose)
+                with connections.transaction() as tx:
+                    tx.sql.execute(update(llm_providers).values(api_key_encrypted=after))
+            return text
 
     reseal(connections, PROVIDER_KEYS, Replacing("n" * 32, "o" * 32))
 
     assert "after" == opened(connections, id_, OLD)
-    with pytest.raises(CannotOpen):
-        opened(connections, id_, NEW)
 
 
 class _Stopped(Exception):
@@ -105,12 +121,12 @@ class _Stopped(Exception):
 
 
 class _Stopping(Keyring):
-    """A keyring whose process ends before the fifth secret is written."""
+    """A keyring whose process ends at the fifth secret."""
 
-    sealed = 0
+    count = 0
 
-    def seal(self, text: str, *, org_id: UUID, purpose: str) -> bytes:
-        self.sealed += 1
-        if self.sealed == 5:
+    def open(self, sealed: bytes, *, org_id: UUID, purpose: str) -> str:
+        self.count += purpose == "test"
+        if self.count == 5:
             raise _Stopped()
-        return super().seal(text, org_id=org_id, purpose=purpose)
+        return super().open(sealed, org_id=org_id, purpose=purpose)
