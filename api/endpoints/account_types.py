@@ -43,6 +43,14 @@ class LimitUse(TypedDict):
     resets_at: Annotated[Time | None, "When all of it is free again; null: as uses end."]
 
 
+class OrgOfUser(TypedDict):
+    """An org that a user is in, and the user's role there."""
+
+    id: UuidText
+    name: str
+    role: str
+
+
 class Me(TypedDict):
     """The user of a token, what the token permits, and its limits."""
 
@@ -51,6 +59,7 @@ class Me(TypedDict):
     email: str
     org_id: UuidText
     org_name: str
+    orgs: Annotated[list[OrgOfUser], "All orgs of the user; with an API key, its own."]
     role: str
     permissions: list[str]
     limits: list[LimitUse]

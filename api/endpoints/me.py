@@ -27,6 +27,7 @@ def get_me() -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
+        orgs = accounts.orgs_of(sql, actor().user_id)
         of_runs = run_limits.uses(sql, settings(), actor())
     return jsonify(
         id=str(user.id),
@@ -34,6 +35,12 @@ def get_me() -> Response:
         email=user.email,
         org_id=str(actor().org_id),
         org_name=user.org_name,
+        # A key is for one org, and its reader has nothing to do with the others.
+        orgs=[
+            {"id": str(org.id), "name": org.name, "role": org.role}
+            for org in orgs
+            if actor().api_key_id is None or org.id == actor().org_id
+        ],
         role=actor().role,
         permissions=sorted(actor().permissions),
         limits=[*_requests(), *map(_of_runs, of_runs), *_streams()],

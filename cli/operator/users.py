@@ -95,7 +95,7 @@ def list_(database_url: str, as_json: bool) -> None:
                 "login": row.login,
                 "email": row.email,
                 "org": row.org_name,
-                "org_id": str(row.org_id),
+                "org_id": row.org_id and str(row.org_id),
                 "org_slug": row.org_slug,
                 "role": row.role,
                 "created_at": rfc3339(row.created_at),
@@ -106,8 +106,8 @@ def list_(database_url: str, as_json: bool) -> None:
         return
     for row in rows:
         print_line(
-            f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}"
-            f"  {row.org_id}  {row.org_slug or '-'}"
+            f"{row.id}  {row.login}  {row.email}  {row.org_name or '-'}  {row.role or '-'}"
+            f"  {row.org_id or '-'}  {row.org_slug or '-'}"
         )
 
 

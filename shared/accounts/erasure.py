@@ -36,6 +36,8 @@ from arkloop.shared.storage.tables.accounts import (
 
 #: Workers see a cancel with a heartbeat, the sweep comes round, and a lost worker is noticed.
 RUNS_END_SECONDS = 60
+#: Web processes have noticed the end of all access by then: nothing new is created.
+ACCESS_ENDS_SECONDS = 5
 THREADS_AT_ONCE = 50
 _POLL_SECONDS = 0.2
 
@@ -117,6 +119,7 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
     """
     with connections.transaction() as tx:
         _end_access(tx, user_id)
+    time.sleep(ACCESS_ENDS_SECONDS)
 
     def find(sql: Connection) -> Conversations:
         return personal_data.of_user(sql, user_id)

@@ -874,6 +874,7 @@ class Me(TypedDict):
     email: str
     org_id: str
     org_name: str
+    orgs: list[OrgOfUser]
     role: str
     permissions: list[str]
     limits: list[LimitUse]
@@ -1043,6 +1044,14 @@ class OpenAIProblem(TypedDict):
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None
     code: str | None
+
+
+class OrgOfUser(TypedDict):
+    "An org that a user is in, and the user's role there."
+
+    id: str
+    name: str
+    role: str
 
 
 class PendingInput(TypedDict):

@@ -3182,11 +3182,20 @@ export interface components {
             /** Format: uuid */
             org_id: string;
             org_name: string;
+            /** @description All orgs of the user; with an API key, its own. */
+            orgs: components["schemas"]["OrgOfUser"][];
             role: string;
             permissions: string[];
             limits: components["schemas"]["LimitUse"][];
             /** Format: date-time */
             created_at: string;
+        };
+        /** @description An org that a user is in, and the user's role there. */
+        OrgOfUser: {
+            /** Format: uuid */
+            id: string;
+            name: string;
+            role: string;
         };
         /** @description A limit of the org or of the API key, and how much of it is used. */
         LimitUse: {

@@ -18,6 +18,7 @@ def test_me_is_the_user_in_their_org(alice: User) -> None:
         "email": f"{alice.login}@example.com",
         "org_id": str(alice.org_id),
         "org_name": alice.login,
+        "orgs": [{"id": str(alice.org_id), "name": alice.login, "role": "owner"}],
         "role": "owner",
         "permissions": sorted(SCOPES),
         "limits": [],

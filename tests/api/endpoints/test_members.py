@@ -7,13 +7,14 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
+from arkloop.api.auth.bearer import Authenticator
 from arkloop.shared.accounts import accounts
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import api_keys, memberships
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User, details_of, error_of
 from tests.end_users import end_user
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 
 def path(user: User, member: User | None = None) -> str:
@@ -144,6 +145,22 @@ def test_a_removed_members_access_ends(
     assert 200 == alice.get(f"/v1/threads/{thread_id}").status_code
     phases = [alice.get(f"/v1/runs/{one}").json["phase"] for one in (run_id, other_run_id)]
     assert ["cancelling", "executing"] == phases
+
+
+def test_open_streams_of_a_removed_member_end_elsewhere(
+    team: dict[str, User], connections: Connections
+) -> None:
+    """Within 5 s, in a process that has just seen each token alive."""
+    member, alice = team["member"], team["alice"]
+    key = member.api_key()
+    elsewhere = Authenticator(connections)
+    tokens = [member.token, key.token, end_user(key).token, end_user(member).token]
+    actors = [elsewhere.identify(token) for token in tokens]
+    assert all(map(elsewhere.still_valid, actors))
+
+    assert 204 == alice.delete(path(alice, member)).status_code
+
+    eventually(lambda: not any(map(elsewhere.still_valid, actors)), seconds=5)
 
 
 def test_who_was_removed_from_one_org_keeps_the_others(

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from arkloop.api.app import create_app
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.operator.users import ensure_dev_key, users
+from arkloop.shared.accounts import erasure
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
 from tests.clients import PASSWORD
@@ -265,14 +266,17 @@ def test_a_password_is_reset_by_a_token(run: Run, client: FlaskClient) -> None:
     assert "No user has the login or email 'bob'" in unknown.output
 
 
-def test_a_user_is_exported_and_erased(run: Run, client: FlaskClient) -> None:
+def test_a_user_is_exported_and_erased(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of JSON, then a question, then the record; the login is free again."""
     user_id = run("create", *options("--create")).output.strip()
     lines = [json.loads(line) for line in run("export", "alice").output.splitlines()]
     assert ["user", "membership"] == [line["type"] for line in lines]
 
     assert 1 == run("erase", "alice", input="n\n").exit_code
+    monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
     record = json.loads(run("erase", "alice", "--yes").output)
+    [listed] = json.loads(run("list", "--json").output)
+    assert (f"erased-{user_id}", None) == (listed["login"], listed["org_id"])
 
     assert ("user", user_id, 0) == (record["kind"], record["user_id"], record["threads"])
     assert 1 == run("erase", "alice", "--yes").exit_code

@@ -30,8 +30,9 @@ MakeRun = Callable[..., UUID]
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait for the end of runs that gives up at once."""
+    """Waits for the end of runs and of access that are over at once."""
     monkeypatch.setattr(erasure, "RUNS_END_SECONDS", 0)
+    monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
 
 
 def places_of(connections: Connections, word: str) -> list[str]:
