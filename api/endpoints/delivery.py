@@ -23,7 +23,7 @@ from arkloop.api.endpoints.following import (
     streaming,
     watch_of,
 )
-from arkloop.api.endpoints.run_types import CreatedRun, Run
+from arkloop.api.endpoints.run_types import AwaitedRun, CreatedRun
 from arkloop.api.endpoints.runs import shown_in_full
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 #: Of every endpoint that creates a run, for `@described`.
 DELIVERED: Mapping[str, Any] = {
-    "returns": {"application/json": CreatedRun | Run, EVENT_STREAM: EventFrames},
+    "returns": {"application/json": CreatedRun | AwaitedRun, EVENT_STREAM: EventFrames},
     "status": 201,
     "headers": ["Prefer", "Idempotency-Key"],
 }
@@ -59,7 +59,8 @@ class Delivery:
         """Return the response for the run that `created`, perhaps a replay, names."""
         if not self.streams and self.wait is None:
             return created
-        run_id = UUID(json.loads(created.get_data())["run_id"])
+        body = json.loads(created.get_data())
+        run_id = UUID(body["run_id"])
         on_leave = _go_on
         if self.cancels:
             on_leave = partial(cancel_after_leave, connections(), actor(), run_id)
@@ -68,7 +69,8 @@ class Delivery:
         elif (run := self._at_rest(run_id, on_leave)) is None:
             return created
         else:
-            response = jsonify(shown_in_full(run))
+            steering = {"steer": body["steer"]} if "steer" in body else {}
+            response = jsonify({**shown_in_full(run), **steering})
             response.headers["Preference-Applied"] = f"wait={self.wait}"
         response.status_code = created.status_code
         for name in ("Location", "Idempotency-Replayed"):

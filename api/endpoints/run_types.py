@@ -148,6 +148,12 @@ class CreatedRun(TypedDict):
     steer: NotRequired[SteeringMessage]
 
 
+class AwaitedRun(Run):
+    """A run whose end was waited for, by the request that created it or gave it a message."""
+
+    steer: NotRequired[SteeringMessage]
+
+
 class Thread(TypedDict):
     """A conversation."""
 

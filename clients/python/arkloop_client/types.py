@@ -115,6 +115,47 @@ class AuditTarget(TypedDict):
     id: str
 
 
+class AwaitedRun(TypedDict):
+    "A run whose end was waited for, by the request that created it or gave it a message."
+
+    run_id: str
+    org_id: str
+    thread_id: str
+    parent_run_id: str | None
+    created_by_user_id: str
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
+    queue: QueuePlace | None
+    not_before: str | None
+    superseded_by: str | None
+    model: str
+    persona_id: str
+    route_id: str
+    overrides: dict[str, Any] | None
+    trace_id: str
+    end_user_id: str | None
+    metadata: dict[str, str]
+    attempt: int
+    last_seq: int
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    failed_at: str | None
+    cancelled_at: str | None
+    queue_ms: int | None
+    waiting_ms: int
+    pending_input: PendingInput | None
+    steps: int | None
+    usage: RunUsage
+    cost_usd: float
+    tree_cost_usd: float
+    stop_reason: str | None
+    message_id: str | None
+    output: Any
+    error: RunProblem | None
+    steer: NotRequired[SteeringMessage]
+
+
 class Budget(TypedDict):
     "Limits, and how much of them is used this month."
 

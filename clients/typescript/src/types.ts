@@ -3748,6 +3748,64 @@ export interface components {
             /** Format: uuid */
             fallback_run_id: string;
         };
+        /** @description A run whose end was waited for, by the request that created it or gave it a message. */
+        AwaitedRun: {
+            /** Format: uuid */
+            run_id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            thread_id: string;
+            /** Format: uuid */
+            parent_run_id: string | null;
+            /** Format: uuid */
+            created_by_user_id: string;
+            /** @enum {string} */
+            status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            /** @description More precise than `status`: `queued`, `executing`, `finished`, … */
+            phase: string;
+            queue: components["schemas"]["QueuePlace"] | null;
+            /** Format: date-time */
+            not_before: string | null;
+            /** Format: uuid */
+            superseded_by: string | null;
+            model: string;
+            persona_id: string;
+            route_id: string;
+            overrides: Record<string, never> | null;
+            trace_id: string;
+            end_user_id: string | null;
+            metadata: {
+                [key: string]: string;
+            };
+            attempt: number;
+            /** @description The number of its last event. */
+            last_seq: number;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            started_at: string | null;
+            /** Format: date-time */
+            completed_at: string | null;
+            /** Format: date-time */
+            failed_at: string | null;
+            /** Format: date-time */
+            cancelled_at: string | null;
+            queue_ms: number | null;
+            waiting_ms: number;
+            pending_input: components["schemas"]["PendingInput"] | null;
+            steps: number | null;
+            usage: components["schemas"]["RunUsage"];
+            cost_usd: number;
+            tree_cost_usd: number;
+            stop_reason: string | null;
+            /** Format: uuid */
+            message_id: string | null;
+            /** @description The final text, or the object that an output schema requires. */
+            output: unknown;
+            error: components["schemas"]["RunProblem"] | null;
+            steer?: components["schemas"]["SteeringMessage"];
+        };
         /** @description A token that opens the stream of one run. */
         StreamTicketShown: {
             ticket: string;
@@ -8179,7 +8237,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["Run"];
+                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
                     "text/event-stream": unknown;
                 };
             };
@@ -8277,7 +8335,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["Run"];
+                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
                     "text/event-stream": unknown;
                 };
             };
@@ -8558,7 +8616,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["Run"];
+                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
                     "text/event-stream": unknown;
                 };
             };

@@ -40,8 +40,14 @@ def test_a_new_run_has_the_fields_of_its_type(alice: User) -> None:
     waiting = alice.post(path, {"message": "And?", "on_busy": "enqueue"}).json or {}
     steering = alice.post(path, {"message": "Stop", "on_busy": "steer"}).json or {}
 
+    wait = {"Prefer": "wait=1"}
+    more = {"message": "Stop now", "on_busy": "steer"}
+    awaited = alice.post(path, more, headers=wait).json or {}
+
     for shown in (first, waiting, steering):
         check(shown, run_types.CreatedRun)
+    check(awaited, run_types.AwaitedRun)
+    check(awaited["steer"], run_types.SteeringMessage)
     assert {"position": 1} == waiting["queue"]
     check(steering["steer"], run_types.SteeringMessage)
 
