@@ -23,8 +23,8 @@ from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import NotActive, NotWaiting, StaleInput
 from arkloop.shared.events.plain import money
 from arkloop.shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
-from arkloop.shared.runs import commands, overrides, queries
-from arkloop.shared.runs.states import STATUSES, phase_of, status_of
+from arkloop.shared.runs import commands, fair_queue, overrides, queries
+from arkloop.shared.runs.states import STATUSES, RunState, phase_of, status_of
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -107,7 +107,11 @@ def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
-    return jsonify(shown_in_full(run))
+        place = fair_queue.place_of(sql, run_id) if run["state"] == RunState.QUEUED else None
+    shown = shown_in_full(run)
+    if place is not None:
+        shown["queue"] = {"position": place.position, "ahead_of_you": place.ahead}
+    return jsonify(shown)
 
 
 @bp.patch("/v1/runs/<id:run_id>")

@@ -27,6 +27,20 @@ CLAIM_SECONDS = 2.0
 MAX_REMEMBERED = 10_000
 _ORGS = statement(__package__, "fair_orgs")
 _RUNS = statement(__package__, "fair_runs")
+_PLACE = statement(__package__, "place_in_queue")
+
+
+class Place(NamedTuple):
+    """The place of a queued run, if it gets the last turn of each round."""
+
+    position: int  # among the queued runs of its org, from 1 on
+    ahead: int  # runs of all orgs that start before it
+
+
+def place_of(sql: Connection, run_id: UUID) -> Place | None:
+    """Return the run's place; None if it is not queued for the service's workers."""
+    row = sql.exec_driver_sql(_PLACE, {"run_id": run_id}).one_or_none()
+    return None if row is None else Place(row.position, row.ahead)
 
 
 class _Found(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs.fair_queue import FairQueue
+from arkloop.shared.runs.fair_queue import FairQueue, place_of
 from arkloop.shared.runs.states import RunState
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
@@ -23,8 +23,8 @@ def queue(stored: StoredRuns, make_run: Callable[..., UUID], register: Register)
     def new(user: User, count: int, **columns: object) -> list[UUID]:
         return [
             make_run(
-                *(user, user.thread(), RunState.QUEUED),
-                **{"queued_at": ago(seconds=1000 - number), **columns},
+                *(user, user.thread()),
+                **{"state": RunState.QUEUED, "queued_at": ago(seconds=1000 - number), **columns},
             )
             for number in range(count)
         ]
@@ -127,6 +127,25 @@ def test_what_is_chosen_and_not_yet_claimed_is_not_chosen_again(
         chosen = [fair.choose(sql, [name])[0] for name in gone]
 
     assert {*runs} == {*chosen}
+
+
+def test_a_place_counts_what_starts_before_at_most(
+    stored: StoredRuns, queue: Queue, alice: User, register: Register
+) -> None:
+    """In turns, and not in the order of creation: more runs of one end user or org do not count."""
+    mine = queue(alice, 3, end_user_id="a")
+    queue(alice, 9, end_user_id="b")
+    queue(alice, 1, end_user_id="c")
+    queue(register(), 40)
+    claimed = queue(register(), 1, state=RunState.EXECUTING)
+
+    with stored.connections.reading() as sql:
+        places = [place_of(sql, run_id) for run_id in mine]
+        none = [place_of(sql, run_id) for run_id in (*claimed, new_id())]
+
+    # Of a, b and c: 1, 1, 1; then 2, 2, 1. Of the other org as many as of this one.
+    assert [(3, 5), (5, 9), (7, 13)] == places
+    assert [None, None] == none
 
 
 def test_without_a_queue_a_message_starts_what_it_names(stored: StoredRuns, queue: Queue) -> None:

@@ -297,6 +297,8 @@ def test_whose_turn_it_is(connections: Connections, written: History) -> None:
         },
     )
 
+    place = fair_queue._PLACE, {"run_id": new_id()}
+    assert {QUEUED, "pk_runs"} == Plans(connections, place).indexes()
     assert {QUEUED} == Plans(connections, orgs).indexes()
     assert {QUEUED, "pk_runs"} == Plans(connections, runs_).indexes()
 
