@@ -97,6 +97,7 @@ class Settings:
     fault_point: str | None = None  # where a process of the fault tests dies
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # of the `Host` header; empty: any
+    trusted_proxies: tuple[str, ...] = ()  # networks whose `X-Forwarded-For` is believed
     secure_cookies: bool = True
     path_prefix: str | None = (
         None  # under which a proxy publishes this service, `/arkloop` for example
@@ -163,6 +164,7 @@ class _Reader:
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "allowed_hosts": tuple(map(str.lower, hosts)),
+            "trusted_proxies": self._networks("ARKLOOP_TRUSTED_PROXIES"),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "public_url": self._public_url("ARKLOOP_PUBLIC_URL"),
             "plugins": self._folders("ARKLOOP_PLUGINS"),

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from flask import request
 
+from arkloop.api.http.client_address import client_address
 from arkloop.api.http.current import actor, connections
 from arkloop.shared.actors import Actor
 from arkloop.shared.audit import audit_log
@@ -88,7 +89,7 @@ def _entry(
     target: tuple[str, object] | None,
     details: Mapping[str, Detail],
 ) -> NewEntry:
-    origin = Origin(ip=request.remote_addr, user_agent=request.headers.get("User-Agent"))
+    origin = Origin(ip=client_address(), user_agent=request.headers.get("User-Agent"))
     return NewEntry(
         org_id=org_id, action=action, by=by, target=target, details=details, origin=origin
     )
