@@ -370,6 +370,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     patient = replace(connections.settings, lease_seconds=86_400, heartbeat_seconds=3_600)
     with noted(connections) as statements:
         sweep.sweep(replace(connections, settings=patient, enqueue=lambda _run_id: None))
+        sweep.tidy(connections)
     by_table = {statement[0]: statement for statement in statements}.values()
     found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
 
