@@ -12,8 +12,9 @@ branch_labels = None
 depends_on = None
 
 _INDEXES = {
+    # Without the second condition, looks for runs of a thread would read all of this index.
     "ix_runs_unended_org_id_state": "runs (org_id, state)"
-    " WHERE ended_at IS NULL",
+    " WHERE ended_at IS NULL AND org_id IS NOT NULL",
     "ix_offered_messages_org_id": "offered_messages (org_id)",
 }
 

@@ -152,7 +152,8 @@ runs = Table(
     Index(
         "ix_runs_unended_org_id_state",
         *("org_id", "state"),
-        postgresql_where=text("ended_at IS NULL"),
+        # The second condition, which is always true, is for queries by the org alone.
+        postgresql_where=text("ended_at IS NULL AND org_id IS NOT NULL"),
     ),
     Index(
         "ix_runs_queued_org_id_end_user_id_queued_at",
