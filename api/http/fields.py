@@ -100,7 +100,7 @@ class BoundedDict(fields.Dict):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         if isinstance(value, dict) and len(value) > self.most:
             raise ValidationError(f"must have at most {self.most} fields")
-        return dict(super()._deserialize(value, *args, **kwargs))  # type: ignore[no-untyped-call]  # theirs
+        return dict(super()._deserialize(value, *args, **kwargs))  # type: ignore[no-untyped-call]  # marshmallow's
 
 
 class Metadata(fields.Field[dict[str, str]]):

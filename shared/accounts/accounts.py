@@ -167,7 +167,7 @@ def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any]
         )
     )
     # The row has these three columns; the types would have a row of any.
-    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # as said
+    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # three columns
 
 
 def _org_of(user_id: ColumnElement[Any], in_org: UUID | None = None) -> ScalarSelect[Any]:

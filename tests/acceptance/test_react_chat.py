@@ -88,7 +88,7 @@ def open_page(browser: Browser, page_url: str) -> Iterator[Open]:
     opened: list[BrowserContext] = []
 
     def open_(**options: object) -> Page:
-        context = browser.new_context(**options)  # type: ignore[arg-type]  # as given
+        context = browser.new_context(**options)  # type: ignore[arg-type]  # Playwright's
         opened.append(context)
         page = context.new_page()
         page.goto(f"{page_url}/?chat={chat_id}")

@@ -21,7 +21,7 @@ _LENGTH_BYTES = 4
 class _EncodedBody:
     # A private method: the version is pinned, and a test measures its memory.
     def _build_request(self, options: Any, **retries: Any) -> Any:
-        return super()._build_request(with_encoded_body(options), **retries)  # type: ignore[misc]  # theirs
+        return super()._build_request(with_encoded_body(options), **retries)  # type: ignore[misc]  # of a mixin
 
 
 class _Anthropic(_EncodedBody, anthropic.Anthropic):

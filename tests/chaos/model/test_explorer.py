@@ -24,7 +24,7 @@ def pour(jugs: Jugs) -> Iterator[tuple[str, Jugs]]:
 
 def _search(**changes: object) -> Search[Jugs]:
     how = {"of_states": {}, "of_moves": {}, "is_done": lambda _jugs: True, **changes}
-    return Search((0, 0), pour, **how)  # type: ignore[arg-type]  # as given
+    return Search((0, 0), pour, **how)  # type: ignore[arg-type]  # fields by name
 
 
 def test_every_state_is_visited_once() -> None:

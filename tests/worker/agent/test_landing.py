@@ -306,7 +306,7 @@ def test_calls_without_time_get_results() -> None:
     def checkpoint() -> None:
         context.stop.check()
 
-    context.checkpoint = checkpoint  # type: ignore[method-assign]  # noted
+    context.checkpoint = checkpoint  # type: ignore[method-assign]  # to note calls
     agent = agent_for(CALCULATE, {"say": "ok"})
     answer = loop.run(agent, context, context.stop, turns)
 

@@ -122,7 +122,7 @@ def test_a_model_that_reaches_its_limit_without_an_answer_fails_the_run(said: st
     usage = Usage(input_tokens=3, output_tokens=4096, reasoning_tokens=4000)
     context = RecordedRun()
     agent = agent_for()
-    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]  # scripted
+    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]  # a script
         [ThinkingDelta("Hm"), TextDelta(said), TurnEnd("length", (), usage)]
     )
 
@@ -138,7 +138,7 @@ def test_a_model_that_reaches_its_limit_without_an_answer_fails_the_run(said: st
 def test_an_answer_keeps_the_reason_why_the_model_stopped(said: str, reason: str) -> None:
     """An answer keeps the model's stop reason, also if it was cut off or is empty."""
     agent = agent_for()
-    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]  # scripted
+    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]  # a script
         [TextDelta(said), TurnEnd(reason)]
     )
 
