@@ -185,7 +185,8 @@ def _reasons(messages: Any) -> list[Any]:
 def _stored(name: str, part: Any) -> Any:
     match part:
         case {"type": "image" | "document", "source": {"type": "data", "value": str(data)}}:
-            file_name = (part.get("metadata") or {}).get("filename")
+            about = part.get("metadata")
+            file_name = about.get("filename") if isinstance(about, dict) else None
             file_id = sent_files.stored(name, data, file_name)
             return {"type": part["type"], "source": {"type": "file", "value": str(file_id)}}
     return part

@@ -62,6 +62,22 @@ def test_data_within_a_message_is_stored(alice: User) -> None:
     assert b"hello" == alice.get(f"/v1/files/{part['file_id']}/content").data
 
 
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [(7, "file"), ("x", "file"), (["x"], "file"), ({"filename": "a.txt"}, "a.txt")],
+)
+def test_any_metadata_may_stand_beside_data(alice: User, metadata: Any, name: str) -> None:
+    """The protocol lets a part's metadata be any value: only an object's `filename` counts."""
+    message = document("aGVsbG8=")
+    message["content"][0]["metadata"] = metadata
+    made = alice.post("/v1/agui", json={**ASK, "messages": [message]})
+    [thread] = alice.get("/v1/threads").json or []
+    [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
+
+    assert 200 == made.status_code
+    assert name == alice.get(f"/v1/files/{said['content'][0]['file_id']}").json["name"]
+
+
 @pytest.mark.parametrize("data", ["&", "data:text/plain,hello", "", "AA=="])
 def test_data_that_is_no_file_is_refused(alice: User, data: str) -> None:
     """What is no base64, or of no accepted type, is named by its place."""
