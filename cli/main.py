@@ -40,6 +40,10 @@ ENTRIES = {
         "operator.credits:credits",
         "Grant credits to organizations, directly in the database.",
     ),
+    "orgs": Entry(
+        "operator.orgs:orgs",
+        "Set limits and weights of organizations, directly in the database.",
+    ),
     "audit": Entry("operator.audit:audit", "Check and prune audit logs, directly in the database."),
     "rotate-epoch": Entry(
         "operator.rotate_epoch:rotate_epoch",

@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from arkloop.shared.errors import Forbidden
+from arkloop.shared.org_limits import OrgLimits
 
 DATA_PERMISSIONS = frozenset(
     {
@@ -50,6 +51,7 @@ class Actor:
     thread_id: UUID | None = None
     persona_id: str | None = None  # the one persona that runs of an end user may have
     issuer_writes_all: bool = False  # of an end user: whether the token's issuer does
+    limits: OrgLimits | None = None  # None: those of the settings
 
     @property
     def writes_all(self) -> bool:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Row
 from arkloop.api.auth import access_tokens, client_tokens, request_limits
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import mark
-from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.accounts import accounts, api_keys, org_settings
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
 from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.recent_reads import RecentReads
 from arkloop.shared.times import now
@@ -96,9 +97,28 @@ class Authenticator:
         self.connections = connections
         self._keys: RecentReads[object, Row[Any] | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
         self._roles: RecentReads[object, str | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
+        self._limits: RecentReads[UUID, OrgLimits] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
 
     def identify(self, token: str) -> Actor:
         """Return the actor that the token stands for. Raises: Unauthorized, Unavailable."""
+        return self.with_limits(self._identify(token))
+
+    def with_limits(self, actor: Actor) -> Actor:
+        """Return the actor with the limits of its org; while Postgres is out of reach, with those
+        of the settings.
+        """
+        settings, org_id = self.connections.settings, actor.org_id
+
+        def read() -> OrgLimits:
+            with self.connections.reading() as sql:
+                return org_settings.limits_of(sql, settings, org_id)
+
+        try:
+            return replace(actor, limits=self._limits.get(org_id, read))
+        except Unavailable:
+            return actor
+
+    def _identify(self, token: str) -> Actor:
         if token.startswith(api_keys.PREFIX):
             return self._by_api_key(token)
         if token.startswith(client_tokens.PREFIX):

@@ -27,6 +27,7 @@ from limits.strategies import FixedWindowRateLimiter, RateLimiter
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RateLimitExceeded
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.shared_limiter import SharedLimiter
@@ -55,16 +56,21 @@ class _Window:
     """A process's part in the present window of an org or key."""
 
     number: int = -1
+    limit: int = 0  # by which it took what is left
     left: int = 0  # taken and not given out
     elsewhere: int = 0  # what nobody had taken when the process last took some
     is_used_up: bool = False
     #: Held while more is taken: else each waiting request would take a part of its own.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, number: int) -> None:
-        """Begin the window of this number, if it is a later one."""
-        if number > self.number:
-            self.number, self.left, self.elsewhere, self.is_used_up = number, 0, 0, False
+    def begin(self, number: int, limit: int) -> None:
+        """Begin the window of this number, if it is a later one, or go on under another limit.
+
+        What is left under a higher limit might be more than the new one allows.
+        """
+        if number > self.number or limit != self.limit:
+            self.number, self.limit = max(number, self.number), limit
+            self.left, self.elsewhere, self.is_used_up = 0, 0, False
 
     def give_back(self) -> None:
         with self.lock:
@@ -75,16 +81,10 @@ class RequestLimits:
     """The limits of a web process."""
 
     def __init__(self, connections: Connections) -> None:
-        settings = connections.settings
-        self._of_org = settings.org_requests_per_minute
-        self._of_key = settings.key_requests_per_minute
-        self._processes = settings.api_workers
+        self._of_settings = OrgLimits.of_settings(connections.settings)
+        self._processes = connections.settings.api_workers
         self._limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.request_limits)
         self._windows: dict[UUID, _Window] = {}
-
-    @property
-    def are_on(self) -> bool:
-        return bool(self._of_org or self._of_key)
 
     def count(self, actor: Actor) -> list[Use]:
         """Count a request of the actor; return what is left of each limit, the nearest first.
@@ -124,11 +124,12 @@ class RequestLimits:
         return max(0, limit - taken) + own
 
     def _limits_of(self, actor: Actor) -> Iterator[tuple[Policy, UUID, int]]:
+        limits = actor.limits or self._of_settings
         # The key first: an org's own count must not grow by what one of its keys is refused.
-        if self._of_key and actor.api_key_id is not None:
-            yield "key", actor.api_key_id, self._of_key
-        if self._of_org:
-            yield "org", actor.org_id, self._of_org
+        if (most := limits.key_requests_per_minute) and actor.api_key_id is not None:
+            yield "key", actor.api_key_id, most
+        if most := limits.org_requests_per_minute:
+            yield "org", actor.org_id, most
 
     def _window(self, subject: UUID) -> _Window:
         window = self._windows.get(subject)
@@ -141,7 +142,7 @@ class RequestLimits:
     def _take(self, window: _Window, subject: UUID, limit: int, now: float) -> int | None:
         """Take a request from the window and return how many remain; None if there is none left."""
         with window.lock:
-            window.begin(_number(subject, now))
+            window.begin(_number(subject, now), limit)
             if window.left == 0 and not window.is_used_up:
                 self._refill(window, subject, limit)
             if window.left == 0:
@@ -188,16 +189,12 @@ def request_limits() -> RequestLimits:
 
 def count(actor: Actor) -> None:
     """Count this request of the actor. Raises: RateLimitExceeded."""
-    limits = request_limits()
-    if limits.are_on:
-        g.rate_limits = limits.count(actor)
+    g.rate_limits = request_limits().count(actor)
 
 
 def register(app: Flask) -> None:
-    """Let responses have the headers, if there are limits."""
-    limits: RequestLimits = app.extensions["arkloop.request_limits"]
-    if limits.are_on:
-        app.after_request(_add_headers)
+    """Let responses have the headers, where there are limits."""
+    app.after_request(_add_headers)
 
 
 def _add_headers(response: Response) -> Response:

@@ -63,6 +63,7 @@ class Me(TypedDict):
     role: str
     permissions: list[str]
     limits: list[LimitUse]
+    weight: Annotated[int, "Runs of the org that start in each round of turns; 1 unless set."]
     created_at: Time
 
 

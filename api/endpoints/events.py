@@ -134,7 +134,7 @@ def _reader(run_id: UUID) -> Actor:
     ended_at = hub().heads.get_seen(run_id, reader).ended_at
     if ended_at is not None and ended_at + stream_tickets.AFTER_END < now():
         raise Unauthorized()
-    return reader
+    return authenticator().with_limits(reader)
 
 
 def _seq(text: str) -> int:

@@ -50,9 +50,8 @@ def reserve_stream() -> None:
     Raises:
         StreamLimitExceeded
     """
-    slots = stream_slots()
-    if slots.are_on and "stream_slot" not in g:
-        g.stream_slot = slots.take(actor())
+    if "stream_slot" not in g:
+        g.stream_slot = stream_slots().take(actor())
 
 
 def stream_slots() -> StreamSlots:
@@ -112,9 +111,7 @@ def streaming(
         StreamLimitExceeded: unless `reserve_stream` has taken a slot for it.
     """
     body: Iterator[bytes]
-    slots, slot = stream_slots(), g.pop("stream_slot", None)
-    if slot is None and slots.are_on:
-        slot = slots.take(watch.reader)
+    slot = g.pop("stream_slot") if "stream_slot" in g else stream_slots().take(watch.reader)
     body = sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on)
     if slot is not None:
         body = _InSlot(body, slot)

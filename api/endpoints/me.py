@@ -12,6 +12,7 @@ from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.runs import run_limits
 from arkloop.shared.runs.run_limits import RunUse
 from arkloop.shared.times import now, rfc3339
@@ -44,6 +45,7 @@ def get_me() -> Response:
         role=actor().role,
         permissions=sorted(actor().permissions),
         limits=[*_requests(), *map(_of_runs, of_runs), *_streams()],
+        weight=(actor().limits or OrgLimits.of_settings(settings())).weight,
         created_at=rfc3339(user.created_at),
     )
 

@@ -106,6 +106,7 @@ def _sender(run_id: UUID) -> Actor:
         sender = stream_tickets.verify(settings(), tickets[0], run_id)
         if not authenticator().still_valid(sender):
             raise Unauthorized()
+        sender = authenticator().with_limits(sender)
         if "data.runs.write" in sender.permissions:
             sender = authenticator().up_to_date(sender)
     if "data.runs.write" not in sender.permissions:

@@ -22,6 +22,7 @@ import redis
 from arkloop.shared.actors import Actor
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.errors import StreamLimitExceeded
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class StreamSlots:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._settings = connections.settings
+        self._of_settings = OrgLimits.of_settings(connections.settings)
         self._process = secrets.token_hex(8)
         self._script = connections.redis.register_script(_TAKE)
         #: Held while Redis is asked, so that it gets the counts in order.
@@ -86,15 +88,11 @@ class StreamSlots:
         self._renew_at = 0.0
         self._loop: BackgroundLoop | None = None
 
-    @property
-    def are_on(self) -> bool:
-        return bool(self._settings.org_streams or self._settings.key_streams)
-
-    def take(self, actor: Actor) -> Slot:
-        """Take a slot for a stream. Raises: StreamLimitExceeded."""
+    def take(self, actor: Actor) -> Slot | None:
+        """Take a slot for a stream; None where there is no limit. Raises: StreamLimitExceeded."""
         limits = tuple(self._limits_of(actor))
         if not limits:
-            return Slot(self, ())
+            return None
         with self._asking:
             if self._loop is None:
                 self._loop = BackgroundLoop("stream slots", self._step, seconds=FLUSH_SECONDS)
@@ -137,9 +135,10 @@ class StreamSlots:
             self._changed.add(subject)
 
     def _limits_of(self, actor: Actor) -> Iterator[_Limit]:
-        if (most := self._settings.key_streams) and actor.api_key_id is not None:
+        limits = actor.limits or self._of_settings
+        if (most := limits.key_streams) and actor.api_key_id is not None:
             yield _Limit("key", actor.api_key_id, most)
-        if most := self._settings.org_streams:
+        if most := limits.org_streams:
             yield _Limit("org", actor.org_id, most)
 
     def _refused(self, limits: Sequence[_Limit]) -> _Limit | None:

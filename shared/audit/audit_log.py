@@ -43,6 +43,7 @@ ACTIONS = (
     "member.removed",
     "budget.changed",
     "credits.granted",
+    "org.settings_changed",
     "llm_provider.created",
     "llm_provider.changed",
     "llm_provider.deleted",

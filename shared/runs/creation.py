@@ -117,7 +117,8 @@ class RunCreator:
         self, write: Callable[[Transaction, Sequence[NewRun]], list[Made]], wanted: Sequence[NewRun]
     ) -> Sequence[Made | RunLimitExceeded]:
         """Write the runs: in one statement, unless those that there are must be counted first."""
-        if not run_limits.are_on(self._connections.settings):
+        settings = self._connections.settings
+        if not any(run_limits.apply_to(settings, new.actor) for new in wanted):
             with self._connections.statement() as tx:
                 return write(tx, wanted)
         with self._connections.transaction() as tx:

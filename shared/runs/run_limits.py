@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from arkloop.shared.actors import Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import RunLimitExceeded
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -40,11 +41,13 @@ class RunUse(NamedTuple):
     used: int
 
 
-def are_on(settings: Settings) -> bool:
-    """Return whether the settings limit runs at all."""
-    return bool(
-        settings.org_concurrent_runs or settings.key_concurrent_runs or settings.org_queued_runs
-    )
+def apply_to(settings: Settings, actor: Actor) -> bool:
+    """Return whether the runs of the actor are limited at all."""
+    return _limits(settings, actor).limit_runs
+
+
+def _limits(settings: Settings, actor: Actor) -> OrgLimits:
+    return actor.limits or OrgLimits.of_settings(settings)
 
 
 def check(tx: Transaction, actor: Actor) -> None:
@@ -54,7 +57,7 @@ def check(tx: Transaction, actor: Actor) -> None:
     Raises:
         RunLimitExceeded
     """
-    if are_on(tx.connections.settings):
+    if apply_to(tx.connections.settings, actor):
         [refused] = refusals(tx, [actor])
         if refused is not None:
             raise refused
@@ -65,19 +68,21 @@ def refusals(tx: Transaction, actors: Sequence[Actor]) -> list[RunLimitExceeded 
 
     Those before it in the list, which may, count as if they had created one.
     """
+    settings = tx.connections.settings
     # In one order: two groups would otherwise wait for each other.
-    org_ids = plain_array(sorted({actor.org_id for actor in actors}))
+    org_ids = plain_array(sorted({actor.org_id for actor in actors if apply_to(settings, actor)}))
     tx.sql.exec_driver_sql(_LOCK, {"org_ids": org_ids})
     # A statement of its own, which sees what was committed before the lock was free.
     counts = _counted(tx.sql, org_ids)
-    return [_refusal(tx.connections.settings, counts, actor) for actor in actors]
+    return [_refusal(_limits(settings, actor), counts, actor) for actor in actors]
 
 
 def uses(sql: Connection, settings: Settings, actor: Actor) -> list[RunUse]:
     """Return the limits that apply to the actor, with what counts for them."""
-    if not are_on(settings):
+    limits = _limits(settings, actor)
+    if not limits.limit_runs:
         return []
-    return [*_uses(settings, _counted(sql, plain_array([actor.org_id])), actor)]
+    return [*_uses(limits, _counted(sql, plain_array([actor.org_id])), actor)]
 
 
 @dataclass(slots=True)
@@ -103,8 +108,8 @@ def _counted(sql: Connection, org_ids: str) -> _Counts:
     return counts
 
 
-def _refusal(settings: Settings, counts: _Counts, actor: Actor) -> RunLimitExceeded | None:
-    for use in _uses(settings, counts, actor):
+def _refusal(limits: OrgLimits, counts: _Counts, actor: Actor) -> RunLimitExceeded | None:
+    for use in _uses(limits, counts, actor):
         if use.used >= use.limit:
             refused = RunLimitExceeded(limit=use.name, scope=use.scope, most=use.limit)
             return refused.after(RETRY_AFTER_SECONDS)
@@ -112,10 +117,10 @@ def _refusal(settings: Settings, counts: _Counts, actor: Actor) -> RunLimitExcee
     return None
 
 
-def _uses(settings: Settings, counts: _Counts, actor: Actor) -> Iterator[RunUse]:
-    if (most := settings.key_concurrent_runs) and actor.api_key_id is not None:
+def _uses(limits: OrgLimits, counts: _Counts, actor: Actor) -> Iterator[RunUse]:
+    if (most := limits.key_concurrent_runs) and actor.api_key_id is not None:
         yield RunUse("concurrent_runs", "key", most, counts.of_key[actor.api_key_id])
-    if most := settings.org_concurrent_runs:
+    if most := limits.org_concurrent_runs:
         yield RunUse("concurrent_runs", "org", most, counts.of_org[actor.org_id])
-    if most := settings.org_queued_runs:
+    if most := limits.org_queued_runs:
         yield RunUse("queued_runs", "org", most, counts.queued[actor.org_id])

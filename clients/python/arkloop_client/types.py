@@ -919,6 +919,7 @@ class Me(TypedDict):
     role: str
     permissions: list[str]
     limits: list[LimitUse]
+    weight: int
     created_at: str
 
 

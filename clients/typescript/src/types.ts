@@ -3187,6 +3187,8 @@ export interface components {
             role: string;
             permissions: string[];
             limits: components["schemas"]["LimitUse"][];
+            /** @description Runs of the org that start in each round of turns; 1 unless set. */
+            weight: number;
             /** Format: date-time */
             created_at: string;
         };
@@ -7560,7 +7562,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied" | "audit.pruned" | "org_key.erased";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied" | "audit.pruned" | "org_key.erased";
                 actor_user_id?: string;
             };
             header?: never;

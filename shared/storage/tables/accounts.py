@@ -3,9 +3,11 @@
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    CheckConstraint,
     Column,
     ForeignKey,
     Index,
+    Integer,
     Table,
     Text,
     UniqueConstraint,
@@ -13,6 +15,7 @@ from sqlalchemy import (
     func,
 )
 
+from arkloop.shared.org_limits import LIMITS, MOST, MOST_WEIGHT, WEIGHT
 from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
 
 #: `name` is for display and may be anybody's. Only the operator gives an org a `slug`, by which
@@ -25,6 +28,20 @@ orgs = Table(
     Column("slug", Text),
     created_at_(),
     UniqueConstraint("slug"),
+)
+
+#: What the operator has set for one org; null is what the settings give to all, and weight 1.
+org_settings = Table(
+    "org_settings",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
+    *(Column(name, Integer) for name in LIMITS),
+    Column(WEIGHT, Integer),
+    CheckConstraint(
+        " AND ".join(f"{name} BETWEEN 0 AND {MOST}" for name in LIMITS),
+        name="ck_org_settings_limits",
+    ),
+    CheckConstraint(f"{WEIGHT} BETWEEN 1 AND {MOST_WEIGHT}", name="ck_org_settings_weight"),
 )
 
 users = Table(

@@ -15,6 +15,7 @@ from arkloop.api.app import create_app
 from arkloop.api.auth.request_limits import RequestLimits, _reset
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RateLimitExceeded
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.clients import Register, User, error_of
@@ -128,6 +129,23 @@ def test_what_the_org_is_refused_does_not_count_for_the_key(
 
     left = {use.policy: use.remaining for use in limits.uses(key)}
     assert {"key": 3, "org": 0} == left
+
+
+def test_another_limit_counts_at_once(
+    limits_of: Callable[..., RequestLimits], accepts: Callable[..., bool]
+) -> None:
+    """Within the window, whatever the process has taken of it or was refused."""
+    limits = limits_of()
+    actor = new_actor()
+
+    def accepted(most: int, requests: int) -> int:
+        of_limit = replace(actor, limits=OrgLimits(org_requests_per_minute=most))
+        return sum(accepts(limits, of_limit) for _ in range(requests))
+
+    # A process that is refused has taken one, or a part, in vain.
+    assert [5, 7, 0] == [accepted(5, 9), accepted(13, 12), accepted(4, 3)]
+    assert 960 < accepted(1000, 2000) <= 1000 - 12
+    assert 0 == accepted(900, 20)
 
 
 # ---- over HTTP -----------------------------------------------------------------------

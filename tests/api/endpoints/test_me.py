@@ -22,6 +22,7 @@ def test_me_is_the_user_in_their_org(alice: User) -> None:
         "role": "owner",
         "permissions": sorted(SCOPES),
         "limits": [],
+        "weight": 1,
     }
     assert expected == me
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created_at)

@@ -1,0 +1,108 @@
+"""`arkloop orgs`: limits and the weight of one org, straight in the database."""
+
+from typing import Any
+
+import click
+
+from arkloop.cli.operator.database import (
+    database,
+    database_url_option,
+    find_org,
+    org_option,
+    record,
+)
+from arkloop.cli.output import print_json
+from arkloop.shared.accounts import org_settings
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.org_limits import WEIGHT
+
+DEFAULT = "default"
+_HELP = {
+    "org_requests_per_minute": "Requests of the organization in a minute.",
+    "key_requests_per_minute": "Requests of each of its API keys in a minute.",
+    "org_concurrent_runs": "Runs of the organization from their creation to their end.",
+    "key_concurrent_runs": "The same for the runs of each of its API keys.",
+    "org_queued_runs": "Runs that wait for a worker, their thread or their time.",
+    "org_streams": "Open streams of the organization.",
+    "key_streams": "Open streams of each of its API keys.",
+    WEIGHT: "Runs that it starts in each round of turns, 1 to 100.",
+}
+
+
+class _Value(click.ParamType[int]):
+    """A number, or the word that takes it back: -1."""
+
+    name = f"integer|{DEFAULT}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == DEFAULT:
+            return _TAKEN_BACK
+        return click.IntRange(min=0).convert(value, param, ctx)
+
+
+#: Stands for None, which click takes for an option that is not given.
+_TAKEN_BACK = -1
+
+
+@click.group()
+def orgs() -> None:
+    """Set limits and weights of single organizations; no server is needed."""
+
+
+@orgs.command("set")
+@database_url_option
+@org_option
+def set_(database_url: str, org: str, **given: int | None) -> None:
+    """Set limits and the weight of an organization, and print all that is set for it as JSON.
+
+    What is not given stays. 0 is no limit; `default` stands for the limit of all organizations,
+    which is a setting of the server, and for the weight 1. It counts within 2 seconds.
+    """
+    values = {
+        name: None if value == _TAKEN_BACK else value
+        for name, value in given.items()
+        if value is not None
+    }
+    if not values:
+        raise click.UsageError("Give at least one option besides --org.")
+    with database(database_url) as connections, connections.transaction() as tx:
+        org_id = find_org(tx.sql, org)
+        try:
+            changed = org_settings.change(tx, org_id, values)
+        except InvalidRequest as error:
+            problems = [f"{_option(name)}: {why[0]}" for name, why in error.details.items()]
+            raise click.ClickException("\n".join(problems)) from None
+        if changed:
+            record(tx, org_id, "org.settings_changed", "org", org_id, **changed)
+        own = org_settings.own_of(tx.sql, org_id)
+    print_json({"org_id": str(org_id), **own})
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+set_.params += [
+    click.Option([_option(name), name], type=_Value(), help=_HELP[name])
+    for name in org_settings.NAMES
+]
+
+
+@orgs.command()
+@database_url_option
+@org_option
+def show(database_url: str, org: str) -> None:
+    """Print what is set for an organization, as JSON; null is what all organizations have."""
+    with database(database_url) as connections, connections.reading() as sql:
+        org_id = find_org(sql, org)
+        own = org_settings.own_of(sql, org_id)
+    print_json({"org_id": str(org_id), **own})
+
+
+@orgs.command("list")
+@database_url_option
+def list_(database_url: str) -> None:
+    """Print all organizations for which something is set, as a JSON array, by id."""
+    with database(database_url) as connections, connections.reading() as sql:
+        rows = org_settings.list_(sql)
+    print_json([{**row._mapping, "org_id": str(row.org_id)} for row in rows])

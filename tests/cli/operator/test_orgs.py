@@ -1,0 +1,95 @@
+"""`arkloop orgs`."""
+
+import json
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+
+from arkloop.cli.operator.orgs import orgs
+from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts.org_settings import NAMES
+from arkloop.shared.audit import audit_log
+from arkloop.shared.storage.connections import Connections
+
+Run = Callable[..., Result]
+NOTHING = dict.fromkeys(NAMES)
+
+
+@pytest.fixture
+def org_id(connections: Connections) -> UUID:
+    with connections.transaction() as tx:
+        return accounts.create_org(tx, "acme")
+
+
+@pytest.fixture
+def run(connections: Connections, org_id: UUID) -> Run:
+    """Call it with the words after `arkloop orgs`; `--org` is the test's unless it is given."""
+
+    def run(command: str, *words: str) -> Result:
+        env = {"ARKLOOP_DATABASE_URL": connections.settings.database_url}
+        org = [] if command == "list" or "--org" in words else ["--org", str(org_id)]
+        return CliRunner().invoke(orgs, [command, *org, *words], env=env)
+
+    return run
+
+
+def test_what_is_set_is_shown_and_what_is_not_given_stays(run: Run, org_id: UUID) -> None:
+    """0 is no limit; `default` takes back what was set."""
+    shown = [
+        run("show"),
+        run("set", "--org-concurrent-runs", "20", "--weight", "3"),
+        run("set", "--org-streams", "0", "--weight", "default"),
+        run("show"),
+        run("set", "--org-streams", "default", "--org-concurrent-runs", "default"),
+    ]
+
+    first = {**NOTHING, "org_concurrent_runs": 20, "weight": 3}
+    second = {**NOTHING, "org_concurrent_runs": 20, "org_streams": 0}
+    assert [
+        {"org_id": str(org_id), **own} for own in (NOTHING, first, second, second, NOTHING)
+    ] == [json.loads(done.output) for done in shown]
+
+
+def test_the_list_has_those_with_settings_of_their_own(run: Run, org_id: UUID) -> None:
+    """An org from which everything is taken back is not in it."""
+    run("set", "--weight", "5")
+    mine = [one for one in json.loads(run("list").output) if one["org_id"] == str(org_id)]
+    run("set", "--weight", "default")
+
+    assert [{"org_id": str(org_id), "slug": None, "name": "acme", **NOTHING, "weight": 5}] == mine
+    assert str(org_id) not in run("list").output
+
+
+def test_changes_are_in_the_audit_log(run: Run, org_id: UUID, connections: Connections) -> None:
+    """Only what has changed, with its new value; a command that changes nothing has no entry."""
+    for _ in range(2):
+        run("set", "--key-streams", "4", "--weight", "2")
+    run("set", "--key-streams", "default", "--weight", "2")
+
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, org_id, {}, limit=9, before=None)
+    assert [{"key_streams": None}, {"key_streams": 4, "weight": 2}] == [row.details for row in rows]
+    assert {("org.settings_changed", "operator")} == {(row.action, row.actor_type) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "Give at least one option"),
+        (["--weight", "0"], "--weight: must be between 1 and 100"),
+        (["--weight", "101"], "--weight: must be between 1 and 100"),
+        (["--org-streams", "1000000000"], "--org-streams: must be between 0 and 999,999,999"),
+        (["--org-streams", "-1"], "-1 is not in the range"),
+        (["--org-streams", "many"], "'many' is not a valid integer"),
+        (["--org", "nobody", "--weight", "2"], "No organization has the id or slug 'nobody'"),
+    ],
+)
+def test_what_is_wrong_is_reported(run: Run, words: list[str], why: str) -> None:
+    """With one sentence; nothing is set."""
+    refused = run("set", *words)
+
+    assert refused.exit_code in (1, 2)
+    assert why in refused.output
+    assert NOTHING.items() <= json.loads(run("show").output).items()
