@@ -1,17 +1,19 @@
 """The order in which runs of a long queue start: round robin by org, then end user, then thread.
+In each round an org starts as many runs as its weight.
 
 A message for a worker says that there is one more run to execute. While the queue is short, that is
 the run that it names. While it is long, the worker executes the run whose turn it is instead: each
 message still starts one run, so that no slot stays empty.
 
-Turns go round in the order of ids. A process remembers only whose turn was last, and asks Postgres
-who is next: no process keeps a queue, and none is waited for. What one process has had its turn in
-is no matter to the others, so that each org with queued runs has its turn in each of them.
+Turns go round in the order of ids; those of one org in a round follow each other. A process
+remembers only whose turn was last, and asks Postgres who is next: no process keeps a queue, and
+none is waited for. What one process has had its turn in is no matter to the others, so that each
+org with queued runs has its turn in each of them.
 """
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import NamedTuple
 from uuid import UUID
@@ -43,6 +45,14 @@ def place_of(sql: Connection, run_id: UUID) -> Place | None:
     return None if row is None else Place(row.position, row.ahead)
 
 
+class _Visit(NamedTuple):
+    """The turns of an org in one round; `ready` is its number of queued runs, up to the weight."""
+
+    org_id: UUID
+    weight: int
+    ready: int
+
+
 class _Found(NamedTuple):
     """A queued run; `number` is the step of its org that it is for, None if it was named."""
 
@@ -57,6 +67,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._last_org_id: UUID | None = None
+        self._begun = 0  # turns that it has had in its round
         self._last_end_users: dict[UUID, str] = {}
         self._chosen: dict[UUID, float] = {}  # until when, on the monotonic clock
 
@@ -65,18 +76,25 @@ class FairQueue:
 
         It may be the same. Another process may claim it first.
         """
-        steps = {"steps": len(named), "after_org_id": self._last_org_id}
-        turns: list[UUID] = [*sql.exec_driver_sql(_ORGS, steps).scalars()]
-        if not turns:
+        steps = {"steps": len(named), "from_org_id": self._last_org_id}
+        visits = [_Visit(*row) for row in sql.exec_driver_sql(_ORGS, steps)]
+        if not visits:
             return [*named]
-        self._last_org_id = turns[-1]
+        begun = self._begun if visits[0].org_id == self._last_org_id else 0
+        numbered = [*islice(_turns(visits, begun), len(named))]
+        self._last_org_id, self._begun = numbered[-1]
+        turns = [org_id for org_id, _ in numbered]
+        weights = {visit.org_id: visit.weight for visit in visits}
         chosen: list[UUID] = []
         while turns:
             taken = self._take(sql, turns, [one for one in named if one not in chosen])
             chosen += [run_id for of_org in taken.values() for run_id in of_org]
             # Where an org had fewer runs than turns, others have them: no slot stays empty.
             left = [
-                org_id for org_id, count in Counter(turns).items() if len(taken[org_id]) == count
+                org_id
+                for org_id, count in Counter(turns).items()
+                if len(taken[org_id]) == count
+                for _ in range(weights[org_id])
             ]
             turns = [*islice(cycle(left), len(named) - len(chosen))]
         return _assigned(named, chosen)
@@ -118,6 +136,25 @@ class FairQueue:
             },
         )
         return [_Found(*row) for row in rows]
+
+
+def _turns(visits: Sequence[_Visit], begun: int) -> Iterator[tuple[UUID, int]]:
+    """Yield the org of each turn, and which of its turns in the round that is, from 1 on.
+
+    The first org has had `begun` of them already. Goes round again where orgs may have more runs
+    than were counted, without an end.
+    """
+    first, *others = visits
+    for number in range(begun, min(first.weight, begun + first.ready)):
+        yield first.org_id, number + 1
+    for visit in others:
+        for number in range(visit.ready):
+            yield visit.org_id, number + 1
+    for visit in cycle(
+        one for one in visits if one.ready == one.weight or (begun and one is first)
+    ):
+        for number in range(visit.weight):
+            yield visit.org_id, number + 1
 
 
 def _assigned(named: Sequence[UUID], chosen: Sequence[UUID]) -> list[UUID]:

@@ -1,18 +1,39 @@
--- Go round the orgs that have queued runs, in the order of their ids, for so many steps after an org.
+-- Go once round the orgs that have queued runs, in the order of their ids, from an org on: at most one
+-- more of them than `steps`, each with its weight and its number of queued runs, up to the weight.
 --
--- Each step is one look into an index, however long the queue is; with fewer orgs than steps there is
--- more than one round.
+-- Each step is one look into an index, however long the queue is.
 WITH RECURSIVE step AS (
-    SELECT 0 AS number, %(after_org_id)s::uuid AS org_id
+    SELECT 1 AS number, first.org_id, first.org_id AS first_org_id FROM (
+        SELECT coalesce(
+            (SELECT r.org_id FROM runs r
+                WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id >= %(from_org_id)s::uuid
+                ORDER BY r.org_id LIMIT 1),
+            (SELECT r.org_id FROM runs r
+                WHERE r.state = 'queued' AND r.agent IS NULL
+                ORDER BY r.org_id LIMIT 1)
+        ) AS org_id
+    ) AS first
     UNION ALL
-    SELECT number + 1, coalesce(
-        (SELECT r.org_id FROM runs r
-            WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id > step.org_id
-            ORDER BY r.org_id LIMIT 1),
-        (SELECT r.org_id FROM runs r
-            WHERE r.state = 'queued' AND r.agent IS NULL
-            ORDER BY r.org_id LIMIT 1)
-    )
-    FROM step WHERE number < %(steps)s AND (number = 0 OR org_id IS NOT NULL)
+    SELECT step.number + 1, next.org_id, step.first_org_id FROM step CROSS JOIN LATERAL (
+        SELECT coalesce(
+            (SELECT r.org_id FROM runs r
+                WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id > step.org_id
+                ORDER BY r.org_id LIMIT 1),
+            (SELECT r.org_id FROM runs r
+                WHERE r.state = 'queued' AND r.agent IS NULL
+                ORDER BY r.org_id LIMIT 1)
+        ) AS org_id
+    ) AS next
+    WHERE step.number <= %(steps)s AND next.org_id <> step.first_org_id
 )
-SELECT org_id FROM step WHERE number > 0 AND org_id IS NOT NULL ORDER BY number
+SELECT step.org_id, own.weight, (
+    SELECT count(*)::integer FROM (
+        SELECT FROM runs r
+        WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id = step.org_id
+        LIMIT own.weight
+    ) AS queued
+) AS ready
+FROM step CROSS JOIN LATERAL (
+    SELECT coalesce((SELECT s.weight FROM org_settings s WHERE s.org_id = step.org_id), 1) AS weight
+) AS own
+WHERE step.org_id IS NOT NULL ORDER BY step.number

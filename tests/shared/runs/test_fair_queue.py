@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
+from arkloop.shared.accounts import org_settings
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import fair_queue
 from arkloop.shared.runs.fair_queue import FairQueue, place_of
 from arkloop.shared.runs.states import RunState
 from tests.clients import Register, User
@@ -42,6 +45,12 @@ def _empty(stored: StoredRuns) -> None:
                 " WHERE state IN ('queued', 'executing')"
             )
         )
+
+
+def weigh(stored: StoredRuns, user: User, weight: int | None) -> None:
+    """Set the weight of the user's org."""
+    with stored.connections.transaction() as tx:
+        org_settings.change(tx, user.org_id, {"weight": weight})
 
 
 def start(stored: StoredRuns, fair: FairQueue, named: list[UUID], group: int = 1) -> list[UUID]:
@@ -91,6 +100,72 @@ def test_each_org_has_its_turn(
     assert all(3 == len({*org_of[at : at + 3]}) for at in range(0, 18, 3))
 
 
+@pytest.mark.parametrize("group", [1, 5, 20])
+def test_an_org_starts_as_many_runs_a_round_as_its_weight(
+    stored: StoredRuns, queue: Queue, alice: User, register: Register, group: int
+) -> None:
+    """However the messages are grouped; when it has no runs left, the others have its turns."""
+    orgs = [alice, register(), register()]
+    weigh(stored, alice, 3)
+    named = [
+        run_id for org, count in zip(orgs, (12, 6, 6), strict=True) for run_id in queue(org, count)
+    ]
+
+    org_of = [stored.row(run_id)["org_id"] for run_id in start(stored, FairQueue(), named, group)]
+
+    # Within a group the order is that of the messages.
+    for at in range(max(group, 5), 21, max(group, 5)):
+        counts = Counter(org_of[:at])
+        assert [at * 3 / 5, at / 5, at / 5] == [counts[org.org_id] for org in orgs]
+    assert {12, 6} == {*Counter(org_of).values()}
+
+
+def test_behind_a_weight_a_run_waits_for_one_round(
+    stored: StoredRuns, queue: Queue, alice: User, register: Register
+) -> None:
+    """As many starts as the weights of the others together; another weight counts at once."""
+    weigh(stored, alice, 4)
+    flood = queue(alice, 30)
+    fair = FairQueue()
+    before = start(stored, fair, flood[:7])
+    [single] = queue(register(), 1, queued_at=ago(seconds=0))
+
+    after = start(stored, fair, flood[7:12])
+
+    assert after.index(single) <= 4
+    weigh(stored, alice, None)
+    [next_] = queue(register(), 1, queued_at=ago(seconds=0))
+    left = [run_id for run_id in flood if run_id not in {*before, *after}]
+    assert next_ in start(stored, fair, left[:2])
+
+
+@pytest.mark.parametrize(
+    ("visits", "begun", "expected"),
+    [
+        # weight, ready of a, b, c; turns of a in this round before
+        ([(1, 1), (1, 1)], 0, "abababab"),
+        ([(3, 3), (1, 1)], 0, "aaabaaab"),
+        ([(3, 3), (1, 1)], 2, "abaaabaa"),
+        ([(3, 3), (1, 1)], 3, "baaabaaa"),
+        ([(3, 2), (1, 1)], 0, "aabbbbbb"),
+        ([(3, 2), (1, 1)], 2, "abaaabaa"),
+        ([(1, 1), (4, 2), (1, 1)], 0, "abbcacac"),
+        ([(2, 1), (3, 2)], 0, "abb"),
+        ([(2, 1)], 2, "aaaaaaaa"),
+        ([(1, 1), (1, 1)], 5, "babababa"),
+    ],
+)
+def test_turns_of_a_round(visits: list[tuple[int, int]], begun: int, expected: str) -> None:
+    """Where an org has fewer queued runs than its weight, it has no more turns than that."""
+    ids = {name: new_id() for name in "abc"}
+    named = [fair_queue._Visit(ids[name], *one) for name, one in zip("abc", visits, strict=False)]
+
+    turns = islice(fair_queue._turns(named, begun), 8)
+
+    name_of = {org_id: name for name, org_id in ids.items()}
+    assert expected == "".join(name_of[org_id] for org_id, _ in turns)
+
+
 def test_each_end_user_of_an_org_has_their_turn(
     stored: StoredRuns, queue: Queue, alice: User
 ) -> None:
@@ -136,7 +211,8 @@ def test_a_place_counts_what_starts_before_at_most(
     mine = queue(alice, 3, end_user_id="a")
     queue(alice, 9, end_user_id="b")
     queue(alice, 1, end_user_id="c")
-    queue(register(), 40)
+    other = register()
+    queue(other, 40)
     claimed = queue(register(), 1, state=RunState.EXECUTING)
 
     with stored.connections.reading() as sql:
@@ -146,6 +222,14 @@ def test_a_place_counts_what_starts_before_at_most(
     # Of a, b and c: 1, 1, 1; then 2, 2, 1. Of the other org as many as of this one.
     assert [(3, 5), (5, 9), (7, 13)] == places
     assert [None, None] == none
+    weigh(stored, alice, 4)
+    with stored.connections.reading() as sql:
+        # Of the other org one for each four.
+        assert [(3, 3), (5, 6), (7, 8)] == [place_of(sql, run_id) for run_id in mine]
+    weigh(stored, alice, 1)
+    weigh(stored, other, 3)
+    with stored.connections.reading() as sql:
+        assert [(3, 11), (5, 19), (7, 27)] == [place_of(sql, run_id) for run_id in mine]
 
 
 def test_without_a_queue_a_message_starts_what_it_names(stored: StoredRuns, queue: Queue) -> None:
