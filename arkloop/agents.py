@@ -9,8 +9,8 @@ from arkloop.shared.agents.agent_run import (
     RunStopped,
     SubRunResult,
 )
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.runs.agent_approvals import approve
-from arkloop.shared.runs.approvals import ApprovalReply
 
 __all__ = [
     "UNKNOWN_OUTCOME",

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from arkloop.shared.runs import approvals, pending_calls
+from arkloop.shared.agents import approvals
+from arkloop.shared.runs import pending_calls
 
 Chunk = dict[str, Any]
 

@@ -18,8 +18,8 @@ from arkloop.api.protocols.responses_object import (
     usage_object,
 )
 from arkloop.api.protocols.responses_output import Call, ResponseOutput
+from arkloop.shared.agents import approvals
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.runs import approvals
 
 DONE = b"data: [DONE]\n\n"
 #: Why a run has completed without a whole answer.

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
+from arkloop.shared.agents import approvals
 from arkloop.shared.agents.agent_run import AgentRun
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.runs import approvals
-from arkloop.shared.runs.approvals import ApprovalReply
 
 OPTIONS = ("approve", "deny", "edit")
 #: Of the arguments, as a person sees them.

@@ -15,6 +15,8 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from arkloop.shared import client_data
 from arkloop.shared.actors import Actor
+from arkloop.shared.agents import approvals
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.billing import usage_reports
 from arkloop.shared.errors import (
     NotActive,
@@ -22,8 +24,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import agent_queue, approvals, form_replies, pending_calls, trees
-from arkloop.shared.runs.approvals import ApprovalReply
+from arkloop.shared.runs import agent_queue, form_replies, pending_calls, trees
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over

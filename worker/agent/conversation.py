@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from arkloop.shared.agents import approvals
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ProviderState
-from arkloop.shared.runs import approvals, form_replies
-from arkloop.shared.runs.approvals import ApprovalReply
+from arkloop.shared.runs import form_replies
 from arkloop.worker.agent import structured_output
 from arkloop.worker.contract.attachments import images_of, parts_of
 from arkloop.worker.contract.input_requests import InputRequest

@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 
 from arkloop.shared.agents.agent_run import AgentRun
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.runs.agent_approvals import MAX_SHOWN_CHARACTERS, approve
-from arkloop.shared.runs.approvals import ApprovalReply
 
 
 class Asked:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared.agents.approvals import ApprovalReply, read
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.runs.approvals import ApprovalReply, read
 
 APPROVED = ApprovalReply(approved=True)
 
