@@ -10,7 +10,6 @@ from arkloop.shared.agents.agent_run import (
     SubRunResult,
 )
 from arkloop.shared.agents.approvals import ApprovalReply
-from arkloop.shared.runs.agent_approvals import approve
 
 __all__ = [
     "UNKNOWN_OUTCOME",
@@ -21,5 +20,4 @@ __all__ = [
     "Message",
     "RunStopped",
     "SubRunResult",
-    "approve",
 ]

@@ -203,12 +203,14 @@ class AppendEvents(_HeldRun):
     seq = fields.Integer(strict=True, validate=validate.Range(1, 2**63 - 1))
     events = BoundedList(AgentEvent(), most=MAX_EVENTS, load_default=list)
     checkpoint = Checkpoint()
+    begun = BoundedList(fields.String(validate=_CALL_ID), most=MAX_EVENTS, load_default=list)
 
     @validates_schema
     def _check_number(self, body: dict[str, Any], **_: Any) -> None:
         if body.get("events") and "seq" not in body:
             raise ValidationError("is required with `events`", "seq")
-        if not body.get("events") and "checkpoint" not in body and type(self) is AppendEvents:
+        has_more = "checkpoint" in body or body.get("begun")
+        if not body.get("events") and not has_more and type(self) is AppendEvents:
             raise ValidationError("is required, unless there is a `checkpoint`", "events")
 
 
@@ -221,9 +223,20 @@ class _LastWrite(AppendEvents):
 
 
 class AskPerson(_LastWrite):
+    """A question, or with `approval_of` the request to approve the call with this id."""
+
     key = fields.String(load_default=None, allow_none=True, validate=_CALL_ID)
-    question = fields.String(required=True, validate=utf8_length(1, MAX_QUESTION_BYTES))
+    question = fields.String(load_default=None, validate=utf8_length(1, MAX_QUESTION_BYTES))
     options = BoundedList(fields.String(validate=validate.Length(1, 500)), most=20)
+    approval_of = fields.String(load_default=None, validate=_CALL_ID)
+
+    @validates_schema
+    def _check_kind(self, body: dict[str, Any], **_: Any) -> None:
+        if body["approval_of"] is None:
+            if body["question"] is None:
+                raise ValidationError("is required, unless there is an `approval_of`", "question")
+        elif body["key"] is not None or body.get("options"):
+            raise ValidationError("must be left out with `approval_of`", "key")
 
 
 class _Task(Schema):

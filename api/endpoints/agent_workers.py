@@ -38,6 +38,7 @@ from arkloop.shared.runs.agent_endings import Complete
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.agent_writes import (
     Ask,
+    AskApproval,
     Delegate,
     Fail,
     Hold,
@@ -132,7 +133,10 @@ def checkpoint(name: str, body: dict[str, Any]) -> Response:
 def ask(name: str, body: dict[str, Any]) -> Response:
     """Let the run wait for a person's answer; it is polled again when there is one."""
     question, options = body["question"], body.get("options")
-    asked = Ask(key=body["key"], prompt=question, options=options or None)
+    if body["approval_of"] is not None:
+        asked: Then = AskApproval(tool_call_id=body["approval_of"], prompt=question)
+    else:
+        asked = Ask(key=body["key"], prompt=question, options=options or None)
     return _write(name, body, asked)
 
 
@@ -191,6 +195,7 @@ def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:
         seq=body.get("seq"),
         events=body["events"],
         checkpoint=body.get("checkpoint"),
+        begun=body.get("begun", ()),
     )
     most = connections().settings.run_output_mib * 1024 * 1024
     with connections().transaction() as tx:

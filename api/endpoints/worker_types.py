@@ -38,6 +38,14 @@ class EndedCall(TypedDict):
     cancelled: list[UuidText]
 
 
+class CallApproval(TypedDict):
+    """A person's reply to the request to approve a call with these arguments."""
+
+    tool_call_id: str
+    arguments: Any
+    answer: str
+
+
 class AgentRun(TypedDict):
     """A run with all that its agent needs."""
 
@@ -58,6 +66,8 @@ class AgentRun(TypedDict):
     output_schema: JsonObject | None
     messages: list[JsonObject]
     answers: list[JsonObject]
+    approvals: list[CallApproval]
+    begun: list[str]
     checkpoint: Any
     deadline_at: Time
 

@@ -4,12 +4,13 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from arkloop.cli.serve.run_outbox import RunOutbox
 from arkloop.cli.serve.service import Service
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     UNKNOWN_OUTCOME,
@@ -20,6 +21,8 @@ from arkloop.shared.agents.agent_run import (
     StopReason,
     SubRunResult,
 )
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.call_approvals import CallApprovals
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.agents.transcript import (
     RecordedCall,
@@ -54,7 +57,10 @@ class ServedRun(StepsAndCosts):
         self.model: str = run["model"]
         self.model_settings: Mapping[str, Any] = run["model_settings"]
         self.output_schema: Mapping[str, Any] | None = run["output_schema"]
-        self.messages: Sequence[Message] = _with_unknown(run["messages"])
+        unbegun = {one["tool_call_id"]: one["arguments"] for one in run["approvals"]}
+        for begun in run["begun"]:
+            unbegun.pop(begun, None)
+        self.messages: Sequence[Message] = _with_unknown(run["messages"], unbegun)
         self.attempt: int = run["attempt"]
         self.checkpoint_data: Any = run["checkpoint"]
         #: Set when the run has to stop; `stopped` is the first reason.
@@ -62,7 +68,11 @@ class ServedRun(StepsAndCosts):
         self.stopped: StopReason | None = None
         self.outbox = RunOutbox(service, run, self.stop)
         self._answers = {(one["key"], one["question"]): one["answer"] for one in run["answers"]}
-        self._transcript = Transcript(_calls_of(run["messages"]))
+        self._transcript = Transcript(_calls_of(run["messages"], unbegun))
+        replies: dict[str, list[str]] = {}
+        for one in run["approvals"]:
+            replies.setdefault(one["tool_call_id"], []).append(one["answer"])
+        self._approvals = CallApprovals(self._transcript, replies)
         self._last_turn: MessageCompleted | None = None
         self._lock = threading.RLock()
         self._draining = draining
@@ -82,9 +92,7 @@ class ServedRun(StepsAndCosts):
     def finish(self, returned: Any) -> None:
         """Complete the run with what the agent has returned. Raises: RunStopped, ValueError."""
         with self._recording():
-            settled = self._transcript.settle()
-            if settled:
-                self.outbox.note(*settled)
+            self._settle()
             output = None
             if self.output_schema is not None:
                 returned, output = _output(returned)
@@ -152,6 +160,13 @@ class ServedRun(StepsAndCosts):
                 self._begin(call)
             elif (known := self._transcript.output_of(tool_call_id)) is not None:
                 return known
+            elif self._transcript.awaits_approval(tool_call_id):
+                denied = self._approvals.denial(tool_call_id)
+                if denied is not None:
+                    self.tool_result(tool_call_id, denied, is_error=True)
+                    return denied
+                self.outbox.send("append", begun=[tool_call_id])
+                self._transcript.begin_approved(tool_call_id)
             elif self._transcript.is_lost(tool_call_id) and not is_idempotent:
                 self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
                 return UNKNOWN_OUTCOME
@@ -207,6 +222,23 @@ class ServedRun(StepsAndCosts):
             self.stop("waiting")
         raise RunStopped("waiting")
 
+    def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:
+        """Return a person's reply to a call, in this execution or the next."""
+        with self._recording():
+            call = call_of(name, arguments, tool_call_id)
+            reply = self._approvals.reply_to(call)
+            if reply is not None:
+                if not reply.approved:
+                    denied = call_approvals.denial(reply)
+                    self.tool_result(tool_call_id, denied, is_error=True)
+                return reply
+            if not self._transcript.has_call(tool_call_id):
+                self._record(call)
+            question = self._approvals.prompt(name, tool_call_id)
+            self.outbox.send("ask", approval_of=tool_call_id, question=question)
+            self.stop("waiting")
+        raise RunStopped("waiting")
+
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
         """Return the results of sub-runs, in this execution or the next."""
         with self._recording():
@@ -243,15 +275,19 @@ class ServedRun(StepsAndCosts):
             self.check()
             yield
 
-    def _settle(self) -> None:
-        if self._transcript.pending:
-            self.outbox.note(*self._transcript.settle())
+    def _settle(self, *, is_turn_over: bool = True) -> None:
+        if ended := self._transcript.settle(is_turn_over=is_turn_over):
+            self.outbox.note(*ended)
 
     def _begin(self, call: Call) -> None:
-        self._settle()
-        self._last_turn = None
-        self.outbox.add(*self._transcript.call(call, self.outbox.open_text))
+        self._record(call)
         self.outbox.flush()
+
+    def _record(self, call: Call) -> None:
+        text = self.outbox.open_text
+        self._settle(is_turn_over=self._transcript.begins_turn(text))
+        self._last_turn = None
+        self.outbox.add(*self._transcript.call(call, text))
 
 
 def _output(returned: Any) -> tuple[str, Any]:
@@ -265,14 +301,14 @@ def _output(returned: Any) -> tuple[str, Any]:
     return text, value
 
 
-def _with_unknown(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages, with a result for each call that has none."""
+def _with_unknown(messages: Sequence[Message], unbegun: Collection[str]) -> Sequence[Message]:
+    """Return the messages, with a result for each call that has begun and has none."""
     done = {message.get("tool_call_id") for message in messages}
     found: list[Message] = []
     for message in messages:
         found.append(message)
         for call in message.get("tool_calls", ()):
-            if call["id"] not in done:
+            if call["id"] not in done and call["id"] not in unbegun:
                 unknown = Message(role="tool", content=UNKNOWN_OUTCOME)
                 unknown["tool_call_id"], unknown["name"] = call["id"], call["name"]
                 unknown["is_error"] = True
@@ -280,11 +316,19 @@ def _with_unknown(messages: Sequence[Message]) -> Sequence[Message]:
     return found
 
 
-def _calls_of(messages: Sequence[Message]) -> list[RecordedCall]:
+def _calls_of(messages: Sequence[Message], unbegun: Mapping[str, Any]) -> list[RecordedCall]:
+    """Return the calls; `unbegun` are the arguments that a person was asked about, by call."""
     outputs = {one["tool_call_id"]: one["content"] for one in messages if "tool_call_id" in one}
     failed = {one["tool_call_id"] for one in messages if one.get("is_error")}
     return [
-        RecordedCall(call, outputs.get(call["id"]), call["id"] in failed)
+        RecordedCall(
+            Call(id=call["id"], name=call["name"], arguments=unbegun[call["id"]])
+            if call["id"] in unbegun
+            else call,
+            outputs.get(call["id"]),
+            call["id"] in failed,
+            call["id"] in unbegun and call["id"] not in outputs,
+        )
         for message in messages
         for call in message.get("tool_calls", ())
     ]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
+from arkloop.shared.agents.approvals import ApprovalReply
+
 #: Of a checkpoint, as JSON.
 MAX_CHECKPOINT_BYTES = 1024 * 1024
 #: The text that stands for the result of a call whose process was lost.
@@ -115,7 +117,8 @@ class AgentRun(Protocol):
     def messages(self) -> Sequence[Message]:
         """The thread up to this run, then the finished turns of the run's earlier executions.
 
-        A call that was begun and has no result stands there with `UNKNOWN_OUTCOME`.
+        A call that was begun and has no result stands there with `UNKNOWN_OUTCOME`; one that a
+        person was asked to `approve` and that has not begun, without a result.
         """
 
     @property
@@ -130,6 +133,7 @@ class AgentRun(Protocol):
     def pending_calls(self) -> Sequence[Call]:
         """Calls that an earlier execution began without recording a result.
 
+        Those that a person was asked to `approve`, and that have not begun, are not among them.
         `step` and `tool_result` settle them by their ids. Those that are left when the agent
         finishes another turn are recorded with `UNKNOWN_OUTCOME`.
         """
@@ -212,6 +216,18 @@ class AgentRun(Protocol):
 
         Without one, this execution ends with `RunStopped`; once there is one, the agent is
         called again from its beginning. A question is recognised by its `key`, else by its text.
+        """
+
+    def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:
+        """Ask a person whether this call may be made, before its `step`; return the reply.
+
+        As `ask`, it ends this execution until there is a reply. The call is recorded before the
+        question, as one that has not begun, and the reply is valid for this call alone. A person
+        may have given other `arguments` to make it with. If it is not `approved`, its result is
+        recorded, and a `step` of this id returns that without a call.
+
+        Raises:
+            ValueError: the id is that of a call with another name or other arguments.
         """
 
     def delegate(self, persona: str, task: str, *, tool_call_id: str) -> SubRunResult:

@@ -17,6 +17,8 @@ from arkloop.shared.events.plain import clean, is_too_deep
 from arkloop.shared.events.types import DELEGATE, Event, MessageCompleted, ToolResult
 from arkloop.shared.events.usage import Usage
 
+#: The result of a call that was to be approved, where the agent goes another way.
+NOT_MADE = "Not executed: the agent continued without this call."
 CALL_ID = re.compile("[!-~]{1,128}")
 MAX_NAME_CHARACTERS = 128
 MAX_TASK_CHARACTERS = 100_000
@@ -25,11 +27,15 @@ MAX_TASKS = 64
 
 
 class RecordedCall(NamedTuple):
-    """A call of an earlier execution, with its output if it has one."""
+    """A call of an earlier execution, with its output if it has one.
+
+    With `awaits_approval` a person was asked about the call, and no execution has begun it.
+    """
 
     call: Call
     output: str | None = None
     is_error: bool = False
+    awaits_approval: bool = False
 
 
 class Transcript:
@@ -41,10 +47,13 @@ class Transcript:
         self._calls = {one.call["id"]: one.call for one in earlier}
         self._outputs = {one.call["id"]: one.output for one in earlier if one.output is not None}
         self._failed = {one.call["id"] for one in earlier if one.is_error}
-        self._unsettled = [one.call for one in earlier if one.output is None]
+        self._unbegun = {one.call["id"]: one.call for one in earlier if one.awaits_approval}
+        self._unsettled = [
+            one.call for one in earlier if one.output is None and not one.awaits_approval
+        ]
         self._began: dict[str, float] = {}
         self._usage = Usage()
-        self._takes_calls = False
+        self._takes_calls = bool(self._unbegun)  # a later turn would have settled them
 
     @property
     def pending(self) -> Sequence[Call]:
@@ -57,6 +66,26 @@ class Transcript:
     def is_lost(self, call_id: str) -> bool:
         """Return whether an earlier execution began the call, and its outcome is not known."""
         return any(call["id"] == call_id for call in self._unsettled)
+
+    def call_with(self, call_id: str) -> Call | None:
+        """Return the call with this id; None if none is recorded."""
+        return self._calls.get(call_id)
+
+    def await_approval(self, call_id: str) -> None:
+        """Note that a person decides about the call, and that no execution has begun it."""
+        if call_id not in self._outputs:
+            self._unbegun[call_id] = self._calls[call_id]
+            self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
+            self._takes_calls = True
+
+    def awaits_approval(self, call_id: str) -> bool:
+        """Return whether a person was asked about the call, and it has not been begun since."""
+        return call_id in self._unbegun
+
+    def begin_approved(self, call_id: str) -> None:
+        """Note that the call, which a person was asked about, is made now."""
+        self._unbegun.pop(call_id, None)
+        self._began[call_id] = time.monotonic()
 
     def output_of(self, call_id: str) -> str | None:
         """Return the output that is recorded for the call; None without one."""
@@ -134,16 +163,23 @@ class Transcript:
         self._outputs[call_id] = ended.output
         if ended.is_error:
             self._failed.add(call_id)
-        self._takes_calls = False
+        self._unbegun.pop(call_id, None)
+        self._takes_calls = bool(self._unbegun)
         self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
         self._began.pop(call_id, None)
 
-    def settle(self) -> list[Event]:
-        """End the calls whose outcome is not known: a new turn begins."""
+    def settle(self, *, is_turn_over: bool = True) -> list[Event]:
+        """End the calls whose outcome is not known: a new turn or a further call begins.
+
+        If the turn is over, calls that a person was asked about are not made any more.
+        """
+        ended = [(call["id"], UNKNOWN_OUTCOME) for call in self.pending]
+        if is_turn_over:
+            ended += [(call_id, NOT_MADE) for call_id in self._unbegun]
         return [
             event
-            for call in self.pending
-            for event in self.result(call["id"], UNKNOWN_OUTCOME, is_error=True)
+            for call_id, output in ended
+            for event in self.result(call_id, output, is_error=True)
         ]
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import event_log, types
@@ -18,6 +19,7 @@ from arkloop.shared.runs import (
     agent_endings,
     agent_queue,
     agent_workers,
+    approved_calls,
     checkpoints,
     claims,
     held_runs,
@@ -108,7 +110,7 @@ def _hand_over(
             held = held_runs.of_row(tx, run)
             agent_delegation.write_results(held)
             agent_costs.give_back(held, persona)  # a lost worker may have reserved more
-        turns, answers = _turns(tx.sql, run) if run["resume_reason"] else ([], [])
+        turns, answers, approvals = _turns(tx.sql, run) if run["resume_reason"] else ([], [], [])
         checkpoint = checkpoints.load(tx.sql, run_id) if run["resume_reason"] else None
         return {
             "run_id": str(run_id),
@@ -128,6 +130,8 @@ def _hand_over(
             "output_schema": persona.output_schema,
             "messages": [*messages_before(tx.sql, run["thread_id"], run["position"]), *turns],
             "answers": answers,
+            "approvals": approvals,
+            "begun": sorted(approved_calls.begun(tx.sql, run_id)) if approvals else [],
             "checkpoint": None if checkpoint is None else json.loads(checkpoint),
             "deadline_at": rfc3339(_deadline(run, persona)),
         }
@@ -147,8 +151,10 @@ def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
     )
 
 
-def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Message]]:
-    """Return the finished turns of earlier attempts, and people's answers."""
+def _turns(
+    sql: Connection, run: RowMapping
+) -> tuple[Sequence[Message], list[Message], list[Message]]:
+    """Return the finished turns of earlier attempts, and people's answers and approvals."""
     size = func.sum(func.octet_length(run_events.c.payload)).over(order_by=run_events.c.seq.desc())
     newest = (
         select(run_events.c.seq, run_events.c.type, run_events.c.payload, size.label("size"))
@@ -158,7 +164,9 @@ def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Me
     rows = sql.execute(select(newest).where(newest.c.size <= MAX_TURN_BYTES).order_by(newest.c.seq))
     turns: list[Message] = []
     asked: dict[str, Message] = {}
+    calls: dict[str, Message] = {}
     answers: list[Message] = []
+    approvals: list[Message] = []
     for row in rows:
         data = event_log.data_of(row.payload)
         match row.type:
@@ -170,6 +178,7 @@ def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Me
                     "name": data["name"],
                     "arguments": data["arguments"],
                 }
+                calls[call["id"]] = call
                 turn = next((t for t in reversed(turns) if t["role"] == "assistant"), None)
                 if turn is not None:  # else it is cut off, with all before it
                     turn.setdefault("tool_calls", []).append(call)
@@ -184,11 +193,21 @@ def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Me
                     }
                 )
             case types.RunWaitingForInput.type:
-                asked[data["request_id"]] = {
-                    "key": data.get("tool_call_id"),
-                    "question": data["prompt"],
-                }
+                asked[data["request_id"]] = data
             case types.RunInputReceived.type:
-                if (question := asked.get(data["request_id"])) is not None:
-                    answers.append({**question, "answer": data["content"]})
-    return turns, answers
+                request, answer = asked.get(data["request_id"]), data["content"]
+                if request is None:
+                    continue
+                call_id = request.get("tool_call_id")
+                if request["kind"] != call_approvals.KIND:
+                    given = {"key": call_id, "question": request["prompt"], "answer": answer}
+                    answers.append(given)
+                elif call_id in calls:
+                    asked_of = calls[call_id]["arguments"]
+                    approvals.append(
+                        {"tool_call_id": call_id, "arguments": asked_of, "answer": answer}
+                    )
+    for one in approvals:
+        if (edited := call_approvals.edited(one["answer"])) is not None:
+            calls[one["tool_call_id"]]["arguments"] = edited
+    return turns, answers, approvals

@@ -4,7 +4,7 @@ The agent numbers its events itself, from the number that it got with the run. S
 repeated because its response was lost changes nothing, and a hole is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -29,6 +29,7 @@ from arkloop.shared.runs import (
     agent_endings,
     agent_limits,
     agent_queue,
+    approved_calls,
     checkpoints,
     held_runs,
     sub_runs,
@@ -57,6 +58,7 @@ class Write:
     seq: int | None = None
     events: Sequence[Event | AgentCost] = ()
     checkpoint: str | None = None
+    begun: Sequence[str] = ()  # approved calls that are made now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,14 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskApproval:
+    """The request to approve a recorded call; `prompt` replaces the usual question."""
+
+    tool_call_id: str
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
     """The failure of the agent."""
 
@@ -98,7 +108,7 @@ class Release:
 
 
 #: What a write does with the run besides; None: it continues.
-Then = Ask | Delegate | Complete | Fail | Release | None
+Then = Ask | AskApproval | Delegate | Complete | Fail | Release | None
 
 
 def write(
@@ -133,6 +143,7 @@ def write(
         raise SequenceConflict(next_seq=run.last_seq + 1)
     costs = _store(run, change, catalog)
     _note(run, change)
+    approved_calls.begin(run, change.begun)
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
     error: RunError | None = None
     if costs and (refused := agent_costs.hold(run, persona_of(catalog, run.row))):
@@ -151,7 +162,17 @@ def write(
         return agent_endings.stop(run, persona_of(catalog, run.row), error, answer)
     match then:
         case Ask():
-            return _park(run, persona_of(catalog, run.row), then)
+            asked = {
+                "kind": "question",
+                "prompt": then.prompt,
+                "tool_call_id": then.key,
+                "options": then.options,
+            }
+            return _park(run, persona_of(catalog, run.row), asked)
+        case AskApproval():
+            call = approved_calls.find(run, then.tool_call_id)
+            asked = approved_calls.request(call, then.prompt)
+            return _park(run, persona_of(catalog, run.row), asked, approved_calls.shown(call))
         case Delegate():
             return _delegate(run, catalog, then)
         case Complete():
@@ -259,19 +280,22 @@ def _exhausted(run: HeldRun, persona: Persona, refused: Refused) -> RunError:
     return RunError("budget.exhausted", str(refused), refused.others_reserved)
 
 
-def _park(run: HeldRun, persona: Persona, ask: Ask) -> Written:
+def _park(
+    run: HeldRun,
+    persona: Persona,
+    asked: Mapping[str, Any],
+    also_shown: Mapping[str, Any] | None = None,
+) -> Written:
     """Let the run wait for a person without a worker."""
     agent_costs.give_back(run, persona)
     expires_at = run.now + timedelta(seconds=persona.input_expires_seconds)
     request: dict[str, Any] = {
         "request_id": str(ids.new_id()),
-        "kind": "question",
-        "prompt": ask.prompt,
-        "tool_call_id": ask.key,
-        "options": ask.options,
+        **asked,
         "expires_at": times.rfc3339(expires_at),
     }
     shown = {name: value for name, value in request.items() if value is not None}
+    shown.update(also_shown or {})
     if persona.on_input_expired != "fail":
         shown["on_expiry"] = persona.on_input_expired
     run.store(types.RunWaitingForInput(**request))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from arkloop.agents import AgentRun, approve
+from arkloop.agents import AgentRun
 
 Play = Callable[[AgentRun, Any, dict[str, Any]], Any]
 
@@ -94,10 +94,11 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
         case "wait" if run.attempt <= step.get("attempts", run.attempt):
             run.wait(value)
         case "approve":
-            reply = approve(run, "append", {"line": value}, tool_call_id=step["id"])
+            reply = run.approve("append", {"line": value}, tool_call_id=step["id"])
             line = (reply.arguments or {"line": value})["line"]
-            if reply.approved:
-                _play(run, {"append": line, "id": step["id"], "path": step["path"]})
+            made = {name: step[name] for name in ("id", "path", "gate") if name in step}
+            if not step.get("later"):
+                _play(run, {"append": line, **made})
             run.text(reply.reason)
         case "raise":
             raise ValueError(value)

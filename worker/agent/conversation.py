@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from arkloop.shared.agents import approvals
+from arkloop.shared.agents import approvals, call_approvals
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import types
@@ -301,8 +301,10 @@ class ResumeState:
     dropped_settings: Mapping[str, set[str]] = field(default_factory=dict)
     limit_reached: str | None = None
     compacted: Sequence[types.ContextCompacted] = ()  # what its attempts have done to the thread
-    #: What people answered, by the call and the question.
+    #: What people answered to questions, by the call and the question.
     answers: Mapping[tuple[str | None, str], str] = field(default_factory=dict)
+    #: What they answered to requests for approval, by the call.
+    approvals: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
@@ -322,21 +324,28 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
             for event in stored
             if event.type == types.ContextCompacted.type
         ],
-        _answers(stored),
+        *_answers(stored),
     )
 
 
-def _answers(stored: Iterable[StoredEvent]) -> dict[tuple[str | None, str], str]:
-    asked: dict[str, tuple[str | None, str]] = {}
+def _answers(
+    stored: Iterable[StoredEvent],
+) -> tuple[dict[tuple[str | None, str], str], dict[str, list[str]]]:
+    asked: dict[str, dict[str, Any]] = {}
     answers: dict[tuple[str | None, str], str] = {}
+    approvals_: dict[str, list[str]] = {}
     for event in stored:
         if event.type == types.RunWaitingForInput.type:
             data = json.loads(event.payload)["data"]
-            asked[data["request_id"]] = data.get("tool_call_id"), data["prompt"]
+            asked[data["request_id"]] = data
         elif event.type == types.RunInputReceived.type:
             data = json.loads(event.payload)["data"]
-            answers[asked[data["request_id"]]] = data["content"]
-    return answers
+            request = asked[data["request_id"]]
+            if request["kind"] == call_approvals.KIND:
+                approvals_.setdefault(request["tool_call_id"], []).append(data["content"])
+            else:
+                answers[request.get("tool_call_id"), request["prompt"]] = data["content"]
+    return answers, approvals_
 
 
 def _last(stored: Sequence[StoredEvent], type_: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The conversation as a custom agent reads it: plain dictionaries, as they are sent as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
@@ -16,8 +16,11 @@ def shown(messages: Iterable[Message]) -> list[AgentMessage]:
     return [_shown(message) for message in messages]
 
 
-def turns_shown(turns: Sequence[Turn]) -> list[AgentMessage]:
-    """Return the finished turns; calls without a result have an unknown outcome."""
+def turns_shown(turns: Sequence[Turn], unbegun: Collection[str] = ()) -> list[AgentMessage]:
+    """Return the finished turns; calls without a result have an unknown outcome.
+
+    Those that are `unbegun` have none.
+    """
     found: list[Message] = []
     failed: set[str] = set()
     for turn in turns:
@@ -28,20 +31,22 @@ def turns_shown(turns: Sequence[Turn]) -> list[AgentMessage]:
                 turn.results[call.id] = unknown
                 failed.add(call.id)
         found.extend(turn.messages())
-    messages = shown(found)
+    open_calls = {call_id for turn in turns for call_id in turn.results if call_id in unbegun}
+    messages = [one for one in shown(found) if one.get("tool_call_id") not in open_calls]
     for message in messages:
         if message.get("tool_call_id") in failed:
             message["is_error"] = True
     return messages
 
 
-def calls_of(turns: Iterable[Turn]) -> list[RecordedCall]:
-    """Return the calls of the turns."""
+def calls_of(turns: Iterable[Turn], unbegun: Collection[str] = ()) -> list[RecordedCall]:
+    """Return the calls of the turns; `unbegun` are those that have not begun."""
     return [
         RecordedCall(
             Call(id=call.id, name=call.name, arguments=call.arguments),
             turn.results[call.id].content if call.id in turn.results else None,
             call.id in turn.failed,
+            call.id in unbegun,
         )
         for turn in turns
         for call in turn.calls

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import fault_points, usd
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     UNKNOWN_OUTCOME,
@@ -14,6 +15,8 @@ from arkloop.shared.agents.agent_run import (
     DelegatedTask,
     SubRunResult,
 )
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.call_approvals import CallApprovals
 from arkloop.shared.agents.transcript import (
     RecordedCall,
     Transcript,
@@ -47,6 +50,7 @@ class Beginning:
 
     calls: Sequence[RecordedCall] = ()
     answers: Mapping[tuple[str | None, str], str]
+    approvals: Mapping[str, Sequence[str]] = field(default_factory=dict)
     checkpoint: str | None = None
 
 
@@ -66,6 +70,7 @@ class AgentRecording:
         self._process, self._run = process, run
         self._persona, self._route = persona, route
         self._answers = beginning.answers
+        self._approvals = CallApprovals(self.transcript, beginning.approvals)
         self._last_turn: types.MessageCompleted | None = None  # if it calls no tool
 
     # ---- what the agent does ----
@@ -100,10 +105,23 @@ class AgentRecording:
             return None
         if (output := self.transcript.output_of(call_id)) is not None:
             return output
+        if self.transcript.awaits_approval(call_id):
+            return self._begin_approved(call_id)
         if is_idempotent or not self.transcript.is_lost(call_id):
             return None
         self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
         return UNKNOWN_OUTCOME
+
+    def _begin_approved(self, call_id: str) -> str | None:
+        """Begin a call that a person was asked about; return its output if it was denied."""
+        denied = self._approvals.denial(call_id)
+        if denied is not None:
+            self.tool_result(call_id, denied, is_error=True)
+        else:
+            self._run.begin_tool_call(call_id)
+            self.transcript.begin_approved(call_id)
+            fault_points.reach("worker.tool_begun")
+        return denied
 
     def tool_result(self, call_id: str, output: str, *, is_error: bool) -> None:
         fault_points.reach("worker.tool_returned")
@@ -170,6 +188,27 @@ class AgentRecording:
             options=[clean(_text(option)) for option in options] or None,
         )
 
+    def approve(self, name: str, arguments: Any, call_id: str) -> ApprovalReply:
+        self._run.check()
+        call = call_of(name, arguments, call_id)
+        reply = self._approvals.reply_to(call)
+        if reply is None:
+            if not self.transcript.has_call(call_id):
+                self._record(call)
+            self._run.admission.settle()  # others may use it meanwhile
+            raise WaitForInput(
+                persona=self._persona,
+                kind=call_approvals.KIND,
+                prompt=self._approvals.prompt(name, call_id),
+                tool_call_id=call_id,
+                options=list(call_approvals.OPTIONS),
+                tool_name=name,
+                arguments=call["arguments"],
+            )
+        if not reply.approved:
+            self.tool_result(call_id, call_approvals.denial(reply), is_error=True)
+        return reply
+
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
         self._run.check()
         calls = delegated_calls(tasks)
@@ -195,13 +234,17 @@ class AgentRecording:
 
     # ---- pieces ----
 
-    def _settle(self) -> None:
-        if self.transcript.pending:
-            self._run.note(*self.transcript.settle())
+    def _settle(self, *, is_turn_over: bool = True) -> None:
+        if ended := self.transcript.settle(is_turn_over=is_turn_over):
+            self._run.note(*ended)
 
     def _begin(self, call: Call) -> None:
+        self._record(call)
+        self._run.checkpoint()
+
+    def _record(self, call: Call) -> None:
         run = self._run
-        self._settle()
+        self._settle(is_turn_over=self.transcript.begins_turn(run.open_text))
         if (
             self.transcript.begins_turn(run.open_text)
             and run.totals.steps >= self._persona.max_steps
@@ -212,7 +255,6 @@ class AgentRecording:
             )
         self._last_turn = None
         run.emit(*self.transcript.call(call, run.open_text))
-        run.checkpoint()
 
 
 def _text(value: Any) -> str:

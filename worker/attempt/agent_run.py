@@ -12,6 +12,7 @@ from arkloop.shared.agents.agent_run import (
     StopReason,
     SubRunResult,
 )
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
@@ -115,6 +116,10 @@ class InProcessRun(StepsAndCosts):
     def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
         """Return a person's answer, in this execution or the next."""
         return self._call(self.recording.ask, question, options, key)
+
+    def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:
+        """Return a person's reply to whether the call may be made."""
+        return self._call(self.recording.approve, name, arguments, tool_call_id)
 
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
         """Return the results of sub-runs, in this execution or the next."""

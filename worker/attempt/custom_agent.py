@@ -15,7 +15,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
 from arkloop.shared.native_threads import ForeignCode
-from arkloop.shared.runs import checkpoints
+from arkloop.shared.runs import approved_calls, checkpoints
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState
 from arkloop.worker.agent.loop import Answer
@@ -57,9 +57,11 @@ def carry_out(
     if earlier.limit_reached:
         return loop.cut_off(persona, run, earlier.limit_reached, run.admission.cost())
     claim = run.claim
+    unbegun = _unbegun(process, run, earlier)
     beginning = Beginning(
-        calls=agent_messages.calls_of(earlier.turns),
+        calls=agent_messages.calls_of(earlier.turns, unbegun),
         answers=earlier.answers,
+        approvals=earlier.approvals,
         checkpoint=_checkpoint(process, run) if run.is_resumed else None,
     )
     route = process.catalog.route(claim.org_id, claim.route_id)
@@ -80,7 +82,7 @@ def carry_out(
             output_schema=persona.output_schema,
             messages=[
                 *agent_messages.shown(seen.messages),
-                *agent_messages.turns_shown(earlier.turns),
+                *agent_messages.turns_shown(earlier.turns, unbegun),
             ],
             attempt=run.attempt,
             checkpoint_data=json.loads(beginning.checkpoint or "null"),
@@ -107,6 +109,16 @@ def _function(name: str) -> AgentFunction:
 def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:
     with process.connections.reading() as sql:
         return checkpoints.load(sql, run.claim.run_id)
+
+
+def _unbegun(process: WorkerProcess, run: ClaimedRun, earlier: ResumeState) -> set[str]:
+    """Return the calls that a person was asked about, and that have not begun."""
+    if not earlier.approvals:
+        return set()
+    done = {call_id for turn in earlier.turns for call_id in turn.results}
+    with process.connections.reading() as sql:
+        begun = approved_calls.begun(sql, run.claim.run_id)
+    return earlier.approvals.keys() - done - begun
 
 
 def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> Any:

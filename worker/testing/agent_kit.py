@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import ids
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     AgentRun,
@@ -20,6 +21,8 @@ from arkloop.shared.agents.agent_run import (
     RunStopped,
     SubRunResult,
 )
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.call_approvals import MAX_ASKED, CallApprovals
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.agents.transcript import Transcript, call_of, delegated_calls, json_of
 from arkloop.shared.catalog import personas, reported_costs
@@ -40,8 +43,8 @@ log = logging.getLogger(__name__)
 class MemoryAgentRun(StepsAndCosts):
     """An `AgentRun` without a store.
 
-    `answers` are people's, by the question or its key; `sub_runs` are the outputs of sub-runs by
-    the ids of their calls.
+    `answers` are people's, by the question or its key, or by the id of a call to approve;
+    `sub_runs` are the outputs of sub-runs by the ids of their calls.
     """
 
     run: MemoryRun
@@ -66,6 +69,8 @@ class MemoryAgentRun(StepsAndCosts):
 
     def __post_init__(self) -> None:
         self.traceparent = traceparent(ids.new_trace_id(), self.run_id)
+        replies = {call_id: [answer] * MAX_ASKED for call_id, answer in self.answers.items()}
+        self._approvals = CallApprovals(self.transcript, replies)
 
     @property
     def instructions(self) -> str:
@@ -120,6 +125,25 @@ class MemoryAgentRun(StepsAndCosts):
     ) -> str | None:
         self.tool_call(name, arguments, tool_call_id=tool_call_id)
         return self.transcript.output_of(tool_call_id)
+
+    def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:
+        """Return the reply that the test gives; without one the run ends, and waits."""
+        with self._lock:
+            call = call_of(name, arguments, tool_call_id)
+            reply = self._approvals.reply_to(call)
+            self.tool_call(name, arguments, tool_call_id=tool_call_id)
+            if reply is None:
+                self.question = WaitForInput(
+                    persona=self.persona,
+                    kind=call_approvals.KIND,
+                    prompt=self._approvals.prompt(name, tool_call_id),
+                    tool_call_id=tool_call_id,
+                    options=list(call_approvals.OPTIONS),
+                )
+                raise RunStopped("waiting")
+            if not reply.approved:
+                self.tool_result(tool_call_id, call_approvals.denial(reply), is_error=True)
+            return reply
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         cost = reported_costs.cost_of(usage, ROUTE, model=model, given_usd=usd) or Decimal(0)
@@ -204,7 +228,8 @@ def play_agent(
     """Play a run of an agent, a function or a coroutine function, in memory.
 
     `message` is the user's, or the whole conversation. A question whose text or key is not among
-    the `answers` ends the run with `waiting_for_input`. `sub_runs` are the outputs of sub-runs, by
+    the `answers`, and an approval whose call's id is not, ends the run with `waiting_for_input`.
+    `sub_runs` are the outputs of sub-runs, by
     the `tool_call_id` of their tasks; the run ends `running` with `run.suspended` where one is
     missing. The persona needs `delegates`; whom they name is not checked. `checkpoint` is the data
     of an earlier execution; that of the run's last checkpoint is in the result.

@@ -27,6 +27,8 @@ class AgentRun(TypedDict):
     output_schema: dict[str, Any] | None
     messages: list[dict[str, Any]]
     answers: list[dict[str, Any]]
+    approvals: list[CallApproval]
+    begun: list[str]
     checkpoint: Any
     deadline_at: str
 
@@ -54,6 +56,7 @@ class AppendEvents(TypedDict):
     seq: NotRequired[int]
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
 
 
 class ApproveTool(TypedDict):
@@ -70,9 +73,11 @@ class AskPerson(TypedDict):
     seq: int
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
     key: NotRequired[str | None]
-    question: str
+    question: NotRequired[str | None]
     options: NotRequired[list[str]]
+    approval_of: NotRequired[str | None]
 
 
 class AuditActor(TypedDict):
@@ -166,6 +171,14 @@ class Budget(TypedDict):
     held_usd: float
 
 
+class CallApproval(TypedDict):
+    "A person's reply to the request to approve a call with these arguments."
+
+    tool_call_id: str
+    arguments: Any
+    answer: str
+
+
 class ChangeMember(TypedDict):
     role: Literal["owner", "admin", "member"]
 
@@ -235,6 +248,7 @@ class CompleteRun(TypedDict):
     seq: int
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
     content: str
     output: NotRequired[dict[str, Any] | None]
 
@@ -562,6 +576,7 @@ class DelegateTasks(TypedDict):
     seq: int
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
     tasks: list[Task]
 
 
@@ -644,6 +659,7 @@ class FailRun(TypedDict):
     seq: int
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
     message: str
     retryable: NotRequired[bool]
 
@@ -1254,6 +1270,7 @@ class ReleaseRun(TypedDict):
     seq: int
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
+    begun: NotRequired[list[str]]
 
 
 class Replay(TypedDict):

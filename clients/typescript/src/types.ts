@@ -2496,6 +2496,7 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
         };
         StoreCheckpoint: {
             /** Format: uuid */
@@ -2513,10 +2514,14 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
             /** @default null */
             key: string | null;
-            question: string;
+            /** @default null */
+            question: string | null;
             options?: string[];
+            /** @default null */
+            approval_of: string | null;
         };
         Task: {
             tool_call_id: string;
@@ -2533,6 +2538,7 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
             tasks: components["schemas"]["Task"][];
         };
         ReserveMoney: {
@@ -2553,6 +2559,7 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
             content: string;
             /** @default null */
             output: {
@@ -2569,6 +2576,7 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
             message: string;
             /** @default false */
             retryable: boolean;
@@ -2583,6 +2591,7 @@ export interface components {
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
             checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            begun?: string[];
         };
         Register: {
             login: string;
@@ -3109,9 +3118,17 @@ export interface components {
             output_schema: Record<string, never> | null;
             messages: Record<string, never>[];
             answers: Record<string, never>[];
+            approvals: components["schemas"]["CallApproval"][];
+            begun: string[];
             checkpoint: unknown;
             /** Format: date-time */
             deadline_at: string;
+        };
+        /** @description A person's reply to the request to approve a call with these arguments. */
+        CallApproval: {
+            tool_call_id: string;
+            arguments: unknown;
+            answer: string;
         };
         /** @description The runs of a heartbeat. */
         HeldRuns: {

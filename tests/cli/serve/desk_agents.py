@@ -108,6 +108,20 @@ def asker(run: AgentRun) -> str:
     return f"{name} likes {colour}"
 
 
+def payer(run: AgentRun) -> str:
+    """Make two payments, each with a person's approval."""
+    paid = [run.approve("pay", {"amount": n}, tool_call_id=f"pay-{n}") for n in (5, 6)]
+    return ", ".join(
+        run.step(
+            "pay",
+            reply.arguments or {"amount": n},
+            lambda n=n, reply=reply: note(f"pays {reply.arguments or n}"),
+            tool_call_id=f"pay-{n}",
+        )
+        for n, reply in zip((5, 6), paid, strict=True)
+    )
+
+
 def failing(_run: AgentRun) -> str:
     raise ValueError("postgres://user:password@db")
 

@@ -108,6 +108,25 @@ def test_a_step_that_may_be_repeated_is_repeated_after_text(desk: Desk) -> None:
     assert ["looks", "looks"] == desk.lines()
 
 
+def test_people_approve_calls_of_a_served_agent(desk: Desk) -> None:
+    """Each approval is for one call: one is made with other arguments, one is not made."""
+    desk.worker("payer")
+    run_id = desk.run("payer")
+    for answer in ('{"decision": "edit", "arguments": {"amount": 1}}', "no, too much"):
+        asked = desk.user.until(run_id, "status", "waiting_for_input")["pending_input"]
+        assert ("tool_confirmation", "pay") == (asked["kind"], asked["tool_name"])
+        given = {"content": answer, "request_id": asked["request_id"]}
+        desk.user.http.post(f"/v1/runs/{run_id}/input", json=given).raise_for_status()
+
+    events = desk.user.events(run_id)
+
+    assert ["pays {'amount': 1}"] == desk.lines()
+    results = [(data["tool_call_id"], data["is_error"]) for data in data_of(events, "tool.result")]
+    assert [("pay-6", True), ("pay-5", False)] == results
+    assert [5, 6] == [data["arguments"]["amount"] for data in data_of(events, "tool.call")]
+    assert "None, The call was denied: no, too much" == desk.user.get_run(run_id)["output"]
+
+
 def test_a_frozen_worker_never_writes_again(desk: Desk) -> None:
     """A worker that is stopped for two leases loses its run, and finds its late writes refused."""
     frozen = desk.worker("resting")

@@ -137,3 +137,18 @@ def test_sub_runs_have_the_outputs_of_the_test() -> None:
     assert {"persona": "critic", "task": "A draft."} == calls[1]
     assert "running" == waits.status
     assert [["check"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]
+
+
+def test_a_test_approves_or_denies_calls_by_their_ids() -> None:
+    """The reply is read as a person's; without one the run waits, with the call on record."""
+
+    def agent(run: AgentRun) -> str:
+        run.approve("pay", {"amount": 5}, tool_call_id="pay-1")
+        return run.step("pay", {"amount": 5}, lambda: "paid", tool_call_id="pay-1")
+
+    assert "paid" == play_agent(agent, "Hi.", answers={"pay-1": "yes"}).output
+    assert "The call was denied: no" == play_agent(agent, "Hi.", answers={"pay-1": "no"}).output
+    waits = play_agent(agent, "Hi.")
+    assert "waiting_for_input" == waits.status
+    assert ["pay-1"] == [data["tool_call_id"] for data in waits.data_of("tool.call")]
+    assert ["tool_confirmation"] == [d["kind"] for d in waits.data_of("run.waiting_for_input")]

@@ -1,0 +1,89 @@
+"""Approvals of calls that a custom agent is about to make: when to ask, what the replies mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arkloop.shared.agents import approvals
+from arkloop.shared.agents.agent_run import Call
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.transcript import Transcript
+from arkloop.shared.errors import InvalidRequest
+
+KIND = "tool_confirmation"
+OPTIONS = ("approve", "deny", "edit")
+#: A reply that is still unclear then denies the call.
+MAX_ASKED = 3
+
+
+class CallApprovals:
+    """The approvals of one run, each bound to its call: to a name, arguments and an id.
+
+    `replies` are people's to the requests to approve a call, by its id.
+    """
+
+    def __init__(self, transcript: Transcript, replies: Mapping[str, Sequence[str]]) -> None:
+        self._transcript, self._replies = transcript, replies
+
+    def reply_to(self, given: Call) -> ApprovalReply | None:
+        """Return the reply that counts; None if a person is to be asked.
+
+        Raises:
+            ValueError: the id is that of another call.
+        """
+        call_id = given["id"]
+        reply = self._reply(call_id)
+        recorded = self._transcript.call_with(call_id)
+        if recorded is None:
+            return reply
+        edited = None if reply is None else reply.arguments
+        known = [recorded["arguments"], *([] if edited is None else [edited])]
+        if given["name"] != recorded["name"] or given["arguments"] not in known:
+            raise ValueError(
+                f"The id {call_id!r} is that of a call with another name or other arguments: an"
+                " approval is valid for one call."
+            )
+        if self._transcript.output_of(call_id) is not None:
+            return reply or ApprovalReply(approved=True)  # nothing is called any more
+        if reply is None:
+            self._transcript.await_approval(call_id)
+        return reply
+
+    def prompt(self, name: str, call_id: str) -> str:
+        """Return the question to a person."""
+        asked = f"Allow the call of {name}?"
+        return f"The reply was neither yes nor no. {asked}" if self._replies.get(call_id) else asked
+
+    def denial(self, call_id: str) -> str | None:
+        """Return the result of a call that was denied; None: it may be made.
+
+        Raises:
+            ValueError: there is no clear reply yet.
+        """
+        reply = self._reply(call_id)
+        if reply is None:
+            raise ValueError(f"The call {call_id!r} has not been approved: call `approve` first.")
+        return None if reply.approved else denial(reply)
+
+    def _reply(self, call_id: str) -> ApprovalReply | None:
+        replies = self._replies.get(call_id, ())
+        if not replies:
+            return None
+        reply = _read(replies[-1])
+        return reply if reply.is_clear or len(replies) >= MAX_ASKED else None
+
+
+def denial(reply: ApprovalReply) -> str:
+    """Return the result of a call that was denied."""
+    return f"The call was denied: {reply.reason}".removesuffix(": ")
+
+
+def edited(content: str) -> dict[str, Any] | None:
+    """Return the arguments that a reply gives in place of the call's own; None without any."""
+    return _read(content).arguments
+
+
+def _read(content: str) -> ApprovalReply:
+    try:
+        return approvals.read(content)
+    except InvalidRequest:
+        return ApprovalReply(approved=False, reason=content, is_clear=False)

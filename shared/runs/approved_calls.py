@@ -1,0 +1,74 @@
+"""The calls of a custom agent that people have approved, in the ledger from their beginning on.
+
+Their events are older than the approval, so that only the ledger says whether they have begun.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from arkloop.shared.agents import call_approvals
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events import event_log, types
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.held_runs import HeldRun
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import tool_calls
+
+#: Of arguments in `pending_input`; the event has all of them.
+MAX_SHOWN_CHARACTERS = 8192
+
+
+def begun(sql: Connection, run_id: UUID) -> set[str]:
+    """Return the ids of those that have begun."""
+    own = (tool_calls.c.run_id == run_id) & tool_calls.c.result_from.is_(None)
+    return set(sql.scalars(select(tool_calls.c.tool_call_id).where(own)))
+
+
+def begin(run: HeldRun, call_ids: Collection[str]) -> None:
+    """Record that an agent worker makes these calls now. A repeated request has no effect.
+
+    Raises:
+        InvalidRequest: the run has no such call without a result, or a person was not asked.
+    """
+    for call_id in call_ids:
+        find(run, call_id)
+        if not claims.begin_tool_call(run.tx, run.claim(), call_id):
+            raise InvalidRequest(begun=[f"{call_id!r} has begun under an earlier fence"])
+
+
+def find(run: HeldRun, call_id: str) -> dict[str, Any]:
+    """Return the data of the call's `tool.call`. Raises: InvalidRequest: it is not open."""
+    kinds = (types.ToolCallRequested.type, types.ToolResult.type)
+    rows = run.tx.sql.execute(
+        select(run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
+        .order_by(run_events.c.seq.desc())
+    )
+    for row in rows:
+        data = event_log.data_of(row.payload)
+        if data["tool_call_id"] == call_id:
+            if row.type == types.ToolCallRequested.type:
+                return data
+            break
+    raise InvalidRequest(tool_call_id=[f"{call_id!r} is not a call of this run without a result"])
+
+
+def shown(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the call as `pending_input` shows it, without arguments that are too long."""
+    if len(json.dumps(call["arguments"])) > MAX_SHOWN_CHARACTERS:
+        return {"tool_name": call["name"]}
+    return {"tool_name": call["name"], "arguments": call["arguments"]}
+
+
+def request(call: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
+    """Return the fields of a request for approval that are its own."""
+    return {
+        "kind": call_approvals.KIND,
+        "prompt": prompt or f"Allow the call of {call['name']}?",
+        "tool_call_id": call["tool_call_id"],
+        "options": list(call_approvals.OPTIONS),
+    }

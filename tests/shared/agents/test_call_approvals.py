@@ -1,0 +1,72 @@
+"""Approvals of what a custom agent is about to do."""
+
+from typing import Any
+
+import pytest
+
+from arkloop.shared.agents.agent_run import Call
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.call_approvals import CallApprovals
+from arkloop.shared.agents.transcript import RecordedCall, Transcript
+
+PAY = Call(id="a", name="pay", arguments={"amount": 5})
+
+
+def asked(*replies: str) -> CallApprovals:
+    """Return the approvals of a run that was asked about PAY, and got these replies."""
+    return CallApprovals(Transcript([RecordedCall(PAY, awaits_approval=True)]), {"a": replies})
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ("yes", ApprovalReply(approved=True)),
+        ("no, later", ApprovalReply(approved=False, reason="no, later")),
+        ('{"decision": "deny", "reason": "r"}', ApprovalReply(approved=False, reason="r")),
+        (
+            '{"decision": "edit", "arguments": {"amount": 4}}',
+            ApprovalReply(approved=True, arguments={"amount": 4}),
+        ),
+    ],
+)
+def test_a_reply_is_read_as_one_to_the_loop(answer: str, reply: ApprovalReply) -> None:
+    """Words and JSON mean what they mean for a call of the built-in loop."""
+    assert reply == asked(answer).reply_to(PAY)
+
+
+def test_an_unclear_reply_is_asked_about_twice_and_then_denies() -> None:
+    """A person gets another chance to say yes or no; what says neither is never a yes."""
+    assert asked("maybe").reply_to(PAY) is None
+    assert asked("maybe").prompt("pay", "a").startswith("The reply was neither yes nor no.")
+
+    reply = asked("maybe", "hm", "perhaps").reply_to(PAY)
+
+    assert ApprovalReply(approved=False, reason="perhaps", is_clear=False) == reply
+
+
+@pytest.mark.parametrize(
+    "other", [{"arguments": {"amount": 5000}}, {"name": "refund"}, {"arguments": None}]
+)
+def test_an_approval_is_valid_for_one_call(other: dict[str, Any]) -> None:
+    """Another call under the same id is not made by the approval of the first."""
+    with pytest.raises(ValueError, match="valid for one call"):
+        asked("yes").reply_to(Call(**{**PAY, **other}))
+
+
+def test_an_edited_call_may_be_asked_about_by_its_new_arguments() -> None:
+    """An agent that continues by its conversation reads the arguments that a person gave."""
+    approvals = asked('{"decision": "edit", "arguments": {"amount": 4}}')
+
+    reply = approvals.reply_to(Call(id="a", name="pay", arguments={"amount": 4}))
+
+    assert reply is not None
+    assert {"amount": 4} == reply.arguments
+
+
+def test_a_call_is_not_begun_before_it_is_approved() -> None:
+    """A step that comes before its approval raises, and a denied one has its result."""
+    with pytest.raises(ValueError, match="has not been approved"):
+        asked("maybe").denial("a")
+
+    assert "The call was denied: no" == asked("no").denial("a")
+    assert asked("yes").denial("a") is None
