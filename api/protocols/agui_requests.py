@@ -129,10 +129,15 @@ def read(body: Mapping[str, Any] | None) -> AguiRequest:
             raise InvalidRequest(**{name: [why]})
     if len(wanted.messages) > MAX_MESSAGES:
         raise InvalidRequest(messages=[f"must have at most {MAX_MESSAGES} items"])
+    for number, tool in enumerate(wanted.tools or ()):
+        if not isinstance(tool.parameters, dict | None):
+            raise InvalidRequest(**{f"tools.{number}.parameters": ["must be a JSON Schema"]})
+    # As the models write them: they accept other spellings of the names, too.
+    sent = (message.model_dump(mode="json", by_alias=True) for message in wanted.messages)
     return AguiRequest(
         thread_id=wanted.thread_id,
         run_id=wanted.run_id,
-        messages=[m for m in body["messages"] if m["role"] != "activity"],
+        messages=[message for message in sent if message["role"] != "activity"],
         tools=tuple(wanted.tools or ()),
         context=tuple(wanted.context or ()),
         resume=tuple(wanted.resume or ()),
@@ -149,9 +154,7 @@ def run_of_call(call_id: str) -> UUID | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    schema = tool.parameters
-    if not isinstance(schema, dict) or "type" not in schema:
-        schema = {**(schema or {}), "type": "object"}
+    schema = {"type": "object", **(tool.parameters or {})}
     description = tool.description or tool.name
     return {"name": tool.name, "description": description, "parameters": schema, "client": True}
 

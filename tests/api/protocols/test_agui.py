@@ -30,6 +30,8 @@ def events_of(response: TestResponse) -> list[dict[str, Any]]:
         ({"messages": [{**SAID, "content": [{"type": "text"}]}]}, "messages.0"),
         ({"tools": [{"name": "two words", "description": "x"}]}, "tools"),
         ({"tools": [{"name": "calculator", "description": "x"}]}, "tools"),
+        ({"tools": [{"name": "x", "description": "x", "parameters": "x"}]}, "tools.0.parameters"),
+        ({"tools": [{"name": "x", "description": "x", "parameters": [1]}]}, "tools.0.parameters"),
         ({"resume": [{"interruptId": "i", "status": "perhaps"}]}, "resume.0.status"),
     ],
 )
@@ -85,11 +87,12 @@ def test_data_that_is_no_file_is_refused(alice: User, data: str) -> None:
     assert ["messages.0.content.0"] == list(found)
 
 
-def test_replies_to_nothing_are_run_errors(alice: User) -> None:
+@pytest.mark.parametrize("id_name", ["toolCallId", "tool_call_id"])
+def test_replies_to_nothing_are_run_errors(alice: User, id_name: str) -> None:
     """Results and resumes that a thread does not wait for end the run with an error."""
     resume = [{"interruptId": "nothing", "status": "resolved", "payload": True}]
     call_id = "01a20e814d93779bb068b0852a03871d.call_1"
-    result = {"id": "t1", "role": "tool", "toolCallId": call_id, "content": "x"}
+    result = {"id": "t1", "role": "tool", id_name: call_id, "content": "x"}
     for fields in ({"resume": resume}, {"messages": [SAID, result]}):
         events = events_of(alice.post("/v1/agui", json={**ASK, **fields}))
         assert ["RUN_STARTED", "RUN_ERROR"] == [event["type"] for event in events]
