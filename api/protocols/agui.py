@@ -169,13 +169,15 @@ def _read() -> AguiRequest:
 
 def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
     """Do what the request asks for once, however often it is sent with its `runId`."""
-    stored = wanted.with_stored_files()
+    with sent_files.kept_if_used():
+        stored = wanted.with_stored_files()
 
-    def make(tx: Transaction) -> Response:
-        part = agui_runs.start(tx, stored, args.get("persona_id"), args.get("route_id"))
-        return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
+        def make(tx: Transaction) -> Response:
+            part = agui_runs.start(tx, stored, args.get("persona_id"), args.get("route_id"))
+            sent_files.mark_used()
+            return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
 
-    made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()
+        made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()
     return Part(run_id=UUID(made["run_id"]), waits=made["waits"], pending=made["pending"])
 
 

@@ -25,7 +25,7 @@ from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
-from arkloop.api.protocols import ai_sdk_messages
+from arkloop.api.protocols import ai_sdk_messages, sent_files
 from arkloop.api.protocols.ai_sdk_answers import Waits, answer
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
 from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection, Dialect
@@ -199,7 +199,6 @@ def _check(*permissions: str) -> None:
 def _sent(body: Mapping[str, Any]) -> UUID:
     """Create the run that answers the new message; the same message again is answered by it."""
     message = body["message"]
-    content = content_of(message)
     message_id: str | None = message.get("id")
 
     def make(tx: Transaction) -> Response:
@@ -222,13 +221,16 @@ def _sent(body: Mapping[str, Any]) -> UUID:
         wanted = {**body, "message": said, "on_busy": on_busy}
         opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
         made = creation.create(tx, new_run(wanted, new_id(), opened, tx.sql))
+        sent_files.mark_used()
         return jsonify(run_id=str(made.run_id))
 
     key = None
     if message_id is not None:
         key = hashlib.sha256(f"{body['id']}\0{message_id}".encode()).hexdigest()
     try:
-        response = answered_once(key, message["parts"], make)
+        with sent_files.kept_if_used():
+            content = content_of(message)
+            response = answered_once(key, message["parts"], make)
     except IdempotencyConflict:
         raise _edited() from None
     return UUID(json.loads(response.get_data())["run_id"])

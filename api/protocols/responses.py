@@ -1,6 +1,8 @@
 """`/v1/responses`: runs by OpenAI's Responses API, for its SDKs and for Open Responses."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, fields, validate
@@ -41,6 +43,7 @@ from arkloop.shared.errors import (
     StreamLimitExceeded,
     ToolResultConflict,
 )
+from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("responses", __name__)
 responses_errors.register(bp)
@@ -87,15 +90,25 @@ def create_response() -> Response:
         raise Forbidden()
     if body.get("stream"):
         reserve_stream()
-    body["input"] = responses_input.with_stored_files(body["input"])
-    if check_key() is None:
-        created = create(body)
-    else:
-        stored = answered_once(
-            check_key(), read_json(), lambda tx: jsonify(id=str(create_once(tx, body)))
-        )
-        created = _id(stored.get_json()["id"])
+    with sent_files.kept_if_used():
+        body["input"] = responses_input.with_stored_files(body["input"])
+        created = _created(body)
     return _respond(created, streams=body.get("stream"), waits=not body.get("background"))
+
+
+def _created(body: Mapping[str, Any]) -> ResponseId:
+    """Create the response, or return that of the request's idempotency key."""
+    if check_key() is None:
+        made = create(body)
+        sent_files.mark_used()
+        return made
+
+    def make(tx: Transaction) -> Response:
+        made = create_once(tx, body)
+        sent_files.mark_used()
+        return jsonify(id=str(made))
+
+    return _id(answered_once(check_key(), read_json(), make).get_json()["id"])
 
 
 @bp.get("/v1/responses/<response:response_id>")

@@ -2,11 +2,15 @@
 
 import base64
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+from flask import g
+
 from arkloop.api.http.current import actor, connections, storage
-from arkloop.shared.errors import Forbidden, InvalidRequest
+from arkloop.shared.errors import ArkloopError, Forbidden, InvalidRequest, Unavailable
 from arkloop.shared.files import files, incoming
 
 #: Of a request whose messages may have files in them.
@@ -19,8 +23,8 @@ _NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")
 def stored(field: str, data: str, name: Any = None) -> UUID:
     """Store what a client has sent as a `data:` URL or in base64; returns the file's id.
 
-    A message that refers to it may come later, or never. `field` is the place in the request, and
-    `name` the file's, if the client gives one.
+    Call it within `kept_if_used`. `field` is the place in the request, and `name` the file's, if
+    the client gives one.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
@@ -41,7 +45,37 @@ def stored(field: str, data: str, name: Any = None) -> UUID:
         raise InvalidRequest(**{field: error.details["file"]}) from None
     with connections().transaction() as tx:
         files.complete(tx, file_id, facts)
+    g.sent_files.append(file_id)
     return file_id
+
+
+@contextmanager
+def kept_if_used() -> Iterator[None]:
+    """Remove what is stored within, unless `mark_used` is called: a request may be refused, or be
+    one that was sent before.
+    """
+    g.sent_files, g.are_used = [], False
+    try:
+        yield
+    except Unavailable:
+        raise  # the message may have been committed all the same
+    except ArkloopError:
+        _remove()
+        raise
+    if not g.are_used:
+        _remove()
+
+
+def mark_used() -> None:
+    """Keep what this request has stored: a message refers to it."""
+    g.are_used = True
+
+
+def _remove() -> None:
+    if g.sent_files:
+        # While Postgres is away they stay, as those of a message that never came.
+        with suppress(Unavailable), connections().transaction() as tx:
+            files.remove_all(tx, created_by_user_id=actor().user_id, file_ids=g.sent_files)
 
 
 def _decoded(field: str, data: str) -> bytes:

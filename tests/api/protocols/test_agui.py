@@ -4,8 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User, details_of, error_of
 
 SAID = {"id": "m1", "role": "user", "content": "Hello"}
@@ -85,6 +88,29 @@ def test_data_that_is_no_file_is_refused(alice: User, data: str) -> None:
     """What is no base64, or of no accepted type, is named by its place."""
     found = details_of(alice.post("/v1/agui", json={**ASK, "messages": [document(data)]}))
     assert ["messages.0.content.0"] == list(found)
+
+
+def names_of_files(connections: Connections) -> list[str]:
+    """Return the files that are there for their users."""
+    with connections.reading() as sql:
+        is_alive = files.c.stored_at.is_not(None) & files.c.expires_at.is_(None)
+        return list(sql.scalars(select(files.c.name).where(is_alive)))
+
+
+def test_data_of_a_request_that_is_sent_again_is_stored_once(
+    alice: User, connections: Connections
+) -> None:
+    """And that of one that is refused not at all."""
+    before = names_of_files(connections)
+    body = {**ASK, "messages": [document("aGVsbG8=")]}
+    for _ in range(3):
+        alice.post("/v1/agui", json=body).close()
+    other = {**body, "messages": [document("aGVsbG8h")]}
+    assert "idempotency.conflict" == events_of(alice.post("/v1/agui", json=other))[-1]["code"]
+    unknown = alice.post("/v1/agui?persona_id=nobody", json={**body, "runId": "run-2"})
+    assert 422 == unknown.status_code
+
+    assert [*before, "file"] == names_of_files(connections)
 
 
 @pytest.mark.parametrize("id_name", ["toolCallId", "tool_call_id"])

@@ -6,8 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User, details_of, error_of
 from tests.end_users import ANN, BOB, end_user
 from tests.stored_runs import StoredRuns
@@ -229,6 +231,23 @@ def test_files_of_a_message_are_stored(alice: User) -> None:
     assert b"Hello" == alice.get(stored["url"]).data
     refused = post(alice, message(parts=[{**file, "url": "data:text/plain;base64,&"}]))
     assert ["messages.parts.0"] == list(details_of(refused))
+
+
+def test_files_of_a_message_that_is_sent_again_are_stored_once(
+    alice: User, connections: Any
+) -> None:
+    """And those of a message that is refused not at all, also where another part is the reason."""
+    chat, file = new_id(), {"type": "file", "mediaType": "text/plain", "url": "data:;base64,SGk="}
+    said = message(parts=[file])
+    for _ in range(2):
+        run_of(post(alice, said, chat=chat))
+    for parts in ([file, file], [file, {**file, "url": "data:;base64,&"}]):
+        assert 422 == post(alice, {**said, "parts": parts}, chat=chat).status_code
+
+    with connections.reading() as sql:
+        of_org = (files.c.org_id == alice.org_id) & files.c.stored_at.is_not(None)
+        alive = select(func.count()).where(of_org, files.c.expires_at.is_(None))
+        assert 1 == sql.scalar(alive)
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User
 from tests.contents import png
 
 UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
+KEY = {"Idempotency-Key": "k"}
 ASK = {"model": "scripted", "input": "Hello", "background": True}
 
 
@@ -133,6 +137,25 @@ def test_data_within_a_message_is_stored(alice: User) -> None:
     assert "queued" == made["status"]
     assert ["file", "image"] == [part["type"] for part in said["content"]]
     assert [b"Hello", png()] == stored
+
+
+def test_data_of_a_request_that_is_sent_again_is_stored_once(
+    alice: User, connections: Connections
+) -> None:
+    """And that of one that is refused not at all."""
+    file = {"type": "input_file", "file_data": "SGVsbG8="}
+    body = {**ASK, "input": [{"role": "user", "content": [file]}]}
+    sent = [alice.post("/v1/responses", json=body, headers=KEY).json["id"] for _ in range(2)]
+    for fields, headers in (({"model": "nothing"}, {}), ({"metadata": {"a": "b"}}, KEY)):
+        assert (
+            400 <= alice.post("/v1/responses", json={**body, **fields}, headers=headers).status_code
+        )
+
+    assert sent[0] == sent[1]
+    with connections.reading() as sql:
+        of_org = (files.c.org_id == alice.org_id) & files.c.stored_at.is_not(None)
+        alive = select(func.count()).where(of_org, files.c.expires_at.is_(None))
+        assert 1 == sql.scalar(alive)
 
 
 @pytest.mark.parametrize(
