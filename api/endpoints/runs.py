@@ -30,8 +30,6 @@ from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("runs", __name__)
 
-MAX_INPUT_BYTES = 32_768
-
 
 def _not_blank(text: str) -> None:
     if not text.strip():
@@ -43,7 +41,9 @@ class ChangeRun(Schema):
 
 
 class RunInput(Schema):
-    content = fields.String(required=True, validate=[utf8_length(1, MAX_INPUT_BYTES), _not_blank])
+    content = fields.String(
+        required=True, validate=[utf8_length(1, commands.MAX_INPUT_BYTES), _not_blank]
+    )
     request_id = Id(allow_none=True)
 
 

@@ -19,6 +19,7 @@ from arkloop.shared.agents import approvals
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.billing import usage_reports
 from arkloop.shared.errors import (
+    InvalidRequest,
     NotActive,
     NotWaiting,
     RunNotFound,
@@ -34,6 +35,8 @@ from arkloop.shared.storage.tables.runs import inputs, runs
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.threads.visibility import visible
 
+#: Of a person's answer, in UTF-8.
+MAX_INPUT_BYTES = 32_768
 #: What the model reads where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."
 #: What it reads where no result of a call was sent.
@@ -75,8 +78,12 @@ def answer(
         RunNotFound, Forbidden
         NotWaiting: no request is open any more. NotActive: the run has ended.
         StaleInput: the request is another one, or has another answer.
-        InvalidRequest: a malformed reply to a request for approval.
+        InvalidRequest: the answer is blank or too long, or a malformed reply to a request for
+            approval.
     """
+    # Protocols of clients have answers in messages and payloads, which may be larger.
+    if not content.strip() or len(content.encode("utf-8", "replace")) > MAX_INPUT_BYTES:
+        raise InvalidRequest(content=[f"must have 1 to {MAX_INPUT_BYTES} bytes, and not be blank"])
     run = _find(tx.sql, actor, run_id, lock=True)
     if request_id is not None:
         stored = tx.sql.scalar(

@@ -2,14 +2,18 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User, details_of, error_of
+from tests.stored_runs import StoredRuns
 
 SAID = {"id": "m1", "role": "user", "content": "Hello"}
 ASK: dict[str, Any] = {"threadId": "chat-1", "runId": "run-1", "messages": [SAID]}
@@ -111,6 +115,25 @@ def test_data_of_a_request_that_is_sent_again_is_stored_once(
     assert 422 == unknown.status_code
 
     assert [*before, "file"] == names_of_files(connections)
+
+
+def test_an_answer_is_bounded_as_elsewhere(alice: User, stored: StoredRuns) -> None:
+    """A payload may be as large as a body, and an answer has at most 32,768 bytes."""
+    run_id, request_id = stored.create(UUID(alice.thread(external_id="chat-1"))), new_id()
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, request_id)
+
+    def answer(payload: str) -> TestResponse:
+        resume = [{"interruptId": str(request_id), "status": "resolved", "payload": payload}]
+        body = {**ASK, "runId": str(new_id()), "resume": resume}
+        return alice.post("/v1/agui", json=body)
+
+    refused = events_of(answer("x" * 32_769))
+    assert ["RUN_STARTED", "RUN_ERROR"] == [event["type"] for event in refused]
+    assert "validation.error" == refused[-1]["code"]
+    answer("x" * 32_768).close()
+    assert RunState.QUEUED == stored.state(run_id)
 
 
 @pytest.mark.parametrize("id_name", ["toolCallId", "tool_call_id"])
