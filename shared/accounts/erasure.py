@@ -15,8 +15,10 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from arkloop.shared.accounts import accounts, api_keys, members
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
-from arkloop.shared.billing import usage_reports
+from arkloop.shared.billing import budget_limits, usage_reports
+from arkloop.shared.billing.spending import end_user_scope
 from arkloop.shared.catalog import mcp_access
+from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import LastOwner
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
@@ -101,7 +103,9 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         erased.messages += len(found.message_ids)
         erased.files = files.remove_all(tx, org_id=org_id, end_user_id=end_user_id)
         usage_reports.forget_end_user(tx, org_id, end_user_id)
-        mcp_access.forget_owner(tx, org_id, mcp_access.owner_of(end_user_id, None))
+        budget_limits.forget_end_user(tx, org_id, end_user_id)
+        deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
+        mcp_access.forget_owner(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
         record = _recorded(tx, erased, kind="end_user", org_id=org_id)
         # By the record: the id of an end user may be a name.
         _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
@@ -200,6 +204,7 @@ def _take_name_off(tx: Transaction, user_id: UUID) -> None:
     named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
     key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()
     idempotency.forget_actors(tx, [user_id, *key_ids])
+    mcp_access.forget_owner(tx, mcp_access.owner_of(None, user_id))
 
 
 def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID]) -> None:

@@ -211,3 +211,9 @@ def set_(
         spending.recount_end_users(tx.sql, org_id)
     elif max_cost_usd_per_month is not None:
         spending.recount(tx.sql, org_id, scope)
+
+
+def forget_end_user(tx: Transaction, org_id: UUID, end_user_id: str) -> None:
+    """Delete the limits of an end user."""
+    is_theirs = budgets.c.scope == spending.end_user_scope(end_user_id)
+    tx.sql.execute(delete(budgets).where(budgets.c.org_id == org_id, is_theirs))

@@ -113,12 +113,12 @@ def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> None:
         tx.sql.execute(delete(table).where(table.c.config_id == config_id, is_owners))
 
 
-def forget_owner(tx: Transaction, org_id: UUID, owner: str) -> None:
-    """Forget all that an owner has granted and was asked for in an org."""
-    configs = select(mcp_configs.c.id).where(mcp_configs.c.org_id == org_id)
+def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> None:
+    """Forget all that an owner has granted and was asked for, by default in all orgs."""
+    of_org = select(mcp_configs.c.id).where(mcp_configs.c.org_id == org_id)
     for table in (mcp_grants, mcp_authorizations):
-        is_owners = table.c.owner == owner
-        tx.sql.execute(delete(table).where(table.c.config_id.in_(configs), is_owners))
+        is_there = true() if org_id is None else table.c.config_id.in_(of_org)
+        tx.sql.execute(delete(table).where(table.c.owner == owner, is_there))
 
 
 # ---- requests ------------------------------------------------------------------------

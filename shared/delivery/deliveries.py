@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, literal_column, select, text, update
+from sqlalchemy import Connection, Row, cast, delete, func, literal_column, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from arkloop.shared.config import Settings
 from arkloop.shared.delivery import endpoints
@@ -218,6 +219,14 @@ def _pause(settings: Settings, attempt: int) -> float:
 def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     """Delete the deliveries of these runs, pending ones, too."""
     tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.run_id.in_(run_ids)))
+
+
+def forget_budget(tx: Transaction, org_id: UUID, scope: str) -> None:
+    """Delete the deliveries about the budget of this scope."""
+    is_it = cast(webhook_deliveries.c.data, JSONB)["scope"].astext == scope
+    of_budgets = webhook_deliveries.c.type == endpoints.BUDGET_TYPE
+    of_org = webhook_deliveries.c.org_id == org_id
+    tx.sql.execute(delete(webhook_deliveries).where(of_org, of_budgets, is_it))
 
 
 # ---- for the sweep -------------------------------------------------------------------

@@ -26,13 +26,14 @@ MAX_OVERLAP_SECONDS = 7 * 86_400
 #: Processes look no more often who has endpoints. With more orgs than this all are taken to have.
 MAX_KNOWN_ORGS = 10_000
 
+BUDGET_TYPE = "budget.threshold_reached"
 #: The types of events that endpoints may subscribe to.
 EVENT_TYPES = (
     "run.completed",
     "run.failed",
     "run.cancelled",
     "run.waiting_for_input",
-    "budget.threshold_reached",
+    BUDGET_TYPE,
 )
 
 PURPOSE = "webhook_endpoints.secret"

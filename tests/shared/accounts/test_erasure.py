@@ -1,6 +1,7 @@
 """The export and the erasure of a user, and of an end user of an org."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,9 @@ from sqlalchemy import func, insert, select, text, update
 
 from arkloop.shared.accounts import accounts, erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing.spending import end_user_scope
+from arkloop.shared.catalog import mcp_access
 from arkloop.shared.errors import LastOwner
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention, sweep
@@ -60,6 +64,14 @@ def add_file(connections: Connections, user: User, end_user_id: str | None, name
     return file_id
 
 
+def add_grant(connections: Connections, user: User, owner: str) -> None:
+    made = user.post("/v1/mcp-configs", {"name": "vault", "url": "https://mcp.example.com/mcp"})
+    assert made.json is not None, made.text
+    grant = {"obtained_at": 1.0, "tokens": {"access_token": "canary"}}
+    with connections.transaction() as tx:
+        mcp_access.store_grant(tx, user.org_id, UUID(made.json["id"]), owner, grant)
+
+
 def add_event(connections: Connections, run_id: UUID, content: str) -> None:
     with connections.transaction() as tx:
         values = {"run_id": run_id, "seq": 1, "type": "message.delta", "payload": content}
@@ -95,6 +107,13 @@ def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
         month = func.date_trunc("month", func.now())
         tx.sql.execute(insert(run_usage).values(**usage, month=month, end_user_id=word))
     add_file(connections, alice, word, f"{word}.txt")
+    add_grant(connections, alice, mcp_access.owner_of(word, None))
+    url, reached = "https://hooks.example.com/", ["budget.threshold_reached"]
+    alice.post("/v1/webhook-endpoints", {"url": url, "event_types": reached})
+    limits = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(1)}
+    with connections.transaction() as tx:
+        budget_limits.set_(tx, alice.org_id, end_user_scope(word), **limits)
+    assert {"budgets", "spending", "webhook_deliveries"} <= {*places_of(connections, word)}
     return word
 
 
@@ -176,6 +195,7 @@ def bob(connections: Connections, alice: User, register: Register) -> User:
     content = [{"type": "text", "text": f"I am {bob.login}"}, part]
     said = bob.post(f"/v1/threads/{private}/messages", {"content": content})
     assert 201 == said.status_code, said.text
+    add_grant(connections, bob, mcp_access.owner_of(None, bob.id))
     return bob
 
 
@@ -199,6 +219,7 @@ def test_nothing_of_an_erased_user_is_left_but_what_was_shared(
         assert None not in tx.sql.scalars(revoked).all()
     assert (f"erased-{bob.id}", f"erased-{bob.id}@invalid") == (erased.login, erased.email)
     assert [] == places_of(connections, bob.login)
+    assert "mcp_grants" not in places_of(connections, str(bob.id))
     alice.client.application.extensions["arkloop.auth"].forget()  # what 2 s do
     assert [401, 401] == [who.get("/v1/me").status_code for who in (bob, key)]
     for login in (bob.login, erased.login):
