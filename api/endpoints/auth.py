@@ -131,8 +131,9 @@ def login() -> Response:
         user = accounts.find(sql, body["login"], in_org=body["org_id"])
     password_attempts().count(body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
-        if user is not None and user.org_id is not None:
-            record_failed_login(user_id=user.id, org_id=user.org_id)
+        if user is not None and user.first_org_id is not None:
+            # An attacker must not be able to choose an `org_id` that leaves no trace.
+            record_failed_login(user_id=user.id, org_id=user.org_id or user.first_org_id)
         raise Unauthorized("Wrong login or password.")
     password_attempts().forget(body["login"])
     with connections().transaction() as tx:

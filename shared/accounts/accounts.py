@@ -152,22 +152,25 @@ def create_user_without_org(tx: Transaction, *, login: str, email: str, password
 
 
 def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any] | None:
-    """Find the user with this login or email, in whatever case: id, password_hash, org_id.
+    """Find the user with this login or email, in whatever case: id, password_hash, org_id and
+    first_org_id.
 
-    `org_id` is the org that the user joined first, or with `in_org` that one; null if the user is
-    not in it, or in none.
+    `first_org_id` is the org that the user joined first, null without any, and `org_id` is the
+    same, or with `in_org` that one; null if the user is not in it.
     """
     # A login never contains "@", an email always does: at most one row matches.
     query = select(
-        users.c.id, users.c.password_hash, _org_of(users.c.id, in_org).label("org_id")
+        *(users.c.id, users.c.password_hash),
+        _org_of(users.c.id, in_org).label("org_id"),
+        _org_of(users.c.id).label("first_org_id"),
     ).where(
         or_(
             func.lower(users.c.login) == func.lower(login),
             func.lower(users.c.email) == func.lower(login),
         )
     )
-    # The row has these three columns; the types would have a row of any.
-    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # three columns
+    # The row has these columns; the types would have a row of any.
+    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # these columns
 
 
 def _org_of(user_id: ColumnElement[Any], in_org: UUID | None = None) -> ScalarSelect[Any]:

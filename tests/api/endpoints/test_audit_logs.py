@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from arkloop.shared.ids import new_id
 from tests.clients import PASSWORD, Register, User, details_of, error_of
 
 HOW_TO = Path(__file__).parents[3] / "docs/how-to/audit-log.md"
@@ -101,6 +102,17 @@ def test_the_life_of_a_key_and_of_a_login_is_recorded(
     assert {"type": "user", "id": str(alice.id)} == found[4]["target"]
     assert {"max_cost_usd": "1.5"} == found[6]["details"]
     assert not re.search(rf"horse|{key['key']}", json.dumps(found))
+
+
+def test_a_failed_login_is_recorded_whatever_org_it_names(
+    alice: User, client: FlaskClient, register: Register
+) -> None:
+    """In an org of the user: in the one that is named, if it is one, else in the first."""
+    wrong = {"login": alice.login, "password": "wrong horse"}
+    for org_id in (register().org_id, new_id(), alice.org_id):
+        assert 401 == client.post("/v1/auth/login", json={**wrong, "org_id": org_id}).status_code
+
+    assert 3 == len(entries(alice, action="auth.login_failed"))
 
 
 def test_an_end_of_another_login_is_recorded(alice: User, client: FlaskClient) -> None:
