@@ -1,6 +1,6 @@
 """`/v1/mcp-oauth/callback`: where authorization servers of MCP servers send people back to."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from arkloop.api.http.current import connections
@@ -13,6 +13,7 @@ from arkloop.shared.runs import commands
 bp = Blueprint("mcp_oauth", __name__)
 
 _MAX_CHARACTERS = 4_096
+_HTML = "text/html; charset=utf-8"
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -41,12 +42,14 @@ def take_mcp_authorization() -> Response:
     given = query_args(Callback())
     if ("code" in given) == ("error" in given):
         raise InvalidRequest(code=["is required, or `error`; not both"])
+    if request.method == "HEAD":  # the reply is for one use, and its page comes with GET
+        return Response(content_type=_HTML)
     code = given.get("code")
     with connections().transaction() as tx:
-        request, url = mcp_access.answer(tx, given["state"], code, given.get("iss"))
-        if request.run_id is not None:
-            commands.answer_visit(tx, request.run_id, url, is_accepted=code is not None)
+        asked, url = mcp_access.answer(tx, given["state"], code, given.get("iss"))
+        if asked.run_id is not None:
+            commands.answer_visit(tx, asked.run_id, url, is_accepted=code is not None)
         elif code is not None:
-            mcp_configs.discover(tx, request.config_id)
+            mcp_configs.discover(tx, asked.config_id)
     title = "Access was denied." if code is None else "Access was granted."
-    return Response(_PAGE.format(title=title), content_type="text/html; charset=utf-8")
+    return Response(_PAGE.format(title=title), content_type=_HTML)

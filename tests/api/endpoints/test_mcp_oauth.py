@@ -150,6 +150,17 @@ def test_an_admin_deletes_what_one_person_has_granted(
     assert [None, {"id": "end_user:b", "obtained_at": 1.0}, None] == left
 
 
+def test_a_look_at_the_headers_takes_no_reply(connections: Connections, alice: User) -> None:
+    """Scanners of links send HEAD first: the code is still there for the browser."""
+    asked(connections, alice, made(alice, {})["id"], "state")
+    reply = f"{CALLBACK}?state=state&code=c"
+
+    looked = alice.client.head(reply)
+    assert (200, "text/html; charset=utf-8") == (looked.status_code, looked.content_type)
+    assert 200 == alice.client.get(reply).status_code
+    assert (400, "mcp_oauth.state_invalid") == error_of(alice.client.get(reply))
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
