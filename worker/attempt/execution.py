@@ -137,7 +137,7 @@ def _claim(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> Cl
     claim = process.claim(active)
     if claim is None:
         return None
-    process.mark_wait(claim)
+    process.mark_wait(claim, by_message=by_message)
     if by_message:
         process.mark_delivered(claim.queued_at)
     fault_points.reach("worker.claimed")

@@ -48,8 +48,6 @@ log = logging.getLogger(__name__)
 DELIVERY_SECONDS = 2.0
 #: A run that waits for longer than this has waited for others: messages take some milliseconds.
 LONG_WAIT_SECONDS = 0.25
-#: For how long turns are taken after such a run was claimed.
-LONG_QUEUE_SECONDS = 2.0
 #: How long a model call may continue after SIGTERM before its run is handed over.
 DRAIN_SECONDS = 5.0
 #: How long handing over may take after that, and removing the worker's row.
@@ -110,7 +108,8 @@ class WorkerProcess:
         self._fair_queue = FairQueue()
         #: Returns the run whose turn it is while the queue is long, for one that a message names.
         self.whose_turn = GroupCommit(self._whose_turn)
-        self._queue_is_long_until = float("-inf")  # on the monotonic clock
+        #: True from a claim that had waited for others to one that had not, by its own message.
+        self.queue_is_long = False
         self.histories = HistoryLoader(self.connections)
         storage = storage_of(settings)
         self.files = FileLoader(self.connections, storage, self.histories.memory)
@@ -155,15 +154,16 @@ class WorkerProcess:
         with self.connections.reading() as sql:
             return self._fair_queue.choose(sql, named)
 
-    @property
-    def queue_is_long(self) -> bool:
-        """True if runs that were claimed a moment ago had waited for a slot."""
-        return time.monotonic() < self._queue_is_long_until
+    def mark_wait(self, claim: Claim, *, by_message: bool) -> None:
+        """Note whether a run has waited for others, until its message or its turn came.
 
-    def mark_wait(self, claim: Claim) -> None:
-        """Note how long a run has waited for its claim."""
+        Messages arrive in the order of the queue, so one of a fresh run says that there is none.
+        No time does: where runs take minutes, so does the time from one claim to the next.
+        """
         if (claim.claimed_at - claim.queued_at).total_seconds() > LONG_WAIT_SECONDS:
-            self._queue_is_long_until = time.monotonic() + LONG_QUEUE_SECONDS
+            self.queue_is_long = True
+        elif by_message:
+            self.queue_is_long = False
 
     def active_runs(self) -> dict[UUID, StopSignal]:
         """Return the stop signals of the runs being executed or claimed, by run id."""

@@ -52,6 +52,28 @@ def test_behind_a_flood_the_run_of_another_org_has_its_turn(
     assert all(ended(stored, *flood))
 
 
+def test_turns_are_taken_until_a_message_names_a_run_that_has_not_waited(
+    stored: StoredRuns, other: StoredRuns, process: WorkerProcess
+) -> None:
+    """However long that takes, as runs may. A fresh run that has its turn ends nothing."""
+    waited, named = stored.create(queued_at=ago(seconds=9)), stored.create(queued_at=ago(seconds=8))
+    execution.execute_in_turn(process, waited, by_message=True)
+    assert process.queue_is_long
+
+    single = other.create()
+    process.whose_turn = lambda _: single  # type: ignore[method-assign, assignment]  # its turn
+    execution.execute_in_turn(process, named, by_message=True)
+    assert [True] == ended(other, single)
+    assert process.queue_is_long
+
+    fresh = stored.create()
+    process.whose_turn = lambda _: fresh  # type: ignore[method-assign, assignment]  # its turn
+    execution.execute_in_turn(process, fresh, by_message=True)
+    assert [True, False] == ended(stored, fresh, named)
+    assert not process.queue_is_long
+    stored.cancel(named)
+
+
 def test_without_a_queue_a_message_starts_its_run(
     stored: StoredRuns, other: StoredRuns, process: WorkerProcess
 ) -> None:
