@@ -153,7 +153,7 @@ class AppendLater:
 
 def record(tx: Transaction, entry: NewEntry) -> None:
     """Append an entry with the last steps of the transaction."""
-    tx.last.append(partial(append, tx, entry))
+    tx.last.append((entry.org_id, partial(append, tx, entry)))
 
 
 def append(tx: Transaction, entry: NewEntry) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
@@ -37,7 +37,24 @@ def orgs(sql: Connection) -> list[UUID]:
 
 
 def verify(sql: Connection, org_id: UUID, earlier: Head | None = None) -> Verdict:
-    """Check the org's chain; `earlier` is a head of it that was taken down before."""
+    """Check the org's chain; `earlier` is a head of it that was taken down before.
+
+    If entries are pruned meanwhile, it is checked again.
+    """
+    while True:
+        oldest = _oldest(sql, org_id)
+        verdict = _verify(sql, org_id, earlier)
+        if verdict.broken is None or oldest == _oldest(sql, org_id):
+            return verdict
+
+
+def _oldest(sql: Connection, org_id: UUID) -> int | None:
+    of_org = audit_entries.c.org_id == org_id
+    oldest: int | None = sql.scalar(select(func.min(audit_entries.c.seq)).where(of_org))
+    return oldest
+
+
+def _verify(sql: Connection, org_id: UUID, earlier: Head | None) -> Verdict:
     newest = audit_log.head(sql, org_id)
     start = last = Head(0, GENESIS)
     is_pruned = False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -40,12 +41,13 @@ REDIS_POOL_WAIT_SECONDS = 5.0
 class Transaction:
     """An open transaction; `after_commit` is sent after the commit, never after a rollback.
 
-    `last` are its last steps, which take locks that others wait for.
+    `last` are its last steps, which take locks that others wait for, each with the org whose lock
+    it takes: all transactions take them in the same order.
     """
 
     sql: Connection
     connections: "Connections"
-    last: list[Callable[[], None]] = field(default_factory=list)
+    last: list[tuple[UUID, Callable[[], None]]] = field(default_factory=list)
     after_commit: list[Notification] = field(default_factory=list)
 
 
@@ -78,7 +80,7 @@ class Connections:
             with sql.begin():
                 postgres.limit_transaction(sql)
                 yield tx
-                for step in tx.last:
+                for _, step in sorted(tx.last, key=itemgetter(0)):
                     step()
         self._committed(tx)
 

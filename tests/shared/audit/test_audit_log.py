@@ -39,6 +39,23 @@ def test_entries_that_come_at_once_are_one_chain(connections: Connections) -> No
     assert (40, None) == (verdict.checked, verdict.broken)
 
 
+def test_entries_of_two_orgs_do_not_wait_for_each_other(connections: Connections) -> None:
+    """A transaction may name its orgs in any order, as a reset of a password does."""
+    orgs = [new_id(), new_id()]
+
+    def record(number: int) -> None:
+        for _ in range(20):
+            with connections.transaction() as tx:
+                for org_id in orgs[:: 1 if number % 2 else -1]:
+                    entry = NewEntry(org_id=org_id, action="auth.password_reset", by=OPERATOR)
+                    audit_log.record(tx, entry)
+
+    in_parallel(4, record)
+
+    with connections.reading() as sql:
+        assert [80, 80] == [audit_log.head(sql, org_id).seq for org_id in orgs]
+
+
 def test_what_clients_send_is_bounded_and_storable(connections: Connections) -> None:
     """A user agent or detail of any length and content is kept as far as it can be."""
     org_id = new_id()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from arkloop.shared.audit import audit_log, verification
@@ -208,3 +208,30 @@ def test_a_chain_fits_its_earlier_heads(connections: Connections, org_id: UUID) 
         rows = audit_log.list_(sql, org_id, {}, limit=ENTRIES, before=None)
         for head in [Head(0, GENESIS), *(Head(row.seq, row.hash) for row in rows)]:
             assert None is verification.verify(sql, org_id, head).broken
+
+
+def test_entries_that_are_pruned_during_the_check_are_no_break(
+    connections: Connections, org_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is checked again, from its beginning."""
+    monkeypatch.setattr(verification, "_PAGE", 2)
+    statements = iter(range(100))
+
+    def prune(*_: object) -> None:
+        if next(statements) == 2:  # the oldest, the head, and now a first page
+            with connections.transaction() as tx:
+                tx.sql.execute(text("SET LOCAL arkloop.audit_prune = 'on'"))
+                rows = audit_entries.c.org_id == org_id
+                oldest = rows & (audit_entries.c.seq <= 3)
+                hash_ = select(audit_entries.c.hash).where(rows, audit_entries.c.seq == 3)
+                through = {"through_seq": 3, "through_hash": tx.sql.scalar(hash_)}
+                tx.sql.execute(audit_entries.delete().where(oldest))
+                pruned = {"action": audit_log.PRUNED, "details": through}
+                audit_log.append(tx, NewEntry(org_id=org_id, by=OPERATOR, **pruned))
+
+    with connections.reading() as sql:
+        event.listen(connections.engine, "after_cursor_execute", prune)
+        verdict = verification.verify(sql, org_id)
+        event.remove(connections.engine, "after_cursor_execute", prune)
+
+    assert (3, None) == (verdict.checked, verdict.broken)
