@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -79,7 +80,11 @@ def erase_encryption(database_url: str, ring: Keyring, org: str, yes: bool) -> N
         if not yes:
             click.confirm(f"Erase all stored secrets of {org_id}?", abort=True)
         # What is older than the key would survive it.
-        _reseal(connections, ring)
+        left = _reseal(connections, ring, org_id).unreadable_old
+        if left:
+            raise click.ClickException(
+                f"{left} secrets are under other keys, which would survive: give these keys, too."
+            )
         with connections.transaction() as tx:
             is_erased = org_keys.erase(tx, org_id)
             if is_erased:
@@ -87,10 +92,10 @@ def erase_encryption(database_url: str, ring: Keyring, org: str, yes: bool) -> N
     print_line("erased" if is_erased else "the organization has stored no secrets")
 
 
-def _reseal(connections: Connections, ring: Keyring) -> Counts:
+def _reseal(connections: Connections, ring: Keyring, of_org: UUID | None = None) -> Counts:
     total = Counts()
     for column in COLUMNS:
-        counts = reseal(connections, column, ring)
+        counts = reseal(connections, column, ring, of_org=of_org)
         total.add(counts)
         if counts.unreadable:
             print_line(f"{column.name}: {counts.unreadable} cannot be decrypted", err=True)

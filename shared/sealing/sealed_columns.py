@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, select, tuple_, update
 
@@ -38,16 +39,21 @@ class Counts:
     up_to_date: int = 0  # under the key of their org already
     erased: int = 0  # under a key of their org that was erased
     unreadable: int = 0  # under a key that is not there, or damaged
+    unreadable_old: int = 0  # of these, older than the key of their org
 
     def add(self, other: "Counts") -> None:
         self.resealed += other.resealed
         self.up_to_date += other.up_to_date
         self.erased += other.erased
         self.unreadable += other.unreadable
+        self.unreadable_old += other.unreadable_old
 
 
-def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> Counts:
-    """Encrypt the column's values under the keys of their orgs, row by row.
+def reseal(
+    connections: Connections, sealed: SealedColumn, keyring: Keyring, *, of_org: UUID | None = None
+) -> Counts:
+    """Encrypt the column's values, by default those of all orgs, under the keys of their orgs, row
+    by row.
 
     It may be stopped at any moment and started again. A value that is replaced meanwhile stays as
     it was replaced; the next call looks at it.
@@ -57,7 +63,7 @@ def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> 
     """
     counts = Counts()
     key = list(sealed.column.table.primary_key)
-    for row in _rows(connections, sealed):
+    for row in _rows(connections, sealed, of_org):
         *values, org_id, wrapped, before = row
         bound = {"org_id": org_id, "purpose": sealed.purpose}
         try:
@@ -70,6 +76,7 @@ def reseal(connections: Connections, sealed: SealedColumn, keyring: Keyring) -> 
             text = keyring.open(before, **bound)
         except CannotOpen:
             counts.unreadable += 1
+            counts.unreadable_old += not is_of_org_key(before)
             continue
         is_it = [column == value for column, value in zip(key, values, strict=True)]
         statement = update(sealed.column.table).where(*is_it, sealed.column == before)
@@ -87,7 +94,9 @@ def column_of(table: Any, name: str, purpose: str) -> SealedColumn:
     return SealedColumn(column, purpose, table.c.org_id, table)
 
 
-def _rows(connections: Connections, sealed: SealedColumn) -> Iterator[Sequence[Any]]:
+def _rows(
+    connections: Connections, sealed: SealedColumn, of_org: UUID | None
+) -> Iterator[Sequence[Any]]:
     """Yield primary key, org, its key and the value of each row that has one, batch by batch."""
     key = list(sealed.column.table.primary_key)
     query = (
@@ -97,6 +106,8 @@ def _rows(connections: Connections, sealed: SealedColumn) -> Iterator[Sequence[A
         .order_by(*key)
         .limit(_BATCH)
     )
+    if of_org is not None:
+        query = query.where(sealed.org_id == of_org)
     batch = query
     while True:
         with connections.reading() as sql:

@@ -141,6 +141,20 @@ def test_an_orgs_secrets_are_erased_with_its_key(
     assert "the organization has stored no secrets\n" == again.output
 
 
+def test_no_key_is_erased_while_older_secrets_would_survive(
+    alice: User, connections: Connections, run: Run
+) -> None:
+    """A secret under a key that is not given can be decrypted by whatever has that key."""
+    secrets(alice, connections)
+    erase = ("erase-encryption", "--org", str(alice.org_id), "--yes")
+
+    refused = run([NEW], *erase)
+
+    assert 1 == refused.exit_code
+    assert "3 secrets are under other keys" in refused.output
+    assert 0 == run([NEW, connections.settings.encryption_key or ""], *erase).exit_code
+
+
 def test_a_secret_under_no_known_key_is_named(
     alice: User, connections: Connections, run: Run
 ) -> None:
