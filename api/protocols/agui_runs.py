@@ -116,7 +116,9 @@ def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Pa
         raise NotWaiting("The thread has no open interrupt of this id.")
     content = content_of(asked["data"], entry.status, entry.payload)
     try:
-        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
+        # Without the run's lock if it has ended: creating the next one first locks others.
+        with tx.sql.begin_nested():
+            audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
     except NotActive:
         if entry.status == "cancelled" and wanted.new_message() is not None:
             return None

@@ -88,7 +88,9 @@ def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | 
         raise _unknown()
     if projection.asked is not None:
         try:
-            _answer(tx, given, run, projection)
+            # Without the run's lock if it has ended: creating the next one first locks others.
+            with tx.sql.begin_nested():
+                _answer(tx, given, run, projection)
             return ResponseId(run["id"], projection.waits)
         except NotActive:
             if given.message is None:
