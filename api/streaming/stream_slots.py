@@ -2,7 +2,8 @@
 
 Each process keeps in Redis how many it has, for a moment, and renews that: what a process had that
 was killed is free again after `LEASE_SECONDS`. A stream is opened by one script, which adds up all
-processes; openings of a process take turns, so that its numbers arrive in order. While Redis is
+processes; openings of a process take turns, so that its numbers arrive in order. A slot that was
+given back a moment ago, and that Redis still has, is given out again without asking. While Redis is
 away each process allows its share of the limit: the limit divided by `ARKLOOP_API_WORKERS`.
 """
 
@@ -85,6 +86,8 @@ class StreamSlots:
         self._counts: Counter[UUID] = Counter()
         self._freed: deque[UUID] = deque()  # not yet taken off the counts
         self._changed: set[UUID] = set()
+        #: How many Redis has of this process, and the limit by which it has accepted them.
+        self._accepted: dict[UUID, tuple[int, int]] = {}
         self._renew_at = 0.0
         self._loop: BackgroundLoop | None = None
 
@@ -99,7 +102,7 @@ class StreamSlots:
             self._settle()
             for limit in limits:
                 self._counts[limit.subject] += 1
-            refused = self._refused(limits)
+            refused = None if all(map(self._has_accepted, limits)) else self._refused(limits)
             if refused is None:
                 return Slot(self, limits)
             for limit in limits:
@@ -147,9 +150,14 @@ class StreamSlots:
             number = self._set({limit.subject: limit.most for limit in limits})
         except redis.RedisError as error:
             log.warning("Redis unavailable: limits on streams are per process: %s", error)
+            self._accepted.clear()
             self._changed.update(limit.subject for limit in limits)
             return next((limit for limit in limits if self._exceeds_share(limit)), None)
         return limits[number - 1] if number else None
+
+    def _has_accepted(self, limit: _Limit) -> bool:
+        most, count = self._accepted.get(limit.subject, (0, 0))
+        return most == limit.most and self._counts[limit.subject] <= count
 
     def _exceeds_share(self, limit: _Limit) -> bool:
         return self._counts[limit.subject] > ceil(limit.most / self._settings.api_workers)
@@ -159,6 +167,9 @@ class StreamSlots:
         values = [value for item in limits.items() for value in (item[1], self._counts[item[0]])]
         args = [self._process, round(LEASE_SECONDS * 1000), *values]
         found = self._connections.ask_redis(lambda server: self._script(keys, args, client=server))
+        if not found:
+            for subject, most in limits.items():
+                self._accepted[subject] = (most, self._counts[subject])
         return int(found)
 
     def _step(self) -> None:
@@ -180,7 +191,7 @@ class StreamSlots:
                     return
                 for subject in part:
                     if not self._counts[subject]:
-                        del self._counts[subject]
+                        del self._counts[subject], self._accepted[subject]
 
     def _open(self, subject: UUID) -> int:
         key = self._connections.keys.streams(subject)

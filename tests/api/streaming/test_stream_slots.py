@@ -17,6 +17,7 @@ from arkloop.api.streaming.stream_slots import Slot, StreamSlots
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import StreamLimitExceeded
 from arkloop.shared.ids import new_id
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.tables.runs import runs
@@ -101,6 +102,51 @@ def test_the_slots_of_a_dead_process_are_free_after_its_lease(
     held += [living.take(actor), living.take(actor)]
     assert taken(living, actor) is None
     assert 5 == len(held)
+
+
+def test_a_slot_that_was_given_back_is_given_out_without_a_round_trip(
+    process: Processes, actor: Actor, connections: Connections
+) -> None:
+    """As long as Redis has it; other processes cannot have it meanwhile."""
+    slots, other = process(org_streams=2), process(org_streams=2)
+    before = _script_calls(connections)
+    held = [slots.take(actor), slots.take(actor)]
+    for _ in range(30):
+        slot = held.pop()
+        assert slot is not None
+        slot.free()
+        held.append(slots.take(actor))
+        assert taken(slots, actor) is None
+        assert taken(other, actor) is None
+
+    # 2 slots, 60 refusals, and what each process writes in between.
+    assert _script_calls(connections) - before < 75
+    for slot in held:
+        assert slot is not None
+        slot.free()
+    eventually(lambda: [0] == used(other, actor))
+    again = [taken(other, actor) for _ in range(3)]
+    assert [True, True, False] == [slot is not None for slot in again]
+
+
+def test_a_lower_limit_counts_for_slots_that_were_given_back(
+    process: Processes, actor: Actor
+) -> None:
+    """They were accepted under the higher one."""
+    slots = process()
+    high, low = (replace(actor, limits=OrgLimits(org_streams=most)) for most in (3, 1))
+    held = [slots.take(high) for _ in range(3)]
+    slot = held.pop()
+    assert slot is not None
+    slot.free()
+
+    assert taken(slots, low) is None
+    assert taken(slots, high) is not None
+
+
+def _script_calls(connections: Connections) -> int:
+    stats = connections.redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 def test_a_slot_that_nobody_has_any_more_is_free(process: Processes, actor: Actor) -> None:
