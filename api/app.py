@@ -9,6 +9,7 @@ from arkloop.api.auth import request_limits
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.api.auth.password_attempts import PasswordAttempts
 from arkloop.api.auth.request_limits import RequestLimits
+from arkloop.api.console import pages as console
 from arkloop.api.description import pages
 from arkloop.api.endpoints import (
     agent_workers,
@@ -70,6 +71,7 @@ BLUEPRINTS = (
     agent_workers.bp,
     health.bp,
     pages.bp,
+    console.bp,
     auth.bp,
     me.bp,
     api_keys.bp,

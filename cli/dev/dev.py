@@ -244,6 +244,7 @@ def _start_all(
     if not supervisor.stop_requests:
         folder.url.write_text(f"{url}\n")
         supervisor.output.plain(f"Ready on {url}")
+        supervisor.output.plain(f"The console is at {url}/console")
 
 
 def _start_model(

@@ -27,6 +27,9 @@ PUBLIC = {
     "/healthz",
     "/readyz",
     "/openapi.json",
+    "/console",
+    "/console/<version>/<path:file>",
+    "/console/0/app.js",
     "/docs",
     "/docs/start.js",
     "/docs/swagger-ui-bundle.js",
@@ -41,10 +44,12 @@ AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
 #: What stands in a path that is no UUID.
 NAMES = {
     "chat_id": "chat",
+    "file": "app.js",
     "name": "shop",
     "persona_id": "assistant@1",
     "response_id": "resp_of_nothing",
     "tool": "echo",
+    "version": "0",
 }
 
 

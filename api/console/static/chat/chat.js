@@ -1,0 +1,148 @@
+// A conversation: what was said, what is being said, and the box to say something.
+import { get, patch, remove, segment } from "../lib/api.js"
+import { brief } from "../lib/format.js"
+import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js"
+import { go, href } from "../lib/router.js"
+import { may } from "../lib/session.js"
+import { Button, Dialog, Empty, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+import { Composer } from "./composer.js"
+import { Conversation, isActive, waits } from "./conversation.js"
+import { Message, Run, Said } from "./entries.js"
+
+/** @param {{id: string, onChange: () => void}} props */
+export function Chat({ id, onChange }) {
+  const [view, setView] = useState(/** @type {import("./conversation.js").View | null} */ (null))
+  const conversation = useRef(/** @type {Conversation | null} */ (null))
+  const thread = useRead((signal) => get(`threads/${segment(id)}`, {}, signal), [id])
+  const action = useAction()
+  useEffect(() => {
+    const made = new Conversation(id, setView)
+    conversation.current = made
+    setView(made.view)
+    void made.load()
+    return () => made.close()
+  }, [id])
+  useEffect(() => {
+    if (thread.data) document.title = `${thread.data.title ?? `Thread ${brief(id)}`} · Arkloop Runs`
+  }, [thread.data])
+  const activeRun = view?.entries.findLast(isActive)
+  useEffect(() => {
+    // The list shows which threads are active.
+    if (view?.isLoaded) onChange()
+  }, [activeRun?.type === "run" ? activeRun.run_id : "", view?.isLoaded])
+  if (thread.error && !thread.data) {
+    return html`<${Head} title="Thread" back=${href("/threads")} /><${Problem} error=${thread.error} onRetry=${thread.reload} />`
+  }
+  if (view === null || !view.isLoaded || conversation.current === null) {
+    return html`<div class="chat"><${Head} title=${thread.data?.title ?? "Thread"} back=${href("/threads")} />
+      ${view?.error ? html`<${Problem} error=${view.error} />` : html`<${Loading} lines=${5} />`}</div>`
+  }
+  const talk = conversation.current
+  const active = view.entries.findLast(isActive)
+  const shown = view.entries.filter((entry) => entry.type === "message" || entry.superseded_by === null || isActive(entry))
+  const last = shown.at(-1)
+  const canWrite = may("data.runs.write")
+  const say = (/** @type {any} */ content, /** @type {string} */ onBusy) => action.run(async () => {
+    await talk.say(content, active ? { on_busy: onBusy } : {})
+    onChange()
+  })
+  return html`<div class="chat">
+    <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} />
+    <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
+      ${shown.length === 0 && !view.sending && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
+      ${shown.map((entry) => entry.type === "message"
+        ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
+        : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
+            onCancel=${() => talk.cancel(entry.run_id)} onRetry=${() => talk.retry()} />`)}
+      ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
+    </${Scroll}>
+    ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
+    <${Problem} error=${view.error ?? action.error} />
+    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${action.isBusy} active=${active} onSend=${say}
+      onStop=${active && (() => action.run(() => talk.cancel(active.run_id)))}
+      placeholder=${active ? "Write while it works" : "Write a message"} />`}
+  </div>`
+}
+
+/** @param {{id: string, thread: any, onChange: () => void}} props */
+function ChatHead({ id, thread, onChange }) {
+  const [open, setOpen] = useState(/** @type {"" | "rename" | "delete"} */ (""))
+  const title = thread?.title ?? `Thread ${brief(id)}`
+  const actions = may("data.threads.write") && html`
+    <a class="button quiet" href=${href("/runs", { thread_id: id })}>Runs</a>
+    <${Button} kind="quiet" onClick=${() => setOpen("rename")}>Rename</${Button}>
+    <${Button} kind="quiet" icon="trash" label="Delete thread" onClick=${() => setOpen("delete")} />`
+  return html`<${Head} title=${html`<${Foreign} text=${title} />`} back=${href("/threads")} actions=${actions}>
+      ${thread?.is_private && html`<span class="tag">Private</span>`}
+      ${thread?.end_user_id && html`<span class="tag" title="End user"><${Foreign} text=${thread.end_user_id} /></span>`}</${Head}>
+    ${open === "rename" && html`<${Rename} id=${id} title=${thread?.title ?? ""} onDone=${() => { setOpen(""); onChange() }} onClose=${() => setOpen("")} />`}
+    ${open === "delete" && html`<${Delete} id=${id} title=${title} onDone=${() => { onChange(); go("/threads") }} onClose=${() => setOpen("")} />`}`
+}
+
+/** @param {{id: string, title: string, onDone: () => void, onClose: () => void}} props */
+function Rename({ id, title, onDone, onClose }) {
+  const [text, setText] = useState(title)
+  const action = useAction()
+  const save = async (/** @type {Event} */ event) => {
+    event.preventDefault()
+    if (await action.run(() => patch(`threads/${segment(id)}`, { title: text.trim() || null }))) onDone()
+  }
+  return html`<${Dialog} title="Rename the thread" onClose=${onClose}><form onSubmit=${save}>
+    <${Field} label="Title" id="thread-title">${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" value=${text}
+      onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}>
+    <${Problem} error=${action.error} />
+    <div class="dialog-actions"><${Button} onClick=${onClose}>Cancel</${Button}><${Button} kind="primary" type="submit" busy=${action.isBusy}>Save</${Button}></div>
+  </form></${Dialog}>`
+}
+
+/** @param {{id: string, title: string, onDone: () => void, onClose: () => void}} props */
+function Delete({ id, title, onDone, onClose }) {
+  const action = useAction()
+  const act = async () => {
+    if (await action.run(() => remove(`threads/${segment(id)}`))) onDone()
+  }
+  return html`<${Dialog} title="Delete the thread?" onClose=${onClose}>
+    <p>“<${Foreign} text=${title} />” and its runs can no longer be read, here and through the API.</p>
+    <${Problem} error=${action.error} />
+    <div class="dialog-actions"><${Button} onClick=${onClose}>Cancel</${Button}><${Button} kind="danger" busy=${action.isBusy} onClick=${act}>Delete</${Button}></div>
+  </${Dialog}>`
+}
+
+/** Near the end, what is new scrolls into view; further up, the text stays where it is read. */
+const NEAR_PX = 120
+
+/** @param {{view: import("./conversation.js").View, onOlder: () => Promise<void>, children: any}} props */
+function Scroll({ view, onOlder, children }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null))
+  const isAtEnd = useRef(true)
+  const before = useRef(0)
+  const [isAway, setAway] = useState(false)
+  const older = useAction()
+  const onScroll = () => {
+    const element = box.current
+    if (element === null) return
+    isAtEnd.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX
+    setAway(!isAtEnd.current)
+  }
+  useLayoutEffect(() => {
+    const element = box.current
+    if (element !== null && isAtEnd.current) element.scrollTop = element.scrollHeight
+  }, [view])
+  const load = () => older.run(async () => {
+    before.current = box.current?.scrollHeight ?? 0
+    await onOlder()
+    requestAnimationFrame(() => {
+      if (box.current !== null) box.current.scrollTop += box.current.scrollHeight - before.current
+    })
+  })
+  const toEnd = () => {
+    isAtEnd.current = true
+    box.current?.scrollTo({ top: box.current.scrollHeight })
+  }
+  return html`<div class="scroll-frame"><div class="scroll" ref=${box} onScroll=${onScroll} tabindex="0" role="log" aria-label="Conversation">
+      <div class="entries">
+        ${view.older && html`<${Button} class="more" busy=${older.isBusy} onClick=${load}>Earlier messages</${Button}>`}
+        <${Problem} error=${older.error} />${children}</div></div>
+    <button type="button" class=${classes("to-end", isAway && "is-shown")} tabindex=${isAway ? 0 : -1} aria-hidden=${!isAway}
+      onClick=${toEnd}>Latest</button></div>`
+}

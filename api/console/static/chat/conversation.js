@@ -1,0 +1,198 @@
+// A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
+import { ApiError, page, post, segment, send } from "../lib/api.js"
+import { follow } from "../lib/follow.js"
+import { fold } from "./fold.js"
+
+const PAGE = 30
+const TERMINAL = ["completed", "failed", "cancelled"]
+
+/**
+ * @typedef {import("./fold.js").RunEntry} RunEntry
+ * @typedef {{type: "message", id: string, role: string, content: any, run_id: string | null, partial: boolean,
+ *   created_at: string}} MessageEntry
+ * @typedef {RunEntry | MessageEntry} Entry
+ * @typedef {{entries: Entry[], older: string | null, connection: string, error: Error | null,
+ *   isLoaded: boolean, sending: {key: number, text: string, isRepeated: boolean} | null}} View
+ */
+
+const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop.threads") : null
+
+/** @param {Entry} entry */
+const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message:${entry.id}`)
+
+export class Conversation {
+  /** @param {string} threadId @param {(view: View) => void} onChange */
+  constructor(threadId, onChange) {
+    this.threadId = threadId
+    /** @type {View} */
+    this.view = { entries: [], older: null, connection: "connecting", error: null, isLoaded: false, sending: null }
+    this.onChange = onChange
+    this.stopFollowing = () => {}
+    this.isClosed = false
+    this.loads = 0
+    this.onElsewhere = (/** @type {MessageEvent} */ { data }) => {
+      if (data.thread_id === this.threadId) void this.load()
+    }
+    channel?.addEventListener("message", this.onElsewhere)
+  }
+
+  close() {
+    this.isClosed = true
+    this.stopFollowing()
+    channel?.removeEventListener("message", this.onElsewhere)
+  }
+
+  /** @param {Partial<View>} change */
+  update(change) {
+    if (this.isClosed) return
+    this.view = { ...this.view, ...change }
+    this.onChange(this.view)
+  }
+
+  /** Read the end of the timeline, and follow the thread from there. */
+  async load() {
+    const load = (this.loads += 1)
+    let response
+    try {
+      response = await send("GET", `threads/${segment(this.threadId)}/timeline?limit=${PAGE}`)
+    } catch (error) {
+      if (load === this.loads) {
+        this.update({ error: /** @type {Error} */ (error) })
+        if (!(error instanceof ApiError)) setTimeout(() => load === this.loads && !this.isClosed && this.load(), 2_000)
+      }
+      return
+    }
+    const entries = await response.json()
+    if (load !== this.loads || this.isClosed) return
+    const isFirst = !this.view.isLoaded
+    const known = new Set(entries.map(idOf))
+    // Of older pages that were loaded, what comes before this one stays.
+    const cut = this.view.entries.findIndex((entry) => known.has(idOf(entry)))
+    const before = isFirst || cut < 0 ? [] : this.view.entries.slice(0, cut)
+    this.update({
+      entries: [...before, ...entries],
+      older: before.length > 0 ? this.view.older : response.headers.get("X-Next-Cursor"),
+      error: null,
+      isLoaded: true,
+    })
+    this.follow(response.headers.get("X-Stream-Cursor"))
+  }
+
+  /** @param {string | null} cursor */
+  follow(cursor) {
+    this.stopFollowing()
+    this.stopFollowing = follow(cursor, {
+      path: (after) => `threads/${segment(this.threadId)}/events${after ? `?after=${encodeURIComponent(after)}` : ""}`,
+      onFrame: (frame) => this.receive(frame),
+      onState: (connection) => this.update({ connection }),
+      onRefused: (error) => {
+        if (error.status === 404 || error.status === 403) {
+          this.update({ error })
+          return "stop"
+        }
+        // The cursor's run is no longer there, or events were lost: what the timeline has counts.
+        void this.load()
+        return "stop"
+      },
+    })
+  }
+
+  /** @param {{id: string, data: string}} frame */
+  receive({ id, data }) {
+    const event = JSON.parse(data)
+    if (event.type === "thread.run") {
+      this.begin(event.data, event.created_at)
+      return
+    }
+    const runId = id.split(":")[0]
+    const index = this.view.entries.findLastIndex((entry) => entry.type === "run" && entry.run_id === runId)
+    if (index < 0) return
+    const run = /** @type {RunEntry} */ (this.view.entries[index])
+    const next = fold(run, event)
+    if (next === run) return
+    this.update({ entries: this.view.entries.with(index, next) })
+  }
+
+  /** Append a run that begins, with the messages that it answers. @param {any} data @param {string} createdAt */
+  begin(data, createdAt) {
+    const news = new Set(data.messages.map((/** @type {any} */ message) => message.id))
+    const entries = this.view.entries
+      .filter((entry) => !(entry.type === "run" && entry.run_id === data.run_id && entry.seq === 0))
+      .filter((entry) => !(entry.type === "message" && news.has(entry.id)))
+      .map((entry) => entry.type === "run" && data.supersedes.includes(entry.run_id)
+        ? { ...entry, superseded_by: data.run_id } : entry)
+    if (entries.some((entry) => entry.type === "run" && entry.run_id === data.run_id)) return
+    // What still waits for its turn stays at the end.
+    const waiting = entries.findIndex((entry) => entry.type === "run" && entry.queue !== null && entry.seq === 0)
+    const at = waiting < 0 ? entries.length : firstOfWaiting(entries, waiting)
+    const messages = data.messages.map((/** @type {any} */ message) => ({ type: "message", ...message }))
+    entries.splice(at, 0, ...messages, {
+      type: "run", run_id: data.run_id, status: "running", phase: "queued", seq: 0, first_turn: 0, turns: [],
+      pending_input: null, error: null, superseded_by: null, persona_id: data.persona_id, model: data.model,
+      queue: null, stop_reason: null, cost_usd: null, usage: null, message_id: null, created_at: createdAt,
+      started_at: null, ended_at: null,
+    })
+    this.update({ entries })
+  }
+
+  /** Load the page before the oldest entry. */
+  async loadOlder() {
+    if (this.view.older === null) return
+    const { rows, next } = await page(`threads/${segment(this.threadId)}/timeline`, { limit: PAGE, before: this.view.older })
+    const entries = [...this.view.entries]
+    const [first] = entries
+    const last = rows.at(-1)
+    if (first?.type === "run" && last?.type === "run" && last.run_id === first.run_id) {
+      // A long run goes over two pages: the older one has its first turns.
+      entries[0] = { ...first, turns: [...last.turns, ...first.turns], first_turn: last.first_turn }
+      rows.pop()
+    }
+    this.update({ entries: [...rows, ...entries], older: next })
+  }
+
+  /**
+   * Send a message, which a run answers. Returns once the service has it; throws if it refuses.
+   * @param {any} content
+   * @param {{on_busy?: string, persona_id?: string, route_id?: string}} choice
+   */
+  async say(content, choice) {
+    const text = typeof content === "string" ? content : content.map((/** @type {any} */ part) => part.text ?? "").join("")
+    this.update({ sending: { key: Date.now(), text, isRepeated: false } })
+    try {
+      const made = await post(`threads/${segment(this.threadId)}/runs`, { message: content, ...choice }, {
+        onRetry: () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } }),
+      })
+      channel?.postMessage({ thread_id: this.threadId })
+      // Runs that wait for the thread are in its timeline, and in its stream only when they start.
+      await this.load()
+      return made
+    } finally {
+      this.update({ sending: null })
+    }
+  }
+
+  async retry() {
+    await post(`threads/${segment(this.threadId)}:retry`)
+    await this.load()
+  }
+
+  /** @param {string} runId */
+  async cancel(runId) {
+    await post(`runs/${segment(runId)}:cancel`)
+    channel?.postMessage({ thread_id: this.threadId })
+    // One that waited for its turn has no event in the stream.
+    const run = this.view.entries.find((entry) => entry.type === "run" && entry.run_id === runId)
+    if (run?.type === "run" && run.seq === 0) await this.load()
+  }
+}
+
+/** Return where the messages begin that belong to a run that waits. @param {Entry[]} entries @param {number} at */
+function firstOfWaiting(entries, at) {
+  while (at > 0 && entries[at - 1].type === "message") at -= 1
+  return at
+}
+
+/** @param {Entry} entry */
+export const isActive = (entry) => entry.type === "run" && !TERMINAL.includes(entry.status) && entry.queue === null
+/** @param {Entry} entry */
+export const waits = (entry) => entry.type === "run" && entry.queue !== null && entry.seq === 0 && entry.phase === "queued"

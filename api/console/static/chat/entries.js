@@ -1,0 +1,136 @@
+// Messages and runs of a conversation.
+import { count, duration, exactly, json, money, parts, plain, words } from "../lib/format.js"
+import { classes, html, useState } from "../lib/html.js"
+import { href } from "../lib/router.js"
+import { may } from "../lib/session.js"
+import { Icon } from "../ui/icons.js"
+import { Data, parsed } from "../ui/json.js"
+import { Markdown } from "../ui/markdown.js"
+import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
+import { Answered, PendingInput } from "./pending_input.js"
+
+/** @param {{entry: import("./conversation.js").MessageEntry}} props */
+export function Message({ entry }) {
+  if (entry.role === "assistant") {
+    return html`<article class="run" aria-label="Assistant"><${Markdown} text=${textOf(entry.content)} />
+      ${entry.partial && html`<p class="faint">Incomplete</p>`}</article>`
+  }
+  return html`<article class="said" aria-label="User" title=${exactly(entry.created_at)}>
+    ${parts(entry.content).map((part, index) => part.type === "text"
+      ? html`<p key=${index} class="said-text">${plain(part.text ?? "")}</p>`
+      : html`<p key=${index} class="file"><${Icon} name="attach" />${part.type === "image" ? "Image" : "File"}
+          <code>${part.file_id ?? plain(part.url ?? "")}</code></p>`)}
+  </article>`
+}
+
+/** A message that is on its way. @param {{text: string, isRepeated: boolean}} props */
+export const Said = ({ text, isRepeated }) => html`<article class="said sending" aria-label="User">
+  <p class="said-text">${plain(text)}</p>
+  <p class="faint" role="status">${isRepeated ? "No connection: it is sent again …" : "Sending …"}</p></article>`
+
+/** @param {any} content */
+const textOf = (content) => parts(content).map((part) => part.text ?? "").join("")
+
+/**
+ * @param {{run: import("./fold.js").RunEntry, isLast: boolean, waitsForThread: boolean, onCancel: () => Promise<void>,
+ *   onRetry: () => Promise<void>}} props
+ */
+export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
+  const action = useAction()
+  const isLive = run.ended_at === null && run.phase !== "waiting"
+  const isEmpty = run.turns.length === 0
+  return html`<article class="run" aria-label="Assistant" data-run=${run.run_id}>
+    ${run.first_turn > 0 && html`<p class="faint">${count(run.first_turn)} earlier turns are above.</p>`}
+    ${run.turns.map((turn, index) => html`<${Turn} key=${run.first_turn + index} turn=${turn} run=${run}
+      isLive=${isLive && index === run.turns.length - 1} />`)}
+    ${isEmpty && !waitsForThread && isLive && html`<p class="thinking" role="status"><span class="pulse"></span>${run.started_at ? "Thinking" : "Queued"}</p>`}
+    ${waitsForThread && html`<p class="queued"><${Icon} name="clock" />Waits for the answer before
+      ${run.queue?.position ? `(place ${run.queue.position})` : ""}
+      ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
+    ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
+    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withCall(run)} />`}
+    ${run.status === "failed" && html`<${Failure} run=${run} />`}
+    ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
+    ${run.status === "completed" && run.stop_reason && run.stop_reason !== "stop" && html`<p class="ending">Ended early: ${words(run.stop_reason)}</p>`}
+    ${!waitsForThread && html`<footer class="run-foot">
+      <a href=${href(`/runs/${run.run_id}`)}>${run.persona_id ? html`<${Foreign} text=${run.persona_id} />` : "Run"}</a>
+      ${run.model && html`<span><${Foreign} text=${run.model} /></span>`}
+      ${run.ended_at && html`<span>${duration(Date.parse(run.ended_at) - Date.parse(run.created_at))}</span>`}
+      ${run.cost_usd !== null && run.cost_usd > 0 && html`<span>${money(run.cost_usd)}</span>`}
+      ${isLast && run.ended_at && may("data.runs.write") && html`<${Button} kind="quiet" class="small" icon="retry" busy=${action.isBusy}
+        onClick=${() => action.run(onRetry)}>Retry</${Button}>`}
+    </footer>`}
+    <${Problem} error=${action.error} />
+  </article>`
+}
+
+/** Return what the run asks, with the call that it is about. @param {import("./fold.js").RunEntry} run */
+function withCall(run) {
+  const pending = run.pending_input
+  if (!pending.tool_call_id || pending.arguments !== undefined) return pending
+  const call = run.turns.flatMap((turn) => turn.tool_calls).findLast((one) => one.tool_call_id === pending.tool_call_id)
+  return call ? { ...pending, tool_name: call.name, arguments: call.arguments } : pending
+}
+
+/** @param {{run: import("./fold.js").RunEntry}} props */
+const Failure = ({ run }) => html`<div class="problem" role="note"><${Icon} name="alert" />
+  <div><p>${plain(run.error?.message ?? "The run failed.")}</p><p class="faint"><code>${run.error?.code ?? ""}</code></p></div></div>`
+
+/** @param {{turn: import("./fold.js").Turn, run: import("./fold.js").RunEntry, isLive: boolean}} props */
+function Turn({ turn, run, isLive }) {
+  const isWriting = isLive && turn.message_id === null
+  const questions = turn.questions.filter((question) => question.answer !== null)
+  return html`<div class=${classes("turn", isWriting && "writing")}>
+    ${turn.reasoning && html`<${Reasoning} text=${turn.reasoning} isLive=${isWriting && turn.text === ""} />`}
+    ${turn.text && html`<${Markdown} text=${turn.text} isLive=${isWriting} />`}
+    ${turn.tool_calls.map((call) => html`<${Call} key=${call.tool_call_id} call=${call}
+      isAsked=${run.pending_input?.tool_call_id === call.tool_call_id} isOver=${run.ended_at !== null} />`)}
+    ${questions.map((question) => html`<${Answered} key=${question.request_id} question=${question} />`)}
+  </div>`
+}
+
+/** @param {{text: string, isLive: boolean}} props */
+function Reasoning({ text, isLive }) {
+  const [isOpen, setOpen] = useState(false)
+  return html`<div class="reasoning"><button type="button" class="fold" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
+      <${Icon} name="chevron" />${isLive ? "Reasoning …" : "Reasoning"}</button>
+    ${isOpen && html`<div class="reasoning-text">${plain(text)}</div>`}</div>`
+}
+
+/** @param {{call: import("./fold.js").Call, isAsked: boolean, isOver: boolean}} props */
+function Call({ call, isAsked, isOver }) {
+  const [isOpen, setOpen] = useState(false)
+  const result = call.result
+  const state = call.arguments_text !== undefined ? ["live", "writing"]
+    : isAsked ? ["warn", "waits for approval"]
+    : result === null || result === undefined ? (isOver ? ["mute", "no result"] : ["live", "running"])
+    : result.is_error ? ["bad", "failed"] : ["good", "done"]
+  const progress = call.progress
+  return html`<div class="call">
+    <button type="button" class="call-head" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
+      <${Icon} name="chevron" /><code class="call-name">${plain(call.name)}</code>
+      <span class="call-gist">${gist(call)}</span>
+      ${result?.duration_ms !== undefined && html`<span class="faint">${duration(result.duration_ms)}</span>`}
+      <span class=${`badge ${state[0]}`}><span class="dot" aria-hidden="true"></span>${state[1]}</span>
+    </button>
+    ${progress && html`<div class="progress">
+      <progress value=${progress.progress} max=${progress.total ?? undefined} aria-label="Progress"></progress>
+      <span class="faint">${plain(progress.message ?? "")}</span></div>`}
+    ${isOpen && html`<div class="call-body">
+      <${Data} label="Arguments" value=${call.arguments_text ?? call.arguments ?? {}} />
+      ${result && html`<${Data} label=${result.is_error ? "Error" : "Result"} value=${typeof result.output === "string" ? parsed(result.output) : result.output} />`}
+      ${result?.files && html`<p class="faint">${result.files.length} files</p>`}
+      ${call.sub_run && html`<p><a href=${href(`/runs/${call.sub_run.run_id}`)}>Sub-run of ${plain(call.sub_run.persona_id ?? "")}</a></p>`}
+    </div>`}
+  </div>`
+}
+
+/** Return the arguments in one line. @param {import("./fold.js").Call} call */
+function gist(call) {
+  const value = call.arguments_text ?? call.arguments
+  if (value === undefined || value === null) return ""
+  if (typeof value !== "object") return plain(String(value)).slice(0, 120)
+  const values = Object.values(value)
+  const text = values.length === 1 ? json(values[0]) : JSON.stringify(value)
+  return plain(String(text)).replace(/\s+/g, " ").slice(0, 120)
+}

@@ -1,0 +1,53 @@
+// A new conversation: who is to answer, and the first message.
+import { get, post } from "../lib/api.js"
+import { html, useId, useState } from "../lib/html.js"
+import { go, href } from "../lib/router.js"
+import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
+import { Composer } from "./composer.js"
+
+/** @param {{onMade: () => void}} props */
+export function NewThread({ onMade }) {
+  const id = useId()
+  const choices = useRead(async (signal) => {
+    const [personas, routes] = await Promise.all([get("personas", {}, signal), get("routes", {}, signal)])
+    return { personas: newest(personas), routes }
+  }, [])
+  const [persona, setPersona] = useState("")
+  const [routeId, setRoute] = useState("")
+  const [title, setTitle] = useState("")
+  const action = useAction()
+  const send = (/** @type {any} */ message) => action.run(async () => {
+    const thread = { title: title.trim() || titleOf(message) }
+    const made = await post("runs", { thread, message, persona_id: persona || null, route_id: routeId || null })
+    onMade()
+    go(`/threads/${made.thread_id}`)
+  })
+  return html`<div class="new-thread">
+    <${Head} title="New thread" back=${href("/threads")} />
+    <div class="new-thread-fields">
+      <${Problem} error=${choices.error} onRetry=${choices.reload} />
+      <${Field} label="Title" id=${`${id}-title`}>${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" placeholder="The beginning of the message" value=${title}
+        onInput=${(/** @type {any} */ event) => setTitle(event.target.value)} />`}</${Field}>
+      <${Field} label="Persona" id=${`${id}-persona`}>${(/** @type {string} */ field) => html`<select id=${field} value=${persona}
+        onChange=${(/** @type {any} */ event) => setPersona(event.target.value)}>
+        <option value="">Default</option>
+        ${(choices.data?.personas ?? []).map((/** @type {string} */ key) => html`<option key=${key} value=${key}>${key}</option>`)}</select>`}</${Field}>
+      <${Field} label="Route" id=${`${id}-route`}>${(/** @type {string} */ field) => html`<select id=${field} value=${routeId}
+        onChange=${(/** @type {any} */ event) => setRoute(event.target.value)}>
+        <option value="">As the persona says</option>
+        ${(choices.data?.routes ?? []).map((/** @type {any} */ route) => html`<option key=${route.id} value=${route.id}>
+          ${route.model}${route.id === route.model ? "" : ` (${route.id})`}</option>`)}</select>`}</${Field}>
+    </div>
+    <${Problem} error=${action.error} />
+    <${Composer} draftKey="new" isBusy=${action.isBusy} onSend=${send} placeholder="Write the first message" />
+  </div>`
+}
+
+/** Return the beginning of a message, where a word ends. @param {string} message */
+function titleOf(message) {
+  const line = message.replace(/\s+/g, " ").trim()
+  return line.length <= 60 ? line : `${line.slice(0, 60).replace(/ \S*$/, "")} …`
+}
+
+/** @param {any[]} personas @returns {string[]} the keys, without versions */
+const newest = (personas) => [...new Set(personas.map((persona) => persona.key))]

@@ -1,0 +1,184 @@
+// What a run asks a person: to approve a call, to answer a question, to fill in a form.
+import { ApiError, post, segment } from "../lib/api.js"
+import { plain, when } from "../lib/format.js"
+import { html, useId, useState } from "../lib/html.js"
+import { may } from "../lib/session.js"
+import { Icon } from "../ui/icons.js"
+import { Data } from "../ui/json.js"
+import { safeUrl } from "../ui/markdown.js"
+import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
+import { countWaiting } from "../waiting.js"
+
+/**
+ * The box for the open request of a run. It goes when the run's events say that there is an answer,
+ * whoever has given it.
+ * @param {{runId: string, pending: any, onDone?: () => void}} props
+ */
+export function PendingInput({ runId, pending, onDone }) {
+  const action = useAction()
+  const answer = (/** @type {string | object} */ content) => action.run(async () => {
+    const text = typeof content === "string" ? content : JSON.stringify(content)
+    await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id })
+    void countWaiting()
+    onDone?.()
+  })
+  const Form = { tool_confirmation: Approval, question: Question, form: Form_, authorization: Authorization, tool_results: Results }[
+    /** @type {"question"} */ (pending.kind)] ?? Question
+  const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
+  return html`<section class="ask" aria-label="The run waits for you">
+    ${may("data.runs.write") ? html`<${Form} pending=${pending} runId=${runId} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} />`
+      : html`<p>${plain(pending.prompt)}</p>`}
+    ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
+    <p class="faint ask-until">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} ${when(pending.expires_at)}</p>
+  </section>`
+}
+
+/** @typedef {{pending: any, runId: string, answer: (content: string | object) => Promise<boolean>, isBusy: boolean, onDone?: () => void}} FormProps */
+
+/** @param {FormProps} props */
+function Approval({ pending, answer, isBusy }) {
+  const id = useId()
+  const [mode, setMode] = useState(/** @type {"" | "edit" | "deny"} */ (""))
+  const [text, setText] = useState("")
+  const [wrong, setWrong] = useState("")
+  const name = pending.tool_name ?? "a tool"
+  const edit = () => {
+    setText(JSON.stringify(pending.arguments ?? {}, null, 2))
+    setWrong("")
+    setMode("edit")
+  }
+  const deny = () => {
+    setText("")
+    setMode("deny")
+  }
+  const submitEdit = () => {
+    let given
+    try {
+      given = JSON.parse(text)
+    } catch (error) {
+      setWrong(`This is not valid JSON: ${/** @type {Error} */ (error).message}`)
+      return
+    }
+    if (given === null || typeof given !== "object" || Array.isArray(given)) setWrong("Arguments are a JSON object.")
+    else void answer({ decision: "edit", arguments: given })
+  }
+  return html`<h3><${Icon} name="alert" />Approve the call of <code>${plain(name)}</code>?</h3>
+    ${mode === "edit" ? html`
+      <label for=${`${id}-edit`}>Arguments, as JSON</label>
+      <textarea id=${`${id}-edit`} class="mono" rows=${Math.min(14, text.split("\n").length + 1)} spellcheck=${false} value=${text}
+        aria-invalid=${wrong !== ""} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+      ${wrong && html`<p class="field-error" role="alert">${wrong}</p>`}
+      <div class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${submitEdit}>Call with these arguments</${Button}>
+        <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
+    : mode === "deny" ? html`
+      <label for=${`${id}-deny`}>Reason for the model (optional)</label>
+      <input id=${`${id}-deny`} value=${text} maxlength="2000" onInput=${(/** @type {any} */ event) => setText(event.target.value)} />
+      <div class="ask-actions"><${Button} kind="danger" busy=${isBusy}
+          onClick=${() => answer({ decision: "deny", ...(text.trim() ? { reason: text.trim() } : {}) })}>Deny the call</${Button}>
+        <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
+    : html`
+      ${pending.arguments === undefined ? html`<p class="faint">The arguments are too long for this list: open the run to see them.</p>`
+        : html`<${Data} label="Arguments" value=${pending.arguments} />`}
+      <div class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
+        <${Button} disabled=${isBusy || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
+        <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
+}
+
+/** @param {FormProps} props */
+function Question({ pending, answer, isBusy }) {
+  const id = useId()
+  const [text, setText] = useState("")
+  const submit = (/** @type {Event} */ event) => {
+    event.preventDefault()
+    if (text.trim()) void answer(text)
+  }
+  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+    ${pending.options?.length > 0 && html`<div class="ask-actions">${pending.options.map((/** @type {string} */ option) => html`
+      <${Button} key=${option} disabled=${isBusy} onClick=${() => answer(option)}><${Foreign} text=${option} /></${Button}>`)}</div>`}
+    <form class="ask-form" onSubmit=${submit}><label class="sr" for=${`${id}-answer`}>Your answer</label>
+      <input id=${`${id}-answer`} value=${text} placeholder="Your answer" onInput=${(/** @type {any} */ event) => setText(event.target.value)} />
+      <${Button} kind="primary" type="submit" busy=${isBusy} disabled=${!text.trim()}>Answer</${Button}></form>`
+}
+
+/** @param {FormProps} props */
+function Form_({ pending, answer, isBusy }) {
+  const id = useId()
+  const [text, setText] = useState(() => JSON.stringify(blank(pending.schema), null, 2))
+  const [wrong, setWrong] = useState("")
+  const accept = () => {
+    try {
+      void answer({ action: "accept", content: JSON.parse(text) })
+    } catch (error) {
+      setWrong(`This is not valid JSON: ${/** @type {Error} */ (error).message}`)
+    }
+  }
+  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+    <${Data} label="Schema of the answer" value=${pending.schema ?? {}} />
+    <label for=${`${id}-form`}>Answer, as JSON</label>
+    <textarea id=${`${id}-form`} class="mono" rows="5" spellcheck=${false} value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+    ${wrong && html`<p class="field-error" role="alert">${wrong}</p>`}
+    <div class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${accept}>Send</${Button}>
+      <${Button} disabled=${isBusy} onClick=${() => answer({ action: "decline" })}>Decline</${Button}></div>`
+}
+
+/** Return an object with the fields of a schema, empty. @param {any} schema */
+function blank(schema) {
+  const empty = /** @type {Record<string, unknown>} */ ({ string: "", integer: 0, number: 0, boolean: false, array: [], object: {} })
+  return Object.fromEntries(Object.entries(schema?.properties ?? {}).map(([name, field]) => [name, field.default ?? empty[field.type] ?? null]))
+}
+
+/** @param {FormProps} props */
+function Authorization({ pending, answer, isBusy }) {
+  const url = safeUrl(pending.url ?? "")
+  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+    <p>${url?.startsWith("http") ? html`<a class="button primary" href=${url} target="_blank" rel="noopener noreferrer"><${Icon} name="open" />
+      <span>Open ${plain(new URL(url).host)}</span></a>` : html`<code>${plain(pending.url ?? "")}</code>`}</p>
+    <div class="ask-actions"><${Button} disabled=${isBusy} onClick=${() => answer({ action: "accept" })}>I have done it</${Button}>
+      <${Button} disabled=${isBusy} onClick=${() => answer({ action: "decline" })}>Decline</${Button}></div>`
+}
+
+/** @param {FormProps} props */
+function Results({ pending, runId, isBusy, onDone }) {
+  const id = useId()
+  const [outputs, setOutputs] = useState(/** @type {Record<string, string>} */ ({}))
+  const action = useAction()
+  const calls = pending.calls ?? []
+  const send = () => action.run(async () => {
+    const results = calls.filter((/** @type {any} */ call) => outputs[call.tool_call_id])
+      .map((/** @type {any} */ call) => ({ tool_call_id: call.tool_call_id, output: outputs[call.tool_call_id] }))
+    await post(`runs/${segment(runId)}/tool-results`, results)
+    onDone?.()
+  })
+  return html`<h3><${Icon} name="clock" />Waits for results of the client's tools</h3>
+    <p class="faint">The program that declared these tools sends them. You may send results in its place.</p>
+    ${calls.map((/** @type {any} */ call, /** @type {number} */ index) => html`<div key=${call.tool_call_id} class="field">
+      <${Data} label=${call.name} value=${call.arguments ?? {}} />
+      <label for=${`${id}-${index}`}>Result of ${plain(call.name)}</label>
+      <textarea id=${`${id}-${index}`} rows="2" value=${outputs[call.tool_call_id] ?? ""}
+        onInput=${(/** @type {any} */ event) => setOutputs({ ...outputs, [call.tool_call_id]: event.target.value })}></textarea></div>`)}
+    <${Problem} error=${action.error} />
+    <div class="ask-actions"><${Button} kind="primary" busy=${isBusy || action.isBusy} disabled=${!Object.values(outputs).some(Boolean)} onClick=${send}>Send results</${Button}></div>`
+}
+
+/** A question that has its answer. @param {{question: any}} props */
+export function Answered({ question }) {
+  const { verb, text } = spoken(question)
+  return html`<p class="answered"><${Icon} name="check" /><span>${question.kind === "tool_confirmation" ? "" : html`<${Foreign} text=${question.prompt} /> `}
+    <b>${verb}</b> ${text && html`<${Foreign} text=${text} class="reply" />`}</span></p>`
+}
+
+/** Return how a question was answered, in words. @param {any} question */
+function spoken(question) {
+  const { kind, answer } = question
+  if (kind === "question") return { verb: "", text: answer }
+  let given
+  try {
+    given = JSON.parse(answer)
+  } catch {
+    return { verb: "", text: answer }
+  }
+  const verb = { approve: "Approved", deny: "Denied", edit: "Approved with other arguments", accept: "Accepted", decline: "Declined", cancel: "Cancelled" }[
+    /** @type {"approve"} */ (given?.decision ?? given?.action)]
+  if (!verb) return { verb: "", text: answer }
+  return { verb, text: given.reason ?? (given.arguments ? JSON.stringify(given.arguments) : "") }
+}

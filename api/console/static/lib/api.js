@@ -1,0 +1,144 @@
+// Requests to `/v1`, with the token of the session.
+import { SignedOut, bearer } from "./session.js"
+
+export const V1 = new URL("v1/", document.baseURI)
+
+/** An error response of the service. */
+export class ApiError extends Error {
+  /** @param {number} status @param {{code?: string, message?: string, details?: any, trace_id?: string}} body
+   * @param {string | null} retryAfter */
+  constructor(status, body, retryAfter) {
+    super(body.message ?? `HTTP ${status}`)
+    this.status = status
+    this.code = body.code ?? ""
+    this.details = body.details ?? {}
+    this.traceId = body.trace_id ?? ""
+    this.retryAfter = Number(retryAfter) || 0
+  }
+}
+
+/** The network, or a proxy, has lost the request or its response. */
+export class NetworkError extends Error {
+  constructor() {
+    super("The service cannot be reached.")
+  }
+}
+
+/**
+ * Send a request; on an access token that has ended, once more with a new one.
+ * @param {string} method
+ * @param {string} path below `/v1/`, or a URL
+ * @param {{body?: unknown, headers?: Record<string, string>, signal?: AbortSignal}} [options]
+ * @returns {Promise<Response>} a successful one
+ */
+export async function send(method, path, { body, headers = {}, signal } = {}) {
+  for (let attempt = 0; ; attempt += 1) {
+    const token = await token_(attempt > 0)
+    let response
+    try {
+      response = await fetch(new URL(path, V1), {
+        method,
+        signal,
+        cache: "no-store",
+        headers: {
+          Authorization: `Bearer ${token}`,
+          ...(body === undefined || body instanceof FormData ? {} : { "Content-Type": "application/json" }),
+          ...headers,
+        },
+        body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
+      })
+    } catch (error) {
+      if (signal?.aborted) throw error
+      throw new NetworkError()
+    }
+    if (response.ok) return response
+    if (response.status === 401 && attempt === 0) continue
+    const found = await response.json().catch(() => ({}))
+    throw new ApiError(response.status, found, response.headers.get("Retry-After"))
+  }
+}
+
+/** @param {boolean} renew */
+async function token_(renew) {
+  try {
+    return await bearer(renew)
+  } catch (error) {
+    if (error instanceof SignedOut) throw error
+    throw new NetworkError()
+  }
+}
+
+/** @param {string} path @param {Record<string, string | number | null | undefined>} [params] @param {AbortSignal} [signal] */
+export async function get(path, params = {}, signal) {
+  const response = await send("GET", path + query(params), { signal })
+  return response.json()
+}
+
+/**
+ * Read a page of a list.
+ * @param {string} path
+ * @param {Record<string, string | number | null | undefined>} [params]
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<{rows: any[], next: string | null}>} `next` is the `before` of the next page
+ */
+export async function page(path, params = {}, signal) {
+  const response = await send("GET", path + query(params), { signal })
+  return { rows: await response.json(), next: response.headers.get("X-Next-Cursor") }
+}
+
+/**
+ * Send a change. If the network loses it, it is sent again with the same key, so that it is made once.
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body]
+ * @param {{signal?: AbortSignal, onRetry?: () => void}} [options]
+ */
+export async function change(method, path, body, { signal, onRetry } = {}) {
+  const headers = method === "POST" ? { "Idempotency-Key": crypto.randomUUID() } : {}
+  for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
+    try {
+      const response = await send(method, path, { body, headers, signal })
+      return response.status === 204 ? null : await response.json()
+    } catch (error) {
+      // The request before was carried out, and only its response was lost.
+      if (isRepeated && method === "DELETE" && error instanceof ApiError && error.status === 404) return null
+      const isLost = error instanceof NetworkError || (error instanceof ApiError && error.status === 503)
+      if (!isLost || signal?.aborted) throw error
+      onRetry?.()
+      await networkOr(pause)
+      if (signal?.aborted) throw error
+    }
+  }
+}
+
+/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void}} [options] */
+export const post = (path, body, options) => change("POST", path, body, options)
+/** @param {string} path @param {unknown} body */
+export const patch = (path, body) => change("PATCH", path, body)
+/** @param {string} path @param {unknown} body */
+export const put = (path, body) => change("PUT", path, body)
+/** @param {string} path */
+export const remove = (path) => change("DELETE", path)
+
+/** @param {Record<string, string | number | null | undefined>} params */
+function query(params) {
+  const given = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "")
+  if (given.length === 0) return ""
+  return `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`
+}
+
+/** Wait for some time, or until the browser says that the network is back. @param {number} ms */
+export function networkOr(ms) {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer)
+      removeEventListener("online", done)
+      resolve(undefined)
+    }
+    const timer = setTimeout(done, ms)
+    addEventListener("online", done)
+  })
+}
+
+/** A path segment. @param {string} text */
+export const segment = (text) => encodeURIComponent(text)

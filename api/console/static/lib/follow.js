@@ -1,0 +1,91 @@
+// A stream that is followed for as long as a page shows it, over cut connections, sleep and new tokens.
+import { ApiError, NetworkError, networkOr, send } from "./api.js"
+import { SignedOut } from "./session.js"
+import { frames } from "./sse.js"
+
+/** The service pings every 10 s: a connection that is silent for longer than this is dead. */
+const SILENCE_MS = 25_000
+const MOST_PAUSE_MS = 10_000
+
+/**
+ * @typedef {object} Followed
+ * @property {(cursor: string | null) => string} path the request that continues after a cursor
+ * @property {(frame: {id: string, data: string}) => void} onFrame
+ * @property {(state: "connecting" | "live" | "offline" | "ended") => void} onState
+ * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about an error response
+ * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
+ */
+
+/**
+ * Follow a stream from a cursor. Returns a function that ends it.
+ * @param {string | null} cursor
+ * @param {Followed} followed
+ */
+export function follow(cursor, followed) {
+  let isStopped = false
+  let lastByte = Date.now()
+  /** @type {AbortController | null} */
+  let connection = null
+  const cut = () => connection?.abort()
+  const watchdog = setInterval(() => {
+    if (connection !== null && Date.now() - lastByte > SILENCE_MS) cut()
+  }, 5_000)
+  // After a sleep the timers above are late: what is silent since before is cut at once.
+  const onVisible = () => {
+    if (document.visibilityState === "visible" && Date.now() - lastByte > SILENCE_MS) cut()
+  }
+  const onOffline = () => {
+    followed.onState("offline")
+    cut()
+  }
+  document.addEventListener("visibilitychange", onVisible)
+  addEventListener("online", onVisible)
+  addEventListener("offline", onOffline)
+
+  const run = async () => {
+    let failures = 0
+    while (!isStopped) {
+      connection = new AbortController()
+      lastByte = Date.now()
+      try {
+        const response = await send("GET", followed.path(cursor), {
+          signal: connection.signal, headers: { Accept: "text/event-stream" },
+        })
+        if (response.status === 204 || response.body === null) break
+        failures = 0
+        followed.onState("live")
+        for await (const frame of frames(response.body, () => (lastByte = Date.now()))) {
+          if (isStopped) return
+          followed.onFrame(frame)
+          cursor = frame.id
+        }
+        if (followed.isEnd?.() ?? false) break
+      } catch (error) {
+        if (isStopped) return
+        if (error instanceof SignedOut) {
+          followed.onState("offline")
+        } else if (error instanceof ApiError && error.status !== 503 && error.status !== 429) {
+          if (followed.onRefused(error) === "stop") return
+        } else if (error instanceof NetworkError && !navigator.onLine) followed.onState("offline")
+        failures += 1
+        if (failures > 1) followed.onState("offline")
+      } finally {
+        connection = null
+      }
+      if (isStopped) return
+      const pause = Math.min(250 * 2 ** failures, MOST_PAUSE_MS)
+      await networkOr(pause * (0.5 + Math.random()))
+    }
+    if (!isStopped) followed.onState("ended")
+  }
+  void run()
+
+  return () => {
+    isStopped = true
+    clearInterval(watchdog)
+    document.removeEventListener("visibilitychange", onVisible)
+    removeEventListener("online", onVisible)
+    removeEventListener("offline", onOffline)
+    cut()
+  }
+}

@@ -1,0 +1,71 @@
+// Numbers, times and names as people read them.
+
+const number = new Intl.NumberFormat("en")
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
+const dateTime = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" })
+const timeOnly = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" })
+const dayMonth = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" })
+const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" })
+
+/** @param {number | null | undefined} value */
+export const count = (value) => (value == null ? "–" : number.format(value))
+/** @param {number | null | undefined} value */
+export const short = (value) => (value == null ? "–" : compact.format(value))
+
+/** Show USD with as many decimals as it needs. @param {number | null | undefined} usd */
+export function money(usd) {
+  if (usd == null) return "–"
+  if (usd === 0) return "$0"
+  if (usd >= 1) return `$${usd.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`
+  if (usd >= 0.01) return `$${usd.toFixed(3)}`
+  return `$${usd.toFixed(8).replace(/0+$/, "")}`
+}
+
+/** @param {number | null | undefined} ms */
+export function duration(ms) {
+  if (ms == null) return "–"
+  if (ms < 1_000) return `${Math.round(ms)} ms`
+  if (ms < 60_000) return `${(ms / 1_000).toFixed(ms < 10_000 ? 1 : 0)} s`
+  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1_000)} s`
+  if (ms < 172_800_000) return `${Math.floor(ms / 3_600_000)} h ${Math.round((ms % 3_600_000) / 60_000)} min`
+  return `${Math.round(ms / 86_400_000)} days`
+}
+
+/** Show a time by how long ago it was, else by its date. @param {string | null | undefined} text */
+export function when(text) {
+  if (!text) return "–"
+  const then = new Date(text)
+  const ago = Date.now() - then.getTime()
+  if (ago < 0) return dateTime.format(then)
+  if (ago < 60_000) return "just now"
+  if (ago < 3_600_000) return `${Math.floor(ago / 60_000)} min ago`
+  if (new Date().toDateString() === then.toDateString()) return timeOnly.format(then)
+  if (ago < 300 * 86_400_000) return `${dayMonth.format(then)}, ${timeOnly.format(then)}`
+  return dateTime.format(then)
+}
+
+/** @param {string | null | undefined} text */
+export const exactly = (text) => (text ? exact.format(new Date(text)) : "")
+
+/** The first characters of an id, enough to tell those of a page apart. @param {string} id */
+export const brief = (id) => `…${id.slice(-8)}`
+
+/** @param {string} word */
+export const words = (word) => word.replaceAll("_", " ").replaceAll(".", ": ")
+
+/** Invisible controls that turn text around: shown as a sign, so that no name or command pretends to be
+ * another. */
+const DIRECTION = /[\u202A-\u202E\u2066-\u2069\u200E\u200F\u061C]/g
+/** @param {string} text */
+export const plain = (text) => text.replace(DIRECTION, "\uFFFD")
+
+/** @param {unknown} value */
+export const json = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2))
+
+/**
+ * Return the text of a message, and what else it has.
+ * @param {string | {type: string, text?: string, file_id?: string, url?: string}[]} content
+ */
+export function parts(content) {
+  return typeof content === "string" ? [{ type: "text", text: content }] : content
+}

@@ -1,0 +1,207 @@
+// The signed-in user: who it is, and the token of each request.
+//
+// The access token of a log-in is in memory alone; the refresh token is in an HttpOnly cookie that no
+// script reads. An API key is in the tab's sessionStorage: it survives a reload, and ends with the tab.
+// All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
+// time exchanges it, under a lock of the browser, and gives the new access token to the others.
+import { store } from "./store.js"
+
+/** @typedef {{kind: "login" | "key", token: string}} Credential */
+/** @typedef {{id: string, username: string, email: string, org_id: string, org_name: string, role: string,
+ *   permissions: string[], orgs: {id: string, name: string, role: string}[]}} Me */
+
+const AUTH = new URL("v1/auth/", document.baseURI)
+const KEY = "arkloop.api-key"
+const LOCK = "arkloop.refresh"
+/** A token is exchanged when it has less than this left. */
+const MARGIN_MS = 60_000
+/** Longer than the clocks of two machines differ: a token that is new counts as new. */
+const NEW_MS = 5_000
+
+/** @type {Credential | null} */
+let credential = null
+let gotAt = 0
+const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop.session") : null
+
+/** "unknown" until the first answer, "out", "in", or "expired": the page stays, and asks to sign in again.
+ * @type {import("./store.js").Store<"unknown" | "out" | "in" | "expired">} */
+export const state = store("unknown")
+/** @type {import("./store.js").Store<Me | null>} */
+export const me = store(null)
+/** Why the last attempt failed, for the sign-in page. @type {import("./store.js").Store<string>} */
+export const notice = store("")
+
+export class SignedOut extends Error {}
+
+channel?.addEventListener("message", ({ data }) => {
+  if (data.type === "signed-out" && credential?.kind === "login") leave("You signed out in another tab.")
+  if (data.type === "token") {
+    if (credential?.kind === "login" || (credential === null && state.get() === "expired")) accept(data.token)
+    else if (credential === null && state.get() === "out") location.reload()
+  }
+})
+
+/** Return what a token says, without verifying it. @param {string} token */
+function claims(token) {
+  try {
+    const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")
+    return JSON.parse(atob(part))
+  } catch {
+    return {}
+  }
+}
+
+/** @param {string} token */
+function accept(token) {
+  const before = me.get()
+  if (before !== null && claims(token).sub !== before.id) {
+    // Somebody else has signed in, in another tab: nothing of the user before may stay.
+    location.reload()
+    return
+  }
+  credential = { kind: "login", token }
+  gotAt = Date.now()
+  if (state.get() === "expired") state.set("in")
+}
+
+/** True while the access token is good for another minute, by the server's clock and this one. */
+function isFresh() {
+  if (credential === null) return false
+  const { exp, iat } = claims(credential.token)
+  if (typeof exp !== "number" || typeof iat !== "number") return false
+  // The length of its life counts from when it came, so that a wrong clock here does no harm.
+  return Date.now() < gotAt + (exp - iat) * 1000 - MARGIN_MS
+}
+
+/** Exchange the cookie for an access token; null if there is no log-in. Throws if the network fails. */
+async function refresh() {
+  const asked = Date.now()
+  const exchange = async () => {
+    // Another tab may have done it while this one waited for the lock.
+    if (credential?.kind === "login" && gotAt >= asked && isFresh()) return credential.token
+    // With keepalive the new cookie arrives even if this page is left meanwhile.
+    const response = await fetch(new URL("refresh", AUTH), { method: "POST", keepalive: true })
+    if (response.status === 401 || response.status === 403) return null
+    if (!response.ok) throw new TypeError(`refresh: ${response.status}`)
+    const { access_token: token } = await response.json()
+    accept(token)
+    channel?.postMessage({ type: "token", token })
+    return token
+  }
+  return navigator.locks ? navigator.locks.request(LOCK, exchange) : exchange()
+}
+
+/**
+ * Return the token for the next request.
+ * @param {boolean} [renew] the last one was refused
+ * @returns {Promise<string>}
+ */
+export async function bearer(renew = false) {
+  if (credential?.kind === "key") {
+    if (renew) leave("This API key is not valid any more.")
+    else return credential.token
+    throw new SignedOut()
+  }
+  if (credential === null && state.get() !== "unknown") throw new SignedOut()
+  if (credential !== null && isFresh() && !(renew && Date.now() - gotAt > NEW_MS)) return credential.token
+  const token = await refresh()
+  if (token !== null) return token
+  credential = null
+  if (state.get() === "in") state.set("expired")
+  throw new SignedOut()
+}
+
+/** Find out who is signed in, when the page begins. */
+export async function restore() {
+  const key = sessionStorage.getItem(KEY)
+  if (key !== null) credential = { kind: "key", token: key }
+  for (let pause = 500; ; pause = Math.min(2 * pause, 8_000)) {
+    try {
+      await bearer()
+      await readMe()
+      return
+    } catch (error) {
+      if (error instanceof SignedOut) {
+        state.set("out")
+        return
+      }
+      notice.set("The service cannot be reached; trying again …")
+      await new Promise((resolve) => setTimeout(resolve, pause))
+    }
+  }
+}
+
+async function readMe() {
+  let response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer()}` } })
+  if (response.status === 401) {
+    response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
+  }
+  if (!response.ok) throw new TypeError(`me: ${response.status}`)
+  me.set(await response.json())
+  notice.set("")
+  state.set("in")
+}
+
+/**
+ * Sign in with a password. Returns why it failed, "" if it did not.
+ * @param {string} login
+ * @param {string} password
+ * @param {string | null} [orgId]
+ */
+export async function logIn(login, password, orgId = null) {
+  const body = { login, password, ...(orgId ? { org_id: orgId } : {}) }
+  const enter = () => fetch(new URL("login", AUTH), {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  })
+  // No other tab exchanges the cookie while it is replaced.
+  const response = navigator.locks ? await navigator.locks.request(LOCK, enter) : await enter()
+  const found = await response.json()
+  if (!response.ok) return reason(found, response)
+  sessionStorage.removeItem(KEY)
+  accept(found.access_token)
+  if (me.get() === null) await readMe()
+  channel?.postMessage({ type: "token", token: found.access_token })
+  return ""
+}
+
+/** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key */
+export async function useKey(key) {
+  const response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${key}` } })
+  if (!response.ok) {
+    return response.status === 401 ? "This API key is not valid." : reason(await response.json(), response)
+  }
+  credential = { kind: "key", token: key }
+  sessionStorage.setItem(KEY, key)
+  me.set(await response.json())
+  state.set("in")
+  return ""
+}
+
+/** @param {{message?: string, details?: Record<string, string[]>}} error @param {Response} response */
+function reason(error, response) {
+  const retry = response.headers.get("Retry-After")
+  return `${error.message ?? response.statusText}${retry ? ` Try again in ${retry} s.` : ""}`
+}
+
+export const isKey = () => credential?.kind === "key"
+
+export async function logOut() {
+  if (credential?.kind === "login") {
+    const headers = { Authorization: `Bearer ${credential.token}` }
+    await fetch(new URL("logout", AUTH), { method: "POST", headers }).catch(() => {})
+    channel?.postMessage({ type: "signed-out" })
+  }
+  leave("")
+}
+
+/** @param {string} why */
+function leave(why) {
+  credential = null
+  sessionStorage.removeItem(KEY)
+  notice.set(why)
+  me.set(null)
+  state.set("out")
+}
+
+/** @param {string} permission */
+export const may = (permission) => me.get()?.permissions.includes(permission) ?? false

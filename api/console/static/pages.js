@@ -1,0 +1,20 @@
+// Every page: its address, its module, and its place in the navigation.
+//
+// A page is a module of `pages/` that exports a component named `Page`; it gets the arguments of its
+// address (`:id`) and `params`, the query, as props. A new page is a module and a row here.
+
+/**
+ * @typedef {object} PageRow
+ * @property {string} path
+ * @property {string} title
+ * @property {() => Promise<{Page: any}>} load
+ * @property {import("./ui/icons.js").IconName} [icon] pages with an icon are in the navigation
+ * @property {"work" | "settings"} [group]
+ * @property {string} [permission] who has it sees the page in the navigation
+ */
+
+/** @type {PageRow[]} */
+export const PAGES = [
+  { path: "/threads", title: "Threads", icon: "thread", group: "work", permission: "data.threads.read", load: () => import("./pages/threads.js") },
+  { path: "/threads/:id", title: "Thread", load: () => import("./pages/threads.js") },
+]

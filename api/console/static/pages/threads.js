@@ -1,0 +1,81 @@
+// The threads, and the conversation of one of them.
+import { Chat } from "../chat/chat.js"
+import { NewThread } from "../chat/new_thread.js"
+import { page } from "../lib/api.js"
+import { brief } from "../lib/format.js"
+import { classes, html, useEffect, useState } from "../lib/html.js"
+import { href } from "../lib/router.js"
+import { may } from "../lib/session.js"
+import { Icon } from "../ui/icons.js"
+import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+
+/** @param {{id?: string, params: URLSearchParams}} props */
+export function Page({ id, params }) {
+  const list = useThreads(params.get("end_user_id") ?? "")
+  return html`<div class=${classes("split", id && "has-detail")}>
+    <section class="split-list" aria-label="Threads">
+      <header class="list-head"><h1>Threads</h1>
+        ${may("data.runs.write") && html`<a class="button primary small" href=${href("/threads/new")}><${Icon} name="plus" /><span>New</span></a>`}
+      </header>
+      <${ThreadList} list=${list} current=${id} />
+    </section>
+    <section class="split-detail" aria-label="Conversation">
+      ${id === undefined && html`<${Empty} icon="thread" title="No thread selected">
+        <p>Select a thread to see its conversation, live.</p></${Empty}>`}
+      ${id === "new" && html`<${NewThread} onMade=${list.reload} />`}
+      ${id !== undefined && id !== "new" && html`<${Chat} key=${id} id=${id} onChange=${list.reload} />`}
+    </section>
+  </div>`
+}
+
+/** @param {string} endUser */
+function useThreads(endUser) {
+  const [rows, setRows] = useState(/** @type {any[] | null} */ (null))
+  const [next, setNext] = useState(/** @type {string | null} */ (null))
+  const [error, setError] = useState(/** @type {unknown} */ (null))
+  const reload = async () => {
+    try {
+      const found = await page("threads", { limit: 40, end_user_id: endUser })
+      // What was loaded below the first page stays.
+      const ids = new Set(found.rows.map((row) => row.id))
+      setRows((before) => {
+        const rest = (before ?? []).filter((row) => !ids.has(row.id))
+        const isLonger = (before?.length ?? 0) > 40
+        if (!isLonger) setNext(found.next)
+        return [...found.rows, ...(isLonger ? rest : [])]
+      })
+      setError(null)
+    } catch (problem) {
+      setError(problem)
+    }
+  }
+  const more = async () => {
+    const found = await page("threads", { limit: 40, end_user_id: endUser, before: next })
+    setRows((before) => [...(before ?? []), ...found.rows])
+    setNext(found.next)
+  }
+  useEffect(() => {
+    setRows(null)
+    void reload()
+  }, [endUser])
+  useInterval(reload, 20_000, [endUser])
+  return { rows, next, error, reload, more }
+}
+
+/** @param {{list: ReturnType<typeof useThreads>, current: string | undefined}} props */
+function ThreadList({ list, current }) {
+  const more = useAction()
+  if (list.rows === null) return list.error ? html`<${Problem} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${6} />`
+  if (list.rows.length === 0) {
+    return html`<${Empty} icon="thread" title="No threads yet"><p>A thread is a conversation, to which clients post runs.</p></${Empty}>`
+  }
+  return html`<ul class="thread-list">${list.rows.map((thread) => html`<li key=${thread.id}>
+      <a href=${href(`/threads/${thread.id}`)} aria-current=${thread.id === current ? "true" : undefined}>
+        <span class="thread-title">${thread.active_run_id && html`<span class="pulse" title="A run is active"><span class="sr">active</span></span>`}
+          <${Foreign} text=${thread.title ?? `Thread ${brief(thread.id)}`} /></span>
+        <span class="thread-meta"><span>${thread.end_user_id ? html`<${Foreign} text=${thread.end_user_id} />` : thread.is_private ? "Private" : ""}</span>
+          <${Time} at=${thread.updated_at} /></span>
+      </a></li>`)}</ul>
+    ${list.next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(list.more)}>Older threads</${Button}>`}
+    <${Problem} error=${more.error} />`
+}

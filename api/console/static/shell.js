@@ -1,0 +1,132 @@
+// The frame of every page: navigation, theme, and who is signed in.
+import { classes, html, useEffect, useErrorBoundary, useRef, useState } from "./lib/html.js"
+import { go, href, match, route } from "./lib/router.js"
+import { isKey, logOut, may, me } from "./lib/session.js"
+import { useStore } from "./lib/store.js"
+import { PAGES } from "./pages.js"
+import { Icon, Logo } from "./ui/icons.js"
+import { Button, Empty, Loading } from "./ui/parts.js"
+import { waitingCount } from "./waiting.js"
+
+const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"]])
+
+export function Shell() {
+  const { path, params } = useStore(route)
+  const [isOpen, setOpen] = useState(false)
+  const main = useRef(/** @type {HTMLElement | null} */ (null))
+  const isFirst = useRef(true)
+  const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
+  const section = path.split("/")[1]
+  useEffect(() => {
+    setOpen(false)
+    if (path === "/" || path === "") go("/threads", {}, { replace: true })
+    else document.title = `${found?.row.title ?? "Not found"} · Arkloop Runs`
+    // Who uses the keyboard or a screen reader continues in the new page.
+    if (!isFirst.current) main.current?.focus({ preventScroll: true })
+    isFirst.current = false
+  }, [section])
+  useEffect(() => {
+    if (!isOpen) return
+    const close = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && setOpen(false)
+    addEventListener("keydown", close)
+    return () => removeEventListener("keydown", close)
+  }, [isOpen])
+  const skip = (/** @type {Event} */ event) => {
+    event.preventDefault()
+    main.current?.focus()
+  }
+  return html`
+    <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
+    <div class=${classes("shell", isOpen && "nav-open")}>
+      <header class="topbar">
+        <${Button} kind="quiet" icon=${isOpen ? "close" : "menu"} label=${isOpen ? "Close navigation" : "Open navigation"}
+          aria-expanded=${isOpen} aria-controls="nav" onClick=${() => setOpen(!isOpen)} />
+        <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
+      </header>
+      <nav id="nav" class="nav" aria-label="Main">
+        <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
+        ${GROUPS.map(([group, title]) => html`<${Group} key=${group} group=${group} title=${title} section=${section} />`)}
+        <${Account} />
+      </nav>
+      ${isOpen && html`<div class="scrim" onClick=${() => setOpen(false)}></div>`}
+      <main id="main" class="main" tabindex="-1" ref=${main}>
+        ${found
+          ? html`<${Loaded} key=${found.row.load.toString()} row=${found.row} args=${found.args} params=${params} />`
+          : html`<${Empty} icon="alert" title="Page not found"><p>The console has no page at this address.</p>
+            <p><a href=${href("/threads")}>Go to the threads</a></p></${Empty}>`}
+      </main>
+    </div>`
+}
+
+/** @param {{group: "work" | "settings", title: string, section: string}} props */
+function Group({ group, title, section }) {
+  useStore(me)
+  const rows = PAGES.filter((row) => row.icon && row.group === group && (!row.permission || may(row.permission)))
+  if (rows.length === 0) return null
+  return html`<div class="nav-group">${title && html`<p class="nav-title">${title}</p>`}<ul>${rows.map((row) => html`
+    <li key=${row.path}><a href=${href(row.path)} aria-current=${row.path === `/${section}` ? "page" : undefined}>
+      <${Icon} name=${row.icon} /><span>${row.title}</span>${row.path === "/inbox" && html`<${Waiting} />`}</a></li>`)}</ul></div>`
+}
+
+function Waiting() {
+  const count = useStore(waitingCount)
+  if (count === 0) return null
+  return html`<span class="count">${count >= 50 ? "50+" : count}<span class="sr"> waiting</span></span>`
+}
+
+function Account() {
+  const user = useStore(me)
+  if (user === null) return null
+  return html`<div class="account">
+    <div class="account-who"><p class="account-name">${user.username}</p>
+      <p class="faint">${isKey() ? "API key" : user.role} · ${user.org_name}</p></div>
+    <${Theme} />
+    <${Button} kind="quiet" icon="out" label="Sign out" onClick=${logOut} />
+  </div>`
+}
+
+const THEMES = /** @type {const} */ (["system", "light", "dark"])
+const THEME_ICONS = /** @type {const} */ ({ system: "system", light: "sun", dark: "moon" })
+
+function Theme() {
+  const [theme, setTheme] = useState(document.documentElement.dataset.theme ?? "system")
+  const next = THEMES[(THEMES.indexOf(/** @type {any} */ (theme)) + 1) % THEMES.length]
+  const change = () => {
+    if (next === "system") delete document.documentElement.dataset.theme
+    else document.documentElement.dataset.theme = next
+    try {
+      localStorage.setItem("arkloop.theme", next)
+    } catch {
+      // Storage is blocked: the choice counts until the page is left.
+    }
+    setTheme(next)
+  }
+  return html`<${Button} kind="quiet" icon=${THEME_ICONS[/** @type {keyof typeof THEME_ICONS} */ (theme)]}
+    label=${`Theme: ${theme}. Change to ${next}`} onClick=${change} />`
+}
+
+/** A page, whose module is loaded when it is first shown. @param {{row: import("./pages.js").PageRow, args: any, params: URLSearchParams}} props */
+function Loaded({ row, args, params }) {
+  const [Page, setPage] = useState(/** @type {any} */ (null))
+  const [failure, setFailure] = useState(/** @type {unknown} */ (null))
+  const [broken, reset] = useErrorBoundary((error) => console.error(error))
+  useEffect(() => {
+    let isGone = false
+    row.load().then(
+      (module) => !isGone && setPage(() => module.Page),
+      (error) => !isGone && setFailure(error),
+    )
+    return () => (isGone = true)
+  }, [])
+  if (failure !== null) {
+    return html`<${Empty} icon="alert" title="This page could not be loaded">
+      <p>The network is down, or a new version of the console was deployed.</p>
+      <${Button} onClick=${() => location.reload()}>Reload</${Button}></${Empty}>`
+  }
+  if (broken) {
+    return html`<${Empty} icon="alert" title="This page has failed"><p>This is a fault of the console; nothing was lost.</p>
+      <${Button} onClick=${reset}>Show it again</${Button}></${Empty}>`
+  }
+  if (Page === null) return html`<div class="page"><${Loading} /></div>`
+  return html`<${Page} ...${args} params=${params} />`
+}

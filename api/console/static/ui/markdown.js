@@ -1,0 +1,132 @@
+// A model's Markdown as elements. Nothing in it is HTML, and nothing in it loads anything: images are
+// links, HTML is text, and only http, https and mailto are followed, after a click.
+import { plain } from "../lib/format.js"
+import { html, useRef } from "../lib/html.js"
+import { lexer } from "../vendor/marked.js"
+import { Code } from "./parts.js"
+
+/** Longer texts are shown as they are: to lay them out would take longer than a frame. */
+const MOST_CHARACTERS = 100_000
+const MOST_DEPTH = 24
+const SCHEMES = ["http:", "https:", "mailto:"]
+
+/** Return the address that a link of a model may lead to, null if it may not. @param {string} text */
+export function safeUrl(text) {
+  let url
+  try {
+    url = new URL(text)
+  } catch {
+    return null
+  }
+  return SCHEMES.includes(url.protocol) ? url.href : null
+}
+
+/**
+ * A text of a model. While it grows it is laid out again at most as often as that costs little.
+ * @param {{text: string, isLive?: boolean}} props
+ */
+export function Markdown({ text, isLive = false }) {
+  const last = useRef({ text: "", tokens: /** @type {any[]} */ ([]), cost: 0, at: 0 })
+  if (text.length > MOST_CHARACTERS) return html`<pre class="long-text" tabindex="0">${plain(text)}</pre>`
+  const known = last.current
+  const isDue = !isLive || performance.now() - known.at > 8 * known.cost
+  if (known.text !== text && isDue) {
+    const began = performance.now()
+    try {
+      known.tokens = lexer(plain(text), { gfm: true })
+    } catch {
+      known.tokens = [{ type: "text", text: plain(text) }]
+    }
+    known.text = text
+    known.at = performance.now()
+    known.cost = known.at - began
+  }
+  return html`<div class="markdown">${known.tokens.map((token, index) => block(token, index, 0))}</div>`
+}
+
+/** @param {any} token @param {number} key @param {number} depth @returns {any} */
+function block(token, key, depth) {
+  if (depth > MOST_DEPTH) return html`<p key=${key}>${token.raw}</p>`
+  const inner = () => inlines(token.tokens ?? [], depth + 1)
+  switch (token.type) {
+    case "space":
+    case "def":
+      return null
+    case "heading": {
+      // The page has its own h1 and h2.
+      const level = Math.min(token.depth + 2, 6)
+      return html`<div key=${key} class=${`heading level-${level}`} role="heading" aria-level=${level}>${inner()}</div>`
+    }
+    case "paragraph":
+      return html`<p key=${key}>${inner()}</p>`
+    case "code":
+      return html`<${Code} key=${key} text=${token.text} lang=${token.lang ?? ""} />`
+    case "blockquote":
+      return html`<blockquote key=${key}>${token.tokens.map((/** @type {any} */ one, /** @type {number} */ index) => block(one, index, depth + 1))}</blockquote>`
+    case "hr":
+      return html`<hr key=${key} />`
+    case "list": {
+      const items = token.items.map((/** @type {any} */ item, /** @type {number} */ index) => html`<li key=${index}>
+        ${item.task && html`<span aria-label=${item.checked ? "done" : "to do"}>${item.checked ? "☑" : "☐"} </span>`}
+        ${item.tokens.map((/** @type {any} */ one, /** @type {number} */ at) => block(one, at, depth + 1))}</li>`)
+      return token.ordered ? html`<ol key=${key} start=${Number(token.start) || 1}>${items}</ol>` : html`<ul key=${key}>${items}</ul>`
+    }
+    case "table":
+      return html`<div key=${key} class="table-box" tabindex="0" role="region" aria-label="Table"><table>
+        <thead><tr>${token.header.map((/** @type {any} */ cell, /** @type {number} */ index) =>
+          html`<th key=${index} scope="col">${inlines(cell.tokens, depth + 1)}</th>`)}</tr></thead>
+        <tbody>${token.rows.map((/** @type {any[]} */ row, /** @type {number} */ at) => html`<tr key=${at}>${row.map((cell, index) =>
+          html`<td key=${index}>${inlines(cell.tokens, depth + 1)}</td>`)}</tr>`)}</tbody></table></div>`
+    case "text":
+      return token.tokens ? html`<span key=${key}>${inner()}</span>` : unescaped(token.text)
+    case "html":
+      return html`<p key=${key} class="raw">${token.text}</p>`
+    default:
+      return inline(token, key, depth)
+  }
+}
+
+/** @param {any[]} tokens @param {number} depth @returns {any[]} */
+const inlines = (tokens, depth) => tokens.map((token, index) => inline(token, index, depth))
+
+/** @param {any} token @param {number} key @param {number} depth @returns {any} */
+function inline(token, key, depth) {
+  if (depth > MOST_DEPTH) return token.raw
+  const inner = () => inlines(token.tokens ?? [], depth + 1)
+  switch (token.type) {
+    case "strong":
+      return html`<strong key=${key}>${inner()}</strong>`
+    case "em":
+      return html`<em key=${key}>${inner()}</em>`
+    case "del":
+      return html`<del key=${key}>${inner()}</del>`
+    case "codespan":
+      return html`<code key=${key}>${token.text}</code>`
+    case "br":
+      return html`<br key=${key} />`
+    case "link":
+      return link(token.href, inner(), key)
+    case "image":
+      return link(token.href, `Image: ${token.text || token.href}`, key)
+    case "escape":
+      return token.text
+    case "text":
+      return token.tokens ? html`<span key=${key}>${inner()}</span>` : unescaped(token.text)
+    default:
+      // HTML and whatever else there may be: its source.
+      return token.raw
+  }
+}
+
+/** @param {string} address @param {any} children @param {number} key */
+function link(address, children, key) {
+  const url = safeUrl(address)
+  if (url === null) return html`<span key=${key}>${children} <code>${plain(address)}</code></span>`
+  return html`<a key=${key} href=${url} target="_blank" rel="noopener noreferrer nofollow" title=${plain(url)}>${children}</a>`
+}
+
+/** The tokenizer leaves entities of plain text as they are. @param {string} text */
+const ENTITIES = { "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": "\u00A0" }
+function unescaped(/** @type {string} */ text) {
+  return text.replace(/&(?:amp|lt|gt|quot|#39|nbsp);/g, (entity) => /** @type {Record<string, string>} */ (ENTITIES)[entity])
+}

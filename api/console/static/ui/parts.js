@@ -1,0 +1,179 @@
+// Small parts that all pages share.
+import { ApiError } from "../lib/api.js"
+import { exactly, plain, when, words } from "../lib/format.js"
+import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { SignedOut } from "../lib/session.js"
+import { Icon } from "./icons.js"
+
+/**
+ * A button. `busy` is shown, and ignores clicks.
+ * @param {{kind?: "primary" | "plain" | "quiet" | "danger", icon?: import("./icons.js").IconName, busy?: boolean,
+ *   label?: string, children?: any, class?: string, [other: string]: any}} props
+ */
+export function Button({ kind = "plain", icon, busy = false, label, children, class: more, ...rest }) {
+  return html`<button type="button" class=${classes("button", kind, !children && "square", more)}
+    aria-label=${label} title=${label} aria-busy=${busy || undefined} ...${rest}
+    disabled=${rest.disabled || busy}>
+    ${busy ? html`<span class="spinner" aria-hidden="true"></span>` : icon && html`<${Icon} name=${icon} />`}
+    ${children && html`<span>${children}</span>`}
+  </button>`
+}
+
+const TONES = {
+  completed: "good", failed: "bad", cancelled: "mute", running: "live", waiting_for_input: "warn", queued: "mute",
+  executing: "live", waiting: "warn", cancelling: "warn", finished: "mute", scheduled: "mute", active: "good",
+  delivered: "good", pending: "live", dead: "bad", revoked: "bad", expired: "mute", disabled: "mute",
+}
+
+/** A status as a word with a colour. @param {{status: string, text?: string}} props */
+export function Badge({ status, text }) {
+  const tone = /** @type {Record<string, string>} */ (TONES)[status] ?? "mute"
+  return html`<span class=${classes("badge", tone)}><span class="dot" aria-hidden="true"></span>${text ?? words(status)}</span>`
+}
+
+/** A time, with the exact one as its title. @param {{at: string | null | undefined}} props */
+export const Time = ({ at }) => html`<time datetime=${at ?? ""} title=${exactly(at)}>${when(at)}</time>`
+
+/** Text of others, in which no character turns the direction around. @param {{text: string, class?: string}} props */
+export const Foreign = ({ text, class: name }) => html`<bdi class=${name}>${plain(text)}</bdi>`
+
+/** @param {{error: unknown, onRetry?: () => void}} props */
+export function Problem({ error, onRetry }) {
+  if (error === null || error === undefined) return null
+  const { text, trace } = explained(error)
+  return html`<div class="problem" role="alert">
+    <${Icon} name="alert" />
+    <div><p>${plain(text)}</p>${trace && html`<p class="faint">Trace <code>${trace}</code></p>`}</div>
+    ${onRetry && html`<${Button} onClick=${onRetry}>Try again</${Button}>`}
+  </div>`
+}
+
+/** Return what a person reads of an error. @param {unknown} error */
+export function explained(error) {
+  if (error instanceof SignedOut) return { text: "Your session has ended. Sign in again.", trace: "" }
+  if (!(error instanceof ApiError)) {
+    return { text: error instanceof Error ? error.message : String(error), trace: "" }
+  }
+  const fields = error.code === "validation.error"
+    ? Object.entries(error.details).map(([name, why]) => `${name}: ${[why].flat().join("; ")}`).join(" · ") : ""
+  const retry = error.retryAfter > 0 ? ` Try again in ${error.retryAfter} s.` : ""
+  return { text: (fields || error.message) + retry, trace: error.status >= 500 ? error.traceId : "" }
+}
+
+/** @param {{lines?: number}} props */
+export const Loading = ({ lines = 4 }) => html`<div class="loading" role="status" aria-label="Loading">
+  ${Array.from({ length: lines }, (_, index) => html`<div class="bone" key=${index}></div>`)}</div>`
+
+/** @param {{icon: import("./icons.js").IconName, title: string, children?: any}} props */
+export const Empty = ({ icon, title, children }) => html`<div class="empty">
+  <span class="empty-icon"><${Icon} name=${icon} /></span><h2>${title}</h2><div>${children}</div></div>`
+
+/** A text that is copied by its button. @param {{text: string, label?: string}} props */
+export function Copy({ text, label = "Copy" }) {
+  const [isDone, setDone] = useState(false)
+  const copy = async () => {
+    await navigator.clipboard.writeText(text)
+    setDone(true)
+    setTimeout(() => setDone(false), 1_500)
+  }
+  return html`<${Button} kind="quiet" class="small" icon=${isDone ? "check" : "copy"} label=${isDone ? "Copied" : label} onClick=${copy} />`
+}
+
+/** An id: short to read, whole to copy. @param {{id: string}} props */
+export const Id = ({ id }) => html`<span class="id"><code title=${id}>${id}</code><${Copy} text=${id} label="Copy id" /></span>`
+
+/**
+ * A block of code or data with a button to copy it.
+ * @param {{text: string, label?: string, lang?: string}} props
+ */
+export const Code = ({ text, label, lang }) => html`<div class="code">
+  <div class="code-head"><span>${label ?? lang ?? ""}</span><${Copy} text=${text} /></div>
+  <pre tabindex="0"><code>${plain(text)}</code></pre></div>`
+
+/** A field with its label. @param {{label: string, hint?: any, error?: string, children: (id: string) => any, id: string}} props */
+export const Field = ({ label, hint, error, children, id }) => html`<div class="field">
+  <label for=${id}>${label}</label>${children(id)}
+  ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
+  ${error && html`<p class="field-error" role="alert">${error}</p>`}</div>`
+
+/** @param {{title: string, children?: any, actions?: any, back?: string}} props */
+export const Head = ({ title, children, actions, back }) => html`<header class="head">
+  <div class="head-title">
+    ${back && html`<a class="button quiet square" href=${back} aria-label="Back" title="Back"><${Icon} name="back" /></a>`}
+    <h1>${title}</h1>${children}
+  </div>
+  ${actions && html`<div class="actions">${actions}</div>`}
+</header>`
+
+/**
+ * A dialog that is open for as long as it is rendered.
+ * @param {{title: string, onClose: () => void, children: any, isRequired?: boolean}} props
+ */
+export function Dialog({ title, onClose, children, isRequired = false }) {
+  const element = useRef(/** @type {HTMLDialogElement | null} */ (null))
+  useEffect(() => element.current?.showModal(), [])
+  const onCancel = (/** @type {Event} */ event) => {
+    event.preventDefault()
+    if (!isRequired) onClose()
+  }
+  return html`<dialog class="dialog" ref=${element} aria-labelledby="dialog-title" onCancel=${onCancel}>
+    <header><h2 id="dialog-title">${title}</h2>
+      ${!isRequired && html`<${Button} kind="quiet" icon="close" label="Close" onClick=${onClose} />`}</header>
+    ${children}
+  </dialog>`
+}
+
+/**
+ * Keep what a request returns; it is sent again when `keys` change.
+ * @template T
+ * @param {(signal: AbortSignal) => Promise<T>} read
+ * @param {unknown[]} keys
+ * @returns {{data: T | null, error: unknown, reload: () => void, isLoading: boolean}}
+ */
+export function useRead(read, keys) {
+  const [state, setState] = useState({ data: /** @type {any} */ (null), error: /** @type {unknown} */ (null), isLoading: true })
+  const [turn, setTurn] = useState(0)
+  useEffect(() => {
+    const control = new AbortController()
+    setState((before) => ({ ...before, isLoading: true }))
+    read(control.signal).then(
+      (data) => !control.signal.aborted && setState({ data, error: null, isLoading: false }),
+      (error) => !control.signal.aborted && setState((before) => ({ ...before, error, isLoading: false })),
+    )
+    return () => control.abort()
+  }, [...keys, turn])
+  return { ...state, reload: () => setTurn((before) => before + 1) }
+}
+
+/**
+ * Run something that may fail, and know whether it runs.
+ * @returns {{isBusy: boolean, error: unknown, run: (action: () => Promise<unknown>) => Promise<boolean>, clear: () => void}}
+ */
+export function useAction() {
+  const [state, setState] = useState({ isBusy: false, error: /** @type {unknown} */ (null) })
+  const run = async (/** @type {() => Promise<unknown>} */ action) => {
+    setState({ isBusy: true, error: null })
+    try {
+      await action()
+      setState({ isBusy: false, error: null })
+      return true
+    } catch (error) {
+      setState({ isBusy: false, error })
+      return false
+    }
+  }
+  return { ...state, run, clear: () => setState({ isBusy: false, error: null }) }
+}
+
+/** Call something now and then while the page is looked at. @param {() => void} call @param {number} ms @param {unknown[]} keys */
+export function useInterval(call, ms, keys) {
+  useEffect(() => {
+    const tick = () => document.visibilityState === "visible" && call()
+    const timer = setInterval(tick, ms)
+    document.addEventListener("visibilitychange", tick)
+    return () => {
+      clearInterval(timer)
+      document.removeEventListener("visibilitychange", tick)
+    }
+  }, keys)
+}
