@@ -1,0 +1,11 @@
+"""Fixtures of the tests in this folder."""
+
+import pytest
+
+from tests.shared.billing.money import Money
+from tests.stored_runs import StoredRuns
+
+
+@pytest.fixture
+def money(stored: StoredRuns) -> Money:
+    return Money(stored)

@@ -1,0 +1,160 @@
+"""Credits that an org pays in advance: held, charged, and owed."""
+
+import pytest
+
+from arkloop.shared.billing import budget_limits, credits
+from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.errors import BudgetExhausted
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.endings import Outcome
+from tests.shared.billing.money import FREE, SERVERS, Money
+
+OWN = Route(id=str(new_id()), provider="openai", model="m", is_of_org=True)
+
+
+def test_who_pays_in_advance_holds_credits(money: Money) -> None:
+    """Each started one; at the end what was used is paid, and the rest is free again."""
+    money.grant(100)
+    claim = money.stored.claimed()
+
+    money.reserve(claim, "0.0501")
+    assert (100, 51) == money.balance()
+    money.settle(claim, "0.0201")
+    assert (100, 21) == money.balance()
+    money.spend(claim, "0.0301")
+
+    assert (69, 0) == money.balance()
+    assert [("customer", "revenue", 31)] == money.charged(claim.run_id)
+
+
+def test_credits_pay_for_routes_of_the_server_alone(money: Money) -> None:
+    """What a run uses of its org's own models, the org pays at their provider."""
+    money.grant(100)
+    claim = money.stored.claimed()
+
+    money.reserve(claim, "5", on_own_route=True)
+    assert (100, 0) == money.balance()
+    money.settle(claim, "4", own="4")
+    money.reserve(claim, "0.05", so_far="4", own="4")
+    assert (100, 50) == money.balance()
+    money.settle(claim, "4.02", own="4")
+    money.reserve(claim, "7", so_far="4.02", own="4", on_own_route=True)
+    assert (100, 20) == money.balance()
+    money.spend(claim, "0.02", own="4")
+
+    assert (80, 0) == money.balance()
+    assert [("customer", "revenue", 20)] == money.charged(claim.run_id)
+
+
+def test_without_credits_there_is_no_route_of_the_server(money: Money) -> None:
+    """Without credits no server route is usable, not even a free one, nor as a fallback of an org's
+    model.
+    """
+    claim = money.stored.claimed()
+    with money.connections.transaction() as tx:
+        credits.open_prepaid(tx, money.org_id, 0)
+    money.reserve(claim, "1", on_own_route=True)
+    with pytest.raises(Refused):
+        money.reserve(claim, "0")
+    with money.connections.reading() as sql:
+        budget_limits.check_open(sql, money.stored.actor, FREE, OWN)
+        with pytest.raises(BudgetExhausted) as exhausted:
+            budget_limits.check_open(sql, money.stored.actor, FREE, SERVERS)
+    assert {"scope": "credits", "balance": 0, "held": 0} == exhausted.value.details
+
+
+def test_a_free_route_of_the_server_needs_one_credit(money: Money) -> None:
+    """It is held during the call, and given back."""
+    money.grant(1)
+    first, second = money.stored.claimed(), money.stored.claimed()
+
+    money.reserve(first, "0")
+    with pytest.raises(Refused):
+        money.reserve(second, "0")
+    money.settle(first, "0")
+    money.reserve(second, "0")
+    money.spend(first, "0")
+    money.spend(second, "0")
+
+    assert (1, 0) == money.balance()
+
+
+@pytest.mark.parametrize("has_reservation", [True, False])
+def test_what_is_owed_is_for_routes_of_the_server_alone(
+    money: Money, has_reservation: bool
+) -> None:
+    """An org that does not pay in advance owes nothing for its own models."""
+    claim = money.stored.claimed()
+
+    assert Outcome.ENDED == money.end(claim, "0.03", own="9", has_reservation=has_reservation)
+
+    assert [("receivable", "revenue", 30)] == money.charged(claim.run_id)
+
+
+def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
+    """More credits than the org has cannot be reserved, and a run waits only for what others may
+    release.
+    """
+    money.grant(100)
+    first, second = money.stored.claimed(), money.stored.claimed()
+    money.reserve(first, "0.06", so_far="0.03")
+
+    with pytest.raises(Refused) as waits:
+        money.reserve(second, "0.05")
+    with pytest.raises(Refused) as never:
+        money.reserve(second, "0.08")
+
+    assert [("credits", 10, 50, True), ("credits", 10, 80, False)] == [
+        (one.value.scope, one.value.limit, one.value.needed, one.value.others_reserved)
+        for one in (waits, never)
+    ]
+    assert str(waits.value) == (
+        "The run may need 50 credits including its next model call; 10 are left."
+    )
+    assert (100, 90) == money.balance()
+
+
+def test_no_run_is_created_without_credits(money: Money) -> None:
+    """429 for good when they are used up, for a while when they are held."""
+    money.grant(10)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.01")
+    with pytest.raises(BudgetExhausted) as held:
+        money.stored.create()
+    money.spend(claim, "0.01")
+    with pytest.raises(BudgetExhausted) as used:
+        money.stored.create()
+
+    assert [{"scope": "credits", "balance": 10, "held": 10}, None] == [
+        dict(held.value.details) if held.value.retry_after else None,
+        used.value.retry_after,
+    ]
+
+
+def test_what_a_balance_does_not_cover_is_owed(money: Money) -> None:
+    """A call that cost more than its worst case never makes a balance negative."""
+    money.grant(100)
+    claim, other = money.stored.claimed(), money.stored.claimed()
+    money.reserve(claim, "0.05")
+    money.reserve(other, "0.04")
+
+    money.settle(claim, "0.5")
+    assert (100, 100) == money.balance()
+    money.spend(claim, "0.5")
+
+    assert (40, 40) == money.balance()
+    assert [("customer", "revenue", 60), ("receivable", "revenue", 440)] == money.charged(
+        claim.run_id
+    )
+
+
+def test_a_run_from_before_the_first_grant_is_owed(money: Money) -> None:
+    """It holds nothing, so nothing of the balance is taken."""
+    claim = money.stored.claimed()
+    money.grant(100)
+
+    assert money.stored.finish(claim)
+
+    assert (100, 0) == money.balance()
+    assert [("receivable", "revenue", 500)] == money.charged(claim.run_id)
