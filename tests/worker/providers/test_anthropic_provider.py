@@ -1,61 +1,21 @@
 """The anthropic provider: what it sends, and what it makes of what is answered."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from arkloop.shared.events.usage import Usage
-from arkloop.worker import providers
-from arkloop.worker.contract.attachments import Attachment, TextPart
 from arkloop.worker.contract.messages import (
-    AssistantMessage,
     CallDelta,
     Chunk,
-    Message,
-    ModelRequest,
     TextDelta,
     ThinkingDelta,
     ToolCall,
-    ToolMessage,
     TurnEnd,
     UsageUpdate,
-    UserMessage,
 )
-from arkloop.worker.tools import load
-from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
-
-TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
-CALL = ToolCall("toolu_1", "calculator", {"expression": "1+1"})
-OTHER = ToolCall("toolu_2", "current_time", {})
-
-
-def start(**usage: int) -> dict[str, Any]:
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m"}
-    return {"type": "message_start", "message": {**message, "usage": usage}}
-
-
-def block(index: int, **fields: Any) -> dict[str, Any]:
-    return {"type": "content_block_start", "index": index, "content_block": fields}
-
-
-def piece(index: int, kind: str, **fields: Any) -> dict[str, Any]:
-    return {"type": "content_block_delta", "index": index, "delta": {"type": kind, **fields}}
-
-
-def text(index: int, *pieces: str) -> list[dict[str, Any]]:
-    return [
-        block(index, type="text", text=""),
-        *(piece(index, "text_delta", text=part) for part in pieces),
-        {"type": "content_block_stop", "index": index},
-    ]
-
-
-def finish(reason: str | None, **usage: Any) -> dict[str, Any]:
-    delta = {"stop_reason": reason, "stop_sequence": None}
-    return {"type": "message_delta", "delta": delta, "usage": usage}
+from tests.worker.providers.anthropic_answers import block, finish, piece, start, text
+from tests.worker.providers.fake_vendor import anthropic_stream, ask, raw, vendor
 
 
 def answered(*events: Any) -> list[Chunk]:
@@ -67,17 +27,6 @@ def end(*events: Any) -> TurnEnd:
     last = answered(*events)[-1]
     assert isinstance(last, TurnEnd)
     return last
-
-
-def sent(*messages: Message, **fields: Any) -> dict[str, Any]:
-    values = {"model": "m", "system_prompt": "Be brief.", **fields}
-    with vendor(raw(anthropic_stream(start(), *text(0, "ok"), finish("end_turn")))) as fake:
-        ask("anthropic", fake.url, ModelRequest(messages=messages, **values))
-        assert ("POST", "/v1/v1/messages") == tuple(fake.heads[0].split()[:2])
-        return fake.bodies[0]
-
-
-# ---- answers -------------------------------------------------------------------------
 
 
 def test_text_thinking_and_usage_are_streamed() -> None:
@@ -231,215 +180,3 @@ def test_reasons_to_stop_have_the_words_of_the_other_providers(
 ) -> None:
     """Equivalent stop reasons get the other providers' words, and all others stay."""
     assert expected == end(start(), *text(0, "Hi"), finish(reason)).stop_reason
-
-
-# ---- requests ------------------------------------------------------------------------
-
-
-def test_the_whole_conversation_is_sent() -> None:
-    """The results of a turn in one message, right after it; whatever the user says then with it."""
-    body = sent(
-        UserMessage("1+1?"),
-        AssistantMessage("Let me see.", (CALL, OTHER)),
-        ToolMessage("toolu_1", "calculator", "2"),
-        ToolMessage("toolu_2", "current_time", ""),
-        UserMessage("And?"),
-        AssistantMessage("2"),
-        AssistantMessage("It is 2."),
-        UserMessage("Thanks."),
-    )
-
-    assert [
-        ("user", [{"type": "text", "text": "1+1?"}]),
-        (
-            "assistant",
-            [
-                {"type": "text", "text": "Let me see."},
-                {
-                    "type": "tool_use",
-                    "id": "toolu_1",
-                    "name": "calculator",
-                    "input": {"expression": "1+1"},
-                },
-                {"type": "tool_use", "id": "toolu_2", "name": "current_time", "input": {}},
-            ],
-        ),
-        (
-            "user",
-            [
-                {"type": "tool_result", "tool_use_id": "toolu_1", "content": "2"},
-                {"type": "tool_result", "tool_use_id": "toolu_2"},
-                {"type": "text", "text": "And?"},
-            ],
-        ),
-        (
-            "assistant",
-            [{"type": "text", "text": "2"}, {"type": "text", "text": "It is 2."}],
-        ),
-        ("user", [{"type": "text", "text": "Thanks."}]),
-    ] == [(message["role"], message["content"]) for message in body["messages"]]
-    assert ("Be brief.", True, 4096) == (body["system"], body["stream"], body["max_tokens"])
-
-
-def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
-    """The API requires the tools of a conversation, also where none may be called."""
-    conversation = [
-        UserMessage("1+1?"),
-        AssistantMessage("", (CALL, OTHER, ToolCall("toolu_3", "calculator", {}))),
-        *(ToolMessage(f"toolu_{i}", "calculator", "2") for i in (1, 2, 3)),
-        AssistantMessage("2"),
-        UserMessage("Thanks."),
-    ]
-
-    body = sent(*conversation)
-
-    assert ["calculator", "current_time"] == [tool["name"] for tool in body["tools"]]
-    assert [{"type": "object"}] * 2 == [tool["input_schema"] for tool in body["tools"]]
-    assert {"type": "none"} == body["tool_choice"]
-    assert "cache_control" not in str(body)
-    assert "tool_choice" not in sent(*conversation, tools=TOOLS)
-    last = sent(*conversation, tools=TOOLS, settings={"tool_choice": "none"}, may_cache=False)
-    assert len(TOOLS) == len(last["tools"])
-    assert {"type": "none"} == last["tool_choice"]
-    assert "cache_control" not in str(last)
-    assert not {"tools", "tool_choice"} & set(sent(UserMessage("Hi"), AssistantMessage("Ho")))
-
-
-def test_tools_that_are_only_defined_are_in_the_worst_case() -> None:
-    """The worst case includes the prompt that the vendor adds for tools."""
-    provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
-    with_call, without = (
-        provider.worst_case(
-            ModelRequest(
-                model="m",
-                system_prompt="",
-                messages=[UserMessage("Hi"), AssistantMessage("", calls)],
-            )
-        ).input_tokens
-        for calls in ((CALL,), ())
-    )
-    provider.close()
-
-    assert with_call - without > 700 + len(json.dumps(CALL.arguments))
-
-
-@pytest.mark.parametrize(
-    ("messages", "expected"),
-    [
-        ([UserMessage("")], [("user", 1)]),
-        ([], [("user", 1)]),
-        ([AssistantMessage("Hi"), UserMessage("Ho")], [("user", 1), ("assistant", 1), ("user", 1)]),
-        ([UserMessage("a"), AssistantMessage(" \n"), UserMessage("b")], [("user", 2)]),
-        # A run without a new message, or after one that was cancelled.
-        ([UserMessage("a"), AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
-        ([AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
-        ([UserMessage("a"), AssistantMessage("")], [("user", 1)]),
-    ],
-)
-def test_what_the_api_would_refuse_is_not_sent(
-    messages: Sequence[Message], expected: list[tuple[str, int]]
-) -> None:
-    """No empty text, the user first and last, the roles by turns."""
-    body = sent(*messages, system_prompt=" ")
-
-    assert expected == [(m["role"], len(m["content"])) for m in body["messages"]]
-    assert all(part["text"].strip() for m in body["messages"] for part in m["content"])
-    assert "system" not in body
-
-
-def test_arguments_that_were_no_object_are_shown_to_the_model() -> None:
-    """The API takes objects alone; id and name are made to fit too."""
-    call = ToolCall("functions.calc:0", "functions.calc", "{broken")
-
-    body = sent(UserMessage("Hi"), AssistantMessage("", (call,)), ToolMessage(call.id, "x", "no"))
-
-    [use], [result] = (message["content"] for message in body["messages"][1:])
-    assert ({"not_an_object": "{broken"}, "functions_calc") == (use["input"], use["name"])
-    assert use["id"] == result["tool_use_id"] and use["id"].replace("_", "").isalnum()
-
-
-def test_who_has_tools_has_what_was_sent_cached() -> None:
-    """Tools, system prompt and conversation are read again, and cheaply, in the next step."""
-    cached = {"cache_control": {"type": "ephemeral"}}
-
-    body = sent(UserMessage("Hi"), tools=TOOLS)
-
-    assert [{"type": "text", "text": "Be brief.", **cached}] == body["system"]
-    assert [False, True] == ["cache_control" in tool for tool in body["tools"]]
-    assert ["expression"] == body["tools"][0]["input_schema"]["required"]
-    assert [{"type": "text", "text": "Hi", **cached}] == body["messages"][-1]["content"]
-    assert "cache_control" not in str(sent(UserMessage("Hi")))
-
-
-@pytest.mark.parametrize(
-    ("model", "limit", "expected"),
-    [
-        ("claude-haiku-4-5", 7, 7),
-        ("claude-haiku-4-5", None, 64_000),
-        ("claude-opus-4-1-20250805", None, 32_000),
-        ("claude-3-5-haiku-latest", None, 8_192),
-        ("claude-3-haiku-20240307", None, 4_096),
-        ("smol", None, 4_096),
-    ],
-)
-def test_the_output_is_always_limited(model: str, limit: int | None, expected: int) -> None:
-    """The output limit is the persona's or the route's, else the model's own, and so is the worst
-    case.
-    """
-    body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit)
-    provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
-    request = ModelRequest(
-        model=model, system_prompt="", messages=REQUEST.messages, max_output_tokens=limit
-    )
-
-    assert expected == body["max_tokens"]
-    assert expected == provider.worst_case(request).output_tokens
-    provider.close()
-
-
-@pytest.mark.parametrize(
-    ("model", "limit", "room", "expected"),
-    [
-        ("claude-sonnet-4-20250514", None, 100_000, 64_000),
-        ("claude-sonnet-4-20250514", None, 4_100, 4_100),
-        ("claude-sonnet-4-20250514", None, -500, 1_024),
-        ("claude-sonnet-4-20250514", 8_000, 4_100, 8_000),
-        ("claude-opus-4-1-20250805", None, 40_000, 32_000),
-        ("smol", None, 3_000, 3_000),
-    ],
-)
-def test_the_models_own_limit_is_lowered_to_what_the_context_leaves(
-    model: str, limit: int | None, room: int, expected: int
-) -> None:
-    """One of persona or route is not: what was sent was fitted for it."""
-    body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit, remaining_tokens=room)
-
-    assert expected == body["max_tokens"]
-
-
-PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
-PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")
-PNG_BLOCK = {
-    "type": "image",
-    "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
-}
-
-
-def test_attachments_are_sent_as_the_api_takes_them() -> None:
-    """Stored ones as data, others by their URL; images of a result stand in the result."""
-    messages = sent(
-        UserMessage("described", (TextPart("Look"), TextPart(" "), PNG, PDF)),
-        AssistantMessage("", (CALL,)),
-        ToolMessage("toolu_1", "calculator", "", (PNG,)),
-        UserMessage("described", (replace(PDF, url="https://e.com/f"),)),
-    )["messages"]
-
-    pdf = {"type": "base64", "media_type": "application/pdf", "data": "BBBB"}
-    assert [
-        {"type": "text", "text": "Look"},
-        PNG_BLOCK,
-        {"type": "document", "source": pdf},
-    ] == messages[0]["content"]
-    result, document = messages[2]["content"]
-    assert [PNG_BLOCK] == result["content"]
-    assert {"type": "url", "url": "https://e.com/f"} == document["source"]

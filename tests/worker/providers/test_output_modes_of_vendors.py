@@ -27,7 +27,7 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import responses_request
 from arkloop.worker.providers.output_modes import FINAL_TOOL, OutputMode
-from tests.worker.agent.test_loop import agent_for, run
+from tests.worker.agent.looping_models import agent_for, run
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     Answer,

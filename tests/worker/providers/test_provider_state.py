@@ -16,36 +16,17 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.event_log import data_of
-from arkloop.shared.events.types import ProviderState
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.threads import threads
-from arkloop.worker import providers
-from arkloop.worker.agent import context_window
-from arkloop.worker.agent.conversation import Turn
-from arkloop.worker.agent.model_call import call_model
-from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.attempt import execution
 from arkloop.worker.contract.messages import (
-    MAX_STATE_BYTES,
-    AssistantMessage,
-    Message,
-    ModelRequest,
-    ToolCall,
-    ToolMessage,
     TurnEnd,
-    UserMessage,
-    strip_provider_state,
 )
-from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.process.process import WorkerProcess
-from arkloop.worker.providers import token_counts
-from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import (
     Answer,
-    FakeVendor,
-    anthropic_stream,
     ask,
     delta,
     openai_stream,
@@ -53,44 +34,19 @@ from tests.worker.providers.fake_vendor import (
     status,
     vendor,
 )
-from tests.worker.recorded_run import RecordedRun, chain_of
-
-CALLS = (ToolCall("a", "calculator", {"expression": "1+1"}), ToolCall("b", "current_time", {}))
-
-
-def asked(*messages: Message) -> ModelRequest:
-    return ModelRequest(model="m", system_prompt="", messages=[UserMessage("Hi"), *messages])
-
-
-def given_back(provider: str, answer: bytes, last: bytes) -> tuple[TurnEnd, dict[str, Any]]:
-    """Return the end of the turn that `answer` is, and the assistant's message as it is sent
-    back.
-    """
-    with vendor(raw(answer), raw(last)) as fake:
-        end = ask(provider, fake.url)[-1]
-        assert isinstance(end, TurnEnd)
-        state = ProviderState(provider, "m", end.state, end.call_states)
-        turn = AssistantMessage("so: now", end.tool_calls, state)
-        results = [ToolMessage(call.id, call.name, "2") for call in end.tool_calls]
-        ask(provider, fake.url, asked(turn, *results))
-        message: dict[str, Any] = fake.bodies[1]["messages"][1]
-        return end, message
-
-
-# ---- servers that speak OpenAI's chat completions ------------------------------------
-
-DONE = openai_stream(delta(content="2", finish="stop"))
-
-
-def tool(index: int, call: ToolCall, **fields: Any) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": json.dumps(call.arguments)}
-    return {"index": index, "id": call.id, "type": "function", "function": function, **fields}
-
-
-def chat(*deltas: dict[str, Any], calls: list[dict[str, Any]] | None = None) -> bytes:
-    """Build a turn that calls a tool, after these pieces."""
-    called = calls if calls is not None else [tool(0, CALLS[0])]
-    return openai_stream(*deltas, delta(tool_calls=called), delta(finish="tool_calls"))
+from tests.worker.providers.stateful_turns import (
+    CALLS,
+    DONE,
+    ENDED,
+    blocks,
+    chat,
+    given_back,
+    route_to,
+    said,
+    thinking,
+    tool,
+    used,
+)
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
@@ -160,40 +116,6 @@ def test_a_last_word_wants_nothing_back() -> None:
         assert TurnEnd("stop") == ask("openai", v.url)[-1]
 
 
-# ---- Anthropic -----------------------------------------------------------------------
-
-ENDED = anthropic_stream(
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "2"}},
-    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
-)
-
-
-def blocks(*whole: tuple[dict[str, Any], list[dict[str, Any]]]) -> bytes:
-    events: list[dict[str, Any]] = []
-    for index, (block, deltas) in enumerate(whole):
-        events.append({"type": "content_block_start", "index": index, "content_block": block})
-        for piece in deltas:
-            events.append({"type": "content_block_delta", "index": index, "delta": piece})
-        events.append({"type": "content_block_stop", "index": index})
-    end = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}}
-    return anthropic_stream(*events, end)
-
-
-def thinking(text: str, signature: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    pieces = [{"type": "thinking_delta", "thinking": part} for part in text]
-    pieces.append({"type": "signature_delta", "signature": signature})
-    return {"type": "thinking", "thinking": "", "signature": ""}, pieces
-
-
-def said(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return {"type": "text", "text": ""}, [{"type": "text_delta", "text": text}]
-
-
-def used(call: ToolCall) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    block = {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-    return block, []
-
-
 def test_thinking_goes_back_as_it_came_and_where_it_stood() -> None:
     """Signed or redacted, before text and calls, and between them."""
     redacted = {"type": "redacted_thinking", "data": "xyz"}
@@ -250,134 +172,6 @@ def test_a_turn_without_thinking_is_kept_without_state() -> None:
     assert (None, ()) == (end.state, end.call_states)
 
 
-# ---- what is kept --------------------------------------------------------------------
-
-
-class Ends(ScriptedProvider):
-    """A model whose turn ends like this."""
-
-    def __init__(self, end: TurnEnd) -> None:
-        super().__init__()
-        self._end = end
-
-    def stream(self, *_: Any) -> Iterator[TurnEnd]:
-        yield self._end
-
-
-def kept(state: Any, *call_states: Any) -> ProviderState | None:
-    run = RecordedRun()
-    provider = Ends(TurnEnd("tool_calls", CALLS, None, state, call_states))
-    return call_model(chain_of(provider), lambda _: asked(), run, run.stop).message.state
-
-
-def test_what_cannot_be_stored_is_cleaned() -> None:
-    """A vendor may send anything; the turn is worth more than its state."""
-    found = kept({"reasoning": "a\ud800\x00"}, {"s": float("nan")}, None)
-
-    assert found is not None
-    assert ("scripted", "scripted-1") == (found.provider, found.model)
-    assert ({"reasoning": "a\ufffd\ufffd"}, ({"s": "nan"}, None)) == (found.turn, found.calls)
-
-
-def test_what_is_too_long_or_too_deep_is_not_kept() -> None:
-    """All of it: half of it would be refused."""
-    deep: list[Any] = []
-    for _ in range(100):
-        deep = [deep]
-
-    assert kept("x" * (MAX_STATE_BYTES - 100)) is not None
-    assert kept("x" * MAX_STATE_BYTES) is None
-    assert kept("é" * (MAX_STATE_BYTES // 2)) is None
-    assert kept("x", "x" * MAX_STATE_BYTES) is None
-    assert kept(deep) is None
-
-
-@pytest.mark.parametrize(
-    ("provider", "answer"),
-    [
-        ("openai", chat(*[delta(reasoning="x" * 280_000)] * 4)),
-        ("openai", chat(delta(reasoning_details=[{"data": "x" * 280_000}] * 4))),
-        ("openai", chat(calls=[tool(0, CALLS[0], extra_content="x" * 1_100_000)])),
-        ("anthropic", blocks(*[thinking("x", "s" * 280_000)] * 4, used(CALLS[0]))),
-        ("anthropic", blocks(*[({"type": "redacted_thinking", "data": "x" * 1_100_000}, [])],
-                             used(CALLS[0]))),
-    ],
-)  # fmt: skip
-def test_a_vendor_that_wants_too_much_back_gets_none_of_it(provider: str, answer: bytes) -> None:
-    """The call is as good as ever."""
-    end, _ = given_back(provider, answer, DONE if provider == "openai" else ENDED)
-
-    assert (None, ()) == (end.state, end.call_states)
-    assert CALLS[:1] == end.tool_calls
-
-
-def test_only_who_gave_it_gets_it_back() -> None:
-    """The same server and model; others would refuse a foreign signature, or the very field."""
-    route = Route(id="a", provider="openai", model="m", base_url="http://here/v1")
-    state = ProviderState("openai", "m", {"reasoning": "so"}, (), route.server)
-    said: list[Message] = [UserMessage("Hi"), AssistantMessage("", CALLS, state)]
-
-    assert said == strip_provider_state(said, keep_for=replace(route, id="b"))
-    for other in ({"model": "n"}, {"provider": "anthropic"}, {"base_url": "http://there/v1"}):
-        bare = strip_provider_state(said, keep_for=replace(route, **other))
-        assert [UserMessage("Hi"), AssistantMessage("", CALLS)] == bare
-
-
-def test_a_server_that_refuses_what_it_has_sent_is_asked_without_it() -> None:
-    """Once; what it refuses then is the request itself."""
-    refused = status("400 Bad Request", message="property 'reasoning' is unsupported")
-    run = RecordedRun()
-    with vendor(refused, raw(DONE), refused, refused) as fake:
-        route = route_to(fake, "openai")
-        state = ProviderState("openai", "m", {"reasoning": "so"}, (), route.server)
-        turn, result = AssistantMessage("", CALLS[:1], state), ToolMessage(CALLS[0].id, "f", "2")
-        chain = RouteChain([route], lambda r: providers.load(r, faults=False, egress=None))
-
-        reply = call_model(chain, lambda _: asked(turn, result), run, run.stop)
-        with pytest.raises(ProviderError, match="is unsupported"):
-            call_model(chain, lambda _: asked(turn, result), run, run.stop)
-
-        chain.close()
-        sent = ["so" in json.dumps(body) for body in fake.bodies]
-    assert "2" == reply.message.content
-    assert [True, False] * 2 == sent
-    assert [] == run.paused
-
-
-def test_a_turn_of_which_calls_were_lost_keeps_the_state_of_the_others() -> None:
-    """Each call has its own."""
-    results = {"b": ToolMessage("b", "current_time", "now")}
-    turn = Turn("m", "", list(CALLS), results, state=ProviderState("openai", "m", None, (1, 2)))
-
-    assert [
-        AssistantMessage("", CALLS[1:], ProviderState("openai", "m", None, (2,))),
-        results["b"],
-    ] == turn.messages()
-    assert [] == Turn("m", "", list(CALLS), state=turn.state).messages()
-
-
-def test_it_counts_as_what_is_sent() -> None:
-    """The state counts for the estimate, the worst case and what fits into the context."""
-    bare = AssistantMessage("", CALLS)
-    state = ProviderState("openai", "m", {"reasoning": "é" * 3000})
-    with_state = AssistantMessage("", CALLS, state)
-    plain, full = (replace(asked(message), max_output_tokens=1) for message in (bare, with_state))
-
-    for count, least in (
-        (lambda request: token_counts.estimate(request, "").input_tokens, 3000 // 4),
-        (lambda request: token_counts.worst_case(request).input_tokens, 6000),
-        (lambda request: context_window.tokens_of(request.messages[1]), 2000),
-    ):
-        assert count(full) - count(plain) >= least
-    for name in ("openai", "anthropic"):
-        provider = providers.load(Route(id="r", provider=name, model="m"), faults=False)
-        assert provider.worst_case(full).input_tokens > 6000
-        provider.close()
-
-
-# ---- whole runs ----------------------------------------------------------------------
-
-
 @contextmanager
 def worker(settings: Settings, *routes: Route) -> Iterator[WorkerProcess]:
     """Start a process that does nothing unasked, with these routes alone; each is the next's
@@ -406,11 +200,9 @@ def fall_silent(client: socket.socket) -> None:
 
 #: With what cannot be stored.
 STEP = chat(delta(reasoning_content="two \U0001f600 ODD?")).replace(b"ODD", rb"\ud800\u0000")
+
+
 ANTHROPIC_STEP = blocks(thinking("two?", "s1"), used(CALLS[0]))
-
-
-def route_to(fake: FakeVendor, provider: str, model: str = "m") -> Route:
-    return Route(id=provider, provider=provider, model=model, base_url=fake.url, api_key="k")
 
 
 @pytest.mark.parametrize(
