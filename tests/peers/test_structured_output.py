@@ -17,7 +17,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.messages import UserMessage
 from tests.peers.calls import Server
-from tests.worker.agent.test_loop import agent_for, run
+from tests.worker.agent.looping_models import agent_for, run
 from tests.worker.recorded_run import RecordedRun, history_of
 
 CITY: dict[str, Any] = {

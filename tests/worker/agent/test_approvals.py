@@ -22,7 +22,7 @@ from arkloop.worker.contract.outcomes import WaitForInput
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from arkloop.worker.tools import load
-from tests.worker.agent.test_loop import agent_for, results, run
+from tests.worker.agent.looping_models import agent_for, results, run
 from tests.worker.recorded_run import RecordedRun, chain_of
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})

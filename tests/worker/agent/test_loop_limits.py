@@ -14,7 +14,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import AssistantMessage, UserMessage
 from arkloop.worker.contract.outcomes import LimitExceeded
 from arkloop.worker.providers import openai_provider
-from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, Model, agent_for, results, run
 from tests.worker.providers.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun, history_of
 

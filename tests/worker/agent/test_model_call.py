@@ -1,7 +1,7 @@
 """A model call: what is passed on, what is tried again, what it is counted as."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from arkloop.worker.agent.model_call import (
     DEFAULT_OUTPUT_TOKENS,
     LEAST_OUTPUT_TOKENS,
     MAX_TURN_CHARACTERS,
-    Reply,
     bounded,
     call_model,
 )
@@ -30,7 +29,6 @@ from arkloop.worker.contract.messages import (
     ThinkingDelta,
     ToolCall,
     TurnEnd,
-    UsageUpdate,
 )
 from arkloop.worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
 from arkloop.worker.contract.retry_deadline import (
@@ -41,29 +39,8 @@ from arkloop.worker.contract.retry_deadline import (
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import Provider
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from tests.worker.agent.called_models import Replies, called, costs
 from tests.worker.recorded_run import RecordedRun, chain_of, request
-
-
-class Replies(ScriptedProvider):
-    """Says these chunks, one list a try; an exception among them is raised."""
-
-    def __init__(self, *tries: Sequence[Chunk | BaseException]) -> None:
-        super().__init__()
-        self._tries = iter(tries)
-
-    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        for chunk in next(self._tries):
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield chunk
-
-
-def called(run: RecordedRun, *providers: Provider, say: str = "x") -> Reply:
-    return call_model(chain_of(*providers), lambda route: request(say), run, run.stop)
-
-
-def costs(run: RecordedRun) -> list[RunCost]:
-    return [event for event in run.events if isinstance(event, RunCost)]
 
 
 def scripted(*steps: dict[str, Any]) -> str:
@@ -83,27 +60,6 @@ def test_a_turn_is_passed_on_as_it_comes() -> None:
     assert Usage(input_tokens=len(message.split()), output_tokens=4) == reply.usage == run.usage
     assert isinstance(reply.cost, RunCost)
     assert ([], [], [], "tool_calls") == (run.events, run.voided, run.paused, reply.end.stop_reason)
-
-
-def test_a_provider_that_reports_no_usage_is_estimated() -> None:
-    """The usage of a provider that reports none is estimated, and marked as an estimate."""
-    provider = Replies([TextDelta("a b"), ThinkingDelta("c"), TurnEnd("stop")])
-
-    reply = called(RecordedRun(), provider, say="one two")
-
-    assert Usage(input_tokens=2, output_tokens=2, source="estimated") == reply.usage
-
-
-def test_what_a_provider_did_report_is_not_estimated() -> None:
-    """It has counted the input, and not the output."""
-    told = UsageUpdate(Usage(input_tokens=70, cache_read_tokens=30))
-    provider = Replies([told, TextDelta("a b"), TurnEnd("stop")])
-
-    reply = called(RecordedRun(), provider, say="one two")
-
-    assert reply.usage == Usage(
-        input_tokens=70, output_tokens=2, cache_read_tokens=30, source="estimated"
-    )
 
 
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
@@ -156,6 +112,8 @@ def test_everybody_waits_only_where_the_accounts_limit_is_exhausted(
 
 
 TOO_LARGE = ProviderError("invalid_request", "too large", too_large=TooLarge(is_per_minute=True))
+
+
 #: A limit of 10 tokens per minute is not used at all; the request of these tests has 12.
 IDLE = ProviderError("rate_limited", "no", retry_after=30, idle_tokens=10)
 
@@ -212,16 +170,6 @@ def test_streamed_text_is_void_before_the_next_try() -> None:
     assert Usage(input_tokens=3, output_tokens=4, source="estimated") == run.usage
 
 
-def test_a_call_of_a_tool_that_breaks_off_is_not_free() -> None:
-    """Its arguments are not shown unless the persona streams them, but they were written."""
-    run = RecordedRun()
-    lost = ProviderError("connection", "lost")
-
-    called(run, Replies([CallDelta("a b c"), lost], [TextDelta("d"), TurnEnd("stop")]))
-
-    assert (4, "estimated", []) == (run.usage.output_tokens, run.usage.source, run.arguments)
-
-
 def test_arguments_are_streamed_under_the_id_of_their_call() -> None:
     """An id that an earlier turn has is replaced from the first piece on; one that comes late,
     or in the call of a broken try, changes nothing.
@@ -253,67 +201,6 @@ def test_arguments_are_streamed_under_the_id_of_their_call() -> None:
     )
 
 
-TOLD = Usage(input_tokens=45_000, output_tokens=1, cache_read_tokens=40_000)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "output_tokens"),
-    [
-        ([], 1),
-        ([CallDelta("a b c")], 3),
-        ([TextDelta("a b"), UsageUpdate(replace(TOLD, output_tokens=9)), TextDelta("c")], 9),
-    ],
-)
-@pytest.mark.parametrize("broken_by", [CancelRequested(), ProviderError("auth", "no")])
-def test_what_the_provider_told_before_a_call_broke_off_is_counted(
-    broken_by: BaseException, chunks: list[Chunk], output_tokens: int
-) -> None:
-    """The last of it, also where no text came; the output is at least what was streamed."""
-    run = RecordedRun()
-
-    with pytest.raises(type(broken_by)):
-        called(run, Replies([UsageUpdate(TOLD), *chunks, broken_by]))
-
-    assert replace(TOLD, output_tokens=output_tokens, source="estimated") == run.usage
-
-
-def test_a_call_that_broke_off_before_its_first_word_is_told_of() -> None:
-    """The next try begins under the sums of this one; zeros tell nothing."""
-    run = RecordedRun()
-    lost = ProviderError("connection", "lost")
-    provider = Replies(
-        [UsageUpdate(TOLD), lost], [UsageUpdate(Usage()), lost], [TextDelta("d"), TurnEnd("stop")]
-    )
-
-    reply = called(run, provider)
-
-    assert [45_000] == [cost.usage.input_tokens for cost in costs(run)]
-    assert (45_001, 2) == (run.usage.input_tokens, run.usage.output_tokens)
-    assert Usage(input_tokens=1, output_tokens=1, source="estimated") == reply.usage
-
-
-def test_the_input_of_a_provider_that_told_only_the_output_is_estimated() -> None:
-    """The input is estimated where text came, since some servers report zeros until the end."""
-    run = RecordedRun()
-    told = UsageUpdate(Usage(output_tokens=5))
-
-    with pytest.raises(CancelRequested):
-        called(run, Replies([told, TextDelta("a"), CancelRequested()]), say="one two")
-
-    assert Usage(input_tokens=2, output_tokens=5, source="estimated") == run.usage
-
-
-def test_a_turn_that_is_refused_at_its_end_costs_what_was_reported() -> None:
-    """Its arguments are too long for any event, and were written all the same."""
-    run = RecordedRun()
-    endless = ToolCall("c", "t", "x" * 2_000_000)
-
-    with pytest.raises(ProviderError, match="exceeded 1,048,576 characters"):
-        called(run, Replies(*[[TurnEnd("tool_calls", (endless,), TOLD)]] * MAX_TRIES))
-
-    assert MAX_TRIES * 45_000 == run.usage.input_tokens
-
-
 def test_tries_are_spent_at_last() -> None:
     """After the last try the run fails with its error and keeps the last try's text."""
     run = RecordedRun()
@@ -323,22 +210,6 @@ def test_tries_are_spent_at_last() -> None:
         called(run, provider)
 
     assert (MAX_TRIES - 1, MAX_TRIES) == (len(run.voided), run.usage.output_tokens)
-
-
-@pytest.mark.parametrize(("was_accepted", "billed"), [(True, 1), (False, 0)])
-def test_a_call_that_timed_out_is_billed_if_the_provider_accepted_it(
-    was_accepted: bool, billed: int
-) -> None:
-    """An accepted request costs its input, even without a response."""
-    run = RecordedRun()
-    late = ProviderError("timeout", "late", was_accepted=was_accepted)
-
-    reply = called(run, Replies([late], [TurnEnd("stop", usage=Usage(input_tokens=1))]), say="a b")
-
-    assert (1, 2 * billed) == (
-        reply.usage.input_tokens,
-        run.usage.input_tokens - reply.usage.input_tokens,
-    )
 
 
 def test_a_route_that_stays_broken_falls_back() -> None:

@@ -12,7 +12,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.agent.test_loop import Model, agent_for, run
+from tests.worker.agent.looping_models import Model, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
 
 CALL = {"tool": "calculator", "args": {"expression": "1+1"}}

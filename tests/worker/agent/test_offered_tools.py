@@ -9,7 +9,7 @@ from arkloop.worker.agent.context_window import tokens_of_frame
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.messages import ModelRequest, ToolSpec
 from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool
-from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, Model, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
 

@@ -10,7 +10,7 @@ from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.input_requests import InputRequired
 from arkloop.worker.contract.outcomes import WaitForInput
 from arkloop.worker.tools import CallInfo, Tool, tool
-from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
 FIELDS = {"type": "object"}

@@ -34,7 +34,7 @@ from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import size_errors, token_counts
 from arkloop.worker.tools import tool
-from tests.worker.agent.test_loop import Model, after, agent_for, run
+from tests.worker.agent.looping_models import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 
 LIMIT = 8_000

@@ -14,7 +14,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.agent.test_loop import Model, after, agent_for, run
+from tests.worker.agent.looping_models import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
 
 FACT = "The code is tulip-7."

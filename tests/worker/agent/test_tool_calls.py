@@ -15,7 +15,7 @@ from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
 from arkloop.worker.tools import Tool, ToolOutput, tool
 from tests.waiting import eventually
-from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
 SECRET = "postgresql://arkloop:hunter2@db/arkloop"

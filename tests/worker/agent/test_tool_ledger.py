@@ -19,7 +19,7 @@ from arkloop.worker.contract.outcomes import (
     WaitForInput,
 )
 from arkloop.worker.tools import ResultPending, Tool, ToolFailed, tool
-from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
 

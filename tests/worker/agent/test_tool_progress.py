@@ -7,7 +7,7 @@ from arkloop.worker.agent.tool_progress import INTERVAL_SECONDS, MAX_MESSAGE_CHA
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import CallInfo, tool
 from tests.waiting import eventually
-from tests.worker.agent.test_loop import CALCULATE, agent_for, run
+from tests.worker.agent.looping_models import CALCULATE, agent_for, run
 from tests.worker.recorded_run import RecordedRun
 
 

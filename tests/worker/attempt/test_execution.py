@@ -3,12 +3,11 @@
 import json
 import logging
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -19,18 +18,23 @@ from arkloop.shared.catalog import mcp_configs, model_routes, published_personas
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
-from arkloop.shared.events.event_log import data_of, text_of
+from arkloop.shared.events.event_log import data_of
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.billing import reservations, run_usage
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.threads import threads
 from arkloop.worker.attempt import execution
 from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
+from tests.worker.attempt.executed_runs import (
+    costs,
+    output_by_route,
+    scripted,
+    stopped_in_the_middle,
+)
 
 ONE = Decimal(1)
 ODD = Path(__file__).parents[1] / "mcp" / "odd_mcp_server.py"
@@ -54,48 +58,6 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     assert made.lease.wait_until_valid(10)
     yield made
     made.close()
-
-
-def scripted(stored: StoredRuns, *steps: dict[str, Any], **columns: Any) -> UUID:
-    """Create a run that plays these steps."""
-    thread_id = stored.thread()
-    with stored.connections.transaction() as tx:
-        content = json.dumps({"script": steps}, separators=(",", ":"))
-        threads.add_message(tx, stored.actor, thread_id, content=content)
-    return stored.create(thread_id, **columns)
-
-
-def said_by(stored: StoredRuns, run_id: UUID) -> str:
-    return text_of([e for e in stored.events(run_id) if e.type == types.MessageDelta.type])
-
-
-def stopped_in_the_middle(
-    process: WorkerProcess,
-    stored: StoredRuns,
-    run_id: UUID,
-    reason: BaseException,
-    said: str = "",
-) -> None:
-    """Execute it until it has said something, or this, and then for no longer."""
-    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
-    attempt.start()
-    eventually(lambda: said in said_by(stored, run_id) != "")
-    process.active_runs()[run_id].set(reason)
-    attempt.join(10)
-
-
-def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
-    return [
-        data_of(event.payload)["usage"]["output_tokens"]
-        for event in stored.events(run_id)
-        if event.type == types.RunCost.type
-    ]
-
-
-def output_by_route(stored: StoredRuns, run_id: UUID) -> dict[str, int]:
-    with stored.connections.reading() as sql:
-        used = sql.execute(select(run_usage).where(run_usage.c.run_id == run_id)).all()
-    return {row.route_id: row.output_tokens for row in used}
 
 
 def test_a_call_that_a_deploy_broke_off_is_counted_once(

@@ -1,4 +1,4 @@
-"""State that a vendor wants back: what of it is kept, and who gets it."""
+"""State that vendors need again: how much of it is kept, and which vendor gets it."""
 
 import json
 from collections.abc import Iterator
