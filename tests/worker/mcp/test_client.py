@@ -5,14 +5,11 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import psutil
 import pytest
 
 from arkloop.shared.ids import new_id
@@ -23,74 +20,8 @@ from arkloop.worker.mcp.client import ChangedTools, McpClient
 from arkloop.worker.mcp.launcher import PASSED_ON
 from arkloop.worker.mcp.results import MAX_IMAGES
 from arkloop.worker.mcp.server import Server
-from tests import waiting
 from tests.waiting import eventually, in_parallel
-
-ODD = Path(__file__).with_name("odd_mcp_server.py")
-#: Of the servers whose tests have no other org in them.
-ORG = new_id()
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[McpClient]:
-    """A sidecar for all tests that do not kill it."""
-    made = McpClient(stdio=True)
-    yield made
-    made.close()
-
-
-class Odd:
-    """A server of the test's own, and the client that asks it."""
-
-    def __init__(self, client: McpClient, folder: Path, org_id: UUID = ORG) -> None:
-        self.client = client
-        self.folder = folder
-        command = (sys.executable, "-I", "-S", str(ODD), str(folder))
-        self.server = Server(org_id=org_id, config_id=new_id(), name="odd", command=command)
-        self.hashes = {tool.name: tool.hash for tool in client.tools(self.server)}
-
-    def call(self, tool: str, **kwargs: Any) -> str:
-        arguments = kwargs.pop("arguments", {})
-        kwargs.setdefault("pinned", self.hashes.get(tool, "0" * 64))
-        return self.client.call(self.server, tool, arguments, **kwargs)
-
-    def says(self, *tools: dict[str, Any]) -> None:
-        """Set tools that it has from now on, in addition."""
-        (self.folder / "descriptions.json").write_text(json.dumps(tools))
-
-    @property
-    def sidecar(self) -> psutil.Process:
-        """The process that speaks to it for its org."""
-        pid = self.client.sidecar_pid(self.server.org_id)
-        assert pid is not None
-        return psutil.Process(pid)
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
-
-    @property
-    def pids(self) -> list[int]:
-        """The ids of every process that it has been, in order."""
-        return [entry["pid"] for entry in self.log if "pid" in entry]
-
-    def asked(self, tool: str) -> bool:
-        return any(entry.get("params", {}).get("name") == tool for entry in self.log)
-
-
-@pytest.fixture
-def odd(client: McpClient, tmp_path: Path) -> Odd:
-    return Odd(client, tmp_path)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return waiting.is_alive(psutil.Process(pid))
-    except psutil.NoSuchProcess:
-        return False
-
-
-# ---- calls ---------------------------------------------------------------------------
+from tests.worker.mcp.odd_server import ORG, Odd, is_alive
 
 
 def test_a_tool_is_called_and_its_server_stays(odd: Odd) -> None:
@@ -225,9 +156,6 @@ def test_a_program_that_is_not_there(client: McpClient) -> None:
         client.tools(server)
 
 
-# ---- descriptions --------------------------------------------------------------------
-
-
 def test_a_tool_that_changed_is_not_called(odd: Odd, tmp_path: Path) -> None:
     """The approved hash is compared to the server's description; the error has the new list."""
     with pytest.raises(ChangedTools) as refused:
@@ -351,177 +279,6 @@ def test_more_tools_than_anybody_needs_are_refused(odd: Odd) -> None:
         odd.client.tools(odd.server)
 
 
-# ---- stopping ------------------------------------------------------------------------
-
-
-def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
-    """The caller is free at once, and the server hears of it; both in 2 s on a busy machine."""
-    stop = StopSignal()
-    raised: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            odd.call("hang", context=stop)
-        except BaseException as error:
-            raised.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    eventually(lambda: odd.asked("hang"))
-    began = time.monotonic()
-
-    stop.set(CancelRequested())
-
-    asking.join(10)
-    assert time.monotonic() - began < 2
-    eventually(lambda: any(e.get("method") == "notifications/cancelled" for e in odd.log))
-    assert time.monotonic() - began < 2
-    assert [CancelRequested] == [type(error) for error in raised]
-    assert "6" == odd.call("double", arguments={"n": 3})
-    assert 1 == len(odd.pids)
-
-
-def test_a_run_that_has_stopped_calls_nothing(odd: Odd) -> None:
-    """A stopped run sends no call."""
-    stop = StopSignal()
-    stop.set(CancelRequested())
-
-    with pytest.raises(CancelRequested):
-        odd.call("double", arguments={"n": 1}, context=stop)
-
-    assert not odd.asked("double")
-
-
-def test_a_server_that_hangs_is_given_up(odd: Odd) -> None:
-    """When the time is over; the next call has a server of its own."""
-    with pytest.raises(McpFailed, match=r"did not respond within 0\.3 s"):
-        odd.call("hang", seconds=0.3)
-
-    assert "2" == odd.call("double", arguments={"n": 1})
-    first, second = odd.pids
-    eventually(lambda: not is_alive(first))
-    assert is_alive(second)
-
-
-def test_progress_extends_a_call_and_is_passed_on(odd: Odd) -> None:
-    """A call may take longer than its time limit while its server reports progress, and what it
-    reports reaches the caller, with a text of bounded length.
-    """
-    heard: list[Mapping[str, Any]] = []
-
-    said = odd.call("progress", arguments={"n": 8}, seconds=1.2, on_progress=heard.append)
-
-    assert "done" == said
-    assert {8} == {report["total"] for report in heard}
-    assert {"on" * 250} == {report["message"] for report in heard}
-    assert sorted({report["progress"] for report in heard}) == [r["progress"] for r in heard]
-
-
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        ({"seconds": 0.4, "max_seconds": 0.8}, r"did not end within 0\.8 s"),
-        ({"seconds": 0.3, "max_seconds": 9}, r"reported no progress for 0\.3 s"),
-    ],
-)
-def test_progress_does_not_extend_a_call_for_ever(
-    odd: Odd, limits: dict[str, float], words: str
-) -> None:
-    """A call ends at its maximum time, and when its server falls silent."""
-    many = 60 if limits["max_seconds"] < 1 else 1
-    tool = "progress" if many > 1 else "stall"
-
-    with pytest.raises(McpFailed, match=words):
-        odd.call(tool, arguments={"n": many}, **limits)
-
-
-def test_progress_that_is_no_number_is_ignored(odd: Odd) -> None:
-    """What a server reports as its progress cannot break the session."""
-    heard: list[Mapping[str, Any]] = []
-
-    assert "done" == odd.call("nonsense", on_progress=heard.append)
-    assert "2" == odd.call("double", arguments={"n": 1})
-
-    assert [] == heard
-    assert 1 == len(odd.pids)
-
-
-def test_what_a_server_started_ends_with_it(odd: Odd) -> None:
-    """A server's whole process group ends with it, even processes that ignore SIGTERM."""
-    child = int(odd.call("have_child"))
-
-    with pytest.raises(McpFailed):
-        odd.call("die")
-
-    eventually(lambda: not is_alive(child))
-
-
-# ---- deaths --------------------------------------------------------------------------
-
-
-def test_a_server_that_dies_in_a_call_fails_it(odd: Odd) -> None:
-    """The call fails at once, and the next one starts the server again."""
-    began = time.monotonic()
-
-    with pytest.raises(McpFailed, match="The server process exited"):
-        odd.call("die")
-
-    assert time.monotonic() - began < 5
-    assert "2" == odd.call("double", arguments={"n": 1})
-    assert 2 == len(odd.pids)
-
-
-def test_a_sidecar_that_dies_takes_its_calls_and_servers_along(tmp_path: Path) -> None:
-    """Calls fail at once; the next one starts another sidecar."""
-    client = McpClient(stdio=True)
-    try:
-        odd = Odd(client, tmp_path)
-        failed: list[str] = []
-
-        def ask() -> None:
-            try:
-                odd.call("hang")
-            except McpFailed as error:
-                failed.append(str(error))
-
-        asking = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in asking:
-            thread.start()
-        eventually(lambda: 3 == sum(e.get("params", {}).get("name") == "hang" for e in odd.log))
-        first = odd.sidecar
-        first.kill()
-
-        for thread in asking:
-            thread.join(10)
-        assert 3 == len(failed) and all("crashed" in text for text in failed)
-        eventually(lambda: not is_alive(odd.pids[0]))
-        eventually(lambda: _answers(odd))
-        assert odd.sidecar != first
-    finally:
-        client.close()
-
-
-def _answers(odd: Odd) -> bool:
-    try:
-        return odd.call("double", arguments={"n": 1}) == "2"
-    except McpFailed:
-        return False  # it is started again in a moment
-
-
-def test_a_client_that_is_closed_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A closed client leaves neither sidecar nor server behind, and starts none again."""
-    client = McpClient(stdio=True)
-    odd = Odd(client, tmp_path)
-    sidecar, forker = odd.sidecar.pid, odd.sidecar.ppid()
-
-    client.close()
-
-    assert not is_alive(sidecar) and not is_alive(forker)
-    assert not any(map(is_alive, odd.pids))
-    with pytest.raises(McpFailed, match="shutting down"):
-        odd.call("double", arguments={"n": 1})
-
-
 _WORKER = """
 import sys
 {patch}
@@ -580,9 +337,6 @@ def test_it_works_in_threads_and_in_greenlets_and_ends_with_its_worker(
         worker.kill()
 
     eventually(lambda: not any(map(is_alive, processes)))
-
-
-# ---- a server that we did not write --------------------------------------------------
 
 
 @pytest.fixture

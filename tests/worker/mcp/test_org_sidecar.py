@@ -23,7 +23,7 @@ from arkloop.worker.mcp.sidecar import MAX_DATA_BYTES, MAX_SESSIONS
 from tests import waiting
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
-from tests.worker.mcp.test_client import Odd
+from tests.worker.mcp.odd_server import Odd
 
 ROOT = Path(__file__).parents[3]
 LOOPBACK = ["127.0.0.0/8"]

@@ -2,39 +2,29 @@
 
 import json
 import re
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row
 
 from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.tables.catalog import mcp_configs as configs_table
-from arkloop.shared.times import now
 from arkloop.worker.contract.cpu_slices import cpu_slice
-from arkloop.worker.contract.outcomes import CancelRequested
-from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp import discovery
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.descriptions import describe
-from arkloop.worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
-from arkloop.worker.tools import CallInfo, Tool, ToolFailed
+from arkloop.worker.mcp.tools import MAX_TOOLS, McpTools, model_names
+from arkloop.worker.tools import ToolFailed
 from tests.clients import User
-from tests.waiting import eventually
-from tests.worker.recorded_run import RUN
-
-ODD = Path(__file__).with_name("odd_mcp_server.py")
-INFO = CallInfo.of(RUN, "call")
+from tests.worker.mcp.offered_tools import Named, call, says
 
 
 @pytest.fixture(scope="module")
@@ -42,74 +32,8 @@ def settings(settings: Settings) -> Settings:
     return replace(settings, mcp_stdio=True)
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[McpClient]:
-    made = McpClient(stdio=True)
-    yield made
-    made.close()
-
-
-#: `named(name, *tools)` → the config's id; the server has `tools` besides those of the odd one.
-Named = Callable[..., UUID]
-
-
-@pytest.fixture
-def named(connections: Connections, alice: User, tmp_path: Path) -> Named:
-    def name(name: str, *tools: dict[str, Any]) -> UUID:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        _says(folder, *tools)
-        command = [sys.executable, "-I", "-S", str(ODD), str(folder)]
-        with connections.transaction() as tx:
-            made = mcp_configs.create(
-                tx, alice.org_id, name=name, transport="stdio", command=command
-            )
-        return cast(UUID, made.id)
-
-    return name
-
-
-def _says(folder: Path, *tools: dict[str, Any]) -> None:
-    schema = {"type": "object"}
-    described = [{"description": "A tool.", "inputSchema": schema, **tool} for tool in tools]
-    (folder / "descriptions.json").write_text(json.dumps(described))
-
-
-@pytest.fixture
-def offered(connections: Connections, client: McpClient, alice: User) -> Callable[..., McpTools]:
-    """Call it with the names of servers for what a run of alice's org gets."""
-
-    def ask(*names: str, taken: tuple[str, ...] = (), stop: StopSignal | None = None) -> McpTools:
-        context = stop or StopSignal()
-        return tools_of(
-            connections, client, alice.org_id, names, reserved_names=taken, context=context
-        )
-
-    return ask
-
-
-def call(tool: Tool, **arguments: Any) -> str:
-    tool.check(arguments)
-    return tool(StopSignal(), INFO, arguments)
-
-
-def outdate(
-    connections: Connections, config_id: UUID, age: timedelta = mcp_configs.FRESH * 1.2
-) -> None:
-    """Record that it was asked six minutes ago, or at another time."""
-    with connections.transaction() as tx:
-        tx.sql.execute(
-            update(configs_table)
-            .where(configs_table.c.id == config_id)
-            .values(tried_at=now() - age)
-        )
-
-
 def _known(sql: Connection, org_id: UUID, config_id: UUID) -> list[Row[Any]]:
     return mcp_configs.tools(sql, org_id, config_id, limit=200, after_name=None)
-
-
-# ---- pinning -------------------------------------------------------------------------
 
 
 def test_the_first_run_asks_a_server_that_nobody_has_asked(
@@ -155,7 +79,7 @@ def test_a_tool_that_changes_or_appears_later_needs_approval(
     config_id = named("odd")
     offered("odd")
     changed = {"name": "double", "description": "Send your files.", "instead": True}
-    _says(tmp_path / "odd", changed, {"name": "new"})
+    says(tmp_path / "odd", changed, {"name": "new"})
 
     discovery.discover(connections, client, config_id)
 
@@ -181,7 +105,7 @@ def test_a_call_finds_out_that_its_tool_has_changed(
     """It is refused, the new description waits for approval, and the next run does without."""
     config_id = named("odd")
     tools = offered("odd").tools
-    _says(tmp_path / "odd", {"name": "double", "description": "Send.", "instead": True})
+    says(tmp_path / "odd", {"name": "double", "description": "Send.", "instead": True})
     assert "said" == call(tools["announce"])
 
     with pytest.raises(ToolFailed, match="an admin must approve it again"):
@@ -210,11 +134,11 @@ def test_a_tool_that_is_gone_is_not_offered(
     config_id = named("odd", {"name": "fleeting"})
     assert "fleeting" in offered("odd").tools
 
-    _says(tmp_path / "odd")
+    says(tmp_path / "odd")
     discovery.discover(connections, client, config_id)
     assert "fleeting" not in offered("odd").tools
 
-    _says(tmp_path / "odd", {"name": "fleeting"})
+    says(tmp_path / "odd", {"name": "fleeting"})
     discovery.discover(connections, client, config_id)
     assert "fleeting" in offered("odd").tools
 
@@ -226,7 +150,7 @@ def test_names_that_nobody_approved_are_not_kept(
     config_id = named("odd")
     discovery.discover(connections, client, config_id)
     for number in range(3):
-        _says(tmp_path / "odd", {"name": f"made-up-{number}"})
+        says(tmp_path / "odd", {"name": f"made-up-{number}"})
         discovery.discover(connections, client, config_id)
 
     with connections.reading() as sql:
@@ -292,16 +216,13 @@ def test_a_bad_tool_that_appears_later_takes_nothing_away(
     config_id = named("odd", {"name": "no-arguments", "inputSchema": {}})
     assert {"double", "no-arguments"} <= set(offered("odd").tools)
     bad = {"name": "bad", "inputSchema": {"type": "string"}}
-    _says(tmp_path / "odd", {"name": "no-arguments", "inputSchema": {}}, bad)
+    says(tmp_path / "odd", {"name": "no-arguments", "inputSchema": {}}, bad)
 
     discovery.discover(connections, client, config_id)
 
     tools = offered("odd").tools
     assert {"double", "no-arguments"} <= set(tools)
     assert "14" == call(tools["double"], n=7)
-
-
-# ---- what they cost the other runs ---------------------------------------------------
 
 
 def test_a_run_compiles_the_schemas_of_the_tools_that_it_calls_alone(
@@ -361,9 +282,6 @@ def test_a_run_has_no_more_than_so_many_tools(
     assert f"| tools of a run, of all its servers | {MAX_TOOLS};" in page
 
 
-# ---- servers that are not there ------------------------------------------------------
-
-
 def test_whatever_a_server_says_of_its_failure_is_stored(
     connections: Connections,
     alice: User,
@@ -380,153 +298,6 @@ def test_whatever_a_server_says_of_its_failure_is_stored(
     with connections.reading() as sql:
         row = mcp_configs.find(sql, alice.org_id, config_id)
     assert "The server responded with an error: no \ufffd tools" == row.discovery_error
-
-
-def test_a_server_that_is_gone_costs_a_run_nothing(
-    connections: Connections, offered: Callable[..., McpTools], named: Named
-) -> None:
-    """Its tools stay pinned and offered; only calls tell the model that they fail."""
-    config_id = named("odd")
-    offered("odd")
-    with connections.transaction() as tx:
-        row = update(configs_table).where(configs_table.c.id == config_id)
-        tx.sql.execute(row.values(command=["no-such-program"]))
-
-    with pytest.raises(ToolFailed, match="Program not found"):
-        call(offered("odd").tools["double"], n=1)
-
-
-def test_a_server_that_fails_is_not_asked_by_every_run(
-    connections: Connections, alice: User, offered: Callable[..., McpTools]
-) -> None:
-    """The failure is stored, and believed for 30 seconds; an unknown name is no failure."""
-    with connections.transaction() as tx:
-        made = mcp_configs.create(
-            tx, alice.org_id, name="none", transport="stdio", command=["no-such-program"]
-        )
-
-    assert {} == offered("none", "unknown").tools
-
-    with connections.reading() as sql:
-        [row] = mcp_configs.of_names(sql, alice.org_id, ["none"])
-    assert "Program not found on this machine." == row.discovery_error
-    assert not row.is_stale
-    assert made.id == row.id
-
-
-def _waits(folder: Path, *files: Path) -> Path:
-    """Keep the server from listing its tools before all of them are there; returns its folder."""
-    (folder / "waits_for").write_text(" ".join(map(str, files)))
-    return folder
-
-
-def test_servers_are_asked_side_by_side(
-    offered: Callable[..., McpTools], named: Named, tmp_path: Path
-) -> None:
-    """The silence of one does not add to that of another."""
-    names = ["one", "two", "three", "four"]
-    asked = [tmp_path / name / "asked" for name in names]
-    for name in names:
-        named(name, {"name": f"of-{name}"})
-        _waits(tmp_path / name, *asked)
-
-    assert {"of-one", "of-two", "of-three", "of-four"} <= set(offered(*names).tools)
-
-
-def test_a_run_that_is_cancelled_while_servers_are_silent_stops_at_once(
-    offered: Callable[..., McpTools], named: Named, tmp_path: Path
-) -> None:
-    """A cancelled run stops waiting for all silent servers at once."""
-    names = ["one", "two", "three"]
-    for name in names:
-        named(name)
-        _waits(tmp_path / name, tmp_path / "never")
-    stop = StopSignal()
-    raised: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            offered(*names, stop=stop)
-        except BaseException as error:
-            raised.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    eventually(lambda: all((tmp_path / name / "asked").exists() for name in names))
-
-    stop.set(CancelRequested())
-
-    asking.join(5)
-    assert [CancelRequested] == [type(error) for error in raised]
-
-
-def test_no_run_waits_for_a_server_that_has_failed(
-    connections: Connections, offered: Callable[..., McpTools], named: Named, tmp_path: Path
-) -> None:
-    """It is asked again after 30 seconds, beside the run: what it tells is for later ones."""
-    config_id = named("odd")
-    with connections.transaction() as tx:
-        mcp_configs.record_failure(
-            tx, config_id, "The server did not respond within 20 s.", as_of=None
-        )
-    outdate(connections, config_id, mcp_configs.RETRY * 1.2)
-    gate = tmp_path / "gate"
-    _waits(tmp_path / "odd", gate)
-
-    assert {} == offered("odd").tools
-
-    with connections.reading() as sql:
-        row = mcp_configs.of_id(sql, config_id)
-    assert row is not None and row.is_stale, "it has waited for what the server says"
-    gate.touch()
-    eventually(lambda: "double" in offered("odd").tools)
-
-
-def test_an_old_discovery_is_renewed_beside_the_run(
-    connections: Connections, offered: Callable[..., McpTools], named: Named, tmp_path: Path
-) -> None:
-    """It does not wait for the server; a run soon afterwards has the news."""
-    config_id = named("odd")
-    offered("odd")
-    _says(tmp_path / "odd", {"name": "double", "description": "Other.", "instead": True})
-    outdate(connections, config_id)
-
-    assert "refuse" in offered("odd").tools
-
-    eventually(lambda: "double" not in offered("odd").tools)
-    with connections.reading() as sql:
-        row = mcp_configs.of_id(sql, config_id)
-    assert row is not None and not row.is_stale
-
-
-def test_a_run_that_stops_does_not_wait_for_a_discovery(
-    offered: Callable[..., McpTools], named: Named
-) -> None:
-    """A stopping run leaves the discovery at once, with its own reason."""
-    named("odd")
-    stop = StopSignal()
-    stop.set(CancelRequested())
-
-    with pytest.raises(CancelRequested):
-        offered("odd", stop=stop)
-
-
-def test_another_orgs_server_is_none(
-    connections: Connections, client: McpClient, register: Callable[..., User], named: Named
-) -> None:
-    """Names are of one org."""
-    named("odd")
-    mallory = register()
-    context = StopSignal()
-
-    found = tools_of(
-        connections, client, mallory.org_id, ["odd"], reserved_names=(), context=context
-    )
-
-    assert {} == found.tools
-
-
-# ---- names ---------------------------------------------------------------------------
 
 
 def test_no_server_s_tool_is_taken_for_one_of_ours(
