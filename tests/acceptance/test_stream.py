@@ -1,28 +1,19 @@
 """The event stream: its bytes, its cursors, its end; live and later, from two servers at once."""
 
 import itertools
-import os
-import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 from uuid import UUID
 
-import httpx
 import pytest
 
 from arkloop.shared.events import event_log
-from tests.caller import Caller, client, error_of, parsed, text_of, types, until_broken_off
+from tests.acceptance.streamed_runs import HELLO, RETRY
+from tests.caller import Caller, client, error_of, parsed, text_of, types
 from tests.system import System
-from tests.waiting import eventually
-from tests.webkit_reader import webkit_messages
 
-HELLO = b": ok\n"
-RETRY = b"retry: 1000\n"
 #: Line ends that are none, look-alikes of fields, and characters of every width.
 NASTY = "\u2028\u2029\u0085 \r\n\r data: 1\nid: 7\n\n:x é€\U0001f600 \\u0000 \x0b\x1c\ufeff "
 
@@ -37,13 +28,6 @@ def ended_run(user: Caller) -> str:
         {"count": 10, "delay_ms": 50},
     )
     assert "completed" == user.ended(run_id)["status"]
-    return run_id
-
-
-@pytest.fixture(scope="module")
-def waiting_run(user: Caller) -> str:
-    run_id = user.run({"say": "Well."}, {"tool": "ask_user", "args": {"question": "?"}})
-    user.until(run_id, "status", "waiting_for_input")
     return run_id
 
 
@@ -313,107 +297,11 @@ def test_a_long_run_is_streamed_whole(system: System, user: Caller) -> None:
     assert stream_of(frames[700:]) == user.raw(run_id, after_seq=700)
 
 
-def test_a_server_that_stops_ends_its_streams(
-    system: System, user: Caller, waiting_run: str
-) -> None:
-    """On SIGTERM each stream breaks off at once; the client resumes at another server."""
-    cursor = user.get_run(waiting_run)["last_seq"]
-    with (
-        system.one_more_web_server() as server,
-        user.at(server.url).stream(waiting_run, after_seq=cursor) as answer,
-    ):
-        chunks = answer.iter_raw()
-        assert HELLO == next(chunks)
-        os.kill(server.pid, signal.SIGTERM)
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
-            next(chunks)
-
-    assert HELLO == user.raw(waiting_run, after_seq=cursor, follow="false")
-
-
-def test_a_client_of_http_1_0_sees_a_reset(user: Caller, waiting_run: str) -> None:
-    """Its stream has no chunks, so an orderly end would look like the run's."""
-    key_id, key = user.api_key()
-    port = urlsplit(user.url).port
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        path = f"/v1/runs/{waiting_run}/events?after_seq=99"
-        head = f"GET {path} HTTP/1.0\r\nAuthorization: Bearer {key}\r\n\r\n"
-        connection.sendall(head.encode())
-        received = b""
-        while not received.endswith(HELLO):
-            received += connection.recv(4096)
-        assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
-        with pytest.raises(ConnectionResetError):
-            connection.recv(4096)
-
-    assert b"chunked" not in received.lower()
-
-
-def test_a_browser_that_resumes_gets_what_it_kept_of_a_cut_frame_terminated(
-    user: Caller, waiting_run: str
-) -> None:
-    """A resumed stream first ends the frame that was cut, since WebKit continues reading where the
-    last connection broke.
-
-    The parser is WebKit's, `keeping` what was cut anywhere in the frame of the next event.
-    """
-    cursor = 1
-    native = {"Last-Event-ID": str(cursor), "Cache-Control": "no-cache"}
-    resumed = user.raw(waiting_run, native, follow="false").decode()
-    frame = user.raw(waiting_run, after_seq=cursor, follow="false").decode()
-    frame = frame.removeprefix((HELLO + RETRY).decode()).partition("\n\n")[0] + "\n\n"
-    whole = webkit_messages("", resumed)
-
-    for cut in range(len(frame)):
-        assert whole == webkit_messages(frame[:cut], resumed), frame[:cut]
-    assert "2" == whole[0][0]
-    for others in ({"Last-Event-ID": "1"}, {"Cache-Control": "no-cache"}):
-        assert b"resumed" not in user.raw(waiting_run, others, follow="false")
-
-
-def test_a_client_that_goes_away_is_noticed(system: System, user: Caller, waiting_run: str) -> None:
-    """Its watch ends without a write: a hundred of them leave nothing behind."""
-    name = system.connections.keys.news(waiting_run)
-    redis = system.connections.redis
-    for _ in range(100):
-        with user.stream(waiting_run, after_seq=99) as answer:
-            assert HELLO == next(answer.iter_raw())
-            eventually(lambda: 0 < dict(redis.pubsub_numsub(name))[name])
-
-    eventually(lambda: 0 == dict(redis.pubsub_numsub(name))[name], seconds=5)
-
-
 def test_the_token_is_checked_before_the_first_byte(system: System, ended_run: str) -> None:
     """No token: 401 in the one error shape, and no stream."""
     answer = client(system.web[0].url).get(f"/v1/runs/{ended_run}/events")
 
     assert (401, "auth.unauthorized") == error_of(answer)
-
-
-def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """A revoked key's streams end within 5 s with an error, so that the client resumes with another
-    token.
-    """
-    key_id, key = user.api_key()
-    cursor = user.get_run(waiting_run)["last_seq"]
-    with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
-        assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
-        revoked = time.monotonic()
-        assert [] == until_broken_off(answer)
-
-    assert time.monotonic() - revoked < 5
-
-
-def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """When its time is over, with an error; a new token resumes it."""
-    expires_at = datetime.now(UTC) + timedelta(seconds=2)
-    _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
-    cursor = user.get_run(waiting_run)["last_seq"]
-    with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
-        assert [] == until_broken_off(answer)
-
-    assert timedelta(0) <= datetime.now(UTC) - expires_at < timedelta(seconds=3)
-    assert HELLO == user.raw(waiting_run, after_seq=cursor, follow="false")
 
 
 def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
@@ -427,26 +315,3 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
                 delays.append(time.time() - written)
 
     assert sorted(delays)[len(delays) // 2] < 0.2
-
-
-def test_a_thread_that_turns_private_ends_the_streams_of_others(
-    system: System, user: Caller
-) -> None:
-    """Other users' streams end within the hub's poll, while the creator's continues to the end."""
-    run_id = user.run({"count": 90, "delay_ms": 100})
-    thread_id = user.get_run(run_id)["thread_id"]
-    colleague = system.colleague(user)
-    user.seen(run_id, "message.delta")
-
-    def turn_private() -> None:
-        colleague_is_in.wait(10)
-        user.http.patch(f"/v1/threads/{thread_id}", json={"is_private": True})
-
-    colleague_is_in = threading.Event()
-    threading.Thread(target=turn_private).start()
-    with colleague.stream(run_id) as stream:
-        colleague_is_in.set()
-        received = until_broken_off(stream)
-
-    assert "run.completed" not in types(received)
-    assert "run.completed" == user.events(run_id)[-1]["type"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.catalog.catalog import Catalog
-from tests.api.endpoints.test_llm_providers import PATH, made
+from tests.api.endpoints.made_providers import PATH, made
 from tests.clients import User, details_of
 from tests.shared.catalog.test_platforms import ACCOUNT, AWS
 from tests.stored_runs import StoredRuns

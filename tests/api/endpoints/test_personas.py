@@ -1,22 +1,19 @@
 """`/v1/personas`."""
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
 
-from arkloop.shared import usd
 from arkloop.shared.catalog import personas, published_personas
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.catalog import mcp_configs
 from arkloop.shared.storage.tables.catalog import personas as table
+from tests.api.endpoints.published_personas import DEFAULTS, PATH, published
 from tests.clients import Register, User, details_of, error_of
 
-PATH = "/v1/personas"
 #: What a definition that says nothing means.
 CLIENT_TOOL = {
     "name": "get_location",
@@ -24,43 +21,9 @@ CLIENT_TOOL = {
     "parameters": {"type": "object", "properties": {"z": {}, "a": {}}},
     "client": True,
 }
-DEFAULTS: dict[str, Any] = {
-    "agent": None,
-    "system_prompt": "",
-    "route_id": None,
-    "fallback_route_ids": [],
-    "tools": [],
-    "client_tools": [],
-    "mcp": [],
-    "mcp_tool_search": False,
-    "tool_workers": [],
-    "require_approval": [],
-    "delegates": [],
-    "max_depth": 5,
-    "max_active_children": 8,
-    "max_steps": 32,
-    "max_equal_turns": 6,
-    "max_output_tokens": None,
-    "model_settings": {},
-    "max_result_tokens": 16_000,
-    "compaction": "truncate",
-    "max_cost_usd": None,
-    "max_cost_usd_per_month": None,
-    "timeout_seconds": 900.0,
-    "input_expires_seconds": 86_400.0,
-    "on_input_expired": "fail",
-    "stream_tool_arguments": False,
-    "output_schema": None,
-    "overrides": [],
-    "on_limit": "answer",
-}
+
+
 SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {}}, "required": ["z"]}
-
-
-def published(user: User, **fields: Any) -> dict[str, Any]:
-    response = user.post(PATH, fields)
-    assert 201 == response.status_code, response.text
-    return dict(response.json or {})
 
 
 def test_a_persona_is_published(alice: User, connections: Connections) -> None:
@@ -317,68 +280,6 @@ def test_the_same_request_again_publishes_nothing_twice(alice: User) -> None:
     assert first.json == second.json
     assert "true" == second.headers["Idempotency-Replayed"]
     assert (404, "http.not_found") == error_of(alice.get(f"{PATH}/mine@2"))
-
-
-# ---- the page about them -------------------------------------------------------------
-
-PAGE = (Path(__file__).parents[3] / "docs/reference/personas.md").read_text("utf-8")
-
-
-def block_of(language: str) -> str:
-    """Return the page's one example in this language."""
-    [block] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return str(block)
-
-
-def test_the_file_of_the_page_is_a_persona() -> None:
-    """The file that the documentation shows is a valid persona."""
-    persona = personas.from_file("translator@1.yaml", block_of("yaml"))
-
-    assert ("translator@1", ("ask_user",), 4) == (persona.id, persona.tools, persona.max_steps)
-
-
-def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
-    """The request that the documentation shows publishes a persona, and once more its next
-    version.
-    """
-    body = json.loads(block_of("sh").split("-d '")[1].rsplit("'", 1)[0])
-
-    first, second = published(alice, **body), published(alice, **body)
-
-    assert ["researcher@1", "researcher@2"] == [first["id"], second["id"]]
-    assert body == {name: first[name] for name in body}
-
-
-def test_the_page_has_every_field_and_its_limit() -> None:
-    """The table's rows are the fields of a definition, in order, with the default of each."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE))
-    shown = {
-        None: "null",
-        "": "empty",
-        "fail": "`fail`",
-        "answer": "`answer`",
-        "truncate": "`truncate`",
-        False: "false",
-    }
-
-    assert list(DEFAULTS) == list(rows)
-    for name, default in DEFAULTS.items():
-        expected = "none" if default in ([], {}) else shown.get(default) or f"{default:,.0f}"
-        assert expected == rows[name], name
-    for limit in (
-        personas.MAX_PROMPT_BYTES,
-        personas.MAX_FALLBACKS,
-        personas.MAX_MCP,
-        personas.MAX_APPROVALS,
-        personas.MAX_STEPS,
-        personas.MAX_OUTPUT_TOKENS,
-        personas.MAX_TIMEOUT_SECONDS,
-        personas.MAX_INPUT_EXPIRES_SECONDS,
-        usd.MAX_USD,
-        published_personas.MAX_PERSONAS,
-    ):
-        assert f"{limit:,}" in PAGE
-    assert all(f"`{tool}`" in PAGE for tool in personas.BUILTIN_TOOLS)
 
 
 def test_a_definition_with_thousands_of_unknown_fields_gets_a_short_response(alice: User) -> None:

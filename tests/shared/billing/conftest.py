@@ -1,4 +1,4 @@
-"""Fixtures of the tests in this folder."""
+"""The money of an org, for the tests of billing."""
 
 import pytest
 

@@ -16,7 +16,7 @@ from arkloop.shared.runs import claims
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.times import now
 from tests.query_plans import Plans, noted, only
-from tests.shared.billing.test_budgets import SERVERS, Money
+from tests.shared.billing.money import SERVERS, Money
 from tests.stored_runs import StoredRuns
 
 LIMITED = replace(personas.builtin()["assistant@1"], max_cost_usd_per_month=Decimal(10))

@@ -1,82 +1,23 @@
 """The routes and personas of an org that a process caches, and when it reads them again."""
 
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import insert, select, update
 
-from arkloop.shared.catalog import catalog as module
-from arkloop.shared.catalog import llm_providers, published_personas
 from arkloop.shared.catalog.catalog import Catalog
-from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.billing import budgets, credit_balances
-from arkloop.shared.storage.tables.catalog import llm_models, personas
 from arkloop.shared.storage.tables.catalog import llm_providers as llm_providers_table
+from arkloop.shared.storage.tables.catalog import personas
 from tests.clients import Register
+from tests.shared.catalog.org_catalog import BARE, SERVERS, add_model, publish
 from tests.stored_runs import StoredRuns
-from tests.waiting import eventually, in_parallel
-
-BARE = Persona(key="p", version="1")
-SERVERS = {
-    "local": Route(id="local", provider="openai", model="small", api_key="local"),
-    "scripted": Route(id="scripted", provider="scripted", model="scripted-1"),
-}
-
-
-@pytest.fixture
-def catalog(connections: Connections) -> Catalog:
-    """The catalog of a process that has just begun."""
-    return Catalog(connections, SERVERS)
-
-
-@pytest.fixture
-def org(stored: StoredRuns) -> UUID:
-    return stored.actor.org_id
-
-
-def add_model(stored: StoredRuns, *, api_key: str | None = None, **fields: Any) -> str:
-    """Add a model of a new provider, and return its route."""
-    with stored.connections.transaction() as tx:
-        row = llm_providers.create(
-            tx, stored.actor, name=str(new_id()), kind="openai", api_key=api_key
-        )
-        made = llm_providers.create_model(tx, stored.actor, row.id, model="m", **fields)
-    return str(made.id)
-
-
-def publish(stored: StoredRuns, key: str, version: str | None = None, **definition: Any) -> str:
-    with stored.connections.transaction() as tx:
-        row = published_personas.publish(tx, stored.actor, key, version, definition)
-    return f"{row.key}@{row.version}"
-
-
-@contextmanager
-def counted(connections: Connections) -> Iterator[list[str]]:
-    """Record the statements meanwhile."""
-    seen: list[str] = []
-
-    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    event.listen(connections.engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(connections.engine, "before_cursor_execute", note)
-
-
-# ---- routes --------------------------------------------------------------------------
 
 
 def test_a_route_is_the_orgs_or_the_servers(
@@ -184,9 +125,6 @@ def test_a_sealed_key_that_is_copied_to_another_org_stays_sealed(
     assert ["sk-1", None] == [route and route.api_key for route in opened]
 
 
-# ---- fallbacks -----------------------------------------------------------------------
-
-
 def test_a_persona_names_its_fallbacks(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
     """A chain has the persona's fallbacks in their order after the route itself, without missing
     ones.
@@ -232,9 +170,6 @@ def test_the_servers_default_falls_back_by_priority(stored: StoredRuns, org: UUI
 
     assert ["local", "a", "b"] == [route.id for route in catalog.chain(org, BARE, "local")]
     assert ["a"] == [route.id for route in catalog.chain(org, BARE, "a")]
-
-
-# ---- personas ------------------------------------------------------------------------
 
 
 def test_an_orgs_own_persona_extends_those_that_are_built_in(
@@ -305,9 +240,6 @@ def test_a_persona_that_is_not_there_is_named(catalog: Catalog, org: UUID, wante
     assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
 
 
-# ---- limits --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("limited_by", ["budgets", "credit_balances"])
 def test_an_org_is_limited_by_a_budget_or_by_credits(
     catalog: Catalog, stored: StoredRuns, org: UUID, limited_by: str
@@ -323,112 +255,3 @@ def test_an_org_is_limited_by_a_budget_or_by_credits(
     catalog.forget(org)
 
     assert catalog.is_limited(org)
-
-
-# ---- when it looks -------------------------------------------------------------------
-
-
-def test_many_questions_cost_three_statements(
-    catalog: Catalog, stored: StoredRuns, org: UUID
-) -> None:
-    """Any number of questions within two seconds costs three statements, and one for a published
-    persona.
-    """
-    own = add_model(stored, is_default=True, api_key="sk-1")
-    publish(stored, "mine")
-
-    with counted(stored.connections) as statements:
-        for _ in range(20):
-            route = catalog.choose_route(org, None, catalog.persona(org, "mine"))
-            assert own == route.id
-            catalog.chain(org, BARE, own)
-            catalog.is_limited(org)
-            catalog.persona(org, "assistant@1")
-
-    assert 4 == len(statements)
-
-
-def test_of_many_who_ask_at_once_one_reads(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
-    """The others wait for its answer."""
-    with counted(stored.connections) as statements:
-        in_parallel(16, lambda _: catalog.choose_route(org, None, BARE))
-
-    assert 3 == len(statements)
-
-
-def test_what_is_new_elsewhere_is_found_at_once(
-    catalog: Catalog, stored: StoredRuns, org: UUID
-) -> None:
-    """A route or a persona that another process has just made."""
-    catalog.is_limited(org)  # now it believes to know the org
-    own = add_model(stored)
-    publish(stored, "fresh")
-    publish(stored, "assistant", "9")
-
-    assert catalog.route(org, own) is not None
-    catalog.is_limited(org)
-    assert "fresh@1" == catalog.persona(org, "fresh").id
-    assert "assistant@9" == catalog.persona(org, "assistant@9").id
-
-
-def test_what_changed_elsewhere_is_seen_soon(
-    catalog: Catalog, stored: StoredRuns, org: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When what was read is too old: another default, and a model that is gone."""
-    monkeypatch.setattr(module, "CACHE_SECONDS", 0.2)
-    own = add_model(stored, is_default=True)
-    assert own == catalog.choose_route(org, None, BARE).id
-    with stored.connections.transaction() as tx:
-        tx.sql.execute(llm_models.delete().where(llm_models.c.id == UUID(own)))
-
-    eventually(lambda: catalog.choose_route(org, None, BARE).id == "local", seconds=2)
-    assert catalog.route(org, own) is None
-
-
-def test_what_was_read_before_a_change_is_not_kept_after_it(
-    catalog: Catalog, stored: StoredRuns, org: UUID
-) -> None:
-    """A reader that is overtaken by `forget` does not put its old answer back."""
-    own = add_model(stored)
-    overtaken = threading.Event()
-
-    def change(*_: Any) -> None:
-        if not overtaken.is_set():
-            overtaken.set()
-            with stored.connections.transaction() as tx:
-                tx.sql.execute(
-                    update(llm_models).where(llm_models.c.id == UUID(own)).values(is_default=True)
-                )
-            catalog.forget(org)
-
-    event.listen(stored.connections.engine, "after_cursor_execute", change)
-    try:
-        catalog.is_limited(org)
-    finally:
-        event.remove(stored.connections.engine, "after_cursor_execute", change)
-
-    assert overtaken.is_set()
-    assert own == catalog.choose_route(org, None, BARE).id
-
-
-def test_who_is_in_a_transaction_needs_no_second_connection(
-    catalog: Catalog, stored: StoredRuns, org: UUID
-) -> None:
-    """A caller in a transaction needs no second connection, even while another waits for one."""
-    own = add_model(stored, is_default=True)
-    id_ = publish(stored, "mine")
-    checked_out: list[int] = []
-
-    def count(*_: Any) -> None:
-        checked_out.append(1)
-
-    with stored.connections.transaction() as tx:
-        event.listen(stored.connections.engine, "checkout", count)
-        try:
-            persona = catalog.persona(org, id_, sql=tx.sql)
-            assert own == catalog.choose_route(org, None, persona, sql=tx.sql).id
-            assert catalog.route(org, str(new_id()), sql=tx.sql) is None
-            catalog.is_limited(org, sql=tx.sql)
-        finally:
-            event.remove(stored.connections.engine, "checkout", count)
-    assert [] == checked_out

@@ -1,0 +1,4 @@
+"""Runs that tests stream."""
+
+HELLO = b": ok\n"
+RETRY = b"retry: 1000\n"
