@@ -44,6 +44,8 @@ USED = Totals().plus(
         Decimal("0.5"),
     )
 )
+#: The end of a run that had used that much when it was cancelled.
+CANCELLED = RunCancelled(USED.usage, USED.cost_usd)
 
 
 def ago(**length: float) -> ColumnElement[Any]:
@@ -161,7 +163,7 @@ class StoredRuns:
         if error is not None:
             last = RunFailed(error, USED.usage, USED.cost_usd)
         elif state == RunState.CANCELLED:
-            last = RunCancelled(USED.usage, USED.cost_usd)
+            last = CANCELLED
         stored = numbered(self.last_seq(claim.run_id), last)
         how = {"message": message, "error": error}
         if with_followers:
