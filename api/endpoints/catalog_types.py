@@ -84,6 +84,8 @@ class ClientToolShown(TypedDict):
     description: str
     parameters: JsonObject
     client: Literal[True]
+    idempotent: bool
+    timeout_seconds: float | None
 
 
 class Persona(Limits):

@@ -19,21 +19,25 @@ MAX_DESCRIPTION_BYTES = 4_096
 MAX_BYTES = 65_536
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
-_FIELDS = ("name", "description", "parameters", "client")
-#: Fields of other tools.
-_UNSUPPORTED = {
-    "timeout_seconds": "is not a field of client tools: `input_expires_seconds` limits the wait",
-    "idempotent": "is not a field of client tools: no call is handed out anew after its result",
-}
+#: As long as a run can wait for anything.
+MAX_TIMEOUT_SECONDS = 2_592_000.0
+_REQUIRED = ("name", "description", "parameters", "client")
+_FIELDS = (*_REQUIRED, "idempotent", "timeout_seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTool:
-    """The definition of a tool; `parameters` is the JSON Schema of its arguments."""
+    """The definition of a tool; `parameters` is the JSON Schema of its arguments.
+
+    `idempotent` tells the client whether it may execute a call again. A result is awaited for
+    `timeout_seconds`; None: as long as people are.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    idempotent: bool = False
+    timeout_seconds: float | None = None
 
 
 def read(value: Any) -> tuple[ClientTool, ...]:
@@ -101,10 +105,10 @@ def from_text(text: str) -> list[dict[str, Any]]:
 
 def _tool(place: int, given: Any) -> ClientTool:
     if not isinstance(given, dict):
-        raise ValueError(f"[{place}] must be an object with {', '.join(_FIELDS)}")
+        raise ValueError(f"[{place}] must be an object with {', '.join(_REQUIRED)}")
     for name in given:
         if name not in _FIELDS:
-            raise ValueError(f"[{place}].{name} {_UNSUPPORTED.get(name, 'is an unknown field')}")
+            raise ValueError(f"[{place}].{name} is an unknown field")
     if given.get("client") is not True:
         raise ValueError(f"[{place}].client must be true")
     name, description, schema = (given.get(field) for field in _FIELDS[:3])
@@ -117,4 +121,14 @@ def _tool(place: int, given: Any) -> ClientTool:
         raise ValueError(f"[{place}].description {why}")
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise ValueError(f'[{place}].parameters must be a JSON Schema with "type": "object"')
-    return ClientTool(name, description, schema)
+    idempotent, seconds = given.get("idempotent"), given.get("timeout_seconds")
+    if idempotent is not None and not isinstance(idempotent, bool):
+        raise ValueError(f"[{place}].idempotent must be true or false")
+    if seconds is not None and not _is_timeout(seconds):
+        raise ValueError(f"[{place}].timeout_seconds must be 1 to {MAX_TIMEOUT_SECONDS:,.0f}")
+    return ClientTool(name, description, schema, bool(idempotent), seconds)
+
+
+def _is_timeout(seconds: Any) -> bool:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return is_number and 1 <= seconds <= MAX_TIMEOUT_SECONDS

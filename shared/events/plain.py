@@ -17,6 +17,7 @@ _OPTIONAL = frozenset(
             "calls",
             "characters",
             "files",
+            "identity",
             "mcp_tool",
             "message",
             "options",

@@ -139,7 +139,8 @@ class RunWaitingForInput:
     """`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
 
     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-    `calls` are those whose results are missing, each `{tool_call_id, name, arguments}`.
+    `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
+    idempotency_key, traceparent, expires_at?}`; `identity` says on whose behalf they are made.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -150,6 +151,7 @@ class RunWaitingForInput:
     options: list[str] | None = None
     mcp_tool: Mapping[str, str] | None = None
     calls: Sequence[Mapping[str, Any]] | None = None
+    identity: Mapping[str, Any] | None = None
     schema: Mapping[str, Any] | None = None
     url: str | None = None
     expires_at: str

@@ -7,6 +7,7 @@ last one the run is queued again, and its next attempt writes the events in call
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,12 @@ from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Reached
 from arkloop.shared.storage.tables.runs import runs, tool_calls
+from arkloop.shared.times import rfc3339
 
 #: The `kind` of `runs.pending_input` while results are missing.
 KIND = "tool_results"
+#: What the model reads where the time of a client tool is over.
+TOO_LATE = "No result was sent within the tool's time limit; the call may have taken effect."
 #: Results that are sent over the API.
 _SENT = (ResultSource.CLIENT, ResultSource.HTTP)
 
@@ -79,7 +83,7 @@ def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> Non
     if unknown:
         why = "is not a call of this run whose result can be sent"
         raise InvalidRequest(**{f"{i}.tool_call_id": [why] for i in unknown})
-    if is_waiting and run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
+    if is_waiting and any(_expires_at(run, r.tool_call_id) <= _now(tx.sql) for r in new):
         raise NotWaiting("The time to send tool results is over.")
     _store(tx.sql, run["id"], new)
     tx.after_commit.append(Reached("api.results_stored"))
@@ -107,6 +111,30 @@ def expire(tx: Transaction, run: RowMapping, why: str) -> None:
     results = [CallResult(tool_call_id=id_, output=why, is_error=True) for id_ in late]
     _store(tx.sql, run["id"], results)
     _resume_if_complete(tx, run)
+
+
+def give_up_late(tx: Transaction, run: RowMapping) -> bool:
+    """Give an error to each missing result whose own time is over; False if there is none.
+
+    The others are awaited for as long as before. `run` is its locked row.
+    """
+    if not _awaits_results(run):
+        return False
+    now, calls = _now(tx.sql), run["pending_input"]["calls"]
+    late = [call for call in calls if call.get("expires_at", now + "Z") <= now]
+    left = [call["expires_at"] for call in calls if call.get("expires_at", now) > now]
+    if not late:
+        return False
+    results = [
+        CallResult(tool_call_id=call["tool_call_id"], output=TOO_LATE, is_error=True)
+        for call in late
+    ]
+    _store(tx.sql, run["id"], results)
+    next_end = datetime.fromisoformat(min([run["pending_input"]["expires_at"], *left]))
+    of_run = update(runs).where(runs.c.id == run["id"])
+    tx.sql.execute(of_run.values(input_expires_at=next_end))
+    _resume_if_complete(tx, run)
+    return True
 
 
 def resume_if_complete(tx: Transaction, run_id: UUID) -> None:
@@ -168,6 +196,21 @@ def _missing(sql: Connection, run_id: UUID) -> dict[str, str]:
 
 def _awaits_results(run: RowMapping) -> bool:
     return run["state"] == RunState.WAITING and bool(run["pending_input"]["kind"] == KIND)
+
+
+def _now(sql: Connection) -> str:
+    return rfc3339(sql.execute(select(func.clock_timestamp())).scalar_one())
+
+
+def _expires_at(run: RowMapping, tool_call_id: str) -> str:
+    """Return when the result is given up, in RFC 3339: such texts are ordered as their times."""
+    pending = run["pending_input"]
+    own: dict[str, str] = {
+        c["tool_call_id"]: c["expires_at"] for c in pending["calls"] if "expires_at" in c
+    }
+    # The row has the first of all these times.
+    of_all: str = pending["expires_at"] if own else rfc3339(run["input_expires_at"])
+    return min(of_all, own.get(tool_call_id, of_all))
 
 
 def _is_same(call: Row[Any], result: CallResult) -> bool:

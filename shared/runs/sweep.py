@@ -27,6 +27,7 @@ from arkloop.shared.runs import (
     commands,
     endings,
     held_runs,
+    pending_calls,
     retention,
     revocations,
     sub_runs,
@@ -277,6 +278,8 @@ def _expire_inputs(tx: Transaction) -> None:
     )
     for run in _with_reservations_locked(tx, waiting.mappings().all()):
         with _isolated(tx, run):
+            if pending_calls.give_up_late(tx, run):
+                continue
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
                 commands.resume_expired(tx, run)
             else:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, update
 
 from arkloop.shared.runs.commands import NO_RESULT
+from arkloop.shared.runs.pending_calls import TOO_LATE
 from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller, data_of, error_of, types
 from tests.system import System
@@ -60,9 +61,10 @@ def test_a_mixed_turn_waits_for_the_client_alone(user: Caller, mapper: str) -> N
     located = {"tool_call_id": "call_1_2", "name": "get_location", "arguments": {"exact": True}}
     opened = {"tool_call_id": "call_1_4", "name": "open_page", "arguments": {}}
     assert "tool_results" == asked["kind"]
-    assert [located, opened] == asked["calls"] == pending["calls"]
+    assert [located, opened] == [{name: one[name] for name in located} for one in asked["calls"]]
+    assert asked["calls"] == pending["calls"]
     assert 200 == send(user, run_id, result(4, {"ok": [1, None]})).status_code
-    assert [located] == waiting(user, run_id)["calls"]
+    assert asked["calls"][:1] == waiting(user, run_id)["calls"]
     assert 200 == send(user, run_id, result(2, "Rome", is_error=True)).status_code
 
     events = user.events(run_id)
@@ -243,3 +245,44 @@ def test_a_result_survives_its_server(system: System, user: Caller, mapper: str)
         send(user, run_id, result(2, "second")).status_code,
         user.get_run(run_id)["attempt"],
     )
+
+
+def test_a_client_learns_on_whose_behalf_it_is_called(user: Caller) -> None:
+    """Each call has its key and trace context, the event the run and its end user."""
+    tool = {**LOCATE, "idempotent": True}
+    user.made("/v1/personas", {"key": "known", "client_tools": [tool, OPEN]})
+    run_id = user.run(
+        {"tools": [call(), call("open_page")]},
+        {"say": "ok"},
+        persona_id="known",
+        end_user_id="zoe",
+        metadata={"shop": "7"},
+    )
+    waiting(user, run_id)
+    [asked] = data_of(user.events_so_far(run_id), "run.waiting_for_input")
+
+    run = user.get_run(run_id)
+    names = ("run_id", "thread_id", "org_id", "end_user_id", "metadata")
+    assert {name: run[name] for name in names} == asked["identity"]
+    assert ("zoe", {"shop": "7"}) == (run["end_user_id"], run["metadata"])
+    assert [f"{run_id}:call_1_1", f"{run_id}:call_1_2"] == [
+        one["idempotency_key"] for one in asked["calls"]
+    ]
+    assert [True, False] == [one["idempotent"] for one in asked["calls"]]
+    traces = {one["traceparent"] for one in asked["calls"]}
+    assert 2 == len(traces)
+    assert all(one.startswith(f"00-{run['trace_id']}-") for one in traces)
+
+
+def test_a_client_tool_that_is_late_is_a_result(user: Caller) -> None:
+    """Its time is that of the tool, not of people: the model reads it, and the run continues."""
+    tool = {**LOCATE, "timeout_seconds": 1}
+    user.made("/v1/personas", {"key": "hasty", "client_tools": [tool]})
+    run_id = user.run({"tools": [call()]}, {"say": "Never mind."}, persona_id="hasty")
+    assert "expires_at" in waiting(user, run_id)["calls"][0]
+
+    events = user.events(run_id)
+
+    [late] = data_of(events, "tool.result")
+    assert (True, TOO_LATE) == (late["is_error"], late["output"])
+    assert "Never mind." == user.get_run(run_id)["output"]

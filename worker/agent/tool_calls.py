@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 #: Tools that heed a stop end at once; others are abandoned after this.
 STOP_SECONDS = 1.0
 
+#: Of the identity of a call, those that all calls of a run have in common.
+_RUN_FIELDS = ("run_id", "thread_id", "org_id", "end_user_id", "metadata")
 _NOT_MADE = "Not executed: the run's time is over."
 _CUT_OFF = "The run's time was over during this call; it may or may not have taken effect."
 
@@ -104,15 +106,32 @@ def _result_source(agent: Agent, call: ToolCall) -> ResultSource | None:
 
 def _wait_for_results(agent: Agent, turn: Turn, pending: list[ToolCall]) -> WaitForInput:
     made = [turn.as_made(call) for call in pending]
-    calls = [
-        PendingCall(call.id, call.name, call.arguments, _result_source(agent, call))
-        for call in made
-    ]
+    calls = [_pending(agent, call) for call in made]
+    identity = _info(agent, pending[0]).wire()
     return WaitForInput(
         persona=agent.persona,
         kind="tool_results",
         prompt=f"Waiting for the results of {', '.join(dict.fromkeys(c.name for c in made))}.",
         calls=calls,
+        identity={name: identity[name] for name in _RUN_FIELDS},
+    )
+
+
+def _pending(agent: Agent, call: ToolCall) -> PendingCall:
+    """Return the call as those who send its result get it."""
+    tool, info = agent.tools[call.name], _info(agent, call)
+    own = next((one for one in agent.persona.client_tools if one.name == call.name), None)
+    return PendingCall(
+        call.id,
+        call.name,
+        call.arguments,
+        tool.result_from,
+        {
+            "idempotent": tool.idempotent if own is None else own.idempotent,
+            "idempotency_key": info.idempotency_key,
+            "traceparent": info.traceparent,
+        },
+        None if own is None else own.timeout_seconds,
     )
 
 

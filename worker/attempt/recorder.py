@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
-from arkloop.shared import fault_points, ids, times
+from arkloop.shared import fault_points, ids
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
@@ -151,9 +150,9 @@ class Recorder:
         run = self._run
         if wait.calls and all(call.result_from is ResultSource.RUN for call in wait.calls):
             return self._suspend(wait)
-        expires_at = run.log.now() + timedelta(seconds=wait.persona.input_expires_seconds)
-        request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
-        shown = {**request, **wait.shown()}
+        now = run.log.now()
+        request = wait.request(str(ids.new_id()), now)
+        shown = {**request, **wait.shown(now), "identity": None}  # the run's own fields
         if wait.persona.on_input_expired != "fail":
             shown["on_expiry"] = wait.persona.on_input_expired
         with self._withdrawn([types.RunWaitingForInput(**request)]) as batch:
@@ -164,7 +163,7 @@ class Recorder:
                     run.claim,
                     batch.events,
                     pending_input={k: v for k, v in shown.items() if v is not None},
-                    expires_at=expires_at,
+                    expires_at=wait.next_expires_at(now),
                     totals=run.totals,
                 ),
             )

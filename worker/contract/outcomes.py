@@ -16,11 +16,13 @@ that a tool's `except Exception` cannot swallow it.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from arkloop.shared import times
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.types import RunError
@@ -142,12 +144,18 @@ class ShuttingDown(StopRun):
 
 @dataclass(frozen=True, slots=True)
 class PendingCall:
-    """A tool call that has begun, and whose result `result_from` sends."""
+    """A tool call that has begun, and whose result `result_from` sends.
+
+    `facts` are those that its client gets with it. After `timeout_seconds` without a result the
+    model reads that there is none; None: the run waits for as long as for people.
+    """
 
     tool_call_id: str
     name: str
     arguments: Any
     result_from: ResultSource | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    timeout_seconds: float | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -156,7 +164,8 @@ class WaitForInput(StopRun):
 
     `kind` is `question`, `tool_confirmation`, `form`, `authorization` or `tool_results`;
     `tool_name`, `arguments` and `mcp_tool` are those of the call in question, `calls` those whose
-    results are missing, `schema` is that of a form and `url` a page to visit.
+    results are missing and `identity` that of their run, `schema` is that of a form and `url` a
+    page to visit.
     """
 
     persona: Persona
@@ -170,8 +179,18 @@ class WaitForInput(StopRun):
     mcp_tool: Mapping[str, str] | None = None
     schema: Mapping[str, Any] | None = None
     url: str | None = None
+    identity: Mapping[str, Any] | None = None
 
-    def shown(self) -> dict[str, Any]:
+    def expires_at(self, now: datetime) -> datetime:
+        """Return until when a run that waits from now on waits for all that is missing."""
+        return now + timedelta(seconds=self.persona.input_expires_seconds)
+
+    def next_expires_at(self, now: datetime) -> datetime:
+        """Return when the first of the missing results is given up."""
+        limits = [call.timeout_seconds for call in self.calls if call.timeout_seconds is not None]
+        return now + timedelta(seconds=min([self.persona.input_expires_seconds, *limits]))
+
+    def shown(self, now: datetime) -> dict[str, Any]:
         """Return the exact calls that the request is about, as far as a list has room for them.
 
         Arguments that are too long are left out: `tool.call` has those of a call to approve, and
@@ -180,7 +199,7 @@ class WaitForInput(StopRun):
         if self.kind == "tool_results":
             remaining = MAX_SHOWN_CHARACTERS
             calls = []
-            for call in self._sent():
+            for call in self._sent(now):
                 remaining -= len(json.dumps(call["arguments"]))
                 calls.append(call if remaining >= 0 else {**call, "arguments": None})
             return {"calls": [{k: v for k, v in c.items() if v is not None} for c in calls]}
@@ -188,8 +207,8 @@ class WaitForInput(StopRun):
             return {"tool_name": self.tool_name}
         return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}
 
-    def request(self, request_id: str, expires_at: str) -> dict[str, Any]:
-        """Return the fields of `run.waiting_for_input`."""
+    def request(self, request_id: str, now: datetime) -> dict[str, Any]:
+        """Return the fields of the `run.waiting_for_input` of a run that waits from now on."""
         return {
             "request_id": request_id,
             "kind": self.kind,
@@ -197,20 +216,29 @@ class WaitForInput(StopRun):
             "tool_call_id": self.tool_call_id,
             "options": self.options,
             "mcp_tool": self.mcp_tool,
-            "calls": self._sent() or None,
+            "calls": self._sent(now) or None,
+            "identity": self.identity,
             "schema": self.schema,
             "url": self.url,
-            "expires_at": expires_at,
+            "expires_at": times.rfc3339(self.expires_at(now)),
         }
 
-    def _sent(self) -> list[dict[str, Any]]:
+    def _sent(self, now: datetime) -> list[dict[str, Any]]:
         """Return the calls whose results somebody has to send."""
         return [
             {
                 "tool_call_id": call.tool_call_id,
                 "name": call.name,
                 "arguments": plain(call.arguments),
+                **call.facts,
+                **_limit(call, now),
             }
             for call in self.calls
             if call.result_from is not ResultSource.RUN
         ]
+
+
+def _limit(call: PendingCall, now: datetime) -> dict[str, str]:
+    if call.timeout_seconds is None:
+        return {}
+    return {"expires_at": times.rfc3339(now + timedelta(seconds=call.timeout_seconds))}

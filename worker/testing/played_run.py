@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from arkloop.shared import ids
+from arkloop.shared import ids, times
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.events import types
@@ -20,7 +20,6 @@ ROUTE = Route(
     model="scripted-1",
     prices=Prices(input=Decimal(1), output=Decimal(2)),
 )
-_INPUT_EXPIRES_AT = "2100-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +87,6 @@ def failed(run: MemoryRun, failure: RunFailure) -> PlayedRun:
 
 def waiting(run: MemoryRun, wait: WaitForInput) -> PlayedRun:
     """Leave the run waiting for a person or a program."""
-    request = wait.request(str(ids.new_id()), _INPUT_EXPIRES_AT)
+    request = wait.request(str(ids.new_id()), times.now())
     run.emit(types.RunWaitingForInput(**request))
     return PlayedRun(status="waiting_for_input", events=run.events)

@@ -232,6 +232,8 @@ class ClientToolShown(TypedDict):
     description: str
     parameters: dict[str, Any]
     client: Literal[True]
+    idempotent: bool
+    timeout_seconds: float | None
 
 
 class CompleteCall(TypedDict):
@@ -1630,6 +1632,7 @@ class RunWaitingForInputData(TypedDict):
     options: NotRequired[list[str]]
     mcp_tool: NotRequired[dict[str, str]]
     calls: NotRequired[list[dict[str, Any]]]
+    identity: NotRequired[dict[str, Any]]
     schema: NotRequired[dict[str, Any]]
     url: NotRequired[str]
     expires_at: str

@@ -3996,6 +3996,8 @@ export interface components {
             parameters: Record<string, never>;
             /** @enum {boolean} */
             client: true;
+            idempotent: boolean;
+            timeout_seconds: number | null;
         };
         /** @description An MCP server, without the values of its headers. */
         McpConfig: {
@@ -4386,7 +4388,8 @@ export interface components {
          * @description `kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
          *
          *     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-         *     `calls` are those whose results are missing, each `{tool_call_id, name, arguments}`.
+         *     `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
+         *     idempotency_key, traceparent, expires_at?}`; `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;
@@ -4398,6 +4401,7 @@ export interface components {
                 [key: string]: string;
             };
             calls?: Record<string, never>[];
+            identity?: Record<string, never>;
             schema?: Record<string, never>;
             url?: string;
             expires_at: string;

@@ -23,7 +23,7 @@ def test_a_definition_is_stored_as_it_is_given() -> None:
 
     read = client_tools.read(client_tools.from_text(text))
 
-    assert [TOOL] == client_tools.shown(read)
+    assert [{**TOOL, "idempotent": False, "timeout_seconds": None}] == client_tools.shown(read)
     assert ["z", "a"] == list(read[0].parameters["properties"])
 
 
@@ -36,8 +36,11 @@ def test_a_definition_is_stored_as_it_is_given() -> None:
         ({"description": "x" * 4_097}, "[0].description must be a string"),
         ({"parameters": None}, "[0].parameters must be a JSON Schema"),
         ({"parameters": {"type": "string"}}, "[0].parameters must be a JSON Schema"),
-        ({"timeout_seconds": 5}, "[0].timeout_seconds is not a field of client tools"),
-        ({"idempotent": True}, "[0].idempotent is not a field of client tools"),
+        ({"timeout_seconds": 0.5}, "[0].timeout_seconds must be 1 to 2,592,000"),
+        ({"timeout_seconds": 2_592_001}, "[0].timeout_seconds must be"),
+        ({"timeout_seconds": True}, "[0].timeout_seconds must be"),
+        ({"timeout_seconds": "5"}, "[0].timeout_seconds must be"),
+        ({"idempotent": 1}, "[0].idempotent must be true or false"),
         ({"url": "x"}, "[0].url is an unknown field"),
         ({"parameters": {"type": "object", "x": "y" * 65_536}}, "must have at most 65,536 bytes"),
     ],

@@ -1,6 +1,7 @@
 """Results of tool calls that come from outside: stored in the ledger, the last one resumes."""
 
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -9,10 +10,11 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import NotWaiting, ToolResultConflict
 from arkloop.shared.events.types import RunWaitingForInput, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, commands, pending_calls
+from arkloop.shared.runs import claims, commands, pending_calls, sweep
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.times import now, rfc3339
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.messages import ToolCall
 from arkloop.worker.process import history
@@ -30,11 +32,20 @@ def expect(stored: StoredRuns, claim: Claim, call: str) -> None:
         claims.expect_result(tx, claim, call)
 
 
-def park(stored: StoredRuns, claim: Claim, *calls: str) -> None:
+def shown_ago(seconds: float) -> str:
+    return rfc3339(now() - timedelta(seconds=seconds))
+
+
+def park(stored: StoredRuns, claim: Claim, *calls: str, **expired: float) -> None:
+    """Let the run wait; `expired` are calls whose own time has been over for these seconds."""
     shown = [{"tool_call_id": call, "name": "t", "arguments": {}} for call in calls]
+    for call in shown:
+        if call["tool_call_id"] in expired:
+            call["expires_at"] = shown_ago(expired[str(call["tool_call_id"])])
     pending = {"request_id": str(new_id()), "kind": "tool_results", "prompt": "?", "calls": shown}
+    pending["expires_at"] = shown_ago(-3600)
     with stored.connections.transaction() as tx:
-        waiting = numbered(claim.last_seq, RunWaitingForInput(expires_at="", **pending))
+        waiting = numbered(claim.last_seq, RunWaitingForInput(**pending))
         later = ago(seconds=-3600)
         assert claims.park(
             tx, claim, waiting, pending_input=pending, expires_at=later, totals=Totals()
@@ -158,3 +169,40 @@ def test_a_result_from_outside_that_is_first_counts(stored: StoredRuns) -> None:
     assert "given up" == later.output
     with pytest.raises(ToolResultConflict):
         give(stored, claim.run_id, "b")
+
+
+def test_a_client_tool_has_a_time_of_its_own(stored: StoredRuns) -> None:
+    """When it is over the model reads that; the other results are awaited for as long as before."""
+    claim = stored.claimed()
+    for call in ("a", "b", "c"):
+        begin(stored, claim, call, ResultSource.CLIENT)
+    park(stored, claim, "a", "b", "c", a=1, c=-60)
+    stored.set(claim.run_id, input_expires_at=ago(seconds=1))
+    with pytest.raises(NotWaiting):
+        give(stored, claim.run_id, "a")
+
+    sweep.sweep(stored.connections)
+
+    row = stored.row(claim.run_id)
+    assert RunState.WAITING == row["state"]
+    assert ["b", "c"] == [call["tool_call_id"] for call in row["pending_input"]["calls"]]
+    assert row["input_expires_at"] > now() + timedelta(
+        seconds=50
+    )  # the time of `c` is the next one
+    with pytest.raises(ToolResultConflict):
+        give(stored, claim.run_id, "a")
+    give(stored, claim.run_id, "b", "c")
+    assert RunState.QUEUED == stored.state(claim.run_id)
+    assert pending_calls.TOO_LATE == results_of(stored, claim.run_id, "a", "b", "c")["a"]
+
+
+def test_a_run_resumes_when_the_time_of_its_last_call_is_over(stored: StoredRuns) -> None:
+    """It does not fail, as it would if nobody had answered: a tool that is late is a result."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.CLIENT)
+    park(stored, claim, "a", a=1)
+    stored.set(claim.run_id, input_expires_at=ago(seconds=1))
+
+    sweep.sweep(stored.connections)
+
+    assert RunState.QUEUED == stored.state(claim.run_id)

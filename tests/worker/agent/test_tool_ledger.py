@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared import times
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.types import ToolResult
 from arkloop.shared.runs.states import ResultSource
@@ -208,6 +209,7 @@ def test_the_wait_shows_arguments_as_far_as_a_list_has_room() -> None:
     persona = agent_for({"say": "x"}).persona
     wait = WaitForInput(persona=persona, kind="tool_results", prompt="?", calls=calls)
 
-    sent = wait.request("r", "t")["calls"]
+    now = times.now()
+    sent = wait.request("r", now)["calls"]
     assert [call.arguments for call in calls] == [call["arguments"] for call in sent]
-    assert ["arguments" in call for call in wait.shown()["calls"]] == [True, False, False]
+    assert ["arguments" in call for call in wait.shown(now)["calls"]] == [True, False, False]
