@@ -29,6 +29,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
+from tests import walls
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
 from tests.described_responses import DescribedResponses
@@ -40,6 +41,12 @@ from tests.web_server import WebServer, web_server
 for name in list(os.environ):
     if name.startswith(("ARKLOOP_", "OPENAI_", "ANTHROPIC_")) or name in FALLBACKS.values():
         del os.environ[name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--walled", action="store_true", help="all databases are behind row-level security"
+    )
 
 
 #: The whole service, once a test has started it, and the files with tests that use it.
@@ -112,17 +119,23 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
-    """Call it for the URL of a database of one's own: all migrations have run, no row is in it."""
+def new_database(postgres: EmbeddedPostgres, pytestconfig: pytest.Config) -> Callable[[], str]:
+    """Call it for the URL of a database of one's own: all migrations have run, no row is in it.
+
+    With `--walled` it is behind row-level security, and the URL is that of the service's role.
+    """
     _create_database(postgres, "template_arkloop", "template0")
     engine = create_engine(postgres.url_of("template_arkloop"))
     schema.migrate(engine)
     engine.dispose()
+    is_walled = pytestconfig.getoption("walled")
+    if is_walled:
+        walls.put_up(postgres.url_of("template_arkloop"))
 
     def new() -> str:
         name = f"test_{secrets.token_hex(6)}"
         _create_database(postgres, name, "template_arkloop")
-        return postgres.url_of(name)
+        return walls.behind(postgres.url_of(name)) if is_walled else postgres.url_of(name)
 
     return new
 

@@ -10,7 +10,13 @@ from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
 from arkloop.api.http.audited import record, record_failed_login, record_login
-from arkloop.api.http.current import actor, connections, public_path, settings
+from arkloop.api.http.current import (
+    actor,
+    connections,
+    connections_of_service,
+    public_path,
+    settings,
+)
 from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
@@ -195,7 +201,8 @@ def change_password() -> Response:
         raise InvalidRequest(current=["is not your current password"])
     password_attempts().forget(str(actor().user_id))
     password_hash = passwords.hash_(body["new"])
-    with connections().transaction() as tx:
+    # The user's logins in all their orgs end.
+    with connections_of_service().transaction() as tx:
         accounts.change_password(
             tx, user_id=user.id, password_hash=password_hash, keep_session=session_id
         )

@@ -8,7 +8,7 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.auth.request_limits import request_limits
 from arkloop.api.endpoints.account_types import LimitUse, Me
 from arkloop.api.endpoints.following import stream_slots
-from arkloop.api.http.current import actor, connections, settings
+from arkloop.api.http.current import actor, connections_of_service, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
@@ -26,7 +26,8 @@ bp = Blueprint("me", __name__)
 def get_me() -> Response:
     """Show the user, their org, and what this very token permits there."""
     query_args(NoArguments())
-    with connections().reading() as sql:
+    # The user's other orgs are named, too.
+    with connections_of_service().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
         orgs = accounts.orgs_of(sql, actor().user_id)
         of_runs = run_limits.uses(sql, settings(), actor())

@@ -13,7 +13,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.http.audited import record
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
@@ -75,7 +75,8 @@ def remove_member(org_id: UUID, user_id: UUID) -> Response:
     """Remove a member, or leave the org: their access to it ends within 5 s. 204."""
     query_args(NoArguments())
     check_login(org_id)
-    with connections().transaction() as tx:
+    # What ends with it are logins of a person, who is no member any more by then.
+    with connections_of_service().transaction() as tx:
         members.remove(tx, actor(), user_id)
         record(tx, "member.removed", "user", user_id)
     authenticator().forget()

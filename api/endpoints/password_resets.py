@@ -11,7 +11,7 @@ from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.endpoints.auth import check_password
 from arkloop.api.endpoints.members import check_manages
 from arkloop.api.http.audited import record, record_login
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Ok, Time, described
 from arkloop.api.http.idempotency import check_key, refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body
@@ -52,7 +52,8 @@ def create_password_reset(org_id: UUID, user_id: UUID) -> Response:
     check_key()
     read_body(NoArguments(), optional=True)
     check_manages(org_id)
-    with connections().transaction() as tx:
+    # Whether the member is in other orgs, too, must be seen.
+    with connections_of_service().transaction() as tx:
         token, expires_at = password_resets.create_for_member(tx, actor(), user_id)
         record(tx, "auth.password_reset_created", "user", user_id)
     return make_response(jsonify(token=token, expires_at=rfc3339(expires_at)), 201)

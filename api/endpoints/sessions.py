@@ -7,7 +7,7 @@ from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.http.audited import record
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections_of_service
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, query_args
@@ -42,7 +42,7 @@ def list_sessions() -> Response:
     """List the user's logins that are in force, the newest 100. Not for API keys."""
     query_args(NoArguments())
     current = _own_session()
-    with connections().reading() as sql:
+    with connections_of_service().reading() as sql:
         rows = accounts.sessions(sql, actor().user_id)
     items = [
         SessionShown(
@@ -64,7 +64,7 @@ def end_session(session_id: UUID) -> Response:
     """End a login of the user: its tokens and streams, within 5 s. Not for API keys. 204."""
     query_args(NoArguments())
     _own_session()
-    with connections().transaction() as tx:
+    with connections_of_service().transaction() as tx:
         if not accounts.end_session(tx, user_id=actor().user_id, session_id=session_id):
             raise SessionNotFound()
         record(tx, "auth.session_ended", "session", session_id)

@@ -24,11 +24,27 @@ _TRACEPARENT = re.compile(
 
 
 def connections() -> Connections:
+    """Return the connections for what this request reads and writes: the org's of its actor.
+
+    A request without an actor, such as a log-in, works for the service as a whole.
+    """
+    if "actor" not in g:
+        return connections_of_service()
+    if "connections" not in g:
+        g.connections = connections_of_service().of(actor().org_id)
+    return cast(Connections, g.connections)
+
+
+def connections_of_service() -> Connections:
+    """Return the connections for what no org has alone, such as the logins of a person.
+
+    Row-level security keeps nothing from their statements.
+    """
     return cast(Connections, current_app.extensions["arkloop"])
 
 
 def settings() -> Settings:
-    return connections().settings
+    return connections_of_service().settings
 
 
 def public_path(path: str) -> str:

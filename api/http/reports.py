@@ -71,7 +71,7 @@ class Reports:
                 long.
         """
         try:
-            with self.turn(org_id), self._connections.reading() as sql:
+            with self.turn(org_id), self._connections.of(org_id).reading() as sql:
                 yield sql
         except Unavailable as error:
             cause = error.__cause__

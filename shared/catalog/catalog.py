@@ -182,7 +182,7 @@ class Catalog:
         found = self._personas.get((org_id, id_))
         if found is not None:
             return found
-        row = self._ask(sql, lambda sql: published_personas.find(sql, org_id, key, version))
+        row = self._ask(org_id, sql, lambda sql: published_personas.find(sql, org_id, key, version))
         if row is None:
             raise personas.not_found(id_)
         if len(self._personas) >= _MAX_PERSONAS:
@@ -199,7 +199,9 @@ class Catalog:
 
     def worker_tools(self, org_id: UUID, pools: tuple[str, ...]) -> list[Row[Any]]:
         """Return the tools that workers of these pools have registered, by pool and name."""
-        read = partial(self._ask, None, partial(worker_tools.of_pools, org_id=org_id, pools=pools))
+        read = partial(
+            self._ask, org_id, None, partial(worker_tools.of_pools, org_id=org_id, pools=pools)
+        )
         return self._worker_tools.get((org_id, pools), read) if pools else []
 
     # ---- money ----
@@ -220,16 +222,18 @@ class Catalog:
         One of several callers at once reads it for all. A caller with a connection does not
         wait for another caller, which might not get one.
         """
-        read = partial(self._ask, sql, partial(_read, org_id=org_id))
+        read = partial(self._ask, org_id, sql, partial(_read, org_id=org_id))
         return self._orgs.get(org_id, read, waits=sql is None)
 
     def _read(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
-        return self._orgs.read(org_id, partial(self._ask, sql, partial(_read, org_id=org_id)))
+        return self._orgs.read(
+            org_id, partial(self._ask, org_id, sql, partial(_read, org_id=org_id))
+        )
 
-    def _ask(self, sql: Connection | None, question: Callable[[Connection], T]) -> T:
+    def _ask(self, org_id: UUID, sql: Connection | None, question: Callable[[Connection], T]) -> T:
         if sql is not None:
             return question(sql)
-        with self.connections.reading() as own:
+        with self.connections.of(org_id).reading() as own:
             return question(own)
 
     def _default(self, org_id: UUID, sql: Connection | None) -> SealedRoute | None:

@@ -67,12 +67,13 @@ class RunCreator:
         Raises: as `create`.
         """
         new = _of_end_user(new)
+        connections = self._connections.of(new.actor.org_id)
         if new.thread is not None and new.thread.external_id is not None:
-            with self._connections.reading() as sql:
+            with connections.reading() as sql:
                 new = _in_existing_thread(sql, new, new.thread.external_id)
         if not self._is_complex(new) and (made := self._with_others(new)) is not None:
             return made
-        with self._connections.transaction() as tx:
+        with connections.transaction() as tx:
             run_limits.check(tx, new.actor)
             return _create(tx, new)
 
@@ -117,11 +118,11 @@ class RunCreator:
         self, write: Callable[[Transaction, Sequence[NewRun]], list[Made]], wanted: Sequence[NewRun]
     ) -> Sequence[Made | RunLimitExceeded]:
         """Write the runs: in one statement, unless those that there are must be counted first."""
-        settings = self._connections.settings
-        if not any(run_limits.apply_to(settings, new.actor) for new in wanted):
-            with self._connections.statement() as tx:
+        connections = self._connections.of(*{new.actor.org_id for new in wanted})
+        if not any(run_limits.apply_to(connections.settings, new.actor) for new in wanted):
+            with connections.statement() as tx:
                 return write(tx, wanted)
-        with self._connections.transaction() as tx:
+        with connections.transaction() as tx:
             refused = run_limits.refusals(tx, [new.actor for new in wanted])
             admitted = [new for new, why in zip(wanted, refused, strict=True) if why is None]
             made = iter(write(tx, admitted) if admitted else [])

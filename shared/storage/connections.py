@@ -64,8 +64,14 @@ class Connections:
     enqueue_discovery: Callable[[Sequence[UUID]], object]
     send: Callable[["Connections", Notification], None] = send_now
     keys: Keys = field(default_factory=Keys)
+    #: Whose rows Postgres shows where row-level security is on: see `postgres.ORGS`.
+    orgs: str = postgres.SERVICE
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
+
+    def of(self, *org_ids: UUID) -> "Connections":
+        """Return the same for statements that work for these orgs alone."""
+        return replace(self, orgs=",".join(map(str, org_ids)))
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -77,8 +83,8 @@ class Connections:
         with self._answered(), self.checkouts, self.engine.connect() as connection:
             sql = connection.execution_options(isolation_level="READ COMMITTED")
             tx = Transaction(sql, self)
-            with sql.begin():
-                postgres.limit_transaction(sql)
+            with postgres.working_for(sql, self.orgs), sql.begin():
+                postgres.limit_transaction(sql, self.orgs)
                 yield tx
                 for _, step in sorted(tx.last, key=itemgetter(0)):
                     step()
@@ -104,7 +110,9 @@ class Connections:
 
     def notify(self, notification: Notification) -> None:
         """Send the notification, in its turn and as well as possible."""
-        self.send(self, notification)
+        # It may be sent together with those of other orgs.
+        whole = self if self.orgs == postgres.SERVICE else replace(self, orgs=postgres.SERVICE)
+        self.send(whole, notification)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -119,10 +127,11 @@ class Connections:
             if postgres.is_pooled(sql):
                 sql.execution_options(isolation_level="READ COMMITTED")
                 with sql.begin():
-                    postgres.limit_transaction(sql)
+                    postgres.limit_transaction(sql, self.orgs)
                     yield sql
             else:
-                yield sql
+                with postgres.working_for(sql, self.orgs):
+                    yield sql
 
     @contextmanager
     def _answered(self) -> Iterator[None]:

@@ -4,9 +4,11 @@ Postgres' own time-outs end what waits in a server that works. A server that is
 frozen, or whose host vanished without a word, runs no timer: the client's does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Self, cast
 
 import psycopg
 from psycopg import errors
@@ -49,13 +51,21 @@ FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
 #: A statement is prepared at its fourth execution by a connection.
 PREPARED_AFTER = 3
 
+#: The setting by which row-level security knows which orgs a statement works for, and its value for
+#: the service as a whole (see `row_security.py`).
+ORGS = "arkloop.orgs"
+SERVICE = "*"
+_SET_ORGS = "SELECT set_config('arkloop.orgs', %s, true)"
+
 #: Key in `Connection.info` of the statement that makes the settings of one transaction.
 _SETTINGS = "settings_of_transaction"
-# A pooler gives each client a process id of its own making: the server's is another one then, no
-# row is selected and nothing is set, since a pooler would pass the setting on to other clients.
+# A pooler gives each client a process id of its own making: the server's is another one then, and
+# nothing is set, since a pooler would pass the setting on to other clients.
 _SESSION = """
-SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)
-WHERE pg_backend_pid() = %s
+SELECT (
+    SELECT count(set_config(name, value, false))
+    FROM unnest(%s::text[], %s::text[]) AS s (name, value) WHERE pg_backend_pid() = %s
+), coalesce(row_security_active(to_regclass('runs')::oid), false)
 """
 
 #: A host that vanished without a word must not hold a connection for minutes; one that takes no
@@ -94,6 +104,37 @@ class BoundedConnection(psycopg.Connection[Any]):
     """A connection that is closed when a statement gets no response within `answer_seconds`."""
 
     answer_seconds: float | None = None
+    #: Whether row-level security is on for this role.
+    is_walled = False
+    _orgs = SERVICE
+    _has_said_orgs = False
+
+    @contextmanager
+    def working_for(self, orgs: str) -> Iterator[None]:
+        """Let what is executed in the block see the rows of these orgs alone."""
+        self.work_for(orgs)
+        try:
+            yield
+        finally:
+            self.cursor_factory = psycopg.Cursor
+
+    def work_for(self, orgs: str) -> None:
+        """Let what is executed from now on see the rows of these orgs alone."""
+        self._orgs, self._has_said_orgs = orgs, False
+        self.cursor_factory = _CursorForOrgs
+
+    def execute_for_orgs(self, execute: Callable[[], object]) -> None:
+        """Execute a statement, in one round trip with the setting that it needs before it.
+
+        Without a transaction both are one by themselves; otherwise the first statement has it.
+        """
+        if self._has_said_orgs:
+            execute()
+            return
+        with self.pipeline():
+            psycopg.Cursor(self).execute(_SET_ORGS, [self._orgs])
+            execute()
+        self._has_said_orgs = not self.autocommit
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -104,6 +145,15 @@ class BoundedConnection(psycopg.Connection[Any]):
                 raise
             self.pgconn.finish()
             raise ServerSilent(f"no response within {self.answer_seconds:g} s") from error
+
+
+class _CursorForOrgs(psycopg.Cursor[Any]):
+    """A cursor of a connection that works for some orgs."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
+        connection = cast(BoundedConnection, self.connection)
+        connection.execute_for_orgs(partial(super().execute, *args, **kwargs))
+        return self
 
 
 def make_engine(
@@ -147,6 +197,7 @@ def make_engine(
         "enable_bitmapscan": "off",
         "enable_seqscan": "off",
         "TimeZone": "UTC",
+        ORGS: SERVICE,
     }
 
     @event.listens_for(engine, "do_connect")
@@ -175,12 +226,12 @@ def make_engine(
     return engine
 
 
-def _set_for_session(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> bool:
+def _set_for_session(connection: BoundedConnection, values: Mapping[str, str]) -> bool:
     """Make the settings, unless a pooler stands between; return whether they were made."""
-    made = connection.execute(
-        _SESSION, [[*values], [*values.values()], connection.info.backend_pid]
-    )
-    return made.rowcount > 0
+    parameters = [[*values], [*values.values()], connection.info.backend_pid]
+    made, is_walled = connection.execute(_SESSION, parameters).fetchone() or (0, False)
+    connection.is_walled = is_walled
+    return bool(made)
 
 
 def _for_transaction(values: Mapping[str, str]) -> str:
@@ -188,13 +239,39 @@ def _for_transaction(values: Mapping[str, str]) -> str:
     return f"SELECT {', '.join(made)}"
 
 
-def limit_transaction(sql: Connection) -> None:
+def limit_transaction(sql: Connection, orgs: str) -> None:
     """Make the settings of the transaction that has just begun, where the session has none.
 
     Not by an event of the engine: with one, SQLAlchemy takes longer for every statement.
     """
     if settings := sql.info.get(_SETTINGS):
-        sql.exec_driver_sql(settings)
+        sql.exec_driver_sql(f"{settings}, set_config('{ORGS}', '{orgs}', true)")
+
+
+@contextmanager
+def working_for(sql: Connection, orgs: str) -> Iterator[None]:
+    """Let what is executed in the block see the rows of these orgs alone, if there is a wall.
+
+    Through a pooler `limit_transaction` does so.
+    """
+    driver = sql.connection.driver_connection
+    if orgs == SERVICE or is_pooled(sql) or not cast(BoundedConnection, driver).is_walled:
+        yield
+        return
+    with cast(BoundedConnection, driver).working_for(orgs):
+        yield
+
+
+@contextmanager
+def seeing_all(sql: Connection) -> Iterator[None]:
+    """Let the statements in the block, which is in a transaction, see the rows of all orgs.
+
+    For questions such as whether a name is taken, whose answers say nothing else.
+    """
+    orgs = sql.scalar(text(f"SELECT current_setting('{ORGS}', true)"))
+    sql.execute(text(_SET_ORGS % ":orgs"), {"orgs": SERVICE})
+    yield
+    sql.execute(text(_SET_ORGS % ":orgs"), {"orgs": orgs})
 
 
 def is_pooled(sql: Connection) -> bool:

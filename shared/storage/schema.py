@@ -1,6 +1,7 @@
 """The database's schema: bring it up to date, and tell whether it is new enough."""
 
 import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
         try:
             connection.execute(text("SELECT set_config('statement_timeout', '0', false)"))
             connection.execute(text("SELECT set_config('lock_timeout', '0', false)"))
+            # Without it a migration would find no rows behind row-level security.
+            connection.execute(text("SELECT set_config('arkloop.orgs', '*', false)"))
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
             connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
             connection.commit()
@@ -51,17 +54,38 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
 def _upgrade(config: "Config", connection: Connection, lock_seconds: float) -> None:
     from alembic import command
 
+    def upgrade() -> None:
+        # What a try that had to wait for too long has left.
+        connection.rollback()
+        command.upgrade(config, "head")
+        connection.commit()
+
+    _patiently(upgrade, lock_seconds)
+
+
+def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None:
+    """Execute these statements in one transaction. Raises: as `migrate`."""
+
+    def execute() -> None:
+        with engine.begin() as sql:
+            sql.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            for step in steps:
+                sql.exec_driver_sql(step)
+
+    _patiently(execute, lock_seconds)
+
+
+def _patiently(work: Callable[[], None], lock_seconds: float) -> None:
+    """Do the work; try again for `lock_seconds` while others hold a table."""
     deadline = time.monotonic() + lock_seconds
     while True:
         try:
-            command.upgrade(config, "head")
-            break
+            work()
+            return
         except OperationalError as error:
             if not isinstance(error.orig, LockNotAvailable) or time.monotonic() > deadline:
                 raise
-            connection.rollback()
             time.sleep(_PAUSE_SECONDS)
-    connection.commit()
 
 
 def current_version(connection: Connection) -> str | None:

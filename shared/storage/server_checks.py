@@ -3,6 +3,7 @@
 A server that is away is not judged: processes start without it, and work when it is back.
 """
 
+import logging
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from sqlalchemy import Connection, text
 
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.connections import Connections, connect_redis
+
+log = logging.getLogger(__name__)
 
 OLDEST_REDIS = (6, 2)
 BEFORE_6 = "before 6.0"
@@ -29,6 +32,7 @@ def check(connections: Connections) -> None:
     try:
         with connections.reading() as sql:
             require_utf8(sql)
+            _check_role(sql)
     except Unavailable:
         pass
     settings = connections.settings
@@ -51,6 +55,18 @@ def require_utf8(sql: Connection) -> None:
             f"The database encoding is {encoding}, which cannot store every text: create it with "
             "ENCODING 'UTF8' TEMPLATE template0"
         )
+
+
+def _check_role(sql: Connection) -> None:
+    """Log a warning where row-level security is on and has no effect."""
+    role = sql.scalar(
+        text(
+            "SELECT current_user FROM pg_class WHERE oid = to_regclass('runs')"
+            " AND relrowsecurity AND NOT row_security_active(oid)"
+        )
+    )
+    if role is not None:
+        log.warning("row-level security is on, but not before this process: role %s", role)
 
 
 def _check_redis(variable: str, client: Any) -> None:

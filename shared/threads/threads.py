@@ -44,6 +44,7 @@ from arkloop.shared.storage.pages import (
     read,
     values,
 )
+from arkloop.shared.storage.postgres import seeing_all
 from arkloop.shared.storage.tables.runs import IS_ACTIVE, runs
 from arkloop.shared.storage.tables.threads import (
     HAS_EXTERNAL_ID,
@@ -110,7 +111,8 @@ def _has_private_elsewhere(sql: Connection, actor: Actor, external_id: str) -> b
         threads.c.external_id == external_id,
         threads.c.org_id != actor.org_id,
     )
-    return bool(sql.scalar(select(elsewhere)))
+    with seeing_all(sql):
+        return bool(sql.scalar(select(elsewhere)))
 
 
 def check_end_user(thread: Row[Any], end_user_id: str | None) -> None:

@@ -25,7 +25,12 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.runs.claims import SAFE_PART
 from arkloop.shared.runs.sweep import NO_LOCK
-from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
+from arkloop.shared.storage.postgres import (
+    SERVICE,
+    BoundedConnection,
+    connection_args,
+    leads_to_pooler,
+)
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
 
@@ -202,6 +207,7 @@ class Lease:
             prepare_threshold=None,  # a pooler may run each statement in another session
         )
         self._connection = connection
+        connection.work_for(SERVICE)
         # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
         connection.answer_seconds = heartbeat * ANSWER_HEARTBEATS
         if leads_to_pooler(connection):

@@ -1,0 +1,39 @@
+"""The role that the service has in Postgres, and what a role that owns no table needs."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role, as far as it matters for row-level security."""
+
+    name: str
+    is_above_policies: bool  # a superuser, or one with BYPASSRLS
+    owns_tables: bool
+
+
+def find(sql: Connection, name: str) -> Role | None:
+    """Return the role of this name, None if there is none."""
+    row = sql.execute(
+        text(
+            "SELECT r.rolname, r.rolsuper OR r.rolbypassrls, coalesce((SELECT"
+            " pg_has_role(r.oid, c.relowner, 'USAGE') FROM pg_class c"
+            " WHERE c.oid = to_regclass('runs')), false) FROM pg_roles r WHERE r.rolname = :name"
+        ),
+        {"name": name},
+    ).one_or_none()
+    return None if row is None else Role(*row)
+
+
+def grant(sql: Connection, role: str) -> None:
+    """Let the role read and write all tables of the schema, and no more."""
+    quoted = sql.dialect.identifier_preparer.quote_identifier(role)
+    schema = sql.scalar(text("SELECT quote_ident(current_schema())"))
+    for privilege in (
+        f"USAGE ON SCHEMA {schema}",
+        f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
+        f"USAGE ON ALL SEQUENCES IN SCHEMA {schema}",
+    ):
+        sql.exec_driver_sql(f"GRANT {privilege} TO {quoted}")

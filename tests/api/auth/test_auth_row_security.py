@@ -1,0 +1,128 @@
+"""The filters by org are taken out of the statements of requests: the wall is what remains."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask, g, has_request_context
+from sqlalchemy import event
+
+from arkloop.api.app import create_app
+from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import connect
+from tests import walls
+from tests.api.auth.test_auth_by_caller import routes_of
+from tests.api.auth.test_auth_foreign_objects import (
+    BODIES,
+    QUERIES,
+    ids,
+    path_of,
+    said,
+    shown,
+)
+from tests.clients import Register, User
+
+__all__ = ["ids"]
+
+#: A condition of a statement that names the org of the caller, as the code has it.
+FILTER = re.compile(r"\b(?:\w+\.)?(?:org_id|visible_to) = %\(\w+\)s(?:::UUID)?")
+LISTS = (
+    *("/v1/threads", "/v1/runs", "/v1/api-keys", "/v1/llm-providers", "/v1/mcp-configs"),
+    *("/v1/tools", "/v1/webhook-endpoints", "/v1/personas"),
+)
+#: What no org has alone: statements about it work for the service as a whole.
+OF_PERSONS = re.compile(r"/v1/auth/|/password-reset$|DELETE /v1/orgs/<id:org_id>/members/")
+
+
+@contextmanager
+def without_filters(settings: Settings) -> Iterator[Flask]:
+    """Make an app whose statements name no org, once it knows the caller."""
+    opened = connect(settings, application="tests-faulty")
+
+    def remove(*args: Any) -> tuple[str, Any]:
+        statement, parameters = args[2:4]
+        if has_request_context() and "actor" in g:
+            statement = FILTER.sub("true", statement)
+        return statement, parameters
+
+    event.listen(opened.engine, "before_cursor_execute", remove, retval=True)
+    app = create_app(connections=opened)
+    yield app
+    for name in ("hub", "polls", "reports"):
+        app.extensions[f"arkloop.{name}"].close()
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def open_app(settings: Settings) -> Iterator[Flask]:
+    """The role is a superuser's, before whom there is no wall."""
+    url = walls.as_user(settings.database_url, "postgres")
+    with without_filters(replace(settings, database_url=url)) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def walled_app(settings: Settings) -> Iterator[Flask]:
+    with without_filters(
+        replace(settings, database_url=walls.put_up(settings.database_url))
+    ) as app:
+        yield app
+
+
+def through(app: Flask, user: User) -> User:
+    return replace(user, client=app.test_client())
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_list_has_nothing_of_another_org(
+    open_app: Flask,
+    walled_app: Flask,
+    alice: User,
+    register: Register,
+    ids: dict[str, str],
+    path: str,
+) -> None:
+    """Without the wall the same list has the objects of others."""
+    stranger = register()
+    leaked = through(open_app, stranger).get(path)
+    kept = through(walled_app, stranger).get(path)
+
+    assert (200, 200) == (leaked.status_code, kept.status_code), kept.text
+    assert any(one in leaked.text for one in ids.values()), "the fault has no effect"
+    assert not any(one in kept.text for one in ids.values())
+
+
+def test_nothing_is_found_by_an_id_of_another_org(
+    app: Flask,
+    open_app: Flask,
+    walled_app: Flask,
+    alice: User,
+    register: Register,
+    ids: dict[str, str],
+) -> None:
+    """Whatever is tried with it, the answer is that for an unknown id, and nothing changes."""
+    stranger = register()
+    unknown = {name: str(new_id()) for name in ids} | {"persona_id": "nobody@1"}
+    leaks = 0
+    before = shown(app, alice, ids)
+    for rule in app.url_map.iter_rules():
+        named = set(rule.arguments) & set(ids) - {"response_id"}
+        for route in sorted(routes_of(rule)) if named else ():
+            if OF_PERSONS.search(route):
+                continue
+            method = route.split(" ")[0]
+            body, query = BODIES.get(route), QUERIES.get(route, "")
+            paths = [path_of(rule, these) + query for these in (ids, unknown)]
+            if method == "GET" and not rule.rule.endswith("/events"):
+                leaks += through(open_app, stranger).get(paths[0]).status_code == 200
+            kept = through(walled_app, stranger)
+            answers = [kept.call(method, path, json=body) for path in paths]
+            assert 404 == answers[0].status_code, (route, answers[0].text)
+            assert said(answers[1], unknown) == said(answers[0], ids), route
+
+    assert leaks >= 10, "the fault has no effect"
+    assert before == shown(app, alice, ids)
