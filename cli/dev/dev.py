@@ -286,7 +286,8 @@ def _start_servers(
         connections = max(200, 50 + 25 * (options.workers + options.api_workers))
         postgres = EmbeddedPostgres(folder.postgres, options={"max_connections": str(connections)})
         environment["ARKLOOP_DATABASE_URL"] = postgres.url
-        environment.pop("ARKLOOP_DIRECT_DATABASE_URL", None)
+        for other in ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_OWNER_DATABASE_URL"):
+            environment.pop(other, None)
         servers.append((postgres, STOP_POSTGRES))
     if not environment.get("ARKLOOP_REDIS_URL"):
         redis = EmbeddedRedis(folder.redis)

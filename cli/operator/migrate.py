@@ -5,10 +5,11 @@ import time
 
 import click
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from arkloop.cli.operator.database import checked
+from arkloop.cli.operator.service_role import prepare_service
 from arkloop.cli.output import print_line
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
@@ -35,22 +36,38 @@ PAUSE_SECONDS = 0.25
     show_default=True,
     help="Seconds to retry while another session locks a table.",
 )
-def migrate(wait_seconds: float, lock_seconds: float) -> None:
+@click.option(
+    "--row-security",
+    type=click.Choice(["on", "off"]),
+    help="Put row-level security on all tables, or take it away.  [default: leave it as it is]",
+)
+def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) -> None:
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
-    If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself.
-    A schema that is newer than this code is left unchanged.
+    If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself. If the service's
+    role does not own the tables, set ARKLOOP_OWNER_DATABASE_URL to the URL with the role that does:
+    the service's role gets the privileges that it needs. A schema that is newer than this code is
+    left unchanged.
     """
-    names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL", "DATABASE_URL")
-    urls = [os.environ.get(name, "").strip() for name in names]
-    engine = _engine(next(filter(None, urls), ""))
+    of_service = _first_of("ARKLOOP_DATABASE_URL", "DATABASE_URL")
+    engine = _engine(
+        _first_of("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL") or of_service
+    )
     try:
-        print_line(_migrate(engine, wait_seconds, lock_seconds))
+        version, is_newer = _migrate(engine, wait_seconds, lock_seconds)
+        if not is_newer:
+            role = make_url(checked(of_service)).username if of_service else None
+            prepare_service(engine, role, row_security, lock_seconds)
+        print_line(version)
     except OperationalError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
     finally:
         engine.dispose()
+
+
+def _first_of(*names: str) -> str:
+    return next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
 
 
 def _engine(url: str) -> Engine:
@@ -68,8 +85,8 @@ def _engine(url: str) -> Engine:
     )
 
 
-def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
-    """Migrate, and return the schema's version at the end."""
+def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> tuple[str, bool]:
+    """Migrate; return the schema's version at the end, and whether it is newer than this code."""
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
         try:
@@ -84,8 +101,8 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
             )
         present = schema.current_version(sql)
     if present is not None and present > schema.needed_version():
-        return present
-    return schema.migrate(engine, lock_seconds=lock_seconds)
+        return present, True
+    return schema.migrate(engine, lock_seconds=lock_seconds), False
 
 
 def _wait_for(engine: Engine, seconds: float) -> None:

@@ -1,0 +1,43 @@
+"""The part of `arkloop migrate` that is about the service's role and row-level security."""
+
+import click
+from sqlalchemy import Engine, text
+
+from arkloop.cli.output import print_line
+from arkloop.shared.storage import row_security, service_role
+
+ABOVE = (
+    "row-level security has no effect: {} is a superuser or has BYPASSRLS. Let the service have a"
+    " role of its own, and give the owner's URL as ARKLOOP_OWNER_DATABASE_URL."
+)
+
+
+def prepare_service(
+    engine: Engine, name: str | None, switch: str | None, lock_seconds: float
+) -> None:
+    """Give the service's role what it needs, and keep, put up or take down the wall.
+
+    `name` is the role in the service's URL, if there is one; `switch` is on, off or None, which
+    leaves the wall as it is, but adds what a new release has.
+
+    Raises:
+        ClickException: there is no such role.
+        OperationalError: as `schema.migrate`.
+    """
+    with engine.begin() as sql:
+        owner = sql.scalar(text("SELECT current_user"))
+        role = service_role.find(sql, name or str(owner))
+        if role is None:
+            raise click.ClickException(
+                f"ARKLOOP_DATABASE_URL: there is no role {name!r}; create it with:"
+                f" CREATE ROLE {name} LOGIN PASSWORD '…'"
+            )
+        if not role.owns_tables:
+            service_role.grant(sql, role.name)
+        is_on = row_security.is_on(sql)
+    if switch == "off":
+        row_security.lift(engine, lock_seconds=lock_seconds)
+    elif switch == "on" or is_on:
+        row_security.enforce(engine, for_owner=role.owns_tables, lock_seconds=lock_seconds)
+        if role.is_above_policies:
+            print_line(f"Warning: {ABOVE.format(role.name)}", err=True)

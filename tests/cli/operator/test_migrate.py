@@ -1,0 +1,118 @@
+"""`arkloop migrate` with a role for the service, and with row-level security."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import ProgrammingError
+
+from arkloop.cli.main import main
+from arkloop.shared.accounts import accounts
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import connect
+from arkloop.shared.storage.schema import needed_version
+from tests import walls
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database, and its URLs for an owner and a service who are no superusers."""
+
+    settings: Settings
+    owner: str
+    service: str
+
+    def migrate(self, *args: str, service: str | None = None) -> Result:
+        env = {
+            "ARKLOOP_OWNER_DATABASE_URL": self.owner,
+            "ARKLOOP_DATABASE_URL": service or self.service,
+        }
+        return CliRunner().invoke(main, ["migrate", *args], env=env)
+
+    def count(self, url: str, orgs: str | None = None) -> int:
+        """Return how many rows of `orgs` the role of the URL sees."""
+        engine = create_engine(url)
+        with engine.begin() as sql:
+            if orgs is not None:
+                sql.execute(text("SELECT set_config('arkloop.orgs', :orgs, true)"), {"orgs": orgs})
+            found = sql.scalar(text("SELECT count(*) FROM orgs"))
+        engine.dispose()
+        return int(found or 0)
+
+    def make_org(self, url: str) -> None:
+        opened = connect(replace(self.settings, database_url=url), application="tests-role")
+        with opened.transaction() as tx:
+            accounts.create_org(tx, "acme")
+        opened.close()
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str], settings: Settings) -> Database:
+    owner, service = (f"{kind}_{secrets.token_hex(4)}" for kind in ("owner", "service"))
+    url = new_database()
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text(f"CREATE ROLE {owner} LOGIN"))
+        sql.execute(text(f"CREATE ROLE {service} LOGIN"))
+        sql.execute(text(f"GRANT ALL ON SCHEMA public TO {owner} WITH GRANT OPTION"))
+        for name in sql.scalars(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        ):
+            sql.execute(text(f"ALTER TABLE {name} OWNER TO {owner}"))
+    return Database(settings, walls.as_user(url, owner), walls.as_user(url, service))
+
+
+def test_the_service_needs_not_own_its_tables(database: Database) -> None:
+    """Its role reads and writes all of them after each migration, and cannot change them."""
+    done = database.migrate()
+    assert (0, needed_version()) == (done.exit_code, done.output.strip())
+
+    database.make_org(database.service)
+    assert 1 == database.count(database.service), "the wall is not there by itself"
+    engine = create_engine(database.service)
+    with pytest.raises(ProgrammingError, match="must be owner"), engine.begin() as sql:
+        sql.execute(text("ALTER TABLE orgs ADD COLUMN mine text"))
+    engine.dispose()
+
+
+def test_the_wall_is_before_the_service_alone(database: Database) -> None:
+    """The owner, who makes dumps, sees all rows; it stays with the next migration until it is
+    taken down.
+    """
+    assert 0 == database.migrate("--row-security", "on").exit_code
+    database.make_org(database.service)
+
+    for _ in range(2):
+        assert (0, 1) == (database.count(database.service), database.count(database.service, "*"))
+        assert 1 == database.count(database.owner)
+        assert 0 == database.migrate().exit_code
+    assert 0 == database.migrate("--row-security", "off").exit_code
+    assert 1 == database.count(database.service)
+
+
+def test_a_service_with_the_owners_role_stands_before_the_wall_too(database: Database) -> None:
+    """Then the owner sees nothing without a word either, and the service works as before."""
+    assert 0 == database.migrate("--row-security", "on", service=database.owner).exit_code
+
+    database.make_org(database.owner)
+    assert (0, 1) == (database.count(database.owner), database.count(database.owner, "*"))
+    # Another role for the service moves the wall.
+    assert 0 == database.migrate().exit_code
+    assert (1, 0) == (database.count(database.owner), database.count(database.service))
+
+
+def test_a_role_that_the_wall_does_not_hold_is_named(
+    database: Database, new_database: Callable[[], str]
+) -> None:
+    """A warning for superusers, an error for a role that does not exist."""
+    url = new_database()
+    env = {"ARKLOOP_DATABASE_URL": walls.as_user(url, "postgres")}
+    above = CliRunner().invoke(main, ["migrate", "--row-security", "on"], env=env)
+    assert 0 == above.exit_code
+    assert "no effect: postgres is a superuser" in above.stderr
+
+    missing = database.migrate(service=walls.as_user(database.service, "nobody_there"))
+    assert 1 == missing.exit_code
+    assert "there is no role 'nobody_there'" in missing.output
