@@ -12,6 +12,7 @@ from bench import (
     neighbours,
     processes,
     refused,
+    row_security,
     sockets,
     startup,
     stream_rates,
@@ -107,6 +108,11 @@ GROUPS = (
         "refused",
         "runs that are created while Redis refuses connections",
         lambda short: refused.measure(short=short),
+    ),
+    Group(
+        "walls",
+        "requests behind row-level security, and without it",
+        lambda short: row_security.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )

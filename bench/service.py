@@ -165,7 +165,7 @@ class Service:
         for _ in range(self._counts["web"]):
             self.start("web")
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self._wait_for_web, self.urls))
+            list(pool.map(self.wait_for_web, self.urls))
         self._wait_for_workers()
 
     def start(self, role: str, environ: Mapping[str, str] | None = None) -> int:
@@ -221,7 +221,8 @@ class Service:
             )
             return owner, api_keys.create(tx, owner, name=name)[1]
 
-    def _wait_for_web(self, url: str) -> None:
+    def wait_for_web(self, url: str) -> None:
+        """Return when the web process answers. Raises: TimeoutError."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2):
