@@ -32,20 +32,20 @@ R = TypeVar("R")
 
 
 def requires(
-    permission: str | None = None, *, end_users: bool = False
+    permission: str | None = None, *, end_users: bool = False, is_heartbeat: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let the endpoint be called only with a valid token, and one that has `permission`.
 
     In this order: 401, 429, 422 for an id in the path that is none, 403. End users, who come with a
     client token, may call it only with `end_users`: then all that it reads and writes is limited to
-    what this actor sees.
+    what this actor sees. With `is_heartbeat` it renews a lease: see `RequestLimits.count`.
     """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             g.actor = actor = authenticator().identify(bearer_token())
-            request_limits.count(actor)
+            request_limits.count(actor, is_heartbeat=is_heartbeat)
             path_ids.check(kwargs)
             if permission is not None and permission not in actor.permissions:
                 raise Forbidden()

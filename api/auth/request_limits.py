@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal, cast
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from flask import Flask, Response, current_app, g
 from limits.storage import MemoryStorage
@@ -86,8 +86,11 @@ class RequestLimits:
         self._limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.request_limits)
         self._windows: dict[UUID, _Window] = {}
 
-    def count(self, actor: Actor) -> list[Use]:
+    def count(self, actor: Actor, *, is_heartbeat: bool = False) -> list[Use]:
         """Count a request of the actor; return what is left of each limit, the nearest first.
+
+        Heartbeats count by themselves, under limits of the same size: an org that sends too many
+        requests must not lose the runs that its own workers hold.
 
         Raises:
             RateLimitExceeded: a limit is used up.
@@ -95,7 +98,8 @@ class RequestLimits:
         now = time.time()
         counted: list[_Window] = []
         uses: list[Use] = []
-        for policy, subject, limit in self._limits_of(actor):
+        for policy, whose, limit in self._limits_of(actor):
+            subject = uuid5(whose, "heartbeats") if is_heartbeat else whose
             window = self._window(subject)
             remaining = self._take(window, subject, limit, now)
             if remaining is None:
@@ -187,9 +191,9 @@ def request_limits() -> RequestLimits:
     return cast(RequestLimits, current_app.extensions["arkloop.request_limits"])
 
 
-def count(actor: Actor) -> None:
-    """Count this request of the actor. Raises: RateLimitExceeded."""
-    g.rate_limits = request_limits().count(actor)
+def count(actor: Actor, *, is_heartbeat: bool = False) -> None:
+    """Count this request of the actor, as `RequestLimits.count` does. Raises: RateLimitExceeded."""
+    g.rate_limits = request_limits().count(actor, is_heartbeat=is_heartbeat)
 
 
 def register(app: Flask) -> None:

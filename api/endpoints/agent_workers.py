@@ -71,7 +71,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     """Call the view with the agent's name and the body of its request."""
 
     @wraps(view)
-    @requires("agents.work")
+    @requires("agents.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         if not AGENT_NAME.fullmatch(name):
             raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])

@@ -158,7 +158,7 @@ def _of_pool(view: Callable[[Worker, dict[str, Any]], Response], schema: Schema)
     """Call the view with the worker and the body of its request."""
 
     @wraps(view)
-    @requires("tools.work")
+    @requires("tools.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         if not worker_tools.POOL_NAME.fullmatch(name):
             raise InvalidRequest(name=[f"must match {worker_tools.POOL_NAME.pattern}"])

@@ -15,6 +15,7 @@ from arkloop.api.app import create_app
 from arkloop.api.auth.request_limits import RequestLimits, _reset
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RateLimitExceeded
+from arkloop.shared.ids import new_id
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
@@ -210,6 +211,21 @@ def test_each_way_to_identify_counts(bob: User) -> None:
     ]
 
     assert {429: 4} == Counter(statuses)
+
+
+def test_too_many_requests_leave_workers_their_runs(bob: User) -> None:
+    """Heartbeats count by themselves, under a limit of the same size."""
+    for _ in range(6):
+        bob.get("/v1/threads")
+    of_agent = ("/v1/agent-workers/a:heartbeat", {"runs": []})
+    of_tools = ("/v1/tool-workers/a:heartbeat", {"calls": [{"call_id": str(new_id()), "fence": 1}]})
+
+    def beat(path: str, held: dict[str, Any]) -> int:
+        return bob.post(path, {"worker_id": str(new_id()), **held}).status_code
+
+    assert 429 == bob.get("/v1/threads").status_code
+    assert [200, 200, 200] == [beat(*of_agent), beat(*of_tools), beat(*of_agent)]
+    assert {429: 8, 200: 2} == Counter(beat(*of_agent) for _ in range(10))
 
 
 def test_me_shows_the_limits(bob: User) -> None:
