@@ -16,7 +16,7 @@ from arkloop.shared.delivery import deliveries
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import inputs, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 
 _THREADS = statement(__package__, "threads_of_person")
@@ -37,6 +37,7 @@ _EXPORTED: Mapping[str, Sequence[Column[Any]]] = {
         runs.c[name] for name in ("id", "thread_id", "persona_id", "model", "end_user_id", "state")
     ]
     + [runs.c.metadata, runs.c.created_at],
+    "answer": [inputs.c[name] for name in ("request_id", "run_id", "content", "created_at")],
 }
 
 
@@ -74,13 +75,21 @@ def created_by(sql: Connection, user_id: UUID) -> Conversations:
 
 
 def exported(sql: Connection, found: Conversations) -> Iterator[dict[str, Any]]:
-    """Yield each thread, message and run with its `type`, thread by thread."""
+    """Yield each thread, message, run and answer to a run with its `type`, thread by thread."""
     for thread_id in found.thread_ids:
         yield from _rows(sql, "thread", threads.c.id == thread_id)
         yield from _rows(sql, "message", messages.c.thread_id == thread_id)
-        yield from _rows(sql, "run", runs.c.thread_id == thread_id)
+        yield from _runs(sql, runs.c.thread_id == thread_id)
     yield from _rows(sql, "message", messages.c.id.in_(found.message_ids))
-    yield from _rows(sql, "run", runs.c.id.in_(found.run_ids))
+    yield from _runs(sql, runs.c.id.in_(found.run_ids))
+
+
+def _runs(sql: Connection, condition: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+    yield from _rows(sql, "run", condition)
+    is_given = inputs.c.created_by_user_id.is_not(None)  # else the time was over
+    yield from _rows(
+        sql, "answer", inputs.c.run_id.in_(select(runs.c.id).where(condition)) & is_given
+    )
 
 
 def _rows(sql: Connection, kind: str, condition: ColumnElement[bool]) -> Iterator[dict[str, Any]]:

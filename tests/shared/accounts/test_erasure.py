@@ -23,7 +23,7 @@ from arkloop.shared.storage.tables.accounts import api_keys, orgs, users
 from arkloop.shared.storage.tables.billing import run_usage
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.files import files
-from arkloop.shared.storage.tables.runs import forgotten_runs
+from arkloop.shared.storage.tables.runs import forgotten_runs, inputs
 from tests.clients import PASSWORD, Register, User
 from tests.end_users import end_user
 
@@ -91,6 +91,9 @@ def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
     client.say(thread_id, f"I am {word}.")
     run_id = make_run(alice, thread_id, end_user_id=word, position=2, **ENDED)
     add_event(connections, run_id, word)
+    with connections.transaction() as tx:
+        values = {"run_id": run_id, "request_id": new_id(), "created_by_user_id": alice.id}
+        tx.sql.execute(insert(inputs).values(content=f"I live in {word}.", **values))
     # A run in a thread of nobody's, with the message that it answers.
     shared_thread = alice.thread(title="Everybody")
     alice.say(shared_thread, f"{word} asks")
@@ -156,12 +159,13 @@ def test_an_end_user_of_the_same_id_in_another_org_stays(
 
 
 def test_an_export_has_all_of_an_end_user(connections: Connections, alice: User, ann: str) -> None:
-    """Threads, messages, runs and files, and nothing of others."""
+    """Threads, messages, runs, answers to them and files, and nothing of others."""
     end_user(alice, "bob").thread()
     with connections.reading() as sql:
         entries = list(erasure.export_end_user(sql, alice.org_id, ann))
 
-    assert ["file", "message", "message", "run", "run", "run", "thread", "thread"] == kinds(entries)
+    of_threads = ["message", "message", "run", "run", "run", "thread", "thread"]
+    assert ["answer", "file", *of_threads] == kinds(entries)
     assert {"completed"} == {entry["status"] for entry in entries if entry["type"] == "run"}
 
 
