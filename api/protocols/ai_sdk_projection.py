@@ -23,8 +23,8 @@ _FINISH_REASONS = {"stop": "stop", "length": "length", "content_filter": "conten
 #: Events that a page may show while they are news; they do not become part of the message.
 _NOTICES = frozenset(
     {
-        *("tool.progress", "run.throttled", "run.fallback", "run.limit_reached"),
-        *("run.delegated", "run.suspended", "run.resumed"),
+        *("tool.progress", "run.throttled", "run.retrying", "run.fallback"),
+        *("run.limit_reached", "run.delegated", "run.suspended", "run.resumed"),
     }
 )
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

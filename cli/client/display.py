@@ -15,7 +15,7 @@ SHOWN_CHARACTERS = 160
 
 _YELLOW = {
     *("message.reset", "message.completed", "run.cancelled"),
-    *("run.throttled", "run.fallback", "run.settings_dropped"),
+    *("run.throttled", "run.retrying", "run.fallback", "run.settings_dropped"),
     *("run.limit_reached", "context.truncated", "context.compacted"),
 }
 _THROTTLED = {
@@ -164,6 +164,9 @@ def line_of(event: RunEvent) -> str | None:
         case "run.throttled":
             why = _THROTTLED.get(data["reason"], data["reason"])
             return f"waiting: {why}; retrying in {data['seconds']:g} s"
+        case "run.retrying":
+            tries = f"try {data['try_number']}"
+            return f"the model call failed ({data['code']}); {tries} in {data['seconds']:g} s"
         case "run.settings_dropped":
             names = ", ".join(data["settings"])
             return f"{data['route_id']} does not support {names}"

@@ -224,6 +224,17 @@ class RunThrottled:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRetrying:
+    """A model call has failed with `code`: try `try_number` of it follows after `seconds`."""
+
+    type: ClassVar[str] = "run.retrying"
+    route_id: str
+    code: str
+    try_number: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunFallback:
     """Another route takes over the turn; `reason` is the code of the last one's failure."""
 
@@ -368,6 +379,7 @@ Event = (
     | RunDelegated
     | RunSuspended
     | RunThrottled
+    | RunRetrying
     | RunFallback
     | RunSettingsDropped
     | RunLimitReached

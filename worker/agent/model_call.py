@@ -136,6 +136,7 @@ def call_model(
             )
             match decide(error, progress, random.uniform(*JITTER)):
                 case Retry(pause):
+                    context.emit(_retrying(chain.route, error, number + 1, pause))
                     context.wait(pause)
                     _void(context, error, streamed)
                     progress = replace(progress, tries=progress.tries + 1)
@@ -205,6 +206,10 @@ def _try_once(
         was_accepted = isinstance(error, ProviderError) and error.was_accepted
         _bill_broken_try(chain, request, context.admission, streamed, was_accepted=was_accepted)
         raise
+
+
+def _retrying(route: Route, error: ProviderError, number: int, pause: float) -> Event:
+    return types.RunRetrying(route.id, error.code, number, round(pause, 3))
 
 
 def _drop_settings(chain: RouteChain, context: Transcript, names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.events.types import RunCost, RunFallback
+from arkloop.shared.events.types import RunCost, RunFallback, RunRetrying
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.model_call import (
     DEFAULT_OUTPUT_TOKENS,
@@ -43,6 +43,10 @@ from tests.worker.agent.called_models import Replies, called, costs
 from tests.worker.recorded_run import RecordedRun, chain_of, request
 
 
+def retries(run: RecordedRun) -> list[RunRetrying]:
+    return [event for event in run.events if isinstance(event, RunRetrying)]
+
+
 def scripted(*steps: dict[str, Any]) -> str:
     return json.dumps({"script": steps})
 
@@ -74,7 +78,10 @@ def test_a_failure_that_may_pass_is_tried_again(kind: str) -> None:
     reply = called(run, provider)
 
     assert "ok" == reply.message.content
-    assert [] == run.voided + run.events
+    assert [] == run.voided
+    retried = [(event.code, event.try_number, event.seconds) for event in retries(run)]
+    expected = [(f"provider.{kind}", i + 2, round(p, 3)) for i, p in enumerate(run.paused)]
+    assert (expected if kind == "overloaded" else []) == retried
     for pause, expected in zip(run.paused, (0.5, 1, 2), strict=True):
         assert 0.75 * expected <= pause <= 1.25 * expected
     assert (run.paused if kind == "rate_limited" else []) == run.backed_off
@@ -220,7 +227,8 @@ def test_a_route_that_stays_broken_falls_back() -> None:
     reply = called(run, broken, Replies([TextDelta("ok"), TurnEnd("stop")]))
 
     assert ("ok", []) == (reply.message.content, run.voided)
-    [fallback] = run.events
+    *retried, fallback = run.events
+    assert (MAX_TRIES - 1, retries(run)) == (len(retried), retried)
     expected = RunFallback("scripted", "scripted-2", "scripted-1", "provider.overloaded")
     assert expected == fallback
     assert ["scripted"] * MAX_TRIES + ["scripted-2"] == [route for route, _ in run.admitted]
@@ -235,7 +243,8 @@ def test_what_a_broken_route_has_said_is_void_before_the_next_one() -> None:
     reply = called(run, broken, Replies([TextDelta("ok"), TurnEnd("stop")]))
 
     assert ("ok", MAX_TRIES) == (reply.message.content, len(run.voided))
-    assert [RunCost] * MAX_TRIES + [RunFallback] == [type(event) for event in run.events]
+    again = [RunRetrying, RunCost] * (MAX_TRIES - 1)
+    assert [*again, RunCost, RunFallback] == [type(event) for event in run.events]
     used = {part.route_id: part.usage.output_tokens for part in run.totals.routes}
     assert {"scripted": MAX_TRIES, "scripted-2": 1} == used
 
