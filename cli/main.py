@@ -27,7 +27,7 @@ ENTRIES = {
     "dev": Entry("dev.dev:dev", "Run the whole service on this machine."),
     "demo": Entry("dev.demo:demo", "Start everything, ask a real model, replay the run, stop."),
     "run": Entry("client.run:run", "Send a message, run the agent, follow it in the terminal."),
-    "runs": Entry("client.runs:runs", "List, show, cancel and answer runs; read their events."),
+    "runs": Entry("client.runs:runs", "List, show, explain, cancel and answer runs."),
     "tools": Entry("serve.tools:tools", "Execute tools in a worker of your own."),
     "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
     "keys": Entry("keys:keys", "Create, list and revoke API keys; rotate the encryption key."),

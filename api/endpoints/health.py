@@ -2,25 +2,16 @@
 
 from flask import Blueprint, Response, jsonify
 from redis import RedisError
-from sqlalchemy import text
 
 from arkloop.api.endpoints.account_types import Health, Readiness
 from arkloop.api.http.current import connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.runs import live_workers
 from arkloop.shared.storage import postgres, schema
 
 bp = Blueprint("health", __name__)
-
-#: A worker that missed this number of heartbeats counts as away.
-SILENT_HEARTBEATS = 3
-_HAS_WORKERS = """
-SELECT EXISTS (
-    SELECT FROM workers
-    WHERE org_id IS NULL AND seen_at > now() - make_interval(secs => :silence)
-)
-"""
 
 
 @bp.get("/healthz")
@@ -38,14 +29,13 @@ def readyz() -> Response:
     while Postgres is down or read-only.
     """
     query_args(NoArguments())
-    silence = settings().heartbeat_seconds * SILENT_HEARTBEATS
     with connections().reading() as sql:
         version = schema.current_version(sql)
         if postgres.is_read_only(sql):
             raise Unavailable("Postgres accepts no writes: it is a standby, or set to read-only.")
         if problem := schema.shortfall(version):
             raise Unavailable(problem)
-        has_workers = sql.scalar(text(_HAS_WORKERS), {"silence": silence})
+        has_workers = live_workers.of_service(sql, settings().heartbeat_seconds) > 0
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
     degraded = []
     try:

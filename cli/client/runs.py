@@ -1,4 +1,4 @@
-"""`arkloop runs`: look at runs, cancel and answer them, read their events."""
+"""`arkloop runs`: look at runs, explain, cancel and answer them, read their events."""
 
 import sys
 from functools import partial
@@ -37,7 +37,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print the API's
 
 @click.group()
 def runs() -> None:
-    """List, show, cancel and answer runs; read their events."""
+    """List, show, explain, cancel and answer runs; read their events."""
 
 
 @runs.command("list")
@@ -73,6 +73,23 @@ def show(run_id: UUID, as_json: bool) -> None:
     """Show the details of a run, one field per line."""
     found = Client(find_server()).get(f"/runs/{run_id}")
     (print_json if as_json else print_record)(found)
+
+
+@runs.command()
+@_run_id
+@_as_json
+def explain(run_id: UUID, as_json: bool) -> None:
+    """Explain why a run is where it is, and what happens to it next.
+
+    The first line is the sentence; then its code, and the ids and times behind it, one field per
+    line.
+    """
+    found = Client(find_server()).get(f"/runs/{run_id}:explain")
+    if as_json:
+        print_json(found)
+        return
+    print_line(found.pop("sentence"))
+    print_record(found.pop("details") | found)
 
 
 @runs.command()

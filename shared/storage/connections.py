@@ -68,6 +68,7 @@ class Connections:
     orgs: str = postgres.SERVICE
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
+    broker_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
 
     def of(self, *org_ids: UUID) -> "Connections":
         """Return the same for statements that work for these orgs alone."""
@@ -226,9 +227,8 @@ def connect(
     keys = Keys()
     # Another one after a restore, whose queue has another name.
     celery_of = lru_cache(maxsize=1)(partial(queue.make_celery, settings))
-    enqueue = partial(
-        queue.enqueue, lambda: celery_of(keys.installation), Outage(REDIS_PAUSE_SECONDS)
-    )
+    broker_outage = Outage(REDIS_PAUSE_SECONDS)
+    enqueue = partial(queue.enqueue, lambda: celery_of(keys.installation), broker_outage)
     size = pool_size or settings.database_pool_size
     return Connections(
         settings,
@@ -237,6 +237,7 @@ def connect(
         enqueue_discovery=partial(enqueue, queue.DISCOVER),
         send=send,
         keys=keys,
+        broker_outage=broker_outage,
         **_pool(settings, keys, application, size, limits),
     )
 

@@ -645,7 +645,49 @@ class Error(TypedDict):
     trace_id: str
 
 
-Event: TypeAlias = "RunStartedEvent | MessageDeltaEvent | MessageThinkingEvent | ToolCallDeltaEvent | MessageResetEvent | MessageCompletedEvent | ToolCallRequestedEvent | ToolProgressEvent | ToolResultEvent | RunWaitingForInputEvent | RunInputReceivedEvent | RunResumedEvent | RunSteeredEvent | RunDelegatedEvent | RunSuspendedEvent | RunThrottledEvent | RunFallbackEvent | RunSettingsDroppedEvent | RunLimitReachedEvent | ContextTruncatedEvent | ContextCompactedEvent | RunCostEvent | RunCancelRequestedEvent | RunCompletedEvent | RunFailedEvent | RunCancelledEvent"
+Event: TypeAlias = "RunStartedEvent | MessageDeltaEvent | MessageThinkingEvent | ToolCallDeltaEvent | MessageResetEvent | MessageCompletedEvent | ToolCallRequestedEvent | ToolProgressEvent | ToolResultEvent | RunWaitingForInputEvent | RunInputReceivedEvent | RunResumedEvent | RunSteeredEvent | RunDelegatedEvent | RunSuspendedEvent | RunThrottledEvent | RunRetryingEvent | RunFallbackEvent | RunSettingsDroppedEvent | RunLimitReachedEvent | ContextTruncatedEvent | ContextCompactedEvent | RunCostEvent | RunCancelRequestedEvent | RunCompletedEvent | RunFailedEvent | RunCancelledEvent"
+
+
+class ExplainedCall(TypedDict):
+    "A tool call that has no result yet."
+
+    tool_call_id: str
+    name: str
+    started_at: str
+    tool_worker: NotRequired[str]
+    worker_state: NotRequired[str]
+
+
+class ExplanationDetails(TypedDict):
+    "The ids, numbers and times that the sentence is about; which ones depends on the reason."
+
+    position: NotRequired[int]
+    ahead_of_you: NotRequired[int]
+    workers_alive: NotRequired[int]
+    active_run_id: NotRequired[str]
+    active_phase: NotRequired[str]
+    parent_run_id: NotRequired[str]
+    sub_run_ids: NotRequired[list[str]]
+    agent: NotRequired[str]
+    worker_id: NotRequired[str]
+    lease_expires_at: NotRequired[str]
+    deadline_at: NotRequired[str]
+    resume_reason: NotRequired[str]
+    attempt: NotRequired[int]
+    crashes: NotRequired[int]
+    crashes_left: NotRequired[int]
+    request_id: NotRequired[str]
+    kind: NotRequired[str]
+    tool_name: NotRequired[str]
+    tool_calls: NotRequired[list[ExplainedCall]]
+    route_id: NotRequired[str]
+    error_code: NotRequired[str]
+    retryable: NotRequired[bool]
+    try_number: NotRequired[int]
+    stop_reason: NotRequired[str | None]
+    steps: NotRequired[int | None]
+    cancelled_by_user_id: NotRequired[str]
+    superseded_by: NotRequired[str]
 
 
 class FailCall(TypedDict):
@@ -1082,6 +1124,13 @@ class NamedHash(TypedDict):
     name: str
 
 
+class NextAction(TypedDict):
+    "The next action, and when it happens at the latest; `at` is null if that is not known."
+
+    action: Literal["start", "queue", "receive", "expire", "continue", "retry", "take_over", "end"]
+    at: str | None
+
+
 NoArguments: TypeAlias = "dict[str, Any]"
 
 
@@ -1456,6 +1505,62 @@ class RunError(TypedDict):
     retryable: bool
 
 
+class RunExplanation(TypedDict):
+    "The explanation of a run: the reason why it is where it is."
+
+    run_id: str
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
+    reason: Literal[
+        "not_before",
+        "thread.busy",
+        "thread.free",
+        "queue.next",
+        "queue.behind_others",
+        "queue.no_worker",
+        "queue.no_agent_worker",
+        "queue.agent_worker",
+        "queue.broker_refused",
+        "queue.slots_full",
+        "resume.worker_lost",
+        "resume.deploy",
+        "resume.input",
+        "resume.sub_runs",
+        "waiting.answer",
+        "waiting.approval",
+        "waiting.form",
+        "waiting.authorization",
+        "waiting.client_tools",
+        "waiting.http_tools",
+        "waiting.sub_runs",
+        "waiting.turn",
+        "starting",
+        "model.calling",
+        "model.streaming",
+        "model.retrying",
+        "model.last_call",
+        "throttled.requests",
+        "throttled.tokens",
+        "throttled.provider",
+        "throttled.budget",
+        "throttled.memory",
+        "tools.running",
+        "tools.no_worker",
+        "agent.executing",
+        "worker.silent",
+        "cancelling",
+        "ended.completed",
+        "ended.at_limit",
+        "ended.failed",
+        "ended.cancelled",
+        "ended.superseded",
+    ]
+    sentence: str
+    since: str | None
+    next: NextAction | None
+    details: ExplanationDetails
+
+
 class RunFailedData(TypedDict):
     error: RunError
     usage: Usage
@@ -1535,6 +1640,22 @@ class RunResumedEvent(TypedDict):
     seq: int
     type: Literal["run.resumed"]
     data: RunResumedData
+    created_at: str
+
+
+class RunRetryingData(TypedDict):
+    "A model call has failed with `code`: try `try_number` of it follows after `seconds`."
+
+    route_id: str
+    code: str
+    try_number: int
+    seconds: float
+
+
+class RunRetryingEvent(TypedDict):
+    seq: int
+    type: Literal["run.retrying"]
+    data: RunRetryingData
     created_at: str
 
 

@@ -1209,6 +1209,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/runs/{run_id}:explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Explain why a run is where it is, and what happens to it next
+         * @description Explain why a run is where it is, and what happens to it next.
+         *
+         *     Requires the permission `data.runs.read`.
+         *
+         *     Client tokens may be used.
+         */
+        get: operations["explanations.explain_run"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/auth/sessions": {
         parameters: {
             query?: never;
@@ -3776,6 +3800,86 @@ export interface components {
             output: unknown;
             error: components["schemas"]["RunProblem"] | null;
         };
+        /** @description The explanation of a run: the reason why it is where it is. */
+        RunExplanation: {
+            /** Format: uuid */
+            run_id: string;
+            /** @enum {string} */
+            status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            phase: string;
+            /** @enum {string} */
+            reason: "not_before" | "thread.busy" | "thread.free" | "queue.next" | "queue.behind_others" | "queue.no_worker" | "queue.no_agent_worker" | "queue.agent_worker" | "queue.broker_refused" | "queue.slots_full" | "resume.worker_lost" | "resume.deploy" | "resume.input" | "resume.sub_runs" | "waiting.answer" | "waiting.approval" | "waiting.form" | "waiting.authorization" | "waiting.client_tools" | "waiting.http_tools" | "waiting.sub_runs" | "waiting.turn" | "starting" | "model.calling" | "model.streaming" | "model.retrying" | "model.last_call" | "throttled.requests" | "throttled.tokens" | "throttled.provider" | "throttled.budget" | "throttled.memory" | "tools.running" | "tools.no_worker" | "agent.executing" | "worker.silent" | "cancelling" | "ended.completed" | "ended.at_limit" | "ended.failed" | "ended.cancelled" | "ended.superseded";
+            /** @description The same in English, for people: do not parse it. */
+            sentence: string;
+            /** Format: date-time */
+            since: string | null;
+            next: components["schemas"]["NextAction"] | null;
+            details: components["schemas"]["ExplanationDetails"];
+        };
+        /** @description The next action, and when it happens at the latest; `at` is null if that is not known. */
+        NextAction: {
+            /** @enum {string} */
+            action: "start" | "queue" | "receive" | "expire" | "continue" | "retry" | "take_over" | "end";
+            /** Format: date-time */
+            at: string | null;
+        };
+        /** @description The ids, numbers and times that the sentence is about; which ones depends on the reason. */
+        ExplanationDetails: {
+            /** @description Its place in the queue of its thread or org, from 1 on. */
+            position?: number;
+            /** @description Runs of all orgs that start before it, at most. */
+            ahead_of_you?: number;
+            /** @description Workers of the kind that executes it. */
+            workers_alive?: number;
+            /** Format: uuid */
+            active_run_id?: string;
+            active_phase?: string;
+            /** Format: uuid */
+            parent_run_id?: string;
+            sub_run_ids?: string[];
+            agent?: string;
+            /**
+             * Format: uuid
+             * @description The worker that has it, or had it last.
+             */
+            worker_id?: string;
+            /** Format: date-time */
+            lease_expires_at?: string;
+            /** Format: date-time */
+            deadline_at?: string;
+            resume_reason?: string;
+            attempt?: number;
+            /** @description Workers lost since its last finished step. */
+            crashes?: number;
+            /** @description Losses after which it fails. */
+            crashes_left?: number;
+            /** Format: uuid */
+            request_id?: string;
+            kind?: string;
+            tool_name?: string;
+            tool_calls?: components["schemas"]["ExplainedCall"][];
+            route_id?: string;
+            error_code?: string;
+            retryable?: boolean;
+            try_number?: number;
+            stop_reason?: string | null;
+            steps?: number | null;
+            /** Format: uuid */
+            cancelled_by_user_id?: string;
+            /** Format: uuid */
+            superseded_by?: string;
+        };
+        /** @description A tool call that has no result yet. */
+        ExplainedCall: {
+            tool_call_id: string;
+            name: string;
+            /** Format: date-time */
+            started_at: string;
+            /** @description The tool workers that make it. */
+            tool_worker?: string;
+            /** @description `queued`: none of them has fetched it. `leased`: one has. */
+            worker_state?: string;
+        };
         /** @description The newest logins. */
         SessionsShown: {
             items: components["schemas"]["SessionShown"][];
@@ -4447,6 +4551,13 @@ export interface components {
             reason: string;
             seconds: number;
         };
+        /** @description A model call has failed with `code`: try `try_number` of it follows after `seconds`. */
+        RunRetryingData: {
+            route_id: string;
+            code: string;
+            try_number: number;
+            seconds: number;
+        };
         /** @description Another route takes over the turn; `reason` is the code of the last one's failure. */
         RunFallbackData: {
             from_route_id: string;
@@ -4695,6 +4806,17 @@ export interface components {
             /** Format: date-time */
             created_at: string;
         };
+        RunRetryingEvent: {
+            seq: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "run.retrying";
+            data: components["schemas"]["RunRetryingData"];
+            /** Format: date-time */
+            created_at: string;
+        };
         RunFallbackEvent: {
             seq: number;
             /**
@@ -4806,7 +4928,7 @@ export interface components {
             created_at: string;
         };
         /** @description An event of a run. Clients ignore types that they do not know. */
-        Event: components["schemas"]["RunStartedEvent"] | components["schemas"]["MessageDeltaEvent"] | components["schemas"]["MessageThinkingEvent"] | components["schemas"]["ToolCallDeltaEvent"] | components["schemas"]["MessageResetEvent"] | components["schemas"]["MessageCompletedEvent"] | components["schemas"]["ToolCallRequestedEvent"] | components["schemas"]["ToolProgressEvent"] | components["schemas"]["ToolResultEvent"] | components["schemas"]["RunWaitingForInputEvent"] | components["schemas"]["RunInputReceivedEvent"] | components["schemas"]["RunResumedEvent"] | components["schemas"]["RunSteeredEvent"] | components["schemas"]["RunDelegatedEvent"] | components["schemas"]["RunSuspendedEvent"] | components["schemas"]["RunThrottledEvent"] | components["schemas"]["RunFallbackEvent"] | components["schemas"]["RunSettingsDroppedEvent"] | components["schemas"]["RunLimitReachedEvent"] | components["schemas"]["ContextTruncatedEvent"] | components["schemas"]["ContextCompactedEvent"] | components["schemas"]["RunCostEvent"] | components["schemas"]["RunCancelRequestedEvent"] | components["schemas"]["RunCompletedEvent"] | components["schemas"]["RunFailedEvent"] | components["schemas"]["RunCancelledEvent"];
+        Event: components["schemas"]["RunStartedEvent"] | components["schemas"]["MessageDeltaEvent"] | components["schemas"]["MessageThinkingEvent"] | components["schemas"]["ToolCallDeltaEvent"] | components["schemas"]["MessageResetEvent"] | components["schemas"]["MessageCompletedEvent"] | components["schemas"]["ToolCallRequestedEvent"] | components["schemas"]["ToolProgressEvent"] | components["schemas"]["ToolResultEvent"] | components["schemas"]["RunWaitingForInputEvent"] | components["schemas"]["RunInputReceivedEvent"] | components["schemas"]["RunResumedEvent"] | components["schemas"]["RunSteeredEvent"] | components["schemas"]["RunDelegatedEvent"] | components["schemas"]["RunSuspendedEvent"] | components["schemas"]["RunThrottledEvent"] | components["schemas"]["RunRetryingEvent"] | components["schemas"]["RunFallbackEvent"] | components["schemas"]["RunSettingsDroppedEvent"] | components["schemas"]["RunLimitReachedEvent"] | components["schemas"]["ContextTruncatedEvent"] | components["schemas"]["ContextCompactedEvent"] | components["schemas"]["RunCostEvent"] | components["schemas"]["RunCancelRequestedEvent"] | components["schemas"]["RunCompletedEvent"] | components["schemas"]["RunFailedEvent"] | components["schemas"]["RunCancelledEvent"];
     };
     responses: {
         /** @description - `http.bad_request`: The request is not valid HTTP. */
@@ -8650,6 +8772,40 @@ export interface operations {
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "explanations.explain_run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunExplanation"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];

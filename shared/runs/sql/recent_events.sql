@@ -1,0 +1,11 @@
+-- Read the newest events of a run, with the payloads of those that say where it is. Of tool calls and
+-- results only the beginning, which has the call's id and name.
+SELECT type, left(right(payload, 26), 24) AS created_at,
+    CASE WHEN type IN ('tool.call', 'tool.result') THEN left(payload, 1000)
+        WHEN type IN ('run.throttled', 'run.retrying', 'run.limit_reached') THEN payload
+    END AS payload
+FROM (
+    SELECT seq, type, payload FROM run_events
+    WHERE run_id = %(run_id)s ORDER BY seq DESC LIMIT %(limit)s
+) AS newest
+ORDER BY seq DESC
