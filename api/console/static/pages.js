@@ -17,4 +17,8 @@
 export const PAGES = [
   { path: "/threads", title: "Threads", icon: "thread", group: "work", permission: "data.threads.read", load: () => import("./pages/threads.js") },
   { path: "/threads/:id", title: "Thread", load: () => import("./pages/threads.js") },
+  { path: "/inbox", title: "Inbox", icon: "inbox", group: "work", permission: "data.runs.read", load: () => import("./pages/inbox.js") },
+  { path: "/runs", title: "Runs", icon: "runs", group: "work", permission: "data.runs.read", load: () => import("./pages/runs.js") },
+  { path: "/runs/:id", title: "Run", load: () => import("./pages/run.js") },
+  { path: "/usage", title: "Usage", icon: "usage", group: "work", permission: "data.runs.read", load: () => import("./pages/usage.js") },
 ]

@@ -105,6 +105,8 @@ export class Conversation {
       return
     }
     const runId = id.split(":")[0]
+    // A message that was given to the running agent stands before its answer.
+    if (event.type === "run.steered") void this.load()
     const index = this.view.entries.findLastIndex((entry) => entry.type === "run" && entry.run_id === runId)
     if (index < 0) return
     const run = /** @type {RunEntry} */ (this.view.entries[index])

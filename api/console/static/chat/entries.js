@@ -17,7 +17,7 @@ export function Message({ entry }) {
   }
   return html`<article class="said" aria-label="User" title=${exactly(entry.created_at)}>
     ${parts(entry.content).map((part, index) => part.type === "text"
-      ? html`<p key=${index} class="said-text">${plain(part.text ?? "")}</p>`
+      ? html`<${SaidText} key=${index} text=${plain(part.text ?? "")} />`
       : html`<p key=${index} class="file"><${Icon} name="attach" />${part.type === "image" ? "Image" : "File"}
           <code>${part.file_id ?? plain(part.url ?? "")}</code></p>`)}
   </article>`
@@ -25,8 +25,19 @@ export function Message({ entry }) {
 
 /** A message that is on its way. @param {{text: string, isRepeated: boolean}} props */
 export const Said = ({ text, isRepeated }) => html`<article class="said sending" aria-label="User">
-  <p class="said-text">${plain(text)}</p>
+  <${SaidText} text=${plain(text)} />
   <p class="faint" role="status">${isRepeated ? "No connection: it is sent again …" : "Sending …"}</p></article>`
+
+const MOST_SHOWN = 1_200
+
+/** A message; of a long one its beginning, until a click. @param {{text: string}} props */
+function SaidText({ text }) {
+  const [isWhole, setWhole] = useState(false)
+  const isLong = text.length > 1.3 * MOST_SHOWN
+  return html`<p class="said-text">${isLong && !isWhole ? `${text.slice(0, MOST_SHOWN)} …` : text}</p>
+    ${isLong && html`<button type="button" class="link" onClick=${() => setWhole(!isWhole)}>
+      ${isWhole ? "Show less" : `Show all ${count(text.length)} characters`}</button>`}`
+}
 
 /** @param {any} content */
 const textOf = (content) => parts(content).map((part) => part.text ?? "").join("")
@@ -84,7 +95,7 @@ function Turn({ turn, run, isLive }) {
     ${turn.reasoning && html`<${Reasoning} text=${turn.reasoning} isLive=${isWriting && turn.text === ""} />`}
     ${turn.text && html`<${Markdown} text=${turn.text} isLive=${isWriting} />`}
     ${turn.tool_calls.map((call) => html`<${Call} key=${call.tool_call_id} call=${call}
-      isAsked=${run.pending_input?.tool_call_id === call.tool_call_id} isOver=${run.ended_at !== null} />`)}
+      asked=${run.pending_input?.tool_call_id === call.tool_call_id ? run.pending_input.kind : ""} isOver=${run.ended_at !== null} />`)}
     ${questions.map((question) => html`<${Answered} key=${question.request_id} question=${question} />`)}
   </div>`
 }
@@ -97,12 +108,12 @@ function Reasoning({ text, isLive }) {
     ${isOpen && html`<div class="reasoning-text">${plain(text)}</div>`}</div>`
 }
 
-/** @param {{call: import("./fold.js").Call, isAsked: boolean, isOver: boolean}} props */
-function Call({ call, isAsked, isOver }) {
+/** @param {{call: import("./fold.js").Call, asked: string, isOver: boolean}} props */
+function Call({ call, asked, isOver }) {
   const [isOpen, setOpen] = useState(false)
   const result = call.result
   const state = call.arguments_text !== undefined ? ["live", "writing"]
-    : isAsked ? ["warn", "waits for approval"]
+    : asked ? ["warn", asked === "tool_confirmation" ? "waits for approval" : "waits for an answer"]
     : result === null || result === undefined ? (isOver ? ["mute", "no result"] : ["live", "running"])
     : result.is_error ? ["bad", "failed"] : ["good", "done"]
   const progress = call.progress

@@ -62,7 +62,7 @@ function Approval({ pending, answer, isBusy }) {
     if (given === null || typeof given !== "object" || Array.isArray(given)) setWrong("Arguments are a JSON object.")
     else void answer({ decision: "edit", arguments: given })
   }
-  return html`<h3><${Icon} name="alert" />Approve the call of <code>${plain(name)}</code>?</h3>
+  return html`<h2><${Icon} name="alert" />Approve the call of <code>${plain(name)}</code>?</h2>
     ${mode === "edit" ? html`
       <label for=${`${id}-edit`}>Arguments, as JSON</label>
       <textarea id=${`${id}-edit`} class="mono" rows=${Math.min(14, text.split("\n").length + 1)} spellcheck=${false} value=${text}
@@ -92,7 +92,7 @@ function Question({ pending, answer, isBusy }) {
     event.preventDefault()
     if (text.trim()) void answer(text)
   }
-  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+  return html`<h2 class="question"><${Foreign} text=${pending.prompt} /></h2>
     ${pending.options?.length > 0 && html`<div class="ask-actions">${pending.options.map((/** @type {string} */ option) => html`
       <${Button} key=${option} disabled=${isBusy} onClick=${() => answer(option)}><${Foreign} text=${option} /></${Button}>`)}</div>`}
     <form class="ask-form" onSubmit=${submit}><label class="sr" for=${`${id}-answer`}>Your answer</label>
@@ -112,7 +112,7 @@ function Form_({ pending, answer, isBusy }) {
       setWrong(`This is not valid JSON: ${/** @type {Error} */ (error).message}`)
     }
   }
-  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+  return html`<h2 class="question"><${Foreign} text=${pending.prompt} /></h2>
     <${Data} label="Schema of the answer" value=${pending.schema ?? {}} />
     <label for=${`${id}-form`}>Answer, as JSON</label>
     <textarea id=${`${id}-form`} class="mono" rows="5" spellcheck=${false} value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
@@ -130,7 +130,7 @@ function blank(schema) {
 /** @param {FormProps} props */
 function Authorization({ pending, answer, isBusy }) {
   const url = safeUrl(pending.url ?? "")
-  return html`<h3 class="question"><${Foreign} text=${pending.prompt} /></h3>
+  return html`<h2 class="question"><${Foreign} text=${pending.prompt} /></h2>
     <p>${url?.startsWith("http") ? html`<a class="button primary" href=${url} target="_blank" rel="noopener noreferrer"><${Icon} name="open" />
       <span>Open ${plain(new URL(url).host)}</span></a>` : html`<code>${plain(pending.url ?? "")}</code>`}</p>
     <div class="ask-actions"><${Button} disabled=${isBusy} onClick=${() => answer({ action: "accept" })}>I have done it</${Button}>
@@ -149,7 +149,7 @@ function Results({ pending, runId, isBusy, onDone }) {
     await post(`runs/${segment(runId)}/tool-results`, results)
     onDone?.()
   })
-  return html`<h3><${Icon} name="clock" />Waits for results of the client's tools</h3>
+  return html`<h2><${Icon} name="clock" />Waits for results of the client's tools</h2>
     <p class="faint">The program that declared these tools sends them. You may send results in its place.</p>
     ${calls.map((/** @type {any} */ call, /** @type {number} */ index) => html`<div key=${call.tool_call_id} class="field">
       <${Data} label=${call.name} value=${call.arguments ?? {}} />

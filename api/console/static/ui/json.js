@@ -23,7 +23,7 @@ export function Data({ value, label }) {
   if (isSimple || Object.keys(value).length === 0) return html`<${Code} text=${JSON.stringify(value)} label=${label} />`
   return html`<div class="code"><div class="code-head"><span>${label ?? "JSON"}</span>
     <${Copy} text=${JSON.stringify(value, null, 2)} /></div>
-    <div class="tree" tabindex="0" role="region" aria-label=${label ?? "JSON"}><${Members} value=${value} depth=${0} /></div></div>`
+    <div class="tree" tabindex="0" role="group" aria-label=${label ?? "JSON"}><${Members} value=${value} depth=${0} /></div></div>`
 }
 
 /** @param {{text: string, label?: string}} props */

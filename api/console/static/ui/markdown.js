@@ -41,7 +41,13 @@ export function Markdown({ text, isLive = false }) {
     known.at = performance.now()
     known.cost = known.at - began
   }
-  return html`<div class="markdown">${known.tokens.map((token, index) => block(token, index, 0))}</div>`
+  // The page's own heading is of level 1; a text that begins with `###` leaves out no level after it.
+  let level = 1
+  return html`<div class="markdown">${known.tokens.map((token, index) => {
+    if (token.type !== "heading") return block(token, index, 0)
+    level = Math.min(level + 1, token.depth + 1)
+    return html`<div key=${index} class=${`heading depth-${token.depth}`} role="heading" aria-level=${level}>${inlines(token.tokens, 1)}</div>`
+  })}</div>`
 }
 
 /** @param {any} token @param {number} key @param {number} depth @returns {any} */
@@ -52,11 +58,8 @@ function block(token, key, depth) {
     case "space":
     case "def":
       return null
-    case "heading": {
-      // The page has its own h1 and h2.
-      const level = Math.min(token.depth + 2, 6)
-      return html`<div key=${key} class=${`heading level-${level}`} role="heading" aria-level=${level}>${inner()}</div>`
-    }
+    case "heading":
+      return html`<p key=${key} class=${`heading depth-${token.depth}`}>${inner()}</p>`
     case "paragraph":
       return html`<p key=${key}>${inner()}</p>`
     case "code":
@@ -72,7 +75,7 @@ function block(token, key, depth) {
       return token.ordered ? html`<ol key=${key} start=${Number(token.start) || 1}>${items}</ol>` : html`<ul key=${key}>${items}</ul>`
     }
     case "table":
-      return html`<div key=${key} class="table-box" tabindex="0" role="region" aria-label="Table"><table>
+      return html`<div key=${key} class="table-box" tabindex="0" role="group" aria-label="Table"><table>
         <thead><tr>${token.header.map((/** @type {any} */ cell, /** @type {number} */ index) =>
           html`<th key=${index} scope="col">${inlines(cell.tokens, depth + 1)}</th>`)}</tr></thead>
         <tbody>${token.rows.map((/** @type {any[]} */ row, /** @type {number} */ at) => html`<tr key=${at}>${row.map((cell, index) =>

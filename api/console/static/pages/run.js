@@ -1,0 +1,164 @@
+// One run: where it is, what it did when, and each of its events.
+import { PendingInput } from "../chat/pending_input.js"
+import { ApiError, get, post, segment } from "../lib/api.js"
+import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
+import { html, useEffect, useRef, useState } from "../lib/html.js"
+import { follow } from "../lib/follow.js"
+import { href } from "../lib/router.js"
+import { may } from "../lib/session.js"
+import { Events } from "../runs/events.js"
+import { Timeline } from "../runs/timeline.js"
+import { Icon } from "../ui/icons.js"
+import { Data } from "../ui/json.js"
+import { Markdown } from "../ui/markdown.js"
+import { Badge, Button, Foreign, Head, Id, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+
+const MOST_EVENTS = 20_000
+
+/** @param {{id: string}} props */
+export function Page({ id }) {
+  return html`<${Run} key=${id} id=${id} />`
+}
+
+/** @param {{id: string}} props */
+function Run({ id }) {
+  const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
+  const { events, connection, problem } = useEvents(id)
+  const action = useAction()
+  const last = events.at(-1)
+  // What the events do not say (usage, queue) is read again where the run changes its state.
+  const mark = last && /^run\.(started|resumed|waiting|input|completed|failed|cancel)/.test(last.type) ? last.seq : 0
+  useEffect(() => {
+    if (mark > 0) run.reload()
+  }, [mark])
+  if (run.data === null) {
+    return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} />
+      <div class="page">${run.error ? html`<${Problem} error=${run.error} onRetry=${run.reload} />` : html`<${Loading} lines=${8} />`}</div>`
+  }
+  const data = run.data
+  const isActive = data.phase !== "finished"
+  const actions = html`
+    <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
+    ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
+      onClick=${() => action.run(async () => { await post(`runs/${segment(id)}:cancel`); run.reload() })}>Cancel run</${Button}>`}`
+  return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} actions=${actions}>
+      <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
+    <div class="page run-page">
+      <${Problem} error=${action.error ?? problem} />
+      ${connection === "offline" && html`<p class="note" role="status">No connection; the page continues when it is back.</p>`}
+      <${Explanation} run=${data} mark=${mark} />
+      ${data.error && html`<${RunError} run=${data} events=${events} />`}
+      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} pending=${data.pending_input} onDone=${run.reload} />`}
+      <${Figures} run=${data} />
+      <section class="panel"><h2>Timeline</h2><${Timeline} run=${data} events=${events} /></section>
+      ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
+        ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
+      <section class="panel"><h2>Events <span class="faint">${count(events.length)}</span></h2><${Events} events=${events} began=${data.created_at} /></section>
+      <section class="panel"><h2>Details</h2><${Details} run=${data} /></section>
+    </div>`
+}
+
+/** Follow the run's own stream from its first event. @param {string} id */
+function useEvents(id) {
+  const [events, setEvents] = useState(/** @type {any[]} */ ([]))
+  const [connection, setConnection] = useState("connecting")
+  const [problem, setProblem] = useState(/** @type {Error | null} */ (null))
+  const pending = useRef(/** @type {any[]} */ ([]))
+  useEffect(() => {
+    let isEnded = false
+    let frame = 0
+    const flush = () => {
+      frame = 0
+      const news = pending.current
+      pending.current = []
+      setEvents((before) => [...before, ...news].slice(0, MOST_EVENTS))
+    }
+    const stop = follow(null, {
+      path: (after) => `runs/${segment(id)}/events${after ? `?after_seq=${after}` : ""}`,
+      onFrame: ({ data }) => {
+        const event = JSON.parse(data)
+        if (["run.completed", "run.failed", "run.cancelled"].includes(event.type)) isEnded = true
+        pending.current.push(event)
+        frame ||= requestAnimationFrame(flush)
+      },
+      onState: setConnection,
+      onRefused: (error) => {
+        setProblem(error)
+        return "stop"
+      },
+      isEnd: () => isEnded,
+    })
+    return () => {
+      stop()
+      cancelAnimationFrame(frame)
+    }
+  }, [id])
+  return { events, connection, problem }
+}
+
+/** What the service says about where the run is, if this release of it says so. @param {{run: any, mark: number}} props */
+function Explanation({ run, mark }) {
+  const found = useRead(async (signal) => {
+    if (run.phase === "finished") return null
+    try {
+      return await get(`runs/${segment(run.run_id)}:explain`, {}, signal)
+    } catch (error) {
+      if (error instanceof ApiError) return null
+      throw error
+    }
+  }, [mark, run.phase])
+  const text = found.data?.summary ?? found.data?.text ?? found.data?.explanation
+  return typeof text === "string" ? html`<p class="note"><${Foreign} text=${text} /></p>` : null
+}
+
+/** @param {{run: any, events: any[]}} props */
+function RunError({ run, events }) {
+  const causes = events.filter((event) => ["run.fallback", "run.throttled", "message.reset"].includes(event.type))
+  return html`<div class="problem" role="note"><${Icon} name="alert" /><div>
+    <p><strong>${plain(run.error.message)}</strong></p>
+    <p><code>${run.error.code}</code> · ${run.error.retryable ? "A retry may succeed" : "A retry will not help without a change"}</p>
+    ${causes.length > 0 && html`<ul class="causes">${causes.slice(-8).map((event) => html`<li key=${event.seq}>
+      <time title=${exactly(event.created_at)}>+${duration(Date.parse(event.created_at) - Date.parse(run.created_at))}</time>
+      ${words(event.type)}: <code>${plain(String(event.data.reason ?? ""))}</code></li>`)}</ul>`}
+    <p class="faint">Trace <code>${run.trace_id}</code></p></div></div>`
+}
+
+/** @param {{run: any}} props */
+function Figures({ run }) {
+  const end = run.completed_at ?? run.failed_at ?? run.cancelled_at
+  const total = end ? Date.parse(end) - Date.parse(run.created_at) : null
+  const figures = [
+    ["Duration", duration(total)],
+    ["Queued", duration(run.queue_ms)],
+    ["Waited for people", duration(run.waiting_ms)],
+    ["Steps", count(run.steps)],
+    ["Input tokens", count(run.usage?.input_tokens)],
+    ["Output tokens", count(run.usage?.output_tokens)],
+    ["Cost", money(run.cost_usd)],
+  ]
+  return html`<dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`
+}
+
+/** @param {{run: any}} props */
+function Details({ run }) {
+  const metadata = Object.entries(run.metadata ?? {})
+  const rows = [
+    ["Run", html`<${Id} id=${run.run_id} />`],
+    ["Thread", html`<a href=${href(`/threads/${run.thread_id}`)}><code>${run.thread_id}</code></a>`],
+    run.parent_run_id && ["Parent run", html`<a href=${href(`/runs/${run.parent_run_id}`)}><code>${run.parent_run_id}</code></a>`],
+    run.superseded_by && ["Replaced by", html`<a href=${href(`/runs/${run.superseded_by}`)}><code>${run.superseded_by}</code></a>`],
+    ["Sub-runs", html`<a href=${href("/runs", { parent_run_id: run.run_id })}>Show</a>`],
+    ["Persona", html`<${Foreign} text=${run.persona_id ?? "–"} />`],
+    ["Route and model", html`<code>${run.route_id}</code> · <${Foreign} text=${run.model ?? ""} />`],
+    run.end_user_id && ["End user", html`<${Foreign} text=${run.end_user_id} />`],
+    ["Created", exactly(run.created_at)],
+    run.started_at && ["Started", exactly(run.started_at)],
+    ["Attempt", count(run.attempt)],
+    run.stop_reason && ["Stop reason", words(run.stop_reason)],
+    ["Usage", run.usage?.source ?? "–"],
+    ["Trace", html`<${Id} id=${run.trace_id} />`],
+    metadata.length > 0 && ["Metadata", metadata.map(([name, value]) => html`<span key=${name} class="tag">${plain(name)}=${plain(String(value))}</span> `)],
+  ].filter(Boolean)
+  return html`<dl class="details">${rows.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    ${run.overrides && html`<${Data} value=${run.overrides} label="Overrides" />`}`
+}

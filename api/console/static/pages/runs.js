@@ -1,0 +1,132 @@
+// All runs of the org, with filters that stand in the address.
+import { page } from "../lib/api.js"
+import { brief, count, duration, money, short } from "../lib/format.js"
+import { classes, html, useEffect, useId, useState } from "../lib/html.js"
+import { go, href } from "../lib/router.js"
+import { Icon } from "../ui/icons.js"
+import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+
+const STATUSES = ["running", "waiting_for_input", "completed", "failed", "cancelled"]
+const PERIODS = /** @type {Record<string, number>} */ ({ "Last hour": 3_600_000, "Last 24 hours": 86_400_000, "Last 7 days": 604_800_000, "Last 30 days": 2_592_000_000 })
+/** Those of the API; the two below them filter what has been loaded. */
+const FILTERS = ["status", "persona", "route_id", "error_code", "end_user_id", "thread_id", "parent_run_id", "api_key_id"]
+const PAGE = 50
+
+/** @param {{params: URLSearchParams}} props */
+export function Page({ params }) {
+  const filters = Object.fromEntries(params)
+  const list = useRuns(filters)
+  const set = (/** @type {Record<string, string>} */ change) => go("/runs", { ...filters, ...change }, { replace: true })
+  const minCost = Number(filters.min_cost) || 0
+  const minMs = (Number(filters.min_seconds) || 0) * 1000
+  const rows = list.rows?.filter((row) => (row.total_cost_usd ?? 0) >= minCost && (minMs === 0 || (row.duration_ms ?? 0) >= minMs))
+  const isFiltered = Object.values(filters).some(Boolean)
+  return html`<${Head} title="Runs" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${list.reload} />`} />
+    <div class="page">
+      <${Filters} filters=${filters} set=${set} isFiltered=${isFiltered} />
+      <${Problem} error=${list.error} onRetry=${list.reload} />
+      ${rows === undefined && !list.error && html`<${Loading} lines=${8} />`}
+      ${rows?.length === 0 && html`<${Empty} icon="runs" title=${isFiltered ? "No run fits the filters" : "No runs yet"}>
+        <p>${list.next ? "There are older runs that were not looked at yet." : isFiltered ? "Change or clear the filters." : "Runs that clients create appear here."}</p></${Empty}>`}
+      ${rows !== undefined && rows.length > 0 && html`<${Table} rows=${rows} />`}
+      ${list.next && html`<${Button} class="more" busy=${list.more.isBusy} onClick=${() => list.more.run(list.loadMore)}>Older runs</${Button}>`}
+      <${Problem} error=${list.more.error} />
+    </div>`
+}
+
+/** @param {Record<string, string>} filters */
+function query(filters) {
+  const wanted = /** @type {Record<string, string>} */ ({})
+  for (const name of FILTERS) if (filters[name]) wanted[name] = filters[name]
+  for (const pair of (filters.metadata ?? "").split(",").filter(Boolean)) {
+    const [name, ...value] = pair.split("=")
+    wanted[`metadata.${name.trim()}`] = value.join("=").trim()
+  }
+  if (PERIODS[filters.period]) wanted.created_after = new Date(Date.now() - PERIODS[filters.period]).toISOString()
+  return wanted
+}
+
+/** @param {Record<string, string>} filters */
+function useRuns(filters) {
+  const key = JSON.stringify(filters)
+  const [state, setState] = useState(/** @type {{rows: any[] | null, next: string | null, error: unknown, query: any}} */ (
+    { rows: null, next: null, error: null, query: null }))
+  const more = useAction()
+  const load = async (/** @type {AbortSignal | undefined} */ signal) => {
+    const wanted = query(filters)
+    try {
+      const found = await page("runs", { ...wanted, limit: PAGE }, signal)
+      if (!signal?.aborted) setState({ rows: found.rows, next: found.next, error: null, query: wanted })
+    } catch (error) {
+      if (!signal?.aborted) setState((before) => ({ ...before, error }))
+    }
+  }
+  useEffect(() => {
+    const control = new AbortController()
+    // While somebody types, one request in a while.
+    const timer = setTimeout(() => load(control.signal), state.rows === null ? 0 : 250)
+    return () => {
+      clearTimeout(timer)
+      control.abort()
+    }
+  }, [key])
+  // Only the first page is kept fresh: older ones would jump while they are read.
+  useInterval(() => (state.rows?.length ?? 0) <= PAGE && void load(undefined), 10_000, [key, state.rows?.length])
+  const loadMore = async () => {
+    const found = await page("runs", { ...state.query, limit: PAGE, before: state.next })
+    setState((before) => ({ ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
+  }
+  return { ...state, more, loadMore, reload: () => void load(undefined) }
+}
+
+/** @param {{filters: Record<string, string>, set: (change: Record<string, string>) => void, isFiltered: boolean}} props */
+function Filters({ filters, set, isFiltered }) {
+  const [isOpen, setOpen] = useState(() => Object.keys(filters).some((name) => !["status", "period"].includes(name)))
+  const input = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder = "", type = "text") =>
+    html`<${Filter} key=${name} name=${name} label=${label} value=${filters[name] ?? ""} placeholder=${placeholder} type=${type} set=${set} />`
+  return html`<section class="filters" aria-label="Filters">
+    <div class="chips" role="group" aria-label="Status">
+      ${["", ...STATUSES].map((status) => html`<button type="button" key=${status} class=${classes("chip", (filters.status ?? "") === status && "on")}
+        aria-pressed=${(filters.status ?? "") === status} onClick=${() => set({ status })}>${status ? status.replaceAll("_", " ") : "all"}</button>`)}
+    </div>
+    <label class="sr" for="period">Created</label>
+    <select id="period" class="small" value=${filters.period ?? ""} onChange=${(/** @type {any} */ event) => set({ period: event.target.value })}>
+      <option value="">Any time</option>${Object.keys(PERIODS).map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>
+    <button type="button" class="button small" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}><${Icon} name="filter" /><span>Filters</span></button>
+    ${isFiltered && html`<button type="button" class="link" onClick=${() => go("/runs", {}, { replace: true })}>Clear</button>`}
+    ${isOpen && html`<div class="filter-grid">
+      ${input("metadata", "Metadata", "team=red, tier=pro")}
+      ${input("end_user_id", "End user")}
+      ${input("persona", "Persona", "assistant or assistant@2")}
+      ${input("route_id", "Route")}
+      ${input("error_code", "Error code", "provider.timeout")}
+      ${input("thread_id", "Thread id")}
+      ${input("min_cost", "Cost from, USD", "0.01", "number")}
+      ${input("min_seconds", "Duration from, s", "10", "number")}
+      ${(filters.min_cost || filters.min_seconds) && html`<p class="hint">Cost and duration filter the runs that are loaded.</p>`}
+    </div>`}
+  </section>`
+}
+
+/** @param {{name: string, label: string, value: string, placeholder: string, type: string, set: (change: Record<string, string>) => void}} props */
+function Filter({ name, label, value, placeholder, type, set }) {
+  const id = useId()
+  return html`<div><label for=${id}>${label}</label><input id=${id} type=${type} min="0" step="any" class="small" placeholder=${placeholder} value=${value}
+    onInput=${(/** @type {any} */ event) => set({ [name]: event.target.value })} /></div>`
+}
+
+/** @param {{rows: any[]}} props */
+const Table = ({ rows }) => html`<div class="table-box" tabindex="0" role="region" aria-label="Runs"><table class="table runs-table">
+  <thead><tr><th scope="col">Status</th><th scope="col">Run</th><th scope="col">Persona</th><th scope="col">End user</th><th scope="col">Created</th>
+    <th scope="col" class="number">Duration</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Cost</th></tr></thead>
+  <tbody>${rows.map((row) => html`<tr key=${row.run_id}>
+    <td><${Badge} status=${row.queue ? "queued" : row.status} />${row.error && html`<div class="faint error-code"><code>${row.error.code}</code></div>`}</td>
+    <td class="nowrap"><a class="row-link" href=${href(`/runs/${row.run_id}`)}><code>${brief(row.run_id)}</code></a></td>
+    <td><${Foreign} text=${row.persona_id ?? "–"} /><div class="faint"><${Foreign} text=${row.model ?? ""} /></div></td>
+    <td>${row.end_user_id ? html`<${Foreign} text=${row.end_user_id} />` : html`<span class="faint">–</span>`}</td>
+    <td class="nowrap"><${Time} at=${row.created_at} /></td>
+    <td class="number">${duration(row.duration_ms)}</td>
+    <td class="number" title=${`${count(row.total_input_tokens)} in, ${count(row.total_output_tokens)} out`}>
+      ${short((row.total_input_tokens ?? 0) + (row.total_output_tokens ?? 0))}</td>
+    <td class="number">${money(row.total_cost_usd)}</td>
+  </tr>`)}</tbody></table></div>`

@@ -1,0 +1,90 @@
+// What a run did when, from its events: spans of time in lanes.
+
+/** @typedef {{lane: string, kind: "queue" | "model" | "tool" | "wait" | "throttle", label: string, from: number, to: number,
+ *   isOpen?: boolean, isBad?: boolean}} Span */
+
+/**
+ * Return the spans of a run; an open one ends at `now`.
+ * @param {any} run
+ * @param {any[]} events
+ * @param {number} now
+ * @returns {Span[]}
+ */
+export function spansOf(run, events, now) {
+  /** @type {Span[]} */
+  const spans = []
+  const created = Date.parse(run.created_at)
+  const end = Date.parse(run.completed_at ?? run.failed_at ?? run.cancelled_at ?? "") || now
+  /** @type {Map<string, Span>} */
+  const calls = new Map()
+  let model = /** @type {Span | null} */ (null)
+  let wait = /** @type {Span | null} */ (null)
+  let queue = /** @type {Span | null} */ ({ lane: "Queue", kind: "queue", label: "Queued", from: created, to: end, isOpen: true })
+  const lasting = /** @type {Span[]} */ ([queue])
+  const open = (/** @type {Omit<Span, "to">} */ span) => {
+    const made = { ...span, to: end, isOpen: true }
+    spans.push(made)
+    return made
+  }
+  const close = (/** @type {Span | null} */ span, /** @type {number} */ at) => {
+    if (span?.isOpen) Object.assign(span, { to: at, isOpen: false })
+    return null
+  }
+  const think = (/** @type {number} */ at) => {
+    model ??= open({ lane: "Model", kind: "model", label: run.model ?? "Model", from: at })
+  }
+  for (const { type, data, created_at: createdAt } of events) {
+    const at = Date.parse(createdAt)
+    switch (type) {
+      case "run.started":
+      case "run.resumed":
+        queue = close(queue, at)
+        model = close(model, at)
+        wait = close(wait, at)
+        think(at)
+        break
+      case "message.completed":
+        model = close(model, at)
+        break
+      case "tool.call":
+        calls.set(data.tool_call_id, open({ lane: "Tools", kind: "tool", label: data.name, from: at }))
+        break
+      case "tool.result": {
+        const call = calls.get(data.tool_call_id)
+        if (call !== undefined) {
+          // The call waited for its turn or an approval before; its own time is what it reports.
+          if (data.duration_ms != null) call.from = Math.max(call.from, at - data.duration_ms)
+          call.isBad = data.is_error
+          close(call, at)
+        }
+        if ([...calls.values()].every((one) => !one.isOpen)) think(at)
+        break
+      }
+      case "run.waiting_for_input":
+        wait = close(wait, at)
+        wait = open({ lane: "Waiting", kind: "wait", label: data.kind.replaceAll("_", " "), from: at })
+        break
+      case "run.input_received":
+        wait = close(wait, at)
+        // Until a worker has it again.
+        queue = open({ lane: "Queue", kind: "queue", label: "Queued", from: at })
+        break
+      case "run.throttled":
+        spans.push({ lane: "Waiting", kind: "throttle", label: `throttled: ${data.reason}`, from: at, to: Math.min(at + (data.seconds ?? 0) * 1000, end) })
+        break
+      case "run.completed":
+      case "run.failed":
+      case "run.cancelled":
+        queue = close(queue, at)
+        model = close(model, at)
+        wait = close(wait, at)
+        for (const call of calls.values()) close(call, at)
+        break
+      default:
+        if (type.startsWith("message.")) think(at)
+    }
+  }
+  // A call that waits for an approval does not run.
+  if (wait !== null) for (const call of calls.values()) if (call.isOpen && call.from >= wait.from - 50) spans.splice(spans.indexOf(call), 1)
+  return [...lasting, ...spans].map((span) => ({ ...span, to: Math.max(span.to, span.from) })).filter((span) => span.to > span.from || span.kind !== "queue")
+}

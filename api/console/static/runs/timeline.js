@@ -1,0 +1,95 @@
+// A run's time as a picture: queue, model, tools and waiting, one lane each.
+import { duration } from "../lib/format.js"
+import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
+import { plain } from "../lib/format.js"
+import { spansOf } from "./spans.js"
+
+const ROW = 30
+const BAR = 18
+const AXIS = 24
+const LABEL = 76
+const LANES = ["Queue", "Model", "Tools", "Waiting"]
+const MOST_ROWS = 40
+
+/** @param {{run: any, events: any[]}} props */
+export function Timeline({ run, events }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null))
+  const [width, setWidth] = useState(800)
+  const [now, setNow] = useState(Date.now())
+  const isLive = run.phase !== "finished"
+  useEffect(() => {
+    if (box.current === null) return
+    const observer = new ResizeObserver(([entry]) => setWidth(Math.max(280, entry.contentRect.width)))
+    observer.observe(box.current)
+    return () => observer.disconnect()
+  }, [])
+  useEffect(() => {
+    if (!isLive) return
+    const timer = setInterval(() => setNow(Date.now()), 500)
+    return () => clearInterval(timer)
+  }, [isLive])
+  const spans = useMemo(() => spansOf(run, events, now), [run, events, isLive ? now : 0])
+  const rows = useMemo(() => rowsOf(spans), [spans])
+  const from = Date.parse(run.created_at)
+  const to = Math.max(...spans.map((span) => span.to), from + 1)
+  const x = (/** @type {number} */ at) => LABEL + ((at - from) / (to - from)) * (width - LABEL - 8)
+  const height = rows.length * ROW + AXIS + 4
+  const sums = sumsOf(spans)
+  return html`<div class="timeline" ref=${box}>
+    <ul class="legend">${sums.map(([kind, label, ms]) => html`<li key=${kind}><svg width="10" height="10" aria-hidden="true"><rect width="10" height="10" rx="3"
+      class=${`span ${kind}`} /></svg>${label} <span class="faint">${duration(ms)}</span></li>`)}</ul>
+    <svg width=${width} height=${height} viewBox=${`0 0 ${width} ${height}`} role="img"
+      aria-label=${`Timeline of ${duration(to - from)}: ${sums.map(([, label, ms]) => `${label} ${duration(ms)}`).join(", ")}`}>
+      ${ticks(to - from, width).map((ms) => html`<g key=${ms}><line class="grid" x1=${x(from + ms)} x2=${x(from + ms)} y1="0" y2=${height - AXIS} />
+        <text class="tick" x=${x(from + ms)} y=${height - 7} text-anchor=${ms === 0 ? "start" : "middle"}>${ms === 0 ? "0" : duration(ms)}</text></g>`)}
+      ${rows.map((row, index) => html`<g key=${index} transform=${`translate(0 ${index * ROW + 2})`}>
+        ${row.isFirst && html`<text class="lane" x="0" y=${BAR / 2 + 9}>${row.lane}</text>`}
+        ${row.spans.map((span, at) => {
+          const left = x(span.from)
+          const wide = Math.max(3, x(span.to) - left)
+          const label = `${plain(span.label)} · ${duration(span.to - span.from)}`
+          return html`<g key=${at}><title>${label}</title>
+            <rect class=${`span ${span.kind}${span.isBad ? " bad" : ""}${span.isOpen ? " open" : ""}`} x=${left} y="6" width=${wide} height=${BAR} rx="4" />
+            ${wide > 7 * label.length && html`<text class=${`span-label ${span.kind}`} x=${left + 7} y=${BAR / 2 + 10}>${label}</text>`}</g>`
+        })}</g>`)}
+    </svg></div>`
+}
+
+/**
+ * Put spans into rows in which they do not overlap, lane by lane.
+ * @param {import("./spans.js").Span[]} spans
+ */
+function rowsOf(spans) {
+  /** @type {{lane: string, isFirst: boolean, spans: import("./spans.js").Span[]}[]} */
+  const rows = []
+  for (const lane of LANES) {
+    /** @type {import("./spans.js").Span[][]} */
+    const own = []
+    for (const span of spans.filter((one) => one.lane === lane).sort((a, b) => a.from - b.from)) {
+      const free = own.find((row) => row[row.length - 1].to <= span.from)
+      if (free) free.push(span)
+      else own.push([span])
+    }
+    rows.push(...own.map((row, index) => ({ lane, isFirst: index === 0, spans: row })))
+  }
+  return rows.slice(0, MOST_ROWS)
+}
+
+/** @param {import("./spans.js").Span[]} spans @returns {[string, string, number][]} */
+function sumsOf(spans) {
+  const names = /** @type {[string, string][]} */ ([["queue", "Queue"], ["model", "Model"], ["tool", "Tools"], ["wait", "Waiting for people"], ["throttle", "Throttled"]])
+  return names
+    .map(([kind, label]) => /** @type {[string, string, number]} */ ([kind, label,
+      spans.filter((span) => span.kind === kind).reduce((sum, span) => sum + span.to - span.from, 0)]))
+    .filter(([kind, , ms]) => ms > 0 || kind === "model")
+}
+
+/** Return where the axis has marks, in ms. @param {number} total @param {number} width */
+function ticks(total, width) {
+  const wanted = Math.max(2, Math.floor((width - LABEL) / 110))
+  const magnitude = 10 ** Math.floor(Math.log10(Math.max(total / wanted, 1)))
+  const step = [1, 2, 5, 10].map((factor) => factor * magnitude).find((size) => total / size <= wanted) ?? total
+  const marks = []
+  for (let at = 0; at <= total - step * 0.35; at += step) marks.push(at)
+  return marks
+}
