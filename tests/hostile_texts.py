@@ -1,0 +1,86 @@
+"""Texts that try to become code, to load something, or to look like something else.
+
+From OWASP's filter evasion list, with Markdown, SVG, ANSI and bidirectional text. `FOREIGN` is a
+host that no page may ask anything of.
+"""
+
+FOREIGN = "foreign.example"
+
+_HTML = [
+    "<script>alert(1)</script>",
+    "<ScRiPt src=//{host}/x.js></sCrIpT>",
+    "<img src=x onerror=alert(1)>",
+    "<img src=https://{host}/pixel.png>",
+    '<img srcset="https://{host}/p.png 1x">',
+    "<svg onload=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    '<svg><image href="https://{host}/i.svg"/></svg>',
+    '<svg><use href="https://{host}/s.svg#x"/></svg>',
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<iframe src=javascript:alert(1)></iframe>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "<object data=https://{host}/o></object>",
+    "<embed src=https://{host}/e>",
+    "<link rel=stylesheet href=https://{host}/s.css>",
+    "<link rel=prefetch href=https://{host}/p>",
+    "<style>@import 'https://{host}/s.css';</style>",
+    "<base href=https://{host}/>",
+    "<meta http-equiv=refresh content='0;url=https://{host}/'>",
+    "<form action=https://{host}/><input name=a><button>Go</button></form>",
+    "<input autofocus onfocus=alert(1)>",
+    "<details open ontoggle=alert(1)>",
+    "<video poster=https://{host}/v.png><source onerror=alert(1)></video>",
+    "<audio src=https://{host}/a.mp3 autoplay>",
+    "<body onload=alert(1)>",
+    "<math><mtext><table><mglyph><style><img src onerror=alert(1)>",
+    "<template><img src=x onerror=alert(1)></template>",
+    "<a href=javascript:alert(1)>click</a>",
+    "<a href='data:text/html,<script>alert(1)</script>'>click</a>",
+    "<!--><img src=x onerror=alert(1)>-->",
+    "]]><img src=x onerror=alert(1)>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</textarea><script>alert(1)</script>",
+    "&lt;img src=x onerror=alert(1)&gt;",
+    "&#60;script&#62;alert(1)&#60;/script&#62;",
+]
+_MARKDOWN = [
+    "![pixel](https://{host}/pixel.png)",
+    '![pixel](https://{host}/pixel.png "title")',
+    "![pixel][ref]\n\n[ref]: https://{host}/ref.png",
+    "[![in a link](https://{host}/in.png)](https://{host}/)",
+    "[click](javascript:alert(1))",
+    "[click](JaVaScRiPt:alert(1))",
+    "[click](java\tscript:alert(1))",
+    "[click](&#106;avascript:alert(1))",
+    "[click](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
+    "[click](vbscript:msgbox(1))",
+    "[click](file:///etc/passwd)",
+    "[click](blob:https://{host}/1)",
+    "[click][ref]\n\n[ref]: javascript:alert(1)",
+    "<javascript:alert(1)>",
+    "<https://{host}/auto>",
+    "https://{host}/bare www.{host}",
+    "`<img src=x onerror=alert(1)>`",
+    "```html\n<script>alert(1)</script>\n```",
+    "```mermaid\ngraph LR; A[<img src=https://{host}/m.png>]\n```",
+    "$$\\href{{javascript:alert(1)}}{{x}}$$",
+    "| a |\n|---|\n| <img src=x onerror=alert(1)> |",
+    "> > > > > > > > > > > > > > > > > > > > > > > > > > > > > > <b onclick=alert(1)>deep",
+    "- " * 60 + "deep",
+    "[" * 200 + "x" + "]" * 200,
+    "*" * 500 + "x" + "_" * 500,
+]
+_LOOKS = [
+    "\x1b[31mred\x1b[0m\x1b]8;;https://{host}/\x07link\x1b]8;;\x07",
+    "\u202egnp.exe\u202c\u2066\u2067\u2069",
+    "\u200f\u061carabic marks\u200e",
+    "a\u200bb\u2060c\ufeffd",
+    "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324a" * 20,
+    "\U000e0041\U000e0042 tags",
+    "{{{{constructor.constructor('alert(1)')()}}}}",
+    "${{alert(1)}}",
+    "__proto__ constructor toString",
+]
+
+ALL = [text.format(host=FOREIGN) for text in (*_HTML, *_MARKDOWN, *_LOOKS)]
