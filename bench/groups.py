@@ -18,6 +18,7 @@ from bench import (
     stream_rates,
     streams,
     tool_calls,
+    turns,
 )
 from bench.figure import Figure
 from bench.history import __main__ as history
@@ -55,6 +56,11 @@ GROUPS = (
         "create",
         "runs created in a closed loop, and executed meanwhile",
         lambda short: create.measure(short=short),
+    ),
+    Group(
+        "turns",
+        "a long queue: starts of orgs of weights 3 and 1, and of a third one's single run",
+        lambda short: turns.measure(short=short),
     ),
     Group(
         "busy",

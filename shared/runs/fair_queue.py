@@ -53,6 +53,13 @@ class _Visit(NamedTuple):
     ready: int
 
 
+class _Choice(NamedTuple):
+    """A run that was chosen for a turn of its org; `until` is on the monotonic clock."""
+
+    until: float
+    org_id: UUID
+
+
 class _Found(NamedTuple):
     """A queued run; `number` is the step of its org that it is for, None if it was named."""
 
@@ -69,21 +76,26 @@ class FairQueue:
         self._last_org_id: UUID | None = None
         self._begun = 0  # turns that it has had in its round
         self._last_end_users: dict[UUID, str] = {}
-        self._chosen: dict[UUID, float] = {}  # until when, on the monotonic clock
+        self._chosen: dict[UUID, _Choice] = {}
 
-    def choose(self, sql: Connection, named: Sequence[UUID]) -> list[UUID]:
+    def choose(
+        self, sql: Connection, named: Sequence[UUID], lost: Sequence[UUID] = ()
+    ) -> list[UUID]:
         """Return for each of the runs, which messages name, the one to execute instead.
 
-        It may be the same. Another process may claim it first.
+        It may be the same. Another process may claim it first: `lost` are runs that were chosen
+        before, and then were another's. Their orgs have these turns again.
         """
+        owed = [self._chosen[one].org_id for one in lost if one in self._chosen]
         steps = {"steps": len(named), "from_org_id": self._last_org_id}
         visits = [_Visit(*row) for row in sql.exec_driver_sql(_ORGS, steps)]
         if not visits:
             return [*named]
         begun = self._begun if visits[0].org_id == self._last_org_id else 0
-        numbered = [*islice(_turns(visits, begun), len(named))]
-        self._last_org_id, self._begun = numbered[-1]
-        turns = [org_id for org_id, _ in numbered]
+        numbered = [*islice(_turns(visits, begun), max(0, len(named) - len(owed)))]
+        if numbered:
+            self._last_org_id, self._begun = numbered[-1]
+        turns = [*owed, *(org_id for org_id, _ in numbered)]
         weights = {visit.org_id: visit.weight for visit in visits}
         chosen: list[UUID] = []
         while turns:
@@ -94,7 +106,7 @@ class FairQueue:
                 org_id
                 for org_id, count in Counter(turns).items()
                 if len(taken[org_id]) == count
-                for _ in range(weights[org_id])
+                for _ in range(weights.get(org_id, 1))
             ]
             turns = [*islice(cycle(left), len(named) - len(chosen))]
         return _assigned(named, chosen)
@@ -116,7 +128,8 @@ class FairQueue:
             wanted = next((one for one in candidates if one not in self._chosen), None)
             if wanted is not None:
                 taken[found.org_id].append(wanted)
-                self._chosen[wanted] = time.monotonic() + CLAIM_SECONDS
+                until = time.monotonic() + CLAIM_SECONDS
+                self._chosen[wanted] = _Choice(until, found.org_id)
         return taken
 
     def _found(self, sql: Connection, turns: Sequence[UUID], named: Sequence[UUID]) -> list[_Found]:
@@ -124,7 +137,7 @@ class FairQueue:
             self._last_end_users.clear()
         steps = Counter(turns)
         now = time.monotonic()
-        self._chosen = {run_id: until for run_id, until in self._chosen.items() if until > now}
+        self._chosen = {one: choice for one, choice in self._chosen.items() if choice.until > now}
         rows = sql.exec_driver_sql(
             _RUNS,
             {

@@ -56,6 +56,8 @@ LINGER_SECONDS = 2.0
 LEASE_WAIT_SECONDS = 10.0
 #: What the events say broke a route that the run was to go on with.
 ROUTE_GONE = "provider.invalid_request"
+#: Processes may choose the same runs: what one of them loses, it chooses again as often as this.
+MAX_CHOICES = 4
 #: It may come straight back: not more often than this.
 SEND_ON_SECONDS = 0.2
 
@@ -63,18 +65,25 @@ SEND_ON_SECONDS = 0.2
 def execute_in_turn(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> None:
     """Execute the run, or, while the queue is long, the one whose turn it is.
 
-    The run itself is executed if another process has that one by then.
+    If another process has that one by then, its org has another turn, a few times; then the run
+    itself is executed.
     """
-    if process.queue_is_long and not process.draining.is_set():
-        turn = _turn(process, run_id)
-        if turn != run_id and execute(process, turn):
+    lost = None
+    for _ in range(MAX_CHOICES):
+        if not process.queue_is_long or process.draining.is_set():
+            break
+        turn = _turn(process, run_id, lost)
+        if turn == run_id:
+            break
+        if execute(process, turn):
             return
+        lost = turn
     execute(process, run_id, by_message=by_message)
 
 
-def _turn(process: WorkerProcess, run_id: UUID) -> UUID:
+def _turn(process: WorkerProcess, run_id: UUID, lost: UUID | None) -> UUID:
     try:
-        return process.whose_turn(run_id)
+        return process.whose_turn((run_id, lost))
     except Unavailable:
         return run_id
 

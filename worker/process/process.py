@@ -106,7 +106,8 @@ class WorkerProcess:
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
         self._fair_queue = FairQueue()
-        #: Returns the run whose turn it is while the queue is long, for one that a message names.
+        #: Returns the run whose turn it is while the queue is long, for one that a message names,
+        #: and for one that was chosen instead and was another process's.
         self.whose_turn = GroupCommit(self._whose_turn)
         #: True from a claim that had waited for others to one that had not, by its own message.
         self.queue_is_long = False
@@ -150,9 +151,11 @@ class WorkerProcess:
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(run.run_id, None) for run in wanted]
 
-    def _whose_turn(self, named: Sequence[UUID]) -> list[UUID]:
+    def _whose_turn(self, wanted: Sequence[tuple[UUID, UUID | None]]) -> list[UUID]:
+        named = [run_id for run_id, _ in wanted]
+        lost = [run_id for _, run_id in wanted if run_id is not None]
         with self.connections.reading() as sql:
-            return self._fair_queue.choose(sql, named)
+            return self._fair_queue.choose(sql, named, lost)
 
     def mark_wait(self, claim: Claim, *, by_message: bool) -> None:
         """Note whether a run has waited for others, until its message or its turn came.

@@ -139,6 +139,37 @@ def test_behind_a_weight_a_run_waits_for_one_round(
     assert next_ in start(stored, fair, left[:2])
 
 
+def test_a_turn_that_another_process_has_taken_is_given_again(
+    stored: StoredRuns, queue: Queue, alice: User, register: Register
+) -> None:
+    """Processes that choose the same runs at the same moment keep to the weights."""
+    weigh(stored, alice, 3)
+    queue(alice, 30)
+    # Messages of the lighter org alone: the other one's runs are chosen by both.
+    light = queue(register(), 30)
+    processes, worker_id = [FairQueue(), FairQueue()], stored.worker()
+    started: list[object] = []
+    collisions = 0
+
+    with stored.connections.reading() as sql:
+        for _ in range(6):
+            wanted = [(fair, [light.pop() for _ in range(2)], ()) for fair in processes]
+            while wanted:
+                chosen = [
+                    (fair, fair.choose(sql, named, lost), named) for fair, named, lost in wanted
+                ]
+                wanted = []
+                for fair, ids, named in chosen:
+                    lost = [run_id for run_id in ids if not stored.claim(run_id, worker_id)]
+                    started += [stored.row(one)["org_id"] for one in ids if one not in lost]
+                    collisions += len(lost)
+                    if lost:
+                        wanted.append((fair, named[: len(lost)], lost))
+
+    assert collisions > 0
+    assert {18, 6} == {*Counter(started).values()}
+
+
 @pytest.mark.parametrize(
     ("visits", "begun", "expected"),
     [
