@@ -10,8 +10,8 @@ import re
 from typing import Any, NamedTuple
 
 from arkloop.shared import json_text
+from arkloop.shared.security.exchange import Response
 from arkloop.worker.contract.cpu_slices import cpu_slice
-from arkloop.worker.http.exchange import Response
 from arkloop.worker.tools import ResultPending, ToolFailed
 
 _JSON = re.compile(r"application/([\w.-]+\+)?json")

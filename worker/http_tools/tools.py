@@ -17,14 +17,14 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.plain import plain
 from arkloop.shared.runs.states import ResultSource
+from arkloop.shared.security import exchange
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.security.exchange import Lost, NotSent, Response
 from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.http import exchange
-from arkloop.worker.http.exchange import Lost, NotSent, Response
 from arkloop.worker.http_tools import results
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 

@@ -12,7 +12,7 @@ from anyio.abc import SocketStream
 from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it, as for SyncStream
 
 from arkloop.shared.security import egress
-from arkloop.worker.http.checked_http import CheckedBackend, ssl_context
+from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
 from arkloop.worker.mcp import TRACEPARENT
 from arkloop.worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 

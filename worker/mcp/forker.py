@@ -17,7 +17,7 @@ import sys
 from typing import Never
 
 from arkloop.shared.security import egress
-from arkloop.worker.http.checked_http import ssl_context
+from arkloop.shared.security.checked_http import ssl_context
 from arkloop.worker.mcp import sidecar
 from arkloop.worker.mcp.sessions import Rules
 

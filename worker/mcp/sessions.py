@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
-from arkloop.worker.http.checked_http import tls_failure
+from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES
 from arkloop.worker.mcp.checked_http import REQUEST_ID, CheckedClient

@@ -11,7 +11,7 @@ import httpx2
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security import egress
-from arkloop.worker.http.checked_http import CheckedBackend, ssl_context
+from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
 from arkloop.worker.providers.bounded_response import BoundedTransport
 
 CONNECT_SECONDS = 5.0

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 
 from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
-from arkloop.worker.http.checked_http import tls_failure
 from arkloop.worker.providers import rate_limit_headers, refused_settings, size_errors
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.

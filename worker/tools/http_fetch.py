@@ -12,10 +12,10 @@ import httpcore2
 from pydantic import Field
 
 from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
-from arkloop.worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
 from arkloop.worker.http.html_text import html_text
 from arkloop.worker.tools import CallInfo, ToolFailed, tool
 

@@ -20,14 +20,14 @@ from arkloop.shared import fault_points
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.delivery.deliveries import Attempt
+from arkloop.shared.security import exchange
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.security.exchange import Lost, NotSent
 from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import GroupCommit
 from arkloop.shared.times import rfc3339
-from arkloop.worker.http import exchange
-from arkloop.worker.http.exchange import Lost, NotSent
 
 log = logging.getLogger(__name__)
 

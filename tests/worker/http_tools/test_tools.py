@@ -14,10 +14,10 @@ from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.config import Settings
 from arkloop.shared.runs.states import ResultSource
+from arkloop.shared.security import exchange
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.http import exchange
 from arkloop.worker.http_tools import tools
 from arkloop.worker.http_tools.tools import tools_of
 from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
-from arkloop.worker.http.checked_http import CheckedBackend
+from arkloop.shared.security.checked_http import CheckedBackend
 from arkloop.worker.tools import ToolFailed
 from tests.waiting import eventually
 from tests.worker.tools.fetching import Server, fetch, page, redirect

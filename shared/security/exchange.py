@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import httpcore2
 
 from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
-from arkloop.worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
 
 CONNECT_SECONDS = 5.0
 

@@ -9,8 +9,8 @@ import httpcore2
 import pytest
 
 from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import CheckedBackend
 from arkloop.shared.security.egress import Policy
-from arkloop.worker.http.checked_http import CheckedBackend
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 
