@@ -1,4 +1,4 @@
-"""A POST to an address that an org has chosen, and its response.
+"""A request to an address that an org has chosen, and its response.
 
 Each request has a connection of its own: whether the server may have got it is then certain, and a
 cancel closes nothing but this request.
@@ -6,7 +6,7 @@ cancel closes nothing but this request.
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import httpcore2
@@ -68,6 +68,32 @@ def post(
         Lost: no valid response arrived within `seconds`.
         StopRun, LeaseLost: as `aborting` says; the connection is closed.
     """
+    sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+    return _exchange(aborting, "POST", url, policy, sent, body, seconds, most_bytes)
+
+
+def get(
+    url: str, policy: Policy, headers: dict[str, str], seconds: float, *, most_bytes: int
+) -> Response:
+    """Send a GET as `post` does, which nobody gives up before its time. Raises: NotSent, Lost."""
+    return _exchange(unaborted, "GET", url, policy, headers, b"", seconds, most_bytes)
+
+
+def unaborted(_cut: Callable[[], None]) -> AbstractContextManager[None]:
+    """Return the `aborting` of a request that only its time gives up."""
+    return nullcontext()
+
+
+def _exchange(
+    aborting: Aborting,
+    method: str,
+    url: str,
+    policy: Policy,
+    headers: dict[str, str],
+    body: bytes,
+    seconds: float,
+    most_bytes: int,
+) -> Response:
     try:
         target = egress.check_url(url, policy)
     except egress.Refused as refused:
@@ -85,7 +111,7 @@ def post(
     with aborting(backend.cut):
         timer.start()
         try:
-            response = _response(target, backend, headers, body, seconds, most_bytes)
+            response = _response(method, target, backend, headers, body, seconds, most_bytes)
             if late.is_set():  # a body of no stated length that was cut is just over
                 raise Lost(LATE)
             return response
@@ -103,6 +129,7 @@ def post(
 
 
 def _response(
+    method: str,
     target: CheckedUrl,
     backend: CheckedBackend,
     headers: dict[str, str],
@@ -119,14 +146,12 @@ def _response(
         # What is not packed cannot burst when it is unpacked.
         "Accept-Encoding": "identity",
         "Connection": "close",
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
     }
     sent.update(headers.items())
     with (
         httpcore2.ConnectionPool(ssl_context=ssl_context(), network_backend=backend) as pool,
         pool.stream(
-            "POST",
+            method,
             httpcore2.URL(
                 scheme=target.scheme.encode(),
                 host=target.host.encode(),
@@ -134,7 +159,7 @@ def _response(
                 target=path.encode(),
             ),
             headers=sent,
-            content=body,
+            content=body or None,
             extensions={"timeout": timeout},
         ) as response,
     ):
