@@ -8,6 +8,7 @@ from flask import Flask
 from arkloop.api.auth import request_limits
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.api.auth.password_attempts import PasswordAttempts
+from arkloop.api.auth.provider_documents import ProviderDocuments
 from arkloop.api.auth.request_limits import RequestLimits
 from arkloop.api.console import pages as console
 from arkloop.api.description import pages
@@ -24,6 +25,7 @@ from arkloop.api.endpoints import (
     files,
     following,
     health,
+    identity_providers,
     invitations,
     llm_providers,
     mcp_configs,
@@ -32,6 +34,7 @@ from arkloop.api.endpoints import (
     members,
     messages,
     new_runs,
+    oidc,
     password_resets,
     personas,
     runs,
@@ -61,6 +64,7 @@ from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.runs.creation import RunCreator
+from arkloop.shared.security import egress
 from arkloop.shared.storage import server_checks
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.notifications import NotificationSender
@@ -101,6 +105,8 @@ BLUEPRINTS = (
     webhook_endpoints.bp,
     members.bp,
     invitations.bp,
+    identity_providers.bp,
+    oidc.bp,
     password_resets.bp,
     responses.bp,
     ai_sdk.bp,
@@ -138,6 +144,8 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.password_attempts"] = PasswordAttempts(connections)
+    policy = egress.Policy.of(connections.settings.allowed_networks)
+    app.extensions["arkloop.provider_documents"] = ProviderDocuments(policy)
     app.extensions["arkloop.request_limits"] = RequestLimits(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)

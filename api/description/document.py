@@ -184,7 +184,7 @@ class _Builder:
 
     def _successes(self, view: Callable[..., Any], facts: Described) -> dict[str, Any]:
         names = ["X-Trace-Id", *facts.response_headers]
-        if facts.status == 201:
+        if facts.status == 201 or 303 in facts.also:
             names.append("Location")
         if marked(view, "idempotent") or "Idempotency-Key" in facts.headers:
             names.append("Idempotency-Replayed")

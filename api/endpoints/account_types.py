@@ -59,7 +59,10 @@ class Me(TypedDict):
     email: str
     org_id: UuidText
     org_name: str
-    orgs: Annotated[list[OrgOfUser], "All orgs of the user; with an API key, its own."]
+    orgs: Annotated[
+        list[OrgOfUser],
+        "All orgs of the user; with an API key, its own. So with a login by an identity provider.",
+    ]
     role: str
     permissions: list[str]
     limits: list[LimitUse]

@@ -131,7 +131,7 @@ def login() -> Response:
     The login is in the org `org_id`, by default the one that the user joined first, or in that of
     the invitation, which is accepted by it.
     """
-    _check_origin()
+    check_origin()
     body = read_body(Login())
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"], in_org=body["org_id"])
@@ -158,7 +158,7 @@ def login() -> Response:
 @described(body=NoArguments, body_optional=True, returns=Tokens, security=["refresh_token"])
 def refresh() -> Response:
     """Exchange the cookie for the next one and a new access token."""
-    _check_origin()
+    check_origin()
     read_body(NoArguments(), optional=True)
     with connections().transaction() as tx:
         session = accounts.refresh_session(tx, request.cookies.get(COOKIE, ""))
@@ -172,7 +172,7 @@ def refresh() -> Response:
 @described(body=NoArguments, body_optional=True, returns=Ok)
 def logout() -> Response:
     """End this login, its refresh and access tokens. An API key has none to end."""
-    _check_origin()
+    check_origin()
     read_body(NoArguments(), optional=True)
     session_id = actor().session_id
     if session_id is not None:
@@ -181,7 +181,7 @@ def logout() -> Response:
             record(tx, "auth.logged_out", "session", session_id)
         authenticator().forget()
     response = jsonify(ok=True)
-    _set_cookie(response, "", timedelta(0))
+    set_refresh_cookie(response, "", timedelta(0))
     return response
 
 
@@ -216,11 +216,11 @@ def _tokens(session: Session, **more: str) -> Response:
         settings(), user_id=session.user_id, org_id=session.org_id, session_id=session.id
     )
     response = jsonify({**more, "access_token": token, "token_type": "bearer"})
-    _set_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
+    set_refresh_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
     return response
 
 
-def _set_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> None:
+def set_refresh_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> None:
     response.set_cookie(
         COOKIE,
         refresh_token,
@@ -232,7 +232,7 @@ def _set_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> 
     )
 
 
-def _check_origin() -> None:
+def check_origin() -> None:
     """Refuse requests by browser pages of other origins. Raises: Forbidden."""
     origin = request.headers.get("Origin")
     if origin is None or origin in settings().cors_origins:

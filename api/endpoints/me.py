@@ -11,7 +11,7 @@ from arkloop.api.endpoints.following import stream_slots
 from arkloop.api.http.current import actor, connections_of_service, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
-from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts import accounts, identities
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.runs import run_limits
 from arkloop.shared.runs.run_limits import RunUse
@@ -30,6 +30,7 @@ def get_me() -> Response:
     with connections_of_service().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
         orgs = accounts.orgs_of(sql, actor().user_id)
+        bound_org = identities.bound_org(sql, actor().session_id)
         of_runs = run_limits.uses(sql, settings(), actor())
     return jsonify(
         id=str(user.id),
@@ -37,11 +38,12 @@ def get_me() -> Response:
         email=user.email,
         org_id=str(actor().org_id),
         org_name=user.org_name,
-        # A key is for one org, and its reader has nothing to do with the others.
+        # A key is for one org, and its reader has nothing to do with the others. So is a login by
+        # an org's identity provider.
         orgs=[
             {"id": str(org.id), "name": org.name, "role": org.role}
             for org in orgs
-            if actor().api_key_id is None or org.id == actor().org_id
+            if org.id == actor().org_id or (actor().api_key_id is None and bound_org is None)
         ],
         role=actor().role,
         permissions=sorted(actor().permissions),

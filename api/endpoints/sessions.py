@@ -11,7 +11,7 @@ from arkloop.api.http.current import actor, connections_of_service
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, query_args
-from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts import accounts, identities
 from arkloop.shared.errors import Forbidden, SessionNotFound
 from arkloop.shared.times import rfc3339
 
@@ -39,11 +39,15 @@ class SessionsShown(TypedDict):
 @requires()
 @described(returns=SessionsShown)
 def list_sessions() -> Response:
-    """List the user's logins that are in force, the newest 100. Not for API keys."""
+    """List the user's logins that are in force, the newest 100. Not for API keys.
+
+    A login by an identity provider sees those in its org alone.
+    """
     query_args(NoArguments())
     current = _own_session()
     with connections_of_service().reading() as sql:
-        rows = accounts.sessions(sql, actor().user_id)
+        in_org = identities.bound_org(sql, current)
+        rows = accounts.sessions(sql, actor().user_id, in_org=in_org)
     items = [
         SessionShown(
             id=str(row.id),
@@ -63,9 +67,10 @@ def list_sessions() -> Response:
 def end_session(session_id: UUID) -> Response:
     """End a login of the user: its tokens and streams, within 5 s. Not for API keys. 204."""
     query_args(NoArguments())
-    _own_session()
+    own = _own_session()
     with connections_of_service().transaction() as tx:
-        if not accounts.end_session(tx, user_id=actor().user_id, session_id=session_id):
+        user_id, in_org = actor().user_id, identities.bound_org(tx.sql, own)
+        if not accounts.end_session(tx, user_id=user_id, session_id=session_id, in_org=in_org):
             raise SessionNotFound()
         record(tx, "auth.session_ended", "session", session_id)
     authenticator().forget()

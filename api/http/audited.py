@@ -59,10 +59,12 @@ def answer(tx: Transaction, run_id: UUID, content: str, request_id: UUID | None)
         record(tx, "run.approval_answered", "run", run_id, **asked, decision=decision)
 
 
-def record_login(tx: Transaction, action: str, *, user_id: UUID, org_id: UUID) -> None:
-    """Record what somebody does who has no token yet, but the password of this user."""
+def record_login(
+    tx: Transaction, action: str, *, user_id: UUID, org_id: UUID, **details: Detail
+) -> None:
+    """Record what somebody does who has no token yet, but has proved to be this user."""
     by = By(type="user", user_id=user_id)
-    audit_log.record(tx, _entry(org_id, action, by, ("user", user_id), {}))
+    audit_log.record(tx, _entry(org_id, action, by, ("user", user_id), details))
 
 
 def record_failed_login(*, user_id: UUID, org_id: UUID) -> None:
@@ -71,6 +73,13 @@ def record_failed_login(*, user_id: UUID, org_id: UUID) -> None:
     The response must not take longer than that for a login that does not exist.
     """
     entry = _entry(org_id, "auth.login_failed", audit_log.UNKNOWN, ("user", user_id), {})
+    connections().notify(AppendLater(entry))
+
+
+def record_refused_login(*, org_id: UUID, provider_id: UUID, reason: str) -> None:
+    """Record, beside the response, that a login by the org's identity provider was refused."""
+    target = ("identity_provider", provider_id)
+    entry = _entry(org_id, "auth.login_failed", audit_log.UNKNOWN, target, {"reason": reason})
     connections().notify(AppendLater(entry))
 
 

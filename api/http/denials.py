@@ -4,6 +4,7 @@ An actor is recorded once an hour for each endpoint, and an org has `PER_HOUR` s
 """
 
 from typing import cast
+from uuid import UUID
 
 from flask import Flask, Response, current_app, g, request
 from limits import RateLimitItemPerHour
@@ -24,6 +25,12 @@ def register(app: Flask, connections: Connections) -> None:
     limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.denials)
     app.extensions["arkloop.denials"] = limiter
     app.after_request(_record)
+
+
+def may_record(org_id: UUID) -> bool:
+    """Return whether a login that was refused may be recorded: `PER_HOUR` are, for an org."""
+    limiter = cast(SharedLimiter, current_app.extensions["arkloop.denials"])
+    return limiter.ask(lambda counts: counts.hit(_OF_ORG, str(org_id), "logins"))
 
 
 def _record(response: Response) -> Response:

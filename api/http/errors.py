@@ -9,6 +9,7 @@ from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http.current import trace_id
+from arkloop.shared.accounts.identity_errors import LoginStateInvalid
 from arkloop.shared.errors import (
     ArkloopError,
     BadRequest,
@@ -45,6 +46,7 @@ STATUS: dict[type[ArkloopError], int] = {
     BadRequest: 400,
     InvalidState: 400,
     McpStateInvalid: 400,
+    LoginStateInvalid: 400,
     InvitationInvalid: 400,
     PasswordResetInvalid: 400,
     Unauthorized: 401,

@@ -14,6 +14,7 @@ from arkloop.cli.operator.database import (
     record,
 )
 from arkloop.cli.output import print_line
+from arkloop.shared.accounts import identity_providers
 from arkloop.shared.catalog import sealed_columns as catalog
 from arkloop.shared.delivery import endpoints
 from arkloop.shared.sealing import org_keys
@@ -21,7 +22,7 @@ from arkloop.shared.sealing.sealed_columns import Counts, reseal
 from arkloop.shared.security.encryption import Keyring, keyring, split
 from arkloop.shared.storage.connections import Connections
 
-COLUMNS = (*catalog.SEALED, *endpoints.SEALED)
+COLUMNS = (*catalog.SEALED, *endpoints.SEALED, *identity_providers.SEALED)
 
 
 def _keyring(_context: click.Context, _parameter: click.Parameter, value: str) -> Keyring:

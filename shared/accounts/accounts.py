@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -42,6 +43,11 @@ from arkloop.shared.storage.tables.accounts import (
 REFRESH_LIFETIME = timedelta(days=30)
 #: A list of logins has no more.
 MAX_SESSIONS = 100
+
+#: The hash of a user's password who has none: no password fits it.
+NO_PASSWORD = "none"  # noqa: S105 - no password
+#: What all refresh tokens of a login have in common.
+_OF_FAMILY = ("family_id", "user_id", "org_id", "identity_id", "session_ends_at")
 
 MAX_NAME_LENGTH = 200
 MIN_PASSWORD_LENGTH = 8
@@ -245,14 +251,22 @@ def role_in_session(
     return sql.scalar(query)
 
 
-def begin_session(tx: Transaction, *, user_id: UUID, org_id: UUID) -> Session:
-    """Begin a session for a new login in an org. Deletes the user's expired refresh tokens."""
+def begin_session(
+    tx: Transaction, *, user_id: UUID, org_id: UUID, by: tuple[UUID, timedelta] | None = None
+) -> Session:
+    """Begin a session for a new login in an org. Deletes the user's expired refresh tokens.
+
+    `by` is the identity of a login by an identity provider, and after how long it ends at last.
+    """
     tx.sql.execute(
         refresh_tokens.delete().where(
             refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()
         )
     )
-    return _next_token(tx, family_id=new_id(), user_id=user_id, org_id=org_id)
+    token: dict[str, Any] = {"family_id": new_id(), "user_id": user_id, "org_id": org_id}
+    if by is not None:
+        token |= {"identity_id": by[0], "session_ends_at": func.now() + by[1]}
+    return _next_token(tx, **token)
 
 
 def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
@@ -274,7 +288,10 @@ def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
             memberships.c.org_id == org_id,
         )
         .values(rotated_at=func.now())
-        .returning(refresh_tokens.c.family_id, refresh_tokens.c.user_id, memberships.c.org_id)
+        .returning(
+            *(refresh_tokens.c[name] for name in _OF_FAMILY if name != "org_id"),
+            memberships.c.org_id,
+        )
     ).one_or_none()
     if rotated is not None:
         return _next_token(tx, **rotated._asdict())
@@ -288,11 +305,11 @@ def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
     return None
 
 
-def sessions(sql: Connection, user_id: UUID) -> list[Row[Any]]:
+def sessions(sql: Connection, user_id: UUID, *, in_org: UUID | None = None) -> list[Row[Any]]:
     """List the user's logins that are in force, the newest first, at most `MAX_SESSIONS`.
 
-    Each with id, created_at (that of its oldest refresh token that is kept), refreshed_at and
-    expires_at.
+    With `in_org` those in this org alone. Each with id, created_at (that of its oldest refresh
+    token that is kept), refreshed_at and expires_at.
     """
     expires_at = func.max(refresh_tokens.c.expires_at)
     query = (
@@ -302,7 +319,11 @@ def sessions(sql: Connection, user_id: UUID) -> list[Row[Any]]:
             func.max(refresh_tokens.c.created_at).label("refreshed_at"),
             expires_at.label("expires_at"),
         )
-        .where(refresh_tokens.c.user_id == user_id, refresh_tokens.c.revoked_at.is_(None))
+        .where(
+            refresh_tokens.c.user_id == user_id,
+            refresh_tokens.c.revoked_at.is_(None),
+            true() if in_org is None else refresh_tokens.c.org_id == in_org,
+        )
         .group_by(refresh_tokens.c.family_id)
         .having(expires_at > func.now())
         .order_by(func.max(refresh_tokens.c.created_at).desc(), refresh_tokens.c.family_id)
@@ -311,13 +332,18 @@ def sessions(sql: Connection, user_id: UUID) -> list[Row[Any]]:
     return list(sql.execute(query))
 
 
-def end_session(tx: Transaction, *, user_id: UUID, session_id: UUID) -> bool:
+def end_session(
+    tx: Transaction, *, user_id: UUID, session_id: UUID, in_org: UUID | None = None
+) -> bool:
     """Revoke a login of the user: its refresh token and its access tokens.
 
-    Returns whether the user had such a login in force.
+    Returns whether the user had such a login in force, with `in_org` one in this org.
     """
     return _revoke(
-        tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id == session_id
+        tx,
+        refresh_tokens.c.user_id == user_id,
+        refresh_tokens.c.family_id == session_id,
+        true() if in_org is None else refresh_tokens.c.org_id == in_org,
     )
 
 
@@ -352,16 +378,12 @@ def _revoke(tx: Transaction, *which: Any) -> bool:
     return revoked.rowcount > 0
 
 
-def _next_token(tx: Transaction, *, family_id: UUID, user_id: UUID, org_id: UUID) -> Session:
+def _next_token(tx: Transaction, **family: Any) -> Session:
+    """Insert a token with the values of its family, those of `_OF_FAMILY`."""
     token = secret_tokens.make()
-    tx.sql.execute(
-        insert(refresh_tokens).values(
-            id=new_id(),
-            family_id=family_id,
-            user_id=user_id,
-            org_id=org_id,
-            token_hash=secret_tokens.hash_of(token),
-            expires_at=func.now() + REFRESH_LIFETIME,
-        )
-    )
-    return Session(id=family_id, user_id=user_id, org_id=org_id, refresh_token=token)
+    # `least` ignores null.
+    expires_at = func.least(func.now() + REFRESH_LIFETIME, family.get("session_ends_at"))
+    values = {"token_hash": secret_tokens.hash_of(token), "expires_at": expires_at}
+    tx.sql.execute(insert(refresh_tokens).values(id=new_id(), **family, **values))
+    ids = {name: family[name] for name in ("user_id", "org_id")}
+    return Session(id=family["family_id"], **ids, refresh_token=token)

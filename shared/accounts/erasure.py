@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from arkloop.shared.accounts import accounts, api_keys, members
+from arkloop.shared.accounts import accounts, api_keys, identities, members
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
 from arkloop.shared.billing import budget_limits, usage_reports
@@ -62,7 +62,7 @@ class Erased:
 
 
 def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
-    """Yield the user, their orgs, API keys and logins, and threads that they have created."""
+    """Yield the user, their orgs, API keys, identities, logins, and threads that they created."""
     profile = select(users.c.id, users.c.login, users.c.email, users.c.created_at)
     yield {"type": "user", **sql.execute(profile.where(users.c.id == user_id)).mappings().one()}
     for org in accounts.orgs_of(sql, user_id):
@@ -71,6 +71,8 @@ def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
     of_user = select(*(keys.c[name] for name in names)).where(keys.c.user_id == user_id)
     for key in sql.execute(of_user.order_by(keys.c.id)).mappings():
         yield {"type": "api_key", **key}
+    for identity in identities.of_user(sql, user_id):
+        yield {"type": "identity", **identity._mapping}
     for login in accounts.sessions(sql, user_id):
         yield {"type": "login", **login._mapping}
     yield from personal_data.exported(sql, personal_data.created_by(sql, user_id))
@@ -190,6 +192,7 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
         _audit(tx, org.id, "user.erased", ("user", user_id))
     tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
     tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
+    identities.forget(tx, user_id)
     tx.sql.execute(delete(invitations).where(invitations.c.created_by_user_id == user_id))
     accounts.end_password_reset(tx, user_id)
     for org_id in tx.sql.scalars(select(keys.c.org_id).where(keys.c.user_id == user_id).distinct()):

@@ -20,6 +20,7 @@ OPEN: Mapping[str, str] = {
     "alembic_version": "the version of the schema",
     "forgotten_runs": "ids of runs that are gone",
     "installation": "the identity of the database",
+    "spent_login_states": "hashes of logins that were completed",
     "sweep_turn": "the time of the last sweep",
     "usage_days_until": "the progress of the sums of usage",
 }
@@ -50,6 +51,7 @@ _CONDITIONS: Mapping[str, str] = {
     # An account is shared by the orgs that a user is in.
     "users": _beside("memberships", "user_id", "users.id"),
     "password_resets": _beside("memberships", "user_id", "password_resets.user_id"),
+    "identities": _beside("identity_providers", "id", "identities.provider_id"),
     "thread_contexts": _beside("threads", "id", "thread_contexts.thread_id"),
     **{
         table: _beside("runs", "id", f"{table}.run_id")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import httpx2
 import pytest
@@ -24,6 +25,11 @@ def installed(name: str) -> Path:
     program = INSTALLED / ".bin" / name
     if program.exists() and shutil.which("node"):
         return program
+    missing(name)
+
+
+def missing(name: str) -> NoReturn:
+    """Skip the test that needs a program, or fail it in CI."""
     reason = f"{name} is not installed: run `make test-peers`"
     if os.environ.get("NEED_PEERS") == "1":
         pytest.fail(reason)

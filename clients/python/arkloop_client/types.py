@@ -161,6 +161,19 @@ class AwaitedRun(TypedDict):
     steer: NotRequired[SteeringMessage]
 
 
+class BeginLogin(TypedDict):
+    org_id: str
+    return_to: NotRequired[str]
+    invitation: NotRequired[str]
+
+
+class BegunLogin(TypedDict):
+    "A login at the provider that waits for the person."
+
+    authorization_url: str
+    expires_at: str
+
+
 class Budget(TypedDict):
     "Limits, and how much of them is used this month."
 
@@ -801,6 +814,23 @@ class HttpToolWithSecret(TypedDict):
     created_at: str
     updated_at: str
     signing_secret: NotRequired[str]
+
+
+class IdentityProvider(TypedDict):
+    "The identity provider of an org, without the client secret."
+
+    org_id: str
+    issuer: str
+    client_id: str
+    has_client_secret: bool
+    signing_algorithm: str
+    email_domains: list[str]
+    joining_role: Literal["member", "admin"]
+    assumes_verified_email: bool
+    session_hours: int
+    redirect_uri: str
+    created_at: str
+    updated_at: str
 
 
 class Invitation(TypedDict):
@@ -1780,6 +1810,21 @@ class SessionsShown(TypedDict):
     "The newest logins."
 
     items: list[SessionShown]
+
+
+class SetIdentityProvider(TypedDict):
+    issuer: str
+    client_id: str
+    client_secret: NotRequired[str | None]
+    signing_algorithm: NotRequired[
+        Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+        ]
+    ]
+    email_domains: NotRequired[list[str]]
+    joining_role: NotRequired[Literal["member", "admin"]]
+    assumes_verified_email: NotRequired[bool]
+    session_hours: NotRequired[int]
 
 
 class ShownClientToken(TypedDict):

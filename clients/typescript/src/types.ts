@@ -1243,6 +1243,8 @@ export interface paths {
         /**
          * List the user's logins that are in force, the newest 100
          * @description List the user's logins that are in force, the newest 100. Not for API keys.
+         *
+         *     A login by an identity provider sees those in its org alone.
          */
         get: operations["sessions.list_sessions"];
         put?: never;
@@ -2232,6 +2234,81 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/orgs/{org_id}/identity-provider": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show the identity provider of the org
+         * @description Show the identity provider of the org.
+         */
+        get: operations["identity_providers.get_identity_provider"];
+        /**
+         * Set the identity provider of the org, all of it but the client secret, which stays
+         * @description Set the identity provider of the org, all of it but the client secret, which stays.
+         *
+         *     Its discovery document is read. For owners only.
+         */
+        put: operations["identity_providers.set_identity_provider"];
+        post?: never;
+        /**
+         * Remove the identity provider
+         * @description Remove the identity provider; logins by it end within 5 s. For owners only. 204.
+         */
+        delete: operations["identity_providers.remove_identity_provider"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/auth/oidc/begin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Begin a login by the identity provider of an org
+         * @description Begin a login by the identity provider of an org: send the person to `authorization_url`.
+         *
+         *     The cookie of the response ties the login to this browser, for ten minutes.
+         */
+        post: operations["oidc.begin_provider_login"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/auth/oidc/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Take the reply of an identity provider, and log in the person whom it has identified
+         * @description Take the reply of an identity provider, and log in the person whom it has identified.
+         *
+         *     Sets the cookie with the refresh token. With `return_to` 303 to there, if the login has failed
+         *     with the code of the error in `error`; else a short page.
+         */
+        get: operations["oidc.complete_provider_login"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/orgs/{org_id}/members/{user_id}/password-reset": {
         parameters: {
             query?: never;
@@ -3076,6 +3153,32 @@ export interface components {
             /** @default 604800 */
             lifetime_seconds: number;
         };
+        SetIdentityProvider: {
+            issuer: string;
+            client_id: string;
+            client_secret?: string | null;
+            /**
+             * @default RS256
+             * @enum {string}
+             */
+            signing_algorithm: "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "ES256" | "ES384" | "ES512" | "EdDSA";
+            email_domains?: string[];
+            /**
+             * @default member
+             * @enum {string}
+             */
+            joining_role: "member" | "admin";
+            /** @default false */
+            assumes_verified_email: boolean;
+            /** @default 12 */
+            session_hours: number;
+        };
+        BeginLogin: {
+            /** Format: uuid */
+            org_id: string;
+            return_to?: string;
+            invitation?: string;
+        };
         ResetPassword: {
             token: string;
             password: string;
@@ -3265,7 +3368,7 @@ export interface components {
             /** Format: uuid */
             org_id: string;
             org_name: string;
-            /** @description All orgs of the user; with an API key, its own. */
+            /** @description All orgs of the user; with an API key, its own. So with a login by an identity provider. */
             orgs: components["schemas"]["OrgOfUser"][];
             role: string;
             permissions: string[];
@@ -4358,6 +4461,31 @@ export interface components {
             created_by_user_id: string;
             /** Format: date-time */
             created_at: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
+        /** @description The identity provider of an org, without the client secret. */
+        IdentityProvider: {
+            /** Format: uuid */
+            org_id: string;
+            issuer: string;
+            client_id: string;
+            has_client_secret: boolean;
+            signing_algorithm: string;
+            email_domains: string[];
+            /** @enum {string} */
+            joining_role: "member" | "admin";
+            assumes_verified_email: boolean;
+            session_hours: number;
+            redirect_uri: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description A login at the provider that waits for the person. */
+        BegunLogin: {
+            authorization_url: string;
             /** Format: date-time */
             expires_at: string;
         };
@@ -5916,6 +6044,102 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "http.not_found" | "invitations.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `identity_providers.not_found`: The organization has no identity provider, or there is no such organization.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-identity_providers.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "identity_providers.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /** @description - `identity_providers.not_found`: The organization has no identity provider, or there is no such organization. */
+        "identity_providers.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "identity_providers.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `identity_providers.unavailable`: The identity provider did not respond as OpenID Connect demands; try again shortly.
+         *     - `service.unavailable`: The database is unavailable; try again shortly.
+         */
+        "identity_providers.unavailable-service.unavailable": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "identity_providers.unavailable" | "service.unavailable";
+                };
+            };
+        };
+        /**
+         * @description - `auth.login_state_invalid`: This login is unknown to your browser, has expired or was completed before; start it again.
+         *     - `http.bad_request`: The request is not valid HTTP.
+         *     - `invitations.invalid`: This invitation is unknown, has expired, or was accepted or revoked before.
+         */
+        "auth.login_state_invalid-http.bad_request-invitations.invalid": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "auth.login_state_invalid" | "http.bad_request" | "invitations.invalid";
+                };
+            };
+        };
+        /**
+         * @description - `auth.forbidden`: Your role or the scopes of your key do not allow this.
+         *     - `auth.login_refused`: The identity provider's reply was refused.
+         */
+        "auth.forbidden-auth.login_refused": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "auth.forbidden" | "auth.login_refused";
+                };
+            };
+        };
+        /**
+         * @description - `accounts.taken`: The login or the email is already in use.
+         *     - `members.already_member`: You are a member of this organization already.
+         */
+        "accounts.taken-members.already_member": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "accounts.taken" | "members.already_member";
                 };
             };
         };
@@ -7817,7 +8041,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied" | "audit.pruned" | "org_key.erased";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied" | "audit.pruned" | "org_key.erased";
                 actor_user_id?: string;
             };
             header?: never;
@@ -11129,6 +11353,195 @@ export interface operations {
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
             503: components["responses"]["service.unavailable"];
+        };
+    };
+    "identity_providers.get_identity_provider": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IdentityProvider"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-identity_providers.not_found-orgs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "identity_providers.set_identity_provider": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SetIdentityProvider"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IdentityProvider"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "identity_providers.remove_identity_provider": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            204: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-identity_providers.not_found-orgs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "oidc.begin_provider_login": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BeginLogin"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BegunLogin"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["identity_providers.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["identity_providers.unavailable-service.unavailable"];
+        };
+    };
+    "oidc.complete_provider_login": {
+        parameters: {
+            query: {
+                state: string;
+                code?: string;
+                error?: string;
+                iss?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    Location: components["headers"]["Location"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description Success. */
+            303: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    Location: components["headers"]["Location"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["auth.login_state_invalid-http.bad_request-invitations.invalid"];
+            403: components["responses"]["auth.forbidden-auth.login_refused"];
+            409: components["responses"]["accounts.taken-members.already_member"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["identity_providers.unavailable-service.unavailable"];
         };
     };
     "password_resets.create_password_reset": {

@@ -1,18 +1,22 @@
-"""The tables of users, orgs, invitations, logins and API keys."""
+"""The tables of users, orgs, invitations, identity providers, logins and API keys."""
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    DateTime,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
     func,
+    text,
 )
 
 from arkloop.shared.org_limits import LIMITS, MOST, MOST_WEIGHT, WEIGHT
@@ -105,6 +109,47 @@ erasures = Table(
     created_at_(),
 )
 
+#: The identity provider of an org, one at most.
+identity_providers = Table(
+    "identity_providers",
+    metadata,
+    id_(),
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("issuer", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("client_secret_encrypted", LargeBinary),
+    Column("signing_algorithm", Text, nullable=False),
+    Column("email_domains", ARRAY(Text), nullable=False),  # whose people join by themselves
+    Column("joining_role", Text, nullable=False),
+    Column("assumes_verified_email", Boolean, nullable=False),
+    Column("session_hours", Integer, nullable=False),
+    created_at_(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+#: Who a user is at an identity provider: `subject` never changes there, as an address may.
+identities = Table(
+    "identities",
+    metadata,
+    id_(),
+    ref_("provider_id", "identity_providers.id"),
+    Column("subject", Text, nullable=False),
+    ref_("user_id", "users.id"),
+    created_at_(),
+    UniqueConstraint("provider_id", "subject"),
+    UniqueConstraint("provider_id", "user_id"),
+    Index("ix_identities_user_id", "user_id"),
+)
+
+#: Logins by an identity provider that were completed: none is completed twice.
+spent_login_states = Table(
+    "spent_login_states",
+    metadata,
+    Column("state_hash", Text, primary_key=True),  # SHA-256, hex
+    time_("expires_at", required=True),
+    Index("ix_spent_login_states_expires_at", "expires_at"),
+)
+
 refresh_tokens = Table(
     "refresh_tokens",
     metadata,
@@ -113,13 +158,20 @@ refresh_tokens = Table(
     ref_("user_id", "users.id"),
     #: Null in tokens of releases in which a user had one org.
     ref_("org_id", "orgs.id", required=False),
+    ref_("identity_id", "identities.id", required=False),  # null: by a password
     Column("token_hash", Text, nullable=False, unique=True),
     created_at_(),
     time_("expires_at", required=True),
+    time_("session_ends_at"),  # null: as long as it is refreshed
     time_("rotated_at"),
     time_("revoked_at"),
     Index("ix_refresh_tokens_family_id", "family_id"),
     Index("ix_refresh_tokens_user_id", "user_id"),
+    Index(
+        "ix_refresh_tokens_identity_id",
+        "identity_id",
+        postgresql_where=text("identity_id IS NOT NULL"),
+    ),
 )
 
 api_keys = Table(

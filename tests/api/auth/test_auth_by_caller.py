@@ -23,6 +23,8 @@ ANYONE = "anyone"
 PERSON = "person"
 #: A user who has logged in, or a key with the scope `admin`.
 MANAGER = "manager"
+#: A user in this role.
+OWNER = "owner"
 
 #: Method and rule, and what a caller must have. With a star client tokens may have it, too.
 TABLE = """
@@ -42,6 +44,9 @@ POST /v1/orgs/<id:org_id>/members/<id:user_id>/password-reset  person admin
 GET /v1/orgs/<id:org_id>/invitations                        person admin
 POST /v1/orgs/<id:org_id>/invitations                       person admin
 DELETE /v1/orgs/<id:org_id>/invitations/<id:invitation_id>  person admin
+GET /v1/orgs/<id:org_id>/identity-provider                  person admin
+PUT /v1/orgs/<id:org_id>/identity-provider                  person owner
+DELETE /v1/orgs/<id:org_id>/identity-provider               person owner
 GET /v1/budget                                              admin
 PUT /v1/budget                                              admin
 GET /v1/budget/end-users                                    admin
@@ -186,7 +191,7 @@ class Caller(NamedTuple):
 
 LOGGED_IN = {ANYONE, PERSON, MANAGER}
 ALL = {
-    "owner": LOGGED_IN | SCOPES,
+    "owner": LOGGED_IN | SCOPES | {OWNER},
     "admin": LOGGED_IN | SCOPES,
     "member": LOGGED_IN | DATA_PERMISSIONS,
 }

@@ -7,10 +7,13 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
+from sqlalchemy import insert
 from werkzeug.test import TestResponse
 
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import identity_providers
 from tests.api.auth.test_auth_by_caller import routes_of
 from tests.api.auth.test_bearer import NAMES
 from tests.clients import Register, User
@@ -48,7 +51,7 @@ def made(user: User, path: str, **body: Any) -> str:
 
 
 @pytest.fixture
-def ids(alice: User, make_run: Callable[..., UUID]) -> dict[str, str]:
+def ids(alice: User, make_run: Callable[..., UUID], connections: Connections) -> dict[str, str]:
     """The ids of an object of each kind in an org, by the names that they have in paths."""
     thread_id = alice.thread(external_id="chat")
     run_id = make_run(alice, thread_id)
@@ -58,6 +61,7 @@ def ids(alice: User, make_run: Callable[..., UUID]) -> dict[str, str]:
     [session] = (alice.get("/v1/auth/sessions").json or {})["items"]
     tool = {"name": "refund", "description": "Refund.", "url": "https://shop.example/refund"}
     made(alice, "/v1/personas", key="ours")
+    insert_identity_provider(connections, alice.org_id)
     invitations = f"/v1/orgs/{alice.org_id}/invitations"
     return {
         "org_id": str(alice.org_id),
@@ -77,6 +81,16 @@ def ids(alice: User, make_run: Callable[..., UUID]) -> dict[str, str]:
         "endpoint_id": made(alice, "/v1/webhook-endpoints", url="https://shop.example/hook"),
         "delivery_id": str(new_id()),  # its endpoint is not found before it
     }
+
+
+def insert_identity_provider(connections: Connections, org_id: UUID) -> None:
+    """Store one without asking it."""
+    values: dict[str, Any] = {"issuer": "https://login.example.com", "client_id": "ours"}
+    values |= {"signing_algorithm": "RS256", "email_domains": [], "joining_role": "member"}
+    values |= {"assumes_verified_email": False, "session_hours": 12}
+    with connections.transaction() as tx:
+        row = insert(identity_providers).values(id=new_id(), org_id=org_id, **values)
+        tx.sql.execute(row)
 
 
 def test_objects_of_another_org_do_not_exist(

@@ -22,7 +22,8 @@ from arkloop.shared.storage.tables.accounts import memberships
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually, in_parallel
 
-#: What everybody may call: what spec 1 says, and where a browser returns from a page of OAuth.
+#: What everybody may call: what spec 1 says, and where a browser returns from a page of OAuth
+#: or of an identity provider.
 PUBLIC = {
     "/healthz",
     "/readyz",
@@ -38,6 +39,8 @@ PUBLIC = {
     "/v1/auth/login",
     "/v1/auth/refresh",
     "/v1/auth/password-reset",
+    "/v1/auth/oidc/begin",
+    "/v1/auth/oidc/callback",
     "/v1/mcp-oauth/callback",
 }
 AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"

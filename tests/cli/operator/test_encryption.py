@@ -54,6 +54,19 @@ def secrets(alice: User, connections: Connections) -> None:
     server = {"name": "files", "url": "https://example.com/mcp", **headers}
     config_id = UUID(alice.post("/v1/mcp-configs", server).json["id"])
     _store_grants(alice, connections, config_id)
+    _store_identity_provider(alice, connections)
+
+
+def _store_identity_provider(alice: User, connections: Connections) -> None:
+    ring = Keyring(connections.settings.encryption_key or "")
+    purpose = "identity_providers.client_secret"
+    secret = ring.seal("secret", org_id=alice.org_id, purpose=purpose)
+    values = {"issuer": "https://login.example.com", "client_id": "ours", "email_domains": []}
+    values |= {"signing_algorithm": "RS256", "joining_role": "member", "session_hours": 12}
+    values |= {"assumes_verified_email": False, "client_secret_encrypted": secret}
+    with connections.transaction() as tx:
+        row = metadata.tables["identity_providers"].insert()
+        tx.sql.execute(row.values(id=new_id(), org_id=alice.org_id, **values))
 
 
 def _store_grants(alice: User, connections: Connections, config_id: UUID) -> None:
@@ -100,9 +113,9 @@ def test_without_the_old_key_everything_can_still_be_read(
 
     results = [run([NEW, old]), run([NEW, old]), run([NEW])]
 
-    # The three that the fixture has sealed as earlier releases did.
+    # The four that the fixture has sealed as earlier releases did.
     assert [0, 0, 0] == [result.exit_code for result in results]
-    assert "1 keys of organizations and 3 secrets encrypted again\n" == results[0].output
+    assert "1 keys of organizations and 4 secrets encrypted again\n" == results[0].output
     assert 2 * ["0 keys of organizations and 0 secrets encrypted again\n"] == [
         result.output for result in results[1:]
     ]
@@ -151,7 +164,7 @@ def test_no_key_is_erased_while_older_secrets_would_survive(
     refused = run([NEW], *erase)
 
     assert 1 == refused.exit_code
-    assert "3 secrets are under other keys" in refused.output
+    assert "4 secrets are under other keys" in refused.output
     assert 0 == run([NEW, connections.settings.encryption_key or ""], *erase).exit_code
 
 

@@ -39,6 +39,7 @@ VALUES: dict[type, Any] = {
 }
 #: The tables whose rows others refer to: each org has one row there, which has these names.
 NAMES = {"run_id": "runs", "thread_id": "threads", "config_id": "mcp_configs", "user_id": "users"}
+NAMES["provider_id"] = "identity_providers"
 
 
 @dataclass(frozen=True)

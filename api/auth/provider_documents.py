@@ -1,0 +1,190 @@
+"""The documents that identity providers publish: their metadata (OpenID Connect Discovery 1.0)
+and their keys (RFC 7517).
+
+A process keeps each for an hour. A key that is not among those that are kept has them read again,
+but not more often than every `REFETCH_SECONDS`, whatever tokens say; so is a document that could
+not be read. Every address is reached by the client that refuses what is not public.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, cast
+
+from flask import current_app
+
+from arkloop.api.auth.id_tokens import Jwk
+from arkloop.shared import json_text
+from arkloop.shared.accounts.identity_errors import IdentityProviderUnavailable
+from arkloop.shared.security import egress
+
+KEPT_SECONDS = 3600
+REFETCH_SECONDS = 30
+FETCH_SECONDS = 5.0
+MAX_BYTES = 256 * 1024
+MAX_KEYS = 100
+#: Documents that a process keeps; beyond that it reads all of them anew.
+_MAX_KEPT = 1_000
+
+_PATH = "/.well-known/openid-configuration"
+#: How a client shows its secret, those that are supported, the better one first.
+BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """A provider's description of itself, as far as a login needs it."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str | None
+    token_auth: str | None  # None: neither of the two that are supported
+    names_issuer: bool  # `iss` is in its replies (RFC 9207)
+    algorithms: Sequence[str]  # empty: it does not say
+
+
+@dataclass(slots=True, eq=False)
+class _Document:
+    """A document as it was last read, or why it could not be."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    asked_at: float = float("-inf")
+    read_at: float = float("-inf")
+    value: dict[str, Any] | None = None
+    failure: str = ""
+
+
+class ProviderDocuments:
+    """The documents that a web process keeps."""
+
+    def __init__(self, policy: egress.Policy, refetch_seconds: float = REFETCH_SECONDS) -> None:
+        self.policy = policy
+        self._refetch_seconds = refetch_seconds
+        self._documents: dict[str, _Document] = {}
+
+    def metadata(self, issuer: str, *, is_new: bool = False) -> Metadata:
+        """Return the metadata of a provider; with `is_new` it is read again, unless just now.
+
+        Raises:
+            IdentityProviderUnavailable: the message says what is wrong with it.
+        """
+        self.check(issuer)
+        found = self._read(issuer.rstrip("/") + _PATH, 0 if is_new else KEPT_SECONDS)
+        if found.get("issuer") != issuer:
+            raise IdentityProviderUnavailable("The discovery document is that of another issuer.")
+        methods = found.get("code_challenge_methods_supported")
+        if isinstance(methods, list) and "S256" not in methods:
+            raise IdentityProviderUnavailable("The provider does not support PKCE with S256.")
+        auth = _texts(found.get("token_endpoint_auth_methods_supported")) or [BASIC]
+        userinfo = found.get("userinfo_endpoint")
+        return Metadata(
+            issuer=issuer,
+            authorization_endpoint=self._endpoint(found, "authorization_endpoint"),
+            token_endpoint=self._endpoint(found, "token_endpoint"),
+            jwks_uri=self._endpoint(found, "jwks_uri"),
+            userinfo_endpoint=userinfo and self._endpoint(found, "userinfo_endpoint"),
+            token_auth=next((name for name in (BASIC, POST) if name in auth), None),
+            names_issuer=found.get("authorization_response_iss_parameter_supported") is True,
+            algorithms=_texts(found.get("id_token_signing_alg_values_supported")),
+        )
+
+    def keys(self, jwks_uri: str, kid: str | None) -> Sequence[Jwk]:
+        """Return the published keys with this `kid`, or all of them for None.
+
+        Raises:
+            IdentityProviderUnavailable
+        """
+        found = _with(kid, self._read(jwks_uri, KEPT_SECONDS))
+        return found or _with(kid, self._read(jwks_uri, 0))
+
+    def check(self, url: str) -> None:
+        """Check that an address may be asked, and by TLS unless it is one of the operator's own.
+
+        Raises:
+            IdentityProviderUnavailable
+        """
+        try:
+            target = egress.check_url(url, self.policy)
+            if target.scheme == "https":
+                return
+            addresses = egress.resolve(target.host, target.port, self.policy)
+        except egress.Refused as refused:
+            raise IdentityProviderUnavailable(str(refused)) from None
+        except OSError:
+            raise IdentityProviderUnavailable("The provider's name has no address.") from None
+        if not all(self.policy.allows(ip_address(address)) for address in addresses):
+            raise IdentityProviderUnavailable("The provider's addresses must begin with https://.")
+
+    def _endpoint(self, found: Mapping[str, Any], name: str) -> str:
+        url = found.get(name)
+        if not isinstance(url, str):
+            raise IdentityProviderUnavailable(f"The discovery document has no `{name}`.")
+        self.check(url)
+        return url
+
+    def _read(self, url: str, max_age: float) -> dict[str, Any]:
+        """Return the document, not older than `max_age` seconds; of callers at once one reads it.
+
+        If it was asked for just now, or cannot be read, an older one is returned.
+        """
+        if len(self._documents) >= _MAX_KEPT:
+            self._documents.clear()
+        document = self._documents.setdefault(url, _Document())
+        with document.lock:
+            now = time.monotonic()
+            is_old = document.value is None or now - document.read_at >= max_age
+            if is_old and now - document.asked_at >= self._refetch_seconds:
+                document.asked_at = now
+                try:
+                    document.value, document.read_at = self.ask(url, {}), now
+                except IdentityProviderUnavailable as error:
+                    document.failure = str(error)
+            if document.value is None or now - document.read_at >= KEPT_SECONDS:
+                raise IdentityProviderUnavailable(document.failure or None)
+            return document.value
+
+    def ask(self, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Return the JSON object at an address. Raises: IdentityProviderUnavailable."""
+        # With its TLS it takes a tenth of a second to load, and most processes never need it.
+        from arkloop.shared.security import exchange
+
+        self.check(url)
+        sent = {"Accept": "application/json", **headers}
+        try:
+            response = exchange.get(url, self.policy, sent, FETCH_SECONDS, most_bytes=MAX_BYTES)
+        except (exchange.NotSent, exchange.Lost) as error:
+            raise IdentityProviderUnavailable(f"The identity provider: {error}") from None
+        if response.problem is not None or response.status != 200:
+            why = response.problem or f"It responded with HTTP status {response.status}."
+            raise IdentityProviderUnavailable(f"The identity provider: {why}")
+        return object_of(response.body)
+
+
+def object_of(body: bytes) -> dict[str, Any]:
+    """Read what a provider has sent. Raises: IdentityProviderUnavailable: no JSON object."""
+    try:
+        found = json_text.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise IdentityProviderUnavailable("The identity provider did not respond with JSON.")
+    return found
+
+
+def provider_documents() -> ProviderDocuments:
+    """Return the documents that this process keeps."""
+    return cast(ProviderDocuments, current_app.extensions["arkloop.provider_documents"])
+
+
+def _with(kid: str | None, document: Mapping[str, Any]) -> list[Jwk]:
+    keys = document.get("keys")
+    found = [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+    return [key for key in found[:MAX_KEYS] if kid is None or key.get("kid") == kid]
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

@@ -1,0 +1,263 @@
+"""Logins by an identity provider: the authorization code flow with PKCE (RFC 7636, RFC 9700).
+
+What a login needs when the person comes back is in a signed cookie of their browser: nothing is
+stored for those who never come back, and nobody can be made to end the login of somebody else.
+"""
+
+import base64
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from arkloop.api.auth import id_tokens, signed_tokens
+from arkloop.api.auth.id_tokens import BadIdToken
+from arkloop.api.auth.provider_documents import (
+    BASIC,
+    FETCH_SECONDS,
+    MAX_BYTES,
+    Metadata,
+    ProviderDocuments,
+    object_of,
+)
+from arkloop.shared.accounts import identity_providers
+from arkloop.shared.accounts.identities import Person
+from arkloop.shared.accounts.identity_errors import (
+    IdentityProviderUnavailable,
+    LoginRefused,
+    LoginStateInvalid,
+)
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unauthorized
+
+log = logging.getLogger(__name__)
+
+#: In which a person logs in at the provider.
+LIFETIME = timedelta(minutes=10)
+SCOPE = "openid email profile"
+MAX_COOKIE_LENGTH = 4_000
+
+_TYPE = "oidc+jwt"
+_AUDIENCE = "arkloop-oidc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingLogin:
+    """A login that was begun in a browser; `state`, `nonce` and `verifier` are random."""
+
+    provider_id: str
+    org_id: str
+    issuer: str
+    state: str
+    nonce: str
+    verifier: str
+    return_to: str | None
+    invitation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The query that a provider sends a browser back with."""
+
+    state: str
+    code: str | None
+    issuer: str | None
+
+
+def begin(
+    provider: Row[Any], *, return_to: str | None, invitation: str | None
+) -> tuple[PendingLogin, datetime]:
+    """Begin a login; returns it and the time of its end."""
+    state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+    pending = PendingLogin(
+        provider_id=str(provider.id),
+        org_id=str(provider.org_id),
+        issuer=provider.issuer,
+        state=state,
+        nonce=nonce,
+        verifier=verifier,
+        return_to=return_to,
+        invitation=invitation,
+    )
+    return pending, (datetime.now(UTC) + LIFETIME).replace(microsecond=0)
+
+
+def cookie_of(settings: Settings, pending: PendingLogin, ends_at: datetime) -> str:
+    """Sign a login for the browser that has begun it."""
+    claims = {"aud": _AUDIENCE, "exp": int(ends_at.timestamp()), "login": asdict(pending)}
+    return signed_tokens.sign(settings, _TYPE, claims)
+
+
+def pending_of(settings: Settings, cookie: str, reply: Reply) -> PendingLogin:
+    """Return the login of the cookie that the reply belongs to. Raises: LoginStateInvalid."""
+    try:
+        claims = signed_tokens.verify(
+            settings,
+            _TYPE,
+            cookie,
+            audience=_AUDIENCE,
+            required=["exp", "login"],
+            max_length=MAX_COOKIE_LENGTH,
+        )
+    except Unauthorized:
+        raise LoginStateInvalid() from None
+    if claims["exp"] > time.time() + LIFETIME.total_seconds() + id_tokens.LEEWAY_SECONDS:
+        raise LoginStateInvalid()
+    pending = PendingLogin(**claims["login"])
+    given = reply.state.encode(errors="replace")
+    if not hmac.compare_digest(given, pending.state.encode()):
+        raise LoginStateInvalid()
+    return pending
+
+
+def authorization_url(
+    metadata: Metadata, provider: Row[Any], pending: PendingLogin, redirect_uri: str
+) -> str:
+    """Build the address at the provider to which the browser goes."""
+    challenge = hashlib.sha256(pending.verifier.encode()).digest()
+    asked = {
+        "response_type": "code",
+        "client_id": provider.client_id,
+        "redirect_uri": redirect_uri,
+        "scope": SCOPE,
+        "state": pending.state,
+        "nonce": pending.nonce,
+        "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
+        "code_challenge_method": "S256",
+    }
+    endpoint = metadata.authorization_endpoint
+    return endpoint + ("&" if "?" in endpoint else "?") + urlencode(asked)
+
+
+def identify(
+    documents: ProviderDocuments,
+    settings: Settings,
+    provider: Row[Any],
+    pending: PendingLogin,
+    reply: Reply,
+    *,
+    redirect_uri: str,
+    needs_address: Callable[[str], bool],
+) -> Person:
+    """Exchange the code of a reply, and return whom the provider has identified.
+
+    `needs_address` says of a subject whether the address is wanted: it may cost a request.
+
+    Raises:
+        LoginRefused: the reply, or what the provider gave for it, proves nothing.
+        IdentityProviderUnavailable
+    """
+    if reply.code is None:
+        raise LoginRefused("denied_at_provider", "The identity provider did not log you in.")
+    if UUID(pending.provider_id) != provider.id or pending.issuer != provider.issuer:
+        raise LoginStateInvalid()
+    metadata = documents.metadata(provider.issuer)
+    if (reply.issuer is not None or metadata.names_issuer) and reply.issuer != provider.issuer:
+        raise LoginRefused("another_issuer")
+    secret = identity_providers.secret_of(settings, provider)
+    tokens = _exchange(documents, metadata, provider, pending, reply.code, redirect_uri, secret)
+    id_token, access_token = tokens.get("id_token"), tokens.get("access_token")
+    if not isinstance(id_token, str):
+        raise LoginRefused("no_id_token")
+    try:
+        claims = id_tokens.verify(
+            id_token,
+            lambda kid: documents.keys(metadata.jwks_uri, kid),
+            algorithm=provider.signing_algorithm,
+            issuer=provider.issuer,
+            client_id=provider.client_id,
+            nonce=pending.nonce,
+            access_token=access_token if isinstance(access_token, str) else None,
+        )
+    except BadIdToken as error:
+        log.warning("ID token of provider %s refused: %s", provider.id, error)
+        raise LoginRefused("id_token_invalid") from None
+    if "email" not in claims and isinstance(access_token, str) and needs_address(claims["sub"]):
+        claims |= _userinfo(documents, metadata.userinfo_endpoint, access_token, claims["sub"])
+    return _person(claims)
+
+
+def _exchange(
+    documents: ProviderDocuments,
+    metadata: Metadata,
+    provider: Row[Any],
+    pending: PendingLogin,
+    code: str,
+    redirect_uri: str,
+    secret: str | None,
+) -> dict[str, Any]:
+    """Exchange a code for tokens. Raises: LoginRefused, IdentityProviderUnavailable."""
+    from arkloop.shared.security import exchange
+
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": redirect_uri,
+        "code_verifier": pending.verifier,
+    }
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    if secret is None:
+        form["client_id"] = provider.client_id
+    elif metadata.token_auth == BASIC:
+        # Each form-encoded first, as RFC 6749, 2.3.1, demands.
+        pair = f"{quote(provider.client_id, safe='')}:{quote(secret, safe='')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    elif metadata.token_auth is not None:
+        form |= {"client_id": provider.client_id, "client_secret": secret}
+    else:
+        raise IdentityProviderUnavailable("The provider takes no client secret in a usable form.")
+    documents.check(metadata.token_endpoint)
+    try:
+        response = exchange.post(
+            exchange.unaborted,
+            metadata.token_endpoint,
+            documents.policy,
+            headers,
+            urlencode(form).encode(),
+            FETCH_SECONDS,
+            most_bytes=MAX_BYTES,
+        )
+    except (exchange.NotSent, exchange.Lost) as error:
+        raise IdentityProviderUnavailable(f"The identity provider: {error}") from None
+    if response.status in (400, 401, 403):
+        log.warning("provider %s took no code: HTTP status %d", provider.id, response.status)
+        raise LoginRefused("code_refused")
+    if response.status != 200 or response.problem is not None:
+        why = response.problem or f"It responded with HTTP status {response.status}."
+        raise IdentityProviderUnavailable(f"The identity provider: {why}")
+    return object_of(response.body)
+
+
+def _userinfo(
+    documents: ProviderDocuments, url: str | None, access_token: str, subject: str
+) -> dict[str, Any]:
+    """Return the claims of the person that the provider keeps out of ID tokens."""
+    if url is None:
+        return {}
+    if not access_token.isascii() or not access_token.isprintable():
+        raise LoginRefused("access_token_invalid")
+    found = documents.ask(url, {"Authorization": f"Bearer {access_token}"})
+    if found.get("sub") != subject:  # of somebody else (OpenID Connect Core, 5.3.2)
+        raise LoginRefused("userinfo_of_another")
+    return {name: found[name] for name in ("email", "email_verified") if name in found}
+
+
+def _person(claims: dict[str, Any]) -> Person:
+    email, name = claims.get("email"), claims.get("preferred_username")
+    verified = claims.get("email_verified")
+    return Person(
+        subject=claims["sub"],
+        email=email if isinstance(email, str) else None,
+        # Some providers write it as a text. Anything else is not true.
+        email_is_verified=None if verified is None else verified is True or verified == "true",
+        name=name if isinstance(name, str) else None,
+    )

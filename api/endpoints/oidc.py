@@ -1,0 +1,234 @@
+"""`/v1/auth/oidc`: log in by the identity provider of an org (OpenID Connect)."""
+
+import re
+from datetime import timedelta
+from typing import TypedDict
+from urllib.parse import quote
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify, request
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from arkloop.api.auth import provider_logins
+from arkloop.api.auth.provider_documents import provider_documents
+from arkloop.api.auth.provider_logins import PendingLogin, Reply
+from arkloop.api.endpoints.auth import COOKIE_PATH, check_origin, set_refresh_cookie
+from arkloop.api.http import denials
+from arkloop.api.http.audited import record_login, record_refused_login
+from arkloop.api.http.current import connections, public_path, settings
+from arkloop.api.http.described import Time, described
+from arkloop.api.http.fields import Id
+from arkloop.api.http.idempotency import refuse_key
+from arkloop.api.http.json_body import query_args, read_body
+from arkloop.shared.accounts import accounts, identities, identity_providers
+from arkloop.shared.accounts.accounts import Session
+from arkloop.shared.accounts.identities import Known, Person
+from arkloop.shared.accounts.identity_errors import (
+    IdentityProviderNotFound,
+    IdentityProviderUnavailable,
+    LoginRefused,
+    LoginStateInvalid,
+)
+from arkloop.shared.errors import (
+    AlreadyMember,
+    ArkloopError,
+    InvalidRequest,
+    InvitationInvalid,
+    LoginTaken,
+)
+from arkloop.shared.storage.connections import Transaction
+
+bp = Blueprint("oidc", __name__)
+bp.before_request(refuse_key)
+
+COOKIE = "arkloop_oidc_login"
+_PATH = COOKIE_PATH + "/oidc"
+
+_MAX_CHARACTERS = 4_096
+_MAX_RETURN_CHARACTERS = 1_000
+_HTML = "text/html; charset=utf-8"
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>You are logged in.</title>
+<p>You are logged in. You can close this window.
+"""
+
+
+class BeginLogin(Schema):
+    org_id = Id(required=True)
+    return_to = fields.String(validate=validate.Length(1, _MAX_RETURN_CHARACTERS))
+    invitation = fields.String(validate=validate.Length(1, 200))
+
+
+class BegunLogin(TypedDict):
+    """A login at the provider that waits for the person."""
+
+    authorization_url: str
+    expires_at: Time
+
+
+class Callback(Schema):
+    """The reply of a provider; what else it adds is ignored, as RFC 6749 demands."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    state = fields.String(required=True, validate=validate.Length(1, 512))
+    code = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+    error = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+    iss = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+
+
+@bp.post("/v1/auth/oidc/begin")
+@described(
+    body=BeginLogin,
+    returns=BegunLogin,
+    raises=[IdentityProviderNotFound, IdentityProviderUnavailable],
+)
+def begin_provider_login() -> Response:
+    """Begin a login by the identity provider of an org: send the person to `authorization_url`.
+
+    The cookie of the response ties the login to this browser, for ten minutes.
+    """
+    check_origin()
+    body = read_body(BeginLogin())
+    return_to = body.get("return_to")
+    if return_to is not None and not _may_return_to(return_to):
+        raise InvalidRequest(
+            return_to=["must be an address below ARKLOOP_PUBLIC_URL or one of ARKLOOP_CORS_ORIGINS"]
+        )
+    with connections().reading() as sql:
+        provider = identity_providers.get(sql, body["org_id"])
+    metadata = provider_documents().metadata(provider.issuer)
+    pending, ends_at = provider_logins.begin(
+        provider, return_to=return_to, invitation=body.get("invitation")
+    )
+    url = provider_logins.authorization_url(metadata, provider, pending, _redirect_uri())
+    response = jsonify(authorization_url=url, expires_at=ends_at.isoformat().replace("+00:00", "Z"))
+    _set_cookie(response, provider_logins.cookie_of(settings(), pending, ends_at))
+    return response
+
+
+@bp.get(identity_providers.CALLBACK_PATH)
+@described(
+    query=Callback,
+    returns={"text/html": str},
+    also={303: None},
+    raises=[
+        LoginStateInvalid,
+        LoginRefused,
+        IdentityProviderUnavailable,
+        InvitationInvalid,
+        AlreadyMember,
+        LoginTaken,
+    ],
+)
+def complete_provider_login() -> Response:
+    """Take the reply of an identity provider, and log in the person whom it has identified.
+
+    Sets the cookie with the refresh token. With `return_to` 303 to there, if the login has failed
+    with the code of the error in `error`; else a short page.
+    """
+    given = query_args(Callback())
+    if ("code" in given) == ("error" in given):
+        raise InvalidRequest(code=["is required, or `error`; not both"])
+    if request.method == "HEAD":  # the reply is for one use, and its page comes with GET
+        return Response(content_type=_HTML)
+    reply = Reply(given["state"], given.get("code"), given.get("iss"))
+    cookie = request.cookies.get(COOKIE, "")
+    pending = provider_logins.pending_of(settings(), cookie, reply)
+    try:
+        session = _log_in(pending, reply)
+    except ArkloopError as error:
+        if isinstance(error, LoginRefused):
+            _record_refusal(pending, error.reason)
+        if pending.return_to is None:
+            raise
+        mark = "&" if "?" in pending.return_to else "?"
+        response = _sent_to(f"{pending.return_to}{mark}error={quote(error.code)}")
+    else:
+        response = _sent_to(pending.return_to)
+        set_refresh_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
+    _set_cookie(response, "")
+    return response
+
+
+def _log_in(pending: PendingLogin, reply: Reply) -> Session:
+    with connections().reading() as sql:
+        provider = identity_providers.get(sql, UUID(pending.org_id))
+
+    def is_unknown(subject: str) -> bool:
+        with connections().reading() as sql:
+            return identities.user_of(sql, provider, subject) is None
+
+    person: Person = provider_logins.identify(
+        provider_documents(),
+        settings(),
+        provider,
+        pending,
+        reply,
+        redirect_uri=_redirect_uri(),
+        needs_address=is_unknown,
+    )
+    with connections().transaction() as tx:
+        identities.spend_state(tx, pending.state, provider_logins.LIFETIME)
+        known = identities.identify(tx, provider, person, pending.invitation)
+        lasts = timedelta(hours=provider.session_hours)
+        session = accounts.begin_session(
+            tx, user_id=known.user_id, org_id=provider.org_id, by=(known.identity_id, lasts)
+        )
+        _record(tx, known, provider.org_id)
+    return session
+
+
+def _record(tx: Transaction, known: Known, org_id: UUID) -> None:
+    done = {
+        "user.created": known.is_new,
+        "identity.linked": known.is_linked,
+        "member.joined": known.has_joined,
+        "auth.logged_in": True,
+    }
+    for action in (action for action, is_done in done.items() if is_done):
+        record_login(tx, action, user_id=known.user_id, org_id=org_id, by="identity_provider")
+
+
+def _record_refusal(pending: PendingLogin, reason: str) -> None:
+    org_id, provider_id = UUID(pending.org_id), UUID(pending.provider_id)
+    if denials.may_record(org_id):
+        record_refused_login(org_id=org_id, provider_id=provider_id, reason=reason)
+
+
+def _may_return_to(url: str) -> bool:
+    """Return whether the address belongs to the product: an open redirect would help a fraud."""
+    if not re.fullmatch(r"[\x21\x22\x24-\x5b\x5d-\x7e]+", url):  # no `#`, no backslash, no spaces
+        return False
+    origins = {*settings().cors_origins, settings().public_url}
+    return any(origin and url.startswith(origin + "/") for origin in origins)
+
+
+def _redirect_uri() -> str:
+    uri = identity_providers.redirect_uri(settings())
+    if uri is None:
+        raise IdentityProviderUnavailable("ARKLOOP_PUBLIC_URL is not set on this server.")
+    return uri
+
+
+def _sent_to(url: str | None) -> Response:
+    if url is None:
+        return Response(_PAGE, content_type=_HTML)
+    return Response(status=303, headers={"Location": url})
+
+
+def _set_cookie(response: Response, value: str) -> None:
+    # Lax: a provider's page sends the browser back.
+    response.set_cookie(
+        COOKIE,
+        value,
+        path=public_path(_PATH),
+        max_age=provider_logins.LIFETIME if value else 0,
+        httponly=True,
+        secure=settings().secure_cookies,
+        samesite="Lax",
+    )

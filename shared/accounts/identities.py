@@ -1,0 +1,218 @@
+"""Users as identity providers know them: found by `sub`, and once, before that, by address.
+
+An address leads to a user only the first time, only if the provider has verified it, and only to a
+member of the provider's org. Addresses of users are not verified here: a person who registered with
+one before its owner came would otherwise get into the org with them.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from arkloop.shared.accounts import accounts, invitations, members, secret_tokens
+from arkloop.shared.accounts.identity_errors import LoginRefused, LoginStateInvalid
+from arkloop.shared.errors import InvitationInvalid
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import (
+    identities,
+    memberships,
+    refresh_tokens,
+    spent_login_states,
+    users,
+)
+
+#: Of a login that is made of a name of the provider.
+_MAX_LOGIN_LENGTH = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A person as a provider has identified them."""
+
+    subject: str
+    email: str | None = None
+    email_is_verified: bool | None = None  # None: the provider does not say
+    name: str | None = None  # what they are called there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The user that a person is, and what became of it by this login."""
+
+    identity_id: UUID
+    user_id: UUID
+    is_linked: bool = False
+    is_new: bool = False
+    has_joined: bool = False
+
+
+def user_of(sql: Connection, provider: Row[Any], subject: str) -> Row[Any] | None:
+    """Return the identity's `id` and `user_id` and the user's `role` in the provider's org.
+
+    The role is null if they are not in it any more; None if `subject` has not logged in yet.
+    """
+    role = _role(identities.c.user_id, provider.org_id)
+    query = select(identities.c.id, identities.c.user_id, role).where(
+        identities.c.provider_id == provider.id, identities.c.subject == subject
+    )
+    return sql.execute(query).one_or_none()
+
+
+def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: str | None) -> Known:
+    """Find or make the user that the person is, as a member of the provider's org.
+
+    Raises:
+        LoginRefused: they are not a member and may not become one by themselves, or it is not
+            certain who they are.
+        InvitationInvalid, AlreadyMember: see `invitations.accept`.
+        LoginTaken: somebody took the address at this very moment.
+    """
+    found = user_of(tx.sql, provider, person.subject)
+    if found is None:
+        members.lock_org(tx, provider.org_id)  # of two at once, one is the first
+        found = user_of(tx.sql, provider, person.subject)
+    if found is not None:
+        known = Known(identity_id=found.id, user_id=found.user_id)
+        if invitation is not None:
+            _accept(tx, provider, invitation, known.user_id)
+            return Known(identity_id=found.id, user_id=found.user_id, has_joined=True)
+        if found.role is None:
+            why = "You are not a member of this organization any more; ask for an invitation."
+            raise LoginRefused("not_a_member", why)
+        return known
+    email = _verified_email(provider, person)
+    by_email = func.lower(users.c.email) == email.lower()
+    query = select(users.c.id, _role(users.c.id, provider.org_id)).where(by_email)
+    user = tx.sql.execute(query).one_or_none()
+    if user is None:
+        return _join(tx, provider, person, email, invitation)
+    if user.role is None:
+        raise LoginRefused(
+            "address_of_another_user",
+            "An account with your address exists that is not in this organization. Log in with its"
+            " password and an invitation first.",
+        )
+    return _link(tx, provider, person, user)
+
+
+def spend_state(tx: Transaction, state: str, lifetime: timedelta) -> None:
+    """Let no other login be completed with this state. Raises: LoginStateInvalid: one was."""
+    old = spent_login_states.c.expires_at < func.now()
+    tx.sql.execute(delete(spent_login_states).where(old))
+    values = {"state_hash": secret_tokens.hash_of(state), "expires_at": func.now() + lifetime}
+    spent = upsert(spent_login_states).values(**values).on_conflict_do_nothing()
+    if tx.sql.scalar(spent.returning(spent_login_states.c.state_hash)) is None:
+        raise LoginStateInvalid()
+
+
+def bound_org(sql: Connection, session_id: UUID | None) -> UUID | None:
+    """Return the org that a login is bound to: that of the identity provider that it came by.
+
+    Owners of that org decide who the provider says that somebody is, so such a login neither sees
+    nor ends anything elsewhere. None for a login by a password.
+    """
+    is_it = refresh_tokens.c.family_id == session_id
+    by_identity = refresh_tokens.c.identity_id.is_not(None)
+    return sql.scalar(select(refresh_tokens.c.org_id).where(is_it, by_identity).limit(1))
+
+
+def of_user(sql: Connection, user_id: UUID) -> list[Row[Any]]:
+    """List the identities of a user: id, provider_id, subject and created_at."""
+    names = ("id", "provider_id", "subject", "created_at")
+    query = select(*(identities.c[name] for name in names))
+    return list(sql.execute(query.where(identities.c.user_id == user_id).order_by("id")))
+
+
+def forget(tx: Transaction, user_id: UUID) -> None:
+    """Forget who a user is at identity providers; their logins by them end."""
+    tx.sql.execute(delete(identities).where(identities.c.user_id == user_id))
+
+
+def _verified_email(provider: Row[Any], person: Person) -> str:
+    verified = person.email_is_verified
+    if verified is None:
+        verified = provider.assumes_verified_email
+    if person.email is None or not verified:
+        raise LoginRefused(
+            "address_not_verified", "The identity provider has not verified your email address."
+        )
+    if accounts.problems_of(login="x", email=person.email):
+        raise LoginRefused("address_invalid", "The identity provider has no usable address of you.")
+    return person.email
+
+
+def _join(
+    tx: Transaction, provider: Row[Any], person: Person, email: str, invitation: str | None
+) -> Known:
+    """Make a user without a password, by the invitation or by the domain of the address."""
+    domain = email.rpartition("@")[2].lower()
+    if invitation is None and domain not in provider.email_domains:
+        raise LoginRefused(
+            "not_invited", "You are not a member of this organization; ask for an invitation."
+        )
+    user_id = accounts.create_user_without_org(
+        tx, login=_free_login(tx, person, email), email=email, password_hash=accounts.NO_PASSWORD
+    )
+    if invitation is not None:
+        _accept(tx, provider, invitation, user_id)
+    else:
+        row = {"user_id": user_id, "org_id": provider.org_id, "role": provider.joining_role}
+        tx.sql.execute(insert(memberships).values(**row))
+    identity_id = _insert(tx, provider, person, user_id)
+    return Known(identity_id=identity_id, user_id=user_id, is_new=True, has_joined=True)
+
+
+def _link(tx: Transaction, provider: Row[Any], person: Person, user: Row[Any]) -> Known:
+    """Tie a member to the person. From then on they log in by the provider alone.
+
+    A person who has registered with the address keeps no way in; nor does one who has left at the
+    provider. Owners keep their password, for the day on which the provider is out of order, and so
+    do members of other orgs, which have no part in this.
+    """
+    taken = select(identities.c.id).where(
+        identities.c.provider_id == provider.id, identities.c.user_id == user.id
+    )
+    if tx.sql.scalar(taken) is not None:  # an address that was given to somebody else
+        raise LoginRefused(
+            "address_of_another_person",
+            "Your address belongs to a member whom the identity provider knows as somebody else.",
+        )
+    if user.role != members.OWNER and len(accounts.orgs_of(tx.sql, user.id)) == 1:
+        accounts.change_password(tx, user_id=user.id, password_hash=accounts.NO_PASSWORD)
+    identity_id = _insert(tx, provider, person, user.id)
+    return Known(identity_id=identity_id, user_id=user.id, is_linked=True)
+
+
+def _insert(tx: Transaction, provider: Row[Any], person: Person, user_id: UUID) -> UUID:
+    identity_id = new_id()
+    values = {"provider_id": provider.id, "subject": person.subject, "user_id": user_id}
+    tx.sql.execute(insert(identities).values(id=identity_id, **values))
+    return identity_id
+
+
+def _accept(tx: Transaction, provider: Row[Any], invitation: str, user_id: UUID) -> None:
+    if invitations.accept(tx, invitation, user_id) != provider.org_id:
+        raise InvitationInvalid()  # and so is not accepted: nothing of this is committed
+
+
+def _free_login(tx: Transaction, person: Person, email: str) -> str:
+    """Choose a login that is free: the person's name at the provider, or a part of it."""
+    wanted = (person.name or email).partition("@")[0].strip()[:_MAX_LOGIN_LENGTH].strip()
+    if accounts.problems_of(login=wanted, email=email):
+        wanted = "user"
+    if tx.sql.scalar(select(users.c.id).where(func.lower(users.c.login) == wanted.lower())):
+        return f"{wanted}-{new_id().hex[-12:]}"
+    return wanted
+
+
+def _role(user_id: Any, org_id: UUID) -> Any:
+    """Build SQL: the user's role in the org, null without one."""
+    role = select(memberships.c.role).where(
+        memberships.c.user_id == user_id, memberships.c.org_id == org_id
+    )
+    return role.scalar_subquery().label("role")

@@ -1,0 +1,32 @@
+"""Errors of logins by an identity provider."""
+
+from arkloop.shared.errors import ArkloopError, Forbidden, NotFound, Unavailable
+
+
+class IdentityProviderNotFound(NotFound):
+    code = "identity_providers.not_found"
+    message = "The organization has no identity provider, or there is no such organization."
+
+
+class IdentityProviderUnavailable(Unavailable):
+    code = "identity_providers.unavailable"
+    message = "The identity provider did not respond as OpenID Connect demands; try again shortly."
+
+
+class LoginStateInvalid(ArkloopError):
+    code = "auth.login_state_invalid"
+    message = (
+        "This login is unknown to your browser, has expired or was completed before; start it"
+        " again."
+    )
+
+
+class LoginRefused(Forbidden):
+    """`reason` is for the audit log: a word that is never secret."""
+
+    code = "auth.login_refused"
+    message = "The identity provider's reply was refused."
+
+    def __init__(self, reason: str, message: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
