@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -100,6 +100,9 @@ cancel-trees: setup ## Trees of 40 runs are cancelled: time until the vendor's s
 
 overspend-trees: setup ## a run and 20 sub-runs spend under one limit, in 1,000 trials
 	@$(BIN)/python -m bench.overspend --tree --spenders 21 --seed $(or $(SEED),1)
+
+overspend-agents: setup ## the same with custom agents as parents, and as half of the sub-runs
+	@$(BIN)/python -m bench.overspend --agents --spenders 21 --seed $(or $(SEED),1)
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
 	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)

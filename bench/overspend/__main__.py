@@ -1,6 +1,6 @@
 """Thousands of runs spend at once: does any budget, any balance give more than it has?
 
-    .venv/bin/python -m bench.overspend [--trials 1000] [--spenders 64] [--seed 1] [--tree]
+    .venv/bin/python -m bench.overspend [--trials 1000] [--spenders 64] [--seed 1] [--tree|--agents]
 
 Each trial has a seed of its own, counted up from `--seed`, and draws its limits, costs and losses
 from it; what happens at the same time is up to the machine. Exit status 1: something was overspent,
@@ -24,6 +24,7 @@ from arkloop.shared.storage import schema
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.postgres import Limits
+from bench.overspend.agent_trial import AgentTrial
 from bench.overspend.org import Org
 from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
@@ -41,8 +42,12 @@ def main() -> int:
     with _database(options.spenders) as connections:
         for number in range(options.trials):
             seed = options.seed + number
-            make = Org.make_tree if options.tree else Org.make
-            verdict = Trial(connections, spenders=options.spenders, seed=seed, make=make).run()
+            if options.agents:
+                trial: Trial = AgentTrial(connections, spenders=options.spenders, seed=seed)
+            else:
+                make = Org.make_tree if options.tree else Org.make
+                trial = Trial(connections, spenders=options.spenders, seed=seed, make=make)
+            verdict = trial.run()
             verdicts.append(verdict)
             for fault in verdict.faults[:5]:
                 print(f"seed {seed}: {fault}", flush=True)
@@ -123,6 +128,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--tree", action="store_true", help="all runs of a trial but the first are its sub-runs"
+    )
+    parser.add_argument(
+        "--agents",
+        action="store_true",
+        help="as --tree, and the first and half of the others are runs of custom agents",
     )
     return parser.parse_args()
 

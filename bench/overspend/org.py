@@ -36,6 +36,8 @@ class SpendingRun:
     recorded: Totals = field(default_factory=Totals)  # what the event log says
     last_seq: int = 0
     broken: BaseException | None = None
+    is_of_agent: bool = False  # an agent worker holds it
+    is_over: bool = False  # as that has learned
 
     @property
     def id(self) -> UUID:

@@ -57,7 +57,7 @@ STREAMS = 0.3  # of the calls have said something when they may be lost
 MAX_CHARACTERS = 40_000  # of what they say, which the estimate of a lost call takes for 2 cents
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """The spender's process is gone."""
 
 
@@ -135,7 +135,7 @@ class Trial:
                 try:
                     self._attempt(run, dice)
                     return
-                except _Lost:
+                except Lost:
                     if dice.random() > TAKEN_OVER:
                         break
                     self._take_over(run)
@@ -153,7 +153,7 @@ class Trial:
                 break
             if dice.random() < STREAMS:
                 self._store(run, MessageDelta("x" * dice.randint(1, MAX_CHARACTERS)))
-            _may_be_lost(dice)
+            may_be_lost(dice)
             used = used.plus(_call(worst * dice.choice((0, 1, 1, Decimal(dice.random()))), dice))
             self._record(run, used, dice)
             if dice.random() < 0.7:
@@ -215,11 +215,11 @@ class Trial:
         end.
         """
         if dice is not None:
-            _may_be_lost(dice)
+            may_be_lost(dice)
         with self._gate.one(), self._connections.transaction() as tx:
             yield tx
             if dice is not None:
-                _may_be_lost(dice)
+                may_be_lost(dice)
 
     # ---- after a loss ----------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Trial:
     def _end_lost(self) -> None:
         """End some of the runs that were lost for good, in one transaction."""
         with self._lock:
-            ids = [run.id for run in self._lost[:ENDED_AT_ONCE]]
+            ids = [run.id for run in self._lost[:ENDED_AT_ONCE] if not run.is_over]
             del self._lost[:ENDED_AT_ONCE]
         if not ids:
             return
@@ -280,9 +280,10 @@ class Trial:
             self._org.a_month_passes()
 
 
-def _may_be_lost(dice: random.Random) -> None:
+def may_be_lost(dice: random.Random) -> None:
+    """Lose the spender's process, perhaps."""
     if dice.random() < LOST:
-        raise _Lost
+        raise Lost
 
 
 def _cost(used: Totals) -> RunCost:

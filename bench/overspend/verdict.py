@@ -120,10 +120,12 @@ class Observer:
             yield f"{held} rows hold something, and no run is left"
 
     def _wrong_runs(self, sql: Connection) -> Iterator[str]:
+        of_agents = {run.id for run in self._org.runs if run.is_of_agent}
         account = "customer" if self._verdict.is_prepaid else "receivable"
         for run in sql.execute(_RUNS, {"org": self._org.id}):
             self._verdict.spent_usd += run.cost_usd
-            charge = credits.credits_of(run.cost_usd)
+            # An agent's own provider bills it.
+            charge = 0 if run.id in of_agents else credits.credits_of(run.cost_usd)
             if run.ended_at is None:
                 yield f"{run.id} has not ended: {run.state}"
             if run.cost_usd != run.used_usd:

@@ -9,6 +9,7 @@ from arkloop.shared.billing import budgets
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
 from bench.overspend.__main__ import PATIENT
+from bench.overspend.agent_trial import AgentTrial
 from bench.overspend.org import Org
 from bench.overspend.trial import Reserve, Trial, look_then_take
 from bench.overspend.verdict import Verdict
@@ -44,6 +45,14 @@ def test_sixty_four_spenders_never_overspend_together(database: Connections, see
 def test_a_run_and_twenty_sub_runs_never_overspend_its_limit(database: Connections) -> None:
     """Nor any other limit, whichever of them are lost; and the books of all are right."""
     verdict = Trial(database, spenders=21, seed=1, make=Org.make_tree).run()
+
+    assert (0, [], 21) == (verdict.overspent_usd, verdict.faults, verdict.runs)
+    assert verdict.spent_usd > 0
+
+
+def test_agents_and_their_sub_runs_never_overspend_a_limit(database: Connections) -> None:
+    """Nor do runs whose agents report what they have spent, and the built-in loop below them."""
+    verdict = AgentTrial(database, spenders=21, seed=1).run()
 
     assert (0, [], 21) == (verdict.overspent_usd, verdict.faults, verdict.runs)
     assert verdict.spent_usd > 0
