@@ -20,7 +20,7 @@ from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import agent_runs
 
-_CUT_OFF = "The run reached its limit before this call had a result."
+_NO_RESULT = "The run reached its limit before this call had a result."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,8 @@ class Complete:
 
 
 def lands(persona: Persona) -> bool:
-    """Return whether runs of the persona complete at a limit with whatever text they have."""
-    return persona.on_limit == "answer" and persona.output_schema is None
+    """Return whether runs of the persona end at a limit as ones that have to answer."""
+    return persona.on_limit == "answer"
 
 
 def stop(
@@ -41,21 +41,31 @@ def stop(
 ) -> Written:
     """End a run at a limit: it fails, or lands where its persona says so.
 
-    The `answer` is what its agent has just given.
+    The `answer` is what its agent has just given. Without one, text is no output of a run that
+    must have an object.
     """
-    can_land = lands(persona) or (answer is not None and persona.on_limit == "answer")
-    if can_land and error.code in limits_reached.STOP_REASONS:
-        return land(run, error, answer)
-    return end(run, RunState.FAILED, error)
+    reason = limits_reached.STOP_REASONS.get(error.code)
+    if not lands(persona) or reason is None:
+        return end(run, RunState.FAILED, error)
+    if persona.output_schema is not None and answer is None:
+        _cut_off(run, error, reason)
+        missing = RunError("output.invalid", limits_reached.no_answer(reason), False)
+        return end(run, RunState.FAILED, missing)
+    return _land(run, error, answer)
 
 
-def land(run: HeldRun, limit: RunError, answer: Complete | None = None) -> Written:
-    """Complete a run at this limit, with the answer or else its text so far."""
-    reason = limits_reached.STOP_REASONS[limit.code]
+def _cut_off(run: HeldRun, limit: RunError, reason: str) -> None:
+    """End the calls without a result, and note the limit."""
     run.store(
-        *(types.ToolResult(id_, name, _CUT_OFF, True, 0) for id_, name in _open_calls(run)),
+        *(types.ToolResult(id_, name, _NO_RESULT, True, 0) for id_, name in _open_calls(run)),
         types.RunLimitReached(reason, limit.message),
     )
+
+
+def _land(run: HeldRun, limit: RunError, answer: Complete | None = None) -> Written:
+    """Complete a run at this limit, with the answer or else its text so far."""
+    reason = limits_reached.STOP_REASONS[limit.code]
+    _cut_off(run, limit, reason)
     if answer is None:
         text = event_log.text_of(event_log.open_events(run.tx.sql, run.id))
         answer = Complete(content=text)

@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, or_, select, text, update
+from sqlalchemy import Connection, RowMapping, func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets, usage_days
+from arkloop.shared.catalog import published_personas
+from arkloop.shared.catalog.personas import InvalidPersona, Persona
+from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from arkloop.shared.runs import (
     agent_endings,
@@ -27,6 +30,7 @@ from arkloop.shared.runs import (
     commands,
     endings,
     held_runs,
+    overrides,
     pending_calls,
     retention,
     revocations,
@@ -306,11 +310,23 @@ def _end_overdue_agents(tx: Transaction) -> None:
             if run["cancel_requested_at"] is not None:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
             elif run["lands"]:
-                agent_endings.land(held_runs.of_row(tx, run), OVERDUE)
+                agent_endings.stop(held_runs.of_row(tx, run), _persona_of(tx.sql, run), OVERDUE)
             else:
                 endings.end_unclaimed(tx, run, RunState.FAILED, OVERDUE)
             topic = agent_workers.news_topic(run["owner"])
             tx.after_commit.append(Wake(topic, str(run["id"]), everyone=True))
+
+
+def _persona_of(sql: Connection, run: RowMapping) -> Persona:
+    """Return the persona of a run; a plain one where this release cannot read it."""
+    key, _, version = run["persona_id"].partition("@")
+    row = published_personas.find(sql, run["org_id"], key, version)
+    try:
+        if row is not None:
+            return overrides.apply(published_personas.persona_of(row), run["options"])
+    except (InvalidPersona, PersonaNotFound):
+        log.warning("the persona %s of run %s cannot be read", run["persona_id"], run["id"])
+    return Persona(key=key, version=version)
 
 
 def _release_leaked_reservations(tx: Transaction) -> None:

@@ -582,6 +582,37 @@ def test_a_run_at_a_limit_lands(
     assert "run.limit_reached" in kinds
 
 
+@pytest.mark.parametrize("limit", ["budget", "time"])
+def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
+    limit: str, alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """Its text is no output; the code is that of runs in the service's own workers."""
+    schema = {"type": "object", "required": ["b"]}
+    custom = {"key": "strict", "agent": "mine", "max_cost_usd": 1, "output_schema": schema}
+    alice.post("/v1/personas", json=custom)
+    made = alice.post("/v1/runs", json={"persona_id": "strict", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+    mine.write("append", turn(), call("c"), delta("So far"))
+
+    if limit == "budget":
+        mine.write("append", cost(1.5))
+    else:
+        past = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 10)
+        with connections.transaction() as tx:
+            of_run = update(agent_runs).where(agent_runs.c.run_id == UUID(made["run_id"]))
+            tx.sql.execute(of_run.values(deadline_at=past))
+        sweep.sweep(connections)
+
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert ("failed", "output.invalid") == (shown["status"], shown["error"]["code"])
+    assert "reached its" in shown["error"]["message"]
+    kinds = types_of(connections, made["run_id"])
+    assert ["tool.result", "run.limit_reached", "run.failed"] == kinds[-3:]
+
+
 def test_a_call_is_approved_before_it_begins(
     alice: User, worker: MakeWorker, start: Callable[..., str]
 ) -> None:
