@@ -1,8 +1,9 @@
 // The page's beginning: who is signed in, then the shell with the page of the address.
 import { html, render, useEffect } from "./lib/html.js"
-import { route } from "./lib/router.js"
+import { match, route } from "./lib/router.js"
 import { notice, restore, state } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
+import { Join, Reset } from "./pages/join.js"
 import { SignIn, SignInAgain } from "./pages/sign_in.js"
 import { Shell } from "./shell.js"
 import { Logo } from "./ui/icons.js"
@@ -14,6 +15,11 @@ function App() {
     if (session === "out") document.title = "Sign in · Arkloop Runs"
   }, [session, path])
   if (session === "unknown") return html`<${Starting} />`
+  // Links that an admin has sent, for people who have no session yet.
+  const invited = match("/join/:token", path)
+  if (invited !== null) return html`<${Join} token=${invited.token} />`
+  const forgot = match("/reset/:token", path)
+  if (forgot !== null) return html`<${Reset} token=${forgot.token} />`
   if (session === "out") return html`<${SignIn} />`
   return html`<${Shell} />${session === "expired" && html`<${SignInAgain} />`}`
 }

@@ -21,4 +21,7 @@ export const PAGES = [
   { path: "/runs", title: "Runs", icon: "runs", group: "work", permission: "data.runs.read", load: () => import("./pages/runs.js") },
   { path: "/runs/:id", title: "Run", load: () => import("./pages/run.js") },
   { path: "/usage", title: "Usage", icon: "usage", group: "work", permission: "data.runs.read", load: () => import("./pages/usage.js") },
+  { path: "/keys", title: "API keys", icon: "key", group: "settings", load: () => import("./pages/keys.js") },
+  { path: "/members", title: "Members", icon: "members", group: "settings", load: () => import("./pages/members.js") },
+  { path: "/sessions", title: "Log-ins", icon: "clock", group: "settings", load: () => import("./pages/sessions.js") },
 ]

@@ -164,6 +164,44 @@ export async function logIn(login, password, orgId = null) {
   return ""
 }
 
+/**
+ * Accept an invitation, with a new account or one that exists. Returns what is wrong, by field; "" is all of it.
+ * @param {string} invitation
+ * @param {Record<string, string>} values
+ * @param {boolean} isKnown
+ * @returns {Promise<Record<string, string>>}
+ */
+export async function join(invitation, values, isKnown) {
+  const { login = "", email = "", password = "" } = values
+  const body = isKnown ? { login: login.trim(), password, invitation } : { login: login.trim(), email: email.trim(), password, invitation }
+  const enter = () => fetch(new URL(isKnown ? "login" : "register", AUTH), {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  })
+  const response = navigator.locks ? await navigator.locks.request(LOCK, enter) : await enter()
+  const found = await response.json()
+  if (!response.ok) return reasons(found, response)
+  sessionStorage.removeItem(KEY)
+  accept(found.access_token)
+  await readMe()
+  channel?.postMessage({ type: "token", token: found.access_token })
+  return {}
+}
+
+/** Set a new password by the token of a link. Returns what is wrong, by field. @param {string} token @param {string} password */
+export async function setPassword(token, password) {
+  const response = await fetch(new URL("password-reset", AUTH), {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token, password }),
+  })
+  return response.ok ? {} : reasons(await response.json(), response)
+}
+
+/** @param {{message?: string, details?: Record<string, any>}} error @param {Response} response @returns {Record<string, string>} */
+function reasons(error, response) {
+  const details = response.status === 422 ? Object.entries(error.details ?? {}) : []
+  if (details.length === 0) return { "": reason(/** @type {any} */ (error), response) }
+  return Object.fromEntries(details.map(([name, why]) => [name, [why].flat().join("; ")]))
+}
+
 /** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key */
 export async function useKey(key) {
   const response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${key}` } })

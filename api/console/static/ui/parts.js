@@ -94,7 +94,7 @@ export const Code = ({ text, label, lang }) => html`<div class="code">
 export const Field = ({ label, hint, error, children, id }) => html`<div class="field">
   <label for=${id}>${label}</label>${children(id)}
   ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
-  ${error && html`<p class="field-error" role="alert">${error}</p>`}</div>`
+  ${error && html`<p class="field-error" role="alert" id=${`${id}-error`}>${error}</p>`}</div>`
 
 /** @param {{title: string, children?: any, actions?: any, back?: string}} props */
 export const Head = ({ title, children, actions, back }) => html`<header class="head">

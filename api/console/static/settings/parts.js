@@ -1,0 +1,122 @@
+// What the pages of settings share: lists, secrets that are shown once, confirmations.
+import { ApiError, page } from "../lib/api.js"
+import { classes, html, useEffect, useState } from "../lib/html.js"
+import { may, me } from "../lib/session.js"
+import { Icon } from "../ui/icons.js"
+import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction } from "../ui/parts.js"
+
+/** @typedef {{rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, more: () => Promise<void>}} List */
+
+/**
+ * Read a list page by page; it is read anew when `params` change.
+ * @param {string} path
+ * @param {Record<string, string | number | null | undefined>} [params]
+ * @returns {List}
+ */
+export function useList(path, params = {}) {
+  const [state, setState] = useState({
+    rows: /** @type {any[] | null} */ (null), next: /** @type {string | null} */ (null), error: /** @type {unknown} */ (null),
+  })
+  const key = path + JSON.stringify(params)
+  const [control, setControl] = useState(/** @type {AbortController | null} */ (null))
+  const read = async (/** @type {AbortSignal} */ signal) => {
+    try {
+      const found = await page(path, params, signal)
+      if (!signal.aborted) setState({ ...found, error: null })
+    } catch (error) {
+      if (!signal.aborted) setState((before) => ({ ...before, error }))
+    }
+  }
+  useEffect(() => {
+    const mine = new AbortController()
+    setControl(mine)
+    setState({ rows: null, next: null, error: null })
+    void read(mine.signal)
+    return () => mine.abort()
+  }, [key])
+  const reload = async () => control === null ? undefined : read(control.signal)
+  const more = async () => {
+    const found = await page(path, { ...params, before: state.next }, control?.signal)
+    setState((before) => ({ ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
+  }
+  return { ...state, reload, more }
+}
+
+/**
+ * A list in one of its states: loading, failed, empty, or with rows.
+ * @param {{list: List, label: string, columns: Column[], empty: any, id?: (row: any) => string}} props
+ */
+export function Listing({ list, label, columns, empty, id }) {
+  const more = useAction()
+  if (list.rows === null) {
+    return list.error ? html`<${Failed} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${5} />`
+  }
+  if (list.rows.length === 0 && list.next === null) return empty
+  return html`<${Problem} error=${list.error} onRetry=${list.reload} />
+    <${Table} label=${label} columns=${columns} rows=${list.rows} id=${id} />
+    ${list.next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(list.more)}>Show more</${Button}>`}
+    <${Problem} error=${more.error} />`
+}
+
+/** @typedef {{title: string, cell: (row: any) => any, class?: string, isTitle?: boolean, isHidden?: boolean}} Column */
+
+/**
+ * A table; on narrow screens each row is a box. The roles keep its meaning there.
+ * @param {{label: string, columns: Column[], rows: any[], id?: (row: any) => string}} props
+ */
+export const Table = ({ label, columns, rows, id = (row) => row.id }) => html`<table class="table stack" role="table" aria-label=${label}>
+  <thead role="rowgroup"><tr role="row">${columns.map(({ title, isHidden, class: name }) => html`<th role="columnheader" scope="col" class=${name}
+    key=${title}>${isHidden ? html`<span class="sr">${title}</span>` : title}</th>`)}</tr></thead>
+  <tbody role="rowgroup">${rows.map((row) => html`<tr role="row" key=${id(row)}>${columns.map(({ title, cell, class: name, isTitle, isHidden }) => html`
+    <td role="cell" key=${title} class=${classes(name, isTitle && "cell-title", isHidden && "cell-actions")}
+      data-label=${isTitle || isHidden ? undefined : title}>${cell(row)}</td>`)}</tr>`)}</tbody></table>`
+
+/** Why a page has nothing to show. @param {{error: unknown, onRetry?: () => void}} props */
+export const Failed = ({ error, onRetry }) => error instanceof ApiError && error.status === 403
+  ? html`<${Forbidden} />` : html`<${Problem} error=${error} onRetry=${onRetry} />`
+
+export const Forbidden = () => html`<${Empty} icon="alert" title="You may not see this">
+  <p>This requires the permission <code>admin</code>. An owner or admin of ${html`<${Foreign} text=${me.get()?.org_name ?? "the org"} />`} can
+  give you the role.</p></${Empty}>`
+
+export const isAdmin = () => may("admin")
+
+/** A name of any length: cut where there is no room, whole as its title. @param {{text: string, class?: string}} props */
+export const Name = ({ text, class: more }) => html`<span class=${classes("cut", more)} title=${text}><${Foreign} text=${text} /></span>`
+
+/**
+ * A secret that the service returns once. It is missing if the response that had it was lost.
+ * @param {{title: string, secret: string | undefined, label: string, children: any, onClose: () => void, lost: string}} props
+ */
+export const Secret = ({ title, secret, label, children, onClose, lost }) => html`<${Dialog} title=${title} isRequired=${true} onClose=${onClose}>
+  ${secret === undefined
+    ? html`<div class="problem" role="alert"><${Icon} name="alert" /><p>${lost}</p></div>`
+    : html`<div>${children}<div class="secret"><code aria-label=${label} role="textbox" aria-readonly="true" tabindex="0">${secret}</code><${Copy} text=${secret} label=${`Copy ${label.toLowerCase()}`} /></div>
+      <p class="warn-line"><${Icon} name="alert" /><span>It is shown only now. Copy it before you close this.</span></p></div>`}
+  <div class="dialog-actions"><${Button} kind="primary" onClick=${onClose}>Done</${Button}></div>
+</${Dialog}>`
+
+/**
+ * A question before something that cannot be undone.
+ * @param {{title: string, children: any, action: string, run: () => Promise<unknown>, onClose: () => void, kind?: "danger" | "primary"}} props
+ */
+export function Confirm({ title, children, action, run, onClose, kind = "danger" }) {
+  const doing = useAction()
+  const go = async () => {
+    if (await doing.run(run)) onClose()
+  }
+  return html`<${Dialog} title=${title} onClose=${onClose}>
+    <div class="confirm">${children}</div>
+    <${Problem} error=${doing.error} />
+    <div class="dialog-actions"><${Button} autofocus onClick=${onClose}>Cancel</${Button}>
+      <${Button} kind=${kind} busy=${doing.isBusy} onClick=${go}>${action}</${Button}></div>
+  </${Dialog}>`
+}
+
+/** A part of a page with a heading. @param {{title: string, children: any, actions?: any, about?: any}} props */
+export const Section = ({ title, children, actions, about }) => html`<section class="section">
+  <header class="section-head"><div><h2>${title}</h2>${about && html`<p class="faint">${about}</p>`}</div>
+    ${actions && html`<div class="actions">${actions}</div>`}</header>${children}</section>`
+
+/** Terms and what they are. @param {{rows: [string, any][]}} props */
+export const Facts = ({ rows }) => html`<dl class="facts">${rows.map(([term, what]) => html`<div key=${term}><dt>${term}</dt><dd>${what}</dd></div>`)}</dl>`
