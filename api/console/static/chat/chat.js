@@ -38,6 +38,7 @@ export function Chat({ id, onChange }) {
       ${view?.error ? html`<${Problem} error=${view.error} />` : html`<${Loading} lines=${5} />`}</div>`
   }
   const talk = conversation.current
+  const drawn = talk.drawn
   const active = view.entries.findLast(isActive)
   const shown = view.entries.filter((entry) => entry.type === "message" || entry.superseded_by === null || isActive(entry))
   const last = shown.at(-1)
@@ -50,10 +51,10 @@ export function Chat({ id, onChange }) {
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
       ${shown.length === 0 && !view.sending && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
-      ${shown.map((entry) => entry.type === "message"
+      ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
         : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
-            onCancel=${() => talk.cancel(entry.run_id)} onRetry=${() => talk.retry()} />`)}
+            onCancel=${() => talk.cancel(entry.run_id)} onRetry=${() => talk.retry()} />`))}
       ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}

@@ -4,6 +4,7 @@ import { follow } from "../lib/follow.js"
 import { fold } from "./fold.js"
 
 const PAGE = 30
+const FRAME_MS = 16
 const TERMINAL = ["completed", "failed", "cancelled"]
 
 /**
@@ -20,7 +21,24 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop
 /** @param {Entry} entry */
 const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message:${entry.id}`)
 
+/** What is drawn of entries: an element that is the same as before is not looked at again. */
+class Drawn {
+  /** @type {WeakMap<Entry, {isLast: boolean, element: any}>} */
+  elements = new WeakMap()
+
+  /** @param {Entry} entry @param {boolean} isLast @param {() => any} draw */
+  of(entry, isLast, draw) {
+    const known = this.elements.get(entry)
+    if (known?.isLast === isLast) return known.element
+    const element = draw()
+    this.elements.set(entry, { isLast, element })
+    return element
+  }
+}
+
 export class Conversation {
+  drawn = new Drawn()
+
   /** @param {string} threadId @param {(view: View) => void} onChange */
   constructor(threadId, onChange) {
     this.threadId = threadId
@@ -29,6 +47,7 @@ export class Conversation {
     this.onChange = onChange
     this.stopFollowing = () => {}
     this.isClosed = false
+    this.isAnnounced = false
     this.loads = 0
     this.onElsewhere = (/** @type {MessageEvent} */ { data }) => {
       if (data.thread_id === this.threadId) void this.load()
@@ -46,7 +65,13 @@ export class Conversation {
   update(change) {
     if (this.isClosed) return
     this.view = { ...this.view, ...change }
-    this.onChange(this.view)
+    if (this.isAnnounced) return
+    // What comes within a frame is drawn once. A timer, since a hidden tab has no frames.
+    this.isAnnounced = true
+    setTimeout(() => {
+      this.isAnnounced = false
+      if (!this.isClosed) this.onChange(this.view)
+    }, FRAME_MS)
   }
 
   /** Read the end of the timeline, and follow the thread from there. */

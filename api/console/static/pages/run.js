@@ -1,6 +1,6 @@
 // One run: where it is, what it did when, and each of its events.
 import { PendingInput } from "../chat/pending_input.js"
-import { ApiError, get, post, segment } from "../lib/api.js"
+import { get, post, segment } from "../lib/api.js"
 import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
 import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { follow } from "../lib/follow.js"
@@ -11,7 +11,7 @@ import { Timeline } from "../runs/timeline.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
 import { Markdown } from "../ui/markdown.js"
-import { Badge, Button, Foreign, Head, Id, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+import { Badge, Button, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
 
 const MOST_EVENTS = 20_000
 
@@ -96,30 +96,26 @@ function useEvents(id) {
   return { events, connection, problem }
 }
 
-/** What the service says about where the run is, if this release of it says so. @param {{run: any, mark: number}} props */
+/** Why the run is where it is, as the service explains it. @param {{run: any, mark: number}} props */
 function Explanation({ run, mark }) {
-  const found = useRead(async (signal) => {
-    if (run.phase === "finished") return null
-    try {
-      return await get(`runs/${segment(run.run_id)}:explain`, {}, signal)
-    } catch (error) {
-      if (error instanceof ApiError) return null
-      throw error
-    }
-  }, [mark, run.phase])
-  const text = found.data?.summary ?? found.data?.text ?? found.data?.explanation
-  return typeof text === "string" ? html`<p class="note"><${Foreign} text=${text} /></p>` : null
+  const isActive = run.phase !== "finished"
+  const found = useRead(async (signal) => (isActive ? get(`runs/${segment(run.run_id)}:explain`, {}, signal) : null), [mark, isActive])
+  useInterval(() => isActive && found.reload(), 3_000, [isActive])
+  if (!isActive || found.data === null) return null
+  const { sentence, since, next } = found.data
+  return html`<div class="note explanation"><${Icon} name="clock" /><div><p><${Foreign} text=${sentence} /></p>
+    <p class="faint">${since && html`Since <${Time} at=${since} />`}${next?.at && html` · ${words(next.action)} at ${exactly(next.at)}`}</p></div></div>`
 }
 
 /** @param {{run: any, events: any[]}} props */
 function RunError({ run, events }) {
-  const causes = events.filter((event) => ["run.fallback", "run.throttled", "message.reset"].includes(event.type))
+  const causes = events.filter((event) => ["run.retrying", "run.fallback", "run.throttled", "message.reset"].includes(event.type))
   return html`<div class="problem" role="note"><${Icon} name="alert" /><div>
     <p><strong>${plain(run.error.message)}</strong></p>
     <p><code>${run.error.code}</code> · ${run.error.retryable ? "A retry may succeed" : "A retry will not help without a change"}</p>
     ${causes.length > 0 && html`<ul class="causes">${causes.slice(-8).map((event) => html`<li key=${event.seq}>
       <time title=${exactly(event.created_at)}>+${duration(Date.parse(event.created_at) - Date.parse(run.created_at))}</time>
-      ${words(event.type)}: <code>${plain(String(event.data.reason ?? ""))}</code></li>`)}</ul>`}
+      ${words(event.type)}: <code>${plain(String(event.data.reason ?? event.data.code ?? ""))}</code></li>`)}</ul>`}
     <p class="faint">Trace <code>${run.trace_id}</code></p></div></div>`
 }
 
@@ -130,7 +126,7 @@ function Figures({ run }) {
   const figures = [
     ["Duration", duration(total)],
     ["Queued", duration(run.queue_ms)],
-    ["Waited for people", duration(run.waiting_ms)],
+    ["Waited", duration(run.waiting_ms)],
     ["Steps", count(run.steps)],
     ["Input tokens", count(run.usage?.input_tokens)],
     ["Output tokens", count(run.usage?.output_tokens)],

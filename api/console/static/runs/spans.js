@@ -66,11 +66,12 @@ export function spansOf(run, events, now) {
         break
       case "run.input_received":
         wait = close(wait, at)
-        // Until a worker has it again.
-        queue = open({ lane: "Queue", kind: "queue", label: "Queued", from: at })
         break
       case "run.throttled":
         spans.push({ lane: "Waiting", kind: "throttle", label: `throttled: ${data.reason}`, from: at, to: Math.min(at + (data.seconds ?? 0) * 1000, end) })
+        break
+      case "run.retrying":
+        spans.push({ lane: "Waiting", kind: "throttle", label: `retry after ${data.code}`, from: at, to: Math.min(at + (data.seconds ?? 0) * 1000, end) })
         break
       case "run.completed":
       case "run.failed":

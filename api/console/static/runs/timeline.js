@@ -77,7 +77,7 @@ function rowsOf(spans) {
 
 /** @param {import("./spans.js").Span[]} spans @returns {[string, string, number][]} */
 function sumsOf(spans) {
-  const names = /** @type {[string, string][]} */ ([["queue", "Queue"], ["model", "Model"], ["tool", "Tools"], ["wait", "Waiting for people"], ["throttle", "Throttled"]])
+  const names = /** @type {[string, string][]} */ ([["queue", "Queue"], ["model", "Model"], ["tool", "Tools"], ["wait", "Waiting for people"], ["throttle", "Throttled or retrying"]])
   return names
     .map(([kind, label]) => /** @type {[string, string, number]} */ ([kind, label,
       spans.filter((span) => span.kind === kind).reduce((sum, span) => sum + span.to - span.from, 0)]))
