@@ -122,6 +122,19 @@ def payer(run: AgentRun) -> str:
     )
 
 
+def hanging_payer(run: AgentRun) -> str:
+    """Make an approved payment, which hangs in the first attempt once it has taken effect."""
+
+    def pay() -> str:
+        note("pays")
+        if run.attempt == 1:
+            time.sleep(60)
+        return "paid"
+
+    run.approve("pay", {}, tool_call_id="pay-1")
+    return run.step("pay", {}, pay, tool_call_id="pay-1")
+
+
 def failing(_run: AgentRun) -> str:
     raise ValueError("postgres://user:password@db")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from arkloop.agents import UNKNOWN_OUTCOME
 from tests.caller import Caller, data_of, script, text_of, types
 from tests.cli.command import Arkloop
 from tests.waiting import eventually
@@ -125,6 +126,24 @@ def test_people_approve_calls_of_a_served_agent(desk: Desk) -> None:
     assert [("pay-6", True), ("pay-5", False)] == results
     assert [5, 6] == [data["arguments"]["amount"] for data in data_of(events, "tool.call")]
     assert "None, The call was denied: no, too much" == desk.user.get_run(run_id)["output"]
+
+
+def test_an_approved_call_in_which_its_worker_is_killed_is_not_made_again(desk: Desk) -> None:
+    """Its event is older than its beginning, which the service has noted before the effect."""
+    lost = desk.worker("hanging_payer")
+    run_id = desk.run("hanging_payer")
+    desk.user.until(run_id, "status", "waiting_for_input")
+    desk.user.http.post(f"/v1/runs/{run_id}/input", json={"content": "yes"}).raise_for_status()
+    desk.until("pays")
+
+    lost.kill()
+    desk.worker("hanging_payer")
+    events = desk.user.events(run_id)
+
+    assert ["pays"] == desk.lines()
+    [result] = data_of(events, "tool.result")
+    assert result["is_error"]
+    assert UNKNOWN_OUTCOME == result["output"] == desk.user.get_run(run_id)["output"]
 
 
 def test_a_frozen_worker_never_writes_again(desk: Desk) -> None:
