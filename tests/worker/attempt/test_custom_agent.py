@@ -309,14 +309,20 @@ def test_a_denied_call_of_an_agent_is_not_made(
     assert 1 == stored.types(run_id).count("tool.call")
 
 
+@pytest.mark.parametrize("announced", [False, True])
 def test_calls_that_are_approved_one_by_one_are_of_one_turn(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, announced: bool
 ) -> None:
-    """An approval does not get lost while a person is asked about the next call."""
+    """An approval does not get lost while a person is asked about the next call; all of them may
+    be recorded before.
+    """
     path = str(tmp_path / "lines")
+    first = [
+        {"call": "append", "id": id_, "arguments": {"line": id_}} for id_ in ("a", "b") if announced
+    ]
     asks = [{"approve": id_, "id": id_, "path": path, "later": True} for id_ in ("a", "b")]
     steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b")]
-    run_id = created(stored, *asks, *steps)
+    run_id = created(stored, *first, *asks, *steps)
     execution.execute(process, run_id)
     stored.answer(run_id, "yes")
     execution.execute(process, run_id)
