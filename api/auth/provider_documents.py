@@ -22,7 +22,8 @@ from arkloop.shared.security import egress
 
 KEPT_SECONDS = 3600
 REFETCH_SECONDS = 30
-FETCH_SECONDS = 5.0
+#: For a document; for the code of a login, where a person waits, `EXCHANGE_SECONDS`.
+FETCH_SECONDS, EXCHANGE_SECONDS = 2.5, 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
 #: Documents that a process keeps; beyond that it reads all of them anew.

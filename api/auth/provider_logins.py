@@ -23,7 +23,7 @@ from arkloop.api.auth import id_tokens, signed_tokens
 from arkloop.api.auth.id_tokens import BadIdToken
 from arkloop.api.auth.provider_documents import (
     BASIC,
-    FETCH_SECONDS,
+    EXCHANGE_SECONDS,
     MAX_BYTES,
     Metadata,
     ProviderDocuments,
@@ -223,7 +223,7 @@ def _exchange(
             documents.policy,
             headers,
             urlencode(form).encode(),
-            FETCH_SECONDS,
+            EXCHANGE_SECONDS,
             most_bytes=MAX_BYTES,
         )
     except (exchange.NotSent, exchange.Lost) as error:
