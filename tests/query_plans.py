@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, event
 
 from arkloop.shared.storage.connections import Connections
+from tests import walls
 
 BIG = {
     *("runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_runs"),
@@ -68,14 +70,10 @@ class Plans:
 
         generic = re.sub(r"%\((\w+)\)s", numbered, self.statement).replace("%%", "%")
         url = connections.settings.database_url.replace("+psycopg", "", 1)
-        with psycopg.connect(url) as sql:
-            explain = "EXPLAIN (FORMAT JSON) "
-            planned = sql.execute(explain + self.statement, values).fetchone()
-            explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
-            prepared = sql.execute(explain + generic).fetchone()
-        assert planned is not None and prepared is not None
-        self.of_values: dict[str, Any] = planned[0][0]["Plan"]
-        self.of_any: dict[str, Any] = prepared[0][0]["Plan"]
+        self.of_values, self.of_any = _planned(url, self.statement, values, generic)
+        #: The same behind row-level security.
+        walled = _walled(connections.settings.database_url).replace("+psycopg", "", 1)
+        self.of_walled = _planned(walled, self.statement, values, generic)
 
     def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:
         """Check that exactly these indexes of big tables are read, nothing else of those, and that
@@ -88,6 +86,15 @@ class Plans:
             for node in _nodes(plan):
                 if "Sort" in node["Node Type"]:
                     assert _unlimited(node) <= few, shown
+        self._check_walled()
+
+    def _check_walled(self) -> None:
+        """Check that no big table is read from end to end behind the wall either.
+
+        Its indexes may be others: policies look for rows, and need columns that some indexes lack.
+        """
+        for plan in self.of_walled:
+            assert set() == _scanned(plan), f"walled\n{self.statement}\n{_outline(plan)}"
 
     def indexes(self, *, is_prepared: bool = True) -> set[str]:
         """Return the indexes that are read with either plan; no big table is read from end to end.
@@ -97,8 +104,28 @@ class Plans:
         """
         for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
             assert set() == _scanned(plan), f"{kind}\n{self.statement}\n{_outline(plan)}"
+        self._check_walled()
         of_any = _indexes(self.of_any) if is_prepared else set[str]()
         return _indexes(self.of_values) | of_any
+
+
+def _planned(
+    url: str, statement: str, values: dict[str, Any], generic: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plans for these values, and for any."""
+    with psycopg.connect(url) as sql:
+        explain = "EXPLAIN (FORMAT JSON) "
+        planned = sql.execute(explain + statement, values).fetchone()
+        explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
+        prepared = sql.execute(explain + generic).fetchone()
+    assert planned is not None and prepared is not None
+    return planned[0][0]["Plan"], prepared[0][0]["Plan"]
+
+
+@cache
+def _walled(url: str) -> str:
+    """Put the wall up once in the database of a test module; the URL is that of another role."""
+    return walls.put_up(url)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,7 @@ PREPARED_AFTER = 3
 #: the service as a whole (see `row_security.py`).
 ORGS = "arkloop.orgs"
 SERVICE = "*"
-_SET_ORGS = "SELECT set_config('arkloop.orgs', %s, true)"
+_SET_ORGS = "SELECT set_config('arkloop.orgs', %s, %s)"
 
 #: Key in `Connection.info` of the statement that makes the settings of one transaction.
 _SETTINGS = "settings_of_transaction"
@@ -106,12 +106,22 @@ class BoundedConnection(psycopg.Connection[Any]):
     answer_seconds: float | None = None
     #: Whether row-level security is on for this role.
     is_walled = False
+    #: The orgs that the session works for; None where it has no settings, or they are not known.
+    session_orgs: str | None = None
     _orgs = SERVICE
+    _has_session = False
     _has_said_orgs = False
+
+    def begin_session(self, orgs: str) -> None:
+        """Keep in mind that the session, which is this connection's own, works for these orgs."""
+        self.session_orgs, self._has_session = orgs, True
 
     @contextmanager
     def working_for(self, orgs: str) -> Iterator[None]:
         """Let what is executed in the block see the rows of these orgs alone."""
+        if self.session_orgs == orgs:
+            yield
+            return
         self.work_for(orgs)
         try:
             yield
@@ -126,15 +136,21 @@ class BoundedConnection(psycopg.Connection[Any]):
     def execute_for_orgs(self, execute: Callable[[], object]) -> None:
         """Execute a statement, in one round trip with the setting that it needs before it.
 
-        Without a transaction both are one by themselves; otherwise the first statement has it.
+        In a transaction the setting ends with it. Otherwise it stays, for the next block of the
+        same orgs, if the session is the connection's own, and is repeated if it is not.
         """
         if self._has_said_orgs:
             execute()
             return
+        stays = self.autocommit and self._has_session
+        if stays:
+            self.session_orgs = None  # an error undoes the setting
         with self.pipeline():
-            psycopg.Cursor(self).execute(_SET_ORGS, [self._orgs])
+            psycopg.Cursor(self).execute(_SET_ORGS, [self._orgs, not stays])
             execute()
-        self._has_said_orgs = not self.autocommit
+        if stays:
+            self.session_orgs = self._orgs
+        self._has_said_orgs = stays or not self.autocommit
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -215,7 +231,9 @@ def make_engine(
         except BaseException:
             connection.close()
             raise
-        if not is_direct:
+        if is_direct:
+            connection.begin_session(SERVICE)
+        else:
             record.info[_SETTINGS] = _for_transaction(of_server)
         prepares = settings.prepared_statements
         if prepares or (prepares is None and is_direct):
@@ -255,7 +273,7 @@ def working_for(sql: Connection, orgs: str) -> Iterator[None]:
     Through a pooler `limit_transaction` does so.
     """
     driver = sql.connection.driver_connection
-    if orgs == SERVICE or is_pooled(sql) or not cast(BoundedConnection, driver).is_walled:
+    if is_pooled(sql) or not cast(BoundedConnection, driver).is_walled:
         yield
         return
     with cast(BoundedConnection, driver).working_for(orgs):
@@ -269,9 +287,10 @@ def seeing_all(sql: Connection) -> Iterator[None]:
     For questions such as whether a name is taken, whose answers say nothing else.
     """
     orgs = sql.scalar(text(f"SELECT current_setting('{ORGS}', true)"))
-    sql.execute(text(_SET_ORGS % ":orgs"), {"orgs": SERVICE})
+    set_orgs = text(f"SELECT set_config('{ORGS}', :orgs, true)")
+    sql.execute(set_orgs, {"orgs": SERVICE})
     yield
-    sql.execute(text(_SET_ORGS % ":orgs"), {"orgs": orgs})
+    sql.execute(set_orgs, {"orgs": orgs})
 
 
 def is_pooled(sql: Connection) -> bool:
