@@ -7,6 +7,7 @@ from importlib.resources.abc import Traversable
 from typing import NamedTuple, cast
 
 from flask import Blueprint, Response, request
+from marshmallow import Schema, fields
 
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import described
@@ -39,6 +40,10 @@ CONTENT_TYPES = {
 PAGE = "index.html"
 
 
+class ConsoleQuery(Schema):
+    error = fields.String()  # of a login at an identity provider, which the page shows
+
+
 class ConsoleFiles(NamedTuple):
     """The page, and the files by name; the version in their addresses changes with any of them."""
 
@@ -48,10 +53,10 @@ class ConsoleFiles(NamedTuple):
 
 
 @bp.get("/console")
-@described(returns={"text/html": str}, also={304: None})
+@described(query=ConsoleQuery, returns={"text/html": str}, also={304: None})
 def get_console() -> Response:
     """Return the page of the console."""
-    query_args(NoArguments())
+    query_args(ConsoleQuery())
     body = console_files().page
     response = Response(body, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = PAGE_SECURITY

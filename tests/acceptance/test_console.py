@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
 from tests.ai_sdk_pages import MODULES
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
 from tests.hostile_texts import ALL, FOREIGN
+from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
+from tests.system import System
 from tests.waiting import eventually
 
 AXE = MODULES / "axe-core" / "axe.min.js"
@@ -220,6 +223,37 @@ def test_an_api_key_signs_in_and_an_ended_session_asks_again(
     page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_label("Message", exact=True)).to_have_value("A draft")
+
+
+def test_an_identity_provider_signs_in(context: BrowserContext, system: System) -> None:
+    """The link of an org leads to its provider and back into the console; a refusal is shown."""
+    owner, port = system.caller(), free_port()
+    origin = f"http://127.0.0.1:{port}"
+    with (
+        IdentityProvider() as provider,
+        system.one_more_web_server(ARKLOOP_PORT=str(port), ARKLOOP_PUBLIC_URL=origin),
+    ):
+
+        def come_back(route: Route) -> None:
+            query = provider.authorize(route.request.url)
+            address = f"{origin}/v1/auth/oidc/callback?{query}"
+            route.fulfill(status=302, headers={"Location": address})
+
+        context.route(f"{provider.url}/**", come_back)
+        body = {"issuer": provider.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+        put = owner.at(origin).http.put
+        address = f"/v1/orgs/{owner.org_id}/identity-provider"
+        assert 200 == put(address, json=body).status_code
+        page = context.new_page()
+        page.goto(f"{origin}/console#/sign-in?org={owner.org_id}")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("status")).to_contain_text("does not let you in")
+        assert "error" not in page.url
+
+        assert 200 == put(address, json={**body, "email_domains": [provider.domain]}).status_code
+        page.get_by_role("button", name="Sign in with your identity provider").click()
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("heading", name="Threads", exact=True)).to_be_visible()
 
 
 def _asks_again(page: Page) -> bool:

@@ -19,7 +19,7 @@ export function Shell() {
   const section = path.split("/")[1]
   useEffect(() => {
     setOpen(false)
-    if (path === "/" || path === "") go("/threads", {}, { replace: true })
+    if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
     else document.title = `${found?.row.title ?? "Not found"} · Arkloop Runs`
     // Who uses the keyboard or a screen reader continues in the new page.
     if (!isFirst.current) main.current?.focus({ preventScroll: true })

@@ -7185,7 +7185,9 @@ export interface operations {
     };
     "console.get_console": {
         parameters: {
-            query?: never;
+            query?: {
+                error?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;

@@ -122,6 +122,7 @@ export async function restore() {
       return
     } catch (error) {
       if (error instanceof SignedOut) {
+        noteRefusal()
         state.set("out")
         return
       }
@@ -215,10 +216,47 @@ export async function useKey(key) {
   return ""
 }
 
+const ORG = "arkloop.org"
+
+/** Return the org whose identity provider was used last in this browser. */
+export const lastOrg = () => localStorage.getItem(ORG) ?? ""
+
+/** Leave for the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId */
+export async function beginAtProvider(orgId) {
+  const page = new URL(location.href)
+  page.hash = ""
+  page.search = ""
+  const response = await fetch(new URL("oidc/begin", AUTH), {
+    method: "POST", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ org_id: orgId, return_to: page.href }),
+  })
+  const found = await response.json()
+  if (!response.ok) return reason(found, response)
+  localStorage.setItem(ORG, orgId)
+  location.assign(found.authorization_url)
+  return ""
+}
+
+/** What a provider's page has brought back, in words. @type {Record<string, string>} */
+const REFUSALS = {
+  "auth.login_state_invalid": "That login has expired, or was begun in another browser. Try again.",
+  "auth.login_refused": "Your identity provider, or your organization, does not let you in.",
+  "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
+}
+
+/** Show why a login at a provider has failed, if this page was opened by one. */
+function noteRefusal() {
+  const code = new URLSearchParams(location.search).get("error")
+  if (code === null) return
+  notice.set(REFUSALS[code] ?? "The login has failed. Try again.")
+  history.replaceState(null, "", location.pathname + location.hash)
+}
+
 /** @param {{message?: string, details?: Record<string, string[]>}} error @param {Response} response */
 function reason(error, response) {
   const retry = response.headers.get("Retry-After")
-  return `${error.message ?? response.statusText}${retry ? ` Try again in ${retry} s.` : ""}`
+  const fields = Object.values(error.details ?? {}).flat().filter((why) => typeof why === "string")
+  return `${response.status === 422 && fields.length > 0 ? fields.join("; ") : error.message ?? response.statusText}${retry ? ` Try again in ${retry} s.` : ""}`
 }
 
 export const isKey = () => credential?.kind === "key"

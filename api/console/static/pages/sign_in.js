@@ -1,23 +1,35 @@
 // Signing in: with a password, or with an API key.
 import { html, useId, useState } from "../lib/html.js"
-import { logIn, logOut, me, notice, useKey } from "../lib/session.js"
+import { match, route } from "../lib/router.js"
+import { beginAtProvider, lastOrg, logIn, logOut, me, notice, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
 import { Button, Dialog, Field } from "../ui/parts.js"
 
 export function SignIn() {
   const why = useStore(notice)
-  const [isKey, setKey] = useState(false)
+  const [means, setMeans] = useState(() => (orgOfAddress() ? "provider" : "password"))
+  const { Form } = MEANS[means]
   return html`<main class="sign-in">
     <div class="card">
       <div class="sign-in-head"><${Logo} /><h1>Sign in to Arkloop Runs</h1></div>
       ${why && html`<p class="note" role="status">${why}</p>`}
-      ${isKey ? html`<${KeyForm} />` : html`<${PasswordForm} />`}
-      <p class="switch"><button type="button" class="link" onClick=${() => setKey(!isKey)}>
-        ${isKey ? "Sign in with a password" : "Sign in with an API key"}</button></p>
+      <${Form} />
+      <ul class="switch">${Object.entries(MEANS).filter(([name]) => name !== means).map(([name, { text }]) => html`<li key=${name}>
+        <button type="button" class="link" onClick=${() => setMeans(name)}>${text}</button></li>`)}</ul>
     </div>
   </main>`
 }
+
+/** The ways to sign in. @type {Record<string, {text: string, Form: () => any}>} */
+const MEANS = {
+  password: { text: "Sign in with a password", Form: () => html`<${PasswordForm} />` },
+  key: { text: "Sign in with an API key", Form: KeyForm },
+  provider: { text: "Sign in with your identity provider", Form: ProviderForm },
+}
+
+/** The org of a link such as `/console#/sign-in?org=<id>`. */
+const orgOfAddress = () => (match("/sign-in", route.get().path) ? route.get().params.get("org") : null)
 
 /** The session has ended while the page was open: what it shows, and what was typed, stays. */
 export function SignInAgain() {
@@ -55,6 +67,18 @@ function KeyForm() {
       ${(/** @type {string} */ field) => html`<input id=${field} name="api-key" type="password" autocomplete="off" required
         autofocus placeholder="al_…" aria-describedby=${`${field}-hint`} value=${key} onInput=${(/** @type {any} */ event) => setKey(event.target.value)} />`}</${Field}>
     <${Button} kind="primary" class="wide" type="submit" busy=${isBusy}>Sign in</${Button}>
+  </form>`
+}
+
+function ProviderForm() {
+  const id = useId()
+  const [org, setOrg] = useState(() => orgOfAddress() ?? lastOrg())
+  const { error, isBusy, submit } = useForm(() => beginAtProvider(org.trim()))
+  return html`<form onSubmit=${submit}>
+    <${Field} label="Organization id" id=${`${id}-org`} error=${error} hint="Your organization's link to this page has it.">
+      ${(/** @type {string} */ field) => html`<input id=${field} name="org" autocomplete="organization" spellcheck=${false} required
+        aria-describedby=${`${field}-hint`} value=${org} onInput=${(/** @type {any} */ event) => setOrg(event.target.value)} />`}</${Field}>
+    <${Button} kind="primary" class="wide" type="submit" busy=${isBusy}>Continue</${Button}>
   </form>`
 }
 
