@@ -46,9 +46,14 @@ _TURN_TYPES = (
 )
 
 
-def persona_of(catalog: Catalog, run: RowMapping) -> Persona:
-    """Return the persona of a run, with its overrides. Raises: PersonaNotFound."""
-    return overrides.apply(catalog.persona(run["org_id"], run["persona_id"]), run["options"])
+def persona_of(catalog: Catalog, run: RowMapping, sql: Connection) -> Persona:
+    """Return the persona of a run, with its overrides; `sql` is the caller's connection.
+
+    Raises:
+        PersonaNotFound
+    """
+    persona = catalog.persona(run["org_id"], run["persona_id"], sql=sql)
+    return overrides.apply(persona, run["options"])
 
 
 def take(
@@ -101,7 +106,7 @@ def _hand_over(
         )
         if run is None:
             return None
-        persona = persona_of(catalog, run)
+        persona = persona_of(catalog, run, tx.sql)
         if lost := event_log.open_events(tx.sql, run_id):
             reset = types.MessageReset(lost[0].seq, "resumed")
             event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})

@@ -81,7 +81,10 @@ def _start(
     claims.begin_tool_call(run.tx, claim, call_id, ResultSource.RUN)
     try:
         wanted = delegation.prepare(
-            *(catalog, claim, persona, call_id), persona=task["persona"], task=task["task"]
+            *(catalog, claim, persona, call_id),
+            persona=task["persona"],
+            task=task["task"],
+            sql=run.tx.sql,
         )
         sub_run = delegation.start(run.tx, claim, wanted)
     except NotDelegated as refused:

@@ -146,20 +146,20 @@ def write(
     approved_calls.begin(run, change.begun)
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
     error: RunError | None = None
-    if costs and (refused := agent_costs.hold(run, persona_of(catalog, run.row))):
-        error = _exhausted(run, persona_of(catalog, run.row), refused)
+    if costs and (refused := agent_costs.hold(run, _persona_of(run, catalog))):
+        error = _exhausted(run, _persona_of(run, catalog), refused)
     if isinstance(then, Delegate) or _has_calls(change):
-        error = error or agent_limits.check_steps(tx.sql, run.id, persona_of(catalog, run.row))
+        error = error or agent_limits.check_steps(tx.sql, run.id, _persona_of(run, catalog))
     error = error or agent_limits.check_output_size(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
     )
     if run.row["cancel_requested_at"] is not None and then is not None:
         return agent_endings.end(run, RunState.CANCELLED)
     if isinstance(then, Complete):
-        agent_limits.check_output(persona_of(catalog, run.row), then.content, then.output)
+        agent_limits.check_output(_persona_of(run, catalog), then.content, then.output)
     if error is not None:
         answer = then if isinstance(then, Complete) else None
-        return agent_endings.stop(run, persona_of(catalog, run.row), error, answer)
+        return agent_endings.stop(run, _persona_of(run, catalog), error, answer)
     match then:
         case Ask():
             asked = {
@@ -168,11 +168,11 @@ def write(
                 "tool_call_id": then.key,
                 "options": then.options,
             }
-            return _park(run, persona_of(catalog, run.row), asked)
+            return _park(run, _persona_of(run, catalog), asked)
         case AskApproval():
             call = approved_calls.find(run, then.tool_call_id)
             asked = approved_calls.request(call, then.prompt)
-            return _park(run, persona_of(catalog, run.row), asked, approved_calls.shown(call))
+            return _park(run, _persona_of(run, catalog), asked, approved_calls.shown(call))
         case Delegate():
             return _delegate(run, catalog, then)
         case Complete():
@@ -180,7 +180,7 @@ def write(
         case Fail(error=failure):
             return agent_endings.end(run, RunState.FAILED, failure)
         case Release():
-            return _release(run, persona_of(catalog, run.row))
+            return _release(run, _persona_of(run, catalog))
     return run.written(RunState.EXECUTING)
 
 
@@ -204,11 +204,15 @@ def reserve(
     if not is_held or run.row["cancel_requested_at"] is not None:
         return run.written(run.row["state"]), False
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
-    persona = persona_of(catalog, run.row)
+    persona = _persona_of(run, catalog)
     refused = agent_costs.hold(run, persona, hold.usd)
     if refused is not None and (hold.gives_up or not refused.others_reserved):
         return agent_endings.stop(run, persona, _exhausted(run, persona, refused)), False
     return run.written(RunState.EXECUTING), refused is None
+
+
+def _persona_of(run: HeldRun, catalog: Catalog) -> Persona:
+    return persona_of(catalog, run.row, run.tx.sql)
 
 
 def _check_is_repeated(run: HeldRun, change: Write, *, is_end: bool) -> None:
@@ -248,9 +252,9 @@ def _store(run: HeldRun, change: Write, catalog: Catalog) -> bool:
         if isinstance(event, AgentCost):
             route_id = f"{OF_AGENT}{run.row['agent']}"
             model = event.model or run.row["model"]
-            route = catalog.route(run.row["org_id"], run.row["route_id"])
+            route = catalog.route(run.row["org_id"], run.row["route_id"], sql=run.tx.sql)
             usd = agent_costs.usd_of(
-                run.tx.sql, event, route, run.claim(), persona_of(catalog, run.row)
+                run.tx.sql, event, route, run.claim(), _persona_of(run, catalog)
             )
             totals = totals.plus(RouteCost(route_id, model, event.usage, usd))
             event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
@@ -312,7 +316,7 @@ def _park(
 
 def _delegate(run: HeldRun, catalog: Catalog, then: Delegate) -> Written:
     """Let the run wait for sub-runs without a worker."""
-    persona = persona_of(catalog, run.row)
+    persona = _persona_of(run, catalog)
     if not _has_turn(run.tx.sql, run.id):
         raise InvalidRequest(events=[_WITHOUT_TURN])
     agent_costs.give_back(run, persona)

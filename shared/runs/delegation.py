@@ -67,9 +67,18 @@ class _Place:
 
 
 def prepare(
-    catalog: Catalog, claim: Claim, by: Persona, tool_call_id: str, *, persona: str, task: str
+    catalog: Catalog,
+    claim: Claim,
+    by: Persona,
+    tool_call_id: str,
+    *,
+    persona: str,
+    task: str,
+    sql: Connection | None = None,
 ) -> Delegation:
     """Return what a call of `delegate` asks for: a run of `persona`, for a run of `by`.
+
+    A caller inside a transaction passes its connection as `sql`.
 
     Raises:
         NotDelegated: the persona may not get tasks, or is gone.
@@ -79,8 +88,9 @@ def prepare(
     if not 1 <= len(task) <= MAX_TASK_CHARACTERS:
         raise NotDelegated(f"Not executed: a task has 1 to {MAX_TASK_CHARACTERS:,} characters.")
     try:
-        found = catalog.persona(claim.org_id, persona)
-        route = catalog.choose_route(claim.org_id, found.route_id or claim.route_id, found)
+        found = catalog.persona(claim.org_id, persona, sql=sql)
+        route_id = found.route_id or claim.route_id
+        route = catalog.choose_route(claim.org_id, route_id, found, sql=sql)
     except (PersonaNotFound, RouteNotFound) as error:
         raise NotDelegated(f"Not executed: {error.code}: {error.message}") from None
     return Delegation(tool_call_id=tool_call_id, by=by, persona=found, route=route, task=task)

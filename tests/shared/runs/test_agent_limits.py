@@ -7,6 +7,7 @@ import pytest
 from arkloop.api.app import create_app
 from arkloop.shared import ids
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import OF_MAINTENANCE
 from tests.clients import User
 
 UNPRICED = {"type": "run.cost", "model": "nobody-knows-it", "input_tokens": 10}
@@ -60,3 +61,28 @@ def test_a_call_without_a_known_price_needs_one_under_a_budget(
     answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": [UNPRICED]})
 
     assert status == answer.status_code
+
+
+def test_a_write_needs_one_connection(alice: User, connections: Connections) -> None:
+    """What it reads of the catalog it reads with its own: else some at once wait for each other."""
+    alice.post("/v1/personas", json={"key": "other", "system_prompt": "Hi"})
+    persona = {"key": "custom", "agent": "mine", "max_cost_usd": 1, "delegates": ["other"]}
+    alice.post("/v1/personas", json=persona)
+    single = connections.with_pool(application="single", size=1, limits=OF_MAINTENANCE)
+    user = replace(alice, client=create_app(connections=single).test_client())
+    task = {"tool_call_id": "c", "persona": "other", "task": "t"}
+    turn = {"type": "message.completed", "content": ""}
+    cost = {"type": "run.cost", "cost_usd": 0.1}
+    writes: list[tuple[str, dict[str, object]]] = [
+        ("append", {"events": [cost]}),
+        ("ask", {"question": "Well?"}),
+        ("release", {}),
+        ("delegate", {"events": [turn], "tasks": [task]}),
+    ]
+    for verb, body in writes:
+        own = taken(user, "custom")
+        # Another process of the server, which knows nothing of the org yet.
+        fresh = replace(alice, client=create_app(connections=single).test_client())
+        written = fresh.post(f"/v1/agent-workers/mine:{verb}", json={**own, **body})
+        assert 200 == written.status_code, (verb, written.text)
+    single.close_pool()
