@@ -12,7 +12,7 @@ from sqlalchemy import Row, RowMapping
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.run_types import ListedRun, Run, ThreadRun
 from arkloop.api.http import audited
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
 from arkloop.api.http.idempotency import idempotent
@@ -107,10 +107,13 @@ def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
-        place = fair_queue.place_of(sql, run_id) if run["state"] == RunState.QUEUED else None
     shown = shown_in_full(run)
-    if place is not None:
-        shown["queue"] = {"position": place.position, "ahead_of_you": place.ahead}
+    if run["state"] == RunState.QUEUED:
+        # Runs of other orgs are before it, too.
+        with connections_of_service().reading() as sql:
+            place = fair_queue.place_of(sql, run_id)
+        if place is not None:
+            shown["queue"] = {"position": place.position, "ahead_of_you": place.ahead}
     return jsonify(shown)
 
 

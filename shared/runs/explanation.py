@@ -76,6 +76,8 @@ def explain(connections: Connections, actor: Actor, run_id: UUID) -> tuple[RowMa
     )
     with connections.reading() as sql:
         run = queries.get(sql, actor, run_id)
+    # Runs of other orgs are before it in the queue, and workers are those of all.
+    with connections.of_all().reading() as sql:
         state = RunState(run["state"])
         if state.is_terminal:
             return run, _ended(run)

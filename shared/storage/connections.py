@@ -74,6 +74,10 @@ class Connections:
         """Return the same for statements that work for these orgs alone."""
         return replace(self, orgs=",".join(map(str, org_ids)))
 
+    def of_all(self) -> "Connections":
+        """Return the same for statements that work for the service as a whole."""
+        return self if self.orgs == postgres.SERVICE else replace(self, orgs=postgres.SERVICE)
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Begin; commit at the end; then send the notifications.
@@ -112,8 +116,7 @@ class Connections:
     def notify(self, notification: Notification) -> None:
         """Send the notification, in its turn and as well as possible."""
         # It may be sent together with those of other orgs.
-        whole = self if self.orgs == postgres.SERVICE else replace(self, orgs=postgres.SERVICE)
-        self.send(whole, notification)
+        self.send(self.of_all(), notification)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -1,7 +1,7 @@
 """The filters by org are taken out of the statements of requests: the wall is what remains."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,8 @@ from sqlalchemy import event
 from arkloop.api.app import create_app
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage.connections import connect
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections, connect
 from tests import walls
 from tests.api.auth.test_auth_by_caller import routes_of
 from tests.api.auth.test_auth_foreign_objects import (
@@ -42,14 +43,21 @@ OF_PERSONS = re.compile(r"/v1/auth/|/password-reset$|DELETE /v1/orgs/<id:org_id>
 def without_filters(settings: Settings) -> Iterator[Flask]:
     """Make an app whose statements name no org, once it knows the caller."""
     opened = connect(settings, application="tests-faulty")
+    with app_on(opened) as app:
+        event.listen(opened.engine, "before_cursor_execute", remove, retval=True)
+        yield app
 
-    def remove(*args: Any) -> tuple[str, Any]:
-        statement, parameters = args[2:4]
-        if has_request_context() and "actor" in g:
-            statement = FILTER.sub("true", statement)
-        return statement, parameters
 
-    event.listen(opened.engine, "before_cursor_execute", remove, retval=True)
+def remove(*args: Any) -> tuple[str, Any]:
+    statement, parameters = args[2:4]
+    if has_request_context() and "actor" in g:
+        statement = FILTER.sub("true", statement)
+    return statement, parameters
+
+
+@contextmanager
+def app_on(opened: Connections) -> Iterator[Flask]:
+    """Make an app, and close it with its connections."""
     app = create_app(connections=opened)
     yield app
     for name in ("hub", "polls", "reports"):
@@ -126,3 +134,21 @@ def test_nothing_is_found_by_an_id_of_another_org(
 
     assert leaks >= 10, "the fault has no effect"
     assert before == shown(app, alice, ids)
+
+
+def test_the_queue_before_a_run_is_that_of_all_orgs(
+    settings: Settings, register: Register, make_run: Callable[..., Any]
+) -> None:
+    """The number of others' runs is shown behind the wall as well."""
+    alice, stranger = register(), register()
+    make_run(stranger, stranger.thread(), RunState.QUEUED)
+    run_id = make_run(alice, alice.thread(), RunState.QUEUED)
+    url = walls.put_up(settings.database_url)
+    opened = connect(replace(settings, database_url=url), application="tests-walled")
+
+    with app_on(opened) as app:
+        queue = (through(app, alice).get(f"/v1/runs/{run_id}").json or {})["queue"]
+        why = (through(app, alice).get(f"/v1/runs/{run_id}:explain").json or {})["details"]
+
+    assert queue["ahead_of_you"] >= 1
+    assert queue["ahead_of_you"] == why["ahead_of_you"]
