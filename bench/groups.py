@@ -8,6 +8,7 @@ from bench import (
     busy_threads,
     create,
     latency,
+    limits,
     mcp_neighbours,
     neighbours,
     processes,
@@ -56,6 +57,11 @@ GROUPS = (
         "create",
         "runs created in a closed loop, and executed meanwhile",
         lambda short: create.measure(short=short),
+    ),
+    Group(
+        "limits",
+        "runs created and streams opened in orgs with limits, beside one without",
+        lambda short: limits.measure(short=short),
     ),
     Group(
         "turns",

@@ -6,8 +6,8 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 _TWO_ACTIVE_RUNS = (
     Edit(
         "shared/runs/new_runs.py",
-        "    new_ids = [ids.new_id() for _ in wanted]\n",
-        "    new_ids = [ids.new_id() for _ in wanted]\n"
+        "    # What stands for none is not inserted.\n",
+        "    # What stands for none is not inserted.\n"
         "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_unended_thread_id')\n",
     ),
     Edit(

@@ -1,8 +1,7 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
@@ -18,7 +17,14 @@ from arkloop.shared.errors import (
     ThreadBusy,
 )
 from arkloop.shared.runs import busy_threads, enqueued_runs, run_limits
-from arkloop.shared.runs.new_runs import Created, NewMessage, NewRun, NewThread, create_all
+from arkloop.shared.runs.new_runs import (
+    Created,
+    NewMessage,
+    NewRun,
+    NewThread,
+    create_all,
+    create_within_limits,
+)
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.group_commit import GroupCommit
@@ -37,6 +43,7 @@ __all__ = [
     "RunCreator",
     "create",
     "create_all",
+    "create_within_limits",
     "retry",
 ]
 
@@ -47,9 +54,6 @@ END_USER_OVERRIDES = frozenset({"tools"})
 #: How often a request tries to wait for a thread in which other processes have the locks: each
 #: time for a few milliseconds. After that it waits for them, with a connection of its own.
 TRIES = 5
-
-
-Made = TypeVar("Made")
 
 
 class RunCreator:
@@ -107,26 +111,25 @@ class RunCreator:
         )
 
     def _create_all(self, wanted: Sequence[NewRun]) -> Sequence[UUID | RunLimitExceeded | None]:
-        return self._write(create_all, wanted)
+        with self._connections_of(wanted).statement() as tx:
+            return create_within_limits(tx, wanted)
 
     def _enqueue_all(
         self, wanted: Sequence[NewRun]
     ) -> Sequence[enqueued_runs.Attempt | RunLimitExceeded]:
-        return self._write(enqueued_runs.enqueue_all, wanted)
-
-    def _write(
-        self, write: Callable[[Transaction, Sequence[NewRun]], list[Made]], wanted: Sequence[NewRun]
-    ) -> Sequence[Made | RunLimitExceeded]:
-        """Write the runs: in one statement, unless those that there are must be counted first."""
-        connections = self._connections.of(*{new.actor.org_id for new in wanted})
+        """Enqueue the runs in one statement, unless those that there are must be counted before."""
+        connections = self._connections_of(wanted)
         if not any(run_limits.apply_to(connections.settings, new.actor) for new in wanted):
             with connections.statement() as tx:
-                return write(tx, wanted)
+                return enqueued_runs.enqueue_all(tx, wanted)
         with connections.transaction() as tx:
             refused = run_limits.refusals(tx, [new.actor for new in wanted])
             admitted = [new for new, why in zip(wanted, refused, strict=True) if why is None]
-            made = iter(write(tx, admitted) if admitted else [])
+            made = iter(enqueued_runs.enqueue_all(tx, admitted) if admitted else [])
             return [next(made) if why is None else why for why in refused]
+
+    def _connections_of(self, wanted: Sequence[NewRun]) -> Connections:
+        return self._connections.of(*{new.actor.org_id for new in wanted})
 
 
 def create(tx: Transaction, new: NewRun) -> Created:

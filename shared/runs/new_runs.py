@@ -11,7 +11,8 @@ from arkloop.shared import ids, plugins
 from arkloop.shared.actors import Actor
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.runs import agent_queue
+from arkloop.shared.errors import RunLimitExceeded
+from arkloop.shared.runs import agent_queue, run_limits
 from arkloop.shared.runs.overrides import Options
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.arrays import TextArray, plain_array
@@ -90,33 +91,63 @@ class Created(NamedTuple):
 def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
     """Queue the runs in one statement; the workers are notified after the commit.
 
-    Does not check budgets. Returns None for a run that cannot be created in this way: `create`
-    says why, or does it.
+    Does not check budgets and limits. Returns None for a run that cannot be created in this way:
+    `create` says why, or does it.
     """
     new_ids = [ids.new_id() for _ in wanted]
+    created = _insert(tx, wanted, new_ids, run_limits.NONE)
+    return [run_id if run_id in created else None for run_id in new_ids]
+
+
+def create_within_limits(
+    tx: Transaction, wanted: Sequence[NewRun]
+) -> list[UUID | RunLimitExceeded | None]:
+    """Queue the runs as `create_all` does, as far as the limits of their orgs allow."""
+    settings = tx.connections.settings
+    new_ids = [ids.new_id() for _ in wanted]
+    limits = run_limits.columns(settings, [new.actor for new in wanted])
+    refusals = _insert(tx, wanted, new_ids, limits)
+    made: list[UUID | RunLimitExceeded | None] = []
+    for run_id, new in zip(new_ids, wanted, strict=True):
+        if run_id not in refusals:
+            made.append(None)
+        elif (name := refusals[run_id]) is None:
+            made.append(run_id)
+        else:
+            made.append(run_limits.refusal(settings, new.actor, name))
+    return made
+
+
+def _insert(
+    tx: Transaction,
+    wanted: Sequence[NewRun],
+    new_ids: Sequence[UUID],
+    limits: Mapping[str, str | None],
+) -> dict[UUID, str | None]:
+    """Insert the runs; return those that were created, and with its name those beyond a limit."""
     # What stands for none is not inserted.
     opened = [new.thread or NewThread() for new in wanted]
-    created = set(
-        tx.sql.exec_driver_sql(
-            _CREATE,
-            {
-                **columns(wanted),
-                "ids": plain_array(new_ids),
-                "open_threads": plain_array(new.thread is not None for new in wanted),
-                "titles": TextArray(thread.title for thread in opened),
-                "are_private": plain_array(thread.is_private for thread in opened),
-                "thread_end_user_ids": TextArray(thread.end_user_id for thread in opened),
-                "thread_metadata": _json_array(thread.metadata for thread in opened),
-                "thread_on_busy": TextArray(thread.on_busy for thread in opened),
-            },
-        ).scalars()
+    rows = tx.sql.exec_driver_sql(
+        _CREATE,
+        {
+            **columns(wanted),
+            **limits,
+            "ids": plain_array(new_ids),
+            "open_threads": plain_array(new.thread is not None for new in wanted),
+            "titles": TextArray(thread.title for thread in opened),
+            "are_private": plain_array(thread.is_private for thread in opened),
+            "thread_end_user_ids": TextArray(thread.end_user_id for thread in opened),
+            "thread_metadata": _json_array(thread.metadata for thread in opened),
+            "thread_on_busy": TextArray(thread.on_busy for thread in opened),
+        },
     )
+    refusals: dict[UUID, str | None] = {row.id: row.refusal for row in rows}
     tx.after_commit += [
         agent_queue.announce(run_id, new.actor.org_id, new.agent)
         for run_id, new in zip(new_ids, wanted, strict=True)
-        if run_id in created
+        if refusals.get(run_id, "") is None
     ]
-    return [run_id if run_id in created else None for run_id in new_ids]
+    return refusals
 
 
 def columns(wanted: Sequence[NewRun]) -> dict[str, str | TextArray]:

@@ -2,16 +2,14 @@
 
 A run counts from its creation to its end, also while it waits for a worker, for its thread, for its
 time or for a person. The rows are counted: a process that dies leaves nothing behind that counts.
-Requests of one org are counted one after the other, each transaction under a lock of the org.
+Requests of one org are counted one after the other, each transaction under a lock of the org, by
+`run_refusals` of the database: within the statement that creates the runs, or before it.
 
 The lock comes before those of threads and runs, or two requests would wait for each other.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -21,22 +19,33 @@ from arkloop.shared.errors import RunLimitExceeded
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.sql_files import statement
 
 #: Nobody knows when a run will end.
 RETRY_AFTER_SECONDS = 2
-_COUNT = statement(__package__, "count_unended")
-_LOCK = (
-    "SELECT pg_advisory_xact_lock(hashtextextended('runs of ' || id, 0))"
-    " FROM unnest(%(org_ids)s::uuid[]) AS id"
+_REFUSALS = (
+    "SELECT run_refusals(%(org_ids)s::uuid[], %(api_key_ids)s::uuid[],"
+    " %(key_concurrent)s::integer[], %(org_concurrent)s::integer[], %(org_queued)s::integer[])"
 )
+_COUNT = "SELECT api_key_id, unended, queued FROM unended_runs(%(org_id)s)"
+
+#: The arguments of a statement that has no limits to look at.
+NONE: Mapping[str, str | None] = dict.fromkeys(("key_concurrent", "org_concurrent", "org_queued"))
+
+Scope = Literal["org", "key"]
+Name = Literal["concurrent_runs", "queued_runs"]
+#: The fields of `OrgLimits`, as `run_refusals` names them.
+_NAMES: dict[str, tuple[Scope, Name]] = {
+    "key_concurrent_runs": ("key", "concurrent_runs"),
+    "org_concurrent_runs": ("org", "concurrent_runs"),
+    "org_queued_runs": ("org", "queued_runs"),
+}
 
 
 class RunUse(NamedTuple):
     """A limit on runs, and how many count for it."""
 
-    name: Literal["concurrent_runs", "queued_runs"]
-    scope: Literal["org", "key"]
+    name: Name
+    scope: Scope
     limit: int
     used: int
 
@@ -46,8 +55,16 @@ def apply_to(settings: Settings, actor: Actor) -> bool:
     return _limits(settings, actor).limit_runs
 
 
-def _limits(settings: Settings, actor: Actor) -> OrgLimits:
-    return actor.limits or OrgLimits.of_settings(settings)
+def columns(settings: Settings, actors: Sequence[Actor]) -> Mapping[str, str | None]:
+    """Return the limits of the actors as arguments of `run_refusals`; `NONE` if there are none."""
+    limits = [_limits(settings, actor) for actor in actors]
+    if not any(one.limit_runs for one in limits):
+        return NONE
+    return {
+        "key_concurrent": plain_array(one.key_concurrent_runs for one in limits),
+        "org_concurrent": plain_array(one.org_concurrent_runs for one in limits),
+        "org_queued": plain_array(one.org_queued_runs for one in limits),
+    }
 
 
 def check(tx: Transaction, actor: Actor) -> None:
@@ -69,12 +86,23 @@ def refusals(tx: Transaction, actors: Sequence[Actor]) -> list[RunLimitExceeded 
     Those before it in the list, which may, count as if they had created one.
     """
     settings = tx.connections.settings
-    # In one order: two groups would otherwise wait for each other.
-    org_ids = plain_array(sorted({actor.org_id for actor in actors if apply_to(settings, actor)}))
-    tx.sql.exec_driver_sql(_LOCK, {"org_ids": org_ids})
-    # A statement of its own, which sees what was committed before the lock was free.
-    counts = _counted(tx.sql, org_ids)
-    return [_refusal(_limits(settings, actor), counts, actor) for actor in actors]
+    values = {
+        "org_ids": plain_array(actor.org_id for actor in actors),
+        "api_key_ids": plain_array(actor.api_key_id for actor in actors),
+        **columns(settings, actors),
+    }
+    names = tx.sql.exec_driver_sql(_REFUSALS, values).scalar_one()
+    return [
+        None if name is None else refusal(settings, actor, name)
+        for name, actor in zip(names, actors, strict=True)
+    ]
+
+
+def refusal(settings: Settings, actor: Actor, name: str) -> RunLimitExceeded:
+    """Return the error for what `run_refusals` has named."""
+    scope, limit = _NAMES[name]
+    most: int = getattr(_limits(settings, actor), name)
+    return RunLimitExceeded(limit=limit, scope=scope, most=most).after(RETRY_AFTER_SECONDS)
 
 
 def uses(sql: Connection, settings: Settings, actor: Actor) -> list[RunUse]:
@@ -82,45 +110,20 @@ def uses(sql: Connection, settings: Settings, actor: Actor) -> list[RunUse]:
     limits = _limits(settings, actor)
     if not limits.limit_runs:
         return []
-    return [*_uses(limits, _counted(sql, plain_array([actor.org_id])), actor)]
+    rows = sql.exec_driver_sql(_COUNT, {"org_id": actor.org_id}).all()
+    used = {
+        "key_concurrent_runs": sum(
+            row.unended for row in rows if row.api_key_id == actor.api_key_id
+        ),
+        "org_concurrent_runs": sum(row.unended for row in rows),
+        "org_queued_runs": sum(row.queued for row in rows),
+    }
+    return [
+        RunUse(limit, scope, most, used[name])
+        for name, (scope, limit) in _NAMES.items()
+        if (most := getattr(limits, name)) and (scope == "org" or actor.api_key_id is not None)
+    ]
 
 
-@dataclass(slots=True)
-class _Counts:
-    of_org: Counter[UUID]
-    of_key: Counter[UUID]
-    queued: Counter[UUID]
-
-    def add(self, actor: Actor) -> None:
-        self.of_org[actor.org_id] += 1
-        self.queued[actor.org_id] += 1
-        if actor.api_key_id is not None:
-            self.of_key[actor.api_key_id] += 1
-
-
-def _counted(sql: Connection, org_ids: str) -> _Counts:
-    counts = _Counts(Counter(), Counter(), Counter())
-    for row in sql.exec_driver_sql(_COUNT, {"org_ids": org_ids}):
-        counts.of_org[row.org_id] += row.unended
-        counts.queued[row.org_id] += row.queued
-        if row.api_key_id is not None:
-            counts.of_key[row.api_key_id] += row.unended
-    return counts
-
-
-def _refusal(limits: OrgLimits, counts: _Counts, actor: Actor) -> RunLimitExceeded | None:
-    for use in _uses(limits, counts, actor):
-        if use.used >= use.limit:
-            refused = RunLimitExceeded(limit=use.name, scope=use.scope, most=use.limit)
-            return refused.after(RETRY_AFTER_SECONDS)
-    counts.add(actor)
-    return None
-
-
-def _uses(limits: OrgLimits, counts: _Counts, actor: Actor) -> Iterator[RunUse]:
-    if (most := limits.key_concurrent_runs) and actor.api_key_id is not None:
-        yield RunUse("concurrent_runs", "key", most, counts.of_key[actor.api_key_id])
-    if most := limits.org_concurrent_runs:
-        yield RunUse("concurrent_runs", "org", most, counts.of_org[actor.org_id])
-    if most := limits.org_queued_runs:
-        yield RunUse("queued_runs", "org", most, counts.queued[actor.org_id])
+def _limits(settings: Settings, actor: Actor) -> OrgLimits:
+    return actor.limits or OrgLimits.of_settings(settings)

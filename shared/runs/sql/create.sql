@@ -3,7 +3,8 @@
 --
 -- Returns the ids of the runs that were created: none for a run that its creator must not create,
 -- in a thread that has an active run, or in one that another session has locked. Of such a run
--- nothing is inserted.
+-- nothing is inserted, nor of one beyond the limits of its org, which is returned with the limit.
+-- Without limits `run_refusals` is not called. It locks the orgs before any thread is locked.
 -- Who sees a thread is said in shared/threads/visibility.py, who may write to it by
 -- `Actor.check_may_write`.
 -- The sub-selects hide the length of the arrays. With it Postgres would plan each execution anew,
@@ -32,17 +33,21 @@ WITH wanted AS (
         unnest((SELECT %(are_private)s::boolean[])) AS is_private,
         unnest((SELECT %(thread_end_user_ids)s::text[])) AS thread_end_user_id,
         unnest((SELECT %(thread_metadata)s::text[]))::jsonb AS thread_metadata,
-        unnest((SELECT %(thread_on_busy)s::text[])) AS thread_on_busy
+        unnest((SELECT %(thread_on_busy)s::text[])) AS thread_on_busy,
+        unnest((SELECT CASE WHEN %(org_queued)s::integer[] IS NOT NULL THEN run_refusals(
+            %(org_ids)s::uuid[], %(api_key_ids)s::uuid[], %(key_concurrent)s::integer[],
+            %(org_concurrent)s::integer[], %(org_queued)s::integer[]
+        ) END)) AS refusal
 ), opened AS (
     INSERT INTO threads (id, org_id, created_by_user_id, title, is_private, end_user_id, metadata,
         on_busy, next_position)
     SELECT thread_id, org_id, created_by_user_id, title, is_private, thread_end_user_id,
         thread_metadata, thread_on_busy, 2 + (message_id IS NOT NULL)::integer
-    FROM wanted WHERE opens_thread
+    FROM wanted WHERE opens_thread AND refusal IS NULL
     RETURNING id, next_position, visible_to, end_user_id
 ), free AS (
     SELECT w.id, w.thread_id, w.message_id FROM wanted w JOIN threads t ON t.id = w.thread_id
-    WHERE t.org_id = w.org_id AND t.deleted_at IS NULL
+    WHERE t.org_id = w.org_id AND t.deleted_at IS NULL AND w.refusal IS NULL
         AND (NOT t.is_private OR t.created_by_user_id = w.created_by_user_id)
         AND (w.writes_all OR t.created_by_user_id = w.created_by_user_id)
         -- LIMIT: one look into an index for each. NOT EXISTS may read all active runs into a hash.
@@ -83,4 +88,6 @@ WITH wanted AS (
         parts, message_metadata
     FROM wanted JOIN created USING (id) WHERE message_id IS NOT NULL
 )
-SELECT id FROM created
+SELECT id, NULL AS refusal FROM created
+UNION ALL
+SELECT id, refusal FROM wanted WHERE refusal IS NOT NULL

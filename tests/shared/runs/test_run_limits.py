@@ -14,12 +14,15 @@ from arkloop.shared import times
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import RunLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
+from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.runs import commands, creation, run_limits
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.threads.content import Content
 from tests.clients import User
+from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -182,6 +185,46 @@ def test_a_retry_counts(limited: Limited) -> None:
 
     with pytest.raises(RunLimitExceeded), of.connections.transaction() as tx:
         creation.retry(tx, of.actor, thread_id, of.catalog(), trace_id="1" * 32)
+
+
+def test_of_a_group_each_run_counts_for_those_behind_it(
+    limited: Limited, connections: Connections, register: Callable[..., User]
+) -> None:
+    """In one statement, by the limits of each; those that are refused do not count."""
+    of = limited()
+    other = StoredRuns.of(connections, register()).actor
+    limits = OrgLimits(key_concurrent_runs=2, org_concurrent_runs=4, org_queued_runs=9)
+    member = replace(of.actor, limits=limits)
+    one, two = (replace(member, api_key_id=new_id()) for _ in range(2))
+    actors = [one, other, one, one, two, member, two, other, one, member]
+
+    with of.connections.statement() as tx:
+        group = [wanted(of, actor=actor) for actor in actors]
+        made = creation.create_within_limits(tx, group)
+
+    refused = {
+        number: (why.details["scope"], why.details["most"])
+        for number, why in enumerate(made)
+        if isinstance(why, RunLimitExceeded)
+    }
+    assert {3: ("key", 2), 6: ("org", 4), 8: ("key", 2), 9: ("org", 4)} == refused
+    assert 6 == len(of.sent) == sum(isinstance(run_id, UUID) for run_id in made)
+    ids = [new.thread_id for new in group]
+    with connections.reading() as sql:
+        count = text("SELECT count(*) FROM threads WHERE id = ANY(:ids)")
+        assert 6 == sql.scalar(count, {"ids": ids})
+
+
+def test_creating_within_limits_is_one_statement(limited: Limited) -> None:
+    """Without a round trip more than without limits."""
+    of = limited(org_concurrent_runs=9, key_concurrent_runs=9, org_queued_runs=9)
+    creator = RunCreator(of.connections, of.catalog())
+    creator(wanted(of))
+
+    with noted(of.connections) as statements:
+        creator(wanted(of))
+
+    assert 1 == len(statements)
 
 
 def test_uses_are_what_counts(limited: Limited) -> None:

@@ -276,7 +276,7 @@ def test_a_workers_look_for_runs(
 
 def test_the_runs_of_an_org_that_have_not_ended(connections: Connections, written: History) -> None:
     """What counts for its limits is read by an index, whatever else there is."""
-    asked = {"org_ids": plain_array([new_id()])}
+    asked = {"org_id": new_id()}
     plans = Plans(connections, (run_limits._COUNT, asked))
 
     assert {"ix_runs_unended_org_id_state"} == plans.indexes() - {"ix_offered_messages_org_id"}
