@@ -161,6 +161,8 @@ def test_one_command_starts_everything(dev: Dev) -> None:
     assert f"{dev.url}\n" == (dev.data / "url").read_text()
     assert "dev" == dev.get("/v1/me")["org_name"]
     assert not dev.get("/v1/me/credits")["is_prepaid"]
+    assert "Arkloop Runs" in httpx2.get(f"{dev.url}/console").text
+    eventually(lambda: f"The console is at {dev.url}/console" in dev.output)
     rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}

@@ -220,6 +220,6 @@ function firstOfWaiting(entries, at) {
 }
 
 /** @param {Entry} entry */
-export const isActive = (entry) => entry.type === "run" && !TERMINAL.includes(entry.status) && entry.queue === null
+export const isActive = (entry) => entry.type === "run" && !TERMINAL.includes(entry.status) && !waits(entry)
 /** @param {Entry} entry */
-export const waits = (entry) => entry.type === "run" && entry.queue !== null && entry.seq === 0 && entry.phase === "queued"
+export const waits = (entry) => entry.type === "run" && entry.seq === 0 && (entry.phase === "scheduled" || (entry.queue !== null && entry.phase === "queued"))

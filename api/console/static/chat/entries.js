@@ -55,8 +55,8 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
     ${run.turns.map((turn, index) => html`<${Turn} key=${run.first_turn + index} turn=${turn} run=${run}
       isLive=${isLive && index === run.turns.length - 1} />`)}
     ${isEmpty && !waitsForThread && isLive && html`<p class="thinking" role="status"><span class="pulse"></span>${run.started_at ? "Thinking" : "Queued"}</p>`}
-    ${waitsForThread && html`<p class="queued"><${Icon} name="clock" />Waits for the answer before
-      ${run.queue?.position ? `(place ${run.queue.position})` : ""}
+    ${waitsForThread && html`<p class="queued"><${Icon} name="clock" />
+      <span>${run.phase === "scheduled" ? "Scheduled for later" : "Waits for the answer before"}${run.queue?.position ? `, place ${run.queue.position}` : ""}</span>
       ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
     ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withCall(run)} />`}

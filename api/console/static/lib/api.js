@@ -1,5 +1,5 @@
 // Requests to `/v1`, with the token of the session.
-import { SignedOut, bearer } from "./session.js"
+import { SignedOut, bearer, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 
@@ -127,15 +127,17 @@ function query(params) {
   return `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`
 }
 
-/** Wait for some time, or until the browser says that the network is back. @param {number} ms */
+/** Wait for some time, or until the network is back, or somebody has signed in again. @param {number} ms */
 export function networkOr(ms) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer)
+      stop()
       removeEventListener("online", done)
       resolve(undefined)
     }
     const timer = setTimeout(done, ms)
+    const stop = state.subscribe(done)
     addEventListener("online", done)
   })
 }

@@ -102,9 +102,9 @@ function Explanation({ run, mark }) {
   const found = useRead(async (signal) => (isActive ? get(`runs/${segment(run.run_id)}:explain`, {}, signal) : null), [mark, isActive])
   useInterval(() => isActive && found.reload(), 3_000, [isActive])
   if (!isActive || found.data === null) return null
-  const { sentence, since, next } = found.data
+  const { sentence, next } = found.data
   return html`<div class="note explanation"><${Icon} name="clock" /><div><p><${Foreign} text=${sentence} /></p>
-    <p class="faint">${since && html`Since <${Time} at=${since} />`}${next?.at && html` · ${words(next.action)} at ${exactly(next.at)}`}</p></div></div>`
+    ${next?.at && html`<p class="faint">Next: ${words(next.action)}, <${Time} at=${next.at} /></p>`}</div></div>`
 }
 
 /** @param {{run: any, events: any[]}} props */
