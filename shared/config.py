@@ -30,7 +30,7 @@ _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
     *("ARKLOOP_ORG_CONCURRENT_RUNS", "ARKLOOP_KEY_CONCURRENT_RUNS", "ARKLOOP_ORG_QUEUED_RUNS"),
-    *("ARKLOOP_ORG_STREAMS", "ARKLOOP_KEY_STREAMS"),
+    *("ARKLOOP_ORG_STREAMS", "ARKLOOP_KEY_STREAMS", "ARKLOOP_METRICS_PORT"),
 )
 
 
@@ -115,6 +115,10 @@ class Settings:
     local_model: str = "local"
     local_context_tokens: int | None = None  # of one call, input and output together
 
+    metrics_port: int = 0  # 0: no metrics are counted
+    metrics_host: str = "127.0.0.1"
+    metrics_dir: str | None = None  # None: a folder of the port, where temporary files are
+
     host: str = "127.0.0.1"
     port: int = 8080
     api_workers: int = 2
@@ -134,6 +138,11 @@ class Settings:
         if reader.problems:
             raise InvalidSettings("\n".join(reader.problems))
         return cls(**values)
+
+
+def export(name: str, value: str) -> None:
+    """Set a variable that a library reads when it is imported."""
+    os.environ[name] = value
 
 
 class _Reader:

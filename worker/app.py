@@ -108,6 +108,10 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 
     def start(self, _worker: Any) -> None:
         queue.name_queue(app, _installation(process().connections))
+        if settings.metrics_port:
+            from arkloop.shared.monitoring import exposition
+
+            exposition.start(process().connections)
         # What is there now stays: a full collection would stop all runs to walk through it.
         gc.collect()
         gc.freeze()

@@ -25,6 +25,7 @@ from arkloop.api.streaming.page_reader import PageReader
 from arkloop.api.streaming.run_heads import RunHead, RunHeads
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
+from arkloop.shared import metrics
 from arkloop.shared.errors import EventsLost, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.storage import keys, signals
@@ -91,6 +92,7 @@ class StreamHub:
 
         It hears of existing events as soon as the subscription is confirmed.
         """
+        metrics.STREAMS.add(1)
         with self._lock:
             self._start()
             if watch.connection is not None:
@@ -100,6 +102,7 @@ class StreamHub:
 
     def remove(self, watch: Watch) -> None:
         """Remove a watch whose stream has ended."""
+        metrics.STREAMS.add(-1)
         with self._lock:
             watch.is_gone = True
             self._reader.release(watch)

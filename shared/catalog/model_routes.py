@@ -71,6 +71,11 @@ class Route:
     priority: int | None = None  # the lower comes first; None: never a fallback
 
     @property
+    def group(self) -> str:
+        """The route in metrics: its id, or `own:<provider>` for all routes of orgs."""
+        return f"own:{self.provider}" if self.is_of_org else self.id
+
+    @property
     def address(self) -> str | None:
         """The address that is called; None for a provider without one."""
         at_platform = platforms.address(self.platform, self.region)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, true, update
 
-from arkloop.shared import ids
+from arkloop.shared import ids, metrics
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.credits import credits_of
 from arkloop.shared.claim import Claim
@@ -210,6 +210,7 @@ def end_unclaimed(
         tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
     if run["parent_run_id"] is not None:
         _tell_parent(tx, run["parent_run_id"], ending, had_turn=sub_runs.had_turn(run))
+    metrics.RUNS_ENDED.add(1, state, error.code if error is not None else "")
     # Last: until the commit others wait for the rows that it locks.
     _release(tx, ending)
     return True

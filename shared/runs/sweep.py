@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from arkloop.shared import metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets, usage_days
 from arkloop.shared.catalog import published_personas
@@ -197,6 +198,7 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash
 
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
+    metrics.RUNS_RECOVERED.add(1)
     if run["cancel_requested_at"] is not None:
         endings.end_unclaimed(tx, run, RunState.CANCELLED)
         return
@@ -351,7 +353,9 @@ def start(connections: Connections) -> BackgroundLoop:
         rewinds.check(own)
         if not take_turn(own):
             return
+        began = time.monotonic()
         sweep(own)
+        metrics.SWEEPS.add(time.monotonic() - began)
         if time.monotonic() >= tidy_at and not tidy(own):
             tidy_at = time.monotonic() + TIDY_SECONDS
 

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from arkloop.shared import metrics
+
 
 class NoneFree(Exception):
     """All connections stayed in use for as long as the caller was to wait."""
@@ -38,6 +40,7 @@ class Checkouts:
         with self._lock:
             if self._free:
                 self._free -= 1
+                metrics.POOL_IN_USE.add(1)
                 self._was_free_at = time.monotonic()
                 return
             is_standing = time.monotonic() - self._was_free_at > self._patience.usual
@@ -50,6 +53,7 @@ class Checkouts:
         with self._lock:
             if turn in self._queue:
                 self._queue.remove(turn)
+                metrics.POOL_TIMEOUTS.add(1)
                 raise NoneFree(f"no database connection became free within {seconds:g} s")
         # It was handed over at the last moment.
 
@@ -59,4 +63,5 @@ class Checkouts:
                 self._queue.popleft().release()
             else:
                 self._free += 1
+                metrics.POOL_IN_USE.add(-1)
                 self._was_free_at = time.monotonic()

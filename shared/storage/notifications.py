@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
-from arkloop.shared import fault_points
+from arkloop.shared import fault_points, metrics
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def send_now(connections: Any, *group: Notification) -> None:
 
 
 def _log_loss(group: Sequence[Notification], cause: object) -> None:
+    metrics.NOTIFICATIONS_LOST.add(len(group), group[0].kind)
     ids = ",".join(str(one.subject) for one in group)
     log.warning("notification failed: kind=%s id=%s: %s", group[0].kind, ids, cause)
 

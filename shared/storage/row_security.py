@@ -20,6 +20,7 @@ OPEN: Mapping[str, str] = {
     "alembic_version": "the version of the schema",
     "forgotten_runs": "ids of runs that are gone",
     "installation": "the identity of the database",
+    "measurements": "numbers of all orgs together",
     "spent_login_states": "hashes of logins that were completed",
     "sweep_turn": "the time of the last sweep",
     "usage_days_until": "the progress of the sums of usage",

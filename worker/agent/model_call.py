@@ -3,10 +3,11 @@
 import contextlib
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from arkloop.shared import fault_points
+from arkloop.shared import fault_points, metrics
 from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events import types
@@ -124,9 +125,14 @@ def call_model(
     while True:
         streamed = _Streamed()
         request = bounded(replace(request, try_number=number), admission)
+        route, began = chain.route.group, time.monotonic()
         try:
-            return _try_once(chain, request, context, stop, deadline, streamed, last_call)
+            reply = _try_once(chain, request, context, stop, deadline, streamed, last_call)
+            metrics.MODEL_CALLS.add(1, route, "ok")
+            metrics.MODEL_SECONDS.add(time.monotonic() - began, route)
+            return reply
         except ProviderError as error:
+            metrics.MODEL_CALLS.add(1, route, error.code)
             error = _never_fits(error, chain, request)
             progress = replace(
                 progress,

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from arkloop.shared import fault_points
+from arkloop.shared import fault_points, metrics
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import tool_output, types
 from arkloop.shared.runs.states import ResultSource
@@ -252,6 +252,7 @@ class _SideBySide:
         returned, is_error, stopped, begun = self._outcome()
         output, files = self._kept(returned)
         duration_ms = round((time.monotonic() - began) * 1000)
+        metrics.TOOL_CALLS.add(1, "error" if is_error else "ok")
         with self._lock:
             if self._has_outcome:
                 return

@@ -7,6 +7,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TypeVar
 
+from arkloop.shared import metrics
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.budget_limits import Limits
 from arkloop.shared.billing.budgets import Refused
@@ -16,7 +17,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.events import types
 from arkloop.shared.events.types import Event, RouteCost
-from arkloop.shared.events.usage import Usage
+from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Transaction
 from arkloop.worker.contract.context import Plan
@@ -104,7 +105,11 @@ class Admission:
             route, self._admitted_tokens, usage.input_tokens + usage.output_tokens
         )
         self.last_usage = usage
-        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+        cost = route.cost(usage)
+        for kind in TOKEN_FIELDS:
+            metrics.MODEL_TOKENS.add(getattr(usage, kind), route.group, kind)
+        metrics.MODEL_COST.add(float(cost), route.group)
+        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, cost))
         return self.cost()
 
     def cost(self) -> Event:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 from uuid import UUID
 
-from arkloop.shared import ids
+from arkloop.shared import ids, metrics
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
@@ -71,6 +71,7 @@ class ClaimedRun:
         )
         self.files = RunFiles(loader, claim, self)
         self._open_text: list[str] = []
+        self._silent_since: float | None = time.monotonic()  # None: it has had text
         self._lost: Sequence[StoredEvent] = ()
         self._on_progress = on_progress
         self.may_have_sub_runs = False
@@ -90,6 +91,9 @@ class ClaimedRun:
 
     def stream_text(self, text: str) -> None:
         self._open_text.append(text)
+        if self._silent_since is not None:
+            metrics.RUN_FIRST_TEXT.add(time.monotonic() - self._silent_since)
+            self._silent_since = None
         self.log.add_text(types.MessageDelta, text)
         self.log.check_size()
 

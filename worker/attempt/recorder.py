@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from arkloop.shared import fault_points, ids
+from arkloop.shared import fault_points, ids, metrics
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
@@ -130,6 +130,8 @@ class Recorder:
             if result is endings.Outcome.LOST:
                 raise LeaseLost()
             batch.is_stored = result is endings.Outcome.ENDED
+        if batch.is_stored:
+            metrics.RUNS_ENDED.add(1, state, "" if error is None else error.code)
         return batch.is_stored
 
     def _hand_off(self) -> bool:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from arkloop.shared import fault_points
+from arkloop.shared import fault_points, metrics
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
@@ -70,7 +70,7 @@ class EventWriter:
         self._connections = connections
         self._wake = threading.Event()
         self._lock = threading.Lock()
-        self._dirty: set[RunLog] = set()
+        self._dirty: dict[RunLog, float] = {}  # since when, on the monotonic clock
         #: When text that is being gathered must be committed, on the monotonic clock.
         self._due: dict[RunLog, float] = {}
         self._gather_seconds = GATHER_SECONDS
@@ -79,7 +79,7 @@ class EventWriter:
     def mark(self, run_log: RunLog) -> None:
         """Mark the log, to which events were added, for the next commit."""
         with self._lock:
-            self._dirty.add(run_log)
+            self._dirty.setdefault(run_log, time.monotonic())
         self._wake.set()
 
     def _run(self) -> None:
@@ -99,8 +99,8 @@ class EventWriter:
         """
         began = time.monotonic()
         with self._lock:
-            dirty, self._dirty = self._dirty, set()
-        dirty.update([run_log for run_log, at in self._due.items() if at <= began])
+            dirty, self._dirty = self._dirty, {}
+        dirty |= {run_log: at for run_log, at in self._due.items() if at <= began} | dirty
         batch: dict[RunLog, Sequence[StoredEvent]] = {}
         for run_log in dirty:
             self._due.pop(run_log, None)
@@ -112,6 +112,8 @@ class EventWriter:
         if batch:
             again = self._store(batch)
             now = time.monotonic()
+            for run_log in batch:
+                metrics.EVENT_LAG.add(now - dirty[run_log])
             self._due.update({run_log: now + seconds for run_log, seconds in again.items()})
             # When commits take long there is too much to do: longer pieces of text are less of it.
             self._gather_seconds = min(
@@ -173,6 +175,7 @@ class EventWriter:
         self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
+            metrics.EVENTS.add(sum(map(len, written.values())))
             self._connections.notify(event_log.Publish(written))
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 
-from arkloop.shared import ids
+from arkloop.shared import ids, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import LeaseLost
@@ -247,5 +247,6 @@ class Lease:
         held = self._held()
         if held and not self.is_valid:
             log.error("lease lost: abandoning %d runs", len(held))
+            metrics.LEASES_LOST.add(len(held))
             for stop in held.values():
                 stop.set(LeaseLost())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from arkloop.shared import ids
+from arkloop.shared import ids, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.catalog import Catalog
@@ -163,7 +163,9 @@ class WorkerProcess:
         Messages arrive in the order of the queue, so one of a fresh run says that there is none.
         No time does: where runs take minutes, so does the time from one claim to the next.
         """
-        if (claim.claimed_at - claim.queued_at).total_seconds() > LONG_WAIT_SECONDS:
+        waited = (claim.claimed_at - claim.queued_at).total_seconds()
+        metrics.RUN_WAIT.add(waited)
+        if waited > LONG_WAIT_SECONDS:
             self.queue_is_long = True
         elif by_message:
             self.queue_is_long = False
@@ -179,9 +181,11 @@ class WorkerProcess:
         run = ActiveRun(run_id)
         with self._lock:
             self._active.add(run)
+        metrics.SLOTS_IN_USE.add(1)
         try:
             yield run
         finally:
+            metrics.SLOTS_IN_USE.add(-1)
             with self._lock:
                 self._active.discard(run)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from arkloop.shared import fault_points
+from arkloop.shared import fault_points, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.delivery.deliveries import Attempt
@@ -90,6 +90,8 @@ class WebhookSender:
     def _attempt(self, row: Row[Any]) -> None:
         try:
             attempt = self._sent(row)
+            status = attempt.response_status
+            metrics.WEBHOOK_ATTEMPTS.add(1, f"{status // 100}xx" if status else "lost")
             fault_points.reach("worker.webhook_sent")
             self._record(attempt)
         except Exception:  # the lease ends, and the attempt is repeated

@@ -1,0 +1,123 @@
+"""The metrics of a process: what is counted, and where.
+
+Until `enable` is called, counting does nothing: the library is not even imported. Labels have few
+values each, whatever orgs do: no ids of orgs, users or runs, no names that they choose.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+#: Seconds, from a commit to a model's slow turn.
+_SHORT = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+
+#: Combinations of labels that a process counts of one metric: all later ones are `other`.
+MAX_SERIES = 500
+
+
+@dataclass(slots=True, eq=False)
+class Metric:
+    """A counter, a gauge that is moved up and down, or a histogram; with its labels' names."""
+
+    kind: Literal["Counter", "Gauge", "Histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    _real: Any = None
+    _add: dict[tuple[str, ...], Callable[[float], None]] = field(default_factory=dict)
+
+    def add(self, amount: float, *labels: str) -> None:
+        """Count the amount, or observe it, under these values of the labels."""
+        if self._real is not None:
+            (self._add.get(labels) or self._child(labels))(amount)
+
+    def _child(self, labels: tuple[str, ...]) -> Callable[[float], None]:
+        if len(self._add) >= MAX_SERIES:
+            labels = ("other",) * len(labels)
+        child = self._real.labels(*labels) if labels else self._real
+        add: Callable[[float], None] = child.observe if self.kind == "Histogram" else child.inc
+        self._add[labels] = add
+        return add
+
+    def enable(self, library: Any) -> None:
+        """Count from now on, in the registry of the library."""
+        options: dict[str, Any] = {}
+        if self.kind == "Gauge":
+            options["multiprocess_mode"] = "livesum"
+        if self.buckets:
+            options["buckets"] = self.buckets
+        self._add.clear()
+        self._real = getattr(library, self.kind)(self.name, self.help, self.labels, **options)
+
+
+HTTP_REQUESTS = Metric(
+    *("Counter", "arkloop_http_requests", "Requests, by the template of their route."),
+    ("method", "route", "status"),
+)
+HTTP_SECONDS = Metric(
+    *("Histogram", "arkloop_http_request_seconds", "Until a response begins, also of a stream."),
+    *(("route",), _SHORT),
+)
+STREAMS = Metric("Gauge", "arkloop_open_streams", "Streams of runs and threads that are open.")
+POOL_IN_USE = Metric("Gauge", "arkloop_database_connections_in_use", "Connections in use.")
+POOL_TIMEOUTS = Metric(
+    *("Counter", "arkloop_database_connection_timeouts", "Callers for whom none became free.")
+)
+NOTIFICATIONS_LOST = Metric(
+    *("Counter", "arkloop_notifications_lost", "Messages that Redis or the broker did not take."),
+    ("kind",),
+)
+SWEEPS = Metric("Histogram", "arkloop_sweep_seconds", "Sweeps, by their duration.", (), _SHORT)
+RUNS_RECOVERED = Metric(
+    "Counter", "arkloop_runs_recovered", "Runs that the sweep took from lost workers."
+)
+LEASES_LOST = Metric(
+    "Counter", "arkloop_leases_lost", "Runs that a worker abandoned: its lease was in doubt."
+)
+SLOTS_IN_USE = Metric("Gauge", "arkloop_worker_slots_in_use", "Runs that workers execute now.")
+RUN_WAIT = Metric(
+    *("Histogram", "arkloop_run_wait_seconds", "From the queue to a worker, or the first event."),
+    *((), _LONG),
+)
+RUN_FIRST_TEXT = Metric(
+    *("Histogram", "arkloop_run_first_text_seconds", "From a claim to the first piece of text."),
+    *((), _LONG),
+)
+RUNS_ENDED = Metric(
+    *("Counter", "arkloop_runs_ended", "Ends of runs by workers, with the code of failures."),
+    ("outcome", "code"),
+)
+EVENT_LAG = Metric(
+    *("Histogram", "arkloop_event_commit_seconds", "From the writing of events to their commit."),
+    *((), _SHORT),
+)
+EVENTS = Metric("Counter", "arkloop_events", "Events that workers have committed.")
+MODEL_CALLS = Metric(
+    *("Counter", "arkloop_model_calls", "Tries of model calls; `outcome` is ok or an error code."),
+    ("route", "outcome"),
+)
+MODEL_SECONDS = Metric(
+    *("Histogram", "arkloop_model_call_seconds", "Duration of model calls that succeeded."),
+    *(("route",), _LONG),
+)
+MODEL_TOKENS = Metric(
+    "Counter",
+    "arkloop_model_tokens",
+    "Tokens that models have read and written.",
+    ("route", "kind"),
+)
+MODEL_COST = Metric("Counter", "arkloop_model_cost_usd", "What model calls cost.", ("route",))
+TOOL_CALLS = Metric(
+    "Counter", "arkloop_tool_calls", "Tool calls; `outcome` is ok or error.", ("outcome",)
+)
+WEBHOOK_ATTEMPTS = Metric(
+    *("Counter", "arkloop_webhook_attempts", "Attempts; `outcome` is a class of status, or lost."),
+    ("outcome",),
+)
+
+
+def all_metrics() -> list[Metric]:
+    """Return every metric of this module."""
+    return [value for value in globals().values() if isinstance(value, Metric)]

@@ -1,0 +1,47 @@
+-- Count runs, workers and deliveries. By indexes of what is not over: an old database costs no more.
+--
+-- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org can be
+-- told from a queue of many orgs.
+--
+-- Whoever comes first after the interval measures, and others read what that has found. One that comes
+-- meanwhile waits for the row and measures nothing.
+UPDATE measurements SET taken_at = now(), data = (
+    WITH queued AS (
+        SELECT org_id, count(*) AS runs, min(queued_at) AS oldest_at FROM runs
+        WHERE state = 'queued' AND agent IS NULL GROUP BY org_id
+    ), crowds AS (
+        SELECT CASE WHEN runs = 1 THEN '1' WHEN runs <= 10 THEN '2-10'
+                WHEN runs <= 100 THEN '11-100' ELSE '101+' END AS crowd, runs, oldest_at
+        FROM queued
+    ), by_crowd AS (
+        SELECT crowd, count(*) AS orgs, sum(runs) AS runs,
+            extract(epoch FROM now() - min(oldest_at)) AS oldest_seconds
+        FROM crowds GROUP BY crowd
+    ), states AS (
+        SELECT state, count(*) AS runs FROM runs
+        WHERE state IN ('queued', 'executing', 'waiting', 'suspended') GROUP BY state
+        UNION ALL
+        SELECT state, count(*) FROM runs
+        WHERE position >= 2251799813685248 AND ended_at IS NULL GROUP BY state
+    ), alive AS (
+        SELECT count(*) FILTER (WHERE org_id IS NULL AND seen_at > now() - make_interval(secs => %(silence)s))
+                AS service,
+            count(*) FILTER (WHERE org_id IS NOT NULL AND seen_at > now() - make_interval(secs => %(lease)s))
+                AS agents
+        FROM workers
+    ), due AS (
+        SELECT count(*) AS deliveries, coalesce(extract(epoch FROM now() - min(due_at)), 0) AS oldest_seconds
+        FROM (
+            SELECT due_at FROM webhook_deliveries WHERE state = 'pending' AND due_at < now() LIMIT 100000
+        ) AS late
+    )
+    SELECT json_build_object(
+        'queue', coalesce((SELECT json_agg(by_crowd) FROM by_crowd), '[]'),
+        'states', coalesce((SELECT json_object_agg(state, runs) FROM states), '{}'),
+        'agent_queue', (SELECT count(*) FROM runs WHERE state = 'queued' AND agent IS NOT NULL),
+        'workers', (SELECT service FROM alive),
+        'agent_workers', (SELECT agents FROM alive),
+        'webhooks', (SELECT row_to_json(due) FROM due)
+    )
+)
+WHERE taken_at < now() - make_interval(secs => %(interval)s)

@@ -1,0 +1,77 @@
+"""Measurements of the whole installation."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.monitoring import measurements
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from tests.clients import Register, User
+from tests.query_plans import Plans, noted
+from tests.stored_runs import StoredRuns, ago
+
+
+@pytest.fixture(autouse=True)
+def measure_anew(connections: Connections) -> None:
+    """The interval since the last measurement is over, and no run is unended."""
+    with connections.transaction() as tx:
+        tx.sql.exec_driver_sql("UPDATE measurements SET taken_at = 'epoch'")
+        tx.sql.exec_driver_sql("DELETE FROM workers")
+        tx.sql.exec_driver_sql(
+            "UPDATE runs SET state = 'cancelled', ended_at = now() WHERE ended_at IS NULL"
+        )
+
+
+def test_a_queue_is_measured_by_the_size_of_its_orgs(
+    stored: StoredRuns, alice: User, make_run: Callable[..., UUID], register: Register
+) -> None:
+    """A flood of one org and the single run of another are two classes, each with its age."""
+    flood = register()
+    for number in range(3):
+        make_run(flood, flood.thread(), state=RunState.QUEUED, queued_at=ago(seconds=100 - number))
+    make_run(alice, alice.thread(), state=RunState.QUEUED, queued_at=ago(seconds=20))
+    make_run(alice, alice.thread(), state=RunState.WAITING)
+    stored.worker()
+    stored.worker(seen_at=ago(seconds=60))
+    stored.worker(org_id=alice.org_id)
+
+    data = measurements.current(stored.connections).data
+
+    queue = {row["crowd"]: row for row in data["queue"]}
+    assert {"1", "2-10"} == {*queue}
+    assert (1, 1, 3, 1) == tuple(queue[c][n] for c in ("1", "2-10") for n in ("runs", "orgs"))
+    assert 20 <= queue["1"]["oldest_seconds"] < 30 and 100 <= queue["2-10"]["oldest_seconds"] < 110
+    assert {"queued": 4, "waiting": 1} == data["states"]
+    assert (1, 1) == (data["workers"], data["agent_workers"])
+
+
+def test_postgres_is_measured_once_in_an_interval(stored: StoredRuns) -> None:
+    """A second question reads what was found."""
+    first = measurements.current(stored.connections)
+    stored.create()
+    again = measurements.current(stored.connections)
+    assert first == again
+    assert {} == again.data["states"]
+
+
+_OLD_RUNS = """
+INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id, model,
+    position, state, queued_at, ended_at)
+SELECT gen_random_uuid(), org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id,
+    model, position + number, 'completed', queued_at, now()
+FROM runs, generate_series(1, 5000) AS number WHERE id = %(run_id)s
+"""
+
+
+def test_measuring_reads_no_old_runs(stored: StoredRuns) -> None:
+    """By the indexes of what has not ended, however many runs there were."""
+    with stored.connections.transaction() as tx:
+        tx.sql.exec_driver_sql(_OLD_RUNS, {"run_id": stored.create()})
+        tx.sql.exec_driver_sql("ANALYZE runs")
+    with noted(stored.connections) as statements:
+        measurements.current(stored.connections)
+    measure = next(s for s in statements if "UPDATE measurements" in s[0])
+    used = Plans(stored.connections, measure).indexes()
+    assert {"uq_runs_unended_thread_id", "ix_runs_waiting_thread_id_position"} <= used
