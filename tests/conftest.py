@@ -29,7 +29,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
-from tests import walls
+from tests import leaks, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
 from tests.described_responses import DescribedResponses
@@ -46,6 +46,9 @@ for name in list(os.environ):
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--walled", action="store_true", help="all databases are behind row-level security"
+    )
+    parser.addoption(
+        "--leaks", action="store_true", help="search what all tests have left for secrets"
     )
 
 
@@ -103,19 +106,48 @@ hypothesis_settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[EmbeddedPostgres]:
     """A server that keeps nothing safe: it lives as long as the tests."""
     options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     options["autovacuum"] = "off"  # it would change plans at its own time
     data = tmp_path_factory.mktemp("servers") / "postgres"
     with EmbeddedPostgres(data, options=options) as server:
         yield server
+        if pytestconfig.getoption("--leaks"):
+            assert [] == [str(leak) for leak in leaks.in_databases(server)]
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_url(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[str]:
     with EmbeddedRedis(tmp_path_factory.mktemp("servers") / "redis", persist=False) as server:
         yield server.url
+        if pytestconfig.getoption("--leaks"):
+            assert [] == [str(leak) for leak in leaks.in_redis(server.url)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_logs(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[None]:
+    """The search for secrets in logs of processes and of the tests themselves, with `--leaks`."""
+    yield
+    if pytestconfig.getoption("--leaks"):
+        found = [*leaks.in_logs(tmp_path_factory.getbasetemp()), *_LEAKS_OF_TESTS]
+        assert [] == [str(leak) for leak in found]
+
+
+#: What the log of this process said during a test.
+_LEAKS_OF_TESTS: list[leaks.Leak] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, content in report.sections:
+        if name.startswith("Captured log"):
+            _LEAKS_OF_TESTS.extend(leaks.in_bytes(content.encode(errors="replace"), report.nodeid))
 
 
 @pytest.fixture(scope="session")
