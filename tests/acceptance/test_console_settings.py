@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from standardwebhooks import Webhook
 
 from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
 from tests.acceptance.test_console import AXE, FORBIDDEN, NOTE_VIOLATIONS, PHONE, violations
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
-from tests.system import System
+from tests.tool_receiver import Reply, ToolReceiver
 
 pytestmark = [
     pytest.mark.browser,
@@ -41,6 +42,12 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext, user: Caller) -> Page:
     return signed_in(context, user, "/keys")
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[ToolReceiver]:
+    with ToolReceiver(lambda _: Reply()) as made:
+        yield made
 
 
 def signed_in(context: BrowserContext, user: Caller, address: str) -> Page:
@@ -146,13 +153,72 @@ def test_a_log_in_is_ended(page: Page, user: Caller) -> None:
     expect(rows).to_have_count(1 + before)
 
 
+def test_a_second_version_of_a_persona_and_its_difference(page: Page, user: Caller) -> None:
+    """The form begins with the newest version; what has changed is shown line by line."""
+    user.made("/v1/personas", {"key": "finder", "system_prompt": "Find it.\n\nBe brief."})
+    go(page, "/personas/finder")
+    page.get_by_role("link", name="New version").click()
+    page.get_by_label("Instructions").fill("Find it.\n\nBe brief.\nCite your sources.")
+    page.get_by_label("Tools", exact=True).fill("calculator\nno_such_tool")
+    press(page, "Publish")
+    expect(page.get_by_role("alert")).to_contain_text("no_such_tool")
+    page.get_by_label("Tools", exact=True).fill("calculator")
+    press(page, "Publish")
+
+    expect(page.get_by_role("heading", name="Changes from version 1 to 2")).to_be_visible()
+    prompt = page.get_by_role("region", name="Changes of system_prompt")
+    expect(prompt.locator(".added")).to_have_text(["+added: Cite your sources."])
+    expect(prompt.locator(".removed")).to_have_count(0)
+    expect(page.get_by_role("region", name="Changes of tools")).to_contain_text("calculator")
+    assert ["calculator"] == user.get("/v1/personas/finder@2")["tools"]
+    assert 32 == user.get("/v1/personas/finder@2")["max_steps"]
+
+
+def test_a_webhook_is_added_tested_and_delivered_again(
+    page: Page, user: Caller, receiver: ToolReceiver
+) -> None:
+    """The secret is shown once; a delivery shows its attempts and the last response."""
+    receiver.answer = lambda _: Reply(status=500)
+    go(page, "/webhooks")
+    press(page, "Add endpoint")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Address").fill("ftp://shop.example.com")
+    press(form, "Add endpoint")
+    expect(form.get_by_label("Address")).to_have_attribute("aria-invalid", "true")
+    form.get_by_label("Address").fill(receiver.url)
+    press(form, "Add endpoint")
+    secret = page.get_by_label("Signing secret", exact=True).inner_text()
+    press(page, "Done")
+    press(page, "Send test")
+    expect(row(page, "webhook.test")).to_contain_text("500")
+
+    receiver.answer = lambda _: Reply()
+    press(row(page, "webhook.test"), "webhook.test")
+    expect(page.get_by_role("dialog")).to_contain_text("Message id")
+    press(page.get_by_role("dialog"), "Close")
+    row(page, "webhook.test").get_by_role("button", name="Redeliver").click()
+    expect(row(page, "webhook.test")).to_contain_text("delivered")
+    sent = receiver.received[-1]
+    Webhook(secret).verify(sent.body, dict(sent.headers))
+
+
 @pytest.fixture(scope="module")
-def addresses(user: Caller, system: System) -> dict[str, str]:
+def addresses(user: Caller, receiver: ToolReceiver) -> dict[str, str]:
     """Pages with hostile names, by name."""
-    for name in HOSTILE:
+    for version, name in enumerate(HOSTILE):
         user.api_key(name=name)
         user.made(f"/v1/orgs/{user.org_id}/invitations", {"name": name, "role": "member"})
-    return {"keys": "/keys", "members": "/members", "sessions": "/sessions"}
+        user.made("/v1/personas", {"key": "hostile", "system_prompt": f"{version}\n{name}"})
+        hook = user.made(
+            "/v1/webhook-endpoints", {"url": f"{receiver.url}/{'x' * 150}", "description": name}
+        )["id"]
+        user.made(f"/v1/webhook-endpoints/{hook}:test")
+    return {
+        "keys": "/keys", "members": "/members", "sessions": "/sessions", "personas": "/personas",
+        "persona": "/personas/hostile", "versions": "/personas/hostile?version=3&to=2",
+        "new version": "/personas/plain?publish=1", "webhooks": "/webhooks",
+        "webhook": f"/webhooks/{hook}",
+    }  # fmt: skip
 
 
 @pytest.mark.front_ends

@@ -23,5 +23,9 @@ export const PAGES = [
   { path: "/usage", title: "Usage", icon: "usage", group: "work", permission: "data.runs.read", load: () => import("./pages/usage.js") },
   { path: "/keys", title: "API keys", icon: "key", group: "settings", load: () => import("./pages/keys.js") },
   { path: "/members", title: "Members", icon: "members", group: "settings", load: () => import("./pages/members.js") },
+  { path: "/personas", title: "Personas", icon: "persona", group: "settings", permission: "data.runs.read", load: () => import("./pages/personas.js") },
+  { path: "/personas/:name", title: "Persona", load: () => import("./pages/personas.js") },
+  { path: "/webhooks", title: "Webhooks", icon: "webhook", group: "settings", permission: "admin", load: () => import("./pages/webhooks.js") },
+  { path: "/webhooks/:id", title: "Webhook endpoint", load: () => import("./pages/webhooks.js") },
   { path: "/sessions", title: "Log-ins", icon: "clock", group: "settings", load: () => import("./pages/sessions.js") },
 ]

@@ -1,0 +1,157 @@
+// Personas: the list, a persona's versions with their difference, and the next version.
+import { get, page, post, segment } from "../lib/api.js"
+import { html, useState } from "../lib/html.js"
+import { go, href } from "../lib/router.js"
+import { Changes } from "../settings/diff.js"
+import { AreaField, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
+import { Facts, Failed, Name, Section, Table, isAdmin } from "../settings/parts.js"
+import { Data } from "../ui/json.js"
+import { Icon } from "../ui/icons.js"
+import { Badge, Code, Empty, Head, Loading, Time, useRead } from "../ui/parts.js"
+
+/** What the service adds to the fields that were sent. */
+const NOT_SENT = ["id", "key", "version", "source", "created_by_user_id", "created_at", "problems"]
+/** Fields of the form; all others are in its JSON. */
+const OF_FORM = ["system_prompt", "route_id", "tools", "require_approval", "max_steps", "timeout_seconds", "max_cost_usd"]
+
+/** @param {{name?: string, params: URLSearchParams}} props */
+export function Page({ name, params }) {
+  const { data, error, reload } = useRead(readAll, [])
+  if (name === "new") return html`<${Publish} from=${null} onDone=${reload} />`
+  if (data === null) {
+    return html`<${Head} title="Personas" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
+  }
+  if (name === undefined) return html`<${List} personas=${data} />`
+  const versions = data.filter((/** @type {any} */ persona) => persona.key === name)
+  if (versions.length === 0) {
+    return html`<${Head} title="Persona" back=${href("/personas")} /><${Empty} icon="persona" title="No such persona"><p>It has no version that a run can name.</p></${Empty}>`
+  }
+  if (params.get("publish")) return html`<${Publish} key=${name} from=${versions[0]} onDone=${reload} />`
+  return html`<${Persona} key=${name} versions=${versions} params=${params} />`
+}
+
+/** All personas, the newest version of each first. @param {AbortSignal} signal */
+async function readAll(signal) {
+  /** @type {any[]} */
+  const all = []
+  /** @type {string | null} */
+  let before = null
+  do {
+    const found = await page("personas", { limit: 200, before }, signal)
+    all.push(...found.rows)
+    before = found.next
+  } while (before !== null)
+  const age = (/** @type {any} */ persona) => persona.created_at ?? ""
+  return all.sort((a, b) => (age(a) < age(b) ? 1 : age(a) > age(b) ? -1 : b.version.localeCompare(a.version, "en", { numeric: true })))
+}
+
+/** @param {{personas: any[]}} props */
+function List({ personas }) {
+  const keys = [...new Set(personas.map((persona) => persona.key))]
+  const rows = keys.map((key) => ({ ...personas.find((persona) => persona.key === key), count: personas.filter((persona) => persona.key === key).length }))
+  return html`<${Head} title="Personas" actions=${isAdmin() && html`<a class="button primary" href=${href("/personas/new")}><${Icon} name="plus" /><span>New persona</span></a>`} />
+    <div class="page"><p class="lead">A persona is the instructions, tools and limits of an agent. A published version never changes; runs keep the version that they began with.</p>
+    <${Table} label="Personas" rows=${rows} columns=${[
+      { title: "Key", isTitle: true, cell: (/** @type {any} */ one) => html`<a class="row-link" href=${href(`/personas/${segment(one.key)}`)}><${Name} text=${one.key} /></a>
+        <span class="sub"><${Name} text=${firstLine(one)} /></span>` },
+      { title: "Newest", class: "nowrap", cell: (/** @type {any} */ one) => html`<code>@${one.version}</code>${one.problems ? html` <${Badge} status="failed" text="unusable" />` : ""}` },
+      { title: "Versions", class: "number", cell: (/** @type {any} */ one) => one.count },
+      { title: "Tools", cell: (/** @type {any} */ one) => toolsOf(one).length === 0 ? html`<span class="faint">none</span>` : html`<span class="tags">${toolsOf(one).slice(0, 4).map((tool) => html`<span class="tag" key=${tool}>${tool}</span>`)}
+        ${toolsOf(one).length > 4 && html`<span class="faint">+${toolsOf(one).length - 4}</span>`}</span>` },
+      { title: "Published", class: "nowrap", cell: (/** @type {any} */ one) => one.created_at ? html`<${Time} at=${one.created_at} />` : html`<span class="faint">built in</span>` },
+    ]} /></div>`
+}
+
+/** @param {any} persona @returns {string[]} */
+const toolsOf = (persona) => [...(persona.tools ?? []), ...(persona.mcp ?? []), ...(persona.tool_workers ?? [])]
+/** @param {any} persona */
+const firstLine = (persona) => (persona.agent ? `agent ${persona.agent}` : (persona.system_prompt ?? "").split("\n")[0] || "No instructions")
+
+/** @param {{versions: any[], params: URLSearchParams}} props */
+function Persona({ versions, params }) {
+  const key = versions[0].key
+  const find = (/** @type {string | null} */ version) => versions.find((one) => one.version === version)
+  const shown = find(params.get("version")) ?? versions[0]
+  const other = find(params.get("to"))
+  const show = (/** @type {Record<string, string>} */ query) => go(`/personas/${segment(key)}`, query)
+  const pick = (/** @type {string} */ label, /** @type {string} */ value, /** @type {any[]} */ among, /** @type {(version: string) => void} */ onPick, none = "") => html`<div><label for=${`pick-${label}`}>${label}</label>
+    <select id=${`pick-${label}`} class="small" value=${value} onChange=${(/** @type {any} */ event) => onPick(event.target.value)}>
+      ${none && html`<option value="">${none}</option>`}
+      ${among.map((one) => html`<option key=${one.version} value=${one.version}>${one.version}${one === versions[0] ? " (newest)" : ""}</option>`)}</select></div>`
+  return html`<${Head} title=${html`<${Name} text=${key} />`} back=${href("/personas")}
+      actions=${isAdmin() && html`<a class="button primary" href=${href(`/personas/${segment(key)}`, { publish: "1" })}><${Icon} name="plus" /><span>New version</span></a>`} />
+    <div class="page">
+      <div class="filter-row">
+        ${pick("Version", shown.version, versions, (version) => show({ version, to: other?.version ?? "" }))}
+        ${versions.length > 1 && pick("Compare with", other?.version ?? "", versions.filter((one) => one !== shown), (to) => show({ version: shown.version, to }), "Nothing")}
+      </div>
+      ${other ? html`<${Compared} a=${shown} b=${other} />` : html`<${Version} persona=${shown} />`}
+    </div>`
+}
+
+/** The difference from the older to the newer of two versions. @param {{a: any, b: any}} props */
+function Compared({ a, b }) {
+  const isNewer = (a.created_at ?? "") > (b.created_at ?? "")
+  const [before, after] = isNewer ? [b, a] : [a, b]
+  return html`<${Section} title=${`Changes from version ${before.version} to ${after.version}`}><${Changes} before=${before} after=${after} except=${NOT_SENT} /></${Section}>`
+}
+
+/** @param {{persona: any}} props */
+function Version({ persona }) {
+  const rest = Object.fromEntries(Object.entries(persona).filter(([name]) => !NOT_SENT.includes(name) && name !== "system_prompt"))
+  return html`<${Facts} rows=${[
+      ["Id", html`<code>${persona.id}</code>`],
+      ["Published", persona.created_at ? html`<${Time} at=${persona.created_at} />` : "built in"],
+      ["Route", persona.route_id ? html`<code>${persona.route_id}</code>` : "the run's, else the default"],
+      ["Steps", `at most ${persona.max_steps}`],
+    ]} />
+    ${persona.problems && html`<div class="problem" role="alert"><${Icon} name="alert" /><p>This release cannot use it: ${Object.entries(persona.problems).map(([name, why]) => `${name}: ${why}`).join("; ")}</p></div>`}
+    <${Section} title="Instructions">${persona.system_prompt ? html`<${Code} text=${persona.system_prompt} label="system_prompt" />` : html`<p class="faint">None.</p>`}</${Section}>
+    <${Section} title="All fields"><${Data} value=${rest} label="Fields" /></${Section}>`
+}
+
+/** Publish a version, filled with the newest one. @param {{from: any, onDone: () => void}} props */
+function Publish({ from, onDone }) {
+  const routes = useRead((signal) => get("routes", {}, signal), [])
+  const [isOpen] = useState(() => Object.keys(others(from)).length > 0)
+  const form = useForm({
+    key: from?.key ?? "", version: "", system_prompt: from?.system_prompt ?? "", route_id: from?.route_id ?? "",
+    tools: (from?.tools ?? []).join("\n"), require_approval: (from?.require_approval ?? []).join("\n"),
+    max_steps: from?.max_steps ?? "", timeout_seconds: from?.timeout_seconds ?? "", max_cost_usd: from?.max_cost_usd ?? "",
+    others: from === null ? "" : JSON.stringify(others(from), null, 2),
+  }, async (values) => {
+    const made = await post("personas", {
+      ...jsonOf(values, "others", {}), key: values.key.trim(), version: values.version.trim() || null, system_prompt: values.system_prompt,
+      route_id: values.route_id || null, tools: listOf(values.tools), require_approval: listOf(values.require_approval),
+      max_steps: numberOf(values, "max_steps"), timeout_seconds: numberOf(values, "timeout_seconds"), max_cost_usd: numberOf(values, "max_cost_usd"),
+    })
+    onDone()
+    go(`/personas/${segment(made.key)}`, from === null ? {} : { version: made.version, to: from.version }, { replace: true })
+  })
+  const back = from === null ? href("/personas") : href(`/personas/${segment(from.key)}`)
+  const known = (routes.data ?? []).map((/** @type {any} */ route) => [route.id, route.id === route.model ? route.model : `${route.model} (${route.id})`])
+  const isGone = form.values.route_id !== "" && !known.some(([id]) => id === form.values.route_id)
+  return html`<${Head} title=${from === null ? "New persona" : html`New version of <${Name} text=${from.key} />`} back=${back} />
+    <div class="page page-form"><${FormBox} form=${form} action="Publish" onCancel=${() => { location.hash = back }} isReady=${form.values.key.trim() !== ""}>
+      ${from === null && html`<${TextField} form=${form} name="key" label="Key" required autofocus placeholder="researcher" hint="The name that runs use." />`}
+      <${AreaField} form=${form} name="system_prompt" label="Instructions" rows="12" spellcheck=${true} />
+      <${SelectField} form=${form} name="route_id" label="Route" options=${[["", "The run's, else the default"], ...known, ...(isGone ? [[form.values.route_id, form.values.route_id]] : [])]} />
+      <div class="pair"><${AreaField} form=${form} name="tools" label="Tools" rows="4" class="mono" placeholder="http_fetch" hint="One a line." />
+        <${AreaField} form=${form} name="require_approval" label="Tools that need approval" rows="4" class="mono" hint="One a line; * is every tool." /></div>
+      <div class="pair"><${TextField} form=${form} name="max_steps" label="Steps at most" inputmode="numeric" placeholder="32" />
+        <${TextField} form=${form} name="timeout_seconds" label="Seconds at most" inputmode="decimal" placeholder="900" />
+        <${TextField} form=${form} name="max_cost_usd" label="USD per run" inputmode="decimal" placeholder="No limit" /></div>
+      <details open=${isOpen}><summary>Version and other fields</summary>
+        <${TextField} form=${form} name="version" label="Version" placeholder="The number after the newest" />
+        <${AreaField} form=${form} name="others" label="Other fields, as JSON" rows="8" class="mono" placeholder=${'{"mcp": ["archive"]}'} hint="See the reference of personas." /></details>
+    </${FormBox}></div>`
+}
+
+/** Null is left out, as a persona with an agent of its own requires. @param {string} text */
+const listOf = (text) => (namesOf(text).length > 0 ? namesOf(text) : null)
+
+/** The fields of a version that the form has no field for, as far as they say something. @param {any} persona */
+function others(persona) {
+  const isEmpty = (/** @type {any} */ value) => value === null || value === false || (typeof value === "object" && Object.keys(value).length === 0)
+  return Object.fromEntries(Object.entries(persona ?? {}).filter(([name, value]) => !NOT_SENT.includes(name) && !OF_FORM.includes(name) && !isEmpty(value)))
+}

@@ -1,0 +1,132 @@
+// Webhook endpoints, and what was delivered to them.
+import { get, patch, post, remove } from "../lib/api.js"
+import { html, useState } from "../lib/html.js"
+import { go, href } from "../lib/router.js"
+import { AreaField, ChecksField, FormBox, TextField, useForm } from "../settings/fields.js"
+import { Confirm, Facts, Failed, Listing, Name, Secret, Section, isAdmin, useList } from "../settings/parts.js"
+import { Data } from "../ui/json.js"
+import { Badge, Button, Dialog, Empty, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
+
+/** @type {[string, string][]} */
+const EVENTS = ["run.completed", "run.failed", "run.cancelled", "run.waiting_for_input", "budget.threshold_reached"].map((name) => [name, name])
+const LOST = "The network has lost the response that contained the secret. Rotate the secret of the endpoint to get another."
+
+/** @param {{id?: string, params: URLSearchParams}} props */
+export const Page = ({ id, params }) => (id === undefined ? html`<${List} />` : html`<${Endpoint} key=${id} id=${id} state=${params.get("state") ?? ""} />`)
+
+function List() {
+  const list = useList("webhook-endpoints", { limit: 50 })
+  const [isNew, setNew] = useState(false)
+  const [made, setMade] = useState(/** @type {any} */ (null))
+  const onMade = (/** @type {any} */ endpoint) => {
+    setNew(false)
+    setMade(endpoint)
+  }
+  return html`<${Head} title="Webhooks" actions=${isAdmin() && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Add endpoint</${Button}>`} />
+    <div class="page"><p class="lead">Addresses that are notified when runs end or wait for a person, and when budgets run low. Messages are signed, and repeated until they arrive.</p>
+    <${Listing} list=${list} label="Webhook endpoints" columns=${[
+      { title: "Address", isTitle: true, cell: (/** @type {any} */ one) => html`<a class="row-link" href=${href(`/webhooks/${one.id}`)}><${Name} text=${one.url} /></a>${one.description && html`<span class="sub"><${Name} text=${one.description} /></span>`}` },
+      { title: "Events", cell: (/** @type {any} */ one) => one.event_types.length === EVENTS.length ? "all" : html`<span class="tags">${one.event_types.map((/** @type {string} */ type) => html`<span class="tag" key=${type}>${type}</span>`)}</span>` },
+      { title: "Status", class: "nowrap", cell: (/** @type {any} */ one) => html`<${Status} endpoint=${one} />` },
+      { title: "Created", class: "nowrap", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+    ]} empty=${html`<${Empty} icon="webhook" title="No endpoints yet"><p>Add the address of your service to learn when runs end, without polling.</p></${Empty}>`} /></div>
+    ${isNew && html`<${Edit} endpoint=${null} onDone=${onMade} onClose=${() => setNew(false)} />`}
+    ${made && html`<${Signing} title="Endpoint added" endpoint=${made} onClose=${() => go(`/webhooks/${made.id}`)} />`}`
+}
+
+/** @param {{title: string, endpoint: any, onClose: () => void}} props */
+const Signing = ({ title, endpoint, onClose }) => html`<${Secret} title=${title} secret=${endpoint.signing_secret} label="Signing secret" lost=${LOST} onClose=${onClose}>
+  <p>Your service verifies the signature of each message with this secret, by a library of Standard Webhooks.</p></${Secret}>`
+
+/** @param {{endpoint: any}} props */
+function Status({ endpoint }) {
+  if (!endpoint.enabled) return html`<${Badge} status="disabled" text=${endpoint.disabled_reason === "gone" ? "disabled: gone" : "disabled"} />`
+  return endpoint.failing_since ? html`<${Badge} status="failed" text="failing" />` : html`<${Badge} status="active" />`
+}
+
+/** @param {{endpoint: any, onDone: (endpoint: any) => void, onClose: () => void}} props */
+function Edit({ endpoint, onDone, onClose }) {
+  const form = useForm({
+    url: endpoint?.url ?? "", description: endpoint?.description ?? "", event_types: endpoint?.event_types ?? EVENTS.map(([name]) => name),
+  }, async (values) => {
+    const body = { ...values, url: values.url.trim() }
+    onDone(endpoint === null ? await post("webhook-endpoints", body) : await patch(`webhook-endpoints/${endpoint.id}`, body))
+  })
+  return html`<${Dialog} title=${endpoint === null ? "Add an endpoint" : "Edit the endpoint"} onClose=${onClose}>
+    <${FormBox} form=${form} action=${endpoint === null ? "Add endpoint" : "Save"} onCancel=${onClose} isReady=${form.values.url.trim() !== "" && form.values.event_types.length > 0}>
+      <${TextField} form=${form} name="url" label="Address" type="url" required autofocus placeholder="https://shop.example.com/hooks/arkloop" />
+      <${AreaField} form=${form} name="description" label="Description" rows="2" spellcheck=${true} />
+      <${ChecksField} form=${form} name="event_types" label="Events" options=${EVENTS} />
+    </${FormBox}></${Dialog}>`
+}
+
+/** @type {[string, string][]} */
+const STATES = [["", "All"], ["pending", "Pending"], ["delivered", "Delivered"], ["dead", "Dead"]]
+
+/** @param {{id: string, state: string}} props */
+function Endpoint({ id, state }) {
+  const path = `webhook-endpoints/${id}`
+  const { data, error, reload } = useRead((signal) => get(path, {}, signal), [])
+  const list = useList(`${path}/deliveries`, { state, limit: 50 })
+  const action = useAction()
+  const [open, setOpen] = useState(/** @type {any} */ (null))
+  const update = () => Promise.all([list.reload(), reload()])
+  useInterval(() => { if (list.rows?.some((row) => row.state === "pending") && list.rows.length <= 50) void update() }, 3_000, [list.rows])
+  if (data === null) {
+    return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
+  }
+  const test = () => action.run(async () => { await post(`${path}:test`); await update() })
+  const replay = (/** @type {any} */ body) => action.run(async () => { await post(`${path}:replay`, body); await update() })
+  return html`<${Head} title=${html`<${Name} text=${data.url} />`} back=${href("/webhooks")} actions=${html`
+      <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>`}>
+      <${Status} endpoint=${data} /></${Head}>
+    <div class="page">
+      <${Problem} error=${error} onRetry=${reload} /><${Problem} error=${action.error} />
+      <${Facts} rows=${[["Id", html`<${Id} id=${data.id} />`], ["Events", data.event_types.length === EVENTS.length ? "all" : data.event_types.join(", ")],
+        ["Failing since", html`<${Time} at=${data.failing_since} />`], ["Former secret until", html`<${Time} at=${data.former_secret_until} />`]]} />
+      ${data.description && html`<p class="lead"><${Foreign} text=${data.description} /></p>`}
+      <${Section} title="Deliveries" about="Of the last 35 days. A delivery is tried again for three days, then it is dead." actions=${html`
+          <select class="small" aria-label="State" value=${state} onChange=${(/** @type {any} */ event) => go(`/webhooks/${id}`, { state: event.target.value })}>
+            ${STATES.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>
+          <${Button} class="small" onClick=${() => setOpen({ kind: "replay" })}>Redeliver the dead</${Button}>`}>
+        <${Listing} list=${list} label="Deliveries" columns=${deliveryColumns((delivery) => setOpen({ kind: "delivery", delivery }), replay)}
+          empty=${html`<${Empty} icon="webhook" title="No deliveries"><p>Send a test to see whether your service receives messages.</p></${Empty}>`} />
+      </${Section}>
+      <${Section} title="Administration"><div class="actions">
+        <${Button} onClick=${() => setOpen({ kind: "rotate" })}>Rotate secret</${Button}>
+        <${Button} busy=${action.isBusy} onClick=${() => action.run(async () => { await patch(path, { enabled: !data.enabled }); await update() })}>${data.enabled ? "Disable" : "Enable"}</${Button}>
+        <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete endpoint</${Button}></div></${Section}>
+    </div>
+    ${open?.kind === "edit" && html`<${Edit} endpoint=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
+    ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${() => setOpen(null)} />`}
+    ${open?.kind === "secret" && html`<${Signing} title="New signing secret" endpoint=${open.endpoint} onClose=${() => { setOpen(null); reload() }} />`}
+    ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async () => { await post(`${path}:replay`); await update() }}>
+      <p>The 1,000 oldest dead deliveries are tried again, under the ids that they have.</p></${Confirm}>`}
+    ${open?.kind === "rotate" && html`<${Confirm} title="Rotate the signing secret?" action="Rotate secret" kind="primary" onClose=${() => setOpen((/** @type {any} */ now) => (now?.kind === "secret" ? now : null))}
+      run=${async () => setOpen({ kind: "secret", endpoint: await post(`${path}:rotate-secret`) })}><p>For 24 hours messages are signed by both secrets, so that no message is refused while you replace it.</p></${Confirm}>`}
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async () => { await remove(path); go("/webhooks") }}>
+      <p>Nothing is delivered to <b><${Foreign} text=${data.url} /></b> any more, and its deliveries are no longer shown.</p></${Confirm}>`}`
+}
+
+/** @param {(delivery: any) => void} show @param {(body: any) => void} replay @returns {import("../settings/parts.js").Column[]} */
+const deliveryColumns = (show, replay) => [
+  { title: "Event", isTitle: true, cell: (one) => html`<button type="button" class="link" onClick=${() => show(one)}>${one.type}</button>
+    ${one.run_id && html`<span class="sub"><a href=${href(`/runs/${one.run_id}`)}>run …${one.run_id.slice(-8)}</a></span>`}` },
+  { title: "State", cell: (one) => html`<${Badge} status=${one.state} />` },
+  { title: "Response", cell: (one) => html`${one.response_status ?? ""}${one.error && html`<span class="sub"> <${Name} text=${one.error} /></span>`}${one.response_status === null && !one.error && html`<span class="faint">none yet</span>`}` },
+  { title: "Attempts", class: "number", cell: (one) => one.attempts },
+  { title: "Created", class: "nowrap", cell: (one) => html`<${Time} at=${one.created_at} />` },
+  { title: "Next attempt", class: "nowrap", cell: (one) => one.state === "pending" ? html`<${Time} at=${one.next_attempt_at} />` : "–" },
+  { title: "Actions", isHidden: true, cell: (one) => html`<${Button} kind="quiet" class="small" aria-label=${`Redeliver ${one.type} ${one.id.slice(-8)}`} onClick=${() => replay({ delivery_ids: [one.id] })}>Redeliver</${Button}>` },
+]
+
+/** @param {{path: string, row: any, onClose: () => void}} props */
+function Delivery({ path, row, onClose }) {
+  const { data, error, reload } = useRead((signal) => get(`${path}/deliveries/${row.id}`, {}, signal), [])
+  return html`<${Dialog} title=${row.type} onClose=${onClose}>
+    ${data === null ? html`<div>${error ? html`<${Problem} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${3} />`}</div>` : html`<div>
+      <${Facts} rows=${[["Message id", html`<${Id} id=${data.id} />`], ["State", html`<${Badge} status=${data.state} />`], ["Attempts", data.attempts],
+        ["Last attempt", html`<${Time} at=${data.tried_at} />`], ["Last response", `${data.response_status ?? "–"} ${data.error ?? ""}`], ["Delivered", html`<${Time} at=${data.delivered_at} />`]]} />
+      <${Data} value=${data.data} label="Data" /></div>`}
+  </${Dialog}>`
+}
