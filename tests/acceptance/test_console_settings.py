@@ -1,6 +1,7 @@
 """The console's settings in a real Chromium: an administrator's story, and hostile names."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
 from tests.acceptance.test_console import AXE, FORBIDDEN, NOTE_VIOLATIONS, PHONE, violations
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
+from tests.system import System
 from tests.tool_receiver import Reply, ToolReceiver
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
 ]
+#: Nothing of the page is wider than its frame.
+IS_WHOLE = """(main => main.scrollWidth <= main.clientWidth
+  && document.documentElement.scrollWidth <= innerWidth)(document.querySelector("main"))"""
 HOSTILE = ["<img src=x onerror=alert(1)>", "invoice \u202egnp.exe", "Long name " * 19 + "of 200!"]
 
 
@@ -202,6 +207,37 @@ def test_a_webhook_is_added_tested_and_delivered_again(
     Webhook(secret).verify(sent.body, dict(sent.headers))
 
 
+def test_a_provider_and_what_a_member_may_not_do(
+    page: Page, context: BrowserContext, user: Caller, system: System
+) -> None:
+    """A model becomes the default route; a member sees no settings of the org, and reads why."""
+    go(page, "/providers")
+    press(page, "Add provider")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("Ours")
+    form.get_by_label("Address").fill("http://127.0.0.1:9/v1")
+    form.get_by_label("Models").fill("small\nlarge")
+    press(form, "Add provider")
+    press(row(page, "small"), "Make default: small")
+    expect(page.get_by_role("button", name="Unset default: small")).to_be_visible()
+    routes = {one["model"]: one["is_default"] for one in user.get("/v1/routes")}
+    assert (True, False) == (routes["small"], routes["large"])
+    go(page, "/audit?action=llm_model.changed")
+    expect(row(page, "llm_model.changed")).to_have_count(1)
+    page.close()
+
+    context.clear_cookies()
+    member = signed_in(context, system.colleague(user), "/audit")
+    expect(member.get_by_text("requires the permission admin")).to_be_visible()
+    names = member.get_by_role("navigation").get_by_role("link")
+    expect(names.filter(has_text="API keys")).to_have_count(1)
+    for name in ("Audit log", "Webhooks", "Tools", "MCP servers", "Models"):
+        expect(names.filter(has_text=name)).to_have_count(0)
+    go(member, "/personas")
+    expect(member.get_by_role("link", name="assistant", exact=True)).to_be_visible()
+    expect(member.get_by_role("link", name="New persona")).to_have_count(0)
+
+
 @pytest.fixture(scope="module")
 def addresses(user: Caller, receiver: ToolReceiver) -> dict[str, str]:
     """Pages with hostile names, by name."""
@@ -213,11 +249,31 @@ def addresses(user: Caller, receiver: ToolReceiver) -> dict[str, str]:
             "/v1/webhook-endpoints", {"url": f"{receiver.url}/{'x' * 150}", "description": name}
         )["id"]
         user.made(f"/v1/webhook-endpoints/{hook}:test")
+        user.made(
+            "/v1/tools",
+            {
+                "name": f"{'t' * 63}{version}",
+                "description": name,
+                "url": f"{receiver.url}/{version}",
+            },
+        )
+        if name.isprintable():
+            models = [{"model": name}]
+            user.made(
+                "/v1/llm-providers",
+                {"name": name, "kind": "openai", "base_url": receiver.url, "models": models},
+            )
+    command = [str(Path(sys.executable).with_name("mcp-server-time"))]
+    server = user.made(
+        "/v1/mcp-configs", {"name": "clock", "transport": "stdio", "command": command}
+    )["id"]
+    user.http.put("/v1/budget", json={"max_cost_usd_per_month": 100})
     return {
         "keys": "/keys", "members": "/members", "sessions": "/sessions", "personas": "/personas",
         "persona": "/personas/hostile", "versions": "/personas/hostile?version=3&to=2",
         "new version": "/personas/plain?publish=1", "webhooks": "/webhooks",
-        "webhook": f"/webhooks/{hook}",
+        "webhook": f"/webhooks/{hook}", "models": "/providers", "tools": "/tools", "mcp": "/mcp",
+        "mcp server": f"/mcp/{server}", "limits": "/limits", "audit": "/audit",
     }  # fmt: skip
 
 
@@ -240,8 +296,9 @@ def test_every_page_is_accessible_with_hostile_names(
         expect(page.locator("main h1").first).to_be_visible()
         expect(page.locator(".loading")).to_have_count(0)
         found[name] = violations(page)
+        assert page.evaluate(IS_WHOLE), name
         page.set_viewport_size(PHONE)
-        assert PHONE["width"] >= page.evaluate("document.documentElement.scrollWidth"), name
+        assert page.evaluate(IS_WHOLE), f"{name} on a phone"
         page.set_viewport_size({"width": 1280, "height": 800})
         assert [] == page.evaluate(FORBIDDEN), name
         assert "\u202e" not in page.locator("main").inner_text(), name

@@ -25,7 +25,13 @@ export const PAGES = [
   { path: "/members", title: "Members", icon: "members", group: "settings", load: () => import("./pages/members.js") },
   { path: "/personas", title: "Personas", icon: "persona", group: "settings", permission: "data.runs.read", load: () => import("./pages/personas.js") },
   { path: "/personas/:name", title: "Persona", load: () => import("./pages/personas.js") },
+  { path: "/providers", title: "Models", icon: "provider", group: "settings", permission: "admin", load: () => import("./pages/providers.js") },
+  { path: "/tools", title: "Tools", icon: "tool", group: "settings", permission: "admin", load: () => import("./pages/tools.js") },
+  { path: "/mcp", title: "MCP servers", icon: "plug", group: "settings", permission: "admin", load: () => import("./pages/mcp.js") },
+  { path: "/mcp/:id", title: "MCP server", load: () => import("./pages/mcp.js") },
   { path: "/webhooks", title: "Webhooks", icon: "webhook", group: "settings", permission: "admin", load: () => import("./pages/webhooks.js") },
   { path: "/webhooks/:id", title: "Webhook endpoint", load: () => import("./pages/webhooks.js") },
+  { path: "/limits", title: "Limits", icon: "limits", group: "settings", load: () => import("./pages/limits.js") },
+  { path: "/audit", title: "Audit log", icon: "audit", group: "settings", permission: "admin", load: () => import("./pages/audit.js") },
   { path: "/sessions", title: "Log-ins", icon: "clock", group: "settings", load: () => import("./pages/sessions.js") },
 ]

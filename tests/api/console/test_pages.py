@@ -8,6 +8,7 @@ from pathlib import Path
 from flask.testing import FlaskClient
 
 from arkloop.api.console.pages import PAGE_SECURITY, console_files
+from arkloop.shared.audit.audit_log import ACTIONS
 from tests.clients import error_of
 
 STATIC = Path(__file__).parents[3] / "api" / "console" / "static"
@@ -68,6 +69,12 @@ def test_no_module_makes_html_of_text() -> None:
     assert len(own) > 10
     assert [] == [str(module) for module in own if sinks.search(module.read_text())]
     assert [] == [str(module) for module in own if len(module.read_text().splitlines()) > 400]
+
+
+def test_actions_of_the_audit_log_are_all_of_the_service() -> None:
+    """The filter of the page offers each, in the same order."""
+    module = (STATIC / "settings" / "audit_actions.js").read_text()
+    assert list(ACTIONS) == re.findall(r'^  "([a-z_.]+)",$', module, re.MULTILINE)
 
 
 def test_vendored_files_are_those_of_the_packages() -> None:

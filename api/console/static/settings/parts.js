@@ -69,7 +69,7 @@ export const Table = ({ label, columns, rows, id = (row) => row.id }) => html`<t
     key=${title}>${isHidden ? html`<span class="sr">${title}</span>` : title}</th>`)}</tr></thead>
   <tbody role="rowgroup">${rows.map((row) => html`<tr role="row" key=${id(row)}>${columns.map(({ title, cell, class: name, isTitle, isHidden }) => html`
     <td role="cell" key=${title} class=${classes(name, isTitle && "cell-title", isHidden && "cell-actions")}
-      data-label=${isTitle || isHidden ? undefined : title}>${cell(row)}</td>`)}</tr>`)}</tbody></table>`
+      data-label=${isTitle || isHidden ? undefined : title}><div>${cell(row)}</div></td>`)}</tr>`)}</tbody></table>`
 
 /** Why a page has nothing to show. @param {{error: unknown, onRetry?: () => void}} props */
 export const Failed = ({ error, onRetry }) => error instanceof ApiError && error.status === 403
