@@ -214,7 +214,8 @@ def _walk(shape: _Shape) -> Walk:
     if "created_before" in shape.names:
         by.append(table.c.created_at < bindparam("created_before"))
     is_one_range = not shape.names.isdisjoint(("thread_id", "parent_run_id"))
-    return Walk(table, tuple(by), tuple(states), tuple(rest), is_one_range=is_one_range)
+    of = runs if table is run_metadata else None
+    return Walk(table, tuple(by), tuple(states), tuple(rest), is_one_range=is_one_range, of=of)
 
 
 @lru_cache(maxsize=100)

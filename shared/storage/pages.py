@@ -24,12 +24,14 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     cast,
     exists,
     func,
     literal_column,
     or_,
     select,
+    true,
     tuple_,
     union_all,
 )
@@ -78,6 +80,8 @@ class Walk:
     rest: tuple[ColumnElement[bool], ...] = ()
     #: All rows have the same `visible_to`, which their index need not have.
     is_one_range: bool = False
+    #: The table that has the orgs of the rows, by their ids, if it is another one.
+    of: Table | None = None
 
     def page(self, *, limit: int, is_deep: bool, is_bounded: bool = False) -> Subquery:
         """Select `created_at` and `id` of the rows on the page; join the table to it for the rest.
@@ -104,12 +108,13 @@ class Walk:
         # Nothing but the columns of the index: to Postgres, which may not know how many rows
         # somebody sees, it then seems the cheapest way even for a few.
         table = self.table
-        is_seen = [
+        of_org, private = (
             table.c.visible_to == bindparam(by, type_=table.c.visible_to.type)
             for by in ("org_id", "user_id")
-        ]
-        if self.is_one_range:
-            is_seen = [or_(*is_seen)]
+        )
+        is_seen = [of_org, private & self._is_of_org()]
+        if self.is_one_range:  # all of it is in one org, which the caller's join checks
+            is_seen = [or_(of_org, private)]
         ranges = [
             newest(
                 select(table.c.created_at, table.c.id).where(seen, *one, *self.by, *also),
@@ -121,6 +126,15 @@ class Walk:
         ]
         heads = union_all(*ranges).subquery("heads")
         return newest(select(heads), heads, limit=limit)
+
+    def _is_of_org(self) -> ColumnElement[bool]:
+        """Build SQL: a private row is in this org of its creator, who may be in others, too."""
+        of = (self.table if self.of is None else self.of).alias("of_row")
+        org_id = select(of.c.org_id).where(of.c.id == self.table.c.id).scalar_subquery()
+        # Looked up for each row, so that the index alone is walked. Nearly all rows are: Postgres
+        # takes that of a test for null, and of a comparison that few are, which it would sort.
+        is_it = org_id == bindparam("org_id", type_=of.c.org_id.type)
+        return case((is_it, true())).is_not(None)
 
 
 def has_pairs(pairs: Table, count: int) -> tuple[ColumnElement[bool], ...]:

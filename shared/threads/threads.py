@@ -210,7 +210,7 @@ def _walk(names: frozenset[str], pair_count: int) -> Walk:
     pair, *others = has_pairs(thread_metadata, pair_count)
     if equal:
         others.append(exists().where(threads.c.id == thread_metadata.c.id, *equal))
-    return Walk(thread_metadata, (pair,), rest=tuple(others))
+    return Walk(thread_metadata, (pair,), rest=tuple(others), of=threads)
 
 
 @lru_cache(maxsize=100)

@@ -297,3 +297,40 @@ def test_a_private_thread_elsewhere_has_its_external_id(
         statuses.append(user.post("/v1/threads", thread).status_code)
 
     assert [201, 409] == statuses
+
+
+def listed(user: User, listing: str) -> list[str]:
+    """Return the ids of a list, read in pages of two."""
+    ids, query = [], f"{listing}&limit=2"
+    while True:
+        response = user.get(query)
+        ids += [one.get("run_id") or one["id"] for one in response.json]
+        if (cursor := response.headers.get("X-Next-Cursor")) is None:
+            return ids
+        query = f"{listing}&limit=2&before={cursor}"
+
+
+def test_lists_of_one_org_are_whole_for_somebody_who_is_in_another_too(
+    alice: User, register: Register, connections: Connections
+) -> None:
+    """Newer private threads in the other org, and their runs, neither appear nor fill pages."""
+    bob, body = register(), {"metadata": {"a": "b"}}
+    with connections.transaction() as tx:
+        values = {"user_id": bob.id, "org_id": alice.org_id, "role": "member"}
+        tx.sql.execute(memberships.insert().values(**values))
+    login = {"login": bob.login, "password": PASSWORD, "org_id": str(alice.org_id)}
+    token = bob.client.post("/v1/auth/login", json=login).json["access_token"]
+    here = User(bob.client, bob.login, bob.id, alice.org_id, token)
+
+    def begin(user: User, *, is_private: bool) -> tuple[str, str]:
+        thread_id = user.thread(is_private=is_private, **body)
+        return thread_id, str(user.post(f"/v1/threads/{thread_id}/runs", body).json["run_id"])
+
+    own = [begin(here, is_private=is_private) for is_private in (False, True, False)]
+    for _ in range(4):
+        begin(bob, is_private=True)
+
+    threads, runs = ([*ids] for ids in zip(*reversed(own), strict=True))
+    for query in ("?", "?metadata.a=b"):
+        assert threads == listed(here, f"/v1/threads{query}")
+        assert runs == listed(here, f"/v1/runs{query}")
