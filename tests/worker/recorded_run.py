@@ -95,6 +95,9 @@ class RecordedRun:
         self.events.extend(happened)
         return len(self.events) - len(happened) + 1
 
+    def note(self, *events: Event) -> int:
+        return self.emit(*events)
+
     def compact(self, to: ContextCompacted, *happened: Event) -> None:
         self.emit(*happened, to)
         self.contexts[to.window_tokens] = to

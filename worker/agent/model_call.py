@@ -142,7 +142,7 @@ def call_model(
             )
             match decide(error, progress, random.uniform(*JITTER)):
                 case Retry(pause):
-                    context.emit(_retrying(chain.route, error, number + 1, pause))
+                    context.note(_retrying(chain.route, error, number + 1, pause))
                     context.wait(pause)
                     _void(context, error, streamed)
                     progress = replace(progress, tries=progress.tries + 1)

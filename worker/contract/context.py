@@ -67,6 +67,9 @@ class Transcript(Protocol):
         Returns the `seq` of the first.
         """
 
+    def note(self, *events: Event) -> int:
+        """Write events as `emit` does, within the turn that is being streamed: it stays open."""
+
     def checkpoint(self) -> None:
         """Return once everything emitted so far is stored: a crash will not repeat it."""
 

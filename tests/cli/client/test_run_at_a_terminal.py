@@ -126,7 +126,9 @@ def test_a_terminal_is_told_which_text_is_void(arkloop: Arkloop) -> None:
     with arkloop.at_terminal("run", steps) as terminal:
         assert 0 == terminal.ended()
         void = "✗ Discard the unfinished text above (provider.connection)"
-        assert re.search(f"first \n{re.escape(void)}.*\nfirst last\ncompleted", terminal.screen)
+        again = r"the model call failed \(provider\.connection\); try 2 in .* s"
+        shown = f"first \n{again}\n{re.escape(void)}.*\nfirst last\ncompleted"
+        assert re.search(shown, terminal.screen)
 
 
 def test_a_model_cannot_steer_the_terminal(arkloop: Arkloop) -> None:

@@ -185,6 +185,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.input_received",
         "run.resumed",
         "run.throttled",
+        "run.retrying",
         "run.fallback",
         "run.settings_dropped",
         "run.limit_reached",
