@@ -195,7 +195,7 @@ def _missing(sql: Connection, run_id: UUID) -> dict[str, str]:
 
 
 def _awaits_results(run: RowMapping) -> bool:
-    return run["state"] == RunState.WAITING and bool(run["pending_input"]["kind"] == KIND)
+    return run["state"] == RunState.WAITING and bool(run["pending_input"].get("kind") == KIND)
 
 
 def _now(sql: Connection) -> str:
