@@ -108,6 +108,7 @@ def set_identity_provider(org_id: UUID) -> Response:
 
     Its discovery document is read. For owners only.
     """
+    query_args(NoArguments())
     _check_owns(org_id)
     body = read_body(SetIdentityProvider())
     secret = {_SECRET: body.pop(_SECRET)} if _SECRET in body else {}
