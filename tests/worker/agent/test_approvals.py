@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from arkloop.worker.tools import load
 from tests.worker.agent.looping_models import agent_for, results, run
 from tests.worker.recorded_run import RecordedRun, chain_of
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 
 
@@ -43,7 +45,7 @@ def test_the_question_shows_the_exact_call() -> None:
         run(careful(), RecordedRun(), [turn()])
 
     expected = {"tool_name": "calculator", "arguments": {"expression": "6*7"}}
-    assert expected == asked.value.shown()
+    assert expected == asked.value.shown(NOW)
     assert ["approve", "deny", "edit"] == asked.value.options
 
 
@@ -58,7 +60,7 @@ def test_arguments_that_no_list_should_carry_are_left_out() -> None:
         arguments={"x": "y" * 10_000},
     )
 
-    assert {"tool_name": "t"} == wait.shown()
+    assert {"tool_name": "t"} == wait.shown(NOW)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_an_unclear_reply_is_asked_again_and_the_third_denies() -> None:
         with pytest.raises(WaitForInput) as again:
             run(careful(), RecordedRun(), [replace(turn(unclear), asked=Counter(c1=asked))])
         assert again.value.prompt.startswith("The reply was neither yes nor no.")
-        assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.shown()
+        assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.shown(NOW)
 
     context = RecordedRun()
     run(careful(), context, [replace(turn(unclear), asked=Counter(c1=3))])
@@ -168,7 +170,7 @@ def test_an_approval_is_for_the_tool_that_was_asked_about(
     unanswered, approved = turn(), turn("yes")
     with pytest.raises(WaitForInput) as question:
         run(agent, RecordedRun(), [unanswered])
-    approved.asked_of["c1"] = question.value.request("r", "t")["mcp_tool"]
+    approved.asked_of["c1"] = question.value.request("r", NOW)["mcp_tool"]
     context = RecordedRun()
     run(agent, context, [approved])
     assert [("c1", "42", False)] == results(context)
