@@ -20,6 +20,8 @@ CLIENT_TOOL = {
     "description": "Returns where the user is.",
     "parameters": {"type": "object", "properties": {"z": {}, "a": {}}},
     "client": True,
+    "timeout_seconds": 60,
+    "idempotent": True,
 }
 
 
@@ -168,7 +170,7 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"tools": ["append_line"]}, "tools"),
         ({"client_tools": CLIENT_TOOL}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "client": False}]}, "client_tools"),
-        ({"client_tools": [{**CLIENT_TOOL, "timeout_seconds": 5}]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "timeout": 5}]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "parameters": {"type": 1}}]}, "client_tools"),
         ({"client_tools": [CLIENT_TOOL, CLIENT_TOOL]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "name": "ask_user"}]}, "client_tools"),
