@@ -104,7 +104,8 @@ def test_a_lock_that_was_lost_with_its_session_intact_is_taken_again(
 
     assert lease._connection is not None
     [before] = sessions(connections, lease)
-    lease._connection.execute("SELECT pg_advisory_unlock_all()")
+    # A plain cursor: it may come within a heartbeat's pipeline, but must not open one of its own.
+    psycopg.Cursor(lease._connection).execute("SELECT pg_advisory_unlock_all()")
 
     # In a session of its own: the lock may be back before anybody looks.
     eventually(lambda: sessions(connections, lease) not in ([], [before]))
