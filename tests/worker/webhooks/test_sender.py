@@ -181,9 +181,9 @@ def test_a_receiver_that_hangs_keeps_no_other_one_waiting(
 
     with ToolReceiver(hang) as silent:
         slow, other = hook(silent.url), hook(receiver.url)
+        began = time.monotonic()
         stuck = [slow.test() for _ in range(3 * MAX_ATTEMPTS_OF_ENDPOINT)]
         eventually(lambda: len(silent.received) >= MAX_ATTEMPTS_OF_ENDPOINT)
-        began = time.monotonic()
         fine = [other.test() for _ in range(3)]
         rows = [other.tried(one) for one in fine]
         in_progress = len(silent.received)
