@@ -162,7 +162,7 @@ console-vendor: ## The packages of the console's pages, from npm, verified
 	@$(PYTHON) scripts/console_vendor.py
 
 screenshots: setup ## The pictures of the console in the README, by Chromium; a minute
-	@$(BIN)/python scripts/console_screenshots.py
+	@$(BIN)/python -m scripts.console_screenshots
 
 client-types: setup ## The types of clients/ from the API's description
 	@./scripts/install-front-ends

@@ -6,7 +6,6 @@ Chromium.
 
 import io
 import secrets
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,17 +15,14 @@ from PIL import Image  # matplotlib brings it
 from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import create_engine, text
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.storage import schema
+from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
+from tests.caller import Caller
+from tests.clients import PASSWORD
+from tests.system import running_system
 
-from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres  # noqa: E402
-from arkloop.shared.storage import schema  # noqa: E402
-from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM  # noqa: E402
-from tests.caller import Caller  # noqa: E402
-from tests.clients import PASSWORD  # noqa: E402
-from tests.system import running_system  # noqa: E402
-
-PICTURES = ROOT / "docs" / "pictures"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SIZE = {"width": 1200, "height": 740}
 QUESTION = "Where is my order 4821? And I think you have charged me twice."
 OTHERS = ("Opening hours at Christmas", "Invoice for November", "Warranty of my kettle")
