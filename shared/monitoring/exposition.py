@@ -115,6 +115,7 @@ def exposed(connections: Connections, folder: Path) -> bytes:
 
     _forget_dead_gauges(folder)
     registry = CollectorRegistry()
+    # The library does not annotate it, in this version.
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call,unused-ignore]
     registry.register(_Measured(connections))
     return generate_latest(registry)
