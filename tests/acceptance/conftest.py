@@ -1,8 +1,25 @@
-"""A run that waits, for the tests of streams."""
+"""A run that waits, for the tests of streams, and a browser, for those of the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.caller import Caller
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+#: Reports what the page's policy has refused.
+NOTE_VIOLATIONS = """
+window.violations = []
+addEventListener("securitypolicyviolation", (event) => {
+  violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`)
+})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -10,3 +27,26 @@ def waiting_run(user: Caller) -> str:
     run_id = user.run({"say": "Well."}, {"tool": "ask_user", "args": {"question": "?"}})
     user.until(run_id, "status", "waiting_for_input")
     return run_id
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Most tests of this folder need none, and its library is slow to import.
+    from playwright.sync_api import sync_playwright
+
+    from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
+
+    assert CHROMIUM is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser of its own, whose pages note what their policy refuses."""
+    context = browser.new_context()
+    context.add_init_script(NOTE_VIOLATIONS)
+    yield context
+    context.close()

@@ -2,14 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from arkloop.cli.dev.embedded_server import free_port
-from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
+from tests.acceptance.test_browser import CHROMIUM
 from tests.ai_sdk_pages import MODULES
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
@@ -26,25 +25,9 @@ pytestmark = [
 #: WCAG 2.2 AA, and what axe advises beyond it.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 PHONE = {"width": 390, "height": 844}
-#: Reports what the page's policy has refused.
-NOTE_VIOLATIONS = """
-window.violations = []
-addEventListener("securitypolicyviolation", (event) => {
-  violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`)
-})
-"""
 SLOW = {"say": "one two three four five six seven eight nine ten", "delay_ms": 250}
 Open = Callable[..., Page]
 expect.set_options(timeout=20_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +36,6 @@ def careful(user: Caller) -> str:
     fields = {"tools": ["calculator", "ask_user"], "require_approval": ["calculator"]}
     user.made("/v1/personas", {"key": "careful", "route_id": "scripted", **fields})
     return "careful"
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser of its own, in which every request and dialog of its pages is watched."""
-    context = browser.new_context()
-    context.add_init_script(NOTE_VIOLATIONS)
-    yield context
-    context.close()
 
 
 @pytest.fixture

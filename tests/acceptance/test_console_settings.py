@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from standardwebhooks import Webhook
 
-from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
-from tests.acceptance.test_console import AXE, FORBIDDEN, NOTE_VIOLATIONS, PHONE, violations
+from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_console import AXE, FORBIDDEN, PHONE, violations
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.system import System
@@ -25,23 +25,6 @@ pytestmark = [
 IS_WHOLE = """(main => main.scrollWidth <= main.clientWidth
   && document.documentElement.scrollWidth <= innerWidth)(document.querySelector("main"))"""
 HOSTILE = ["<img src=x onerror=alert(1)>", "invoice \u202egnp.exe", "Long name " * 19 + "of 200!"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context()
-    context.add_init_script(NOTE_VIOLATIONS)
-    yield context
-    context.close()
 
 
 @pytest.fixture
