@@ -122,7 +122,6 @@ def give_up_late(tx: Transaction, run: RowMapping) -> bool:
         return False
     now, calls = _now(tx.sql), run["pending_input"]["calls"]
     late = [call for call in calls if call.get("expires_at", now + "Z") <= now]
-    left = [call["expires_at"] for call in calls if call.get("expires_at", now) > now]
     if not late:
         return False
     results = [
@@ -130,9 +129,6 @@ def give_up_late(tx: Transaction, run: RowMapping) -> bool:
         for call in late
     ]
     _store(tx.sql, run["id"], results)
-    next_end = datetime.fromisoformat(min([run["pending_input"]["expires_at"], *left]))
-    of_run = update(runs).where(runs.c.id == run["id"])
-    tx.sql.execute(of_run.values(input_expires_at=next_end))
     _resume_if_complete(tx, run)
     return True
 
@@ -157,12 +153,24 @@ def _resume_if_complete(tx: Transaction, run: RowMapping) -> None:
         pending = run["pending_input"]
         left = [call for call in pending["calls"] if call["tool_call_id"] in missing]
         if left != pending["calls"]:
-            tx.sql.execute(of_run.values(pending_input={**pending, "calls": left}))
+            values = {"pending_input": {**pending, "calls": left}, **_next_end(pending, left)}
+            tx.sql.execute(of_run.values(**values))
         return
     reason = "sub_runs" if is_suspended else "input"
     tx.sql.execute(of_run.values(**queued(reason), **waiting_is_over()))
     tx.after_commit.append(signals.Input(run["id"], run["owner"]))
     tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
+
+
+def _next_end(pending: Mapping[str, Any], left: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
+    """Return when the first of the results that are left is given up, if a call had its own time.
+
+    It may be later than before: the earliest time may have been that of a call that is done.
+    """
+    if not any("expires_at" in call for call in pending["calls"]):
+        return {}
+    own = [call["expires_at"] for call in left if "expires_at" in call]
+    return {"input_expires_at": datetime.fromisoformat(min([pending["expires_at"], *own]))}
 
 
 def _locked(sql: Connection, run_id: UUID) -> RowMapping | None:

@@ -19,7 +19,7 @@ from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.messages import ToolCall
 from arkloop.worker.process import history
 from tests.stored_runs import StoredRuns, ago, numbered
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 
 def begin(stored: StoredRuns, claim: Claim, call: str, result_from: ResultSource | None) -> None:
@@ -205,4 +205,22 @@ def test_a_run_resumes_when_the_time_of_its_last_call_is_over(stored: StoredRuns
 
     sweep.sweep(stored.connections)
 
+    assert RunState.QUEUED == stored.state(claim.run_id)
+
+
+def test_a_result_in_time_leaves_the_others_their_own_time(stored: StoredRuns) -> None:
+    """The time of a call that has its result is no end of the wait for another one."""
+    claim = stored.claimed()
+    for call in ("a", "b"):
+        begin(stored, claim, call, ResultSource.CLIENT)
+    park(stored, claim, "a", "b", a=-0.5)
+    end = now() + timedelta(seconds=0.5)
+    stored.set(claim.run_id, input_expires_at=end)
+    give(stored, claim.run_id, "a")
+    eventually(lambda: now() > end)
+
+    sweep.sweep(stored.connections)
+
+    assert RunState.WAITING == stored.state(claim.run_id)
+    give(stored, claim.run_id, "b")
     assert RunState.QUEUED == stored.state(claim.run_id)
