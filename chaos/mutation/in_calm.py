@@ -93,7 +93,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "questions",
         "I18",
         Edit(
-            "worker/attempt/execution.py",
+            "worker/attempt/preparation.py",
             "run.admission.totals = recorded_totals(sql, run_id)",
             "pass",
         ),

@@ -34,7 +34,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I10",
         Edit(
             "worker/attempt/execution.py",
-            "run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))",
+            "run.void_lost(earlier.lost[0].seq, *preparation.cost_of_lost(agent, run, earlier))",
             "pass",
         ),
     ),
