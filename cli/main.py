@@ -50,6 +50,7 @@ ENTRIES = {
         "After a restore of Postgres: ignore what Redis holds.",
     ),
     "migrate": Entry("operator.migrate:migrate", "Bring the database's schema up to date."),
+    "doctor": Entry("doctor.doctor:doctor", "Check settings, servers, workers; say what to do."),
 }
 
 

@@ -112,6 +112,18 @@ def is_on(sql: Connection) -> bool:
     )
 
 
+def without_policy(sql: Connection) -> list[str]:
+    """Return the tables that lack their part of the wall, by name."""
+    present = _tables(sql)
+    return [
+        table
+        for table, condition in sorted(policies().items())
+        if table not in present
+        or not present[table].is_walled
+        or present[table].policies != [_name_of(condition)]
+    ]
+
+
 def enforce(engine: Engine, *, for_owner: bool, lock_seconds: float = 0.0) -> list[str]:
     """Put the wall up; returns the tables that were changed.
 

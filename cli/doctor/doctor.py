@@ -1,0 +1,82 @@
+"""`arkloop doctor`: look at settings, servers, schema and work, and say what to do."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+from sqlalchemy.exc import DBAPIError
+
+from arkloop.cli.doctor import postgres_checks, redis_checks, settings_checks, work_checks
+from arkloop.cli.doctor.findings import Finding, Level, worst
+from arkloop.cli.output import print_json, print_line
+from arkloop.shared.config import Settings
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """Check settings, servers, schema, workers and queues, and say what to do.
+
+    Run it with the environment of the web and worker processes. It changes nothing, and takes a few
+    seconds if servers do not respond. The exit status is 1 if a finding fails.
+    """
+    findings = examine()
+    if as_json:
+        print_json(
+            {
+                "status": worst(findings),
+                "findings": [
+                    {
+                        "check": finding.check,
+                        "status": finding.level,
+                        "text": finding.text,
+                        "advice": finding.advice or None,
+                    }
+                    for finding in findings
+                ],
+            }
+        )
+    else:
+        _print(findings)
+    sys.exit(1 if worst(findings) is Level.FAIL else 0)
+
+
+def examine() -> list[Finding]:
+    """Look at everything that can be looked at."""
+    settings, findings = settings_checks.of_environment(os.environ)
+    if settings is None:
+        return findings
+    return [*findings, *_postgres(settings), *redis_checks.of_servers(settings)]
+
+
+def _postgres(settings: Settings) -> list[Finding]:
+    url = settings.database_url
+    engine = postgres_checks.engine_of(url)
+    try:
+        findings = postgres_checks.of_server("postgres", "ARKLOOP_DATABASE_URL", url, engine)
+        if findings[0].level is Level.FAIL:
+            return findings
+        findings += postgres_checks.of_pooler(settings, engine)
+        with postgres_checks.transaction(engine) as sql:
+            of_schema = list(postgres_checks.of_schema(settings, sql))
+            findings += of_schema
+            if worst(of_schema) is not Level.FAIL:
+                findings += work_checks.of_service(settings, sql)
+    except DBAPIError as error:
+        findings.append(postgres_checks.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error))
+    finally:
+        engine.dispose()
+    return findings
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        print_line(f"{finding.level:4}  {finding.check:{width}}  {finding.text}")
+        if finding.advice:
+            print_line(f"      {'':{width}}  → {finding.advice}")
+    count = {level: sum(finding.level is level for finding in findings) for level in Level}
+    print_line(
+        f"{count[Level.OK]} ok, {count[Level.WARN]} to look into, {count[Level.FAIL]} to repair"
+    )

@@ -1,0 +1,263 @@
+"""Postgres: reachable, writable, recent enough, migrated; poolers, roles and row-level security."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from arkloop.cli.doctor import clocks
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import row_security, schema, service_role
+from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
+
+OLDEST = 130_000
+#: Seconds. A server that works answers in a thousandth of it.
+ANSWER_SECONDS = 5.0
+_LIMITS = (
+    "SELECT set_config('statement_timeout', '4000', true),"
+    " set_config('lock_timeout', '1000', true), set_config('arkloop.orgs', '*', true)"
+)
+#: What a message of libpq means, and what to do. The first that occurs in it counts.
+_CAUSES = (
+    ("session is read-only", "Point {} to the primary, or list all hosts of the cluster in it."),
+    ("in hot standby mode", "Point {} to the primary, or list all hosts of the cluster in it."),
+    ("password", "Correct user and password in {}."),
+    ("no pg_hba.conf entry", "Allow this user, address and encryption in pg_hba.conf; see {}."),
+    (
+        "too many clients",
+        "Raise max_connections, lower ARKLOOP_DATABASE_POOL_SIZE or use a pooler.",
+    ),
+    ("remaining connection slots", "Raise max_connections or lower ARKLOOP_DATABASE_POOL_SIZE."),
+    ("does not exist", "Create it, or correct {}."),
+    ("resolve host", "Correct the host in {}, or the name service of this machine."),
+    ("translate host", "Correct the host in {}, or the name service of this machine."),
+    ("SSL", "Correct sslmode and the certificates in {}."),
+)
+_ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
+
+
+def engine_of(url: str) -> Engine:
+    """Return an engine with one connection, which is opened when it is first used.
+
+    Statements end within `ANSWER_SECONDS`, also on a server that is frozen.
+    """
+
+    def connect() -> BoundedConnection:
+        connection = BoundedConnection.connect(**connection_args(url), autocommit=True)
+        connection.answer_seconds = ANSWER_SECONDS
+        connection.prepare_threshold = None  # a pooler may be in between
+        return connection
+
+    return create_engine("postgresql+psycopg://", creator=connect, poolclass=StaticPool)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Begin a transaction with limits that see the rows of all orgs; nothing is written in it."""
+    with engine.connect() as sql:
+        sql.exec_driver_sql("BEGIN READ ONLY")
+        try:
+            sql.exec_driver_sql(_LIMITS)
+            yield sql
+        finally:
+            sql.exec_driver_sql("ROLLBACK")
+
+
+def place(url: str) -> str:
+    """Return hosts, ports and database, without user and password."""
+    args = connection_args(url)
+    host, port = args.get("host") or "localhost", args.get("port") or 5432
+    return f"{host}:{port}/{args.get('dbname', '')}"
+
+
+def of_server(name: str, variable: str, url: str, engine: Engine) -> list[Finding]:
+    """Look at one server; one finding that fails means that no statement can be executed."""
+    began = time.monotonic()
+    try:
+        with transaction(engine) as sql:
+            seconds = time.monotonic() - began
+            return [
+                *_version(name, variable, url, sql, seconds),
+                *_durability(name, sql),
+                *_connections(name, sql),
+                clocks.of_server(name, lambda: float(sql.scalar(_CLOCK) or 0)),
+            ]
+    except DBAPIError as error:
+        return [unreachable(name, variable, url, error)]
+
+
+_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
+
+
+def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
+    """Explain why no statement could be executed; libpq quotes no password."""
+    reason = str(error.orig).partition("\n")[0]
+    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), _ELSE)
+    return fail(name, f"{place(url)}: {reason}", advice.format(variable))
+
+
+def _version(
+    name: str, variable: str, url: str, sql: Connection, seconds: float
+) -> Iterator[Finding]:
+    number = int(sql.scalar(text("SELECT current_setting('server_version_num')")) or 0)
+    shown = str(sql.scalar(text("SHOW server_version"))).partition(" ")[0]
+    encoding = sql.scalar(text("SHOW server_encoding"))
+    if number < OLDEST:
+        advice = "Upgrade it to Postgres 13 or later."
+        yield fail(name, f"Postgres {shown} at {place(url)} is too old", advice)
+    else:
+        yield ok(name, f"Postgres {shown} at {place(url)}, {seconds * 1000:.1f} ms")
+    if encoding != "UTF8":
+        yield fail(
+            f"{name} encoding",
+            f"{encoding}, which cannot store every text",
+            f"Create another database with ENCODING 'UTF8' TEMPLATE template0, and correct"
+            f" {variable}.",
+        )
+
+
+def _durability(name: str, sql: Connection) -> Iterator[Finding]:
+    for setting, loss in (
+        ("fsync", "a crash of its machine can destroy the database"),
+        ("full_page_writes", "a crash of its machine can destroy the database"),
+        ("synchronous_commit", "a crash loses events that clients have already seen"),
+        ("autovacuum", "tables grow, and plans get worse"),
+    ):
+        if sql.scalar(text("SELECT current_setting(:name)"), {"name": setting}) == "off":
+            advice = f"ALTER SYSTEM SET {setting} = on, then SELECT pg_reload_conf()."
+            yield warn(f"{name} {setting}", f"off: {loss}", advice)
+
+
+def _connections(name: str, sql: Connection) -> Iterator[Finding]:
+    used, most = sql.execute(
+        text(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+            " current_setting('max_connections')::int"
+        )
+    ).one()
+    shown = f"{used} of {most} in use"
+    if used > 0.85 * most:
+        yield warn(
+            f"{name} connections",
+            shown,
+            "Raise max_connections, lower ARKLOOP_DATABASE_POOL_SIZE, or put a pooler in between.",
+        )
+    else:
+        yield ok(f"{name} connections", shown)
+
+
+def of_schema(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Compare the schema with this code, and look at role, privileges and row-level security."""
+    version = schema.current_version(sql)
+    if (problem := schema.shortfall(version)) is not None:
+        yield fail("schema", problem, "Run the Procfile's `release`, which is `arkloop migrate`.")
+        return
+    newer = version != schema.needed_version()
+    yield ok("schema", f"{version}{', newer than this code, which can use it' if newer else ''}")
+    yield from _role(settings, sql)
+
+
+def _role(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    name = make_url(settings.database_url).username or str(sql.scalar(text("SELECT current_user")))
+    lacking = sql.scalars(
+        text(
+            "SELECT relname FROM pg_class WHERE relkind = 'r'"
+            " AND relnamespace = current_schema()::regnamespace AND relname <> 'alembic_version'"
+            " AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
+            " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))"
+            " ORDER BY 1"
+        )
+    ).all()
+    if lacking:
+        yield fail(
+            "privileges",
+            f"the role {name} may not read and write {', '.join(lacking[:5])}"
+            f"{' and others' if len(lacking) > 5 else ''}",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
+        )
+    role = service_role.find(sql, name)
+    if not row_security.is_on(sql):
+        yield ok("row security", "off")
+    elif role is not None and role.is_above_policies:
+        yield warn(
+            "row security",
+            f"on, but not before {name}, which is a superuser or has BYPASSRLS",
+            "Let the service have a role of its own (docs/how-to/operations.md).",
+        )
+    elif open_tables := row_security.without_policy(sql):
+        yield fail(
+            "row security",
+            f"on, but not for {', '.join(open_tables[:5])}",
+            "Run `arkloop migrate` again: it completes the wall.",
+        )
+    else:
+        yield ok("row security", "on")
+
+
+def of_pooler(settings: Settings, engine: Engine) -> list[Finding]:
+    """Find out whether a pooler is in between, and whether leases and migrations get around it."""
+    try:
+        is_pooled = _leads_to_pooler(engine)
+    except DBAPIError:
+        return []  # reported where it happened first
+    if settings.direct_database_url is None:
+        if not is_pooled:
+            return [ok("pooler", "none")]
+        return [
+            warn(
+                "pooler",
+                "ARKLOOP_DATABASE_URL leads to a pooler, and ARKLOOP_DIRECT_DATABASE_URL is not"
+                f" set: a lost worker is noticed after {settings.lease_seconds:g} s instead of"
+                " a heartbeat, and `arkloop migrate` is refused",
+                "Set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself.",
+            )
+        ]
+    url = settings.direct_database_url
+    direct = engine_of(url)
+    try:
+        return [_direct(is_pooled, _leads_to_pooler(direct), _same(engine, direct))]
+    except DBAPIError as error:
+        return [unreachable("direct postgres", "ARKLOOP_DIRECT_DATABASE_URL", url, error)]
+    finally:
+        direct.dispose()
+
+
+def _direct(is_pooled: bool, is_direct_pooled: bool, is_same: bool) -> Finding:
+    if is_direct_pooled:
+        return fail(
+            "pooler",
+            "ARKLOOP_DIRECT_DATABASE_URL leads to a pooler, too",
+            "Point it to Postgres itself.",
+        )
+    if not is_same:
+        return fail(
+            "pooler",
+            "ARKLOOP_DIRECT_DATABASE_URL leads to another database than ARKLOOP_DATABASE_URL:"
+            " leases would protect nothing",
+            "Point both to the same database.",
+        )
+    return ok("pooler", "leases and migrations go around it" if is_pooled else "none")
+
+
+def _leads_to_pooler(engine: Engine) -> bool:
+    with engine.connect() as sql:
+        driver = sql.connection.driver_connection
+        return driver is not None and leads_to_pooler(driver)
+
+
+def _same(one: Engine, another: Engine) -> bool:
+    """Return whether both lead to one database of one server."""
+    query = text(
+        "SELECT oid::text || ' ' || current_database() || ' ' || pg_postmaster_start_time()"
+        " FROM pg_database WHERE datname = current_database()"
+    )
+    found = []
+    for engine in (one, another):
+        with transaction(engine) as sql:
+            sql.exec_driver_sql("SELECT set_config('TimeZone', 'UTC', true)")
+            found.append(sql.scalar(query))
+    return bool(found[0] == found[1])

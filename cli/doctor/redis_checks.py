@@ -1,0 +1,157 @@
+"""Redis: reachable, recent enough, writable, with a policy that evicts no message for workers."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from arkloop.cli.doctor import clocks
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.server_checks import OLDEST_REDIS
+
+_ANOTHER = "Use a server that {}, or correct {}."
+
+
+def of_servers(settings: Settings) -> Iterator[Finding]:
+    """Look at the Redis of streams, and at the broker if it is another Redis."""
+    yield from of_server("redis", "ARKLOOP_REDIS_URL", settings.redis_url)
+    if settings.broker_url == settings.redis_url:
+        return
+    if settings.broker_url.startswith(("redis://", "rediss://", "unix://")):
+        yield from of_server("broker", "ARKLOOP_BROKER_URL", settings.broker_url)
+    else:
+        yield warn("broker", "is not a Redis, and was not looked at", "See its own tools.")
+
+
+def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
+    """Look at one Redis, which `variable` leads to; a few round trips."""
+    client = connect_redis(url)
+    where = _place(url)
+    try:
+        began = time.monotonic()
+        client.ping()
+        seconds = time.monotonic() - began
+        info = client.info()
+    except AuthenticationError:
+        yield fail(name, f"{where} rejects the user or password", f"Correct {variable}.")
+    except NoPermissionError:
+        yield warn(
+            name,
+            f"{where} works, but does not let this user ask for INFO",
+            "Allow INFO and TIME (ACL SETUSER … +info +time) to have it checked.",
+        )
+    except ResponseError as error:
+        yield _refused(name, variable, where, str(error))
+    except (RedisError, OSError) as error:
+        yield fail(
+            name,
+            f"{where} does not respond: {_reason(error)}",
+            f"Start it, or correct {variable}. Meanwhile runs start up to 2 s late and streams"
+            " are read from Postgres.",
+        )
+    else:
+        yield from _version(name, variable, where, info, seconds)
+        yield from _role(name, variable, info)
+        yield from _memory(name, info)
+        try:
+            yield clocks.of_server(name, lambda: _seconds(client.time()))
+        except RedisError as error:
+            yield warn(f"{name} clock", f"unknown: {_reason(error)}", "Allow the command TIME.")
+    finally:
+        client.close()
+
+
+def _place(url: str) -> str:
+    """Return host, port and number of the database, without user and password."""
+    parts = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py has no types for it
+    place = parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}"
+    return f"{place}/{parts.get('db', 0)}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error; redis-py quotes no password."""
+    text = str(error).partition("\n")[0]
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        text += " (see ssl_ca_certs and ssl_cert_reqs in docs/reference/configuration.md)"
+    return text or type(error).__name__
+
+
+def _refused(name: str, variable: str, where: str, error: str) -> Finding:
+    if "unknown command" in error.lower():
+        advice = _ANOTHER.format("has Redis 6.2 or later", variable)
+        return fail(name, f"{where} is older than Redis 6.0", advice)
+    return fail(name, f"{where}: {error}", f"Correct {variable}, or see the server's log.")
+
+
+def _version(
+    name: str, variable: str, where: str, info: Mapping[str, Any], seconds: float
+) -> Iterator[Finding]:
+    version = str(info.get("redis_version", ""))
+    product = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+    shown = str(info.get("valkey_version", version))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_REDIS:
+        advice = _ANOTHER.format("has Redis 6.2 or later", variable)
+        yield fail(name, f"{product} {shown} at {where} is too old", advice)
+    elif info.get("cluster_enabled"):
+        advice = _ANOTHER.format("is no cluster", variable)
+        yield fail(name, f"{where} is a Redis Cluster, which is not supported", advice)
+    else:
+        yield ok(name, f"{product} {shown} at {where}, {seconds * 1000:.1f} ms")
+
+
+def _role(name: str, variable: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    if info.get("role") == "slave":
+        yield fail(
+            f"{name} writes",
+            "is a replica, which rejects writes",
+            f"Point {variable} to the primary, or promote this server.",
+        )
+    elif info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
+        yield fail(
+            f"{name} writes",
+            "could not save to its disk, and may reject writes",
+            "Free space on its disk, or correct the rights of its folder; its log has the reason.",
+        )
+
+
+def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    policy, most = str(info.get("maxmemory_policy", "")), int(info.get("maxmemory", 0))
+    used = int(info.get("used_memory", 0))
+    check = f"{name} memory"
+    shown = f"{used / 2**20:,.0f} MiB used, maxmemory {most / 2**20:,.0f} MiB, {policy}"
+    if policy.startswith("allkeys"):
+        yield fail(
+            check,
+            f"{shown}: evicts messages for workers, so that runs start late",
+            "CONFIG SET maxmemory-policy volatile-ttl (and in its configuration file).",
+        )
+    elif not most:
+        yield warn(
+            check,
+            f"{used / 2**20:,.0f} MiB used, and maxmemory is not set: Redis can grow until the"
+            " kernel kills it",
+            "CONFIG SET maxmemory 512mb, with maxmemory-policy volatile-ttl.",
+        )
+    elif policy == "noeviction":
+        yield (fail if used > 0.95 * most else warn)(
+            check,
+            f"{shown}: a full Redis rejects events and messages",
+            "CONFIG SET maxmemory-policy volatile-ttl: it then evicts streams, which Postgres has.",
+        )
+    else:
+        yield ok(check, shown)
+
+
+def _seconds(time_: tuple[int, int]) -> float:
+    return time_[0] + time_[1] / 1_000_000

@@ -1,0 +1,135 @@
+"""Settings: whether the processes can start with them, and what an operator may have overlooked."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared import plugins
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.files.storage import UnusableStorage
+from arkloop.shared.plugins import InvalidPlugin
+
+CHECK = "settings"
+#: Variables that other parts than `Settings` read: the command line, compose.yaml.
+_OTHERS = (
+    *("ARKLOOP_URL", "ARKLOOP_API_KEY", "ARKLOOP_DATA"),
+    *("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_HTTP_PORT"),
+)
+
+
+class _Watched(dict[str, str]):
+    """An environment that keeps in mind which names were looked up."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        self.names.add(name)
+        return super().get(name, default)
+
+
+class _Warnings(logging.Handler):
+    """A handler that keeps what a storage logs about a server that is down."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def of_environment(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    """Read the settings as every process does; None if no process can start with them."""
+    watched = _Watched(environ)
+    settings, findings = None, []
+    try:
+        settings = Settings.from_env(watched)
+    except InvalidSettings as error:
+        findings += [
+            fail(CHECK, problem, "Set it in the environment of all processes.")
+            for problem in str(error).splitlines()
+        ]
+    findings += _misspelled(environ, watched.names)
+    if settings is not None:
+        findings += _overlooked(settings)
+        findings = findings or [ok(CHECK, "complete")]
+        findings += _catalog(settings)
+        findings += _files(settings)
+    return settings, findings
+
+
+def _misspelled(environ: Mapping[str, str], known: set[str]) -> Iterator[Finding]:
+    """Find variables that nobody reads; a name in a routes file may be any, so it only warns."""
+    known = known | set(_OTHERS)
+    for name in sorted(environ):
+        if name.startswith("ARKLOOP_") and name not in known:
+            similar = get_close_matches(name, known, n=1, cutoff=0.85)
+            meant = f"Did you mean {similar[0]}?" if similar else "Remove it."
+            yield warn(CHECK, f"{name} is not a setting", meant)
+
+
+def _overlooked(settings: Settings) -> Iterator[Finding]:
+    if settings.encryption_key is None:
+        yield warn(
+            CHECK,
+            "ARKLOOP_ENCRYPTION_KEY is not set: organizations cannot store keys of providers",
+            "Set it in all processes; generate it with: openssl rand -hex 32",
+        )
+    if settings.faults:
+        yield fail(
+            CHECK, "ARKLOOP_FAULTS=1: any run can end its worker", "Unset it; it is for tests."
+        )
+    if not settings.secure_cookies and (settings.public_url or "").startswith("https:"):
+        yield warn(
+            CHECK,
+            "ARKLOOP_SECURE_COOKIES=0, but browsers use https",
+            "Unset it: cookies would also be sent without encryption.",
+        )
+    if settings.registration_open and settings.new_org_credits:
+        yield warn(
+            CHECK,
+            "anyone can register and spend ARKLOOP_NEW_ORG_CREDITS on your routes",
+            "Set ARKLOOP_REGISTRATION=closed unless that is intended.",
+        )
+
+
+def _catalog(settings: Settings) -> Iterator[Finding]:
+    try:
+        plugins.use(settings.plugins)
+        routes = model_routes.load(settings)
+        personas.builtin()
+    except (InvalidSettings, personas.InvalidPersona, InvalidPlugin) as error:
+        yield fail("models", str(error), "Web and worker processes exit with this at their start.")
+        return
+    if not [route for route in routes.values() if route.provider != "scripted"]:
+        yield warn(
+            "models",
+            "the server has no routes to real models",
+            "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or ARKLOOP_ROUTES, unless each organization"
+            " has providers of its own.",
+        )
+    else:
+        yield ok("models", f"routes: {', '.join(routes)}")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    said = _Warnings()
+    logger = logging.getLogger("arkloop.shared.files")
+    logger.addHandler(said)
+    try:
+        storage_of(settings).check()
+    except UnusableStorage as error:
+        yield fail("files", str(error), "Web and worker processes exit with this at their start.")
+        return
+    finally:
+        logger.removeHandler(said)
+    if said.lines:
+        yield warn("files", said.lines[0], "Start it, or correct ARKLOOP_S3_ENDPOINT_URL.")
+        return
+    where = settings.s3_bucket and f"bucket {settings.s3_bucket}"
+    yield ok("files", where or f"folder {settings.files_dir}")

@@ -1,0 +1,105 @@
+"""Work: workers that are alive, runs that wait or hang, and what the sweep should have done."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, text
+
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared.config import Settings
+from arkloop.shared.runs import live_workers
+
+#: Seconds. An idle worker takes a queued run at once, or within 2 s if its message was lost.
+_LATE = 30.0
+
+
+def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Look at the workers and what waits for them; a migrated database is required."""
+    alive = live_workers.of_service(sql, settings.heartbeat_seconds)
+    queued, oldest = sql.execute(
+        text(
+            "SELECT count(*), coalesce(extract(epoch FROM now() - min(queued_at)), 0)::float8"
+            " FROM runs WHERE state = 'queued' AND agent IS NULL"
+        )
+    ).one()
+    yield _workers(alive, queued)
+    yield from _silent(settings, sql)
+    yield _queue(alive, queued, oldest)
+    yield from _stuck(settings, sql)
+    yield from _backlogs(sql)
+
+
+def _workers(alive: int, queued: int) -> Finding:
+    if alive:
+        return ok("workers", f"{alive} alive")
+    advice = "Start the Procfile's `worker`; if it runs, its log says what it waits for."
+    if queued:
+        return fail("workers", f"none is alive, and {queued} runs are queued", advice)
+    return warn("workers", "none is alive: runs would stay queued", advice)
+
+
+def _silent(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Find workers that stopped without deleting their row."""
+    rows = sql.execute(
+        text(
+            "SELECT hostname, pid, extract(epoch FROM now() - seen_at)::int AS seconds FROM workers"
+            " WHERE org_id IS NULL AND seen_at < now() - make_interval(secs => :silence)"
+            " AND seen_at > now() - interval '1 hour' ORDER BY seen_at DESC LIMIT 5"
+        ),
+        {"silence": settings.heartbeat_seconds * live_workers.SILENT_HEARTBEATS},
+    ).all()
+    for row in rows:
+        yield warn(
+            "workers",
+            f"{row.hostname} (pid {row.pid}) was last heard {row.seconds} s ago",
+            "It was killed, is frozen or cut off; if nobody replaced it, start another one.",
+        )
+
+
+def _queue(alive: int, queued: int, oldest: float) -> Finding:
+    shown = f"{queued} runs, the oldest for {oldest:.0f} s" if queued else "empty"
+    if oldest < _LATE:
+        return ok("queue", shown)
+    advice = (
+        "Start more workers, if they are busy; `arkloop runs explain` says what a run waits for."
+        if alive
+        else "Start a worker."
+    )
+    return warn("queue", shown, advice)
+
+
+def _stuck(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Find runs of lost workers that no sweep has found: one runs in every process."""
+    count = sql.scalar(
+        text(
+            "SELECT count(*) FROM runs r LEFT JOIN workers w ON w.id = r.owner"
+            " WHERE r.state = 'executing' AND r.agent IS NULL"
+            " AND (w.id IS NULL OR w.seen_at < now() - make_interval(secs => :patience))"
+        ),
+        {"patience": 3 * settings.lease_seconds + settings.sweep_seconds},
+    )
+    if count:
+        yield fail(
+            "sweep",
+            f"{count} runs belong to workers that are gone, and no sweep has queued them again",
+            "Start a web or worker process: each of them sweeps. Their logs say why they do not.",
+        )
+
+
+def _backlogs(sql: Connection) -> Iterator[Finding]:
+    for check, what, advice, query in (
+        (
+            "retention",
+            "deleted runs whose events are still stored for more than an hour",
+            'Look for "sweep skipped" in the logs, and for a lock on run_events.',
+            "SELECT count(*) FROM forgotten_runs WHERE forgotten_at < now() - interval '1 hour'",
+        ),
+        (
+            "webhooks",
+            "deliveries that are due for more than a minute",
+            "Start a worker, or see which endpoint fails: docs/how-to/operations.md",
+            "SELECT count(*) FROM (SELECT FROM webhook_deliveries WHERE state = 'pending'"
+            " AND due_at < now() - interval '1 minute' LIMIT 100000) AS late",
+        ),
+    ):
+        if count := sql.scalar(text(query)):
+            yield warn(check, f"{count} {what}", advice)
