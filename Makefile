@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads audit sbom wheel-twice check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads audit sbom wheel-twice check lock http-tools webhooks ai-sdk testing-figures
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -160,6 +160,9 @@ fuzz-short: setup ## The same with a request or two for each endpoint, as CI run
 
 console-vendor: ## The packages of the console's pages, from npm, verified
 	@$(PYTHON) scripts/console_vendor.py
+
+testing-figures: setup ## The tables of docs/testing.md, from the code and its tests; 2 minutes
+	@$(BIN)/python -m scripts.testing_figures
 
 screenshots: setup ## The pictures of the console in the README, by Chromium; a minute
 	@$(BIN)/python -m scripts.console_screenshots

@@ -18,6 +18,7 @@ from arkloop.shared.events import types
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.tables import metadata
 from arkloop.worker.providers import scripted_provider
+from scripts import testing_figures
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -292,6 +293,13 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
     existing = set(re.findall(r"^\s*(?:async )?def (test_\w+)", source, re.MULTILINE))
 
     assert set() == named - existing
+
+
+def test_the_page_of_tests_lists_the_variants_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its tables of places, scenarios, broken variants and bugs are those of the code."""
+    assert 0 == testing_figures.main(["--check"]), capsys.readouterr().out
 
 
 def test_decisions_are_numbered_and_complete() -> None:
