@@ -9,9 +9,9 @@ from chaos.verdict.checks_answers import check_answers, check_load
 from chaos.verdict.checks_promises import check_promises
 from chaos.verdict.checks_steps import check_steps
 from chaos.verdict.checks_stream import check_streams
-from chaos.verdict.violations import INVARIANTS, NOT_APPLICABLE, Allow, Violation
+from chaos.verdict.violations import CHECKED_ELSEWHERE, INVARIANTS, Allow, Violation
 
-__all__ = ["INVARIANTS", "NOT_APPLICABLE", "Allow", "Violation", "check", "report"]
+__all__ = ["CHECKED_ELSEWHERE", "INVARIANTS", "Allow", "Violation", "check", "report"]
 
 BOUNDS = Allow()
 
