@@ -76,6 +76,11 @@ test-prometheus: setup ## Install Debian's Prometheus and run the tests of metri
 	@./scripts/install-prometheus
 	@NEED_PROMETHEUS=1 $(BIN)/pytest tests/acceptance/test_metrics.py
 
+.PHONY: test-platform
+test-platform: setup ## The Procfile with a platform's variables and the packages of production alone
+	@./scripts/install-platform
+	@NEED_PLATFORM=1 $(BIN)/pytest -m platform
+
 test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
 	@./scripts/install-webkit
 	@NEED_WEBKIT=1 $(BIN)/pytest -m webkit

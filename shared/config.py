@@ -46,6 +46,7 @@ class Settings:
     redis_url: str
     broker_url: str
     jwt_secret: str = field(repr=False)
+    redis_verify: bool = True  # whether `rediss://` verifies certificates; see `_verified`
     #: Postgres itself, where `database_url` leads to a pooler: for what needs a session.
     direct_database_url: str | None = None
     prepared_statements: bool | None = None  # None: wherever no pooler stands between
@@ -145,13 +146,25 @@ def export(name: str, value: str) -> None:
     os.environ[name] = value
 
 
+def _verified(url: str, verifies: bool) -> str:
+    """Return a URL of Redis that says whether certificates are verified, unless it says so itself.
+
+    A platform that renews the URL by itself, with another password, lets nobody write that into it.
+    """
+    if verifies or not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
+
+
 class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
 
     def values(self) -> dict[str, Any]:
-        redis_url = self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix"))
+        verifies = self._plain("ARKLOOP_REDIS_VERIFY", default=True)
+        redis_url = _verified(self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix")), verifies)
+        broker_url = _verified(self._text("ARKLOOP_BROKER_URL") or redis_url, verifies)
         hosts = self._list(
             "ARKLOOP_ALLOWED_HOSTS",
             r"(?i)\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?",
@@ -165,7 +178,8 @@ class _Reader:
                 self._choice("ARKLOOP_PREPARED_STATEMENTS", ("auto", "1", "0"))
             ],
             "redis_url": redis_url,
-            "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
+            "broker_url": broker_url,
+            "redis_verify": verifies,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
             "encryption_key": self._keys("ARKLOOP_ENCRYPTION_KEY"),
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",

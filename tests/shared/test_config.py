@@ -26,6 +26,20 @@ def test_a_platforms_variables_are_enough() -> None:
     assert ("0.0.0.0", 33507, 3) == (settings.host, settings.port, settings.api_workers)
 
 
+def test_a_platforms_redis_may_have_a_certificate_of_its_own() -> None:
+    """The setting applies to both URLs, whatever password the platform gives them, but not to one
+    that decides for itself.
+    """
+    url, broker = PLATFORM["REDIS_URL"], "rediss://b.example.com/1?ssl_cert_reqs=required"
+    settings = Settings.from_env(PLATFORM | {"ARKLOOP_REDIS_VERIFY": "0"})
+    assert [f"{url}?ssl_cert_reqs=none"] * 2 == [settings.redis_url, settings.broker_url]
+
+    of_broker = {"ARKLOOP_REDIS_VERIFY": "0", "ARKLOOP_BROKER_URL": broker}
+    assert broker == Settings.from_env(PLATFORM | of_broker).broker_url
+    plain = {"ARKLOOP_REDIS_VERIFY": "0", "ARKLOOP_REDIS_URL": "redis://r.example.com/0?x=1"}
+    assert "redis://r.example.com/0?x=1" == Settings.from_env(PLATFORM | plain).redis_url
+
+
 def test_our_own_settings_come_first() -> None:
     """A variable that is there for something else changes nothing that is set."""
     ours = {
