@@ -12,6 +12,9 @@ import click
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
+#: The data of `arkloop dev`, in the folder where it was started.
+DEFAULT_FOLDER = ".arkloop"
+
 
 class ServerAddress(NamedTuple):
     """The base URL, without a slash at its end, and an API key or access token."""
@@ -35,7 +38,7 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
         click.ClickException: the message says what to do.
     """
     environ = os.environ if environ is None else environ
-    folder = Path(environ.get("ARKLOOP_DATA") or ".arkloop")
+    folder = Path(environ.get("ARKLOOP_DATA") or DEFAULT_FOLDER)
     key = environ.get("ARKLOOP_API_KEY", "").strip()
     url = environ.get("ARKLOOP_URL", "").strip()
     if not url and (url := _read(folder / "url") or ""):

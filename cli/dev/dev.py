@@ -1,6 +1,5 @@
 """`arkloop dev`: the whole service on this machine, in the processes that production runs."""
 
-import json
 import os
 import re
 import resource
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
 
 import click
 
-from arkloop.cli.client.server_address import leads_to_loopback
-from arkloop.cli.dev import local_model, plugin_watch
+from arkloop.cli.client.server_address import DEFAULT_FOLDER, leads_to_loopback
+from arkloop.cli.dev import env_file, local_model, machine, plugin_watch, welcome
 from arkloop.cli.dev.data_folder import DataFolder, DataFolderInUse
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
@@ -31,6 +29,7 @@ from arkloop.cli.dev.embedded_server import (
 )
 from arkloop.cli.dev.guard import guarded, orphaned
 from arkloop.cli.dev.prefixed_output import PrefixedOutput
+from arkloop.cli.dev.readiness import answers, problem_of
 from arkloop.cli.dev.supervisor import Process, Supervisor
 
 #: The Procfile of the repository: here it is a link, and in a wheel a copy.
@@ -81,13 +80,25 @@ class Options:
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    default=".arkloop",
+    default=DEFAULT_FOLDER,
     show_default=True,
     envvar="ARKLOOP_DATA",
     help="Folder of the databases, the secrets and the API key.",
 )
-@click.option("--api-workers", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--api-workers",
+    type=click.IntRange(1),
+    default=lambda: machine.web_processes(machine.cores()),
+    show_default="half the cores",
+    help="gunicorn workers.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=lambda: machine.worker_processes(machine.cores()),
+    show_default="a quarter of the cores",
+    help="Worker processes.",
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(1),
@@ -104,7 +115,12 @@ def dev(**options: Any) -> None:
     """Run everything on this machine: Postgres, Redis, API, workers and a small model.
 
     Servers named in ARKLOOP_DATABASE_URL and ARKLOOP_REDIS_URL are used instead of embedded ones.
+    Settings may be in the file .env of this folder; the environment's take precedence.
     """
+    try:
+        os.environ.update(env_file.missing_in(os.environ, env_file.read(Path(".env"))))
+    except (env_file.InvalidEnvFile, OSError) as error:
+        raise click.ClickException(str(error)) from None
     guard = os.getpid()
     sys.exit(guarded(lambda: supervise(Options(**options), guard)))
 
@@ -238,13 +254,15 @@ def _start_all(
     url = base_url(options.host, int(environment["ARKLOOP_PORT"]))
     _wait_for_ready(supervisor, url)
     if model_url is not None and not supervisor.wait(
-        lambda: _answers(f"{model_url}/models"), MODEL_READY_SECONDS
+        lambda: answers(f"{model_url}/models"), MODEL_READY_SECONDS
     ):
         supervisor.output.plain("The local model is not ready yet.")
     if not supervisor.stop_requests:
         folder.url.write_text(f"{url}\n")
         supervisor.output.plain(f"Ready on {url}")
-        supervisor.output.plain(f"The console is at {url}/console")
+        is_there = model_url is not None
+        for line in welcome.lines(url, folder, supervisor.output, has_model=is_there):
+            supervisor.output.plain(line)
 
 
 def _start_model(
@@ -363,30 +381,8 @@ def base_url(host: str, port: int) -> str:
 
 
 def _wait_for_ready(supervisor: Supervisor, url: str) -> None:
-    while not supervisor.wait(lambda: _problem_of(url) is None, SLOW_START_SECONDS):
+    while not supervisor.wait(lambda: problem_of(url) is None, SLOW_START_SECONDS):
         if supervisor.stop_requests:
             return
-        problem = _problem_of(url)
+        problem = problem_of(url)
         supervisor.output.plain(f"Still not ready (/readyz: {problem}); see the output above")
-
-
-def _problem_of(url: str) -> str | None:
-    """Return why the service does not execute runs yet, by `/readyz`; None if it does."""
-    try:
-        degraded = json.loads(_read(f"{url}/readyz")).get("degraded", [])
-    except (OSError, ValueError) as error:
-        return str(error)
-    return "no worker yet" if "workers" in degraded else None
-
-
-def _answers(url: str) -> bool:
-    with suppress(OSError):
-        return bool(_read(url))
-    return False
-
-
-def _read(url: str) -> bytes:
-    """Return the body of a successful response. Raises: OSError: there is none."""
-    with build_opener(ProxyHandler({})).open(url, timeout=1) as response:
-        body: bytes = response.read()
-        return body

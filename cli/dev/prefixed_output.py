@@ -22,8 +22,9 @@ class PrefixedOutput:
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None) -> None:
         """Write to `stream`; `colour` None means on a terminal, unless NO_COLOR is set."""
         self._stream = stream or sys.stdout
-        terminal = self._stream.isatty() and not os.environ.get("NO_COLOR")
-        self._colour = terminal if colour is None else colour
+        self.is_terminal = self._stream.isatty()
+        coloured = self.is_terminal and not os.environ.get("NO_COLOR")
+        self._colour = coloured if colour is None else colour
         self._names: dict[str, int] = {}
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0

@@ -40,6 +40,7 @@ PLUGIN = {
         "    return PRICES['tea']\n"
     ),
     "plugins/personas/shop@1.yaml": "tools: [price]",
+    ".env": "ARKLOOP_PLUGINS=plugins\nARKLOOP_RETENTION_DAYS=7  # not the environment's\n",
 }
 #: The caller's own settings stay out.
 BARE = {name: value for name, value in os.environ.items() if not name.startswith("ARKLOOP_")}
@@ -147,7 +148,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     for name, text in PLUGIN.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    started = Dev(folder, ("--api-workers", "1"), {"ARKLOOP_PLUGINS": "plugins"})
+    started = Dev(folder, ("--api-workers", "1"), {"ARKLOOP_RETENTION_DAYS": "8"})
     yield started.wait_until_ready()
     started.process.kill()
     started.process.wait()
@@ -163,6 +164,8 @@ def test_one_command_starts_everything(dev: Dev) -> None:
     assert not dev.get("/v1/me/credits")["is_prepaid"]
     assert "Arkloop Runs" in httpx2.get(f"{dev.url}/console").text
     eventually(lambda: f"The console is at {dev.url}/console" in dev.output)
+    eventually(lambda: f" {dev.url}/v1/runs" in dev.output)
+    assert "8" == dev.named("gunicorn").environ()["ARKLOOP_RETENTION_DAYS"], "and .env has 7"
     rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}

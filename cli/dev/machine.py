@@ -1,0 +1,29 @@
+"""Defaults of `arkloop dev` that fit the machine: processes for its cores."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores(quota: Path = _QUOTA) -> int:
+    """Return how many cores this process may use, at least 1; a container's quota counts."""
+    try:
+        found = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        found = os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        limit, period = quota.read_text().split()
+        found = min(found, round(int(limit) / int(period)))  # "max" is no number
+    return max(1, found)
+
+
+def web_processes(count: int) -> int:
+    """Return how many gunicorn workers fit: Postgres, Redis and workers need the other half."""
+    return max(1, count // 2)
+
+
+def worker_processes(count: int) -> int:
+    """Return how many worker processes fit."""
+    return max(1, count // 4)

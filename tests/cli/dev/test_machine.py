@@ -1,0 +1,26 @@
+"""Defaults that fit the machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arkloop.cli.dev import machine
+
+
+@pytest.mark.parametrize(
+    ("quota", "at_most"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 10_000), ("", 10_000)],
+)
+def test_a_containers_quota_counts(tmp_path: Path, quota: str, at_most: int) -> None:
+    """Half a core is one; without a quota it is the cores that this process may use."""
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+
+    assert min(at_most, len(os.sched_getaffinity(0))) == machine.cores(file)
+
+
+@pytest.mark.parametrize(("cores", "web", "workers"), [(1, 1, 1), (2, 1, 1), (4, 2, 1), (8, 4, 2)])
+def test_processes_fit_the_cores(cores: int, web: int, workers: int) -> None:
+    """Web processes take half of them, workers a quarter."""
+    assert (web, workers) == (machine.web_processes(cores), machine.worker_processes(cores))
