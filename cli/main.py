@@ -44,6 +44,10 @@ ENTRIES = {
         "operator.orgs:orgs",
         "Set limits and weights of organizations, directly in the database.",
     ),
+    "admin": Entry(
+        "operator.admin:admin",
+        "Queues, workers, stuck runs, retention and operators, directly in the database.",
+    ),
     "audit": Entry("operator.audit:audit", "Check and prune audit logs, directly in the database."),
     "rotate-epoch": Entry(
         "operator.rotate_epoch:rotate_epoch",

@@ -26,6 +26,8 @@ PERMISSIONS_OF_ROLE = {
     "member": DATA_PERMISSIONS,
 }
 SCOPES = DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"}
+#: To look after the whole installation. No role in an org has it: see `accounts/operators.py`.
+OPERATE = "operator"
 
 _NOBODY = UUID(int=0)
 

@@ -14,7 +14,7 @@ from arkloop.api.auth import access_tokens, client_tokens, request_limits
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import mark
 from arkloop.shared.accounts import accounts, api_keys, org_settings
-from arkloop.shared.actors import PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
+from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
 from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import Connections
@@ -96,7 +96,9 @@ class Authenticator:
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self._keys: RecentReads[object, Row[Any] | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
-        self._roles: RecentReads[object, str | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
+        self._members: RecentReads[object, Row[Any] | None] = RecentReads(
+            CACHE_SECONDS, _MAX_CACHED
+        )
         self._limits: RecentReads[UUID, OrgLimits] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
 
     def identify(self, token: str) -> Actor:
@@ -124,14 +126,14 @@ class Authenticator:
         if token.startswith(client_tokens.PREFIX):
             return self._end_user(client_tokens.verify(self.connections.settings, token))
         claims = access_tokens.verify(self.connections.settings, token)
-        role = self._role(claims.user_id, claims.org_id, claims.session_id)
-        if role is None:
+        member = self._member(claims.user_id, claims.org_id, claims.session_id)
+        if member is None:
             raise Unauthorized()
         return Actor(
             org_id=claims.org_id,
             user_id=claims.user_id,
-            role=role,
-            permissions=PERMISSIONS_OF_ROLE[role],
+            role=member.role,
+            permissions=_permissions(member),
             session_id=claims.session_id,
             expires_at=claims.expires_at,
         )
@@ -148,7 +150,7 @@ class Authenticator:
             if (key_id := actor.api_key_id) is not None:
                 row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
                 return row is not None
-            return self._role(actor.user_id, actor.org_id, actor.session_id) is not None
+            return self._member(actor.user_id, actor.org_id, actor.session_id) is not None
         except Unavailable:
             return True
 
@@ -159,9 +161,9 @@ class Authenticator:
         """
         if (key_id := actor.api_key_id) is not None:
             row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
-            return PERMISSIONS_OF_ROLE[row.role] & frozenset(row.scopes) if row else frozenset()
-        role = self._role(actor.user_id, actor.org_id, actor.session_id)
-        return PERMISSIONS_OF_ROLE[role] if role else frozenset()
+            return api_keys.permissions_of(row) if row else frozenset()
+        member = self._member(actor.user_id, actor.org_id, actor.session_id)
+        return _permissions(member) if member else frozenset()
 
     def up_to_date(self, actor: Actor) -> Actor:
         """Return the actor of a ticket with the rights that its key or login has now."""
@@ -172,7 +174,7 @@ class Authenticator:
     def forget(self) -> None:
         """Ask the database again for everyone: something was revoked through this process."""
         self._keys.forget()
-        self._roles.forget()
+        self._members.forget()
 
     def _end_user(self, actor: Actor) -> Actor:
         """Narrow an end user's rights to those of the token's issuer. Raises: Unauthorized."""
@@ -195,7 +197,7 @@ class Authenticator:
             org_id=row.org_id,
             user_id=row.user_id,
             role=row.role,
-            permissions=PERMISSIONS_OF_ROLE[row.role] & frozenset(row.scopes),
+            permissions=api_keys.permissions_of(row),
             api_key_id=row.id,
             expires_at=row.expires_at,
         )
@@ -214,11 +216,16 @@ class Authenticator:
 
         return self._keys.get(name, read)
 
-    def _role(self, user_id: UUID, org_id: UUID, session_id: UUID | None) -> str | None:
-        def read() -> str | None:
+    def _member(self, user_id: UUID, org_id: UUID, session_id: UUID | None) -> Row[Any] | None:
+        def read() -> Row[Any] | None:
             with self.connections.reading() as sql:
-                return accounts.role_in_session(
+                return accounts.membership(
                     sql, user_id=user_id, org_id=org_id, session_id=session_id
                 )
 
-        return self._roles.get((user_id, org_id, session_id), read)
+        return self._members.get((user_id, org_id, session_id), read)
+
+
+def _permissions(member: Row[Any]) -> frozenset[str]:
+    of_role = PERMISSIONS_OF_ROLE[member.role]
+    return of_role | {OPERATE} if member.is_operator else of_role

@@ -20,7 +20,7 @@ from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.reports import reports
 from arkloop.shared.accounts import api_keys
-from arkloop.shared.actors import SCOPES
+from arkloop.shared.actors import OPERATE, SCOPES
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import now, rfc3339, rfc3339_or_none
@@ -41,10 +41,10 @@ def _check_is_future(moment: datetime) -> None:
 class CreateApiKey(CostLimits):
     name = fields.String(required=True, validate=validate.Length(1, 200))
     scopes = BoundedList(
-        fields.String(validate=validate.OneOf(sorted(SCOPES))),
+        fields.String(validate=validate.OneOf([*sorted(SCOPES), OPERATE])),
         load_default=list,
         allow_none=False,
-        most=len(SCOPES),
+        most=len(SCOPES) + 1,
     )
     expires_at = fields.AwareDateTime("iso", load_default=None, validate=_check_is_future)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
+from sqlalchemy import RowMapping
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.run_types import Status
@@ -89,20 +90,22 @@ class RunExplanation(TypedDict):
 def explain_run(run_id: UUID) -> Response:
     """Explain why a run is where it is, and what happens to it next."""
     query_args(NoArguments())
-    run, why = explanation.explain(connections(), actor(), run_id)
+    return jsonify(explained(*explanation.explain(connections(), actor(), run_id)))
+
+
+def explained(run: RowMapping, why: Explanation) -> dict[str, Any]:
+    """Return the explanation of a run as it is shown."""
     is_cancelling = run["cancel_requested_at"] is not None
-    return jsonify(
-        {
-            "run_id": str(run["id"]),
-            "status": status_of(run["state"]),
-            "phase": phase_of(run["state"], cancel_requested=is_cancelling),
-            "reason": why.reason,
-            "sentence": why.sentence,
-            "since": rfc3339_or_none(why.since),
-            "next": _next(why),
-            "details": _plain(why.details),
-        }
-    )
+    return {
+        "run_id": str(run["id"]),
+        "status": status_of(run["state"]),
+        "phase": phase_of(run["state"], cancel_requested=is_cancelling),
+        "reason": why.reason,
+        "sentence": why.sentence,
+        "since": rfc3339_or_none(why.since),
+        "next": _next(why),
+        "details": _plain(why.details),
+    }
 
 
 def _next(why: Explanation) -> NextAction | None:

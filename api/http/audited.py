@@ -26,6 +26,21 @@ def record(
     audit_log.record(tx, _entry(actor().org_id, action, By.actor(actor()), target, details))
 
 
+def record_of_operator(
+    tx: Transaction,
+    org_id: UUID,
+    action: str,
+    target_type: str,
+    target_id: object,
+    **details: Detail,
+) -> None:
+    """Record in an org's log what an operator does there; from where is not the org's to know."""
+    by = By(type="operator", user_id=actor().user_id)
+    target = (target_type, target_id)
+    entry = NewEntry(org_id=org_id, action=action, by=by, target=target, details=details)
+    audit_log.record(tx, entry)
+
+
 def cancel(tx: Transaction, run_id: UUID) -> None:
     """Cancel a run as `commands.cancel` does, and record it if the run had not ended."""
     if commands.cancel(tx, actor(), run_id):

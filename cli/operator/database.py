@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import click
@@ -36,13 +37,17 @@ def checked(url: str) -> str:
 
 
 @contextmanager
-def database(url: str, limits: Limits = OF_REQUESTS) -> Iterator[Connections]:
-    """Connect to the database alone: Redis and the broker are never used here."""
+def database(url: str, limits: Limits = OF_REQUESTS, **known: Any) -> Iterator[Connections]:
+    """Connect to the database alone: Redis and the broker are never used here.
+
+    `known` are settings of the service that the command needs, by their names in `Settings`.
+    """
     settings = Settings(
         database_url=checked(url),
         redis_url="redis://",
         broker_url="redis://",
         jwt_secret="",
+        **known,
     )
     connections = connect(settings, application="arkloop-cli", limits=limits, pool_size=1)
     try:

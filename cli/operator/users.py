@@ -1,6 +1,7 @@
 """`arkloop users`, and the development key: directly in the database, without a server."""
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -17,8 +18,8 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.cli.output import print_json, print_line
 from arkloop.cli.private_file import write_private
-from arkloop.shared.accounts import accounts, api_keys, erasure, password_resets
-from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.accounts import accounts, api_keys, erasure, operators, password_resets
+from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Transaction
@@ -179,7 +180,10 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
         actor = Actor(
             org_id=org_id, user_id=user_id, role=role, permissions=PERMISSIONS_OF_ROLE[role]
         )
-        _, key = api_keys.create(tx, actor, name="arkloop dev")
+        operators.add(tx, user_id)
+        scopes = {*actor.permissions, OPERATE}
+        operating = replace(actor, permissions=frozenset(scopes))
+        _, key = api_keys.create(tx, operating, name="arkloop dev", scopes=scopes)
     write_private(path, f"{key}\n")
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Row,
     ScalarSelect,
+    and_,
     delete,
     exists,
     func,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from arkloop.shared.accounts import secret_tokens
+from arkloop.shared.accounts import operators, secret_tokens
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
@@ -233,22 +234,26 @@ def list_(sql: Connection) -> list[Row[Any]]:
     )
 
 
-def role_in_session(
+def membership(
     sql: Connection, *, user_id: UUID, org_id: UUID, session_id: UUID | None
-) -> str | None:
-    """Return the user's role in the org; None if they have none, or the session has ended."""
-    query = select(memberships.c.role).where(
-        memberships.c.user_id == user_id, memberships.c.org_id == org_id
+) -> Row[Any] | None:
+    """Return the user's `role` in the org, and whether the session is that of an operator.
+
+    None if they have no role there, or the session has ended.
+    """
+    session = and_(
+        refresh_tokens.c.family_id == session_id,
+        refresh_tokens.c.user_id == user_id,
+        refresh_tokens.c.revoked_at.is_(None),
     )
+    by_password = exists().where(session, refresh_tokens.c.identity_id.is_(None))
+    query = select(
+        memberships.c.role,
+        (operators.is_operator(memberships.c.user_id) & by_password).label("is_operator"),
+    ).where(memberships.c.user_id == user_id, memberships.c.org_id == org_id)
     if session_id is not None:
-        query = query.where(
-            exists().where(
-                refresh_tokens.c.family_id == session_id,
-                refresh_tokens.c.user_id == user_id,
-                refresh_tokens.c.revoked_at.is_(None),
-            )
-        )
-    return sql.scalar(query)
+        query = query.where(exists().where(session))
+    return sql.execute(query).one_or_none()
 
 
 def begin_session(

@@ -18,7 +18,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
-from arkloop.shared.actors import Actor
+from arkloop.shared.accounts import operators
+from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.billing.spending import API_KEY_SCOPE, api_key_scope
 from arkloop.shared.errors import ApiKeyNotFound, Forbidden
@@ -74,12 +75,13 @@ def create(
 ) -> tuple[Row[Any], str]:
     """Make a key of the actor; returns its row and the key, which nobody can read again.
 
-    Without scopes it may do what its creator may do now.
+    Without scopes it may do in its org what its creator may do now: what only operators may has to
+    be named.
 
     Raises:
         Forbidden: scopes beyond the actor's own permissions; limits on costs without `admin`.
     """
-    wanted = frozenset(scopes) or actor.permissions
+    wanted = frozenset(scopes) or actor.permissions - {OPERATE}
     if not wanted <= actor.permissions:
         raise Forbidden("An API key cannot have scopes its creator lacks.")
     key = make()
@@ -183,6 +185,12 @@ def find(sql: Connection, key: str) -> Row[Any] | None:
     return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None
 
 
+def permissions_of(key: Row[Any]) -> frozenset[str]:
+    """Return what a key that `find` has found allows: no more than its user may do now."""
+    of_user = PERMISSIONS_OF_ROLE[key.role] | ({OPERATE} if key.is_operator else set())
+    return of_user & frozenset(key.scopes)
+
+
 def find_by_id(sql: Connection, key_id: UUID) -> Row[Any] | None:
     """Find a key as `find` does, by its id."""
     return _find(sql, api_keys.c.id == key_id)
@@ -190,7 +198,11 @@ def find_by_id(sql: Connection, key_id: UUID) -> Row[Any] | None:
 
 def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
     return sql.execute(
-        select(api_keys, memberships.c.role)
+        select(
+            api_keys,
+            memberships.c.role,
+            operators.is_operator(api_keys.c.user_id).label("is_operator"),
+        )
         .join(
             memberships,
             (memberships.c.user_id == api_keys.c.user_id)

@@ -1,16 +1,17 @@
 """Resets of passwords: somebody who has the token chooses a new one, once.
 
 An admin who has made a token can use it and log in as the user. So a reset ends when the user joins
-or leaves an org, and admins make none for members who are in another org, too.
+or leaves an org, and admins make none for members who are in another org, too, or who operate the
+service.
 """
 
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared.accounts import accounts, members, secret_tokens
+from arkloop.shared.accounts import accounts, members, operators, secret_tokens
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import Forbidden, MemberNotFound, PasswordResetInvalid
 from arkloop.shared.storage.connections import Transaction
@@ -43,7 +44,7 @@ def create_for_member(tx: Transaction, actor: Actor, user_id: UUID) -> tuple[str
     Raises:
         MemberNotFound
         Forbidden: the actor is no admin, or the member an owner and the actor none, or the member
-            is in other orgs, too, or the actor.
+            is in other orgs, too, or an operator, or the actor.
     """
     if user_id == actor.user_id:  # a stolen access token must not be enough
         raise Forbidden("Use POST /v1/auth/password for your own password.")
@@ -56,6 +57,8 @@ def create_for_member(tx: Transaction, actor: Actor, user_id: UUID) -> tuple[str
     if actor.org_id not in roles:
         raise MemberNotFound()
     members.check_may_give(own_role, roles[actor.org_id])
+    if tx.sql.scalar(select(operators.is_operator(literal(user_id)))):
+        raise Forbidden("This user operates the service: only a command resets their password.")
     if len(roles) > 1:
         raise Forbidden("This user is in another organization, too: only an operator may do this.")
     return create(tx, user_id)

@@ -69,9 +69,12 @@ ACTIONS = (
     "webhook_endpoint.secret_rotated",
     "run.approval_answered",
     "run.cancelled",
+    "run.requeued",
     "access.denied",
     "audit.pruned",
     "org_key.erased",
+    "operator.added",
+    "operator.removed",
 )
 #: What entries may be filtered by.
 FILTERS = ("action", "actor_user_id")

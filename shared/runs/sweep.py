@@ -196,6 +196,17 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash
             _recover(tx, run, is_crash=is_crash)
 
 
+def recover_lost(tx: Transaction, run: RowMapping) -> None:
+    """Take an executing run, which the caller has locked, from a worker whose lease has expired.
+
+    An operator has decided that; the sweep would wait until more is known about the silence.
+    """
+    sub_runs.lock_parents(tx, [run], wait=True)
+    budgets.lock(tx, [run["id"]])
+    log.warning("recovering run %s from worker %s for an operator", run["id"], run["owner"])
+    _recover(tx, run, is_crash=False)
+
+
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
     metrics.RUNS_RECOVERED.add(1)

@@ -50,17 +50,20 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     return bool(cancelled)
 
 
-def request_cancel(tx: Transaction, actor: Actor, run_id: UUID) -> Sequence[Row[Any]]:
+def request_cancel(
+    tx: Transaction, actor: Actor, run_id: UUID, *, by_user_id: UUID | None = None
+) -> Sequence[Row[Any]]:
     """Request the cancellation of a run with all sub-runs below it, for `carry_out`.
 
-    Returns nothing if the actor has no such run that has not ended.
+    Returns nothing if the actor has no such run that has not ended. `by_user_id` is who cancels it,
+    by default the actor.
     """
     return tx.sql.exec_driver_sql(
         _CANCEL_TREE,
         {
             "run_id": run_id,
             **seen_by(actor),
-            "writer_id": actor.user_id,
+            "writer_id": by_user_id or actor.user_id,
             "writes_all": actor.writes_all,
         },
     ).all()
@@ -70,7 +73,7 @@ def carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
     """Carry out a requested cancel: notify the owners of what is executed, end the rest."""
     tx.after_commit += [_wish(run) for run in cancelled if _is(run, Effect.REQUEST_CANCEL)]
     unheld = [run for run in cancelled if _is(run, Effect.END_ACTIVE) or _is(run, Effect.WITHDRAW)]
-    _end_unheld(tx, [run.id for run in unheld if run.depth == 0])
+    end_unheld(tx, [run.id for run in unheld if run.depth == 0])
     # After the signals, and not before the response: each takes some milliseconds.
     below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
     tx.after_commit += [_EndUnheld(run.id) for run in below]
@@ -106,8 +109,8 @@ def _wish(run: Row[Any]) -> Notification:
     return signals.Wake(agent_workers.news_topic(run.owner), str(run.id), everyone=True)
 
 
-def _end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:
-    """End runs that are to be cancelled, and that no worker holds."""
+def end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """End those of the runs that are to be cancelled, and that no worker holds."""
     if not run_ids:
         return
     rows = tx.sql.execute(
@@ -135,4 +138,4 @@ class _EndUnheld:
         """End the runs, each in a transaction of its own."""
         for one in group:
             with connections.transaction() as tx:
-                _end_unheld(tx, [one.subject])
+                end_unheld(tx, [one.subject])

@@ -52,6 +52,7 @@ _CONDITIONS: Mapping[str, str] = {
     # An account is shared by the orgs that a user is in.
     "users": _beside("memberships", "user_id", "users.id"),
     "password_resets": _beside("memberships", "user_id", "password_resets.user_id"),
+    "operators": _beside("memberships", "user_id", "operators.user_id"),
     "identities": _beside("identity_providers", "id", "identities.provider_id"),
     "thread_contexts": _beside("threads", "id", "thread_contexts.thread_id"),
     **{

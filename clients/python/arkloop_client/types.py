@@ -320,6 +320,7 @@ class CreateApiKey(TypedDict):
                 "data.threads.read",
                 "data.threads.write",
                 "tools.work",
+                "operator",
             ]
         ]
     ]
@@ -851,6 +852,29 @@ class KnownRun(TypedDict):
     cancel_requested: NotRequired[bool]
 
 
+class Lease(TypedDict):
+    "A run that a worker executes, or has executed until it was lost."
+
+    run_id: str
+    org_id: str
+    persona_id: str
+    route_id: str
+    agent: str | None
+    attempt: int
+    crashes: int
+    phase: str
+    worker_id: str | None
+    hostname: str | None
+    pid: int | None
+    lease_expires_at: str | None
+    is_held: bool
+    last_seq: int | None
+    last_event: str | None
+    last_event_at: str | None
+    created_at: str
+    started_at: str | None
+
+
 class LimitUse(TypedDict):
     "A limit of the org or of the API key, and how much of it is used."
 
@@ -1193,6 +1217,22 @@ class OrgOfUser(TypedDict):
     role: str
 
 
+class OrgQueue(TypedDict):
+    "The runs of an org that have not ended."
+
+    org_id: str
+    name: str
+    slug: str | None
+    weight: int
+    queued: int
+    oldest_queued_at: str | None
+    queued_for_agents: int
+    oldest_queued_for_agents_at: str | None
+    executing: int
+    waiting: int
+    not_yet_due: int
+
+
 class PendingInput(TypedDict):
     "The open request of a waiting run; the other fields depend on `kind`."
 
@@ -1316,10 +1356,27 @@ class PublishPersona(TypedDict):
     version: NotRequired[str | None]
 
 
+class QueueClass(TypedDict):
+    "The orgs with this number of queued runs, and what waits there for workers of the service."
+
+    queued_per_org: Literal["1", "2-10", "11-100", "101+"]
+    orgs: int
+    runs: int
+    oldest_seconds: float
+
+
 class QueuePlace(TypedDict):
     "The place of a run that waits for its thread."
 
     position: int
+
+
+class Queues(TypedDict):
+    "The queues of the installation."
+
+    measured_at: str
+    classes: list[QueueClass]
+    orgs: list[OrgQueue]
 
 
 class Readiness(TypedDict):
@@ -1362,6 +1419,25 @@ class ReplayedDeliveries(TypedDict):
     "The number of deliveries that are made again."
 
     replayed: int
+
+
+class RequeuedRun(TypedDict):
+    "A run after an attempt to queue it again."
+
+    run_id: str
+    was: Literal[
+        "queued",
+        "executing",
+        "waiting",
+        "suspended",
+        "pending",
+        "scheduled",
+        "completed",
+        "failed",
+        "cancelled",
+    ]
+    outcome: Literal["queued", "held", "waiting", "ended"]
+    lease_expires_at: str | None
 
 
 class ReserveMoney(TypedDict):
@@ -1862,6 +1938,30 @@ class StreamTicketShown(TypedDict):
     expires_at: str
 
 
+class StuckRun(TypedDict):
+    "A run that should have moved on by now."
+
+    run_id: str
+    org_id: str
+    org_name: str
+    problem: Literal["queued", "worker_lost", "silent", "cancelling", "overdue"]
+    since: str
+    state: str
+    persona_id: str
+    route_id: str
+    agent: str | None
+    attempt: int
+    crashes: int
+    worker_id: str | None
+    created_at: str
+
+
+class StuckRuns(TypedDict):
+    "Runs that should have moved on by now; at most 200."
+
+    items: list[StuckRun]
+
+
 class Task(TypedDict):
     tool_call_id: str
     persona: str
@@ -2171,6 +2271,21 @@ class WholeWebhookDelivery(TypedDict):
     data: dict[str, Any]
 
 
+class Worker(TypedDict):
+    "A worker process; with an `org_id` one of the org, for an agent of its own."
+
+    id: str
+    org_id: str | None
+    agent: str | None
+    hostname: str | None
+    pid: int | None
+    started_at: str
+    seen_at: str
+    lease_expires_at: str
+    is_alive: bool
+    runs: int
+
+
 class WorkerCall(TypedDict):
     "A call for a tool worker, with the identity of its run."
 
@@ -2191,6 +2306,12 @@ class WorkerTool(TypedDict):
     idempotent: bool
     timeout_seconds: float
     updated_at: str
+
+
+class Workers(TypedDict):
+    "The worker processes of the last day."
+
+    items: list[Worker]
 
 
 class WrittenRun(TypedDict):

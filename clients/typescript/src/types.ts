@@ -1233,6 +1233,160 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/operator/queues": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show depth and age of the queues, by classes of orgs and by org
+         * @description Show depth and age of the queues, by classes of orgs and by org.
+         *
+         *     Requires the permission `operator`.
+         */
+        get: operations["operator.show_queues"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/workers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the worker processes of the last day, those that are alive first
+         * @description List the worker processes of the last day, those that are alive first; at most 200.
+         *
+         *     Requires the permission `operator`.
+         */
+        get: operations["operator.list_workers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/leases": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the runs that workers execute, newest first, with the lease of each
+         * @description List the runs that workers execute, newest first, with the lease of each.
+         *
+         *     Requires the permission `operator`.
+         */
+        get: operations["operator.list_leases"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/stuck-runs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List runs that should have moved on by now, the longest stuck first
+         * @description List runs that should have moved on by now, the longest stuck first.
+         *
+         *     Requires the permission `operator`.
+         */
+        get: operations["operator.list_stuck_runs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/runs/{run_id}:explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Explain why a run of any org is where it is
+         * @description Explain why a run of any org is where it is.
+         *
+         *     Requires the permission `operator`.
+         */
+        get: operations["operator.explain_operated_run"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/runs/{run_id}:requeue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Queue a run again that no worker holds
+         * @description Queue a run again that no worker holds. A run that one holds stays as it is.
+         *
+         *     Requires the permission `operator`.
+         */
+        post: operations["operator.requeue_run"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/runs/{run_id}:cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a run of any org, with all sub-runs below it
+         * @description Cancel a run of any org, with all sub-runs below it; 200 for one that has ended, too.
+         *
+         *     Requires the permission `operator`.
+         */
+        post: operations["operator.cancel_operated_run"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/auth/sessions": {
         parameters: {
             query?: never;
@@ -2763,7 +2917,7 @@ export interface components {
             max_cost_usd?: number | null;
             max_cost_usd_per_month?: number | null;
             name: string;
-            scopes?: ("admin" | "agents.work" | "data.files.read" | "data.files.write" | "data.runs.read" | "data.runs.write" | "data.threads.read" | "data.threads.write" | "tools.work")[];
+            scopes?: ("admin" | "agents.work" | "data.files.read" | "data.files.write" | "data.runs.read" | "data.runs.write" | "data.threads.read" | "data.threads.write" | "tools.work" | "operator")[];
             /**
              * Format: date-time
              * @default null
@@ -3982,6 +4136,138 @@ export interface components {
             tool_worker?: string;
             /** @description `queued`: none of them has fetched it. `leased`: one has. */
             worker_state?: string;
+        };
+        /** @description The queues of the installation. */
+        Queues: {
+            /**
+             * Format: date-time
+             * @description When `classes` were measured, at most 10 s ago.
+             */
+            measured_at: string;
+            classes: components["schemas"]["QueueClass"][];
+            /** @description At most 200, the longest wait first. */
+            orgs: components["schemas"]["OrgQueue"][];
+        };
+        /** @description The orgs with this number of queued runs, and what waits there for workers of the service. */
+        QueueClass: {
+            /** @enum {string} */
+            queued_per_org: "1" | "2-10" | "11-100" | "101+";
+            orgs: number;
+            runs: number;
+            oldest_seconds: number;
+        };
+        /** @description The runs of an org that have not ended. */
+        OrgQueue: {
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            slug: string | null;
+            weight: number;
+            /** @description For workers of the service. */
+            queued: number;
+            /** Format: date-time */
+            oldest_queued_at: string | null;
+            /** @description For agent workers of the org. */
+            queued_for_agents: number;
+            /** Format: date-time */
+            oldest_queued_for_agents_at: string | null;
+            executing: number;
+            /** @description For people, for results or for sub-runs. */
+            waiting: number;
+            /** @description Wait for their thread or their time. */
+            not_yet_due: number;
+        };
+        /** @description The worker processes of the last day. */
+        Workers: {
+            items: components["schemas"]["Worker"][];
+        };
+        /** @description A worker process; with an `org_id` one of the org, for an agent of its own. */
+        Worker: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string | null;
+            agent: string | null;
+            hostname: string | null;
+            pid: number | null;
+            /** Format: date-time */
+            started_at: string;
+            /** Format: date-time */
+            seen_at: string;
+            /** Format: date-time */
+            lease_expires_at: string;
+            is_alive: boolean;
+            /** @description Runs that it holds. */
+            runs: number;
+        };
+        /** @description A run that a worker executes, or has executed until it was lost. */
+        Lease: {
+            /** Format: uuid */
+            run_id: string;
+            /** Format: uuid */
+            org_id: string;
+            persona_id: string;
+            route_id: string;
+            agent: string | null;
+            attempt: number;
+            crashes: number;
+            phase: string;
+            /** Format: uuid */
+            worker_id: string | null;
+            hostname: string | null;
+            pid: number | null;
+            /** Format: date-time */
+            lease_expires_at: string | null;
+            /** @description Whether the lease is in force. */
+            is_held: boolean;
+            last_seq: number | null;
+            last_event: string | null;
+            /** Format: date-time */
+            last_event_at: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            started_at: string | null;
+        };
+        /** @description Runs that should have moved on by now; at most 200. */
+        StuckRuns: {
+            items: components["schemas"]["StuckRun"][];
+        };
+        /** @description A run that should have moved on by now. */
+        StuckRun: {
+            /** Format: uuid */
+            run_id: string;
+            /** Format: uuid */
+            org_id: string;
+            org_name: string;
+            /** @enum {string} */
+            problem: "queued" | "worker_lost" | "silent" | "cancelling" | "overdue";
+            /** Format: date-time */
+            since: string;
+            state: string;
+            persona_id: string;
+            route_id: string;
+            agent: string | null;
+            attempt: number;
+            crashes: number;
+            /** Format: uuid */
+            worker_id: string | null;
+            /** Format: date-time */
+            created_at: string;
+        };
+        /** @description A run after an attempt to queue it again. */
+        RequeuedRun: {
+            /** Format: uuid */
+            run_id: string;
+            /** @enum {string} */
+            was: "queued" | "executing" | "waiting" | "suspended" | "pending" | "scheduled" | "completed" | "failed" | "cancelled";
+            /** @enum {string} */
+            outcome: "queued" | "held" | "waiting" | "ended";
+            /**
+             * Format: date-time
+             * @description Of a run that is held: until when, at least.
+             */
+            lease_expires_at: string | null;
         };
         /** @description The newest logins. */
         SessionsShown: {
@@ -8043,7 +8329,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "access.denied" | "audit.pruned" | "org_key.erased";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "run.requeued" | "access.denied" | "audit.pruned" | "org_key.erased" | "operator.added" | "operator.removed";
                 actor_user_id?: string;
             };
             header?: never;
@@ -9032,6 +9318,265 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.show_queues": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Queues"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.list_workers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Workers"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.list_leases": {
+        parameters: {
+            query?: {
+                limit?: number;
+                before?: string;
+                worker_id?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "X-Next-Cursor": components["headers"]["X-Next-Cursor"];
+                    Link: components["headers"]["Link"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Lease"][];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.list_stuck_runs": {
+        parameters: {
+            query?: {
+                queued_seconds?: number;
+                silent_seconds?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StuckRuns"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.explain_operated_run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunExplanation"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.requeue_run": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NoArguments"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RequeuedRun"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.cancel_operated_run": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NoArguments"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ok"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];

@@ -96,6 +96,14 @@ password_resets = Table(
     time_("expires_at", required=True),
 )
 
+#: Users who may look after the whole installation. Only commands write here, never a request.
+operators = Table(
+    "operators",
+    metadata,
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    created_at_(),
+)
+
 #: Records of what was erased, without personal data.
 erasures = Table(
     "erasures",

@@ -151,6 +151,13 @@ POST /v1/ui/chat/<path:chat_id>/stop                        data.runs.write *
 GET /v1/ui/chat/<path:chat_id>/messages                     data.threads.read data.runs.read *
 POST /v1/agui                                               data.runs.write data.runs.read data.threads.write *
 POST /v1/agui/connect                                       data.runs.read data.threads.read *
+GET /v1/operator/queues                                     operator
+GET /v1/operator/workers                                    operator
+GET /v1/operator/leases                                     operator
+GET /v1/operator/stuck-runs                                 operator
+GET /v1/operator/runs/<id:run_id>:explain                   operator
+POST /v1/operator/runs/<id:run_id>:requeue                  operator
+POST /v1/operator/runs/<id:run_id>:cancel                   operator
 POST /v1/auth/logout                                        anyone
 """  # noqa: E501 - a table
 #: Bodies of the routes that look at more than one scope once they have read one.

@@ -47,7 +47,10 @@ export const ACTIONS = [
   "webhook_endpoint.secret_rotated",
   "run.approval_answered",
   "run.cancelled",
+  "run.requeued",
   "access.denied",
   "audit.pruned",
   "org_key.erased",
+  "operator.added",
+  "operator.removed",
 ]

@@ -1,0 +1,235 @@
+"""`arkloop admin`: the work of an operator, straight in the database, without a web process."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+from sqlalchemy import Row
+
+from arkloop.cli.operator.database import database, database_url_option, record
+from arkloop.cli.operator.operators import operators
+from arkloop.cli.operator.orgs import orgs
+from arkloop.cli.output import compact, print_json, print_line, printable
+from arkloop.shared.errors import RunNotFound
+from arkloop.shared.monitoring import installation
+from arkloop.shared.runs import operated_runs, retention
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.postgres import OF_COMMANDS
+from arkloop.shared.times import rfc3339
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _lease_option(command: F) -> F:
+    return click.option(
+        "--lease-seconds",
+        envvar="ARKLOOP_LEASE_SECONDS",
+        type=click.FloatRange(min=1),
+        default=15.0,
+        show_default=True,
+        help="That of the workers: who was silent for longer has lost its runs.",
+    )(command)
+
+
+_heartbeat_option = click.option(
+    "--heartbeat-seconds",
+    envvar="ARKLOOP_HEARTBEAT_SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="That of the workers: who missed three heartbeats is away.",
+)
+_days_option = click.option(
+    "--retention-days",
+    envvar="ARKLOOP_RETENTION_DAYS",
+    type=click.IntRange(min=1),
+    default=90,
+    show_default=True,
+    help="Days after its end for which a run is kept.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+_run_ids = click.argument("run_ids", nargs=-1, required=True, type=click.UUID)
+
+
+@click.group()
+def admin() -> None:
+    """Look after all organizations: queues, workers, stuck runs, retention; no server is needed.
+
+    Give it the environment of the service: its lease decides which runs may be queued again.
+    """
+
+
+admin.add_command(orgs)
+admin.add_command(operators)
+
+
+@contextmanager
+def _service(url: str, **settings: Any) -> Iterator[Connections]:
+    """Connect to the database; workers find there what no notification tells them."""
+    with database(url, OF_COMMANDS, **settings) as connections:
+        yield replace(connections, send=lambda _connections, _notification: None)
+
+
+@admin.command()
+@database_url_option
+@_as_json
+def queues(database_url: str, as_json: bool) -> None:
+    """List organizations with runs that have not ended, the longest wait for a worker first."""
+    with _service(database_url) as connections, connections.reading() as sql:
+        _print(installation.queues(sql), as_json)
+
+
+@admin.command()
+@database_url_option
+@_lease_option
+@_heartbeat_option
+@_as_json
+def workers(
+    database_url: str, lease_seconds: float, heartbeat_seconds: float, as_json: bool
+) -> None:
+    """List worker processes of the last day, those that are alive first."""
+    settings = {"lease_seconds": lease_seconds, "heartbeat_seconds": heartbeat_seconds}
+    with _service(database_url, **settings) as connections, connections.reading() as sql:
+        _print(installation.workers(sql, connections.settings), as_json)
+
+
+@admin.command()
+@database_url_option
+@_lease_option
+@click.option("--queued-seconds", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--silent-seconds", type=click.IntRange(10), default=600, show_default=True)
+@_as_json
+def stuck(
+    database_url: str,
+    lease_seconds: float,
+    queued_seconds: int,
+    silent_seconds: int,
+    as_json: bool,
+) -> None:
+    """List runs that should have moved on by now, the longest stuck first."""
+    with (
+        _service(database_url, lease_seconds=lease_seconds) as connections,
+        connections.reading() as sql,
+    ):
+        found = installation.stuck_runs(
+            sql,
+            connections.settings,
+            queued_seconds=queued_seconds,
+            silent_seconds=silent_seconds,
+        )
+        _print(found, as_json)
+
+
+@admin.command()
+@database_url_option
+@_lease_option
+@_run_ids
+def requeue(database_url: str, lease_seconds: float, run_ids: tuple[UUID, ...]) -> None:
+    """Queue runs again that no worker holds, and print what came of each: `queued`, say.
+
+    `held`: a worker executes it, and nothing was changed. It may be repeated at any time.
+    """
+    with _service(database_url, lease_seconds=lease_seconds) as connections:
+        _each(connections, run_ids, _requeue)
+
+
+@admin.command()
+@database_url_option
+@_run_ids
+def cancel(database_url: str, run_ids: tuple[UUID, ...]) -> None:
+    """Cancel runs with all runs below them, in the name of their creators.
+
+    The worker of one that is executed stops it with its next heartbeat.
+    """
+    with _service(database_url) as connections:
+        _each(connections, run_ids, _cancel)
+
+
+@admin.group("retention")
+def retention_() -> None:
+    """Show what the retention has left to delete, or delete it now."""
+
+
+@retention_.command()
+@database_url_option
+@_days_option
+def show(database_url: str, retention_days: int) -> None:
+    """Print as JSON how many runs are kept, are too old, and are deleted but for their events."""
+    with _service(database_url) as connections, connections.reading() as sql:
+        print_json(_plain(installation.retained(sql, retention_days)))
+
+
+@retention_.command("run")
+@database_url_option
+@_days_option
+def run_(database_url: str, retention_days: int) -> None:
+    """Delete what is too old, as the sweep does, until nothing is left of it.
+
+    Events of runs that were deleted within the last minute stay: somebody may be reading them.
+    """
+    with _service(database_url, retention_days=retention_days) as connections:
+        while retention.forget(connections):
+            pass
+        with connections.reading() as sql:
+            print_json(_plain(installation.retained(sql, retention_days)))
+
+
+def _requeue(tx: Transaction, run_id: UUID) -> str:
+    done = operated_runs.requeue(tx, run_id)
+    details = {"was": done.was, "outcome": done.outcome}
+    record(tx, done.org_id, "run.requeued", "run", run_id, **details)
+    return done.outcome
+
+
+def _cancel(tx: Transaction, run_id: UUID) -> str:
+    org_id, was_active = operated_runs.cancel(tx, run_id)
+    if was_active:
+        record(tx, org_id, "run.cancelled", "run", run_id)
+    return "cancelled" if was_active else "ended"
+
+
+def _each(
+    connections: Connections,
+    run_ids: tuple[UUID, ...],
+    action: Callable[[Transaction, UUID], str],
+) -> None:
+    """Do it to each run in a transaction of its own. Raises: Exit: a run was not found."""
+    are_found = True
+    for run_id in run_ids:
+        try:
+            with connections.transaction() as tx:
+                outcome = action(tx, run_id)
+        except RunNotFound:
+            are_found, outcome = False, "not found"
+        print_line(f"{run_id}  {outcome}")
+    if not are_found:
+        raise click.exceptions.Exit(1)
+
+
+def _print(rows: Any, as_json: bool) -> None:
+    """Print rows as JSON, or each on a line, with its names."""
+    plain = [_plain(row) for row in rows]
+    if as_json:
+        print_json(plain)
+        return
+    for row in plain:
+        texts = {
+            name: value if isinstance(value, str) else compact(value)
+            for name, value in row.items()
+            if value is not None
+        }
+        print_line("  ".join(f"{name}={printable(text)}" for name, text in texts.items()))
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    return {
+        name: rfc3339(value)
+        if hasattr(value, "tzinfo")
+        else str(value)
+        if isinstance(value, UUID)
+        else value
+        for name, value in row._mapping.items()
+    }

@@ -1,0 +1,16 @@
+-- Count the runs of each org that have not ended, by state. The org whose run has waited for a worker
+-- longest comes first.
+SELECT o.id AS org_id, o.name, o.slug, coalesce(s.weight, 1) AS weight, u.*
+FROM (
+    SELECT org_id,
+        count(*) FILTER (WHERE state = 'queued' AND agent IS NULL) AS queued,
+        min(queued_at) FILTER (WHERE state = 'queued' AND agent IS NULL) AS oldest_queued_at,
+        count(*) FILTER (WHERE state = 'queued' AND agent IS NOT NULL) AS queued_for_agents,
+        min(queued_at) FILTER (WHERE state = 'queued' AND agent IS NOT NULL) AS oldest_queued_for_agents_at,
+        count(*) FILTER (WHERE state = 'executing') AS executing,
+        count(*) FILTER (WHERE state IN ('waiting', 'suspended')) AS waiting,
+        count(*) FILTER (WHERE state IN ('pending', 'scheduled')) AS not_yet_due
+    FROM runs WHERE ended_at IS NULL AND org_id IS NOT NULL GROUP BY org_id
+) AS u
+JOIN orgs o ON o.id = u.org_id LEFT JOIN org_settings s ON s.org_id = u.org_id
+ORDER BY u.oldest_queued_at NULLS LAST, u.queued DESC, u.executing DESC, u.org_id LIMIT %(limit)s

@@ -1,0 +1,126 @@
+"""`arkloop admin`."""
+
+import json
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+
+from arkloop.cli.operator.admin import admin
+from arkloop.shared.audit import audit_log
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from tests.clients import User
+from tests.stored_runs import StoredRuns, ago
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(connections: Connections) -> Run:
+    """Call it with the words after `arkloop admin`, and with settings as `name="value"`."""
+
+    def run(*words: str, **settings: str) -> Result:
+        env = {"ARKLOOP_DATABASE_URL": connections.settings.database_url}
+        env |= {f"ARKLOOP_{name.upper()}": value for name, value in settings.items()}
+        return CliRunner().invoke(admin, words, env=env)
+
+    return run
+
+
+def actions(connections: Connections, user: User) -> list[tuple[str, str]]:
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, user.org_id, {}, limit=10, before=None)
+    return [(row.action, row.actor_type) for row in reversed(rows)][1:]
+
+
+def test_runs_are_queued_again_by_the_lease_of_the_service(
+    run: Run, stored: StoredRuns, alice: User
+) -> None:
+    """A setting, as of the workers; an id that does not exist makes the status 1."""
+    claim, unknown = stored.claimed(seen_at=ago(seconds=20)), new_id()
+
+    held = run("requeue", str(claim.run_id), lease_seconds="60")
+    done = run("requeue", str(claim.run_id), str(unknown))
+
+    assert (0, f"{claim.run_id}  held\n") == (held.exit_code, held.output)
+    assert (1, f"{claim.run_id}  queued\n{unknown}  not found\n") == (done.exit_code, done.output)
+    assert [("run.requeued", "operator")] * 2 == actions(stored.connections, alice)
+
+
+def test_runs_are_cancelled(run: Run, stored: StoredRuns, alice: User) -> None:
+    """Once: a run that has ended is said to have."""
+    run_id = stored.create()
+
+    printed = [run("cancel", str(run_id)).output for _ in range(2)]
+
+    assert [f"{run_id}  cancelled\n", f"{run_id}  ended\n"] == printed
+    assert "cancelled" == stored.state(run_id)
+    assert [("run.cancelled", "operator")] == actions(stored.connections, alice)
+
+
+def test_what_is_stuck_is_listed(run: Run, stored: StoredRuns) -> None:
+    """As JSON, and as a line for each."""
+    claim = stored.claimed(seen_at=ago(seconds=3600))
+
+    found = {one["id"]: one for one in json.loads(run("stuck", "--json").output)}
+    line = next(line for line in run("stuck").output.splitlines() if f"id={claim.run_id}" in line)
+
+    assert "worker_lost" == found[str(claim.run_id)]["problem"]
+    assert "problem=worker_lost" in line and "state=executing" in line
+
+
+def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User) -> None:
+    """Those of all orgs."""
+    stored.create()
+    worker_id = stored.worker()
+
+    queues = {one["org_id"]: one for one in json.loads(run("queues", "--json").output)}
+    workers = {one["id"]: one for one in json.loads(run("workers", "--json").output)}
+
+    assert 1 == queues[str(alice.org_id)]["queued"]
+    assert workers[str(worker_id)]["is_alive"]
+
+
+def test_the_retention_is_shown_and_run(
+    run: Run, alice: User, make_run: Callable[..., UUID]
+) -> None:
+    """By the days of the setting, until nothing is left that is too old."""
+    make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=8))
+
+    shown = json.loads(run("retention", "show", retention_days="7").output)
+    after = json.loads(run("retention", "run", retention_days="7").output)
+
+    assert 7 == shown["retention_days"]
+    assert (1, 0) == (shown["runs_too_old"], after["runs_too_old"])
+
+
+def test_operators_are_added_listed_and_removed(
+    run: Run, alice: User, connections: Connections
+) -> None:
+    """By login or address, with entries in the logs of their orgs."""
+    unknown = run("operators", "add", "nobody-of-this-name")
+    added = run("operators", "add", alice.login)
+    listed = run("operators", "list").output
+    removed = run("operators", "remove", f"{alice.login}@example.com")
+    again = run("operators", "remove", alice.login)
+
+    assert (1, 0, 0, 1) == (
+        unknown.exit_code,
+        added.exit_code,
+        removed.exit_code,
+        again.exit_code,
+    )
+    assert f"{alice.id}  {alice.login}  " in listed
+    assert [("operator.added", "operator"), ("operator.removed", "operator")] == actions(
+        connections, alice
+    )
+
+
+def test_orgs_are_those_of_the_other_command(run: Run, alice: User) -> None:
+    """The same commands under both names."""
+    shown = run("orgs", "show", "--org", str(alice.org_id))
+
+    assert str(alice.org_id) == json.loads(shown.output)["org_id"]

@@ -1,0 +1,159 @@
+"""The installation as its operator sees it."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.ids import new_id
+from arkloop.shared.monitoring import installation
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import FIRST_WAITING
+from tests.clients import Register, User
+from tests.stored_runs import StoredRuns, ago
+
+MakeRun = Callable[..., UUID]
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(connections: Connections) -> None:
+    """A database in which no run is unended and no worker known."""
+    with connections.transaction() as tx:
+        tx.sql.exec_driver_sql("DELETE FROM workers")
+        tx.sql.exec_driver_sql(
+            "UPDATE runs SET state = 'cancelled', ended_at = now() WHERE ended_at IS NULL"
+        )
+
+
+def stuck(connections: Connections, **seconds: int) -> list[tuple[UUID, str]]:
+    seconds = {"queued_seconds": 60, "silent_seconds": 600, **seconds}
+    with connections.reading() as sql:
+        found = installation.stuck_runs(sql, connections.settings, **seconds)
+    return [(row.id, row.problem) for row in found]
+
+
+def test_queues_are_ordered_by_the_longest_wait(
+    connections: Connections, alice: User, register: Register, make_run: MakeRun
+) -> None:
+    """Each org has its counts by state; one without a run that has not ended is not there."""
+    bob, idle = register(), register()
+    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=10))
+    make_run(alice, alice.thread(), RunState.QUEUED, agent="shop")
+    make_run(alice, alice.thread(), RunState.WAITING)
+    make_run(bob, bob.thread(), RunState.QUEUED, queued_at=ago(seconds=90))
+    make_run(bob, bob.thread(), RunState.EXECUTING)
+    make_run(idle, idle.thread(), RunState.COMPLETED, ended_at=ago(seconds=1))
+
+    with connections.reading() as sql:
+        rows = installation.queues(sql)
+
+    counts = ("queued", "queued_for_agents", "executing", "waiting", "not_yet_due")
+    assert [(bob.org_id, (1, 0, 1, 0, 0)), (alice.org_id, (1, 1, 0, 1, 0))] == [
+        (row.org_id, tuple(row._mapping[name] for name in counts)) for row in rows
+    ]
+
+
+def test_workers_are_alive_by_what_was_heard(stored: StoredRuns) -> None:
+    """One of the service by its heartbeats, an agent worker by its lease, each with its runs."""
+    alive = stored.worker()
+    stored.claim(stored.create(), alive)
+    away = stored.worker(seen_at=ago(seconds=10))
+    agent = stored.worker(seen_at=ago(seconds=10), org_id=stored.actor.org_id, hostname="shop")
+
+    with stored.connections.reading() as sql:
+        rows = installation.workers(sql, stored.connections.settings)
+
+    assert {alive: (True, 1), agent: (True, 0), away: (False, 0)} == {
+        row.id: (row.is_alive, row.runs) for row in rows
+    }
+    assert away == rows[-1].id
+
+
+def test_leases_say_who_executes_what_and_until_when(stored: StoredRuns) -> None:
+    """Newest first, page by page, with the last event; perhaps of one worker alone."""
+    first, second = stored.claimed(), stored.claimed(seen_at=ago(seconds=60))
+    settings = stored.connections.settings
+
+    with stored.connections.reading() as sql:
+
+        def leases(worker_id: UUID | None = None, **page: Any) -> list[Any]:
+            args = {"limit": 10, "before": None, **page}
+            return list(installation.leases(sql, settings, worker_id=worker_id, **args))
+
+        rows = leases()
+        rest = leases(limit=1, before=(rows[0].created_at, rows[0].id))
+        own = leases(rows[0].owner)
+
+    assert [(second.run_id, False), (first.run_id, True)] == [(r.id, r.is_held) for r in rows]
+    assert [first.run_id] == [row.id for row in rest]
+    assert [second.run_id] == [row.id for row in own]
+    assert {("run.started", 1)} == {(row.last_event, row.last_seq) for row in rows}
+
+
+def test_each_way_to_be_stuck_has_its_name(
+    stored: StoredRuns, connections: Connections, alice: User, make_run: MakeRun
+) -> None:
+    """What moves on, or may still be dealt with by the sweep, is not stuck."""
+    held = stored.worker()
+    made = {
+        "queued": make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=61)),
+        "worker_lost": stored.claimed(seen_at=ago(seconds=50)).run_id,
+        "cancelling": stored.claimed(held).run_id,
+        "overdue": make_run(
+            alice, alice.thread(), RunState.WAITING, input_expires_at=ago(seconds=40)
+        ),
+    }
+    stored.set(made["cancelling"], cancel_requested_at=ago(seconds=45))
+    also_overdue = [
+        make_run(
+            alice,
+            alice.thread(),
+            RunState.SCHEDULED,
+            position=FIRST_WAITING,
+            not_before=ago(seconds=35),
+        ),
+        make_run(
+            alice, alice.thread(), RunState.SUSPENDED, attempt=1, waiting_since=ago(seconds=31)
+        ),
+    ]
+    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=59))
+    make_run(alice, alice.thread(), RunState.WAITING, input_expires_at=ago(seconds=-60))
+    stored.claimed(held)
+    parent = make_run(
+        alice, alice.thread(), RunState.SUSPENDED, attempt=1, waiting_since=ago(seconds=99)
+    )
+    make_run(alice, alice.thread(), RunState.EXECUTING, parent_run_id=parent, owner=held)
+
+    expected = [(run_id, problem) for problem, run_id in made.items()]
+    assert expected + [(run_id, "overdue") for run_id in also_overdue] == stuck(connections)
+
+
+def test_a_run_that_writes_nothing_is_silent(stored: StoredRuns, connections: Connections) -> None:
+    """By the time of its last event, while its worker is alive."""
+    worker_id = stored.worker()
+    silent, busy = stored.claimed(worker_id).run_id, stored.claimed(worker_id).run_id
+    for run_id in (silent, busy):
+        stored.set(run_id, started_at=ago(seconds=900))
+    with connections.transaction() as tx:
+        tx.sql.exec_driver_sql(
+            "UPDATE run_events SET payload = jsonb_set(payload::jsonb, '{created_at}',"
+            " '\"2026-01-01T00:00:00.000Z\"')::text WHERE run_id = %s",
+            (silent,),
+        )
+
+    assert [(silent, "silent")] == stuck(connections)
+    assert [] == stuck(connections, silent_seconds=86_400)
+
+
+def test_the_retention_is_counted(connections: Connections, alice: User, make_run: MakeRun) -> None:
+    """Runs that have ended, those that are too old, and deleted ones whose events are left."""
+    make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=91))
+    with connections.transaction() as tx:
+        tx.sql.exec_driver_sql("INSERT INTO forgotten_runs (run_id) VALUES (%s)", (new_id(),))
+    with connections.reading() as sql:
+        found = installation.retained(sql, 90)
+
+    assert (1, 1) == (found.runs_too_old, found.deleted_runs_with_events)
+    assert found.ended_runs > 1
