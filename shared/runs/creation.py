@@ -78,8 +78,11 @@ class RunCreator:
         if not self._is_complex(new) and (made := self._with_others(new)) is not None:
             return made
         with connections.transaction() as tx:
-            run_limits.check(tx, new.actor)
-            return _create(tx, new)
+            # Raised behind it: a rollback would undo that the runs were counted.
+            refused = run_limits.refusal_of(tx, new.actor)
+            if refused is None:
+                return _create(tx, new)
+        raise refused
 
     def _with_others(self, new: NewRun) -> Created | None:
         """Create the run together with those of other requests, if that is possible."""

@@ -3,7 +3,8 @@
 A run counts from its creation to its end, also while it waits for a worker, for its thread, for its
 time or for a person. The rows are counted: a process that dies leaves nothing behind that counts.
 Requests of one org are counted one after the other, each transaction under a lock of the org, by
-`run_refusals` of the database: within the statement that creates the runs, or before it.
+`run_refusals` of the database: within the statement that creates the runs, or before it. It keeps
+the count of an org with many runs for up to a second, and adds those that it admits.
 
 The lock comes before those of threads and runs, or two requests would wait for each other.
 """
@@ -74,10 +75,16 @@ def check(tx: Transaction, actor: Actor) -> None:
     Raises:
         RunLimitExceeded
     """
-    if apply_to(tx.connections.settings, actor):
-        [refused] = refusals(tx, [actor])
-        if refused is not None:
-            raise refused
+    if (refused := refusal_of(tx, actor)) is not None:
+        raise refused
+
+
+def refusal_of(tx: Transaction, actor: Actor) -> RunLimitExceeded | None:
+    """Return why the actor may create no run, None if it may; see `check`."""
+    if not apply_to(tx.connections.settings, actor):
+        return None
+    [refused] = refusals(tx, [actor])
+    return refused
 
 
 def refusals(tx: Transaction, actors: Sequence[Actor]) -> list[RunLimitExceeded | None]:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from arkloop.shared.org_limits import LIMITS, MOST, MOST_WEIGHT, WEIGHT
 from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
@@ -46,6 +47,20 @@ org_settings = Table(
         name="ck_org_settings_limits",
     ),
     CheckConstraint(f"{WEIGHT} BETWEEN 1 AND {MOST_WEIGHT}", name="ck_org_settings_weight"),
+)
+
+#: The runs of an org that has many, as `run_refusals` last counted them, and since then admitted
+#: some. Unlogged: what is gone is counted again.
+counted_runs = Table(
+    "counted_runs",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
+    Column("of_keys", JSONB, nullable=False),  # by the id of the API key; "" for those without
+    Column("unended", BigInteger, nullable=False),
+    Column("queued", BigInteger, nullable=False),
+    Column("counted_at", DateTime(timezone=True), nullable=False),
+    prefixes=["UNLOGGED"],
+    postgresql_with={"fillfactor": 50},
 )
 
 users = Table(
