@@ -1,7 +1,6 @@
 """The explanation of an executing run, by its worker's row, its newest events and tool calls."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,8 +27,6 @@ THROTTLED_SECONDS = 45.0
 START_SECONDS = 1.0
 
 _RECENT = statement(__package__, "recent_events")
-_TEXT = r'"(?:[^"\\]|\\.)*"'
-_OF_CALL = re.compile(rf'"data":{{"tool_call_id":({_TEXT}),"name":({_TEXT})')
 #: What says nothing about where the run is.
 _SILENT = (types.ToolProgress.type, types.RunCost.type, types.RunSettingsDropped.type)
 _THROTTLED = {
@@ -298,11 +295,5 @@ def _newest(sql: Connection, run: RowMapping) -> list[_Event]:
 
 
 def _data(payload: str | None) -> Mapping[str, Any]:
-    """Return the data of an event; of a tool call or result, whose text may be cut, id and name."""
-    if payload is None:
-        return {}
-    if (of_call := _OF_CALL.search(payload)) is not None:
-        id_, name = (json.loads(text) for text in of_call.groups())
-        return {"tool_call_id": id_, "name": name}
-    data: Mapping[str, Any] = json.loads(payload)["data"]
+    data: Mapping[str, Any] = {} if payload is None else json.loads(payload)["data"]
     return data

@@ -229,6 +229,23 @@ def test_calls_without_a_result_are_the_ones_that_run(stored: StoredRuns) -> Non
     assert ['quo"ted'] == [one["name"] for one in found.details["tool_calls"]]
 
 
+def test_a_call_with_a_long_name_is_shown(stored: StoredRuns) -> None:
+    """Models choose names and ids, of up to 4,096 characters each."""
+    name, call_id = '"ü' * 2000, "c" * 4000
+    happened = (
+        types.MessageCompleted("m", "", Usage()),
+        types.ToolCallRequested(call_id, name, {}),
+        types.ToolCallRequested("call_1_2", "second", {}),
+        types.ToolResult(call_id, name, "", False, 1),
+    )
+    found = explained(stored, executing(stored, *happened))
+    assert ["second"] == [one["name"] for one in found.details["tool_calls"]]
+    alone = explained(stored, executing(stored, *happened[:2]))
+    assert [(call_id, name)] == [
+        (one["tool_call_id"], one["name"]) for one in alone.details["tool_calls"]
+    ]
+
+
 def test_a_cancel_that_is_under_way_is_named(stored: StoredRuns) -> None:
     """Of a run that a worker holds, and of one that the sweep ends."""
     held = stored.claimed().run_id
