@@ -276,6 +276,8 @@ def _turn_began(events: Sequence[_Event]) -> datetime:
     """Return when the newest piece of the turn that is being written, or the first read, came."""
     pieces = []
     for event in events:
+        if event.type in _SILENT:
+            continue
         if event.type not in types.STREAMED_TYPES:
             break
         pieces.append(event.at)

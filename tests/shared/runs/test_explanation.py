@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
@@ -244,6 +245,13 @@ def test_a_call_with_a_long_name_is_shown(stored: StoredRuns) -> None:
     assert [(call_id, name)] == [
         (one["tool_call_id"], one["name"]) for one in alone.details["tool_calls"]
     ]
+
+
+def test_text_before_a_cost_is_being_written(stored: StoredRuns) -> None:
+    """A custom agent notes costs within the text that it streams."""
+    cost = types.RunCost(Usage(), Decimal(0), ())
+    run_id = executing(stored, types.MessageDelta("Half"), types.MessageDelta(" of"), cost)
+    assert "model.streaming" == explained(stored, run_id).reason
 
 
 def test_a_cancel_that_is_under_way_is_named(stored: StoredRuns) -> None:
