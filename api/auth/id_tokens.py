@@ -109,7 +109,7 @@ def _key(published: Sequence[Jwk], algorithm: str) -> Any:
         and (curve is None or jwk.get("crv") == curve)
         and jwk.get("use", "sig") == "sig"
         and jwk.get("alg", algorithm) == algorithm
-        and "verify" in jwk.get("key_ops", ["verify"])
+        and _can_verify(jwk.get("key_ops", ["verify"]))
         and "k" not in jwk
         and "d" not in jwk  # everybody could sign with it
     ]
@@ -122,6 +122,10 @@ def _key(published: Sequence[Jwk], algorithm: str) -> Any:
     if kty == "RSA" and key.key_size < MIN_RSA_BITS:
         raise BadIdToken(f"the published key has less than {MIN_RSA_BITS} bits")
     return key
+
+
+def _can_verify(uses: Any) -> bool:
+    return isinstance(uses, list) and "verify" in uses
 
 
 def _check_times(claims: Mapping[str, Any]) -> None:

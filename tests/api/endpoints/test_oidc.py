@@ -541,6 +541,7 @@ FORGED: dict[str, Forge] = {
     "a key that is not for signatures": publishing(
         jwk(RSA_KEY, key_ops=["encrypt"]), then=by(RSA_KEY)
     ),
+    "a key whose uses are no list": publishing(jwk(RSA_KEY, key_ops=5), then=by(RSA_KEY)),
     "two keys with one kid": publishing(jwk(OTHER_RSA_KEY), jwk(RSA_KEY), then=by(RSA_KEY)),
     "no kid among several keys": publishing(
         jwk(OTHER_RSA_KEY, "two"), jwk(RSA_KEY), then=by(RSA_KEY, kid=None)
