@@ -20,6 +20,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import (
     identities,
+    identity_providers,
     memberships,
     refresh_tokens,
     spent_login_states,
@@ -71,10 +72,14 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
             certain who they are.
         InvitationInvalid, AlreadyMember: see `invitations.accept`.
         LoginTaken: somebody took the address at this very moment.
+        LoginStateInvalid: the provider is not that of the org any more.
     """
     found = user_of(tx.sql, provider, person.subject)
     if found is None:
         members.lock_org(tx, provider.org_id)  # of two at once, one is the first
+        is_it = identity_providers.c.id == provider.id
+        if tx.sql.scalar(select(identity_providers.c.id).where(is_it)) is None:
+            raise LoginStateInvalid()  # it was replaced while it was asked
         found = user_of(tx.sql, provider, person.subject)
     if found is not None:
         known = Known(identity_id=found.id, user_id=found.user_id)

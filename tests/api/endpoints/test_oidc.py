@@ -753,6 +753,21 @@ def test_a_login_that_was_begun_with_another_provider_is_over(
         assert not other.forms and not provider.forms
 
 
+def test_a_provider_that_is_removed_during_a_login_lets_nobody_in(
+    org: User, provider: IdentityProvider, app: Flask
+) -> None:
+    """While the code is exchanged, an owner removes the provider: the login is over."""
+
+    def forge(provider: IdentityProvider, claims: dict[str, Any]) -> str:
+        assert 204 == org.call("DELETE", path(org)).status_code
+        return provider.id_token(claims)
+
+    provider.forge = forge
+    client = app.test_client()
+    assert (400, "auth.login_state_invalid") == error_of(log_in(client, org, provider))
+    assert 401 == client.post("/v1/auth/refresh").status_code
+
+
 def test_who_cancels_at_the_provider_gets_back(
     org: User, provider: IdentityProvider, app: Flask
 ) -> None:
