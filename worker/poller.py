@@ -11,7 +11,8 @@ from functools import partial
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
-from arkloop.shared.runs import claims
+from arkloop.shared.runs import claims, queries
+from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
 
@@ -24,6 +25,9 @@ BATCH = 100
 LOOK_SECONDS = 1.0
 #: While there are more than this process had room for.
 MORE_PAUSE_SECONDS = 0.1
+#: Often enough that no other worker takes such a run first: without its call it is of little use.
+HELD_LOOK_SECONDS = 0.5
+_STILL_WAITING = (RunState.WAITING, RunState.QUEUED)
 
 
 def start(process: WorkerProcess) -> None:
@@ -32,6 +36,13 @@ def start(process: WorkerProcess) -> None:
         "polling for queued runs",
         partial(_step, process),
         seconds=min(LOOK_SECONDS, process.settings.sweep_seconds),
+        stopped=process.draining,
+    )
+    process.resume = partial(_begin, process)
+    BackgroundLoop(
+        "looking at calls in which people are asked",
+        partial(_look_at_held, process),
+        seconds=HELD_LOOK_SECONDS,
         stopped=process.draining,
     )
 
@@ -60,8 +71,36 @@ def poll(process: WorkerProcess, capacity: int) -> int:
             before=delivered and delivered - timedelta(seconds=UNCLAIMED_SECONDS),
         )
     for run_id in found:
-        threading.Thread(target=_execute, args=(process, run_id), name="run", daemon=True).start()
+        _begin(process, run_id)
     return len(found)
+
+
+def _look_at_held(process: WorkerProcess) -> None:
+    """Resume runs that were answered, and end the calls of those that do not wait any more.
+
+    Raises:
+        Unavailable
+    """
+    held = {token: UUID(run_id) for token, run_id in process.mcp.held.runs.items()}
+    if not held:
+        return
+    with process.connections.reading() as sql:
+        states = queries.states_of(sql, set(held.values()))
+    own = process.active_runs()
+    for run_id in {*held.values()} - own.keys():
+        if states.get(run_id) == RunState.QUEUED:
+            _begin(process, run_id)
+    process.mcp.held.release(
+        [
+            token
+            for token, run_id in held.items()
+            if run_id not in own and states.get(run_id) not in _STILL_WAITING
+        ]
+    )
+
+
+def _begin(process: WorkerProcess, run_id: UUID) -> None:
+    threading.Thread(target=_execute, args=(process, run_id), name="run", daemon=True).start()
 
 
 def _execute(process: WorkerProcess, run_id: UUID) -> None:

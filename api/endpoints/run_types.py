@@ -41,6 +41,7 @@ class PendingInput(TypedDict):
     schema: NotRequired[JsonObject]
     url: NotRequired[str]
     on_expiry: NotRequired[Literal["continue"]]
+    is_held: NotRequired[bool]
     mcp_tool: NotRequired[JsonObject]
 
 

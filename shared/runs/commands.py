@@ -180,7 +180,10 @@ def _requeue_with_input(
         update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
     )
     tx.after_commit.append(signals.Input(run["id"], run["owner"]))
-    tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
+    if not run["pending_input"].get("is_held"):
+        tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
+    # Else its owner is in the middle of the call, and has this signal. Another worker would find
+    # the run in Postgres a second later, and without that call.
 
 
 # ---- pieces --------------------------------------------------------------------------

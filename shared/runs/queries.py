@@ -3,7 +3,7 @@
 Statements are built once: to build one costs more than to execute it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RunNotFound, ThreadNotFound
 from arkloop.shared.events.types import RunWaitingForInput
-from arkloop.shared.runs.states import STATUSES
+from arkloop.shared.runs.states import STATUSES, RunState
 from arkloop.shared.storage.pages import (
     Page,
     Place,
@@ -297,3 +297,9 @@ def creator_of(sql: Connection, run_id: UUID) -> UUID:
     """Return the user who created the run."""
     creator: UUID = sql.scalars(select(runs.c.created_by_user_id).where(runs.c.id == run_id)).one()
     return creator
+
+
+def states_of(sql: Connection, run_ids: Collection[UUID]) -> dict[UUID, RunState]:
+    """Return the states of runs, without those that do not exist."""
+    rows = sql.execute(select(runs.c.id, runs.c.state).where(runs.c.id.in_(run_ids)))
+    return {row.id: RunState(row.state) for row in rows}

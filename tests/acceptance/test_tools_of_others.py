@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from llmock.pytest_plugin import LLMock
 
+from arkloop.worker.attempt.execution import LINGER_SECONDS
 from tests.caller import Caller, script, types
 from tests.system import System
 from tests.waiting import eventually
 
 TIME_SERVER = [str(Path(sys.executable).with_name("mcp-server-time"))]
+ODD_SERVER = Path(__file__).parents[1] / "worker" / "mcp" / "odd_mcp_server.py"
 CALLER_SERVER = [sys.executable, str(Path(__file__).parents[1] / "caller_mcp_server.py")]
 
 
@@ -168,6 +171,52 @@ def test_a_call_of_an_mcp_server_waits_for_a_form_and_a_page(owner: Caller, tmp_
     [result] = results(owner, run_id)
     assert "booked: seats;paid 3;" == result["output"]
     assert "4 seats;paid 3;\n" == log.read_text()
+
+
+@pytest.fixture(scope="module")
+def older(owner: Caller, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a server of the protocol of 2025-11-25, whose tools the persona `older` has."""
+    folder = tmp_path_factory.mktemp("older")
+    command = [sys.executable, str(ODD_SERVER), str(folder)]
+    config = owner.made(
+        "/v1/mcp-configs", {"name": "older", "transport": "stdio", "command": command}
+    )
+    path = f"/v1/mcp-configs/{config['id']}"
+    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    owner.made("/v1/personas", {"key": "older", "mcp": ["older"], "input_expires_seconds": 3600})
+    return folder
+
+
+def test_a_server_of_an_older_protocol_asks_during_its_call(owner: Caller, older: Path) -> None:
+    """The run waits without a worker, and its reply continues the call; the request expires sooner
+    than others, and then the server gets `cancel`.
+    """
+    ask = script({"tool": "ask", "args": {"n": 1}}, {"say": "ok"})
+    run_id = owner.start(owner.thread(ask), persona_id="older")
+    form = asked(owner, run_id, "form")
+    assert (True, "continue") == (form["is_held"], form["on_expiry"])
+    seconds = datetime.fromisoformat(form["expires_at"]) - datetime.now(UTC)
+    assert 500 < seconds.total_seconds() <= 600
+    # Longer than the process that parked the run listens for a reply to it.
+    threading.Event().wait(LINGER_SECONDS + 0.5)
+    owner.answer(run_id, json.dumps({"action": "accept", "content": {"seats": 3}}))
+
+    [result] = results(owner, run_id)
+    assert [{"action": "accept", "content": {"seats": 3}}] == json.loads(result["output"])
+    log = [json.loads(line) for line in (older / "log").read_text().splitlines()]
+    assert 1 == sum(entry.get("method") == "tools/call" for entry in log)
+
+
+def test_cancelling_a_run_cancels_the_call_that_asks(owner: Caller, older: Path) -> None:
+    """The server learns it within seconds, though no worker holds the run."""
+    ask = script({"tool": "ask", "args": {"n": 1}}, {"say": "ok"})
+    run_id = owner.start(owner.thread(ask), persona_id="older")
+    asked(owner, run_id, "form")
+
+    owner.cancel(run_id)
+
+    assert "cancelled" == owner.get_run(run_id)["status"]
+    eventually(lambda: "notifications/cancelled" in (older / "log").read_text(), seconds=5)
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:

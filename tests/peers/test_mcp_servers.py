@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from arkloop.shared.ids import new_id
+from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.peers
 
 #: Of the server over HTTP.
 PORT = 3001
+PAGE, ACCEPT = "https://example.com/login", {"action": "accept"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,6 +57,20 @@ class Everything:
             pinned=self.tools[tool].hash,
             context=stop or StopSignal(),
         )
+
+    def asked(self, tool: str, reply: dict[str, Any], **arguments: Any) -> list[str]:
+        """Call a tool, and reply whenever it asks; returns what it asks for, and its result."""
+        told: list[str] = []
+        replies: Replies | None = None
+        how: dict[str, Any] = {"pinned": self.tools[tool].hash, "run_id": str(new_id())}
+        while True:
+            try:
+                call = partial(self.client.call, self.server, tool, arguments, **how)
+                return [*told, str(call(replies=replies))]
+            except InputRequired as required:
+                [asked] = required.asked
+                told.append(f"{asked['kind']}: {asked['prompt']}")
+                replies = Replies({asked["key"]: reply}, required.state, required.held)
 
     def cancelled(self) -> float:
         """Return how many seconds a long call continues after its run was stopped."""
@@ -85,6 +101,13 @@ def talk(everything: Everything) -> dict[str, Any]:
         "image": astuple(everything.call("get-tiny-image")),
         "structured": everything.call("get-structured-content", location="Chicago"),
         "links": everything.call("get-resource-links", count=2),
+        "form": everything.asked(
+            "trigger-elicitation-request", {"action": "accept", "content": {"name": "Zoë"}}
+        ),
+        "page": everything.asked("trigger-url-elicitation", ACCEPT, url=PAGE),
+        "page before": everything.asked(
+            "trigger-url-elicitation", ACCEPT, url=PAGE, elicitationId="7", errorPath=True
+        ),
         "cancelled after": everything.cancelled(),
         "afterwards": everything.call("echo", message="still here"),
     }
@@ -99,6 +122,16 @@ def check(told: dict[str, Any]) -> None:
     assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "temperature" in told["structured"]
     assert 2 == told["links"].count("[resource omitted: ")
+    form, filled_in = told["form"]
+    assert "form: Please provide inputs for the following fields:" == form
+    assert "Zoë" in filled_in
+    page, visited = told["page"]
+    assert page.startswith("authorization: ")
+    assert "User completed the URL elicitation flow" in visited
+    # First it fails for want of a visit, then it asks during the call.
+    before, during, visited = told["page before"]
+    assert [True, True] == [page.startswith("authorization: ") for page in (before, during)]
+    assert "User completed the URL elicitation flow" in visited
     assert told["cancelled after"] < 2
     assert "Echo: still here" == told["afterwards"]
 

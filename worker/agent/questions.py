@@ -79,6 +79,7 @@ def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> Wa
         mcp_tool=request.mcp_tool,
         schema=asked.get("schema"),
         url=asked.get("url"),
+        is_held=request.held is not None,
     )
 
 

@@ -8,6 +8,9 @@ from typing import Any, Self
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs import form_replies
 
+#: For which a call that is in progress waits for a person.
+HELD_SECONDS = 600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRequest:
@@ -15,16 +18,19 @@ class InputRequest:
 
     `asked` are `{key, kind, prompt, schema?, url?, is_shared?}` each, `state` is what the tool
     requires back. A page that `is_shared` is visited once for all calls of a turn that ask for it.
-    `earlier` is the number of replies that the call had before.
+    `earlier` is the number of replies that the call had before. `held` names a call that is still
+    in progress, in the process that made it: the replies continue this one.
     """
 
     asked: Sequence[Mapping[str, Any]]
     state: str | None = None
     earlier: int = 0
     mcp_tool: Mapping[str, str] | None = None
+    held: str | None = None
 
     def to_text(self) -> str:
-        return json.dumps(asdict(self))
+        # Workers of the release before know no field `held`, and no such calls.
+        return json.dumps({k: v for k, v in asdict(self).items() if k != "held" or v})
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -46,24 +52,32 @@ class InputRequest:
 class Replies:
     """The replies with which a call is made again, by the keys of what was asked.
 
-    Each is `{action, content?}`; `state` is what the tool gave with its request.
+    Each is `{action, content?}`; `state` is what the tool gave with its request, `held` names the
+    call that they continue.
     """
 
     responses: Mapping[str, Mapping[str, Any]]
     state: str | None
+    held: str | None = None
 
 
 class InputRequired(Exception):
     """The end of a tool call that is to be made again with input from people."""
 
-    def __init__(self, asked: Sequence[Mapping[str, Any]], state: str | None) -> None:
+    def __init__(
+        self, asked: Sequence[Mapping[str, Any]], state: str | None, held: str | None = None
+    ) -> None:
         super().__init__("The tool requests input.")
-        self.asked, self.state = asked, state
+        self.asked, self.state, self.held = asked, state, held
 
     def request(self, replies: Sequence[str], mcp_tool: Mapping[str, str] | None) -> InputRequest:
         """Build the request of a call that has had these replies before."""
         return InputRequest(
-            asked=self.asked, state=self.state, earlier=len(replies), mcp_tool=mcp_tool
+            asked=self.asked,
+            state=self.state,
+            earlier=len(replies),
+            mcp_tool=mcp_tool,
+            held=self.held,
         )
 
 

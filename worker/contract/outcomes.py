@@ -27,6 +27,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs.states import ResultSource
+from arkloop.worker.contract.input_requests import HELD_SECONDS
 
 MAX_SHOWN_CHARACTERS = 8192
 
@@ -165,7 +166,7 @@ class WaitForInput(StopRun):
     `kind` is `question`, `tool_confirmation`, `form`, `authorization` or `tool_results`;
     `tool_name`, `arguments` and `mcp_tool` are those of the call in question, `calls` those whose
     results are missing and `identity` that of their run, `schema` is that of a form and `url` a
-    page to visit.
+    page to visit. `is_held`: the call is in progress meanwhile, in this process, and not for long.
     """
 
     persona: Persona
@@ -180,15 +181,21 @@ class WaitForInput(StopRun):
     schema: Mapping[str, Any] | None = None
     url: str | None = None
     identity: Mapping[str, Any] | None = None
+    is_held: bool = False
 
     def expires_at(self, now: datetime) -> datetime:
         """Return until when a run that waits from now on waits for all that is missing."""
-        return now + timedelta(seconds=self.persona.input_expires_seconds)
+        return now + timedelta(seconds=self._seconds)
 
     def next_expires_at(self, now: datetime) -> datetime:
         """Return when the first of the missing results is given up."""
         limits = [call.timeout_seconds for call in self.calls if call.timeout_seconds is not None]
-        return now + timedelta(seconds=min([self.persona.input_expires_seconds, *limits]))
+        return now + timedelta(seconds=min([self._seconds, *limits]))
+
+    @property
+    def _seconds(self) -> float:
+        seconds = self.persona.input_expires_seconds
+        return min(seconds, HELD_SECONDS) if self.is_held else seconds
 
     def shown(self, now: datetime) -> dict[str, Any]:
         """Return the exact calls that the request is about, as far as a list has room for them.
@@ -203,6 +210,9 @@ class WaitForInput(StopRun):
                 remaining -= len(json.dumps(call["arguments"]))
                 calls.append(call if remaining >= 0 else {**call, "arguments": None})
             return {"calls": [{k: v for k, v in c.items() if v is not None} for c in calls]}
+        if self.is_held:
+            # A run does not fail because somebody needs longer than a server waits.
+            return {"tool_name": self.tool_name, "is_held": True, "on_expiry": "continue"}
         if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
             return {"tool_name": self.tool_name}
         return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}

@@ -3,6 +3,7 @@
 A message of 4 MiB can hold two million values, of 100 bytes and more each once they are parsed.
 """
 
+from contextvars import ContextVar
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ from mcp_types import (
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
+    JSONRPCRequest,
     JSONRPCResponse,
     jsonrpc_message_adapter,
 )
@@ -26,6 +28,11 @@ MAX_VALUES = 20_000
 #: How `CheckedClient` decodes events: a character for each byte. One character beyond the Basic
 #: Multilingual Plane would have Python store all the others in four bytes too, in every copy.
 EVENT_ENCODING = "latin-1"
+#: The key in the `_meta` of a call by which its response is recognized, and what a server asks
+#: during it.
+REQUEST_ID = "arkloop/request"
+#: The id of the call whose stream is being read, by the task that reads it.
+STREAM_OF: ContextVar[str | None] = ContextVar("STREAM_OF", default=None)
 
 
 class TooLarge(httpx2.StreamError):
@@ -49,6 +56,9 @@ def parse(data: bytes) -> JSONRPCMessage:
         case JSONRPCResponse():
             put_in_order(message.result)
             reduce(message.result)
+        case JSONRPCRequest():
+            params = message.params or {}
+            message.params = {**params, "_meta": {REQUEST_ID: STREAM_OF.get()}}
         case JSONRPCNotification(method="notifications/progress"):
             progress.reduce(message.params)
         case JSONRPCError():

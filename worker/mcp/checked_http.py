@@ -13,12 +13,20 @@ from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
+from arkloop.worker.contract.input_requests import HELD_SECONDS
 from arkloop.worker.mcp import TRACEPARENT
-from arkloop.worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
+from arkloop.worker.mcp.bounded_messages import (
+    EVENT_ENCODING,
+    MAX_BYTES,
+    REQUEST_ID,
+    STREAM_OF,
+    TooLarge,
+)
 
 CONNECT_SECONDS = 5.0
-#: A silent stream of events is cut after this; calls have deadlines of their own.
-IDLE_SECONDS = 300.0
+#: A silent stream of events is cut after this; calls have deadlines of their own, and those that
+#: wait for a person are silent for `HELD_SECONDS`.
+IDLE_SECONDS = HELD_SECONDS + 300.0
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
@@ -28,8 +36,6 @@ MAX_AUTH_REQUESTS = 32
 #: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
 #: are about something else.
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
-#: The key in a request's `_meta` by which a rejected call is recognized.
-REQUEST_ID = "arkloop/request"
 
 
 class CheckedClient(httpx2.AsyncClient):
@@ -92,6 +98,9 @@ class _Transport(httpx2.AsyncHTTPTransport):
         if request.method == "POST" and TRACEPARENT.encode() in request.content:
             # Proxies and servers' frameworks read the header.
             request.headers.update(_trace_context(request))
+        if request.method == "POST":
+            # The task that sends a request reads its response, too.
+            STREAM_OF.set(call_id_of(request))
         response = await super().handle_async_request(request)
         # A GET is for a stream of notifications, which many servers do not have.
         if response.status_code >= 400 and request.method == "POST":

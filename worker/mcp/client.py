@@ -16,6 +16,7 @@ from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed, ToolChanged
 from arkloop.worker.mcp.descriptions import Description
+from arkloop.worker.mcp.held_calls import HeldCalls
 from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
 from arkloop.worker.mcp.server import Server
 
@@ -86,6 +87,7 @@ class McpClient:
         self._max_orgs = max_orgs
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
+        self.held = HeldCalls()
         self._forker: Forker | None = None
         self._sidecars: dict[UUID, OrgSidecar] = {}
         self._restarts: dict[UUID | None, _Restarts] = {}  # None: of the forker
@@ -117,6 +119,7 @@ class McpClient:
         *,
         pinned: str,
         meta: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
         replies: Replies | None = None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
         access: Access | None = None,
@@ -128,7 +131,8 @@ class McpClient:
 
         The call carries `meta`. `on_progress` gets `{progress, total, message}` of the server's
         newest notification, a few times per second; each notification extends the call's time.
-        With `replies` the call continues one that has ended with `InputRequired`.
+        With `replies` the call continues one that has ended with `InputRequired`, or that is held
+        in this process for the run `run_id`.
         As soon as the run has to stop the call is cancelled, at the server too.
 
         Raises:
@@ -137,7 +141,7 @@ class McpClient:
             ChangedTools: it was not called, its description is another one now.
             InputRequired: it has ended until people have replied.
         """
-        request = {
+        request: dict[str, Any] = {
             "do": "call",
             "tool": tool,
             "arguments": arguments,
@@ -146,9 +150,12 @@ class McpClient:
             "replies": replies and {"responses": replies.responses, "state": replies.state},
             "max_seconds": max_seconds,
         }
-        answer = self._ask(server, request, context, seconds, access, on_progress)
+        if replies is not None and replies.held is not None:
+            (reply,) = replies.responses.values()
+            request |= {"do": "continue", "held": replies.held, "reply": reply}
+        answer = self._ask(server, request, context, seconds, access, on_progress, run_id)
         if (required := answer.get("required")) is not None:
-            raise InputRequired(required["asked"], required["state"])
+            raise InputRequired(required["asked"], required["state"], required.get("held"))
         text: str = answer["text"]
         return ToolOutput(text, answer["images"]) if answer["images"] else text
 
@@ -176,6 +183,7 @@ class McpClient:
         seconds: float,
         access: Access | None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        run_id: str | None = None,
     ) -> Mapping[str, Any]:
         pending = Pending(on_progress)
         given = None if access is None else access.fields()
@@ -189,9 +197,30 @@ class McpClient:
             with sidecar.asking(fields, pending):
                 if not pending.wait(seconds + GRACE_SECONDS):
                     sidecar.end()
+            self._note_held(sidecar, request.get("held"), pending.answer, run_id)
         if access is not None and pending.grant is not None:
             access.keep(pending.grant)
         return _checked(pending.answer)
+
+    def _note_held(
+        self,
+        sidecar: OrgSidecar,
+        continued: str | None,
+        answer: Mapping[str, Any] | None,
+        run_id: str | None,
+    ) -> None:
+        """Note which call waits for a person now, in place of the one that was continued."""
+        if continued is not None:
+            self.held.remove(continued)
+            if (answer or {}).get("kind") == "cancelled":
+                sidecar.release(continued)  # it may not have been asked to continue
+        token = ((answer or {}).get("required") or {}).get("held")
+        if token is None:
+            return
+        if run_id is None:
+            sidecar.release(token)
+        else:
+            self.held.add(token, sidecar, run_id)
 
     @contextlib.contextmanager
     def _using(self, org_id: UUID) -> Iterator[OrgSidecar]:

@@ -1,9 +1,8 @@
 """The input that a server requests from people during a call: fields to fill in, pages to visit.
 
 By the protocol of 2026-07-28 such a call ends, with a state that only the server understands, and
-is made again with the replies: so the run can wait without a worker. By older protocols the server
-asks while the call is in progress, which would have to be kept open; sessions of these do not offer
-to ask anybody, and servers see that in the client's capabilities.
+is made again with the replies. By older protocols the server asks while the call is in progress,
+which `open_calls` keeps; or the call fails with the pages to visit, and is made again after that.
 """
 
 from collections.abc import Mapping
@@ -11,8 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mcp_types as types
-from mcp.client.session import ClientRequestContext, ClientSession
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from arkloop.shared.events.plain import clean, is_too_deep
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
@@ -26,6 +24,16 @@ MAX_PROMPT_CHARACTERS = 4096
 MAX_URL_CHARACTERS = 2048
 MAX_SCHEMA_CHARACTERS = 16 * 1024
 MAX_STATE_CHARACTERS = 64 * 1024
+#: Begins the key of a page without which a call has failed.
+_PAGE = "arkloop/page"
+
+
+class PagesRequired(McpFailed):
+    """The failure of a call that is to be made again once somebody has visited pages."""
+
+    def __init__(self, asked: list[dict[str, Any]]) -> None:
+        super().__init__("The tool requires visits to pages.")
+        self.asked = asked
 
 
 def asked_by(result: types.InputRequiredResult) -> dict[str, Any]:
@@ -52,12 +60,20 @@ def _asked(key: str, request: types.InputRequest) -> dict[str, Any]:
         raise McpFailed("The tool's request for input has too long a key.")
     if not isinstance(request, types.ElicitRequest):
         raise McpFailed(f"The tool requests {request.method}, which is not supported.")
-    params = request.params
-    asked = {"key": key, "prompt": clean(params.message[:MAX_PROMPT_CHARACTERS])}
+    return asked(key, request.params)
+
+
+def asked(key: str, params: types.ElicitRequestParams) -> dict[str, Any]:
+    """Return one request as a run asks it.
+
+    Raises:
+        McpFailed: no person should get it.
+    """
+    fields = {"key": key, "prompt": clean(params.message[:MAX_PROMPT_CHARACTERS])}
     if isinstance(params, types.ElicitRequestURLParams):
         if len(params.url) > MAX_URL_CHARACTERS or not is_web_page(params.url):
             raise McpFailed("The tool requests a visit to an address that is no web page.")
-        return {**asked, "kind": AUTHORIZATION, "url": params.url}
+        return {**fields, "kind": AUTHORIZATION, "url": params.url}
     schema = params.requested_schema
     try:
         if len(str(schema)) > MAX_SCHEMA_CHARACTERS or is_too_deep(schema):
@@ -65,7 +81,23 @@ def _asked(key: str, request: types.InputRequest) -> dict[str, Any]:
         JsonSchema(schema)
     except InvalidSchema as error:
         raise McpFailed(f"The tool requests input with an unusable schema: {error}") from None
-    return {**asked, "kind": FORM, "schema": schema}
+    return {**fields, "kind": FORM, "schema": schema}
+
+
+def pages_required(data: Any) -> PagesRequired:
+    """Return what the error of a call, URL_ELICITATION_REQUIRED, asks for by its `data`.
+
+    Raises:
+        McpFailed: it asks for something else.
+    """
+    found = data.get("elicitations") if isinstance(data, dict) else None
+    if not isinstance(found, list) or not 0 < len(found) <= MAX_ASKED:
+        raise McpFailed(f"The tool requires visits to no page, or to more than {MAX_ASKED}.")
+    try:
+        pages = [types.ElicitRequestURLParams.model_validate(one) for one in found]
+    except ValidationError:
+        raise McpFailed("The server's response is not valid MCP.") from None
+    return PagesRequired([asked(f"{_PAGE}/{number}", page) for number, page in enumerate(pages)])
 
 
 def is_web_page(url: str) -> bool:
@@ -80,30 +112,16 @@ def is_web_page(url: str) -> bool:
 
 
 def fields_of(replies: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of a call that is made again."""
+    """Return the fields of a call that is made again.
+
+    Raises:
+        McpFailed: somebody did not agree to visit a page without which it failed.
+    """
     if replies is None:
+        return {}
+    if any(key.startswith(_PAGE) for key in replies["responses"]):
+        if any(reply["action"] != "accept" for reply in replies["responses"].values()):
+            raise McpFailed("The user did not agree to visit the page that the tool requires.")
         return {}
     responses = {key: types.ElicitResult(**reply) for key, reply in replies["responses"].items()}
     return {"input_responses": responses, "request_state": replies["state"]}
-
-
-async def refuse(
-    context: ClientRequestContext, params: types.ElicitRequestParams
-) -> types.ErrorData:
-    """Answer a server that asks during a call, although the client does not offer that."""
-    return types.ErrorData(code=types.INVALID_REQUEST, message="Elicitation is not supported.")
-
-
-_capabilities = ClientSession._build_capabilities
-
-
-def _build_capabilities(session: ClientSession, version: str) -> types.ClientCapabilities:
-    capabilities = _capabilities(session, version)
-    if version not in MODERN_PROTOCOL_VERSIONS:
-        capabilities.elicitation = None
-    return capabilities
-
-
-# The SDK offers elicitation to all servers or to none. Its version is pinned, and a test asks what
-# it offers to an older one.
-ClientSession._build_capabilities = _build_capabilities  # type: ignore[assignment, method-assign]  # patched

@@ -150,6 +150,10 @@ class OrgSidecar:
             if unanswered:
                 self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
 
+    def release(self, held: str) -> None:
+        """End a call that is held for a person's reply."""
+        self._send(json.dumps({"do": "release", "held": held}).encode() + b"\n")
+
     def end(self) -> None:
         """End the sidecar's servers, then itself; all requests to it fail at once.
 

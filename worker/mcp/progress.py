@@ -54,6 +54,7 @@ class CallProgress:
         self._timer: asyncio.TimerHandle | None = None
         self._latest: dict[str, Any] = {}
         self._timeout: asyncio.Timeout | None = None
+        self._paused_at: float | None = None
 
     def extends(self, timeout: asyncio.Timeout) -> None:
         """Let progress extend this time limit from now on."""
@@ -62,13 +63,26 @@ class CallProgress:
     async def report(self, progress: float, total: float | None, message: str | None) -> None:
         """Take over a notification."""
         now = time.monotonic()
-        if self._timeout is not None and not self._timeout.expired():
-            seconds = min(now + self.seconds, self.ends_at) - now
-            self._timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, seconds))
+        if self._paused_at is None:
+            self._extend(now)
         self._latest = {"progress": progress, "total": total, "message": message}
         if self._timer is None:
             wait = max(0.0, self._sent_at + INTERVAL_SECONDS - now)
             self._timer = asyncio.get_running_loop().call_later(wait, self._pass_on)
+
+    def pause(self) -> None:
+        """Stop the clock: a person is asked."""
+        self._paused_at = time.monotonic()
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(None)
+
+    def resume(self) -> None:
+        """Let the clock run again, from `seconds` on."""
+        now = time.monotonic()
+        if self._paused_at is not None:
+            self.ends_at += now - self._paused_at
+        self._paused_at = None
+        self._extend(now)
 
     def timeout_message(self) -> str:
         """Return, for the model, which time limit the call has reached."""
@@ -83,6 +97,11 @@ class CallProgress:
         if self._timer is not None:
             self._timer.cancel()
             self._pass_on()
+
+    def _extend(self, now: float) -> None:
+        if self._timeout is not None and not self._timeout.expired():
+            seconds = min(now + self.seconds, self.ends_at) - now
+            self._timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, seconds))
 
     def _pass_on(self) -> None:
         self._timer = None

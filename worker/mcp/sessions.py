@@ -11,19 +11,27 @@ from typing import Any, cast
 import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
+from mcp.client.session import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    URL_ELICITATION_REQUIRED,
+)
 from pydantic import TypeAdapter, ValidationError
 
 from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
-from arkloop.worker.mcp.bounded_messages import MAX_BYTES
-from arkloop.worker.mcp.checked_http import REQUEST_ID, CheckedClient
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
+from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
 from arkloop.worker.mcp.oauth import EndUserOAuth
-from arkloop.worker.mcp.progress import CallProgress
+from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.stdio import program
@@ -76,6 +84,8 @@ class Session:
         self._connections_then = 0
         self._has_changed = False
         self._listing = asyncio.Lock()
+        self._calls: dict[str, OpenCall] = {}  # in progress, by the ids of their requests
+        self._has_given_up = False  # a call that the server may still work on
         self._host = asyncio.create_task(self._hold())
 
     async def tools(self, *, fresh: bool = False) -> list[Description]:
@@ -109,13 +119,13 @@ class Session:
         arguments: dict[str, Any],
         pinned: str,
         meta: Mapping[str, Any],
-        progress: CallProgress,
+        call: OpenCall,
         replies: Mapping[str, Any] | None,
     ) -> types.CallToolResult | types.InputRequiredResult:
         """Call a tool if the server still describes it as it did under the hash `pinned`.
 
-        `meta` is sent with the call, and `replies` to what it asked for before; `progress` gets
-        what the server reports of it.
+        `meta` is sent with the call, and `replies` to what it asked for before; `call` gets what
+        the server reports of it, and asks meanwhile.
 
         Raises:
             McpFailed: the tool failed, or the server did.
@@ -138,11 +148,18 @@ class Session:
         )
         async with self._failing(call_id):
             client = await asyncio.shield(self._ready)
-            # Not `call_tool`: it checks the result against a schema of the server's, whose
-            # patterns may take for ever.
-            result = await client.session.send_request(
-                request, _Answer, progress_callback=progress.report
-            )
+            self._calls[call_id] = call
+            try:
+                # Not `call_tool`: it checks the result against a schema of the server's, whose
+                # patterns may take for ever.
+                result = await client.session.send_request(
+                    request, _Answer, progress_callback=call.progress.report
+                )
+            except asyncio.CancelledError:
+                self._has_given_up = True
+                raise
+            finally:
+                del self._calls[call_id]
         if isinstance(result, types.CallToolResult) and result.is_error:
             raise McpFailed(text_of(result) or "The tool failed without an error message.")
         return result
@@ -179,7 +196,7 @@ class Session:
                             await self._transport(stack),
                             client_info=types.Implementation(name="arkloop", version="1"),
                             message_handler=self._on_message,
-                            elicitation_callback=elicitations.refuse,
+                            elicitation_callback=self._on_elicitation,
                             cache=None,
                         )
                     )
@@ -210,6 +227,31 @@ class Session:
         if isinstance(message, types.ToolListChangedNotification):
             self._has_changed = True
 
+    async def _on_elicitation(
+        self, context: ClientRequestContext, params: types.ElicitRequestParams
+    ) -> types.ElicitResult | types.ErrorData:
+        """Ask a person on behalf of a call in progress.
+
+        A call over HTTP has a stream of its own, by which it is known. Outside of one, and over
+        stdio, nothing says which call a request is about: it must be the only one there is, and no
+        other may have been given up that the server might still work on.
+        """
+        call_id = None if self._http is None else (context.meta or {}).get(REQUEST_ID)
+        call = None
+        if call_id is not None:
+            call = self._calls.get(str(call_id))
+        elif self._has_given_up:
+            self.retire("The server may still work on a cancelled call.")  # the next one may ask
+        elif len(self._calls) == 1:
+            (call,) = self._calls.values()
+        if call is None:
+            why = "The client cannot tell which call this request is about."
+            return types.ErrorData(code=INVALID_REQUEST, message=why)
+        if sum(one.is_asking for one in self._calls.values()) >= MAX_ASKING:
+            why = "Too many calls of this session wait for people."
+            return types.ErrorData(code=INVALID_REQUEST, message=why)
+        return await call.ask(params)
+
     @contextlib.asynccontextmanager
     async def _failing(self, call_id: str | None = None) -> AsyncIterator[None]:
         """Turn the SDK's errors into `McpFailed`."""
@@ -218,6 +260,8 @@ class Session:
         except MCPError as error:
             if (problem := self._problem_of(call_id)) is not None:
                 raise problem from None
+            if error.code == URL_ELICITATION_REQUIRED and call_id is not None:
+                raise elicitations.pages_required(error.data) from None
             # Servers use the same code for errors of their own.
             if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
                 # The reason is known to the task that holds the connection, in a moment.

@@ -5,9 +5,11 @@ One JSON object a line, both ways. `{"id", "do": "tools", "server", "access", "s
 "meta"}` are answered in any order, by `{"id", "tools" | "text", "images" | "required"}` or
 `{"id", "failed", "kind", "tools"? | "made"?}`. Before that a call may have `{"id", "progress"}`,
 and both `{"id", "grant"}`, which takes the place of the grant in `access`.
-After `required` a call is made again, with `replies`.
-`{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
-ends when the socket does, or when its event loop hangs.
+After `required` a call is made again, with `replies`; if `required` has `held` it is in progress,
+and `{"id", "do": "continue", "held", "reply"}` continues it, in place of a call.
+`{"id", "do": "cancel"}` is not answered, and neither is `{"do": "release", "held"}`, which ends
+such a call. The first line is `{"id": 0, "pid"}`. The process ends when the socket does, or when
+its event loop hangs.
 """
 
 import asyncio
@@ -34,8 +36,9 @@ from arkloop.worker.mcp import (
     ToolChanged,
     elicitations,
 )
+from arkloop.worker.mcp.elicitations import PagesRequired
 from arkloop.worker.mcp.oauth import tokens_of
-from arkloop.worker.mcp.progress import CallProgress
+from arkloop.worker.mcp.open_calls import LOST, OpenCall, Send
 from arkloop.worker.mcp.results import images_of, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.sessions import Rules, Session
@@ -69,10 +72,8 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def answer(
-        self, request: dict[str, Any], progress: CallProgress, keep: Keep
-    ) -> dict[str, Any]:
-        """Return the fields of the response to a request; `progress` is that of a call.
+    async def answer(self, request: dict[str, Any], call: OpenCall, keep: Keep) -> dict[str, Any]:
+        """Return the fields of the response to a request.
 
         `keep` gets the grant that it has led to, if any.
 
@@ -84,15 +85,15 @@ class Sessions:
         """
         deadline = time.monotonic() + request["seconds"]
         try:
-            return await self._answer(request, deadline, progress, keep)
+            return await self._answer(request, deadline, call, keep)
         except SessionLost:
-            return await self._answer(request, deadline, progress, keep)
+            return await self._answer(request, deadline, call, keep)
 
     async def _answer(
-        self, request: dict[str, Any], deadline: float, progress: CallProgress, keep: Keep
+        self, request: dict[str, Any], deadline: float, call: OpenCall, keep: Keep
     ) -> dict[str, Any]:
         timeout = asyncio.timeout(deadline - time.monotonic())
-        progress.extends(timeout)
+        call.progress.extends(timeout)
         server = Server.from_json(request["server"])
         async with self._use(server, timeout) as session, _access(session, request, keep):
             if request["do"] == "tools":
@@ -103,12 +104,14 @@ class Sessions:
                     request["arguments"],
                     request["pinned"],
                     request["meta"],
-                    progress,
+                    call,
                     request["replies"],
                 )
                 if isinstance(result, types.InputRequiredResult):
                     return {"required": elicitations.asked_by(result)}
                 return {"text": text_of(result), "images": images_of(result)}
+            except PagesRequired as pages:
+                return {"required": {"asked": pages.asked, "state": None}}
             except ToolChanged as changed:
                 tools = [asdict(tool) for tool in await session.tools()]
                 return {"failed": str(changed), "kind": "changed", "tools": tools}
@@ -199,13 +202,19 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     sessions = Sessions(rules)
     tasks: dict[int, asyncio.Task[None]] = {}
+    held: dict[str, OpenCall] = {}
     idle = asyncio.create_task(sessions.close_idle())
 
     def send(request: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         writer.write(json.dumps({"id": request["id"], **fields}).encode() + b"\n")
 
     async def answer(request: dict[str, Any]) -> None:
-        fields = await _answer(sessions, request, partial(send, request))
+        call = _call(sessions, request, held, partial(send, request))
+        fields: dict[str, Any] = {"failed": LOST, "kind": "failed"}
+        if call is not None:
+            fields = await call.outcome()
+            if "held" in fields.get("required", {}):
+                held[call.token] = call
         send(request, fields)
         await writer.drain()
 
@@ -214,6 +223,10 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
         # A worker that ends while it sends leaves half a line.
         while (line := await reader.readline()).endswith(b"\n"):
             request = json.loads(line)
+            if request["do"] == "release":
+                if (left := held.pop(request["held"], None)) is not None:
+                    left.cancel()
+                continue
             number = request["id"]
             if request["do"] == "cancel":
                 if number in tasks:
@@ -226,6 +239,8 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
     yielding.cancel()
     for task in list(tasks.values()):
         task.cancel()
+    for left in held.values():
+        left.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     await sessions.close()
     writer.close()
@@ -235,15 +250,24 @@ def _forget(tasks: dict[int, asyncio.Task[None]], number: int, _: object) -> Non
     tasks.pop(number, None)
 
 
-async def _answer(
-    sessions: Sessions, request: dict[str, Any], send: Callable[[Mapping[str, Any]], None]
-) -> dict[str, Any]:
+def _call(
+    sessions: Sessions, request: dict[str, Any], held: dict[str, OpenCall], send: Send
+) -> OpenCall | None:
+    """Begin what is requested, or continue a call that is held; None if that is lost."""
+    if request["do"] == "continue":
+        call = held.pop(request["held"], None)
+        if call is not None:
+            call.continue_with(request["reply"], send)
+        return call
     seconds = request["seconds"]
-    progress = CallProgress(
-        seconds, request.get("max_seconds", seconds), lambda progress: send({"progress": progress})
-    )
+    call = OpenCall(seconds, request.get("max_seconds", seconds), send)
+    call.begin(_answer(sessions, request, call))
+    return call
+
+
+async def _answer(sessions: Sessions, request: dict[str, Any], call: OpenCall) -> dict[str, Any]:
     try:
-        return await sessions.answer(request, progress, lambda grant: send({"grant": grant}))
+        return await sessions.answer(request, call, lambda grant: call.send({"grant": grant}))
     except AuthorizationRequired as required:
         return {"failed": str(required), "kind": "authorization", "made": required.made}
     except McpFailed as failed:
@@ -251,7 +275,7 @@ async def _answer(
         told = server.without_secrets(str(failed), tokens_of(request["access"]))
         return {"failed": told, "kind": "failed"}
     except TimeoutError:
-        return {"failed": progress.timeout_message(), "kind": "failed"}
+        return {"failed": call.progress.timeout_message(), "kind": "failed"}
     except MemoryError:
         _end()
     except Exception:
@@ -261,7 +285,7 @@ async def _answer(
             "kind": "failed",
         }
     finally:
-        progress.close()
+        call.progress.close()
 
 
 def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -171,6 +171,7 @@ def _caller(
                 tool,
                 arguments,
                 pinned=pinned,
+                run_id=info.run_id,
                 replies=replies,
                 meta={CALL_META: info.wire(), TRACEPARENT: info.traceparent},
                 on_progress=lambda said: info.report_progress(**said),

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
@@ -120,6 +120,8 @@ class WorkerProcess:
         self._active: set[ActiveRun] = set()
         self._suspect: ActiveRun | None = None
         self._outage_runs: set[UUID] = set()
+        #: Executes a run, in the middle of whose call a person was asked; the poller sets it.
+        self.resume: Callable[[UUID], None] = lambda _run_id: None
         self._delivered_at = float("-inf")
         self._newest_delivered: datetime | None = None
         self.lease = Lease(settings, self.active_runs, self._on_orphan)
@@ -281,6 +283,8 @@ class WorkerProcess:
                 run.stop.set(CancelRequested(ids.parse_id(detail)))
             elif kind == "input":
                 run.answered.set()
+        if kind == "input" and not concerned and str(run_id) in self.mcp.held.runs.values():
+            self.resume(run_id)
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()

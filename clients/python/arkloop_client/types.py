@@ -1248,6 +1248,7 @@ class PendingInput(TypedDict):
     schema: NotRequired[dict[str, Any]]
     url: NotRequired[str]
     on_expiry: NotRequired[Literal["continue"]]
+    is_held: NotRequired[bool]
     mcp_tool: NotRequired[dict[str, Any]]
 
 

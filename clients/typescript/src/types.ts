@@ -3912,6 +3912,7 @@ export interface components {
             url?: string;
             /** @enum {string} */
             on_expiry?: "continue";
+            is_held?: boolean;
             mcp_tool?: Record<string, never>;
         };
         /** @description The error of a failed run. */

@@ -1,6 +1,7 @@
 """An MCP server over HTTP that answers calls with whatever a test chooses."""
 
 import json
+import queue
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -19,12 +20,16 @@ class Lying(BaseHTTPRequestHandler):
     message: dict[str, Any]
     session_id: str | None = None
     let_go: threading.Event
+    replies: dict[str, "queue.Queue[dict[str, Any]]"]  # of the client, to what `ask` sends
 
     def do_POST(self) -> None:
         message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.paths.append(self.path)
         schema = {"type": "object"}
-        match message["method"]:
+        match message.get("method"):
+            case None:
+                self.replies[message["id"]].put(message)
+                self.send(202, b"")
             case "initialize":
                 version = message["params"]["protocolVersion"]
                 about = {"protocolVersion": version, "capabilities": {"tools": {}}}
@@ -52,6 +57,20 @@ class Lying(BaseHTTPRequestHandler):
     def error(self, message: dict[str, Any], why: str = "Method not found") -> None:
         error = {"code": -32601, "message": why}
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
+
+    def ask(self, question: str) -> None:
+        """Begin a stream of events in place of the response, and ask for a form in it."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        schema = {"type": "object", "properties": {"n": {"type": "string"}}}
+        params = {"message": question, "requestedSchema": schema}
+        self.say({"id": question, "method": "elicitation/create", "params": params})
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a message in the stream."""
+        self.wfile.write(b"data: " + json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n\n")
+        self.wfile.flush()
 
     def send_json(self, body: dict[str, Any]) -> None:
         self.send(200, json.dumps(body).encode(), **{"Content-Type": "application/json"})

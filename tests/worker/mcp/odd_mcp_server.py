@@ -9,10 +9,12 @@ asked.
 import base64
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,16 @@ TOOLS = {
     "progress": ("Answers after n reports of its progress.", NUMBER),
     "stall": ("Reports progress once and never answers.", NOTHING),
     "nonsense": ("Reports progress that is none.", NOTHING),
+    "ask": ("Asks for n forms, one after the other, and answers with the replies.", NUMBER),
+    "ask_and_hang": ("Asks for a form, and never answers.", NOTHING),
+    "visit": ("Fails until a page was visited.", NOTHING),
     "announce": ("Says that its tools have changed.", NOTHING),
     "have_child": ("Starts a process that outlives it.", NOTHING),
 }
+
+
+#: What the client replies to requests, by their ids.
+replies: dict[str, "queue.Queue[dict[str, Any]]"] = defaultdict(queue.Queue)
 
 
 def main() -> None:
@@ -45,7 +54,9 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         log(message)
-        if "id" in message:
+        if "method" not in message:
+            replies[message["id"]].put(message)
+        elif "id" in message:
             # Each in its own thread: a call that hangs is no reason to hear nothing more.
             threading.Thread(target=answer, args=(message,), daemon=True).start()
 
@@ -138,6 +149,18 @@ def call(number: Any, params: dict[str, Any]) -> None:
             for value in (None, True, "1", 10**400, float("inf")):
                 progress(params, progress=value, total=[], message={})
             text(number, "done")
+        case "ask":
+            text(number, json.dumps([ask(f"{number}/{n}") for n in range(arguments["n"])]))
+        case "ask_and_hang":
+            ask(str(number))
+            (FOLDER / "hangs").touch()
+        case "visit" if (FOLDER / "visited").exists():
+            text(number, "visited")
+        case "visit":
+            (FOLDER / "visited").touch()
+            page = {"mode": "url", "message": "Log in.", "url": "https://example.com/login"}
+            data = {"elicitations": [{**page, "elicitationId": "7"}]}
+            say({"id": number, "error": {"code": -32042, "message": "Visit", "data": data}})
         case "announce":
             say({"method": "notifications/tools/list_changed"})
             text(number, "said")
@@ -145,6 +168,15 @@ def call(number: Any, params: dict[str, Any]) -> None:
             command = ("sh", "-c", "trap '' TERM; sleep 300")
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             text(number, str(child.pid))
+
+
+def ask(number: str) -> Any:
+    """Ask for a form, as servers of the protocols before 2026-07-28 do, and wait for the reply."""
+    fields = {"type": "object", "properties": {"seats": {"type": "integer"}}}
+    params = {"message": f"How many, {number}?", "requestedSchema": fields}
+    say({"id": number, "method": "elicitation/create", "params": params})
+    reply = replies[number].get()
+    return reply.get("result", reply.get("error"))
 
 
 def progress(params: dict[str, Any], **reported: Any) -> None:

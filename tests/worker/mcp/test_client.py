@@ -57,12 +57,6 @@ def test_the_sidecar_does_not_have_the_settings(odd: Odd) -> None:
     assert {*PASSED_ON, *about_memory, "PYTHONPATH"} >= set(environ)
 
 
-def test_an_older_server_is_not_offered_to_ask_people(odd: Odd) -> None:
-    """It would ask during a call, which would keep a worker until somebody replies."""
-    [hello] = [entry for entry in odd.log if entry.get("method") == "initialize"]
-    assert "elicitation" not in hello["params"]["capabilities"]
-
-
 def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
     """`isError` and JSON-RPC errors alike, without the data for machines."""
     with pytest.raises(McpFailed, match=r"^I would rather not\.$"):

@@ -1,0 +1,158 @@
+"""Calls that stay in progress while a person is asked: by the protocols before 2026-07-28."""
+
+import json
+import queue
+import threading
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from arkloop.shared.ids import new_id
+from arkloop.worker.contract.input_requests import InputRequired, Replies
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.client import McpClient
+from tests.waiting import eventually, in_parallel
+from tests.worker.mcp.lying_mcp_server import Lying, lying
+from tests.worker.mcp.odd_server import Odd
+from tests.worker.mcp.sdk_server import server_at
+
+ACCEPT = {"action": "accept", "content": {"seats": 3}}
+
+
+def asked(call: Any) -> InputRequired:
+    with pytest.raises(InputRequired) as raised:
+        call()
+    return raised.value
+
+
+def replies_to(required: InputRequired, reply: dict[str, Any]) -> Replies:
+    [request] = required.asked
+    return Replies({request["key"]: reply}, required.state, required.held)
+
+
+def cancelled(odd: Odd) -> bool:
+    return any(entry.get("method") == "notifications/cancelled" for entry in odd.log)
+
+
+def test_an_older_server_asks_during_its_call(odd: Odd) -> None:
+    """The call is made once: each reply continues it, up to the next question or the result."""
+    run_id = str(new_id())
+    call = {"arguments": {"n": 2}, "run_id": run_id}
+
+    first = asked(lambda: odd.call("ask", **call))
+    assert ("form", "How many, ") == (first.asked[0]["kind"], first.asked[0]["prompt"][:10])
+    assert run_id == odd.client.held.runs[str(first.held)]
+    second = asked(lambda: odd.call("ask", replies=replies_to(first, ACCEPT), **call))
+    assert first.asked[0]["prompt"] != second.asked[0]["prompt"]
+    result = odd.call("ask", replies=replies_to(second, {"action": "decline"}), **call)
+
+    assert [ACCEPT, {"action": "decline"}] == json.loads(result)
+    assert 1 == sum(entry.get("method") == "tools/call" for entry in odd.log)
+    assert run_id not in odd.client.held.runs.values()
+
+
+def test_the_time_of_a_call_stands_still_while_a_person_is_asked(odd: Odd) -> None:
+    """A reply may take longer than the call; after it the call has its time again."""
+    required = asked(lambda: odd.call("ask", arguments={"n": 1}, run_id=str(new_id()), seconds=0.3))
+    threading.Event().wait(0.8)
+    assert not cancelled(odd)
+
+    result = odd.call("ask", replies=replies_to(required, ACCEPT), run_id=str(new_id()))
+    assert [ACCEPT] == json.loads(result)
+
+
+def test_a_call_whose_run_does_not_wait_any_more_is_cancelled_at_the_server(odd: Odd) -> None:
+    """The server may still work on it, and ask: not in the name of the next call."""
+    call = {"arguments": {"n": 1}, "run_id": str(new_id())}
+    asked(lambda: odd.call("ask", **call))
+    odd.client.held.release([*odd.client.held.runs])
+    eventually(lambda: cancelled(odd))
+
+    assert "cannot tell which call" in odd.call("ask", **call)
+    assert asked(lambda: odd.call("ask", **call)).held  # by another session
+    assert 2 == len(odd.pids)
+
+
+def test_a_call_that_is_continued_is_cancelled_with_its_run(odd: Odd) -> None:
+    """As any call in progress."""
+    required = asked(lambda: odd.call("ask_and_hang", run_id=str(new_id())))
+    stop = StopSignal()
+
+    def cancel() -> None:
+        eventually((odd.folder / "hangs").exists)
+        stop.set(CancelRequested())
+
+    threading.Thread(target=cancel).start()
+    with pytest.raises(CancelRequested):
+        odd.call("ask_and_hang", replies=replies_to(required, ACCEPT), context=stop)
+
+    eventually(lambda: cancelled(odd))
+    assert required.held not in odd.client.held.runs
+
+
+def test_a_reply_to_a_call_of_another_process_fails_it(odd: Odd, tmp_path: Any) -> None:
+    """The model reads why, and that the call may have taken effect; it is not made again."""
+    required = asked(lambda: odd.call("ask", arguments={"n": 1}, run_id=str(new_id())))
+    other = McpClient(stdio=True)
+    try:
+        there = Odd(other, tmp_path)
+        with pytest.raises(McpFailed, match="connection of the call is lost.*may have taken eff"):
+            there.call("ask", arguments={"n": 1}, replies=replies_to(required, ACCEPT))
+    finally:
+        other.close()
+    assert 1 == sum(entry.get("method") == "tools/call" for entry in odd.log)
+
+
+def test_a_question_is_refused_where_it_may_be_about_another_call(odd: Odd) -> None:
+    """Over stdio nothing says which call it belongs to: nobody is asked for somebody else."""
+    first = asked(lambda: odd.call("ask", arguments={"n": 1}, run_id=str(new_id())))
+
+    [refused] = json.loads(odd.call("ask", arguments={"n": 1}, run_id=str(new_id())))
+
+    assert "cannot tell which call" in refused["message"]
+    # Whether it was the first or the second that asked, nobody knows then: the first may go on.
+    result = odd.call("ask", replies=replies_to(first, ACCEPT), run_id=str(new_id()))
+    assert [ACCEPT] == json.loads(result)
+
+
+def test_each_call_over_http_gets_the_reply_to_its_own_question(http_client: McpClient) -> None:
+    """Parallel calls share a session, and each has a stream of its own."""
+    replies: dict[str, queue.Queue[dict[str, Any]]] = defaultdict(queue.Queue)
+
+    def ask(handler: Lying) -> None:
+        question = str(handler.message["params"]["arguments"]["n"])
+        number = handler.message["id"]
+        handler.ask(question)
+        reply = replies[question].get()
+        said = [{"type": "text", "text": f"{question}: {reply['result']['content']['n']}"}]
+        handler.say({"id": number, "result": {"content": said}})
+
+    with lying(ask, replies=replies) as (url, _):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+
+        def call(n: int) -> str:
+            how: dict[str, Any] = {"pinned": tool.hash, "run_id": str(new_id())}
+            required = asked(lambda: http_client.call(server, "lie", {"n": n}, **how))
+            assert str(n) == required.asked[0]["prompt"]
+            reply = {"action": "accept", "content": {"n": f"reply {n}"}}
+            answer = http_client.call(server, "lie", {}, replies=replies_to(required, reply), **how)
+            assert isinstance(answer, str)
+            return answer
+
+        assert [f"{n}: reply {n}" for n in range(4)] == in_parallel(4, call)
+
+
+def test_a_call_that_fails_for_want_of_a_visit_is_made_again_after_it(odd: Odd) -> None:
+    """So servers of 2025-11-25 let people authorize them; one that is declined fails the call."""
+    required = asked(lambda: odd.call("visit"))
+    [page] = required.asked
+    assert ("authorization", "https://example.com/login") == (page["kind"], page["url"])
+    assert required.held is None
+
+    with pytest.raises(McpFailed, match="did not agree to visit"):
+        odd.call("visit", replies=replies_to(required, {"action": "decline"}))
+    assert "visited" == odd.call("visit", replies=replies_to(required, {"action": "accept"}))
