@@ -1,5 +1,6 @@
-"""Hooks of schemathesis for `make fuzz`: neither long polls nor streams wait for what may come."""
+"""Hooks of schemathesis for `make fuzz`: what it cannot know about waits and repeated requests."""
 
+import secrets
 from typing import Any
 
 import schemathesis
@@ -13,3 +14,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.body["wait_seconds"] = 0
     if case.method == "GET" and case.operation.path.endswith("/events"):
         case.query = {"follow": "false", **(case.query or {})}
+    if "Idempotency-Key" in (case.headers or {}) and _is_stateful(case):
+        # A key that came before replays a response, also of an object that was deleted since.
+        case.headers["Idempotency-Key"] = secrets.token_hex(8)
+
+
+def _is_stateful(case: Any) -> bool:
+    return case._meta is not None and case._meta.phase.name == "stateful"
