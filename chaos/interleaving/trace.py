@@ -125,7 +125,9 @@ class Trace:
             else:
                 ticket = old.ticket
             count = row.messages if row.messages is not None else len(old.messages) if old else 1
-            goes_ahead = old.goes_ahead if old else row.state == PENDING and doing.on_busy in _AHEAD
+            # An offered message that an interrupt makes a run of does not.
+            is_ahead = doing.on_busy in _AHEAD and run_id not in self._tickets
+            goes_ahead = old.goes_ahead if old else row.state == PENDING and is_ahead
             runs.append(
                 Run(
                     row.state,
