@@ -86,13 +86,15 @@ class RunCreator:
 
     def _with_others(self, new: NewRun) -> Created | None:
         """Create the run together with those of other requests, if that is possible."""
-        made = self._create_with_others(new)
-        if isinstance(made, RunLimitExceeded):
-            raise made
-        if made is not None:
-            return Created(made, new.thread_id, new.trace_id)
+        may_wait = new.thread is None and new.on_busy in (None, OnBusy.ENQUEUE)
+        if not may_wait or new.on_busy is None:
+            made = self._create_with_others(new)
+            if isinstance(made, RunLimitExceeded):
+                raise made
+            if made is not None:
+                return Created(made, new.thread_id, new.trace_id)
         # Its thread is busy, or its actor must not create it, or somebody has locked something.
-        if new.thread is not None or new.on_busy not in (None, OnBusy.ENQUEUE):
+        if not may_wait:
             return None
         for _ in range(TRIES if new.on_busy is OnBusy.ENQUEUE else 1):
             attempt = self._enqueue_with_others(new)
@@ -120,16 +122,8 @@ class RunCreator:
     def _enqueue_all(
         self, wanted: Sequence[NewRun]
     ) -> Sequence[enqueued_runs.Attempt | RunLimitExceeded]:
-        """Enqueue the runs in one statement, unless those that there are must be counted before."""
-        connections = self._connections_of(wanted)
-        if not any(run_limits.apply_to(connections.settings, new.actor) for new in wanted):
-            with connections.statement() as tx:
-                return enqueued_runs.enqueue_all(tx, wanted)
-        with connections.transaction() as tx:
-            refused = run_limits.refusals(tx, [new.actor for new in wanted])
-            admitted = [new for new, why in zip(wanted, refused, strict=True) if why is None]
-            made = iter(enqueued_runs.enqueue_all(tx, admitted) if admitted else [])
-            return [next(made) if why is None else why for why in refused]
+        with self._connections_of(wanted).statement() as tx:
+            return enqueued_runs.enqueue_all(tx, wanted)
 
     def _connections_of(self, wanted: Sequence[NewRun]) -> Connections:
         return self._connections.of(*{new.actor.org_id for new in wanted})

@@ -1,4 +1,4 @@
-"""Requests with `enqueue` in busy threads: those of one moment are carried out by one statement."""
+"""Requests with `enqueue`, in busy and in idle threads: those of one moment are one statement."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -6,8 +6,10 @@ from itertools import combinations
 from typing import NamedTuple
 
 from arkloop.shared import ids
-from arkloop.shared.runs import places, thread_queue
+from arkloop.shared.errors import RunLimitExceeded
+from arkloop.shared.runs import agent_queue, places, run_limits, thread_queue
 from arkloop.shared.runs.new_runs import Created, NewRun, columns
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import (
     Effect,
     Guard,
@@ -21,7 +23,7 @@ from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 
-#: What the statement does.
+#: What the statement does in a busy thread.
 _EFFECTS = (Effect.PEND_LAST, Effect.FLAG)
 #: What it looks at, besides the holder.
 _SEEN = {Guard.HAS_TIME, Guard.IS_FULL}
@@ -32,23 +34,26 @@ class Attempt(NamedTuple):
     """The result for one request; without a run, `busy_threads.create` carries it out, or says why
     not.
 
-    `had_locks`: otherwise another session may have had one for a moment.
+    `had_locks`: the thread is busy, and no other session had a lock of it for a moment.
     """
 
     made: Created | None
     had_locks: bool
 
 
-def enqueue_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[Attempt]:
-    """Insert pending runs for those of the requests for which the rules say just this.
+def enqueue_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[Attempt | RunLimitExceeded]:
+    """Queue runs in idle threads, and insert pending ones where the rules say just this, as far as
+    the limits of their orgs allow; the workers are notified of the former after the commit.
 
-    Does not check budgets.
+    All are for existing threads. Does not check budgets.
     """
+    settings = tx.connections.settings
     new_ids = [ids.new_id() for _ in wanted]
     rows = tx.sql.exec_driver_sql(
         _ENQUEUE,
         {
             **columns(wanted),
+            **run_limits.columns(settings, [new.actor for new in wanted]),
             "ids": plain_array(new_ids),
             "on_busy": TextArray(new.on_busy for new in wanted),
             "holders": TextArray(_holders(thread_queue.RULES)),
@@ -57,16 +62,20 @@ def enqueue_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[Attempt]:
             "middle": places.MIDDLE,
         },
     )
-    positions = {row.id: row.queue_position for row in rows}
-    return [
-        Attempt(
-            Created(run_id, new.thread_id, new.trace_id, position)
-            if (position := positions.get(run_id)) is not None
-            else None,
-            run_id in positions,
-        )
-        for run_id, new in zip(new_ids, wanted, strict=True)
-    ]
+    found = {row.id: row for row in rows}
+    attempts: list[Attempt | RunLimitExceeded] = []
+    for run_id, new in zip(new_ids, wanted, strict=True):
+        row = found[run_id]
+        if row.refusal is not None:
+            attempts.append(run_limits.refusal(settings, new.actor, row.refusal))
+            continue
+        made = None
+        if row.state is not None:
+            made = Created(run_id, new.thread_id, new.trace_id, row.queue_position)
+        if row.state == RunState.QUEUED:
+            tx.after_commit.append(agent_queue.announce(run_id, new.actor.org_id, new.agent))
+        attempts.append(Attempt(made, row.had_locks))
+    return attempts
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Requests with `enqueue` in busy threads: one statement for those of one moment."""
+"""Requests with `enqueue`: one statement for those of one moment."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,17 +8,19 @@ import pytest
 from sqlalchemy import func, select, update
 
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE
-from arkloop.shared.errors import ThreadBusy
+from arkloop.shared.errors import RunLimitExceeded, ThreadBusy
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import creation, thread_queue
-from arkloop.shared.runs.creation import Created, NewMessage, NewRun
-from arkloop.shared.runs.enqueued_runs import enqueue_all
+from arkloop.shared.runs.creation import Created, NewMessage, NewRun, RunCreator
+from arkloop.shared.runs.enqueued_runs import Attempt, enqueue_all
 from arkloop.shared.runs.thread_queue import MAX_WAITING, Effect, Holder, OnBusy
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads.content import Content
+from tests.query_plans import noted
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_creation import wanted
+from tests.shared.runs.test_endings import completed
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -39,7 +41,7 @@ def request(stored: StoredRuns, thread_id: UUID, text: str = "b", **more: Any) -
 
 def together(stored: StoredRuns, *requests: NewRun) -> list[Created | None]:
     with stored.connections.statement() as tx:
-        return [made for made, _ in enqueue_all(tx, requests)]
+        return [one.made for one in enqueue_all(tx, requests) if isinstance(one, Attempt)]
 
 
 def rows(stored: StoredRuns, thread_id: UUID) -> tuple[list[Any], list[Any]]:
@@ -80,6 +82,60 @@ def test_it_does_what_is_done_for_one_request_alone(stored: StoredRuns, holder: 
 
     assert [one.position for one in expected] == [one and one.position for one in made]
     assert rows(stored, alone.id) == rows(stored, grouped.id)
+
+
+def test_in_an_idle_thread_the_run_is_queued_at_once(stored: StoredRuns) -> None:
+    """With the rows of a plain create, and a worker is notified; the second one of a thread is left
+    for another statement.
+    """
+    plain, thread = BusyThread(stored), BusyThread(stored)
+    for one in (plain, thread):
+        one.end(one.ending(completed, one.claim(one.say("a").run_id), "Done."))
+    described = {"options": {"instructions": "x"}, "metadata": {"n": "1"}, "end_user_id": "e"}
+    create = RunCreator(stored.connections, stored.catalog())
+    create(request(stored, plain.id, on_busy=None, **described))
+    stored.sent.clear()
+
+    made = together(
+        stored,
+        request(stored, thread.id, **described),
+        request(stored, stored.thread(), on_busy=None, message=None),
+        request(stored, thread.id, "c"),
+    )
+
+    assert [True, True, False] == [one is not None for one in made]
+    assert {one.run_id for one in made if one} == {*stored.sent}
+    assert rows(stored, plain.id) == rows(stored, thread.id)
+
+
+@pytest.mark.parametrize("limits", [{}, {"org_concurrent_runs": 99, "org_queued_runs": 99}])
+def test_a_request_is_one_statement(stored: StoredRuns, limits: dict[str, int]) -> None:
+    """In an idle thread and in a busy one, with limits on runs and without."""
+    changed = replace(stored.connections.settings, **limits)  # type: ignore[arg-type]
+    of = replace(stored, connections=replace(stored.connections, settings=changed))
+    creator, thread_id = RunCreator(of.connections, of.catalog()), of.thread()
+    creator(request(of, of.thread()))  # it opens the connection
+
+    positions = []
+    with noted(of.connections) as statements:
+        positions += [creator(request(of, thread_id)).position for _ in range(3)]
+
+    assert [None, 1, 2] == positions
+    assert 3 == len(statements)
+
+
+def test_a_request_beyond_a_limit_is_refused(stored: StoredRuns) -> None:
+    """In a busy thread as in an idle one; those before it count, whatever their threads do."""
+    changed = replace(stored.connections.settings, org_concurrent_runs=3)
+    of = replace(stored, connections=replace(stored.connections, settings=changed))
+    busy, idle = of.thread(), of.thread()
+    of.create(busy)
+
+    with of.connections.statement() as tx:
+        made = enqueue_all(tx, [request(of, each) for each in (busy, idle, busy, of.thread())])
+
+    refused = [isinstance(one, RunLimitExceeded) for one in made]
+    assert [False, False, True, True] == refused
 
 
 def test_each_request_is_one_for_its_own_thread(stored: StoredRuns) -> None:
