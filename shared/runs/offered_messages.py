@@ -87,6 +87,16 @@ def after_end(tx: Transaction, run_id: UUID, thread_id: UUID, position: int) -> 
     return _place(tx, run_id, thread_id, position)
 
 
+def leave(tx: Transaction, run_id: UUID) -> None:
+    """Make the messages that a run was steered with those of the user alone again.
+
+    Only once the run has ended: its end gives them their places in the conversation.
+    """
+    tx.sql.execute(
+        update(messages).where(messages.c.steered_into == run_id).values(steered_into=None)
+    )
+
+
 def _delivered(sql: Connection, run_id: UUID) -> set[UUID]:
     steered = select(run_events.c.payload).where(
         run_events.c.run_id == run_id, run_events.c.type == RunSteered.type

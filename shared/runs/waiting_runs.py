@@ -86,22 +86,17 @@ def after_end(tx: Transaction, ended: Row[Any]) -> None:
                 position = offered_messages.after_end(tx, ended.run_id, ended.thread_id, position)
                 if ended.superseded_at is not None:
                     discard(tx, ended.thread_id, ended.run_id, position)
+                    offered_messages.leave(tx, ended.run_id)
             case Effect.START_FIRST:
                 start_first(tx, ended.thread_id)
 
 
 def discard(tx: Transaction, thread_id: UUID, run_id: UUID, position: int) -> None:
-    """Take what a run has left in its thread out of it: its message, and truncation points.
-
-    The messages that it was steered with are those of the user alone again.
-    """
+    """Take what a run has left in its thread out of it: its message, and truncation points."""
     tx.sql.execute(
         update(messages)
         .where(messages.c.run_id == run_id, messages.c.superseded_at.is_(None))
         .values(superseded_at=func.now())
-    )
-    tx.sql.execute(
-        update(messages).where(messages.c.steered_into == run_id).values(steered_into=None)
     )
     thread_contexts.forget(tx, thread_id, literal(position - 1))
 

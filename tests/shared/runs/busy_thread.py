@@ -13,7 +13,7 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.runs.creation import Created, NewMessage, RunCreator
 from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
 from arkloop.shared.runs.thread_queue import OnBusy
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads.content import Content
 from tests.shared.runs.test_creation import wanted
@@ -80,6 +80,12 @@ class BusyThread:
         query = select(messages.c.content).where(messages.c.thread_id == self.id)
         with self.stored.connections.reading() as sql:
             return list(sql.scalars(query.where(messages.c.steered_into.is_not(None))))
+
+    def waiting(self) -> list[str]:
+        """Return the messages of the thread that wait, or would for ever: no run sees them."""
+        query = select(messages.c.content).where(messages.c.thread_id == self.id)
+        with self.stored.connections.reading() as sql:
+            return list(sql.scalars(query.where(messages.c.position >= FIRST_WAITING)))
 
     def states(self) -> list[str]:
         """Return the states of the thread's runs in the order of their creation."""

@@ -96,12 +96,17 @@ def test_a_run_that_waits_for_input_takes_no_message(thread: BusyThread) -> None
     assert ["a"] == thread.texts()
 
 
-def test_a_rollback_keeps_what_people_have_said(thread: BusyThread) -> None:
-    """The messages that the run was steered with are those of the thread again."""
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_a_rollback_keeps_what_people_have_said(thread: BusyThread, is_settled: bool) -> None:
+    """The messages that the run was steered with are those of the thread again, in their place."""
     first = thread.say("a")
     claim = thread.claim(first.run_id)
     made = thread.say("b", "steer")
+    assert made.offered is not None
     deliver(thread, made, "b")
+    if is_settled:
+        with thread.stored.connections.transaction() as tx:
+            offered_messages.settle(tx, claim, [made.offered[0]])
     last = thread.say("c", "rollback")
 
     assert Outcome.ENDED == thread.end(thread.ending(cancelled, claim))
@@ -109,3 +114,4 @@ def test_a_rollback_keeps_what_people_have_said(thread: BusyThread) -> None:
 
     assert ["a", "b", "c", "C"] == thread.texts()
     assert [] == thread.steered()
+    assert [] == thread.waiting()
