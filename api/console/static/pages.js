@@ -9,7 +9,7 @@
  * @property {string} title
  * @property {() => Promise<{Page: any}>} load
  * @property {import("./ui/icons.js").IconName} [icon] pages with an icon are in the navigation
- * @property {"work" | "settings"} [group]
+ * @property {"work" | "settings" | "operator"} [group]
  * @property {string} [permission] who has it sees the page in the navigation
  */
 
@@ -33,5 +33,10 @@ export const PAGES = [
   { path: "/webhooks/:id", title: "Webhook endpoint", load: () => import("./pages/webhooks.js") },
   { path: "/limits", title: "Limits", icon: "limits", group: "settings", load: () => import("./pages/limits.js") },
   { path: "/audit", title: "Audit log", icon: "audit", group: "settings", permission: "admin", load: () => import("./pages/audit.js") },
+  { path: "/queues", title: "Queues", icon: "operate", group: "operator", permission: "operator", load: () => import("./pages/queues.js") },
+  { path: "/workers", title: "Workers", icon: "system", group: "operator", permission: "operator", load: () => import("./pages/workers.js") },
+  { path: "/leases", title: "Leases", icon: "clock", group: "operator", permission: "operator", load: () => import("./pages/leases.js") },
+  { path: "/stuck", title: "Stuck runs", icon: "alert", group: "operator", permission: "operator", load: () => import("./pages/stuck.js") },
+  { path: "/password", title: "Password", load: () => import("./pages/password.js") },
   { path: "/sessions", title: "Log-ins", icon: "clock", group: "settings", load: () => import("./pages/sessions.js") },
 ]

@@ -8,7 +8,7 @@ import { Icon, Logo } from "./ui/icons.js"
 import { Button, Empty, Loading } from "./ui/parts.js"
 import { waitingCount } from "./waiting.js"
 
-const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"]])
+const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"], ["operator", "Operator"]])
 
 export function Shell() {
   const { path, params } = useStore(route)
@@ -58,7 +58,7 @@ export function Shell() {
     </div>`
 }
 
-/** @param {{group: "work" | "settings", title: string, section: string}} props */
+/** @param {{group: "work" | "settings" | "operator", title: string, section: string}} props */
 function Group({ group, title, section }) {
   useStore(me)
   const rows = PAGES.filter((row) => row.icon && row.group === group && (!row.permission || may(row.permission)))

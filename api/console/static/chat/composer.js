@@ -1,6 +1,8 @@
 // The box to write a message in. Its draft survives a reload.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
+import { may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
+import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
 
 const BUSY = /** @type {const} */ ([
   ["enqueue", "Send after this answer"],
@@ -10,7 +12,7 @@ const BUSY = /** @type {const} */ ([
 
 /**
  * @param {{draftKey: string, isBusy: boolean, active?: any, placeholder: string,
- *   onSend: (content: string, onBusy: string) => Promise<boolean>, onStop?: () => void}} props
+ *   onSend: (content: any, onBusy: string) => Promise<boolean>, onStop?: () => void}} props
  */
 export function Composer({ draftKey, isBusy, active, placeholder, onSend, onStop }) {
   const id = useId()
@@ -28,31 +30,48 @@ export function Composer({ draftKey, isBusy, active, placeholder, onSend, onStop
     element.style.height = "auto"
     element.style.height = `${Math.min(element.scrollHeight + 2, 240)}px`
   }, [text])
+  const files = useAttachments()
+  const canAttach = may("data.files.write")
+  const isReady = (text.trim() !== "" || files.list.some((one) => one.file !== null)) && !files.isLoading
   const send = async () => {
     const content = text.trim()
-    if (!content || isBusy) return
+    const attached = files.list
+    if (!isReady || isBusy) return
     // The text stands in the conversation while it is sent; if it is refused, it is back here.
     setText("")
-    if (!(await onSend(content, onBusy))) setText((now) => now || content)
+    files.clear()
+    if (!(await onSend(contentOf(content, attached), onBusy))) {
+      setText((now) => now || content)
+      files.restore(attached)
+    }
     box.current?.focus()
+  }
+  const take = (/** @type {DragEvent | ClipboardEvent} */ event, /** @type {DataTransfer | null} */ data) => {
+    if (!canAttach || !data?.files.length) return
+    event.preventDefault()
+    files.add([...data.files])
   }
   const onKey = (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return
     event.preventDefault()
     void send()
   }
-  return html`<form class="composer" onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); void send() }}>
+  return html`<form class="composer" onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); void send() }}
+    onDragOver=${(/** @type {DragEvent} */ event) => canAttach && event.preventDefault()} onDrop=${(/** @type {DragEvent} */ event) => take(event, event.dataTransfer)}>
+    <${Attached} list=${files.list} onRemove=${files.remove} />
     <label class="sr" for=${id}>Message</label>
     <textarea id=${id} ref=${box} rows="1" placeholder=${placeholder} value=${text} onKeyDown=${onKey}
+      onPaste=${(/** @type {ClipboardEvent} */ event) => take(event, event.clipboardData)}
       onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
     <div class="composer-foot">
+      ${canAttach && html`<${Attach} onFiles=${files.add} />`}
       ${active ? html`<label class="sr" for=${`${id}-busy`}>When to send</label><select id=${`${id}-busy`} class="small" value=${onBusy}
         onChange=${(/** @type {any} */ event) => setOnBusy(event.target.value)}>
         ${BUSY.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`
       : html`<span class="faint hint-keys">Enter sends, Shift+Enter begins a line</span>`}
       <span class="grow"></span>
       ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}
-      <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!text.trim()}>Send</${Button}>
+      <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReady}>Send</${Button}>
     </div>
   </form>`
 }

@@ -1,6 +1,7 @@
 // A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
 import { ApiError, page, post, segment, send } from "../lib/api.js"
 import { follow } from "../lib/follow.js"
+import { messageOf } from "./attachments.js"
 import { fold } from "./fold.js"
 
 const PAGE = 30
@@ -186,7 +187,7 @@ export class Conversation {
     const text = typeof content === "string" ? content : content.map((/** @type {any} */ part) => part.text ?? "").join("")
     this.update({ sending: { key: Date.now(), text, isRepeated: false } })
     try {
-      const made = await post(`threads/${segment(this.threadId)}/runs`, { message: content, ...choice }, {
+      const made = await post(`threads/${segment(this.threadId)}/runs`, { message: messageOf(content), ...choice }, {
         onRetry: () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } }),
       })
       channel?.postMessage({ thread_id: this.threadId })

@@ -7,6 +7,7 @@ import { Icon } from "../ui/icons.js"
 import { Data, parsed } from "../ui/json.js"
 import { Markdown } from "../ui/markdown.js"
 import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
+import { FileOf } from "./attachments.js"
 import { Answered, PendingInput } from "./pending_input.js"
 
 /** @param {{entry: import("./conversation.js").MessageEntry}} props */
@@ -18,8 +19,7 @@ export function Message({ entry }) {
   return html`<article class="said" aria-label="User" title=${exactly(entry.created_at)}>
     ${parts(entry.content).map((part, index) => part.type === "text"
       ? html`<${SaidText} key=${index} text=${plain(part.text ?? "")} />`
-      : html`<p key=${index} class="file"><${Icon} name="attach" />${part.type === "image" ? "Image" : "File"}
-          <code>${part.file_id ?? plain(part.url ?? "")}</code></p>`)}
+      : html`<${FileOf} key=${index} part=${part} />`)}
   </article>`
 }
 
@@ -88,7 +88,7 @@ const Failure = ({ run }) => html`<div class="problem" role="note"><${Icon} name
   <div><p>${plain(run.error?.message ?? "The run failed.")}</p><p class="faint"><code>${run.error?.code ?? ""}</code></p></div></div>`
 
 /** @param {{turn: import("./fold.js").Turn, run: import("./fold.js").RunEntry, isLive: boolean}} props */
-function Turn({ turn, run, isLive }) {
+export function Turn({ turn, run, isLive }) {
   const isWriting = isLive && turn.message_id === null
   const questions = turn.questions.filter((question) => question.answer !== null)
   return html`<div class=${classes("turn", isWriting && "writing")}>

@@ -1,8 +1,10 @@
 // A new conversation: who is to answer, and the first message.
 import { get, post } from "../lib/api.js"
+import { parts } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
+import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
 
 /** @param {{onMade: () => void}} props */
@@ -18,7 +20,7 @@ export function NewThread({ onMade }) {
   const action = useAction()
   const send = (/** @type {any} */ message) => action.run(async () => {
     const thread = { title: title.trim() || titleOf(message) }
-    const made = await post("runs", { thread, message, persona_id: persona || null, route_id: routeId || null })
+    const made = await post("runs", { thread, message: messageOf(message), persona_id: persona || null, route_id: routeId || null })
     onMade()
     go(`/threads/${made.thread_id}`)
   })
@@ -43,9 +45,10 @@ export function NewThread({ onMade }) {
   </div>`
 }
 
-/** Return the beginning of a message, where a word ends. @param {string} message */
+/** Return the beginning of a message, where a word ends. @param {any} message */
 function titleOf(message) {
-  const line = message.replace(/\s+/g, " ").trim()
+  const text = parts(message).map((part) => part.text ?? "").join(" ").trim() || "Files"
+  const line = text.replace(/\s+/g, " ").trim()
   return line.length <= 60 ? line : `${line.slice(0, 60).replace(/ \S*$/, "")} …`
 }
 

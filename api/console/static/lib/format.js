@@ -17,7 +17,8 @@ export function money(usd) {
   if (usd == null) return "–"
   if (usd === 0) return "$0"
   if (usd >= 1) return `$${usd.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`
-  if (usd >= 0.01) return `$${usd.toFixed(3)}`
+  // Tenths of a cent only where there are some.
+  if (usd >= 0.01) return `$${usd.toFixed(3).replace(/0$/, "")}`
   return `$${usd.toFixed(8).replace(/0+$/, "")}`
 }
 
@@ -31,12 +32,14 @@ export function duration(ms) {
   return `${Math.round(ms / 86_400_000)} days`
 }
 
-/** Show a time by how long ago it was, else by its date. @param {string | null | undefined} text */
+/** Show a time by how long ago it was, or how soon it comes, else by its date. @param {string | null | undefined} text */
 export function when(text) {
   if (!text) return "–"
   const then = new Date(text)
   const ago = Date.now() - then.getTime()
-  if (ago < 0) return dateTime.format(then)
+  if (ago < -3_600_000) return dateTime.format(then)
+  if (ago < -60_000) return `in ${Math.round(-ago / 60_000)} min`
+  if (ago < 0) return `in ${Math.ceil(-ago / 1_000)} s`
   if (ago < 60_000) return "just now"
   if (ago < 3_600_000) return `${Math.floor(ago / 60_000)} min ago`
   if (new Date().toDateString() === then.toDateString()) return timeOnly.format(then)

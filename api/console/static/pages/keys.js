@@ -13,7 +13,7 @@ const SCOPES = [
   ["data.runs.read", "Read runs"], ["data.runs.write", "Start and steer runs"],
   ["data.files.read", "Read files"], ["data.files.write", "Upload files"],
   ["tools.work", "Work as a tool worker"], ["agents.work", "Work as an agent worker"],
-  ["admin", "Administer the organization"],
+  ["admin", "Administer the organization"], ["operator", "Operate the service, for all organizations"],
 ]
 const NAMES = new Map(SCOPES)
 /** @type {[string, string][]} */
@@ -77,7 +77,7 @@ function limits(key) {
 function Scopes({ scopes }) {
   const data = SCOPES.filter(([scope]) => scope.startsWith("data.")).map(([scope]) => scope)
   const isAllData = data.every((scope) => scopes.includes(scope))
-  const shown = scopes.length === SCOPES.length ? ["all"] : isAllData ? ["all data", ...scopes.filter((scope) => !data.includes(scope))] : scopes
+  const shown = SCOPES.every(([scope]) => scope === "operator" || scopes.includes(scope)) && !scopes.includes("operator") ? ["all"] : isAllData ? ["all data", ...scopes.filter((scope) => !data.includes(scope))] : scopes
   return html`<span class="tags">${shown.map((scope) => html`<span class="tag" key=${scope} title=${NAMES.get(scope) ?? scope}>${scope}</span>`)}</span>`
 }
 

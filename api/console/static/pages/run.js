@@ -2,11 +2,12 @@
 import { PendingInput } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
 import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
-import { html, useEffect, useRef, useState } from "../lib/html.js"
+import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
 import { follow } from "../lib/follow.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Events } from "../runs/events.js"
+import { Controls, Scene, useReplay } from "../runs/replay.js"
 import { Timeline } from "../runs/timeline.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
@@ -50,12 +51,34 @@ function Run({ id }) {
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
       ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} pending=${data.pending_input} onDone=${run.reload} />`}
       <${Figures} run=${data} />
-      <section class="panel"><h2>Timeline</h2><${Timeline} run=${data} events=${events} /></section>
+      <${Recorded} run=${data} events=${events}>
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
         ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
-      <section class="panel"><h2>Events <span class="faint">${count(events.length)}</span></h2><${Events} events=${events} began=${data.created_at} /></section>
+      </${Recorded}>
       <section class="panel"><h2>Details</h2><${Details} run=${data} /></section>
     </div>`
+}
+
+/** The picture and the list of what was recorded, which can be played again. @param {{run: any, events: any[], children: any}} props */
+function Recorded({ run, events, children }) {
+  const [isReplay, setReplay] = useState(false)
+  const replay = useReplay(run, events)
+  const shown = useMemo(() => (isReplay ? events.slice(0, replay.known) : events), [isReplay, events, replay.known])
+  const begin = () => {
+    setReplay(true)
+    replay.set({ ms: 0, isPlaying: true })
+  }
+  const end = () => {
+    setReplay(false)
+    replay.set({ isPlaying: false })
+  }
+  return html`<section class="panel"><header class="panel-head"><h2>Timeline</h2>
+      ${isReplay ? html`<${Button} class="small" icon="close" onClick=${end}>End the replay</${Button}>`
+        : events.length > 0 && html`<${Button} class="small" icon="play" onClick=${begin}>Replay</${Button}>`}</header>
+      ${isReplay && html`<${Controls} replay=${replay} events=${events} />`}
+      <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : null} total=${replay.total} /></section>
+    ${isReplay ? html`<section class="panel"><h2>At this moment</h2><${Scene} run=${run} events=${events} known=${replay.known} /></section>` : children}
+    <section class="panel"><h2>Events <span class="faint">${count(shown.length)}</span></h2><${Events} events=${shown} began=${run.created_at} /></section>`
 }
 
 /** Follow the run's own stream from its first event. @param {string} id */

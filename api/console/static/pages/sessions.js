@@ -1,12 +1,13 @@
 // The log-ins of the user, who ends those that they do not know.
 import { get, remove } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
+import { href } from "../lib/router.js"
 import { isKey, logOut } from "../lib/session.js"
 import { Confirm, Failed, Table } from "../settings/parts.js"
 import { Badge, Button, Empty, Head, Loading, Time, useRead } from "../ui/parts.js"
 
 export function Page() {
-  return html`<${Head} title="Log-ins" /><div class="page">${isKey()
+  return html`<${Head} title="Log-ins" actions=${!isKey() && html`<a class="button" href=${href("/password")}>Change password</a>`} /><div class="page">${isKey()
     ? html`<${Empty} icon="system" title="An API key has no log-ins"><p>Sign in with a password to see where you are signed in.</p></${Empty}>`
     : html`<${Sessions} />`}</div>`
 }

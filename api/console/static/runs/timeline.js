@@ -11,12 +11,15 @@ const LABEL = 76
 const LANES = ["Queue", "Model", "Tools", "Waiting"]
 const MOST_ROWS = 40
 
-/** @param {{run: any, events: any[]}} props */
-export function Timeline({ run, events }) {
+/**
+ * With `ms` the run is shown as it was that long after its creation, on the axis of all of it.
+ * @param {{run: any, events: any[], ms?: number | null, total?: number}} props
+ */
+export function Timeline({ run, events, ms = null, total = 0 }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null))
   const [width, setWidth] = useState(800)
   const [now, setNow] = useState(Date.now())
-  const isLive = run.phase !== "finished"
+  const isLive = run.phase !== "finished" && ms === null
   useEffect(() => {
     if (box.current === null) return
     const observer = new ResizeObserver(([entry]) => setWidth(Math.max(280, entry.contentRect.width)))
@@ -28,10 +31,11 @@ export function Timeline({ run, events }) {
     const timer = setInterval(() => setNow(Date.now()), 500)
     return () => clearInterval(timer)
   }, [isLive])
-  const spans = useMemo(() => spansOf(run, events, now), [run, events, isLive ? now : 0])
-  const rows = useMemo(() => rowsOf(spans), [spans])
   const from = Date.parse(run.created_at)
-  const to = Math.max(...spans.map((span) => span.to), from + 1)
+  const spans = useMemo(() => (ms === null ? spansOf(run, events, now)
+    : spansOf({ ...run, completed_at: null, failed_at: null, cancelled_at: null }, events, from + ms)), [run, events, isLive ? now : 0, ms])
+  const rows = useMemo(() => rowsOf(spans), [spans])
+  const to = ms === null ? Math.max(...spans.map((span) => span.to), from + 1) : from + Math.max(total, 1)
   const x = (/** @type {number} */ at) => LABEL + ((at - from) / (to - from)) * (width - LABEL - 8)
   const height = rows.length * ROW + AXIS + 4
   const sums = sumsOf(spans)
@@ -52,6 +56,7 @@ export function Timeline({ run, events }) {
             <rect class=${`span ${span.kind}${span.isBad ? " bad" : ""}${span.isOpen ? " open" : ""}`} x=${left} y="6" width=${wide} height=${BAR} rx="4" />
             ${wide > 7 * label.length && html`<text class=${`span-label ${span.kind}`} x=${left + 7} y=${BAR / 2 + 10}>${label}</text>`}</g>`
         })}</g>`)}
+      ${ms !== null && html`<line class="moment" x1=${x(from + ms)} x2=${x(from + ms)} y1="0" y2=${height - AXIS} />`}
     </svg></div>`
 }
 

@@ -21,6 +21,8 @@ const PATHS = {
   plus: "M12 5v14M5 12h14",
   send: "M5 12h13M12 5l7 7-7 7",
   stop: "M7 7h10v10H7z",
+  play: "M7.5 5v14l11-7z",
+  pause: "M8 5.5v13M16 5.5v13",
   retry: "M4 12a8 8 0 1 0 2.5-5.8M4 4v4.5h4.5",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   check: "M5 12.5 10 17.5 19 7",

@@ -22,6 +22,7 @@ export function Button({ kind = "plain", icon, busy = false, label, children, cl
 const TONES = {
   completed: "good", failed: "bad", cancelled: "mute", running: "live", waiting_for_input: "warn", queued: "mute",
   executing: "live", waiting: "warn", cancelling: "warn", finished: "mute", scheduled: "mute", active: "good",
+  alive: "good", away: "bad", worker_lost: "bad", silent: "warn", overdue: "warn",
   delivered: "good", pending: "live", dead: "bad", revoked: "bad", expired: "mute", disabled: "mute",
 }
 

@@ -1,0 +1,100 @@
+// Files of a message: chosen, dropped or pasted, uploaded at once, and sent with the text.
+import { get, segment, send } from "../lib/api.js"
+import { plain } from "../lib/format.js"
+import { html, useRef, useState } from "../lib/html.js"
+import { Icon } from "../ui/icons.js"
+import { Button, Foreign, Problem, useAction, useRead } from "../ui/parts.js"
+
+/** What the service takes, for the dialog that chooses; it looks at the content itself. */
+const ACCEPTED = "image/png,image/jpeg,image/gif,image/webp,application/pdf,text/*,.md,.csv,.json,.log"
+
+/** @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown}} Attachment */
+
+/**
+ * Keep the files of a message that is being written.
+ * @returns {{list: Attachment[], add: (files: Iterable<File>) => void, remove: (key: number) => void, clear: () => void,
+ *   restore: (list: Attachment[]) => void, isLoading: boolean}}
+ */
+export function useAttachments() {
+  const [list, setList] = useState(/** @type {Attachment[]} */ ([]))
+  const keys = useRef(0)
+  const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
+    setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
+  const add = (/** @type {Iterable<File>} */ files) => {
+    for (const file of files) {
+      const key = (keys.current += 1)
+      setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
+      upload(file).then(
+        (stored) => change(key, { file: stored, isLoading: false }),
+        (error) => change(key, { error, isLoading: false }),
+      )
+    }
+  }
+  return {
+    list, add,
+    remove: (key) => setList((before) => before.filter((one) => one.key !== key)),
+    clear: () => setList([]),
+    restore: (earlier) => setList((before) => (before.length ? before : earlier)),
+    isLoading: list.some((one) => one.isLoading),
+  }
+}
+
+/** @param {File} file */
+async function upload(file) {
+  const body = new FormData()
+  body.append("file", file, file.name)
+  const response = await send("POST", "files", { body, headers: { "Idempotency-Key": crypto.randomUUID() } })
+  return response.json()
+}
+
+/** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list */
+export function contentOf(text, list) {
+  const files = list.filter((one) => one.file !== null)
+  if (files.length === 0) return text
+  return [
+    ...(text ? [{ type: "text", text }] : []),
+    ...files.map(({ file }) => ({ type: file.media_type.startsWith("image/") ? "image" : "file", file_id: file.id })),
+  ]
+}
+
+/** Return a message as requests have it. @param {any} content */
+export const messageOf = (content) => (typeof content === "string" ? content : { content })
+
+/** The button that chooses files. @param {{onFiles: (files: Iterable<File>) => void}} props */
+export function Attach({ onFiles }) {
+  const input = useRef(/** @type {HTMLInputElement | null} */ (null))
+  const choose = (/** @type {any} */ event) => {
+    onFiles([...event.target.files])
+    event.target.value = ""
+  }
+  return html`<input ref=${input} type="file" multiple hidden accept=${ACCEPTED} onChange=${choose} aria-label="Files" />
+    <${Button} kind="quiet" icon="attach" label="Attach files" onClick=${() => input.current?.click()} />`
+}
+
+/** @param {{list: Attachment[], onRemove: (key: number) => void}} props */
+export const Attached = ({ list, onRemove }) => list.length === 0 ? null : html`<ul class="attached" aria-label="Attached files">${list.map((one) => html`
+  <li key=${one.key} class=${one.error ? "bad" : undefined}><${Icon} name=${one.error ? "alert" : "attach"} />
+    <span class="attached-name"><${Foreign} text=${one.name} />${one.isLoading ? html` <span class="faint" role="status">uploading …</span>` : ""}
+      ${one.error ? html` <span role="alert">${one.error instanceof Error ? plain(reasonOf(one.error)) : "failed"}</span>` : ""}</span>
+    <${Button} kind="quiet" class="small" icon="close" label=${`Remove ${one.name}`} onClick=${() => onRemove(one.key)} /></li>`)}</ul>`
+
+/** @param {Error & {details?: Record<string, any>}} error */
+const reasonOf = (error) => Object.values(error.details ?? {}).flat().filter((why) => typeof why === "string").join("; ") || error.message
+
+/** A file that a message refers to, by its name, to be saved. @param {{part: {type: string, file_id?: string, url?: string}}} props */
+export function FileOf({ part }) {
+  const id = part.file_id ?? ""
+  const { data } = useRead(async (signal) => (id ? get(`files/${segment(id)}`, {}, signal) : null), [id])
+  const action = useAction()
+  const save = () => action.run(async () => {
+    const response = await send("GET", `files/${segment(id)}/content`)
+    const link = document.createElement("a")
+    link.href = URL.createObjectURL(await response.blob())
+    link.download = data?.name ?? id
+    link.click()
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+  })
+  return html`<p class="file"><${Icon} name="attach" /><span class="sr">${part.type === "image" ? "Image" : "File"} </span>
+    ${id ? html`<button type="button" class="link" onClick=${save}><${Foreign} text=${data?.name ?? `file …${id.slice(-8)}`} /></button>`
+      : html`<code>${plain(part.url ?? "")}</code>`}</p><${Problem} error=${action.error} />`
+}

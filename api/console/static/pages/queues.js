@@ -1,0 +1,56 @@
+// Operators: how many runs wait for a worker, for how long, and whose they are.
+import { get } from "../lib/api.js"
+import { count, duration } from "../lib/format.js"
+import { html } from "../lib/html.js"
+import { Failed, Name, Section, Table } from "../settings/parts.js"
+import { Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
+
+const CLASSES = ["1", "2-10", "11-100", "101+"]
+
+export function Page() {
+  const { data, error, reload } = useRead((signal) => get("operator/queues", {}, signal), [])
+  useInterval(reload, 5_000, [])
+  if (data === null) return html`<${Head} title="Queues" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
+  const sum = (/** @type {string} */ name) => data.orgs.reduce((/** @type {number} */ all, /** @type {any} */ org) => all + org[name], 0)
+  const oldest = data.orgs[0]?.oldest_queued_at
+  const figures = [
+    ["Queued", count(sum("queued"))],
+    ["Oldest", oldest ? duration(Math.max(0, Date.now() - Date.parse(oldest))) : "–"],
+    ["For agent workers", count(sum("queued_for_agents"))],
+    ["Executing", count(sum("executing"))],
+    ["Waiting", count(sum("waiting"))],
+    ["Not yet due", count(sum("not_yet_due"))],
+  ]
+  return html`<${Head} title="Queues" />
+    <div class="page">
+      <p class="lead">Runs of all organizations that have not ended. It is read again every 5 seconds.</p>
+      <${Problem} error=${error} onRetry=${reload} />
+      <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+      <${Section} title="By class" about="Organizations by their number of queued runs. While turns work, small organizations do not wait behind a flood.">
+        <${Table} label="Queue by class" id=${(/** @type {any} */ row) => row.queued_per_org} rows=${CLASSES.map((name) => byClass(data.classes, name))} columns=${[
+          { title: "Queued runs each", isTitle: true, cell: (/** @type {any} */ row) => row.queued_per_org },
+          { title: "Organizations", class: "number", cell: (/** @type {any} */ row) => count(row.orgs) },
+          { title: "Runs", class: "number", cell: (/** @type {any} */ row) => count(row.runs) },
+          { title: "Oldest waits for", class: "number", cell: (/** @type {any} */ row) => row.runs ? duration(row.oldest_seconds * 1000) : "–" },
+        ]} />
+        <p class="faint">Measured <${Time} at=${data.measured_at} />.</p></${Section}>
+      <${Section} title="By organization" about="The longest wait for a worker comes first.">
+        ${data.orgs.length === 0 ? html`<${Empty} icon="runs" title="Nothing is going on"><p>No run is queued, executed or waiting.</p></${Empty}>` : html`<${Table} label="Queue by organization"
+          id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${COLUMNS} />`}</${Section}>
+    </div>`
+}
+
+/** @param {any[]} classes @param {string} name */
+const byClass = (classes, name) => classes.find((one) => one.queued_per_org === name)
+  ?? { queued_per_org: name, orgs: 0, runs: 0, oldest_seconds: 0 }
+
+/** @type {import("../settings/parts.js").Column[]} */
+const COLUMNS = [
+  { title: "Organization", isTitle: true, cell: (row) => html`<${Name} text=${row.name} /><span class="sub">${row.slug ?? `…${row.org_id.slice(-8)}`}${row.weight > 1 ? ` · weight ${row.weight}` : ""}</span>` },
+  { title: "Queued", class: "number", cell: (row) => count(row.queued) },
+  { title: "Oldest", class: "nowrap", cell: (row) => html`<${Time} at=${row.oldest_queued_at} />` },
+  { title: "For agents", class: "number", cell: (row) => count(row.queued_for_agents) },
+  { title: "Executing", class: "number", cell: (row) => count(row.executing) },
+  { title: "Waiting", class: "number", cell: (row) => count(row.waiting) },
+  { title: "Not yet due", class: "number", cell: (row) => count(row.not_yet_due) },
+]

@@ -1,0 +1,189 @@
+"""The console in a real Chromium: what operators see of all orgs, and runs played again."""
+
+import os
+import re
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+from sqlalchemy import text
+
+from arkloop.shared.accounts import operators
+from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_console import AXE, PHONE, violations
+from tests.acceptance.test_console_settings import signed_in
+from tests.caller import Caller, client
+from tests.clients import PASSWORD
+from tests.system import System
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+]
+PAGES = ("queues", "workers", "leases", "stuck")
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def operator(system: System) -> Caller:
+    """An operator of the service, in an org of their own."""
+    caller = system.caller()
+    with system.connections.transaction() as tx:
+        operators.add(tx, UUID(str(caller.id)))
+    return caller
+
+
+def run_of(user: Caller) -> str:
+    """Return a run that has streamed, called a tool and ended."""
+    run_id = user.run(
+        {"say": "Let me look.", "delay_ms": 30},
+        {"tool": "calculator", "args": {"expression": "6*7"}},
+        {"say": "It is 42, as you know.", "delay_ms": 30},
+        route_id="scripted",
+    )
+    assert "completed" == user.ended(run_id)["status"]
+    return run_id
+
+
+def test_an_operator_queues_and_cancels_runs_of_others(
+    context: BrowserContext, system: System, user: Caller, operator: Caller
+) -> None:
+    """A queued run that no worker takes is stuck: why, a requeue, and a cancel with a question."""
+    with system.without_worker():
+        run_id = user.run("Hello", route_id="scripted")
+        with system.connections.transaction() as tx:
+            old = text("UPDATE runs SET queued_at = now() - interval '5 minutes' WHERE id = :id")
+            tx.sql.execute(old, {"id": run_id})
+        page = signed_in(context, operator, "/stuck")
+        row = page.get_by_role("row").filter(has_text=run_id)
+        expect(row).to_contain_text("No worker has taken it.")
+        row.get_by_role("button", name="Why is run").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("no worker of the service is alive")
+        dialog.get_by_role("button", name="Close").click()
+        row.get_by_role("button", name="Requeue run").click()
+        expect(page.get_by_text("is queued; workers were notified.")).to_be_visible()
+        row.get_by_role("button", name="Cancel run").click()
+        dialog.get_by_role("button", name="Cancel run").click()
+        expect(row).to_have_count(0)
+
+    assert "cancelled" == user.get_run(run_id)["status"]
+    actions = [entry["action"] for entry in user.get("/v1/audit-logs", limit=2)]
+    assert ["run.cancelled", "run.requeued"] == actions
+
+
+def test_pages_of_operators_are_theirs_alone(
+    context: BrowserContext, user: Caller, operator: Caller
+) -> None:
+    """An owner has no link to them, and reads nothing at their addresses."""
+    page = signed_in(context, user, "/threads")
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links.filter(has_text="Threads")).to_have_count(1)
+    for name in ("Queues", "Workers", "Leases", "Stuck runs"):
+        expect(links.filter(has_text=name)).to_have_count(0)
+    for name in PAGES:
+        page.goto(f"{user.url}/console#/{name}")
+        expect(page.get_by_text("You may not see this")).to_be_visible()
+    page.close()
+    context.clear_cookies()
+
+    page = signed_in(context, operator, "/workers")
+    expect(page.get_by_role("table", name="Workers")).to_contain_text("alive")
+    expect(page.get_by_role("navigation").get_by_role("link", name="Leases")).to_be_visible()
+
+
+def test_a_run_is_played_again(context: BrowserContext, user: Caller) -> None:
+    """From its beginning, to any moment by the keyboard, up to what it has become."""
+    page = signed_in(context, user, f"/runs/{run_of(user)}")
+    page.get_by_role("button", name="Replay").click()
+    scene = page.get_by_role("group", name="The run at this moment")
+    expect(scene).to_contain_text("It is 42, as you know.")
+    expect(scene).to_contain_text("completed")
+    slider = page.get_by_role("slider", name="Moment of the run")
+    slider.press("Home")
+    expect(scene).not_to_contain_text("It is 42")
+    expect(page.get_by_text(re.compile("Event [0-9]+ of [0-9]+"))).to_be_visible()
+    slider.press("End")
+    expect(scene).to_contain_text("It is 42, as you know.")
+    page.get_by_role("button", name="Play again").click()
+    expect(page.get_by_role("button", name="Play again")).to_be_visible()
+    page.get_by_role("button", name="End the replay").click()
+    expect(scene).to_have_count(0)
+    expect(page.get_by_role("heading", name="Output")).to_be_visible()
+
+
+def test_a_file_is_sent_with_a_message(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """One that is refused says why and can be removed; the conversation shows the other's name."""
+    good, bad = tmp_path / "notes.txt", tmp_path / "tool.bin"
+    good.write_text("The meeting is at noon.")
+    bad.write_bytes(b"\x00\x01\x02")
+    page = signed_in(context, user, "/threads/new")
+    page.get_by_label("Files", exact=True).set_input_files([good, bad])
+    attached = page.get_by_role("list", name="Attached files")
+    expect(attached.get_by_role("alert")).to_be_visible()
+    attached.get_by_role("button", name="Remove tool.bin").click()
+    page.get_by_label("Route").select_option("scripted")
+    page.get_by_label("Message", exact=True).fill("When is it?")
+    page.get_by_role("button", name="Send").click()
+
+    page.wait_for_url(re.compile("#/threads/[0-9a-f]"))
+    expect(page.locator(".said")).to_contain_text("notes.txt")
+    with page.expect_download() as download:
+        page.locator(".said").get_by_role("button", name="notes.txt").click()
+    assert "The meeting is at noon." == Path(download.value.path()).read_text()
+
+
+def test_a_password_is_changed(context: BrowserContext, system: System) -> None:
+    """A wrong one is said at its field; this log-in stays, and others need the new password."""
+    person = system.newcomer()
+    page = signed_in(context, person, "/sessions")
+    page.get_by_role("link", name="Change password").click()
+
+    def change(current: str, again: str) -> None:
+        page.get_by_label("Current password").fill(current)
+        page.get_by_label("New password", exact=True).fill("a quite new password")
+        page.get_by_label("New password, again").fill(again)
+        page.get_by_role("button", name="Change password").click()
+
+    change("wrong password", "a quite new password")
+    expect(page.get_by_role("alert")).to_contain_text("is not your current password")
+    change(PASSWORD, "another password")
+    expect(page.get_by_role("alert")).to_contain_text("is not the same")
+    change(PASSWORD, "a quite new password")
+    expect(page.get_by_text("Your password is changed.")).to_be_visible()
+    body = {"login": person.login, "password": "a quite new password"}
+    assert 200 == client(person.url).post("/v1/auth/login", json=body).status_code
+    page.get_by_role("link", name="See your log-ins").click()
+    expect(page.get_by_text("This browser")).to_be_visible()
+
+
+@pytest.mark.front_ends
+@pytest.mark.skipif(
+    not AXE.exists() and os.environ.get("NEED_FRONT_ENDS") != "1",
+    reason="scripts/install-front-ends has not run",
+)
+def test_pages_of_operators_are_accessible(context: BrowserContext, operator: Caller) -> None:
+    """axe finds nothing in light and dark, and nothing is wider than a phone, with rows in each."""
+    context.add_init_script(AXE.read_text())
+    busy = operator.run({"count": 2_000, "delay_ms": 50}, route_id="scripted")
+    operator.until(busy, "phase", "executing")
+    page = signed_in(context, operator, "/queues")
+    own = operator.run({"say": "Hello."}, route_id="scripted")
+    operator.ended(own)
+    found: dict[str, list[str]] = {}
+    for address in (*PAGES, "password", f"runs/{own}"):
+        page.goto(f"{operator.url}/console#/{address}")
+        expect(page.locator("main h1").first).to_be_visible()
+        expect(page.locator(".loading")).to_have_count(0)
+        if address.startswith("runs/"):
+            page.get_by_role("button", name="Replay").click()
+        found[address] = violations(page)
+        page.set_viewport_size(PHONE)
+        assert PHONE["width"] >= page.evaluate("document.documentElement.scrollWidth"), address
+        page.set_viewport_size({"width": 1280, "height": 800})
+    operator.cancel(busy)
+
+    assert {address: [] for address in found} == found
