@@ -3,8 +3,10 @@
 Each process keeps in Redis how many it has, for a moment, and renews that: what a process had that
 was killed is free again after `LEASE_SECONDS`. A stream is opened by one script, which adds up all
 processes; openings of a process take turns, so that its numbers arrive in order. A slot that was
-given back a moment ago, and that Redis still has, is given out again without asking. While Redis is
-away each process allows its share of the limit: the limit divided by `ARKLOOP_API_WORKERS`.
+given back a moment ago, and that Redis still has, is given out again without asking. A process that
+opens streams also keeps a hundredth of the limit in reserve, as long as the others leave it one.
+While Redis is away each process allows its share of the limit: the limit divided by
+`ARKLOOP_API_WORKERS`.
 """
 
 import logging
@@ -36,6 +38,8 @@ FLUSH_SECONDS = 0.2
 RETRY_AFTER_SECONDS = 1
 #: Orgs and keys that are renewed in one go: Redis does nothing else meanwhile.
 AT_ONCE = 200
+#: A process keeps this part of a limit in reserve; of a limit below it, nothing.
+PARTS = 100
 _UNCHECKED = -1
 _TAKE = files(__package__).joinpath("take_slot.lua").read_text()
 
@@ -86,6 +90,7 @@ class StreamSlots:
         self._counts: Counter[UUID] = Counter()
         self._freed: deque[UUID] = deque()  # not yet taken off the counts
         self._changed: set[UUID] = set()
+        self._used: set[UUID] = set()  # since everything was last renewed
         #: How many Redis has of this process, and the limit by which it has accepted them.
         self._accepted: dict[UUID, tuple[int, int]] = {}
         self._renew_at = 0.0
@@ -102,6 +107,7 @@ class StreamSlots:
             self._settle()
             for limit in limits:
                 self._counts[limit.subject] += 1
+                self._used.add(limit.subject)
             refused = None if all(map(self._has_accepted, limits)) else self._refused(limits)
             if refused is None:
                 return Slot(self, limits)
@@ -146,8 +152,12 @@ class StreamSlots:
 
     def _refused(self, limits: Sequence[_Limit]) -> _Limit | None:
         """Return the limit that the counts exceed; if there is none, Redis has them now."""
+        exact = [(limit, self._counts[limit.subject]) for limit in limits]
+        ample = [(limit, count + limit.most // PARTS) for limit, count in exact]
         try:
-            number = self._set({limit.subject: limit.most for limit in limits})
+            number = self._ask(ample)
+            if number and ample != exact:
+                number = self._ask(exact)
         except redis.RedisError as error:
             log.warning("Redis unavailable: limits on streams are per process: %s", error)
             self._accepted.clear()
@@ -162,36 +172,61 @@ class StreamSlots:
     def _exceeds_share(self, limit: _Limit) -> bool:
         return self._counts[limit.subject] > ceil(limit.most / self._settings.api_workers)
 
-    def _set(self, limits: dict[UUID, int]) -> int:
-        keys = [self._connections.keys.streams(subject) for subject in limits]
-        values = [value for item in limits.items() for value in (item[1], self._counts[item[0]])]
+    def _ask(self, wanted: Sequence[tuple[_Limit, int]]) -> int:
+        """Take this many of each limit; return the number of the one that has not as many, or 0."""
+        number = self._set([(limit.subject, limit.most, count) for limit, count in wanted])
+        if not number:
+            for limit, count in wanted:
+                self._accepted[limit.subject] = (limit.most, count)
+        return number
+
+    def _set(self, wanted: Sequence[tuple[UUID, int, int]]) -> int:
+        """Let Redis have these counts of subjects, each unless its limit is exceeded."""
+        keys = [self._connections.keys.streams(subject) for subject, _, _ in wanted]
+        values = [value for _, *item in wanted for value in item]
         args = [self._process, round(LEASE_SECONDS * 1000), *values]
-        found = self._connections.ask_redis(lambda server: self._script(keys, args, client=server))
-        if not found:
-            for subject, most in limits.items():
-                self._accepted[subject] = (most, self._counts[subject])
-        return int(found)
+        return int(
+            self._connections.ask_redis(lambda server: self._script(keys, args, client=server))
+        )
 
     def _step(self) -> None:
         """Write what has changed, and now and then everything."""
         with self._asking:
             self._settle()
             changed, self._changed = self._changed, set()
+            changed = {
+                one for one in changed if self._kept(one) != self._accepted.get(one, (0, -1))[1]
+            }
             if time.monotonic() >= self._renew_at:
                 changed |= self._counts.keys()
                 self._renew_at = time.monotonic() + RENEW_SECONDS
+                for subject in self._counts.keys() - self._used:
+                    if not self._counts[subject]:  # nothing is kept for it any longer
+                        self._accepted.pop(subject, None)
+                self._used.clear()
         subjects = [*changed]
         for start in range(0, len(subjects), AT_ONCE):
             part = subjects[start : start + AT_ONCE]
             with self._asking:
+                kept = [(subject, _UNCHECKED, self._kept(subject)) for subject in part]
                 try:
-                    self._set(dict.fromkeys(part, _UNCHECKED))
+                    self._set(kept)
                 except redis.RedisError:
                     self._changed.update(part)
                     return
-                for subject in part:
-                    if not self._counts[subject]:
-                        del self._counts[subject], self._accepted[subject]
+                for subject, _, count in kept:
+                    if count:
+                        most, _ = self._accepted.get(subject, (_UNCHECKED, 0))
+                        self._accepted[subject] = (most, count)
+                    else:
+                        self._counts.pop(subject, None)
+                        self._accepted.pop(subject, None)
+
+    def _kept(self, subject: UUID) -> int:
+        """Return how many Redis is to have: the open ones, and of what it has the reserve."""
+        most, accepted = self._accepted.get(subject, (0, 0))
+        count = self._counts[subject]
+        return max(count, min(accepted, count + max(0, most) // PARTS))
 
     def _open(self, subject: UUID) -> int:
         key = self._connections.keys.streams(subject)

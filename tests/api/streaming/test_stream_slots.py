@@ -144,6 +144,52 @@ def test_a_lower_limit_counts_for_slots_that_were_given_back(
     assert taken(slots, high) is not None
 
 
+def test_a_reserve_saves_round_trips(
+    process: Processes, actor: Actor, connections: Connections
+) -> None:
+    """A process that opens streams one after the other asks Redis once for many of them."""
+    slots = process(org_streams=3000)
+    before = _script_calls(connections)
+    held = [slots.take(actor) for _ in range(20)]
+    for _ in range(100):
+        slot = held.pop()
+        assert slot is not None
+        slot.free()
+        held.append(slots.take(actor))
+
+    # The first of them, and what is renewed meanwhile, in tests next to this one, too.
+    assert _script_calls(connections) - before < 20
+
+
+def test_with_reserves_no_slot_is_given_beyond_the_limit(process: Processes, actor: Actor) -> None:
+    """Each process finds what is left beside the reserve of the other."""
+    two = [process(org_streams=300) for _ in range(2)]
+    held = [slots.take(actor) for slots in two for _ in range(140)]
+
+    found = in_parallel(64, lambda number: taken(two[number % 2], actor))
+
+    held += [slot for slot in found if slot is not None]
+    assert 300 - 3 <= len(held) <= 300
+    assert all(len(held) <= most <= 300 for slots in two for most in used(slots, actor))
+
+
+def test_a_reserve_that_is_not_used_is_given_back(
+    process: Processes, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soon after its process has opened its last stream."""
+    monkeypatch.setattr(stream_slots, "RENEW_SECONDS", 0.2)
+    slots, other = process(org_streams=200), process(org_streams=200)
+    slot = slots.take(actor)
+    assert slot is not None
+    assert [3] == used(other, actor)
+
+    slot.free()
+
+    eventually(lambda: [0] == used(other, actor))
+    held = [taken(other, actor) for _ in range(201)]
+    assert 200 == sum(slot is not None for slot in held)
+
+
 def _script_calls(connections: Connections) -> int:
     stats = connections.redis.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
