@@ -69,6 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     _FILES_WITH_SYSTEM.update(item.path for item in items if "system" in _fixtures_of(item))
     items.sort(key=lambda item: item.path not in _FILES_WITH_SYSTEM)
+    for item in items:
+        if item.config.getoption("walled") and item.get_closest_marker("owner"):
+            item.add_marker(pytest.mark.skip(reason="writes what the service's role may not"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

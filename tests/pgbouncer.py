@@ -22,7 +22,7 @@ needs_pgbouncer = pytest.mark.skipif(
 
 _CONFIG = """
 [databases]
-* = host={host} port=5432 user=postgres
+* = host={host} port=5432 user={user}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -33,12 +33,14 @@ auth_type = any
 
 
 @contextmanager
-def pgbouncer(postgres: EmbeddedPostgres, folder: Path, **settings: object) -> Iterator[int]:
-    """Start it with these settings; yields its port."""
+def pgbouncer(
+    postgres: EmbeddedPostgres, folder: Path, *, user: str = "postgres", **settings: object
+) -> Iterator[int]:
+    """Start it with these settings, for sessions of this user; yields its port."""
     port = free_port()
     config = folder / "pgbouncer.ini"
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
-    config.write_text(_CONFIG.format(host=postgres.sockets, port=port, settings=lines))
+    config.write_text(_CONFIG.format(host=postgres.sockets, port=port, user=user, settings=lines))
     command = [str(PROGRAM), str(config)]
     if (account := account_of_servers()) is not None:
         command += ["--user", account]

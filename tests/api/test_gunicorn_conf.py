@@ -10,8 +10,9 @@ import urllib.request
 from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
+from tests import walls
 from tests.web_server import GUNICORN, ROOT, WebServer
 
 
@@ -37,14 +38,13 @@ def token(server: WebServer) -> str:
 def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: str) -> None:
     """One process, one thread: psycopg waits together with all the others."""
     thread = call(server, "POST", "/v1/threads", token, {})["id"]
-    engine = create_engine(server.settings.database_url)
     changed = threading.Event()
 
     def change() -> None:
         call(server, "PATCH", f"/v1/threads/{thread}", token, {"title": "new"})
         changed.set()
 
-    with engine.begin() as sql:
+    with walls.owner(server.settings.database_url) as engine, engine.begin() as sql:
         sql.execute(text("SELECT 1 FROM threads WHERE id = :id FOR UPDATE"), {"id": UUID(thread)})
         waiting = threading.Thread(target=change)
         waiting.start()
@@ -54,7 +54,6 @@ def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: 
         assert time.monotonic() - began < 2
         assert not changed.is_set()
     waiting.join()
-    engine.dispose()
 
     assert "new" == call(server, "GET", f"/v1/threads/{thread}", token)["title"]
 

@@ -14,6 +14,7 @@ from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.audit import audit_entries
+from tests import walls
 
 ENTRIES = 5
 
@@ -33,9 +34,9 @@ def org_id(connections: Connections) -> UUID:
 
 def tamper(connections: Connections, change: Callable[[Connection], object]) -> None:
     """Make a change as somebody can who owns the tables."""
-    with connections.transaction() as tx:
-        tx.sql.execute(text("SET LOCAL session_replication_role = replica"))
-        change(tx.sql)
+    with walls.owner(connections.settings.database_url) as engine, engine.begin() as sql:
+        sql.execute(text("SET LOCAL session_replication_role = replica"))
+        change(sql)
 
 
 def rewrite(sql: Connection, org_id: UUID) -> None:

@@ -19,6 +19,8 @@ from tests.query_plans import Plans, noted, only
 from tests.shared.billing.money import SERVERS, Money
 from tests.stored_runs import StoredRuns
 
+pytestmark = pytest.mark.owner
+
 LIMITED = replace(personas.builtin()["assistant@1"], max_cost_usd_per_month=Decimal(10))
 HOUR_BY_HOUR = "now() - n * interval '1 hour'"
 

@@ -20,6 +20,8 @@ from tests.clients import User
 from tests.query_plans import Plans, noted, sent
 from tests.stored_runs import StoredRuns
 
+pytestmark = pytest.mark.owner
+
 RUNS = 30_000
 THREADS = 12_000
 KEY = new_id()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import psycopg
+import pytest
 from sqlalchemy import make_url
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
@@ -98,6 +99,7 @@ def test_a_promotion_begins_an_epoch_of_the_same_installation(
     assert before.epoch != after.epoch
 
 
+@pytest.mark.owner
 def test_a_role_that_may_not_see_the_log_is_no_hindrance(
     settings: Settings, new_database: Callable[[], str]
 ) -> None:

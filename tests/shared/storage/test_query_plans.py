@@ -35,6 +35,8 @@ from arkloop.worker.process import lease
 from bench.history.seeding import History, seed
 from tests.query_plans import Plans, noted, only, sent
 
+pytestmark = pytest.mark.owner
+
 #: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}
 OF_ONE_THREAD = {"uq_messages_thread_id_position", "ix_runs_thread_id_created_at_id"}

@@ -22,6 +22,8 @@ from arkloop.shared.storage import schema
 from arkloop.shared.times import EPOCH
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.owner
+
 
 def alembic_config() -> Config:
     config = Config()

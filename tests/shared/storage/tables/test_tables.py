@@ -9,6 +9,8 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables import metadata
 from arkloop.shared.storage.tables.runs import runs
 
+pytestmark = pytest.mark.owner
+
 COLUMNS = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
     pg_get_expr(d.adbin, d.adrelid)
