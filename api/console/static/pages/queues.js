@@ -3,7 +3,7 @@ import { get } from "../lib/api.js"
 import { count, duration } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { Failed, Name, Section, Table } from "../settings/parts.js"
-import { Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
+import { Button, Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
 const CLASSES = ["1", "2-10", "11-100", "101+"]
 
@@ -21,7 +21,7 @@ export function Page() {
     ["Waiting", count(sum("waiting"))],
     ["Not yet due", count(sum("not_yet_due"))],
   ]
-  return html`<${Head} title="Queues" />
+  return html`<${Head} title="Queues" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />
     <div class="page">
       <p class="lead">Runs of all organizations that have not ended. It is read again every 5 seconds.</p>
       <${Problem} error=${error} onRetry=${reload} />

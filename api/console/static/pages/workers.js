@@ -4,14 +4,14 @@ import { count } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { Failed, Table } from "../settings/parts.js"
-import { Badge, Empty, Foreign, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
+import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
 export function Page() {
   const { data, error, reload } = useRead((signal) => get("operator/workers", {}, signal), [])
   useInterval(reload, 5_000, [])
   if (data === null) return html`<${Head} title="Workers" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const alive = data.items.filter((/** @type {any} */ one) => one.is_alive)
-  return html`<${Head} title="Workers" />
+  return html`<${Head} title="Workers" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />
     <div class="page">
       <p class="lead">Worker processes that were heard within the last day: ${count(alive.length)} alive, ${count(data.items.length - alive.length)} away. One that is stopped is
         not listed; one that is away was killed, is frozen or cut off.</p>
