@@ -28,7 +28,13 @@ ENTRIES = {
     "demo": Entry("dev.demo:demo", "Start everything, ask a real model, replay the run, stop."),
     "run": Entry("client.run:run", "Send a message, run the agent, follow it in the terminal."),
     "runs": Entry("client.runs:runs", "List, show, explain, cancel and answer runs."),
-    "tools": Entry("serve.tools:tools", "Execute tools in a worker of your own."),
+    "personas": Entry("client.catalog:personas", "List, show and publish personas."),
+    "routes": Entry("client.catalog:routes", "List the models that runs can name."),
+    "providers": Entry("client.catalog:providers", "List, show, create and delete providers."),
+    "mcp": Entry("client.catalog:mcp", "Set up MCP servers, and approve their tools."),
+    "tools": Entry(
+        "serve.tools:tools", "Set up HTTP tools; execute tools in a worker of your own."
+    ),
     "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
     "keys": Entry("keys:keys", "Create, list and revoke API keys; rotate the encryption key."),
     "users": Entry("operator.users:users", "Manage users, directly in the database."),

@@ -1,9 +1,10 @@
-"""`arkloop tools serve`: a worker that executes Python tools in the customer's network."""
+"""`arkloop tools`: HTTP tools of the org, and a worker that executes Python tools."""
 
 import re
 
 import click
 
+from arkloop.cli.client.resources import Resource
 from arkloop.cli.client.server_address import find_server
 from arkloop.cli.serve import serving, tool_module
 from arkloop.cli.serve.tool_worker import ToolWorker
@@ -13,7 +14,16 @@ _POOL = re.compile("[a-z0-9_-]{1,32}")
 
 @click.group()
 def tools() -> None:
-    """Execute tools in a worker of your own."""
+    """Set up HTTP tools, or execute tools in a worker of your own."""
+
+
+_TOOLS = Resource(
+    "/tools", ("id", "name", "url", "idempotent", "created_at"), "TOOL_ID", "HTTP tools"
+)
+_TOOLS.add_list(tools)
+_TOOLS.add_show(tools)
+_TOOLS.add_create(tools, shown="signing_secret")
+_TOOLS.add_delete(tools)
 
 
 def _pool(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

@@ -1,0 +1,135 @@
+"""Commands for what an org has set up: lists, single objects, and objects from files.
+
+All of them are alike, so `Resource` makes them from an address and the columns of its list.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from arkloop.cli.client.client import Client
+from arkloop.cli.client.listing import print_record, print_rows
+from arkloop.cli.client.server_address import find_server
+from arkloop.cli.output import print_json, print_line
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
+_limit = click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+_file = click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A list of the API below `path`, and the objects in it, by `argument`."""
+
+    path: str
+    columns: Sequence[str]
+    argument: str  # of the commands for one of them, as in PROVIDER_ID
+    noun: str  # for the help, in the plural
+
+    def add_list(self, group: click.Group) -> None:
+        """Add `list`: a table on a terminal, tab-separated in a pipe."""
+
+        @group.command("list", help=f"List {self.noun}; in a pipe tab-separated, without a header.")
+        @_limit
+        @as_json
+        def list_(limit: int, as_json: bool) -> None:
+            show_rows(self.path, self.columns, limit, as_json)
+
+    def add_show(self, group: click.Group) -> None:
+        """Add `show`: all fields of one object."""
+
+        @group.command("show", help=f"Print all fields of one of the {self.noun}.")
+        @click.argument("name", metavar=self.argument)
+        @as_json
+        def show(name: str, as_json: bool) -> None:
+            show_record(f"{self.path}/{quote(name, safe='@')}", as_json)
+
+    def add_create(self, group: click.Group, verb: str = "create", shown: str = "id") -> None:
+        """Add `create`: an object from a file, of which `shown` is printed."""
+
+        @group.command(
+            verb,
+            help=f"{verb.capitalize()} one of the {self.noun} by FILE, JSON or YAML (`-`: standard"
+            " input), with the fields of the API.",
+        )
+        @_file
+        @as_json
+        def create(file: Path, as_json: bool) -> None:
+            fields = read_object(file)
+            with connected() as client:
+                made = client.post(self.path, fields)
+            if as_json:
+                print_json(made)
+            else:
+                print_line(made[shown])
+
+    def add_delete(self, group: click.Group) -> None:
+        """Add `delete`: asks before, unless `--yes` is given."""
+
+        @group.command("delete", help=f"Delete one of the {self.noun}.")
+        @click.argument("name", metavar=self.argument)
+        @click.option("--yes", is_flag=True, help="Delete without asking.")
+        def delete(name: str, yes: bool) -> None:
+            if not yes:
+                click.confirm(f"Delete {name}?", abort=True)
+            with connected() as client:
+                client.delete(f"{self.path}/{quote(name, safe='')}")
+            print_line("ok")
+
+
+@contextmanager
+def connected() -> Iterator[Client]:
+    """Lend a client of the server for the length of the block."""
+    client = Client(find_server())
+    try:
+        yield client
+    finally:
+        client.http.close()
+
+
+def show_rows(path: str, columns: Sequence[str], limit: int, as_json: bool) -> None:
+    """Print at most `limit` objects of a list."""
+    with connected() as client:
+        found = list(islice(client.rows(path, limit=limit), limit))
+    if as_json:
+        print_json(found)
+    else:
+        print_rows(columns, found)
+
+
+def show_record(path: str, as_json: bool) -> None:
+    """Print an object."""
+    with connected() as client:
+        found = client.get(path)
+    if as_json:
+        print_json(found)
+    else:
+        print_record(found)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read the fields of an object from a file of JSON or YAML.
+
+    Raises:
+        ClickException: it is none.
+    """
+    import yaml  # when it is needed: it takes its time
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        found = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.ClickException(f"{file}: {reason}") from None
+    if not isinstance(found, dict):
+        raise click.ClickException(f"{file}: must be an object with the fields of the API")
+    return found
