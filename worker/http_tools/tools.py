@@ -1,5 +1,6 @@
 """The HTTP tools of an org, as tools of a run."""
 
+import itertools
 import json
 import logging
 import random
@@ -34,8 +35,11 @@ MAX_REQUEST_BYTES = 1_048_576
 MAX_RESPONSE_BYTES = 1_048_576
 #: A call keeps its time itself; one that does not is abandoned after this.
 GRACE_SECONDS = 2.0
-#: Seconds before each repetition of a request, at most.
+#: Seconds before each repetition of a request, at most; the last one before all that follow.
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+#: Repetitions of a request that the server may have got. A server that is out of reach is tried
+#: until the call's time is over.
+MAX_REPETITIONS = 5
 
 #: Statuses by which a server asks for the same request again.
 _AGAIN = (429, 503)
@@ -107,30 +111,36 @@ class _Call:
     def make(self, context: ToolContext) -> str:
         """Make the call; returns what the model reads.
 
-        It is repeated only where the tool cannot have acted on it, or is idempotent.
+        It is repeated only where the tool cannot have acted on it, for as long as the call's time
+        allows, or where the tool is idempotent, `MAX_REPETITIONS` times.
 
         Raises:
             ToolFailed: the tool could not be called, or says that it failed.
             ResultPending: the tool sends the result later.
             StopRun, LeaseLost: by `context`.
         """
-        for pause in (*PAUSES, None):
+        repetitions = 0
+        for attempt in itertools.count():
             try:
                 response = self._send(context)
             except NotSent as error:
                 failure, may_repeat, asked = f"Not called: {error}", error.may_pass, None
             except Lost as error:
                 self._may_be_done = True
-                failure, may_repeat, asked = str(error), self._row.idempotent, None
+                failure, asked = str(error), None
+                may_repeat = self._row.idempotent and repetitions < MAX_REPETITIONS
+                repetitions += 1
             else:
                 fault_points.reach("worker.in_tool")
-                may_repeat = self._row.idempotent and response.status in _AGAIN
-                if not may_repeat:
+                if not self._row.idempotent or response.status not in _AGAIN:
                     break
                 failure = f"The tool responded with HTTP status {response.status}."
                 asked = _seconds(response.retry_after)
-            seconds = max(asked or 0, (pause or 0) * random.uniform(0.5, 1))
-            if pause is None or not may_repeat or time.monotonic() + seconds >= self._ends:
+                may_repeat = repetitions < MAX_REPETITIONS
+                repetitions += 1
+            pause = PAUSES[min(attempt, len(PAUSES) - 1)] * random.uniform(0.5, 1)
+            seconds = max(asked or 0, pause)
+            if not may_repeat or time.monotonic() + seconds >= self._ends:
                 raise ToolFailed(failure + (_UNKNOWN if self._may_be_done else ""))
             context.wait(seconds)
         return results.output_of(response)

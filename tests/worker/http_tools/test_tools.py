@@ -264,8 +264,8 @@ def test_a_request_that_no_server_got_is_repeated(
     """A server that is being restarted is reached, even by a tool that is not idempotent."""
     port = free_port()
     tool, _ = made(url=f"http://127.0.0.1:{port}/tool")
-    monkeypatch.setattr(tools, "PAUSES", (0.05,) * 1_000)
-    later = threading.Timer(0.2, lambda: started.append(ToolReceiver(receiver.answer, port)))
+    monkeypatch.setattr(tools, "PAUSES", (0.05,))
+    later = threading.Timer(0.5, lambda: started.append(ToolReceiver(receiver.answer, port)))
     started: list[ToolReceiver] = []
     later.start()
 
@@ -276,13 +276,29 @@ def test_a_request_that_no_server_got_is_repeated(
     server.__exit__()
 
 
-def test_an_unreachable_server_is_reported(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported_at_the_end_of_the_calls_time(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model reads that nothing has happened, and no address."""
     monkeypatch.setattr(tools, "PAUSES", (0.01,))
+    began = time.monotonic()
 
-    said = failure(made(url=f"http://127.0.0.1:{free_port()}/{IN_ADDRESS}", idempotent=True)[0])
+    tool, _ = made(url=f"http://127.0.0.1:{free_port()}/{IN_ADDRESS}", timeout_seconds=0.6)
+    assert "Not called: The server is unreachable." == failure(tool)
 
-    assert "Not called: The server is unreachable." == said
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_request_that_the_server_may_have_got_is_repeated_five_times(
+    receiver: ToolReceiver, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much time is left: a server that cannot take it is not kept busy."""
+    monkeypatch.setattr(tools, "PAUSES", (0.01,))
+    receiver.answer = lambda _: Reply({}, 503)
+
+    assert "The tool responded with HTTP status 503." == failure(made(idempotent=True)[0])
+
+    assert 1 + tools.MAX_REPETITIONS == len(receiver.received)
 
 
 def test_a_server_that_asks_for_more_time_than_there_is_fails_the_call(
