@@ -14,8 +14,8 @@ from gevent.threadpool import ThreadPool
 T = TypeVar("T")
 R = TypeVar("R")
 
-_start_thread = monkey.get_original("_thread", "start_new_thread")
-_new_lock = monkey.get_original("_thread", "allocate_lock")
+start_thread = monkey.get_original("_thread", "start_new_thread")
+new_lock = monkey.get_original("_thread", "allocate_lock")
 
 
 class NativeThreads:
@@ -43,7 +43,7 @@ class _Call:
         self.function = function
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_done = _new_lock()
+        self.is_done = new_lock()
         self.is_done.acquire()
 
     def make(self) -> None:
@@ -61,9 +61,9 @@ class _Thread:
 
     def __init__(self) -> None:
         self._job: Callable[[], None] | None = None
-        self._has_job = _new_lock()
+        self._has_job = new_lock()
         self._has_job.acquire()
-        _start_thread(self._run, ())
+        start_thread(self._run, ())
 
     @classmethod
     def start(cls, job: Callable[[], None]) -> None:
@@ -102,8 +102,8 @@ class ForeignCode(Generic[T]):
         self._calls: deque[_Call] = deque()
         self._closed: Callable[[], BaseException] | None = None
         self._is_released = False
-        self._lock = _new_lock()  # of `_calls` and `_closed`; never held for longer than a moment
-        self._is_open = _new_lock()  # free once it is closed
+        self._lock = new_lock()  # of `_calls` and `_closed`; never held for longer than a moment
+        self._is_open = new_lock()  # free once it is closed
         self._is_open.acquire()
         self._ready = Event()
         self._wake = gevent.get_hub().loop.async_()

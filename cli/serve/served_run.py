@@ -34,7 +34,7 @@ from arkloop.shared.agents.transcript import (
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
-from arkloop.worker.contract.identity import traceparent
+from arkloop.worker.contract.identity import idempotency_key, traceparent
 
 MAX_OUTPUT_BYTES = 65_000
 #: How long a run waits for money that other runs have reserved.
@@ -256,6 +256,10 @@ class ServedRun(StepsAndCosts):
             self.outbox.send("delegate", tasks=given)
             self.stop("waiting")
         raise RunStopped("waiting")
+
+    def idempotency_key(self, tool_call_id: str) -> str:
+        """Return the key of a call, the same whenever it is repeated."""
+        return idempotency_key(self.run_id, tool_call_id)
 
     def check(self) -> None:
         """Raise if the run has to stop."""

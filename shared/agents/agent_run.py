@@ -95,6 +95,13 @@ class AgentRun(Protocol):
     def traceparent(self) -> str:
         """The header of W3C Trace Context for calls to other services."""
 
+    def idempotency_key(self, tool_call_id: str) -> str:
+        """Return the key of a tool call, the same whenever the call is repeated.
+
+        Pass it on to the service that has the effect: `<run_id>:<tool_call_id>`, in which an id
+        with other characters than letters, digits, `_` and `-` is represented by a digest.
+        """
+
     # ---- what to do ----
 
     @property
@@ -171,12 +178,17 @@ class AgentRun(Protocol):
         *,
         tool_call_id: str,
         idempotent: bool = False,
+        timeout_seconds: float | None = None,
     ) -> str:
         """Call the function as the tool call of this id, at most once; return its output as text.
 
         If a result is recorded under the id, it is returned and nothing is called. If an earlier
         execution was lost during the call, it is repeated if it is `idempotent`; else its result
         is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call.
+
+        With `timeout_seconds` the function runs in a thread of its own, which is abandoned when
+        the time is over, and the result says so; and, without a result, when the run has to stop.
+        Without it the run's own time is the limit.
         """
 
     def cost(

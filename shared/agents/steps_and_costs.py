@@ -1,18 +1,36 @@
 """The methods of `AgentRun` that are the same wherever its agent runs."""
 
+import _thread
+import contextvars
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult
 from arkloop.shared.events.usage import Usage
 
 log = logging.getLogger(__name__)
 
+#: How often a step that has a time limit looks whether its run has to stop.
+CHECK_SECONDS = 0.25
+
+
+class _NotInTime(Exception):
+    """The end of the time of a step."""
+
 
 class StepsAndCosts(ABC):
     """Steps, sub-runs and model calls of a run, for a class that records them."""
+
+    #: Of native threads, also where the process has greenlets in their place.
+    _start_thread: ClassVar[Any] = staticmethod(_thread.start_new_thread)
+    _new_lock: ClassVar[Any] = staticmethod(_thread.allocate_lock)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise if the run has to stop."""
 
     @abstractmethod
     def _begin_step(
@@ -46,6 +64,7 @@ class StepsAndCosts(ABC):
         *,
         tool_call_id: str,
         idempotent: bool = False,
+        timeout_seconds: float | None = None,
     ) -> str:
         """Call the function as the tool call of this id, at most once."""
         known = self._begin_step(name, arguments, tool_call_id, is_idempotent=idempotent)
@@ -53,13 +72,52 @@ class StepsAndCosts(ABC):
             return known
         is_error = False
         try:
-            output = str(function())
+            output = str(
+                function() if timeout_seconds is None else self._within(timeout_seconds, function)
+            )
+        except _NotInTime:
+            log.warning("abandoning step %s of tool %s: not in time", tool_call_id, name)
+            output = (
+                f"The tool did not return within {timeout_seconds:g} s; the call may still take"
+                " effect."
+            )
+            is_error = True
         except Exception as error:
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", name, tool_call_id)
             output, is_error = f"The tool failed: {type(error).__name__}.", True
         self.tool_result(tool_call_id, output, is_error=is_error)
         return output
+
+    def _within(self, seconds: float, function: Callable[[], Any]) -> Any:
+        """Call the function in a thread of its own, which is abandoned when its time is over.
+
+        Raises:
+            _NotInTime
+            RunStopped: the run has to stop; the thread is abandoned, too.
+        """
+        done, outcome = self._new_lock(), list[tuple[Any, BaseException | None]]()
+        context = contextvars.copy_context()
+
+        def call() -> None:
+            try:
+                outcome.append((context.run(function), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finally:
+                done.release()
+
+        done.acquire()
+        ends_at = time.monotonic() + seconds
+        self._start_thread(call, ())
+        while not done.acquire(timeout=max(0.0, min(CHECK_SECONDS, ends_at - time.monotonic()))):
+            self.check()
+            if time.monotonic() >= ends_at:
+                raise _NotInTime
+        [(value, error)] = outcome
+        if error is not None:
+            raise error
+        return value
 
     def cost(
         self,

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 _LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
+#: Periods that may pass from one look to the next.
+MOST_BETWEEN_LOOKS = 1.25
 #: The key of a worker that cannot hold a lock; only the lease says whether it lives.
 NO_LOCK = 0
 
@@ -135,6 +137,8 @@ def _recover_lost(tx: Transaction) -> None:
         _FIND_LOST,
         {
             "lease": settings.lease_seconds,
+            "agents_lease": settings.lease_seconds
+            - min(MOST_BETWEEN_LOOKS * settings.sweep_seconds, settings.lease_seconds / 5),
             "missed": settings.heartbeat_seconds * 1.25,
             "batch": BATCH,
         },

@@ -16,8 +16,8 @@ from tests.web_server import ROOT
 #: modules are where the originals come from, and no greenlet waits in the rest, or not in here.
 ALLOWED = {
     # Agents have native threads, which wait for nothing but what these make.
-    "arkloop.shared.native_threads._new_lock = threading.Lock",
-    "arkloop.shared.native_threads._start_thread = threading._start_new_thread",
+    "arkloop.shared.native_threads.new_lock = threading.Lock",
+    "arkloop.shared.native_threads.start_thread = threading._start_new_thread",
     "functools.RLock = threading._CRLock",  # of `cached_property`: the one thread may always enter
     "reprlib.get_ident = threading.get_ident",
     "tempfile._allocate_lock = threading.Lock",

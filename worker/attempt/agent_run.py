@@ -16,8 +16,9 @@ from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.native_threads import ForeignCode
+from arkloop.shared.native_threads import ForeignCode, new_lock, start_thread
 from arkloop.worker.attempt.agent_recording import AgentRecording
+from arkloop.worker.contract.identity import idempotency_key
 from arkloop.worker.contract.outcomes import (
     CancelRequested,
     DeadlineExceeded,
@@ -62,6 +63,13 @@ class InProcessRun(StepsAndCosts):
     recording: AgentRecording = field(repr=False)
     code: ForeignCode[Any] = field(init=False, repr=False)
     stopped: BaseException | None = None
+
+    _start_thread = staticmethod(start_thread)
+    _new_lock = staticmethod(new_lock)
+
+    def idempotency_key(self, tool_call_id: str) -> str:
+        """Return the key of a call, the same whenever it is repeated."""
+        return idempotency_key(self.run_id, tool_call_id)
 
     def _call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
         return self.code.call_back(lambda: self._guarded(function, args, named))

@@ -31,7 +31,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.returned_answer import answer_of
-from arkloop.worker.contract.identity import traceparent
+from arkloop.worker.contract.identity import idempotency_key, traceparent
 from arkloop.worker.contract.outcomes import RunFailure, WaitForInput
 from arkloop.worker.testing.memory_run import MemoryRun
 from arkloop.worker.testing.played_run import ROUTE, PlayedRun, completed, failed, waiting
@@ -203,6 +203,10 @@ class MemoryAgentRun(StepsAndCosts):
                 result = SubRunResult(given, False) if isinstance(given, str) else given
                 self.tool_result(call["id"], result.output, is_error=result.is_error)
             return self.transcript.sub_run_results(calls) or []
+
+    def idempotency_key(self, tool_call_id: str) -> str:
+        """Return the key of a call, the same whenever it is repeated."""
+        return idempotency_key(self.run_id, tool_call_id)
 
     def check(self) -> None:
         """Raise if the run waits for a person, or for sub-runs."""

@@ -10,7 +10,8 @@
 -- a worker that was started since then. A run that is being cancelled needs nobody to go on with it.
 --
 -- Agent workers reach Postgres through web processes: they lose their runs as others do, but what they
--- say of a silence does not count.
+-- say of a silence does not count. They are promised that a silence is noticed within a lease, so that
+-- theirs ends a look earlier.
 --
 -- An owner that was last seen before Postgres started could not renew: no crash of it.
 WITH heard AS (
@@ -24,7 +25,8 @@ WHERE r.state = 'executing' AND (
     OR (
         w.seen_at < now() - make_interval(secs => %(missed)s)
         AND (
-            w.seen_at < now() - make_interval(secs => %(lease)s)
+            w.seen_at < now() - make_interval(secs =>
+                CASE WHEN w.org_id IS NULL THEN %(lease)s ELSE %(agents_lease)s END)
             OR (
                 pg_postmaster_start_time() < now() - make_interval(secs => %(lease)s)
                 AND w.lock_key <> 0

@@ -1,6 +1,7 @@
 """The part of the test kit that plays custom agents."""
 
 import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -152,3 +153,26 @@ def test_a_test_approves_or_denies_calls_by_their_ids() -> None:
     assert "waiting_for_input" == waits.status
     assert ["pay-1"] == [data["tool_call_id"] for data in waits.data_of("tool.call")]
     assert ["tool_confirmation"] == [d["kind"] for d in waits.data_of("run.waiting_for_input")]
+
+
+def test_a_step_has_a_time_limit_and_an_idempotency_key() -> None:
+    """Its thread is abandoned at the end of the time, and the model reads so; one that is in time
+    has its value, or the class of its exception.
+    """
+    never = threading.Event()
+
+    def patient(run: AgentRun) -> str:
+        def fail() -> None:
+            raise ValueError("secret")
+
+        for name, function in (("late", never.wait), ("good", lambda: 7), ("bad", fail)):
+            run.step(name, {}, function, tool_call_id=name, timeout_seconds=0.2)
+        return run.idempotency_key("late").removeprefix(run.run_id)
+
+    run = play_agent(patient, "Go.")
+    never.set()
+
+    late, *others = [(r.output, r.is_error) for r in run.results]
+    assert ("The tool did not return within 0.2 s; the call may still take effect.", True) == late
+    assert [("7", False), ("The tool failed: ValueError.", True)] == others
+    assert ":late" == run.output
