@@ -12,7 +12,8 @@ from typing import Any, Literal
 _SHORT = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 
-#: Combinations of labels that a process counts of one metric: all later ones are `other`.
+#: Combinations of labels that a process counts of one metric: those of later ones are `other`, but
+#: for the last of several labels, whose values are the service's own.
 MAX_SERIES = 500
 
 
@@ -35,7 +36,8 @@ class Metric:
 
     def _child(self, labels: tuple[str, ...]) -> Callable[[float], None]:
         if len(self._add) >= MAX_SERIES:
-            labels = ("other",) * len(labels)
+            # Clients can use up all combinations of routes, and must not hide a 500 by it.
+            labels = ("other",) * max(1, len(labels) - 1) + labels[1:][-1:]
         child = self._real.labels(*labels) if labels else self._real
         add: Callable[[float], None] = child.observe if self.kind == "Histogram" else child.inc
         self._add[labels] = add

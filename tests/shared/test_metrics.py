@@ -58,6 +58,19 @@ def test_the_number_of_series_is_bounded() -> None:
     assert 50 == library.registry.get_sample_value("things_total", {"kind": "other"})
 
 
+def test_a_status_is_counted_however_many_routes_were_asked_for() -> None:
+    """A scan of all routes leaves the alert about errors in force."""
+    library = Library()
+    metric = Metric("Counter", "requests", "Requests.", ("method", "route", "status"))
+    metric.enable(library)
+    for number in range(metrics.MAX_SERIES):
+        metric.add(1, "GET", f"/{number}", "401")
+    metric.add(1, "GET", "/0", "500")
+    metric.add(1, "POST", "/1", "500")
+    labels = {"method": "other", "route": "other", "status": "500"}
+    assert 2 == library.registry.get_sample_value("requests_total", labels)
+
+
 def test_names_follow_the_conventions() -> None:
     """Units are in the names, and no label can have a value for each org."""
     found = metrics.all_metrics()
