@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from arkloop.shared.agents import call_approvals
 from arkloop.shared.errors import InvalidRequest
@@ -20,6 +20,8 @@ from arkloop.shared.storage.tables.runs import tool_calls
 
 #: Of arguments in `pending_input`; the event has all of them.
 MAX_SHOWN_CHARACTERS = 8192
+#: The id of a call in the payload of its events, as JSON: their data begin with it.
+_ID = r'"data":\{"tool_call_id":("(?:[^"\\]|\\.)*")'
 
 
 def begun(sql: Connection, run_id: UUID) -> set[str]:
@@ -32,29 +34,49 @@ def begin(run: HeldRun, call_ids: Collection[str]) -> None:
     """Record that an agent worker makes these calls now. A repeated request has no effect.
 
     Raises:
-        InvalidRequest: the run has no such call without a result, or a person was not asked.
+        InvalidRequest: the run has no such call without a result, or it has begun before.
     """
+    known = _open(run, call_ids) if call_ids else {}
     for call_id in call_ids:
-        find(run, call_id)
+        if call_id not in known:
+            raise _not_open(call_id)
         if not claims.begin_tool_call(run.tx, run.claim(), call_id):
             raise InvalidRequest(begun=[f"{call_id!r} has begun under an earlier fence"])
 
 
 def find(run: HeldRun, call_id: str) -> dict[str, Any]:
     """Return the data of the call's `tool.call`. Raises: InvalidRequest: it is not open."""
+    known = _open(run, [call_id])
+    if call_id not in known:
+        raise _not_open(call_id)
+    return known[call_id]
+
+
+def _open(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the data of the `tool.call` of each of these calls that has no result."""
     kinds = (types.ToolCallRequested.type, types.ToolResult.type)
+    # Postgres looks for the ids: the outputs of all other calls may be very long.
     rows = run.tx.sql.execute(
         select(run_events.c.type, run_events.c.payload)
-        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
-        .order_by(run_events.c.seq.desc())
+        .where(
+            run_events.c.run_id == run.id,
+            run_events.c.type.in_(kinds),
+            func.substring(run_events.c.payload, _ID).in_(map(json.dumps, call_ids)),
+        )
+        .order_by(run_events.c.seq)
     )
+    found: dict[str, dict[str, Any]] = {}
     for row in rows:
         data = event_log.data_of(row.payload)
-        if data["tool_call_id"] == call_id:
-            if row.type == types.ToolCallRequested.type:
-                return data
-            break
-    raise InvalidRequest(tool_call_id=[f"{call_id!r} is not a call of this run without a result"])
+        if row.type == types.ToolCallRequested.type:
+            found[data["tool_call_id"]] = data
+        else:
+            found.pop(data["tool_call_id"], None)
+    return found
+
+
+def _not_open(call_id: str) -> InvalidRequest:
+    return InvalidRequest(tool_call_id=[f"{call_id!r} is not a call of this run without a result"])
 
 
 def shown(call: Mapping[str, Any]) -> dict[str, Any]:

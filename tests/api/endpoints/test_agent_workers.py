@@ -14,6 +14,7 @@ from arkloop.shared.runs import claims, sweep
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import agent_runs, runs, workers
 from tests.clients import User, error_of
+from tests.query_plans import noted
 
 MakeWorker = Callable[..., "Worker"]
 
@@ -664,6 +665,25 @@ def test_an_approval_is_of_an_open_call(
 
     assert (422, "validation.error") == error_of(response)
     assert 200 == mine.write("ask", turn(), call("a"), approval_of="a").status_code
+
+
+def test_what_begins_is_looked_for_without_reading_other_calls(
+    worker: MakeWorker, start: Callable[..., str], connections: Connections
+) -> None:
+    """One statement for all of them, which returns nothing of calls whose results may be long."""
+    start()
+    mine = worker()
+    mine.take()
+    text = '{"data":{"tool_call_id":"done"}}'
+    calls = [call(id_, text=text, data={"tool_call_id": "done"}) for id_ in ("a", 'b"')]
+    mine.write("append", turn(), call("done"), result("done", "x" * 60_000), *calls)
+
+    with noted(connections) as statements:
+        assert 200 == mine.write("append", begun=["a", 'b"']).status_code
+
+    [statement] = [one for one in statements if "substring" in one[0]]
+    with connections.reading() as sql:
+        assert 2 == len(sql.exec_driver_sql(*statement).all())
 
 
 def test_a_call_that_does_not_exist_cannot_begin(
