@@ -168,6 +168,22 @@ def test_many_tabs_keep_one_login(sign_in: Open, user: Caller) -> None:
         expect(tab.get_by_role("heading", name="Sign in to Arkloop Runs")).to_be_visible()
 
 
+def test_a_log_in_to_another_org_is_that_of_all_tabs(
+    sign_in: Open, user: Caller, system: System
+) -> None:
+    """All tabs have one cookie: none shows an org while its requests go to another."""
+    tab = sign_in()
+    expect(tab.get_by_role("navigation")).to_contain_text("owner ·")
+    other = system.caller()
+    token = other.made(f"/v1/orgs/{other.org_id}/invitations", {"name": "x", "role": "member"})
+    body = {"login": user.login, "password": PASSWORD, "invitation": token["token"]}
+    assert tab.context.request.post(f"{user.url}/v1/auth/login", data=body).ok
+    later = sign_in()
+
+    for page in (later, tab):
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+
 def test_an_api_key_signs_in_and_an_ended_session_asks_again(
     context: BrowserContext, sign_in: Open, user: Caller
 ) -> None:

@@ -54,8 +54,9 @@ function claims(token) {
 /** @param {string} token */
 function accept(token) {
   const before = me.get()
-  if (before !== null && claims(token).sub !== before.id) {
-    // Somebody else has signed in, in another tab: nothing of the user before may stay.
+  const { sub, org } = claims(token)
+  if (before !== null && (sub !== before.id || org !== before.org_id)) {
+    // Another tab has signed in somebody else, or in another org: nothing from before may stay.
     location.reload()
     return
   }
