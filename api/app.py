@@ -8,6 +8,7 @@ from flask import Flask
 from arkloop.api.auth import request_limits
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.api.auth.password_attempts import PasswordAttempts
+from arkloop.api.auth.provider_attempts import ProviderAttempts
 from arkloop.api.auth.provider_documents import ProviderDocuments
 from arkloop.api.auth.request_limits import RequestLimits
 from arkloop.api.console import pages as console
@@ -146,6 +147,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.password_attempts"] = PasswordAttempts(connections)
+    app.extensions["arkloop.provider_attempts"] = ProviderAttempts(connections)
     policy = egress.Policy.of(connections.settings.allowed_networks)
     app.extensions["arkloop.provider_documents"] = ProviderDocuments(policy)
     app.extensions["arkloop.request_limits"] = RequestLimits(connections)

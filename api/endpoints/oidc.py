@@ -10,11 +10,13 @@ from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from arkloop.api.auth import provider_logins
+from arkloop.api.auth.provider_attempts import provider_attempts
 from arkloop.api.auth.provider_documents import provider_documents
 from arkloop.api.auth.provider_logins import PendingLogin, Reply
 from arkloop.api.endpoints.auth import COOKIE_PATH, check_origin, set_refresh_cookie
 from arkloop.api.http import denials
 from arkloop.api.http.audited import record_login, record_refused_login
+from arkloop.api.http.client_address import client_address
 from arkloop.api.http.current import connections, public_path, settings
 from arkloop.api.http.described import Time, described
 from arkloop.api.http.fields import Id
@@ -35,6 +37,7 @@ from arkloop.shared.errors import (
     InvalidRequest,
     InvitationInvalid,
     LoginTaken,
+    TooManyAttempts,
 )
 from arkloop.shared.storage.connections import Transaction
 
@@ -85,13 +88,14 @@ class Callback(Schema):
 @described(
     body=BeginLogin,
     returns=BegunLogin,
-    raises=[IdentityProviderNotFound, IdentityProviderUnavailable],
+    raises=[IdentityProviderNotFound, IdentityProviderUnavailable, TooManyAttempts],
 )
 def begin_provider_login() -> Response:
     """Begin a login by the identity provider of an org: send the person to `authorization_url`.
 
     The cookie of the response ties the login to this browser, for ten minutes.
     """
+    provider_attempts().count(client_address())
     check_origin()
     body = read_body(BeginLogin())
     return_to = body.get("return_to")
@@ -123,6 +127,7 @@ def begin_provider_login() -> Response:
         InvitationInvalid,
         AlreadyMember,
         LoginTaken,
+        TooManyAttempts,
     ],
 )
 def complete_provider_login() -> Response:
@@ -131,6 +136,7 @@ def complete_provider_login() -> Response:
     Sets the cookie with the refresh token. With `return_to` 303 to there, if the login has failed
     with the code of the error in `error`; else a short page.
     """
+    provider_attempts().count(client_address())
     given = query_args(Callback())
     if ("code" in given) == ("error" in given):
         raise InvalidRequest(code=["is required, or `error`; not both"])

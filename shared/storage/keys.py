@@ -15,6 +15,7 @@
 | `{epoch}:position`               | string  | POSITION_TTL_SECONDS | all            | all         |
 | `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
 | `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
+| `{installation}:provider-attempts/…` | string | a minute          | web            | web         |
 | `{installation}:request-limits:…` | string | two minutes         | web            | web         |
 | `{installation}:denials/…`       | string  | one hour             | web            | web         |
 | `{installation}:streams:{id}`    | hash    | LEASE_SECONDS        | web            | web         |
@@ -86,6 +87,10 @@ class Keys:
     def password_attempts(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:password-attempts"
+
+    def provider_attempts(self) -> str:
+        """Name the prefix of the keys that the library `limits` uses."""
+        return f"{self.installation}:provider-attempts"
 
     def request_limits(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""

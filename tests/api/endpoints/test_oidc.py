@@ -64,6 +64,13 @@ def documents(app: Flask, settings: Settings) -> None:
     app.extensions["arkloop.provider_documents"] = ProviderDocuments(policy, refetch_seconds=0)
 
 
+@pytest.fixture(autouse=True)
+def attempts(app: Flask, connections: Connections) -> None:
+    """Let no test count for the limit on requests of one address that others meet."""
+    for key in connections.redis.scan_iter(f"*{connections.keys.provider_attempts()}*"):
+        connections.redis.delete(key)
+
+
 @pytest.fixture
 def provider() -> Iterator[IdentityProvider]:
     with IdentityProvider() as started:
