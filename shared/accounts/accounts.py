@@ -245,6 +245,8 @@ def membership(
         refresh_tokens.c.family_id == session_id,
         refresh_tokens.c.user_id == user_id,
         refresh_tokens.c.revoked_at.is_(None),
+        # An access token may be made just before, and lives on for 15 minutes.
+        func.coalesce(refresh_tokens.c.session_ends_at > func.now(), true()),
     )
     by_password = exists().where(session, refresh_tokens.c.identity_id.is_(None))
     query = select(

@@ -373,6 +373,7 @@ def test_a_login_by_a_provider_ends_after_the_hours_of_the_org(
         assert 7_100 < left < 7_300
         ended = {"session_ends_at": rows[0].session_ends_at.replace(year=2020)}
         tx.sql.execute(update(refresh_tokens).where(of_user).values(**ended))
+    eventually(lambda: 401 == client.get("/v1/me", headers=seen["header"]).status_code)
     assert 200 == client.post("/v1/auth/refresh").status_code  # whose next one has ended
     assert 401 == client.post("/v1/auth/refresh").status_code
 
