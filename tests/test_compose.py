@@ -115,7 +115,7 @@ def test_the_containers_settings_are_complete() -> None:
         "ARKLOOP_JWT_SECRET": "c" * 64,
     }
     environ = {
-        name: _interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
+        name: interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
     }
 
     settings = Settings.from_env(environ)
@@ -153,7 +153,7 @@ def test_an_operators_settings_are_what_the_processes_read() -> None:
         "ANTHROPIC_API_KEY": "sk-ant",
     }
     environ = {
-        name: _interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
+        name: interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
     }
 
     settings = Settings.from_env(environ)
@@ -167,7 +167,7 @@ def test_an_operators_settings_are_what_the_processes_read() -> None:
     )
 
 
-def _interpolated(value: str, given: dict[str, str]) -> str:
+def interpolated(value: str, given: dict[str, str]) -> str:
     """Interpolate as compose does: `${NAME:?word}` and `${NAME:-default}`."""
 
     def one(match: re.Match[str]) -> str:
