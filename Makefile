@@ -107,6 +107,10 @@ bench-context: setup ## What context handling achieves: cached prefixes, costs, 
 bench-tool-workers: setup ## Tool workers: cost of a call, pickup, idle polls, lost workers; two minutes
 	@$(BIN)/python -m bench.tool_workers
 
+.PHONY: bench-agent-workers
+bench-agent-workers: setup ## Agent workers: pickup of a run, lost workers; half a minute
+	@$(BIN)/python -m bench.agent_workers
+
 tool-worker-losses: setup ## Workers of both sides are lost in 200 runs: no effect twice, none lost; 4 minutes
 	@$(BIN)/python -m bench.tool_worker_losses --seed $(or $(SEED),1)
 
