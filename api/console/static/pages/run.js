@@ -7,6 +7,7 @@ import { follow } from "../lib/follow.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Events } from "../runs/events.js"
+import { Prompts } from "../runs/prompts.js"
 import { Controls, Scene, useReplay } from "../runs/replay.js"
 import { Timeline } from "../runs/timeline.js"
 import { Icon } from "../ui/icons.js"
@@ -55,6 +56,7 @@ function Run({ id }) {
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
         ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
       </${Recorded}>
+      ${may("data.threads.read") && html`<${Prompts} run=${data} events=${events} />`}
       <section class="panel"><h2>Details</h2><${Details} run=${data} /></section>
     </div>`
 }
