@@ -161,6 +161,7 @@ def leased(settings: Settings) -> Iterator[Lease]:
         lease.stop()
 
 
+@pytest.mark.owner
 def test_migrations_through_a_pooler_are_refused(
     pooled: Connections, new_database: Callable[[], str], pooled_url: Callable[[str], str]
 ) -> None:

@@ -18,6 +18,8 @@ from tests.system import PACE, Worker, register
 from tests.waiting import eventually
 from tests.web_server import web_server
 
+pytestmark = pytest.mark.owner
+
 
 @pytest.fixture
 def unmigrated(new_database: Callable[[], str]) -> str:

@@ -280,6 +280,7 @@ def migrate(url: str) -> Result:
     return CliRunner().invoke(main, ["migrate", "--wait", "0"], env={"ARKLOOP_DATABASE_URL": url})
 
 
+@pytest.mark.owner
 def test_migrate_needs_the_database_alone_and_may_run_again(
     new_database: Callable[[], str],
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_good_log_is_ok(run: Run, org_id: UUID) -> None:
         assert f"{org_id}  2  ok\n" in checked.output
 
 
+@pytest.mark.owner
 def test_the_first_broken_entry_is_printed(
     run: Run, org_id: UUID, connections: Connections
 ) -> None:

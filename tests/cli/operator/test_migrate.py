@@ -64,6 +64,7 @@ def database(new_database: Callable[[], str], settings: Settings) -> Database:
     return Database(settings, walls.as_user(url, owner), walls.as_user(url, service))
 
 
+@pytest.mark.owner
 def test_the_service_needs_not_own_its_tables(database: Database) -> None:
     """Its role reads and writes all of them after each migration, and cannot change them."""
     done = database.migrate()
