@@ -164,15 +164,15 @@ def test_messages_wait_at_the_service_and_not_in_the_tab(open_page: Open) -> Non
 
 
 def test_an_approval_in_one_tab_is_seen_in_the_other(open_page: Open) -> None:
-    """Both tabs ask; what one approves is done once, and both show it."""
-    tab, other = open_page(), open_page()
+    """All pages ask; what one approves is done once, and all of them show it."""
+    tab, other, phone = open_page(), open_page(), open_page(viewport=PHONE, is_mobile=True)
     say(tab, {"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "It is done."})
-    for page in (tab, other):
+    for page in (tab, other, phone):
         expect(page.get_by_role("button", name="Approve")).to_be_visible()
 
     other.get_by_role("button", name="Approve").click()
 
-    for page in (tab, other):
+    for page in (tab, other, phone):
         expect_answers(page, "It is done.")
         expect(page.get_by_role("button", name="Approve")).to_have_count(0)
         expect(page.locator(".tool .state")).to_have_text("done")
@@ -203,13 +203,18 @@ def test_stop_ends_the_run(open_page: Open, user: Caller) -> None:
 
 
 def test_a_cut_network_loses_nothing(open_page: Open) -> None:
-    """The page says that there is no connection, and shows the whole answer when there is one."""
-    page = open_page()
-    say(page, SLOW)
-    expect(page.locator(".message.assistant")).to_contain_text("one two")
-    page.context.set_offline(True)
-    expect(page.get_by_text("No connection")).to_be_visible()
-    page.context.set_offline(False)
+    """The page says that there is no connection. When there is one, it shows the whole answer, and
+    what another page has sent meanwhile.
+    """
+    tab, phone = open_page(), open_page(viewport=PHONE, is_mobile=True)
+    say(tab, SLOW)
+    expect(phone.locator(".message.assistant")).to_contain_text("one two")
+    phone.context.set_offline(True)
+    expect(phone.get_by_text("No connection")).to_be_visible()
+    say(tab, {"say": "The second answer."})
+    expect_answers(tab, str(SLOW["say"]), "The second answer.")
+    phone.context.set_offline(False)
 
-    expect_answers(page, str(SLOW["say"]))
-    expect(page.get_by_text("No connection")).to_have_count(0)
+    expect_answers(phone, str(SLOW["say"]), "The second answer.")
+    expect(phone.get_by_text("No connection")).to_have_count(0)
+    assert answers(tab) == answers(phone)
