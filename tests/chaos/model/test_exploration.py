@@ -9,7 +9,7 @@ from chaos.model.bugs import BUGS, Bug
 from chaos.model.effects import Table
 from chaos.model.exploration import SHORT, Scope, explore
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "testing.md"
 
 
 @pytest.mark.parametrize("scope", SHORT, ids=str)
@@ -39,7 +39,7 @@ def test_the_unbroken_table_survives_what_the_bugs_are_caught_in() -> None:
 
 
 def test_every_seeded_bug_is_documented() -> None:
-    """The table of `reliability.md` has each bug, and what catches it."""
+    """The table of `testing.md` has each bug, and what catches it."""
     text = DOCUMENT.read_text(encoding="utf-8")
 
     assert [] == [b.name for b in BUGS if f"| {b.name} | {b.caught_by} |" not in text]
