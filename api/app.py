@@ -50,7 +50,7 @@ from arkloop.api.endpoints import (
     usage,
     webhook_endpoints,
 )
-from arkloop.api.http import allowed_hosts, cors, denials, errors, headers, request_metrics
+from arkloop.api.http import allowed_hosts, cors, denials, errors, headers, observation
 from arkloop.api.http.path_ids import IdConverter, ResponseConverter
 from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import agui, ai_sdk, responses
@@ -175,8 +175,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     cors.register(app)
     allowed_hosts.register(app)
     request_limits.register(app)
-    if connections.settings.metrics_port:
-        request_metrics.register(app)
+    observation.register(app, connections.settings)
     app.teardown_request(following.free_unused_slot)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

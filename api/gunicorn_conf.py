@@ -33,8 +33,13 @@ keepalive = 5
 graceful_timeout = 10
 timeout = 30
 limit_request_line = 8190
-accesslog = None  # stream tickets travel in the query string
+accesslog = None  # stream tickets travel in the query string; see api/http/request_log.py
 errorlog = "-"
+logconfig_dict = {
+    "handlers": {"json": {"()": "arkloop.shared.logs.handler"}},
+    "root": {"level": "INFO", "handlers": ["json"]},
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["json"], "propagate": False}},
+}
 control_socket_disable = True
 
 

@@ -116,6 +116,7 @@ class Settings:
     local_model: str = "local"
     local_context_tokens: int | None = None  # of one call, input and output together
 
+    request_log: bool = False  # whether web logs a line for each request
     metrics_port: int = 0  # 0: no metrics are counted
     metrics_host: str = "127.0.0.1"
     metrics_dir: str | None = None  # None: a folder of the port, where temporary files are

@@ -2,6 +2,9 @@
 
 import logging
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,10 +24,22 @@ def clear() -> None:
     bound.set(None)
 
 
+@contextmanager
+def about(**fields: Any) -> Iterator[None]:
+    """Add the fields to the lines of the block."""
+    token = bound.set({**(bound.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        bound.reset(token)
+
+
 class _Bound(logging.Filter):
+    """A filter that adds the bound fields; what the line itself says of its subject goes first."""
+
     def filter(self, record: logging.LogRecord) -> bool:
         for name, value in (bound.get() or {}).items():
-            setattr(record, name, value)
+            record.__dict__.setdefault(name, value)
         return True
 
 
@@ -41,18 +56,32 @@ _NOISY = (
 )
 
 
-def configure() -> None:
-    """Send everything to standard error; call once, in a composition root."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
+def handler() -> logging.Handler:
+    """Return a handler that writes JSON to standard error; gunicorn's master has one, too."""
+    made = logging.StreamHandler(sys.stderr)
+    made.setFormatter(
         JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         )
     )
-    handler.addFilter(_Bound())
+    made.addFilter(_Bound())
+    return made
+
+
+def configure() -> None:
+    """Send everything to standard error; call once, in a composition root."""
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler()]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_thread_error
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _log_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread, which Python would print in lines of plain text."""
+    if error.exc_value is not None:
+        name = error.thread.name if error.thread else "?"
+        logging.getLogger(__name__).error("thread %s failed", name, exc_info=error.exc_value)

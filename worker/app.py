@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.apps import worker as celery_program
 from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
@@ -37,6 +38,10 @@ if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
     # before anything else is loaded; a worker that is started otherwise gets the same here.
     patched = [sys.executable, "-m", "gevent.monkey", "--module", "celery", *sys.argv[1:]]
     os.execv(sys.executable, patched)  # noqa: S606  # this program, no shell
+
+logs.configure()  # what Celery says before it sets up logging is JSON as well
+# In its signal handler Celery writes plain text between the lines of the log.
+celery_program.safe_say = lambda *_: None
 
 try:
     settings = Settings.from_env()
@@ -76,8 +81,8 @@ tasks.register(app, process)
 
 
 @signals.setup_logging.connect
-def _configure_logs(**_: Any) -> None:
-    logs.configure()
+def _keep_logs(**_: Any) -> None:
+    """Tell Celery, by listening, that logging is set up."""
 
 
 @signals.celeryd_after_setup.connect
@@ -121,6 +126,7 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
         """Drain the process, also where Celery stops without a signal: its pool waits for its own
         tasks alone, and not for the runs that were found in Postgres.
         """
+        log.info("draining")
         process().drain()
         process().wait_until_drained()
 

@@ -107,4 +107,5 @@ def _execute(process: WorkerProcess, run_id: UUID) -> None:
     try:
         execution.execute_in_turn(process, run_id)
     except Exception:
-        log.exception("executing the run failed", extra={"run_id": str(run_id)})
+        extra = {"run_id": str(run_id), "outcome": "abandoned"}
+        log.exception("executing the run failed", extra=extra)

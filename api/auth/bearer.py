@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 from arkloop.api.auth import access_tokens, client_tokens, request_limits
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import mark
+from arkloop.shared import logs
 from arkloop.shared.accounts import accounts, api_keys, org_settings
 from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
 from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
@@ -45,6 +46,7 @@ def requires(
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             g.actor = actor = authenticator().identify(bearer_token())
+            logs.bind(org_id=str(actor.org_id))
             request_limits.count(actor, is_heartbeat=is_heartbeat)
             path_ids.check(kwargs)
             if permission is not None and permission not in actor.permissions:

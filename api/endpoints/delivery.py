@@ -142,6 +142,7 @@ def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> No
             return
         except Unavailable:
             if time.monotonic() > deadline:
-                log.exception("run not cancelled after its client left: %s", run_id)
+                extra = {"run_id": str(run_id), "org_id": str(who.org_id)}
+                log.exception("run not cancelled after its client left: %s", run_id, extra=extra)
                 return
             time.sleep(CANCEL_PAUSE_SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http.current import trace_id
@@ -108,6 +108,7 @@ def answer(
         name[:MAX_NAME_LENGTH]: _bounded(value)
         for name, value in islice((details or {}).items(), MAX_FIELDS)
     }
+    g.error_code = code
     response = jsonify(code=code, message=message, details=shown, trace_id=trace_id())
     response.status_code = status
     response.headers.update(_HEADERS.get(status, {}))
@@ -131,7 +132,8 @@ def register(app: Flask) -> None:
 def arkloop(error: ArkloopError) -> Response:
     """Return the response to an error with a code."""
     if isinstance(error, Unavailable):
-        log.warning("unavailable: %s", error.__cause__ or error)
+        extra = {"outcome": "failed", "error_code": error.code}
+        log.warning("unavailable: %s", error.__cause__ or error, extra=extra)
     response = answer(status_of(type(error)), error.code, str(error), error.details)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
@@ -155,5 +157,6 @@ def http(error: HTTPException) -> Response:
 
 def unexpected(error: Exception) -> Response:
     """Log an error that nobody expected and return the response to it."""
-    log.error("request failed", exc_info=error)
+    extra = {"outcome": "failed", "error_code": INTERNAL_CODE}
+    log.error("request failed", exc_info=error, extra=extra)
     return answer(500, INTERNAL_CODE, INTERNAL_MESSAGE)

@@ -1,6 +1,8 @@
 """Headers that every response has, errors included: trace and security."""
 
-from flask import Flask, Response
+from uuid import UUID
+
+from flask import Flask, Response, request
 
 from arkloop.api.http.current import settings, trace_id
 from arkloop.shared import logs
@@ -17,13 +19,17 @@ SECURITY = {
 
 
 def register(app: Flask) -> None:
-    app.before_request(_bind_trace)
+    app.before_request(_bind_subject)
     app.after_request(_add)
 
 
-def _bind_trace() -> None:
+def _bind_subject() -> None:
     logs.clear()
-    logs.bind(trace_id=trace_id())
+    fields = {"trace_id": trace_id()}
+    # Where the path names no run, it may hold any text.
+    if isinstance(run_id := (request.view_args or {}).get("run_id"), UUID):
+        fields["run_id"] = str(run_id)
+    logs.bind(**fields)
 
 
 def _add(response: Response) -> Response:

@@ -50,10 +50,11 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         trace_id = new_trace_id()
         error = _client_error(exc)
         if error is not None:
-            reason = type(exc).__name__
-            self.log.warning("rejected request: %s trace_id=%s", reason, trace_id)
+            extra = {"trace_id": trace_id, "outcome": "refused", "error_code": error.code}
+            self.log.warning("rejected request: %s", type(exc).__name__, extra=extra)
         else:
-            self.log.error("request failed: trace_id=%s", trace_id, exc_info=exc)
+            extra = {"trace_id": trace_id, "outcome": "failed", "error_code": "internal.error"}
+            self.log.error("request failed", exc_info=exc, extra=extra)
         with suppress(OSError):  # the client is gone
             util.write_nonblock(client, _response(error, trace_id))
 

@@ -211,6 +211,7 @@ class PageReader:
             "run %s: event %d is missing in Postgres; its stream ends",
             place.run_id,
             place.cursor + 1,
+            extra={"run_id": str(place.run_id)},
         )
         with self._lock:
             if len(self.holes) >= MOST_HOLES:

@@ -90,7 +90,7 @@ def is_cut_off(sql: Connection, run_id: UUID, first: int) -> bool:
 def report_loss(run_id: UUID, first: int) -> None:
     """Log that committed events before `first` are gone."""
     message = "Postgres lost committed events of run %s before seq %d"
-    log.error(message, run_id, first)
+    log.error(message, run_id, first, extra={"run_id": str(run_id)})
 
 
 def number(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:

@@ -205,7 +205,8 @@ def end_unclaimed(
     waiting_runs.after_end(tx, ended)
     tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
     if error is not None:
-        tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
+        subject = (run["id"], run["org_id"], run["trace_id"], run["route_id"])
+        tx.after_commit.append(_Failed(*subject, error.code))
     if run["agent"] is not None:
         tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
     if run["parent_run_id"] is not None:
@@ -250,13 +251,22 @@ class _Failed:
 
     kind: ClassVar[str] = "log"
     subject: UUID
+    org_id: UUID
+    trace_id: str
     route_id: str
     code: str
 
     @staticmethod
     def send(_connections: Connections, group: "Sequence[_Failed]") -> None:
         for one in group:
-            extra = {"run_id": str(one.subject), "code": one.code, "route_id": one.route_id}
+            extra = {
+                "run_id": str(one.subject),
+                "org_id": str(one.org_id),
+                "trace_id": one.trace_id,
+                "outcome": "failed",
+                "error_code": one.code,
+                "route_id": one.route_id,
+            }
             log.warning("run failed: %s, route %s", one.code, one.route_id, extra=extra)
 
 

@@ -74,7 +74,9 @@ def count(
     )
     if route is None:
         log.warning(
-            "route %s of run %s no longer exists: its lost call is not billed", route_id, run["id"]
+            "route %s of run %s no longer exists: its lost call is not billed",
+            *(route_id, run["id"]),
+            extra={"run_id": str(run["id"]), "org_id": str(run["org_id"])},
         )
         return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
     most = _reserved(sql, run, persona, totals)

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from arkloop.shared import metrics
+from arkloop.shared import logs, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets, usage_days
 from arkloop.shared.catalog import published_personas
@@ -150,8 +150,8 @@ def _recover_lost(tx: Transaction) -> None:
     is_crash = {row.id: row.is_crash for row in lost}
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
     for run in _with_reservations_locked(tx, rows):
-        log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
         with _isolated(tx, run):
+            log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
             _recover(tx, run, is_crash=is_crash[run["id"]])
 
 
@@ -172,14 +172,21 @@ def _with_reservations_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Se
 def _isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
     """Isolate the work on one run, so that its failure does not stop the others."""
     pending = len(tx.after_commit)
-    try:
-        with tx.sql.begin_nested():
-            yield
-    except Exception as error:
-        if isinstance(error, DBAPIError) and postgres.is_outage(error):
-            raise
-        del tx.after_commit[pending:]
-        log.exception("sweeping run %s failed; continuing with the others", run["id"])
+    with logs.about(**_subject(run)):
+        try:
+            with tx.sql.begin_nested():
+                yield
+        except Exception as error:
+            if isinstance(error, DBAPIError) and postgres.is_outage(error):
+                raise
+            del tx.after_commit[pending:]
+            log.exception("sweeping run %s failed; continuing with the others", run["id"])
+
+
+def _subject(run: RowMapping) -> dict[str, str]:
+    """Return the fields of the lines about a run; not every statement reads its trace."""
+    fields = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
+    return fields | ({"trace_id": run["trace_id"]} if "trace_id" in run else {})
 
 
 def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
@@ -265,8 +272,8 @@ def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> No
             .with_for_update(skip_locked=True)
         )
         for run in _with_reservations_locked(tx, executing.mappings().all()):
-            log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
             with _isolated(tx, run):
+                log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
                 _recover(tx, run)
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import closing
+from typing import Any
 from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
@@ -22,6 +23,8 @@ from arkloop.worker.attempt import (
 )
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import (
+    ABANDONED,
+    NAMES,
     Cancelled,
     Completed,
     Failed,
@@ -114,17 +117,32 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
         claim = _claim(process, active, by_message=by_message)
         if claim is None:
             return None
-        logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
+        logs.bind(
+            run_id=str(claim.run_id),
+            org_id=str(claim.org_id),
+            trace_id=claim.trace_id,
+            attempt=claim.attempt,
+        )
         outcome = _carry_out(process, active, claim)
-        log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
+        log.info("attempt ended", extra=_ended(outcome, began))
         return isinstance(outcome, Waiting)
     except (LeaseLost, Unavailable) as error:
-        log.warning("abandoning run: its lease may have expired: %s", error.__cause__)
+        extra = _ended(None, began)
+        log.warning("abandoning run: its lease may have expired: %s", error.__cause__, extra=extra)
         process.mark_outage(active.run_id)
         return False
     finally:
         process.leave_quarantine(active)
         logs.clear()
+
+
+def _ended(outcome: Outcome | None, began: float) -> dict[str, Any]:
+    """Return the fields of the line with which an attempt ends; `outcome`: None without one."""
+    return {
+        "outcome": ABANDONED if outcome is None else NAMES[type(outcome)],
+        "error_code": outcome.error.code if isinstance(outcome, Failed) else None,
+        "duration_ms": round((time.monotonic() - began) * 1000),
+    }
 
 
 def _claim(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> Claim | None:

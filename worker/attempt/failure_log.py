@@ -29,7 +29,7 @@ def report(
         "run failed: %s, route %s at %s:%s: %s",
         *(error.code, route.id if route else route_id, host, port, root),
         extra={
-            "code": error.code,
+            "error_code": error.code,
             "route_id": route.id if route else route_id,
             "host": host,
             "port": port,

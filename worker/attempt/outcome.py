@@ -1,6 +1,7 @@
 """The outcome of an attempt, as a value that `Recorder` writes."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -53,6 +54,17 @@ class Cancelled:
 
 
 Outcome = Completed | Waiting | HandedOff | Failed | Cancelled
+
+#: What log lines and spans call them.
+NAMES: Mapping[type[Outcome], str] = {
+    Completed: "completed",
+    Waiting: "waiting",
+    HandedOff: "handed_off",
+    Failed: "failed",
+    Cancelled: "cancelled",
+}
+#: An attempt without an outcome: another worker has the run, or will have it.
+ABANDONED = "abandoned"
 
 
 def outcome_of(reason: BaseException) -> Outcome:

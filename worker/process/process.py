@@ -260,7 +260,10 @@ class WorkerProcess:
             self._outage_runs.add(run_id)
 
     def _on_orphan(self, run_id: UUID) -> None:
-        log.error("no thread of this process executes its run %s: requeueing it", run_id)
+        extra = {"run_id": str(run_id)}
+        log.error(
+            "no thread of this process executes its run %s: requeueing it", run_id, extra=extra
+        )
         threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
 
     def _recover(self, run_id: UUID) -> None:

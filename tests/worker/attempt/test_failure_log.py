@@ -40,7 +40,7 @@ def test_the_line_has_code_route_address_and_root_cause(caplog: pytest.LogCaptur
         "run failed: provider.connection, route r at 10.0.0.7:8000: "
         "ConnectionRefusedError: Connection refused"
     )
-    fields = ("code", "route_id", "host", "port", "cause")
+    fields = ("error_code", "route_id", "host", "port", "cause")
     assert ["provider.connection", "r", "10.0.0.7", 8000] == [
         getattr(record, name) for name in fields[:-1]
     ]
