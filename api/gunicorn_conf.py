@@ -57,7 +57,17 @@ def post_worker_init(worker: Any) -> None:
         from arkloop.shared.monitoring import exposition
 
         exposition.start(extensions["arkloop"])
+    if _settings.otlp_url:
+        from arkloop.shared.monitoring import span_export
+
+        worker.span_exporter = span_export.start(_settings, "arkloop-web")
     _calm_the_collector()
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Send the last spans."""
+    if exporter := getattr(worker, "span_exporter", None):
+        exporter.stop()
 
 
 def _calm_the_collector() -> None:

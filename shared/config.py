@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from arkloop.shared import trace_settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 
 #: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
@@ -117,6 +118,12 @@ class Settings:
     local_context_tokens: int | None = None  # of one call, input and output together
 
     request_log: bool = False  # whether web logs a line for each request
+    otlp_url: str | None = None  # where spans are sent; None: there are none
+    otlp_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    otlp_ca_file: str | None = None
+    service_name: str | None = None  # in spans; None: the program's own
+    resource_attributes: tuple[tuple[str, str], ...] = ()
+    trace_ratio: float = 1.0  # the part of all traces that is recorded
     metrics_port: int = 0  # 0: no metrics are counted
     metrics_host: str = "127.0.0.1"
     metrics_dir: str | None = None  # None: a folder of the port, where temporary files are
@@ -199,6 +206,7 @@ class _Reader:
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,
             **{name.lower(): self._text(name) for name in _OF_PROVIDERS},
+            **trace_settings.read(self._text, self.problems),
         }
         values |= {
             setting.name: self._plain(f"ARKLOOP_{setting.name.upper()}", setting.default)

@@ -1,5 +1,6 @@
 """Identifiers: UUIDv7 for rows (RFC 9562), 32 hex digits for traces (W3C trace context)."""
 
+import hashlib
 import re
 import secrets
 from uuid import UUID
@@ -23,3 +24,8 @@ def parse_id(text: object) -> UUID | None:
 def new_trace_id() -> str:
     """Make 32 hex digits, never all zero."""
     return secrets.token_hex(16)
+
+
+def span_id_of(key: str) -> str:
+    """Make the 16 hex digits of the span that the key names: the same in every process."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -114,6 +114,9 @@ MODEL_COST = Metric("Counter", "arkloop_model_cost_usd", "What model calls cost.
 TOOL_CALLS = Metric(
     "Counter", "arkloop_tool_calls", "Tool calls; `outcome` is ok or error.", ("outcome",)
 )
+SPANS_DROPPED = Metric(
+    "Counter", "arkloop_spans_dropped", "Spans that no collector has taken; their traces have gaps."
+)
 WEBHOOK_ATTEMPTS = Metric(
     *("Counter", "arkloop_webhook_attempts", "Attempts; `outcome` is a class of status, or lost."),
     ("outcome",),

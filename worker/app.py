@@ -82,7 +82,7 @@ tasks.register(app, process)
 
 @signals.setup_logging.connect
 def _keep_logs(**_: Any) -> None:
-    """Tell Celery, by listening, that logging is set up."""
+    """Keep Celery from setting up logging, by listening for its wish to."""
 
 
 @signals.celeryd_after_setup.connect
@@ -111,12 +111,18 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - as Celery reads it
 
+    _exporter: Any = None
+
     def start(self, _worker: Any) -> None:
         queue.name_queue(app, _installation(process().connections))
         if settings.metrics_port:
             from arkloop.shared.monitoring import exposition
 
             exposition.start(process().connections)
+        if settings.otlp_url:
+            from arkloop.shared.monitoring import span_export
+
+            self._exporter = span_export.start(settings, "arkloop-worker")
         # What is there now stays: a full collection would stop all runs to walk through it.
         gc.collect()
         gc.freeze()
@@ -129,6 +135,8 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
         log.info("draining")
         process().drain()
         process().wait_until_drained()
+        if self._exporter is not None:
+            self._exporter.stop()
 
 
 app.steps["worker"].add(_Start)

@@ -16,7 +16,7 @@ from arkloop.api.endpoints.delivery import DELIVERED, requested_delivery
 from arkloop.api.endpoints.messages import CreateMessage
 from arkloop.api.endpoints.threads import CreateThread
 from arkloop.api.http.content import MAX_CONTENT_BYTES, MessageContent
-from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.described import described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import (
@@ -48,7 +48,7 @@ from arkloop.shared.errors import (
     ThreadBusy,
     ThreadNotFound,
 )
-from arkloop.shared.ids import new_id, new_trace_id
+from arkloop.shared.ids import new_id
 from arkloop.shared.runs import creation, overrides
 from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -175,7 +175,7 @@ def retry_run(thread_id: UUID) -> Response:
 
 @idempotent
 def _retry(tx: Transaction, thread_id: UUID) -> Response:
-    trace = new_trace_id()
+    trace = trace_id()
     return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace))
 
 
@@ -226,7 +226,7 @@ def new_run(
         message=body.get("message"),
         persona=persona,
         route=route,
-        trace_id=new_trace_id(),
+        trace_id=trace_id(),
         options=overrides.check(persona, route, given),
         end_user_id=body.get("end_user_id"),
         metadata=body["metadata"],

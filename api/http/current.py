@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 #: W3C trace context, version 00 and later ones that begin like it.
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
 
 
@@ -91,4 +91,11 @@ def trace_id() -> str:
     if "trace_id" not in g:
         match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
         g.trace_id = match[1] if match else new_trace_id()
+        g.caller_span_id = match[2] if match else None
     return cast(str, g.trace_id)
+
+
+def caller_span_id() -> str | None:
+    """Return the span of the caller of which the request is a part, from `traceparent`."""
+    trace_id()
+    return cast(str | None, g.caller_span_id)

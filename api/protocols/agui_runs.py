@@ -9,14 +9,14 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http import audited
-from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
 from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest, run_of_call
 from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, RunNotFound, ThreadBusy
 from arkloop.shared.events import event_log
-from arkloop.shared.ids import new_id, new_trace_id
+from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands, creation, overrides, pending_calls, queries
 from arkloop.shared.runs.creation import NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
@@ -212,7 +212,7 @@ def _create(
         message=message,
         persona=persona,
         route=route,
-        trace_id=new_trace_id(),
+        trace_id=trace_id(),
         options=overrides.check(persona, route, wanted.overrides()),
         metadata={RUN_ID: wanted.run_id},
         on_busy=_on_busy(tx.sql, thread),

@@ -19,7 +19,7 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.following import EVENT_STREAM, hub, reserve_stream
 from arkloop.api.endpoints.new_runs import CREATING, OF_ORG, new_run
 from arkloop.api.http import audited
-from arkloop.api.http.current import actor, catalog, connections
+from arkloop.api.http.current import actor, catalog, connections, trace_id
 from arkloop.api.http.described import Frames, JsonObject, Ok, described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
@@ -58,7 +58,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.ids import new_id, new_trace_id, parse_id
+from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import creation, queries, thread_entries
 from arkloop.shared.runs.creation import NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -254,7 +254,7 @@ def _retried(body: Mapping[str, Any]) -> UUID | None:
                 return None
             if known.id != newest.id:
                 raise InvalidRequest(messageId=["only the last answer can be generated again"])
-        trace = new_trace_id()
+        trace = trace_id()
         return creation.retry(tx, actor(), thread.id, catalog(), trace_id=trace).run_id
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import Connection
 
-from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.protocols.responses_input import Input
@@ -20,7 +20,6 @@ from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, RouteNotFound
-from arkloop.shared.ids import new_trace_id
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -94,7 +93,7 @@ def new_run(
         message=None if given.message is None else NewMessage(content=given.message),
         persona=persona,
         route=route,
-        trace_id=new_trace_id(),
+        trace_id=trace_id(),
         options=overrides.check(persona, route, _overrides(body, given)),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
 
+from arkloop.shared import logs
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
@@ -16,7 +17,7 @@ from arkloop.shared.errors import (
     RunLimitExceeded,
     ThreadBusy,
 )
-from arkloop.shared.runs import busy_threads, enqueued_runs, run_limits
+from arkloop.shared.runs import busy_threads, enqueued_runs, run_limits, run_spans
 from arkloop.shared.runs.new_runs import (
     Created,
     NewMessage,
@@ -70,7 +71,11 @@ class RunCreator:
 
         Raises: as `create`.
         """
-        new = _of_end_user(new)
+        made = self._created(_of_end_user(new))
+        _announce(made, new.actor)
+        return made
+
+    def _created(self, new: NewRun) -> Created:
         connections = self._connections.of(new.actor.org_id)
         if new.thread is not None and new.thread.external_id is not None:
             with connections.reading() as sql:
@@ -143,7 +148,17 @@ def create(tx: Transaction, new: NewRun) -> Created:
         RunLimitExceeded: see `run_limits`.
     """
     run_limits.check(tx, new.actor)
-    return _create(tx, _of_end_user(new))
+    made = _create(tx, _of_end_user(new))
+    _announce(made, new.actor)
+    return made
+
+
+def _announce(made: Created, actor: Actor) -> None:
+    """Name the run in the lines and spans of what creates it."""
+    logs.bind(run_id=str(made.run_id))
+    if made.offered is not None:
+        return  # a message for a run that exists
+    run_spans.created(made.run_id, made.trace_id, actor.org_id)
 
 
 def _of_end_user(new: NewRun) -> NewRun:
@@ -307,4 +322,6 @@ def retry(
         on_busy=OnBusy.REJECT,
     )
     # What the org gave the run stays, also where an end user retries it.
-    return _create(tx, new)
+    made = _create(tx, new)
+    _announce(made, actor)
+    return made

@@ -19,6 +19,7 @@ from arkloop.shared.errors import BudgetExhausted, LeaseLost, PersonaNotFound, R
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunDelegated
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import run_spans
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, create_all
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.connections import Transaction
@@ -223,6 +224,7 @@ def _insert(
     )
     [run_id] = create_all(tx, [new])
     assert run_id is not None  # its thread is new
+    run_spans.created(run_id, new.trace_id, claim.org_id)
     tx.sql.execute(
         update(threads).where(threads.c.id == thread_id).values(parent_run_id=claim.run_id)
     )

@@ -35,6 +35,7 @@ from arkloop.shared.runs import (
     pending_calls,
     retention,
     revocations,
+    run_spans,
     sub_runs,
     trees,
     waiting_runs,
@@ -221,6 +222,7 @@ def recover_lost(tx: Transaction, run: RowMapping) -> None:
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
     metrics.RUNS_RECOVERED.add(1)
+    run_spans.lost(tx.sql, run)
     if run["cancel_requested_at"] is not None:
         endings.end_unclaimed(tx, run, RunState.CANCELLED)
         return

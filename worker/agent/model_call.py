@@ -14,7 +14,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.plain import is_too_deep, plain
 from arkloop.shared.events.types import Event, ProviderState
 from arkloop.shared.events.usage import Usage
-from arkloop.worker.agent import affordable
+from arkloop.worker.agent import affordable, call_spans
 from arkloop.worker.agent.attachments import attached
 from arkloop.worker.agent.call_ids import CallIds
 from arkloop.worker.agent.retry import (
@@ -127,7 +127,9 @@ def call_model(
         request = bounded(replace(request, try_number=number), admission)
         route, began = chain.route.group, time.monotonic()
         try:
-            reply = _try_once(chain, request, context, stop, deadline, streamed, last_call)
+            with call_spans.model_call(chain.route, request) as span:
+                reply = _try_once(chain, request, context, stop, deadline, streamed, last_call)
+                call_spans.replied(span, reply.end, reply.usage)
             metrics.MODEL_CALLS.add(1, route, "ok")
             metrics.MODEL_SECONDS.add(time.monotonic() - began, route)
             return reply

@@ -11,6 +11,8 @@ from arkloop.shared import fault_points, metrics
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import tool_output, types
 from arkloop.shared.runs.states import ResultSource
+from arkloop.shared.spans import Span
+from arkloop.worker.agent import call_spans
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import begin, permitted
@@ -200,6 +202,7 @@ class _SideBySide:
         self._changed, self._ended = progress.changed, threading.Event()
         self._deadline: float | None = None  # while the tool's function runs
         self._has_outcome = False
+        self._span: Span | None = None  # while the tool's function runs
         # With this thread's context: lines that the tool logs name the run.
         target = contextvars.copy_context().run
         threading.Thread(
@@ -238,6 +241,9 @@ class _SideBySide:
             self.call.name,
             "" if reason else f" within {seconds:g} s",
         )
+        if self._span is not None:
+            self._span.fail("timeout")
+            self._span.end()
         self.stopped = reason
         output = f"The tool did not return within {seconds:g} s; the call may still take effect."
         self.result = types.ToolResult(
@@ -327,7 +333,9 @@ class _SideBySide:
             try:
                 progress = partial(self._progress.report, call.id)
                 info = _info(agent, call, replies=replies, report_progress=progress)
-                return _make(context, tool, info, made), False, None, True
+                with call_spans.tool_call(agent.identity, made, tool) as span:
+                    self._span = span
+                    return _make(context, tool, info, made), False, None, True
             except ResultPending:
                 # The row of a client's call says from the beginning who sends its result.
                 if self._park() and tool.result_from is not ResultSource.CLIENT:

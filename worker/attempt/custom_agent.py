@@ -16,6 +16,7 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
 from arkloop.shared.native_threads import ForeignCode
 from arkloop.shared.runs import approved_calls, checkpoints
+from arkloop.shared.runs.run_spans import attempt_key
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState
 from arkloop.worker.agent.loop import Answer
@@ -75,7 +76,7 @@ def carry_out(
             org_id=identity.org_id,
             end_user_id=identity.end_user_id,
             metadata=identity.metadata,
-            traceparent=traceparent(identity.trace_id, identity.run_id),
+            traceparent=traceparent(identity.trace_id, attempt_key(identity.run_id, claim.fence)),
             instructions=persona.system_prompt,
             model=claim.model,
             model_settings=persona.model_settings,

@@ -11,6 +11,8 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
+from arkloop.shared.runs import run_spans
+from arkloop.shared.spans import Span
 from arkloop.shared.storage.notifications import Enqueue
 from arkloop.worker.agent import loop
 from arkloop.worker.agent.conversation import ResumeState
@@ -112,7 +114,7 @@ def _send_on(process: WorkerProcess, run_id: UUID) -> None:
 
 def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool | None:
     """Make one attempt; return whether the run now waits for a person, None if it has no claim."""
-    began = time.monotonic()
+    began, began_ns = time.monotonic(), time.time_ns()
     try:
         claim = _claim(process, active, by_message=by_message)
         if claim is None:
@@ -123,7 +125,8 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
             trace_id=claim.trace_id,
             attempt=claim.attempt,
         )
-        outcome = _carry_out(process, active, claim)
+        with run_spans.begin_attempt(claim, began=began_ns, by_message=by_message) as span:
+            outcome = _traced(process, active, claim, span)
         log.info("attempt ended", extra=_ended(outcome, began))
         return isinstance(outcome, Waiting)
     except (LeaseLost, Unavailable) as error:
@@ -134,6 +137,18 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
     finally:
         process.leave_quarantine(active)
         logs.clear()
+
+
+def _traced(process: WorkerProcess, active: ActiveRun, claim: Claim, span: Span) -> Outcome:
+    try:
+        outcome = _carry_out(process, active, claim)
+    except (LeaseLost, Unavailable):
+        span.drop()  # who recovers the run records the attempt
+        raise
+    span.set({"arkloop.outcome": NAMES[type(outcome)]})
+    if isinstance(outcome, Failed):
+        span.fail(outcome.error.code)
+    return outcome
 
 
 def _ended(outcome: Outcome | None, began: float) -> dict[str, Any]:

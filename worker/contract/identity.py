@@ -5,6 +5,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from arkloop.shared import spans
+from arkloop.shared.ids import span_id_of
+
 #: Ids of calls that are part of a key as they are; vendors choose them, and some use other forms.
 _PLAIN_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 #: Marks a digest in place of an id: no plain id begins with it.
@@ -42,7 +45,7 @@ def idempotency_key(run_id: str, tool_call_id: str) -> str:
 def traceparent(trace_id: str, key: str) -> str:
     """Return the W3C trace context of the call with this idempotency key.
 
-    The call is a span of the run's trace, the same span whenever it is repeated.
+    The call is a span of the run's trace, the same span whenever it is repeated; its id is that of
+    the span which is exported, where spans are.
     """
-    span_id = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return f"00-{trace_id}-{span_id}-01"
+    return f"00-{trace_id}-{span_id_of(key)}-{int(spans.is_sampled(trace_id)):02}"

@@ -1,0 +1,143 @@
+"""The spans of runs in their traces: their creation, their claims, and attempts that were lost.
+
+    request (SERVER) → create run (PRODUCER) → claim run (CONSUMER) → invoke_agent (INTERNAL)
+
+A run that waits, for a minute or for days, has one `claim run` and one `invoke_agent` for each
+attempt, side by side in the one trace that its `trace_id` names.
+"""
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, select
+
+from arkloop.shared import spans
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import RunResumed, RunStarted
+from arkloop.shared.ids import span_id_of
+from arkloop.shared.spans import Kind, Span
+from arkloop.shared.storage import queue
+from arkloop.shared.storage.tables.events import run_events
+
+#: The `error.type` of an attempt whose worker is gone.
+LOST = "worker_lost"
+
+_MESSAGING: dict[str, Any] = {
+    "messaging.system": "celery",
+    "messaging.destination.name": queue.EXECUTE,
+}
+
+
+def attempt_key(run_id: UUID | str, fence: int) -> str:
+    """Return what names the span of an attempt: each has a fence of its own."""
+    return f"{run_id}:{fence}"
+
+
+def created(run_id: UUID, trace_id: str, org_id: UUID) -> None:
+    """Record that what is going on here has created a run."""
+    if not spans.is_on():
+        return
+    parent = spans.current.get()
+    spans.begin(
+        "create run",
+        Kind.PRODUCER,
+        trace_id=trace_id,
+        span_id=span_id_of(str(run_id)),
+        parent_id=parent.span_id if parent and parent.trace_id == trace_id else None,
+        attributes={
+            "messaging.operation.type": "create",
+            "messaging.operation.name": "create",
+            "messaging.message.id": str(run_id),
+            "arkloop.run.id": str(run_id),
+            "arkloop.org.id": str(org_id),
+            **_MESSAGING,
+        },
+    ).end()
+
+
+def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:
+    """Record the claim, which took from `began` (in ns since 1970) until now; begin the attempt."""
+    run = _run(claim.run_id, claim.org_id, claim.thread_id, claim.persona_id)
+    claimed = spans.begin(
+        "claim run",
+        Kind.CONSUMER,
+        trace_id=claim.trace_id,
+        parent_id=span_id_of(str(claim.run_id)),
+        attributes={
+            "messaging.operation.type": "receive",
+            "messaging.operation.name": "claim",
+            "messaging.message.id": str(claim.run_id),
+            "arkloop.found_by": "message" if by_message else "poll",
+            "arkloop.queued_seconds": (claim.claimed_at - claim.queued_at).total_seconds(),
+            **_MESSAGING,
+            **{name: run[name] for name in ("arkloop.run.id", "arkloop.org.id")},
+        },
+    )
+    claimed.began = began
+    claimed.end()
+    return spans.begin(
+        f"invoke_agent {run['gen_ai.agent.name']}",
+        Kind.INTERNAL,
+        trace_id=claim.trace_id,
+        span_id=span_id_of(attempt_key(claim.run_id, claim.fence)),
+        parent_id=claimed.span_id or None,
+        attributes={
+            "gen_ai.request.model": claim.model,
+            "arkloop.attempt": claim.attempt,
+            **run,
+        },
+    )
+
+
+def lost(sql: Connection, run: RowMapping) -> None:
+    """Record the attempt that a lost worker cannot record itself, before the run's fence is raised.
+
+    Its finished calls are in the trace already, as its children.
+    """
+    if not spans.is_on() or not spans.is_sampled(run["trace_id"]):
+        return
+    fields = _run(run["id"], run["org_id"], run["thread_id"], run["persona_id"])
+    span = spans.begin(
+        f"invoke_agent {fields['gen_ai.agent.name']}",
+        Kind.INTERNAL,
+        trace_id=run["trace_id"],
+        span_id=span_id_of(attempt_key(run["id"], run["fence"])),
+        parent_id=span_id_of(str(run["id"])),
+        attributes={
+            "gen_ai.request.model": run["model"],
+            "arkloop.outcome": LOST,
+            **fields,
+        },
+    )
+    span.began = _claimed_at(sql, run["id"]) or span.began
+    span.fail(LOST)
+    span.end()
+
+
+def _claimed_at(sql: Connection, run_id: UUID) -> int | None:
+    """Return when the last claim began, in ns since 1970."""
+    of_claims = run_events.c.type.in_((RunStarted.type, RunResumed.type))
+    payload = sql.scalar(
+        select(run_events.c.payload)
+        .where(run_events.c.run_id == run_id, of_claims)
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+    )
+    if payload is None:
+        return None
+    at = datetime.fromisoformat(json.loads(payload)["created_at"])
+    return int(at.timestamp() * 1e9)
+
+
+def _run(run_id: UUID, org_id: UUID, thread_id: UUID, persona_id: str) -> dict[str, Any]:
+    name, _, version = persona_id.partition("@")
+    return {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": name,
+        "gen_ai.agent.version": version or None,
+        "gen_ai.conversation.id": str(thread_id),
+        "arkloop.run.id": str(run_id),
+        "arkloop.org.id": str(org_id),
+    }
