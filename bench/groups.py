@@ -11,6 +11,7 @@ from bench import (
     limits,
     mcp_neighbours,
     neighbours,
+    observation,
     processes,
     refused,
     row_security,
@@ -72,6 +73,11 @@ GROUPS = (
         "busy",
         "runs created in busy threads, beside plain creates",
         lambda short: busy_threads.measure(short=short),
+    ),
+    Group(
+        "observed",
+        "requests and runs with metrics and spans: CPU",
+        lambda short: observation.measure(short=short),
     ),
     Group(
         "bursts",
