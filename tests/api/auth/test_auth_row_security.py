@@ -22,6 +22,7 @@ from tests.api.auth.test_auth_foreign_objects import (
     QUERIES,
     ids,
     path_of,
+    rules_of_orgs,
     said,
     shown,
 )
@@ -117,7 +118,7 @@ def test_nothing_is_found_by_an_id_of_another_org(
     unknown = {name: str(new_id()) for name in ids} | {"persona_id": "nobody@1"}
     leaks = 0
     before = shown(app, alice, ids)
-    for rule in app.url_map.iter_rules():
+    for rule in rules_of_orgs(app):
         named = set(rule.arguments) & set(ids) - {"response_id"}
         for route in sorted(routes_of(rule)) if named else ():
             if OF_PERSONS.search(route):

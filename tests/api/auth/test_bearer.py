@@ -12,7 +12,7 @@ from sqlalchemy import delete, text, update
 from arkloop.api.auth import access_tokens, bearer
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.cli.dev.embedded_server import free_port
-from arkloop.shared.accounts import api_keys
+from arkloop.shared.accounts import api_keys, operators
 from arkloop.shared.actors import Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unauthorized, Unavailable
@@ -125,8 +125,12 @@ def test_public_endpoints_want_none(app: Flask) -> None:
             assert 401 != client.open(path, method=method).status_code, (method, path)
 
 
-def test_every_endpoint_refuses_unknown_parameters(app: Flask, alice: User) -> None:
+def test_every_endpoint_refuses_unknown_parameters(
+    app: Flask, alice: User, connections: Connections
+) -> None:
     """A misspelled parameter is a 422 everywhere, never ignored; a 400 as in OpenAI's API."""
+    with connections.transaction() as tx:
+        operators.add(tx, alice.id)
     for method, path in endpoints(app):
         response = alice.call(method, f"{path}?unknown=1")
         is_openai = path.startswith("/v1/responses")
