@@ -14,6 +14,7 @@ from bench import (
     observation,
     processes,
     refused,
+    retention,
     row_security,
     sockets,
     startup,
@@ -131,6 +132,11 @@ GROUPS = (
         "walls",
         "requests behind row-level security, and without it",
         lambda short: row_security.measure(short=short),
+    ),
+    Group(
+        "retention",
+        "10,000,000 old events deleted with their partition, and bit by bit",
+        lambda short: retention.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )

@@ -86,12 +86,14 @@ def plain(url: str) -> str:
 
 def _dumped(opened: psycopg.Connection[Any]) -> Iterator[tuple[str, bytes]]:
     tables = opened.execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        "SELECT relname, coalesce((SELECT inhparent::regclass::text FROM pg_inherits"
+        " WHERE inhrelid = c.oid), relname) FROM pg_class c"
+        " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         " AND pg_relation_size(oid) > 0"
     ).fetchall()
-    for (table,) in tables:
+    for name, table in tables:
         with opened.cursor().copy(
-            sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(table))
+            sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(name))
         ) as rows:
             yield table, b"".join(bytes(row) for row in rows)
 

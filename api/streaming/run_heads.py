@@ -14,10 +14,12 @@ from arkloop.shared.errors import RunNotFound
 from arkloop.shared.storage.connections import Connections
 
 # Of thousands of runs that wait, nothing has to travel.
+# Queries within unnest: a plan for these runs is no better than one for any, and Postgres would
+# make it at each call, for all partitions of events.
 _NEWS = """
 SELECT known.run_id, run.org_id, run.only_for, run.ended_at, newest.seq, run.thread_id,
     run.end_user_id
-FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[]) AS known (run_id, seq)
+FROM unnest((SELECT %(ids)s::uuid[]), (SELECT %(seqs)s::bigint[])) AS known (run_id, seq)
 LEFT JOIN LATERAL (
     SELECT r.org_id, CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for, r.ended_at,
         t.id AS thread_id, t.end_user_id

@@ -11,7 +11,7 @@ from sqlalchemy import event, func, select
 from arkloop.shared.runs import retention
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import OF_MAINTENANCE
-from arkloop.shared.storage.tables.runs import forgotten_runs, runs
+from arkloop.shared.storage.tables.runs import forgotten_events, runs
 from bench.figure import Figure, Limit, percentile
 from bench.history.lists import Lists, milliseconds, owner_of
 from bench.history.seeding import History
@@ -105,7 +105,8 @@ def _forget_all(
             retention.forget(own)
             with own.reading() as sql:
                 if not (
-                    sql.scalar(old.limit(1)) or sql.scalar(select(forgotten_runs.c.run_id).limit(1))
+                    sql.scalar(old.limit(1))
+                    or sql.scalar(select(forgotten_events.c.run_id).limit(1))
                 ):
                     return
             time.sleep(pause)

@@ -97,7 +97,7 @@ class World:
 
 
 #: Events and usage name their runs, but do not go with them.
-_EMPTY = "TRUNCATE threads, run_events, run_usage, forgotten_runs CASCADE"
+_EMPTY = "TRUNCATE threads, run_events, run_usage, forgotten_events CASCADE"
 
 
 @contextmanager

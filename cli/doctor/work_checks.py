@@ -91,7 +91,7 @@ def _backlogs(sql: Connection) -> Iterator[Finding]:
             "retention",
             "deleted runs whose events are still stored for more than an hour",
             'Look for "sweep skipped" in the logs, and for a lock on run_events.',
-            "SELECT count(*) FROM forgotten_runs WHERE forgotten_at < now() - interval '1 hour'",
+            "SELECT count(*) FROM forgotten_events WHERE collect_at < now() - interval '1 hour'",
         ),
         (
             "webhooks",

@@ -1,24 +1,30 @@
 """The deletion of what is too old: runs with their events, responses, deliveries, dead workers.
 
 A run goes in two steps. Its row goes first, and with it everything by which
-anybody could reach it: requests get 404, and a trigger notes its id in
-`forgotten_runs`. Its events, which may be very many, are collected later and bit
-by bit, the last ones first: a stream that began before meets an early end, never
-a hole. Each bit is a transaction of its own that lasts for some milliseconds and
-locks nothing that others want.
+anybody could reach it: requests get 404, and its id is noted in
+`forgotten_events`. Its events, which may be very many, go later, with those of
+all runs of some days: when no run of their partition is left, that is dropped.
+
+Where it will not be dropped soon, or something else has deleted the run, events
+are collected bit by bit, the last ones first: a stream that began before meets
+an early end, never a hole. Each bit is a transaction of its own that lasts for
+some milliseconds and locks nothing that others want.
 """
 
 from datetime import timedelta
+from uuid import UUID
 
-from sqlalchemy import delete, exists, func, literal_column, select
+from sqlalchemy import delete, exists, func, select
 
 from arkloop.shared.billing import spending
 from arkloop.shared.delivery import deliveries
+from arkloop.shared.events import partitions
 from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import forgotten_runs, runs, workers
+from arkloop.shared.storage.tables.runs import forgotten_events, workers
 
 _LOCK_KEY = 0x666F72676574  # "forget"
 
@@ -31,7 +37,9 @@ BITS_OF_A_PASS = 10
 READERS_LEAVE_SECONDS = 60
 WORKERS_KEPT = timedelta(days=1)
 
+_FORGET_RUNS = statement(__package__, "forget_runs")
 _COLLECT_EVENTS = statement(__package__, "collect_events")
+_RELEASE_PARTITION = statement(__package__, "release_partition")
 
 
 def forget(connections: Connections) -> bool:
@@ -45,6 +53,7 @@ def forget(connections: Connections) -> bool:
     for forget_some in (
         _forget_runs,
         _collect_events,
+        _drop_partition,
         _forget_answers,
         deliveries.forget,
         _forget_workers,
@@ -63,19 +72,18 @@ def forget(connections: Connections) -> bool:
 
 def _forget_runs(tx: Transaction) -> bool:
     """Delete runs beyond the retention; their messages stay in the thread."""
-    old = (
-        select(runs.c.id)
-        .where(
-            runs.c.ended_at < func.now() - timedelta(days=tx.connections.settings.retention_days)
-        )
-        .order_by(runs.c.ended_at)
-        # Literal: of a limit that it does not know Postgres thinks that it is a tenth of the table.
-        .limit(literal_column(str(RUNS_AT_ONCE)))
-        .with_for_update(skip_locked=True)
-    )
-    forgotten = tx.sql.execute(
-        delete(runs).where(runs.c.id.in_(old)).returning(runs.c.org_id, runs.c.id)
-    ).all()
+    days = tx.connections.settings.retention_days
+    # Of what came before there were partitions the last run may be as young as the first partition.
+    bounded = [one for one in partitions.read(tx.sql) if one.lower is not None]
+    # Some runs end long after the others of their time: the rest waits for them, but not for ever.
+    patience = timedelta(days=days) + partitions.width(days)
+    parameters = {
+        "retention_days": days,
+        "lowers": plain_array(one.lower for one in bounded),
+        "uppers": plain_array(one.upper for one in bounded),
+        "collect_ats": plain_array(one.end + patience for one in bounded),
+    }
+    forgotten = tx.sql.exec_driver_sql(_FORGET_RUNS, parameters).all()
     spending.forget_runs(tx.sql, [(run.org_id, run.id) for run in forgotten])
     return len(forgotten) == RUNS_AT_ONCE
 
@@ -85,10 +93,26 @@ def _collect_events(tx: Transaction) -> bool:
     parameters = {"readers_leave": READERS_LEAVE_SECONDS}
     looked_at = tx.sql.exec_driver_sql(_COLLECT_EVENTS, parameters).scalars().all()
     if looked_at:
-        run_id = forgotten_runs.c.run_id
+        run_id = forgotten_events.c.run_id
         are_gone = ~exists().where(run_events.c.run_id == run_id)
-        tx.sql.execute(delete(forgotten_runs).where(run_id.in_(looked_at), are_gone))
+        tx.sql.execute(delete(forgotten_events).where(run_id.in_(looked_at), are_gone))
     return bool(looked_at)
+
+
+def _drop_partition(tx: Transaction) -> bool:
+    """Drop a partition of whose time no run is left; returns whether more is left to do."""
+    now = tx.sql.scalar(select(func.now()))
+    assert now is not None
+    oldest = now - timedelta(days=tx.connections.settings.retention_days)
+    for one in partitions.read(tx.sql):
+        if one.end < oldest:
+            bounds = {"lower": one.lower or UUID(int=0), "upper": one.upper}
+            parameters = {**bounds, "readers_leave": READERS_LEAVE_SECONDS}
+            if tx.sql.exec_driver_sql(_RELEASE_PARTITION, parameters).rowcount:
+                return True
+            if partitions.drop(tx, one):
+                return True
+    return False
 
 
 def _forget_answers(tx: Transaction) -> bool:

@@ -23,6 +23,7 @@ from arkloop.shared.billing import budgets, usage_days
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound
+from arkloop.shared.events import partitions
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from arkloop.shared.runs import (
     agent_endings,
@@ -111,11 +112,13 @@ def sweep(connections: Connections) -> None:
 
 
 def tidy(connections: Connections) -> bool:
-    """Delete what is too old, and sum up the days that are over; returns whether more is left.
+    """Delete what is too old, make room for events to come, and sum up the days that are over;
+    returns whether more is left.
 
     Raises:
         Unavailable: Postgres is out of reach.
     """
+    partitions.add_ahead(connections)
     are_left = [retention.forget(connections), usage_days.roll_up(connections)]
     return any(are_left)
 

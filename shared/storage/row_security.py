@@ -18,7 +18,8 @@ from arkloop.shared.storage.tables import metadata
 #: Tables without data of an org, each with the reason why no policy is needed.
 OPEN: Mapping[str, str] = {
     "alembic_version": "the version of the schema",
-    "forgotten_runs": "ids of runs that are gone",
+    "forgotten_events": "ids of runs that are gone",
+    "forgotten_runs": "nothing",
     "installation": "the identity of the database",
     "measurements": "numbers of all orgs together",
     "spent_login_states": "hashes of logins that were completed",
@@ -165,7 +166,8 @@ def _tables(sql: Connection) -> dict[str, _Table]:
         text(
             "SELECT relname, relrowsecurity, relforcerowsecurity,"
             " ARRAY(SELECT polname::text FROM pg_policy WHERE polrelid = c.oid)"
-            " FROM pg_class c WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+            " FROM pg_class c WHERE relkind IN ('r', 'p') AND NOT relispartition"
+            " AND relnamespace = current_schema()::regnamespace"
         )
     )
     return {row[0]: _Table(*row[1:]) for row in rows}

@@ -28,12 +28,13 @@ def find(sql: Connection, name: str) -> Role | None:
 
 
 def grant(sql: Connection, role: str) -> None:
-    """Let the role read and write all tables of the schema, and no more."""
+    """Let the role read and write all tables of the schema, and keep its partitions; no more."""
     quoted = sql.dialect.identifier_preparer.quote_identifier(role)
     schema = sql.scalar(text("SELECT quote_ident(current_schema())"))
     for privilege in (
         f"USAGE ON SCHEMA {schema}",
         f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
         f"USAGE ON ALL SEQUENCES IN SCHEMA {schema}",
+        "EXECUTE ON FUNCTION add_run_events_partition, drop_run_events_partition",
     ):
         sql.exec_driver_sql(f"GRANT {privilege} TO {quoted}")

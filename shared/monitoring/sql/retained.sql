@@ -8,5 +8,6 @@ FROM (
         min(ended_at) AS oldest_ended_at
     FROM runs WHERE ended_at IS NOT NULL
 ) AS r, (
-    SELECT count(*) AS deleted_runs_with_events, min(forgotten_at) AS oldest_deleted_at FROM forgotten_runs
+    SELECT count(*) AS deleted_runs_with_events, min(forgotten_at) AS oldest_deleted_at
+    FROM forgotten_events
 ) AS f

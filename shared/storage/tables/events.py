@@ -2,11 +2,11 @@
 
 from sqlalchemy import BigInteger, Column, Table, Text, Uuid
 
-from arkloop.shared.storage.tables.columns import metadata, vacuumed
+from arkloop.shared.storage.tables.columns import metadata
 
 #: The writer of an event holds its run's row lock, so no foreign key has to look for the row
 #: once more for each event. When a run is deleted its events stay, unseen, until
-#: `retention.py` has collected them.
+#: `retention.py` has dropped their partition or collected them.
 run_events = Table(
     "run_events",
     metadata,
@@ -15,5 +15,6 @@ run_events = Table(
     Column("type", Text, nullable=False),
     #: The event's JSON object, encoded once; every client gets these bytes.
     Column("payload", Text, nullable=False),
-    postgresql_with=vacuumed(0.02),
+    # Storage settings are those of the partitions: see `shared/events/partitions.py`.
+    postgresql_partition_by="RANGE (run_id)",
 )

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -207,12 +208,25 @@ offered_messages = Table(
     created_at_(),
 )
 
-#: Runs that are gone and whose events are not: a trigger writes them here with the deletion.
+#: Runs that are gone and whose events are not: written here with the deletion, by a trigger if by
+#: nothing else. Before `collect_at` their events are left to the drop of their partition.
+forgotten_events = Table(
+    "forgotten_events",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("collect_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("ix_forgotten_events_collect_at", "collect_at"),
+)
+
+#: Always empty. The previous release collects the events of runs that it finds here, by a statement
+#: that would take others along.
 forgotten_runs = Table(
     "forgotten_runs",
     metadata,
     Column("run_id", Uuid, primary_key=True),
     Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("false", name="ck_forgotten_runs_is_empty"),
     Index("ix_forgotten_runs_forgotten_at", "forgotten_at"),
 )
 

@@ -23,7 +23,7 @@ from arkloop.shared.storage.tables.accounts import api_keys, orgs, users
 from arkloop.shared.storage.tables.billing import run_usage
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.files import files
-from arkloop.shared.storage.tables.runs import forgotten_runs, inputs
+from arkloop.shared.storage.tables.runs import forgotten_events, inputs
 from tests.clients import PASSWORD, Register, User
 from tests.end_users import end_user
 
@@ -43,7 +43,7 @@ def places_of(connections: Connections, word: str) -> list[str]:
     """Return the tables that have a row with this word, after deleted runs were collected."""
     with connections.transaction() as tx:
         tx.sql.execute(
-            update(forgotten_runs).values(forgotten_at=func.now() - text("interval '1h'"))
+            update(forgotten_events).values(collect_at=func.now() - text("interval '1h'"))
         )
     retention.forget(connections)
     with connections.reading() as sql:

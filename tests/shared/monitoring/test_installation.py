@@ -151,7 +151,7 @@ def test_the_retention_is_counted(connections: Connections, alice: User, make_ru
     """Runs that have ended, those that are too old, and deleted ones whose events are left."""
     make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=91))
     with connections.transaction() as tx:
-        tx.sql.exec_driver_sql("INSERT INTO forgotten_runs (run_id) VALUES (%s)", (new_id(),))
+        tx.sql.exec_driver_sql("INSERT INTO forgotten_events (run_id) VALUES (%s)", (new_id(),))
     with connections.reading() as sql:
         found = installation.retained(sql, 90)
 

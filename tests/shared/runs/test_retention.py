@@ -17,7 +17,7 @@ from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.idempotency import Scope, StoredAnswer
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import forgotten_runs, runs, workers
+from arkloop.shared.storage.tables.runs import forgotten_events, runs, workers
 from arkloop.shared.storage.tables.storage import idempotency_keys
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
@@ -37,7 +37,9 @@ def nothing_left_over(connections: Connections) -> Iterator[None]:
     """The retention looks at everybody's runs."""
     yield
     with connections.transaction() as tx:
-        tx.sql.execute(text("TRUNCATE runs, run_events, forgotten_runs, idempotency_keys CASCADE"))
+        tx.sql.execute(
+            text("TRUNCATE runs, run_events, forgotten_events, idempotency_keys CASCADE")
+        )
 
 
 def old(stored: StoredRuns, *, events: int = 0) -> Claim:
@@ -58,7 +60,7 @@ def seqs(connections: Connections, run_id: UUID) -> list[int]:
 
 def forgotten(connections: Connections) -> set[UUID]:
     with connections.reading() as sql:
-        return set(sql.scalars(select(forgotten_runs.c.run_id)))
+        return set(sql.scalars(select(forgotten_events.c.run_id)))
 
 
 def bit(connections: Connections) -> bool:

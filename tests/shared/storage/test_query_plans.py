@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, insert, select, text
 
@@ -32,6 +33,7 @@ from arkloop.shared.storage.tables.runs import workers
 from arkloop.shared.threads import threads
 from arkloop.worker.process import history as conversation_history
 from arkloop.worker.process import lease
+from bench.history import past_partitions
 from bench.history.seeding import History, seed
 from tests.query_plans import Plans, noted, only, sent
 
@@ -51,7 +53,9 @@ WAITING = "ix_runs_waiting_thread_id_position"
 
 @pytest.fixture(scope="module")
 def written(connections: Connections) -> History:
-    """20,000 runs with some 200,000 events, and twice as many threads; one org has nearly all."""
+    """20,000 runs with some 200,000 events in partitions, none empty, and twice as many threads;
+    one org has nearly all.
+    """
     with connections.transaction() as tx:
         org_id = accounts.create_org(tx, "main")
         accounts.create_user(
@@ -63,6 +67,8 @@ def written(connections: Connections) -> History:
             password_hash="-",
         )
     url = connections.settings.database_url
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as owner:
+        past_partitions.fill(owner, past_partitions.make(owner, days=120))
     history = seed(url, org_id, runs=20_000, long_run_events=1_000)
     engine = create_engine(url)  # without a limit on time
     with engine.begin() as sql:
@@ -355,8 +361,8 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     with connections.transaction() as tx:
         tx.sql.execute(
             text(
-                "INSERT INTO forgotten_runs (run_id, forgotten_at)"
-                " SELECT gen_random_uuid(), now() - interval '1 day' FROM generate_series(1, 5000)"
+                "INSERT INTO forgotten_events (run_id, collect_at)"
+                " SELECT gen_random_uuid(), now() - interval '1 day' FROM generate_series(1, 20000)"
             )
         )
         # Of an empty table Postgres guesses how many rows it has.
@@ -368,16 +374,17 @@ def test_the_sweep(connections: Connections, written: History) -> None:
         )
     with connections.engine.connect() as sql:
         sql.execution_options(isolation_level="AUTOCOMMIT")
-        sql.execute(text("ANALYZE forgotten_runs, holds"))
+        sql.execute(text("ANALYZE forgotten_events, holds"))
     # However long the tests before this one took, no worker of theirs is lost.
     patient = replace(connections.settings, lease_seconds=86_400, heartbeat_seconds=3_600)
     with noted(connections) as statements:
         sweep.sweep(replace(connections, settings=patient, enqueue=lambda _run_id: None))
         sweep.tidy(connections)
     by_table = {statement[0]: statement for statement in statements}.values()
-    found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
+    tables = r"\b(runs|run_events|forgotten_events)\b"
+    found = [one for one in by_table if re.search(tables, one[0])]
 
-    lost, orphans, held, unheld, expired, _overdue, leaked, due, left, old, collect, settle = [
+    lost, orphans, held, unheld, late, _overdue, leaked, due, left, old, collect, settle, drop = [
         one for one in found if " IN (NULL) " not in one[0] and "WHERE runs.id IN (%(" not in one[0]
     ]
 
@@ -385,10 +392,11 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     for of_trees in (orphans, held):
         assert {*SUB_RUNS, "pk_runs"} >= Plans(connections, of_trees).indexes()
     Plans(connections, unheld).check({"ix_runs_unended_cancel_requested_at"})
-    Plans(connections, expired).check({"ix_runs_input_expires_at"})
+    Plans(connections, late).check({"ix_runs_input_expires_at"})
     Plans(connections, leaked).check({"pk_holds", "pk_runs"})
     Plans(connections, due).check({"ix_runs_not_before"})
     Plans(connections, left).check({WAITING, "uq_runs_unended_thread_id"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
-    Plans(connections, collect).check({"ix_forgotten_runs_forgotten_at", "pk_run_events"})
-    Plans(connections, settle).check({"pk_forgotten_runs", "pk_run_events"})
+    Plans(connections, collect).check({"ix_forgotten_events_collect_at", "pk_run_events"})
+    Plans(connections, settle).check({"pk_forgotten_events", "pk_run_events"})
+    Plans(connections, drop).check({"pk_forgotten_events", "pk_runs"})

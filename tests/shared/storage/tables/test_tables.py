@@ -16,19 +16,21 @@ SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
     pg_get_expr(d.adbin, d.adrelid)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-WHERE c.relkind = 'r' AND c.relnamespace = CAST(:schema AS regnamespace)
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND c.relnamespace = CAST(:schema AS regnamespace)
 """
 INDEXES = """
 SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = :schema
+    AND tablename NOT IN (SELECT relname FROM pg_class WHERE relispartition)
 """
 CONSTRAINTS = """
 SELECT c.relname, k.conname, pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-WHERE k.contype <> 'n' AND c.relnamespace = CAST(:schema AS regnamespace)
+WHERE k.contype <> 'n' AND NOT c.relispartition AND c.relnamespace = CAST(:schema AS regnamespace)
 """
 STORAGE = """
 SELECT relname, unnest(reloptions) FROM pg_class
-WHERE relkind = 'r' AND relnamespace = CAST(:schema AS regnamespace)
+WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = CAST(:schema AS regnamespace)
 """
 
 
