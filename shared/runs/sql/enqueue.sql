@@ -28,7 +28,8 @@ WITH wanted AS (
         message_metadata, refusal
     )
 ), seen AS (
-    SELECT w.id, w.thread_id, w.message_id, coalesce(w.on_busy, t.on_busy) = 'enqueue' AS may_wait,
+    SELECT w.id, w.thread_id, w.message_id, t.visible_to,
+        coalesce(w.on_busy, t.on_busy) = 'enqueue' AS may_wait,
         -- LIMIT: one look into an index for each. A join may read all active runs.
         (SELECT r.id FROM runs r WHERE r.thread_id = t.id
             AND r.state IN ('queued', 'executing', 'waiting', 'suspended') LIMIT 1) AS active_run_id
@@ -36,8 +37,9 @@ WITH wanted AS (
     WHERE t.org_id = w.org_id AND w.refusal IS NULL
         AND (t.created_by_user_id = w.created_by_user_id OR (w.writes_all AND NOT t.is_private))
 ), free AS (
+    -- What another session has committed meanwhile counts: it is NULL if the thread is deleted.
     SELECT s.* FROM seen s JOIN threads t ON t.id = s.thread_id
-    WHERE active_run_id IS NULL AND t.deleted_at IS NULL
+    WHERE active_run_id IS NULL AND t.visible_to = s.visible_to
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), advanced AS (
     UPDATE threads t SET updated_at = now(),
@@ -47,7 +49,7 @@ WITH wanted AS (
 ), held AS (
     SELECT s.id, s.thread_id, t.visible_to, t.end_user_id, active_run_id
     FROM seen s JOIN threads t ON t.id = s.thread_id JOIN runs r ON r.id = active_run_id
-    WHERE may_wait AND t.deleted_at IS NULL AND r.ended_at IS NULL
+    WHERE may_wait AND t.visible_to = s.visible_to AND r.ended_at IS NULL
         AND CASE WHEN r.cancel_requested_at IS NULL THEN r.state ELSE 'cancelling' END
             = ANY((SELECT %(holders)s::text[])::text[])
     ORDER BY r.id FOR NO KEY UPDATE OF r, t SKIP LOCKED

@@ -1,16 +1,17 @@
 """Requests with `enqueue`: one statement for those of one moment."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE
 from arkloop.shared.errors import RunLimitExceeded, ThreadBusy
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import creation, thread_queue
+from arkloop.shared.runs import creation, run_limits, thread_queue
 from arkloop.shared.runs.creation import Created, NewMessage, NewRun, RunCreator
 from arkloop.shared.runs.enqueued_runs import Attempt, enqueue_all
 from arkloop.shared.runs.thread_queue import MAX_WAITING, Effect, Holder, OnBusy
@@ -22,7 +23,7 @@ from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_creation import wanted
 from tests.shared.runs.test_endings import completed
 from tests.stored_runs import StoredRuns
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 #: Of what waits, all that is not an id or a moment.
 OF_RUN = (
@@ -136,6 +137,37 @@ def test_a_request_beyond_a_limit_is_refused(stored: StoredRuns) -> None:
 
     refused = [isinstance(one, RunLimitExceeded) for one in made]
     assert [False, False, True, True] == refused
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_thread_that_becomes_private_meanwhile_takes_no_message_of_others(
+    stored: StoredRuns, is_busy: bool
+) -> None:
+    """Though the statement began before, and waited for the lock of a limited org."""
+    limited = replace(stored.connections.settings, org_concurrent_runs=99)
+    of = replace(stored, connections=replace(stored.connections, settings=limited))
+    thread_id = of.thread()
+    if is_busy:
+        of.create(thread_id)
+    other = replace(of.actor, user_id=new_id())
+    waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+
+    def enqueue() -> Any:
+        with of.connections.statement() as tx:
+            return enqueue_all(tx, [request(of, thread_id, actor=other)])
+
+    with ThreadPoolExecutor(1) as pool:
+        with of.connections.transaction() as tx:
+            assert [None] == run_limits.refusals(tx, [of.actor])
+            waiting = pool.submit(enqueue)
+            with of.connections.reading() as sql:
+                eventually(lambda: sql.scalar(waits) == 1)
+            with of.connections.transaction() as changing:
+                private = update(threads).where(threads.c.id == thread_id).values(is_private=True)
+                changing.sql.execute(private)
+        [attempt] = waiting.result()
+
+    assert attempt.made is None
 
 
 def test_each_request_is_one_for_its_own_thread(stored: StoredRuns) -> None:
