@@ -16,7 +16,7 @@ CREATE TABLE operators (
     user_id uuid NOT NULL,
     created_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT pk_operators PRIMARY KEY (user_id),
-    CONSTRAINT fk_operators_user_id_users FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT fk_operators_user_id FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 """
 
