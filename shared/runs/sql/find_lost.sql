@@ -26,7 +26,7 @@ WHERE r.state = 'executing' AND (
         w.seen_at < now() - make_interval(secs => %(missed)s)
         AND (
             w.seen_at < now() - make_interval(secs =>
-                CASE WHEN w.org_id IS NULL THEN %(lease)s ELSE %(agents_lease)s END)
+                CASE WHEN w.org_id IS NULL THEN %(lease)s::float8 ELSE %(agents_lease)s::float8 END)
             OR (
                 pg_postmaster_start_time() < now() - make_interval(secs => %(lease)s)
                 AND w.lock_key <> 0
