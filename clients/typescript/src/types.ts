@@ -12041,6 +12041,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["auth.too_many_attempts"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -12086,6 +12087,7 @@ export interface operations {
             409: components["responses"]["accounts.taken-members.already_member"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["auth.too_many_attempts"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
