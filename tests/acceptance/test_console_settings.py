@@ -76,7 +76,7 @@ def test_a_key_is_shown_once_and_revoked(page: Page, user: Caller) -> None:
     key = page.get_by_label("API key", exact=True).inner_text()
     press(page, "Done")
 
-    expect(row(page, "Billing")).to_contain_text("$0.250 / run")
+    expect(row(page, "Billing")).to_contain_text("$0.25 / run")
     assert 200 == client(user.url, key).get("/v1/threads").status_code
     page.reload()
     expect(row(page, "Billing")).to_be_visible()
