@@ -75,8 +75,8 @@ TABLE: dict[str, Open | None] = {
 REFUSED = (
     *("/v1/agent-workers", "/v1/api-keys", "/v1/audit-logs", "/v1/auth", "/v1/budget"),
     "/v1/client-tokens",
-    *("/v1/llm-providers", "/v1/mcp-configs", "/v1/me", "/v1/orgs", "/v1/personas"),
-    *("/v1/routes", "/v1/tool-workers", "/v1/tools", "/v1/webhook-endpoints"),
+    *("/v1/llm-providers", "/v1/mcp-configs", "/v1/me", "/v1/operator", "/v1/orgs"),
+    *("/v1/personas", "/v1/routes", "/v1/tool-workers", "/v1/tools", "/v1/webhook-endpoints"),
 )
 
 
