@@ -161,7 +161,9 @@ class Load:
             self.problems.append(f"run {number}: {type(error).__name__}: {error}")
 
     def _create_and_follow(self, number: int) -> None:
-        words = [f"w{number}.{position}" for position in range(15)]
+        # Every third run takes longer than a worker that stops waits for its runs: it is resumed.
+        length = 15 if number % 3 else 150
+        words = [f"w{number}.{position}" for position in range(length)]
         steps = [{"say": " ".join(words), "delay_ms": 60}]
         if number % 2:
             steps.insert(0, {"tool": "calculator", "args": {"expression": "6*7"}})
