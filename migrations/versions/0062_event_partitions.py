@@ -43,8 +43,9 @@ LOCK TABLE run_events, forgotten_runs IN ACCESS EXCLUSIVE MODE;
 DROP TRIGGER events_have_their_deliveries ON run_events;
 ALTER TABLE run_events RENAME TO run_events_first;
 ALTER INDEX pk_run_events RENAME TO run_events_first_pkey;
-CREATE TABLE run_events (LIKE run_events_first) PARTITION BY RANGE (run_id);
-ALTER TABLE run_events ADD CONSTRAINT pk_run_events PRIMARY KEY (run_id, seq);
+CREATE TABLE run_events (
+    LIKE run_events_first, CONSTRAINT pk_run_events PRIMARY KEY (run_id, seq)
+) PARTITION BY RANGE (run_id);
 ALTER TABLE run_events ATTACH PARTITION run_events_first FOR VALUES FROM (MINVALUE) TO ({bound});
 ALTER TABLE run_events_first DROP CONSTRAINT {check};
 CREATE TABLE run_events_default PARTITION OF run_events DEFAULT WITH (
