@@ -11,6 +11,13 @@ ABOVE = (
     " role of its own, and give the owner's URL as ARKLOOP_OWNER_DATABASE_URL."
 )
 
+STRAY = (
+    "the tables belong to {0}, but the functions that keep the partitions of run_events to {1}."
+    " As {1} or a superuser, let them belong to {0}, too:"
+    " ALTER FUNCTION add_run_events_partition OWNER TO {0};"
+    " ALTER FUNCTION drop_run_events_partition OWNER TO {0}"
+)
+
 
 def prepare_service(
     engine: Engine, name: str | None, switch: str | None, lock_seconds: float
@@ -21,7 +28,8 @@ def prepare_service(
     leaves the wall as it is, but adds what a new release has.
 
     Raises:
-        ClickException: there is no such role.
+        ClickException: there is no such role, or the tables and their functions have different
+            owners.
         OperationalError: as `schema.migrate`.
     """
     with engine.begin() as sql:
@@ -32,6 +40,8 @@ def prepare_service(
                 f"ARKLOOP_DATABASE_URL: there is no role {name!r}; create it with:"
                 f" CREATE ROLE {name} LOGIN PASSWORD '…'"
             )
+        if (owners := service_role.stray_functions(sql)) is not None:
+            raise click.ClickException(STRAY.format(*owners))
         if not role.owns_tables:
             service_role.grant(sql, role.name)
         is_on = row_security.is_on(sql)

@@ -27,6 +27,23 @@ def find(sql: Connection, name: str) -> Role | None:
     return None if row is None else Role(*row)
 
 
+def stray_functions(sql: Connection) -> tuple[str, str] | None:
+    """Return the owners of the tables and of the functions that keep their partitions, quoted,
+    if they differ: then the functions may not do what they are for, nor be granted. Else None.
+    """
+    row = sql.execute(
+        text(
+            "SELECT quote_ident(pg_get_userbyid(c.relowner)),"
+            " quote_ident(pg_get_userbyid(p.proowner))"
+            " FROM pg_class c JOIN pg_proc p ON p.proowner <> c.relowner"
+            " AND p.oid IN (to_regproc('add_run_events_partition'),"
+            " to_regproc('drop_run_events_partition'))"
+            " WHERE c.oid = to_regclass('run_events') LIMIT 1"
+        )
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
 def grant(sql: Connection, role: str) -> None:
     """Let the role read and write all tables of the schema, and keep its partitions; no more."""
     quoted = sql.dialect.identifier_preparer.quote_identifier(role)
