@@ -143,6 +143,8 @@ def _trace_context(request: httpx2.Request) -> dict[str, str]:
 
 
 def _meta_of(request: httpx2.Request) -> dict[str, Any]:
+    if request.headers.get("content-type") != "application/json":
+        return {}  # a form, with which OAuth asks for tokens
     params = json.loads(request.content).get("params") or {}
     return params.get("_meta") or {}
 

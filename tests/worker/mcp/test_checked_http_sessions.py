@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import httpx2
 import pytest
 
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.mcp import McpFailed, sessions
-from arkloop.worker.mcp.checked_http import CheckedClient
+from arkloop.worker.mcp.checked_http import CheckedClient, call_id_of
 from arkloop.worker.mcp.client import ChangedTools, McpClient
 from arkloop.worker.mcp.sessions import Rules, Session
 from tests.worker.mcp.lying_mcp_server import Lying, lying
@@ -143,6 +144,13 @@ def test_a_server_without_a_stream_of_notifications_is_no_error() -> None:
 
     with lying(lambda handler: handler.send(400, b"")) as (url, _):
         assert 400 == asyncio.run(ask(url))
+
+
+def test_a_form_has_no_id_of_a_call() -> None:
+    """OAuth asks for tokens with one, beside the messages of MCP."""
+    form = httpx2.Request("POST", "http://127.0.0.1/token", data={"code": "c"})
+
+    assert call_id_of(form) is None
 
 
 def test_a_server_that_does_not_take_its_end_is_left_without_one(
