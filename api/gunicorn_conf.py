@@ -1,20 +1,42 @@
 """Gunicorn's configuration, from the same settings as everything else.
 
-Only `shared.config` may be imported here: this runs in the master process, and
+Only `shared.config` and `shared.logs` may be imported here: this runs in the master process, and
 psycopg must not be loaded before gevent has patched the worker, else each query
 stops the whole process.
 """
 
 import gc
+import logging
 import sys
 from typing import Any
 
+from gunicorn import glogging
+
+from arkloop.shared import logs
 from arkloop.shared.config import InvalidSettings, Settings
 
 try:
     _settings = Settings.from_env()
 except InvalidSettings as error:
     sys.exit(str(error))
+
+
+class _Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's logger, in JSON from its first line.
+
+    With `logconfig_dict` gunicorn would format a line for each request, even without an access log,
+    and fail at those of streams, whose environment is released; and gevent would no longer know
+    the handlers whose locks it has to replace.
+    """
+
+    def setup(self, cfg: Any) -> None:
+        """Set the handlers, at the start and at each reload."""
+        super().setup(cfg)
+        handler = logs.handler()
+        root = logging.getLogger()
+        root.handlers[:] = self.error_log.handlers[:] = [handler]
+        root.setLevel(logging.INFO)
+
 
 bind = (
     f"[{_settings.host}]:{_settings.port}"
@@ -33,13 +55,9 @@ keepalive = 5
 graceful_timeout = 10
 timeout = 30
 limit_request_line = 8190
-accesslog = None  # stream tickets travel in the query string; see api/http/request_log.py
+accesslog = None  # stream tickets travel in the query string; see api/http/observation.py
 errorlog = "-"
-logconfig_dict = {
-    "handlers": {"json": {"()": "arkloop.shared.logs.handler"}},
-    "root": {"level": "INFO", "handlers": ["json"]},
-    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["json"], "propagate": False}},
-}
+logger_class = _Logger
 control_socket_disable = True
 
 

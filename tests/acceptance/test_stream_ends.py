@@ -54,6 +54,24 @@ def test_a_client_of_http_1_0_sees_a_reset(user: Caller, waiting_run: str) -> No
     assert b"chunked" not in received.lower()
 
 
+def test_a_connection_is_used_again_after_a_stream(system: System, user: Caller) -> None:
+    """Nothing of a stream's end fails, and the next request needs no connection of its own."""
+    run_id = user.run("hello")
+    user.ended(run_id)
+    _, key = user.api_key()
+    head = f"Host: api.example\r\nAuthorization: Bearer {key}\r\n\r\n"
+    request = f"GET /v1/runs/{run_id}/events HTTP/1.1\r\n{head}".encode()
+    with socket.create_connection(("127.0.0.1", urlsplit(user.url).port), timeout=10) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            received = b""
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += (got := connection.recv(4096))
+                assert got, received
+
+    assert "Error handling request" not in "".join(web.log.read_text() for web in system.web)
+
+
 def test_a_browser_that_resumes_gets_what_it_kept_of_a_cut_frame_terminated(
     user: Caller, waiting_run: str
 ) -> None:
