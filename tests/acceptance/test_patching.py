@@ -18,6 +18,9 @@ ALLOWED = {
     # Agents have native threads, which wait for nothing but what these make.
     "arkloop.shared.native_threads.new_lock = threading.Lock",
     "arkloop.shared.native_threads.start_thread = threading._start_new_thread",
+    # A step with a time limit is another of these threads, and the agent's own waits for it.
+    "arkloop.worker.attempt.agent_run.new_lock = threading.Lock",
+    "arkloop.worker.attempt.agent_run.start_thread = threading._start_new_thread",
     "functools.RLock = threading._CRLock",  # of `cached_property`: the one thread may always enter
     "reprlib.get_ident = threading.get_ident",
     "tempfile._allocate_lock = threading.Lock",
