@@ -13,6 +13,7 @@ from tests.tool_receiver import Reply, ToolReceiver
 from tests.waiting import eventually
 
 SECRET = "s3cret-of-the-collector"
+REQUEST = "POST /v1/threads/<id:thread_id>/runs"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,10 @@ def someone(traced: System) -> Caller:
 
 
 def trace_of(caller: Caller, receiver: Collector, run_id: str, *names: str) -> list[Seen]:
-    """Return the spans of the run's trace, once there is one of each of these names."""
+    """Return the spans of the run's trace, once there is one of each of these names.
+
+    The web server and the worker send theirs independently of each other.
+    """
     trace_id = caller.get_run(run_id)["trace_id"]
 
     def there() -> bool:
@@ -77,8 +81,8 @@ def test_a_run_is_one_trace_from_its_request_to_its_calls(
     run_id = made["run_id"]
     assert trace_id == made["trace_id"] == someone.ended(run_id)["trace_id"]
     agent = "invoke_agent assistant"
-    spans = trace_of(someone, receiver, run_id, agent, "execute_tool calculator")
-    request = one(spans, "POST /v1/threads/<id:thread_id>/runs")
+    spans = trace_of(someone, receiver, run_id, REQUEST, agent, "execute_tool calculator")
+    request = one(spans, REQUEST)
     created, claimed, attempt = (one(spans, n) for n in ("create run", "claim run", agent))
     chats = [span for span in spans if span.name.startswith("chat ")]
     tool = one(spans, "execute_tool calculator")
@@ -102,7 +106,7 @@ def test_attributes_are_those_of_the_conventions(someone: Caller, receiver: Coll
     )
     run = someone.ended(run_id)
     agent = "invoke_agent assistant"
-    spans = trace_of(someone, receiver, run_id, agent, "execute_tool calculator")
+    spans = trace_of(someone, receiver, run_id, REQUEST, agent, "execute_tool calculator")
     attempt, tool = one(spans, agent), one(spans, "execute_tool calculator")
     assert {
         "gen_ai.operation.name": "invoke_agent",
@@ -133,7 +137,7 @@ def test_attributes_are_those_of_the_conventions(someone: Caller, receiver: Coll
         chat.attributes["gen_ai.usage.output_tokens"] for chat in chats
     )
     assert ["stop"] == chats[-1].attributes["gen_ai.response.finish_reasons"]
-    request = one(spans, "POST /v1/threads/<id:thread_id>/runs")
+    request = one(spans, REQUEST)
     assert {
         "http.request.method": "POST",
         "http.response.status_code": 201,
@@ -215,7 +219,7 @@ def test_a_run_that_waited_for_a_person_goes_on_in_its_trace(
     trace_id = someone.get_run(run_id)["trace_id"]
     agent = "invoke_agent assistant"
     eventually(lambda: len([s for s in receiver.of(trace_id) if s.name == agent]) == 2, seconds=10)
-    spans = receiver.of(trace_id)
+    spans = trace_of(someone, receiver, run_id, REQUEST)
     attempts = [span for span in spans if span.name == agent]
     assert ["waiting", "completed"] == [a.attributes["arkloop.outcome"] for a in attempts]
     claims = {span.span_id: span for span in spans if span.name == "claim run"}
@@ -235,6 +239,7 @@ def test_what_is_recorded_last_is_sent_before_a_worker_ends(
         assert "invoke_agent assistant" in [span.name for span in receiver.of(trace_id)]
     finally:
         traced.worker.start()
+        someone.ended(someone.run("hello"), seconds=90)  # it has to start first
 
 
 def test_runs_do_not_notice_a_frozen_collector(someone: Caller, receiver: Collector) -> None:
