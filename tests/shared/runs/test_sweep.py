@@ -195,7 +195,7 @@ def test_the_third_crash_within_a_step_ends_the_run(
     )
     assert 7 < row["input_tokens"], "and the call that was lost"
     [line] = [record for record in caplog.records if "run failed" in record.getMessage()]
-    assert (str(claim.run_id), "worker.crashed") == (line.run_id, line.code)
+    assert (str(claim.run_id), "worker.crashed") == (line.run_id, line.error_code)
     assert "run.failed" == stored.types(claim.run_id)[-1]
     assert [("a part", True)] == stored.messages(claim.run_id)
     assert [] == stored.sent

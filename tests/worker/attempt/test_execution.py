@@ -380,7 +380,7 @@ def test_a_failed_run_is_one_line_in_the_log(
 
     [line] = [record for record in caplog.records if "run failed" in record.getMessage()]
     assert ("provider.invalid_request", "scripted", logging.WARNING) == (
-        line.code,
+        line.error_code,
         line.route_id,
         line.levelno,
     )
