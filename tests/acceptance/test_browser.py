@@ -2,10 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.app_page import app_page
 from tests.caller import Caller, data_of
@@ -37,15 +36,6 @@ def api(system: System, origin: str) -> Iterator[WebServer]:
     """A server of the system that the app's origin may call."""
     with system.one_more_web_server(ARKLOOP_CORS_ORIGINS=origin) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from arkloop.cli.dev.embedded_server import free_port
-from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
+from tests.acceptance.test_browser import CHROMIUM
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import ROOT
 from tests.caller import Caller, script
@@ -70,15 +69,6 @@ def page_url(
         yield origin
         backend.kill()
         backend.communicate()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
