@@ -6,8 +6,6 @@ web process counts for itself.
 """
 
 import hashlib
-import time
-from math import ceil
 from typing import cast
 
 from flask import current_app
@@ -37,13 +35,9 @@ class PasswordAttempts:
         Raises:
             TooManyAttempts: as many were made as may be.
         """
-        name = _name(login)
-        if self._limiter.ask(lambda limiter: limiter.hit(_LIMIT, name)):
-            return
-        ends_at = self._limiter.ask(
-            lambda limiter: limiter.get_window_stats(_LIMIT, name).reset_time
-        )
-        raise TooManyAttempts().after(max(1, ceil(ends_at - time.time())))
+        seconds = self._limiter.hit(_LIMIT, _name(login))
+        if seconds is not None:
+            raise TooManyAttempts().after(seconds)
 
     def forget(self, login: str) -> None:
         """Forget the attempts for this login: the last one had the right password."""

@@ -5,9 +5,7 @@ While Redis is away, each web process counts for itself.
 """
 
 import hashlib
-import time
 from ipaddress import IPv6Address, ip_address, ip_network
-from math import ceil
 from typing import cast
 
 from flask import current_app
@@ -37,14 +35,10 @@ class ProviderAttempts:
         Raises:
             TooManyAttempts: as many were made as may be.
         """
-        name = _name(address)
-        if self._limiter.ask(lambda limiter: limiter.hit(_LIMIT, name)):
-            return
-        ends_at = self._limiter.ask(
-            lambda limiter: limiter.get_window_stats(_LIMIT, name).reset_time
-        )
-        why = "Too many requests for logins from this address; try again later."
-        raise TooManyAttempts(why).after(max(1, ceil(ends_at - time.time())))
+        seconds = self._limiter.hit(_LIMIT, _name(address))
+        if seconds is not None:
+            why = "Too many requests for logins from this address; try again later."
+            raise TooManyAttempts(why).after(seconds)
 
 
 def provider_attempts() -> ProviderAttempts:

@@ -5,11 +5,14 @@ waits for Redis.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from functools import lru_cache
+from math import ceil
 from typing import TypeVar
 
 import redis
+from limits import RateLimitItem
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import RateLimiter
@@ -47,6 +50,16 @@ class SharedLimiter:
         except (redis.RedisError, StorageError) as error:
             log.warning("Redis unavailable: rate limits are per process: %s", error)
             return question(self._own)
+
+    def hit(self, limit: RateLimitItem, name: str) -> int | None:
+        """Count one; return None, or in how many seconds (at least 1) the next may come.
+
+        What comes at once is counted one by one: no more than the limit get None.
+        """
+        if self.ask(lambda limiter: limiter.hit(limit, name)):
+            return None
+        ends_at = self.ask(lambda limiter: limiter.get_window_stats(limit, name).reset_time)
+        return max(1, ceil(ends_at - time.time()))
 
     def _make_shared(self, prefix: str) -> RateLimiter:
         storage = RedisStorage(
