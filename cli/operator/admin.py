@@ -30,7 +30,7 @@ def _lease_option(command: F) -> F:
         type=click.FloatRange(min=1),
         default=15.0,
         show_default=True,
-        help="That of the workers: who was silent for longer has lost its runs.",
+        help="The workers' lease: a worker that is silent for longer has lost its runs.",
     )(command)
 
 
@@ -40,7 +40,7 @@ _heartbeat_option = click.option(
     type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
-    help="That of the workers: who missed three heartbeats is away.",
+    help="The workers' heartbeat: a worker that missed three of them is away.",
 )
 _days_option = click.option(
     "--retention-days",
