@@ -27,7 +27,7 @@ class _Watched(dict[str, str]):
         super().__init__(environ)
         self.names: set[str] = set()
 
-    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]  # settings are asked for this way alone
         self.names.add(name)
         return super().get(name, default)
 

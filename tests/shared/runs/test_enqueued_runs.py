@@ -112,7 +112,7 @@ def test_in_an_idle_thread_the_run_is_queued_at_once(stored: StoredRuns) -> None
 @pytest.mark.parametrize("limits", [{}, {"org_concurrent_runs": 99, "org_queued_runs": 99}])
 def test_a_request_is_one_statement(stored: StoredRuns, limits: dict[str, int]) -> None:
     """In an idle thread and in a busy one, with limits on runs and without."""
-    changed = replace(stored.connections.settings, **limits)  # type: ignore[arg-type]
+    changed = replace(stored.connections.settings, **limits)  # type: ignore[arg-type]  # mypy checks no **
     of = replace(stored, connections=replace(stored.connections, settings=changed))
     creator, thread_id = RunCreator(of.connections, of.catalog()), of.thread()
     creator(request(of, of.thread()))  # it opens the connection
