@@ -56,20 +56,14 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     Raises:
         RunNotFound
     """
-    lease = timedelta(seconds=tx.connections.settings.lease_seconds)
-    query = (
-        select(
-            *runs.c, (workers.c.seen_at + lease).label("lease_expires_at"), func.now().label("now")
-        )
-        .join(workers, workers.c.id == runs.c.owner, isouter=True)
-        .where(runs.c.id == run_id)
-        .with_for_update(of=runs)
-    )
+    query = select(*runs.c).where(runs.c.id == run_id).with_for_update()
     run = tx.sql.execute(query).mappings().one_or_none()
     if run is None:
         raise RunNotFound()
-    was, expires_at = RunState(run["state"]), run["lease_expires_at"]
-    if was is RunState.EXECUTING and expires_at is not None and expires_at > run["now"]:
+    was, expires_at = RunState(run["state"]), None
+    if was is RunState.EXECUTING:
+        expires_at = _lease_expires_at(tx, run["owner"])
+    if expires_at is not None:
         return Requeued(run["org_id"], was, Outcome.HELD, expires_at)
     if was is RunState.EXECUTING:
         sweep.recover_lost(tx, run)
@@ -80,6 +74,19 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     elif was in (RunState.WAITING, RunState.SUSPENDED):
         pending_calls.resume_if_complete(tx, run_id)
     return Requeued(run["org_id"], was, _outcome(tx.sql, run_id))
+
+
+def _lease_expires_at(tx: Transaction, worker_id: UUID) -> datetime | None:
+    """Return when the lease of a worker ends; None if it has ended, or there is no such worker.
+
+    Not a join of the statement that locks the run: where that has waited for a claim, Postgres
+    looks at the run's row anew, but not for its new worker.
+    """
+    lease = timedelta(seconds=tx.connections.settings.lease_seconds)
+    expires_at = workers.c.seen_at + lease
+    return tx.sql.scalar(
+        select(expires_at).where(workers.c.id == worker_id, expires_at > func.now())
+    )
 
 
 def _outcome(sql: Connection, run_id: UUID) -> Outcome:

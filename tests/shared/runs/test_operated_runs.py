@@ -1,17 +1,20 @@
 """Runs of any org, as an operator moves them: the lease decides."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text, update
 
 from arkloop.shared.errors import LeaseLost, RunNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import operated_runs
 from arkloop.shared.runs.operated_runs import Outcome, Requeued
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns, ago
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 
 def requeue(stored: StoredRuns, run_id: UUID) -> Requeued:
@@ -31,6 +34,27 @@ def test_a_held_run_is_left_to_its_worker(stored: StoredRuns) -> None:
     assert done.lease_expires_at is not None
     assert ([], fence) == (stored.sent, stored.row(claim.run_id)["fence"])
     assert stored.finish(claim)
+
+
+def test_a_run_that_is_claimed_meanwhile_is_left_to_its_worker(stored: StoredRuns) -> None:
+    """The run is queued when it is looked for, and its worker has it when its row is free."""
+    run_id, worker_id = stored.create(), stored.worker()
+    claim = {"state": RunState.EXECUTING, "owner": worker_id, "fence": 1, "attempt": 1}
+    blocked = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
+
+    def is_waiting() -> bool:
+        with stored.connections.reading() as sql:
+            return bool(sql.scalar(blocked, {"pid": holder}))
+
+    with ThreadPoolExecutor(1) as threads:
+        with stored.connections.transaction() as tx:
+            holder = tx.sql.scalar(text("SELECT pg_backend_pid()"))
+            tx.sql.execute(update(runs).where(runs.c.id == run_id).values(claim))
+            done = threads.submit(requeue, stored, run_id)
+            eventually(is_waiting)
+
+    assert (Outcome.HELD, RunState.EXECUTING) == (done.result().outcome, done.result().was)
+    assert ("executing", 1) == (stored.state(run_id), stored.row(run_id)["fence"])
 
 
 def test_a_run_of_a_worker_without_a_lease_is_taken_once(stored: StoredRuns) -> None:
