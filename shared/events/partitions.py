@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from arkloop.shared.storage.connections import Connections, Transaction
 
@@ -30,6 +30,11 @@ READ = """
 SELECT name, lower_id, upper_id FROM run_events_partitions()
 WHERE upper_id IS NOT NULL ORDER BY upper_id
 """
+
+_FIRST_BETWEEN = text(
+    "SELECT run_id FROM run_events WHERE run_id >= :lower AND run_id < :upper"
+    " ORDER BY run_id LIMIT 1"
+)
 
 
 class Partition(NamedTuple):
@@ -86,9 +91,26 @@ def add_ahead(connections: Connections) -> bool:
         begin = _midnight(now) + 2 * _DAY if is_late else made[-1].end
         if is_late:
             log.error("no partition of run_events was made in time: see `run_events_default`")
+        begin, end = _free(tx.sql, begin, days)
         added = "SELECT add_run_events_partition(%(lower)s, %(upper)s)"
-        bounds = {"lower": bound(begin), "upper": bound(begin + days)}
-        return bool(tx.sql.exec_driver_sql(added, bounds).scalar())
+        return bool(tx.sql.exec_driver_sql(added, _range(begin, end)).scalar())
+
+
+def _free(sql: Connection, begin: datetime, days: timedelta) -> tuple[datetime, datetime]:
+    """Return begin and end of the first days from `begin` on, at most `days`, of which no event is
+    stored yet: Postgres makes no partition for rows that the default one has.
+    """
+    while (stray := sql.execute(_FIRST_BETWEEN, _range(begin, begin + days)).scalar()) is not None:
+        day = _midnight(time_of(stray))
+        if day > begin:
+            return begin, day
+        log.warning("run %s is of the future: events of its day get no partition", stray)
+        begin = day + _DAY
+    return begin, begin + days
+
+
+def _range(begin: datetime, end: datetime) -> dict[str, UUID]:
+    return {"lower": bound(begin), "upper": bound(end)}
 
 
 def _midnight(moment: datetime) -> datetime:

@@ -173,6 +173,27 @@ def test_events_without_a_partition_are_stored_all_the_same(connections: Connect
     assert "run_events_default" == place_of_event(connections, run_id)
 
 
+def test_an_event_of_the_future_keeps_its_day_from_no_other(connections: Connections) -> None:
+    """Where the clock of a host was wrong, its events stay in the default partition: partitions
+    for the other days are made all the same, and take events.
+    """
+    last = ends(connections)[-1]
+    strays = [partitions.bound(last + age) for age in (10.5 * DAY, 10.75 * DAY, 12.5 * DAY)]
+    for stray in strays:
+        store(connections, stray)
+    patient = with_retention(connections, 360)
+
+    while partitions.add_ahead(patient):
+        pass
+
+    assert [last + days * DAY for days in (10, 12, 73)] == ends(connections)[-3:]
+    for age, place in ((9, last), (11, last + 11 * DAY), (13, last + 13 * DAY)):
+        run_id = partitions.bound(last + age * DAY)
+        store(connections, run_id)
+        assert f"run_events_{place:%Y%m%d}" == place_of_event(connections, run_id)
+    assert {"run_events_default"} == {place_of_event(connections, stray) for stray in strays}
+
+
 def test_who_reads_for_long_is_not_waited_for(connections: Connections) -> None:
     """The partition is made when the reader is done; nobody waits behind the one that gave up."""
     patient = with_retention(connections, 360)
