@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import click
 from sqlalchemy.exc import DBAPIError
 
-from arkloop.cli.doctor import postgres_checks, redis_checks, settings_checks, work_checks
+from arkloop.cli.doctor import (
+    event_checks,
+    postgres_checks,
+    redis_checks,
+    settings_checks,
+    work_checks,
+)
 from arkloop.cli.doctor.findings import Finding, Level, worst
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.config import Settings
@@ -62,6 +68,7 @@ def _postgres(settings: Settings) -> list[Finding]:
             of_schema = list(postgres_checks.of_schema(settings, sql))
             findings += of_schema
             if worst(of_schema) is not Level.FAIL:
+                findings += event_checks.of_events(settings, sql)
                 findings += work_checks.of_service(settings, sql)
     except DBAPIError as error:
         findings.append(postgres_checks.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error))

@@ -150,9 +150,25 @@ def _connections(name: str, sql: Connection) -> Iterator[Finding]:
         yield ok(f"{name} connections", shown)
 
 
+#: What the search path names, and what has tables that the role cannot see.
+_SCHEMAS_OUT_OF_REACH = text(
+    "SELECT nspname FROM pg_namespace WHERE nspname = ANY(regexp_split_to_array(replace("
+    "current_setting('search_path'), '\"', ''), ', *')) AND NOT has_schema_privilege(oid, 'USAGE')"
+    " ORDER BY 1"
+)
+
+
 def of_schema(settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Compare the schema with this code, and look at role, privileges and row-level security."""
     version = schema.current_version(sql)
+    if version is None and (hidden := sql.scalars(_SCHEMAS_OUT_OF_REACH).all()):
+        yield fail(
+            "privileges",
+            f"the role {sql.scalar(text('SELECT current_user'))} may not use the schema"
+            f" {' or '.join(hidden)}",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants USAGE.",
+        )
+        return
     if (problem := schema.shortfall(version)) is not None:
         yield fail("schema", problem, "Run the Procfile's `release`, which is `arkloop migrate`.")
         return

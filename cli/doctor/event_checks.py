@@ -1,0 +1,125 @@
+"""Partitions of the table of events: whether the sweep may make and drop them, and has done so."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared.config import Settings
+from arkloop.shared.events import partitions
+from arkloop.shared.events.partitions import Partition
+from arkloop.shared.storage import service_role
+
+_FUNCTIONS = "add_run_events_partition", "drop_run_events_partition"
+#: Events of the default partition are counted up to here.
+_MOST = 100_000
+#: A process tidies every half a minute, and leaves what a dump reads to a later time.
+_PATIENCE = timedelta(hours=1)
+_OWNERS_ADVICE = (
+    "As a superuser: ALTER FUNCTION add_run_events_partition OWNER TO {0}; ALTER FUNCTION"
+    " drop_run_events_partition OWNER TO {0}; then run `arkloop migrate`."
+)
+
+
+def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Look at privileges on the functions that keep the partitions, and at the partitions."""
+    yield from _functions(sql)
+    made = partitions.read(sql)
+    if not made:
+        yield ok("event partitions", "one, without an end: an event has an id of the future")
+        return
+    now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
+    yield _ahead(made, now, partitions.width(settings.retention_days))
+    yield from _default(sql, made, now)
+
+
+def _functions(sql: Connection) -> Iterator[Finding]:
+    lacking = sql.scalars(
+        text(
+            "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regproc(name) IS NULL"
+            " OR NOT has_function_privilege(to_regproc(name), 'EXECUTE')"
+        ),
+        {"names": list(_FUNCTIONS)},
+    ).all()
+    if lacking:
+        yield fail(
+            "event functions",
+            f"the role {sql.scalar(text('SELECT current_user'))} may not execute"
+            f" {' and '.join(lacking)}: old events stay, and new ones get no partition",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
+        )
+    if (owners := service_role.stray_functions(sql)) is not None:
+        yield fail(
+            "event functions",
+            f"they belong to {owners[1]}, the tables to {owners[0]}: they may not do what they"
+            " are for",
+            _OWNERS_ADVICE.format(owners[0]),
+        )
+
+
+def _ahead(made: Sequence[Partition], now: datetime, width: timedelta) -> Finding:
+    """Judge whether the next partition was made: the sweep makes it when less than one is left."""
+    last = made[-1].end
+    shown = f"{len(made)}, the last until {last:%Y-%m-%d}"
+    if last > now + width - _PATIENCE:
+        return ok("event partitions", shown)
+    advice = (
+        'Start a web or worker process: each sweeps. If one runs, look for "sweep skipped" in the'
+        " logs, and end what uses run_events for hours (pg_stat_activity)."
+    )
+    if last > now:
+        return warn("event partitions", f"{shown}: the next one was not made", advice)
+    return fail(
+        "event partitions", f"{shown}: newer events go to run_events_default, one by one", advice
+    )
+
+
+def _default(sql: Connection, made: Sequence[Partition], now: datetime) -> Iterator[Finding]:
+    """Find events outside of all partitions, by ids: a role that owns no table sees no partition
+    by its own name.
+    """
+    count, runs = 0, []
+    for lower, upper in _gaps(made):
+        found = sql.execute(
+            text(
+                "SELECT count(*), min(run_id::text), max(run_id::text) FROM (SELECT run_id"
+                " FROM run_events WHERE run_id >= :lower AND run_id <= :upper LIMIT :most) AS e"
+            ),
+            {"lower": lower, "upper": upper, "most": _MOST},
+        ).one()
+        if found[0]:
+            count += found[0]
+            runs += [UUID(found[1]), UUID(found[2])]
+    if not runs:
+        return
+    first, last = (partitions.time_of(run_id) for run_id in (min(runs), max(runs)))
+    shown = (
+        f"{count:,}{' or more' if count >= _MOST else ''} events, of runs from"
+        f" {first:%Y-%m-%d} to {last:%Y-%m-%d}: they are deleted one by one"
+    )
+    if last > now + timedelta(days=1):
+        yield warn(
+            "events without partition",
+            f"{shown}; some are of the future",
+            "The clock of a web process's host was wrong: compare the clocks. Nothing else is to"
+            " do: these days get no partition.",
+        )
+    elif made[-1].end > now:
+        yield ok("events without partition", shown)
+    else:
+        yield warn(
+            "events without partition",
+            shown,
+            "Nothing is lost, and they need not be moved: repair `event partitions`.",
+        )
+
+
+def _gaps(made: Sequence[Partition]) -> Iterator[tuple[UUID, UUID]]:
+    """Yield first and last id of each range between and after the partitions."""
+    for one, following in pairwise(made):
+        if following.lower is not None and one.upper != following.lower:
+            yield one.upper, UUID(int=following.lower.int - 1)
+    yield made[-1].upper, UUID(int=(1 << 128) - 1)

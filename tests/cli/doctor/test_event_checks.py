@@ -1,0 +1,159 @@
+"""Findings of `arkloop doctor` about the partitions of events."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from arkloop.cli.doctor import event_checks, postgres_checks
+from arkloop.cli.doctor.findings import Finding
+from arkloop.shared.config import Settings
+from arkloop.shared.events import partitions
+from tests import walls
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str], settings: Settings) -> Settings:
+    """Settings with a database of the test's own, whose service owns no table."""
+    return replace(settings, database_url=walls.put_up(new_database()))
+
+
+def found(settings: Settings) -> dict[str, tuple[str, str]]:
+    """Return level and text of the findings by their checks."""
+    engine = postgres_checks.engine_of(settings.database_url)
+    try:
+        with postgres_checks.transaction(engine) as sql:
+            findings: list[Finding] = [
+                *postgres_checks.of_schema(settings, sql),
+                *event_checks.of_events(settings, sql),
+            ]
+    finally:
+        engine.dispose()
+    return {one.check: (one.level, f"{one.text} → {one.advice}") for one in findings}
+
+
+@contextmanager
+def owner(settings: Settings) -> Iterator[Callable[..., Any]]:
+    """Call it to execute a statement as the owner of the tables."""
+    with walls.owner(settings.database_url) as engine, engine.begin() as sql:
+        yield lambda statement, **values: sql.execute(text(statement), values)
+
+
+def test_a_migrated_database_has_nothing_to_repair(database: Settings) -> None:
+    """The next partition is there, nothing is outside of them, and the role may keep them."""
+    of_events = {check: level for check, (level, _) in found(database).items() if "event" in check}
+
+    assert {"event partitions": "ok"} == of_events
+
+
+def test_functions_that_the_role_may_not_execute_fail(database: Settings) -> None:
+    """Each is named, and what grants it."""
+    with owner(database) as execute:
+        execute(f"REVOKE EXECUTE ON FUNCTION drop_run_events_partition(text) FROM {walls.ROLE}")
+
+    level, shown = found(database)["event functions"]
+
+    assert "fail" == level
+    assert f"{walls.ROLE} may not execute drop_run_events_partition:" in shown
+    assert "add_run_events_partition" not in shown
+    assert "arkloop migrate" in shown
+
+
+def test_functions_of_another_owner_fail(database: Settings) -> None:
+    """They work with the privileges of a role that may not change the tables."""
+    with owner(database) as execute:
+        execute("DROP ROLE IF EXISTS arkloop_stray")
+        execute("CREATE ROLE arkloop_stray")
+        execute("ALTER FUNCTION add_run_events_partition OWNER TO arkloop_stray")
+    try:
+        level, shown = found(database)["event functions"]
+    finally:
+        with owner(database) as execute:
+            execute("ALTER FUNCTION add_run_events_partition OWNER TO postgres")
+            execute("DROP ROLE arkloop_stray")
+
+    assert "fail" == level
+    assert "they belong to arkloop_stray, the tables to postgres" in shown
+    assert "ALTER FUNCTION add_run_events_partition OWNER TO postgres" in shown
+
+
+def test_a_schema_out_of_reach_is_named(database: Settings) -> None:
+    """Not as one that has to be migrated: the migrations have run."""
+    with owner(database) as execute:
+        execute(f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {walls.ROLE}")
+
+    engine = postgres_checks.engine_of(database.database_url)
+    with postgres_checks.transaction(engine) as sql:
+        [finding] = postgres_checks.of_schema(database, sql)
+    engine.dispose()
+
+    assert ("privileges", "fail") == (finding.check, finding.level)
+    assert "may not use the schema public" in finding.text
+
+
+@pytest.mark.parametrize(("days_left", "level"), [(3, "warn"), (-3, "fail")])
+def test_a_partition_that_was_not_made_is_found(
+    database: Settings, days_left: int, level: str
+) -> None:
+    """It is a warning while the last one has days left, and a failure from its end on."""
+    with owner(database) as execute:
+        keep_only(execute, (days_left - 15, days_left))
+        store(execute, -0.1)
+
+    findings = found(database)
+
+    assert level == findings["event partitions"][0]
+    assert ("events without partition" in findings) == (level == "fail")
+    if level == "fail":
+        level, shown = findings["events without partition"]
+        assert "warn" == level
+        assert f"1 events, of runs from {ago(0.1):%Y-%m-%d}" in shown
+
+
+def test_events_of_the_future_are_found(database: Settings) -> None:
+    """The clock of some host was wrong; the service's role finds them though it owns no table."""
+    with owner(database) as execute:
+        store(execute, 400)
+
+    level, shown = found(database)["events without partition"]
+
+    assert "warn" == level
+    assert "some are of the future" in shown and "compare the clocks" in shown
+
+
+def test_old_events_without_a_partition_are_no_problem(database: Settings) -> None:
+    """They stand between two partitions, and go with their runs."""
+    with owner(database) as execute:
+        keep_only(execute, (-30, -20), (-18, 20))
+        store(execute, -19)
+
+    findings = found(database)
+
+    level, shown = findings["events without partition"]
+    assert ("ok", "ok") == (level, findings["event partitions"][0])
+    assert f"1 events, of runs from {ago(19):%Y-%m-%d} to" in shown
+
+
+def ago(days: float) -> datetime:
+    return datetime.now(UTC) - days * DAY
+
+
+def keep_only(execute: Callable[..., Any], *ranges: tuple[int, int]) -> None:
+    """Let there be partitions for these days alone, counted from now on."""
+    for name, *_ in execute("SELECT * FROM run_events_partitions() WHERE upper_id IS NOT NULL"):
+        execute(f"DROP TABLE {name}")
+    for lower, upper in ranges:
+        bounds = {"lower": partitions.bound(ago(-lower)), "upper": partitions.bound(ago(-upper))}
+        execute("SELECT add_run_events_partition(:lower, :upper)", **bounds)
+
+
+def store(execute: Callable[..., Any], days: float) -> None:
+    """Store an event of a run that is created `days` from now, a negative number for the past."""
+    run_id = partitions.bound(ago(-days))
+    execute("INSERT INTO run_events VALUES (:id, 1, 'message.delta', '{}')", id=run_id)
