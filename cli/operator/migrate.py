@@ -6,7 +6,7 @@ import time
 import click
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from arkloop.cli.operator.database import checked
 from arkloop.cli.operator.service_role import prepare_service
@@ -59,7 +59,7 @@ def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) 
             role = make_url(checked(of_service)).username if of_service else None
             prepare_service(engine, role, row_security, lock_seconds)
         print_line(version)
-    except OperationalError as error:
+    except DBAPIError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
     finally:
@@ -122,7 +122,7 @@ def _wait_for(engine: Engine, seconds: float) -> None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _reason(error: OperationalError) -> str:
+def _reason(error: DBAPIError) -> str:
     if isinstance(error.orig, LockNotAvailable):
         return (
             "another session locks a table, perhaps a dump or a long query; retry when it"

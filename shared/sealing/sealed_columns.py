@@ -8,7 +8,12 @@ from uuid import UUID
 from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, select, tuple_, update
 
 from arkloop.shared.sealing import org_keys
-from arkloop.shared.security.encryption import CannotOpen, Keyring, is_of_org_key
+from arkloop.shared.security.encryption import (
+    CannotOpen,
+    Keyring,
+    NoEncryptionKey,
+    is_of_org_key,
+)
 from arkloop.shared.storage.connections import Connections
 
 _BATCH = 100
@@ -38,7 +43,7 @@ class Counts:
     resealed: int = 0
     up_to_date: int = 0  # under the key of their org already
     erased: int = 0  # under a key of their org that was erased
-    unreadable: int = 0  # under a key that is not there, or damaged
+    unreadable: int = 0  # under a key that is not there, or damaged, or the key of the org is
     unreadable_old: int = 0  # of these, older than the key of their org
 
     def add(self, other: "Counts") -> None:
@@ -80,9 +85,15 @@ def reseal(
             continue
         is_it = [column == value for column, value in zip(key, values, strict=True)]
         statement = update(sealed.column.table).where(*is_it, sealed.column == before)
-        with connections.transaction() as tx:
-            after = org_keys.seal(tx, keyring, text, **bound)
-            tx.sql.execute(statement.values({sealed.column.name: after}))
+        try:
+            with connections.transaction() as tx:
+                after = org_keys.seal(tx, keyring, text, **bound)
+                tx.sql.execute(statement.values({sealed.column.name: after}))
+        except NoEncryptionKey:
+            # Readable, but the key of its org is not.
+            counts.unreadable += 1
+            counts.unreadable_old += 1
+            continue
         counts.resealed += 1
     return counts
 

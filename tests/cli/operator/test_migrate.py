@@ -141,3 +141,19 @@ def test_a_role_that_the_wall_does_not_hold_is_named(
     missing = database.migrate(service=walls.as_user(database.service, "nobody_there"))
     assert 1 == missing.exit_code
     assert "there is no role 'nobody_there'" in missing.output
+
+
+@pytest.mark.owner
+def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database) -> None:
+    """Whatever Postgres refuses, the reason is Postgres' own, without a traceback."""
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        sql.execute(text("ALTER TABLE alembic_version OWNER TO postgres"))
+
+    result = database.migrate()
+
+    assert 1 == result.exit_code
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.output.startswith("Error: Cannot migrate postgresql://")
+    assert "permission denied for table alembic_version" in result.output
+    assert 1 == result.output.count("\n")

@@ -74,6 +74,19 @@ def test_a_secret_under_a_key_that_is_gone_stays(connections: Connections, store
     assert "kept" == opened(connections, kept, NEW)
 
 
+def test_a_secret_of_an_org_whose_key_is_lost_stays(connections: Connections, store: Store) -> None:
+    """It can be read, but not encrypted again; it is counted, and no other is held up."""
+    store("of the org's key", OTHER)
+    assert 1 == reseal(connections, PROVIDER_KEYS, OTHER).resealed
+    older = store("older", OLD)
+
+    assert Counts(erased=0, unreadable=2, unreadable_old=1) == reseal(
+        connections, PROVIDER_KEYS, BOTH
+    )
+
+    assert "older" == opened(connections, older, OLD)
+
+
 def test_a_secret_whose_key_was_erased_is_no_problem(
     connections: Connections, store: Store
 ) -> None:
