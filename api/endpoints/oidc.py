@@ -109,9 +109,12 @@ def begin_provider_login() -> Response:
     pending, ends_at = provider_logins.begin(
         provider, return_to=return_to, invitation=body.get("invitation")
     )
+    cookie = provider_logins.cookie_of(settings(), pending, ends_at)
+    if len(cookie) > provider_logins.MAX_COOKIE_LENGTH:
+        raise InvalidRequest(return_to=["is too long for a cookie"])
     url = provider_logins.authorization_url(metadata, provider, pending, _redirect_uri())
     response = jsonify(authorization_url=url, expires_at=ends_at.isoformat().replace("+00:00", "Z"))
-    _set_cookie(response, provider_logins.cookie_of(settings(), pending, ends_at))
+    _set_cookie(response, cookie)
     return response
 
 

@@ -24,7 +24,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
-from arkloop.api.auth import signed_tokens
+from arkloop.api.auth import provider_logins, signed_tokens
 from arkloop.api.auth.provider_documents import ProviderDocuments
 from arkloop.shared.config import Settings
 from arkloop.shared.security import egress
@@ -827,6 +827,21 @@ def test_a_login_does_not_lead_elsewhere(org: User, app: Flask, url: str) -> Non
     body = {"org_id": str(org.org_id), "return_to": url}
     response = app.test_client().post(BEGIN, json=body)
     assert ["return_to"] == list(details_of(response))
+
+
+def test_a_login_that_no_cookie_holds_is_not_begun(
+    org: User, provider: IdentityProvider, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser would drop the cookie, and the login would fail at its end."""
+    monkeypatch.setattr(provider_logins, "MAX_COOKIE_LENGTH", 3_000)  # less than an issuer can add
+    client = app.test_client()
+
+    def begun(quotes: int) -> TestResponse:
+        body = {"org_id": str(org.org_id), "return_to": f"{HOME}/" + '"' * quotes}
+        return client.post(BEGIN, json=body)
+
+    assert ["return_to"] == list(details_of(begun(900)))
+    assert 200 == begun(400).status_code
 
 
 def test_a_page_of_another_origin_begins_no_login(org: User, app: Flask) -> None:
