@@ -19,11 +19,10 @@ from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared import logs, metrics
 from arkloop.shared.background_loop import BackgroundLoop
-from arkloop.shared.billing import budgets, usage_days
+from arkloop.shared.billing import budgets
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound
-from arkloop.shared.events import partitions
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from arkloop.shared.runs import (
     agent_endings,
@@ -34,10 +33,10 @@ from arkloop.shared.runs import (
     held_runs,
     overrides,
     pending_calls,
-    retention,
     revocations,
     run_spans,
     sub_runs,
+    tidying,
     trees,
     waiting_runs,
 )
@@ -109,18 +108,6 @@ def sweep(connections: Connections) -> None:
             settle(tx)
     waiting_runs.start_due(connections)
     waiting_runs.start_left(connections)
-
-
-def tidy(connections: Connections) -> bool:
-    """Delete what is too old, make room for events to come, and sum up the days that are over;
-    returns whether more is left.
-
-    Raises:
-        Unavailable: Postgres is out of reach.
-    """
-    partitions.add_ahead(connections)
-    are_left = [retention.forget(connections), usage_days.roll_up(connections)]
-    return any(are_left)
 
 
 def take_turn(connections: Connections) -> bool:
@@ -383,7 +370,7 @@ def start(connections: Connections) -> BackgroundLoop:
         began = time.monotonic()
         sweep(own)
         metrics.SWEEPS.add(time.monotonic() - began)
-        if time.monotonic() >= tidy_at and not tidy(own):
+        if time.monotonic() >= tidy_at and not tidying.tidy(own):
             tidy_at = time.monotonic() + TIDY_SECONDS
 
     return BackgroundLoop(

@@ -12,7 +12,7 @@ from arkloop.shared.errors import RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import queries, retention, sweep
+from arkloop.shared.runs import queries, retention, sweep, tidying
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.idempotency import Scope, StoredAnswer
@@ -80,7 +80,7 @@ def test_old_runs_are_forgotten(stored: StoredRuns) -> None:
     stored.set(young.run_id, ended_at=ago(days=89))
     active = stored.create(created_at=ago(days=400))
 
-    assert not sweep.tidy(stored.connections)
+    assert not tidying.tidy(stored.connections)
 
     assert [] == seqs(stored.connections, gone.run_id) == seqs(stored.connections, said.run_id)
     assert set() == forgotten(stored.connections)

@@ -23,6 +23,7 @@ from arkloop.shared.runs import (
     revocations,
     run_limits,
     sweep,
+    tidying,
     timeline,
 )
 from arkloop.shared.runs.states import STATUSES
@@ -379,7 +380,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     patient = replace(connections.settings, lease_seconds=86_400, heartbeat_seconds=3_600)
     with noted(connections) as statements:
         sweep.sweep(replace(connections, settings=patient, enqueue=lambda _run_id: None))
-        sweep.tidy(connections)
+        tidying.tidy(connections)
     by_table = {statement[0]: statement for statement in statements}.values()
     tables = r"\b(runs|run_events|forgotten_events)\b"
     found = [one for one in by_table if re.search(tables, one[0])]
