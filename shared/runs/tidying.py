@@ -1,18 +1,37 @@
 """Tidying up beside the sweep: the deletion of what is too old, and room for events to come."""
 
+import logging
+from collections.abc import Callable, Mapping
+
 from arkloop.shared.billing import usage_days
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
 from arkloop.shared.runs import retention
 from arkloop.shared.storage.connections import Connections
 
+log = logging.getLogger(__name__)
+
+#: Each returns whether it has left something to do.
+_WORK: Mapping[str, Callable[[Connections], bool]] = {
+    "partitions of events": partitions.add_ahead,
+    "retention": retention.forget,
+    "usage by day": usage_days.roll_up,
+}
+
 
 def tidy(connections: Connections) -> bool:
     """Delete what is too old, make room for events to come, and sum up the days that are over;
-    returns whether more is left.
+    returns whether more is left. What fails does not stop the rest.
 
     Raises:
         Unavailable: Postgres is out of reach.
     """
-    partitions.add_ahead(connections)
-    are_left = [retention.forget(connections), usage_days.roll_up(connections)]
-    return any(are_left)
+    is_left = False
+    for name, work in _WORK.items():
+        try:
+            is_left |= work(connections)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("tidying up failed: %s; continuing with the rest", name)
+    return is_left
