@@ -225,6 +225,13 @@ sbom: setup ## What production installs as CycloneDX, validated, in .cache/sbom.
 wheel-twice: setup ## Two builds of the wheel of HEAD, which must be the same file
 	@./scripts/wheel-twice
 
+.PHONY: release test-release
+release: setup ## Commit, tag, wheel and chart of a release, which nothing pushes; VERSION=1.2.3
+	@$(BIN)/python -m scripts.release $(VERSION)
+
+test-release: setup ## A release in a clone of HEAD; the wheel is built twice
+	@NEED_RELEASE=1 $(BIN)/pytest tests/test_release.py
+
 check: setup ## Format, lint, types, architecture, language
 	@./scripts/check $(BIN)
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import Settings
+from scripts.release import package_chart
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy/helm/arkloop"
@@ -249,12 +249,17 @@ def test_wrong_values_are_refused(changes: dict[str, Any], why: str) -> None:
     assert why in rendered(LEAST | changes).get("error", "nothing was refused")
 
 
-def test_the_charts_version_is_that_of_the_product() -> None:
-    """There is one version: pyproject.toml has it."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+@needs_helm
+def test_the_packaged_chart_is_the_chart(tmp_path: Path) -> None:
+    """What a release packages renders the same, and its bytes depend on the files alone."""
+    packages = [tmp_path / name for name in ("one.tgz", "other.tgz")]
+    for package in packages:
+        package_chart(CHART, package, 1_700_000_000)
+    asked = {"values": FULL, "kubernetes": KUBERNETES[-1]}
+    packaged = _rendered(json.dumps({**asked, "chart": str(packages[0])}))
 
-    assert (version, version) == (chart["version"], chart["appVersion"])
+    assert packages[0].read_bytes() == packages[1].read_bytes()
+    assert packaged == rendered(FULL)
 
 
 def test_the_probe_of_workers_is_that_of_compose() -> None:

@@ -202,7 +202,8 @@ class Load:
                             return
             except httpx.TransportError:
                 time.sleep(0.1)
-        raise AssertionError(f"{run_id} did not end")
+        run = self._any().get(f"/v1/runs/{run_id}").text
+        raise AssertionError(f"did not end after event {seen}: {run}")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import venv
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
     assert lines == (ROOT / "Procfile").read_text()
     where = "import arkloop.shared.config as c; print(c.__file__)"
     assert "/venv/" in product.execute("python", "-c", where)
-    assert "0.1.0" in product.execute("arkloop", "--version")
+    assert version("arkloop-runs") in product.execute("arkloop", "--version")
     in_wheel = "from arkloop.cli.dev.dev import PROCFILE; print(PROCFILE.read_text(), end='')"
     assert lines == product.execute("python", "-c", in_wheel), "arkloop dev reads it"
     assert release is not None
