@@ -6,6 +6,7 @@ down. While the process has free slots, the poller finds such runs in Postgres.
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -38,7 +39,7 @@ def start(process: WorkerProcess) -> None:
         seconds=min(LOOK_SECONDS, process.settings.sweep_seconds),
         stopped=process.draining,
     )
-    process.resume = partial(_begin, process)
+    process.resume = partial(_resume, process)
     BackgroundLoop(
         "looking at calls in which people are asked",
         partial(_look_at_held, process),
@@ -89,7 +90,7 @@ def _look_at_held(process: WorkerProcess) -> None:
     own = process.active_runs()
     for run_id in {*held.values()} - own.keys():
         if states.get(run_id) == RunState.QUEUED:
-            _begin(process, run_id)
+            _resume(process, run_id)
     process.mcp.held.release(
         [
             token
@@ -100,12 +101,20 @@ def _look_at_held(process: WorkerProcess) -> None:
 
 
 def _begin(process: WorkerProcess, run_id: UUID) -> None:
-    threading.Thread(target=_execute, args=(process, run_id), name="run", daemon=True).start()
+    _in_thread(partial(execution.execute_in_turn, process, run_id), run_id)
 
 
-def _execute(process: WorkerProcess, run_id: UUID) -> None:
-    try:
-        execution.execute_in_turn(process, run_id)
-    except Exception:
-        extra = {"run_id": str(run_id), "outcome": "abandoned"}
-        log.exception("executing the run failed", extra=extra)
+def _resume(process: WorkerProcess, run_id: UUID) -> None:
+    """Execute this very run: its turn would start another one, here beyond the free slots."""
+    _in_thread(partial(execution.execute, process, run_id), run_id)
+
+
+def _in_thread(execute: Callable[[], object], run_id: UUID) -> None:
+    def work() -> None:
+        try:
+            execute()
+        except Exception:
+            extra = {"run_id": str(run_id), "outcome": "abandoned"}
+            log.exception("executing the run failed", extra=extra)
+
+    threading.Thread(target=work, name="run", daemon=True).start()

@@ -10,6 +10,7 @@ from arkloop.shared.catalog import model_routes
 from arkloop.shared.config import Settings
 from arkloop.worker import poller
 from arkloop.worker.process.process import DELIVERY_SECONDS, WorkerProcess
+from tests.clients import Register
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 
@@ -82,3 +83,24 @@ def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerPr
         eventually(lambda: not process.active_runs())
     # The last one may have been claimed between the two questions.
     eventually(lambda: {"completed"} == {stored.state(run) for run in suspects})
+
+
+def test_a_run_whose_call_waits_here_is_resumed_out_of_turn(
+    stored: StoredRuns, process: WorkerProcess, register: Register
+) -> None:
+    """While the queue is long, a look at such a run starts no other one in its place."""
+    others = StoredRuns.of(stored.connections, register())
+    org_id = stored.actor.org_id
+    run_id = stored.create()
+    other = others.create(queued_at=ago(seconds=60))
+    process.queue_is_long = True
+    process._fair_queue._last_org_id, process._fair_queue._begun = org_id, 1  # its turn is over
+    with process.mcp._using(org_id) as sidecar:
+        process.mcp.held.add("token", sidecar, str(run_id))
+
+        poller._look_at_held(process)
+        eventually(lambda: stored.state(run_id) == "completed")
+
+        process.mcp.held.remove("token")
+    assert "queued" == others.state(other)
+    others.cancel(other)
