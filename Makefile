@@ -193,6 +193,10 @@ client-types: setup ## The types of clients/ from the API's description
 	@$(BIN)/python scripts/client_types.py
 	@.cache/front_ends/node_modules/.bin/openapi-typescript .cache/openapi.json -o clients/typescript/src/types.ts
 
+.PHONY: limit-losses
+limit-losses: setup ## Limits of runs, streams and requests while processes are killed: never one too many; 8 minutes
+	@$(BIN)/python -m bench.limit_losses --seed $(or $(SEED),1)
+
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)
 
