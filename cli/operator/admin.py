@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -42,14 +43,18 @@ _heartbeat_option = click.option(
     show_default=True,
     help="The workers' heartbeat: a worker that missed three of them is away.",
 )
-_days_option = click.option(
-    "--retention-days",
-    envvar="ARKLOOP_RETENTION_DAYS",
-    type=click.IntRange(min=1),
-    default=90,
-    show_default=True,
-    help="Days after its end for which a run is kept.",
-)
+
+
+def _days_option(command: F, **default: Any) -> F:
+    return click.option(
+        "--retention-days",
+        envvar="ARKLOOP_RETENTION_DAYS",
+        type=click.IntRange(min=1),
+        help="Days after its end for which a run is kept.",
+        **default,
+    )(command)
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 _run_ids = click.argument("run_ids", nargs=-1, required=True, type=click.UUID)
 
@@ -155,7 +160,7 @@ def retention_() -> None:
 
 @retention_.command()
 @database_url_option
-@_days_option
+@partial(_days_option, default=90, show_default=True)
 def show(database_url: str, retention_days: int) -> None:
     """Print as JSON how many runs are kept, are too old, and are deleted but for their events."""
     with _service(database_url) as connections, connections.reading() as sql:
@@ -164,10 +169,11 @@ def show(database_url: str, retention_days: int) -> None:
 
 @retention_.command("run")
 @database_url_option
-@_days_option
+@partial(_days_option, required=True)
 def run_(database_url: str, retention_days: int) -> None:
     """Delete what is too old, as the sweep does, until nothing is left of it.
 
+    The days have no default here: with fewer than the service has it would delete what that keeps.
     Events of runs that were deleted within the last minute stay: somebody may be reading them.
     """
     with _service(database_url, retention_days=retention_days) as connections:

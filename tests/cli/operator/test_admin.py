@@ -97,6 +97,19 @@ def test_the_retention_is_shown_and_run(
     assert (1, 0) == (shown["runs_too_old"], after["runs_too_old"])
 
 
+def test_nothing_is_deleted_by_a_retention_that_was_not_given(
+    run: Run, alice: User, make_run: Callable[..., UUID]
+) -> None:
+    """The service may have a longer one than a default, by an environment that is not here."""
+    make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=91))
+
+    refused = run("retention", "run")
+
+    assert 2 == refused.exit_code
+    assert "--retention-days" in refused.output
+    assert 1 == json.loads(run("retention", "show").output)["runs_too_old"]
+
+
 def test_operators_are_added_listed_and_removed(
     run: Run, alice: User, connections: Connections
 ) -> None:
