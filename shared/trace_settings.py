@@ -1,11 +1,14 @@
 """The variables of OpenTelemetry that `Settings` reads, by the names of its specification."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 _ENDPOINT = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
+_ATTRIBUTE = re.compile(r"[!-~]+")
+_HEADER = re.compile(r"[!-9;-~]+")  # without a colon, which ends the name
 _RATIO = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 _SAMPLERS = ("always_on", "traceidratio", "always_off")
 
@@ -19,7 +22,7 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
     own = text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         value = text(name)
-        if value is not None and not _ENDPOINT.fullmatch(value):
+        if value is not None and not _is_endpoint(value):
             problems.append(f"{name}: must be an address such as http://collector:4318")
     url = own or (general and general.rstrip("/") + "/v1/traces")
     is_off = (text("OTEL_SDK_DISABLED") or "").lower() == "true"
@@ -32,12 +35,30 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
         headers = "OTEL_EXPORTER_OTLP_HEADERS"
     return {
         "otlp_url": None if is_off or ratio == 0 else url,
-        "otlp_headers": _pairs(headers, text, problems),
-        "otlp_ca_file": text("OTEL_EXPORTER_OTLP_CERTIFICATE"),
+        "otlp_headers": _pairs(headers, _HEADER, text, problems),
+        "otlp_ca_file": _file("OTEL_EXPORTER_OTLP_CERTIFICATE", text, problems),
         "service_name": text("OTEL_SERVICE_NAME"),
-        "resource_attributes": _pairs("OTEL_RESOURCE_ATTRIBUTES", text, problems),
+        "resource_attributes": _pairs("OTEL_RESOURCE_ATTRIBUTES", _ATTRIBUTE, text, problems),
         "trace_ratio": ratio,
     }
+
+
+def _is_endpoint(url: str) -> bool:
+    if not _ENDPOINT.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number below 65,536
+        return False
+
+
+def _file(name: str, text: Callable[[str], str | None], problems: list[str]) -> str | None:
+    """Read the name of a file, which has to be there: an error of TLS would not name it."""
+    file = text(name)
+    if file is not None and not os.access(file, os.R_OK):
+        problems.append(f"{name}: {file!r} cannot be read")
+    return file
 
 
 def _ratio(text: Callable[[str], str | None], problems: list[str]) -> float:
@@ -58,7 +79,7 @@ def _ratio(text: Callable[[str], str | None], problems: list[str]) -> float:
 
 
 def _pairs(
-    name: str, text: Callable[[str], str | None], problems: list[str]
+    name: str, form: re.Pattern[str], text: Callable[[str], str | None], problems: list[str]
 ) -> tuple[tuple[str, str], ...]:
     """Read `key=value,key=value`, percent-encoded; values may be secret: no problem has one."""
     pairs = []
@@ -67,11 +88,7 @@ def _pairs(
             continue
         key, equals, value = part.partition("=")
         key, value = key.strip(), unquote(value.strip())
-        if (
-            not equals
-            or not re.fullmatch(r"[!-~]+", key)
-            or not (value.isascii() and value.isprintable())
-        ):
+        if not equals or not form.fullmatch(key) or not (value.isascii() and value.isprintable()):
             problems.append(f"{name}: part {number} is not of the form key=value")
             continue
         pairs.append((key, value))

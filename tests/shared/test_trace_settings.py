@@ -70,6 +70,11 @@ def test_a_part_of_the_traces_can_be_recorded() -> None:
     [
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:s3cret@collector:4318"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:431800"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:https"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://:4318"},
+        {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "a:b=1"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
         {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"},
