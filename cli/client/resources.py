@@ -3,6 +3,7 @@
 All of them are alike, so `Resource` makes them from an address and the columns of its list.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,7 +128,8 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
         found = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        json.dumps(found, allow_nan=False)  # YAML has dates, bytes and NaN, too
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise click.ClickException(f"{file}: {reason}") from None
     if not isinstance(found, dict):

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
+from arkloop.cli.client.resources import read_object
 from arkloop.cli.main import main
 from tests.caller import Caller
 
@@ -105,6 +107,16 @@ def test_a_file_that_is_no_object_is_refused(run: Run, tmp_path: Path, text: str
 
     assert (1, 1) == (done.exit_code, len(done.output.splitlines()))
     assert str(file) in done.output
+
+
+@pytest.mark.parametrize("text", ["a: 2026-01-01", "a: .nan", "a: &a [*a]", "a: !!binary YQ=="])
+def test_values_that_json_does_not_have_are_refused(tmp_path: Path, text: str) -> None:
+    """YAML has them, and the request could not be written."""
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ClickException, match=str(file)):
+        read_object(file)
 
 
 def test_the_words_of_the_service_are_printed(run: Run) -> None:
