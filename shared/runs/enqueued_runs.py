@@ -65,16 +65,17 @@ def enqueue_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[Attempt | Run
     found = {row.id: row for row in rows}
     attempts: list[Attempt | RunLimitExceeded] = []
     for run_id, new in zip(new_ids, wanted, strict=True):
-        row = found[run_id]
-        if row.refusal is not None:
+        if (row := found.get(run_id)) is None:
+            attempts.append(Attempt(None, had_locks=False))
+        elif row.refusal is not None:
             attempts.append(run_limits.refusal(settings, new.actor, row.refusal))
-            continue
-        made = None
-        if row.state is not None:
-            made = Created(run_id, new.thread_id, new.trace_id, row.queue_position)
-        if row.state == RunState.QUEUED:
-            tx.after_commit.append(agent_queue.announce(run_id, new.actor.org_id, new.agent))
-        attempts.append(Attempt(made, row.had_locks))
+        else:
+            made = None
+            if row.state is not None:
+                made = Created(run_id, new.thread_id, new.trace_id, row.queue_position)
+            if row.state == RunState.QUEUED:
+                tx.after_commit.append(agent_queue.announce(run_id, new.actor.org_id, new.agent))
+            attempts.append(Attempt(made, had_locks=row.queue_position is not None))
     return attempts
 
 

@@ -1,12 +1,12 @@
 -- Queue runs in idle threads, and insert pending ones in busy threads: each with its message before it,
 -- a pending one behind all that wait for its thread, whose active run is flagged.
 --
--- Returns a row for each request: the limit that refuses it; the state of its run, if that was inserted;
--- its position in the queue, if it waits; and whether this statement had the locks of a busy thread. With
--- them and without a run, the queue is full. Nothing is done for a request that its actor must not
--- make, with another `on_busy` of its own or of the busy thread, where the active run is not one of the
--- `holders`, or where another session has a lock: this statement waits for none but that of a limited
--- org. Whoever ends a run has its row before it needs the thread: a run that was locked while it was
+-- Returns rows with the limit that refuses a request, or the state of its run, if that was inserted, and
+-- its position in the queue, if this statement had the locks of a busy thread. With a position and
+-- without a run, the queue is full. Nothing is done, and no row returned, for a request that its actor
+-- must not make, with another `on_busy` of its own or of the busy thread, where the active run is not
+-- one of the `holders`, or where another session has a lock: this statement waits for none but that of
+-- a limited org. Whoever ends a run has its row before it needs the thread: a run that was locked while it was
 -- active stays the active one. `queue_of` looks at the queue under these locks; what this statement
 -- sees by itself is older.
 -- Who sees a thread is said in shared/threads/visibility.py, who may write to it by
@@ -45,7 +45,7 @@ WITH wanted AS (
     UPDATE threads t SET updated_at = now(),
         next_position = next_position + 1 + (message_id IS NOT NULL)::integer
     FROM free f WHERE t.id = f.thread_id
-    RETURNING f.id, next_position - 1 AS position, t.visible_to, t.end_user_id, active_run_id
+    RETURNING f.id, next_position - 1 AS position, t.visible_to, t.end_user_id
 ), held AS (
     SELECT s.id, s.thread_id, t.visible_to, t.end_user_id, active_run_id
     FROM seen s JOIN threads t ON t.id = s.thread_id JOIN runs r ON r.id = active_run_id
@@ -54,23 +54,23 @@ WITH wanted AS (
             = ANY((SELECT %(holders)s::text[])::text[])
     ORDER BY r.id FOR NO KEY UPDATE OF r, t SKIP LOCKED
 ), queue AS MATERIALIZED (
-    SELECT thread_id, waiting, pending,
+    SELECT thread_id, active_run_id, waiting, pending,
         -- As `places.Queue.end` has it.
         coalesce((newest + %(slot)s - 1) / %(slot)s * %(slot)s, %(middle)s - %(slot)s) AS last
-    FROM (SELECT DISTINCT thread_id FROM held) AS busy, queue_of(thread_id)
+    FROM (SELECT DISTINCT thread_id, active_run_id FROM held) AS busy, queue_of(thread_id)
 ), ranked AS (
     SELECT *, row_number() OVER (PARTITION BY thread_id ORDER BY id) AS rank FROM held
 ), placed AS (
     SELECT id, 'queued' AS state, position, visible_to, end_user_id AS thread_end_user,
-        NULL AS queue_position, active_run_id
+        NULL AS queue_position
     FROM advanced
     UNION ALL
-    SELECT id, 'pending', last + rank * %(slot)s, visible_to, end_user_id, pending + rank,
-        active_run_id
-    FROM ranked JOIN queue USING (thread_id) WHERE waiting + rank <= %(max_waiting)s
+    SELECT id, CASE WHEN waiting + rank <= %(max_waiting)s THEN 'pending' END,
+        last + rank * %(slot)s, visible_to, end_user_id, pending + rank
+    FROM ranked JOIN queue USING (thread_id)
 ), flagged AS (
-    UPDATE runs SET has_followers = true
-    WHERE id IN (SELECT active_run_id FROM placed) AND NOT has_followers
+    UPDATE runs SET has_followers = true FROM queue
+    WHERE id = active_run_id AND waiting < %(max_waiting)s AND NOT has_followers
 ), created AS (
     INSERT INTO runs (id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
         route_id, model, agent, options, end_user_id, metadata, position, visible_to, state,
@@ -78,7 +78,7 @@ WITH wanted AS (
     SELECT id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id, route_id,
         model, agent, options::jsonb, coalesce(end_user_id, thread_end_user), metadata::jsonb,
         position, visible_to, state, clock_timestamp(), clock_timestamp()
-    FROM wanted JOIN placed USING (id)
+    FROM wanted JOIN placed USING (id) WHERE state IS NOT NULL
     ON CONFLICT DO NOTHING
     RETURNING id, state, position
 ), said AS (
@@ -90,5 +90,7 @@ WITH wanted AS (
         parts::jsonb, message_metadata::jsonb
     FROM wanted JOIN created USING (id) WHERE message_id IS NOT NULL
 )
-SELECT id, refusal, created.state, queue_position, held.id IS NOT NULL AS had_locks
-FROM wanted LEFT JOIN held USING (id) LEFT JOIN placed USING (id) LEFT JOIN created USING (id)
+SELECT id, NULL AS refusal, created.state, queue_position
+FROM placed LEFT JOIN created USING (id)
+UNION ALL
+SELECT id, refusal, NULL, NULL FROM wanted WHERE refusal IS NOT NULL
