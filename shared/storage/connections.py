@@ -1,11 +1,11 @@
-"""The connections of a process: database engine, Redis, Celery producer; and transactions."""
+"""The connections of a process: database engine, Redis, broker; and transactions."""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -59,6 +59,7 @@ class Connections:
     engine: Engine
     checkouts: Checkouts  # of the engine's pool
     redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
+    broker: Any  # a client of the Redis that has the queue
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
     enqueue_discovery: Callable[[Sequence[UUID]], object]
@@ -206,6 +207,7 @@ class Connections:
     def close(self) -> None:
         self.close_pool()
         self.redis.close()
+        self.broker.close()
 
     def close_pool(self) -> None:
         # What a thread has just now is closed when it gives it back.
@@ -226,16 +228,15 @@ def connect(
     pool_size: int | None = None,
     send: Callable[[Connections, Notification], None] = send_now,
 ) -> Connections:
-    """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
+    """Make the engine and the Redis clients; nothing is opened before use."""
     keys = Keys()
-    # Another one after a restore, whose queue has another name.
-    celery_of = lru_cache(maxsize=1)(partial(queue.make_celery, settings))
-    broker_outage = Outage(REDIS_PAUSE_SECONDS)
-    enqueue = partial(queue.enqueue, lambda: celery_of(keys.installation), broker_outage)
+    broker, broker_outage = connect_redis(settings.broker_url), Outage(REDIS_PAUSE_SECONDS)
+    enqueue = partial(queue.enqueue, broker, keys, broker_outage, settings)
     size = pool_size or settings.database_pool_size
     return Connections(
         settings,
         redis=connect_redis(settings.redis_url),
+        broker=broker,
         enqueue=partial(enqueue, queue.EXECUTE),
         enqueue_discovery=partial(enqueue, queue.DISCOVER),
         send=send,

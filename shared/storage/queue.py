@@ -5,7 +5,9 @@ what no message brought them; an MCP server that none has asked for its tools is
 by the first run that needs them. So: early acks, no results, no retries of Celery's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -14,27 +16,24 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from arkloop.shared.config import Settings
+from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.outage import Outage
+from arkloop.shared.storage.task_messages import TaskMessage
 
 EXECUTE = "runs.execute"
 DISCOVER = "mcp.discover"
 
-
-#: A producer's message is worth no longer wait than a worker's look into Postgres takes.
-PRODUCER_TIMEOUT_SECONDS = 2
+CONNECT_TIMEOUT_SECONDS = 2
 #: A consumer waits for messages in pieces of this length, and must outlast them.
 CONSUMER_TIMEOUT_SECONDS = 10
 
 
-def make_celery(
-    settings: Settings, installation: str = "", *, concurrency: int | None = None
-) -> Celery:
-    """Make the app for producers, or for a worker that runs `concurrency` tasks at once.
+def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
+    """Make the app for a worker that runs `concurrency` tasks at once.
 
-    The names of its keys in the broker begin with the installation's; a worker, which learns it
-    only from Postgres, calls `name_queue` before it connects.
+    The names of its keys in the broker begin with the installation's, which it learns only from
+    Postgres: call `name_queue` before it connects.
     """
-    pool = concurrency or 10
     celery = Celery("arkloop", broker=_in_kombus_words(settings.broker_url), set_as_current=False)
     celery.conf.update(
         task_serializer="json",
@@ -54,16 +53,15 @@ def make_celery(
         # A broker that answers but refuses writes (a replica, a disk that is full, a failover)
         # would end the consumer, and with it the process, at every start.
         broker_channel_error_retry=True,
-        # kombu's default pool of 10 loses acks at 20 greenlets, and without a
-        # socket time-out a publish hangs for ever on a frozen Redis.
-        broker_pool_limit=max(10, pool // 10),
+        # kombu's default pool of 10 loses acks at 20 greenlets.
+        broker_pool_limit=max(10, concurrency // 10),
         broker_transport_options={
             # Messages may be lost: what a dead worker had taken is found in Postgres, so Redis need
             # not keep a second copy of each until it is acknowledged.
             "ack_emulation": False,
-            "max_connections": max(20, 2 * pool),
-            "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
-            "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
+            "max_connections": max(20, 2 * concurrency),
+            "socket_timeout": CONSUMER_TIMEOUT_SECONDS,
+            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
             # kombu would wait 2 s and longer before it connects again, and with it every later
             # notification. A consumer's own loop has another limit.
             "max_retries": 0,
@@ -71,7 +69,6 @@ def make_celery(
         timezone="UTC",
         enable_utc=True,
     )
-    name_queue(celery, installation)
     return celery
 
 
@@ -98,9 +95,11 @@ def name_queue(celery: Celery, installation: str) -> None:
 
 
 def enqueue(
-    celery_now: Callable[[], Celery], outage: Outage, task: str, ids: Sequence[UUID]
+    broker: Any, keys: Keys, outage: Outage, settings: Settings, task: str, ids: Sequence[UUID]
 ) -> None:
-    """Give the workers a task for each id, in one round trip: these runs are queued, say.
+    """Give the workers a task for each id, in one command: these runs are queued, say.
+
+    `broker` is a Redis client. What it sends is what Celery would send: see `task_messages`.
 
     Raises:
         kombu.exceptions.OperationalError: the broker is out of reach, or was a
@@ -108,18 +107,16 @@ def enqueue(
     """
     if not outage.may_try():
         raise OperationalError("the broker was unavailable a moment ago")
-    celery = celery_now()
+    message = message_of(settings, task)
     try:
-        with celery.producer_pool.acquire(block=True) as producer, producer.batch():
-            for id_ in ids:
-                celery.send_task(
-                    task,
-                    args=[str(id_)],
-                    ignore_result=True,
-                    retry=False,
-                    producer=producer,
-                )
-    except (OperationalError, RedisError) as error:
+        broker.lpush(f"{keys.installation}:{message.queue}", *map(message.of, ids))
+    except RedisError as error:
         outage.failed()
         raise OperationalError(str(error)) from error
     outage.answered()
+
+
+@lru_cache(maxsize=4)
+def message_of(settings: Settings, task: str) -> TaskMessage:
+    """Return the message of the task, as an app with these settings sends it."""
+    return TaskMessage(make_celery(settings), task)

@@ -18,6 +18,7 @@ from arkloop.cli.dev.embedded_redis import find_binary
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import queue
 from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.outage import Outage
 from tests.tls_proxy import tls_proxy
 from tests.waiting import eventually
@@ -25,9 +26,12 @@ from tests.waiting import eventually
 
 def pass_message(settings: Settings, url: str) -> None:
     """Send a task by one connection and take it by another, as web and worker processes do."""
-    celery = queue.make_celery(replace(settings, broker_url=url), uuid4().hex)
-    run_id = uuid4()
-    queue.enqueue(lambda: celery, Outage(1), queue.EXECUTE, [run_id])
+    settings, keys, run_id = replace(settings, broker_url=url), Keys(), uuid4()
+    keys.installation = uuid4().hex
+    celery = queue.make_celery(settings)
+    queue.name_queue(celery, keys.installation)
+    with connect_redis(url) as broker:
+        queue.enqueue(broker, keys, Outage(1), settings, queue.EXECUTE, [run_id])
     with (
         celery.connection_for_read() as connection,
         connection.SimpleQueue(celery.conf.task_default_queue) as tasks,
