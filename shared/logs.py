@@ -74,6 +74,8 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler()]
     root.setLevel(logging.INFO)
+    # Lines name neither thread nor process: to find them out makes an object for each greenlet.
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_error
     for noisy in _NOISY:

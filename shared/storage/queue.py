@@ -48,6 +48,8 @@ def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
+        # Otherwise the backend, which stores no result, is made for each thread, hence each run.
+        result_backend_thread_safe=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # A broker that answers but refuses writes (a replica, a disk that is full, a failover)
@@ -59,6 +61,8 @@ def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
             # Messages may be lost: what a dead worker had taken is found in Postgres, so Redis need
             # not keep a second copy of each until it is acknowledged.
             "ack_emulation": False,
+            # All messages have the same priority: a worker waits for one list, not for four.
+            "priority_steps": [0],
             "max_connections": max(20, 2 * concurrency),
             "socket_timeout": CONSUMER_TIMEOUT_SECONDS,
             "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
