@@ -219,6 +219,8 @@ def new_run(
     persona = catalog().persona(org_id, persona_id, sql=sql)
     route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
     given = {name: body[name] for name in personas.OVERRIDES if name in body}
+    # Its time may have come meanwhile, or the client's clock is behind: then it waits all the same.
+    not_before = _not_before(body)
     return NewRun(
         actor=actor(),
         thread_id=thread_id,
@@ -230,8 +232,8 @@ def new_run(
         options=overrides.check(persona, route, given),
         end_user_id=body.get("end_user_id"),
         metadata=body["metadata"],
-        on_busy=body.get("on_busy"),
-        not_before=_not_before(body),
+        on_busy=body.get("on_busy") or (None if not_before is None else OnBusy.ENQUEUE),
+        not_before=not_before,
     )
 
 

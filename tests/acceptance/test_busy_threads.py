@@ -12,7 +12,9 @@ from tests.system import System
 SLOW = [{"hang": 1}, {"tool": "calculator", "args": {"expression": "1+1"}}]
 
 
-def send(user: Caller, thread_id: str, message: str, on_busy: str, **more: Any) -> dict[str, Any]:
+def send(
+    user: Caller, thread_id: str, message: str, on_busy: str | None = None, **more: Any
+) -> dict[str, Any]:
     body = {"message": message, "on_busy": on_busy, "route_id": "scripted", **more}
     return user.made(f"/v1/threads/{thread_id}/runs", body)
 
@@ -97,6 +99,18 @@ def test_an_interrupt_and_a_schedule(user: Caller) -> None:
     user.cancel(later["run_id"])
     assert "cancelled" == user.get_run(later["run_id"])["status"]
     assert ["Half", "b", "You said: b"] == texts(user, thread_id)[1:]
+
+
+def test_a_time_that_has_passed_makes_a_run_wait(user: Caller) -> None:
+    """As one in the future does: a client's clock may be behind, and its request late."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"hang": 60}))
+    passed = (datetime.now(UTC) - timedelta(seconds=2)).isoformat()
+    late = send(user, thread_id, "late", not_before=passed)
+
+    assert {"position": 1} == late["queue"]
+    user.cancel(first["run_id"])
+    assert "You said: late" == user.ended(late["run_id"])["output"]
 
 
 def test_a_repeated_request_waits_once(user: Caller) -> None:
