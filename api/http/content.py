@@ -73,6 +73,12 @@ class MessageContent(fields.Field[Content]):
         return Content.of(value)
 
 
+def reasons(error: ValidationError) -> list[str]:
+    """Return why a `MessageContent` was refused, whichever of its parts the reasons are for."""
+    by_part = error.messages.values() if isinstance(error.messages, dict) else [error.messages]
+    return [str(why) for of_part in by_part for why in of_part]
+
+
 def _check_length(text: str, least: int = 1) -> None:
     if not least <= len(text.encode()) <= MAX_CONTENT_BYTES:
         raise ValidationError(f"must have {least} to {MAX_CONTENT_BYTES} bytes of UTF-8")

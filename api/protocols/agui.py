@@ -44,6 +44,7 @@ from arkloop.shared.errors import (
     Conflict,
     EventsLost,
     Forbidden,
+    IdempotencyConflict,
     InvalidRequest,
     RunNotFound,
     StreamLimitExceeded,
@@ -56,6 +57,7 @@ from arkloop.shared.threads import threads
 bp = Blueprint("agui", __name__)
 
 _LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000)
+_OTHER_INPUT = "A request with this runId had another input; each input needs a runId of its own."
 _CURSOR = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.([0-9]{1,18})")
 
 
@@ -113,6 +115,8 @@ def run_agent() -> Response:
     reserve_stream()
     try:
         part = _start(wanted, args)
+    except IdempotencyConflict as error:
+        return _stream(wanted, RunErrorEvent(message=_OTHER_INPUT, code=error.code))
     except Conflict as error:
         return _stream(wanted, RunErrorEvent(message=str(error), code=error.code))
     except InvalidRequest as error:

@@ -14,7 +14,7 @@ from ag_ui.core.types import Context
 from marshmallow import ValidationError
 from pydantic import ValidationError as InvalidModel
 
-from arkloop.api.http.content import MessageContent
+from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
@@ -176,13 +176,7 @@ def _content(name: str, content: Any) -> Content:
         read: Content = _CONTENT.deserialize(parts)
         return read
     except ValidationError as error:
-        raise InvalidRequest(**{name: [str(why) for why in _reasons(error.messages)]}) from None
-
-
-def _reasons(messages: Any) -> list[Any]:
-    if isinstance(messages, dict):
-        return [why for inner in messages.values() for why in _reasons(inner)]
-    return list(messages)
+        raise InvalidRequest(**{name: reasons(error)}) from None
 
 
 def _stored(name: str, part: Any) -> Any:

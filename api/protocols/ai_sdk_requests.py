@@ -12,7 +12,7 @@ from flask import request
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from arkloop.api.endpoints.new_runs import CreateRun
-from arkloop.api.http.content import MessageContent
+from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.http.fields import BoundedList, ClientId
 from arkloop.api.http.json_body import BodyLimits
 from arkloop.api.protocols import sent_files
@@ -124,7 +124,7 @@ def content_of(message: Mapping[str, Any]) -> Content:
         content: Content = _CONTENT.deserialize(given)
         return content
     except ValidationError as error:
-        raise InvalidRequest(messages=[str(error.messages)]) from None
+        raise InvalidRequest(messages=reasons(error)) from None
 
 
 def new_message(message: Mapping[str, Any], content: Content, key: str) -> NewMessage:

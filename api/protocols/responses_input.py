@@ -13,7 +13,7 @@ from uuid import UUID
 
 from marshmallow import ValidationError
 
-from arkloop.api.http.content import MessageContent
+from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import responses_ids, sent_files
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content
@@ -186,13 +186,7 @@ def _content(name: str, content: Any) -> Content:
         read: Content = _CONTENT.deserialize(parts)
         return read
     except ValidationError as error:
-        raise InvalidRequest(**{name: [str(why) for why in _reasons(error.messages)]}) from None
-
-
-def _reasons(messages: Any) -> list[Any]:
-    if isinstance(messages, dict):
-        return [why for inner in messages.values() for why in _reasons(inner)]
-    return list(messages)
+        raise InvalidRequest(**{name: reasons(error)}) from None
 
 
 def _part(name: str, part: Any) -> Mapping[str, Any]:

@@ -160,6 +160,7 @@ def test_a_request_that_is_sent_again_has_the_same_run(alice: User) -> None:
     other = {**ASK, "messages": [{**SAID, "content": "Good-bye"}]}
     events = events_of(alice.post("/v1/agui", json=other))
     assert "idempotency.conflict" == events[-1]["code"]
+    assert "runId" in events[-1]["message"]  # and not the header, which clients cannot send
 
 
 def test_a_connect_is_limited_to_what_its_caller_sees(alice: User, register: Register) -> None:

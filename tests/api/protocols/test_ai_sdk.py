@@ -146,7 +146,9 @@ def test_what_is_wrong_is_named(alice: User, wrong: dict[str, Any], name: str) -
     chat = new_id()
     body = {"id": chat, "messages": [message()], **wrong}
 
-    assert [name] == list(details_of(alice.post("/v1/ui/chat", json=body)))
+    details = details_of(alice.post("/v1/ui/chat", json=body))
+    assert [name] == list(details)
+    assert not [why for why in details[name] if why.startswith(("[", "{"))]
     assert [] == shown(alice, chat)
 
 
