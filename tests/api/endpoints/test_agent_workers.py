@@ -1,7 +1,6 @@
 """The endpoints of agent workers, as a worker in any language uses them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -9,110 +8,25 @@ import pytest
 from sqlalchemy import func, select, update
 
 from arkloop.shared import ids
-from arkloop.shared.events import event_log
 from arkloop.shared.runs import claims, sweep
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import agent_runs, runs, workers
+from tests.api.endpoints.agent_worker import (
+    MakeWorker,
+    Worker,
+    call,
+    cost,
+    data_of,
+    delta,
+    result,
+    start,
+    turn,
+    types_of,
+    worker,
+)
 from tests.clients import User, error_of
-from tests.query_plans import noted
 
-MakeWorker = Callable[..., "Worker"]
-
-
-@dataclass
-class Worker:
-    """An agent worker that does what a test says; `seq` is the number of its next event."""
-
-    user: User
-    agent: str = "mine"
-    id: str = field(default_factory=lambda: str(ids.new_id()))
-    run: dict[str, Any] = field(default_factory=dict)
-    seq: int = 0
-
-    def post(self, verb: str, **body: Any) -> Any:
-        return self.user.post(f"/v1/agent-workers/{self.agent}:{verb}", json=body)
-
-    def poll(self, **body: Any) -> list[dict[str, Any]]:
-        response = self.post("poll", worker_id=self.id, wait_seconds=0, **body)
-        assert 200 == response.status_code, response.text
-        return list(response.json["runs"])
-
-    def take(self) -> dict[str, Any]:
-        [self.run] = self.poll()
-        self.seq = self.run["next_seq"]
-        return self.run
-
-    def write(self, verb: str, *events: dict[str, Any], **body: Any) -> Any:
-        """Write to the run that it took last."""
-        own = {"run_id": self.run["run_id"], "fence": self.run["fence"]}
-        if events or verb not in ("append", "checkpoint"):
-            body = {"seq": self.seq, "events": list(events), **body}
-        response = self.post(verb, **{**own, **body})
-        if response.status_code == 200:
-            self.seq = response.json["next_seq"]
-        return response
-
-    def beat(self, **known: Any) -> list[dict[str, Any]]:
-        held = {"run_id": self.run["run_id"], "fence": self.run["fence"], **known}
-        response = self.post("heartbeat", worker_id=self.id, wait_seconds=0, runs=[held])
-        assert 200 == response.status_code, response.text
-        return list(response.json["runs"])
-
-
-def delta(text: str) -> dict[str, Any]:
-    return {"type": "message.delta", "content": text}
-
-
-def turn(text: str = "") -> dict[str, Any]:
-    return {"type": "message.completed", "content": text}
-
-
-def call(id_: str, name: str = "look_up", **arguments: Any) -> dict[str, Any]:
-    return {"type": "tool.call", "tool_call_id": id_, "name": name, "arguments": arguments}
-
-
-def result(id_: str, output: str, name: str = "look_up") -> dict[str, Any]:
-    return {"type": "tool.result", "tool_call_id": id_, "name": name, "output": output}
-
-
-def cost(usd: float, **tokens: int) -> dict[str, Any]:
-    return {"type": "run.cost", "cost_usd": usd, "model": "their-model", **tokens}
-
-
-@pytest.fixture
-def worker(alice: User) -> MakeWorker:
-    """Call it for a worker by a key that may do nothing else."""
-    key = alice.api_key("agents.work")
-    return lambda agent="mine": Worker(key, agent)
-
-
-@pytest.fixture
-def start(alice: User) -> Callable[..., str]:
-    """Call it for a run of a persona with the agent `mine`."""
-    made = alice.post(
-        "/v1/personas", json={"key": "custom", "agent": "mine", "system_prompt": "Hi"}
-    )
-    assert 201 == made.status_code, made.text
-
-    def start(message: str = "Hello", **fields: Any) -> str:
-        body = {"persona_id": "custom", "message": message, **fields}
-        response = alice.post("/v1/runs", json=body)
-        assert response.json is not None
-        assert 201 == response.status_code, response.text
-        return str(response.json["run_id"])
-
-    return start
-
-
-def types_of(connections: Connections, run_id: str) -> list[str]:
-    with connections.reading() as sql:
-        return [event.type for event in event_log.read_table(sql, UUID(run_id), 0)]
-
-
-def data_of(connections: Connections, run_id: str, kind: str) -> list[dict[str, Any]]:
-    with connections.reading() as sql:
-        stored = event_log.read_table(sql, UUID(run_id), 0)
-    return [event_log.data_of(event.payload) for event in stored if event.type == kind]
+__all__ = ["start", "worker"]  # fixtures
 
 
 def test_a_run_is_executed_by_an_agent_worker(
@@ -404,40 +318,6 @@ def test_a_checkpoint_is_any_json(data: Any, worker: MakeWorker, start: Callable
     assert data == worker().take()["checkpoint"]
 
 
-def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[..., str]) -> None:
-    """An agent that fails says why."""
-    run_id = start()
-    mine = worker()
-    mine.take()
-
-    mine.write("fail", message="The model is gone.", retryable=True)
-
-    shown = alice.get(f"/v1/runs/{run_id}").json
-    assert shown is not None
-    failure = {"code": "agent.failed", "message": "The model is gone.", "retryable": True}
-    assert failure == shown["error"]
-
-
-def test_a_reported_cost_that_exceeds_the_budget_ends_the_run(
-    alice: User, worker: MakeWorker, connections: Connections
-) -> None:
-    """A cost beyond the persona's limit is counted, and the run fails where it must not land."""
-    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "on_limit": "fail"}
-    alice.post("/v1/personas", json=custom)
-    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
-    assert made is not None
-    mine = worker()
-    mine.take()
-
-    within = mine.write("append", cost(0.75)).json
-    beyond = mine.write("append", cost(0.5)).json
-
-    assert ("running", "failed") == (within["status"], beyond["status"])
-    shown = alice.get(f"/v1/runs/{made['run_id']}").json
-    assert shown is not None
-    assert ("budget.exhausted", 1.25) == (shown["error"]["code"], shown["cost_usd"])
-
-
 @pytest.mark.parametrize(
     ("verb", "body", "field_"),
     [
@@ -488,210 +368,3 @@ def test_a_workers_key_sees_nothing_else(
     mine.take()
     stranger = Worker(register(), run=mine.run, seq=mine.seq)
     assert (404, "runs.not_found") == error_of(stranger.write("append", delta("x")))
-
-
-def test_the_output_must_fit_the_schema(
-    alice: User, worker: MakeWorker, connections: Connections
-) -> None:
-    """What does not fit is refused, and the run continues; what fits is the run's output."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    alice.post("/v1/personas", json={"key": "exact", "agent": "mine", "output_schema": schema})
-    made = alice.post("/v1/runs", json={"persona_id": "exact", "message": "Hi"}).json
-    assert made is not None
-    mine = worker()
-    mine.take()
-
-    for content, output, name in (
-        ("text", None, "output"),
-        ("text", {"n": 1}, "content"),
-        ('{"n": "1"}', {"n": "1"}, "output"),
-    ):
-        refused = mine.write("complete", content=content, output=output)
-        assert (422, "validation.error") == error_of(refused)
-        assert [name] == list(refused.json["details"])
-    mine.write("complete", content='{"n": 1}', output={"n": 1})
-
-    shown = alice.get(f"/v1/runs/{made['run_id']}").json
-    assert shown is not None
-    assert ("completed", {"n": 1}) == (shown["status"], shown["output"])
-
-
-def test_a_call_after_the_last_step_ends_the_run(
-    alice: User, worker: MakeWorker, connections: Connections
-) -> None:
-    """A run with more such turns than its persona allows fails where it must not land."""
-    short = {"key": "short", "agent": "mine", "max_steps": 1, "on_limit": "fail"}
-    alice.post("/v1/personas", json=short)
-    made = alice.post("/v1/runs", json={"persona_id": "short", "message": "Hi"}).json
-    assert made is not None
-    mine = worker()
-    mine.take()
-
-    first = mine.write("append", turn(), call("c1"), result("c1", "1")).json
-    second = mine.write("append", turn(), call("c2")).json
-
-    assert ("running", "failed") == (first["status"], second["status"])
-    shown = alice.get(f"/v1/runs/{made['run_id']}").json
-    assert shown is not None
-    assert "run.max_steps" == shown["error"]["code"]
-
-
-@pytest.mark.parametrize(
-    ("verb", "events", "body", "stop_reason", "output"),
-    [
-        ("append", [delta("So far"), cost(1.5)], {}, "budget", "So far"),
-        ("append", [cost(1.5)], {}, "budget", "No answer: this run reached its limit of cost"),
-        ("complete", [cost(1.5)], {"content": "It is 42."}, "budget", "It is 42."),
-        ("append", [turn(), call("c1")], {}, "max_steps", "No answer: this run reached its limit"),
-        ("reserve", [], {"usd": 1.5}, "budget", "No answer: this run reached its limit of cost"),
-    ],
-)
-def test_a_run_at_a_limit_lands(
-    verb: str,
-    events: list[dict[str, Any]],
-    body: dict[str, Any],
-    stop_reason: str,
-    output: str,
-    alice: User,
-    worker: MakeWorker,
-    connections: Connections,
-) -> None:
-    """It completes with its text so far, as runs in the service's own workers do."""
-    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "max_steps": 1}
-    alice.post("/v1/personas", json=custom)
-    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
-    assert made is not None
-    run_id = made["run_id"]
-    mine = worker()
-    mine.take()
-    mine.write("append", turn(), call("c0"), result("c0", "1"))
-
-    if verb == "reserve":
-        held = {"run_id": run_id, "fence": mine.run["fence"]}
-        status = mine.post(verb, **held, **body).json["status"]
-    else:
-        status = mine.write(verb, *events, **body).json["status"]
-
-    shown = alice.get(f"/v1/runs/{run_id}").json
-    assert shown is not None
-    assert ("completed", "completed", stop_reason) == (
-        *(status, shown["status"], shown["stop_reason"]),
-    )
-    assert shown["output"].startswith(output)
-    kinds = types_of(connections, run_id)
-    assert kinds.count("tool.call") == kinds.count("tool.result")
-    assert "run.limit_reached" in kinds
-
-
-@pytest.mark.parametrize("limit", ["budget", "time"])
-def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
-    limit: str, alice: User, worker: MakeWorker, connections: Connections
-) -> None:
-    """Its text is no output; the code is that of runs in the service's own workers."""
-    schema = {"type": "object", "required": ["b"]}
-    custom = {"key": "strict", "agent": "mine", "max_cost_usd": 1, "output_schema": schema}
-    alice.post("/v1/personas", json=custom)
-    made = alice.post("/v1/runs", json={"persona_id": "strict", "message": "Hi"}).json
-    assert made is not None
-    mine = worker()
-    mine.take()
-    mine.write("append", turn(), call("c"), delta("So far"))
-
-    if limit == "budget":
-        mine.write("append", cost(1.5))
-    else:
-        past = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 10)
-        with connections.transaction() as tx:
-            of_run = update(agent_runs).where(agent_runs.c.run_id == UUID(made["run_id"]))
-            tx.sql.execute(of_run.values(deadline_at=past))
-        sweep.sweep(connections)
-
-    shown = alice.get(f"/v1/runs/{made['run_id']}").json
-    assert shown is not None
-    assert ("failed", "output.invalid") == (shown["status"], shown["error"]["code"])
-    assert "reached its" in shown["error"]["message"]
-    kinds = types_of(connections, made["run_id"])
-    assert ["tool.result", "run.limit_reached", "run.failed"] == kinds[-3:]
-
-
-def test_a_call_is_approved_before_it_begins(
-    alice: User, worker: MakeWorker, start: Callable[..., str]
-) -> None:
-    """The request names a recorded call; the next claim has the reply, and what has begun."""
-    run_id, mine = start(), worker()
-    mine.take()
-    asked = mine.write("ask", turn(), call("a", amount=5), approval_of="a")
-    assert (200, "waiting_for_input") == (asked.status_code, asked.json["status"])
-    pending = alice.get(f"/v1/runs/{run_id}").json["pending_input"]
-    assert ("tool_confirmation", "look_up", {"amount": 5}) == tuple(
-        pending[name] for name in ("kind", "tool_name", "arguments")
-    )
-    refused = alice.post(f"/v1/runs/{run_id}/input", json={"content": '{"decision": "edit"}'})
-    assert 422 == refused.status_code
-    edit = '{"decision": "edit", "arguments": {"amount": 4}}'
-    alice.post(f"/v1/runs/{run_id}/input", json={"content": edit})
-
-    taken = mine.take()
-
-    assert [{"tool_call_id": "a", "arguments": {"amount": 5}, "answer": edit}] == taken["approvals"]
-    assert ([], []) == (taken["answers"], taken["begun"])
-    assert {"amount": 4} == taken["messages"][-1]["tool_calls"][0]["arguments"]
-    assert 200 == mine.write("append", begun=["a"]).status_code
-    mine.write("release")
-    assert ["a"] == mine.take()["begun"]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"approval_of": "b"},
-        {"approval_of": "done"},
-        {"approval_of": "a", "key": "k"},
-        {"approval_of": "a", "options": ["yes"]},
-        {"approval_of": "a b"},
-        {},
-    ],
-)
-def test_an_approval_is_of_an_open_call(
-    worker: MakeWorker, start: Callable[..., str], body: dict[str, Any]
-) -> None:
-    """A request for anything else is refused, and nothing is written."""
-    start()
-    mine = worker()
-    mine.take()
-    mine.write("append", turn(), call("done"), result("done", "1"))
-
-    response = mine.write("ask", turn(), call("a"), **body)
-
-    assert (422, "validation.error") == error_of(response)
-    assert 200 == mine.write("ask", turn(), call("a"), approval_of="a").status_code
-
-
-def test_what_begins_is_looked_for_without_reading_other_calls(
-    worker: MakeWorker, start: Callable[..., str], connections: Connections
-) -> None:
-    """One statement for all of them, which returns nothing of calls whose results may be long."""
-    start()
-    mine = worker()
-    mine.take()
-    text = '{"data":{"tool_call_id":"done"}}'
-    calls = [call(id_, text=text, data={"tool_call_id": "done"}) for id_ in ("a", 'b"')]
-    mine.write("append", turn(), call("done"), result("done", "x" * 60_000), *calls)
-
-    with noted(connections) as statements:
-        assert 200 == mine.write("append", begun=["a", 'b"']).status_code
-
-    [statement] = [one for one in statements if "substring" in one[0]]
-    with connections.reading() as sql:
-        assert 2 == len(sql.exec_driver_sql(*statement).all())
-
-
-def test_a_call_that_does_not_exist_cannot_begin(
-    worker: MakeWorker, start: Callable[..., str]
-) -> None:
-    """The ledger has calls of the run alone."""
-    start()
-    mine = worker()
-    mine.take()
-
-    assert (422, "validation.error") == error_of(mine.write("append", begun=["x"]))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.storage.connections import Connections
-from tests.api.endpoints.test_agent_workers import (
+from tests.api.endpoints.agent_worker import (
     Worker,
     call,
     cost,

@@ -1,110 +1,23 @@
 """`arkloop doctor` against real servers, in good states and in bad ones."""
 
-import json
-import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 from click.testing import CliRunner
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import text
 
-from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
-from tests import walls
-from tests.pgbouncer import needs_pgbouncer, pgbouncer
-from tests.standby import replicated_postgres
+from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
 from tests.stored_runs import StoredRuns, ago
 
-
-@dataclass(frozen=True)
-class Report:
-    """Output of the command with `--json`, and its exit status."""
-
-    status: int
-    text: str
-
-    def __post_init__(self) -> None:
-        assert (self.data["status"] == "fail") == (self.status == 1)
-
-    @property
-    def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.text)
-        return found
-
-    def of(self, check: str) -> list[tuple[str, str]]:
-        """Return level and text of the findings of a check."""
-        return [(f["status"], f["text"]) for f in self.data["findings"] if f["check"] == check]
-
-    def failed(self) -> list[str]:
-        return [f["check"] for f in self.data["findings"] if f["status"] == "fail"]
-
-    def advice(self, check: str) -> str:
-        [advice] = [f["advice"] for f in self.data["findings"] if f["check"] == check]
-        return str(advice)
-
-
-def seconds(text: str, pattern: str) -> int:
-    """Return the number of seconds that a finding names, where `pattern` has its group."""
-    found = re.search(pattern, text)
-    assert found is not None, text
-    return int(found[1].replace(",", ""))
-
-
-Examine = Callable[..., Report]
-
-
-@pytest.fixture
-def examine(settings: Settings, own_redis: EmbeddedRedis) -> Examine:
-    """Call it with variables that differ from those of an installation that works."""
-    usual = {
-        "ARKLOOP_DATABASE_URL": settings.database_url,
-        "ARKLOOP_REDIS_URL": own_redis.url,
-        "ARKLOOP_JWT_SECRET": settings.jwt_secret,
-        "ARKLOOP_ENCRYPTION_KEY": str(settings.encryption_key),
-        "ARKLOOP_FILES_DIR": settings.files_dir,
-        "OPENAI_API_KEY": "sk-none",
-    }
-
-    def examine(**changes: str) -> Report:
-        done = CliRunner().invoke(main, ["doctor", "--json"], env={**usual, **changes})
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        return Report(done.exit_code, done.output)
-
-    return examine
-
-
-@pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("doctor") / "redis", persist=False) as server:
-        yield server
-
-
-@pytest.fixture
-def configure(own_redis: EmbeddedRedis) -> Iterator[Callable[..., None]]:
-    """Call it to change settings of Redis until the end of the test."""
-    client = redis.Redis.from_url(own_redis.url)
-    usual = client.config_get("maxmemory*", "requirepass")
-
-    def configure(**values: str) -> None:
-        for name, value in values.items():
-            client.config_set(name.replace("_", "-"), value)
-
-    yield configure
-    client.replicaof("NO", "ONE")
-    for name in ("maxmemory", "maxmemory-policy"):
-        client.config_set(name, usual[name])
-    client.close()
+__all__ = ["configure", "examine", "own_redis"]  # fixtures
 
 
 def test_an_installation_that_works_passes(
@@ -219,165 +132,6 @@ def test_an_s3_server_that_is_down_is_found(examine: Examine) -> None:
     [(level, why)] = report.of("files")
     assert ("warn", True) == (level, "cannot be reached" in why)
     assert "secret-of-s3" not in report.text
-
-
-# ---- Postgres ------------------------------------------------------------------------
-
-
-@contextmanager
-def database(postgres: EmbeddedPostgres, options: str = "") -> Iterator[str]:
-    """Create a database that was never migrated; yields its URL."""
-    name = f"doctor_{secrets.token_hex(4)}"
-    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as sql:
-        sql.execute(text(f"CREATE DATABASE {name} {options}"))
-        yield postgres.url_of(name)
-        sql.execute(text(f"DROP DATABASE {name}"))
-    engine.dispose()
-
-
-def test_a_database_without_schema_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
-    """The advice is to migrate; what needs tables is not looked at."""
-    with database(postgres) as url:
-        report = examine(ARKLOOP_DATABASE_URL=url)
-
-    assert ["schema"] == report.failed()
-    assert "arkloop migrate" in report.advice("schema")
-    assert [] == report.of("workers")
-
-
-def test_a_database_that_does_not_exist_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
-    """The advice is to create it."""
-    report = examine(ARKLOOP_DATABASE_URL=postgres.url_of("nowhere"))
-
-    assert ["postgres"] == report.failed()
-    assert "Create it" in report.advice("postgres")
-
-
-def test_another_encoding_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
-    """Such a database cannot store every text."""
-    with database(postgres, "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0") as url:
-        report = examine(ARKLOOP_DATABASE_URL=url)
-
-    assert ["postgres encoding", "schema"] == report.failed()
-
-
-def test_a_standby_fails(examine: Examine, tmp_path: Path) -> None:
-    """It accepts no writes; the advice is to point to the primary."""
-    with replicated_postgres(tmp_path) as pair:
-        report = examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby))
-
-        assert ["postgres"] == report.failed()
-        assert "primary" in report.advice("postgres")
-        assert [] == examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby, pair.primary)).failed()
-
-
-@pytest.mark.poolers
-@needs_pgbouncer
-def test_a_pooler_without_a_way_around_it_is_found(
-    examine: Examine, postgres: EmbeddedPostgres, settings: Settings, tmp_path: Path
-) -> None:
-    """Leases need a session of their own, of the same database and not through the pooler."""
-    url = make_url(settings.database_url)
-    with pgbouncer(postgres, tmp_path, pool_mode="transaction") as port:
-        pooled = f"postgresql://postgres@127.0.0.1:{port}/{url.database}"
-
-        def pooler(direct: str = "") -> Sequence[tuple[str, str]]:
-            return examine(ARKLOOP_DATABASE_URL=pooled, ARKLOOP_DIRECT_DATABASE_URL=direct).of(
-                "pooler"
-            )
-
-        [(level, why)] = pooler()
-        assert ("warn", True) == (level, "ARKLOOP_DIRECT_DATABASE_URL is not set" in why)
-        [(level, why)] = pooler(pooled)
-        assert ("fail", True) == (level, "a pooler, too" in why)
-        [(level, why)] = pooler(postgres.url)
-        assert ("fail", True) == (level, "another database" in why)
-        assert [("ok", "leases and migrations go around it")] == pooler(settings.database_url)
-
-
-def test_a_role_without_privileges_fails(
-    examine: Examine, new_database: Callable[[], str], postgres: EmbeddedPostgres
-) -> None:
-    """A table that the service's role may not write is named."""
-    url = new_database()
-    walls.put_up(url)
-    with walls.owner(url) as engine, engine.begin() as sql:
-        sql.execute(text(f"REVOKE INSERT ON run_events FROM {walls.ROLE}"))
-
-    report = examine(ARKLOOP_DATABASE_URL=walls.behind(url))
-
-    assert ["privileges"] == report.failed()
-    assert "run_events" in report.of("privileges")[0][1]
-
-
-def test_a_wall_with_a_gap_fails(examine: Examine, new_database: Callable[[], str]) -> None:
-    """A complete one is fine; a table without its policy is named, and a superuser is warned."""
-    url = new_database()
-    walls.put_up(url)
-    behind = walls.behind(url)
-    assert [("ok", "on")] == examine(ARKLOOP_DATABASE_URL=behind).of("row security")
-
-    [(level, why)] = examine(ARKLOOP_DATABASE_URL=walls.as_user(url, "postgres")).of("row security")
-    assert ("warn", True) == (level, "superuser" in why)
-
-    with walls.owner(url) as engine, engine.begin() as sql:
-        sql.execute(text("ALTER TABLE threads DISABLE ROW LEVEL SECURITY"))
-    [(level, why)] = examine(ARKLOOP_DATABASE_URL=behind).of("row security")
-    assert ("fail", "on, but not for threads") == (level, why)
-
-
-# ---- Redis ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "level"),
-    [
-        ({"maxmemory": "64mb", "maxmemory_policy": "volatile-lru"}, "ok"),
-        ({"maxmemory": "0", "maxmemory_policy": "noeviction"}, "warn"),
-        ({"maxmemory": "64mb", "maxmemory_policy": "noeviction"}, "warn"),
-        ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "fail"),
-        ({"maxmemory": "0", "maxmemory_policy": "allkeys-lfu"}, "fail"),
-    ],
-)
-def test_the_policy_of_redis_is_judged(
-    examine: Examine, configure: Callable[..., None], values: dict[str, str], level: str
-) -> None:
-    """One that evicts messages for workers fails; one that can only reject writes is found."""
-    configure(**values)
-
-    assert [level] == [found for found, _ in examine().of("redis memory")]
-
-
-def test_a_replica_fails(
-    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis
-) -> None:
-    """It rejects writes."""
-    with redis.Redis.from_url(own_redis.url) as client:
-        client.replicaof("127.0.0.1", 1)
-        report = examine()
-
-    assert ["redis writes"] == report.failed()
-
-
-def test_a_broker_of_its_own_is_looked_at(examine: Examine) -> None:
-    """It has findings of its own."""
-    assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{free_port()}").failed()
-
-
-def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRedis) -> None:
-    """A wrong password fails, and a user without INFO leads to the right that is missing."""
-    with redis.Redis.from_url(own_redis.url) as client:
-        client.acl_setuser(
-            "shy", enabled=True, passwords=["+quiet"], keys=["*"], commands=["+@all", "-info"]
-        )
-        place = own_redis.url.rpartition("@")[2]
-        assert ["redis"] == examine(ARKLOOP_REDIS_URL=f"redis://shy:loud@{place}").failed()
-        report = examine(ARKLOOP_REDIS_URL=f"redis://shy:quiet@{place}")
-        client.acl_deluser("shy")
-
-    assert ["warn"] == [level for level, _ in report.of("redis")]
-    assert "+info" in report.advice("redis")
 
 
 # ---- work ----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from arkloop.worker.process.process import WorkerProcess
 from tests.caller import script
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from tests.worker.attempt.test_custom_agent import LOST, created, data, process, stopped
+from tests.worker.attempt.agent_runs import LOST, created, data, process, stopped
 
 __all__ = ["process"]  # a fixture
 

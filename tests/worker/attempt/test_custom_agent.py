@@ -2,91 +2,26 @@
 
 import json
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from arkloop.shared import plugins
 from arkloop.shared.billing import budget_limits
-from arkloop.shared.catalog import model_routes, published_personas
-from arkloop.shared.config import Settings
+from arkloop.shared.catalog import model_routes
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.event_log import data_of
-from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.threads import threads
 from arkloop.worker.attempt import execution
 from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
 from tests.caller import text_of
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
+from tests.worker.attempt.agent_runs import LOST, created, data, follow_up, process, stopped
 
-PACKAGES = Path(__file__).parents[2] / "agents_package"
-LOST = {"state": RunState.QUEUED, "resume_reason": "worker_lost"}
-
-
-@pytest.fixture(scope="module")
-def process(settings: Settings) -> Iterator[WorkerProcess]:
-    """A worker process next to which the agents of the tests are installed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(PACKAGES))
-        patch.setattr(execution, "LINGER_SECONDS", 0.0)  # nobody answers meanwhile
-        plugins.use(())
-        patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
-        made = WorkerProcess(patient, model_routes.load(patient))
-        assert made.lease.wait_until_valid(10)
-        yield made
-        made.close()
-    plugins.use(())
-
-
-def created(
-    stored: StoredRuns, *steps: dict[str, Any], agent: str = "script", **fields: Any
-) -> UUID:
-    """Create a run whose agent plays these steps; `fields` are those of its persona."""
-    key = f"p{new_id().hex}"
-    with stored.connections.transaction() as tx:
-        published_personas.publish(tx, stored.actor, key, "1", {"agent": agent, **fields})
-    thread_id = stored.thread()
-    with stored.connections.transaction() as tx:
-        threads.add_message(tx, stored.actor, thread_id, content=json.dumps(steps))
-    return stored.create(thread_id, persona_id=f"{key}@1")
-
-
-def data(stored: StoredRuns, run_id: UUID, type_: str) -> list[dict[str, Any]]:
-    return [data_of(e.payload) for e in stored.events(run_id) if e.type == type_]
-
-
-def stopped(
-    process: WorkerProcess,
-    stored: StoredRuns,
-    run_id: UUID,
-    reason: BaseException,
-    after: tuple[str, int],
-) -> None:
-    """Execute the run until it has this number of events of a type, and stop it then."""
-    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
-    attempt.start()
-    eventually(lambda: stored.types(run_id).count(after[0]) >= after[1])
-    process.active_runs()[run_id].set(reason)
-    attempt.join(20)
-    assert not attempt.is_alive()
-
-
-def follow_up(stored: StoredRuns, process: WorkerProcess, run_id: UUID) -> UUID:
-    """Execute another run in the thread, by the built-in loop."""
-    thread_id = stored.row(run_id)["thread_id"]
-    with stored.connections.transaction() as tx:
-        threads.add_message(tx, stored.actor, thread_id, content="And now?")
-    later = stored.create(thread_id)
-    execution.execute(process, later)
-    return later
+__all__ = ["process"]  # a fixture
 
 
 def test_an_agent_writes_the_events_of_a_run(stored: StoredRuns, process: WorkerProcess) -> None:
@@ -205,41 +140,6 @@ def test_a_step_during_which_its_process_is_lost(
     assert (not idempotent) == result["is_error"] == ("unknown" in result["output"])
 
 
-def test_a_step_makes_a_call_that_was_announced(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
-) -> None:
-    """Calls of one turn are recorded together, and then made one by one."""
-    path = str(tmp_path / "lines")
-    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
-    steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b", "a")]
-    run_id = created(stored, *calls, *steps)
-
-    execution.execute(process, run_id)
-
-    assert "a\nb\n" == Path(path).read_text()
-    assert 2 == stored.types(run_id).count("tool.call") == stored.types(run_id).count("tool.result")
-    assert 2 == stored.types(run_id).count("message.completed")
-
-
-def test_a_call_without_a_result_is_settled_when_the_agent_goes_another_way(
-    stored: StoredRuns, process: WorkerProcess
-) -> None:
-    """A later turn does not leave a call of a lost execution without a result."""
-    run_id = created(
-        stored,
-        *({"call": "pay", "id": "a"}, {"checkpoint": True}),
-        *({"wait": 30, "attempts": 1}, {"text": "Well."}),
-    )
-    stopped(process, stored, run_id, LeaseLost(), after=("tool.call", 1))
-    stored.set(run_id, **LOST)
-
-    execution.execute(process, run_id)
-
-    [result] = data(stored, run_id, "tool.result")
-    assert result["is_error"]
-    assert [("Well.", False)] == stored.messages(run_id)
-
-
 @pytest.mark.parametrize("agent", ["script", "async_script"])
 def test_a_question_parks_the_run(stored: StoredRuns, process: WorkerProcess, agent: str) -> None:
     """After the answer the agent is called again, and asks as if it had been there all along."""
@@ -261,117 +161,6 @@ def test_a_question_parks_the_run(stored: StoredRuns, process: WorkerProcess, ag
     assert "k" == second["tool_call_id"]
     later = follow_up(stored, process, run_id)
     assert RunState.COMPLETED == stored.state(later)
-
-
-def test_a_person_approves_a_call_of_an_agent(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
-) -> None:
-    """The request is one for approval, as the loop makes it, and the call is made as edited."""
-    lines = tmp_path / "lines"
-    run_id = created(stored, {"approve": "x", "id": "a", "path": str(lines)})
-    execution.execute(process, run_id)
-    pending = stored.row(run_id)["pending_input"]
-    assert ("append", {"line": "x"}) == (pending["tool_name"], pending["arguments"])
-    stored.answer(run_id, '{"decision": "edit", "arguments": {"line": "y"}}')
-
-    execution.execute(process, run_id)
-
-    assert "y\n" == lines.read_text()
-    assert [
-        *("run.started", "message.completed", "tool.call", "run.waiting_for_input"),
-        *("run.resumed", "run.input_received", "tool.result"),
-        *("message.completed", "run.completed"),
-    ] == [kind for kind in stored.types(run_id) if kind != "message.delta"]
-    [asked] = data(stored, run_id, "run.waiting_for_input")
-    assert ("tool_confirmation", "a", "Allow the call of append?", ["approve", "deny", "edit"]) == (
-        *(asked[name] for name in ("kind", "tool_call_id", "prompt", "options")),
-    )
-
-
-def test_a_denied_call_of_an_agent_is_not_made(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
-) -> None:
-    """Its result says so, a step of its id returns that, and an unclear reply is asked about."""
-    lines = tmp_path / "lines"
-    run_id = created(stored, {"approve": "x", "id": "a", "path": str(lines)})
-    execution.execute(process, run_id)
-    stored.answer(run_id, "whatever")
-    execution.execute(process, run_id)
-    assert 2 == stored.types(run_id).count("run.waiting_for_input")
-    stored.answer(run_id, "no, never")
-
-    execution.execute(process, run_id)
-
-    assert RunState.COMPLETED == stored.state(run_id)
-    assert not lines.exists()
-    [result] = data(stored, run_id, "tool.result")
-    assert ("The call was denied: no, never", True) == (result["output"], result["is_error"])
-    assert 1 == stored.types(run_id).count("tool.call")
-
-
-@pytest.mark.parametrize("announced", [False, True])
-def test_calls_that_are_approved_one_by_one_are_of_one_turn(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, announced: bool
-) -> None:
-    """An approval does not get lost while a person is asked about the next call; all of them may
-    be recorded before.
-    """
-    path = str(tmp_path / "lines")
-    first = [
-        {"call": "append", "id": id_, "arguments": {"line": id_}} for id_ in ("a", "b") if announced
-    ]
-    asks = [{"approve": id_, "id": id_, "path": path, "later": True} for id_ in ("a", "b")]
-    steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b")]
-    run_id = created(stored, *first, *asks, *steps)
-    execution.execute(process, run_id)
-    stored.answer(run_id, "yes")
-    execution.execute(process, run_id)
-    stored.answer(run_id, "ok")
-
-    execution.execute(process, run_id)
-
-    assert "a\nb\n" == Path(path).read_text()
-    assert 2 == stored.types(run_id).count("tool.call")
-    assert 2 == stored.types(run_id).count("message.completed")
-
-
-def test_an_approved_call_that_was_lost_is_not_made_again(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
-) -> None:
-    """Its approval is older than its beginning, which the ledger has: its outcome is unknown."""
-    lines, gate = tmp_path / "lines", tmp_path / "gate"
-    run_id = created(stored, {"approve": "x", "id": "a", "path": str(lines), "gate": str(gate)})
-    execution.execute(process, run_id)
-    stored.answer(run_id, "yes")
-    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
-    attempt.start()
-    eventually(lines.exists)
-    process.active_runs()[run_id].set(LeaseLost())
-    attempt.join(20)
-    stored.set(run_id, **LOST)
-    gate.touch()
-
-    execution.execute(process, run_id)
-
-    assert RunState.COMPLETED == stored.state(run_id)
-    assert "x\n" == lines.read_text()
-    [result] = data(stored, run_id, "tool.result")
-    assert "unknown" in result["output"]
-
-
-def test_an_approved_call_that_the_agent_does_not_make_has_a_result(
-    stored: StoredRuns, process: WorkerProcess
-) -> None:
-    """The answer of an agent that goes another way leaves no call open."""
-    run_id = created(stored, {"approve": "x", "id": "a", "later": True}, {"text": "Well."})
-    execution.execute(process, run_id)
-    stored.answer(run_id, "yes")
-
-    execution.execute(process, run_id)
-
-    [result] = data(stored, run_id, "tool.result")
-    assert result["output"].startswith("Not executed")
-    assert [("Well.", False)] == stored.messages(run_id)
 
 
 @pytest.mark.parametrize("agent", ["script", "async_script"])

@@ -1,0 +1,102 @@
+"""Logins by an identity provider of the tests, of people whose org has chosen it."""
+
+import base64
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from arkloop.api.auth.provider_documents import ProviderDocuments
+from arkloop.shared.config import Settings
+from arkloop.shared.security import egress
+from arkloop.shared.storage.connections import Connections
+from tests.clients import User
+from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
+
+BEGIN, CALLBACK = "/v1/auth/oidc/begin", "/v1/auth/oidc/callback"
+
+HOME = "https://runs.example.com"
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    allowed = ("127.0.0.0/8",)
+    origins = ("https://app.example.com",)
+    return replace(settings, public_url=HOME, allowed_networks=allowed, cors_origins=origins)
+
+
+@pytest.fixture(autouse=True)
+def documents(app: Flask, settings: Settings) -> None:
+    """Forget the documents of other tests, and read those of unknown keys again at once."""
+    policy = egress.Policy.of(settings.allowed_networks)
+    app.extensions["arkloop.provider_documents"] = ProviderDocuments(policy, refetch_seconds=0)
+
+
+@pytest.fixture(autouse=True)
+def attempts(app: Flask, connections: Connections) -> None:
+    """Let no test count for the limit on requests of one address that others meet."""
+    for key in connections.redis.scan_iter(f"*{connections.keys.provider_attempts()}*"):
+        connections.redis.delete(key)
+
+
+@pytest.fixture
+def provider() -> Iterator[IdentityProvider]:
+    with IdentityProvider() as started:
+        yield started
+
+
+def path(user: User) -> str:
+    return f"/v1/orgs/{user.org_id}/identity-provider"
+
+
+def put(user: User, provider: IdentityProvider, **fields: Any) -> TestResponse:
+    body = {"issuer": provider.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    return user.call("PUT", path(user), json={**body, **fields})
+
+
+@pytest.fixture
+def org(alice: User, provider: IdentityProvider) -> User:
+    """The owner of an org whose people log in by the provider; those of corp.example join."""
+    response = put(alice, provider, email_domains=[provider.domain])
+    assert 200 == response.status_code, response.text
+    return alice
+
+
+def begin(client: FlaskClient, owner: User, **fields: Any) -> str:
+    response = client.post(BEGIN, json={"org_id": str(owner.org_id), **fields})
+    assert 200 == response.status_code, response.text
+    return str((response.json or {})["authorization_url"])
+
+
+def log_in(client: FlaskClient, owner: User, provider: IdentityProvider, **fields: Any) -> Any:
+    query = provider.authorize(begin(client, owner, **fields))
+    return client.get(f"{CALLBACK}?{query}")
+
+
+def user_of(client: FlaskClient, response: TestResponse) -> dict[str, Any]:
+    """Return what `/v1/me` shows to who has just logged in, by the token of the cookie."""
+    assert response.status_code in (200, 303), response.text
+    tokens = client.post("/v1/auth/refresh")
+    assert 200 == tokens.status_code, tokens.text
+    header = {"Authorization": f"Bearer {(tokens.json or {})['access_token']}"}
+    return dict(client.get("/v1/me", headers=header).json or {}) | {"header": header}
+
+
+def actions(owner: User) -> list[str]:
+    return [entry["action"] for entry in owner.get("/v1/audit-logs").json or []]
+
+
+# ---- what a reply must prove ---------------------------------------------------------
+
+
+def encoded_bytes(part: bytes) -> str:
+
+    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+
+
+NOW = int(time.time())

@@ -1,0 +1,184 @@
+"""The ends of an agent worker's run: by a failure, an output, its last step or a limit."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, update
+
+from arkloop.shared.runs import sweep
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import agent_runs
+from tests.api.endpoints.agent_worker import (
+    MakeWorker,
+    call,
+    cost,
+    delta,
+    result,
+    start,
+    turn,
+    types_of,
+    worker,
+)
+from tests.clients import User, error_of
+
+__all__ = ["start", "worker"]  # fixtures
+
+
+def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[..., str]) -> None:
+    """An agent that fails says why."""
+    run_id = start()
+    mine = worker()
+    mine.take()
+
+    mine.write("fail", message="The model is gone.", retryable=True)
+
+    shown = alice.get(f"/v1/runs/{run_id}").json
+    assert shown is not None
+    failure = {"code": "agent.failed", "message": "The model is gone.", "retryable": True}
+    assert failure == shown["error"]
+
+
+def test_a_reported_cost_that_exceeds_the_budget_ends_the_run(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """A cost beyond the persona's limit is counted, and the run fails where it must not land."""
+    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "on_limit": "fail"}
+    alice.post("/v1/personas", json=custom)
+    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    within = mine.write("append", cost(0.75)).json
+    beyond = mine.write("append", cost(0.5)).json
+
+    assert ("running", "failed") == (within["status"], beyond["status"])
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert ("budget.exhausted", 1.25) == (shown["error"]["code"], shown["cost_usd"])
+
+
+def test_the_output_must_fit_the_schema(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """What does not fit is refused, and the run continues; what fits is the run's output."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    alice.post("/v1/personas", json={"key": "exact", "agent": "mine", "output_schema": schema})
+    made = alice.post("/v1/runs", json={"persona_id": "exact", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    for content, output, name in (
+        ("text", None, "output"),
+        ("text", {"n": 1}, "content"),
+        ('{"n": "1"}', {"n": "1"}, "output"),
+    ):
+        refused = mine.write("complete", content=content, output=output)
+        assert (422, "validation.error") == error_of(refused)
+        assert [name] == list(refused.json["details"])
+    mine.write("complete", content='{"n": 1}', output={"n": 1})
+
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert ("completed", {"n": 1}) == (shown["status"], shown["output"])
+
+
+def test_a_call_after_the_last_step_ends_the_run(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """A run with more such turns than its persona allows fails where it must not land."""
+    short = {"key": "short", "agent": "mine", "max_steps": 1, "on_limit": "fail"}
+    alice.post("/v1/personas", json=short)
+    made = alice.post("/v1/runs", json={"persona_id": "short", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    first = mine.write("append", turn(), call("c1"), result("c1", "1")).json
+    second = mine.write("append", turn(), call("c2")).json
+
+    assert ("running", "failed") == (first["status"], second["status"])
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert "run.max_steps" == shown["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "events", "body", "stop_reason", "output"),
+    [
+        ("append", [delta("So far"), cost(1.5)], {}, "budget", "So far"),
+        ("append", [cost(1.5)], {}, "budget", "No answer: this run reached its limit of cost"),
+        ("complete", [cost(1.5)], {"content": "It is 42."}, "budget", "It is 42."),
+        ("append", [turn(), call("c1")], {}, "max_steps", "No answer: this run reached its limit"),
+        ("reserve", [], {"usd": 1.5}, "budget", "No answer: this run reached its limit of cost"),
+    ],
+)
+def test_a_run_at_a_limit_lands(
+    verb: str,
+    events: list[dict[str, Any]],
+    body: dict[str, Any],
+    stop_reason: str,
+    output: str,
+    alice: User,
+    worker: MakeWorker,
+    connections: Connections,
+) -> None:
+    """It completes with its text so far, as runs in the service's own workers do."""
+    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "max_steps": 1}
+    alice.post("/v1/personas", json=custom)
+    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
+    assert made is not None
+    run_id = made["run_id"]
+    mine = worker()
+    mine.take()
+    mine.write("append", turn(), call("c0"), result("c0", "1"))
+
+    if verb == "reserve":
+        held = {"run_id": run_id, "fence": mine.run["fence"]}
+        status = mine.post(verb, **held, **body).json["status"]
+    else:
+        status = mine.write(verb, *events, **body).json["status"]
+
+    shown = alice.get(f"/v1/runs/{run_id}").json
+    assert shown is not None
+    assert ("completed", "completed", stop_reason) == (
+        *(status, shown["status"], shown["stop_reason"]),
+    )
+    assert shown["output"].startswith(output)
+    kinds = types_of(connections, run_id)
+    assert kinds.count("tool.call") == kinds.count("tool.result")
+    assert "run.limit_reached" in kinds
+
+
+@pytest.mark.parametrize("limit", ["budget", "time"])
+def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
+    limit: str, alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """Its text is no output; the code is that of runs in the service's own workers."""
+    schema = {"type": "object", "required": ["b"]}
+    custom = {"key": "strict", "agent": "mine", "max_cost_usd": 1, "output_schema": schema}
+    alice.post("/v1/personas", json=custom)
+    made = alice.post("/v1/runs", json={"persona_id": "strict", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+    mine.write("append", turn(), call("c"), delta("So far"))
+
+    if limit == "budget":
+        mine.write("append", cost(1.5))
+    else:
+        past = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 10)
+        with connections.transaction() as tx:
+            of_run = update(agent_runs).where(agent_runs.c.run_id == UUID(made["run_id"]))
+            tx.sql.execute(of_run.values(deadline_at=past))
+        sweep.sweep(connections)
+
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert ("failed", "output.invalid") == (shown["status"], shown["error"]["code"])
+    assert "reached its" in shown["error"]["message"]
+    kinds = types_of(connections, made["run_id"])
+    assert ["tool.result", "run.limit_reached", "run.failed"] == kinds[-3:]

@@ -1,0 +1,121 @@
+"""Findings of `arkloop doctor` about databases: their schema, their encoding, their roles."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.config import Settings
+from tests import walls
+from tests.cli.doctor.examined import Examine, examine, own_redis
+from tests.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.standby import replicated_postgres
+
+__all__ = ["examine", "own_redis"]  # fixtures
+
+
+@contextmanager
+def database(postgres: EmbeddedPostgres, options: str = "") -> Iterator[str]:
+    """Create a database that was never migrated; yields its URL."""
+    name = f"doctor_{secrets.token_hex(4)}"
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE DATABASE {name} {options}"))
+        yield postgres.url_of(name)
+        sql.execute(text(f"DROP DATABASE {name}"))
+    engine.dispose()
+
+
+def test_a_database_without_schema_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
+    """The advice is to migrate; what needs tables is not looked at."""
+    with database(postgres) as url:
+        report = examine(ARKLOOP_DATABASE_URL=url)
+
+    assert ["schema"] == report.failed()
+    assert "arkloop migrate" in report.advice("schema")
+    assert [] == report.of("workers")
+
+
+def test_a_database_that_does_not_exist_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
+    """The advice is to create it."""
+    report = examine(ARKLOOP_DATABASE_URL=postgres.url_of("nowhere"))
+
+    assert ["postgres"] == report.failed()
+    assert "Create it" in report.advice("postgres")
+
+
+def test_another_encoding_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
+    """Such a database cannot store every text."""
+    with database(postgres, "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0") as url:
+        report = examine(ARKLOOP_DATABASE_URL=url)
+
+    assert ["postgres encoding", "schema"] == report.failed()
+
+
+def test_a_standby_fails(examine: Examine, tmp_path: Path) -> None:
+    """It accepts no writes; the advice is to point to the primary."""
+    with replicated_postgres(tmp_path) as pair:
+        report = examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby))
+
+        assert ["postgres"] == report.failed()
+        assert "primary" in report.advice("postgres")
+        assert [] == examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby, pair.primary)).failed()
+
+
+@pytest.mark.poolers
+@needs_pgbouncer
+def test_a_pooler_without_a_way_around_it_is_found(
+    examine: Examine, postgres: EmbeddedPostgres, settings: Settings, tmp_path: Path
+) -> None:
+    """Leases need a session of their own, of the same database and not through the pooler."""
+    url = make_url(settings.database_url)
+    with pgbouncer(postgres, tmp_path, pool_mode="transaction") as port:
+        pooled = f"postgresql://postgres@127.0.0.1:{port}/{url.database}"
+
+        def pooler(direct: str = "") -> Sequence[tuple[str, str]]:
+            return examine(ARKLOOP_DATABASE_URL=pooled, ARKLOOP_DIRECT_DATABASE_URL=direct).of(
+                "pooler"
+            )
+
+        [(level, why)] = pooler()
+        assert ("warn", True) == (level, "ARKLOOP_DIRECT_DATABASE_URL is not set" in why)
+        [(level, why)] = pooler(pooled)
+        assert ("fail", True) == (level, "a pooler, too" in why)
+        [(level, why)] = pooler(postgres.url)
+        assert ("fail", True) == (level, "another database" in why)
+        assert [("ok", "leases and migrations go around it")] == pooler(settings.database_url)
+
+
+def test_a_role_without_privileges_fails(
+    examine: Examine, new_database: Callable[[], str], postgres: EmbeddedPostgres
+) -> None:
+    """A table that the service's role may not write is named."""
+    url = new_database()
+    walls.put_up(url)
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text(f"REVOKE INSERT ON run_events FROM {walls.ROLE}"))
+
+    report = examine(ARKLOOP_DATABASE_URL=walls.behind(url))
+
+    assert ["privileges"] == report.failed()
+    assert "run_events" in report.of("privileges")[0][1]
+
+
+def test_a_wall_with_a_gap_fails(examine: Examine, new_database: Callable[[], str]) -> None:
+    """A complete one is fine; a table without its policy is named, and a superuser is warned."""
+    url = new_database()
+    walls.put_up(url)
+    behind = walls.behind(url)
+    assert [("ok", "on")] == examine(ARKLOOP_DATABASE_URL=behind).of("row security")
+
+    [(level, why)] = examine(ARKLOOP_DATABASE_URL=walls.as_user(url, "postgres")).of("row security")
+    assert ("warn", True) == (level, "superuser" in why)
+
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text("ALTER TABLE threads DISABLE ROW LEVEL SECURITY"))
+    [(level, why)] = examine(ARKLOOP_DATABASE_URL=behind).of("row security")
+    assert ("fail", "on, but not for threads") == (level, why)

@@ -1,0 +1,62 @@
+"""Findings of `arkloop doctor` about Redis: its policy, its role, its users."""
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import free_port
+from tests.cli.doctor.examined import Examine, configure, examine, own_redis
+
+__all__ = ["configure", "examine", "own_redis"]  # fixtures
+
+
+@pytest.mark.parametrize(
+    ("values", "level"),
+    [
+        ({"maxmemory": "64mb", "maxmemory_policy": "volatile-lru"}, "ok"),
+        ({"maxmemory": "0", "maxmemory_policy": "noeviction"}, "warn"),
+        ({"maxmemory": "64mb", "maxmemory_policy": "noeviction"}, "warn"),
+        ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "fail"),
+        ({"maxmemory": "0", "maxmemory_policy": "allkeys-lfu"}, "fail"),
+    ],
+)
+def test_the_policy_of_redis_is_judged(
+    examine: Examine, configure: Callable[..., None], values: dict[str, str], level: str
+) -> None:
+    """One that evicts messages for workers fails; one that can only reject writes is found."""
+    configure(**values)
+
+    assert [level] == [found for found, _ in examine().of("redis memory")]
+
+
+def test_a_replica_fails(
+    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis
+) -> None:
+    """It rejects writes."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.replicaof("127.0.0.1", 1)
+        report = examine()
+
+    assert ["redis writes"] == report.failed()
+
+
+def test_a_broker_of_its_own_is_looked_at(examine: Examine) -> None:
+    """It has findings of its own."""
+    assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{free_port()}").failed()
+
+
+def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRedis) -> None:
+    """A wrong password fails, and a user without INFO leads to the right that is missing."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.acl_setuser(
+            "shy", enabled=True, passwords=["+quiet"], keys=["*"], commands=["+@all", "-info"]
+        )
+        place = own_redis.url.rpartition("@")[2]
+        assert ["redis"] == examine(ARKLOOP_REDIS_URL=f"redis://shy:loud@{place}").failed()
+        report = examine(ARKLOOP_REDIS_URL=f"redis://shy:quiet@{place}")
+        client.acl_deluser("shy")
+
+    assert ["warn"] == [level for level, _ in report.of("redis")]
+    assert "+info" in report.advice("redis")

@@ -1,0 +1,190 @@
+"""Many workers and many sweeps: silences of all, sweeps at once, and how often one is made."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, make_url, select, text
+
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.runs import sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.epoch import IDENTITY
+from chaos.system.fault_proxy import FaultProxy
+from tests.shared.runs.swept_runs import (
+    SILENT,
+    connections,
+    lost,
+    nothing_left_over,
+    postgres_is_up_for_longer_than_a_lease,
+    witness,
+)
+from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually, in_parallel
+
+__all__ = [
+    "connections",
+    "nothing_left_over",
+    "postgres_is_up_for_longer_than_a_lease",
+    "witness",
+]  # fixtures
+
+
+@pytest.mark.usefixtures("witness")
+def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
+    """The others do nothing and wait for nothing."""
+    claim = lost(stored)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep._LOCK_KEY)))
+
+        sweep.sweep(stored.connections)
+
+        assert "executing" == stored.state(claim.run_id)
+
+
+@pytest.mark.usefixtures("witness")
+def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
+    """Every run is queued again once, and its workers are notified once."""
+    lost_runs = [lost(stored).run_id for _ in range(20)]
+
+    in_parallel(8, lambda _: sweep.sweep(stored.connections))
+
+    assert {"queued"} == {stored.state(run_id) for run_id in lost_runs}
+    assert {1} == {stored.row(run_id)["crashes"] for run_id in lost_runs}
+    assert sorted(lost_runs) == sorted(stored.sent)
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRuns) -> None:
+    """Each run of a sweep is settled by itself."""
+    broken, sound = lost(stored), lost(stored)
+    with stored.connections.transaction() as tx:
+        # Its terminal event has no place: the number is beyond what the column holds.
+        tx.sql.execute(
+            text("INSERT INTO run_events VALUES (:id, 9223372036854775807, 'message.delta', '{}')"),
+            {"id": broken.run_id},
+        )
+        for claim in (broken, sound):
+            tx.sql.execute(text("UPDATE runs SET crashes = 2 WHERE id = :id"), {"id": claim.run_id})
+
+    sweep.sweep(stored.connections)
+
+    assert (RunState.EXECUTING, RunState.FAILED) == (
+        stored.state(broken.run_id),
+        stored.state(sound.run_id),
+    )
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_restart_of_postgres_is_no_crash_of_its_workers(stored: StoredRuns) -> None:
+    """A worker last seen before Postgres started could not renew, and has not crashed."""
+    before_start = text("(SELECT pg_postmaster_start_time() - interval '1 minute')")
+    claim = stored.claimed(seen_at=before_start)
+
+    sweep.sweep(stored.connections)
+
+    row = stored.row(claim.run_id)
+    assert (RunState.QUEUED, 0) == (row["state"], row["crashes"])
+
+
+def test_a_silence_of_all_workers_loses_no_run(stored: StoredRuns) -> None:
+    """Postgres was frozen, in recovery or read-only: each gets a lease to come back."""
+    owner, other = stored.worker(), stored.worker()
+    claim = stored.claimed(owner)
+    for worker_id in (owner, other):
+        stored.set_worker(worker_id, started_at=ago(seconds=60), seen_at=SILENT)
+    sweep.sweep(stored.connections)
+    assert "executing" == stored.state(claim.run_id), "nobody is heard"
+
+    stored.set_worker(other, seen_at=ago(seconds=-60), back_at=func.now())
+    sweep.sweep(stored.connections)
+    assert "executing" == stored.state(claim.run_id), "the other one is back just now"
+
+    stored.set_worker(other, back_at=SILENT)
+    sweep.sweep(stored.connections)
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+
+def test_a_worker_that_replaces_all_others_has_its_lost_runs_at_once(stored: StoredRuns) -> None:
+    """A supervisor has started it: nobody waits for the one that died."""
+    owner = stored.worker(started_at=ago(seconds=60))
+    claim = stored.claimed(owner, seen_at=ago(seconds=1.5))
+    stored.worker()
+
+    sweep.sweep(stored.connections)
+
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+
+@pytest.mark.usefixtures("witness")
+def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
+    """A worker that was taken for lost claims nothing before it has renewed its lease."""
+    paused = stored.worker()
+    claim = stored.claimed(paused, seen_at=ago(seconds=1.5))
+    sweep.sweep(stored.connections)
+    assert "queued" == stored.state(claim.run_id)
+
+    assert stored.claim(claim.run_id, paused) is None
+    sweep.sweep(stored.connections)
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+    stored.set_worker(paused, seen_at=func.now())
+    assert stored.claim(claim.run_id, paused) is not None
+
+
+def test_one_process_sweeps_in_each_period(connections: Connections) -> None:
+    """All ask at once; a clock that was set back meanwhile does not stop them."""
+    slow = replace(connections, settings=replace(connections.settings, sweep_seconds=60))
+    _swept(connections, "now() - interval '46 seconds'")
+
+    taken = in_parallel(8, lambda _: sweep.take_turn(slow))
+
+    assert 1 == taken.count(True)
+    assert not sweep.take_turn(slow)
+    _swept(connections, "now() + interval '1 hour'")
+    assert sweep.take_turn(slow)
+
+
+def test_a_sweep_leaves_the_names_in_redis_as_they_are(connections: Connections) -> None:
+    """Processes that connect before and after it find each other's messages and events."""
+    with connections.reading() as sql:
+        before = sql.execute(text(IDENTITY)).one()[:2]
+
+    _swept(connections, "NULL")
+    assert sweep.take_turn(connections)
+
+    with connections.reading() as sql:
+        assert before == sql.execute(text(IDENTITY)).one()[:2]
+
+
+def _swept(connections: Connections, at: str) -> None:
+    with connections.transaction() as tx:
+        tx.sql.execute(text(f"UPDATE sweep_turn SET swept_at = {at}"))
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_sweep_over_a_half_open_connection_goes_on(
+    stored: StoredRuns, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep continues within the time of its limits, though neither end notices by TCP."""
+    assert sweep.OF_MAINTENANCE.answer <= 12
+    limits = replace(sweep.OF_MAINTENANCE, statement=0.8, answer=1.0)
+    monkeypatch.setattr(sweep, "OF_MAINTENANCE", limits)
+    settings = stored.connections.settings
+    with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
+        database = make_url(settings.database_url).database
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
+        quick = replace(settings, database_url=url, sweep_seconds=0.1)
+        through = connect(quick, application="tests")
+        loop = sweep.start(through)
+        first = lost(stored)
+        eventually(lambda: "queued" == stored.state(first.run_id))
+
+        proxy.abandon()
+        second = lost(stored)
+        eventually(lambda: "queued" == stored.state(second.run_id), seconds=8)
+
+        loop.stop()
+        eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))
+        through.close()
