@@ -98,12 +98,9 @@ def actor(written: History) -> Actor:
 
 
 def place_in(connections: Connections, run_id: UUID) -> Any:
+    place = select(runs_table.c.created_at, runs_table.c.id).where(runs_table.c.id == run_id)
     with connections.reading() as sql:
-        return tuple(
-            sql.execute(
-                select(runs_table.c.created_at, runs_table.c.id).where(runs_table.c.id == run_id)
-            ).one()
-        )
+        return tuple(sql.execute(place).one())
 
 
 @pytest.mark.parametrize("deep", [False, True])
