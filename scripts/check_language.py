@@ -41,6 +41,8 @@ NOT_NOUNS = re.compile(
     "|they|this|those|though|to|under|unless|until|what|whatever|when|where|whether|which|while"
     "|who|whoever|whom|whose|why|with|within|without"
 )
+#: A test's docstring is a sentence of its own: these words would continue the test's name.
+CONTINUATIONS = re.compile("also|and|but|else|even|never|nor|not|or|so|than|then|unless|until")
 #: Name instead: what was reported or sent; the number; the time; the client, worker or caller;
 #: "no … has"; "release"; "our"; "continues"; "requires".
 BANNED = re.compile(
@@ -81,10 +83,11 @@ def wrong_docstrings(source: str) -> Iterator[tuple[int, str]]:
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ) or not (text := ast.get_docstring(node)):
             continue
-        if getattr(node, "name", "").startswith("test_"):
-            continue  # a sentence about the case, whatever its first word
         word = re.split(r"[^A-Za-z'-]", text.lstrip("`(\"'"), maxsplit=1)[0]
-        if _is_action(node):
+        if getattr(node, "name", "").startswith("test_"):
+            if CONTINUATIONS.fullmatch(word.lower()):
+                yield node.body[0].lineno, f"a test's docstring begins with {word!r}, no sentence"
+        elif _is_action(node):
             if word.lower() not in VERBS:
                 yield node.body[0].lineno, f"a function's docstring begins with {word!r}, no verb"
         elif NOT_NOUNS.fullmatch(word.lower()):

@@ -15,10 +15,14 @@ from scripts import check_language
         ('"""Of many, one."""', "Of"),
         ('class A:\n    @property\n    def f(self):\n        """Whether it is."""', "Whether"),
         ('@pytest.fixture\ndef f():\n    """One that is new."""', "One"),
+        ('def test_it_ends():\n    """Also when it is late."""', "Also"),
+        ('def test_it_ends():\n    """Nor does another one."""', "Nor"),
     ],
 )
 def test_a_docstring_that_begins_with_a_fragment_is_found(source: str, begins: str) -> None:
-    """A function needs a verb; modules, classes, properties and fixtures need a noun."""
+    """A function needs a verb; modules, classes, properties and fixtures need a noun; the docstring
+    of a test does not continue its name.
+    """
     [(_line, why)] = check_language.wrong_docstrings(source)
 
     assert f"begins with {begins!r}" in why
@@ -36,6 +40,8 @@ class A:
         """Return the value."""
     def g(self):
         return 1
+def test_it():
+    """A late one ends, too."""
 '''
 
     assert [] == list(check_language.wrong_docstrings(source))

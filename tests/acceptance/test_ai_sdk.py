@@ -166,7 +166,9 @@ def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
 
 
 def test_a_repeated_call_takes_back_what_it_had_streamed(user: Caller) -> None:
-    """By `reset-step` where the client knows it, else the text begins anew in a part of its own."""
+    """The client gets `reset-step` if it knows it, and text that begins anew in a part of its own
+    if not.
+    """
     said = script({"think": "Hm."}, {"say": "One two "}, {"error": "disconnect"}, {"say": "three"})
     for version, text in [("7.0.70", "One two three"), ("7.0.69", "One two One two three")]:
         with open_chat(user, new_id(), version=version) as chat:

@@ -95,7 +95,7 @@ def test_the_metadata_of_a_run_changes_in_every_state(user: Caller) -> None:
 
 
 def test_lists_are_filtered_by_client_data(user: Caller) -> None:
-    """By end user and up to four pairs of metadata, together with each other and a page."""
+    """End user and up to four pairs of metadata filter together, and with pages."""
     runs = []
     for number in range(4):
         body = {
@@ -144,7 +144,7 @@ def test_bad_filters_are_refused(user: Caller, query: dict[str, str], field: str
 
 
 def test_runs_are_filtered_by_what_they_are(user: Caller) -> None:
-    """By thread, persona, route, key, error and time of creation; rows show the error."""
+    """Thread, persona, route, key, error and time of creation are filters; rows show the error."""
     key_id, key = user.api_key()
     error = {"error": "invalid_request", "times": 9}
     failed = user.ended(user.at(token=key).run(error, persona_id="plain"))

@@ -67,7 +67,7 @@ def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
 
 
 def test_the_text_is_what_the_run_says(arkloop: Arkloop) -> None:
-    """Also when a model call is repeated, which voids what it had streamed."""
+    """A repeated model call voids what it had streamed, and the text has the rest alone."""
     steps = ({"say": "Almost "}, {"error": "disconnect", "times": 1}, {"say": "there."})
     run = arkloop.create(script(*steps), route_id="scripted")
 

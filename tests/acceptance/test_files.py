@@ -65,7 +65,7 @@ def test_a_model_gets_the_files_of_a_message(user: Caller) -> None:
 
 
 def test_later_runs_see_the_files_of_earlier_messages(user: Caller) -> None:
-    """Until a file is deleted: then the model reads that it was."""
+    """The model reads of a deleted file that it was deleted."""
     file_id = upload(user, png())
     thread = user.thread()
     first = [text("Look"), {"type": "image", "file_id": file_id}]

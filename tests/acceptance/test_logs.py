@@ -45,7 +45,7 @@ def about(log: Path, **fields: object) -> list[Line]:
 
 
 def test_each_line_is_json_from_start_to_stop(observed: System, someone: Caller) -> None:
-    """Also those of gunicorn and Celery, and those of a worker that is stopped."""
+    """Lines of gunicorn and Celery are JSON, too, and so are those of a worker that is stopped."""
     someone.ended(someone.run("hello"))
     observed.worker.stop(signal.SIGTERM)
     try:

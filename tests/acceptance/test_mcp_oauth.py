@@ -190,7 +190,7 @@ def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -
 
 
 def test_no_token_is_seen_outside_of_what_is_sealed(vault: Secured, system: System) -> None:
-    """Not in a table, in Redis, in a log or in what the API shows; the codes neither."""
+    """No table, log or response has one, and Redis does not; the same is true of the codes."""
     run_id = vault.run(end_user_id="canary")
     authorize(vault.owner, vault.page(run_id))
     events = json.dumps(vault.owner.events(run_id))

@@ -40,7 +40,7 @@ def test_settings_of_model_and_persona_reach_the_vendor(system: System) -> None:
 
 
 def test_a_reasoning_model_drops_what_it_does_not_have(system: System) -> None:
-    """By the vendor's rules, one refused call for each of them; tools and reasoning stay."""
+    """The vendor refuses one call for each such setting; tools and reasoning stay."""
     owner = system.caller()
     settings = {"temperature": 0.2, "top_p": 0.9, "seed": 1, "reasoning_effort": "max"}
     body = {"key": "own", "tools": ["calculator"], "model_settings": settings}

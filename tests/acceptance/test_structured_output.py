@@ -59,7 +59,7 @@ def test_a_persona_may_have_the_schema(user: Caller) -> None:
 
 
 def test_other_runs_have_text(user: Caller) -> None:
-    """Also where the text is JSON."""
+    """Text that happens to be JSON stays text."""
     run = user.ended(user.run({"say": "{}"}))
 
     assert ("{}", True) == (run["output"], "output" not in user.events(run["run_id"])[-1]["data"])

@@ -92,7 +92,7 @@ def test_turns_share_the_thread_of_an_external_id(user: Caller) -> None:
 
 
 def test_a_refused_turn_leaves_no_thread_of_an_external_id(user: Caller) -> None:
-    """Nor one whose message refers to a file that does not exist."""
+    """A turn whose message refers to a file that does not exist leaves none either."""
     content = [{"type": "image", "file_id": str(new_id())}]
     body = {"thread": {"external_id": "gone"}, "message": {"content": content}}
 
@@ -184,7 +184,7 @@ def test_a_key_without_the_scope_writes_no_message(user: Caller) -> None:
 
 
 def test_a_thread_of_another_org_is_not_found(system: System, user: Caller) -> None:
-    """As for every other request with its id."""
+    """Every other request with its id gets the same error."""
     thread_id = system.caller().thread("Hi")
 
     answer = turn(user, {"thread_id": thread_id, "message": "Hi"})

@@ -35,7 +35,7 @@ def test_every_run_of_a_dense_thread_completes(text: str, context_tokens: int | 
 
 @pytest.mark.parametrize(("results", "context_tokens"), [(10, 128_000), (1, 15_000), (3, 15_000)])
 def test_what_is_in_the_middle_of_long_results_is_found(results: int, context_tokens: int) -> None:
-    """By `read_result`, which is offered as soon as a result is cut."""
+    """The model reads it by `read_result`, which is offered as soon as a result is cut."""
     found = scenarios.long_results(results, 60_000, context_tokens)
 
     assert results == len(found.answer.split())

@@ -43,7 +43,7 @@ def test_sixty_four_spenders_never_overspend_together(database: Connections, see
 
 
 def test_a_run_and_twenty_sub_runs_never_overspend_its_limit(database: Connections) -> None:
-    """Nor any other limit, whichever of them are lost; and the books of all are right."""
+    """They overspend no other limit either, whichever of them are lost; and all books are right."""
     verdict = Trial(database, spenders=21, seed=1, make=Org.make_tree).run()
 
     assert (0, [], 21) == (verdict.overspent_usd, verdict.faults, verdict.runs)
@@ -51,7 +51,7 @@ def test_a_run_and_twenty_sub_runs_never_overspend_its_limit(database: Connectio
 
 
 def test_agents_and_their_sub_runs_never_overspend_a_limit(database: Connections) -> None:
-    """Nor do runs whose agents report what they have spent, and the built-in loop below them."""
+    """Agents report what they have spent; the built-in loop below them spends, too."""
     verdict = AgentTrial(database, spenders=21, seed=1).run()
 
     assert (0, [], 21) == (verdict.overspent_usd, verdict.faults, verdict.runs)

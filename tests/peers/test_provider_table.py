@@ -302,7 +302,7 @@ def test_5xx_llmock(at_llmock: Server, llmock: LLMock, status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_4xx_llmock(at_llmock: Server, llmock: LLMock, status: int) -> None:
-    """Never tried again: one request."""
+    """One request is made, and never another one."""
     llmock.fail(status, times=None)
 
     with pytest.raises(ProviderError) as caught:

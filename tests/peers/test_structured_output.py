@@ -63,7 +63,7 @@ def test_llmock_follows_the_schema(llmock: LLMock, api: str) -> None:
 @pytest.mark.peers
 @pytest.mark.parametrize("tools", [(), ("calculator",)])
 def test_an_answer_of_aimock_is_repaired(aimock: str, tools: tuple[str, ...]) -> None:
-    """By `response_format`, and by the final tool where the run has other tools."""
+    """Both `response_format` and the final tool, where the run has other tools, lead to it."""
     answer, context = asked(Server("openai", f"{aimock}/v1"), "broken city", tools=tools)
 
     assert {"name": "Rome"} == answer.output

@@ -48,7 +48,7 @@ def limits_of(user: User) -> dict[tuple[str, str], int]:
 def test_an_org_may_have_limits_where_others_have_none(
     alice: User, register: Register, set_: Set
 ) -> None:
-    """Of requests, runs and streams; `/v1/me` shows them, and the weight."""
+    """Requests, runs and streams may be limited; `/v1/me` shows the limits, and the weight."""
     set_(alice, org_requests_per_minute=6, org_concurrent_runs=1, org_streams=1, weight=3)
 
     first = alice.post("/v1/runs", {"message": "hello"}).json
@@ -75,7 +75,7 @@ def test_an_org_may_have_limits_where_others_have_none(
 def test_an_org_may_have_more_than_others(
     alice: User, register: Register, limited: Flask, set_: Set
 ) -> None:
-    """Or no limit at all; each key and client of the org gets it."""
+    """An org may have no limit at all; each key and client of the org gets it."""
     bob, other = (replace(user, client=limited.test_client()) for user in (alice, register()))
     set_(alice, org_concurrent_runs=3, org_streams=0)
 

@@ -64,7 +64,7 @@ def accepts(app: Flask) -> Callable[[RequestLimits, Actor], bool]:
 def test_64_callers_of_two_processes_get_what_the_limit_says(
     limits_of: Callable[..., RequestLimits], accepts: Callable[..., bool], limit: int
 ) -> None:
-    """Not one more, whether requests are taken one by one or in parts; and not one less."""
+    """They get exactly as many, whether requests are taken one by one or in parts."""
     processes = [limits_of(org_requests_per_minute=limit) for _ in range(2)]
     actor = new_actor()
 

@@ -63,7 +63,7 @@ def test_reuse_ends_that_login_alone(alice: User, client: FlaskClient) -> None:
 
 
 def test_of_two_refreshes_at_once_one_wins(alice: User) -> None:
-    """Never two live tokens from one."""
+    """One token never becomes two live ones."""
     token = cookie_of(alice.client)
     app = alice.client.application
 

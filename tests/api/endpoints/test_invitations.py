@@ -206,7 +206,7 @@ def test_invitations_end_with_the_role_that_made_them(
 
 
 def test_another_orgs_invitations_are_not_found(alice: User, register: Register) -> None:
-    """As if they did not exist."""
+    """They are treated as if they did not exist."""
     bob = register()
     invite(bob)
     theirs = bob.get(path(bob)).json[0]["id"]

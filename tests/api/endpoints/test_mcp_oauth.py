@@ -130,7 +130,7 @@ def test_the_callback_takes_a_reply_once(
 def test_an_admin_deletes_what_one_person_has_granted(
     connections: Connections, alice: User
 ) -> None:
-    """Of an end user, or of a user; that of others stays."""
+    """The person is an end user or a user; what others have granted stays."""
     config_id = UUID(made(alice, {})["id"])
     users = f"user:{alice.id}"
     for owner in ("end_user:a", "end_user:b", users):

@@ -110,7 +110,7 @@ def test_each_role_removes_whom_it_may(
 
 
 def test_a_changed_role_counts_at_once(team: dict[str, User]) -> None:
-    """For its tokens and its keys."""
+    """The member's tokens and keys have the new role."""
     key = team["member"].api_key()
     team["alice"].patch(path(team["alice"], team["member"]), {"role": "admin"})
     assert "admin" in team["member"].get("/v1/me").json["permissions"]
@@ -241,7 +241,7 @@ def test_two_owners_who_remove_each_other_at_once_are_not_both_gone(
 
 
 def test_an_api_key_changes_no_member(team: dict[str, User]) -> None:
-    """Even with `admin`: its thief must not lock out its owner."""
+    """A key with `admin` changes none either: its thief must not lock out its owner."""
     key = team["alice"].api_key()
     one = path(key, team["member"])
 
@@ -250,7 +250,7 @@ def test_an_api_key_changes_no_member(team: dict[str, User]) -> None:
 
 
 def test_another_org_and_its_members_are_not_found(alice: User, register: Register) -> None:
-    """As if they did not exist, even if the ids are right."""
+    """They are treated as if they did not exist, even if the ids are right."""
     bob, nobody = register(), new_id()
     for org in (bob.org_id, nobody):
         assert (404, "orgs.not_found") == error_of(alice.get(f"/v1/orgs/{org}/members"))

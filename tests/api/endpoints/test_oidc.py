@@ -190,7 +190,7 @@ def test_an_address_that_was_given_to_somebody_else_is_no_way_in(
 def test_who_was_removed_stays_out_until_invited(
     org: User, provider: IdentityProvider, app: Flask
 ) -> None:
-    """Also if the domain of the address would let them join; their login has ended."""
+    """The domain of the address does not let them join again, and their login has ended."""
     client = app.test_client()
     bob = user_of(client, log_in(client, org, provider))
     assert 204 == org.delete(f"/v1/orgs/{org.org_id}/members/{bob['id']}").status_code

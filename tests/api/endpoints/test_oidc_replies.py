@@ -242,7 +242,7 @@ def test_a_login_that_no_cookie_holds_is_not_begun(
 
 
 def test_a_page_of_another_origin_begins_no_login(org: User, app: Flask) -> None:
-    """As it cannot log in by a password."""
+    """Such a page cannot log in by a password either."""
     headers = {"Origin": "https://evil.example"}
     response = app.test_client().post(BEGIN, json={"org_id": str(org.org_id)}, headers=headers)
     assert (403, "auth.forbidden") == error_of(response)

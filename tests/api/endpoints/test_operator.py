@@ -86,7 +86,7 @@ def test_a_login_by_an_identity_provider_is_no_operator(
 def test_an_admin_cannot_reset_the_password_of_an_operator(
     operator: User, register: Register, connections: Connections
 ) -> None:
-    """Else an org could become the operator of all; a reset from before ends as well."""
+    """An org could become the operator of all otherwise; a reset from before ends as well."""
     admin = register(org_of=operator, role="owner")
     member = register(org_of=operator, role="member")
     path = f"/v1/orgs/{admin.org_id}/members/{member.id}/password-reset"
@@ -186,7 +186,7 @@ def test_a_run_of_another_org_is_cancelled_by_an_operator(
 
 @pytest.mark.parametrize("action", ["GET :explain", "POST :requeue", "POST :cancel"])
 def test_a_run_that_does_not_exist_is_not_found(operator: User, action: str) -> None:
-    """For each of the actions."""
+    """Each of the actions gets 404."""
     method, name = action.split(" ")
     response = operator.call(method, f"/v1/operator/runs/{new_id()}{name}")
 

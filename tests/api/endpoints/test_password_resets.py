@@ -140,7 +140,7 @@ def test_each_role_resets_whom_it_may(alice: User, member: User, register: Regis
 
 
 def test_users_of_other_orgs_are_not_found(alice: User, register: Register) -> None:
-    """As if they did not exist."""
+    """They are treated as if they did not exist."""
     bob = register()
     theirs = f"/v1/orgs/{bob.org_id}/members/{bob.id}/password-reset"
 

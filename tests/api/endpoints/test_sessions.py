@@ -100,7 +100,7 @@ def test_a_login_that_has_expired_is_not_listed(
 
 
 def test_an_api_key_sees_and_ends_no_login(alice: User) -> None:
-    """Even with the scope `admin`: a thief of the key must not lock the user out."""
+    """A key with `admin` does neither: its thief must not lock the user out."""
     key = alice.api_key("admin")
     own = sessions_of(alice)[0]["id"]
 

@@ -104,7 +104,7 @@ def names_of_files(connections: Connections) -> list[str]:
 def test_data_of_a_request_that_is_sent_again_is_stored_once(
     alice: User, connections: Connections
 ) -> None:
-    """And that of one that is refused not at all."""
+    """Data of a request that is refused is not stored at all."""
     before = names_of_files(connections)
     body = {**ASK, "messages": [document("aGVsbG8=")]}
     for _ in range(3):

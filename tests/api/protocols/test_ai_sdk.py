@@ -238,7 +238,7 @@ def test_files_of_a_message_are_stored(alice: User) -> None:
 def test_files_of_a_message_that_is_sent_again_are_stored_once(
     alice: User, connections: Any
 ) -> None:
-    """And those of a message that is refused not at all, also where another part is the reason."""
+    """Files of a refused message are not stored at all, whichever part is the reason."""
     chat, file = new_id(), {"type": "file", "mediaType": "text/plain", "url": "data:;base64,SGk="}
     said = message(parts=[file])
     for _ in range(2):

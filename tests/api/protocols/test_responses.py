@@ -142,7 +142,7 @@ def test_data_within_a_message_is_stored(alice: User) -> None:
 def test_data_of_a_request_that_is_sent_again_is_stored_once(
     alice: User, connections: Connections
 ) -> None:
-    """And that of one that is refused not at all."""
+    """Data of a request that is refused is not stored at all."""
     file = {"type": "input_file", "file_data": "SGVsbG8="}
     body = {**ASK, "input": [{"role": "user", "content": [file]}]}
     sent = [alice.post("/v1/responses", json=body, headers=KEY).json["id"] for _ in range(2)]

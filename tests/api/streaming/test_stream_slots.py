@@ -61,7 +61,7 @@ def used(slots: StreamSlots, actor: Actor) -> list[int]:
 def test_of_64_callers_of_two_processes_as_many_as_may_get_a_slot(
     process: Processes, actor: Actor
 ) -> None:
-    """Also while slots come back: what is freed is given out once."""
+    """Slots that come back meanwhile are given out once."""
     two = [process(org_streams=20) for _ in range(2)]
 
     found = in_parallel(64, lambda number: taken(two[number % 2], actor))
@@ -240,7 +240,7 @@ def bob(connections: Connections, alice: User) -> Iterator[User]:
 
 
 def test_a_stream_too_many_gets_429(bob: User) -> None:
-    """Of a run or a thread; its end makes room at once, and `/v1/me` shows how many are open."""
+    """Its end makes room at once, for runs and threads, and `/v1/me` shows how many are open."""
     made = bob.post("/v1/runs", {"message": "hello"}).json
     assert made is not None
     paths = [f"/v1/{kind}/{made[name]}/events" for kind, name in _STREAMS]

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 def test_at_a_terminal_arguments_appear_while_the_model_writes_them(
     arkloop: Arkloop, user: Caller
 ) -> None:
-    """Of a persona that streams them; the call is not shown a second time."""
+    """The persona streams them; the call is not shown a second time."""
     fields = {"key": "streams", "tools": ["calculator"], "stream_tool_arguments": True}
     persona = user.made("/v1/personas", fields)
     call = {"tool": "calculator", "args": {"expression": "40+2"}, "piece": 4, "delay_ms": 20}

@@ -16,7 +16,7 @@ def fields(**given: Any) -> dict[str, Any]:
 
 
 def test_what_is_not_given_is_left_out() -> None:
-    """So the persona's own settings count."""
+    """The persona's own settings count then."""
     assert {} == fields()
 
 

@@ -84,7 +84,7 @@ def test_functions_of_another_owner_fail(database: Settings) -> None:
 
 
 def test_a_schema_out_of_reach_is_named(database: Settings) -> None:
-    """Not as one that has to be migrated: the migrations have run."""
+    """It is not taken for one that has to be migrated: the migrations have run."""
     with owner(database) as execute:
         execute(f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {walls.ROLE}")
 

@@ -51,7 +51,7 @@ def test_runs_are_queued_again_by_the_lease_of_the_service(
 
 
 def test_runs_are_cancelled(run: Run, stored: StoredRuns, alice: User) -> None:
-    """Once: a run that has ended is said to have."""
+    """A run that has ended is reported as ended."""
     run_id = stored.create()
 
     printed = [run("cancel", str(run_id)).output for _ in range(2)]
@@ -62,7 +62,7 @@ def test_runs_are_cancelled(run: Run, stored: StoredRuns, alice: User) -> None:
 
 
 def test_what_is_stuck_is_listed(run: Run, stored: StoredRuns) -> None:
-    """As JSON, and as a line for each."""
+    """The list is printed as JSON, or as a line for each run."""
     claim = stored.claimed(seen_at=ago(seconds=3600))
 
     found = {one["id"]: one for one in json.loads(run("stuck", "--json").output)}
@@ -87,7 +87,7 @@ def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User
 def test_the_retention_is_shown_and_run(
     run: Run, alice: User, make_run: Callable[..., UUID]
 ) -> None:
-    """By the days of the setting, until nothing is left that is too old."""
+    """The days of the setting count, until nothing is left that is too old."""
     make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=8))
 
     shown = json.loads(run("retention", "show", retention_days="7").output)
@@ -113,7 +113,7 @@ def test_nothing_is_deleted_by_a_retention_that_was_not_given(
 def test_operators_are_added_listed_and_removed(
     run: Run, alice: User, connections: Connections
 ) -> None:
-    """By login or address, with entries in the logs of their orgs."""
+    """Logins and addresses name them, and the logs of their orgs have entries."""
     unknown = run("operators", "add", "nobody-of-this-name")
     added = run("operators", "add", alice.login)
     listed = run("operators", "list").output

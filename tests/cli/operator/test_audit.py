@@ -39,7 +39,7 @@ def org_id(connections: Connections) -> UUID:
 
 
 def test_a_good_log_is_ok(run: Run, org_id: UUID) -> None:
-    """Of one org or of all, also against the head that was printed."""
+    """One org or all can be checked, also against the head that was printed."""
     head = run("head", "--org", str(org_id)).output.strip()
 
     assert head.startswith("2:")

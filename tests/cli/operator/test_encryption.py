@@ -183,7 +183,7 @@ def test_a_secret_under_no_known_key_is_named(
 
 @pytest.mark.parametrize("key", ["", "short", f"{NEW},short"])
 def test_a_key_that_is_too_short_is_refused(run: Run, key: str) -> None:
-    """As the service refuses it."""
+    """The service refuses it in the same way."""
     assert 2 == run([key]).exit_code
 
 

@@ -102,7 +102,7 @@ def test_the_wall_is_before_the_service_alone(database: Database) -> None:
 
 
 def test_a_service_with_the_owners_role_stands_before_the_wall_too(database: Database) -> None:
-    """Then the owner sees nothing without a word either, and the service works as before."""
+    """The owner sees nothing without a word either, and the service works as before."""
     assert 0 == database.migrate("--row-security", "on", service=database.owner).exit_code
 
     database.make_org(database.owner)

@@ -53,7 +53,7 @@ def test_changes_at_once_lose_nothing(connections: Connections, org_id: UUID) ->
 def test_a_value_out_of_range_is_refused(
     connections: Connections, org_id: UUID, name: str, value: int
 ) -> None:
-    """By the function and by the table."""
+    """The function refuses it, and so does the table."""
     with connections.transaction() as tx, pytest.raises(InvalidRequest) as refused:
         org_settings.change(tx, org_id, {name: value})
     assert [name] == [*refused.value.details]

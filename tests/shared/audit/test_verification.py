@@ -189,7 +189,7 @@ def test_entries_that_vanish_beside_a_pruning_are_missed(
 
 
 def test_nothing_is_pruned_that_is_newer(connections: Connections, org_id: UUID) -> None:
-    """Then there is no entry about it either."""
+    """There is no entry about a pruning either."""
     with connections.transaction() as tx:
         assert 0 == audit_log.prune(tx, org_id, datetime(2026, 1, 1, tzinfo=UTC))
     with connections.reading() as sql:

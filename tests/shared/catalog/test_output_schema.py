@@ -29,7 +29,7 @@ def checked(schema: Any) -> None:
     ],
 )
 def test_a_schema_of_an_object_is_accepted(schema: dict[str, Any]) -> None:
-    """Of any draft, with references within itself."""
+    """Schemas of any draft are accepted, with references within themselves."""
     checked(schema)
 
 
@@ -64,7 +64,7 @@ def test_a_schema_that_cannot_be_checked_in_full_is_refused(schema: Any, why: st
 
 
 def test_a_schema_may_be_40_levels_deep() -> None:
-    """And not deeper."""
+    """A schema of 41 levels is refused."""
     schema: dict[str, Any] = OBJECT
     for _ in range(20):
         schema = {**OBJECT, "properties": {"a": schema}}

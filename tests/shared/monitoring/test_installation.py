@@ -131,7 +131,7 @@ def test_each_way_to_be_stuck_has_its_name(
 
 
 def test_a_run_that_writes_nothing_is_silent(stored: StoredRuns, connections: Connections) -> None:
-    """By the time of its last event, while its worker is alive."""
+    """The time of its last event counts, while its worker is alive."""
     worker_id = stored.worker()
     silent, busy = stored.claimed(worker_id).run_id, stored.claimed(worker_id).run_id
     for run_id in (silent, busy):

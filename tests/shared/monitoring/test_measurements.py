@@ -66,7 +66,7 @@ FROM runs, generate_series(1, 5000) AS number WHERE id = %(run_id)s
 
 
 def test_measuring_reads_no_old_runs(stored: StoredRuns) -> None:
-    """By the indexes of what has not ended, however many runs there were."""
+    """Indexes of what has not ended are read, however many runs there were."""
     with stored.connections.transaction() as tx:
         tx.sql.exec_driver_sql(_OLD_RUNS, {"run_id": stored.create()})
         tx.sql.exec_driver_sql("ANALYZE runs")

@@ -165,7 +165,7 @@ def test_a_collector_that_is_away_is_logged_once(
 
 
 def test_the_trace_id_alone_decides_whether_a_trace_is_kept() -> None:
-    """So every process keeps the same ones, as OpenTelemetry's `TraceIdRatioBased` does."""
+    """Every process keeps the same traces, as OpenTelemetry's `TraceIdRatioBased` does."""
     kept: list[Span] = []
     spans.record_to(kept.append, 0.25)
     try:

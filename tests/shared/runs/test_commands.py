@@ -14,7 +14,7 @@ from tests.waiting import in_parallel
 
 
 def test_a_queued_run_is_cancelled_or_claimed(stored: StoredRuns) -> None:
-    """Never both: a claim that won is stopped, a cancel that won leaves nothing to claim."""
+    """A claim that won is stopped; a cancel that won leaves nothing to claim."""
     for _ in range(20):
         run_id = stored.create()
 

@@ -158,7 +158,7 @@ def test_of_eight_turns_at_once_one_leaves_its_message(stored: StoredRuns) -> No
 
 
 def test_a_refused_run_leaves_no_thread(stored: StoredRuns) -> None:
-    """Nor does one whose transaction is rolled back."""
+    """A run whose transaction is rolled back leaves none either."""
     exhausted = replace(personas.builtin()["plain@1"], max_cost_usd_per_month=Decimal(0))
     said = NewMessage(content=Content("Hi"))
     new = replace(wanted(stored, new_id()), thread=NewThread(), message=said)

@@ -255,7 +255,7 @@ def test_text_before_a_cost_is_being_written(stored: StoredRuns) -> None:
 
 
 def test_a_cancel_that_is_under_way_is_named(stored: StoredRuns) -> None:
-    """Of a run that a worker holds, and of one that the sweep ends."""
+    """Both a run that a worker holds and one that the sweep ends are named."""
     held = stored.claimed().run_id
     stored.cancel(held)
     unheld = stored.create(cancel_requested_at=ago(seconds=1))
@@ -338,7 +338,7 @@ def test_questions_about_a_run_are_answered_by_indexes(
 def test_a_run_that_is_not_visible_is_not_found(
     stored: StoredRuns, connections: Connections, register: Callable[..., User]
 ) -> None:
-    """As for the run itself."""
+    """The run itself is not found either."""
     other = StoredRuns.of(connections, register())
     with pytest.raises(RunNotFound):
         explained(other, stored.create())

@@ -69,7 +69,7 @@ def start(stored: StoredRuns, fair: FairQueue, named: list[UUID], group: int = 1
 def test_a_flood_of_one_org_delays_the_run_of_another_by_one_round(
     stored: StoredRuns, queue: Queue, alice: User, register: Register, group: int
 ) -> None:
-    """Also if it is spread over keys and end users; every message starts a run."""
+    """A flood that is spread over keys and end users does no more; every message starts a run."""
     keys = [new_id() for _ in range(3)]
     flood = [
         run_id
@@ -214,7 +214,7 @@ def test_each_end_user_of_an_org_has_their_turn(
 def test_a_named_run_is_taken_if_it_is_as_good(
     stored: StoredRuns, queue: Queue, alice: User
 ) -> None:
-    """So two processes that have messages of one org do not claim the same runs."""
+    """Two processes that have messages of one org do not claim the same runs."""
     runs = queue(alice, 6)
     one, other = runs[:3], runs[3:]
 

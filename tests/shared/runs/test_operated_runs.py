@@ -127,7 +127,7 @@ def test_a_cancel_names_the_operator(stored: StoredRuns) -> None:
 
 
 def test_a_run_that_does_not_exist_is_not_found(stored: StoredRuns) -> None:
-    """By all of them alike."""
+    """Each of the actions raises the same error."""
     with stored.connections.transaction() as tx, pytest.raises(RunNotFound):
         operated_runs.requeue(tx, new_id())
     with stored.connections.transaction() as tx, pytest.raises(RunNotFound):

@@ -249,7 +249,7 @@ def test_a_short_page_says_where_the_list_goes_on(
 
 
 def test_threads_are_filtered(connections: Connections, actors: tuple[Actor, Actor]) -> None:
-    """By metadata and end user, in one page each, of one org."""
+    """Metadata and end users filter the threads of one org, in one page each."""
     for actor in actors:
         with connections.reading() as sql:
             every = threads.list_(sql, actor, limit=THREADS, before=None).rows

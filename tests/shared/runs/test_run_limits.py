@@ -228,7 +228,7 @@ def test_creating_within_limits_is_one_statement(limited: Limited) -> None:
 
 
 def test_uses_are_what_counts(limited: Limited) -> None:
-    """For each limit that is set."""
+    """Each limit that is set has its count."""
     of = limited(org_concurrent_runs=9, key_concurrent_runs=8, org_queued_runs=7)
     key = replace(of.actor, api_key_id=new_id())
     for actor in (key, of.actor, of.actor):

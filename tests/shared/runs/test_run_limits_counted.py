@@ -192,7 +192,7 @@ def test_a_count_that_became_small_has_later_runs_of_each_key(limited: Limited) 
 
 
 def test_a_refused_request_keeps_the_count(limited: Limited) -> None:
-    """Also one that needs a transaction: a flood of them is not counted one by one."""
+    """A refused request that needs a transaction keeps it, too: a flood costs no counts."""
     of = limited(org_concurrent_runs=600)
     copy(of, 600)
     later = times.now() + timedelta(hours=1)

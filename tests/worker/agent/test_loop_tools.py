@@ -232,7 +232,7 @@ def test_output_of_up_to_64_kib_stays_as_it_is(size: int) -> None:
     "output", ["x" * (MAX_OUTPUT_BYTES + 1), "€" * 30_000, "\U0001f600" * 20_000, "x" * 5_000_000]
 )
 def test_longer_output_is_cut_and_says_so(output: str) -> None:
-    """Never in the middle of a character."""
+    """No character is cut in its middle."""
     short, characters = cut(output)
     assert len(output) == characters
 

@@ -86,7 +86,7 @@ def test_a_refused_setting_is_dropped_for_the_rest_of_the_run() -> None:
 
 
 def test_a_resumed_run_reports_nothing_again() -> None:
-    """Nor does it ask the vendor once more."""
+    """It does not ask the vendor once more either."""
     vendor, context = Vendor("temperature"), RecordedRun(attempt=2)
     agent = agent_for({"say": "x"}, model_settings={"temperature": 1.0, "seed": 1})
 

@@ -336,7 +336,7 @@ def prefix(before: ModelRequest, request: ModelRequest) -> float:
 def test_between_two_truncations_each_request_begins_with_the_one_before_it(
     characters: float,
 ) -> None:
-    """So the vendor's prompt cache applies, also to a conversation far beyond the context."""
+    """The vendor's prompt cache applies, also to a conversation far beyond the context."""
     limit = 40_000
     model = StrictModel(ANTHROPIC, characters, limit)
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_stored_is_no_output() -> None:
 
 
 def test_a_cut_off_answer_is_asked_to_be_brief() -> None:
-    """Unless it is whole: then it is the output."""
+    """An answer that is whole is the output, though it was cut off."""
     first, *others = errors('{"name": "Rom', "length")
     assert "cut off" in first and others
     assert [] == errors('{"name": "Rome"}', "length")
@@ -115,7 +115,7 @@ def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) ->
     "others", [[], ["calculator"], [FINAL_TOOL, "calculator"], [FINAL_TOOL] * 2]
 )
 def test_other_calls_are_no_answer(others: list[str]) -> None:
-    """Also the tool's own call among others: each of them gets a result."""
+    """Calls among which is the tool's own are no answer either: each of them gets a result."""
     assert as_text(reply_with(*(ToolCall(name, name, {}) for name in others))) is None
 
 
@@ -150,7 +150,7 @@ def test_the_model_reads_why() -> None:
 
 
 def test_a_prompt_shows_the_schema() -> None:
-    """For servers that constrain the output without showing the model why."""
+    """Servers exist that constrain the output without showing the model why."""
     prompt = CITY.extended("Be kind.")
     assert prompt.startswith("Be kind.\n\n")
     shown: Any = json.loads(prompt.splitlines()[-1])

@@ -74,7 +74,9 @@ def test_what_is_not_text_is_replaced_by_a_note(odd: Odd) -> None:
 
 
 def test_images_are_kept(odd: Odd) -> None:
-    """By what their content is, and not more than eight; in the text each has its place."""
+    """Their content says what they are, and at most eight are kept; each has its place in the
+    text.
+    """
     [photo] = set(odd.call("photos", arguments={"n": 2}).images)
     assert base64.b64decode(photo).startswith(b"\x89PNG")
     assert "[image 1]\nclick\n[image 2]" == odd.call("photos", arguments={"n": 2}).text

@@ -164,7 +164,7 @@ def test_a_code_is_not_sent_to_another_authorization_server() -> None:
 
 
 def test_an_expired_token_is_refreshed_where_it_is_from() -> None:
-    """Also in a process that knows nothing but what was stored; the new grant has all of it."""
+    """A process that knows only what was stored does it, too; the new grant has all of it."""
 
     async def story(internet: Internet) -> None:
         grant = await granted(internet)

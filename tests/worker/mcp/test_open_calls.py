@@ -77,7 +77,7 @@ def test_a_call_whose_run_does_not_wait_any_more_is_cancelled_at_the_server(odd:
 
 
 def test_a_call_that_is_continued_is_cancelled_with_its_run(odd: Odd) -> None:
-    """As any call in progress."""
+    """A continued call is cancelled as any call in progress."""
     required = asked(lambda: odd.call("ask_and_hang", run_id=str(new_id())))
     stop = StopSignal()
 
@@ -147,7 +147,7 @@ def test_each_call_over_http_gets_the_reply_to_its_own_question(http_client: Mcp
 
 
 def test_a_call_that_fails_for_want_of_a_visit_is_made_again_after_it(odd: Odd) -> None:
-    """So servers of 2025-11-25 let people authorize them; one that is declined fails the call."""
+    """Servers of 2025-11-25 let people authorize them; a visit that is declined fails the call."""
     required = asked(lambda: odd.call("visit"))
     [page] = required.asked
     assert ("authorization", "https://example.com/login") == (page["kind"], page["url"])

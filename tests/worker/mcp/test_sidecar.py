@@ -71,7 +71,7 @@ def _run(part: float, seconds: float) -> list[str]:
 
 @pytest.mark.parametrize("kind", [MemoryError, type("PanicException", (BaseException,), {})])
 def test_a_process_without_memory_is_recognised(kind: type[BaseException]) -> None:
-    """Also in a group of errors, and where the JSON parser panics."""
+    """A group of errors that holds one is recognised, and a panic of the JSON parser."""
     assert _is_out_of_memory(kind())
     assert _is_out_of_memory(BaseExceptionGroup("several", [BaseExceptionGroup("", [kind()])]))
     assert not _is_out_of_memory(ValueError())

@@ -14,7 +14,7 @@ def never(route: Route) -> int | None:
 
 
 def test_a_server_is_asked_once_for_all_workers(connections: Connections) -> None:
-    """Not where the route has a size; also an answer that says nothing is kept for a moment."""
+    """A route with a size needs no question; an answer that says nothing is kept for a moment."""
     first, second = ContextSizes(connections), ContextSizes(connections)
     silent = replace(ROUTE, id="silent")
     asked: list[str] = []

@@ -9,7 +9,9 @@ from tests.stored_runs import StoredRuns
 
 
 def test_results_are_those_of_the_runs_own_thread(stored: StoredRuns) -> None:
-    """Of this run and earlier ones, whole; not of other threads, later or superseded runs."""
+    """This run and earlier ones give whole results; other threads, later and superseded runs give
+    none.
+    """
     earlier = stored.claimed()
     thread_id = earlier.thread_id
     whole = "x" * 100_000

@@ -62,7 +62,7 @@ def check(chunks: list[Chunk], server: PlatformServer) -> None:
 
 @pytest.mark.parametrize("secret", [KEY, json.dumps(AWS)], ids=["api key", "access key"])
 def test_bedrock(is_of_org: bool, secret: str) -> None:
-    """By an API key, or by a signature over all that is sent."""
+    """An API key is sent, or a signature over all that is sent."""
     with PlatformServer() as server:
         chunks = call(
             is_of_org=is_of_org,
@@ -85,7 +85,7 @@ def test_a_wrong_secret_is_refused_by_the_mock() -> None:
 
 
 def test_foundry(is_of_org: bool) -> None:
-    """By the resource's key, at the resource's address."""
+    """The resource's key is sent to the resource's address."""
     with PlatformServer() as server:
         url = f"{server.url}/anthropic/"
         chunks = call(is_of_org=is_of_org, platform="foundry", base_url=url, api_key=KEY)
@@ -101,7 +101,7 @@ def service_account(key: RSAPrivateKey, url: str) -> str:
 
 
 def test_vertex(is_of_org: bool) -> None:
-    """By a token that is issued to the service account, and used for later runs, too."""
+    """A token is issued to the service account, and used for later runs, too."""
     key = generate_private_key(65537, 2048)
     with PlatformServer(key.public_key()) as server:
         route: dict[str, Any] = {
@@ -119,7 +119,7 @@ def test_vertex(is_of_org: bool) -> None:
 
 @pytest.mark.parametrize("secret", [None, "{}", "a-key"])
 def test_vertex_without_a_service_account_fails(secret: str | None) -> None:
-    """Also where the key could not be decrypted; no token of the machine is used."""
+    """A key that could not be decrypted fails, too; no token of the machine is used."""
     with pytest.raises(ProviderError, match="no key of a service account") as caught:
         call(
             is_of_org=True,

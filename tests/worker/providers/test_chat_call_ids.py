@@ -65,7 +65,7 @@ def test_mistral_takes_nine_letters_and_digits(model: str) -> None:
 
 
 def test_another_model_gets_the_ids_that_it_gave() -> None:
-    """Also if it is one of Kimi's under another name; what no server accepts is replaced."""
+    """Kimi's models do under another name, too; what no server accepts is replaced."""
     assert (["call_a", WRITE.id, "call_a"], [WRITE.id, "call_a", "call_a"]) == ids_of("m")
     odd: list[Message] = [
         AssistantMessage("", (ToolCall("a b", "f", {}),)),

@@ -172,7 +172,7 @@ def test_extra_fields_are_added_to_the_body(api: str) -> None:
 
 @pytest.mark.parametrize("api", list(ANSWERS))
 def test_a_refused_setting_is_named(api: str) -> None:
-    """By the text of the vendor's error, whichever API it is."""
+    """The text of the vendor's error names it, whichever API it is."""
     request = replace(REQUEST, settings=SAMPLING)
     with vendor(status("400 Bad Request", message="`top_p` is not supported.")) as fake:
         route = route_to(

@@ -84,7 +84,7 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
     ],
 )
 def test_the_refused_setting_is_found(param: Any, message: str, refused: str | None) -> None:
-    """By the parameter where the vendor names one, else by the first name in its words."""
+    """The parameter counts where the vendor names one, else the first name in its words."""
     assert refused == refused_settings.find(400, param, message, SETTINGS)
 
 
@@ -95,5 +95,5 @@ def test_other_failures_are_about_no_setting(status: int) -> None:
 
 
 def test_a_setting_that_was_not_sent_was_not_refused() -> None:
-    """So that no call is repeated without a change."""
+    """No call is repeated without a change."""
     assert refused_settings.find(400, "temperature", "no `temperature`", {"seed": 1}) is None

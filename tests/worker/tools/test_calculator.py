@@ -118,7 +118,7 @@ def test_what_would_take_long_or_has_no_value_is_refused(expression: str) -> Non
 
 @given(st.text(alphabet="0123456789.+-*/%() e,abmnirounds", max_size=60))
 def test_any_text_gives_a_bounded_number_or_a_refusal(expression: str) -> None:
-    """Never another exception, never a result without end."""
+    """No text leads to another exception, or to a result without end."""
     try:
         value = calculate(expression)
     except ToolFailed:
