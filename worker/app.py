@@ -21,7 +21,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
 from arkloop.shared.plugins import InvalidPlugin
-from arkloop.shared.storage import queue, rewinds, server_checks
+from arkloop.shared.storage import celery_app, rewinds, server_checks
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker import poller, providers, tasks, tools
 from arkloop.worker.process.process import WorkerProcess
@@ -63,7 +63,7 @@ except (InvalidPlugin, tools.InvalidTool, tools.UnknownTool) as problem:
 
 # Where orgs can store keys, any of them may come to use any provider.
 providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())
-app = queue.make_celery(settings, concurrency=settings.worker_concurrency)
+app = celery_app.make_celery(settings, concurrency=settings.worker_concurrency)
 _processes: dict[int, WorkerProcess] = {}
 _lock = threading.Lock()
 
@@ -114,7 +114,7 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
     _exporter: Any = None
 
     def start(self, _worker: Any) -> None:
-        queue.name_queue(app, _installation(process().connections))
+        celery_app.name_queue(app, _installation(process().connections))
         if settings.metrics_port:
             from arkloop.shared.monitoring import exposition
 

@@ -231,7 +231,7 @@ def connect(
     """Make the engine and the Redis clients; nothing is opened before use."""
     keys = Keys()
     broker, broker_outage = connect_redis(settings.broker_url), Outage(REDIS_PAUSE_SECONDS)
-    enqueue = partial(queue.enqueue, broker, keys, broker_outage, settings)
+    enqueue = partial(queue.enqueue, broker, keys, broker_outage)
     size = pool_size or settings.database_pool_size
     return Connections(
         settings,

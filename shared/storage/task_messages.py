@@ -1,49 +1,71 @@
-"""Messages as Celery sends them, for tasks that differ in nothing but an id.
+"""Messages for workers, as Celery sends them by kombu, without either.
 
-Celery and kombu take half a millisecond of CPU to make a message, which is more than all else that
-a web process does for a run once its request is read. So they make one for each kind of task, and
-its copies get their ids by replacing text.
+They take half a millisecond of CPU for each message, which is more than all else that a web process
+does for a run once its request is read; but those of one task differ in nothing but ids. The form
+is version 2 of Celery's protocol, in the envelope of kombu's transport for Redis. The tests compare
+it with what the installed Celery sends.
 """
 
 import base64
 import json
-import threading
+from functools import cache
+from typing import Any
 from uuid import UUID, uuid4
 
-from celery import Celery
+#: Celery's default queue; its name in Redis begins with the installation's.
+QUEUE = "celery"
 
-_TASK, _ID, _BODY, _TAG = "(task)", "(id)", "(body)", "(tag)"
-#: kombu's transport in memory has one queue of a name for the whole process.
-_lock = threading.Lock()
+_TASK, _ID, _BODY = "(task)", "(id)", "(body)"
+_AFTERWARDS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_ARGUMENTS = json.dumps([[_ID], {}, _AFTERWARDS])
 
 
-class TaskMessage:
-    """The message of a kind of task, as it lies in a list of Redis."""
+def message(task: str, id_: UUID) -> str:
+    """Return the message of a new task with this one argument, as it lies in a list of Redis."""
+    argument = str(id_)
+    body = base64.b64encode(_ARGUMENTS.replace(_ID, argument).encode()).decode()
+    text = _template(task).replace(_BODY, body).replace(_ID, argument)
+    return text.replace(_TASK, str(uuid4()))
 
-    def __init__(self, celery: Celery, task: str) -> None:
-        with _lock, celery.connection_for_write("memory://") as connection:
-            channel = connection.default_channel
-            celery.send_task(
-                task,
-                args=[_ID],
-                task_id=_TASK,
-                ignore_result=True,
-                retry=False,
-                producer=celery.amqp.Producer(channel, auto_declare=False),
-            )
-            message = channel._get(celery.conf.task_default_queue)
-        self._body = base64.b64decode(message["body"]).decode()
-        message["body"] = _BODY
-        message["properties"]["delivery_tag"] = _TAG
-        self.queue: str = celery.conf.task_default_queue
-        self._text = json.dumps(message)
 
-    def of(self, id_: UUID) -> str:
-        """Return the message of a new task with this argument."""
-        body = self._body.replace(_ID, str(id_)).encode()
-        return (
-            self._text.replace(_BODY, base64.b64encode(body).decode())
-            .replace(_ID, str(id_))
-            .replace(_TASK, str(uuid4()))
-            .replace(_TAG, str(uuid4()))
-        )
+@cache
+def _template(task: str) -> str:
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": task,
+        "id": _TASK,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": _TASK,
+        "parent_id": None,
+        "argsrepr": f"['{_ID}']",
+        "kwargsrepr": "{}",
+        "origin": "arkloop",
+        "ignore_result": True,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+    properties = {
+        "correlation_id": _TASK,
+        "reply_to": "",
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": QUEUE},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": _TASK,
+    }
+    return json.dumps(
+        {
+            "body": _BODY,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": headers,
+            "properties": properties,
+        }
+    )
