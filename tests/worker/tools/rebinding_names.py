@@ -76,8 +76,8 @@ class NameServer:
 
 
 def main() -> None:
-    _bring_up("lo", None)
-    _bring_up("lo:1", "169.254.169.254")
+    bring_up("lo", None)
+    bring_up("lo:1", "169.254.169.254")
     names = NameServer(NAMES | HOP)
     allowed = Server("127.0.0.2", {"/": page("hello"), "/again": redirect("/")}, port=PORT)
     canaries = [Server(host, port=PORT) for host in CANARIES]
@@ -105,7 +105,7 @@ def _fetched(url: str) -> str:
         return f"failed: {failed}"
 
 
-def _bring_up(interface: str, address: str | None) -> None:
+def bring_up(interface: str, address: str | None) -> None:
     """Configure the interface as `ip` does, which not every machine has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         if address is not None:
