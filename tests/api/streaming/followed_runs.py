@@ -18,8 +18,10 @@ from arkloop.shared.events.types import MessageDelta
 from tests.stored_runs import StoredRuns
 
 
-def read_by_httpx_sse(stream: bytes) -> list[ServerSentEvent]:
-    response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream)
+def read_by_httpx_sse(*pieces: bytes) -> list[ServerSentEvent]:
+    """Read a stream that arrives in these pieces."""
+    head = {"Content-Type": "text/event-stream"}
+    response = httpx.Response(200, headers=head, content=iter(pieces))
     return list(EventSource(response).iter_sse())
 
 

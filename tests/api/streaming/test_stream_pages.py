@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
@@ -60,6 +60,20 @@ def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> Non
     assert [str(event.seq) for event in events] == [sent.id for sent in read]
     assert {"message.delta" if named else "message"} == {sent.event for sent in read}
     assert [1000] + [None] * (len(events) - 1) == [sent.retry for sent in read]
+
+
+@settings(max_examples=50)
+@given(st.lists(LOOKALIKES | st.text(max_size=3), max_size=6).map("".join), st.booleans())
+def test_wherever_it_is_split_a_payload_is_one_event(text: str, named: bool) -> None:
+    """At every byte: what has arrived before is no event, and with the rest there is that one."""
+    event = encode(7, MessageDelta(text), NOW)
+    frame = frame_of(event, named=named)
+    expected = (event.payload, "7", "message.delta" if named else "message")
+
+    for cut in range(len(frame)):
+        assert [] == read_by_httpx_sse(frame[:cut])
+        [sent] = read_by_httpx_sse(frame[:cut], frame[cut:])
+        assert expected == (sent.data, sent.id, sent.event)
 
 
 @given(TEXT)
