@@ -47,7 +47,7 @@ class Allowed(Server):
 
 
 def main() -> None:
-    """Dial all hosts by each sink, then each canary once without a check."""
+    """Send each sink to all hosts, then connect to each canary once without a check."""
     bring_up("lo", None)
     bring_up("lo:1", "169.254.169.254")
     canaries = [Server(host, port=PORT) for host in CANARIES]
