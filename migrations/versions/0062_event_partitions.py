@@ -19,12 +19,22 @@ log = logging.getLogger(__name__)
 # interrupted then, runs of today and of the next days are below it.
 _DAYS_OF_THE_FIRST = 7
 _DAYS_OF_THE_NEXT = 15
+_DAYS_LEFT = 1
 
 _BOUND = """
 SELECT (lpad(to_hex(extract(epoch FROM date_trunc('day', now() AT TIME ZONE 'UTC')
     + make_interval(days => :days))::bigint * 1000), 12, '0') || repeat('0', 20))::uuid
 """
 _CHECK = "ck_run_events_is_in_the_first"
+#: The bound of a constraint that is validated: then somebody held the table too long for the swap.
+#: Its rows are not read once more, unless the next partition would be too late.
+_CHECKED = f"""
+SELECT bound::uuid FROM (
+    SELECT substring(pg_get_constraintdef(oid) FROM '''([0-9a-f-]{{36}})''') AS bound
+    FROM pg_constraint
+    WHERE conrelid = 'run_events'::regclass AND conname = '{_CHECK}' AND convalidated
+) AS c WHERE bound::uuid > ({_BOUND})
+"""
 
 # The table becomes the first partition, and another one has its name. All in one transaction, with
 # what others rely on: owner, privileges, row-level security, the trigger of deliveries.
@@ -204,13 +214,26 @@ END $$;
 
 def upgrade() -> None:
     sql = op.get_bind()
-    first = sql.scalar(text(_BOUND), {"days": _DAYS_OF_THE_FIRST})
+    checked = sql.scalar(text(_CHECKED), {"days": _DAYS_LEFT})
+    first = checked or sql.scalar(text(_BOUND), {"days": _DAYS_OF_THE_FIRST})
     following = sql.scalar(text(_BOUND), {"days": _DAYS_OF_THE_FIRST + _DAYS_OF_THE_NEXT})
     schema = sql.scalar(text("SELECT quote_ident(current_schema())"))
     highest = sql.scalar(text("SELECT run_id FROM run_events ORDER BY run_id DESC LIMIT 1"))
     if is_odd := highest is not None and highest >= first:
         log.warning("run %s is of the future: there will be no other partition of events", highest)
     condition = "true" if is_odd else f"run_id < '{first}'"
+    if checked is None:
+        _check(condition)
+    bound = "MAXVALUE" if is_odd else f"'{first}'"
+    op.execute(_SWAP.format(bound=bound, check=_CHECK))
+    op.execute(_FUNCTIONS.format(schema=schema))
+    op.execute(_AS_BEFORE)
+    if not is_odd:
+        op.execute(f"SELECT add_run_events_partition('{first}', '{following}')")
+
+
+def _check(condition: str) -> None:
+    """Let Postgres look at all rows, beside everybody else."""
     with op.get_context().autocommit_block():
         op.execute(f"ALTER TABLE run_events DROP CONSTRAINT IF EXISTS {_CHECK}")
         op.execute(f"ALTER TABLE run_events ADD CONSTRAINT {_CHECK} CHECK ({condition}) NOT VALID")
@@ -219,9 +242,3 @@ def upgrade() -> None:
         except IntegrityError:
             op.execute(f"ALTER TABLE run_events DROP CONSTRAINT {_CHECK}")
             raise
-    bound = "MAXVALUE" if is_odd else f"'{first}'"
-    op.execute(_SWAP.format(bound=bound, check=_CHECK))
-    op.execute(_FUNCTIONS.format(schema=schema))
-    op.execute(_AS_BEFORE)
-    if not is_odd:
-        op.execute(f"SELECT add_run_events_partition('{first}', '{following}')")

@@ -77,13 +77,16 @@ def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None
 
 def _patiently(work: Callable[[], None], lock_seconds: float) -> None:
     """Do the work; try again for `lock_seconds` while others hold a table."""
-    deadline = time.monotonic() + lock_seconds
+    deadline = None
     while True:
         try:
             work()
             return
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable) or time.monotonic() > deadline:
+            now = time.monotonic()
+            # From the first one on: what came before it may have taken much longer.
+            deadline = now + lock_seconds if deadline is None else deadline
+            if not isinstance(error.orig, LockNotAvailable) or now >= deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)
 

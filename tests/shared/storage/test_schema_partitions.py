@@ -1,5 +1,7 @@
 """The migration that makes the table of events the first partition of another one."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -100,6 +102,34 @@ def test_no_row_is_looked_at_while_others_wait(older: Engine) -> None:
     implied = 'partition constraint for table "run_events_first" is implied by existing constraints'
     assert implied in notices
     assert 'verifying table "run_events_first"' not in notices
+
+
+def test_rows_are_read_once_however_long_the_table_is_held(older: Engine) -> None:
+    """Somebody reads when the rows have been looked at: the swap alone is tried again, in time.
+
+    Reading them may take longer than a lock is waited for.
+    """
+    url = older.url.render_as_string(hide_password=False).replace("+psycopg", "", 1)
+    looked: list[str] = []
+    with psycopg.connect(url) as reader:
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            if notice.message_primary == 'verifying table "run_events"':
+                looked.append(notice.message_primary)
+                reader.execute("SELECT FROM run_events")
+                time.sleep(1.2)
+                threading.Timer(1, reader.rollback).start()
+
+        def listen(driver: psycopg.Connection[Any], _record: object) -> None:
+            driver.execute("SET client_min_messages = debug1")
+            driver.add_notice_handler(note)
+
+        event.listen(older, "connect", listen)
+        older.dispose()
+
+        schema.migrate(older, lock_seconds=1)
+
+    assert 1 == len(looked)
 
 
 def test_what_others_rely_on_stays(older: Engine) -> None:
