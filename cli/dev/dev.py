@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from arkloop.cli.client.server_address import DEFAULT_FOLDER, leads_to_loopback
-from arkloop.cli.dev import env_file, local_model, machine, plugin_watch, welcome
+from arkloop.cli.dev import env_file, local_model, plugin_watch, welcome
 from arkloop.cli.dev.data_folder import DataFolder, DataFolderInUse
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
@@ -31,6 +31,7 @@ from arkloop.cli.dev.guard import guarded, orphaned
 from arkloop.cli.dev.prefixed_output import PrefixedOutput
 from arkloop.cli.dev.readiness import answers, problem_of
 from arkloop.cli.dev.supervisor import Process, Supervisor
+from arkloop.shared import machine
 
 #: The Procfile of the repository: here it is a link, and in a wheel a copy.
 PROCFILE = Path(__file__).with_name("Procfile")

@@ -1,4 +1,4 @@
-"""Defaults of `arkloop dev` that fit the machine: processes for its cores."""
+"""Numbers of processes that fit the machine."""
 
 import os
 from contextlib import suppress

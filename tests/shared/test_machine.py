@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arkloop.cli.dev import machine
+from arkloop.shared import machine
 
 
 @pytest.mark.parametrize(
