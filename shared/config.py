@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arkloop.shared import trace_settings
+from arkloop.shared import machine, trace_settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 
 #: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
@@ -130,7 +130,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    api_workers: int = 2
+    api_workers: int = field(default_factory=machine.default_web_processes)
     hostname: str = field(default_factory=socket.gethostname)
 
     @classmethod
@@ -202,6 +202,9 @@ class _Reader:
             "webhook_retry_seconds": self._pauses("ARKLOOP_WEBHOOK_RETRY_SECONDS")
             or Settings.webhook_retry_seconds,
             "routes_file": self._text("ARKLOOP_ROUTES"),
+            "api_workers": self._whole_number(
+                "ARKLOOP_API_WORKERS", machine.default_web_processes(), 1
+            ),
             "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,

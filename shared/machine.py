@@ -4,6 +4,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+#: Each web process may open 14 connections to Postgres, which allows 100 unless it is configured:
+#: more than this, in each of several containers of a large host, is a decision.
+MOST_BY_DEFAULT = 2
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -17,6 +20,11 @@ def cores(quota: Path = _QUOTA) -> int:
         limit, period = quota.read_text().split()
         found = min(found, round(int(limit) / int(period)))  # "max" is no number
     return max(1, found)
+
+
+def default_web_processes() -> int:
+    """Return how many gunicorn workers a web process has unless a setting says so."""
+    return min(MOST_BY_DEFAULT, web_processes(cores()))
 
 
 def web_processes(count: int) -> int:

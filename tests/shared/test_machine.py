@@ -6,6 +6,13 @@ from pathlib import Path
 import pytest
 
 from arkloop.shared import machine
+from arkloop.shared.config import Settings
+
+LEAST = {
+    "ARKLOOP_DATABASE_URL": "postgresql://db.example.com/runs",
+    "ARKLOOP_REDIS_URL": "redis://redis.example.com",
+    "ARKLOOP_JWT_SECRET": "j" * 32,
+}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,16 @@ def test_a_containers_quota_counts(tmp_path: Path, quota: str, at_most: int) -> 
     file.write_text(quota)
 
     assert min(at_most, len(os.sched_getaffinity(0))) == machine.cores(file)
+
+
+def test_a_web_process_has_no_more_workers_than_fit() -> None:
+    """One on small machines, two on others, unless the operator says so."""
+    cores = machine.cores()
+    expected = 1 if cores < 4 else 2
+
+    assert expected == machine.default_web_processes()
+    assert expected == Settings.from_env(LEAST).api_workers
+    assert 7 == Settings.from_env({**LEAST, "ARKLOOP_API_WORKERS": "7"}).api_workers
 
 
 @pytest.mark.parametrize(("cores", "web", "workers"), [(1, 1, 1), (2, 1, 1), (4, 2, 1), (8, 4, 2)])
