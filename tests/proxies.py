@@ -15,65 +15,55 @@ from tests.web_server import ROOT, answers
 
 _PATH = f"{ROOT / '.cache' / 'proxies' / 'bin'}:{os.environ['PATH']}:/usr/sbin"
 
-_HAPROXY = """
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-    retries 3
-    option redispatch 1
-frontend public
-    bind 127.0.0.1:{port}
-    default_backend api
-backend api
-    balance first
-    server first 127.0.0.1:{first}
-    server second 127.0.0.1:{second}
-"""
-
-_CADDY = """
-{{
-    admin off
-    auto_https off
-    persist_config off
-}}
-http://127.0.0.1:{port} {{
-    reverse_proxy 127.0.0.1:{first} 127.0.0.1:{second} {{
-        lb_policy first
-        lb_try_duration 5s
-        fail_duration 30s
-    }}
-}}
-"""
-
 
 def _nginx(folder: Path, port: int, first: int, second: int) -> list[str]:
-    """Write the configuration that is shipped, but for addresses and folders."""
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
     servers = f"server 127.0.0.1:{first}; server 127.0.0.1:{second} backup;"
-    for shipped, here in (
+    path = _shipped(
+        "nginx.conf",
+        folder,
         ("listen 8080;", f"listen 127.0.0.1:{port};"),
         ("web:8080", "api"),
         ("/tmp/", f"{folder}/"),
         ("http {", f"http {{ upstream api {{ {servers} }}"),
-    ):
-        assert shipped in text
-        text = text.replace(shipped, here)
-    return ["nginx", "-p", str(folder), "-c", _written(folder, text), "-g", "daemon off;"]
+    )
+    return ["nginx", "-p", str(folder), "-c", path, "-g", "daemon off;"]
 
 
 def _haproxy(folder: Path, port: int, first: int, second: int) -> list[str]:
-    text = _HAPROXY.format(port=port, first=first, second=second)
-    return ["haproxy", "-db", "-q", "-f", _written(folder, text)]
+    servers = f"server first 127.0.0.1:{first}\n    server second 127.0.0.1:{second}"
+    path = _shipped(
+        "haproxy.cfg",
+        folder,
+        ("bind :8080", f"bind 127.0.0.1:{port}"),
+        ("maxconn 16384", "maxconn 1000"),  # more files than a test may open
+        ("server-template web 10 web:8080", servers),
+        ("balance leastconn", "balance first"),
+    )
+    return ["haproxy", "-db", "-f", path]
 
 
 def _caddy(folder: Path, port: int, first: int, second: int) -> list[str]:
-    text = _CADDY.format(port=port, first=first, second=second)
-    return ["caddy", "run", "--adapter", "caddyfile", "--config", _written(folder, text)]
+    path = _shipped(
+        "Caddyfile",
+        folder,
+        (":8080 {", f"http://127.0.0.1:{port} {{"),
+        (
+            "dynamic a web 8080 {\n\t\t\trefresh 5s\n\t\t}",
+            f"to 127.0.0.1:{first} 127.0.0.1:{second}",
+        ),
+        ("lb_policy least_conn", "lb_policy first"),
+    )
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", path]
 
 
-def _written(folder: Path, text: str) -> str:
+def _shipped(name: str, folder: Path, *changes: tuple[str, str]) -> str:
+    """Write the configuration that is shipped, but for addresses, folders and the order of servers;
+    returns its path.
+    """
+    text = (ROOT / "deploy" / name).read_text()
+    for shipped, here in changes:
+        assert 1 <= text.count(shipped), f"deploy/{name} lacks {shipped}"
+        text = text.replace(shipped, here)
     path = folder / "proxy.conf"
     path.write_text(text)
     return str(path)

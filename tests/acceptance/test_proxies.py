@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, parsed, until_broken_off
 from tests.proxies import COMMANDS, proxy
 from tests.system import System
@@ -48,6 +51,33 @@ def test_a_stream_to_the_end_of_the_run_ends_in_order(user: Caller, proxied: Cal
     with proxied.stream(run_id) as answer:
         assert "run.completed" == list(parsed(answer))[-1]["type"]
     assert 200 == proxied.http.get(f"/v1/runs/{run_id}").status_code
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_ticket_is_in_no_log_of_a_proxy(
+    system: System, user: Caller, tmp_path: Path, name: str
+) -> None:
+    """Neither with a stream whose server is killed, nor with a request that finds no server."""
+    with ExitStack() as servers:
+        first = servers.enter_context(system.one_more_web_server())
+        with proxy(name, tmp_path, first.settings.port, free_port()) as url:
+            run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+            user.until(run_id, "status", "waiting_for_input")
+            address = f"{url}/v1/runs/{run_id}/events"
+            query = {"ticket": user.ticket(run_id)}
+            with httpx.stream("GET", address, params=query) as answer:
+                assert 200 == answer.status_code
+                for worker in psutil.Process(first.pid).children():
+                    worker.kill()
+                with pytest.raises(httpx.RemoteProtocolError):
+                    answer.read()
+            servers.close()
+            assert 500 <= httpx.get(address, params=query, timeout=20).status_code
+            user.cancel(run_id)
+
+    log = (tmp_path / "log").read_text()
+    assert query["ticket"] not in log
+    assert name != "caddy" or f"/v1/runs/{run_id}/events" in log, "nothing was logged"
 
 
 @pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
