@@ -1,0 +1,98 @@
+"""The guide's restore, rehearsed: a dump of a service that works becomes a service that works."""
+
+import json
+import secrets
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+from arkloop.cli.dev.dev import path_of_children
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from tests.caller import Caller
+from tests.system import System, running_system
+from tests.web_server import INHERITED
+
+
+def test_a_dump_becomes_a_service_again(
+    new_database: Callable[[], str], postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """After the loss of everything but a dump, ended runs read as before, waiting ones are answered
+    and continue, what came after the dump is not there, and new runs are executed.
+    """
+    lost, restored = (new_database() for _ in range(2))
+    names = "ARKLOOP_JWT_SECRET", "ARKLOOP_ENCRYPTION_KEY"
+    # Doctor would find that runs may end their worker.
+    environ = {name: secrets.token_hex(32) for name in names} | {"ARKLOOP_FAULTS": ""}
+    folders = [tmp_path / name for name in ("before", "after")]
+    for folder in folders:
+        folder.mkdir()
+
+    with running_system(lambda: lost, folders[0], web=1, environ=environ) as system:
+        caller = system.caller()
+        ended = caller.run({"say": "Hello."})
+        caller.ended(ended)
+        waiting = caller.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "Thanks."})
+        caller.until(waiting, "status", "waiting_for_input")
+        events = caller.events_so_far(ended)
+        dump = _dumped(postgres, lost)  # while everything is in use
+        late = caller.run({"say": "Too late."})
+        caller.ended(late)
+
+    _load(postgres, dump, restored)
+    with running_system(lambda: restored, folders[1], web=1, environ=environ) as system:
+        _command(system, "migrate")
+        found = caller.at(system.web[0].url)
+        assert events == found.events_so_far(ended)
+        assert 404 == found.http.get(f"/v1/runs/{late}").status_code
+        assert 200 == found.answer(waiting, "yes").status_code
+        assert "completed" == found.ended(waiting)["status"]
+        _numbers_are_whole(found, waiting)
+        assert "completed" == found.ended(found.run({"say": "New."}))["status"]
+        report = json.loads(_command(system, "doctor", "--json"))
+    assert [] == [one for one in report["findings"] if one["status"] == "fail"]
+
+
+def _numbers_are_whole(caller: Caller, run_id: str) -> None:
+    """Assert that no number of the run's events is missing or repeated."""
+    numbers = [event["seq"] for event in caller.events_so_far(run_id)]
+    assert list(range(1, len(numbers) + 1)) == numbers
+
+
+def _dumped(postgres: EmbeddedPostgres, url: str) -> bytes:
+    """Return what `pg_dump` makes of the database."""
+    command = [*_server(postgres, "pg_dump"), "--format=custom", _name(url)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def _load(postgres: EmbeddedPostgres, dump: bytes, url: str) -> None:
+    """Load the dump into the database, in place of all that is in it."""
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as sql:
+        sql.execute("DROP SCHEMA public CASCADE")
+        sql.execute("CREATE SCHEMA public")
+    command = [*_server(postgres, "pg_restore"), "--exit-on-error", "--dbname", _name(url)]
+    subprocess.run(command, input=dump, check=True, capture_output=True)
+
+
+def _server(postgres: EmbeddedPostgres, program: str) -> list[str]:
+    """Return the beginning of a command for the server."""
+    program = str(postgres.binaries / program)
+    return [program, "--host", str(postgres.sockets), "--username", "postgres"]
+
+
+def _name(url: str) -> str:
+    return str(make_url(url).database)
+
+
+def _command(system: System, *arguments: str) -> str:
+    """Return what a command of the operator prints, with the environment of the processes."""
+    done = subprocess.run(
+        ["arkloop", *arguments],
+        env={**INHERITED, **system.environ, "PATH": path_of_children()},
+        capture_output=True,
+        text=True,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
