@@ -138,6 +138,20 @@ def test_an_approval_in_one_tab_is_seen_in_the_other(
     expect(thread.locator(".call-body")).to_contain_text("54")
 
 
+def test_nobody_approves_what_is_not_shown(sign_in: Open, user: Caller, careful: str) -> None:
+    """The inbox has no arguments over 8 KiB: there the call can be denied, in the run approved."""
+    call = {"tool": "calculator", "args": {"expression": "1+" * 5_000 + "1"}}
+    run_id = user.run(call, {"say": "It is done."}, persona_id=careful)
+    thread, inbox = sign_in(f"/threads/{user.get_run(run_id)['thread_id']}"), sign_in("/inbox")
+    item = inbox.locator(".inbox-item", has_text=run_id[-8:])
+
+    expect(item).to_contain_text("open the run to see them")
+    expect(item.get_by_role("button", name="Approve")).to_be_disabled()
+    expect(item.get_by_role("button", name="Deny")).to_be_enabled()
+    thread.get_by_role("button", name="Approve").click()
+    expect(item).to_have_count(0)
+
+
 def test_a_denial_and_an_answer(sign_in: Open, user: Caller, careful: str) -> None:
     """A denied call is not made, and the model reads the reason; a question has its reply."""
     call = {"tool": "calculator", "args": {"expression": "6*7"}}

@@ -79,7 +79,8 @@ function Approval({ pending, answer, isBusy }) {
     : html`
       ${pending.arguments === undefined ? html`<p class="faint">The arguments are too long for this list: open the run to see them.</p>`
         : html`<${Data} label="Arguments" value=${pending.arguments} />`}
-      <div class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
+      <div class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
+          onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
         <${Button} disabled=${isBusy || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
         <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
 }
