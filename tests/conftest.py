@@ -32,6 +32,7 @@ from arkloop.shared.storage.tables.runs import runs
 from tests import leaks, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
+from tests.cpu_of_files import CpuOfFiles
 from tests.described_responses import DescribedResponses
 from tests.stored_runs import StoredRuns
 from tests.system import System, running_system
@@ -50,6 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--leaks", action="store_true", help="search what all tests have left for secrets"
     )
+    parser.addoption("--cpu", action="store_true", help="print the CPU seconds of each file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("cpu"):
+        config.pluginmanager.register(CpuOfFiles(config))
 
 
 #: The whole service, once a test has started it, and the files with tests that use it.
