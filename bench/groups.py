@@ -7,6 +7,7 @@ from bench import (
     bursts,
     busy_threads,
     create,
+    flood,
     latency,
     limits,
     mcp_neighbours,
@@ -69,6 +70,11 @@ GROUPS = (
         "turns",
         "a long queue: starts of orgs of weights 3 and 1, and of a third one's single run",
         lambda short: turns.measure(short=short),
+    ),
+    Group(
+        "flood",
+        "single runs of an org beside another one's 10,000 runs in the queue",
+        lambda short: flood.measure(short=short),
     ),
     Group(
         "busy",
