@@ -149,11 +149,6 @@ class Settings:
         return cls(**values)
 
 
-def export(name: str, value: str) -> None:
-    """Set a variable that a library reads when it is imported."""
-    os.environ[name] = value
-
-
 def _verified(url: str, verifies: bool) -> str:
     """Return a URL of Redis that says whether certificates are verified, unless it says so itself.
 

@@ -1,12 +1,20 @@
 """The metrics of a process: what is counted, and where.
 
-Until `enable` is called, counting does nothing: the library is not even imported. Labels have few
-values each, whatever orgs do: no ids of orgs, users or runs, no names that they choose.
+Until `enable` is called, counting does nothing. Labels have few values each, whatever orgs do: no
+ids of orgs, users or runs, no names that they choose.
 """
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, MutableSequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+#: Where the numbers of a series are: in this sequence, from this index on.
+Cells = tuple[MutableSequence[float] | memoryview, int]
+
+#: Makes room for a series of a metric: its name, the values of its labels, its number of cells.
+Room = Callable[[str, tuple[str, ...], int], Cells]
 
 #: Seconds, from a commit to a model's slow turn.
 _SHORT = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -19,39 +27,76 @@ MAX_SERIES = 500
 
 @dataclass(slots=True, eq=False)
 class Metric:
-    """A counter, a gauge that is moved up and down, or a histogram; with its labels' names."""
+    """A counter, a gauge that is moved up and down, or a histogram; with its labels' names.
+
+    A series of a histogram has cells for the sum, for each bucket, and for what is beyond; of
+    others it has one.
+    """
 
     kind: Literal["Counter", "Gauge", "Histogram"]
     name: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    _real: Any = None
+    _room: Room | None = None
+    _lock: AbstractContextManager[Any] | None = None
     _add: dict[tuple[str, ...], Callable[[float], None]] = field(default_factory=dict)
 
     def add(self, amount: float, *labels: str) -> None:
         """Count the amount, or observe it, under these values of the labels."""
-        if self._real is not None:
+        if self._room is not None:
             (self._add.get(labels) or self._child(labels))(amount)
+
+    @property
+    def cells(self) -> int:
+        """The number of cells of a series."""
+        return 2 + len(self.buckets) if self.kind == "Histogram" else 1
 
     def _child(self, labels: tuple[str, ...]) -> Callable[[float], None]:
         if len(self._add) >= MAX_SERIES:
             # Clients can use up all combinations of routes, and must not hide a 500 by it.
             labels = ("other",) * max(1, len(labels) - 1) + labels[1:][-1:]
-        child = self._real.labels(*labels) if labels else self._real
-        add: Callable[[float], None] = child.observe if self.kind == "Histogram" else child.inc
-        self._add[labels] = add
-        return add
+        assert self._room is not None and self._lock is not None
+        with self._lock:
+            if labels not in self._add:
+                cells, first = self._room(self.name, labels, self.cells)
+                self._add[labels] = (
+                    _observer(cells, first, self.buckets, self._lock)
+                    if self.kind == "Histogram"
+                    else _adder(cells, first, self._lock)
+                )
+            return self._add[labels]
 
-    def enable(self, library: Any) -> None:
-        """Count from now on, in the registry of the library."""
-        options: dict[str, Any] = {}
-        if self.kind == "Gauge":
-            options["multiprocess_mode"] = "livesum"
-        if self.buckets:
-            options["buckets"] = self.buckets
+    def enable(self, room: Room, lock: AbstractContextManager[Any]) -> None:
+        """Count from now on, in cells of that room; each change holds the lock."""
         self._add.clear()
-        self._real = getattr(library, self.kind)(self.name, self.help, self.labels, **options)
+        self._room, self._lock = room, lock
+        if not self.labels:
+            self._child(())  # it is known to be zero
+
+    def disable(self) -> None:
+        """Count no more."""
+        self._room = None
+
+
+def _adder(cells: Any, at: int, lock: AbstractContextManager[Any]) -> Callable[[float], None]:
+    def add(amount: float) -> None:
+        with lock:
+            cells[at] += amount
+
+    return add
+
+
+def _observer(
+    cells: Any, first: int, buckets: tuple[float, ...], lock: AbstractContextManager[Any]
+) -> Callable[[float], None]:
+    def observe(amount: float) -> None:
+        at = first + 1 + bisect_left(buckets, amount)
+        with lock:
+            cells[first] += amount
+            cells[at] += 1
+
+    return observe
 
 
 HTTP_REQUESTS = Metric(

@@ -1,8 +1,8 @@
 """The address at which Prometheus reads the metrics of all processes of a host.
 
-Each process writes its counts to files of its own in one folder, as the library does it for servers
-of several processes, and each of them listens on the one port: whichever gets the request adds all
-files up. So a host has one address, whatever number of processes it has and which of them live.
+Each process counts in a file of its own in one folder, and each of them listens on the one port:
+whichever gets the request adds all files up. So a host has one address, whatever number of
+processes it has and which of them live.
 """
 
 import fcntl
@@ -11,22 +11,28 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
+from math import inf
+from operator import add
 from pathlib import Path
 from typing import Any
 
-from arkloop.shared import config, metrics
+from arkloop.shared import metrics
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.monitoring import measurements
+from arkloop.shared.metrics import Metric
+from arkloop.shared.monitoring import count_files, measurements
+from arkloop.shared.native_threads import new_lock
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import OF_MAINTENANCE
 
 log = logging.getLogger(__name__)
 
-#: Where the library looks for the folder, when it is imported.
-_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LOCK = ".lock"
+_STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
 
 
 def start(connections: Connections) -> None:
@@ -36,11 +42,9 @@ def start(connections: Connections) -> None:
         return
     folder = Path(settings.metrics_dir or _default_folder(settings.metrics_port))
     _enter(folder)
-    config.export(_VARIABLE, str(folder))
-    import prometheus_client
-
+    file, lock = count_files.CountFile(folder), new_lock()
     for metric in metrics.all_metrics():
-        metric.enable(prometheus_client)
+        metric.enable(file.room, lock)
     own = connections.with_pool(application="arkloop-metrics", size=1, limits=OF_MAINTENANCE)
     address = (settings.metrics_host, settings.metrics_port)
     try:
@@ -70,7 +74,7 @@ def _enter(folder: Path) -> None:
     except BlockingIOError:
         pass
     else:
-        for file in folder.glob("*.db"):
+        for file in folder.glob(f"*{count_files.SUFFIX}"):
             file.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_SH)
     _held.append(lock)
@@ -93,11 +97,9 @@ def _handler(connections: Connections, folder: Path) -> type[BaseHTTPRequestHand
             if self.path.partition("?")[0] != "/metrics":
                 self.send_error(404)
                 return
-            from prometheus_client import CONTENT_TYPE_LATEST
-
             body = exposed(connections, folder)
             self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+            self.send_header("Content-Type", CONTENT_TYPE)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -108,80 +110,140 @@ def _handler(connections: Connections, folder: Path) -> type[BaseHTTPRequestHand
     return Handler
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A metric as Prometheus reads it: its samples, by the ending of their name and by labels."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    samples: dict[tuple[str, tuple[str, ...]], float] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        yield f"# HELP {self.name} {self.help}"
+        yield f"# TYPE {self.name} {self.kind}"
+        for (ending, values), number in self.samples.items():
+            names = self.labels[: len(values)] if ending != "_bucket" else (*self.labels, "le")
+            pairs = [f'{name}="{_escaped(text)}"' for name, text in zip(names, values, strict=True)]
+            described = f"{{{','.join(pairs)}}}" if pairs else ""
+            yield f"{self.name}{ending}{described} {number!r}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
 def exposed(connections: Connections, folder: Path) -> bytes:
     """Return what Prometheus reads: the counts of all processes, and the measurements."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
-
-    _forget_dead_gauges(folder)
-    registry = CollectorRegistry()
-    # The library does not annotate it, in this version.
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call,unused-ignore]
-    registry.register(_Measured(connections))
-    return generate_latest(registry)
+    families = [*_counted(folder), *_measured(connections)]
+    return "".join(f"{line}\n" for one in families for line in one.lines()).encode()
 
 
-def _forget_dead_gauges(folder: Path) -> None:
-    """Delete the gauges of processes that are gone; what they have counted stays."""
-    for file in folder.glob("gauge_live*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not Path("/proc", pid).exists() and Path("/proc/self").exists():
-            file.unlink(missing_ok=True)
-
-
-class _Measured:
-    """A collector of what is measured in Postgres."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import GaugeMetricFamily
-
-        try:
-            measured = measurements.current(self._connections)
-        except Unavailable as error:
-            log.warning("metrics without measurements: %s", error.__cause__)
-            return
-        data = measured.data
-        queue = GaugeMetricFamily(
-            "arkloop_queued_runs", "Queued runs, by the queued runs of their org.", labels=["crowd"]
-        )
-        orgs = GaugeMetricFamily(
-            "arkloop_queued_orgs", "Orgs with queued runs, by their number.", labels=["crowd"]
-        )
-        oldest = GaugeMetricFamily(
-            "arkloop_oldest_queued_seconds", "How long the oldest has waited.", labels=["crowd"]
-        )
-        found = {row["crowd"]: row for row in data["queue"]}
-        for crowd in ("1", "2-10", "11-100", "101+"):
-            row = found.get(crowd, {"runs": 0, "orgs": 0, "oldest_seconds": 0})
-            queue.add_metric([crowd], row["runs"])
-            orgs.add_metric([crowd], row["orgs"])
-            oldest.add_metric([crowd], row["oldest_seconds"])
-        yield from (queue, orgs, oldest)
-        states = GaugeMetricFamily("arkloop_runs", "Runs that have not ended.", labels=["state"])
-        for state in ("queued", "executing", "waiting", "suspended", "pending", "scheduled"):
-            states.add_metric([state], data["states"].get(state, 0))
-        yield states
-        for name, text, value in (
-            ("arkloop_agent_queued_runs", "Queued runs for agent workers.", data["agent_queue"]),
-            ("arkloop_workers_alive", "Worker processes that are heard.", data["workers"]),
-            ("arkloop_agent_workers_alive", "Agent workers with a lease.", data["agent_workers"]),
-            (
-                "arkloop_webhook_deliveries_due",
-                "Deliveries whose next attempt is due.",
-                data["webhooks"]["deliveries"],
-            ),
-            (
-                "arkloop_webhook_oldest_due_seconds",
-                "How long the oldest of them has been due.",
-                data["webhooks"]["oldest_seconds"],
-            ),
-            (
-                "arkloop_measured_timestamp_seconds",
-                "When Postgres was asked for these.",
-                measured.at.timestamp(),
-            ),
+def _counted(folder: Path) -> Iterator[_Family]:
+    """Add up what all processes have counted; gauges of those that are gone are left out."""
+    known = {metric.name: metric for metric in metrics.all_metrics()}
+    sums: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in known}
+    for series in count_files.read(folder):
+        metric = known.get(series.name)
+        # Another release on this host may count something else under the name.
+        if metric is None or (len(series.labels), len(series.cells)) != (
+            len(metric.labels),
+            metric.cells,
         ):
-            yield GaugeMetricFamily(name, text, value=value)
+            continue
+        if metric.kind == "Gauge" and not series.is_alive:
+            continue
+        cells = sums[metric.name].setdefault(series.labels, [0.0] * metric.cells)
+        cells[:] = map(add, cells, series.cells)
+    for name, of_labels in sums.items():
+        yield _family(known[name], of_labels)
+
+
+def _family(metric: Metric, sums: Mapping[tuple[str, ...], list[float]]) -> _Family:
+    if metric.kind != "Histogram":
+        name = f"{metric.name}_total" if metric.kind == "Counter" else metric.name
+        family = _Family(name, metric.kind.lower(), metric.help, metric.labels)
+        family.samples.update({("", values): cells[0] for values, cells in sums.items()})
+        return family
+    family = _Family(metric.name, "histogram", metric.help, metric.labels)
+    for values, (total, *counts) in sums.items():
+        for bound, count in zip((*metric.buckets, inf), accumulate(counts), strict=True):
+            le = "+Inf" if bound == inf else repr(bound)
+            family.samples["_bucket", (*values, le)] = count
+        family.samples["_count", values] = count
+        family.samples["_sum", values] = total
+    return family
+
+
+def _measured(connections: Connections) -> list[_Family]:
+    """Return what is measured in Postgres; nothing while it cannot be asked."""
+    try:
+        measured = measurements.current(connections)
+    except Unavailable as error:
+        log.warning("metrics without measurements: %s", error.__cause__)
+        return []
+    data = measured.data
+    found = {row["crowd"]: row for row in data["queue"]}
+    crowds = {
+        crowd: found.get(crowd, {"runs": 0, "orgs": 0, "oldest_seconds": 0})
+        for crowd in ("1", "2-10", "11-100", "101+")
+    }
+    return [
+        *(
+            _gauge(name, text, {crowd: row[column] for crowd, row in crowds.items()}, "crowd")
+            for name, text, column in (
+                ("arkloop_queued_runs", "Queued runs, by the queued runs of their org.", "runs"),
+                ("arkloop_queued_orgs", "Orgs with queued runs, by their number.", "orgs"),
+                (
+                    "arkloop_oldest_queued_seconds",
+                    "How long the oldest has waited.",
+                    "oldest_seconds",
+                ),
+            )
+        ),
+        _gauge(
+            "arkloop_runs",
+            "Runs that have not ended.",
+            {state: data["states"].get(state, 0) for state in _STATES},
+            "state",
+        ),
+        *(
+            _gauge(name, text, {None: value})
+            for name, text, value in (
+                (
+                    "arkloop_agent_queued_runs",
+                    "Queued runs for agent workers.",
+                    data["agent_queue"],
+                ),
+                ("arkloop_workers_alive", "Worker processes that are heard.", data["workers"]),
+                (
+                    "arkloop_agent_workers_alive",
+                    "Agent workers with a lease.",
+                    data["agent_workers"],
+                ),
+                (
+                    "arkloop_webhook_deliveries_due",
+                    "Deliveries whose next attempt is due.",
+                    data["webhooks"]["deliveries"],
+                ),
+                (
+                    "arkloop_webhook_oldest_due_seconds",
+                    "How long the oldest of them has been due.",
+                    data["webhooks"]["oldest_seconds"],
+                ),
+                (
+                    "arkloop_measured_timestamp_seconds",
+                    "When Postgres was asked for these.",
+                    measured.at.timestamp(),
+                ),
+            )
+        ),
+    ]
+
+
+def _gauge(name: str, text: str, numbers: Mapping[str | None, float], *labels: str) -> _Family:
+    samples: dict[tuple[str, tuple[str, ...]], float] = {
+        ("", () if value is None else (value,)): float(number) for value, number in numbers.items()
+    }
+    return _Family(name, "gauge", text, labels, samples)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from arkloop.shared.monitoring import exposition
 
@@ -23,20 +24,20 @@ def test_the_first_process_empties_the_folder_and_others_do_not(tmp_path: Path) 
     """What processes of an earlier start have counted would be counted again; what lives stays."""
     folder = tmp_path / "metrics"
     folder.mkdir()
-    (folder / "counter_1.db").touch()
+    (folder / "1-1.counts").touch()
     first = _started(folder)
-    assert [] == [*folder.glob("*.db")]
-    (folder / "counter_2.db").touch()
+    assert [] == [*folder.glob("*.counts")]
+    (folder / "2-2.counts").touch()
     second = _started(folder)
-    assert ["counter_2.db"] == [file.name for file in folder.glob("*.db")]
+    assert ["2-2.counts"] == [file.name for file in folder.glob("*.counts")]
     for process in (first, second):
         process.kill()
         process.communicate()
 
 
-def _started(folder: Path) -> "subprocess.Popen[str]":
+def _started(folder: Path, program: str = _ENTER) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", _ENTER, str(folder)],
+        [sys.executable, "-c", program, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -45,18 +46,50 @@ def _started(folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_gauges_of_dead_processes_are_forgotten(tmp_path: Path) -> None:
-    """Open streams of a process that was killed are open no more; its counters stay."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    for pid in (gone.pid, os.getpid()):
-        (tmp_path / f"gauge_livesum_{pid}.db").touch()
-        (tmp_path / f"counter_{pid}.db").touch()
+_COUNT = """
+import sys, threading
+from pathlib import Path
+from arkloop.shared import metrics
+from arkloop.shared.monitoring.count_files import CountFile
+file = CountFile(Path(sys.argv[1]))
+for metric in metrics.all_metrics():
+    metric.enable(file.room, threading.Lock())
+metrics.STREAMS.add(3)
+metrics.TOOL_CALLS.add(2, 'a "quoted" \\\\ back\\nslash')
+metrics.SWEEPS.add(0.25)
+metrics.SWEEPS.add(7)
+print("in", flush=True)
+sys.stdin.read()
+"""
 
-    exposition._forget_dead_gauges(tmp_path)
 
-    left = {f"counter_{pid}.db" for pid in (gone.pid, os.getpid())}
-    assert left | {f"gauge_livesum_{os.getpid()}.db"} == {file.name for file in tmp_path.iterdir()}
+def test_processes_are_added_up_and_gauges_of_dead_ones_are_forgotten(tmp_path: Path) -> None:
+    """Streams of a process that was killed are open no more; what it has counted stays."""
+    first, second = (_started(tmp_path, _COUNT) for _ in range(2))
+    both = _samples(tmp_path)
+    first.kill()
+    first.communicate()
+    one = _samples(tmp_path)
+    second.kill()
+    second.communicate()
+
+    name = "arkloop_tool_calls_total", 'a "quoted" \\ back\nslash'
+    assert (4, 4) == (both[name], one[name])
+    assert (6, 3) == (both["arkloop_open_streams", ""], one["arkloop_open_streams", ""])
+    assert 14.5 == one["arkloop_sweep_seconds_sum", ""]
+    buckets = [one["arkloop_sweep_seconds_bucket", le] for le in ("0.1", "0.25", "5.0", "+Inf")]
+    assert [0, 2, 2, 4] == buckets
+    assert 4 == one["arkloop_sweep_seconds_count", ""]
+
+
+def _samples(folder: Path) -> dict[tuple[str, str], float]:
+    """Return what Prometheus' own parser finds, by name and by the values of labels."""
+    text = "".join(f"{line}\n" for one in exposition._counted(folder) for line in one.lines())
+    return {
+        (sample.name, " ".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def test_a_folder_of_another_user_is_refused(
