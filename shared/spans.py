@@ -42,14 +42,17 @@ class Span:
         trace_id: str,
         span_id: str,
         parent_id: str | None,
-        attributes: Attributes,
+        attributes: dict[str, Attribute],
         *,
         is_recorded: bool = True,
     ) -> None:
-        """Begin now. Times are nanoseconds since 1970; `error` is the `error.type` of a failure."""
+        """Begin now. Times are nanoseconds since 1970; `error` is the `error.type` of a failure.
+
+        The attributes are the span's own from now on.
+        """
         self.name, self.kind = name, kind
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
-        self.attributes = dict(attributes)
+        self.attributes = attributes
         self.began, self.ended = time.time_ns(), 0
         self.error: str | None = None
         self.is_recorded = is_recorded
@@ -98,7 +101,8 @@ current: ContextVar[Span | None] = ContextVar("span", default=None)
 _record: Callable[[Span], None] | None = None
 _sampled_below = 1 << 64
 
-_NONE = Span("", Kind.INTERNAL, "", "", None, {}, is_recorded=False)
+#: Stands for a span where none is recorded.
+NONE = Span("", Kind.INTERNAL, "", "", None, {}, is_recorded=False)
 
 
 def record_to(record: Callable[[Span], None] | None, ratio: float = 1.0) -> None:
@@ -132,18 +136,19 @@ def begin(
     trace_id: str | None = None,
     span_id: str | None = None,
     parent_id: str | None = None,
-    attributes: Attributes = {},  # noqa: B006 - nobody changes it
+    attributes: dict[str, Attribute] | None = None,
 ) -> Span:
     """Begin a span, in the given trace or as a child of the current one; without either, none.
 
-    What is returned while nothing is recorded can be used in the same way.
+    The attributes are the span's own from now on. What is returned while nothing is recorded can be
+    used in the same way.
     """
     if _record is None:
-        return _NONE
+        return NONE
     if trace_id is None:
         if (parent := current.get()) is None:
-            return _NONE
+            return NONE
         trace_id, parent_id = parent.trace_id, parent.span_id
     elif not is_sampled(trace_id):
-        return _NONE
-    return Span(name, kind, trace_id, span_id or new_span_id(), parent_id, attributes)
+        return NONE
+    return Span(name, kind, trace_id, span_id or new_span_id(), parent_id, attributes or {})

@@ -60,7 +60,10 @@ def _value(value: AnyValue) -> Any:
 
 @dataclass
 class Collector:
-    """A collector's state; `statuses` are the answers to the next requests, then 200."""
+    """A collector's state; `statuses` are the answers to the next requests, then 200.
+
+    Where it `hangs_up`, it closes each connection after a response that does not say so.
+    """
 
     url: str = ""
     spans: list[Seen] = field(default_factory=list)
@@ -68,6 +71,8 @@ class Collector:
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    connections: int = 0
+    hangs_up: bool = False
     release: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -83,6 +88,12 @@ def collector() -> Iterator[Collector]:
     state = Collector()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # as collectors speak it: connections are kept
+
+        def setup(self) -> None:
+            super().setup()
+            state.connections += 1
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             state.release.wait(30)
@@ -95,6 +106,7 @@ def collector() -> Iterator[Collector]:
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
+            self.close_connection = state.hangs_up
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import current_app, g, request
 
@@ -21,6 +21,9 @@ R = TypeVar("R")
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
+
+#: Where the environment of a request has what `trace_of` has found.
+_TRACE = "arkloop.trace"
 
 
 def connections() -> Connections:
@@ -88,14 +91,13 @@ def actor() -> Actor:
 
 def trace_id() -> str:
     """Return 32 hex digits: the caller's trace id from `traceparent`, else a new one."""
-    if "trace_id" not in g:
-        match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-        g.trace_id = match[1] if match else new_trace_id()
-        g.caller_span_id = match[2] if match else None
-    return cast(str, g.trace_id)
+    return trace_of(request.environ)[0]
 
 
-def caller_span_id() -> str | None:
-    """Return the span of the caller of which the request is a part, from `traceparent`."""
-    trace_id()
-    return cast(str | None, g.caller_span_id)
+def trace_of(environ: dict[str, Any]) -> tuple[str, str | None]:
+    """Return a request's trace id, and the span of the caller of which it is a part, if any."""
+    found: tuple[str, str | None] | None = environ.get(_TRACE)
+    if found is None:
+        match = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
+        found = environ[_TRACE] = (match[1], match[2]) if match else (new_trace_id(), None)
+    return found

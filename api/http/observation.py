@@ -5,111 +5,126 @@ Templates are few, and have nothing that is secret: stream tickets travel in the
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import Flask, Response, g, request
+from flask import Flask, g
 
-from arkloop.api.http.current import caller_span_id, trace_id
+from arkloop.api.http.current import trace_of
 from arkloop.shared import logs, metrics, spans
 from arkloop.shared.config import Settings
 from arkloop.shared.spans import Kind, Span
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
 #: Routes that a balancer asks for all the time.
 PROBES = frozenset({"/healthz", "/readyz"})
 
-#: Called with a response, the template of its route, and the seconds until it began.
-Observer = Callable[[Response, str, float], None]
+#: Where the environment of a request has its span.
+_SPAN = "arkloop.span"
+
+
+class Seen(NamedTuple):
+    """A request as it is known when its response begins, `seconds` after the request did."""
+
+    environ: "WSGIEnvironment"
+    method: str
+    route: str
+    status: int
+    seconds: float
+
+
+Observer = Callable[[Seen], None]
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Observe from the next request on; first, so that errors of other hooks are seen as well."""
+    """Observe from the next request on, around all hooks, so that their errors are seen as well.
+
+    Not by hooks: what Flask does for each of them takes longer than counting a request.
+    """
     observers: list[Observer] = []
     if settings.metrics_port:
         observers.append(_count)
     if settings.request_log:
         observers.append(_write)
-    if settings.otlp_url:
+    records_spans = settings.otlp_url is not None
+    if records_spans:
         observers.append(_end_span)
-        app.before_request_funcs.setdefault(None, []).insert(0, _begin_span)
     if not observers:
         return
+    handle = app.wsgi_app
 
-    def ended(response: Response) -> Response:
-        route = "" if request.url_rule is None else request.url_rule.rule
-        seconds = time.monotonic() - g.began
-        for observe in observers:
-            observe(response, route, seconds)
-        return response
+    def observed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        began = time.monotonic()
+        if records_spans:
+            _begin_span(environ)
 
-    app.before_request_funcs.setdefault(None, []).insert(0, _begin)
-    app.after_request(ended)
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            rule = environ["werkzeug.request"].url_rule
+            route = "" if rule is None else rule.rule
+            method = environ["REQUEST_METHOD"] if route else ""  # clients may send any word
+            seen = Seen(environ, method, route, int(status[:3]), time.monotonic() - began)
+            for observe in observers:
+                observe(seen)
+            return start_response(status, headers, exc_info)
 
+        return handle(environ, start)
 
-def _begin() -> None:
-    g.began = time.monotonic()
-
-
-def _method(route: str) -> str:
-    return request.method if route else ""  # clients may send any word
-
-
-def _count(response: Response, route: str, seconds: float) -> None:
-    metrics.HTTP_REQUESTS.add(1, _method(route), route, str(response.status_code))
-    metrics.HTTP_SECONDS.add(seconds, route)
+    app.wsgi_app = observed  # type: ignore[method-assign]  # as Flask documents it
 
 
-def _write(response: Response, route: str, seconds: float) -> None:
+def _count(seen: Seen) -> None:
+    metrics.HTTP_REQUESTS.add(1, seen.method, seen.route, str(seen.status))
+    metrics.HTTP_SECONDS.add(seen.seconds, seen.route)
+
+
+def _write(seen: Seen) -> None:
     """Write the line of a request; a stream's is written when it begins."""
-    status = response.status_code
     extra = {
-        "method": _method(route),
-        "route": route,
-        "status": status,
-        "duration_ms": round(seconds * 1000),
-        "outcome": outcome_of(status),
+        "method": seen.method,
+        "route": seen.route,
+        "status": seen.status,
+        "duration_ms": round(seen.seconds * 1000),
+        "outcome": outcome_of(seen.status),
         "error_code": g.get("error_code"),
     }
     log.info("request", extra=extra)
 
 
-def _begin_span() -> None:
+def _begin_span(environ: "WSGIEnvironment") -> None:
     """Begin the span of a request; its greenlet may have served another one before."""
-    route = "" if request.url_rule is None else request.url_rule.rule
-    if route in PROBES:
+    if environ["PATH_INFO"] in PROBES:
         spans.current.set(None)
         return
-    g.span = span = spans.begin(
-        f"{_method(route)} {route}".strip() or "HTTP",
-        Kind.SERVER,
-        trace_id=trace_id(),
-        parent_id=caller_span_id(),
-        attributes={
-            "http.request.method": _method(route) or "_OTHER",
-            "http.route": route or None,
-        },
-    )
+    trace_id, parent_id = trace_of(environ)
+    span = spans.begin("HTTP", Kind.SERVER, trace_id=trace_id, parent_id=parent_id)
+    environ[_SPAN] = span
     spans.current.set(span if span.is_recorded else None)
 
 
-def _end_span(response: Response, _route: str, _seconds: float) -> None:
-    span: Span | None = g.pop("span", None)
-    if span is None:
+def _end_span(seen: Seen) -> None:
+    span: Span | None = seen.environ.pop(_SPAN, None)
+    if span is None or not span.is_recorded:
         return
     spans.current.set(None)
-    status = response.status_code
     fields = logs.bound.get() or {}
+    if seen.route:
+        span.name = f"{seen.method} {seen.route}"
     span.set(
         {
-            "http.response.status_code": status,
+            "http.request.method": seen.method or "_OTHER",
+            "http.route": seen.route or None,
+            "http.response.status_code": seen.status,
             "arkloop.org.id": fields.get("org_id"),
             "arkloop.run.id": fields.get("run_id"),
-            "arkloop.error.code": g.get("error_code"),
+            "arkloop.error.code": g.get("error_code") if seen.status >= 400 else None,
         }
     )
-    if status >= 500:
-        span.fail(str(status))
+    if seen.status >= 500:
+        span.fail(str(seen.status))
     span.end()
 
 

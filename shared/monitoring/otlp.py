@@ -14,6 +14,15 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 
 _SCOPE = "arkloop"
 _ERROR = b"\x7a\x02\x18\x02"  # status (15), of 2 bytes: code (3) = 2
+#: Attributes that few spans have with the same text.
+_OF_ONE = frozenset(
+    {
+        "arkloop.run.id",
+        "gen_ai.conversation.id",
+        "gen_ai.tool.call.id",
+        "messaging.message.id",
+    }
+)
 #: Longer texts are cut: names that vendors and orgs choose may have any length.
 MAX_CHARACTERS = 1_000
 
@@ -37,27 +46,26 @@ def _span(span: Span) -> bytes:
         pack("<BQBQ", 7 << 3 | 1, span.began, 8 << 3 | 1, span.ended),
     ]
     for name, value in span.attributes.items():
-        if value is not None:
-            pieces += _attribute_of_span(name, value)
+        if value is None:
+            continue
+        if isinstance(value, str) and name not in _OF_ONE:
+            pieces.append(_repeated(name, value))
+        else:
+            pieces.append(_of_span(name, value))
     if span.error is not None:
         pieces += (_part(9, _attribute("error.type", span.error)), _ERROR)
     return _part(2, b"".join(pieces))
 
 
-def _attribute_of_span(name: str, value: Attribute) -> tuple[bytes, ...]:
-    """Encode field 9; nearly all are short texts and small numbers, for which lengths are bytes."""
-    key = _named(1, name)
-    if isinstance(value, str):
-        text = value[:MAX_CHARACTERS].encode(errors="replace")
-        size = len(text)
-        if size + len(key) < 120:
-            return (
-                bytes((0x4A, size + len(key) + 4)),
-                key,
-                bytes((0x12, size + 2, 0x0A, size)),
-                text,
-            )
-    return (_part(9, _attribute(name, value)),)
+def _of_span(name: str, value: Attribute) -> bytes:
+    """Encode an attribute as the field 9 of a span."""
+    return _part(9, _attribute(name, value))
+
+
+@lru_cache(1_000)
+def _repeated(name: str, value: str) -> bytes:
+    """Encode an attribute that many spans have with the same text."""
+    return _of_span(name, value)
 
 
 def _attribute(name: str, value: Attribute) -> bytes:

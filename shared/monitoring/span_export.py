@@ -30,6 +30,10 @@ TIMEOUT_SECONDS = 10.0
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 #: How long a process that ends waits for its last spans to be sent.
 STOP_SECONDS = 2.0
+#: Bytes of a response that are read: it says what was rejected, in a few words.
+MAX_RESPONSE = 4_096
+#: How a connection that was kept tells that its other end is closed.
+_CLOSED = (ConnectionError, http.client.RemoteDisconnected, http.client.BadStatusLine)
 #: By OTLP: the request may be sent again.
 RETRYABLE = frozenset({429, 502, 503, 504})
 
@@ -74,6 +78,7 @@ class SpanExporter:
         }
         self._pending: deque[Span] = deque()
         self._wake, self._stopped = threading.Event(), threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
         self._dropped = 0  # since the export began to fail
         self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -102,6 +107,8 @@ class SpanExporter:
             while self._pending:
                 self._deliver([self._pending.popleft() for _ in range(self._next_size())])
             if is_last:
+                if self._connection is not None:
+                    self._connection.close()
                 return
 
     def _next_size(self) -> int:
@@ -126,22 +133,43 @@ class SpanExporter:
 
     def _send(self, body: bytes) -> None:
         """Make one attempt. Raises: _Refused, OSError, HTTPException."""
-        host, port = self._url.hostname or "", self._url.port
-        timeout = STOP_SECONDS if self._stopped.is_set() else TIMEOUT_SECONDS
-        connection = (
-            http.client.HTTPConnection(host, port, timeout=timeout)
-            if self._tls is None
-            else http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
-        )
+        kept, self._connection = self._connection, None
         try:
-            connection.request("POST", self._url.path or "/", body, self._headers)
-            status = connection.getresponse().status
-        finally:
-            connection.close()
+            status = self._post(kept or self._connect(), body)
+        except _CLOSED:
+            if kept is None:
+                raise
+            # The collector has closed it, as it may with one that was idle.
+            status = self._post(self._connect(), body)
         if status in RETRYABLE:
             raise OSError(f"HTTP status {status}")
         if not 200 <= status < 300:
             raise _Refused(f"HTTP status {status}")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._tls is None:
+            return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=self._tls)
+
+    def _post(self, connection: http.client.HTTPConnection, body: bytes) -> int:
+        """Return the status of the response; keeps the connection if it can be used again."""
+        if self._stopped.is_set():
+            connection.timeout = STOP_SECONDS
+            if connection.sock is not None:
+                connection.sock.settimeout(STOP_SECONDS)
+        is_kept = False
+        try:
+            connection.request("POST", self._url.path or "/", body, self._headers)
+            response = connection.getresponse()
+            # One with a long body is not worth reading.
+            is_kept = len(response.read(MAX_RESPONSE + 1)) <= MAX_RESPONSE
+        finally:
+            if is_kept and connection.sock is not None:
+                self._connection = connection
+            else:
+                connection.close()
+        return response.status
 
     def _drop(self, count: int) -> None:
         self._dropped += count

@@ -24,11 +24,6 @@ from arkloop.shared.storage.tables.events import run_events
 #: The `error.type` of an attempt whose worker is gone.
 LOST = "worker_lost"
 
-_MESSAGING: dict[str, Any] = {
-    "messaging.system": "celery",
-    "messaging.destination.name": queue.EXECUTE,
-}
-
 
 def attempt_key(run_id: UUID | str, fence: int) -> str:
     """Return what names the span of an attempt: each has a fence of its own."""
@@ -40,54 +35,59 @@ def created(run_id: UUID, trace_id: str, org_id: UUID) -> None:
     if not spans.is_on():
         return
     parent = spans.current.get()
+    name = str(run_id)
     spans.begin(
         "create run",
         Kind.PRODUCER,
         trace_id=trace_id,
-        span_id=span_id_of(str(run_id)),
+        span_id=span_id_of(name),
         parent_id=parent.span_id if parent and parent.trace_id == trace_id else None,
         attributes={
+            "messaging.system": "celery",
+            "messaging.destination.name": queue.EXECUTE,
             "messaging.operation.type": "create",
             "messaging.operation.name": "create",
-            "messaging.message.id": str(run_id),
-            "arkloop.run.id": str(run_id),
+            "messaging.message.id": name,
+            "arkloop.run.id": name,
             "arkloop.org.id": str(org_id),
-            **_MESSAGING,
         },
     ).end()
 
 
 def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:
     """Record the claim, which took from `began` (in ns since 1970) until now; begin the attempt."""
+    if not spans.is_on() or not spans.is_sampled(claim.trace_id):
+        return spans.NONE
     run = _run(claim.run_id, claim.org_id, claim.thread_id, claim.persona_id)
+    run_id = run["arkloop.run.id"]
     claimed = spans.begin(
         "claim run",
         Kind.CONSUMER,
         trace_id=claim.trace_id,
-        parent_id=span_id_of(str(claim.run_id)),
+        parent_id=span_id_of(run_id),
         attributes={
+            "messaging.system": "celery",
+            "messaging.destination.name": queue.EXECUTE,
             "messaging.operation.type": "receive",
             "messaging.operation.name": "claim",
-            "messaging.message.id": str(claim.run_id),
+            "messaging.message.id": run_id,
             "arkloop.found_by": "message" if by_message else "poll",
             "arkloop.queued_seconds": (claim.claimed_at - claim.queued_at).total_seconds(),
-            **_MESSAGING,
-            **{name: run[name] for name in ("arkloop.run.id", "arkloop.org.id")},
+            "arkloop.run.id": run_id,
+            "arkloop.org.id": run["arkloop.org.id"],
         },
     )
     claimed.began = began
     claimed.end()
+    run["gen_ai.request.model"] = claim.model
+    run["arkloop.attempt"] = claim.attempt
     return spans.begin(
         f"invoke_agent {run['gen_ai.agent.name']}",
         Kind.INTERNAL,
         trace_id=claim.trace_id,
-        span_id=span_id_of(attempt_key(claim.run_id, claim.fence)),
-        parent_id=claimed.span_id or None,
-        attributes={
-            "gen_ai.request.model": claim.model,
-            "arkloop.attempt": claim.attempt,
-            **run,
-        },
+        span_id=span_id_of(f"{run_id}:{claim.fence}"),
+        parent_id=claimed.span_id,
+        attributes=run,
     )
 
 

@@ -85,6 +85,19 @@ def test_texts_that_are_none_do_not_keep_the_others_back() -> None:
     assert ("a?b", otlp.MAX_CHARACTERS) == (seen.attributes["odd"], len(seen.attributes["long"]))
 
 
+def test_a_connection_is_kept_and_one_that_was_closed_costs_nothing(
+    export: Export, receiver: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Collectors close connections that were idle, without a word."""
+    export()
+    for number, expected in enumerate((1, 1, 1, 2, 3), 1):
+        receiver.hangs_up = number > 2
+        spans.begin("x", Kind.INTERNAL, trace_id=TRACE).end()
+        eventually(lambda count=number: len(receiver.spans) == count)
+        assert expected == receiver.connections
+    assert [] == caplog.records
+
+
 def test_spans_arrive_with_the_headers_and_the_resource(
     export: Export, receiver: Collector
 ) -> None:
