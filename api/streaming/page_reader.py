@@ -22,6 +22,7 @@ from arkloop.api.streaming.held_pages import HeldPages
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.errors import EventsLost, Unavailable
+from arkloop.shared.events import event_log
 from arkloop.shared.storage.connections import REDIS_TIMEOUT_SECONDS, Connections
 
 log = logging.getLogger(__name__)
@@ -207,11 +208,16 @@ class PageReader:
     def _refuse(self, read: _Read) -> None:
         """End the streams at a hole; the next request with this cursor gets 410."""
         place = read.place
+        try:
+            with self._connections.reading() as sql:
+                extra = event_log.subject(sql, place.run_id)
+        except Unavailable:
+            extra = {"run_id": str(place.run_id)}
         log.error(
             "run %s: event %d is missing in Postgres; its stream ends",
             place.run_id,
             place.cursor + 1,
-            extra={"run_id": str(place.run_id)},
+            extra=extra,
         )
         with self._lock:
             if len(self.holes) >= MOST_HOLES:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from redis.exceptions import ResponseError
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
@@ -46,6 +46,8 @@ SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
     unnest(%(payloads)s::text[]) AS payload
 ON CONFLICT DO NOTHING
 """
+
+_SUBJECT = text("SELECT org_id, trace_id FROM runs WHERE id = :run_id")
 
 #: Older entries of a very long run, or of one with large events, are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
@@ -83,14 +85,20 @@ def is_cut_off(sql: Connection, run_id: UUID, first: int) -> bool:
     )
     if first == 1 or sql.scalar(before) is not None:
         return False
-    report_loss(run_id, first)
+    report_loss(run_id, first, subject(sql, run_id))
     return True
 
 
-def report_loss(run_id: UUID, first: int) -> None:
-    """Log that committed events before `first` are gone."""
-    message = "Postgres lost committed events of run %s before seq %d"
-    log.error(message, run_id, first, extra={"run_id": str(run_id)})
+def report_loss(run_id: UUID, first: int, extra: Mapping[str, Any]) -> None:
+    """Log that committed events before `first` are gone; `extra` are the line's other fields."""
+    log.error("Postgres lost committed events of run %s before seq %d", run_id, first, extra=extra)
+
+
+def subject(sql: Connection, run_id: UUID) -> dict[str, str]:
+    """Return what a log line says of the run that it is about: its id, and its org and trace."""
+    row = sql.execute(_SUBJECT, {"run_id": run_id}).one_or_none()
+    fields = {} if row is None else {"org_id": str(row.org_id), "trace_id": row.trace_id}
+    return {"run_id": str(run_id), **fields}
 
 
 def number(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:

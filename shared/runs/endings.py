@@ -204,14 +204,12 @@ def end_unclaimed(
     ended = tx.sql.exec_driver_sql(_END, _parameters([ending], with_followers=True)).one()
     waiting_runs.after_end(tx, ended)
     tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
-    if error is not None:
-        subject = (run["id"], run["org_id"], run["trace_id"], run["route_id"])
-        tx.after_commit.append(_Failed(*subject, error.code))
+    subject = (run["id"], run["org_id"], run["trace_id"], run["route_id"])
+    tx.after_commit.append(_Ended(*subject, state, None if error is None else error.code))
     if run["agent"] is not None:
         tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
     if run["parent_run_id"] is not None:
         _tell_parent(tx, run["parent_run_id"], ending, had_turn=sub_runs.had_turn(run))
-    metrics.RUNS_ENDED.add(1, state, error.code if error is not None else "")
     # Last: until the commit others wait for the rows that it locks.
     _release(tx, ending)
     return True
@@ -246,19 +244,23 @@ def _tell_parent(
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
-    """A run that failed without a worker, for the log of this process."""
+class _Ended:
+    """A run that has ended without a worker, for the metrics and the log of this process."""
 
     kind: ClassVar[str] = "log"
     subject: UUID
     org_id: UUID
     trace_id: str
     route_id: str
-    code: str
+    state: RunState
+    code: str | None
 
     @staticmethod
-    def send(_connections: Connections, group: "Sequence[_Failed]") -> None:
+    def send(_connections: Connections, group: "Sequence[_Ended]") -> None:
         for one in group:
+            metrics.RUNS_ENDED.add(1, one.state, one.code or "")
+            if one.code is None:
+                continue
             extra = {
                 "run_id": str(one.subject),
                 "org_id": str(one.org_id),

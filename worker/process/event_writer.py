@@ -141,7 +141,7 @@ class EventWriter:
                     again.update(self._store({run_log: events}))
                 return again
             [run_log] = batch
-            log.exception("storing events failed", extra={"run_id": str(run_log.run_id)})
+            log.exception("storing events failed", extra=run_log.subject)
             run_log.discard()
             run_log.stop.set(RunFailure("worker.crashed", "The run's events could not be stored."))
             return {}
@@ -219,7 +219,7 @@ class EventWriter:
             cut_off = set(sql.exec_driver_sql(_CUT_OFF, parameters).scalars())
         for run, events in batch.items():
             if run.run_id in cut_off:
-                event_log.report_loss(run.run_id, events[0].seq)
+                event_log.report_loss(run.run_id, events[0].seq, run.subject)
                 run.stop.set(LeaseLost())
 
     def _stop_deleted(self, skipped: list[RunLog]) -> None:

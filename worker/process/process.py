@@ -15,6 +15,7 @@ from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.claim import Claim
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.events import event_log
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.runs import claims, sweep
 from arkloop.shared.runs.endings import RunEnder
@@ -260,15 +261,16 @@ class WorkerProcess:
             self._outage_runs.add(run_id)
 
     def _on_orphan(self, run_id: UUID) -> None:
-        extra = {"run_id": str(run_id)}
-        log.error(
-            "no thread of this process executes its run %s: requeueing it", run_id, extra=extra
-        )
         threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
 
     def _recover(self, run_id: UUID) -> None:
         is_crash = run_id not in self._outage_runs
         try:
+            with self.connections.reading() as sql:
+                extra = event_log.subject(sql, run_id)
+            log.error(
+                "no thread of this process executes its run %s: requeueing it", run_id, extra=extra
+            )
             sweep.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
         except Unavailable:
             return  # the next heartbeat finds the run again

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from arkloop.shared import times
+from arkloop.shared import logs, times
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
@@ -72,6 +72,8 @@ class RunLog:
         `server` is the start of the Postgres server that stored the last event, None if unknown.
         """
         self.run_id = run_id
+        #: What log lines of other threads say of the run.
+        self.subject = {**(logs.bound.get() or {}), "run_id": str(run_id)}
         self.fence = fence
         self.stop = stop
         self.now = now

@@ -95,7 +95,7 @@ class WebhookSender:
             fault_points.reach("worker.webhook_sent")
             self._record(attempt)
         except Exception:  # the lease ends, and the attempt is repeated
-            log.exception("delivering %s failed", row.id)
+            log.exception("delivering %s failed", row.id, extra=_subject(row))
         finally:
             with self._lock:
                 self._busy[row.endpoint_id] -= 1
@@ -109,7 +109,8 @@ class WebhookSender:
             secrets = endpoints.secrets_of(settings, row)
         except (NoEncryptionKey, CannotOpen) as error:
             why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
-            log.error("cannot decrypt the secret of webhook endpoint %s: %s", row.endpoint_id, why)
+            message = "cannot decrypt the secret of webhook endpoint %s: %s"
+            log.error(message, row.endpoint_id, why, extra=_subject(row))
             return Attempt(row.id, row.attempts, error="The secret cannot be decrypted here.")
         body = _body(row)
         headers = signed_headers(secrets, str(row.id), int(time.time()), body)
@@ -131,6 +132,12 @@ class WebhookSender:
         with self._connections.statement() as tx:
             deliveries.record(tx, attempts)
         return [None] * len(attempts)
+
+
+def _subject(row: Row[Any]) -> dict[str, str]:
+    """Return what a log line says of the delivery: its org, and its run if it is about one."""
+    run_id = json.loads(row.data).get("run_id")
+    return {"org_id": str(row.org_id), **({"run_id": run_id} if run_id else {})}
 
 
 def _body(row: Row[Any]) -> bytes:

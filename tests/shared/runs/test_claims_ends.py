@@ -78,7 +78,10 @@ def test_a_claim_does_not_end_after_events_that_are_lost(
         WRITES[how](stored, tx, claim)
 
     assert before == (stored.row(claim.run_id), stored.events(claim.run_id))
-    assert f"lost committed events of run {claim.run_id}" in caplog.text
+    [error] = [record for record in caplog.records if "lost committed events" in record.message]
+    assert (str(claim.run_id), str(claim.org_id), claim.trace_id) == (
+        *(getattr(error, name) for name in ("run_id", "org_id", "trace_id")),
+    )
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, Table, select
 
+from arkloop.shared import metrics
 from arkloop.shared.claim import Claim
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import (
@@ -22,7 +23,7 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import endings
+from arkloop.shared.runs import commands, endings
 from arkloop.shared.runs.endings import Ending, Outcome
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals
@@ -197,6 +198,28 @@ def test_a_run_that_nobody_holds_is_counted_too(stored: StoredRuns) -> None:
         used.cost_usd,
         entry.credits,
     )
+
+
+def test_an_end_that_is_rolled_back_is_not_in_the_metrics(stored: StoredRuns) -> None:
+    """A run that nobody holds is counted where its end was committed, and not before."""
+    seen: dict[tuple[str, ...], list[float]] = {}
+
+    def room(_name: str, labels: tuple[str, ...], count: int) -> tuple[list[float], int]:
+        seen[labels] = [0.0] * count
+        return seen[labels], 0
+
+    claim = stored.claimed()
+    stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
+    metrics.RUNS_ENDED.enable(room, threading.Lock())
+    try:
+        with suppress(ZeroDivisionError), stored.connections.transaction() as tx:
+            commands.cancel(tx, stored.actor, claim.run_id)
+            raise ZeroDivisionError
+        assert {} == seen
+        stored.cancel(claim.run_id)
+        eventually(lambda: seen == {("cancelled", ""): [1]})
+    finally:
+        metrics.RUNS_ENDED.disable()
 
 
 def test_what_a_later_release_counts_besides_is_no_obstacle(stored: StoredRuns) -> None:

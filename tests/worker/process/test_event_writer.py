@@ -15,6 +15,7 @@ from arkloop.shared.events.event_log import open_events, text_of
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.logs import about
 from arkloop.shared.runs import endings
 from arkloop.shared.runs.endings import Ending, Outcome
 from arkloop.shared.runs.states import RunState
@@ -203,7 +204,8 @@ def test_events_after_lost_ones_are_not_stored(
 ) -> None:
     """A failover to a replica that lagged: its worker numbers from memory and must not go on."""
     run, neighbour = stored.claimed(), stored.claimed()
-    logs = [log_of(run), log_of(neighbour)]
+    with about(org_id=str(run.org_id), trace_id=run.trace_id):
+        logs = [log_of(run), log_of(neighbour)]
     for log in logs:
         log.add(RESUMED, RESUMED)
         log.flush()
@@ -222,7 +224,9 @@ def test_events_after_lost_ones_are_not_stored(
     assert [1] == [event.seq for event in stored.events(run.run_id)]
     assert [1, 2, 3, 4] == [event.seq for event in stored.events(neighbour.run_id)]
     [error] = [record for record in caplog.records if "lost committed events" in record.message]
-    assert str(run.run_id) in error.message
+    assert (str(run.run_id), str(run.org_id), run.trace_id) == (
+        *(getattr(error, name) for name in ("run_id", "org_id", "trace_id")),
+    )
 
 
 class LockedWriter(EventWriter):
