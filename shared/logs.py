@@ -78,6 +78,8 @@ def configure() -> None:
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_error
+    if gevent := sys.modules.get("gevent"):  # where threads are greenlets
+        gevent.get_hub().print_exception = _log_greenlet_error
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -87,3 +89,15 @@ def _log_thread_error(error: threading.ExceptHookArgs) -> None:
     if error.exc_value is not None:
         name = error.thread.name if error.thread else "?"
         logging.getLogger(__name__).error("thread %s failed", name, exc_info=error.exc_value)
+
+
+def _log_greenlet_error(_context: object, kind: type, error: Any, _traceback: object) -> None:
+    """Log what ended a greenlet, which gevent would print in lines of plain text.
+
+    Clients that reset their connections end the greenlets that serve them, which is no error.
+    """
+    log = logging.getLogger(__name__)
+    if issubclass(kind, ConnectionError):
+        log.info("connection lost: %s", kind.__name__)
+    else:
+        log.error("greenlet failed", exc_info=error if error is not None else True)
