@@ -1,30 +1,32 @@
 """The overhead of metrics and spans: the CPU of a request and of a run, with and without them.
 
 Web processes of one service take turns in short batches; workers do, each in a service of its own.
-CPU time is what the kernel has counted, which other load on the machine hardly changes.
+CPU time is what the kernel has counted. Other load changes it as well, by cold caches, but that of
+neighbours in turn alike: what counts is the median of their ratios, with its interval of 95 %.
 """
 
+import math
 import statistics
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from arkloop.cli.dev.embedded_server import free_port
 from bench.conversations import prepare, wait_for_ends
-from bench.figure import Figure, Limit
+from bench.figure import Figure
 from bench.http_clients import Loop, Request, Target, call_all
 from bench.service import Service
 
 CLIENTS = 8
 BATCH = 100
-BATCHES = 20  # of each process
+BATCHES = 40  # of each process
 SHORT_BATCHES = 2
-RUNS = 500  # of each worker in each of the rounds
-ROUNDS = 5
+RUNS = 100  # of each worker in each of the rounds
+ROUNDS = 25
 SHORT_RUNS = 50
 SHORT_ROUNDS = 1
 AT_MOST = 1.03
@@ -35,6 +37,8 @@ KINDS = (OFF, "metrics", "spans", "metrics and spans")
 
 class _Sink(BaseHTTPRequestHandler):
     """A collector that takes everything."""
+
+    protocol_version = "HTTP/1.1"  # it keeps connections, as collectors do
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -83,21 +87,19 @@ def _requests(kinds: Mapping[str, Mapping[str, str]], batches: int) -> Iterator[
             ("read a thread", [("GET", f"/v1/threads/{one}", None) for one in threads]),
         ):
             left: Iterator[Request] = iter(requests)
-            spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+            spent = _Spent(kinds, BATCH)
             for number in range(batches + 1):
                 for kind in _in_turn(kinds, number):
-                    before = _cpu(pids[kind])
                     answers = call_all(
                         loop, [targets[kind]], list(islice(left, BATCH)), connections=CLIENTS
                     )
                     assert {status for status, _, _ in answers} <= {200, 201}
-                    if number > 0:  # the first of a process is cold
-                        spent[kind].append((_cpu(pids[kind]) - before) / BATCH)
-            yield from _figures(f"{name}: CPU of web", spent, batches * BATCH)
+                    spent.add(kind, _cpu(pids[kind]))
+            yield from spent.figures(f"{name}: CPU of web")
 
 
 def _runs(kinds: Mapping[str, Mapping[str, str]], rounds: int, runs: int) -> Iterator[Figure]:
-    spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+    spent = _Spent(kinds, runs)
     with ExitStack() as at_exit:
         services = {
             kind: at_exit.enter_context(Service(web=1, workers=1, environ=environ))
@@ -109,13 +111,11 @@ def _runs(kinds: Mapping[str, Mapping[str, str]], rounds: int, runs: int) -> Ite
                 service = services[kind]
                 target = [Target(service.urls[0], service.api_key)]
                 threads = prepare(loop, target, runs, "hello")
-                before = _cpu(service.serving("worker")[0])
                 requests: list[Request] = [("POST", f"/v1/threads/{t}/runs", {}) for t in threads]
                 call_all(loop, target, requests, connections=CLIENTS)
                 wait_for_ends(service.connect())
-                if number > 0:
-                    spent[kind].append((_cpu(service.serving("worker")[0]) - before) / runs)
-    yield from _figures("execute a run: CPU of the worker", spent, rounds * runs)
+                spent.add(kind, _cpu(service.serving("worker")[0]))
+    yield from spent.figures("execute a run: CPU of the worker")
 
 
 def _in_turn(kinds: Mapping[str, object], number: int) -> Sequence[str]:
@@ -125,20 +125,45 @@ def _in_turn(kinds: Mapping[str, object], number: int) -> Sequence[str]:
     return names[first:] + names[:first]
 
 
-def _figures(name: str, spent: Mapping[str, Sequence[float]], count: int) -> Iterator[Figure]:
-    without = statistics.mean(spent[OFF]) * 1000
-    for kind, seconds in spent.items():
-        if kind == OFF:
-            continue
-        yield Figure(
-            name=f"{name} with {kind}",
-            unit="ms",
-            numbers={"cpu": statistics.mean(seconds) * 1000},
-            count=count,
-            at_most={"ratio": AT_MOST},
-            limit=Limit(name="without", of="cpu", value=without),
-            note=f"{without:.3f} without",
-        )
+class _Spent:
+    """The CPU of each kind of process by rounds, with what it does between its turns.
+
+    Spans are encoded and sent up to a second later, while it is another's turn.
+    """
+
+    def __init__(self, kinds: Iterable[str], of: int) -> None:
+        """Begin with nothing; `of` is the number of requests or runs in a round."""
+        self._of = of
+        self._read: dict[str, list[float]] = {kind: [] for kind in kinds}
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Note what the process has used until the end of its turn."""
+        self._read[kind].append(seconds)
+
+    def figures(self, name: str) -> Iterator[Figure]:
+        """Compare all with the first; what came before the first turns, which are cold, is left
+        out.
+        """
+        spent = {
+            kind: [(after - before) * 1000 / self._of for before, after in pairwise(read)]
+            for kind, read in self._read.items()
+        }
+        without = spent.pop(OFF)
+        for kind, milliseconds in spent.items():
+            ratios = sorted(one / other for one, other in zip(milliseconds, without, strict=True))
+            middle, half = len(ratios) / 2, 0.98 * math.sqrt(len(ratios))
+            yield Figure(
+                name=f"{name} with {kind}",
+                unit="×",
+                numbers={
+                    "median": statistics.median(ratios),
+                    "low": ratios[max(0, math.floor(middle - half))],
+                    "high": ratios[min(len(ratios) - 1, math.ceil(middle + half))],
+                },
+                count=len(ratios) * self._of,
+                at_most={"median": AT_MOST},
+                note=f"{statistics.median(without):.3f} ms without",
+            )
 
 
 def _cpu(pid: int) -> float:
