@@ -32,6 +32,8 @@ FORMS: dict[str, re.Pattern[bytes]] = {
     ),
     "secret of a test": re.compile(rb"canary-[\w-]+"),
 }
+#: Bytes before a secret that a report shows.
+SHOWN = 120
 #: Tables with text that users, models and tools wrote: secrets are looked for by value alone there.
 OWN_TEXT = {"messages", "run_events", "runs", "run_metadata", "sub_runs", "thread_contexts"}
 OWN_TEXT |= {"thread_metadata", "threads", "tool_calls"}
@@ -39,19 +41,35 @@ OWN_TEXT |= {"thread_metadata", "threads", "tool_calls"}
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A secret that was found, by its kind and place; never the secret itself."""
+    """A secret that was found, by its kind and place; never the secret itself.
+
+    `before` is what stands before it, without what has the form of a secret.
+    """
 
     kind: str
     where: str
+    before: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} in {self.where}"
+        return f"{self.kind} in {self.where}" + (f", after {self.before!r}" if self.before else "")
 
 
 def in_bytes(content: bytes, where: str, also: Iterable[tuple[str, bytes]] = ()) -> list[Leak]:
     """Find secrets of the known forms, and those of `also`: their kinds and values."""
-    found = [Leak(kind, where) for kind, form in FORMS.items() if form.search(content)]
+    found = [
+        Leak(kind, where, _before(content, match.start()))
+        for kind, form in FORMS.items()
+        if (match := form.search(content))
+    ]
     return found + _by_value(content, where, also)
+
+
+def _before(content: bytes, at: int) -> str:
+    """Return what stands before a place: who has written it is seen there."""
+    text = content[max(0, at - SHOWN) : at]
+    for form in FORMS.values():
+        text = form.sub(b"[secret]", text)
+    return text.decode(errors="replace")
 
 
 def _by_value(content: bytes, where: str, also: Iterable[tuple[str, bytes]]) -> list[Leak]:
