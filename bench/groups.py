@@ -17,6 +17,7 @@ from bench import (
     refused,
     retention,
     row_security,
+    slow_clients,
     sockets,
     startup,
     stream_rates,
@@ -118,6 +119,11 @@ GROUPS = (
         "neighbours",
         "a quiet org's runs beside an org that does its worst",
         lambda short: neighbours.measure(short=short),
+    ),
+    Group(
+        "slow",
+        "requests beside 1,000 connections that send or take little",
+        lambda short: slow_clients.measure(short=short),
     ),
     Group(
         "mcp",
