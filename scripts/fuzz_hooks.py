@@ -1,4 +1,4 @@
-"""Hooks of schemathesis for `make fuzz`: what it cannot know about waits and repeated requests."""
+"""Hooks of schemathesis for `make fuzz`: what it cannot know about waits, files and repetitions."""
 
 import secrets
 from typing import Any
@@ -14,6 +14,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.body["wait_seconds"] = 0
     if case.method == "GET" and case.operation.path.endswith("/events"):
         case.query = {"follow": "false", **(case.query or {})}
+    if case.media_type == "multipart/form-data" and isinstance(case.body, dict):
+        # A part has no type: sent as text, a list or a number is a file like any other.
+        parts = case.body.items()
+        case.body = {name: part for name, part in parts if isinstance(part, str | bytes)}
     if "Idempotency-Key" in (case.headers or {}) and _is_stateful(case):
         # A key that came before replays a response, also of an object that was deleted since.
         case.headers["Idempotency-Key"] = secrets.token_hex(8)
