@@ -85,8 +85,8 @@ def stream_events(run_id: UUID) -> Response:
     if is_all:
         return Response(iter([opening]), headers=sse.HEADERS, direct_passthrough=True)
     hub().check(run_id, cursor)
-    goes_on = head.ended_at is None and args["follow"] == "true"
-    until = None if goes_on else head.last_seq
+    is_followed = head.ended_at is None and args["follow"] == "true"
+    until = None if is_followed else head.last_seq
     watch = watch_of(run_id, reader, cursor=cursor, named=args["named"] == "true", until=until)
     return streaming(watch, opening)
 

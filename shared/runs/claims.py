@@ -221,7 +221,7 @@ def park(
         "crashes": 0,
         **totals.columns(),
     }
-    is_parked = _let_go(tx, claim, stored, waiting)
+    is_parked = _end_claim(tx, claim, stored, waiting)
     if is_parked and pending_input["kind"] == pending_calls.KIND:
         pending_calls.resume_if_complete(tx, claim.run_id)
     return is_parked
@@ -232,7 +232,7 @@ def suspend(
 ) -> bool:
     """Release the run until its sub-runs have ended, or queue it if they have; else as `park`."""
     waiting = {"waiting_since": func.now(), "crashes": 0, **totals.columns(), **awaiting_runs()}
-    is_parked = _let_go(tx, claim, stored, waiting)
+    is_parked = _end_claim(tx, claim, stored, waiting)
     if is_parked:
         pending_calls.resume_if_complete(tx, claim.run_id)
     return is_parked
@@ -256,7 +256,7 @@ def release(
     """
     tx.after_commit.append(Enqueue(claim.run_id))
     crashes = {"crashes": 0} if progressed else {}
-    return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
+    return _end_claim(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 
 
 def cancelled_for(sql: Connection, claim: Claim) -> tuple[UUID | None, str | None]:
@@ -364,7 +364,7 @@ def result_of(row: Row[Any], name: str) -> ToolResult:
     )
 
 
-def _let_go(
+def _end_claim(
     tx: Transaction, claim: Claim, stored: Sequence[StoredEvent], values: dict[str, Any]
 ) -> bool:
     """Write the end of a claim, guarded by its fence; a cancel accepted before takes precedence."""

@@ -251,8 +251,8 @@ def _waiting(sql: Connection, run: RowMapping) -> Explanation:
         whom = whom.format(tool_name=f"`{tool_name}`" if tool_name else "a tool")
         if tool_name:
             details["tool_name"] = tool_name
-    goes_on = pending.get("on_expiry") == "continue"
-    then = "it continues without" if goes_on else "it fails with input.expired"
+    continues = pending.get("on_expiry") == "continue"
+    then = "it continues without" if continues else "it fails with input.expired"
     return Explanation(
         reason=reason,
         sentence=f"Waits since {shown(since)} for {whom}; at {shown(until)} {then}.",

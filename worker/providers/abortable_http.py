@@ -71,7 +71,7 @@ class AbortableClient(httpx2.Client):
         transport = BoundedTransport(
             events=events,
             frames=frames,
-            on_data=self._body_goes_on,
+            on_data=self._expect_more,
             verify=ssl_context(),
             trust_env=False,
         )
@@ -94,9 +94,9 @@ class AbortableClient(httpx2.Client):
     def expect_end(self) -> None:
         """Wait only for `END_SECONDS` from now on: the response has nothing to add."""
         self._is_ending = True
-        self._body_goes_on()
+        self._expect_more()
 
-    def _body_goes_on(self) -> None:
+    def _expect_more(self) -> None:
         seconds = self._route.idle_seconds
         self._backend.read_seconds = min(seconds, END_SECONDS) if self._is_ending else seconds
 
