@@ -90,7 +90,7 @@ class Caller:
 
     def cancel(self, run_id: str) -> None:
         answer = self.http.post(f"/v1/runs/{run_id}:cancel")
-        assert (200, {"ok": True}) == (answer.status_code, answer.json())
+        assert (200, {"ok": True}) == (answer.status_code, answer.json()), answer.text
 
     def answer(self, run_id: str, content: str, **fields: Any) -> httpx.Response:
         return self.http.post(f"/v1/runs/{run_id}/input", json={"content": content, **fields})
