@@ -23,6 +23,7 @@ FALLBACKS = {
 
 #: The providers' own variables.
 _OF_PROVIDERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+_OF_REDIS = ("redis", "rediss", "unix")
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
 )
@@ -166,8 +167,10 @@ class _Reader:
 
     def values(self) -> dict[str, Any]:
         verifies = self._plain("ARKLOOP_REDIS_VERIFY", default=True)
-        redis_url = _verified(self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix")), verifies)
-        broker_url = _verified(self._text("ARKLOOP_BROKER_URL") or redis_url, verifies)
+        redis_url = _verified(self._url("ARKLOOP_REDIS_URL", _OF_REDIS), verifies)
+        broker_url = redis_url
+        if self._text("ARKLOOP_BROKER_URL"):
+            broker_url = _verified(self._url("ARKLOOP_BROKER_URL", _OF_REDIS), verifies)
         hosts = self._list(
             "ARKLOOP_ALLOWED_HOSTS",
             r"(?i)\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?",

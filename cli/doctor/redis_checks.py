@@ -25,12 +25,8 @@ _ANOTHER = "Use a server that {}, or correct {}."
 def of_servers(settings: Settings) -> Iterator[Finding]:
     """Look at the Redis of streams, and at the broker if it is another Redis."""
     yield from of_server("redis", "ARKLOOP_REDIS_URL", settings.redis_url)
-    if settings.broker_url == settings.redis_url:
-        return
-    if settings.broker_url.startswith(("redis://", "rediss://", "unix://")):
+    if settings.broker_url != settings.redis_url:
         yield from of_server("broker", "ARKLOOP_BROKER_URL", settings.broker_url)
-    else:
-        yield warn("broker", "is not a Redis, and was not looked at", "See its own tools.")
 
 
 def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
@@ -52,6 +48,8 @@ def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
         )
     except ResponseError as error:
         yield _refused(name, variable, where, str(error))
+    except (TypeError, ValueError) as error:
+        yield fail(name, f"{where}: {_reason(error)}", f"Correct the options of {variable}.")
     except (RedisError, OSError) as error:
         yield fail(
             name,

@@ -37,9 +37,7 @@ def check(connections: Connections) -> None:
         pass
     settings = connections.settings
     _check_redis("ARKLOOP_REDIS_URL", connections.redis)
-    if settings.broker_url != settings.redis_url and settings.broker_url.startswith(
-        ("redis://", "rediss://", "unix://")
-    ):
+    if settings.broker_url != settings.redis_url:
         broker = connect_redis(settings.broker_url)
         try:
             _check_redis("ARKLOOP_BROKER_URL", broker)
@@ -70,6 +68,11 @@ def _check_role(sql: Connection) -> None:
 
 
 def _check_redis(variable: str, client: Any) -> None:
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # it connects later
+    except (TypeError, ValueError, RedisError) as error:
+        raise UnsuitableServer(f"{variable} has an option that is not known: {error}") from None
     try:
         server, cluster = client.info("server"), client.info("cluster")
     except ResponseError as error:

@@ -67,6 +67,8 @@ def test_a_platforms_port_can_be_kept_on_this_machine() -> None:
     [
         ("DATABASE_URL", "mysql://db.example.com/name"),
         ("REDIS_URL", "http://redis.example.com"),
+        ("ARKLOOP_BROKER_URL", "amqp://rabbit.example.com"),
+        ("ARKLOOP_BROKER_URL", "sentinel://redis.example.com:26379"),
         ("PORT", "http"),
         ("WEB_CONCURRENCY", "0"),
         ("WEB_CONCURRENCY", "2.5"),

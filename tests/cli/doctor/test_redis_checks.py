@@ -47,6 +47,12 @@ def test_a_broker_of_its_own_is_looked_at(examine: Examine) -> None:
     assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{free_port()}").failed()
 
 
+def test_an_option_that_the_client_does_not_know_fails(examine: Examine) -> None:
+    """It is one that Celery takes."""
+    url = f"redis://127.0.0.1:{free_port()}/0?visibility_timeout=60"
+    assert "visibility_timeout" in examine(ARKLOOP_BROKER_URL=url).of("broker")[0][1]
+
+
 def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRedis) -> None:
     """A wrong password fails, and a user without INFO leads to the right that is missing."""
     with redis.Redis.from_url(own_redis.url) as client:

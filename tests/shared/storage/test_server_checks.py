@@ -34,6 +34,17 @@ def check(settings: Settings, **changes: str) -> None:
         connections.close()
 
 
+@pytest.mark.parametrize("variable", ["redis_url", "broker_url"])
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=CERT_REQUIRED", "visibility_timeout=60"])
+def test_an_option_that_no_client_knows_is_named(
+    settings: Settings, variable: str, option: str
+) -> None:
+    """Celery takes these, the Redis client does not: no message would arrive."""
+    url = f"rediss://:secret@redis.example.invalid/0?{option}"
+    with pytest.raises(UnsuitableServer, match=f"^ARKLOOP_{variable.upper()} has an option"):
+        check(settings, **{variable: url})
+
+
 @pytest.fixture(scope="module")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Its nodes talk to each other on the port that is 10,000 higher.
