@@ -34,5 +34,7 @@ def enqueue(broker: Any, keys: Keys, outage: Outage, task: str, ids: Sequence[UU
         broker.lpush(f"{keys.installation}:{task_messages.QUEUE}", *messages)
     except redis.RedisError:
         outage.failed()
+        # A server that was demoted keeps its connections, while its address leads to another one.
+        broker.connection_pool.disconnect(inuse_connections=False)
         raise
     outage.answered()

@@ -70,6 +70,30 @@ def test_a_socket_is_a_broker(settings: Settings, tmp_path: Path, form: str) -> 
             assert client.keys("*_kombu.binding.celery")
 
 
+def test_a_server_that_was_demoted_gets_one_message(tmp_path: Path) -> None:
+    """The address leads to the new primary by then: what comes later goes there."""
+    folders, address, keys = [tmp_path / "a", tmp_path / "b"], tmp_path / "redis.sock", Keys()
+    for folder in folders:
+        folder.mkdir()
+    with unix_redis(folders[0]) as old, unix_redis(folders[1]) as new:
+        address.symlink_to(old)
+        with (
+            connect_redis(f"unix://:p%40ss@{address}") as broker,
+            connect_redis(f"unix://:p%40ss@{old}") as operator,
+            connect_redis(f"unix://:p%40ss@{new}") as promoted,
+        ):
+            queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+            operator.replicaof("127.0.0.1", 1)
+            address.unlink()
+            address.symlink_to(new)
+
+            with pytest.raises(redis.ReadOnlyError):
+                queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+            queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+
+            assert 1 == promoted.llen(":celery")
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
