@@ -21,17 +21,15 @@ _WORK: Mapping[str, Callable[[Connections], bool]] = {
 
 def tidy(connections: Connections) -> bool:
     """Delete what is too old, make room for events to come, and sum up the days that are over;
-    returns whether more is left. What fails does not stop the rest.
-
-    Raises:
-        Unavailable: Postgres is out of reach.
+    returns whether more is left. What fails is logged, and does not stop the rest.
     """
     is_left = False
     for name, work in _WORK.items():
         try:
             is_left |= work(connections)
-        except Unavailable:
-            raise
+        except Unavailable as error:
+            # Also where one statement took too long, or waited for a lock: the others may not.
+            log.warning("tidying up failed: %s: %s", name, error.__cause__)
         except Exception:
             log.exception("tidying up failed: %s; continuing with the rest", name)
     return is_left

@@ -12,8 +12,18 @@ from tests.stored_runs import StoredRuns, ago
 FUNCTION = "add_run_events_partition"
 
 
+BROKEN = "CREATE FUNCTION {}(uuid, uuid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {} END $$"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("RAISE EXCEPTION 'broken';", id="error"),
+        pytest.param("RAISE EXCEPTION USING ERRCODE = 'query_canceled';", id="too-long"),
+    ],
+)
 def test_what_fails_does_not_stop_the_rest(
-    stored: StoredRuns, caplog: pytest.LogCaptureFixture
+    stored: StoredRuns, caplog: pytest.LogCaptureFixture, body: str
 ) -> None:
     """No partition can be made, and old runs are deleted all the same."""
     claim = stored.claimed()
@@ -23,11 +33,13 @@ def test_what_fails_does_not_stop_the_rest(
     url = walls.as_user(settings.database_url, "postgres").replace("+psycopg", "", 1)
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute(f"ALTER FUNCTION {FUNCTION} RENAME TO taken_away")
+        owner.execute(BROKEN.format(FUNCTION, body))
         try:
             tidying.tidy(replace(stored.connections, settings=settings))
         finally:
+            owner.execute(f"DROP FUNCTION {FUNCTION}")
             owner.execute(f"ALTER FUNCTION taken_away RENAME TO {FUNCTION}")
 
-    assert "partitions of events" in caplog.text
+    assert "tidying up failed: partitions of events" in caplog.text
     with stored.connections.reading() as sql:
         assert sql.exec_driver_sql("SELECT id FROM runs WHERE id = %s", (claim.run_id,)).all() == []
