@@ -67,8 +67,8 @@ def _ahead(made: Sequence[Partition], now: datetime, width: timedelta) -> Findin
     if last > now + width - _PATIENCE:
         return ok("event partitions", shown)
     advice = (
-        'Start a web or worker process: each sweeps. If one runs, look for "sweep skipped" in the'
-        " logs, and end what uses run_events for hours (pg_stat_activity)."
+        'Start a web or worker process: each sweeps. If one runs, look for "tidying up failed" in'
+        " the logs, and end what uses run_events for hours (pg_stat_activity)."
     )
     if last > now:
         return warn("event partitions", f"{shown}: the next one was not made", advice)

@@ -90,7 +90,7 @@ def _backlogs(sql: Connection) -> Iterator[Finding]:
         (
             "retention",
             "deleted runs whose events are still stored for more than an hour",
-            'Look for "sweep skipped" in the logs, and for a lock on run_events.',
+            'Look for "tidying up failed" in the logs, and for a lock on run_events.',
             "SELECT count(*) FROM forgotten_events WHERE collect_at < now() - interval '1 hour'",
         ),
         (

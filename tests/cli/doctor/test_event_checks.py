@@ -109,6 +109,7 @@ def test_a_partition_that_was_not_made_is_found(
     findings = found(database)
 
     assert level == findings["event partitions"][0]
+    assert "tidying up failed" in findings["event partitions"][1]  # as the log has it
     assert ("events without partition" in findings) == (level == "fail")
     if level == "fail":
         level, shown = findings["events without partition"]
