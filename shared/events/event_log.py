@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import UUID
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from sqlalchemy import Connection, func, select, text
 
 from arkloop.shared.events.stored_events import StoredEvent, encode
@@ -161,6 +161,8 @@ def publish(
     ]
     if refused:
         log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
+        if isinstance(refused[0], ReadOnlyError):
+            connections.disconnect_redis()
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,10 +195,19 @@ class Connections:
             self.redis_outage.failed()
             # What has made this connection silent has made the idle ones so: each would have to
             # time out by itself.
-            self.redis.connection_pool.disconnect(inuse_connections=False)
+            self.disconnect_redis()
+            raise
+        except redis.ReadOnlyError:
+            self.disconnect_redis()
             raise
         self.redis_outage.answered()
         return answer
+
+    def disconnect_redis(self) -> None:
+        """Let later commands connect anew, where the address leads to by then: a server that was
+        demoted keeps the connections that it has.
+        """
+        self.redis.connection_pool.disconnect(inuse_connections=False)
 
     def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
         """Return the same with a pool of its own; `close_pool` closes it."""

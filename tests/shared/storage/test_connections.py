@@ -1,14 +1,22 @@
 """The connections of a process, when the network forgets them."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
 from redis.connection import parse_url
 
 from arkloop.shared.config import Settings
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.storage.connections import Connections, connect
 from chaos.system.fault_proxy import FaultProxy
+from tests.stored_runs import numbered
+from tests.unix_redis import failing_over
 from tests.waiting import eventually, in_parallel
 
 AT_ONCE = 4
@@ -31,6 +39,32 @@ def test_one_half_open_connection_to_redis_replaces_the_idle_ones(
         in_parallel(AT_ONCE, lambda _: connections.redis.blpop("nothing", 0.5))
 
         connections.redis.connection_pool.disconnect()
+        connections.close()
+
+
+def write(connections: Connections) -> None:
+    connections.ask_redis(lambda client: client.set("key", "value"))
+
+
+def publish(connections: Connections) -> None:
+    event_log.publish(connections, {uuid4(): numbered(1, MessageDelta("one"))})
+
+
+@pytest.mark.parametrize("use", [write, publish])
+def test_a_server_that_was_demoted_is_left(
+    settings: Settings, tmp_path: Path, use: Callable[[Connections], None]
+) -> None:
+    """It keeps its connections, while the address leads to the new primary."""
+    with failing_over(tmp_path) as pair:
+        connections = connect(replace(settings, redis_url=pair.url), application="tests")
+        use(connections)
+        pair.fail_over()
+
+        with suppress(redis.ReadOnlyError):
+            use(connections)
+        use(connections)
+
+        assert pair.promoted.keys()
         connections.close()
 
 

@@ -1,9 +1,7 @@
 """The broker's URL means the same to Celery as to the Redis client."""
 
 import ssl
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,14 +11,13 @@ import pytest
 import redis
 import trustme
 
-from arkloop.cli.dev.embedded_redis import find_binary
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import celery_app, queue
 from arkloop.shared.storage.connections import connect_redis
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.outage import Outage
 from tests.tls_proxy import tls_proxy
-from tests.waiting import eventually
+from tests.unix_redis import failing_over, unix_redis
 
 
 def pass_message(settings: Settings, url: str) -> None:
@@ -40,23 +37,6 @@ def pass_message(settings: Settings, url: str) -> None:
         assert str(run_id) == message.payload[0][0]
 
 
-@contextmanager
-def unix_redis(folder: Path) -> Iterator[Path]:
-    """Start a server that listens on a socket alone."""
-    path = folder / "redis.sock"
-    server = subprocess.Popen(
-        [find_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--requirepass", "p@ss"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        eventually(path.exists)
-        yield path
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
 @pytest.mark.parametrize(
     "form", ["unix://:p%40ss@{path}?db=3", "unix://{path}?db=3&password=p%40ss"]
 )
@@ -72,26 +52,16 @@ def test_a_socket_is_a_broker(settings: Settings, tmp_path: Path, form: str) -> 
 
 def test_a_server_that_was_demoted_gets_one_message(tmp_path: Path) -> None:
     """The address leads to the new primary by then: what comes later goes there."""
-    folders, address, keys = [tmp_path / "a", tmp_path / "b"], tmp_path / "redis.sock", Keys()
-    for folder in folders:
-        folder.mkdir()
-    with unix_redis(folders[0]) as old, unix_redis(folders[1]) as new:
-        address.symlink_to(old)
-        with (
-            connect_redis(f"unix://:p%40ss@{address}") as broker,
-            connect_redis(f"unix://:p%40ss@{old}") as operator,
-            connect_redis(f"unix://:p%40ss@{new}") as promoted,
-        ):
-            queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
-            operator.replicaof("127.0.0.1", 1)
-            address.unlink()
-            address.symlink_to(new)
+    keys = Keys()
+    with failing_over(tmp_path) as pair, connect_redis(pair.url) as broker:
+        queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+        pair.fail_over()
 
-            with pytest.raises(redis.ReadOnlyError):
-                queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+        with pytest.raises(redis.ReadOnlyError):
             queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
+        queue.enqueue(broker, keys, Outage(0), queue.EXECUTE, [uuid4()])
 
-            assert 1 == promoted.llen(":celery")
+        assert 1 == pair.promoted.llen(":celery")
 
 
 @pytest.fixture(scope="module")
