@@ -16,6 +16,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from arkloop.api.http import preferences
+from arkloop.api.protocols import responses
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import FALLBACKS, Settings
 
@@ -186,9 +188,23 @@ def test_the_proxy_holds_no_event_back() -> None:
     assert ["1.1"] == directives["proxy_http_version"]
     assert ["http://$web"] == directives["proxy_pass"]
     assert ["$web", "web:8080"] == directives["set"]
-    [read_timeout] = directives["proxy_read_timeout"]
-    ping_seconds = Settings.__dataclass_fields__["sse_ping_seconds"].default
-    assert int(read_timeout.removesuffix("s")) >= 3 * ping_seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "timeout"),
+    [
+        ("deploy/nginx.conf", r"proxy_read_timeout (\d+)s;"),
+        ("deploy/haproxy.cfg", r"timeout server (\d+)s"),
+        ("deploy/Caddyfile", r"read_timeout (\d+)s"),
+        ("docs/how-to/kubernetes.md", r'proxy-read-timeout: "(\d+)"'),
+    ],
+)
+def test_a_proxy_waits_for_the_slowest_response(name: str, timeout: str) -> None:
+    """A request without a stream gets nothing, and no ping, before its run or its time is over."""
+    [seconds] = re.findall(timeout, (ROOT / name).read_text())
+
+    longest = max(responses.WAIT_SECONDS, preferences.MAX_WAIT_SECONDS)
+    assert int(seconds) > longest + 5
 
 
 def test_the_proxy_logs_no_query_string() -> None:
