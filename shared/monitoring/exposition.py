@@ -31,7 +31,6 @@ from arkloop.shared.storage.postgres import OF_MAINTENANCE
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LOCK = ".lock"
 _STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
 
 
@@ -68,7 +67,9 @@ def _enter(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    # Of the folder itself: a file would be old one day, and what tidies /tmp deletes old files but
+    # leaves a folder that is locked.
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

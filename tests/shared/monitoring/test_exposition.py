@@ -1,5 +1,6 @@
 """The folder that processes share, and who empties it."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from arkloop.shared.monitoring import exposition
+from arkloop.shared.monitoring import count_files, exposition
 
 _ENTER = """
 import sys
@@ -30,6 +31,24 @@ def test_the_first_process_empties_the_folder_and_others_do_not(tmp_path: Path) 
     (folder / "2-2.counts").touch()
     second = _started(folder)
     assert ["2-2.counts"] == [file.name for file in folder.glob("*.counts")]
+    for process in (first, second):
+        process.kill()
+        process.communicate()
+
+
+def test_what_tidies_up_old_files_forgets_no_process(tmp_path: Path) -> None:
+    """The folder itself is locked, which systemd-tmpfiles respects; no old file is needed."""
+    first = _started(tmp_path)
+    (tmp_path / "1-1.counts").touch()
+    for path in tmp_path.iterdir():
+        if path.suffix != count_files.SUFFIX:
+            path.unlink()
+    second = _started(tmp_path)
+    assert ["1-1.counts"] == [path.name for path in tmp_path.iterdir()]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)
     for process in (first, second):
         process.kill()
         process.communicate()
