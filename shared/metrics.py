@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 #: Where the numbers of a series are: in this sequence, from this index on.
-Cells = tuple[MutableSequence[float] | memoryview, int]
+Cells = tuple["MutableSequence[float] | memoryview[Any]", int]
 
 #: Makes room for a series of a metric: its name, the values of its labels, its number of cells.
+#: There may be a number in them already, which is continued.
 Room = Callable[[str, tuple[str, ...], int], Cells]
 
 #: Seconds, from a commit to a model's slow turn.
@@ -60,6 +61,8 @@ class Metric:
         with self._lock:
             if labels not in self._add:
                 cells, first = self._room(self.name, labels, self.cells)
+                if self.kind == "Gauge":
+                    cells[first] = 0.0  # it was of a process that is gone
                 self._add[labels] = (
                     _observer(cells, first, self.buckets, self._lock)
                     if self.kind == "Histogram"

@@ -36,20 +36,26 @@ class CountFile:
     """The file of this process."""
 
     def __init__(self, folder: Path) -> None:
-        """Create it. Raises: OSError."""
-        path = folder / f"{os.getpid()}-{time.time_ns()}{SUFFIX}"
-        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        """Continue the file of a process that is gone, else create one. Raises: OSError."""
         self._chunks = 0
         self._chunk: memoryview[Any] = memoryview(b"")
         self._used = 0
         self._is_full = False
+        self._inherited: dict[tuple[str, tuple[str, ...], int], Cells] = {}
+        self._file = _free(folder)
+        for _ in range(os.fstat(self._file).st_size // CHUNK_BYTES):
+            self._map_chunk()
+            self._used = max(1, int(self._chunk[0]))
+            for name, labels, at, cells in _records(self._chunk.cast("B")):
+                self._inherited[name, labels, cells] = self._chunk, at // _DOUBLE
 
     def room(self, name: str, labels: tuple[str, ...], count: int) -> Cells:
-        """Return as many new cells, which are zero, for a series of this metric.
+        """Return as many cells for a series of this metric: zero, or as a process has left them.
 
         Where the disk has no room, they are in memory alone.
         """
+        if (inherited := self._inherited.pop((name, labels, count), None)) is not None:
+            return inherited
         key = json.dumps([name, labels]).encode()
         key += b" " * (-len(key) % _DOUBLE)
         size = 1 + len(key) // _DOUBLE + 1 + count
@@ -75,10 +81,32 @@ class CountFile:
         # Room on the disk is taken now: later a full disk would end the process by a signal.
         if os.pwrite(self._file, bytes(CHUNK_BYTES), begin) < CHUNK_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._chunk = memoryview(mmap.mmap(self._file, CHUNK_BYTES, offset=begin)).cast("d")
-        self._chunks += 1
+        self._map_chunk()
         self._used = 1
         self._chunk[0] = self._used
+
+    def _map_chunk(self) -> None:
+        begin = self._chunks * CHUNK_BYTES
+        self._chunk = memoryview(mmap.mmap(self._file, CHUNK_BYTES, offset=begin)).cast("d")
+        self._chunks += 1
+
+
+def _free(folder: Path) -> int:
+    """Return a file, locked, that no process has: one that has ended left it, or it is new.
+
+    There are never more files than processes at a time, however often one is replaced.
+    """
+    while True:
+        for path in folder.glob(f"*{SUFFIX}"):
+            file = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+            else:
+                return file
+        # It is free until the next look, which another process that starts may have first.
+        (folder / f"{os.getpid()}-{time.time_ns()}{SUFFIX}").touch(0o600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +141,18 @@ def _is_locked(file: int) -> bool:
 
 
 def _read_chunk(chunk: bytes, is_alive: bool) -> Iterator[Series]:
+    for name, labels, at, count in _records(chunk):
+        yield Series(name, labels, unpack_from(f"{count}d", chunk, at), is_alive)
+
+
+def _records(chunk: bytes | memoryview) -> Iterator[tuple[str, tuple[str, ...], int, int]]:
+    """Yield name and labels of each series, where its cells begin, in bytes, and their number."""
     end = int(unpack_from("d", chunk)[0]) * _DOUBLE
     at = _DOUBLE
     while at < end:
         size = int(unpack_from("d", chunk, at)[0])
-        name, labels = json.loads(chunk[at + _DOUBLE : at + _DOUBLE + size])
+        name, labels = json.loads(bytes(chunk[at + _DOUBLE : at + _DOUBLE + size]))
         at += _DOUBLE + size
         count = int(unpack_from("d", chunk, at)[0])
-        yield Series(name, tuple(labels), unpack_from(f"{count}d", chunk, at + _DOUBLE), is_alive)
+        yield name, tuple(labels), at + _DOUBLE, count
         at += _DOUBLE * (1 + count)

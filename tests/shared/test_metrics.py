@@ -49,6 +49,14 @@ def test_a_bucket_has_what_is_not_more_than_its_bound() -> None:
     assert {(): [5.0, 2, 1, 2]} == counted.cells
 
 
+def test_a_gauge_begins_at_zero() -> None:
+    """What is open belongs to the process: its cells may be those of one that was killed."""
+    cells = [3.0]
+    gauge = Metric("Gauge", "open", "Open things.")
+    gauge.enable(lambda *_series: (cells, 0), threading.Lock())
+    assert [0.0] == cells
+
+
 def test_threads_lose_no_count() -> None:
     """An addition reads and writes, and threads may take turns in between."""
     metric = Metric("Counter", "things", "Things.")

@@ -1,6 +1,8 @@
 """Files of counts: what a process has counted is what others read."""
 
+import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,30 @@ def test_series_are_read_as_they_were_counted(tmp_path: Path) -> None:
     ]
     [path] = tmp_path.iterdir()
     assert 1 < path.stat().st_size // count_files.CHUNK_BYTES
+
+
+def test_a_process_continues_what_one_that_is_gone_has_counted(tmp_path: Path) -> None:
+    """Each process that is replaced would leave a file, and each scrape would read all of them."""
+    for _ in range(3):
+        file = CountFile(tmp_path)
+        for number in range(count_files.CHUNK_BYTES // 40):
+            cells, first = file.room("things", (str(number),), 2)
+            cells[first + 1] += 1
+        cells, first = file.room("others", (), 1)
+        cells[first] += 1
+        fcntl.flock(file._file, fcntl.LOCK_UN)  # as the end of a process does
+    counted = [(series.cells, series.is_alive) for series in count_files.read(tmp_path)]
+    assert 1 == len([*tmp_path.iterdir()])
+    assert [((0, 3), False)] * (count_files.CHUNK_BYTES // 40) == counted[:-1]
+    assert ((3,), False) == counted[-1]
+
+
+def test_processes_that_start_together_have_a_file_each(tmp_path: Path) -> None:
+    """Two that added to the same cells would lose counts; none waits for the file of another."""
+    with ThreadPoolExecutor(16) as threads:
+        files = [*threads.map(lambda _: CountFile(tmp_path), range(16), timeout=20)]
+    inodes = {os.fstat(file._file).st_ino for file in files}
+    assert len(files) == len(inodes)
 
 
 def test_a_full_disk_costs_counts_and_not_the_process(
