@@ -101,6 +101,7 @@ def collector() -> Iterator[Collector]:
                 body = gzip.decompress(body)
             state.release.wait(30)
             status = state.statuses.pop(0) if state.statuses else 200
+            hangs_up = state.hangs_up  # a test may change it as soon as it sees the spans
             if status == 200:
                 state.bodies.append(body)
                 state.headers.append(dict(self.headers))
@@ -109,7 +110,7 @@ def collector() -> Iterator[Collector]:
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
-            self.close_connection = state.hangs_up
+            self.close_connection = hangs_up
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
