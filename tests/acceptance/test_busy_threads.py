@@ -157,8 +157,9 @@ def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 0.004}).is_success
     spending = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
     thread_id = owner.thread()
+    # The first must not end before the others are accepted, on a slow machine either.
     made = [
-        send(owner, thread_id, script(spending, {"hang": 1}, {"say": "A"}), "enqueue")
+        send(owner, thread_id, script(spending, {"hang": 4}, {"say": "A"}), "enqueue")
         for _ in range(3)
     ]
 
