@@ -108,7 +108,9 @@ def _measure(url: str, events: int) -> Iterator[Figure]:
     for partition, collect_at in ((dropped, "infinity"), (collected, "-infinity")):
         _seed(plain, partition, events, collect_at)
     plain.execute("CHECKPOINT")
-    settings = Settings(database_url=url, redis_url="redis://", broker_url="", jwt_secret="-")
+    settings = Settings(
+        database_url=url, redis_url="redis://", broker_url="redis://", jwt_secret="-"
+    )
     connections = connect(settings, application="bench", limits=OF_MAINTENANCE, pool_size=2)
     client = Client(connect(settings, application="bench-client", pool_size=1))
     client.start()
