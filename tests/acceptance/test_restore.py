@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from sqlalchemy import make_url
 
 from arkloop.cli.dev.dev import path_of_children
@@ -16,6 +17,7 @@ from tests.system import System, running_system
 from tests.web_server import INHERITED
 
 
+@pytest.mark.owner
 def test_a_dump_becomes_a_service_again(
     new_database: Callable[[], str], postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
