@@ -1,17 +1,14 @@
 """Every way by which the service connects on behalf of an org: no address leads it inside."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients import User
+from tests.own_network import output_in_own_network
 from tests.shared.security import dialled_names
 from tests.shared.security.test_egress import REFUSED
-from tests.web_server import ROOT
 
 PROVIDER = {"name": "acme", "kind": "openai", "api_key": "secret"}
 TOOL = {"name": "refund", "description": "Refund.", "parameters": {"type": "object"}}
@@ -45,23 +42,8 @@ def test_no_way_out_leads_inside(tmp_path: Path) -> None:
     """Names that change their answer, two records, redirects and numbers in every spelling: the
     listeners on 127.0.0.1, ::1 and 169.254.169.254 get no connection.
     """
-    alone = ["unshare", "-rnm"]
-    if subprocess.run([*alone, "true"], check=False).returncode:
-        pytest.skip("this machine allows no network namespaces")
-    resolv_conf = tmp_path / "resolv.conf"
-    resolv_conf.write_text("nameserver 127.0.0.1\n")
-    child = f"exec {sys.executable} -m {dialled_names.__name__}"
+    seen = output_in_own_network(dialled_names, tmp_path)
 
-    found = subprocess.run(
-        [*alone, "sh", "-c", f"mount --bind {resolv_conf} /etc/resolv.conf && {child}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert 0 == found.returncode, found.stderr
-    seen = json.loads(found.stdout)
     assert [0, 0, 0] == seen["canaries"]
     # Each does connect where it may.
     assert [] == [sink for sink, reached in seen["reached"].items() if not reached]

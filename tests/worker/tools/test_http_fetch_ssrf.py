@@ -1,10 +1,7 @@
 """http_fetch: never from where it must not go."""
 
 import itertools
-import json
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import pytest
 
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.tools import ToolFailed
-from tests.web_server import ROOT
+from tests.own_network import output_in_own_network
 from tests.worker.tools import rebinding_names
 from tests.worker.tools.fetching import HERE, Server, fetch, page, redirect, served
 
@@ -138,23 +135,8 @@ def test_a_name_that_changes_is_not_asked_again(
 
 def test_a_name_server_cannot_lead_inside(tmp_path: Path) -> None:
     """The system's own resolver asks our server, in a network of its own."""
-    alone = ["unshare", "-rnm"]
-    if subprocess.run([*alone, "true"], check=False).returncode:
-        pytest.skip("this machine allows no network namespaces")
-    resolv_conf = tmp_path / "resolv.conf"
-    resolv_conf.write_text("nameserver 127.0.0.1\n")
-    child = f"exec {sys.executable} -m {rebinding_names.__name__}"
+    seen = output_in_own_network(rebinding_names, tmp_path)
 
-    told = subprocess.run(
-        [*alone, "sh", "-c", f"mount --bind {resolv_conf} /etc/resolv.conf && {child}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert 0 == told.returncode, told.stderr
-    seen = json.loads(told.stdout)
     refused = "failed: Not fetched: The address is not on the public network."
     results = dict(seen["results"][:-3])
     assert ["allowed.test", "rebinding.test"] == [n for n, r in results.items() if "hello" in r]
