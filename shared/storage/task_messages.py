@@ -1,9 +1,9 @@
 """Messages for workers, as Celery sends them by kombu, without either.
 
-They take half a millisecond of CPU for each message, which is more than all else that a web process
-does for a run once its request is read; but those of one task differ in nothing but ids. The form
-is version 2 of Celery's protocol, in the envelope of kombu's transport for Redis. The tests compare
-it with what the installed Celery sends.
+They take half a millisecond of CPU or more for each message, of the 2.5 that a web process spent on
+a run; but those of one task differ in nothing but ids. The form is version 2 of Celery's protocol,
+in the envelope of kombu's transport for Redis. The tests compare it with what the installed Celery
+sends.
 """
 
 import base64
