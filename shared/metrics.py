@@ -136,7 +136,7 @@ RUN_FIRST_TEXT = Metric(
     *((), _LONG),
 )
 RUNS_ENDED = Metric(
-    *("Counter", "arkloop_runs_ended", "Ends of runs by workers, with the code of failures."),
+    *("Counter", "arkloop_runs_ended", "Ends of runs, with the code of failures."),
     ("outcome", "code"),
 )
 EVENT_LAG = Metric(
