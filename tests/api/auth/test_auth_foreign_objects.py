@@ -58,6 +58,7 @@ def ids(alice: User, make_run: Callable[..., UUID], connections: Connections) ->
     run_id = make_run(alice, thread_id)
     form = {"file": (BytesIO(png()), "a.png")}
     file = alice.call("POST", "/v1/files", data=form, content_type="multipart/form-data")
+    assert 201 == file.status_code, file.text
     provider_id = made(alice, "/v1/llm-providers", name="ours", kind="openai")
     [session] = (alice.get("/v1/auth/sessions").json or {})["items"]
     tool = {"name": "refund", "description": "Refund.", "url": "https://shop.example/refund"}

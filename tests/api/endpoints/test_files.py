@@ -179,7 +179,7 @@ def test_a_malformed_form_is_refused(alice: User, settings: Settings, body: byte
     [
         {"content_type": "application/json"},
         {"content_type": "multipart/form-data"},
-        {"content_type": f"multipart/form-data; boundary={'b' * 71}"},
+        {"content_type": f"multipart/form-data; boundary={'b' * 201}"},
         {"headers": {"Content-Encoding": "gzip"}},
     ],
 )
@@ -188,6 +188,16 @@ def test_another_body_is_refused(alice: User, kwargs: dict[str, Any]) -> None:
     response = raw(alice, b"--b\r\n" + HEAD + b"x\r\n--b--\r\n", **kwargs)
 
     assert (415, "http.unsupported_media_type") == error_of(response)
+
+
+def test_a_boundary_may_be_longer_than_the_rfc_allows(alice: User) -> None:
+    """Werkzeug's client, for one, sends 71 to 75 characters in one of 400 requests."""
+    boundary = "b" * 75
+    body = f"--{boundary}\r\n".encode() + HEAD + f"x\r\n--{boundary}--\r\n".encode()
+
+    response = raw(alice, body, content_type=f"multipart/form-data; boundary={boundary}")
+
+    assert 201 == response.status_code, response.text
 
 
 def test_a_file_has_up_to_32_mib(
