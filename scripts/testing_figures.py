@@ -70,15 +70,17 @@ def size() -> str:
     console = sum(map(_lines, _tracked(("api/console/static",), ".js", ".css", ".html")))
     tests = sum(map(_lines, _tracked(TESTS, ".py")))
     asserts = sum(map(_asserts, _tracked(("tests",), ".py")))
-    cases = Counter(case.partition("::")[0] for case in _cases())
+    conformance = _conformance()
+    cases = Counter(case.partition("::")[0] for case in _cases("-m", f"not ({conformance})"))
     served = sum(n for file, n in cases.items() if file.startswith("tests/acceptance/"))
     return _table(
         ("", datetime.now(UTC).date().isoformat()),
         ("lines of the product, Python and SQL", f"{product:,}"),
         ("lines of the console's pages, without the packages in them", f"{console:,}"),
         ("lines of tests, fault injection and benchmarks", f"{tests:,}"),
-        ("tests that `make test` collects", f"{sum(cases.values()):,}"),
+        ("tests of `make test`", f"{sum(cases.values()):,}"),
         ("– of these, against a service of several processes", f"{served:,}"),
+        ("tests of `make test-conformance`", f"{len(_cases('-m', conformance)):,}"),
         ("`assert` statements in them", f"{asserts:,}"),
     )
 
@@ -165,9 +167,14 @@ def _asserts(file: Path) -> int:
     return sum(isinstance(node, ast.Assert) for node in ast.walk(tree))
 
 
-def _cases(*folders: str) -> list[str]:
+def _conformance() -> str:
+    [marks] = re.findall(r"^CONFORMANCE := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return str(marks)
+
+
+def _cases(*arguments: str) -> list[str]:
     listed = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *folders],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *arguments],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -264,3 +264,15 @@ def test_everything_that_the_image_needs_gets_into_it() -> None:
     let_in = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
     assert {"api", "arkloop", "cli", "migrations", "shared", "worker", "pyproject.toml"} <= let_in
     assert not [name for name in let_in if not (ROOT / name).exists()]
+
+
+def test_the_probe_of_workers_is_that_of_the_chart() -> None:
+    """Both look at the lease in Postgres, behind row-level security, too."""
+    code = SERVICES["worker"]["healthcheck"]["test"][-1]
+    template = (ROOT / "deploy/helm/arkloop/templates/worker.yaml").read_text()
+
+    for line in code.strip().splitlines():
+        line = line.replace(
+            'os.environ["ARKLOOP_LEASE_SECONDS"]', 'os.environ.get("ARKLOOP_LEASE_SECONDS")'
+        )
+        assert line.strip() in template

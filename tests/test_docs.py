@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -249,6 +250,17 @@ def test_the_readme_says_how_to_test() -> None:
         assert f"\n{command.removeprefix('make ')}:" in _text("Makefile")
 
 
+def test_what_needs_other_programs_is_tested_by_a_command_of_its_own() -> None:
+    """`make test` leaves all marks out that `make test-conformance` takes, and CI runs both."""
+    marks = set(re.findall(r'^    "(\w+): needs ', _text("pyproject.toml"), re.MULTILINE))
+    [named] = re.findall(r"^CONFORMANCE := (.*)$", _text("Makefile"), re.MULTILINE)
+    programs = set(re.findall(r"NEED_(\w+)=1", _text(".ci/run"))) - {"CURL"}
+
+    assert marks == set(named.split(" or "))
+    assert programs <= {mark.upper() for mark in marks}
+    assert "make test\n" in _text(".ci/run") and "make test-conformance\n" in _text(".ci/run")
+
+
 def test_the_readme_is_short() -> None:
     """It has at most 120 lines: a front page is read in half a minute."""
     assert len(_text("README.md").splitlines()) <= 120
@@ -280,6 +292,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     assert [] == broken
 
 
+@cache
 def _anchors(document: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -289,10 +302,14 @@ def _anchors(document: Path) -> set[str]:
 def test_every_test_that_is_named_exists(document: Path) -> None:
     """A document that says which test keeps a promise names one that is there."""
     named = set(re.findall(r"`(test_\w+)`", document.read_text()))
-    source = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    existing = set(re.findall(r"^\s*(?:async )?def (test_\w+)", source, re.MULTILINE))
 
-    assert set() == named - existing
+    assert set() == named - _names_of_tests()
+
+
+@cache
+def _names_of_tests() -> set[str]:
+    source = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    return set(re.findall(r"^\s*(?:async )?def (test_\w+)", source, re.MULTILINE))
 
 
 def test_the_page_of_tests_lists_the_variants_that_there_are(

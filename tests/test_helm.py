@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import Settings
@@ -20,10 +19,13 @@ from scripts.release import package_chart
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy/helm/arkloop"
 HELM = ROOT / ".cache/helm"
-needs_helm = pytest.mark.skipif(
-    not (HELM / ".installed").exists() and not os.environ.get("NEED_HELM"),
-    reason="Helm's library is not installed: make test-helm",
-)
+pytestmark = [
+    pytest.mark.helm,
+    pytest.mark.skipif(
+        not (HELM / ".installed").exists() and not os.environ.get("NEED_HELM"),
+        reason="Helm's library is not installed: make test-helm",
+    ),
+]
 #: The oldest one that the chart names, and the newest of which there are schemas.
 KUBERNETES = ("1.25.0", "1.37.0")
 LEAST = {
@@ -101,7 +103,6 @@ def one(documents: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[st
     return found
 
 
-@needs_helm
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 @pytest.mark.parametrize("values", [LEAST, FULL], ids=["least", "full"])
 def test_everything_is_valid(values: dict[str, Any], kubernetes: str) -> None:
@@ -112,7 +113,6 @@ def test_everything_is_valid(values: dict[str, Any], kubernetes: str) -> None:
     assert "python -m arkloop.cli doctor" in result["notes"]
 
 
-@needs_helm
 def test_the_schemas_find_a_wrong_field() -> None:
     """A field that Kubernetes does not know is an error: the validation is no formality."""
     result = rendered(LEAST | {"web": {"affinity": {"nodeAffinities": {}}}})
@@ -120,7 +120,6 @@ def test_the_schemas_find_a_wrong_field() -> None:
     assert ["nodeAffinities" in why for why in result["invalid"]] == [True]
 
 
-@needs_helm
 def test_containers_run_the_lines_of_the_procfile(documents: list[dict[str, Any]]) -> None:
     """What `arkloop dev` and a platform run is what the containers run."""
     release, lines = read_procfile(ROOT / "Procfile")
@@ -136,7 +135,6 @@ def test_containers_run_the_lines_of_the_procfile(documents: list[dict[str, Any]
     assert {"migrate": True, "web": True, "worker": True} == commands
 
 
-@needs_helm
 def test_every_container_is_confined(documents: list[dict[str, Any]]) -> None:
     """Nobody is root, writes to the image, gains privileges, or has a token of Kubernetes."""
     for name, spec, container in pods(documents):
@@ -156,7 +154,6 @@ def test_every_container_is_confined(documents: list[dict[str, Any]]) -> None:
         assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
 
-@needs_helm
 def test_a_node_can_be_drained(documents: list[dict[str, Any]]) -> None:
     """Two pods of each, of which one may be away, and time to hand over what they do."""
     for name in ("web", "worker"):
@@ -170,7 +167,6 @@ def test_a_node_can_be_drained(documents: list[dict[str, Any]]) -> None:
         assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 30
 
 
-@needs_helm
 def test_the_schema_is_migrated_first(documents: list[dict[str, Any]]) -> None:
     """A hook runs it before new pods start, and needs nothing that the chart creates."""
     job = one(documents, "Job")
@@ -180,7 +176,6 @@ def test_the_schema_is_migrated_first(documents: list[dict[str, Any]]) -> None:
     assert [{"name": "tmp", "emptyDir": {}}] == volumes
 
 
-@needs_helm
 def test_traffic_waits_for_the_schema_and_outlives_an_outage(
     documents: list[dict[str, Any]],
 ) -> None:
@@ -193,7 +188,6 @@ def test_traffic_waits_for_the_schema_and_outlives_an_outage(
     assert "livenessProbe" not in probes["worker"]
 
 
-@needs_helm
 def test_workers_scale_by_the_age_of_the_queue() -> None:
     """The scaler sets the number of pods alone, by an external metric and the CPU."""
     documents = rendered(FULL)["documents"]
@@ -206,7 +200,6 @@ def test_workers_scale_by_the_age_of_the_queue() -> None:
     assert not [d for d in rendered(LEAST)["documents"] if d["kind"] == "HorizontalPodAutoscaler"]
 
 
-@needs_helm
 def test_settings_reach_the_processes() -> None:
     """They are what `Settings` reads, with the Secret beside them."""
     for values in (LEAST, FULL):
@@ -231,7 +224,6 @@ def test_settings_reach_the_processes() -> None:
                 )
 
 
-@needs_helm
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -249,7 +241,6 @@ def test_wrong_values_are_refused(changes: dict[str, Any], why: str) -> None:
     assert why in rendered(LEAST | changes).get("error", "nothing was refused")
 
 
-@needs_helm
 def test_the_packaged_chart_is_the_chart(tmp_path: Path) -> None:
     """What a release packages renders the same, and its bytes depend on the files alone."""
     packages = [tmp_path / name for name in ("one.tgz", "other.tgz")]
@@ -260,16 +251,3 @@ def test_the_packaged_chart_is_the_chart(tmp_path: Path) -> None:
 
     assert packages[0].read_bytes() == packages[1].read_bytes()
     assert packaged == rendered(FULL)
-
-
-def test_the_probe_of_workers_is_that_of_compose() -> None:
-    """Both look at the lease in Postgres, behind row-level security, too."""
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    code = compose["services"]["worker"]["healthcheck"]["test"][-1]
-    template = (CHART / "templates/worker.yaml").read_text()
-
-    for line in code.strip().splitlines():
-        line = line.replace(
-            'os.environ["ARKLOOP_LEASE_SECONDS"]', 'os.environ.get("ARKLOOP_LEASE_SECONDS")'
-        )
-        assert line.strip() in template
