@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arkloop.shared import machine, trace_settings
+from arkloop.shared import machine, redis_url, trace_settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
+from arkloop.shared.redis_url import InvalidRedisUrl
 
 #: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
 #: setting itself is not set.
@@ -22,11 +23,13 @@ FALLBACKS = {
 
 
 #: The providers' own variables.
-_OF_PROVIDERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
-_OF_REDIS = ("redis", "rediss", "unix")
+_KEYS_OF_PROVIDERS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_URLS_OF_PROVIDERS = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
 )
+_ENDPOINT = r"https?://([^/?#\s@]*@)?([^/?#\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+_PATH = r"(/[^?#\s]*)?"
 _SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:|\Z)")
 _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
@@ -167,10 +170,10 @@ class _Reader:
 
     def values(self) -> dict[str, Any]:
         verifies = self._plain("ARKLOOP_REDIS_VERIFY", default=True)
-        redis_url = _verified(self._url("ARKLOOP_REDIS_URL", _OF_REDIS), verifies)
-        broker_url = redis_url
+        of_streams = _verified(self._redis_url("ARKLOOP_REDIS_URL"), verifies)
+        of_broker = of_streams
         if self._text("ARKLOOP_BROKER_URL"):
-            broker_url = _verified(self._url("ARKLOOP_BROKER_URL", _OF_REDIS), verifies)
+            of_broker = _verified(self._redis_url("ARKLOOP_BROKER_URL"), verifies)
         hosts = self._list(
             "ARKLOOP_ALLOWED_HOSTS",
             r"(?i)\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?",
@@ -183,8 +186,8 @@ class _Reader:
             "prepared_statements": {"auto": None, "1": True, "0": False}[
                 self._choice("ARKLOOP_PREPARED_STATEMENTS", ("auto", "1", "0"))
             ],
-            "redis_url": redis_url,
-            "broker_url": broker_url,
+            "redis_url": of_streams,
+            "broker_url": of_broker,
             "redis_verify": verifies,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
             "encryption_key": self._keys("ARKLOOP_ENCRYPTION_KEY"),
@@ -206,7 +209,9 @@ class _Reader:
             "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,
-            **{name.lower(): self._text(name) for name in _OF_PROVIDERS},
+            "local_base_url": self._endpoint("ARKLOOP_LOCAL_BASE_URL", path=_PATH),
+            **{name.lower(): self._text(name) for name in _KEYS_OF_PROVIDERS},
+            **{name.lower(): self._endpoint(name, path=_PATH) for name in _URLS_OF_PROVIDERS},
             **trace_settings.read(self._text, self.problems),
         }
         values |= {
@@ -250,15 +255,15 @@ class _Reader:
                 return candidate
         return name
 
-    def _url(self, name: str, schemes: tuple[str, ...]) -> str:
+    def _redis_url(self, name: str) -> str:
         value = self._text(name)
         if value is None:
-            self.problems.append(f"{name} is required (a URL starting with {schemes[0]}://)")
+            self.problems.append(f"{name} is required (a URL starting with redis://)")
             return ""
-        if value.split("://")[0] not in schemes or "://" not in value:
-            self.problems.append(
-                f"{self._source(name)}: must begin with {' or '.join(s + '://' for s in schemes)}"
-            )
+        try:
+            redis_url.check(value)
+        except InvalidRedisUrl as error:
+            self.problems.append(f"{self._source(name)}: {error}")
         return value
 
     def _database_url(self, name: str, *, needed: bool = True) -> str:
@@ -370,12 +375,11 @@ class _Reader:
             self.problems.append(f"{name}: must begin with https://, except on loopback")
         return url
 
-    def _endpoint(self, name: str) -> str | None:
+    def _endpoint(self, name: str, *, path: str = "/?") -> str | None:
         url = self._text(name)
-        if url is not None and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
-            self.problems.append(
-                f"{name}: {url!r} is not an address such as https://s3.example.com"
-            )
+        if url is not None and not re.fullmatch(rf"{_ENDPOINT}{path}", url):
+            example = "https://s3.example.com" if path == "/?" else "http://127.0.0.1:8000/v1"
+            self.problems.append(f"{name}: must be an address such as {example}")
         return url
 
     def _networks(self, name: str) -> tuple[str, ...]:

@@ -12,6 +12,23 @@ DRIVER = "postgresql+psycopg"
 #: The service writes, so it never connects to a standby.
 SESSION_ATTRS = ("any", "primary", "read-write")
 
+#: What libpq knows, up to its version 18. Other libraries have others, such as Prisma's `schema`.
+OPTIONS = frozenset(
+    {
+        *("application_name", "channel_binding", "client_encoding", "connect_timeout", "dbname"),
+        *("fallback_application_name", "gssdelegation", "gssencmode", "gsslib", "host", "hostaddr"),
+        *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
+        *("krbsrvname", "load_balance_hosts", "max_protocol_version", "min_protocol_version"),
+        *("oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "options"),
+        *("passfile", "password", "port", "replication", "require_auth", "requirepeer"),
+        *("scram_client_key", "scram_server_key", "service", "servicefile", "sslcert"),
+        *("sslcertmode", "sslcompression", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile"),
+        *("sslmode", "sslnegotiation", "sslpassword", "sslrootcert", "sslsni"),
+        *("ssl_max_protocol_version", "ssl_min_protocol_version", "target_session_attrs"),
+        *("tcp_user_timeout", "user"),
+    }
+)
+
 # As SQLAlchemy splits it: a password may contain anything but "@".
 _PARTS = re.compile(
     r"(?P<scheme>[^:]*)://"
@@ -31,13 +48,18 @@ def normalize(url: str) -> str:
     Lists are accepted in libpq's form (`//a:1,b:2/db`) and in SQLAlchemy's (`?host=a:1&host=b:2`).
 
     Raises:
-        InvalidDatabaseUrl: another scheme, an address that is malformed, or a demand for a standby.
+        InvalidDatabaseUrl: another scheme, an address that is malformed, an option that libpq does
+            not know, or a demand for a standby.
     """
     parts = _PARTS.fullmatch(url)
     if parts is None or parts["scheme"] not in SCHEMES:
         raise InvalidDatabaseUrl(f"must begin with {' or '.join(s + '://' for s in SCHEMES)}")
     query = parse_qsl(parts["query"] or "", keep_blank_values=True)
     for name, value in query:
+        if name not in OPTIONS:
+            raise InvalidDatabaseUrl(f"has the option {name!r}, which Postgres' library lacks")
+        if name == "port" and not all(map(_is_port, value.split(","))):
+            raise InvalidDatabaseUrl(f"must have a port from 1 to 65535, is {value!r}")
         if name == "target_session_attrs" and value not in SESSION_ATTRS:
             raise InvalidDatabaseUrl(
                 f"target_session_attrs must be read-write, is {value!r}: the service writes"
@@ -59,12 +81,20 @@ def _addresses(texts: list[str]) -> list[tuple[str, str]]:
     """Return pairs of host and port, each perhaps empty."""
     addresses = []
     for text in texts:
+        if "@" in text:
+            # This may be a part of the password.
+            raise InvalidDatabaseUrl("has a second @: the one in a password is written as %40")
         address = _ADDRESS.fullmatch(text)
         is_empty = len(texts) > 1 and not text
-        if address is None or is_empty or int(address["port"] or 1) not in range(1, 65536):
+        if address is None or is_empty or not _is_port(address["port"] or ""):
             raise InvalidDatabaseUrl(f"{text!r} is not a host with a port, such as db1:5432")
         addresses.append(((address["host"] or "").strip("[]"), address["port"] or ""))
     return addresses
+
+
+def _is_port(text: str) -> bool:
+    """Return whether it is the number of a port, or empty: then it is the default one."""
+    return not text or (re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65536)
 
 
 def _ports(listed: list[str], addresses: list[tuple[str, str]]) -> list[str]:

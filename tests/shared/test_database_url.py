@@ -1,11 +1,12 @@
 """Forms of the database's URL."""
 
 import pytest
+from psycopg.pq import Conninfo
 from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from arkloop.shared.config import InvalidSettings, Settings
-from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
+from arkloop.shared.database_url import OPTIONS, InvalidDatabaseUrl, normalize
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,10 @@ def test_other_parameters_of_a_list_are_kept() -> None:
         ("postgresql://u:secret@db1:99999/name", "'db1:99999' is not a host with a port"),
         ("postgresql://u:secret@db1,,db2/name", "'' is not a host with a port"),
         ("postgresql://u:secret@/name?host=a:1&host=b:x", "'b:x' is not a host with a port"),
+        ("postgresql://u:secret@/name?host=/run/a&port=abc", "must have a port from 1 to 65535"),
+        ("postgresql://u:secret@a,b/name?port=1,70000", "must have a port from 1 to 65535"),
+        ("postgresql://u:se@cret@db1/name", "has a second @"),
+        ("postgresql://u:secret@db1/name?schema=public", "has the option 'schema'"),
         ("postgresql://u:secret@a,b,c/name?port=1,2", "must have one port for each host"),
         (
             "postgresql://u:secret@a,b/name?target_session_attrs=prefer-standby",
@@ -81,3 +86,10 @@ def test_a_url_that_cannot_work_is_refused_at_the_start(url: str, why: str) -> N
 def test_a_demand_for_a_server_that_writes_is_accepted(attrs: str) -> None:
     """The service asks for such a server in any case."""
     assert attrs in normalize(f"postgresql://u@a,b/name?target_session_attrs={attrs}")
+
+
+def test_every_option_of_the_installed_library_is_accepted() -> None:
+    """Only what psycopg would refuse at the first connection is refused at the start."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+    assert set() == known - OPTIONS
