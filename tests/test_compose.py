@@ -6,8 +6,13 @@
 """
 
 import json
+import os
 import re
 import shlex
+import socket
+import subprocess
+import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,15 +20,19 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from sqlalchemy import make_url
 
 from arkloop.api.http import preferences
 from arkloop.api.protocols import responses
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import FALLBACKS, Settings
+from tests.stored_runs import StoredRuns, ago
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+#: The program by which Compose finds out whether a worker is well.
+PROBE: str = SERVICES["worker"]["healthcheck"]["test"][-1]
 OURS = ("migrate", "web", "worker")
 
 
@@ -268,11 +277,29 @@ def test_everything_that_the_image_needs_gets_into_it() -> None:
 
 def test_the_probe_of_workers_is_that_of_the_chart() -> None:
     """Both look at the lease in Postgres, behind row-level security, too."""
-    code = SERVICES["worker"]["healthcheck"]["test"][-1]
     template = (ROOT / "deploy/helm/arkloop/templates/worker.yaml").read_text()
 
-    for line in code.strip().splitlines():
-        line = line.replace(
-            'os.environ["ARKLOOP_LEASE_SECONDS"]', 'os.environ.get("ARKLOOP_LEASE_SECONDS")'
-        )
-        assert line.strip() in template
+    assert textwrap.indent(PROBE, 18 * " ") in template
+
+
+def test_the_probe_finds_the_database_as_workers_do(stored: StoredRuns, settings: Settings) -> None:
+    """With a platform's variables and any form of the URL; a row of this host that is fresh."""
+    url = make_url(settings.database_url).set(drivername="postgres")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": url.render_as_string(hide_password=False),
+        "REDIS_URL": settings.redis_url,
+        "ARKLOOP_JWT_SECRET": settings.jwt_secret,
+        "ARKLOOP_LEASE_SECONDS": "30",
+    }
+
+    def status() -> int:
+        argv = [sys.executable, "-c", PROBE]
+        return subprocess.run(argv, cwd=ROOT, env=environ, timeout=60).returncode
+
+    before = status()
+    worker = stored.worker(hostname=socket.gethostname(), seen_at=ago(seconds=25))
+    during = status()
+    stored.set_worker(worker, seen_at=ago(seconds=35))
+
+    assert (1, 0, 1) == (before, during, status())
