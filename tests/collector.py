@@ -2,6 +2,7 @@
 
 import gzip
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ def _value(value: AnyValue) -> Any:
 class Collector:
     """A collector's state; `statuses` are the answers to the next requests, then 200.
 
-    Where it `hangs_up`, it closes each connection after a response that does not say so.
+    Where it `hangs_up`, it closes each connection after a response that does not say so. Where it
+    `trickles`, no response ends, and a byte of it comes every 20 ms.
     """
 
     url: str = ""
@@ -74,6 +76,7 @@ class Collector:
     statuses: list[int] = field(default_factory=list)
     connections: int = 0
     hangs_up: bool = False
+    trickles: bool = False
     release: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,9 @@ def collector() -> Iterator[Collector]:
             if self.headers["Content-Encoding"] == "gzip":
                 body = gzip.decompress(body)
             state.release.wait(30)
+            while state.trickles:
+                self.wfile.write(b"H")
+                time.sleep(0.02)
             status = state.statuses.pop(0) if state.statuses else 200
             hangs_up = state.hangs_up  # a test may change it as soon as it sees the spans
             if status == 200:

@@ -7,10 +7,12 @@ away, or refuses them, costs spans, which are counted, and nothing else.
 import http.client
 import logging
 import os
+import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from arkloop.shared import metrics, spans
@@ -25,6 +27,7 @@ MAX_PENDING = 4_096
 #: Spans of one request: they are encoded without a pause, about 3 ms.
 BATCH = 256
 SEND_SECONDS = 1.0
+#: From the request to the end of its response, and for the connection before.
 TIMEOUT_SECONDS = 10.0
 #: A batch is sent again after these pauses, then dropped.
 PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -154,16 +157,20 @@ class SpanExporter:
 
     def _post(self, connection: http.client.HTTPConnection, body: bytes) -> int:
         """Return the status of the response; keeps the connection if it can be used again."""
-        if self._stopped.is_set():
-            connection.timeout = STOP_SECONDS
-            if connection.sock is not None:
-                connection.sock.settimeout(STOP_SECONDS)
+        seconds = STOP_SECONDS if self._stopped.is_set() else TIMEOUT_SECONDS
+        connection.timeout = seconds
         is_kept = False
         try:
-            connection.request("POST", self._url.path or "/", body, self._headers)
-            response = connection.getresponse()
-            # One with a long body is not worth reading.
-            is_kept = len(response.read(MAX_RESPONSE + 1)) <= MAX_RESPONSE
+            if connection.sock is None:
+                connection.connect()
+            with _bounded(connection.sock, seconds):
+                connection.request("POST", self._url.path or "/", body, self._headers)
+                response = connection.getresponse()
+                # One with a long body is not worth reading.
+                is_kept = len(response.read(MAX_RESPONSE + 1)) <= MAX_RESPONSE
+        except TimeoutError:
+            is_kept = False
+            raise
         finally:
             if is_kept and connection.sock is not None:
                 self._connection = connection
@@ -184,3 +191,32 @@ class SpanExporter:
         if self._is_failing:
             log.warning("exporting spans works again: %d were dropped", self._dropped)
             self._is_failing, self._dropped = False, 0
+
+
+@contextmanager
+def _bounded(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """End the connection after `seconds`: its own timeout begins anew with each byte that arrives.
+
+    Raises:
+        TimeoutError: they have passed.
+    """
+    has_passed = threading.Event()
+
+    def hang_up() -> None:
+        has_passed.set()
+        with suppress(OSError):  # it is closed
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    sock.settimeout(seconds)
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not has_passed.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if has_passed.is_set():
+        raise TimeoutError(f"no complete response within {seconds:g} s")

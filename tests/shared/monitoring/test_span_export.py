@@ -164,6 +164,23 @@ def test_a_frozen_collector_keeps_nobody_waiting(
     receiver.release.set()
 
 
+def test_a_response_that_trickles_is_given_up(
+    export: Export,
+    receiver: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each byte is in time, and the response never ends: spans go to the next connection."""
+    monkeypatch.setattr(span_export, "TIMEOUT_SECONDS", 0.3)
+    receiver.trickles = True
+    exporter = export()
+    exporter.take(span())
+    eventually(lambda: "no complete response within 0.3 s" in caplog.text, seconds=3)
+    receiver.trickles = False
+    exporter.take(span())
+    eventually(lambda: bool(receiver.spans), seconds=3)
+
+
 def test_a_collector_that_is_away_is_logged_once(
     export: Export, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
