@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from tests.web_server import INHERITED, ROOT, answers
 BEFORE = releases.before()
 #: How long each mixture of releases serves; `make test-upgrade` sets a longer time.
 SECONDS = float(os.environ.get("UPGRADE_SECONDS", "2"))
-RUNS_PER_SECOND = 3.0
+#: Half of it loads two cores with twice the processes of one release, and is enough elsewhere, too.
+RUNS_PER_SECOND = float(os.environ.get("UPGRADE_RUNS_PER_SECOND", "3"))
 #: As proxies do: a process gets no new requests for a moment before it is stopped.
 DRAIN_SECONDS = 0.5
 
@@ -133,6 +135,9 @@ class Load:
     problems: list[str] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
     resumed: int = 0
+    #: Seconds that each create took, and the longest that each stream was without an event.
+    creates: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _http: dict[str, httpx.Client] = field(default_factory=dict)
 
@@ -146,6 +151,15 @@ class Load:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def figures(self) -> str:
+        """Return what the clients have seen, in a line."""
+        return (
+            f"{len(self.created)} of {len(self.creates)} creates succeeded, the slowest in"
+            f" {max(self.creates):.2f} s; {len(self.gaps)} runs ended, {self.resumed} of them"
+            f" resumed by another worker; longest wait for an event {max(self.gaps):.1f} s;"
+            f" {len(self.problems)} problems"
+        )
 
     def _any(self) -> httpx.Client:
         """Return a client of one of the processes in the rotation."""
@@ -169,13 +183,19 @@ class Load:
             steps.insert(0, {"tool": "calculator", "args": {"expression": "6*7"}})
         message = {"script": steps}
         body = {"message": json.dumps(message)}
+        began = time.monotonic()
         answer = self._any().post("/v1/runs", json=body)
+        self.creates.append(time.monotonic() - began)
         if answer.status_code != 201:
             self.problems.append(f"create: HTTP {answer.status_code} {answer.text}")
             return
         run_id = answer.json()["run_id"]
         self.created.append(run_id)
-        events = list(self._followed(run_id))
+        events, times = [], [time.monotonic()]
+        for event in self._followed(run_id):
+            events.append(event)
+            times.append(time.monotonic())
+        self.gaps.append(max(after - before for before, after in pairwise(times)))
         numbers = [event["seq"] for event in events]
         if numbers != list(range(1, len(events) + 1)):
             self.problems.append(f"{run_id}: the stream has the numbers {numbers}")
@@ -266,7 +286,7 @@ def test_nobody_notices_an_upgrade_nor_the_way_back(fleet: Fleet, tmp_path: Path
         load.stop()
         clients.join()
 
+    print(load.figures())
     assert [] == load.problems
     assert len(load.created) > 2 * SECONDS * RUNS_PER_SECOND
     assert load.resumed, "no run was interrupted by a deploy"
-    print(f"{len(load.created)} runs, {load.resumed} of them resumed by another worker")
