@@ -78,6 +78,7 @@ class Settings:
     database_pool_size: int = 10  # connections of one process
     worker_concurrency: int = 200  # runs that one worker process executes at a time
     run_output_mib: int = 64  # what all the events of one run may have together
+    keep_prompts: bool = True  # whether what vendors receive is stored, with the run's events
     history_memory_mib: int = 256  # of one worker process, for the threads that its runs have read
 
     files_dir: str = "files"  # where uploaded files are, unless there is an S3 bucket for them

@@ -27,7 +27,7 @@ from arkloop.shared.events.types import (
     RunWaitingForInput,
 )
 from arkloop.shared.storage import keys
-from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.arrays import ByteArray, TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.events import run_events
 
@@ -39,11 +39,12 @@ Batch = Mapping[UUID, Sequence[StoredEvent]]
 # it waits for the rest of one Postgres runs no timer; a process that is frozen there would keep
 # the run's lock. What is there already was stored in a commit whose answer got lost.
 _STORE = """
-INSERT INTO run_events (run_id, seq, type, payload)
+INSERT INTO run_events (run_id, seq, type, payload, prompts)
 SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
     unnest(%(seqs)s::bigint[]) AS seq,
     unnest(%(types)s::text[]) AS type,
-    unnest(%(payloads)s::text[]) AS payload
+    unnest(%(payloads)s::text[]) AS payload,
+    unnest(%(prompts)s::bytea[]) AS prompts
 ON CONFLICT DO NOTHING
 """
 
@@ -123,8 +124,10 @@ def store(tx: Transaction, batch: Batch) -> None:
     tx.after_commit.append(Publish(batch))
 
 
-def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str | TextArray]:
-    """Return the events as four arrays, for `unnest`.
+def columns(
+    batch: Iterable[tuple[UUID, Sequence[StoredEvent]]],
+) -> dict[str, str | TextArray | ByteArray]:
+    """Return the events as five arrays, for `unnest`.
 
     The driver's conversion of lists takes several times as long as these.
     """
@@ -138,6 +141,7 @@ def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, st
         "seqs": plain_array(event.seq for event in rows),
         "types": plain_array(event.type for event in rows),
         "payloads": TextArray(event.payload for event in rows),
+        "prompts": ByteArray(event.prompts for event in rows),
     }
 
 

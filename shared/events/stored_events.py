@@ -19,11 +19,15 @@ from arkloop.shared.times import rfc3339
 
 
 class StoredEvent(NamedTuple):
-    """A numbered event; `payload` is its JSON text, the same bytes for everyone."""
+    """A numbered event; `payload` is its JSON text, the same bytes for everyone.
+
+    `prompts` are those that are stored with it, on its way to Postgres; see `prompts.py`.
+    """
 
     seq: int
     type: str
     payload: str
+    prompts: bytes | None = None
 
     @property
     def size(self) -> int:

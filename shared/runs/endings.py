@@ -25,7 +25,7 @@ from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.runs import interrupted_calls, sub_runs, waiting_runs
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals, waiting_is_over
-from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.arrays import ByteArray, TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.group_commit import GroupCommit
 from arkloop.shared.storage.notifications import Reached
@@ -284,7 +284,7 @@ def _release(tx: Transaction, ending: Ending) -> None:
 
 def _parameters(
     endings: Sequence[Ending], with_followers: bool
-) -> dict[str, str | TextArray | bool]:
+) -> dict[str, str | TextArray | ByteArray | bool]:
     return {
         "with_followers": with_followers,
         **_columns_of_runs(endings),

@@ -1,4 +1,4 @@
-"""Strings as a parameter of type text[], in Postgres' binary format.
+"""Strings and bytes as parameters of type text[] and bytea[], in Postgres' binary format.
 
 The driver writes a list of strings as an array literal: it quotes and escapes every character, at
 0.7 s for a million that need it, during which no other run of the process gets on. In the binary
@@ -12,7 +12,7 @@ from psycopg import adapters, postgres
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-_TEXT = postgres.types["text"]
+_TEXT, _BYTEA = postgres.types["text"], postgres.types["bytea"]
 #: Number of dimensions, whether there are NULLs, type of the elements, their number, first index;
 #: see `array_recv` in Postgres' src/backend/utils/adt/arrayfuncs.c.
 _HEADER = struct.Struct("!iiIii")
@@ -26,22 +26,40 @@ class TextArray(tuple[str | None, ...]):
     __slots__ = ()
 
 
+class ByteArray(tuple[bytes | None, ...]):
+    """Bytes and NULLs, passed to a statement as one array."""
+
+    __slots__ = ()
+
+
 class _TextArrayDumper(Dumper):
     format = Format.BINARY
     oid = _TEXT.array_oid
 
     def dump(self, obj: Sequence[str | None]) -> bytes:
-        parts = [_HEADER.pack(1, None in obj, _TEXT.oid, len(obj), 1)]
-        for value in obj:
-            if value is None:
-                parts.append(_NULL)
-            else:
-                encoded = value.encode()
-                parts += (_LENGTH.pack(len(encoded)), encoded)
-        return b"".join(parts)
+        return _dump(_TEXT.oid, [None if value is None else value.encode() for value in obj])
+
+
+class _ByteArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = _BYTEA.array_oid
+
+    def dump(self, obj: Sequence[bytes | None]) -> bytes:
+        return _dump(_BYTEA.oid, obj)
+
+
+def _dump(oid: int, values: Sequence[bytes | None]) -> bytes:
+    parts = [_HEADER.pack(1, None in values, oid, len(values), 1)]
+    for value in values:
+        if value is None:
+            parts.append(_NULL)
+        else:
+            parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)
 
 
 adapters.register_dumper(TextArray, _TextArrayDumper)
+adapters.register_dumper(ByteArray, _ByteArrayDumper)
 
 
 def plain_array(values: Iterable[object]) -> str:

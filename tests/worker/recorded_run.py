@@ -41,6 +41,7 @@ class RecordedRun:
         self.events: list[Event] = []
         self.streamed: list[str] = []
         self.thoughts: list[str] = []
+        self.prompts: list[tuple[str, ModelRequest, bytes]] = []
         self.arguments: list[tuple[str, str, str]] = []  # (id, name, piece)
         self.voided: list[str] = []
         self.paused: list[float] = []
@@ -82,6 +83,9 @@ class RecordedRun:
 
     def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
         self.arguments.append((tool_call_id, name, text))
+
+    def keep_prompt(self, route: Route, request: ModelRequest, body: bytes) -> None:
+        self.prompts.append((route.id, request, body))
 
     @property
     def open_text(self) -> str:

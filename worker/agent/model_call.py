@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from arkloop.shared import fault_points, metrics
 from arkloop.shared.catalog import model_settings
@@ -198,6 +199,7 @@ def _try_once(
         if admission.is_limited:
             request = affordable.reserve(chain, request, admission, last_call)
         with attached(request, context.files, route.accepts) as sent:
+            sent = replace(sent, on_send=partial(context.keep_prompt, route, sent))
             message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)
         cost = admission.add_usage(route, usage)

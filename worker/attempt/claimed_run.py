@@ -11,7 +11,7 @@ from arkloop.shared import ids, metrics
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
-from arkloop.shared.events import event_log, types
+from arkloop.shared.events import event_log, prompts, types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
@@ -21,11 +21,12 @@ from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, r
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.threads import thread_contexts
+from arkloop.shared.times import rfc3339
 from arkloop.worker.agent.conversation import steered_by
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.attempt.admission import Admission
 from arkloop.worker.contract.input_requests import InputRequest
-from arkloop.worker.contract.messages import Steered
+from arkloop.worker.contract.messages import ModelRequest, Steered, attachments_of
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import stored_results
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
@@ -53,6 +54,8 @@ class ClaimedRun:
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `on_progress` when a step is finished: crashes are counted anew from there."""
+        is_kept = connections.settings.keep_prompts
+        self._prompts = prompts.Encoder() if is_kept else None
         self.claim = claim
         self.attempt = claim.attempt
         self.is_resumed = claim.is_resumed
@@ -104,6 +107,28 @@ class ClaimedRun:
     def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
         self.log.add_text(ArgumentsOf(tool_call_id, name), text)
         self.log.check_size()
+
+    def keep_prompt(self, route: Route, request: ModelRequest, body: bytes) -> None:
+        if self._prompts is None:
+            return
+        purpose = "last_answer" if request.answer_only else "turn"
+        facts = {
+            "sent_at": rfc3339(self.log.now()),
+            "attempt": self.attempt,
+            "step": request.turn + 1,
+            "try_number": request.try_number,
+            "purpose": "summary" if request.is_summary else purpose,
+            "route_id": route.id,
+            "provider": route.provider,
+            "model": route.model,
+        }
+        files = (
+            (part.file_id, part.data)
+            for message in request.messages
+            for part in attachments_of(message)
+            if part.file_id and part.data
+        )
+        self.log.add_prompt(self._prompts.encode(facts, body, files))
 
     @property
     def open_text(self) -> str:

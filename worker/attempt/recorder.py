@@ -207,6 +207,7 @@ class Recorder:
 
     def _is_stored(self, event: StoredEvent) -> bool:
         with self._connections.reading() as sql:
+            event = event._replace(prompts=None)  # as it is read
             return event in event_log.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
 
     def _cancelled_for(self) -> tuple[UUID | None, str | None]:

@@ -14,7 +14,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.input_requests import InputRequest
-from arkloop.worker.contract.messages import Steered
+from arkloop.worker.contract.messages import ModelRequest, Steered
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 
 
@@ -54,6 +54,9 @@ class Transcript(Protocol):
     @property
     def open_text(self) -> str:
         """The text of the turn that is being streamed."""
+
+    def keep_prompt(self, route: Route, request: ModelRequest, body: bytes) -> None:
+        """Keep the body that the vendor of the route is about to receive for the request."""
 
     def void_text(self, reason: str, *then: Event) -> None:
         """Declare void what was streamed in this turn: the call is made again.

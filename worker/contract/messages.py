@@ -1,7 +1,7 @@
 """The messages to and from a model, the same for every provider."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -135,6 +135,7 @@ class ModelRequest:
     `is_summary`, for a summary of the messages before it.
     `may_cache`: the vendor may be asked to cache the prompt, which costs more once. A vendor has
     counted at most `counted_tokens` for everything up to the first `counted_messages` messages.
+    `on_send`, if there is one, is called with each body that is sent, before it is.
     """
 
     model: str
@@ -154,6 +155,7 @@ class ModelRequest:
     may_cache: bool = True
     counted_tokens: int = 0
     counted_messages: int = 0
+    on_send: Callable[[bytes], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

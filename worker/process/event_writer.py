@@ -40,13 +40,14 @@ WITH event AS (
         unnest(%(fences)s::bigint[]) AS fence,
         unnest(%(seqs)s::bigint[]) AS seq,
         unnest(%(types)s::text[]) AS type,
-        unnest(%(payloads)s::text[]) AS payload
+        unnest(%(payloads)s::text[]) AS payload,
+        unnest(%(prompts)s::bytea[]) AS prompts
 ), locked AS (
     SELECT id, fence, state, cancel_requested_at, has_offered FROM runs
     WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
 ), written AS (
-    INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT e.run_id, e.seq, e.type, e.payload FROM event e
+    INSERT INTO run_events (run_id, seq, type, payload, prompts)
+    SELECT e.run_id, e.seq, e.type, e.payload, e.prompts FROM event e
     JOIN locked l ON l.id = e.run_id AND l.fence = e.fence AND l.state = 'executing'
     WHERE pg_postmaster_start_time() = %(server)s::timestamptz
     ON CONFLICT DO NOTHING

@@ -87,6 +87,7 @@ class RunLog:
         self._ready: list[StoredEvent] = []
         self._in_flight: list[StoredEvent] = []
         self._joined: set[int] = set()  # numbers of events that are stored with the one before
+        self._prompts: list[bytes] = []  # for the next event
         self._text: list[str] = []
         self._text_kind: TextKind = MessageDelta
         self._text_length = 0
@@ -133,6 +134,11 @@ class RunLog:
                 self._turn_seq = None
         self._added(self)
         return before + 1
+
+    def add_prompt(self, prompt: bytes) -> None:
+        """Store a prompt, encoded by `shared/events/prompts.py`, with the event that comes next."""
+        with self._changed:
+            self._prompts.append(prompt)
 
     def void_text(self, reason: str, *then: Event) -> None:
         """Void the open turn's text; what was not numbered yet is just dropped."""
@@ -184,7 +190,9 @@ class RunLog:
     def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
         """Forget the `last` of what the caller withdrew and did not store, and keep the rest."""
         with self._changed:
-            self._ready[:0] = withdrawn[: len(withdrawn) - last]
+            kept = len(withdrawn) - last
+            self._ready[:0] = withdrawn[:kept]
+            self._prompts[:0] = [event.prompts for event in withdrawn[kept:] if event.prompts]
             self._measure()
             self._last_seq -= last
 
@@ -252,6 +260,9 @@ class RunLog:
         first = self._last_seq + 1
         # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
         encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
+        if self._prompts and encoded:
+            encoded[0] = encoded[0]._replace(prompts=b"".join(self._prompts))
+            self._prompts.clear()
         self._ready.extend(encoded)
         self._joined.update(event.seq for event in encoded[1:])
         size = sum(event.size for event in encoded)

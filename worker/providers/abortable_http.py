@@ -3,7 +3,7 @@
 For what an org has entered it also keeps to the addresses that it may reach.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +68,8 @@ class AbortableClient(httpx2.Client):
         self._route = route
         self._backend = CheckedBackend(policy)
         self._is_ending = False
+        #: Called with the body of each request, before it is sent.
+        self.on_send: Callable[[bytes], None] | None = None
         transport = BoundedTransport(
             events=events,
             frames=frames,
@@ -89,6 +91,8 @@ class AbortableClient(httpx2.Client):
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         self._is_ending = False
         self._backend.read_seconds = self._route.first_byte_seconds
+        if self.on_send is not None:
+            self.on_send(request.read())
         return super().send(request, **options)
 
     def expect_end(self) -> None:

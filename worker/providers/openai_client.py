@@ -1,7 +1,7 @@
 """The official SDK's client, shared by both of OpenAI's APIs."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import httpx2
@@ -10,6 +10,7 @@ from openai._streaming import ServerSentEvent, SSEDecoder
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.sdk_client import address, with_encoded_body
@@ -70,9 +71,10 @@ class Client:
         self.sdk.close()
 
     @contextlib.contextmanager
-    def calling(self, stop: StopSignal, settings: Mapping[str, Any]) -> Iterator[None]:
+    def calling(self, stop: StopSignal, request: ModelRequest) -> Iterator[None]:
         """Wrap a call: `stop` cuts its connection, and failures are raised as `ProviderError`."""
-        failures = provider_errors(openai, self._route_key, settings)
+        failures = provider_errors(openai, self._route_key, request.settings)
+        self._connections.on_send = request.on_send
         with stop.aborting(self._connections.abort), failures:
             yield
 

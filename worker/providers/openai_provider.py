@@ -90,7 +90,7 @@ class OpenAIProvider:
         has_text = is_refused = False
         budget = StateBudget()
         reasoning = _Reasoning(budget)
-        with self._client.calling(stop, request.settings):
+        with self._client.calling(stop, request):
             with self._open(request) as s:
                 for chunk in self._client.read(s, _is_last):
                     stop.check()

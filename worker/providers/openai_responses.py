@@ -65,7 +65,7 @@ class ResponsesProvider:
         return output_modes.mode_of_others(has_tools=has_tools)
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        with self._client.calling(stop, request.settings):
+        with self._client.calling(stop, request):
             response = _Response(request.turn, self._usage)
             with self._open(request) as events:
                 for event in self._client.read(events, _is_last):

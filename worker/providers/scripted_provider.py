@@ -24,6 +24,7 @@ from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
+    Message,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
@@ -37,6 +38,7 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import output_modes, scripted_output
 from arkloop.worker.providers.output_modes import REJECTED, OutputMode
+from arkloop.worker.providers.sdk_client import json_bytes
 
 Step = dict[str, Any]
 
@@ -81,6 +83,8 @@ class ScriptedProvider:
         return OutputMode.NATIVE
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        if request.on_send is not None:
+            request.on_send(_body(request))
         steps = _steps_of_turn(request)
         for step in steps:
             if step.get("error") not in (None, "disconnect"):
@@ -178,6 +182,37 @@ class ScriptedProvider:
             raise _bad("`exit_worker` works only with ARKLOOP_FAULTS=1")
         if request.attempt <= step.get("attempts", request.attempt):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _body(request: ModelRequest) -> bytes:
+    """Return what a vendor would have received, about as chat completions have it."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [
+            {"role": "system", "content": request.system_prompt},
+            *map(_as_sent, request.messages),
+        ],
+    }
+    if request.tools:
+        body["tools"] = [
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in request.tools
+        ]
+    return json_bytes({**body, **request.settings, "max_tokens": request.max_output_tokens})
+
+
+def _as_sent(message: Message) -> dict[str, Any]:
+    match message:
+        case AssistantMessage(content, calls):
+            called = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in calls]
+            return {"role": "assistant", "content": content, "tool_calls": called}
+        case ToolMessage(tool_call_id=call_id, content=content):
+            shown: dict[str, Any] = {"role": "tool", "tool_call_id": call_id, "content": content}
+        case UserMessage(content):
+            shown = {"role": "user", "content": content}
+    if found := attachments_of(message):
+        shown["attachments"] = [part.data or part.url or part.file_id for part in found]
+    return shown
 
 
 def _steps_of_turn(request: ModelRequest) -> list[Step]:

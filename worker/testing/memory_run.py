@@ -72,6 +72,9 @@ class MemoryRun:
     def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
         self._streamed.append((partial(types.ToolCallDelta, tool_call_id, name), text))
 
+    def keep_prompt(self, *_: object) -> None:
+        pass
+
     @property
     def open_text(self) -> str:
         return self._open_text

@@ -47,11 +47,12 @@ WITH ending AS (
         unnest(%(used_reasoning_tokens)s::bigint[]) AS reasoning_tokens,
         unnest(%(used_usage_sources)s::text[]) AS usage_source,
         unnest(%(used_costs)s::numeric[]) AS cost_usd
-), event AS (
-    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
-        unnest(%(seqs)s::bigint[]) AS seq,
-        unnest(%(types)s::text[]) AS type,
-        unnest(%(payloads)s::text[]) AS payload
+), event (run_id, seq, type, payload, prompts) AS (
+    SELECT unnest(%(run_ids)s::uuid[]),
+        unnest(%(seqs)s::bigint[]),
+        unnest(%(types)s::text[]),
+        unnest(%(payloads)s::text[]),
+        unnest(%(prompts)s::bytea[])
 ), locked AS (
     SELECT id FROM runs r JOIN ending e USING (id)
     WHERE r.fence = e.fence AND r.state = 'executing'
@@ -81,8 +82,8 @@ WITH ending AS (
     RETURNING r.id AS run_id, org_id, thread_id, position, has_followers, superseded_at, created_by_user_id, api_key_id,
         persona_id, end_user_id, metadata, r.ended_at, e.state, message_id, content, entry_id, charge
 ), stored AS (
-    INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT run_id, seq, type, payload FROM event JOIN ended USING (run_id)
+    INSERT INTO run_events (run_id, seq, type, payload, prompts)
+    SELECT run_id, seq, type, payload, prompts FROM event JOIN ended USING (run_id)
     -- Stored by an earlier try, the response to which was lost.
     ON CONFLICT DO NOTHING
 ), answered AS (

@@ -1,6 +1,6 @@
 """The table of events."""
 
-from sqlalchemy import BigInteger, Column, Table, Text, Uuid
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, Uuid
 
 from arkloop.shared.storage.tables.columns import metadata
 
@@ -15,6 +15,8 @@ run_events = Table(
     Column("type", Text, nullable=False),
     #: The event's JSON object, encoded once; every client gets these bytes.
     Column("payload", Text, nullable=False),
+    #: What vendors received since the event before; see `shared/events/prompts.py`.
+    Column("prompts", LargeBinary),
     # Storage settings are those of the partitions: see `shared/events/partitions.py`.
     postgresql_partition_by="RANGE (run_id)",
 )

@@ -328,3 +328,21 @@ def test_arguments_of_each_call_are_gathered_like_text(log: Log) -> None:
         reset.type,
         json.loads(reset.payload)["data"]["from_seq"],
     )
+
+
+def test_prompts_go_with_the_next_event() -> None:
+    """All that were sent since the event before; with an end that was not stored, they wait on."""
+    log = Log()
+    log.add_prompt(b"1")
+    log.add_prompt(b"2")
+    log.add_text(MessageDelta, "a")
+    taken, _ = log.take()
+    log.committed()
+    log.add_prompt(b"3")
+    withdrawn = log.withdraw(END)
+    log.retract(withdrawn, 1)
+    log.add_prompt(b"4")
+
+    assert [b"12"] == [event.prompts for event in taken]
+    assert [b"3"] == [event.prompts for event in withdrawn]
+    assert [b"34", None] == [event.prompts for event in log.withdraw(END, END)]

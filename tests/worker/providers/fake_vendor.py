@@ -37,6 +37,7 @@ class FakeVendor:
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[str] = []
         self.bodies: list[dict[str, Any]] = []
+        self.sent: list[bytes] = []  # the same, as they arrived
         self._answers = iter(answers)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -69,13 +70,14 @@ class FakeVendor:
                         client.sendall(head("404 Not Found", "text/plain", "Content-Length: 0"))
                         continue
                     self.heads.append(request[0])
-                    self.bodies.append(request[1])
+                    self.sent.append(request[1])
+                    self.bodies.append(dict(json.loads(request[1] or b"{}")))
                     answer(client)
                 break
 
 
-def read_request(client: socket.socket) -> tuple[str, dict[str, Any]]:
-    """Read head and JSON body of one request."""
+def read_request(client: socket.socket) -> tuple[str, bytes]:
+    """Read head and body of one request."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += client.recv(65536)
@@ -83,7 +85,7 @@ def read_request(client: socket.socket) -> tuple[str, dict[str, Any]]:
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
     while len(body) < length:
         body += client.recv(65536)
-    return head.decode(), dict(json.loads(body or b"{}"))
+    return head.decode(), body
 
 
 @contextmanager

@@ -67,6 +67,7 @@ class PlatformServer:
     def __init__(self, public_key: Any = None) -> None:
         self.refused: list[str] = []
         self.paths: list[str] = []
+        self.sent: list[bytes] = []  # bodies of model calls, as they arrived
         self.headers: list[dict[str, str]] = []
         self._public_key = public_key
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -108,6 +109,7 @@ class PlatformServer:
         where = urlsplit(path).path
         if where == "/token":
             return "application/json", json.dumps(self._token(body)).encode()
+        self.sent.append(body)
         sent = json.loads(body)
         if where.startswith("/openai/"):
             _check_azure(path, headers, sent)

@@ -1,0 +1,61 @@
+"""The cost of keeping prompts: CPU and stored bytes of a call, by the length of what is sent.
+
+Run it with `python -m bench.prompts`. The conversation is English text with numbers, and each call
+sends all of it again, as runs do. Nothing else is measured than what keeping adds to a call.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from statistics import median
+
+from arkloop.shared.events.prompts import Encoder
+
+CALLS = 20
+#: What is said in a step, in characters.
+STEP = 1_500
+FACTS = {"sent_at": "2026-11-27T12:31:07.412Z", "attempt": 1, "step": 1, "try_number": 1}
+TEXT = Path(__file__).parents[1] / "docs" / "reference" / "events.md"
+
+
+def bodies(first: int) -> list[bytes]:
+    """Return the bodies of a run's calls; the first one has about this many bytes."""
+    noise, words = random.Random(7), TEXT.read_text().split()
+
+    def some(characters: int) -> str:
+        said = ""
+        while len(said) < characters:
+            said += " ".join(noise.choices(words, k=20)) + f" {noise.random()} "
+        return said
+
+    messages = [{"role": "system", "content": some(first)}, {"role": "user", "content": "Go on."}]
+    found = []
+    for _ in range(CALLS):
+        found.append(json.dumps({"model": "m", "messages": messages, "stream": True}).encode())
+        messages += [{"role": "assistant", "content": some(STEP)}, {"role": "user", "content": "?"}]
+    return found
+
+
+def main() -> None:
+    print("first body     sent in all  stored   CPU of the first call  of each other")
+    for first in (500, 5_000, 50_000, 500_000):
+        sent = bodies(first)
+        spent: list[list[float]] = []
+        stored = 0
+        for _ in range(7):
+            encoder, times, stored = Encoder(), [], 0
+            for body in sent:
+                began = time.process_time_ns()
+                stored += len(encoder.encode(FACTS, body))
+                times.append((time.process_time_ns() - began) / 1e3)
+            spent.append(times)
+        begun, others = median(s[0] for s in spent), median(median(s[1:]) for s in spent)
+        print(
+            f"{len(sent[0]):10,}  {sum(map(len, sent)):14,}  {stored:8,}"
+            f"  {begun:18,.0f} µs  {others:10,.0f} µs"
+        )
+
+
+if __name__ == "__main__":
+    main()
