@@ -114,8 +114,8 @@ def test_a_run_is_played_again(context: BrowserContext, user: Caller) -> None:
     expect(page.get_by_role("heading", name="Output")).to_be_visible()
 
 
-def test_what_a_model_call_had_before_it_is_shown(context: BrowserContext, user: Caller) -> None:
-    """Instructions with what the run has added, the thread, and the turns of the run itself."""
+def test_prompts_are_shown_as_they_were_sent(context: BrowserContext, user: Caller) -> None:
+    """Instructions with what the run has added, the thread, the run's own turns, and the body."""
     fields = {"system_prompt": "Answer {{whom}}.", "overrides": ["instructions", "variables"]}
     user.made("/v1/personas", {"key": "greet", "route_id": "scripted", **fields})
     thread_id = user.thread("The first question.")
@@ -129,16 +129,19 @@ def test_what_a_model_call_had_before_it_is_shown(context: BrowserContext, user:
     other = user.made("/v1/runs", {"message": "Hello", "persona_id": "greet", **options})["run_id"]
     user.ended(other)
     page = signed_in(context, user, f"/runs/{run_id}")
-    page.get_by_role("button", name="Call 2").click()
+    page.get_by_role("button", name="Step 2").click()
     prompt = page.locator(".prompt")
     for wanted in ("The first question.", "You said: The first question.", "6*7", "42"):
         expect(prompt).to_contain_text(wanted)
     expect(prompt.get_by_text("Done.", exact=True)).to_have_count(0)
 
     page.goto(f"{user.url}/console#/runs/{other}")
-    page.get_by_role("button", name="Call 1").click()
+    page.get_by_role("button", name="Step 1").click()
     expect(prompt).to_contain_text("Answer Ada.")
     expect(prompt).to_contain_text("Be brief.")
+    [sent] = user.get(f"/v1/runs/{other}/prompts", number=1)
+    prompt.get_by_role("button", name="Show the body as sent").click()
+    expect(prompt.locator("code")).to_have_text(sent["body"])
 
 
 def test_a_file_is_sent_with_a_message(
@@ -208,7 +211,7 @@ def test_pages_of_operators_are_accessible(context: BrowserContext, operator: Ca
         expect(page.locator(".loading")).to_have_count(0)
         if address.startswith("runs/"):
             page.get_by_role("button", name="Replay").click()
-            page.get_by_role("button", name="Call 1").click()
+            page.get_by_role("button", name="Step 1").click()
         found[address] = violations(page)
         page.set_viewport_size(PHONE)
         assert PHONE["width"] >= page.evaluate("document.documentElement.scrollWidth"), address

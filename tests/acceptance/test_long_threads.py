@@ -31,6 +31,7 @@ class Vendor(ThreadingHTTPServer):
         self.requests: list[list[dict[str, Any]]] = []
         self.summaries: list[list[dict[str, Any]]] = []
         self.refused = 0
+        self.sent: list[bytes] = []  # all bodies, as they arrived
         #: Set while an answer is being written after a summary; it continues with the other.
         self.has_summarized, self.may_answer = threading.Event(), threading.Event()
         self.may_answer.set()
@@ -60,7 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, "application/json", _json({"data": [_MODEL]}))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.sent.append(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.server.sent[-1])
         tokens = sum(len(_text(message)) for message in body["messages"]) // 4
         if tokens > CONTEXT_TOKENS:
             self.server.refused += 1

@@ -1915,6 +1915,24 @@ class ShownClientToken(TypedDict):
     persona_id: str
 
 
+class ShownPrompt(TypedDict):
+    "The prompt of one model call, or of one try of it."
+
+    number: int
+    seq: int
+    sent_at: str
+    attempt: int
+    step: int
+    try_number: int
+    purpose: Literal["turn", "summary", "last_answer"]
+    route_id: str
+    provider: str
+    model: str
+    bytes: int
+    is_stored: bool
+    body: NotRequired[str | None]
+
+
 class SteeringMessage(TypedDict):
     "A message that was given to the active run, and the run that answers it otherwise."
 

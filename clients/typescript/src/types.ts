@@ -1233,6 +1233,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/runs/{run_id}/prompts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the prompts that the run's vendors received
+         * @description List the prompts that the run's vendors received; the body only of the one with `number`.
+         *
+         *     Requires the permission `data.runs.read`.
+         */
+        get: operations["prompts.list_prompts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/operator/queues": {
         parameters: {
             query?: never;
@@ -4137,6 +4159,29 @@ export interface components {
             tool_worker?: string;
             /** @description `queued`: none of them has fetched it. `leased`: one has. */
             worker_state?: string;
+        };
+        /** @description The prompt of one model call, or of one try of it. */
+        ShownPrompt: {
+            /** @description Counts the run's prompts from 1 on. */
+            number: number;
+            /** @description The event that followed it. */
+            seq: number;
+            /** Format: date-time */
+            sent_at: string;
+            attempt: number;
+            step: number;
+            try_number: number;
+            /** @enum {string} */
+            purpose: "turn" | "summary" | "last_answer";
+            route_id: string;
+            provider: string;
+            model: string;
+            /** @description The length of the body that was sent. */
+            bytes: number;
+            /** @description False: the body was too long to be stored. */
+            is_stored: boolean;
+            /** @description The body, with the ids of files for their content. */
+            body?: string | null;
         };
         /** @description The queues of the installation. */
         Queues: {
@@ -9312,6 +9357,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RunExplanation"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "prompts.list_prompts": {
+        parameters: {
+            query?: {
+                number?: number;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShownPrompt"][];
                 };
             };
             400: components["responses"]["http.bad_request"];

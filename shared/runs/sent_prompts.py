@@ -1,0 +1,26 @@
+"""The prompts of a run that somebody may see."""
+
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from arkloop.shared.actors import Actor
+from arkloop.shared.events import prompts
+from arkloop.shared.events.prompts import Prompt
+from arkloop.shared.runs import queries
+from arkloop.shared.storage.tables.events import run_events
+
+
+def read(sql: Connection, actor: Actor, run_id: UUID) -> list[Prompt]:
+    """Return the prompts that the run's vendors have received, in order; none if none are stored.
+
+    Raises:
+        RunNotFound: it does not exist, or the actor must not know of it.
+    """
+    queries.get(sql, actor, run_id)
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.prompts)
+        .where(run_events.c.run_id == run_id, run_events.c.prompts.is_not(None))
+        .order_by(run_events.c.seq)
+    )
+    return list(prompts.read((row.seq, row.prompts) for row in rows))
