@@ -6,6 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+#: A longer question is read in a turn of its own: see `worker.process.history_loader`.
+QUESTION_BYTES = 65_536
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -34,4 +37,6 @@ class Claim:
     parent_run_id: UUID | None = None  # of a sub-run: the run that has started it
     is_resumed: bool = False  # a worker had it before
     has_offered: bool = False  # messages wait for its next step
+    #: The `content` and `parts` of the message that the first run of a thread answers, if short.
+    question: Mapping[str, Any] | None = None
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared.claim import Claim
+from arkloop.shared.claim import QUESTION_BYTES, Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.stored_events import StoredEvent, encode
@@ -183,6 +183,7 @@ def _claim_queued(
             "have_agent": have_agent,
             "worker_id": worker_id,
             "suspect_crashes": SUSPECT_CRASHES,
+            "question_bytes": QUESTION_BYTES,
             "safe_seconds": tx.connections.settings.lease_seconds * SAFE_PART,
             "template": started.payload.replace(rfc3339(EPOCH), "(time)"),
             "time_format": _TIME_FORMAT,

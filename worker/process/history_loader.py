@@ -16,7 +16,9 @@ from weakref import WeakValueDictionary
 from arkloop.shared.claim import Claim
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import GroupCommit
-from arkloop.worker.agent.conversation import History
+from arkloop.worker.agent.conversation import Entry, History
+from arkloop.worker.contract.attachments import parts_of
+from arkloop.worker.contract.messages import UserMessage
 from arkloop.worker.process import history
 from arkloop.worker.process.history import Opening
 
@@ -66,6 +68,14 @@ class HistoryMemory:
                 del self._taken[org_id]
 
 
+def of_first_run(claim: Claim) -> History | None:
+    """Return the history if the claim has all of it: the question of a thread's first run."""
+    if claim.question is None:
+        return None
+    said = UserMessage(claim.question["content"], parts_of(claim.question["parts"]))
+    return History([Entry(1, 1, [said])])
+
+
 class HistoryLoader:
     """The loader of a process; its methods are called by the threads of many runs."""
 
@@ -87,6 +97,9 @@ class HistoryLoader:
 
         `windows` are the contexts of the run's models in tokens, 0 where that is not known.
         """
+        if (only := of_first_run(claim)) is not None:
+            yield only
+            return
         opening = self._opening_of(claim)
         if (whole := opening.history(claim)) is not None:
             yield whole

@@ -46,7 +46,14 @@ WITH wanted AS (
             (SELECT true FROM credit_balances c WHERE c.org_id = r.org_id LIMIT 1),
             (SELECT true FROM holds h WHERE h.run_id = r.id LIMIT 1),
             false
-        ) AS is_limited
+        ) AS is_limited,
+        -- All that the first run of a thread answers to: it needs no further statement to read it.
+        CASE WHEN %(are_new)s AND r.position = 2 THEN (
+            SELECT jsonb_build_object('content', content, 'parts', parts) FROM messages
+            WHERE thread_id = r.thread_id AND position = 1 AND role = 'user'
+                AND octet_length(content) <= %(question_bytes)s
+                AND superseded_at IS NULL AND steered_into IS NULL
+        ) END AS question
 ), started AS (
     -- The first event of a new run is made of its row alone, so that its claim is one statement.
     INSERT INTO run_events (run_id, seq, type, payload)

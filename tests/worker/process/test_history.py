@@ -6,12 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from arkloop.shared.claim import Claim
+from arkloop.shared.claim import QUESTION_BYTES, Claim
 from arkloop.shared.events import types
 from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.threads import thread_contexts, threads
+from arkloop.shared.threads.content import Content
 from arkloop.worker.agent.conversation import Counted, History
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -21,10 +22,11 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.process import history
+from arkloop.worker.process.history_loader import of_first_run
 from tests.stored_runs import StoredRuns
 
 
-def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
+def said(stored: StoredRuns, thread_id: UUID, content: str | Content) -> None:
     with stored.connections.transaction() as tx:
         threads.add_message(tx, stored.actor, thread_id, content=content)
 
@@ -288,6 +290,40 @@ def test_the_first_run_of_a_thread_needs_no_more_than_its_part_of_a_group(
     found = opening.history(claim)
     assert found is not None
     assert [UserMessage("one"), UserMessage("two")] == found.messages
+
+
+TEXT = 'Say "\u0001" \U0001f600'
+PARTS = Content(TEXT, [{"type": "text", "text": TEXT}, {"type": "text", "text": "\\"}])
+
+
+@pytest.mark.parametrize("content", [TEXT, PARTS])
+def test_the_claim_of_a_threads_first_run_has_what_it_answers(
+    stored: StoredRuns, content: str | Content
+) -> None:
+    """It is the history that would have been read, without a statement of its own."""
+    thread_id = stored.thread()
+    said(stored, thread_id, content)
+    claim = claimed(stored, thread_id)
+
+    with stored.connections.reading() as sql:
+        [opening] = history.load_openings(sql, [claim])
+
+    found = of_first_run(claim)
+    assert found is not None
+    assert opening.history(claim) == found
+
+
+def test_no_other_claim_has_what_its_run_answers(stored: StoredRuns) -> None:
+    """A second question, a long one, a later run and one without any question are read."""
+    two, long, empty = stored.thread(), stored.thread(), stored.thread()
+    said(stored, two, "one")
+    said(stored, two, "two")
+    said(stored, long, "x" * (QUESTION_BYTES + 1))
+    later = claimed(stored, two)
+    stored.finish(later)
+    claims = [later, claimed(stored, two), claimed(stored, long), claimed(stored, empty)]
+
+    assert [None] * 4 == [of_first_run(claim) for claim in claims]
 
 
 def test_a_resumed_run_does_not_read_the_deltas_of_finished_turns(stored: StoredRuns) -> None:
