@@ -155,6 +155,7 @@ class EventWriter:
             locked |= self._write(of_server, server)
         written: dict[UUID, Sequence[StoredEvent]] = {}
         skipped: list[RunLog] = []
+        stored: list[RunLog] = []
         for run, events in batch.items():
             row = locked.get(run.run_id)
             if row is None:
@@ -169,15 +170,19 @@ class EventWriter:
                 run.committed()
                 continue
             run.has_offered = run.has_offered or row.has_offered
-            run.committed()
             written[run.run_id] = events
+            stored.append(run)
             if row.cancel_requested_at is not None:
                 run.stop.set(CancelRequested())
         self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
             metrics.EVENTS.add(sum(map(len, written.values())))
+            # Before the runs go on: what they do next would take the sender's turn.
             self._connections.notify(event_log.Publish(written))
+        for run in stored:
+            run.committed()
+        if stored:
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)
         return skipped
