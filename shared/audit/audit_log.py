@@ -182,11 +182,12 @@ def append(tx: Transaction, entry: NewEntry) -> None:
         "prev_hash": head.hash,
     }
     values["hash"] = hash_of(contents(values))
-    tx.sql.execute(audit_entries.insert().values(values))
+    # In one statement: others wait for the head meanwhile.
     tx.sql.execute(
         update(audit_heads)
         .where(audit_heads.c.org_id == entry.org_id)
         .values(seq=values["seq"], hash=values["hash"])
+        .add_cte(audit_entries.insert().values(values).cte("entry"))
     )
 
 
