@@ -21,8 +21,8 @@ from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body, read_object
-from arkloop.shared.accounts import accounts, invitations
-from arkloop.shared.accounts.accounts import Session
+from arkloop.shared.accounts import accounts, invitations, sessions
+from arkloop.shared.accounts.sessions import Session
 from arkloop.shared.billing import credits
 from arkloop.shared.errors import (
     AlreadyMember,
@@ -113,7 +113,7 @@ def register() -> Response:
             org_id = accounts.create_org(tx, body["login"])
             credits.open_prepaid(tx, org_id, settings().new_org_credits)
             user_id = accounts.create_user(tx, org_id=org_id, role="owner", **user)
-        session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
+        session = sessions.begin(tx, user_id=user_id, org_id=org_id)
         record_login(tx, "user.created", user_id=user_id, org_id=org_id)
         record_login(tx, "auth.logged_in", user_id=user_id, org_id=org_id)
     return make_response(_tokens(session, user_id=str(user_id)), 201)
@@ -149,7 +149,7 @@ def login() -> Response:
             record_login(tx, "member.joined", user_id=user.id, org_id=org_id)
         if org_id is None:
             raise Forbidden("You are not a member of this organization, or of none.")
-        session = accounts.begin_session(tx, user_id=user.id, org_id=org_id)
+        session = sessions.begin(tx, user_id=user.id, org_id=org_id)
         record_login(tx, "auth.logged_in", user_id=user.id, org_id=org_id)
     return _tokens(session)
 
@@ -161,7 +161,7 @@ def refresh() -> Response:
     check_origin()
     read_body(NoArguments(), optional=True)
     with connections().transaction() as tx:
-        session = accounts.refresh_session(tx, request.cookies.get(COOKIE, ""))
+        session = sessions.refresh(tx, request.cookies.get(COOKIE, ""))
     if session is None:
         raise Unauthorized("Session expired; log in again.")
     return _tokens(session)
@@ -177,7 +177,7 @@ def logout() -> Response:
     session_id = actor().session_id
     if session_id is not None:
         with connections().transaction() as tx:
-            accounts.end_session(tx, user_id=actor().user_id, session_id=session_id)
+            sessions.end(tx, user_id=actor().user_id, session_id=session_id)
             record(tx, "auth.logged_out", "session", session_id)
         authenticator().forget()
     response = jsonify(ok=True)
@@ -216,7 +216,7 @@ def _tokens(session: Session, **more: str) -> Response:
         settings(), user_id=session.user_id, org_id=session.org_id, session_id=session.id
     )
     response = jsonify({**more, "access_token": token, "token_type": "bearer"})
-    set_refresh_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
+    set_refresh_cookie(response, session.refresh_token, sessions.REFRESH_LIFETIME)
     return response
 
 

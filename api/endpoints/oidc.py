@@ -22,8 +22,7 @@ from arkloop.api.http.described import Time, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import query_args, read_body
-from arkloop.shared.accounts import accounts, identities, identity_providers
-from arkloop.shared.accounts.accounts import Session
+from arkloop.shared.accounts import identities, identity_providers, sessions
 from arkloop.shared.accounts.identities import Known, Person
 from arkloop.shared.accounts.identity_errors import (
     IdentityProviderNotFound,
@@ -31,6 +30,7 @@ from arkloop.shared.accounts.identity_errors import (
     LoginRefused,
     LoginStateInvalid,
 )
+from arkloop.shared.accounts.sessions import Session
 from arkloop.shared.errors import (
     AlreadyMember,
     ArkloopError,
@@ -159,7 +159,7 @@ def complete_provider_login() -> Response:
         response = _sent_to(f"{pending.return_to}{mark}error={quote(error.code)}")
     else:
         response = _sent_to(pending.return_to)
-        set_refresh_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
+        set_refresh_cookie(response, session.refresh_token, sessions.REFRESH_LIFETIME)
     _set_cookie(response, "")
     return response
 
@@ -185,7 +185,7 @@ def _log_in(pending: PendingLogin, reply: Reply) -> Session:
         identities.spend_state(tx, pending.state, provider_logins.LIFETIME)
         known = identities.identify(tx, provider, person, pending.invitation)
         lasts = timedelta(hours=provider.session_hours)
-        session = accounts.begin_session(
+        session = sessions.begin(
             tx, user_id=known.user_id, org_id=provider.org_id, by=(known.identity_id, lasts)
         )
         _record(tx, known, provider.org_id)

@@ -11,7 +11,7 @@ from arkloop.api.http.current import actor, connections_of_service
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, query_args
-from arkloop.shared.accounts import accounts, identities
+from arkloop.shared.accounts import identities, sessions
 from arkloop.shared.errors import Forbidden, SessionNotFound
 from arkloop.shared.times import rfc3339
 
@@ -47,7 +47,7 @@ def list_sessions() -> Response:
     current = _own_session()
     with connections_of_service().reading() as sql:
         in_org = identities.bound_org(sql, current)
-        rows = accounts.sessions(sql, actor().user_id, in_org=in_org)
+        rows = sessions.list_(sql, actor().user_id, in_org=in_org)
     items = [
         SessionShown(
             id=str(row.id),
@@ -70,7 +70,7 @@ def end_session(session_id: UUID) -> Response:
     own = _own_session()
     with connections_of_service().transaction() as tx:
         user_id, in_org = actor().user_id, identities.bound_org(tx.sql, own)
-        if not accounts.end_session(tx, user_id=user_id, session_id=session_id, in_org=in_org):
+        if not sessions.end(tx, user_id=user_id, session_id=session_id, in_org=in_org):
             raise SessionNotFound()
         record(tx, "auth.session_ended", "session", session_id)
     authenticator().forget()

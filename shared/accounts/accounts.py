@@ -1,21 +1,15 @@
-"""Users, their orgs, and their logins: each login is a family of rotating refresh tokens.
-
-A user may be in several orgs; a login is in one of them.
+"""Users and their orgs: a user may be in several.
 
 Hashing a password takes long; it is done in `passwords.py` before a transaction begins.
 """
 
 import re
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
-    ScalarSelect,
     and_,
     delete,
     exists,
@@ -29,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from arkloop.shared.accounts import operators, secret_tokens
+from arkloop.shared.accounts import operators, sessions
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
@@ -41,14 +35,8 @@ from arkloop.shared.storage.tables.accounts import (
     users,
 )
 
-REFRESH_LIFETIME = timedelta(days=30)
-#: A list of logins has no more.
-MAX_SESSIONS = 100
-
 #: The hash of a user's password who has none: no password fits it.
 NO_PASSWORD = "none"  # noqa: S105 - no password
-#: What all refresh tokens of a login have in common.
-_OF_FAMILY = ("family_id", "user_id", "org_id", "identity_id", "session_ends_at")
 
 MAX_NAME_LENGTH = 200
 MIN_PASSWORD_LENGTH = 8
@@ -57,16 +45,6 @@ MAX_PASSWORD_LENGTH = 1024
 _EMAIL = re.compile(r"[^@\s\x00]+@[^@\s\x00]+")
 #: Shorter than the 32 digits of a UUID, so that no slug is an id.
 _SLUG = re.compile(r"(?=.{1,30}\Z)[a-z0-9]+(-[a-z0-9]+)*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A login: its access tokens carry `id`, its cookie the one `refresh_token` not yet used."""
-
-    id: UUID
-    user_id: UUID
-    org_id: UUID
-    refresh_token: str
 
 
 def problems_of(*, login: str, email: str) -> dict[str, str]:
@@ -168,8 +146,8 @@ def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any]
     # A login never contains "@", an email always does: at most one row matches.
     query = select(
         *(users.c.id, users.c.password_hash),
-        _org_of(users.c.id, in_org).label("org_id"),
-        _org_of(users.c.id).label("first_org_id"),
+        sessions.org_of(users.c.id, in_org).label("org_id"),
+        sessions.org_of(users.c.id).label("first_org_id"),
     ).where(
         or_(
             func.lower(users.c.login) == func.lower(login),
@@ -178,15 +156,6 @@ def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any]
     )
     # The row has these columns; the types would have a row of any.
     return sql.execute(query).one_or_none()  # type: ignore[return-value]  # these columns
-
-
-def _org_of(user_id: ColumnElement[Any], in_org: UUID | None = None) -> ScalarSelect[Any]:
-    """Build SQL: the org that the user joined first, or with `in_org` that one; else null."""
-    of_user = memberships.alias("of_user")
-    query = select(of_user.c.org_id).where(of_user.c.user_id == user_id)
-    if in_org is not None:
-        query = query.where(of_user.c.org_id == in_org)
-    return query.order_by(of_user.c.created_at, of_user.c.org_id).limit(1).scalar_subquery()
 
 
 def profile(sql: Connection, user_id: UUID, org_id: UUID) -> Row[Any]:
@@ -258,108 +227,6 @@ def membership(
     return sql.execute(query).one_or_none()
 
 
-def begin_session(
-    tx: Transaction, *, user_id: UUID, org_id: UUID, by: tuple[UUID, timedelta] | None = None
-) -> Session:
-    """Begin a session for a new login in an org. Deletes the user's expired refresh tokens.
-
-    `by` is the identity of a login by an identity provider, and after how long it ends at last.
-    """
-    tx.sql.execute(
-        refresh_tokens.delete().where(
-            refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()
-        )
-    )
-    token: dict[str, Any] = {"family_id": new_id(), "user_id": user_id, "org_id": org_id}
-    if by is not None:
-        token |= {"identity_id": by[0], "session_ends_at": func.now() + by[1]}
-    return _next_token(tx, **token)
-
-
-def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
-    """Exchange a refresh token for the next of its family; None if it is not in force.
-
-    A token that was exchanged before has been copied:
-    then the whole family ends (RFC 9700, 4.14.2).
-    """
-    token_hash = secret_tokens.hash_of(refresh_token)
-    org_id = func.coalesce(refresh_tokens.c.org_id, _org_of(refresh_tokens.c.user_id))
-    rotated = tx.sql.execute(
-        update(refresh_tokens)
-        .where(
-            refresh_tokens.c.token_hash == token_hash,
-            refresh_tokens.c.rotated_at.is_(None),
-            refresh_tokens.c.revoked_at.is_(None),
-            refresh_tokens.c.expires_at > func.now(),
-            memberships.c.user_id == refresh_tokens.c.user_id,
-            memberships.c.org_id == org_id,
-        )
-        .values(rotated_at=func.now())
-        .returning(
-            *(refresh_tokens.c[name] for name in _OF_FAMILY if name != "org_id"),
-            memberships.c.org_id,
-        )
-    ).one_or_none()
-    if rotated is not None:
-        return _next_token(tx, **rotated._asdict())
-    reused = tx.sql.execute(
-        select(refresh_tokens.c.family_id, refresh_tokens.c.user_id).where(
-            refresh_tokens.c.token_hash == token_hash, refresh_tokens.c.rotated_at.is_not(None)
-        )
-    ).one_or_none()
-    if reused is not None:
-        end_session(tx, user_id=reused.user_id, session_id=reused.family_id)
-    return None
-
-
-def sessions(sql: Connection, user_id: UUID, *, in_org: UUID | None = None) -> list[Row[Any]]:
-    """List the user's logins that are in force, the newest first, at most `MAX_SESSIONS`.
-
-    With `in_org` those in this org alone. Each with id, created_at (that of its oldest refresh
-    token that is kept), refreshed_at and expires_at.
-    """
-    expires_at = func.max(refresh_tokens.c.expires_at)
-    query = (
-        select(
-            refresh_tokens.c.family_id.label("id"),
-            func.min(refresh_tokens.c.created_at).label("created_at"),
-            func.max(refresh_tokens.c.created_at).label("refreshed_at"),
-            expires_at.label("expires_at"),
-        )
-        .where(
-            refresh_tokens.c.user_id == user_id,
-            refresh_tokens.c.revoked_at.is_(None),
-            true() if in_org is None else refresh_tokens.c.org_id == in_org,
-        )
-        .group_by(refresh_tokens.c.family_id)
-        .having(expires_at > func.now())
-        .order_by(func.max(refresh_tokens.c.created_at).desc(), refresh_tokens.c.family_id)
-        .limit(MAX_SESSIONS)
-    )
-    return list(sql.execute(query))
-
-
-def end_session(
-    tx: Transaction, *, user_id: UUID, session_id: UUID, in_org: UUID | None = None
-) -> bool:
-    """Revoke a login of the user: its refresh token and its access tokens.
-
-    Returns whether the user had such a login in force, with `in_org` one in this org.
-    """
-    return _revoke(
-        tx,
-        refresh_tokens.c.user_id == user_id,
-        refresh_tokens.c.family_id == session_id,
-        true() if in_org is None else refresh_tokens.c.org_id == in_org,
-    )
-
-
-def end_sessions_in_org(tx: Transaction, *, user_id: UUID, org_id: UUID) -> None:
-    """Revoke all logins of the user in an org."""
-    in_org = or_(refresh_tokens.c.org_id == org_id, refresh_tokens.c.org_id.is_(None))
-    _revoke(tx, refresh_tokens.c.user_id == user_id, in_org)
-
-
 def change_password(
     tx: Transaction, *, user_id: UUID, password_hash: str, keep_session: UUID | None = None
 ) -> None:
@@ -367,30 +234,9 @@ def change_password(
     tx.sql.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
     end_password_reset(tx, user_id)
     others = [] if keep_session is None else [refresh_tokens.c.family_id != keep_session]
-    _revoke(tx, refresh_tokens.c.user_id == user_id, *others)
+    sessions.revoke(tx, refresh_tokens.c.user_id == user_id, *others)
 
 
 def end_password_reset(tx: Transaction, user_id: UUID) -> None:
     """End the open reset of the user's password, if there is one."""
     tx.sql.execute(delete(password_resets).where(password_resets.c.user_id == user_id))
-
-
-def _revoke(tx: Transaction, *which: Any) -> bool:
-    """Return whether there was a token to revoke."""
-    in_force = (*which, refresh_tokens.c.revoked_at.is_(None))
-    # The oldest first: two requests that revoke the same tokens would else wait for each other.
-    locked = select(refresh_tokens.c.id).where(*in_force).order_by(refresh_tokens.c.id)
-    tx.sql.execute(locked.with_for_update())
-    revoked = tx.sql.execute(update(refresh_tokens).where(*in_force).values(revoked_at=func.now()))
-    return revoked.rowcount > 0
-
-
-def _next_token(tx: Transaction, **family: Any) -> Session:
-    """Insert a token with the values of its family, those of `_OF_FAMILY`."""
-    token = secret_tokens.make()
-    # `least` ignores null.
-    expires_at = func.least(func.now() + REFRESH_LIFETIME, family.get("session_ends_at"))
-    values = {"token_hash": secret_tokens.hash_of(token), "expires_at": expires_at}
-    tx.sql.execute(insert(refresh_tokens).values(id=new_id(), **family, **values))
-    ids = {name: family[name] for name in ("user_id", "org_id")}
-    return Session(id=family["family_id"], **ids, refresh_token=token)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from arkloop.shared.accounts import accounts, api_keys, identities, members
+from arkloop.shared.accounts import accounts, api_keys, identities, members, sessions
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
 from arkloop.shared.billing import budget_limits, usage_reports
@@ -73,7 +73,7 @@ def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
         yield {"type": "api_key", **key}
     for identity in identities.of_user(sql, user_id):
         yield {"type": "identity", **identity._mapping}
-    for login in accounts.sessions(sql, user_id):
+    for login in sessions.list_(sql, user_id):
         yield {"type": "login", **login._mapping}
     yield from personal_data.exported(sql, personal_data.created_by(sql, user_id))
 

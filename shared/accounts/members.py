@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 
-from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.accounts import accounts, api_keys, sessions
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
 from arkloop.shared.storage.connections import Transaction
@@ -71,7 +71,7 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     if role == OWNER:
         _check_other_owner(tx, org_id, user_id)
     tx.sql.execute(delete(memberships).where(*_is(org_id, user_id)))
-    accounts.end_sessions_in_org(tx, user_id=user_id, org_id=org_id)
+    sessions.end_in_org(tx, user_id=user_id, org_id=org_id)
     api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     _revoke_invitations(tx, org_id, user_id)
     accounts.end_password_reset(tx, user_id)
