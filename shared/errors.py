@@ -56,6 +56,11 @@ class Unauthorized(ArkloopError):
     message = "A valid access token or API key is required: Authorization: Bearer <token>."
 
 
+class OrgSuspended(Unauthorized):
+    code = "org.suspended"
+    message = "This organization is suspended; ask the operator of the service."
+
+
 class Forbidden(ArkloopError):
     code = "auth.forbidden"
     message = "Your role or the scopes of your key do not allow this."

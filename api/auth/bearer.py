@@ -16,7 +16,7 @@ from arkloop.api.http.described import mark
 from arkloop.shared import logs
 from arkloop.shared.accounts import accounts, api_keys, org_settings
 from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
-from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
+from arkloop.shared.errors import Forbidden, OrgSuspended, Unauthorized, Unavailable
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.recent_reads import RecentReads
@@ -104,7 +104,12 @@ class Authenticator:
         self._limits: RecentReads[UUID, OrgLimits] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
 
     def identify(self, token: str) -> Actor:
-        """Return the actor that the token stands for. Raises: Unauthorized, Unavailable."""
+        """Return the actor that the token stands for.
+
+        Raises:
+            Unauthorized: it is not in force, or its org is suspended.
+            Unavailable
+        """
         return self.with_limits(self._identify(token))
 
     def with_limits(self, actor: Actor) -> Actor:
@@ -131,6 +136,7 @@ class Authenticator:
         member = self._member(claims.user_id, claims.org_id, claims.session_id)
         if member is None:
             raise Unauthorized()
+        _check_org(member)
         return Actor(
             org_id=claims.org_id,
             user_id=claims.user_id,
@@ -141,31 +147,45 @@ class Authenticator:
         )
 
     def still_valid(self, actor: Actor) -> bool:
-        """Return whether the actor may keep reading; a revocation takes effect within
-        `CACHE_SECONDS`.
+        """Return whether the actor may keep reading; a revocation, or the suspension of the org,
+        takes effect within `CACHE_SECONDS`.
 
         While Postgres is out of reach nothing can be revoked: only the token's own end counts.
         """
-        if actor.expires_at is not None and actor.expires_at <= now():
-            return False
         try:
-            if (key_id := actor.api_key_id) is not None:
-                row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
-                return row is not None
-            return self._member(actor.user_id, actor.org_id, actor.session_id) is not None
+            self.check(actor)
+        except Unauthorized:
+            return False
+        return True
+
+    def check(self, actor: Actor) -> None:
+        """Check that the actor is still valid. Raises: Unauthorized."""
+        if actor.expires_at is not None and actor.expires_at <= now():
+            raise Unauthorized()
+        try:
+            row = self._behind(actor)
         except Unavailable:
-            return True
+            return
+        if row is None:
+            raise Unauthorized()
+        _check_org(row)
 
     def permissions_of(self, actor: Actor) -> frozenset[str]:
         """Return what the key or login behind a ticket or a client token allows now.
 
-        It is empty if the key or login is not in force.
+        It is empty if the key or login is not in force. Raises: OrgSuspended.
         """
+        row = self._behind(actor)
+        if row is None:
+            return frozenset()
+        _check_org(row)
+        return _permissions(row) if actor.api_key_id is None else api_keys.permissions_of(row)
+
+    def _behind(self, actor: Actor) -> Row[Any] | None:
+        """Return the row of the key or login that the actor comes from; None if not in force."""
         if (key_id := actor.api_key_id) is not None:
-            row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
-            return api_keys.permissions_of(row) if row else frozenset()
-        member = self._member(actor.user_id, actor.org_id, actor.session_id)
-        return _permissions(member) if member else frozenset()
+            return self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
+        return self._member(actor.user_id, actor.org_id, actor.session_id)
 
     def up_to_date(self, actor: Actor) -> Actor:
         """Return the actor of a ticket with the rights that its key or login has now."""
@@ -195,6 +215,7 @@ class Authenticator:
         row = self._api_key(api_keys.hash_of(key), lambda sql: api_keys.find(sql, key))
         if row is None or (row.expires_at is not None and row.expires_at <= now()):
             raise Unauthorized()
+        _check_org(row)
         return Actor(
             org_id=row.org_id,
             user_id=row.user_id,
@@ -226,6 +247,12 @@ class Authenticator:
                 )
 
         return self._members.get((user_id, org_id, session_id), read)
+
+
+def _check_org(row: Row[Any]) -> None:
+    """Check the org of a key or login. Raises: OrgSuspended."""
+    if row.suspended_at is not None:
+        raise OrgSuspended()
 
 
 def _permissions(member: Row[Any]) -> frozenset[str]:

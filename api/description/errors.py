@@ -36,7 +36,7 @@ ALWAYS = (
     errors.UnknownTransferCoding,
     errors.Unavailable,
 )
-OF_A_TOKEN = (errors.Unauthorized, errors.RateLimitExceeded)
+OF_A_TOKEN = (errors.Unauthorized, errors.OrgSuspended, errors.RateLimitExceeded)
 OF_A_BODY = (errors.RequestTimeout, errors.BodyTooLarge, errors.UnsupportedMediaType)
 OF_A_KEY = (errors.IdempotencyConflict, errors.IdempotencyInProgress)
 #: A segment with a slash or a colon leads to no endpoint.

@@ -30,6 +30,7 @@ from arkloop.shared.errors import (
     InvalidRequest,
     InvitationInvalid,
     LoginTaken,
+    OrgSuspended,
     TooManyAttempts,
     Unauthorized,
 )
@@ -85,7 +86,10 @@ class ChangePassword(Schema):
 
 @bp.post("/v1/auth/register")
 @described(
-    body=Register, returns=RegisteredUser, status=201, raises=[LoginTaken, InvitationInvalid]
+    body=Register,
+    returns=RegisteredUser,
+    status=201,
+    raises=[LoginTaken, InvitationInvalid, OrgSuspended],
 )
 def register() -> Response:
     """Make a user and an org of their own, or with an invitation a member of its org.
@@ -123,7 +127,7 @@ def register() -> Response:
 @described(
     body=Login,
     returns=Tokens,
-    raises=[Unauthorized, TooManyAttempts, InvitationInvalid, AlreadyMember],
+    raises=[Unauthorized, OrgSuspended, TooManyAttempts, InvitationInvalid, AlreadyMember],
 )
 def login() -> Response:
     """Log in: access token in the body, refresh token in the cookie. Unknown users take as long.

@@ -129,8 +129,7 @@ def _reader(run_id: UUID) -> Actor:
             raise Forbidden()
         return reader
     reader = stream_tickets.verify(settings(), tickets[0], run_id)
-    if not authenticator().still_valid(reader):
-        raise Unauthorized()
+    authenticator().check(reader)
     ended_at = hub().heads.get_seen(run_id, reader).ended_at
     if ended_at is not None and ended_at + stream_tickets.AFTER_END < now():
         raise Unauthorized()

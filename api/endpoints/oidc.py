@@ -37,6 +37,7 @@ from arkloop.shared.errors import (
     InvalidRequest,
     InvitationInvalid,
     LoginTaken,
+    OrgSuspended,
     TooManyAttempts,
 )
 from arkloop.shared.storage.connections import Transaction
@@ -130,6 +131,7 @@ def begin_provider_login() -> Response:
         InvitationInvalid,
         AlreadyMember,
         LoginTaken,
+        OrgSuspended,
         TooManyAttempts,
     ],
 )

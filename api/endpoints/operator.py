@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema
+from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
-from arkloop.api.auth.bearer import requires
+from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.explanations import RunExplanation, explained
 from arkloop.api.http.audited import record_of_operator
 from arkloop.api.http.current import actor, connections_of_service, settings
@@ -20,7 +20,9 @@ from arkloop.api.http.fields import Digits, Id
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.actors import OPERATE
+from arkloop.shared.errors import Forbidden
 from arkloop.shared.monitoring import installation, measurements
 from arkloop.shared.runs import explanation, operated_runs
 from arkloop.shared.runs.operated_runs import Outcome
@@ -48,6 +50,7 @@ class OrgQueue(TypedDict):
     name: str
     slug: str | None
     weight: int
+    suspended_at: Annotated[Time | None, "Null: it is not suspended."]
     queued: Annotated[int, "For workers of the service."]
     oldest_queued_at: Time | None
     queued_for_agents: Annotated[int, "For agent workers of the org."]
@@ -143,6 +146,20 @@ class RequeuedRun(TypedDict):
         Json(enum=[outcome.value for outcome in Outcome]),
     ]
     lease_expires_at: Annotated[Time | None, "Of a run that is held: until when, at least."]
+
+
+class OrgState(TypedDict):
+    """An org, and whether it is suspended."""
+
+    org_id: UuidText
+    name: str
+    slug: str | None
+    suspended_at: Annotated[Time | None, "Null: it is not suspended."]
+    suspension_reason: str | None
+
+
+class SuspendOrg(Schema):
+    reason = fields.String(required=True, validate=validate.Length(1, suspensions.MAX_REASON))
 
 
 class LeasesQuery(PageQuery):
@@ -261,6 +278,45 @@ def cancel_operated_run(run_id: UUID) -> Response:
         if was_active:
             record_of_operator(tx, org_id, "run.cancelled", "run", run_id)
     return jsonify(ok=True)
+
+
+@bp.post("/v1/operator/orgs/<id:org_id>:suspend")
+@requires(OPERATE)
+@described(body=SuspendOrg, returns=OrgState, headers=["Idempotency-Key"])
+def suspend_org(org_id: UUID) -> Response:
+    """Refuse all credentials of an org, and cancel what is executed for it, until it is resumed.
+
+    403 for the org that the operator is logged in to. May be repeated, with another reason.
+    """
+    check_key()
+    body = read_body(SuspendOrg())
+    if org_id == actor().org_id:
+        raise Forbidden("You cannot suspend the organization that you are logged in to.")
+    with connections_of_service().transaction() as tx:
+        row = suspensions.suspend(tx, org_id, body["reason"], by_user_id=actor().user_id)
+        details = {"reason": row.suspension_reason}
+        record_of_operator(tx, org_id, "org.suspended", "org", org_id, **details)
+    authenticator().forget()
+    return jsonify(_org(row))
+
+
+@bp.post("/v1/operator/orgs/<id:org_id>:resume")
+@requires(OPERATE)
+@described(body=NoArguments, body_optional=True, returns=OrgState, headers=["Idempotency-Key"])
+def resume_org(org_id: UUID) -> Response:
+    """Open a suspended org again: its credentials are accepted, and its queued runs start."""
+    check_key()
+    read_body(NoArguments(), optional=True)
+    with connections_of_service().transaction() as tx:
+        row = suspensions.resume(tx, org_id)
+        record_of_operator(tx, org_id, "org.resumed", "org", org_id)
+    authenticator().forget()
+    return jsonify(_org(row))
+
+
+def _org(row: Row[Any]) -> dict[str, Any]:
+    shown = _plain(row)
+    return {"org_id": shown.pop("id"), **shown}
 
 
 def _worker(row: Row[Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from arkloop.shared.errors import (
     NotActive,
     NotWaiting,
     ToolResultConflict,
-    Unauthorized,
 )
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.pending_calls import CallResult
@@ -104,8 +103,7 @@ def _sender(run_id: UUID) -> Actor:
         check_ids({"run_id": run_id})
     else:
         sender = stream_tickets.verify(settings(), tickets[0], run_id)
-        if not authenticator().still_valid(sender):
-            raise Unauthorized()
+        authenticator().check(sender)
         sender = authenticator().with_limits(sender)
         if "data.runs.write" in sender.permissions:
             sender = authenticator().up_to_date(sender)

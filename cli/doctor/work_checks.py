@@ -19,6 +19,7 @@ def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
         text(
             "SELECT count(*), coalesce(extract(epoch FROM now() - min(queued_at)), 0)::float8"
             " FROM runs WHERE state = 'queued' AND agent IS NULL"
+            " AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)"
         )
     ).one()
     yield _workers(alive, queued)

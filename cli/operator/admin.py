@@ -1,8 +1,6 @@
 """`arkloop admin`: the work of an operator, straight in the database, without a web process."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,7 +8,11 @@ from uuid import UUID
 import click
 from sqlalchemy import Row
 
-from arkloop.cli.operator.database import database, database_url_option, record
+from arkloop.cli.operator.database import (
+    database_url_option,
+    record,
+    without_notifications,
+)
 from arkloop.cli.operator.operators import operators
 from arkloop.cli.operator.orgs import orgs
 from arkloop.cli.output import compact, print_json, print_line, printable
@@ -18,7 +20,6 @@ from arkloop.shared.errors import RunNotFound
 from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import operated_runs, retention
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.postgres import OF_COMMANDS
 from arkloop.shared.times import rfc3339
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,19 +72,12 @@ admin.add_command(orgs)
 admin.add_command(operators)
 
 
-@contextmanager
-def _service(url: str, **settings: Any) -> Iterator[Connections]:
-    """Connect to the database; workers find there what no notification tells them."""
-    with database(url, OF_COMMANDS, **settings) as connections:
-        yield replace(connections, send=lambda _connections, _notification: None)
-
-
 @admin.command()
 @database_url_option
 @_as_json
 def queues(database_url: str, as_json: bool) -> None:
     """List organizations with runs that have not ended, the longest wait for a worker first."""
-    with _service(database_url) as connections, connections.reading() as sql:
+    with without_notifications(database_url) as connections, connections.reading() as sql:
         _print(installation.queues(sql), as_json)
 
 
@@ -97,7 +91,10 @@ def workers(
 ) -> None:
     """List worker processes of the last day, those that are alive first."""
     settings = {"lease_seconds": lease_seconds, "heartbeat_seconds": heartbeat_seconds}
-    with _service(database_url, **settings) as connections, connections.reading() as sql:
+    with (
+        without_notifications(database_url, **settings) as connections,
+        connections.reading() as sql,
+    ):
         _print(installation.workers(sql, connections.settings), as_json)
 
 
@@ -116,7 +113,7 @@ def stuck(
 ) -> None:
     """List runs that should have moved on by now, the longest stuck first."""
     with (
-        _service(database_url, lease_seconds=lease_seconds) as connections,
+        without_notifications(database_url, lease_seconds=lease_seconds) as connections,
         connections.reading() as sql,
     ):
         found = installation.stuck_runs(
@@ -137,7 +134,7 @@ def requeue(database_url: str, lease_seconds: float, run_ids: tuple[UUID, ...]) 
 
     `held`: a worker executes it, and nothing was changed. It may be repeated at any time.
     """
-    with _service(database_url, lease_seconds=lease_seconds) as connections:
+    with without_notifications(database_url, lease_seconds=lease_seconds) as connections:
         _each(connections, run_ids, _requeue)
 
 
@@ -149,7 +146,7 @@ def cancel(database_url: str, run_ids: tuple[UUID, ...]) -> None:
 
     The worker of one that is executed stops it with its next heartbeat.
     """
-    with _service(database_url) as connections:
+    with without_notifications(database_url) as connections:
         _each(connections, run_ids, _cancel)
 
 
@@ -163,7 +160,7 @@ def retention_() -> None:
 @partial(_days_option, default=90, show_default=True)
 def show(database_url: str, retention_days: int) -> None:
     """Print as JSON how many runs are kept, are too old, and are deleted but for their events."""
-    with _service(database_url) as connections, connections.reading() as sql:
+    with without_notifications(database_url) as connections, connections.reading() as sql:
         print_json(_plain(installation.retained(sql, retention_days)))
 
 
@@ -176,7 +173,7 @@ def run_(database_url: str, retention_days: int) -> None:
     The days have no default here: with fewer than the service has it would delete what that keeps.
     Events of runs that were deleted within the last minute stay: somebody may be reading them.
     """
-    with _service(database_url, retention_days=retention_days) as connections:
+    with without_notifications(database_url, retention_days=retention_days) as connections:
         while retention.forget(connections):
             pass
         with connections.reading() as sql:

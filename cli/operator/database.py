@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.connections import Connections, Transaction, connect
-from arkloop.shared.storage.postgres import OF_REQUESTS, Limits
+from arkloop.shared.storage.postgres import OF_COMMANDS, OF_REQUESTS, Limits
 
 database_url_option = click.option(
     "--database-url",
@@ -56,6 +57,13 @@ def database(url: str, limits: Limits = OF_REQUESTS, **known: Any) -> Iterator[C
         raise click.ClickException(f"{error} ({error.__cause__})") from None
     finally:
         connections.close()
+
+
+@contextmanager
+def without_notifications(url: str, **known: Any) -> Iterator[Connections]:
+    """Connect for a command that changes runs; workers find it in Postgres by themselves."""
+    with database(url, OF_COMMANDS, **known) as connections:
+        yield replace(connections, send=lambda _connections, _notification: None)
 
 
 def find_org(sql: Connection, id_or_slug: str, *, advice: str = "") -> UUID:

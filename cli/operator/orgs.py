@@ -1,8 +1,9 @@
-"""`arkloop orgs`: limits and the weight of one org, straight in the database."""
+"""`arkloop admin orgs`: limits, weight and suspension of one org, straight in the database."""
 
 from typing import Any
 
 import click
+from sqlalchemy import Row
 
 from arkloop.cli.operator.database import (
     database,
@@ -10,11 +11,13 @@ from arkloop.cli.operator.database import (
     find_org,
     org_option,
     record,
+    without_notifications,
 )
 from arkloop.cli.output import print_json
-from arkloop.shared.accounts import org_settings
+from arkloop.shared.accounts import org_settings, suspensions
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import WEIGHT
+from arkloop.shared.times import rfc3339_or_none
 
 DEFAULT = "default"
 _HELP = {
@@ -46,7 +49,7 @@ _TAKEN_BACK = -1
 
 @click.group()
 def orgs() -> None:
-    """Set limits and weights of single organizations; no server is needed."""
+    """Limit single organizations, or suspend them; no server is needed."""
 
 
 @orgs.command("set")
@@ -91,18 +94,74 @@ set_.params += [
 @orgs.command()
 @database_url_option
 @org_option
+@click.option("--reason", required=True, help="Why, in at most 500 characters; it is recorded.")
+def suspend(database_url: str, org: str, reason: str) -> None:
+    """Refuse all credentials of an organization, and cancel what is executed for it.
+
+    It counts within 2 seconds, and until it is resumed. Queued runs stay queued. It may be
+    repeated, with another reason.
+    """
+    with without_notifications(database_url) as connections, connections.transaction() as tx:
+        org_id = find_org(tx.sql, org)
+        try:
+            row = suspensions.suspend(tx, org_id, reason)
+        except InvalidRequest as error:
+            raise click.ClickException(f"--reason: {error.details['reason'][0]}") from None
+        record(tx, org_id, "org.suspended", "org", org_id, reason=row.suspension_reason)
+    print_json(_state(row))
+
+
+@orgs.command()
+@database_url_option
+@org_option
+def resume(database_url: str, org: str) -> None:
+    """Open a suspended organization again: its credentials work, and its queued runs start.
+
+    One that is not suspended stays as it is.
+    """
+    with without_notifications(database_url) as connections, connections.transaction() as tx:
+        org_id = find_org(tx.sql, org)
+        row = suspensions.resume(tx, org_id)
+        record(tx, org_id, "org.resumed", "org", org_id)
+    print_json(_state(row))
+
+
+@orgs.command()
+@database_url_option
+@org_option
 def show(database_url: str, org: str) -> None:
-    """Print what is set for an organization, as JSON; null is what all organizations have."""
+    """Print what is set for an organization, as JSON; null is what all organizations have.
+
+    For a suspended one, since when and why it is that.
+    """
     with database(database_url) as connections, connections.reading() as sql:
         org_id = find_org(sql, org)
         own = org_settings.own_of(sql, org_id)
-    print_json({"org_id": str(org_id), **own})
+        row = suspensions.get(sql, org_id)
+    print_json({**_state(row), **own})
+
+
+def _state(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "org_id": str(row.id),
+        "suspended_at": rfc3339_or_none(row.suspended_at),
+        "suspension_reason": row.suspension_reason,
+    }
 
 
 @orgs.command("list")
 @database_url_option
 def list_(database_url: str) -> None:
-    """Print all organizations for which something is set, as a JSON array, by id."""
+    """Print all organizations that have settings or are suspended, as a JSON array, by id."""
     with database(database_url) as connections, connections.reading() as sql:
         rows = org_settings.list_(sql)
-    print_json([{**row._mapping, "org_id": str(row.org_id)} for row in rows])
+    print_json(
+        [
+            {
+                **row._mapping,
+                "org_id": str(row.org_id),
+                "suspended_at": rfc3339_or_none(row.suspended_at),
+            }
+            for row in rows
+        ]
+    )

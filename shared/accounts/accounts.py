@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from arkloop.shared.accounts import operators, sessions
+from arkloop.shared.accounts import operators, sessions, suspensions
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
@@ -140,8 +140,8 @@ def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any]
     """Find the user with this login or email, in whatever case: id, password_hash, org_id and
     first_org_id.
 
-    `first_org_id` is the org that the user joined first, null without any, and `org_id` is the
-    same, or with `in_org` that one; null if the user is not in it.
+    `first_org_id` is the org that the user joined first, a suspended one only if all are, null
+    without any. `org_id` is the same, or with `in_org` that one; null if the user is not in it.
     """
     # A login never contains "@", an email always does: at most one row matches.
     query = select(
@@ -206,7 +206,8 @@ def list_(sql: Connection) -> list[Row[Any]]:
 def membership(
     sql: Connection, *, user_id: UUID, org_id: UUID, session_id: UUID | None
 ) -> Row[Any] | None:
-    """Return the user's `role` in the org, and whether the session is that of an operator.
+    """Return the user's `role` in the org, whether the session is that of an operator, and since
+    when the org is suspended.
 
     None if they have no role there, or the session has ended.
     """
@@ -221,6 +222,7 @@ def membership(
     query = select(
         memberships.c.role,
         (operators.is_operator(memberships.c.user_id) & by_password).label("is_operator"),
+        suspensions.since(memberships.c.org_id),
     ).where(memberships.c.user_id == user_id, memberships.c.org_id == org_id)
     if session_id is not None:
         query = query.where(exists().where(session))

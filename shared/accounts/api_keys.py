@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
-from arkloop.shared.accounts import operators
+from arkloop.shared.accounts import operators, suspensions
 from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.billing.spending import API_KEY_SCOPE, api_key_scope
@@ -181,7 +181,10 @@ def revoke_all(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID
 
 
 def find(sql: Connection, key: str) -> Row[Any] | None:
-    """Find the row of a valid key, with its user's `role`; None if there is none."""
+    """Find the row of a valid key, with its user's `role`, and since when its org is suspended.
+
+    None if there is none.
+    """
     return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None
 
 
@@ -202,6 +205,7 @@ def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
             api_keys,
             memberships.c.role,
             operators.is_operator(api_keys.c.user_id).label("is_operator"),
+            suspensions.since(api_keys.c.org_id),
         )
         .join(
             memberships,

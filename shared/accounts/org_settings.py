@@ -1,6 +1,7 @@
 """Settings of single orgs by the operator: limits other than those of all, and a weight."""
 
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
@@ -32,13 +33,19 @@ def own_of(sql: Connection, org_id: UUID) -> dict[str, int | None]:
     return dict.fromkeys(NAMES) if row is None else dict(row._mapping)
 
 
-def list_(sql: Connection) -> list[Row[tuple[object, ...]]]:
-    """List the orgs for which something is set, with their `slug` and `name`, by id."""
+def list_(sql: Connection) -> list[Row[Any]]:
+    """List the orgs for which something is set, and those that are suspended, by id.
+
+    With their `slug` and `name`, and since when they are suspended.
+    """
     return [
         *sql.execute(
-            select(org_settings.c.org_id, orgs.c.slug, orgs.c.name, *_COLUMNS)
-            .join(orgs, orgs.c.id == org_settings.c.org_id)
-            .order_by(org_settings.c.org_id)
+            select(
+                orgs.c.id.label("org_id"), orgs.c.slug, orgs.c.name, orgs.c.suspended_at, *_COLUMNS
+            )
+            .outerjoin(org_settings, orgs.c.id == org_settings.c.org_id)
+            .where(org_settings.c.org_id.is_not(None) | orgs.c.suspended_at.is_not(None))
+            .order_by(orgs.c.id)
         )
     ]
 

@@ -18,10 +18,11 @@ from sqlalchemy import (
     update,
 )
 
-from arkloop.shared.accounts import secret_tokens
+from arkloop.shared.accounts import secret_tokens, suspensions
+from arkloop.shared.errors import OrgSuspended
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import memberships, refresh_tokens
+from arkloop.shared.storage.tables.accounts import memberships, orgs, refresh_tokens
 
 REFRESH_LIFETIME = timedelta(days=30)
 #: A list of logins has no more.
@@ -42,12 +43,16 @@ class Session:
 
 
 def org_of(user_id: ColumnElement[Any], in_org: UUID | None = None) -> ScalarSelect[Any]:
-    """Build SQL: the org that the user joined first, or with `in_org` that one; else null."""
+    """Build SQL: the org that the user joined first, or with `in_org` that one; else null.
+
+    Suspended orgs come last.
+    """
     of_user = memberships.alias("of_user")
     query = select(of_user.c.org_id).where(of_user.c.user_id == user_id)
     if in_org is not None:
         query = query.where(of_user.c.org_id == in_org)
-    return query.order_by(of_user.c.created_at, of_user.c.org_id).limit(1).scalar_subquery()
+    order = (suspensions.is_suspended(of_user.c.org_id), of_user.c.created_at, of_user.c.org_id)
+    return query.order_by(*order).limit(1).scalar_subquery()
 
 
 def begin(
@@ -56,7 +61,12 @@ def begin(
     """Begin a session for a new login in an org. Deletes the user's expired refresh tokens.
 
     `by` is the identity of a login by an identity provider, and after how long it ends at last.
+
+    Raises:
+        OrgSuspended
     """
+    if tx.sql.scalar(select(orgs.c.suspended_at).where(orgs.c.id == org_id)) is not None:
+        raise OrgSuspended()
     tx.sql.execute(
         refresh_tokens.delete().where(
             refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()
@@ -73,6 +83,9 @@ def refresh(tx: Transaction, refresh_token: str) -> Session | None:
 
     A token that was exchanged before has been copied:
     then the whole family ends (RFC 9700, 4.14.2).
+
+    Raises:
+        OrgSuspended: the token stays in force.
     """
     token_hash = secret_tokens.hash_of(refresh_token)
     org_id = func.coalesce(refresh_tokens.c.org_id, org_of(refresh_tokens.c.user_id))
@@ -90,10 +103,14 @@ def refresh(tx: Transaction, refresh_token: str) -> Session | None:
         .returning(
             *(refresh_tokens.c[name] for name in _OF_FAMILY if name != "org_id"),
             memberships.c.org_id,
+            suspensions.since(memberships.c.org_id),
         )
     ).one_or_none()
     if rotated is not None:
-        return _next_token(tx, **rotated._asdict())
+        family = rotated._asdict()
+        if family.pop("suspended_at") is not None:
+            raise OrgSuspended()
+        return _next_token(tx, **family)
     reused = tx.sql.execute(
         select(refresh_tokens.c.family_id, refresh_tokens.c.user_id).where(
             refresh_tokens.c.token_hash == token_hash, refresh_tokens.c.rotated_at.is_not(None)

@@ -47,6 +47,8 @@ ACTIONS = (
     "budget.changed",
     "credits.granted",
     "org.settings_changed",
+    "org.suspended",
+    "org.resumed",
     "llm_provider.created",
     "llm_provider.changed",
     "llm_provider.deleted",

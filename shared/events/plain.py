@@ -27,7 +27,7 @@ _OPTIONAL = frozenset(
             "result_tokens",
             "summary",
         ),
-        *("parts", "schema", "superseded_by", "tool_call_id", "total", "url"),
+        *("cancel_reason", "parts", "schema", "superseded_by", "tool_call_id", "total", "url"),
     }
     | RARE_TOKEN_FIELDS
 )

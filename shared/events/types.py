@@ -354,12 +354,16 @@ class RunFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunCancelled:
-    """`superseded_by` is the run for which this one was cancelled, None without one."""
+    """`superseded_by` is the run for which this one was cancelled, None without one.
+
+    `cancel_reason` is `org_suspended` if the operator has suspended the org, else None.
+    """
 
     type: ClassVar[str] = "run.cancelled"
     usage: Usage
     cost_usd: Decimal
     superseded_by: str | None = None
+    cancel_reason: str | None = None
 
 
 Event = (

@@ -104,8 +104,8 @@ def end(
         else:
             requested = types.RunCancelRequested(str(run.row["cancel_requested_by"]))
             by = run.row["superseded_by"]
-            usd = totals.cost_usd
-            closing = [requested, types.RunCancelled(totals.usage, usd, by and str(by))]
+            why = (by and str(by), run.row["cancel_reason"])
+            closing = [requested, types.RunCancelled(totals.usage, totals.cost_usd, *why)]
     ending = Ending(
         claim=TakenOver(run.id, run.row["org_id"], run.row["fence"], run.row["parent_run_id"]),
         state=state,

@@ -38,6 +38,7 @@ from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Enqueue, Reached
 from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.accounts import SUSPENDED_ORGS
 from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
 from arkloop.shared.times import EPOCH, rfc3339
 
@@ -60,10 +61,7 @@ def unclaimed(
     suspects: bool,
     before: datetime | None = None,
 ) -> list[UUID]:
-    """List runs that have been queued for more than `older_than` seconds, oldest first.
-
-    With `before` only those that were queued before then.
-    """
+    """List runs to claim, oldest first: queued for `older_than` seconds, and `before` then."""
     age = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than)
     return list(
         sql.scalars(
@@ -71,6 +69,7 @@ def unclaimed(
             .where(
                 QUEUED,
                 runs.c.agent.is_(None),
+                runs.c.org_id.not_in(SUSPENDED_ORGS),
                 runs.c.cancel_requested_at.is_(None),
                 runs.c.queued_at < age,
                 true() if before is None else runs.c.queued_at < before,
@@ -260,11 +259,10 @@ def release(
     return _end_claim(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 
 
-def cancelled_for(sql: Connection, claim: Claim) -> tuple[UUID | None, str | None]:
-    """Return the user who requested the run's cancellation, and the run that supersedes it."""
-    query = select(runs.c.cancel_requested_by, runs.c.superseded_by)
-    row = sql.execute(query.where(runs.c.id == claim.run_id)).one()
-    return row.cancel_requested_by, row.superseded_by and str(row.superseded_by)
+def cancelled_for(sql: Connection, claim: Claim) -> Row[UUID | None, UUID | None, str | None]:
+    """Return who requested the run's cancellation, the run that supersedes it, and the reason."""
+    query = select(runs.c.cancel_requested_by, runs.c.superseded_by, runs.c.cancel_reason)
+    return sql.execute(query.where(runs.c.id == claim.run_id)).one()
 
 
 def begin_tool_call(

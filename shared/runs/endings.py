@@ -187,7 +187,8 @@ def end_unclaimed(
         closing.append(types.RunCost(totals.usage, totals.cost_usd, totals.routes))
     if error is None:
         by = run["superseded_by"]
-        closing.append(types.RunCancelled(totals.usage, totals.cost_usd, by and str(by)))
+        why = (by and str(by), run["cancel_reason"])
+        closing.append(types.RunCancelled(totals.usage, totals.cost_usd, *why))
     else:
         closing.append(types.RunFailed(error, totals.usage, totals.cost_usd))
     text = event_log.text_of(streamed)

@@ -6,7 +6,7 @@ or the newest of its events.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from arkloop.shared.runs import (
     live_workers,
     pending_calls,
     queries,
+    revocations,
 )
 from arkloop.shared.runs.explain_executing import Pace
 from arkloop.shared.runs.limits_reached import LIMITS
@@ -26,6 +27,7 @@ from arkloop.shared.runs.reasons import Action, Explanation, Reason, counted, sh
 from arkloop.shared.runs.states import ResultSource, RunState, phase_of
 from arkloop.shared.runs.transitions import MAX_CRASHES
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.runs import (
     IS_ACTIVE,
     IS_ACTIVE_SUB_RUN,
@@ -58,6 +60,7 @@ class _Queue:
 
     position: int
     ahead: int
+    suspended_at: datetime | None  # of the org
     workers: int  # alive, of the kind that executes it
 
 
@@ -166,6 +169,12 @@ def _queued(sql: Connection, run: RowMapping, pace: Pace, *, broker_refuses: boo
 def _obstacle(run: RowMapping, queue: _Queue, *, broker_refuses: bool) -> tuple[Reason, str]:
     """Return what a queued run waits for."""
     agent = run["agent"]
+    if queue.suspended_at is not None:
+        return (
+            Reason.QUEUE_ORG_SUSPENDED,
+            f"its organization is suspended since {shown(queue.suspended_at)}, and nothing starts"
+            " it before the operator resumes that",
+        )
     if agent is not None:
         if queue.workers == 0:
             return (
@@ -228,12 +237,13 @@ def _history(run: RowMapping) -> tuple[Mapping[str, Any], str]:
 
 
 def _queue_of(sql: Connection, run: RowMapping, pace: Pace) -> _Queue:
+    suspended_at = sql.scalar(select(orgs.c.suspended_at).where(orgs.c.id == run["org_id"]))
     if run["agent"] is not None:
         number = live_workers.of_agent(sql, run["org_id"], run["agent"], pace.lease)
-        return _Queue(1, 0, number)
+        return _Queue(1, 0, suspended_at, number)
     number = live_workers.of_service(sql, pace.heartbeat)
-    place = fair_queue.place_of(sql, run["id"])
-    return _Queue(1, 0, number) if place is None else _Queue(place.position, place.ahead, number)
+    position, ahead = fair_queue.place_of(sql, run["id"]) or (1, 0)
+    return _Queue(position, ahead, suspended_at, number)
 
 
 # ---- waiting -------------------------------------------------------------------------
@@ -354,6 +364,8 @@ def _how_it_ended(run: RowMapping) -> tuple[Reason, str, dict[str, Any]]:
         by = run["cancel_requested_by"]
         whom = "" if by is None else f" for user {by}"
         details = {} if by is None else {"cancelled_by_user_id": str(by)}
+        if run["cancel_reason"] == revocations.ORG_SUSPENDED:
+            whom = ", when its organization was suspended"
         return Reason.ENDED_CANCELLED, f"Cancelled at {at}{whom}.", details
     took = run["ended_at"] - run["created_at"]
     details = {"stop_reason": run["stop_reason"], "steps": run["steps"]}

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     THREAD_FREE = "thread.free"
     QUEUE_NEXT = "queue.next"
     QUEUE_BEHIND_OTHERS = "queue.behind_others"
+    QUEUE_ORG_SUSPENDED = "queue.org_suspended"
     QUEUE_NO_WORKER = "queue.no_worker"
     QUEUE_NO_AGENT_WORKER = "queue.no_agent_worker"
     QUEUE_AGENT_WORKER = "queue.agent_worker"

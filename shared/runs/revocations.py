@@ -1,11 +1,13 @@
-"""Runs of revoked API keys: they are cancelled, so that a key that leaked stops spending.
+"""Runs of revoked API keys and of suspended orgs: they are cancelled, so that they stop spending.
 
-Only revocation does this. A key that expires, a logout and a new password end access and leave
-runs alone: what was started by then was wanted.
+Of a key, all that have not ended; of an org, those that are executed. Nothing else does this. A key
+that expires, a logout and a new password end access and leave runs alone: what was started by then
+was wanted.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -20,7 +22,11 @@ from arkloop.shared.storage.tables.accounts import api_keys
 #: and runs that were locked at the moment of the revocation have to be found later.
 WATCHED = timedelta(hours=1)
 
+#: The `cancel_reason` of runs, also in their last event.
+ORG_SUSPENDED = "org_suspended"
+
 _CANCEL_RUNS_OF_KEYS = statement(__package__, "cancel_runs_of_keys")
+_CANCEL_RUNS_OF_SUSPENDED_ORGS = statement(__package__, "cancel_runs_of_suspended_orgs")
 
 
 def recently_revoked(tx: Transaction) -> Sequence[UUID]:
@@ -38,9 +44,19 @@ def cancel_runs(
     A run that is being executed ends at once, by a signal to its worker. No worker claims the
     others any more, and the sweep ends them.
     """
-    cancelled = tx.sql.exec_driver_sql(
-        _CANCEL_RUNS_OF_KEYS, {"key_ids": list(key_ids), "by_user_id": by_user_id}
-    ).all()
+    _cancel(tx, _CANCEL_RUNS_OF_KEYS, key_ids=list(key_ids), by_user_id=by_user_id)
+
+
+def cancel_runs_of_suspended_orgs(tx: Transaction, *, by_user_id: UUID | None = None) -> None:
+    """Request the cancellation of all runs that workers execute for suspended orgs.
+
+    The others are claimed by nobody, and stay as they are.
+    """
+    _cancel(tx, _CANCEL_RUNS_OF_SUSPENDED_ORGS, by_user_id=by_user_id)
+
+
+def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:
+    cancelled = tx.sql.exec_driver_sql(cancel, parameters).all()
     tx.after_commit += [
         signals.Cancel(run.id, run.owner, run.cancel_requested_by)
         for run in cancelled

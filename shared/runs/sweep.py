@@ -95,6 +95,7 @@ def sweep(connections: Connections) -> None:
     for settle in (
         _recover_lost,
         _cancel_runs_of_revoked_keys,
+        revocations.cancel_runs_of_suspended_orgs,
         trees.cancel_orphans,
         trees.start_held,
         _cancel_unheld,

@@ -78,13 +78,14 @@ class Recorder:
                 closing = [cost, failed]
                 return self._end(RunState.FAILED, closing, run.partial_message(), error=error)
             case Cancelled(by_user_id):
-                stored_by, successor = self._cancelled_for()
+                stored_by, successor, reason = self._cancelled_for()
                 requested = types.RunCancelRequested(str(by_user_id or stored_by))
                 cost = run.last_cost()
                 cancelled = types.RunCancelled(
                     run.totals.usage,
                     run.totals.cost_usd,
                     None if successor is None else str(successor),
+                    reason,
                 )
                 closing = [requested, cost, cancelled]
                 return self._end(RunState.CANCELLED, closing, run.partial_message())
@@ -210,6 +211,6 @@ class Recorder:
             event = event._replace(prompts=None)  # as it is read
             return event in event_log.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
 
-    def _cancelled_for(self) -> tuple[UUID | None, str | None]:
+    def _cancelled_for(self) -> tuple[UUID | None, UUID | None, str | None]:
         with self._connections.reading() as sql:
             return claims.cancelled_for(sql, self._run.claim)

@@ -1224,6 +1224,7 @@ class OrgQueue(TypedDict):
     name: str
     slug: str | None
     weight: int
+    suspended_at: str | None
     queued: int
     oldest_queued_at: str | None
     queued_for_agents: int
@@ -1231,6 +1232,16 @@ class OrgQueue(TypedDict):
     executing: int
     waiting: int
     not_yet_due: int
+
+
+class OrgState(TypedDict):
+    "An org, and whether it is suspended."
+
+    org_id: str
+    name: str
+    slug: str | None
+    suspended_at: str | None
+    suspension_reason: str | None
 
 
 class PendingInput(TypedDict):
@@ -1549,6 +1560,7 @@ class RunCancelledData(TypedDict):
     usage: Usage
     cost_usd: float
     superseded_by: NotRequired[str]
+    cancel_reason: NotRequired[str]
 
 
 class RunCancelledEvent(TypedDict):
@@ -1624,6 +1636,7 @@ class RunExplanation(TypedDict):
         "thread.free",
         "queue.next",
         "queue.behind_others",
+        "queue.org_suspended",
         "queue.no_worker",
         "queue.no_agent_worker",
         "queue.agent_worker",
@@ -1979,6 +1992,10 @@ class StuckRuns(TypedDict):
     "Runs that should have moved on by now; at most 200."
 
     items: list[StuckRun]
+
+
+class SuspendOrg(TypedDict):
+    reason: str
 
 
 class Task(TypedDict):

@@ -1409,6 +1409,52 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/operator/orgs/{org_id}:suspend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Refuse all credentials of an org, and cancel what is executed for it, until it is resumed
+         * @description Refuse all credentials of an org, and cancel what is executed for it, until it is resumed.
+         *
+         *     403 for the org that the operator is logged in to. May be repeated, with another reason.
+         *
+         *     Requires the permission `operator`.
+         */
+        post: operations["operator.suspend_org"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operator/orgs/{org_id}:resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Open a suspended org again
+         * @description Open a suspended org again: its credentials are accepted, and its queued runs start.
+         *
+         *     Requires the permission `operator`.
+         */
+        post: operations["operator.resume_org"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/auth/sessions": {
         parameters: {
             query?: never;
@@ -3019,6 +3065,9 @@ export interface components {
             /** Format: uuid */
             request_id?: string | null;
         };
+        SuspendOrg: {
+            reason: string;
+        };
         CreateRunAnywhere: {
             message?: (string | {
                 content: string | ({
@@ -4088,7 +4137,7 @@ export interface components {
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
             phase: string;
             /** @enum {string} */
-            reason: "not_before" | "thread.busy" | "thread.free" | "queue.next" | "queue.behind_others" | "queue.no_worker" | "queue.no_agent_worker" | "queue.agent_worker" | "queue.broker_refused" | "queue.slots_full" | "resume.worker_lost" | "resume.deploy" | "resume.input" | "resume.sub_runs" | "waiting.answer" | "waiting.approval" | "waiting.form" | "waiting.authorization" | "waiting.client_tools" | "waiting.http_tools" | "waiting.sub_runs" | "waiting.turn" | "starting" | "model.calling" | "model.streaming" | "model.retrying" | "model.last_call" | "throttled.requests" | "throttled.tokens" | "throttled.provider" | "throttled.budget" | "throttled.memory" | "tools.running" | "tools.no_worker" | "agent.executing" | "worker.silent" | "cancelling" | "ended.completed" | "ended.at_limit" | "ended.failed" | "ended.cancelled" | "ended.superseded";
+            reason: "not_before" | "thread.busy" | "thread.free" | "queue.next" | "queue.behind_others" | "queue.org_suspended" | "queue.no_worker" | "queue.no_agent_worker" | "queue.agent_worker" | "queue.broker_refused" | "queue.slots_full" | "resume.worker_lost" | "resume.deploy" | "resume.input" | "resume.sub_runs" | "waiting.answer" | "waiting.approval" | "waiting.form" | "waiting.authorization" | "waiting.client_tools" | "waiting.http_tools" | "waiting.sub_runs" | "waiting.turn" | "starting" | "model.calling" | "model.streaming" | "model.retrying" | "model.last_call" | "throttled.requests" | "throttled.tokens" | "throttled.provider" | "throttled.budget" | "throttled.memory" | "tools.running" | "tools.no_worker" | "agent.executing" | "worker.silent" | "cancelling" | "ended.completed" | "ended.at_limit" | "ended.failed" | "ended.cancelled" | "ended.superseded";
             /** @description The same in English, for people: do not parse it. */
             sentence: string;
             /** Format: date-time */
@@ -4209,6 +4258,11 @@ export interface components {
             name: string;
             slug: string | null;
             weight: number;
+            /**
+             * Format: date-time
+             * @description Null: it is not suspended.
+             */
+            suspended_at: string | null;
             /** @description For workers of the service. */
             queued: number;
             /** Format: date-time */
@@ -4314,6 +4368,19 @@ export interface components {
              * @description Of a run that is held: until when, at least.
              */
             lease_expires_at: string | null;
+        };
+        /** @description An org, and whether it is suspended. */
+        OrgState: {
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            slug: string | null;
+            /**
+             * Format: date-time
+             * @description Null: it is not suspended.
+             */
+            suspended_at: string | null;
+            suspension_reason: string | null;
         };
         /** @description The newest logins. */
         SessionsShown: {
@@ -5084,11 +5151,16 @@ export interface components {
             usage: components["schemas"]["Usage"];
             cost_usd: number;
         };
-        /** @description `superseded_by` is the run for which this one was cancelled, None without one. */
+        /**
+         * @description `superseded_by` is the run for which this one was cancelled, None without one.
+         *
+         *     `cancel_reason` is `org_suspended` if the operator has suspended the org, else None.
+         */
         RunCancelledData: {
             usage: components["schemas"]["Usage"];
             cost_usd: number;
             superseded_by?: string;
+            cancel_reason?: string;
         };
         RunStartedEvent: {
             seq: number;
@@ -5404,8 +5476,11 @@ export interface components {
                 };
             };
         };
-        /** @description - `auth.unauthorized`: A valid access token or API key is required: Authorization: Bearer <token>. */
-        "auth.unauthorized": {
+        /**
+         * @description - `auth.unauthorized`: A valid access token or API key is required: Authorization: Bearer <token>.
+         *     - `org.suspended`: This organization is suspended; ask the operator of the service.
+         */
+        "auth.unauthorized-org.suspended": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "WWW-Authenticate": components["headers"]["WWW-Authenticate"];
@@ -5414,7 +5489,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "auth.unauthorized";
+                    code?: "auth.unauthorized" | "org.suspended";
                 };
             };
         };
@@ -5636,6 +5711,20 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "http.bad_request" | "invitations.invalid";
+                };
+            };
+        };
+        /** @description - `org.suspended`: This organization is suspended; ask the operator of the service. */
+        "org.suspended": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "WWW-Authenticate": components["headers"]["WWW-Authenticate"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "org.suspended";
                 };
             };
         };
@@ -5918,6 +6007,22 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "idempotency.conflict" | "idempotency.in_progress" | "input.stale" | "runs.not_active" | "runs.not_waiting";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "orgs.not_found";
                 };
             };
         };
@@ -6318,22 +6423,6 @@ export interface components {
         };
         /**
          * @description - `http.not_found`: No such endpoint.
-         *     - `orgs.not_found`: Organization not found.
-         */
-        "http.not_found-orgs.not_found": {
-            headers: {
-                "X-Trace-Id": components["headers"]["X-Trace-Id"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/json": components["schemas"]["Error"] & {
-                    /** @enum {unknown} */
-                    code?: "http.not_found" | "orgs.not_found";
-                };
-            };
-        };
-        /**
-         * @description - `http.not_found`: No such endpoint.
          *     - `members.not_found`: Member not found.
          *     - `orgs.not_found`: Organization not found.
          */
@@ -6506,8 +6595,11 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
-        /** @description - `auth.unauthorized`: A valid access token or API key is required: Authorization: Bearer <token>. */
-        "OpenAIError-auth.unauthorized": {
+        /**
+         * @description - `auth.unauthorized`: A valid access token or API key is required: Authorization: Bearer <token>.
+         *     - `org.suspended`: This organization is suspended; ask the operator of the service.
+         */
+        "OpenAIError-auth.unauthorized-org.suspended": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "WWW-Authenticate": components["headers"]["WWW-Authenticate"];
@@ -6880,7 +6972,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -6921,7 +7013,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -6962,7 +7054,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7004,7 +7096,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7046,7 +7138,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7088,7 +7180,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7130,7 +7222,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7172,7 +7264,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7214,7 +7306,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7256,7 +7348,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7612,6 +7704,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request-invitations.invalid"];
+            401: components["responses"]["org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["accounts.taken"];
@@ -7649,7 +7742,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request-invitations.invalid"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["members.already_member"];
@@ -7688,7 +7781,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             413: components["responses"]["http.body_too_large"];
@@ -7726,7 +7819,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             413: components["responses"]["http.body_too_large"];
@@ -7764,7 +7857,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             413: components["responses"]["http.body_too_large"];
@@ -7798,7 +7891,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -7834,7 +7927,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -7874,7 +7967,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
@@ -7909,7 +8002,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["api_keys.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -7947,7 +8040,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["api_keys.not_found-http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -7991,7 +8084,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
@@ -8026,7 +8119,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8061,7 +8154,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             413: components["responses"]["http.body_too_large"];
@@ -8097,7 +8190,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8132,7 +8225,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             413: components["responses"]["http.body_too_large"];
@@ -8172,7 +8265,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8209,7 +8302,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8246,7 +8339,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8284,7 +8377,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8323,7 +8416,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8359,7 +8452,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8375,7 +8468,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "run.requeued" | "access.denied" | "audit.pruned" | "org_key.erased" | "operator.added" | "operator.removed";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "org.suspended" | "org.resumed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "run.requeued" | "access.denied" | "audit.pruned" | "org_key.erased" | "operator.added" | "operator.removed";
                 actor_user_id?: string;
             };
             header?: never;
@@ -8397,7 +8490,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8428,7 +8521,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8470,7 +8563,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -8522,7 +8615,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -8560,7 +8653,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -8592,7 +8685,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             409: components["responses"]["runs.thread_busy"];
@@ -8631,7 +8724,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -8674,7 +8767,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -8717,7 +8810,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -8763,7 +8856,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -8813,7 +8906,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             410: components["responses"]["runs.events_lost"];
@@ -8857,7 +8950,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
@@ -8894,7 +8987,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -8926,7 +9019,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -8960,7 +9053,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9010,7 +9103,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9057,7 +9150,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9111,7 +9204,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9155,7 +9248,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9193,7 +9286,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9231,7 +9324,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9276,7 +9369,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9322,7 +9415,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9360,7 +9453,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9396,7 +9489,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9428,7 +9521,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9459,7 +9552,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9496,7 +9589,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9530,7 +9623,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9563,7 +9656,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9605,7 +9698,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9651,9 +9744,101 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.suspend_org": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SuspendOrg"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrgState"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "operator.resume_org": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                org_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NoArguments"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrgState"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
             413: components["responses"]["http.body_too_large"];
@@ -9687,7 +9872,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9718,7 +9903,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-sessions.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -9765,7 +9950,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request-runs.invalid_state"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9820,7 +10005,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             410: components["responses"]["runs.events_lost"];
@@ -9864,7 +10049,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9912,7 +10097,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -9948,7 +10133,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -9984,7 +10169,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -10024,7 +10209,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-names.taken"];
@@ -10061,7 +10246,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10093,7 +10278,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10131,7 +10316,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10174,7 +10359,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10217,7 +10402,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10256,7 +10441,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.model_not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10289,7 +10474,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.model_not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10328,7 +10513,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-llm_providers.model_not_found-llm_providers.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10369,7 +10554,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -10409,7 +10594,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-personas.published"];
@@ -10446,7 +10631,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10483,7 +10668,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -10523,7 +10708,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-names.taken"];
@@ -10560,7 +10745,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10592,7 +10777,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10630,7 +10815,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10672,7 +10857,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10710,7 +10895,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10749,7 +10934,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -10788,7 +10973,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found-mcp_configs.tool_not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10830,7 +11015,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found-mcp_configs.tool_not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -10905,7 +11090,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -10945,7 +11130,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-names.taken"];
@@ -10982,7 +11167,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tools.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11014,7 +11199,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tools.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11052,7 +11237,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tools.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11098,7 +11283,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tools.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11140,7 +11325,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11182,7 +11367,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11223,7 +11408,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tool_workers.call_not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11265,7 +11450,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tool_workers.call_not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11303,7 +11488,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11336,7 +11521,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-tool_workers.tool_not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11373,7 +11558,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -11413,7 +11598,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
@@ -11450,7 +11635,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11482,7 +11667,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11520,7 +11705,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11565,7 +11750,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11612,7 +11797,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11658,7 +11843,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.delivery_not_found-webhook_endpoints.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11702,7 +11887,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11737,7 +11922,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-webhook_endpoints.delivery_not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11776,7 +11961,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11809,7 +11994,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
             409: components["responses"]["members.last_owner"];
@@ -11849,7 +12034,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11892,7 +12077,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -11935,7 +12120,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -11972,7 +12157,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-invitations.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -12006,7 +12191,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-identity_providers.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -12044,7 +12229,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -12079,7 +12264,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-identity_providers.not_found-orgs.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -12164,6 +12349,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["auth.login_state_invalid-http.bad_request-invitations.invalid"];
+            401: components["responses"]["org.suspended"];
             403: components["responses"]["auth.forbidden-auth.login_refused"];
             409: components["responses"]["accounts.taken-members.already_member"];
             414: components["responses"]["http.uri_too_long"];
@@ -12207,7 +12393,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -12288,7 +12474,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-personas.not_found-routes.not_found-validation.error"];
-            401: components["responses"]["OpenAIError-auth.unauthorized"];
+            401: components["responses"]["OpenAIError-auth.unauthorized-org.suspended"];
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-files.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
@@ -12330,7 +12516,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-validation.error"];
-            401: components["responses"]["OpenAIError-auth.unauthorized"];
+            401: components["responses"]["OpenAIError-auth.unauthorized-org.suspended"];
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             410: components["responses"]["OpenAIError-runs.events_lost"];
@@ -12368,7 +12554,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-validation.error"];
-            401: components["responses"]["OpenAIError-auth.unauthorized"];
+            401: components["responses"]["OpenAIError-auth.unauthorized-org.suspended"];
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
@@ -12408,7 +12594,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-validation.error"];
-            401: components["responses"]["OpenAIError-auth.unauthorized"];
+            401: components["responses"]["OpenAIError-auth.unauthorized-org.suspended"];
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
@@ -12448,7 +12634,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -12498,7 +12684,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             410: components["responses"]["runs.events_lost"];
@@ -12537,7 +12723,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -12579,7 +12765,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
@@ -12626,7 +12812,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
@@ -12677,7 +12863,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
-            401: components["responses"]["auth.unauthorized"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["runs.not_found"];
             408: components["responses"]["http.request_timeout"];

@@ -1,14 +1,16 @@
 -- Count runs, workers and deliveries. By indexes of what is not over: an old database costs no more.
 --
 -- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org can be
--- told from a queue of many orgs.
+-- told from a queue of many orgs. Runs of suspended orgs wait for no worker, and are in no class.
 --
 -- Whoever comes first after the interval measures, and others read what that has found. One that comes
 -- meanwhile waits for the row and measures nothing.
 UPDATE measurements SET taken_at = now(), data = (
     WITH queued AS (
         SELECT org_id, count(*) AS runs, min(queued_at) AS oldest_at FROM runs
-        WHERE state = 'queued' AND agent IS NULL GROUP BY org_id
+        WHERE state = 'queued' AND agent IS NULL
+            AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)
+        GROUP BY org_id
     ), crowds AS (
         SELECT CASE WHEN runs = 1 THEN '1' WHEN runs <= 10 THEN '2-10'
                 WHEN runs <= 100 THEN '11-100' ELSE '101+' END AS crowd, runs, oldest_at

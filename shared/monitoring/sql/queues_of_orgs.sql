@@ -1,6 +1,6 @@
 -- Count the runs of each org that have not ended, by state. The org whose run has waited for a worker
 -- longest comes first.
-SELECT o.id AS org_id, o.name, o.slug, coalesce(s.weight, 1) AS weight, u.*
+SELECT o.id AS org_id, o.name, o.slug, coalesce(s.weight, 1) AS weight, o.suspended_at, u.*
 FROM (
     SELECT org_id,
         count(*) FILTER (WHERE state = 'queued' AND agent IS NULL) AS queued,

@@ -1,6 +1,6 @@
 -- List runs that should have moved on by now, each with what is wrong, the longest stuck first.
 --
--- queued: no worker has taken it. worker_lost: its worker's lease has expired, and the sweep has not
+-- queued: no worker has taken it, though its org is not suspended. worker_lost: its worker's lease has expired, and the sweep has not
 -- queued it again. silent: its worker is alive, but no event was written. cancelling: a cancel was
 -- requested, and the run has not ended. overdue: the sweep should have ended or started it by now.
 WITH times AS (
@@ -11,6 +11,7 @@ WITH times AS (
 ), found AS (
     (SELECT r.id, 'queued' AS problem, r.queued_at AS since FROM runs r, times
     WHERE r.state = 'queued' AND r.queued_at < times.queued AND r.cancel_requested_at IS NULL
+        AND r.org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)
     ORDER BY r.queued_at LIMIT %(limit)s)
     UNION ALL
     (SELECT r.id, CASE WHEN w.seen_at > times.lease THEN 'silent' ELSE 'worker_lost' END,

@@ -14,6 +14,7 @@ WITH wanted AS (
     WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL
         AND (r.attempt = 0) = %(are_new)s AND (r.agent IS NOT NULL) = %(have_agent)s
         AND (w.may_be_suspect OR r.crashes < %(suspect_crashes)s)
+        AND (SELECT o.suspended_at FROM orgs o WHERE o.id = r.org_id) IS NULL
         AND EXISTS (
             SELECT FROM workers WHERE id = %(worker_id)s
             AND seen_at > now() - make_interval(secs => %(safe_seconds)s)

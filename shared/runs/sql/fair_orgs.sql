@@ -1,9 +1,12 @@
 -- Go once round the orgs that have queued runs, in the order of their ids, from an org on: at most one
 -- more of them than `steps`, each with its weight and its number of queued runs, up to the weight.
 --
--- Each step is one look into an index, however long the queue is.
-WITH RECURSIVE step AS (
-    SELECT 1 AS number, first.org_id, first.org_id AS first_org_id FROM (
+-- Each step is one look into an index, however long the queue is. Suspended orgs have no turn: a step
+-- through one does not count.
+WITH RECURSIVE suspended AS MATERIALIZED (
+    SELECT id FROM orgs WHERE suspended_at IS NOT NULL
+), step AS (
+    SELECT (first.org_id NOT IN (SELECT id FROM suspended))::integer AS number, first.org_id, first.org_id AS first_org_id FROM (
         SELECT coalesce(
             (SELECT r.org_id FROM runs r
                 WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id >= %(from_org_id)s::uuid
@@ -14,7 +17,7 @@ WITH RECURSIVE step AS (
         ) AS org_id
     ) AS first
     UNION ALL
-    SELECT step.number + 1, next.org_id, step.first_org_id FROM step CROSS JOIN LATERAL (
+    SELECT step.number + (next.org_id NOT IN (SELECT id FROM suspended))::integer, next.org_id, step.first_org_id FROM step CROSS JOIN LATERAL (
         SELECT coalesce(
             (SELECT r.org_id FROM runs r
                 WHERE r.state = 'queued' AND r.agent IS NULL AND r.org_id > step.org_id
@@ -36,4 +39,4 @@ SELECT step.org_id, own.weight, (
 FROM step CROSS JOIN LATERAL (
     SELECT coalesce((SELECT s.weight FROM org_settings s WHERE s.org_id = step.org_id), 1) AS weight
 ) AS own
-WHERE step.org_id IS NOT NULL ORDER BY step.number
+WHERE step.org_id IS NOT NULL AND step.org_id NOT IN (SELECT id FROM suspended) ORDER BY step.number

@@ -27,7 +27,9 @@ WITH own AS (
 SELECT in_org.position::integer AS position, in_org.position::integer - 1 + coalesce((
     SELECT sum(least(queued, ceil(in_org.position / in_org.weight) * coalesce(s.weight, 1))) FROM (
         SELECT r.org_id, count(*) AS queued FROM runs r
-        WHERE r.state = 'queued' AND r.agent IS NULL GROUP BY r.org_id
+        WHERE r.state = 'queued' AND r.agent IS NULL
+            AND r.org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)
+        GROUP BY r.org_id
     ) AS others LEFT JOIN org_settings s USING (org_id)
     WHERE others.org_id <> in_org.org_id
 ), 0)::integer AS ahead FROM in_org

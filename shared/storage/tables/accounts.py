@@ -16,6 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     func,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -32,8 +33,14 @@ orgs = Table(
     Column("name", Text, nullable=False),
     Column("slug", Text),
     created_at_(),
+    time_("suspended_at"),  # null: it is not; see `shared/accounts/suspensions.py`
+    Column("suspension_reason", Text),  # the operator's words
     UniqueConstraint("slug"),
+    Index("ix_orgs_suspended", "id", postgresql_where=text("suspended_at IS NOT NULL")),
 )
+
+#: Their ids; literal text, by which Postgres uses the index of them.
+SUSPENDED_ORGS = select(orgs.c.id).where(text("suspended_at IS NOT NULL"))
 
 #: What the operator has set for one org; null is what the settings give to all, and weight 1.
 org_settings = Table(

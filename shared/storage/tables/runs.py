@@ -89,6 +89,7 @@ runs = Table(
     Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
     time_("cancel_requested_at"),
     Column("cancel_requested_by", Uuid),
+    Column("cancel_reason", Text),  # org_suspended; null: somebody wanted it
     Column("pending_input", JSONB),  # the open question while it waits
     time_("input_expires_at"),
     time_("queued_at", required=True),

@@ -1,7 +1,8 @@
 """Every route with every kind of caller: who may call it stands in a table, and nowhere else here.
 
-A route without a row fails the suite. Tokens that are not valid are tried on every route in
-`test_bearer.py`, and what end users see of each other in `test_bearer_end_users.py`.
+A route without a row fails the suite. To members of a suspended org all of them are closed. Tokens
+that are not valid are tried on every route in `test_bearer.py`, and what end users see of each
+other in `test_bearer_end_users.py`.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.actors import DATA_PERMISSIONS, SCOPES
+from arkloop.shared.storage.connections import Connections
 from tests.api.auth.test_bearer import AN_ID, NAMES, PUBLIC
 from tests.clients import Register, User
 from tests.end_users import end_user
@@ -159,6 +162,8 @@ GET /v1/operator/stuck-runs                                 operator
 GET /v1/operator/runs/<id:run_id>:explain                   operator
 POST /v1/operator/runs/<id:run_id>:requeue                  operator
 POST /v1/operator/runs/<id:run_id>:cancel                   operator
+POST /v1/operator/orgs/<id:org_id>:suspend                  operator
+POST /v1/operator/orgs/<id:org_id>:resume                   operator
 POST /v1/auth/logout                                        anyone
 """  # noqa: E501 - a table
 #: Bodies of the routes that look at more than one scope once they have read one.
@@ -273,6 +278,34 @@ def test_a_caller_may_what_the_table_says(app: Flask, register: Register, caller
     expected = {row.route: "allowed" if who.may(row) else "refused" for row in ROWS}
 
     assert expected == found
+
+
+SUSPENDED = ("owner", "member", "a key with every scope", "a key with tools.work", "an end user")
+
+
+@pytest.mark.parametrize("caller", SUSPENDED)
+def test_nobody_of_a_suspended_org_may_anything(
+    app: Flask, register: Register, connections: Connections, caller: str
+) -> None:
+    """Every route: 401 with a code of its own; and after it is resumed, as the table says."""
+    make, arguments = CALLERS[caller]
+    who = make(register, *arguments)
+    path_of = paths(app, who.user.org_id)
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, who.user.org_id, "Unpaid bills")
+    app.extensions["arkloop.auth"].forget()
+
+    for row in ROWS:
+        response = who.user.call(row.route.split(" ")[0], path_of[row.route])
+        assert 401 == response.status_code, row.route
+        assert "Bearer" == response.headers["WWW-Authenticate"]
+        if not row.route.startswith("POST /v1/responses"):
+            assert "org.suspended" in response.text, row.route
+    with connections.transaction() as tx:
+        suspensions.resume(tx, who.user.org_id)
+    app.extensions["arkloop.auth"].forget()
+    found = {row.route: answer_of(who.user, row.route, path_of[row.route]) for row in ROWS}
+    assert {row.route: "allowed" if who.may(row) else "refused" for row in ROWS} == found
 
 
 def answer_of(user: User, route: str, path: str) -> str:

@@ -12,8 +12,10 @@ from werkzeug.test import TestResponse
 
 from arkloop.api.auth import provider_logins, signed_tokens
 from arkloop.api.auth.provider_documents import ProviderDocuments
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.config import Settings
 from arkloop.shared.security import egress
+from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.logins_by_provider import (
     BEGIN,
     CALLBACK,
@@ -303,3 +305,21 @@ def test_a_provider_that_is_gone_is_not_asked_for_each_login(
         response = app.test_client().post(BEGIN, json={"org_id": str(org.org_id)})
         assert (503, "identity_providers.unavailable") == error_of(response)
     assert 1 == len(provider.asked)
+
+
+def test_a_login_to_a_suspended_org_is_refused(
+    org: User, provider: IdentityProvider, app: Flask, connections: Connections
+) -> None:
+    """Its provider is right about the person, who gets no cookie; both work again afterwards."""
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, org.org_id, "Unpaid bills")
+    client = app.test_client()
+    query = provider.authorize(begin(client, org))
+
+    refused = client.get(f"{CALLBACK}?{query}")
+
+    assert (401, "org.suspended") == error_of(refused)
+    assert not [one for one in refused.headers.getlist("Set-Cookie") if "refresh_token" in one]
+    with connections.transaction() as tx:
+        suspensions.resume(tx, org.org_id)
+    assert 200 == client.get(f"{CALLBACK}?{provider.authorize(begin(client, org))}").status_code

@@ -207,3 +207,55 @@ def test_a_run_that_does_not_exist_is_not_found(operator: User, action: str) -> 
 def test_a_wrong_query_names_its_field(operator: User, query: str, field: str) -> None:
     """Nothing falls back to a default in silence."""
     assert [field] == list(details_of(operator.get(f"/v1/operator/{query}")))
+
+
+def test_an_operator_suspends_an_org_and_resumes_it(
+    operator: User, alice: User, connections: Connections
+) -> None:
+    """Its credentials are refused at once, and good again afterwards; the org's log has both."""
+    key = alice.api_key()
+    path = f"/v1/operator/orgs/{alice.org_id}"
+
+    suspended = operator.post(f"{path}:suspend", {"reason": "Unpaid bills"}).json
+    assert suspended is not None
+    assert ("Unpaid bills", str(alice.org_id)) == (
+        suspended["suspension_reason"],
+        suspended["org_id"],
+    )
+    assert suspended["suspended_at"] is not None
+    for user in (alice, key):
+        assert (401, "org.suspended") == error_of(user.get("/v1/me"))
+
+    resumed = operator.post(f"{path}:resume").json
+    assert resumed is not None
+    assert (None, None) == (resumed["suspended_at"], resumed["suspension_reason"])
+    assert [200, 200] == [user.get("/v1/me").status_code for user in (alice, key)]
+    entries = (alice.get("/v1/audit-logs").json or [])[:2]
+    assert [("org.resumed", {}), ("org.suspended", {"reason": "Unpaid bills"})] == [
+        (entry["action"], entry["details"]) for entry in entries
+    ]
+    assert all("operator" == entry["actor"]["type"] for entry in entries)
+
+
+def test_an_operator_does_not_suspend_their_own_org(operator: User) -> None:
+    """They could not take it back."""
+    path = f"/v1/operator/orgs/{operator.org_id}:suspend"
+    refused = operator.post(path, {"reason": "A mistake"})
+
+    assert (403, "auth.forbidden") == error_of(refused)
+    assert 200 == operator.get("/v1/me").status_code
+
+
+@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": " "}, {"reason": 7}])
+def test_a_suspension_needs_a_reason(operator: User, alice: User, body: dict[str, object]) -> None:
+    """422 that names it."""
+    response = operator.post(f"/v1/operator/orgs/{alice.org_id}:suspend", body)
+    assert {"reason"} == set(details_of(response))
+
+
+def test_an_unknown_org_is_not_found(operator: User) -> None:
+    """For both."""
+    for what in (":suspend", ":resume"):
+        body = {"reason": "Unpaid bills"} if what == ":suspend" else {}
+        response = operator.post(f"/v1/operator/orgs/{new_id()}{what}", body)
+        assert (404, "orgs.not_found") == error_of(response)

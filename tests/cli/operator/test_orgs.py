@@ -15,6 +15,7 @@ from arkloop.shared.storage.connections import Connections
 
 Run = Callable[..., Result]
 NOTHING = dict.fromkeys(NAMES)
+OPEN = dict.fromkeys(("suspended_at", "suspension_reason"))
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def test_what_is_set_is_shown_and_what_is_not_given_stays(run: Run, org_id: UUID
     first = {**NOTHING, "org_concurrent_runs": 20, "weight": 3}
     second = {**NOTHING, "org_concurrent_runs": 20, "org_streams": 0}
     assert [
-        {"org_id": str(org_id), **own} for own in (NOTHING, first, second, second, NOTHING)
+        {"org_id": str(org_id), **own}
+        for own in (OPEN | NOTHING, first, second, OPEN | second, NOTHING)
     ] == [json.loads(done.output) for done in shown]
 
 
@@ -58,7 +60,8 @@ def test_the_list_has_those_with_settings_of_their_own(run: Run, org_id: UUID) -
     mine = [one for one in json.loads(run("list").output) if one["org_id"] == str(org_id)]
     run("set", "--weight", "default")
 
-    assert [{"org_id": str(org_id), "slug": None, "name": "acme", **NOTHING, "weight": 5}] == mine
+    names = {"org_id": str(org_id), "slug": None, "name": "acme", "suspended_at": None}
+    assert [{**names, **NOTHING, "weight": 5}] == mine
     assert str(org_id) not in run("list").output
 
 
@@ -93,3 +96,29 @@ def test_what_is_wrong_is_reported(run: Run, words: list[str], why: str) -> None
     assert refused.exit_code in (1, 2)
     assert why in refused.output
     assert NOTHING.items() <= json.loads(run("show").output).items()
+
+
+def test_an_org_is_suspended_and_resumed(run: Run, org_id: UUID, connections: Connections) -> None:
+    """It is shown and listed meanwhile, and the org's log has both."""
+    suspended = json.loads(run("suspend", "--reason", "Unpaid bills").output)
+    assert ("Unpaid bills", True) == (
+        suspended["suspension_reason"],
+        suspended["suspended_at"] is not None,
+    )
+    assert {**suspended, **NOTHING} == json.loads(run("show").output)
+    [listed] = [one for one in json.loads(run("list").output) if one["org_id"] == str(org_id)]
+    assert suspended["suspended_at"] == listed["suspended_at"]
+
+    resumed = json.loads(run("resume").output)
+
+    assert (None, None) == (resumed["suspended_at"], resumed["suspension_reason"])
+    assert str(org_id) not in run("list").output
+    with connections.reading() as sql:
+        entries = audit_log.list_(sql, org_id, {}, limit=10, before=None)
+    assert ["org.resumed", "org.suspended"] == [entry.action for entry in entries]
+
+
+def test_a_suspension_without_a_reason_is_refused(run: Run) -> None:
+    """One line says which option is wrong."""
+    refused = run("suspend", "--reason", " ")
+    assert (1, True) == (refused.exit_code, "--reason: must be a line" in refused.output)

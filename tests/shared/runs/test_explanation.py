@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.events import types
@@ -76,6 +77,18 @@ def test_a_refused_message_is_named(stored: StoredRuns, settings: Settings) -> N
         connections.close()
     assert "queue.broker_refused" == found.reason
     assert "broker" in found.sentence
+
+
+def test_a_queued_run_of_a_suspended_org_says_so(stored: StoredRuns) -> None:
+    """Whatever else it would wait for: no worker is alive here."""
+    run_id = stored.create()
+    with stored.connections.transaction() as tx:
+        suspensions.suspend(tx, stored.actor.org_id, "Unpaid bills")
+
+    found = explained(stored, run_id)
+
+    assert ("queue.org_suspended", "start") == (found.reason, found.action)
+    assert "before the operator resumes" in found.sentence
 
 
 def test_a_run_that_was_claimed_just_now_is_starting(stored: StoredRuns) -> None:

@@ -1,0 +1,88 @@
+"""Suspended orgs: the operator has closed them, and can open them again.
+
+No credential of a suspended org is accepted: no key, login, client token or stream ticket. Runs
+that are executed are cancelled; queued ones are claimed by nobody, and those that wait go on
+waiting. Nothing is deleted: an org that is resumed has the credentials, the queue and the data that
+it had.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+
+from arkloop.shared.errors import InvalidRequest, OrgNotFound
+from arkloop.shared.runs import revocations
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import orgs
+
+MAX_REASON = 500  # characters
+
+_SHOWN: tuple[Any, ...] = (
+    orgs.c.id,
+    orgs.c.name,
+    orgs.c.slug,
+    orgs.c.suspended_at,
+    orgs.c.suspension_reason,
+)
+
+
+def since(org_id: ColumnElement[UUID]) -> ColumnElement[Any]:
+    """Build SQL: `suspended_at` of the org, null while it is not suspended."""
+    return (
+        select(orgs.c.suspended_at)
+        .where(orgs.c.id == org_id)
+        .scalar_subquery()
+        .label("suspended_at")
+    )
+
+
+def is_suspended(org_id: ColumnElement[UUID]) -> ColumnElement[bool]:
+    """Build SQL: the org is suspended."""
+    return select(orgs.c.suspended_at).where(orgs.c.id == org_id).scalar_subquery().is_not(None)
+
+
+def suspend(
+    tx: Transaction, org_id: UUID, reason: str, *, by_user_id: UUID | None = None
+) -> Row[Any]:
+    """Suspend an org and cancel the runs that are executed for it; returns its row.
+
+    The runs are cancelled in the name of `by_user_id`, by default of their creators. An org that is
+    suspended stays so since when it was, with the new reason.
+
+    Raises:
+        OrgNotFound
+        InvalidRequest: the reason is empty, longer than `MAX_REASON`, or not printable.
+    """
+    reason = reason.strip()
+    if not 1 <= len(reason) <= MAX_REASON or not reason.isprintable():
+        raise InvalidRequest(reason=[f"must be a line of 1 to {MAX_REASON} printable characters"])
+    at = func.coalesce(orgs.c.suspended_at, func.now())
+    row = _change(tx, org_id, suspended_at=at, suspension_reason=reason)
+    revocations.cancel_runs_of_suspended_orgs(tx, by_user_id=by_user_id)
+    return row
+
+
+def resume(tx: Transaction, org_id: UUID) -> Row[Any]:
+    """Open a suspended org again; one that is not suspended stays as it is. Returns its row.
+
+    Raises:
+        OrgNotFound
+    """
+    return _change(tx, org_id, suspended_at=None, suspension_reason=None)
+
+
+def get(sql: Connection, org_id: UUID) -> Row[Any]:
+    """Return id, name, slug, suspended_at and suspension_reason of an org. Raises: OrgNotFound."""
+    return _found(sql.execute(select(*_SHOWN).where(orgs.c.id == org_id)).one_or_none())
+
+
+def _change(tx: Transaction, org_id: UUID, **values: Any) -> Row[Any]:
+    changed = update(orgs).where(orgs.c.id == org_id).values(**values).returning(*_SHOWN)
+    return _found(tx.sql.execute(changed).one_or_none())
+
+
+def _found(row: Row[Any] | None) -> Row[Any]:
+    if row is None:
+        raise OrgNotFound()
+    return row
