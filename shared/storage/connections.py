@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -113,6 +114,10 @@ class Connections:
             fault_points.reach("transaction.committed")
         for notification in tx.after_commit:
             self.notify(notification)
+        if tx.after_commit:
+            # A greenlet runs until it waits, and what it does next can wait for the sender: a
+            # worker begins with a run before the client has its answer.
+            time.sleep(0)
 
     def notify(self, notification: Notification) -> None:
         """Send the notification, in its turn and as well as possible."""

@@ -7,7 +7,6 @@ So a frozen Redis costs a request no time, and nothing is retried.
 import logging
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -108,9 +107,6 @@ class NotificationSender:
             self._pending.put_nowait((connections, notification))
         except queue.Full:
             _log_loss([notification], f"{MAX_PENDING} are pending")
-        # A greenlet runs until it waits, and what it does next can wait for the sender: a worker
-        # begins with the run before the client has its answer.
-        time.sleep(0)
 
     def _run(self) -> None:
         while True:
