@@ -24,6 +24,7 @@ WHOLE_ROOM = {
         "provider_failures",
         "provider_state",
         "provider_timeouts",
+        "provider_tool_output",
         "model_settings",
     },
 }

@@ -73,6 +73,8 @@ def test_what_is_omitted_is_summarized() -> None:
     assert talk(12)[: len(asked.messages) - 1] == asked.messages[:-1]
     assert asked.tools == sent.tools and asked.system_prompt == sent.system_prompt
     assert compacted.summary in sent.messages[0].content
+    # A summary may repeat what a tool has said: it never becomes an instruction of the system.
+    assert isinstance(sent.messages[0], UserMessage)
     assert sent.messages[1] == talk(12)[compacted.upto_position - 1]
     # Its text is no part of the answer, and its cost is the run's.
     assert FACT == "".join(context.streamed)
