@@ -109,6 +109,9 @@ hypothesis_settings.register_profile(
 hypothesis_settings.register_profile(
     "same", hypothesis_settings.get_profile("random"), derandomize=True
 )
+hypothesis_settings.register_profile(
+    "many", hypothesis_settings.get_profile("random"), max_examples=20_000, database=None
+)
 hypothesis_settings.load_profile("same")
 
 

@@ -62,7 +62,8 @@ def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> Non
     assert [1000] + [None] * (len(events) - 1) == [sent.retry for sent in read]
 
 
-@settings(max_examples=50)
+#: 50, each with some hundred cuts; `make framing` has 10,000.
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(LOOKALIKES | st.text(max_size=3), max_size=6).map("".join), st.booleans())
 def test_wherever_it_is_split_a_payload_is_one_event(text: str, named: bool) -> None:
     """At every byte: what has arrived before is no event, and with the rest there is that one."""
