@@ -118,12 +118,21 @@ def dev(**options: Any) -> None:
     Servers named in ARKLOOP_DATABASE_URL and ARKLOOP_REDIS_URL are used instead of embedded ones.
     Settings may be in the file .env of this folder; the environment's take precedence.
     """
-    try:
-        os.environ.update(env_file.missing_in(os.environ, env_file.read(Path(".env"))))
-    except (env_file.InvalidEnvFile, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    _read_env_file(Path(".env"))
     guard = os.getpid()
     sys.exit(guarded(lambda: supervise(Options(**options), guard)))
+
+
+def _read_env_file(path: Path) -> None:
+    """Take the settings of the file into the environment, and name what else is in it."""
+    try:
+        variables = env_file.read(path)
+    except (env_file.InvalidEnvFile, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    settings = env_file.settings_in(os.environ, variables)
+    if ignored := ", ".join(sorted(variables.keys() - settings.keys())):
+        click.echo(f"{path}: not settings of this service, ignored: {ignored}", err=True)
+    os.environ.update(env_file.missing_in(os.environ, settings))
 
 
 def supervise(options: Options, guard: int) -> int:

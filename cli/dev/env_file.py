@@ -1,9 +1,16 @@
-"""The file `.env` of the folder in which `arkloop dev` is started: settings, one on each line."""
+"""The file `.env` of the folder in which `arkloop dev` is started: settings, one on each line.
+
+Such a file is often that of another program, too, in whose folder this one is tried: what is no
+setting here, such as `PATH` or `PYTHONPATH`, must not reach the processes.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+#: Settings, and variables that libraries of the service read: for traces, models, S3 and TLS.
+_SETTING = re.compile(r"(ARKLOOP|OTEL|OPENAI|ANTHROPIC|AWS|GOOGLE)_[A-Z0-9_]+|SSL_CERT_(FILE|DIR)")
+_IN_ROUTES = re.compile(r"api_key_variable[\"']?\s*:\s*[\"']?(?P<name>\w+)")
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*)(?P=quote)(?:\s+#.*)?""")
 
@@ -59,3 +66,16 @@ def missing_in(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict
     An empty variable counts as one that is not set, as everywhere.
     """
     return {name: value for name, value in variables.items() if not environ.get(name)}
+
+
+def settings_in(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings among the variables, with those that the routes file names."""
+    routes = environ.get("ARKLOOP_ROUTES") or variables.get("ARKLOOP_ROUTES")
+    named = set()
+    if routes:
+        try:
+            text = Path(routes).read_text()
+        except (OSError, UnicodeDecodeError):
+            text = ""  # the processes say what is wrong with it
+        named = {found["name"] for found in _IN_ROUTES.finditer(text)}
+    return {n: value for n, value in variables.items() if n in named or _SETTING.fullmatch(n)}

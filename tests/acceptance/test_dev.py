@@ -40,7 +40,8 @@ PLUGIN = {
         "    return PRICES['tea']\n"
     ),
     "plugins/personas/shop@1.yaml": "tools: [price]",
-    ".env": "ARKLOOP_PLUGINS=plugins\nARKLOOP_RETENTION_DAYS=7  # not the environment's\n",
+    ".env": "ARKLOOP_PLUGINS=plugins\nARKLOOP_RETENTION_DAYS=7  # not the environment's\n"
+    "PYTHONPATH=/of/another/program\n",
 }
 #: The caller's own settings stay out.
 BARE = {name: value for name, value in os.environ.items() if not name.startswith("ARKLOOP_")}
@@ -166,6 +167,8 @@ def test_one_command_starts_everything(dev: Dev) -> None:
     eventually(lambda: f"The console is at {dev.url}/console" in dev.output)
     eventually(lambda: f" {dev.url}/v1/runs" in dev.output)
     assert "8" == dev.named("gunicorn").environ()["ARKLOOP_RETENTION_DAYS"], "and .env has 7"
+    assert ".env: not settings of this service, ignored: PYTHONPATH" in dev.output
+    assert "/of/another/program" != dev.named("gunicorn").environ().get("PYTHONPATH")
     rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}

@@ -66,3 +66,17 @@ def test_the_environment_takes_precedence() -> None:
     environ = {"A": "mine", "B": ""}
 
     assert {"B": "2", "C": "3"} == env_file.missing_in(environ, {"A": "1", "B": "2", "C": "3"})
+
+
+def test_variables_of_another_program_are_left_out(tmp_path: Path) -> None:
+    """Settings, what the libraries read and what the routes file names; no `PATH`, no `PORT`."""
+    routes = tmp_path / "routes.yaml"
+    routes.write_text("routes: [{id: a, api_key_variable: VLLM_KEY}, {'api_key_variable': 'X'}]")
+    ours = ("ARKLOOP_PORT", "OPENAI_API_KEY", "OTEL_SERVICE_NAME", "AWS_REGION", "SSL_CERT_FILE")
+    others = ("PATH", "PYTHONPATH", "LD_PRELOAD", "DATABASE_URL", "PORT", "MY_ARKLOOP_X", "Y")
+    variables = dict.fromkeys((*ours, *others, "VLLM_KEY", "X"), "1")
+
+    assert set(ours) == env_file.settings_in({}, variables).keys()
+    with_routes = env_file.settings_in({"ARKLOOP_ROUTES": str(routes)}, variables)
+    assert {*ours, "VLLM_KEY", "X"} == with_routes.keys()
+    assert ours == (*env_file.settings_in({"ARKLOOP_ROUTES": str(tmp_path)}, variables),)
