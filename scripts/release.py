@@ -2,8 +2,8 @@
 
     .venv/bin/python -m scripts.release VERSION
 
-All of it happens in a work tree of its own. The branch gets the commit, and the commit its tag,
-when the files in `dist` are there; before that nothing has changed, whatever failed.
+All of it happens in a work tree of its own. The commit gets its tag, and the branch the commit,
+when the files in `dist` are there; if either fails, branch and tags are as they were.
 """
 
 import gzip
@@ -66,7 +66,8 @@ def release(root: Path, version: str) -> list[Path]:
 
     Raises:
         Refused: the version is none, or not a later one; the tree has changes or is not on the
-            branch; the changelog has nothing to release; the wheel cannot be built again.
+            branch; the changelog has nothing to release; the wheel cannot be built again; the tag
+            cannot be made, or the branch has got other commits meanwhile.
     """
     check(root, version)
     dist = root / "dist"
@@ -87,8 +88,13 @@ def release(root: Path, version: str) -> list[Path]:
         _write_sums(built)
         shutil.rmtree(dist, ignore_errors=True)
         shutil.copytree(built, dist)
-    git(root, "merge", "--quiet", "--ff-only", commit)
-    git(root, "tag", "--annotate", "--cleanup=verbatim", f"v{version}", "--message", notes)
+    tag = f"v{version}"
+    git(root, "tag", "--annotate", "--cleanup=verbatim", tag, commit, "--message", notes)
+    try:
+        git(root, "merge", "--quiet", "--ff-only", commit)
+    except Refused:
+        git(root, "tag", "--delete", tag)
+        raise
     return sorted(dist.iterdir())
 
 

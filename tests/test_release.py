@@ -114,18 +114,49 @@ def test_a_state_that_is_not_fit_is_refused(
 
 def test_a_wheel_that_is_not_built_leaves_no_trace(small: Path) -> None:
     """Branch, tags, tree and work trees are as before when the build fails."""
-    script = small / "scripts/wheel-twice"
-    script.parent.mkdir()
-    script.write_text("#!/bin/sh\necho 'The builds differ' >&2\nexit 1\n")
-    script.chmod(0o755)
-    release.git(small, "add", "--all")
-    release.git(small, "commit", "--quiet", "--message", "Break the build")
+    _with_build(small, "echo 'The builds differ' >&2; exit 1")
     before = _state(small)
 
     with pytest.raises(release.Refused, match="The builds differ"):
         release.release(small, "0.5.0")
 
     assert before == _state(small)
+
+
+def test_a_tag_that_cannot_be_made_leaves_no_trace(small: Path) -> None:
+    """A key for signatures that is not there, say: the branch has no release without a tag."""
+    _with_build(small, "true")
+    release.git(small, "config", "tag.gpgSign", "true")
+    release.git(small, "config", "gpg.program", "false")
+    before = _state(small)
+
+    with pytest.raises(release.Refused, match="git tag"):
+        release.release(small, "0.5.0")
+
+    assert before == _state(small)
+
+
+def test_a_branch_that_moved_meanwhile_leaves_no_tag(small: Path) -> None:
+    """Somebody commits during the build: the release would leave that out."""
+    _with_build(small, "git commit --quiet --allow-empty --message Meanwhile")
+    tags = release.git(small, "tag", "--list")
+
+    with pytest.raises(release.Refused, match="git merge"):
+        release.release(small, "0.5.0")
+
+    assert "Meanwhile" == release.git(small, "log", "-1", "--format=%s")
+    assert tags == release.git(small, "tag", "--list")
+
+
+def _with_build(root: Path, line: str) -> None:
+    """Let this line of the shell stand for the build of the wheel."""
+    script = root / "scripts/wheel-twice"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\n{line}\n")
+    script.chmod(0o755)
+    (root / ".gitignore").write_text("dist\n")
+    release.git(root, "add", "--all")
+    release.git(root, "commit", "--quiet", "--message", "Build otherwise")
 
 
 def _state(root: Path) -> list[str]:
