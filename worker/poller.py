@@ -12,7 +12,7 @@ from functools import partial
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
-from arkloop.shared.runs import claims, queries
+from arkloop.shared.runs import queries
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
@@ -63,7 +63,7 @@ def poll(process: WorkerProcess, capacity: int) -> int:
     """
     delivered = process.newest_delivered_queued_at
     with process.connections.reading() as sql:
-        found = claims.unclaimed(
+        found = queries.unclaimed(
             sql,
             older_than=UNCLAIMED_SECONDS,
             limit=capacity,

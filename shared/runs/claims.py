@@ -21,7 +21,6 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -38,7 +37,6 @@ from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Enqueue, Reached
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.accounts import SUSPENDED_ORGS
 from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
 from arkloop.shared.times import EPOCH, rfc3339
 
@@ -51,34 +49,6 @@ QUEUED = text("state = 'queued'")
 #: A run of which the next lost owner would be the last.
 SUSPECT_CRASHES = MAX_CRASHES - 1
 IS_SUSPECT = runs.c.crashes >= SUSPECT_CRASHES
-
-
-def unclaimed(
-    sql: Connection,
-    *,
-    older_than: float,
-    limit: int,
-    suspects: bool,
-    before: datetime | None = None,
-) -> list[UUID]:
-    """List runs to claim, oldest first: queued for `older_than` seconds, and `before` then."""
-    age = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than)
-    return list(
-        sql.scalars(
-            select(runs.c.id)
-            .where(
-                QUEUED,
-                runs.c.agent.is_(None),
-                runs.c.org_id.not_in(SUSPENDED_ORGS),
-                runs.c.cancel_requested_at.is_(None),
-                runs.c.queued_at < age,
-                true() if before is None else runs.c.queued_at < before,
-                true() if suspects else ~IS_SUSPECT,
-            )
-            .order_by(runs.c.queued_at)
-            .limit(limit)
-        )
-    )
 
 
 _CLAIM = statement(__package__, "claim")

@@ -4,6 +4,7 @@ Statements are built once: to build one costs more than to execute it.
 """
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RunNotFound, ThreadNotFound
 from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.runs.claims import IS_SUSPECT, QUEUED
 from arkloop.shared.runs.states import STATUSES, RunState
 from arkloop.shared.storage.pages import (
     Page,
@@ -42,7 +44,7 @@ from arkloop.shared.storage.pages import (
     read,
     values,
 )
-from arkloop.shared.storage.tables.accounts import users
+from arkloop.shared.storage.tables.accounts import SUSPENDED_ORGS, users
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, run_metadata, runs
 from arkloop.shared.storage.tables.threads import messages, threads
@@ -303,3 +305,34 @@ def states_of(sql: Connection, run_ids: Collection[UUID]) -> dict[UUID, RunState
     """Return the states of runs, without those that do not exist."""
     rows = sql.execute(select(runs.c.id, runs.c.state).where(runs.c.id.in_(run_ids)))
     return {row.id: RunState(row.state) for row in rows}
+
+
+def unclaimed(
+    sql: Connection,
+    *,
+    older_than: float,
+    limit: int,
+    suspects: bool,
+    before: datetime | None = None,
+) -> list[UUID]:
+    """List runs that have been queued for more than `older_than` seconds, oldest first.
+
+    With `before` only those that were queued before then.
+    """
+    age = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than)
+    return list(
+        sql.scalars(
+            select(runs.c.id)
+            .where(
+                QUEUED,
+                runs.c.agent.is_(None),
+                runs.c.org_id.not_in(SUSPENDED_ORGS),
+                runs.c.cancel_requested_at.is_(None),
+                runs.c.queued_at < age,
+                true() if before is None else runs.c.queued_at < before,
+                true() if suspects else ~IS_SUSPECT,
+            )
+            .order_by(runs.c.queued_at)
+            .limit(limit)
+        )
+    )

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from arkloop.shared import ids
-from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs import claims, queries, sweep
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import agent_runs, runs, workers
 from tests.api.endpoints.agent_worker import (
@@ -65,7 +65,7 @@ def test_the_services_own_workers_leave_such_runs_alone(
     run_id = UUID(start())
 
     with connections.reading() as sql:
-        found = claims.unclaimed(sql, older_than=-1, limit=1000, suspects=True)
+        found = queries.unclaimed(sql, older_than=-1, limit=1000, suspects=True)
 
     assert run_id not in found
     assert {} == claims.claim(connections, [run_id], stored.worker())

@@ -10,7 +10,7 @@ from sqlalchemy import text, update
 from arkloop.shared.accounts import suspensions
 from arkloop.shared.errors import InvalidRequest, OrgNotFound
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, explanation, revocations, sweep
+from arkloop.shared.runs import explanation, queries, revocations, sweep
 from arkloop.shared.runs.fair_queue import FairQueue, place_of
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
@@ -42,7 +42,7 @@ def resume(stored: StoredRuns) -> None:
 
 def unclaimed(stored: StoredRuns) -> list[UUID]:
     with stored.connections.reading() as sql:
-        return claims.unclaimed(sql, older_than=0, limit=10, suspects=True)
+        return queries.unclaimed(sql, older_than=0, limit=10, suspects=True)
 
 
 def test_a_queued_run_stays_queued_until_its_org_is_resumed(stored: StoredRuns) -> None:

@@ -13,7 +13,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.types import ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, input_requests
+from arkloop.shared.runs import claims, input_requests, queries
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.input_requests import InputRequest
@@ -229,7 +229,7 @@ def test_queued_runs_are_found_by_their_age(stored: StoredRuns) -> None:
 
     def found(**how: Any) -> list[UUID]:
         with stored.connections.reading() as sql:
-            all_found = claims.unclaimed(sql, older_than=5, **how)
+            all_found = queries.unclaimed(sql, older_than=5, **how)
         return [run for run in all_found if run in (young, old, oldest, suspect)]
 
     assert [oldest, suspect, old] == found(limit=100, suspects=True)

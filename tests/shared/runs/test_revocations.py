@@ -8,7 +8,7 @@ from sqlalchemy import func, text, update
 
 from arkloop.shared.accounts import api_keys
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs import queries, sweep
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns, ago
@@ -62,7 +62,7 @@ def test_a_revoked_keys_queued_run_never_reaches_a_model(
     assert stored.claim(run_id) is None
     assert "queued" == stored.state(run_id)
     with stored.connections.reading() as sql:
-        found = claims.unclaimed(sql, older_than=0, limit=10, suspects=True)
+        found = queries.unclaimed(sql, older_than=0, limit=10, suspects=True)
     assert run_id not in found, "it does not take the place of runs that can be claimed"
 
 

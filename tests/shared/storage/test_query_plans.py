@@ -274,7 +274,7 @@ def test_a_workers_look_for_runs(
     """The queued ones, the oldest first."""
     plans = only(
         connections,
-        lambda sql: claims.unclaimed(sql, older_than=1, limit=100, suspects=suspects),
+        lambda sql: queries.unclaimed(sql, older_than=1, limit=100, suspects=suspects),
     )
 
     plans.check({"ix_runs_queued_at", "ix_orgs_suspended"})
