@@ -73,15 +73,42 @@ def claim(
 
     Raises:
         Unavailable: some may have been claimed.
+        Exception: of a run that resumes; the new ones have been claimed.
     """
-    if suspects is None:
-        suspects = run_ids
-    with connections.statement() as tx:
-        claims = _claim_new(tx, run_ids, worker_id, suspects, have_agent)
+    claims = claim_new(connections, run_ids, worker_id, suspects=suspects, have_agent=have_agent)
     if others := [run_id for run_id in run_ids if run_id not in claims]:
-        with connections.transaction() as tx:
-            claims |= _claim_resumed(tx, others, worker_id, suspects, have_agent)
+        claims |= claim_resumed(
+            connections, others, worker_id, suspects=suspects, have_agent=have_agent
+        )
     return claims
+
+
+def claim_new(
+    connections: Connections,
+    run_ids: Collection[UUID],
+    worker_id: UUID,
+    *,
+    suspects: Collection[UUID] | None = None,
+    have_agent: bool = False,
+) -> dict[UUID, Claim]:
+    """Claim those of the runs that no worker had before, in one statement; else as `claim`."""
+    with connections.statement() as tx:
+        suspects = run_ids if suspects is None else suspects
+        return _claim_new(tx, run_ids, worker_id, suspects, have_agent)
+
+
+def claim_resumed(
+    connections: Connections,
+    run_ids: Collection[UUID],
+    worker_id: UUID,
+    *,
+    suspects: Collection[UUID] | None = None,
+    have_agent: bool = False,
+) -> dict[UUID, Claim]:
+    """Claim those of the runs that a worker had before, or none if it fails; else as `claim`."""
+    with connections.transaction() as tx:
+        suspects = run_ids if suspects is None else suspects
+        return _claim_resumed(tx, run_ids, worker_id, suspects, have_agent)
 
 
 def _claim_new(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from arkloop.shared import ids, metrics
@@ -105,7 +106,9 @@ class WorkerProcess:
         self.context_sizes = ContextSizes(self.connections)
         self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
         self.writer = EventWriter(self.connections)
-        self.claim = GroupCommit(self._claim)
+        # Apart: an error of a run that resumes is none of new ones, which are claimed by then.
+        self._claim_new = GroupCommit(partial(self._claim, claims.claim_new))
+        self._claim_resumed = GroupCommit(partial(self._claim, claims.claim_resumed))
         self._fair_queue = FairQueue()
         #: Returns the run whose turn it is while the queue is long, for one that a message names,
         #: and for one that was chosen instead and was another process's.
@@ -147,10 +150,20 @@ class WorkerProcess:
         self.mcp.close()
         self.connections.close()
 
-    def _claim(self, wanted: Sequence["ActiveRun"]) -> list[Claim | None]:
+    def claim(self, run: "ActiveRun") -> Claim | None:
+        """Claim the run, together with what other threads claim now; None if it is not queued.
+
+        Raises:
+            Unavailable: it may have been claimed.
+        """
+        return self._claim_new(run) or self._claim_resumed(run)
+
+    def _claim(
+        self, write: Callable[..., dict[UUID, Claim]], wanted: Sequence["ActiveRun"]
+    ) -> list[Claim | None]:
         ids = [run.run_id for run in wanted]
         suspects = [run.run_id for run in wanted if run is self._suspect]
-        taken = claims.claim(self.connections, ids, self.worker_id, suspects=suspects)
+        taken = write(self.connections, ids, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(run.run_id, None) for run in wanted]
 
