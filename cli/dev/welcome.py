@@ -15,7 +15,7 @@ def lines(
 ) -> Iterator[str]:
     """Yield them; the key itself is only for the terminal of a person, and for no log."""
     key = shlex.quote(_near(folder.api_key))
-    yield f"The console is at {url}/console"
+    yield f"The console is at {url}/console#/sign-in?with=key"
     if output.is_terminal:
         yield f"Sign in with this API key: {folder.api_key.read_text().strip()}"
     else:

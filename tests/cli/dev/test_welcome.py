@@ -35,7 +35,7 @@ def test_a_person_gets_the_key_and_three_commands(folder: DataFolder) -> None:
         printed = lines(folder, PrefixedOutput(terminal), has_model=True)
     os.close(ours)
 
-    assert ["The console is at http://127.0.0.1:8080/console", KEY] == [
+    assert ["The console is at http://127.0.0.1:8080/console#/sign-in?with=key", KEY] == [
         printed[0],
         printed[1].rpartition(" ")[2],
     ]

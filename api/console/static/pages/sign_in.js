@@ -8,7 +8,7 @@ import { Button, Dialog, Field } from "../ui/parts.js"
 
 export function SignIn() {
   const why = useStore(notice)
-  const [means, setMeans] = useState(() => (orgOfAddress() ? "provider" : "password"))
+  const [means, setMeans] = useState(() => (ofAddress("org") ? "provider" : ofAddress("with") === "key" ? "key" : "password"))
   const { Form } = MEANS[means]
   return html`<main class="sign-in">
     <div class="card">
@@ -28,8 +28,8 @@ const MEANS = {
   provider: { text: "Sign in with your identity provider", Form: ProviderForm },
 }
 
-/** The org of a link such as `/console#/sign-in?org=<id>`. */
-const orgOfAddress = () => (match("/sign-in", route.get().path) ? route.get().params.get("org") : null)
+/** A part of a link such as `/console#/sign-in?org=<id>` or `…?with=key`. @param {string} name */
+const ofAddress = (name) => (match("/sign-in", route.get().path) ? route.get().params.get(name) : null)
 
 /** The session has ended while the page was open: what it shows, and what was typed, stays. */
 export function SignInAgain() {
@@ -72,7 +72,7 @@ function KeyForm() {
 
 function ProviderForm() {
   const id = useId()
-  const [org, setOrg] = useState(() => orgOfAddress() ?? lastOrg())
+  const [org, setOrg] = useState(() => ofAddress("org") ?? lastOrg())
   const { error, isBusy, submit } = useForm(() => beginAtProvider(org.trim()))
   return html`<form onSubmit=${submit}>
     <${Field} label="Organization id" id=${`${id}-org`} error=${error} hint="Your organization's link to this page has it.">

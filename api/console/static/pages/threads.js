@@ -20,8 +20,10 @@ export function Page({ id, params }) {
       <${ThreadList} list=${list} current=${id} />
     </section>
     <section class="split-detail" aria-label="Conversation">
-      ${id === undefined && html`<${Empty} icon="thread" title="No thread selected">
-        <p>Select a thread to see its conversation, live.</p></${Empty}>`}
+      ${id === undefined && (list.rows?.length === 0 && may("data.runs.write") ? html`<${Empty} icon="thread" title="Say something to an agent">
+        <p>Its answer appears here as it is written, with its steps.</p>
+        <a class="button primary" href=${href("/threads/new")}>Write a message</a></${Empty}>` : html`<${Empty} icon="thread" title="No thread selected">
+        <p>Select a thread to see its conversation, live.</p></${Empty}>`)}
       ${id === "new" && html`<${NewThread} onMade=${list.reload} />`}
       ${id !== undefined && id !== "new" && html`<${Chat} key=${id} id=${id} onChange=${list.reload} />`}
     </section>
