@@ -32,7 +32,14 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
         yield ok("event partitions", "one, without an end: an event has an id of the future")
         return
     now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
-    yield _ahead(made, now, partitions.width(settings.retention_days))
+    is_large = bool(sql.exec_driver_sql(partitions.IS_LARGE).scalar())
+    yield _ahead(made, now, partitions.width(settings.retention_days), is_large)
+    if sql.exec_driver_sql(partitions.EXCLUSIONS).scalar():
+        yield warn(
+            "event constraints",
+            "a call of `arkloop migrate` was killed: on a later day events could not be stored",
+            "Run `arkloop migrate`.",
+        )
     yield from _default(sql, made, now)
 
 
@@ -60,7 +67,7 @@ def _functions(sql: Connection) -> Iterator[Finding]:
         )
 
 
-def _ahead(made: Sequence[Partition], now: datetime, width: timedelta) -> Finding:
+def _ahead(made: Sequence[Partition], now: datetime, width: timedelta, is_large: bool) -> Finding:
     """Judge whether the next partition was made: the sweep makes it when less than one is left."""
     last = made[-1].end
     shown = f"{len(made)}, the last until {last:%Y-%m-%d}"
@@ -70,6 +77,11 @@ def _ahead(made: Sequence[Partition], now: datetime, width: timedelta) -> Findin
         'Start a web or worker process: each sweeps. If one runs, look for "tidying up failed" in'
         " the logs, and end what uses run_events for hours (pg_stat_activity)."
     )
+    if is_large:
+        advice = (
+            "Run `arkloop migrate`: it makes the next ones. Sweeps make none while"
+            " run_events_default is large: Postgres would look at its rows while others wait."
+        )
     if last > now:
         return warn("event partitions", f"{shown}: the next one was not made", advice)
     return fail(

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from arkloop.cli.operator.database import checked
 from arkloop.cli.operator.service_role import prepare_service
 from arkloop.cli.output import print_line
+from arkloop.shared.events import partitions
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
 from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
@@ -58,7 +59,11 @@ def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) 
         if not is_newer:
             role = make_url(checked(of_service)).username if of_service else None
             prepare_service(engine, role, row_security, lock_seconds)
+            if made := partitions.make_room(engine, lock_seconds=lock_seconds):
+                print_line(f"Made {', '.join(made)}", err=True)
         print_line(version)
+    except partitions.TableInUse as error:
+        raise click.ClickException(f"{error}; retry when it has finished") from None
     except DBAPIError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None

@@ -7,13 +7,15 @@ since the service's role may own no table (see migration 62).
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Engine, func, select, text
 
+from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, Transaction
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,17 @@ PARTS = 6
 _DAY = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
+_ADD = "SELECT add_run_events_partition(%(lower)s, %(upper)s)"
+#: As the function has it: below this, Postgres looks at the default partition in a moment.
+IS_LARGE = "SELECT pg_relation_size(to_regclass('run_events_default')) > 33554432"
+#: Constraints that `make_room` needs for a moment; one that is left is of a call that was killed.
+EXCLUSIONS = """
+SELECT quote_ident(conname) FROM pg_constraint
+WHERE conrelid = to_regclass('run_events_default')
+    AND starts_with(conname::text, 'ck_run_events_2')
+"""
+_PAUSE_SECONDS = 0.5
+
 #: Name and bounds of each partition that has an end.
 READ = """
 SELECT name, lower_id, upper_id FROM run_events_partitions()
@@ -35,6 +48,10 @@ _FIRST_BETWEEN = text(
     "SELECT run_id FROM run_events WHERE run_id >= :lower AND run_id < :upper"
     " ORDER BY run_id LIMIT 1"
 )
+
+
+class TableInUse(Exception):
+    """An end of waiting: the table of events was in use all the time, and nothing is changed."""
 
 
 class Partition(NamedTuple):
@@ -73,7 +90,8 @@ def read(sql: Connection) -> Sequence[Partition]:
 def add_ahead(connections: Connections) -> bool:
     """Make the next partition unless there is one for the days after these; returns whether it did.
 
-    Where somebody uses the table for long, such as a dump, it is left to the next call.
+    Where somebody uses the table for long, such as a dump, it is left to the next call; where the
+    default partition is large, to `make_room`.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -86,14 +104,101 @@ def add_ahead(connections: Connections) -> bool:
         made = read(tx.sql)
         if not made or made[-1].end > now + days:
             return False
-        # What came after the last one is in the default partition, and stays there.
-        is_late = made[-1].end < now
-        begin = _midnight(now) + 2 * _DAY if is_late else made[-1].end
-        if is_late:
-            log.error("no partition of run_events was made in time: see `run_events_default`")
-        begin, end = _free(tx.sql, begin, days)
-        added = "SELECT add_run_events_partition(%(lower)s, %(upper)s)"
-        return bool(tx.sql.exec_driver_sql(added, _range(begin, end)).scalar())
+        begin, end = _following(tx.sql, made, now, days)
+        is_made = tx.sql.exec_driver_sql(_ADD, _range(begin, end)).scalar()
+        if is_made is None:
+            log.error("run_events_default is large: `arkloop migrate` makes the next partitions")
+        return bool(is_made)
+
+
+def make_room(engine: Engine, *, lock_seconds: float) -> list[str]:
+    """Make the partitions of more than one retention, if the default partition is so large that
+    sweeps make none; returns their names. It is looked at beside everybody else, once for each.
+
+    `engine` has the role that owns the tables; `lock_seconds` is how long to wait for others.
+
+    Raises:
+        TableInUse, OperationalError: somebody used the table all the time, by the latter with
+            `LockNotAvailable` as its `orig`.
+    """
+    names: list[str] = []
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as sql:
+        _admit_all(engine, sql, lock_seconds)
+        if not sql.exec_driver_sql(IS_LARGE).scalar():
+            return names
+        try:
+            # Also the limits of the session end with it.
+            sql.exec_driver_sql("SET statement_timeout = 0")
+            sql.exec_driver_sql("SET lock_timeout = 0")
+            sql.exec_driver_sql("SELECT set_config('arkloop.orgs', '*', false)")
+            sql.execute(select(func.pg_advisory_lock(_LOCK_KEY)))
+            while (missing := _missing(sql)) is not None:
+                names.append(_add_beside(engine, sql, *missing, lock_seconds))
+        finally:
+            sql.invalidate()
+    return names
+
+
+def _missing(sql: Connection) -> tuple[datetime, datetime] | None:
+    """Return begin and end of the next partition, None if there are enough.
+
+    By then the default partition has lost what it has, and sweeps make the next ones.
+    """
+    now: datetime = sql.exec_driver_sql("SELECT now()").scalar_one()
+    made = read(sql)
+    if not made:
+        return None
+    last = made[-1]
+    days = max(_DAY, last.end - time_of(last.lower)) if last.lower else _DAY
+    if last.end > now + (PARTS + 2) * days:
+        return None
+    return _following(sql, made, now, days)
+
+
+def _add_beside(
+    engine: Engine, sql: Connection, begin: datetime, end: datetime, lock_seconds: float
+) -> str:
+    """Make one partition, and let Postgres look at the default partition before that."""
+    name, bounds = f"run_events_{begin:%Y%m%d}", _range(begin, end)
+    exclude = (
+        f"ALTER TABLE run_events_default ADD CONSTRAINT ck_{name}"
+        f" CHECK (run_id < '{bounds['lower']}' OR run_id >= '{bounds['upper']}') NOT VALID"
+    )
+    schema.change(engine, [exclude], lock_seconds=lock_seconds)
+    try:
+        sql.exec_driver_sql(f"ALTER TABLE run_events_default VALIDATE CONSTRAINT ck_{name}")
+        deadline = time.monotonic() + lock_seconds
+        while not sql.exec_driver_sql(_ADD, bounds).scalar():
+            if time.monotonic() > deadline:
+                raise TableInUse(f"somebody uses run_events: {name} was not made")
+            time.sleep(_PAUSE_SECONDS)
+    except BaseException:
+        _admit_all(engine, sql, lock_seconds)
+        raise
+    return name
+
+
+def _admit_all(engine: Engine, sql: Connection, lock_seconds: float) -> None:
+    """Take away what keeps events of some time from the default partition: without a partition of
+    theirs they could not be stored, once that time has come.
+    """
+    found = sql.exec_driver_sql(EXCLUSIONS).scalars().all()
+    remove = [f"ALTER TABLE run_events_default DROP CONSTRAINT {name}" for name in found]
+    if remove:
+        schema.change(engine, remove, lock_seconds=lock_seconds)
+
+
+def _following(
+    sql: Connection, made: Sequence[Partition], now: datetime, days: timedelta
+) -> tuple[datetime, datetime]:
+    """Return begin and end of the partition after these.
+
+    What came after the last one is in the default partition, and stays there.
+    """
+    is_late = made[-1].end < now
+    if is_late:
+        log.error("no partition of run_events was made in time: see `run_events_default`")
+    return _free(sql, _midnight(now) + 2 * _DAY if is_late else made[-1].end, days)
 
 
 def _free(sql: Connection, begin: datetime, days: timedelta) -> tuple[datetime, datetime]:

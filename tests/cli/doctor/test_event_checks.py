@@ -117,6 +117,28 @@ def test_a_partition_that_was_not_made_is_found(
         assert f"1 events, of runs from {ago(0.1):%Y-%m-%d}" in shown
 
 
+def test_a_large_default_partition_asks_for_migrate(database: Settings) -> None:
+    """Sweeps make no partition beside it; and what a killed call has left is found."""
+    with owner(database) as execute:
+        keep_only(execute, (-30, -15))
+        execute(
+            "INSERT INTO run_events SELECT :id, n, 'message.delta', repeat('x', 1500)"
+            " FROM generate_series(1, 24000) AS n",
+            id=partitions.bound(ago(0.1)),
+        )
+        execute(
+            "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
+            " CHECK (seq > 0) NOT VALID"
+        )
+
+    findings = found(database)
+
+    assert "Run `arkloop migrate`: it makes the next ones" in findings["event partitions"][1]
+    level, shown = findings["event constraints"]
+    assert "warn" == level
+    assert "`arkloop migrate` was killed" in shown
+
+
 def test_events_of_the_future_are_found(database: Settings) -> None:
     """The clock of some host was wrong; the service's role finds them though it owns no table."""
     with owner(database) as execute:

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from arkloop.api.streaming import run_heads, stream_pages
 from arkloop.shared.config import Settings
@@ -219,3 +220,88 @@ def test_a_partition_is_read_by_the_whole_table_alone(connections: Connections) 
         for table in ("run_events_first", "run_events_default"):
             assert [] == service.execute(f"SELECT FROM {table}").fetchall()
             assert 0 == service.execute(f"DELETE FROM {table}").rowcount
+
+
+@pytest.fixture
+def engine(connections: Connections) -> Iterator[Engine]:
+    """Connect as the tables' owner; `notices` has what Postgres says it does."""
+    url = walls.as_user(connections.settings.database_url, "postgres")
+    made = create_engine(url, connect_args={"options": "-c client_min_messages=debug1"})
+    notices: list[str] = []
+
+    @event.listens_for(made, "connect")
+    def listen(connection: Any, _record: Any) -> None:
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+
+    made.notices = notices  # type: ignore[attr-defined]
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def late(connections: Connections) -> UUID:
+    """Leave out the partitions of two weeks, and store 36 MiB of events; returns their run."""
+    run_id = new_id()
+    with owner_of(connections) as owner:
+        owner.execute("DROP TABLE run_events_first")
+        [(ahead,)] = owner.execute("SELECT name FROM run_events_partitions() WHERE name ~ '_2'")
+        owner.execute(f"DROP TABLE {ahead}")
+        past = [partitions.bound(datetime.now(UTC) - age * DAY) for age in (30, 15)]
+        owner.execute("SELECT add_run_events_partition(%s, %s)", past)
+        owner.execute(
+            "INSERT INTO run_events SELECT %s, n, 'message.delta', repeat('x', 1500)"
+            " FROM generate_series(1, 24000) AS n",
+            [run_id],
+        )
+    return run_id
+
+
+@pytest.mark.owner
+def test_a_large_default_partition_is_not_looked_at_under_a_lock(
+    connections: Connections, engine: Any, late: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sweep would keep others waiting for its rows, and leaves it to `make_room`, for which
+    Postgres looks at them before it takes a lock.
+    """
+    assert not partitions.add_ahead(connections)
+    assert "run_events_default is large: `arkloop migrate` makes" in caplog.text
+
+    made = partitions.make_room(engine, lock_seconds=5)
+
+    implied = [notice for notice in engine.notices if "is implied by existing" in notice]
+    scanned = [notice for notice in engine.notices if 'ing table "run_events_default"' in notice]
+    assert len(made) == len(implied) == len(scanned) == len(ends(connections)) - 1
+    assert ends(connections)[-1] > datetime.now(UTC) + (partitions.PARTS + 2) * 15 * DAY
+    assert "run_events_default" == place_of_event(connections, late)
+    store(connections, soon := partitions.bound(datetime.now(UTC) + 3 * DAY))
+    assert made[0] == place_of_event(connections, soon)
+    store(connections, tomorrow := partitions.bound(datetime.now(UTC) + DAY))
+    assert "run_events_default" == place_of_event(connections, tomorrow)
+    assert [] == exclusions(connections)
+    assert [] == partitions.make_room(engine, lock_seconds=5)
+
+
+@pytest.mark.owner
+def test_who_cannot_make_room_leaves_room(
+    connections: Connections, engine: Engine, late: UUID
+) -> None:
+    """Beside a dump nothing is made, and what a killed call has left is removed: events of that
+    time could not be stored otherwise.
+    """
+    with owner_of(connections) as dump, dump.transaction():
+        dump.execute("SELECT FROM run_events_default LIMIT 1")
+        with pytest.raises(OperationalError):
+            partitions.make_room(engine, lock_seconds=0)
+    with owner_of(connections) as owner:
+        owner.execute(
+            "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
+            " CHECK (run_id <> '00000000-0000-0000-0000-000000000000') NOT VALID"
+        )
+
+    assert partitions.make_room(engine, lock_seconds=5)
+    assert [] == exclusions(connections)
+
+
+def exclusions(connections: Connections) -> list[str]:
+    with connections.reading() as sql:
+        return list(sql.exec_driver_sql(partitions.EXCLUSIONS).scalars())
