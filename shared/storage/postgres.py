@@ -212,6 +212,8 @@ def make_engine(
         # small, or just restored, would read all of it, and be kept while the table grows.
         "enable_bitmapscan": "off",
         "enable_seqscan": "off",
+        # A report of one org must not take the processors that other orgs' runs need.
+        "max_parallel_workers_per_gather": "0",
         "TimeZone": "UTC",
         ORGS: SERVICE,
     }

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -118,3 +118,12 @@ def test_reports_are_planned_for_their_filters(connections: Connections) -> None
             assert driver.prepare_threshold is None
     finally:
         reports.close()
+
+
+def test_a_report_takes_one_processor_of_postgres(connections: Connections) -> None:
+    """Parallel plans would take all of them from the runs of other orgs."""
+    with closing(Reports(connections)) as reports, reports.reading(new_id()) as sql:
+        sql.execute(text("SET debug_parallel_query = on"))  # every plan that may be parallel is
+        plan = sql.scalars(text("EXPLAIN SELECT sum(cost_usd) FROM run_usage")).all()
+
+    assert not [line for line in plan if "Gather" in line], plan
