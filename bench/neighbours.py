@@ -5,7 +5,8 @@ The quiet org starts one run after the other. It does so alone first, then while
 - sends requests that its vendor refuses with 429, on the route that both share,
 - has runs in threads with many thousand earlier runs,
 - has runs in threads of many megabytes, more of them than fit into memory at once,
-- has runs that write as much as they can.
+- has runs that write as much as they can,
+- reads reports of much usage, many at a time.
 """
 
 import json
@@ -36,6 +37,8 @@ from bench.service import Service
 TARGET_RATIO = 2.0
 MIB = 1024 * 1024
 NOISY_RUNS = 8
+NOISY_REPORTS = 40
+REPORTS = ("", "/daily", "/by-model", "/by-end-user", "/by-metadata?key=team")
 SETTLE_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 120.0
@@ -71,6 +74,16 @@ WITH made AS (
 INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content)
 SELECT gen_random_uuid(), :org_id, thread_id, id, position, 'assistant', 'Yes.' FROM ran
 """
+# Of today, so that no sums of days help.
+_USAGE = """
+INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, input_tokens,
+    output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, usage_source, cost_usd,
+    month, end_user_id, metadata)
+SELECT gen_random_uuid(), 'scripted', :org_id, :user_id, 'plain', 'scripted-1', 100, 20, 0, 0, 0,
+    'reported', 0.01, date_trunc('month', now() AT TIME ZONE 'UTC')::date, 'end-user-' || n % 10000,
+    jsonb_build_object('team', 'team-' || n % 1000)
+FROM generate_series(1, :rows) AS n
+"""
 _TURN = {
     "seq": 1,
     "type": "message.completed",
@@ -98,7 +111,7 @@ class Quiet:
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
     """Measure with two web processes and one worker, with the settings they have by default."""
-    count, earlier, threads = (20, 2_000, 12) if short else (200, 20_000, 60)
+    count, earlier, threads, used = (20, 2_000, 12, 30_000) if short else (200, 20_000, 60, 300_000)
     with (
         refusing_vendor() as vendor_url,
         tempfile.TemporaryDirectory(prefix="arkloop-bench-") as folder,
@@ -120,6 +133,10 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
             much = script({"say": "y" * 30_000, "repeat": 10_000})
             yield from bench.against("runs that write much", {}, noise.repeat, much, {}, 2)
             yield bench.redis_memory()
+            bench.make_usage(used)
+            reports = [f"/v1/me/usage{report}" for report in REPORTS]
+            name = f"reports of {used:,} runs of today, {NOISY_REPORTS} at a time"
+            yield from bench.against(name, {}, noise.repeat_get, reports, NOISY_REPORTS)
 
 
 class _Bench:
@@ -132,6 +149,9 @@ class _Bench:
         self.noisy, self.key = service.new_org("noisy")
         self.targets: list[Target] = targets_of(service, self.key)
         self.redis_peak = 0.0
+        self._patient = create_engine(  # its statements have no time limit
+            service.postgres.url, isolation_level="AUTOCOMMIT", poolclass=NullPool
+        )
         self.runs({}, 10)  # the first runs of a process are slower
 
     # ---- the quiet org --------------------------------------------------------------------
@@ -207,16 +227,20 @@ class _Bench:
             "question": question,
             "turn": json.dumps(_TURN),
         }
-        patient = create_engine(
-            self.service.postgres.url, isolation_level="AUTOCOMMIT", poolclass=NullPool
-        )
-        with patient.connect() as sql:
+        with self._patient.connect() as sql:
             sql.execute(text(_THREADS), values)
             for table in ("threads", "runs", "messages", "run_events"):
                 sql.execute(text(f"VACUUM ANALYZE {table}"))
         said = {"content": "And now?"}
         asked = [("POST", f"/v1/threads/{one}/messages", said) for one in self.threads]
         call_all(Loop(), self.targets, asked)
+
+    def make_usage(self, rows: int) -> None:
+        """Store the usage of that number of runs of the noisy org."""
+        values = {"org_id": self.noisy.org_id, "user_id": self.noisy.user_id, "rows": rows}
+        with self._patient.connect() as sql:
+            sql.execute(text(_USAGE), values)
+            sql.execute(text("VACUUM ANALYZE run_usage"))
 
     # ---- memory ---------------------------------------------------------------------------
 

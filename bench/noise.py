@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from bench.conversations import prepare
-from bench.http_clients import Follower, Loop, Target, call_all
+from bench.http_clients import Follower, Loop, Request, Target, call_all
 
 LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 120.0
@@ -70,6 +70,16 @@ def repeat_in(stop: Stop, targets: list[Target], threads: Sequence[str]) -> None
     loop = Loop()
     while not stop.is_set():
         play(loop, targets, threads, {})
+
+
+def repeat_get(stop: Stop, targets: list[Target], paths: Sequence[str], connections: int) -> None:
+    """Send GET requests for the paths, that number of them at a time."""
+    loop = Loop()
+    while not stop.is_set():
+        requests: list[Request] = [("GET", path, None) for path in paths] * connections
+        answers = call_all(loop, targets, requests, connections=connections)
+        # It is this org's own fault if its reports have to wait.
+        assert {status for status, _, _ in answers} <= {200, 503}, answers[0]
 
 
 def play_once(_stop: Stop, targets: list[Target], threads: Sequence[str]) -> None:
