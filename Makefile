@@ -219,7 +219,7 @@ limit-losses: setup ## Limits of runs, streams and requests while processes are 
 
 .PHONY: framing
 framing: setup ## 10,000 texts as events of a stream, each cut at every byte and read by another parser; 10 minutes
-	@$(BIN)/pytest -q --hypothesis-profile many --hypothesis-show-statistics \
+	@$(BIN)/pytest -q --timeout 0 --hypothesis-profile many --hypothesis-show-statistics \
 		tests/api/streaming/test_stream_pages.py::test_wherever_it_is_split_a_payload_is_one_event
 
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes

@@ -25,6 +25,21 @@ def read_by_httpx_sse(*pieces: bytes) -> list[ServerSentEvent]:
     return list(EventSource(response).iter_sse())
 
 
+def events_of_pieces(*pieces: bytes) -> list[list[ServerSentEvent]]:
+    """Read a stream that arrives in these pieces; return the events that each of them completes."""
+    found: list[list[ServerSentEvent]] = []
+
+    def content() -> Iterator[bytes]:
+        for piece in pieces:
+            found.append([])
+            yield piece
+
+    head = {"Content-Type": "text/event-stream"}
+    for sent in EventSource(httpx.Response(200, headers=head, content=content())).iter_sse():
+        found[-1].append(sent)
+    return found
+
+
 def seqs(stream: bytes) -> list[int]:
     return [int(sent.id) for sent in read_by_httpx_sse(stream)]
 

@@ -18,7 +18,7 @@ from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
-from tests.api.streaming.followed_runs import FollowedRun, read_by_httpx_sse
+from tests.api.streaming.followed_runs import FollowedRun, events_of_pieces, read_by_httpx_sse
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -72,8 +72,8 @@ def test_wherever_it_is_split_a_payload_is_one_event(text: str, named: bool) -> 
     expected = (event.payload, "7", "message.delta" if named else "message")
 
     for cut in range(len(frame)):
-        assert [] == read_by_httpx_sse(frame[:cut])
-        [sent] = read_by_httpx_sse(frame[:cut], frame[cut:])
+        [before, [sent]] = events_of_pieces(frame[:cut], frame[cut:])
+        assert [] == before
         assert expected == (sent.data, sent.id, sent.event)
 
 

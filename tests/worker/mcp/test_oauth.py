@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -278,6 +279,50 @@ def test_an_authorization_server_inside_is_not_connected_to() -> None:
         return str(failed.value)
 
     assert "not on the public network" in asyncio.run(connect())
+    listening[1].settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        listening[1].accept()
+    for one in listening:
+        one.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_token_does_not_follow_a_redirect_to_another_server(status: int) -> None:
+    """The server has the token and the headers; where it redirects to, nobody connects."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    own, other = (one.getsockname()[1] for one in listening)
+    received: list[bytes] = []
+
+    def redirect() -> None:
+        head = f"HTTP/1.1 {status} Found\r\nLocation: http://127.0.0.1:{other}/mcp"
+        while True:
+            try:
+                connection, _ = listening[0].accept()
+            except OSError:
+                return
+            with connection:
+                received.append(connection.recv(65536))
+                connection.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+
+    async def connect() -> str:
+        oauth = {"client_id": None, "client_secret": None, "redirect_uri": CALLBACK}
+        url, headers = f"http://127.0.0.1:{own}/mcp", {"X-Key": "of the resource"}
+        server = Server(
+            org_id=new_id(), config_id=new_id(), name="v", url=url, oauth=oauth, headers=headers
+        )
+        session = Session(server, Rules(Policy.of(["127.0.0.1/32"]), stdio=False))
+        assert session.oauth is not None
+        session.oauth.take({**NOTHING, "grant": await granted(Internet())})
+        with pytest.raises(McpFailed) as failed:
+            await session.tools()
+        await session.close()
+        return str(failed.value)
+
+    threading.Thread(target=redirect, daemon=True).start()
+    assert "not followed" in asyncio.run(connect())
+    listening[0].shutdown(socket.SHUT_RDWR)
+    assert b"authorization: bearer access-1" in received[0].lower()
+    assert b"x-key: of the resource" in received[0].lower()
     listening[1].settimeout(0.01)
     with pytest.raises(TimeoutError):
         listening[1].accept()
