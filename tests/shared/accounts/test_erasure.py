@@ -85,7 +85,7 @@ def kinds(entries: list[dict[str, Any]]) -> list[str]:
 @pytest.fixture
 def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
     """An end user of whom there is something in every place; returns the id, a rare word."""
-    word = f"canary-{new_id().hex}"
+    word = f"person-{new_id().hex}"
     client = end_user(alice, word)
     thread_id = client.thread(title=f"{word} title", external_id=word)
     client.say(thread_id, f"I am {word}.")
@@ -189,7 +189,7 @@ def test_an_active_run_is_cancelled_first(
 @pytest.fixture
 def bob(connections: Connections, alice: User, register: Register) -> User:
     """A member of alice's org with a rare login, of whom there is something in every place."""
-    bob = register(f"canary-{new_id().hex}", org_of=alice, role="admin")
+    bob = register(f"person-{new_id().hex}", org_of=alice, role="admin")
     bob.post("/v1/api-keys", {"name": f"{bob.login}'s key"}, headers={"Idempotency-Key": "k"})
     path = f"/v1/orgs/{alice.org_id}/invitations"
     bob.post(path, {"name": f"a friend of {bob.login}", "role": "member"})
