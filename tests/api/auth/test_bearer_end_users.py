@@ -50,6 +50,7 @@ TABLE: dict[str, Open | None] = {
     "POST /v1/runs": Open(201, {"message": "Hello"}),
     "GET /v1/runs/<id:run_id>": Open(200),
     "GET /v1/runs/<id:run_id>:explain": Open(200),
+    "GET /v1/runs/<id:run_id>/prompts": None,  # they have the instructions of the org
     "PATCH /v1/runs/<id:run_id>": None,  # the org's tools rely on the metadata
     "POST /v1/runs/<id:run_id>:cancel": Open(200),
     "POST /v1/runs/<id:run_id>/input": Open(409, {"content": "yes"}),
