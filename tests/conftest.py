@@ -35,7 +35,7 @@ from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
 from tests.described_responses import DescribedResponses
 from tests.stored_runs import StoredRuns
-from tests.system import System, running_system
+from tests.system import System, running_system, sealing
 from tests.web_server import WebServer, web_server
 
 # Set in a developer's shell, they would steer the tests.
@@ -329,7 +329,8 @@ def system(
     new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     """Two web servers, a worker, a database and a Redis."""
-    yield _SYSTEM.enter_context(running_system(new_database, tmp_path_factory.mktemp("system")))
+    folder = tmp_path_factory.mktemp("system")
+    yield _SYSTEM.enter_context(running_system(new_database, folder, environ=sealing()))
     _SYSTEM.close()
 
 

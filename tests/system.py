@@ -182,6 +182,11 @@ def _logged_in(url: str, login: str) -> Caller:
     return Caller(url, token, http, me["id"], me["org_id"], login)
 
 
+def sealing() -> dict[str, str]:
+    """Return the setting that lets orgs store secrets."""
+    return {"ARKLOOP_ENCRYPTION_KEY": secrets.token_hex(32)}
+
+
 @contextmanager
 def running_system(
     new_database: Callable[[], str],
@@ -193,7 +198,9 @@ def running_system(
 ) -> Iterator[System]:
     """Start everything, with one or two web servers; at the end stop each process by its own id.
 
-    Without `redis_url` the system has a Redis of its own. `environ` are more settings.
+    Without `redis_url` the system has a Redis of its own. `environ` are more settings: with
+    `sealing()` orgs have providers of their own, and a worker loads the SDKs of all vendors, which
+    takes longer than the rest of its start.
     """
     with ExitStack() as stack:
         if redis_url is None:
@@ -206,7 +213,6 @@ def running_system(
             "ARKLOOP_SCRIPTED": "1",
             "ARKLOOP_FILES_DIR": str(folder / "files"),
             "ARKLOOP_FAULTS": "1",
-            "ARKLOOP_ENCRYPTION_KEY": secrets.token_hex(32),
             # Providers and MCP servers of the tests are on this machine.
             "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",

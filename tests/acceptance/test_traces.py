@@ -8,7 +8,7 @@ import pytest
 from arkloop.shared.ids import new_trace_id, span_id_of
 from tests.caller import Caller, script
 from tests.collector import Collector, Seen, collector
-from tests.system import System, running_system
+from tests.system import System, running_system, sealing
 from tests.tool_receiver import Reply, ToolReceiver
 from tests.waiting import eventually
 
@@ -34,6 +34,7 @@ def traced(
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET}",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        **sealing(),
     }
     with running_system(new_database, folder, web=1, environ=environ) as system:
         yield system
