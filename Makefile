@@ -34,7 +34,7 @@ dev: setup ## Run everything on this machine until Ctrl-C, with the console; OPT
 	@$(BIN)/arkloop dev $(OPTIONS)
 
 test: setup ## The suite, against a real Postgres and a real Redis; TESTS="…" picks some
-	@$(PYTEST) -m "not ($(CONFORMANCE))" $(TESTS)
+	@$(PYTEST) -m "not (stack or $(CONFORMANCE))" $(TESTS)
 
 .PHONY: test-conformance
 test-conformance: setup ## With programs that others wrote, as far as the targets below installed them
@@ -231,7 +231,8 @@ hostile-short: setup ## The same with 10,000 requests, as CI runs it
 chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
 
-chaos-short: setup ## The short cut of it that CI takes
+chaos-short: setup ## The short cut of it that CI takes, after the tests of its own processes
+	@$(BIN)/pytest -m stack
 	@$(BIN)/python -m chaos --short
 
 chaos-mutants: setup ## Broken variants of the service, each of which the checker must catch

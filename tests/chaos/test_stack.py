@@ -16,6 +16,7 @@ from chaos.system.stack import ROOT, Stack
 from tests.caller import Caller, client
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.stack
 LONG = {"say": "word ", "repeat": 30, "delay_ms": 30}
 Entry = dict[str, object]
 

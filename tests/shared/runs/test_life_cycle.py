@@ -41,7 +41,7 @@ from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 
 #: `make life-cycle` plays many more.
-EXAMPLES = int(os.environ.get("LIFE_CYCLES", "20"))
+EXAMPLES = int(os.environ.get("LIFE_CYCLES", "10"))
 STEPS = 40
 
 pick = st.integers(0, 11)

@@ -1,6 +1,6 @@
 """Filters of lists on many rows: the right rows, by the right index, in the order of the list."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -104,6 +104,27 @@ def one_run(connections: Connections, actor: Actor, where: str) -> RowMapping:
         return sql.execute(query).mappings().one()
 
 
+#: What a filter may look at.
+COLUMNS = (
+    *("id", "thread_id", "route_id", "end_user_id", "error_code", "api_key_id", "persona_id"),
+    *("metadata", "created_at"),
+)
+
+
+@pytest.fixture(scope="module")
+def rows(
+    connections: Connections, actors: tuple[Actor, Actor]
+) -> Mapping[Actor, Sequence[RowMapping]]:
+    """All runs of each actor's org, in the order of the list."""
+    query = select(*(runs.c[name] for name in COLUMNS))
+    order = query.order_by(runs.c.created_at.desc(), runs.c.id.desc())
+    with connections.reading() as sql:
+        return {
+            actor: sql.execute(order.where(runs.c.org_id == actor.org_id)).mappings().all()
+            for actor in actors
+        }
+
+
 Fits = Callable[[RowMapping, RowMapping], bool]
 #: Name → the filters that a run of an org gives, and whether a row fits them.
 FILTERS: dict[str, tuple[Callable[[RowMapping], Mapping[str, Any]], Fits]] = {
@@ -152,17 +173,13 @@ FILTERS: dict[str, tuple[Callable[[RowMapping], Mapping[str, Any]], Fits]] = {
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_lets_exactly_its_rows_through(
-    connections: Connections, actors: tuple[Actor, Actor], name: str
+    connections: Connections, rows: Mapping[Actor, Sequence[RowMapping]], name: str
 ) -> None:
     """All pages together have the rows that fit, in the order of the list, of this org alone."""
     given, fits = FILTERS[name]
-    for actor in actors:
+    for actor, every in rows.items():
         run = one_run(connections, actor, "position > 200")
-        with connections.reading() as sql:
-            query = select(runs).where(runs.c.org_id == actor.org_id)
-            order = query.order_by(runs.c.created_at.desc(), runs.c.id.desc())
-            rows = sql.execute(order).mappings().all()
-        expected = [row["id"] for row in rows if fits(row, run)]
+        expected = [row["id"] for row in every if fits(row, run)]
 
         assert expected == listed(connections, actor, given(run))
 
