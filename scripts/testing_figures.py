@@ -90,8 +90,9 @@ def size() -> str:
 def hostile() -> str:
     """Count the inputs of the tests that attack."""
     from tests.acceptance.test_hijacked_model import ATTACKS
-    from tests.api.auth.test_auth_by_caller import CALLERS, ROWS
+    from tests.api.auth.test_auth_by_caller import CALLERS, ROWS, SUSPENDED
     from tests.hostile_texts import ALL
+    from tests.worker.providers.test_provider_tool_output import APIS, FORGED
 
     cases = _cases("tests/api/auth", "tests/shared/security", "tests/worker/tools")
 
@@ -100,13 +101,14 @@ def hostile() -> str:
 
     tokens = of("test_access_tokens.py", "test_signed_tokens.py")
     addresses = of("test_egress.py", "test_http_fetch_ssrf.py")
-    cells = len(ROWS) * len(CALLERS)
+    cells = len(ROWS) * (len(CALLERS) + len(SUSPENDED))
     return _table(
         ("attack", "inputs"),
         ("routes × kinds of callers, each with its expected response", f"{cells:,}"),
         ("forged, changed and expired access tokens", tokens),
         ("addresses that lead inside, and name servers that change their answer", addresses),
         ("calls of a model that an attacker directs", str(len(ATTACKS))),
+        ("outputs of tools that claim to be more, by each API", str(len(FORGED) * len(APIS))),
         ("texts that would run, load or steer something in a page", str(len(ALL))),
     )
 
