@@ -94,8 +94,8 @@ test-platform: setup ## The Procfile with a platform's variables and the package
 	@NEED_PLATFORM=1 $(BIN)/pytest -m platform
 
 .PHONY: test-upgrade test-upgrade-short
-test-upgrade: setup ## From the release before to this one and back, under load: 5 minutes; UPGRADE_SECONDS=60
-	@NEED_UPGRADE=1 UPGRADE_SECONDS=$(or $(UPGRADE_SECONDS),60) $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py
+test-upgrade: setup ## From the release before to this one and back, under load: 6 minutes; UPGRADE_SECONDS=60 UPGRADE_RUNS_PER_SECOND=3
+	@NEED_UPGRADE=1 UPGRADE_SECONDS=$(or $(UPGRADE_SECONDS),60) UPGRADE_RUNS_PER_SECOND=$(or $(UPGRADE_RUNS_PER_SECOND),3) $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py
 
 test-upgrade-short: setup ## The short cut of it that CI takes
 	@NEED_UPGRADE=1 $(BIN)/pytest -s -m upgrade tests/acceptance/test_upgrade.py

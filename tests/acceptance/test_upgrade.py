@@ -33,8 +33,10 @@ from tests.web_server import INHERITED, ROOT, answers
 BEFORE = releases.before()
 #: How long each mixture of releases serves; `make test-upgrade` sets a longer time.
 SECONDS = float(os.environ.get("UPGRADE_SECONDS", "2"))
-#: Half of it loads two cores with twice the processes of one release, and is enough elsewhere, too.
+#: `make test-upgrade UPGRADE_RUNS_PER_SECOND=1` on a machine that others use.
 RUNS_PER_SECOND = float(os.environ.get("UPGRADE_RUNS_PER_SECOND", "3"))
+#: A run that has had no event for this many seconds is stuck.
+SILENT_SECONDS = 120
 #: As proxies do: a process gets no new requests for a moment before it is stopped.
 DRAIN_SECONDS = 0.5
 
@@ -207,7 +209,7 @@ class Load:
 
     def _followed(self, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the events of the run up to its end, by as many streams as it takes."""
-        seen, deadline = 0, time.monotonic() + 120
+        seen, deadline = 0, time.monotonic() + SILENT_SECONDS
         while time.monotonic() < deadline:
             try:
                 with self._any().stream(
@@ -215,7 +217,8 @@ class Load:
                 ) as answer:
                     assert answer.status_code == 200, f"stream: HTTP {answer.status_code}"
                     for sent in EventSource(answer).iter_sse():
-                        seen = int(sent.id)
+                        # A machine that has no time for us is slow, and no run is stuck.
+                        seen, deadline = int(sent.id), time.monotonic() + SILENT_SECONDS
                         event = sent.json()
                         yield event
                         if event["type"] in ("run.completed", "run.failed", "run.cancelled"):
@@ -223,7 +226,7 @@ class Load:
             except httpx.TransportError:
                 time.sleep(0.1)
         run = self._any().get(f"/v1/runs/{run_id}").text
-        raise AssertionError(f"did not end after event {seen}: {run}")
+        raise AssertionError(f"no event for {SILENT_SECONDS} s after event {seen}: {run}")
 
 
 @pytest.fixture
