@@ -1,5 +1,6 @@
 """The lines after `Ready on …`: where the console is, the key to sign in with, what to try next."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,11 @@ from pathlib import Path
 from arkloop.cli.client.server_address import DEFAULT_FOLDER
 from arkloop.cli.dev.data_folder import DataFolder
 from arkloop.cli.dev.prefixed_output import PrefixedOutput
+
+_VENDORS_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_EITHER_KEY = " or ".join(_VENDORS_KEYS)
+_LOCAL = "Answers are from a small model on this machine, which is often wrong."
+_REPEATED = "Answers repeat the message: there is no model."
 
 
 def lines(
@@ -20,6 +26,8 @@ def lines(
         yield f"Sign in with this API key: {folder.api_key.read_text().strip()}"
     else:
         yield f"Sign in with the API key in {_near(folder.api_key)}"
+    if not any(map(os.environ.get, _VENDORS_KEYS)):
+        yield f"{_LOCAL if has_model else _REPEATED} For others put {_EITHER_KEY} into .env."
     yield "Next, in another terminal, in this folder:"
     if folder.path != Path.cwd() / DEFAULT_FOLDER:
         yield f"  export ARKLOOP_DATA={shlex.quote(str(folder.path))}"

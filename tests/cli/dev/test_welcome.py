@@ -66,3 +66,28 @@ def test_another_folder_is_named_to_the_commands(
 
     assert f"  export ARKLOOP_DATA={folder.path}" in printed
     assert f"$(cat {folder.api_key})" in printed[-1]
+
+
+@pytest.mark.parametrize(
+    ("has_model", "key", "expected"),
+    [
+        (True, "", ["Answers are from a small model on this machine, which is often wrong."]),
+        (False, "", ["Answers repeat the message: there is no model."]),
+        (True, "sk-1", []),
+    ],
+)
+def test_a_poor_answer_is_no_surprise(
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    has_model: bool,
+    key: str,
+    expected: list[str],
+) -> None:
+    """Without a vendor's key the answers are poor, and the output says what brings others."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with open(os.devnull, "w") as log:
+        printed = lines(folder, PrefixedOutput(log), has_model=has_model)
+
+    advice = " For others put OPENAI_API_KEY or ANTHROPIC_API_KEY into .env."
+    assert [f"{one}{advice}" for one in expected] == [x for x in printed if "Answers" in x]
