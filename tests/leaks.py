@@ -4,6 +4,7 @@ What is looked for are the forms of the secrets that the service issues or is gi
 by which tests mark those of others. The user's own text may contain anything; it is not searched.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import redis
 from psycopg import sql
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.events import prompts
 
 #: Forms of secrets, by kind.
 FORMS: dict[str, re.Pattern[bytes]] = {
@@ -114,6 +116,24 @@ def _dumped(opened: psycopg.Connection[Any]) -> Iterator[tuple[str, bytes]]:
             sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(name))
         ) as rows:
             yield table, b"".join(bytes(row) for row in rows)
+    if "run_events" in {table for _, table in tables} and _has_prompts(opened):
+        yield "run_events", _prompts(opened)
+
+
+def _has_prompts(opened: psycopg.Connection[Any]) -> bool:
+    """Return whether the schema is one that has prompts; that of an earlier release has not."""
+    column = "SELECT FROM pg_attribute WHERE attrelid = 'run_events'::regclass"
+    return opened.execute(f"{column} AND attname = 'prompts'").fetchone() is not None
+
+
+def _prompts(opened: psycopg.Connection[Any]) -> bytes:
+    """Return what vendors received; a dump has it compressed."""
+    rows = opened.execute(
+        "SELECT run_id, seq, prompts FROM run_events WHERE prompts IS NOT NULL ORDER BY run_id, seq"
+    ).fetchall()
+    of_runs = itertools.groupby(rows, key=lambda row: row[0])
+    found = (prompts.read((seq, stored) for _, seq, stored in run) for _, run in of_runs)
+    return b"\n".join(prompt.body or b"" for run in found for prompt in run)
 
 
 def in_redis(url: str, also: Iterable[tuple[str, bytes]] = ()) -> list[Leak]:

@@ -9,6 +9,7 @@ import redis
 from sqlalchemy import make_url
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.events.prompts import Encoder
 from tests import leaks
 
 #: A secret of each form, put together here: this file is no leak.
@@ -54,6 +55,28 @@ def test_a_secret_in_a_table_is_found(
     with psycopg.connect(leaks.plain(postgres.url_of(name))) as opened:
         opened.execute("DELETE FROM orgs")
     assert [] == leaks.in_databases(postgres, only=name)
+
+
+def test_a_secret_in_a_prompt_is_found(
+    postgres: EmbeddedPostgres, new_database: Callable[[], str]
+) -> None:
+    """Where it is compressed, and where only the prompt before it has it: by value alone."""
+    name = make_url(new_database()).database or ""
+    encoder = Encoder()
+    bodies = [b"Be brief. " * 9, b"Be brief. " * 9 + PLANTED["API key"].encode()]
+    stored = b"".join(encoder.encode({}, body) for body in bodies)
+    with psycopg.connect(leaks.plain(postgres.url_of(name))) as opened:
+        opened.execute(
+            "INSERT INTO run_events (run_id, seq, type, payload, prompts)"
+            " VALUES (gen_random_uuid(), 1, 'x', '{}', %s)",
+            [stored],
+        )
+    known = [("key", PLANTED["API key"].encode())]
+
+    assert [] == leaks.in_databases(postgres, only=name)
+    assert [f"key in {name}.run_events"] == list(
+        map(str, leaks.in_databases(postgres, known, only=name))
+    )
 
 
 def test_a_secret_in_redis_is_found(redis_url: str) -> None:
