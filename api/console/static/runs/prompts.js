@@ -21,7 +21,7 @@ export function Prompts({ run, events }) {
     <ol class="calls">${data.map((/** @type {any} */ one) => html`<li key=${one.number}>
       <button type="button" class="fold" aria-expanded=${open === one.number} onClick=${() => setOpen(open === one.number ? 0 : one.number)}>
         <span>Step ${one.step}${PURPOSES[one.purpose] ? `, ${PURPOSES[one.purpose]}` : ""}${one.try_number > 1 ? `, try ${one.try_number}` : ""}</span>
-        <span class="faint"><${Foreign} text=${`${one.route_id} · ${one.model}`} /> · ${count(one.bytes)} bytes · <${Time} at=${one.sent_at} /></span></button>
+        <span class="faint"><${Foreign} text=${`${one.provider} · ${one.model}`} /> · ${count(one.bytes)} bytes · <${Time} at=${one.sent_at} /></span></button>
       ${open === one.number && html`<${Prompt} runId=${run.run_id} number=${one.number} />`}</li>`)}</ol></section>`
 }
 
