@@ -5,7 +5,7 @@ import { isKey, logOut, may, me } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { PAGES } from "./pages.js"
 import { Icon, Logo } from "./ui/icons.js"
-import { Button, Empty, Loading } from "./ui/parts.js"
+import { Button, Empty, Foreign, Loading } from "./ui/parts.js"
 import { waitingCount } from "./waiting.js"
 
 const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"], ["operator", "Operator"]])
@@ -79,7 +79,7 @@ function Account() {
   if (user === null) return null
   return html`<div class="account">
     <div class="account-who"><p class="account-name">${user.username}</p>
-      <p class="faint">${isKey() ? "API key" : user.role} · ${user.org_name}</p></div>
+      <p class="faint">${isKey() ? "API key" : user.role} · <${Foreign} text=${user.org_name} /></p></div>
     <${Theme} />
     <${Button} kind="quiet" icon="out" label="Sign out" onClick=${logOut} />
   </div>`
