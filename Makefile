@@ -232,7 +232,7 @@ chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by defa
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
 
 chaos-short: setup ## The short cut of it that CI takes, after the tests of its own processes
-	@$(BIN)/pytest -m stack
+	@$(BIN)/pytest -m stack tests/chaos
 	@$(BIN)/python -m chaos --short
 
 chaos-mutants: setup ## Broken variants of the service, each of which the checker must catch
