@@ -38,7 +38,6 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import output_modes, scripted_output
 from arkloop.worker.providers.output_modes import REJECTED, OutputMode
-from arkloop.worker.providers.sdk_client import json_bytes
 
 Step = dict[str, Any]
 
@@ -195,10 +194,13 @@ def _body(request: ModelRequest) -> bytes:
     }
     if request.tools:
         body["tools"] = [
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-            for tool in request.tools
+            {"name": t.name, "description": t.description, "parameters": dict(t.parameters)}
+            for t in request.tools
         ]
-    return json_bytes({**body, **request.settings, "max_tokens": request.max_output_tokens})
+    body |= {**request.settings, "max_tokens": request.max_output_tokens}
+    # A script may call a tool with what no vendor would send, such as half a character.
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text.encode(errors="replace")
 
 
 def _as_sent(message: Message) -> dict[str, Any]:
