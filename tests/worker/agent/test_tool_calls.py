@@ -18,7 +18,8 @@ from tests.waiting import eventually
 from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
-SECRET = "postgresql://arkloop:hunter2@db/arkloop"
+#: Of no form for which the search for leaks looks: the log is where it belongs.
+SECRET = "host=db user=arkloop password=hunter2"
 
 
 class Blocked:

@@ -81,6 +81,7 @@ def test_a_lock_that_somebody_else_still_holds_is_replaced(
     [lost] = sessions(connections, lease)
     url = settings.database_url.replace("+psycopg", "", 1)
     with psycopg.connect(url, autocommit=True) as holder:
+        holder.execute("SET arkloop.orgs = '*'")
         query = "SELECT lock_key FROM workers WHERE id = %s"
         row = holder.execute(query, [lease.worker_id]).fetchone()
         assert row is not None
