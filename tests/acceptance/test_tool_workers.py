@@ -164,10 +164,10 @@ def test_a_tool_is_approved_by_either_name(user: Caller, worker: ToolWorker) -> 
 def test_heartbeats_keep_a_call(user: Caller, worker: ToolWorker, run: Run) -> None:
     """A call lasts longer than its lease as long as its worker is heard."""
     run_id = run("pay")
-    call = worker.take(lease_seconds=1)
+    call = worker.take(lease_seconds=2)
     for _ in range(4):
         assert {"cancelled": [], "lost": []} == worker.heartbeat(
-            call, wait_seconds=1, lease_seconds=1
+            call, wait_seconds=1, lease_seconds=2
         )
 
     worker.complete(call, "paid")
