@@ -174,7 +174,6 @@ class EventWriter:
             stored.append(run)
             if row.cancel_requested_at is not None:
                 run.stop.set(CancelRequested())
-        self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
             metrics.EVENTS.add(sum(map(len, written.values())))
@@ -182,6 +181,7 @@ class EventWriter:
             self._connections.notify(event_log.Publish(written))
         for run in stored:
             run.committed()
+        self._stop_deleted(skipped)
         if stored:
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)

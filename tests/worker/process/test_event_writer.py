@@ -1,5 +1,6 @@
 """The writer: all runs' events in one commit, each under its own fence."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,23 @@ def test_what_is_added_is_stored_and_published(stored: StoredRuns, log_of: LogOf
     eventually(lambda: table == stored.published(claim.run_id))
     with stored.connections.reading() as sql:
         assert "".join(f"{i} " for i in range(300)) == text_of(open_events(sql, claim.run_id))
+
+
+def test_events_are_published_before_the_run_goes_on(stored: StoredRuns) -> None:
+    """What the run does next would delay them."""
+    went_on, published = threading.Event(), queue.Queue[bool]()
+
+    def send(_connections: object, _notification: object) -> None:
+        published.put(went_on.wait(0.2))
+
+    writer = EventWriter(replace(stored.connections, send=send))
+    claim = stored.claimed()
+    log = RunLog(claim.run_id, claim.fence, claim.last_seq, StopSignal(), writer.mark)
+    log.add(RESUMED)
+    log.flush()
+    went_on.set()
+
+    assert not published.get(timeout=5)
 
 
 def test_many_runs_are_stored_side_by_side(stored: StoredRuns, log_of: LogOf) -> None:
