@@ -49,7 +49,7 @@ WITH wanted AS (
             false
         ) AS is_limited,
         -- All that the first run of a thread answers to: it needs no further statement to read it.
-        CASE WHEN %(are_new)s AND r.position = 2 THEN (
+        CASE WHEN %(are_new)s AND NOT %(have_agent)s AND r.position = 2 THEN (
             SELECT jsonb_build_object('content', content, 'parts', parts) FROM messages
             WHERE thread_id = r.thread_id AND position = 1 AND role = 'user'
                 AND octet_length(content) <= %(question_bytes)s
