@@ -33,7 +33,11 @@ BIG = {
 #: Indexes of small tables, of which all rows may be read.
 _SMALL = {"pk_users", "pk_workers", "ix_workers_seen_at"}
 
-_OF_SERVICE = ("enable_bitmapscan = off", "enable_seqscan = off")
+_OF_SERVICE = (
+    "enable_bitmapscan = off",
+    "enable_seqscan = off",
+    "max_parallel_workers_per_gather = 0",
+)
 
 Statement = tuple[str, dict[str, Any]]
 Ask = Callable[[Connection], object]
