@@ -7,7 +7,7 @@ from arkloop.api.http.current import connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import query_args
 from arkloop.shared.catalog import mcp_access, mcp_configs
-from arkloop.shared.errors import InvalidRequest, McpStateInvalid
+from arkloop.shared.errors import InvalidRequest, McpStateInvalid, OrgSuspended
 from arkloop.shared.runs import commands
 
 bp = Blueprint("mcp_oauth", __name__)
@@ -36,7 +36,7 @@ class Callback(Schema):
 
 
 @bp.get(mcp_access.CALLBACK_PATH)
-@described(query=Callback, returns={"text/html": str}, raises=[McpStateInvalid])
+@described(query=Callback, returns={"text/html": str}, raises=[McpStateInvalid, OrgSuspended])
 def take_mcp_authorization() -> Response:
     """Take the reply of an authorization server; the run or the discovery that waits continues."""
     given = query_args(Callback())

@@ -2,12 +2,13 @@
 
 import re
 from datetime import timedelta
-from typing import TypedDict
+from typing import Any, TypedDict
 from urllib.parse import quote
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, fields, validate
+from sqlalchemy import Row
 
 from arkloop.api.auth import provider_logins
 from arkloop.api.auth.provider_attempts import provider_attempts
@@ -22,7 +23,7 @@ from arkloop.api.http.described import Time, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import query_args, read_body
-from arkloop.shared.accounts import identities, identity_providers, sessions
+from arkloop.shared.accounts import identities, identity_providers, sessions, suspensions
 from arkloop.shared.accounts.identities import Known, Person
 from arkloop.shared.accounts.identity_errors import (
     IdentityProviderNotFound,
@@ -89,7 +90,7 @@ class Callback(Schema):
 @described(
     body=BeginLogin,
     returns=BegunLogin,
-    raises=[IdentityProviderNotFound, IdentityProviderUnavailable, TooManyAttempts],
+    raises=[IdentityProviderNotFound, OrgSuspended, IdentityProviderUnavailable, TooManyAttempts],
 )
 def begin_provider_login() -> Response:
     """Begin a login by the identity provider of an org: send the person to `authorization_url`.
@@ -104,8 +105,7 @@ def begin_provider_login() -> Response:
         raise InvalidRequest(
             return_to=["must be an address below ARKLOOP_PUBLIC_URL or one of ARKLOOP_CORS_ORIGINS"]
         )
-    with connections().reading() as sql:
-        provider = identity_providers.get(sql, body["org_id"])
+    provider = _provider_of(body["org_id"])
     metadata = provider_documents().metadata(provider.issuer)
     pending, ends_at = provider_logins.begin(
         provider, return_to=return_to, invitation=body.get("invitation")
@@ -166,9 +166,16 @@ def complete_provider_login() -> Response:
     return response
 
 
-def _log_in(pending: PendingLogin, reply: Reply) -> Session:
+def _provider_of(org_id: UUID) -> Row[Any]:
+    """Return the provider of an org that is open, before it is asked for anything."""
     with connections().reading() as sql:
-        provider = identity_providers.get(sql, UUID(pending.org_id))
+        provider = identity_providers.get(sql, org_id)
+        suspensions.check(sql, org_id)
+    return provider
+
+
+def _log_in(pending: PendingLogin, reply: Reply) -> Session:
+    provider = _provider_of(UUID(pending.org_id))
 
     def is_unknown(subject: str) -> bool:
         with connections().reading() as sql:

@@ -22,7 +22,7 @@ from arkloop.shared.accounts import secret_tokens, suspensions
 from arkloop.shared.errors import OrgSuspended
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import memberships, orgs, refresh_tokens
+from arkloop.shared.storage.tables.accounts import memberships, refresh_tokens
 
 REFRESH_LIFETIME = timedelta(days=30)
 #: A list of logins has no more.
@@ -65,8 +65,7 @@ def begin(
     Raises:
         OrgSuspended
     """
-    if tx.sql.scalar(select(orgs.c.suspended_at).where(orgs.c.id == org_id)) is not None:
-        raise OrgSuspended()
+    suspensions.check(tx.sql, org_id)
     tx.sql.execute(
         refresh_tokens.delete().where(
             refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()

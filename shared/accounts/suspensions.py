@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
-from arkloop.shared.errors import InvalidRequest, OrgNotFound
+from arkloop.shared.errors import InvalidRequest, OrgNotFound, OrgSuspended
 from arkloop.shared.runs import revocations
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import orgs
@@ -40,6 +40,12 @@ def since(org_id: ColumnElement[UUID]) -> ColumnElement[Any]:
 def is_suspended(org_id: ColumnElement[UUID]) -> ColumnElement[bool]:
     """Build SQL: the org is suspended."""
     return select(orgs.c.suspended_at).where(orgs.c.id == org_id).scalar_subquery().is_not(None)
+
+
+def check(sql: Connection, org_id: UUID) -> None:
+    """Check that an org may be logged in to. Raises: OrgSuspended."""
+    if sql.scalar(select(orgs.c.suspended_at).where(orgs.c.id == org_id)) is not None:
+        raise OrgSuspended()
 
 
 def suspend(

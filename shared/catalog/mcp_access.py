@@ -20,10 +20,11 @@ from sqlalchemy import Connection, Row, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from arkloop.shared.config import Settings
-from arkloop.shared.errors import McpStateInvalid, Unavailable
+from arkloop.shared.errors import McpStateInvalid, OrgSuspended, Unavailable
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import encryption
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_configs, mcp_grants
 
 log = logging.getLogger(__name__)
@@ -207,11 +208,13 @@ def answer(
 
     Raises:
         McpStateInvalid: no such request is open: it never was, has expired, or was answered before.
+        OrgSuspended: the request stays open.
         Unavailable: this process has no key.
     """
     found = tx.sql.execute(
-        select(mcp_authorizations, mcp_configs.c.org_id)
+        select(mcp_authorizations, mcp_configs.c.org_id, orgs.c.suspended_at)
         .join(mcp_configs, mcp_configs.c.id == mcp_authorizations.c.config_id)
+        .join(orgs, orgs.c.id == mcp_configs.c.org_id)
         .where(
             mcp_authorizations.c.state_hash == _hash(state),
             mcp_authorizations.c.answered_at.is_(None),
@@ -221,6 +224,8 @@ def answer(
     ).one_or_none()
     if found is None:
         raise McpStateInvalid()
+    if found.suspended_at is not None:
+        raise OrgSuspended()
     settings = tx.connections.settings
     try:
         made = _open(tx.sql, settings, found.request_encrypted, found.org_id, REQUEST_PURPOSE)

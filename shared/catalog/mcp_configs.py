@@ -30,6 +30,7 @@ from arkloop.shared.security import egress
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Discover
 from arkloop.shared.storage.pages import Place, after, fitting, newest
+from arkloop.shared.storage.tables.accounts import SUSPENDED_ORGS
 from arkloop.shared.storage.tables.catalog import mcp_configs, mcp_tools
 
 STREAMABLE_HTTP = "streamable_http"
@@ -233,8 +234,9 @@ def of_names(sql: Connection, org_id: UUID, names: Iterable[str]) -> list[Row[An
 
 
 def of_id(sql: Connection, config_id: UUID) -> Row[Any] | None:
-    """Return one config as `of_names` does; None if it is gone."""
-    return sql.execute(_with_secret().where(mcp_configs.c.id == config_id)).one_or_none()
+    """Return one config as `of_names` does; None if it is gone, or its org is suspended."""
+    is_open = mcp_configs.c.org_id.not_in(SUSPENDED_ORGS)
+    return sql.execute(_with_secret().where(mcp_configs.c.id == config_id, is_open)).one_or_none()
 
 
 def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[Row[Any]]:

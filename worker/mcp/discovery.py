@@ -37,7 +37,7 @@ def discover(
     """Ask the server now, and store what comes of it, a failure too.
 
     Nothing is stored of a config that is gone, or was changed meanwhile: its change has
-    the new server asked.
+    the new server asked. The servers of a suspended org are not asked.
 
     Raises:
         Unavailable: Postgres is out of reach.

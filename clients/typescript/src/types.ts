@@ -11056,6 +11056,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request-mcp_oauth.state_invalid"];
+            401: components["responses"]["org.suspended"];
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
@@ -12300,6 +12301,7 @@ export interface operations {
                 };
             };
             400: components["responses"]["http.bad_request"];
+            401: components["responses"]["org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["identity_providers.not_found"];
             408: components["responses"]["http.request_timeout"];

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from flask.testing import FlaskClient
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
@@ -125,6 +126,27 @@ def test_the_callback_takes_a_reply_once(
     with connections.transaction() as tx:
         taken = mcp_access.take_answered(tx, *of_run)
         assert ("c", None) == (taken and taken["code"], mcp_access.take_answered(tx, *of_run))
+
+
+def test_a_reply_to_a_suspended_org_is_not_taken(
+    connections: Connections, alice: User, client: FlaskClient
+) -> None:
+    """No code is kept, and the page is as good as before once the org is resumed."""
+    config_id = UUID(made(alice, {})["id"])
+    asked(connections, alice, str(config_id), "closed")
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, alice.org_id, "Unpaid bills")
+
+    for reply in ("code=c", "error=access_denied"):
+        refused = client.get(f"{CALLBACK}?state=closed&{reply}")
+        assert (401, "org.suspended") == error_of(refused)
+    with connections.transaction() as tx:
+        assert None is mcp_access.take_answered(
+            tx, alice.org_id, config_id, mcp_access.OPERATOR, None
+        )
+        suspensions.resume(tx, alice.org_id)
+
+    assert 200 == client.get(f"{CALLBACK}?state=closed&code=c").status_code
 
 
 def test_an_admin_deletes_what_one_person_has_granted(

@@ -310,16 +310,22 @@ def test_a_provider_that_is_gone_is_not_asked_for_each_login(
 def test_a_login_to_a_suspended_org_is_refused(
     org: User, provider: IdentityProvider, app: Flask, connections: Connections
 ) -> None:
-    """Its provider is right about the person, who gets no cookie; both work again afterwards."""
-    with connections.transaction() as tx:
-        suspensions.suspend(tx, org.org_id, "Unpaid bills")
+    """Its provider is asked for nothing, before and after the person was there; both work again
+    afterwards.
+    """
     client = app.test_client()
     query = provider.authorize(begin(client, org))
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, org.org_id, "Unpaid bills")
 
     refused = client.get(f"{CALLBACK}?{query}")
 
     assert (401, "org.suspended") == error_of(refused)
     assert not [one for one in refused.headers.getlist("Set-Cookie") if "refresh_token" in one]
+    assert [] == provider.forms
+    begun = client.post(BEGIN, json={"org_id": str(org.org_id)})
+    assert (401, "org.suspended") == error_of(begun)
+    assert [] == begun.headers.getlist("Set-Cookie")
     with connections.transaction() as tx:
         suspensions.resume(tx, org.org_id)
     assert 200 == client.get(f"{CALLBACK}?{provider.authorize(begin(client, org))}").status_code

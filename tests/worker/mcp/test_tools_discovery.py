@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Row, update
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
@@ -17,6 +19,7 @@ from arkloop.shared.storage.tables.catalog import mcp_configs as configs_table
 from arkloop.shared.times import now
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import discovery
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.tools import McpTools, tools_of
 from arkloop.worker.tools import ToolFailed
@@ -72,6 +75,29 @@ def test_a_server_that_fails_is_not_asked_by_every_run(
     assert "Program not found on this machine." == row.discovery_error
     assert not row.is_stale
     assert made.id == row.id
+
+
+def test_a_server_of_a_suspended_org_is_not_asked(
+    connections: Connections, alice: User, client: McpClient
+) -> None:
+    """Its discovery may have been due before; one after the org is resumed asks."""
+    with connections.transaction() as tx:
+        made = mcp_configs.create(
+            tx, alice.org_id, name="none", transport="stdio", command=["no-such-program"]
+        )
+        suspensions.suspend(tx, alice.org_id, "Unpaid bills")
+
+    def row() -> Row[Any]:
+        with connections.reading() as sql:
+            return mcp_configs.find(sql, alice.org_id, made.id)
+
+    discovery.discover(connections, client, made.id)
+    assert (None, None) == (row().tried_at, row().discovery_error)
+
+    with connections.transaction() as tx:
+        suspensions.resume(tx, alice.org_id)
+    discovery.discover(connections, client, made.id)
+    assert "Program not found on this machine." == row().discovery_error
 
 
 def _waits(folder: Path, *files: Path) -> Path:
