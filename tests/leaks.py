@@ -133,7 +133,7 @@ def _prompts(opened: psycopg.Connection[Any]) -> bytes:
     ).fetchall()
     of_runs = itertools.groupby(rows, key=lambda row: row[0])
     found = (prompts.read((seq, stored) for _, seq, stored in run) for _, run in of_runs)
-    return b"\n".join(prompt.body or b"" for run in found for prompt in run)
+    return b"\n".join(prompt.body() or b"" for run in found for prompt in run)
 
 
 def in_redis(url: str, also: Iterable[tuple[str, bytes]] = ()) -> list[Leak]:

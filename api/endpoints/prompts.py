@@ -59,10 +59,10 @@ def _shown(prompt: Prompt) -> dict[str, Any]:
         "seq": prompt.seq,
         **{name: facts[name] for name in ("sent_at", "attempt", "step", "try_number")},
         **{name: facts[name] for name in ("purpose", "route_id", "provider", "model", "bytes")},
-        "is_stored": prompt.body is not None,
+        "is_stored": prompt.is_stored,
     }
 
 
 def _with_body(prompt: Prompt) -> dict[str, Any]:
-    body = None if prompt.body is None else prompt.body.decode("utf-8", "replace")
-    return {**_shown(prompt), "body": body}
+    body = prompt.body()
+    return {**_shown(prompt), "body": None if body is None else body.decode("utf-8", "replace")}

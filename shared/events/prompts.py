@@ -3,10 +3,12 @@
 They are in the column `prompts` of the run's events, which thereby store, delete and protect them.
 An event has those that were sent before it and after the event before. Each begins with one line of
 JSON and continues with compressed bytes: what differs from the body before, since most of a request
-is in the next one, too. So a prompt is read with those before it, from its attempt's beginning on.
+is in the next one, too. So a body is put together from those before it, from the last one that was
+stored whole on; which of them it needs is known from the lines of JSON.
 """
 
 import json
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,21 +18,72 @@ from typing import Any
 #: length is known.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPT_BYTES = 8 * 1024 * 1024
+#: A body is stored whole again when the differences since the last one that was have this length:
+#: who reads it decompresses no more than that.
+MAX_CHAIN_BYTES = 32 * 1024 * 1024
 #: Shorter contents of files stay in a body: they may be the same as other text by chance.
 LEAST_FILE_CHARACTERS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """A prompt that was read; `number` counts those of the run from 1, `seq` is that of its event.
 
-    `facts` are those that its worker has stored. `body` is None if it was not stored.
+    `facts` are those that its worker has stored.
     """
 
     number: int
     seq: int
     facts: Mapping[str, Any]
-    body: bytes | None
+    #: The compressed difference; None if the body was not stored, or one that it is based on lost.
+    _stored: memoryview | None
+    _before: "Prompt | None"
+
+    @property
+    def is_stored(self) -> bool:
+        return self._stored is not None
+
+    def body(self) -> bytes | None:
+        """Decode the body; None if it is not stored or damaged.
+
+        Only what is part of it is decompressed, and others get on meanwhile.
+        """
+        if self._stored is None:
+            return None
+        whole = bytearray(self.facts["size"])
+        one: Prompt | None = self
+        # The parts that are missing: where they are in `whole`, and from where to where in `one`.
+        missing = [(0, 0, len(whole))]
+        while one is not None and missing:
+            try:
+                missing = one._fill(whole, missing)
+            except zlib.error:
+                return None
+            one = one._before
+            time.sleep(0)
+        return bytes(whole) if zlib.crc32(whole) == self.facts["sum"] else None
+
+    def _fill(
+        self, whole: bytearray, missing: list[tuple[int, int, int]]
+    ) -> list[tuple[int, int, int]]:
+        """Copy what is in the difference; return what is in the body before."""
+        prefix, end = self.facts["prefix"], self.facts["size"] - self.facts["suffix"]
+        longer = self.facts["size"] - (self._before.facts["size"] if self._before else 0)
+        middle = b""
+        left = []
+        for place, low, high in missing:
+            if low < prefix:
+                left.append((place, low, min(high, prefix)))
+            start, stop = max(low, prefix), min(high, end)
+            if start < stop:
+                if not middle and self._stored is not None:
+                    middle = zlib.decompressobj().decompress(self._stored, end - prefix)
+                at = place + start - low
+                whole[at : at + stop - start] = middle[start - prefix : stop - prefix]
+            if high > end:
+                start = max(low, end)
+                left.append((place + start - low, start - longer, high - longer))
+        return left
 
 
 class Encoder:
@@ -38,7 +91,9 @@ class Encoder:
 
     def __init__(self) -> None:
         self._last = b""
+        self._sum = 0  # of the last body
         self._left = MAX_ATTEMPT_BYTES
+        self._chain = 0  # the length of the differences since a body was stored whole
 
     def encode(
         self, facts: Mapping[str, Any], body: bytes, files: Iterable[tuple[str, str]] = ()
@@ -54,51 +109,47 @@ class Encoder:
         if len(body) > MAX_BODY_BYTES:
             return _record({**facts, "bytes": size}, b"")
         prefix, suffix = _shared(self._last, body)
+        if self._chain + len(body) - prefix - suffix > MAX_CHAIN_BYTES:
+            prefix = suffix = 0
         # What is sent waits for this: the lowest level takes a third of the time.
         middle = zlib.compress(body[prefix : len(body) - suffix], 1)
         if len(middle) > self._left:
             return _record({**facts, "bytes": size}, b"")
         self._left -= len(middle)
-        record = _record(
-            {
-                **facts,
-                "bytes": size,
-                "length": len(middle),
-                "base": zlib.crc32(self._last),
-                "prefix": prefix,
-                "suffix": suffix,
-            },
-            middle,
-        )
-        self._last = body
-        return record
+        whole = {"size": len(body), "sum": zlib.crc32(body)}
+        based = {"base": self._sum, "prefix": prefix, "suffix": suffix}
+        chain = self._chain if prefix + suffix else 0
+        self._chain = chain + len(body) - prefix - suffix
+        self._last, self._sum = body, whole["sum"]
+        return _record({**facts, "bytes": size, "length": len(middle), **whole, **based}, middle)
 
 
 def read(rows: Iterable[tuple[int, bytes]]) -> Iterator[Prompt]:
-    """Yield the prompts of a run from its events, given as pairs of `seq` and the column."""
-    last, number = b"", 0
+    """Yield the prompts of a run from its events, given as pairs of `seq` and the column.
+
+    No body is decoded for it. What follows a damaged line of JSON in its event is left out.
+    """
+    last: Prompt | None = None
+    number = 0
     for seq, stored in rows:
         place = 0
         while place < len(stored):
-            end = stored.index(b"\n", place)
-            facts = json.loads(stored[place:end])
+            try:
+                end = stored.index(b"\n", place)
+                facts = json.loads(stored[place:end])
+            except ValueError:
+                break
             place = end + 1 + facts.get("length", 0)
-            body: bytes | None = None
-            if "length" in facts:
-                body = _body(last, facts, stored[end + 1 : place])
-                last = last if body is None else body
             number += 1
-            yield Prompt(number, seq, facts, body)
-
-
-def _body(last: bytes, facts: Mapping[str, Any], stored: bytes) -> bytes | None:
-    """Return a body; None if the one before it was lost."""
-    prefix, suffix = facts["prefix"], facts["suffix"]
-    if not prefix + suffix:
-        return zlib.decompress(stored)
-    if zlib.crc32(last) != facts["base"]:
-        return None
-    return last[:prefix] + zlib.decompress(stored) + last[len(last) - suffix :]
+            is_whole = not facts.get("prefix", 0) + facts.get("suffix", 0)
+            before = None if is_whole else last
+            # Otherwise the body between them was lost.
+            is_based = is_whole or (last is not None and last.facts["sum"] == facts["base"])
+            is_stored = "sum" in facts and is_based
+            difference = memoryview(stored)[end + 1 : place] if is_stored else None
+            prompt = Prompt(number, seq, facts, difference, before)
+            last = prompt if prompt.is_stored else last
+            yield prompt
 
 
 def _record(facts: Mapping[str, Any], stored: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -12,7 +13,7 @@ from arkloop.shared.events.prompts import MAX_ATTEMPT_BYTES, MAX_BODY_BYTES, Enc
 
 
 def bodies(stored: Iterable[bytes]) -> list[bytes | None]:
-    return [prompt.body for prompt in prompts.read(enumerate(stored, 1))]
+    return [prompt.body() for prompt in prompts.read(enumerate(stored, 1))]
 
 
 def conversation(turns: int) -> list[bytes]:
@@ -35,7 +36,7 @@ def test_any_bodies_are_read_as_they_were_sent(texts: list[str]) -> None:
 
     assert sent == bodies(stored)
     found = list(prompts.read([(7, b"".join(stored))] if stored else []))
-    assert sent == [prompt.body for prompt in found]
+    assert sent == [prompt.body() for prompt in found]
     assert [(n + 1, 7, n) for n in range(len(sent))] == [
         (prompt.number, prompt.seq, prompt.facts["step"]) for prompt in found
     ]
@@ -67,7 +68,7 @@ def test_files_are_shown_by_their_ids() -> None:
     body = json.dumps([content, "text", content, "QUJD"]).encode()
     [prompt] = prompts.read([(1, Encoder().encode({}, body, [("f1", content), ("f2", "QUJD")]))])
 
-    assert b'["[content of file f1]", "text", "[content of file f1]", "QUJD"]' == prompt.body
+    assert b'["[content of file f1]", "text", "[content of file f1]", "QUJD"]' == prompt.body()
     assert len(body) == prompt.facts["bytes"]
 
 
@@ -83,3 +84,65 @@ def test_what_is_too_long_is_only_counted() -> None:
         p.facts["bytes"] for p in prompts.read(enumerate(stored))
     ]
     assert MAX_ATTEMPT_BYTES + 2_000 > sum(map(len, stored))
+
+
+def test_a_list_of_prompts_decodes_none() -> None:
+    """A run's page lists a hundred long ones; whether they are stored is known without them."""
+    stored = [Encoder().encode({"step": 1}, b"abc" * 100), Encoder().encode({}, b"x" * 5_000_000)]
+    line = stored[0].index(b"\n") + 1
+    damaged = stored[0][:line] + bytes(len(stored[0]) - line)
+
+    found = list(prompts.read([(1, damaged + stored[1])]))
+
+    assert [True, False] == [prompt.is_stored for prompt in found]
+    assert [None, None] == [prompt.body() for prompt in found]
+
+
+def test_a_body_is_read_without_the_others() -> None:
+    """Of a hundred long ones, the last takes the memory of one."""
+    noise = random.Random(7)
+    first = noise.randbytes(250_000).hex().encode()
+    encoder = Encoder()
+    said = [b'"%d"' % step * 100 for step in range(100)]
+    sent = [first + b"".join(said[:count]) + b"]}" for count in range(100)]
+    stored = [encoder.encode({}, body) for body in sent]
+    found = list(prompts.read(enumerate(stored)))
+
+    tracemalloc.start()
+    body = found[-1].body()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert sent[-1] == body
+    assert 5 * len(first) > peak
+
+
+def test_what_one_body_is_put_together_from_is_bounded() -> None:
+    """Bodies with little in common are stored whole from time to time."""
+    encoder = Encoder()
+    sent = [b"same" + bytes([step]) * 4_000_000 for step in range(20)]
+    stored = [encoder.encode({}, body) for body in sent]
+
+    facts = [prompt.facts for prompt in prompts.read(enumerate(stored))]
+    assert [0, 8, 16] == [n for n, one in enumerate(facts) if not one["prefix"] + one["suffix"]]
+    assert sent == bodies(stored)
+
+
+def test_damaged_prompts_have_no_body() -> None:
+    """Neither they nor those that are based on them; the others are shown."""
+    first, second, third = conversation(3)
+    encoder = Encoder()
+    stored = [encoder.encode({}, body) for body in (first, second, third)]
+    line = stored[1].index(b"\n") + 1
+    shown = set()
+    for place in range(line, len(stored[1])):
+        damaged = bytearray(stored[1])
+        damaged[place] ^= 0x10
+        found = bodies([stored[0], bytes(damaged), stored[2], Encoder().encode({}, third)])
+        assert (first, third) == (found[0], found[3])
+        shown |= {found[1], found[2]}
+    # Those of a flipped bit that changes nothing are right.
+    assert {None, second, third} == shown
+
+    # The rest of an event is lost with a line of JSON.
+    assert [first, first] == bodies([stored[0] + b"{" + stored[1], stored[0]])
