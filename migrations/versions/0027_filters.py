@@ -61,8 +61,6 @@ _INDEXES = (("runs", "end_user_id"), ("runs", "error_code"), ("threads", "end_us
 
 
 def upgrade() -> None:
-    for one in ("thread", "run"):
-        op.execute(_PAIRS.format(one=one))
     # Runs are created and executed while these are built. A build that was interrupted leaves an
     # invalid index behind, which would count as existing.
     with op.get_context().autocommit_block():
@@ -76,3 +74,5 @@ def upgrade() -> None:
                 postgresql_where=sa.text(f"{column} IS NOT NULL"),
                 postgresql_concurrently=True,
             )
+    for one in ("thread", "run"):
+        op.execute(_PAIRS.format(one=one))

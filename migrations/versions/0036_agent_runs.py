@@ -16,8 +16,19 @@ _NAME = "ix_runs_org_id_agent_queued_at"
 
 
 def upgrade() -> None:
-    op.add_column("runs", sa.Column("agent", sa.Text))
-    op.add_column("workers", sa.Column("org_id", sa.Uuid))
+    # Runs are created and executed while it is built. A build that was interrupted leaves an
+    # invalid index behind, which would count as existing, and columns.
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE runs ADD COLUMN IF NOT EXISTS agent text")
+        op.execute("ALTER TABLE workers ADD COLUMN IF NOT EXISTS org_id uuid")
+        op.drop_index(_NAME, "runs", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            _NAME,
+            "runs",
+            ["org_id", "agent", "queued_at"],
+            postgresql_where=sa.text("state = 'queued' AND agent IS NOT NULL"),
+            postgresql_concurrently=True,
+        )
     op.execute(
         """
         CREATE TABLE agent_runs (
@@ -27,14 +38,3 @@ def upgrade() -> None:
         )
         """
     )
-    # Runs are created and executed while it is built. A build that was interrupted leaves an
-    # invalid index behind, which would count as existing.
-    with op.get_context().autocommit_block():
-        op.drop_index(_NAME, "runs", if_exists=True, postgresql_concurrently=True)
-        op.create_index(
-            _NAME,
-            "runs",
-            ["org_id", "agent", "queued_at"],
-            postgresql_where=sa.text("state = 'queued' AND agent IS NOT NULL"),
-            postgresql_concurrently=True,
-        )

@@ -16,28 +16,13 @@ _ACTIVE = "state IN ('queued', 'executing', 'waiting', 'suspended')"
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE runs ADD COLUMN parent_run_id uuid")
-    op.execute("ALTER TABLE threads ADD COLUMN parent_run_id uuid")
-    op.execute("ALTER TABLE holds ADD COLUMN caps jsonb")
-    op.create_table(
-        "sub_runs",
-        sa.Column(
-            "run_id", sa.Uuid, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False
-        ),
-        sa.Column("parent_run_id", sa.Uuid, nullable=False),
-        sa.Column("parent_call_id", sa.Text, nullable=False),
-        sa.Column("root_run_id", sa.Uuid, nullable=False),
-        sa.Column("depth", sa.Integer, nullable=False),
-        sa.Column("levels_left", sa.Integer, nullable=False),
-        sa.PrimaryKeyConstraint("run_id", name="pk_sub_runs"),
-        sa.UniqueConstraint(
-            "parent_run_id", "parent_call_id", name="uq_sub_runs_parent_run_id_parent_call_id"
-        ),
-    )
     # Beside running services: a statement of the previous release that names fewer states finds
-    # these indexes, too, so that each replaces one. An attempt that broke off has left an invalid
-    # index.
+    # these indexes, too, so that each replaces one. An attempt that broke off has left columns, and
+    # maybe an invalid index.
     with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE runs ADD COLUMN IF NOT EXISTS parent_run_id uuid")
+        op.execute("ALTER TABLE threads ADD COLUMN IF NOT EXISTS parent_run_id uuid")
+        op.execute("ALTER TABLE holds ADD COLUMN IF NOT EXISTS caps jsonb")
         for name, create in {
             "uq_runs_unended_thread_id": f"UNIQUE INDEX CONCURRENTLY uq_runs_unended_thread_id"
             f" ON runs (thread_id) WHERE {_ACTIVE}",
@@ -55,3 +40,18 @@ def upgrade() -> None:
             op.execute(f"CREATE {create}")
         for name in ("uq_runs_active_thread_id", "ix_runs_cancel_requested_at"):
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+    op.create_table(
+        "sub_runs",
+        sa.Column(
+            "run_id", sa.Uuid, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False
+        ),
+        sa.Column("parent_run_id", sa.Uuid, nullable=False),
+        sa.Column("parent_call_id", sa.Text, nullable=False),
+        sa.Column("root_run_id", sa.Uuid, nullable=False),
+        sa.Column("depth", sa.Integer, nullable=False),
+        sa.Column("levels_left", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("run_id", name="pk_sub_runs"),
+        sa.UniqueConstraint(
+            "parent_run_id", "parent_call_id", name="uq_sub_runs_parent_run_id_parent_call_id"
+        ),
+    )

@@ -23,14 +23,15 @@ _INDEXES = {
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE threads ADD COLUMN on_busy text")
-    op.execute(
-        "ALTER TABLE runs ADD COLUMN not_before timestamptz,"
-        " ADD COLUMN has_followers boolean NOT NULL DEFAULT false,"
-        " ADD COLUMN superseded_by uuid"
-    )
-    # Beside running services. An attempt that broke off has left an invalid index.
+    # Beside running services. An attempt that broke off has left columns, and maybe an invalid
+    # index.
     with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE threads ADD COLUMN IF NOT EXISTS on_busy text")
+        op.execute(
+            "ALTER TABLE runs ADD COLUMN IF NOT EXISTS not_before timestamptz,"
+            " ADD COLUMN IF NOT EXISTS has_followers boolean NOT NULL DEFAULT false,"
+            " ADD COLUMN IF NOT EXISTS superseded_by uuid"
+        )
         for name, rows in _INDEXES.items():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {rows}")

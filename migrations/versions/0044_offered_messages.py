@@ -11,10 +11,7 @@ down_revision = "0043"
 branch_labels = None
 depends_on = None
 
-_STATEMENTS = """
-ALTER TABLE runs ADD COLUMN has_offered boolean NOT NULL DEFAULT false;
-ALTER TABLE messages ADD COLUMN steered_into uuid;
-
+_TABLE = """
 CREATE TABLE offered_messages (
     run_id uuid NOT NULL,
     active_run_id uuid NOT NULL,
@@ -47,9 +44,14 @@ CREATE INDEX ix_offered_messages_thread_id ON offered_messages (thread_id);
 
 
 def upgrade() -> None:
-    op.execute(_STATEMENTS)
-    # Beside running services. An attempt that broke off has left an invalid index.
+    # Beside running services. An attempt that broke off has left columns, and maybe an invalid
+    # index.
     with op.get_context().autocommit_block():
+        op.execute(
+            "ALTER TABLE runs ADD COLUMN IF NOT EXISTS"
+            " has_offered boolean NOT NULL DEFAULT false"
+        )
+        op.execute("ALTER TABLE messages ADD COLUMN IF NOT EXISTS steered_into uuid")
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_messages_steered_into")
         op.execute(
             "CREATE INDEX CONCURRENTLY ix_messages_steered_into ON messages (steered_into)"
@@ -62,3 +64,4 @@ def upgrade() -> None:
             " FOREIGN KEY (steered_into) REFERENCES runs (id) ON DELETE SET NULL NOT VALID"
         )
         op.execute("ALTER TABLE messages VALIDATE CONSTRAINT fk_messages_steered_into")
+    op.execute(_TABLE)
