@@ -117,7 +117,7 @@ def _dumped(opened: psycopg.Connection[Any]) -> Iterator[tuple[str, bytes]]:
         ) as rows:
             yield table, b"".join(bytes(row) for row in rows)
     if "run_events" in {table for _, table in tables} and _has_prompts(opened):
-        yield "run_events", _prompts(opened)
+        yield "run_events", prompts_in(opened)
 
 
 def _has_prompts(opened: psycopg.Connection[Any]) -> bool:
@@ -126,7 +126,7 @@ def _has_prompts(opened: psycopg.Connection[Any]) -> bool:
     return opened.execute(f"{column} AND attname = 'prompts'").fetchone() is not None
 
 
-def _prompts(opened: psycopg.Connection[Any]) -> bytes:
+def prompts_in(opened: psycopg.Connection[Any]) -> bytes:
     """Return what vendors received; a dump has it compressed."""
     rows = opened.execute(
         "SELECT run_id, seq, prompts FROM run_events WHERE prompts IS NOT NULL ORDER BY run_id, seq"

@@ -41,6 +41,7 @@ RUNS_END_SECONDS = 60
 #: Web processes have noticed the end of all access by then: nothing new is created.
 ACCESS_ENDS_SECONDS = 5
 THREADS_AT_ONCE = 50
+RUNS_AT_ONCE = 50
 _POLL_SECONDS = 0.2
 
 #: In place of names; nobody can register it, since an email has an `@` and a login has none.
@@ -98,6 +99,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
 
     erased = Erased()
     _erase_threads(connections, find, erased)
+    _forget_prompts(connections, find)
     with connections.transaction() as tx:
         found = find(tx.sql)
         personal_data.delete_single(tx, found)
@@ -174,6 +176,18 @@ def _delete_threads(
         erased.messages += deleted[0]
         erased.runs += deleted[1]
     return True
+
+
+def _forget_prompts(connections: Connections, find: Callable[[Connection], Conversations]) -> None:
+    """Forget prompts of others that may have messages of the person, some in each transaction.
+
+    This comes before the runs that these messages belong to are deleted, by which they are found.
+    """
+    with connections.reading() as sql:
+        run_ids = personal_data.prompted_later(sql, find(sql))
+    for start in range(0, len(run_ids), RUNS_AT_ONCE):
+        with connections.transaction() as tx:
+            personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE])
 
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:

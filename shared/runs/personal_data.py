@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, delete, func, select
+from sqlalchemy import Column, ColumnElement, Connection, delete, func, select, update
 
 from arkloop.shared.billing import spending
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import inputs, runs
-from arkloop.shared.storage.tables.threads import messages, threads
+from arkloop.shared.storage.tables.threads import messages, thread_contexts, threads
 
 _THREADS = statement(__package__, "threads_of_person")
 _RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
+_PROMPTED_LATER = statement(__package__, "prompted_later")
 _FILES = statement(__package__, "files_of_threads")
 _CANCEL = statement(__package__, "cancel_runs_of_person")
 
@@ -133,8 +135,25 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
     return message_count, len(found)
 
 
+def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
+    """Return the runs of others whose stored prompts may have messages of the single runs."""
+    return sql.exec_driver_sql(_PROMPTED_LATER, {"run_ids": list(found.run_ids)}).scalars().all()
+
+
+def forget_prompts(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """Forget what vendors received of these runs; the runs and their events stay."""
+    of_runs = run_events.c.run_id.in_(run_ids) & run_events.c.prompts.is_not(None)
+    tx.sql.execute(update(run_events).where(of_runs).values(prompts=None))
+
+
 def delete_single(tx: Transaction, found: Conversations) -> None:
-    """Delete the single runs, which have ended, and their messages."""
+    """Delete the single runs, which have ended, their messages, and what later runs had of them:
+    summaries of these messages, and prompts.
+    """
+    forget_prompts(tx, prompted_later(tx.sql, found))
+    has_theirs = thread_contexts.c.upto_position >= runs.c.position - 1
+    summed_up = (runs.c.thread_id == thread_contexts.c.thread_id) & has_theirs
+    tx.sql.execute(delete(thread_contexts).where(runs.c.id.in_(found.run_ids), summed_up))
     gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
@@ -14,6 +15,7 @@ from arkloop.shared.billing import budget_limits
 from arkloop.shared.billing.spending import end_user_scope
 from arkloop.shared.catalog import mcp_access
 from arkloop.shared.errors import LastOwner
+from arkloop.shared.events.prompts import Encoder
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention, sweep
 from arkloop.shared.runs.states import RunState
@@ -24,8 +26,10 @@ from arkloop.shared.storage.tables.billing import run_usage
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.files import files
 from arkloop.shared.storage.tables.runs import forgotten_events, inputs
+from arkloop.shared.storage.tables.threads import thread_contexts
 from tests.clients import PASSWORD, Register, User
 from tests.end_users import end_user
+from tests.leaks import plain, prompts_in
 
 ENDED = {"state": RunState.COMPLETED, "ended_at": func.now()}
 #: `make_run(user, thread_id, state, **columns)`
@@ -48,11 +52,14 @@ def places_of(connections: Connections, word: str) -> list[str]:
     retention.forget(connections)
     with connections.reading() as sql:
         query = "SELECT EXISTS (SELECT FROM {0} WHERE {0}::text ILIKE :word)"
-        return [
+        found = [
             name
             for name in metadata.tables
             if sql.scalar(text(query.format(name)), {"word": f"%{word}%"})
         ]
+    with psycopg.connect(plain(connections.settings.database_url)) as opened:
+        is_prompted = word.encode() in prompts_in(opened)
+    return [*found, "prompts"] if is_prompted else found
 
 
 def add_file(connections: Connections, user: User, end_user_id: str | None, name: str) -> UUID:
@@ -72,10 +79,13 @@ def add_grant(connections: Connections, user: User, owner: str) -> None:
         mcp_access.store_grant(tx, user.org_id, UUID(made.json["id"]), owner, grant)
 
 
-def add_event(connections: Connections, run_id: UUID, content: str) -> None:
+def add_event(
+    connections: Connections, run_id: UUID, content: str, prompt: str | None = None
+) -> None:
+    stored = None if prompt is None else Encoder().encode({}, prompt.encode())
     with connections.transaction() as tx:
         values = {"run_id": run_id, "seq": 1, "type": "message.delta", "payload": content}
-        tx.sql.execute(insert(run_events).values(**values))
+        tx.sql.execute(insert(run_events).values(**values, prompts=stored))
 
 
 def kinds(entries: list[dict[str, Any]]) -> list[str]:
@@ -99,6 +109,15 @@ def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
     alice.say(shared_thread, f"{word} asks")
     make_run(alice, shared_thread, end_user_id=word, position=2, **ENDED)
     alice.post(f"/v1/threads/{shared_thread}/messages", {"content": "somebody else asks"})
+    # What that run says is in prompts of later ones and of their sub-runs, and in a summary.
+    later = make_run(alice, shared_thread, position=4, **ENDED)
+    add_event(connections, later, "an answer", f"{word} asks, and somebody else")
+    task = make_run(alice, alice.thread(title="Task"), parent_run_id=later, position=1, **ENDED)
+    add_event(connections, task, "a result", f"Look {word} up.")
+    with connections.transaction() as tx:
+        point = {"window_tokens": 0, "upto_position": 2, "upto_seq": 1, "dropped_messages": 2}
+        point |= {"thread_id": UUID(shared_thread), "summary": f"{word} asked."}
+        tx.sql.execute(insert(thread_contexts).values(**point))
     # A sub-run, whose thread has no end user.
     below = alice.thread(title=f"sub-run for {word}")
     make_run(alice, below, end_user_id=word, parent_run_id=run_id, position=1, **ENDED)
@@ -116,7 +135,8 @@ def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
     limits = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(1)}
     with connections.transaction() as tx:
         budget_limits.set_(tx, alice.org_id, end_user_scope(word), **limits)
-    assert {"budgets", "spending", "webhook_deliveries"} <= {*places_of(connections, word)}
+    places = {*places_of(connections, word)}
+    assert {"budgets", "prompts", "spending", "thread_contexts", "webhook_deliveries"} <= places
     return word
 
 
@@ -137,7 +157,7 @@ def test_nothing_of_an_erased_end_user_is_left(
     with connections.transaction() as tx:  # what the loop does once the bytes are gone
         tx.sql.execute(files.delete().where(files.c.expires_at <= func.now()))
     assert [] == places_of(connections, ann)
-    assert ["Bob's", "Everybody"] == sorted(
+    assert ["Bob's", "Everybody", "Task"] == sorted(
         thread["title"] for thread in alice.get("/v1/threads").json
     )
     assert 200 == bob.get(f"/v1/threads/{kept}").status_code
@@ -145,6 +165,27 @@ def test_nothing_of_an_erased_end_user_is_left(
     with connections.reading() as sql:
         cost = select(run_usage.c.cost_usd).where(run_usage.c.org_id == alice.org_id)
         assert [1] == sql.scalars(cost).all()
+
+
+def test_prompts_from_before_an_erased_end_user_stay(
+    connections: Connections, alice: User, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other threads stay, too; of more runs than one transaction takes, all later go."""
+    monkeypatch.setattr(erasure, "RUNS_AT_ONCE", 2)
+    thread_id, other = alice.thread(), alice.thread()
+    before, elsewhere, *later = [
+        make_run(alice, thread, position=position, **ENDED)
+        for thread, position in [(thread_id, 2), (other, 9), *((thread_id, n) for n in range(6, 9))]
+    ]
+    make_run(alice, thread_id, end_user_id="ann", position=4, **ENDED)
+    words = {run_id: f"prompt-{run_id.hex}" for run_id in (before, elsewhere, *later)}
+    for run_id, word in words.items():
+        add_event(connections, run_id, "an answer", word)
+
+    erasure.erase_end_user(connections, alice.org_id, "ann")
+
+    left = {run_id for run_id, word in words.items() if places_of(connections, word)}
+    assert {before, elsewhere} == left
 
 
 def test_an_end_user_of_the_same_id_in_another_org_stays(

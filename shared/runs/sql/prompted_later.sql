@@ -1,0 +1,13 @@
+-- The runs whose prompts may have what an end user said in threads of others: those after the first
+-- run of theirs in such a thread, with their sub-runs. Only those that still have prompts.
+WITH RECURSIVE began AS (
+    SELECT thread_id, min(position) AS position
+    FROM runs WHERE id = ANY(%(run_ids)s) GROUP BY thread_id
+), later AS (
+    SELECT r.id FROM began b JOIN runs r ON r.thread_id = b.thread_id AND r.position > b.position
+    UNION
+    SELECT r.id FROM later JOIN runs r ON r.parent_run_id = later.id
+)
+SELECT id FROM later WHERE NOT id = ANY(%(run_ids)s) AND EXISTS (
+    SELECT FROM run_events e WHERE e.run_id = later.id AND e.prompts IS NOT NULL
+) ORDER BY id
