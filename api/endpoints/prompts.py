@@ -11,6 +11,7 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Json, Time, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.json_body import query_args
+from arkloop.shared.errors import Forbidden
 from arkloop.shared.events.prompts import Prompt
 from arkloop.shared.runs import sent_prompts
 
@@ -43,7 +44,12 @@ class ShownPrompt(TypedDict):
 @requires("data.runs.read")
 @described(query=PromptsQuery, returns=list[ShownPrompt])
 def list_prompts(run_id: UUID) -> Response:
-    """List the prompts that the run's vendors received; the body only of the one with `number`."""
+    """List the prompts that the run's vendors received; the body only of the one with `number`.
+
+    Also requires `data.threads.read`: a prompt has the conversation.
+    """
+    if "data.threads.read" not in actor().permissions:
+        raise Forbidden()
     number = query_args(PromptsQuery()).get("number")
     with connections().reading() as sql:
         found = sent_prompts.read(sql, actor(), run_id)

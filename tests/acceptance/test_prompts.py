@@ -221,9 +221,12 @@ def test_who_may_see_them(user: Caller, system: System) -> None:
     path = f"/v1/runs/{run_id}/prompts"
     scopes = ["data.runs.read", "data.threads.read"]
     token = user.made("/v1/client-tokens", {"end_user_id": "ann", "scopes": scopes})["token"]
-    _, key = user.api_key(scopes=["data.runs.read"])
+    _, key = user.api_key(scopes=scopes)
 
     assert 1 == len(user.at(token=key).get(path))
+    for scope in scopes:  # neither is enough: a prompt has the conversation
+        _, key = user.api_key(scopes=[scope])
+        assert (403, "auth.forbidden") == error_of(user.at(token=key).http.get(path))
     assert (404, "runs.not_found") == error_of(system.caller().http.get(path))
     assert 403 == user.at(token=token).http.get(path).status_code
     assert [] == user.get(path, number=2)

@@ -1244,6 +1244,8 @@ export interface paths {
          * List the prompts that the run's vendors received
          * @description List the prompts that the run's vendors received; the body only of the one with `number`.
          *
+         *     Also requires `data.threads.read`: a prompt has the conversation.
+         *
          *     Requires the permission `data.runs.read`.
          */
         get: operations["prompts.list_prompts"];

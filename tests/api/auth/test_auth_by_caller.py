@@ -81,7 +81,7 @@ PATCH /v1/runs/<id:run_id>                                  data.runs.write
 POST /v1/runs/<id:run_id>:cancel                            data.runs.write *
 POST /v1/runs/<id:run_id>/input                             data.runs.write *
 GET /v1/runs/<id:run_id>:explain                            data.runs.read *
-GET /v1/runs/<id:run_id>/prompts                            data.runs.read
+GET /v1/runs/<id:run_id>/prompts                            data.runs.read data.threads.read
 GET /v1/runs/<id:run_id>/events                             data.runs.read *
 POST /v1/runs/<id:run_id>/stream-ticket                     data.runs.read *
 POST /v1/runs/<id:run_id>/tool-results                      data.runs.write *

@@ -56,7 +56,7 @@ function Run({ id }) {
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
         ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
       </${Recorded}>
-      ${may("data.runs.read") && html`<${Prompts} run=${data} events=${events} />`}
+      ${may("data.threads.read") && html`<${Prompts} run=${data} events=${events} />`}
       <section class="panel"><h2>Details</h2><${Details} run=${data} /></section>
     </div>`
 }
