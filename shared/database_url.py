@@ -37,6 +37,9 @@ _PARTS = re.compile(
 )
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|/[^:]*|[^/:\[\]]+)?(?::(?P<port>[0-9]{1,5}))?")
 
+#: What an option may be called: only such a name is repeated, since it is no part of a password.
+_NAME = re.compile(r"[a-z_]{1,40}")
+
 
 class InvalidDatabaseUrl(ValueError):
     """The message says what is wrong with the URL, and never repeats its password."""
@@ -54,12 +57,18 @@ def normalize(url: str) -> str:
     parts = _PARTS.fullmatch(url)
     if parts is None or parts["scheme"] not in SCHEMES:
         raise InvalidDatabaseUrl(f"must begin with {' or '.join(s + '://' for s in SCHEMES)}")
+    if "@" in url[parts.start("hosts") :]:
+        # What stands before it may be a part of the password: nothing of it is repeated.
+        raise InvalidDatabaseUrl(
+            "has a second @, or one in an option: there, and in a password, it is written as %40"
+        )
     query = parse_qsl(parts["query"] or "", keep_blank_values=True)
     for name, value in query:
         if name not in OPTIONS:
-            raise InvalidDatabaseUrl(f"has the option {name!r}, which Postgres' library lacks")
+            named = f"the option {name!r}" if _NAME.fullmatch(name) else "an option"
+            raise InvalidDatabaseUrl(f"has {named}, which Postgres' library lacks")
         if name == "port" and not all(map(_is_port, value.split(","))):
-            raise InvalidDatabaseUrl(f"must have a port from 1 to 65535, is {value!r}")
+            raise InvalidDatabaseUrl("must have a port from 1 to 65535")
         if name == "target_session_attrs" and value not in SESSION_ATTRS:
             raise InvalidDatabaseUrl(
                 f"target_session_attrs must be read-write, is {value!r}: the service writes"
@@ -81,9 +90,6 @@ def _addresses(texts: list[str]) -> list[tuple[str, str]]:
     """Return pairs of host and port, each perhaps empty."""
     addresses = []
     for text in texts:
-        if "@" in text:
-            # This may be a part of the password.
-            raise InvalidDatabaseUrl("has a second @: the one in a password is written as %40")
         address = _ADDRESS.fullmatch(text)
         is_empty = len(texts) > 1 and not text
         if address is None or is_empty or not _is_port(address["port"] or ""):

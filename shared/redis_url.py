@@ -16,6 +16,8 @@ INTEGERS = frozenset(
 )
 NUMBERS = frozenset({"socket_timeout", "socket_connect_timeout", "timeout"})
 
+_WRITTEN = "a / ? or # in the password is written as %2F, %3F or %23"
+
 
 class InvalidRedisUrl(ValueError):
     """The message says what is wrong with the URL, and never repeats a part of its password."""
@@ -42,6 +44,9 @@ def check(url: str) -> None:
             raise InvalidRedisUrl("must have the path of a socket, such as unix:///run/redis.sock")
     else:
         _check_port(parts.netloc)
+        if "@" in url[len(scheme + separator + parts.netloc) :]:
+            # What stands before it may be a part of the password: nothing of it is repeated.
+            raise InvalidRedisUrl(f"must have no @ after its host; {_WRITTEN}, an @ as %40")
         if not re.fullmatch(r"/?[0-9]*", path):
             raise InvalidRedisUrl("must end with the number of a database, such as /0, or without")
     for name, value in parse_qsl(parts.query):
@@ -56,7 +61,4 @@ def _check_port(place: str) -> None:
     address = place.rpartition("@")[2]
     port = re.fullmatch(r"(\[.*\]|[^:]*)(?::(?P<number>[0-9]{1,5})?)?", address)
     if port is None or int(port["number"] or 1) not in range(1, 65536):
-        raise InvalidRedisUrl(
-            "must have a port from 1 to 65535; a / ? or # in the password is written as %2F, %3F"
-            " or %23"
-        )
+        raise InvalidRedisUrl(f"must have a port from 1 to 65535; {_WRITTEN}")
