@@ -22,8 +22,9 @@ from arkloop.worker.contract.messages import UserMessage
 from arkloop.worker.process import history
 from arkloop.worker.process.history import Opening
 
-#: A text is in memory twice while it is sent: as itself, and as a part of the request.
-COPIES = 2
+#: A text is in memory three times while it is sent: as itself, as a part of the request, and in
+#: the body that the next prompt is compared with.
+COPIES = 3
 #: What one org may have of the memory of all.
 SHARE_OF_ONE_ORG = 0.5
 #: How soon a run that waits for memory tries again.

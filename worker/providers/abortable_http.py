@@ -3,7 +3,8 @@
 For what an org has entered it also keeps to the addresses that it may reach.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -68,8 +69,7 @@ class AbortableClient(httpx2.Client):
         self._route = route
         self._backend = CheckedBackend(policy)
         self._is_ending = False
-        #: Called with the body of each request, before it is sent.
-        self.on_send: Callable[[bytes], None] | None = None
+        self._on_send: Callable[[bytes], None] | None = None
         transport = BoundedTransport(
             events=events,
             frames=frames,
@@ -91,9 +91,21 @@ class AbortableClient(httpx2.Client):
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         self._is_ending = False
         self._backend.read_seconds = self._route.first_byte_seconds
-        if self.on_send is not None:
-            self.on_send(request.read())
+        if self._on_send is not None:
+            self._on_send(request.read())
         return super().send(request, **options)
+
+    @contextmanager
+    def reporting(self, on_send: Callable[[bytes], None] | None) -> Iterator[None]:
+        """Call `on_send` with the body of each request of the block, before it is sent.
+
+        Nothing of it is kept after the block: it knows what is sent, with the content of files.
+        """
+        self._on_send = on_send
+        try:
+            yield
+        finally:
+            self._on_send = None
 
     def expect_end(self) -> None:
         """Wait only for `END_SECONDS` from now on: the response has nothing to add."""

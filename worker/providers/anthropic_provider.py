@@ -74,10 +74,12 @@ class AnthropicProvider:
         answer = _Answer(request.turn, self._usage)
         failures = provider_errors(anthropic, self._route.api_key, request.settings)
         with stop.aborting(self._http.abort), failures:
-            self._http.on_send = None  # of what is sent for a token
+            # Before: what is sent for a token is not reported.
             anthropic_client.authorize(self._route, self._client, self._http)
-            self._http.on_send = request.on_send
-            with self._client.messages.create(**anthropic_request.arguments(request)) as events:
+            with (
+                self._http.reporting(request.on_send),
+                self._client.messages.create(**anthropic_request.arguments(request)) as events,
+            ):
                 for event in events:
                     stop.check()
                     if chunk := answer.take(event):

@@ -74,8 +74,8 @@ class Client:
     def calling(self, stop: StopSignal, request: ModelRequest) -> Iterator[None]:
         """Wrap a call: `stop` cuts its connection, and failures are raised as `ProviderError`."""
         failures = provider_errors(openai, self._route_key, request.settings)
-        self._connections.on_send = request.on_send
-        with stop.aborting(self._connections.abort), failures:
+        reporting = self._connections.reporting(request.on_send)
+        with stop.aborting(self._connections.abort), failures, reporting:
             yield
 
     def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:

@@ -1,6 +1,7 @@
 """The bodies that a provider reports, which are what its platform receives."""
 
 import json
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.worker import providers
+from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.providers.fake_vendor import REQUEST
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    openai_stream,
+    raw,
+    route_to,
+    status,
+    vendor,
+)
 from tests.worker.providers.platform_server import AWS, KEY, PlatformServer
 from tests.worker.providers.test_anthropic_client import BEDROCK, BEDROCK_MODEL, service_account
 
@@ -46,3 +56,30 @@ def test_a_platform_receives_what_was_reported(platform: str) -> None:
 
     assert [] == server.refused
     assert server.sent == reported
+
+
+class Report:
+    """The report of a call; it stands for the content of the request's files."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def __call__(self, body: bytes) -> None:
+        self.bodies.append(body)
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.parametrize("answer", [status("500 Internal Server Error"), raw(openai_stream())])
+def test_nothing_of_a_request_outlives_its_call(kind: str, answer: Answer) -> None:
+    """The memory of its files is given back when a call ends, also when it breaks off."""
+    report = Report()
+    with vendor(answer) as fake:
+        provider = providers.load(route_to(kind, fake.url), faults=False)
+        with pytest.raises(ProviderError):
+            list(provider.stream(replace(REQUEST, on_send=report), StopSignal()))
+    assert 1 == len(report.bodies)
+    kept = weakref.ref(report)
+    del report
+
+    assert kept() is None
+    provider.close()
