@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arkloop.shared.native_threads import NativeThreads
+
 #: What one body, and all prompts of an attempt as they are stored, may have. Of more, only the
 #: length is known.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -23,6 +25,10 @@ MAX_ATTEMPT_BYTES = 8 * 1024 * 1024
 MAX_CHAIN_BYTES = 32 * 1024 * 1024
 #: Shorter contents of files stay in a body: they may be the same as other text by chance.
 LEAST_FILE_CHARACTERS = 256
+#: Longer differences are compressed in a native thread: it takes about 20 ms for each MB.
+LEAST_THREAD_BYTES = 256 * 1024
+
+_THREADS = NativeThreads(2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,19 +106,18 @@ class Encoder:
     ) -> bytes:
         """Return a prompt as it is stored.
 
-        `files` are ids of files with their content as it is in the body, which their ids replace.
+        `files` are ids of files with their content as it is in the body, which their ids replace;
+        in the body's order, each as often as it is there. A long body takes its time, in which
+        other greenlets run.
         """
         size = len(body)
-        for file_id, content in files:
-            if len(content) >= LEAST_FILE_CHARACTERS:
-                body = body.replace(content.encode(), b"[content of file %s]" % file_id.encode())
+        body = _without(body, files)
         if len(body) > MAX_BODY_BYTES:
             return _record({**facts, "bytes": size}, b"")
         prefix, suffix = _shared(self._last, body)
         if self._chain + len(body) - prefix - suffix > MAX_CHAIN_BYTES:
             prefix = suffix = 0
-        # What is sent waits for this: the lowest level takes a third of the time.
-        middle = zlib.compress(body[prefix : len(body) - suffix], 1)
+        middle = _compressed(body[prefix : len(body) - suffix])
         if len(middle) > self._left:
             return _record({**facts, "bytes": size}, b"")
         self._left -= len(middle)
@@ -150,6 +155,31 @@ def read(rows: Iterable[tuple[int, bytes]]) -> Iterator[Prompt]:
             prompt = Prompt(number, seq, facts, difference, before)
             last = prompt if prompt.is_stored else last
             yield prompt
+
+
+def _without(body: bytes, files: Iterable[tuple[str, str]]) -> bytes:
+    """Return the body with the ids of files for their content, in one pass."""
+    parts: list[bytes] = []
+    at = 0
+    for file_id, content in files:
+        if len(content) < LEAST_FILE_CHARACTERS:
+            continue
+        wanted = content.encode()
+        # To look for all of it prepares a table of it, where the first place is nearly always it.
+        found = body.find(wanted[:64], at)
+        if found >= 0 and not body.startswith(wanted, found):
+            found = body.find(wanted, found + 1)
+        if found >= 0:
+            parts += (body[at:found], b"[content of file %s]" % file_id.encode())
+            at = found + len(wanted)
+    return b"".join((*parts, body[at:])) if parts else body
+
+
+def _compressed(difference: bytes) -> bytes:
+    # What is sent waits for this: the lowest level takes a third of the time.
+    if len(difference) < LEAST_THREAD_BYTES:
+        return zlib.compress(difference, 1)
+    return _THREADS.call(zlib.compress, difference, 1)
 
 
 def _record(facts: Mapping[str, Any], stored: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import tracemalloc
 from collections.abc import Iterable
 
@@ -65,11 +66,32 @@ def test_a_prompt_after_a_lost_one_is_not_made_up() -> None:
 def test_files_are_shown_by_their_ids() -> None:
     """Their content is left out, however often it was sent; the length is that of what was sent."""
     content = "QUJD" * 1_000
-    body = json.dumps([content, "text", content, "QUJD"]).encode()
-    [prompt] = prompts.read([(1, Encoder().encode({}, body, [("f1", content), ("f2", "QUJD")]))])
+    other = content[:1_000] + "x" * 1_000
+    body = json.dumps([content[:2_000], content, "text", other, content, "QUJD"]).encode()
+    files = [("f1", content), ("gone", "x" * 5_000), ("f2", other), ("f1", content), ("f3", "QUJD")]
+    [prompt] = prompts.read([(1, Encoder().encode({}, body, files))])
 
-    assert b'["[content of file f1]", "text", "[content of file f1]", "QUJD"]' == prompt.body()
+    shown = [content[:2_000], *(f"[content of file {name}]" for name in ("f1", "f2", "f1"))]
+    shown[2:2] = ["text"]
+    assert json.dumps([*shown, "QUJD"]).encode() == prompt.body()
     assert len(body) == prompt.facts["bytes"]
+
+
+def test_many_files_take_one_pass() -> None:
+    """A worker has one thread for all of its runs, in which the body must not be read per file."""
+    noise = random.Random(7)
+    files = [(str(n), noise.randbytes(75_000).hex()) for n in range(100)]
+    body = json.dumps([content for _, content in files]).encode()
+
+    began = time.thread_time()
+    [prompt] = prompts.read([(1, Encoder().encode({}, body, files))])
+    took = time.thread_time() - began
+    began = time.thread_time()
+    for _, content in files[:10]:
+        body.replace(content.encode(), b"")
+
+    assert json.dumps([f"[content of file {n}]" for n in range(100)]).encode() == prompt.body()
+    assert time.thread_time() - began > took
 
 
 def test_what_is_too_long_is_only_counted() -> None:
