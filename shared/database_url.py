@@ -48,6 +48,8 @@ class InvalidDatabaseUrl(ValueError):
 def normalize(url: str) -> str:
     """Return the URL with its driver, and with a list of hosts as `?host=a,b&port=1,2`.
 
+    So both SQLAlchemy and libpq, which the probe of workers uses, read it.
+
     Lists are accepted in libpq's form (`//a:1,b:2/db`) and in SQLAlchemy's (`?host=a:1&host=b:2`).
 
     Raises:
@@ -77,7 +79,8 @@ def normalize(url: str) -> str:
     in_query = [value for name, value in query if name == "host"]
     if in_query:
         addresses = _addresses([host for value in in_query for host in value.split(",")])
-    if len(addresses) == 1:
+    # SQLAlchemy reads a port behind the host in the query; libpq takes it for a part of the name.
+    if len(addresses) == 1 and not (in_query and addresses[0][1]):
         return f"{DRIVER}://{url.partition('://')[2]}"
     ports = _ports([value for name, value in query if name == "port"], addresses)
     query = [(name, value) for name, value in query if name not in ("host", "port")]

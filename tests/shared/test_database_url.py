@@ -20,6 +20,8 @@ from arkloop.shared.database_url import OPTIONS, InvalidDatabaseUrl, normalize
         ("postgresql://u:p@/name?host=/run/postgresql", "/run/postgresql", None),
         ("postgresql://u:p@db1:5433,db2/name", "db1,db2", "5433,5432"),
         ("postgresql://u:p@[::1]:5433,db2:5434/name", "::1,db2", "5433,5434"),
+        ("postgresql://u:p@/name?host=db1:5433", "db1", "5433"),
+        ("postgresql://u:p@db0/name?host=[::1]:5433", "::1", "5433"),
         ("postgresql://u:p@/name?host=db1:5433&host=db2:5434", "db1,db2", "5433,5434"),
         ("postgresql://u:p@/name?host=db1,db2&port=5433,5434", "db1,db2", "5433,5434"),
         ("postgresql://u:p@db1,db2/name?port=5433", "db1,db2", "5433,5433"),
