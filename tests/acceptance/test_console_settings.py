@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from standardwebhooks import Webhook
 
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import AXE, FORBIDDEN, PHONE, violations
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
@@ -19,7 +19,7 @@ from tests.tool_receiver import Reply, ToolReceiver
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 #: Nothing of the page is wider than its frame.
 IS_WHOLE = """(main => main.scrollWidth <= main.clientWidth

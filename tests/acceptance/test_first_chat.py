@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
@@ -32,7 +32,7 @@ pytestmark = [
         not os.environ.get("NEED_FIRST_CHAT"),
         reason="it installs everything in a clone: make test-first-chat",
     ),
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 
 

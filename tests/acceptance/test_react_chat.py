@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from arkloop.cli.dev.embedded_server import free_port
-from tests.acceptance.test_browser import CHROMIUM
+from tests.acceptance.test_browser import needs_chromium
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import ROOT
 from tests.caller import Caller, script
@@ -27,7 +27,7 @@ pytestmark = [
         not MODULES.exists() and os.environ.get("NEED_FRONT_ENDS") != "1",
         reason="scripts/install-front-ends has not run",
     ),
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+    needs_chromium,
 ]
 
 EXAMPLE = ROOT / "examples" / "react-chat"
