@@ -92,7 +92,7 @@ def release(root: Path, version: str) -> list[Path]:
     git(root, "tag", "--annotate", "--cleanup=verbatim", tag, commit, "--message", notes)
     try:
         git(root, "merge", "--quiet", "--ff-only", commit)
-    except Refused:
+    except BaseException:  # Ctrl-C, too
         git(root, "tag", "--delete", tag)
         raise
     return sorted(dist.iterdir())

@@ -136,6 +136,23 @@ def test_a_tag_that_cannot_be_made_leaves_no_trace(small: Path) -> None:
     assert before == _state(small)
 
 
+def test_an_interrupted_merge_leaves_no_tag(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between tag and merge: the branch has no release, and no tag names one."""
+    _with_build(small, "true")
+    before, run = _state(small), release.git
+
+    def interrupted(root: Path, *arguments: str) -> str:
+        if arguments[0] == "merge":
+            raise KeyboardInterrupt
+        return run(root, *arguments)
+
+    monkeypatch.setattr(release, "git", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        release.release(small, "0.5.0")
+
+    assert before == _state(small)
+
+
 def test_a_branch_that_moved_meanwhile_leaves_no_tag(small: Path) -> None:
     """Somebody commits during the build: the release would leave that out."""
     _with_build(small, "git commit --quiet --allow-empty --message Meanwhile")
