@@ -52,13 +52,23 @@ def check(url: str) -> None:
     for name, value in parse_qsl(parts.query):
         if name in INTEGERS and not re.fullmatch(r"[0-9]+", value):
             raise InvalidRedisUrl(f"must have an integer as {name}")
-        if name in NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]*)?", value):
+        if name in NUMBERS and not _is_seconds(value):
             raise InvalidRedisUrl(f"must have a number of seconds as {name}")
+
+
+def _is_seconds(text: str) -> bool:
+    """Return whether the client reads it as a length of time."""
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def _check_port(place: str) -> None:
     """Refuse a port that is none: what stands there may be a part of the password."""
     address = place.rpartition("@")[2]
+    if re.search(r"\s", address):
+        raise InvalidRedisUrl("must have no space in its host and port")
     port = re.fullmatch(r"(\[.*\]|[^:]*)(?::(?P<number>[0-9]{1,5})?)?", address)
     if port is None or int(port["number"] or 1) not in range(1, 65536):
         raise InvalidRedisUrl(f"must have a port from 1 to 65535; {_WRITTEN}")
