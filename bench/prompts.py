@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from arkloop.shared.events.prompts import Encoder
+from arkloop.shared.events.prompts import Encoder, FileContent
 
 CALLS = 20
 #: What is said in a step, in characters.
@@ -40,12 +40,12 @@ def bodies(first: int) -> list[bytes]:
     return found
 
 
-def with_files(count: int, size: int) -> tuple[bytes, list[tuple[str, str]]]:
+def with_files(count: int, size: int) -> tuple[bytes, list[FileContent]]:
     """Return the body of a request with this many files, and those with their ids."""
     noise = random.Random(7)
     contents = [base64.b64encode(noise.randbytes(size)).decode() for _ in range(count)]
     body = json.dumps({"model": "m", "images": contents}).encode()
-    return body, [(str(number), content) for number, content in enumerate(contents)]
+    return body, [FileContent(str(number), content) for number, content in enumerate(contents)]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from arkloop.shared.native_threads import NativeThreads
 
@@ -23,8 +23,9 @@ MAX_ATTEMPT_BYTES = 8 * 1024 * 1024
 #: A body is stored whole again when the differences since the last one that was have this length:
 #: who reads it decompresses no more than that.
 MAX_CHAIN_BYTES = 32 * 1024 * 1024
-#: Shorter contents of files stay in a body: they may be the same as other text by chance.
-LEAST_FILE_CHARACTERS = 256
+#: Shorter contents stay in a body: they may be the same as other text by chance. No image or PDF
+#: is that short, nor is a text file with the line that names it.
+LEAST_FILE_CHARACTERS = 20
 #: Longer differences are compressed in a native thread: it takes about 20 ms for each MB.
 LEAST_THREAD_BYTES = 256 * 1024
 
@@ -92,6 +93,14 @@ class Prompt:
         return left
 
 
+class FileContent(NamedTuple):
+    """The content of a file: the base64 of it, or a text, whose JSON is in the body."""
+
+    file_id: str
+    content: str
+    is_text: bool = False
+
+
 class Encoder:
     """The encoder of an attempt's prompts, which knows the body of the last one."""
 
@@ -102,13 +111,12 @@ class Encoder:
         self._chain = 0  # the length of the differences since a body was stored whole
 
     def encode(
-        self, facts: Mapping[str, Any], body: bytes, files: Iterable[tuple[str, str]] = ()
+        self, facts: Mapping[str, Any], body: bytes, files: Iterable[FileContent] = ()
     ) -> bytes:
         """Return a prompt as it is stored.
 
-        `files` are ids of files with their content as it is in the body, which their ids replace;
-        in the body's order, each as often as it is there. A long body takes its time, in which
-        other greenlets run.
+        The ids of the `files` replace their content; they are in the body's order, each as often as
+        it is there. A long body takes its time, in which other greenlets run.
         """
         size = len(body)
         body = _without(body, files)
@@ -157,14 +165,17 @@ def read(rows: Iterable[tuple[int, bytes]]) -> Iterator[Prompt]:
             yield prompt
 
 
-def _without(body: bytes, files: Iterable[tuple[str, str]]) -> bytes:
+def _without(body: bytes, files: Iterable[FileContent]) -> bytes:
     """Return the body with the ids of files for their content, in one pass."""
     parts: list[bytes] = []
     at = 0
-    for file_id, content in files:
+    is_ascii = body.isascii()
+    for file_id, content, is_text in files:
         if len(content) < LEAST_FILE_CHARACTERS:
             continue
-        wanted = content.encode()
+        # Clients that escape more than JSON requires send nothing but ASCII.
+        escaped = json.dumps(content, ensure_ascii=is_ascii)[1:-1] if is_text else content
+        wanted = escaped.encode()
         # To look for all of it prepares a table of it, where the first place is nearly always it.
         found = body.find(wanted[:64], at)
         if found >= 0 and not body.startswith(wanted, found):

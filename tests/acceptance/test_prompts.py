@@ -27,6 +27,7 @@ from tests.worker.providers.fake_vendor import (
 PROBLEM = {"expression": "6*7"}
 NAMED = {"name": "calculator", "arguments": json.dumps(PROBLEM)}
 SECRET = "sk-secret-of-the-org"
+TABLE = 'name,iban\n"Jäne Roe",DE00\n'
 
 
 def _responses(*items: dict[str, Any]) -> bytes:
@@ -100,15 +101,20 @@ def bodies(caller: Caller, run_id: str) -> list[bytes]:
 
 @pytest.mark.parametrize("api", APIS)
 def test_each_try_and_step_is_what_its_api_received(system: System, api: str) -> None:
-    """A refused try, a turn with a call, and the last one; a file is shown by its id."""
+    """A refused try, a turn with a call, and the last one; files are shown by their ids."""
     kind, model, called, said = APIS[api]
     owner = system.caller()
     image = png() + bytes(range(256))
     file_id = upload(owner, image)
+    text_id = upload(owner, TABLE.encode(), "people.csv")
     with vendor(status("500 Internal Server Error"), raw(called), raw(said)) as fake:
         provider(owner, kind, fake.url, **model)
         thread = owner.thread()
-        content = [{"type": "text", "text": "6·7?\n<b>"}, {"type": "image", "file_id": file_id}]
+        content: list[dict[str, Any]] = [
+            {"type": "text", "text": "6·7?\n<b>"},
+            {"type": "image", "file_id": file_id},
+            {"type": "file", "file_id": text_id},
+        ]
         owner.made(f"/v1/threads/{thread}/messages", {"content": content})
         run_id = owner.start(thread, persona_id=persona(owner))
         run = owner.ended(run_id)
@@ -118,8 +124,13 @@ def test_each_try_and_step_is_what_its_api_received(system: System, api: str) ->
     prompts = prompts_of(owner, run_id)
     shown = f"[content of file {file_id}]".encode()
     whole = base64.b64encode(image)
-    assert 3 == len(sent) and all(whole in body for body in sent)
-    assert [body.replace(whole, shown) for body in sent] == bodies(owner, run_id)
+    table = json.dumps(f'<file name="people.csv">\n{TABLE}\n</file>', ensure_ascii=False)
+    replaced = {whole: shown, table[1:-1].encode(): f"[content of file {text_id}]".encode()}
+    assert 3 == len(sent) and all(part in body for body in sent for part in replaced)
+    expected = list(sent)
+    for part, its_id in replaced.items():
+        expected = [body.replace(part, its_id) for body in expected]
+    assert expected == bodies(owner, run_id)
     assert [len(body) for body in sent] == [prompt["bytes"] for prompt in prompts]
     facts = ("step", "try_number", "attempt", "purpose", "provider", "model", "is_stored")
     turn = (1, "turn", kind, "m", True)

@@ -84,5 +84,5 @@ def _sent(part: Part, contents: Mapping[str, bytes], notes: Notes) -> Part:
     content = contents[part.file_id]
     if part.is_text:
         text = content.decode("utf-8", "replace")
-        return TextPart(f'<file name="{part.name}">\n{text}\n</file>')
+        return TextPart(f'<file name="{part.name}">\n{text}\n</file>', part.file_id)
     return replace(part, data=base64.b64encode(content).decode())

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 from uuid import UUID
@@ -25,8 +25,9 @@ from arkloop.shared.times import rfc3339
 from arkloop.worker.agent.conversation import steered_by
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.attempt.admission import Admission
+from arkloop.worker.contract.attachments import TextPart
 from arkloop.worker.contract.input_requests import InputRequest
-from arkloop.worker.contract.messages import ModelRequest, Steered, attachments_of
+from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, Steered
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import stored_results
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
@@ -122,12 +123,7 @@ class ClaimedRun:
             "provider": route.provider,
             "model": route.model,
         }
-        files = (
-            (part.file_id, part.data)
-            for message in request.messages
-            for part in attachments_of(message)
-            if part.file_id and part.data
-        )
+        files = _contents_of(request.messages)
         self.log.add_prompt(self._prompts.encode(facts, body, files))
 
     @property
@@ -298,3 +294,15 @@ class ClaimedRun:
         """Check the lease. Raises: LeaseLost: the run may belong to another worker."""
         if self.stop.lease_lost:
             raise LeaseLost() from cause
+
+
+def _contents_of(messages: Iterable[Message]) -> Iterator[prompts.FileContent]:
+    """Yield the content of the messages' files, as far as it was loaded, in the order of both."""
+    for message in messages:
+        for part in () if isinstance(message, AssistantMessage) else message.parts:
+            if part.file_id is None:
+                continue
+            if isinstance(part, TextPart):
+                yield prompts.FileContent(part.file_id, part.text, is_text=True)
+            elif part.data:
+                yield prompts.FileContent(part.file_id, part.data)

@@ -21,7 +21,10 @@ LEAST_MOST_PDF_TOKENS, MOST_PDF_TOKENS = 10_000, 200_000
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
+    """A text; with `file_id`, all of it is the content of a text file and a line with its name."""
+
     text: str
+    file_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

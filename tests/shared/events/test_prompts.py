@@ -5,12 +5,14 @@ import random
 import time
 import tracemalloc
 from collections.abc import Iterable
+from itertools import starmap
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arkloop.shared.events import prompts
-from arkloop.shared.events.prompts import MAX_ATTEMPT_BYTES, MAX_BODY_BYTES, Encoder
+from arkloop.shared.events.prompts import MAX_ATTEMPT_BYTES, MAX_BODY_BYTES, Encoder, FileContent
 
 
 def bodies(stored: Iterable[bytes]) -> list[bytes | None]:
@@ -69,12 +71,23 @@ def test_files_are_shown_by_their_ids() -> None:
     other = content[:1_000] + "x" * 1_000
     body = json.dumps([content[:2_000], content, "text", other, content, "QUJD"]).encode()
     files = [("f1", content), ("gone", "x" * 5_000), ("f2", other), ("f1", content), ("f3", "QUJD")]
-    [prompt] = prompts.read([(1, Encoder().encode({}, body, files))])
+    [prompt] = prompts.read([(1, Encoder().encode({}, body, starmap(FileContent, files)))])
 
     shown = [content[:2_000], *(f"[content of file {name}]" for name in ("f1", "f2", "f1"))]
     shown[2:2] = ["text"]
     assert json.dumps([*shown, "QUJD"]).encode() == prompt.body()
     assert len(body) == prompt.facts["bytes"]
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+@pytest.mark.parametrize("text", ["", "a", 'Jane,"DE00"\n\0\t' * 9, "Grüße \U0001f600\n" * 9])
+def test_text_files_are_shown_by_their_ids(text: str, ensure_ascii: bool) -> None:
+    """With whichever escapes they were sent, and however short they are."""
+    part = f'<file name="a.csv">\n{text}\n</file>'
+    body = json.dumps(["<file", "Who?", part, "end"], ensure_ascii=ensure_ascii).encode()
+    stored = Encoder().encode({}, body, [FileContent("f1", part, is_text=True)])
+
+    assert [b'["<file", "Who?", "[content of file f1]", "end"]'] == bodies([stored])
 
 
 def test_many_files_take_one_pass() -> None:
@@ -84,7 +97,7 @@ def test_many_files_take_one_pass() -> None:
     body = json.dumps([content for _, content in files]).encode()
 
     began = time.thread_time()
-    [prompt] = prompts.read([(1, Encoder().encode({}, body, files))])
+    [prompt] = prompts.read([(1, Encoder().encode({}, body, starmap(FileContent, files)))])
     took = time.thread_time() - began
     began = time.thread_time()
     for _, content in files[:10]:

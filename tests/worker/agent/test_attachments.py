@@ -72,7 +72,7 @@ def test_text_files_are_sent_as_text() -> None:
     run.contents = {"1": "Grüße".encode()}
     file = Attachment(kind="file", file_id="1", name="a.txt", media_type="text/plain", size=7)
 
-    assert [TextPart('<file name="a.txt">\nGrüße\n</file>')] == parts_sent(run, asked(file))
+    assert [TextPart('<file name="a.txt">\nGrüße\n</file>', "1")] == parts_sent(run, asked(file))
 
 
 def test_a_model_without_eyes_reads_a_note() -> None:
