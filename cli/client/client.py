@@ -145,7 +145,7 @@ def refusal(response: httpx2.Response) -> Refused:
         what = f"and a redirect to {where}" if where else "without an error of this service"
         message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
         return Refused(status, "", message)
-    if status == 401:
+    if status == 401 and code != "org.suspended":
         message += " Check ARKLOOP_API_KEY."
     if details:
         message += f" {json.dumps(details, ensure_ascii=False)}"

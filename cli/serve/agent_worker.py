@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +13,9 @@ from typing import Any
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, Pauses
 from arkloop.cli.serve.served_run import ServedRun
-from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_run import RunStopped, StopReason
 
@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30
 HEARTBEATS_PER_LEASE = 3
-FIRST_PAUSE_SECONDS = 0.1
-MAX_PAUSE_SECONDS = 5.0
 #: How long a function may go on after its run had to stop; then it is abandoned.
 STOP_SECONDS = 2.0
 #: How often the main thread looks for signals.
@@ -178,7 +176,7 @@ class AgentWorker:
         self._stopping.set()
 
     def _poll(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pauses = Pauses(self._stopping)
         while not self._stopping.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._free > 0)
@@ -197,12 +195,9 @@ class AgentWorker:
                     self.failure = error
                     self._stopping.set()
                     return
-                if not self._stopping.is_set():
-                    log.warning("polling failed, next attempt in %.1f s: %s", pause, error)
-                    self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                pauses.after(error)
                 continue
-            pause = FIRST_PAUSE_SECONDS
+            pauses.end()
             self._lease_seconds = polled["lease_seconds"]
             for run in polled["runs"]:
                 self._start(run)
@@ -238,7 +233,8 @@ class AgentWorker:
             try:
                 news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
             except (Unreachable, Refused) as error:
-                log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
+                if not is_suspended(error):
+                    log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
                 continue

@@ -93,4 +93,9 @@ class Service:
 
 def is_final(error: Refused) -> bool:
     """Return whether the same request would be refused again: a wrong key, wrong definitions."""
-    return error.status in (401, 403, 404, 405, 413, 415, 422)
+    return error.status in (401, 403, 404, 405, 413, 415, 422) and not is_suspended(error)
+
+
+def is_suspended(error: Exception) -> bool:
+    """Return whether the org is suspended: the same key is good again once it is resumed."""
+    return isinstance(error, Refused) and error.code == "org.suspended"

@@ -16,7 +16,8 @@ from typing import Any
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
-from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Pauses
+from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.cli.serve.tool_call import ToolCall
 from arkloop.shared.events.plain import clean
 from arkloop.worker.tools import Tool
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 30
 #: The service counts a lease from the last heartbeat, of which there are three in it.
 HEARTBEATS_PER_LEASE = 3
-FIRST_PAUSE_SECONDS = 0.1
-MAX_PAUSE_SECONDS = 5.0
 #: How long a function may go on after it was asked to stop, when the worker ends.
 STOP_SECONDS = 1.0
 #: How often the main thread looks for signals.
@@ -87,7 +86,7 @@ class ToolWorker:
     def _poll(self) -> None:
         tools: dict[str, Any] = {"tools": [_definition(tool) for tool in self._tools.values()]}
         known: dict[str, Any] = tools
-        pause = FIRST_PAUSE_SECONDS
+        pauses = Pauses(self._stopping)
         while not self._stopping.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._free > 0)
@@ -102,7 +101,7 @@ class ToolWorker:
             try:
                 polled = self._polls.post("poll", body, wait_seconds=WAIT_SECONDS)
             except Unreachable as error:
-                pause = self._pause("polling", error, pause)
+                pauses.after(error)
                 continue
             except Refused as error:
                 if error.code == _TOOLS_UNKNOWN:
@@ -112,20 +111,13 @@ class ToolWorker:
                     self.failure = error
                     self._stopping.set()
                     return
-                pause = self._pause("polling", error, pause)
+                pauses.after(error)
                 continue
-            pause = FIRST_PAUSE_SECONDS
+            pauses.end()
             known = {"tools_hash": polled["tools_hash"]}
             for call in polled["calls"]:
                 self._start(call)
             self._cancel(polled["cancelled"])
-
-    def _pause(self, what: str, error: Exception, pause: float) -> float:
-        """Wait before the next attempt; return how long to wait after it."""
-        if not self._stopping.is_set():
-            log.warning("%s failed, next attempt in %.1f s: %s", what, pause, error)
-            self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
-        return min(2 * pause, MAX_PAUSE_SECONDS)
 
     def _start(self, fetched: Mapping[str, Any]) -> None:
         call = ToolCall(self._tools[fetched["tool"]], fetched, self._loop)
@@ -160,7 +152,8 @@ class ToolWorker:
             try:
                 news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
             except (Unreachable, Refused) as error:
-                log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
+                if not is_suspended(error):
+                    log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
                 time.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS, wait)
                 continue
