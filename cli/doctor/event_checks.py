@@ -13,15 +13,10 @@ from arkloop.shared.events import partitions
 from arkloop.shared.events.partitions import Partition
 from arkloop.shared.storage import service_role
 
-_FUNCTIONS = "add_run_events_partition", "drop_run_events_partition"
 #: Events of the default partition are counted up to here.
 _MOST = 100_000
 #: A process tidies every half a minute, and leaves what a dump reads to a later time.
 _PATIENCE = timedelta(hours=1)
-_OWNERS_ADVICE = (
-    "As a superuser: ALTER FUNCTION add_run_events_partition OWNER TO {0}; ALTER FUNCTION"
-    " drop_run_events_partition OWNER TO {0}; then run `arkloop migrate`."
-)
 
 
 def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
@@ -34,11 +29,13 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
     now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
     is_large = bool(sql.exec_driver_sql(partitions.IS_LARGE).scalar())
     yield _ahead(made, now, partitions.width(settings.retention_days), is_large)
-    if sql.exec_driver_sql(partitions.EXCLUSIONS).scalar():
-        yield warn(
+    if left := partitions.read_exclusions(sql):
+        yield fail(
             "event constraints",
-            "a call of `arkloop migrate` was killed: on a later day events could not be stored",
-            "Run `arkloop migrate`.",
+            f"events of runs that are created from {min(left)} on are refused: a call of `arkloop"
+            " migrate` was killed",
+            "Run `arkloop migrate`, or start a web or worker process: its sweep repairs it, unless"
+            " a dump reads run_events_default.",
         )
     yield from _default(sql, made, now)
 
@@ -49,7 +46,7 @@ def _functions(sql: Connection) -> Iterator[Finding]:
             "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regproc(name) IS NULL"
             " OR NOT has_function_privilege(to_regproc(name), 'EXECUTE')"
         ),
-        {"names": list(_FUNCTIONS)},
+        {"names": list(service_role.FUNCTIONS)},
     ).all()
     if lacking:
         yield fail(
@@ -63,7 +60,7 @@ def _functions(sql: Connection) -> Iterator[Finding]:
             "event functions",
             f"they belong to {owners[1]}, the tables to {owners[0]}: they may not do what they"
             " are for",
-            _OWNERS_ADVICE.format(owners[0]),
+            f"As a superuser: {service_role.handing_over(owners[0])}; then run `arkloop migrate`.",
         )
 
 

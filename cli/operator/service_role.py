@@ -14,8 +14,7 @@ ABOVE = (
 STRAY = (
     "the tables belong to {0}, but the functions that keep the partitions of run_events to {1}."
     " As {1} or a superuser, let them belong to {0}, too:"
-    " ALTER FUNCTION add_run_events_partition OWNER TO {0};"
-    " ALTER FUNCTION drop_run_events_partition OWNER TO {0}"
+    " {2}"
 )
 
 
@@ -41,7 +40,7 @@ def prepare_service(
                 f" CREATE ROLE {name} LOGIN PASSWORD '…'"
             )
         if (owners := service_role.stray_functions(sql)) is not None:
-            raise click.ClickException(STRAY.format(*owners))
+            raise click.ClickException(STRAY.format(*owners, service_role.handing_over(owners[0])))
         if not role.owns_tables:
             service_role.grant(sql, role.name)
         is_on = row_security.is_on(sql)

@@ -36,6 +36,14 @@ SELECT quote_ident(conname) FROM pg_constraint
 WHERE conrelid = to_regclass('run_events_default')
     AND starts_with(conname::text, 'ck_run_events_2')
 """
+_ADMIT = "SELECT admit_run_events()"
+_IS_MAKING_ROOM = """
+SELECT EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32 | objid::bigint) = %(key)s
+)
+"""
 _PAUSE_SECONDS = 0.5
 
 #: Name and bounds of each partition that has an end.
@@ -87,11 +95,21 @@ def read(sql: Connection) -> Sequence[Partition]:
     return [Partition(*row) for row in sql.exec_driver_sql(READ)]
 
 
+def read_exclusions(sql: Connection) -> Sequence[str]:
+    """Return from which days on, as 2026-11-29, events are refused since a call of `make_room` was
+    killed; none while one is under way.
+    """
+    if sql.exec_driver_sql(_IS_MAKING_ROOM, {"key": _LOCK_KEY}).scalar():
+        return []
+    days = [name.rpartition("_")[2] for name in sql.exec_driver_sql(EXCLUSIONS).scalars()]
+    return [f"{day[:4]}-{day[4:6]}-{day[6:8]}" for day in days]
+
+
 def add_ahead(connections: Connections) -> bool:
     """Make the next partition unless there is one for the days after these; returns whether it did.
 
     Where somebody uses the table for long, such as a dump, it is left to the next call; where the
-    default partition is large, to `make_room`.
+    default partition is large, to `make_room`. What a killed call of that has left is removed.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -100,11 +118,15 @@ def add_ahead(connections: Connections) -> bool:
     with connections.transaction() as tx:
         if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
             return False
+        if tx.sql.exec_driver_sql(EXCLUSIONS).scalar() is not None:
+            # Nobody else has the lock: it is left, and events of that time would be refused.
+            is_gone = tx.sql.exec_driver_sql(_ADMIT).scalar()
+            log.warning("`arkloop migrate` was killed; undone: %s", is_gone)
         now: datetime = tx.sql.exec_driver_sql("SELECT now()").scalar_one()
         made = read(tx.sql)
         if not made or made[-1].end > now + days:
             return False
-        begin, end = _following(tx.sql, made, now, days)
+        begin, end = _following(tx.sql, made, now, now, days)
         is_made = tx.sql.exec_driver_sql(_ADD, _range(begin, end)).scalar()
         if is_made is None:
             log.error("run_events_default is large: `arkloop migrate` makes the next partitions")
@@ -152,7 +174,9 @@ def _missing(sql: Connection) -> tuple[datetime, datetime] | None:
     days = max(_DAY, last.end - time_of(last.lower)) if last.lower else _DAY
     if last.end > now + (PARTS + 2) * days:
         return None
-    return _following(sql, made, now, days)
+    # The default partition refuses events of that time until it is made, and for good if the call
+    # is killed: it begins when a sweep has removed that, or somebody has seen it.
+    return _following(sql, made, now, _midnight(now) + 2 * _DAY, days)
 
 
 def _add_beside(
@@ -189,16 +213,21 @@ def _admit_all(engine: Engine, sql: Connection, lock_seconds: float) -> None:
 
 
 def _following(
-    sql: Connection, made: Sequence[Partition], now: datetime, days: timedelta
+    sql: Connection,
+    made: Sequence[Partition],
+    now: datetime,
+    earliest: datetime,
+    days: timedelta,
 ) -> tuple[datetime, datetime]:
-    """Return begin and end of the partition after these.
+    """Return begin and end of the partition after these; if the last one ends before `earliest`, of
+    one that begins the day after tomorrow.
 
-    What came after the last one is in the default partition, and stays there.
+    What comes between them is in the default partition, and stays there.
     """
-    is_late = made[-1].end < now
-    if is_late:
+    last = made[-1].end
+    if last < now:
         log.error("no partition of run_events was made in time: see `run_events_default`")
-    return _free(sql, _midnight(now) + 2 * _DAY if is_late else made[-1].end, days)
+    return _free(sql, _midnight(now) + 2 * _DAY if last < earliest else last, days)
 
 
 def _free(sql: Connection, begin: datetime, days: timedelta) -> tuple[datetime, datetime]:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+#: What works with the privileges of the tables' owner, to keep the partitions of events.
+FUNCTIONS = "add_run_events_partition", "drop_run_events_partition", "admit_run_events"
+
 
 @dataclass(frozen=True, slots=True)
 class Role:
@@ -36,12 +39,17 @@ def stray_functions(sql: Connection) -> tuple[str, str] | None:
             "SELECT quote_ident(pg_get_userbyid(c.relowner)),"
             " quote_ident(pg_get_userbyid(p.proowner))"
             " FROM pg_class c JOIN pg_proc p ON p.proowner <> c.relowner"
-            " AND p.oid IN (to_regproc('add_run_events_partition'),"
-            " to_regproc('drop_run_events_partition'))"
+            " AND p.oid = ANY (SELECT to_regproc(name) FROM unnest(CAST(:names AS text[])) AS name)"
             " WHERE c.oid = to_regclass('run_events') LIMIT 1"
-        )
+        ),
+        {"names": list(FUNCTIONS)},
     ).one_or_none()
     return None if row is None else (row[0], row[1])
+
+
+def handing_over(owner: str) -> str:
+    """Return the statements after which these functions belong to `owner`, which is quoted."""
+    return "; ".join(f"ALTER FUNCTION {name} OWNER TO {owner}" for name in FUNCTIONS)
 
 
 def grant(sql: Connection, role: str) -> None:
@@ -52,6 +60,6 @@ def grant(sql: Connection, role: str) -> None:
         f"USAGE ON SCHEMA {schema}",
         f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
         f"USAGE ON ALL SEQUENCES IN SCHEMA {schema}",
-        "EXECUTE ON FUNCTION add_run_events_partition, drop_run_events_partition",
+        f"EXECUTE ON FUNCTION {', '.join(FUNCTIONS)}",
     ):
         sql.exec_driver_sql(f"GRANT {privilege} TO {quoted}")

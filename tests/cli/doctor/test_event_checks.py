@@ -135,8 +135,11 @@ def test_a_large_default_partition_asks_for_migrate(database: Settings) -> None:
 
     assert "Run `arkloop migrate`: it makes the next ones" in findings["event partitions"][1]
     level, shown = findings["event constraints"]
-    assert "warn" == level
-    assert "`arkloop migrate` was killed" in shown
+    assert "fail" == level
+    assert "events of runs that are created from 2099-12-31 on are refused" in shown
+    with owner(database) as execute:
+        execute("SELECT pg_advisory_xact_lock(:key)", key=partitions._LOCK_KEY)
+        assert "event constraints" not in found(database)  # `arkloop migrate` is at it
 
 
 def test_events_of_the_future_are_found(database: Settings) -> None:

@@ -302,6 +302,56 @@ def test_who_cannot_make_room_leaves_room(
     assert [] == exclusions(connections)
 
 
+@pytest.mark.owner
+def test_what_a_killed_call_has_left_is_removed_by_the_sweep(connections: Connections) -> None:
+    """Events of that time can be stored again; but not while somebody makes room."""
+    tomorrow = partitions.bound(datetime.now(UTC) + DAY)
+    with owner_of(connections) as owner:
+        owner.execute("DROP TABLE run_events_first")
+        owner.execute(
+            "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
+            " CHECK (run_id IS NULL) NOT VALID"
+        )
+        owner.execute("SELECT pg_advisory_lock(%s)", [partitions._LOCK_KEY])
+        partitions.add_ahead(connections)
+        assert ["ck_run_events_20991231"] == exclusions(connections)
+    own = replace(
+        connections.settings, database_url=walls.put_up(connections.settings.database_url)
+    )
+    service = connect(own, application="tests", pool_size=1)
+
+    partitions.add_ahead(service)
+
+    service.close()
+    assert [] == exclusions(connections)
+    store(connections, tomorrow)
+
+
+@pytest.mark.owner
+def test_room_is_made_from_the_day_after_tomorrow_on(
+    connections: Connections, engine: Engine, late: UUID
+) -> None:
+    """A partition does not begin at the end of the last one, if that is soon: until it is there,
+    the default one refuses its events.
+    """
+    now = datetime.now(UTC)
+    with owner_of(connections) as owner:
+        owner.execute("CREATE TABLE soon (LIKE run_events)")
+        bounds = (partitions.bound(now + 0.01 * DAY), partitions.bound(now + 0.02 * DAY))
+        owner.execute(
+            "ALTER TABLE run_events ATTACH PARTITION soon"
+            f" FOR VALUES FROM ('{bounds[0]}') TO ('{bounds[1]}')"
+        )
+
+    assert partitions.make_room(engine, lock_seconds=5)
+
+    with connections.reading() as sql:
+        following = next(one for one in partitions.read(sql) if one.upper > bounds[1])
+    assert following.lower is not None
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert today + 2 * DAY == partitions.time_of(following.lower)
+
+
 def exclusions(connections: Connections) -> list[str]:
     with connections.reading() as sql:
         return list(sql.exec_driver_sql(partitions.EXCLUSIONS).scalars())
