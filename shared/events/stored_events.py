@@ -31,8 +31,13 @@ class StoredEvent(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the event, as followers get it."""
         return len(self.payload if self.payload.isascii() else self.payload.encode())
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of all that is stored with it."""
+        return self.size + len(self.prompts or b"")
 
     @property
     def is_terminal(self) -> bool:

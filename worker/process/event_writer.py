@@ -26,6 +26,11 @@ RETRY_SECONDS = 0.2
 #: Text is gathered for as long as this many commits take, but not for longer than a second.
 COMMITS_PER_GATHERING = 4
 MAX_GATHER_SECONDS = 1.0
+#: One commit takes runs up to this many bytes, of which prompts may have some MiB each; the others
+#: go with the next. While Postgres is out of reach it halves: the statement may be what takes too
+#: long.
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+LEAST_BATCH_BYTES = 64 * 1024
 #: A run whose row somebody has locked for a moment goes with a later tick.
 LOCKED_SECONDS = 0.02
 
@@ -75,6 +80,7 @@ class EventWriter:
         #: When text that is being gathered must be committed, on the monotonic clock.
         self._due: dict[RunLog, float] = {}
         self._gather_seconds = GATHER_SECONDS
+        self._batch_bytes = MAX_BATCH_BYTES
         threading.Thread(target=self._run, name="event-writer", daemon=True).start()
 
     def mark(self, run_log: RunLog) -> None:
@@ -103,13 +109,22 @@ class EventWriter:
             dirty, self._dirty = self._dirty, {}
         dirty |= {run_log: at for run_log, at in self._due.items() if at <= began} | dirty
         batch: dict[RunLog, Sequence[StoredEvent]] = {}
-        for run_log in dirty:
+        left, later = self._batch_bytes, {}
+        for run_log, since in dirty.items():
+            if left <= 0:
+                later[run_log] = since
+                continue
             self._due.pop(run_log, None)
             events, due_in = run_log.take(self._gather_seconds)
             if events:
                 batch[run_log] = events
+                left -= sum(event.stored_size for event in events)
             if due_in is not None:
                 self._due[run_log] = began + due_in
+        if later:
+            with self._lock:
+                self._dirty = later | self._dirty | later  # they are the first of the next commit
+            self._wake.set()
         if batch:
             again = self._store(batch)
             now = time.monotonic()
@@ -127,8 +142,11 @@ class EventWriter:
     def _store(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
         """Commit the batch; returns the runs that have to come again, and in how many seconds."""
         try:
-            return dict.fromkeys(self._commit(batch), LOCKED_SECONDS)
+            skipped = self._commit(batch)
+            self._batch_bytes = min(self._batch_bytes * 2, MAX_BATCH_BYTES)
+            return dict.fromkeys(skipped, LOCKED_SECONDS)
         except Unavailable as error:
+            self._batch_bytes = max(self._batch_bytes // 2, LEAST_BATCH_BYTES)
             log.warning("retrying to write events: Postgres unavailable: %s", error.__cause__)
             for run_log in batch:
                 run_log.give_back()

@@ -265,13 +265,12 @@ class RunLog:
             self._prompts.clear()
         self._ready.extend(encoded)
         self._joined.update(event.seq for event in encoded[1:])
-        size = sum(event.size for event in encoded)
-        self.written_bytes += size
-        self._waiting_bytes += size
+        self.written_bytes += sum(event.size for event in encoded)
+        self._waiting_bytes += sum(event.stored_size for event in encoded)
         self._last_seq += len(encoded)
 
     def _measure(self) -> None:
-        self._waiting_bytes = sum(event.size for event in (*self._ready, *self._in_flight))
+        self._waiting_bytes = sum(event.stored_size for event in (*self._ready, *self._in_flight))
 
 
 def _fitting(events: list[StoredEvent], most: int, joined: set[int]) -> int:
@@ -284,7 +283,7 @@ def _fitting(events: list[StoredEvent], most: int, joined: set[int]) -> int:
     for end, event in enumerate(events):
         if event.seq not in joined:
             count = end
-        most -= event.size
+        most -= event.stored_size
         if most < 0 and count > 0:
             return count
     return len(events)

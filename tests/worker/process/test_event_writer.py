@@ -5,12 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine, delete, select
+from sqlalchemy import Row, create_engine, delete, select
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.errors import LeaseLost
+from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.events.event_log import open_events, text_of
 from arkloop.shared.events.stored_events import StoredEvent
@@ -21,6 +24,7 @@ from arkloop.shared.runs import endings
 from arkloop.shared.runs.endings import Ending, Outcome
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.times import EPOCH
@@ -335,3 +339,47 @@ def test_when_commits_take_long_text_is_gathered_for_longer(
         if event.type == "message.delta"
     ]
     assert "abcde" == "".join(texts)
+
+
+class NarrowWriter(EventWriter):
+    """A writer whose Postgres takes too long for statements of more than `most` bytes."""
+
+    most = 250_000
+
+    def __init__(self, connections: Connections) -> None:
+        self.sizes: list[int] = []
+        super().__init__(connections)
+
+    def _write(
+        self, batch: Mapping[RunLog, Sequence[StoredEvent]], server: datetime | None
+    ) -> dict[UUID, Row[Any]]:
+        self.sizes.append(sum(e.stored_size for events in batch.values() for e in events))
+        if self.sizes[-1] > self.most:
+            raise Unavailable()
+        return super()._write(batch, server)
+
+
+@pytest.mark.parametrize("most", [600_000, 250_000])
+def test_prompts_of_many_runs_take_several_commits(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A statement has a limited size, and a smaller one where that takes too long."""
+    monkeypatch.setattr(event_writer, "MAX_BATCH_BYTES", 500_000)
+    monkeypatch.setattr(event_writer, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(NarrowWriter, "most", most)
+    writer = NarrowWriter(stored.connections)
+    prompt = b"{}\n" + bytes(100_000)
+    logs = []
+    for claim in (stored.claimed() for _ in range(12)):
+        log = RunLog(claim.run_id, claim.fence, claim.last_seq, StopSignal(), lambda _: None)
+        log.add_prompt(prompt)
+        log.add(RESUMED)
+        logs.append(log)
+    with writer._lock:
+        writer._dirty |= dict.fromkeys(logs, time.monotonic())
+    writer._wake.set()
+    for log in logs:
+        eventually(lambda log=log: log._committed_seq == log._last_seq)  # type: ignore[misc]
+
+    assert max(writer.sizes) < 600_000
+    assert 12 * len(prompt) < sum(size for size in writer.sizes if size <= most)

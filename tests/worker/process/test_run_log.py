@@ -346,3 +346,19 @@ def test_prompts_go_with_the_next_event() -> None:
     assert [b"12"] == [event.prompts for event in taken]
     assert [b"3"] == [event.prompts for event in withdrawn]
     assert [b"34", None] == [event.prompts for event in log.withdraw(END, END)]
+    assert [0, 0] == [log._waiting_bytes, len(log._ready)]
+
+
+def test_prompts_count_for_what_one_commit_takes() -> None:
+    """The events of others wait for it."""
+    log = Log()
+    for _ in range(3):
+        log.add_prompt(bytes(MAX_TAKEN_BYTES))
+        log.add(RunResumed(2, "deploy"))
+    assert 3 * MAX_TAKEN_BYTES < log._waiting_bytes
+
+    for _ in range(3):
+        taken, again = log.take()
+        assert (1, MAX_TAKEN_BYTES) == (len(taken), len(taken[0].prompts or b""))
+        log.committed()
+    assert again is None
