@@ -145,15 +145,16 @@ def make_room(engine: Engine, *, lock_seconds: float) -> list[str]:
     """
     names: list[str] = []
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as sql:
-        _admit_all(engine, sql, lock_seconds)
-        if not sql.exec_driver_sql(IS_LARGE).scalar():
-            return names
         try:
             # Also the limits of the session end with it.
             sql.exec_driver_sql("SET statement_timeout = 0")
             sql.exec_driver_sql("SET lock_timeout = 0")
             sql.exec_driver_sql("SELECT set_config('arkloop.orgs', '*', false)")
+            # Before anything is removed that another call may be in need of.
             sql.execute(select(func.pg_advisory_lock(_LOCK_KEY)))
+            _admit_all(engine, sql, lock_seconds)
+            if not sql.exec_driver_sql(IS_LARGE).scalar():
+                return names
             while (missing := _missing(sql)) is not None:
                 names.append(_add_beside(engine, sql, *missing, lock_seconds))
         finally:
@@ -207,7 +208,7 @@ def _admit_all(engine: Engine, sql: Connection, lock_seconds: float) -> None:
     theirs they could not be stored, once that time has come.
     """
     found = sql.exec_driver_sql(EXCLUSIONS).scalars().all()
-    remove = [f"ALTER TABLE run_events_default DROP CONSTRAINT {name}" for name in found]
+    remove = [f"ALTER TABLE run_events_default DROP CONSTRAINT IF EXISTS {name}" for name in found]
     if remove:
         schema.change(engine, remove, lock_seconds=lock_seconds)
 

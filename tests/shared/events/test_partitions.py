@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker.process import event_writer
 from tests import walls
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 DAY = timedelta(days=1)
 INSERT = "INSERT INTO run_events VALUES (:id, :seq, 'message.delta', '{}') ON CONFLICT DO NOTHING"
@@ -350,6 +351,36 @@ def test_room_is_made_from_the_day_after_tomorrow_on(
     assert following.lower is not None
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     assert today + 2 * DAY == partitions.time_of(following.lower)
+
+
+@pytest.mark.owner
+def test_two_calls_that_make_room_do_not_disturb_each_other(
+    connections: Connections, engine: Engine, late: UUID
+) -> None:
+    """The second one waits, and finds that nothing is left to do: what it would remove as left
+    behind is what the first one works with.
+    """
+    with owner_of(connections) as other, ThreadPoolExecutor() as pool:
+        with other.transaction():
+            # Beside it constraints are added and looked at, and nothing is attached.
+            other.execute("LOCK TABLE ONLY run_events IN SHARE UPDATE EXCLUSIVE MODE")
+            calls = [pool.submit(partitions.make_room, engine, lock_seconds=20)]
+            eventually(lambda: bool(exclusions(connections)))
+            calls.append(pool.submit(partitions.make_room, engine, lock_seconds=20))
+            eventually(lambda: "advisory" in waiting(connections))
+        made = [call.result() for call in calls]
+
+    assert [True, False] == [bool(names) for names in made]
+    assert [] == exclusions(connections)
+
+
+def waiting(connections: Connections) -> list[str]:
+    with connections.reading() as sql:
+        found = text(
+            "SELECT wait_event FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+        return list(sql.scalars(found))
 
 
 def exclusions(connections: Connections) -> list[str]:
