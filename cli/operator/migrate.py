@@ -59,16 +59,27 @@ def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) 
         if not is_newer:
             role = make_url(checked(of_service)).username if of_service else None
             prepare_service(engine, role, row_security, lock_seconds)
-            if made := partitions.make_room(engine, lock_seconds=lock_seconds):
-                print_line(f"Made {', '.join(made)}", err=True)
         print_line(version)
-    except partitions.TableInUse as error:
-        raise click.ClickException(f"{error}; retry when it has finished") from None
+        if not is_newer:
+            _make_room(engine, lock_seconds)
     except DBAPIError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
     finally:
         engine.dispose()
+
+
+def _make_room(engine: Engine, lock_seconds: float) -> None:
+    """Make partitions where sweeps make none; a release does not fail where that has to wait."""
+    try:
+        if made := partitions.make_room(engine, lock_seconds=lock_seconds):
+            print_line(f"Made {', '.join(made)}", err=True)
+    except partitions.TableInUse as error:
+        print_line(f"Warning: {error}; run it again when that has finished", err=True)
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        print_line(f"Warning: no partition of run_events was made: {_reason(error)}", err=True)
 
 
 def _first_of(*names: str) -> str:

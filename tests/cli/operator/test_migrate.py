@@ -12,6 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 from arkloop.cli.main import main
 from arkloop.shared.accounts import accounts
 from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import connect
 from arkloop.shared.storage.schema import needed_version
 from tests import walls
@@ -157,3 +158,32 @@ def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database)
     assert result.output.startswith("Error: Cannot migrate postgresql://")
     assert "permission denied for table alembic_version" in result.output
     assert 1 == result.output.count("\n")
+
+
+@pytest.mark.owner
+def test_a_release_does_not_fail_where_partitions_have_to_wait(
+    new_database: Callable[[], str],
+) -> None:
+    """The schema is up to date, and a dump reads the events: a warning says what is left to do."""
+    url = new_database()
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text("DROP TABLE run_events_first"))
+        sql.execute(
+            text(
+                "INSERT INTO run_events SELECT :id, n, 'message.delta', repeat('x', 1500)"
+                " FROM generate_series(1, 24000) AS n"
+            ),
+            {"id": new_id()},
+        )
+    env = {"ARKLOOP_DATABASE_URL": walls.as_user(url, "postgres")}
+    for lock in (
+        "LOCK TABLE ONLY run_events_default IN ACCESS SHARE MODE",
+        "LOCK TABLE ONLY run_events IN SHARE UPDATE EXCLUSIVE MODE",
+    ):
+        with walls.owner(url) as engine, engine.begin() as sql:
+            sql.execute(text(lock))
+            done = CliRunner().invoke(main, ["migrate", "--lock-wait", "0"], env=env)
+        assert (0, needed_version()) == (done.exit_code, done.stdout.strip())
+        assert "Warning: " in done.stderr
+
+    assert "Made run_events_" in CliRunner().invoke(main, ["migrate"], env=env).stderr
