@@ -308,8 +308,9 @@ def resume_org(org_id: UUID) -> Response:
     check_key()
     read_body(NoArguments(), optional=True)
     with connections_of_service().transaction() as tx:
-        row = suspensions.resume(tx, org_id)
-        record_of_operator(tx, org_id, "org.resumed", "org", org_id)
+        row, was_suspended = suspensions.resume(tx, org_id)
+        if was_suspended:
+            record_of_operator(tx, org_id, "org.resumed", "org", org_id)
     authenticator().forget()
     return jsonify(_org(row))
 

@@ -121,8 +121,9 @@ def resume(database_url: str, org: str) -> None:
     """
     with without_notifications(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
-        row = suspensions.resume(tx, org_id)
-        record(tx, org_id, "org.resumed", "org", org_id)
+        row, was_suspended = suspensions.resume(tx, org_id)
+        if was_suspended:
+            record(tx, org_id, "org.resumed", "org", org_id)
     print_json(_state(row))
 
 

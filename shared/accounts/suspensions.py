@@ -64,28 +64,34 @@ def suspend(
     if not 1 <= len(reason) <= MAX_REASON or not reason.isprintable():
         raise InvalidRequest(reason=[f"must be a line of 1 to {MAX_REASON} printable characters"])
     at = func.coalesce(orgs.c.suspended_at, func.now())
-    row = _change(tx, org_id, suspended_at=at, suspension_reason=reason)
-    revocations.cancel_runs_of_suspended_orgs(tx, by_user_id=by_user_id)
+    values = {"suspended_at": at, "suspension_reason": reason}
+    suspended = update(orgs).where(orgs.c.id == org_id).values(values).returning(*_SHOWN)
+    row = _found(tx.sql.execute(suspended).one_or_none())
+    revocations.cancel_runs_of_suspended_orgs(tx, org_id=org_id, by_user_id=by_user_id)
     return row
 
 
-def resume(tx: Transaction, org_id: UUID) -> Row[Any]:
-    """Open a suspended org again; one that is not suspended stays as it is. Returns its row.
+def resume(tx: Transaction, org_id: UUID) -> tuple[Row[Any], bool]:
+    """Open a suspended org again; one that is not suspended stays as it is.
+
+    Returns its row, and whether it was suspended.
 
     Raises:
         OrgNotFound
     """
-    return _change(tx, org_id, suspended_at=None, suspension_reason=None)
+    resumed = (
+        update(orgs)
+        .where(orgs.c.id == org_id, orgs.c.suspended_at.is_not(None))
+        .values(suspended_at=None, suspension_reason=None)
+        .returning(*_SHOWN)
+    )
+    row = tx.sql.execute(resumed).one_or_none()
+    return (get(tx.sql, org_id), False) if row is None else (row, True)
 
 
 def get(sql: Connection, org_id: UUID) -> Row[Any]:
     """Return id, name, slug, suspended_at and suspension_reason of an org. Raises: OrgNotFound."""
     return _found(sql.execute(select(*_SHOWN).where(orgs.c.id == org_id)).one_or_none())
-
-
-def _change(tx: Transaction, org_id: UUID, **values: Any) -> Row[Any]:
-    changed = update(orgs).where(orgs.c.id == org_id).values(**values).returning(*_SHOWN)
-    return _found(tx.sql.execute(changed).one_or_none())
 
 
 def _found(row: Row[Any] | None) -> Row[Any]:

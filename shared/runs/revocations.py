@@ -47,12 +47,14 @@ def cancel_runs(
     _cancel(tx, _CANCEL_RUNS_OF_KEYS, key_ids=list(key_ids), by_user_id=by_user_id)
 
 
-def cancel_runs_of_suspended_orgs(tx: Transaction, *, by_user_id: UUID | None = None) -> None:
-    """Request the cancellation of all runs that workers execute for suspended orgs.
+def cancel_runs_of_suspended_orgs(
+    tx: Transaction, *, org_id: UUID | None = None, by_user_id: UUID | None = None
+) -> None:
+    """Request the cancellation of all runs that workers execute for suspended orgs, or for one.
 
     The others are claimed by nobody, and stay as they are.
     """
-    _cancel(tx, _CANCEL_RUNS_OF_SUSPENDED_ORGS, by_user_id=by_user_id)
+    _cancel(tx, _CANCEL_RUNS_OF_SUSPENDED_ORGS, org_id=org_id, by_user_id=by_user_id)
 
 
 def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:

@@ -227,6 +227,7 @@ def test_an_operator_suspends_an_org_and_resumes_it(
         assert (401, "org.suspended") == error_of(user.get("/v1/me"))
 
     resumed = operator.post(f"{path}:resume").json
+    assert resumed == operator.post(f"{path}:resume").json
     assert resumed is not None
     assert (None, None) == (resumed["suspended_at"], resumed["suspension_reason"])
     assert [200, 200] == [user.get("/v1/me").status_code for user in (alice, key)]

@@ -110,6 +110,7 @@ def test_an_org_is_suspended_and_resumed(run: Run, org_id: UUID, connections: Co
     assert suspended["suspended_at"] == listed["suspended_at"]
 
     resumed = json.loads(run("resume").output)
+    assert resumed == json.loads(run("resume").output)
 
     assert (None, None) == (resumed["suspended_at"], resumed["suspension_reason"])
     assert str(org_id) not in run("list").output

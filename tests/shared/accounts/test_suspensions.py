@@ -45,6 +45,24 @@ def unclaimed(stored: StoredRuns) -> list[UUID]:
         return queries.unclaimed(sql, older_than=0, limit=10, suspects=True)
 
 
+def test_a_suspension_cancels_runs_of_its_org_alone(
+    stored: StoredRuns, connections: Connections, register: Register
+) -> None:
+    """A run of another suspended org is left to the sweep, and cancelled for its creator."""
+    other = StoredRuns.of(connections, register())
+    own, others = stored.claimed().run_id, other.claimed().run_id
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            update(orgs).where(orgs.c.id == other.actor.org_id).values(suspended_at=ago(seconds=1))
+        )
+        suspensions.suspend(tx, stored.actor.org_id, "Abuse", by_user_id=other.actor.user_id)
+
+    assert other.actor.user_id == stored.row(own)["cancel_requested_by"]
+    assert None is other.row(others)["cancel_requested_at"]
+    sweep.sweep(connections)
+    assert other.actor.user_id == other.row(others)["cancel_requested_by"]
+
+
 def test_a_queued_run_stays_queued_until_its_org_is_resumed(stored: StoredRuns) -> None:
     """No worker claims it, by a message or by a look at the queue, and no sweep ends it."""
     run_id = stored.create()
@@ -170,7 +188,8 @@ def test_runs_of_suspended_orgs_are_found_by_indexes(stored: StoredRuns) -> None
 
     found = Plans(stored.connections, cancel).indexes()
 
-    assert {"ix_orgs_suspended", "ix_runs_unended_org_id_state", "pk_runs"} >= found
+    by_org = {"ix_orgs_suspended", "ix_runs_unended_org_id_state"}
+    assert by_org == found - {"pk_runs"}
 
 
 def test_a_suspension_keeps_its_beginning(stored: StoredRuns) -> None:
@@ -184,7 +203,8 @@ def test_a_suspension_keeps_its_beginning(stored: StoredRuns) -> None:
     assert (first.suspended_at, "Abuse") == (second.suspended_at, second.suspension_reason)
 
     resume(stored)
-    resume(stored)
+    with stored.connections.transaction() as tx:
+        assert False is suspensions.resume(tx, stored.actor.org_id)[1]
     with stored.connections.reading() as sql:
         third = suspensions.get(sql, stored.actor.org_id)
     assert (None, None) == (third.suspended_at, third.suspension_reason)
