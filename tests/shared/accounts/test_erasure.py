@@ -5,7 +5,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
@@ -29,7 +28,7 @@ from arkloop.shared.storage.tables.runs import forgotten_events, inputs
 from arkloop.shared.storage.tables.threads import thread_contexts
 from tests.clients import PASSWORD, Register, User
 from tests.end_users import end_user
-from tests.leaks import plain, prompts_in
+from tests.leaks import prompts_in
 
 ENDED = {"state": RunState.COMPLETED, "ended_at": func.now()}
 #: `make_run(user, thread_id, state, **columns)`
@@ -57,7 +56,8 @@ def places_of(connections: Connections, word: str) -> list[str]:
             for name in metadata.tables
             if sql.scalar(text(query.format(name)), {"word": f"%{word}%"})
         ]
-    with psycopg.connect(plain(connections.settings.database_url)) as opened:
+        opened = sql.connection.driver_connection
+        assert opened is not None
         is_prompted = word.encode() in prompts_in(opened)
     return [*found, "prompts"] if is_prompted else found
 
