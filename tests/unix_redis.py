@@ -1,5 +1,6 @@
 """Redis servers behind Unix sockets, and an address that leads to one of two."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,17 @@ def unix_redis(folder: Path) -> Iterator[Path]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        eventually(path.exists)
+        eventually(lambda: _accepts(path))
         yield path
     finally:
         server.terminate()
         server.wait(10)
+
+
+def _accepts(path: Path) -> bool:
+    """Return whether a server listens; its file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import NullPool, create_engine, text
 
 from arkloop.shared.accounts import accounts
 from arkloop.shared.billing import budget_limits, budgets, credits, usage_reports
@@ -64,6 +64,10 @@ _FILL = (
     FROM threads
     """,
     """
+    INSERT INTO messages (id, org_id, thread_id, created_by_user_id, position, role, content)
+    SELECT gen_random_uuid(), org_id, id, created_by_user_id, 2, 'user', 'Hello' FROM threads
+    """,
+    """
     INSERT INTO ledger_entries (id, org_id, kind, run_id, debit_account, credit_account, credits)
     SELECT run_id, org_id, 'usage', run_id, 'receivable', 'revenue', 1 FROM run_usage
     """,
@@ -80,7 +84,8 @@ def org_id(connections: Connections) -> UUID:
         )
         for statement in _FILL:
             tx.sql.execute(text(statement), {"org": main} if ":org" in statement else {})
-    with connections.engine.connect() as sql:
+    patient = create_engine(connections.settings.database_url, poolclass=NullPool)  # no time limit
+    with patient.connect() as sql:
         sql.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
     return main
 
