@@ -1,15 +1,17 @@
 -- Count runs, workers and deliveries. By indexes of what is not over: an old database costs no more.
 --
 -- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org can be
--- told from a queue of many orgs. Runs of suspended orgs wait for no worker, and are in no class.
+-- told from a queue of many orgs. Queued runs of suspended orgs wait for no worker: none is counted.
 --
 -- Whoever comes first after the interval measures, and others read what that has found. One that comes
 -- meanwhile waits for the row and measures nothing.
 UPDATE measurements SET taken_at = now(), data = (
-    WITH queued AS (
+    WITH closed AS MATERIALIZED (
+        SELECT id FROM orgs WHERE suspended_at IS NOT NULL
+    ), queued AS (
         SELECT org_id, count(*) AS runs, min(queued_at) AS oldest_at FROM runs
         WHERE state = 'queued' AND agent IS NULL
-            AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)
+            AND org_id NOT IN (SELECT id FROM closed)
         GROUP BY org_id
     ), crowds AS (
         SELECT CASE WHEN runs = 1 THEN '1' WHEN runs <= 10 THEN '2-10'
@@ -21,7 +23,8 @@ UPDATE measurements SET taken_at = now(), data = (
         FROM crowds GROUP BY crowd
     ), states AS (
         SELECT state, count(*) AS runs FROM runs
-        WHERE state IN ('queued', 'executing', 'waiting', 'suspended') GROUP BY state
+        WHERE state IN ('queued', 'executing', 'waiting', 'suspended')
+            AND (state <> 'queued' OR org_id NOT IN (SELECT id FROM closed)) GROUP BY state
         UNION ALL
         SELECT state, count(*) FROM runs
         WHERE position >= 2251799813685248 AND ended_at IS NULL GROUP BY state
@@ -40,7 +43,10 @@ UPDATE measurements SET taken_at = now(), data = (
     SELECT json_build_object(
         'queue', coalesce((SELECT json_agg(by_crowd) FROM by_crowd), '[]'),
         'states', coalesce((SELECT json_object_agg(state, runs) FROM states), '{}'),
-        'agent_queue', (SELECT count(*) FROM runs WHERE state = 'queued' AND agent IS NOT NULL),
+        'agent_queue', (
+            SELECT count(*) FROM runs
+            WHERE state = 'queued' AND agent IS NOT NULL AND org_id NOT IN (SELECT id FROM closed)
+        ),
         'workers', (SELECT service FROM alive),
         'agent_workers', (SELECT agents FROM alive),
         'webhooks', (SELECT row_to_json(due) FROM due)

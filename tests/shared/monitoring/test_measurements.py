@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.monitoring import measurements
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
@@ -45,6 +46,26 @@ def test_a_queue_is_measured_by_the_size_of_its_orgs(
     assert 20 <= queue["1"]["oldest_seconds"] < 30 and 100 <= queue["2-10"]["oldest_seconds"] < 110
     assert {"queued": 4, "waiting": 1} == data["states"]
     assert (1, 1) == (data["workers"], data["agent_workers"])
+
+
+def test_queued_runs_of_a_suspended_org_are_not_counted(
+    stored: StoredRuns, alice: User, make_run: Callable[..., UUID]
+) -> None:
+    """Neither those for the service's workers nor those for its own; what waits is."""
+    for agent in (None, "desk"):
+        make_run(
+            alice, alice.thread(), state=RunState.QUEUED, queued_at=ago(seconds=9), agent=agent
+        )
+    make_run(alice, alice.thread(), state=RunState.WAITING)
+    before = measurements.current(stored.connections).data
+    assert (1, {"queued": 2, "waiting": 1}) == (before["agent_queue"], before["states"])
+    with stored.connections.transaction() as tx:
+        suspensions.suspend(tx, alice.org_id, "Unpaid bills")
+        tx.sql.exec_driver_sql("UPDATE measurements SET taken_at = 'epoch'")
+
+    after = measurements.current(stored.connections).data
+
+    assert (0, [], {"waiting": 1}) == (after["agent_queue"], after["queue"], after["states"])
 
 
 def test_postgres_is_measured_once_in_an_interval(stored: StoredRuns) -> None:
