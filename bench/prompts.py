@@ -1,6 +1,7 @@
 """The cost of keeping prompts: CPU and stored bytes of a call, by the length of what is sent.
 
-The last rows are of requests with files, whose content is replaced by their ids.
+The rows with files are of requests with those, whose content is replaced by their ids. The last
+one is a thread of short runs, each of which stores a whole body.
 
 Run it with `python -m bench.prompts`. The conversation is English text with numbers, and each call
 sends all of it again, as runs do. Nothing else is measured than what keeping adds to a call.
@@ -40,6 +41,19 @@ def bodies(first: int) -> list[bytes]:
     return found
 
 
+def thread(runs: int = 100) -> list[bytes]:
+    """Return the bodies of runs of one call each, of one thread: 1,300 characters more in each."""
+    noise, words = random.Random(1), TEXT.read_text().split()
+    text = " ".join(noise.choices(words, k=runs * 400))
+    messages: list[dict[str, str]] = []
+    sent = []
+    for start in range(0, runs * 1_300, 1_300):
+        messages.append({"role": "user", "content": text[start : start + 300]})
+        sent.append(json.dumps({"system": text[-5_000:], "messages": messages}).encode())
+        messages.append({"role": "assistant", "content": text[start + 300 : start + 1_300]})
+    return sent
+
+
 def with_files(count: int, size: int) -> tuple[bytes, list[FileContent]]:
     """Return the body of a request with this many files, and those with their ids."""
     noise = random.Random(7)
@@ -75,6 +89,9 @@ def main() -> None:
             times.append((time.process_time_ns() - began) / 1e3)
         shown = f"{count} files of {size // 1024} KiB"
         print(f"{len(body):10,}  {shown:>14}  {stored:8,}  {median(times):18,.0f} µs")
+    sent = thread()
+    stored = sum(len(Encoder().encode(FACTS, body)) for body in sent)
+    print(f"thread of 100 runs  {sum(map(len, sent)):9,}  {stored:8,}  of 130,000 characters")
 
 
 if __name__ == "__main__":

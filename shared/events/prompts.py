@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from arkloop.shared.native_threads import NativeThreads
 
-#: What one body, and all prompts of an attempt as they are stored, may have. Of more, only the
-#: length is known.
+#: What one body, and all prompts of a run as they are stored, may have. Of more, only the length is
+#: known.
 MAX_BODY_BYTES = 4 * 1024 * 1024
-MAX_ATTEMPT_BYTES = 8 * 1024 * 1024
+MAX_RUN_BYTES = 8 * 1024 * 1024
 #: A body is stored whole again when the differences since the last one that was have this length:
 #: who reads it decompresses no more than that.
 MAX_CHAIN_BYTES = 32 * 1024 * 1024
@@ -107,8 +107,12 @@ class Encoder:
     def __init__(self) -> None:
         self._last = b""
         self._sum = 0  # of the last body
-        self._left = MAX_ATTEMPT_BYTES
+        self._left = MAX_RUN_BYTES
         self._chain = 0  # the length of the differences since a body was stored whole
+
+    def count(self, stored: int) -> None:
+        """Count the bytes that earlier attempts of the run have stored."""
+        self._left -= stored
 
     def encode(
         self, facts: Mapping[str, Any], body: bytes, files: Iterable[FileContent] = ()

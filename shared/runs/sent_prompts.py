@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.events import prompts
@@ -24,3 +24,9 @@ def read(sql: Connection, actor: Actor, run_id: UUID) -> list[Prompt]:
         .order_by(run_events.c.seq)
     )
     return list(prompts.read((row.seq, row.prompts) for row in rows))
+
+
+def stored_bytes(sql: Connection, run_id: UUID) -> int:
+    """Sum the size of the prompts that are stored of the run so far."""
+    size = func.sum(func.octet_length(run_events.c.prompts))
+    return int(sql.scalar(select(size).where(run_events.c.run_id == run_id)) or 0)

@@ -4,12 +4,15 @@ import base64
 import json
 import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import text as sql
 
+from arkloop.shared.events.prompts import MAX_RUN_BYTES
 from tests.acceptance.test_files import upload
 from tests.acceptance.test_long_threads import serving, set_up
-from tests.caller import Caller, error_of, types
+from tests.caller import Caller, error_of, script, types
 from tests.contents import png
 from tests.system import System
 from tests.waiting import eventually
@@ -242,3 +245,28 @@ def test_who_may_see_them(user: Caller, system: System) -> None:
     assert 403 == user.at(token=token).http.get(path).status_code
     assert [] == user.get(path, number=2)
     assert (422, "validation.error") == error_of(user.http.get(path, params={"number": "x"}))
+
+
+def test_all_attempts_of_a_run_share_what_it_may_store(user: Caller, system: System) -> None:
+    """A run that waits for a person begins with a whole body each time that it continues."""
+    asks = {"tool": "ask_user", "args": {"question": "Yes?"}}
+    run_id = user.run(script(asks, asks, {"say": "Thanks."}), persona_id="assistant")
+    eventually(lambda: user.answer(run_id, "yes").is_success)
+    path = f"/v1/runs/{run_id}/prompts"
+    eventually(lambda: len(user.get(path)) == 2)
+    eventually(lambda: user.get_run(run_id)["status"] == "waiting_for_input")
+    [_, second] = user.get(path)
+    large = {**second, "length": MAX_RUN_BYTES}
+    del large["number"], large["seq"], large["is_stored"]
+    record = json.dumps(large).encode() + b"\n" + bytes(MAX_RUN_BYTES)
+    with system.connections.transaction() as tx:
+        more = sql(
+            "UPDATE run_events SET prompts = prompts || :more WHERE run_id = :id AND seq = :seq"
+        )
+        tx.sql.execute(more, {"more": record, "id": UUID(run_id), "seq": second["seq"]})
+    user.answer(run_id, "yes").raise_for_status()
+    user.ended(run_id)
+
+    assert [(1, True), (2, True), (2, False), (3, False)] == [
+        (one["step"], one["is_stored"]) for one in prompts_of(user, run_id)
+    ]

@@ -126,6 +126,11 @@ class ClaimedRun:
         files = _contents_of(request.messages)
         self.log.add_prompt(self._prompts.encode(facts, body, files))
 
+    def count_prompts(self, stored: int) -> None:
+        """Count the bytes of prompts that earlier attempts have stored."""
+        if self._prompts is not None:
+            self._prompts.count(stored)
+
     @property
     def open_text(self) -> str:
         return "".join(self._open_text)

@@ -9,7 +9,7 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import DELEGATE, Event
-from arkloop.shared.runs import overrides
+from arkloop.shared.runs import overrides, sent_prompts
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from arkloop.shared.storage.connections import Connections
@@ -177,6 +177,7 @@ def resume(connections: Connections, run: ClaimedRun) -> ResumeState:
         run.admission.totals = recorded_totals(sql, run_id)
         earlier = resume_state_from(history.own_events(sql, run_id))
         run.log.written_bytes += history.written_bytes(sql, run_id)
+        run.count_prompts(sent_prompts.stored_bytes(sql, run_id))
         run.reopen(earlier.lost)
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arkloop.shared.events import prompts
-from arkloop.shared.events.prompts import MAX_ATTEMPT_BYTES, MAX_BODY_BYTES, Encoder, FileContent
+from arkloop.shared.events.prompts import MAX_BODY_BYTES, MAX_RUN_BYTES, Encoder, FileContent
 
 
 def bodies(stored: Iterable[bytes]) -> list[bytes | None]:
@@ -108,7 +108,7 @@ def test_many_files_take_one_pass() -> None:
 
 
 def test_what_is_too_long_is_only_counted() -> None:
-    """One body, or all of an attempt; later ones that need less room are stored."""
+    """One body, or all of a run; later ones that need less room are stored."""
     encoder, noise = Encoder(), random.Random(7)
     large = [noise.randbytes(MAX_BODY_BYTES - 5_000) for _ in range(3)]
     sent = [b"x" * (MAX_BODY_BYTES + 1), b"small", *large, large[1] + b"and more"]
@@ -118,7 +118,7 @@ def test_what_is_too_long_is_only_counted() -> None:
     assert [len(body) for body in sent] == [
         p.facts["bytes"] for p in prompts.read(enumerate(stored))
     ]
-    assert MAX_ATTEMPT_BYTES + 2_000 > sum(map(len, stored))
+    assert MAX_RUN_BYTES + 2_000 > sum(map(len, stored))
 
 
 def test_a_list_of_prompts_decodes_none() -> None:
