@@ -36,7 +36,7 @@ class ShownPrompt(TypedDict):
     provider: str
     model: str
     bytes: Annotated[int, "The length of the body that was sent."]
-    is_stored: Annotated[bool, "False: the body was too long to be stored."]
+    is_stored: Annotated[bool, "False: the body, or one that it is based on, was not stored."]
     body: NotRequired[Annotated[str | None, "The body, with the ids of files for their content."]]
 
 

@@ -4229,7 +4229,7 @@ export interface components {
             model: string;
             /** @description The length of the body that was sent. */
             bytes: number;
-            /** @description False: the body was too long to be stored. */
+            /** @description False: the body, or one that it is based on, was not stored. */
             is_stored: boolean;
             /** @description The body, with the ids of files for their content. */
             body?: string | null;

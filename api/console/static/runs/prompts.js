@@ -31,7 +31,7 @@ function Prompt({ runId, number }) {
   const [isRaw, setRaw] = useState(false)
   if (data === null) return error ? html`<${Problem} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${3} />`
   const body = data[0]?.body ?? null
-  if (body === null) return html`<p class="note">The body was too long to be stored.</p>`
+  if (body === null) return html`<p class="note">There is no body: it was too long, or it, or one that it is based on, was lost.</p>`
   const value = parsed(body)
   const isObject = value !== null && typeof value === "object"
   return html`<div class="prompt">
