@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import text
 
 from arkloop.api.streaming import run_heads, stream_pages
 from arkloop.shared.config import Settings
@@ -20,7 +18,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker.process import event_writer
 from tests import walls
-from tests.waiting import eventually, in_parallel
+from tests.waiting import in_parallel
 
 DAY = timedelta(days=1)
 INSERT = "INSERT INTO run_events VALUES (:id, :seq, 'message.delta', '{}') ON CONFLICT DO NOTHING"
@@ -221,168 +219,3 @@ def test_a_partition_is_read_by_the_whole_table_alone(connections: Connections) 
         for table in ("run_events_first", "run_events_default"):
             assert [] == service.execute(f"SELECT FROM {table}").fetchall()
             assert 0 == service.execute(f"DELETE FROM {table}").rowcount
-
-
-@pytest.fixture
-def engine(connections: Connections) -> Iterator[Engine]:
-    """Connect as the tables' owner; `notices` has what Postgres says it does."""
-    url = walls.as_user(connections.settings.database_url, "postgres")
-    made = create_engine(url, connect_args={"options": "-c client_min_messages=debug1"})
-    notices: list[str] = []
-
-    @event.listens_for(made, "connect")
-    def listen(connection: Any, _record: Any) -> None:
-        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
-
-    made.notices = notices  # type: ignore[attr-defined]
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def late(connections: Connections) -> UUID:
-    """Leave out the partitions of two weeks, and store 36 MiB of events; returns their run."""
-    run_id = new_id()
-    with owner_of(connections) as owner:
-        owner.execute("DROP TABLE run_events_first")
-        [(ahead,)] = owner.execute("SELECT name FROM run_events_partitions() WHERE name ~ '_2'")
-        owner.execute(f"DROP TABLE {ahead}")
-        past = [partitions.bound(datetime.now(UTC) - age * DAY) for age in (30, 15)]
-        owner.execute("SELECT add_run_events_partition(%s, %s)", past)
-        owner.execute(
-            "INSERT INTO run_events SELECT %s, n, 'message.delta', repeat('x', 1500)"
-            " FROM generate_series(1, 24000) AS n",
-            [run_id],
-        )
-    return run_id
-
-
-@pytest.mark.owner
-def test_a_large_default_partition_is_not_looked_at_under_a_lock(
-    connections: Connections, engine: Any, late: UUID, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A sweep would keep others waiting for its rows, and leaves it to `make_room`, for which
-    Postgres looks at them before it takes a lock.
-    """
-    assert not partitions.add_ahead(connections)
-    assert "run_events_default is large: `arkloop migrate` makes" in caplog.text
-
-    made = partitions.make_room(engine, lock_seconds=5)
-
-    implied = [notice for notice in engine.notices if "is implied by existing" in notice]
-    scanned = [notice for notice in engine.notices if 'ing table "run_events_default"' in notice]
-    assert len(made) == len(implied) == len(scanned) == len(ends(connections)) - 1
-    assert ends(connections)[-1] > datetime.now(UTC) + (partitions.PARTS + 2) * 15 * DAY
-    assert "run_events_default" == place_of_event(connections, late)
-    store(connections, soon := partitions.bound(datetime.now(UTC) + 3 * DAY))
-    assert made[0] == place_of_event(connections, soon)
-    store(connections, tomorrow := partitions.bound(datetime.now(UTC) + DAY))
-    assert "run_events_default" == place_of_event(connections, tomorrow)
-    assert [] == exclusions(connections)
-    assert [] == partitions.make_room(engine, lock_seconds=5)
-
-
-@pytest.mark.owner
-def test_who_cannot_make_room_leaves_room(
-    connections: Connections, engine: Engine, late: UUID
-) -> None:
-    """Beside a dump nothing is made, and what a killed call has left is removed: events of that
-    time could not be stored otherwise.
-    """
-    with owner_of(connections) as dump, dump.transaction():
-        dump.execute("SELECT FROM run_events_default LIMIT 1")
-        with pytest.raises(OperationalError):
-            partitions.make_room(engine, lock_seconds=0)
-    with owner_of(connections) as owner:
-        owner.execute(
-            "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
-            " CHECK (run_id <> '00000000-0000-0000-0000-000000000000') NOT VALID"
-        )
-
-    assert partitions.make_room(engine, lock_seconds=5)
-    assert [] == exclusions(connections)
-
-
-@pytest.mark.owner
-def test_what_a_killed_call_has_left_is_removed_by_the_sweep(connections: Connections) -> None:
-    """Events of that time can be stored again; but not while somebody makes room."""
-    tomorrow = partitions.bound(datetime.now(UTC) + DAY)
-    with owner_of(connections) as owner:
-        owner.execute("DROP TABLE run_events_first")
-        owner.execute(
-            "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
-            " CHECK (run_id IS NULL) NOT VALID"
-        )
-        owner.execute("SELECT pg_advisory_lock(%s)", [partitions._LOCK_KEY])
-        partitions.add_ahead(connections)
-        assert ["ck_run_events_20991231"] == exclusions(connections)
-    own = replace(
-        connections.settings, database_url=walls.put_up(connections.settings.database_url)
-    )
-    service = connect(own, application="tests", pool_size=1)
-
-    partitions.add_ahead(service)
-
-    service.close()
-    assert [] == exclusions(connections)
-    store(connections, tomorrow)
-
-
-@pytest.mark.owner
-def test_room_is_made_from_the_day_after_tomorrow_on(
-    connections: Connections, engine: Engine, late: UUID
-) -> None:
-    """A partition does not begin at the end of the last one, if that is soon: until it is there,
-    the default one refuses its events.
-    """
-    now = datetime.now(UTC)
-    with owner_of(connections) as owner:
-        owner.execute("CREATE TABLE soon (LIKE run_events)")
-        bounds = (partitions.bound(now + 0.01 * DAY), partitions.bound(now + 0.02 * DAY))
-        owner.execute(
-            "ALTER TABLE run_events ATTACH PARTITION soon"
-            f" FOR VALUES FROM ('{bounds[0]}') TO ('{bounds[1]}')"
-        )
-
-    assert partitions.make_room(engine, lock_seconds=5)
-
-    with connections.reading() as sql:
-        following = next(one for one in partitions.read(sql) if one.upper > bounds[1])
-    assert following.lower is not None
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    assert today + 2 * DAY == partitions.time_of(following.lower)
-
-
-@pytest.mark.owner
-def test_two_calls_that_make_room_do_not_disturb_each_other(
-    connections: Connections, engine: Engine, late: UUID
-) -> None:
-    """The second one waits, and finds that nothing is left to do: what it would remove as left
-    behind is what the first one works with.
-    """
-    with owner_of(connections) as other, ThreadPoolExecutor() as pool:
-        with other.transaction():
-            # Beside it constraints are added and looked at, and nothing is attached.
-            other.execute("LOCK TABLE ONLY run_events IN SHARE UPDATE EXCLUSIVE MODE")
-            calls = [pool.submit(partitions.make_room, engine, lock_seconds=20)]
-            eventually(lambda: bool(exclusions(connections)))
-            calls.append(pool.submit(partitions.make_room, engine, lock_seconds=20))
-            eventually(lambda: "advisory" in waiting(connections))
-        made = [call.result() for call in calls]
-
-    assert [True, False] == [bool(names) for names in made]
-    assert [] == exclusions(connections)
-
-
-def waiting(connections: Connections) -> list[str]:
-    with connections.reading() as sql:
-        found = text(
-            "SELECT wait_event FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock'"
-        )
-        return list(sql.scalars(found))
-
-
-def exclusions(connections: Connections) -> list[str]:
-    with connections.reading() as sql:
-        return list(sql.exec_driver_sql(partitions.EXCLUSIONS).scalars())
