@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from arkloop.cli.operator.database import checked
 from arkloop.cli.operator.service_role import prepare_service
 from arkloop.cli.output import print_line
+from arkloop.shared.config import Settings
 from arkloop.shared.events import partitions
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
@@ -42,7 +43,17 @@ PAUSE_SECONDS = 0.25
     type=click.Choice(["on", "off"]),
     help="Put row-level security on all tables, or take it away.  [default: leave it as it is]",
 )
-def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) -> None:
+@click.option(
+    "--retention-days",
+    envvar="ARKLOOP_RETENTION_DAYS",
+    type=click.IntRange(min=1),
+    default=Settings.retention_days,
+    show_default=True,
+    help="The service's setting: for how long partitions of events are made, if any are.",
+)
+def migrate(
+    wait_seconds: float, lock_seconds: float, row_security: str | None, retention_days: int
+) -> None:
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
     If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself. If the service's
@@ -61,7 +72,7 @@ def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) 
             prepare_service(engine, role, row_security, lock_seconds)
         print_line(version)
         if not is_newer:
-            _make_room(engine, lock_seconds)
+            _make_room(engine, retention_days, lock_seconds)
     except DBAPIError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
@@ -69,10 +80,13 @@ def migrate(wait_seconds: float, lock_seconds: float, row_security: str | None) 
         engine.dispose()
 
 
-def _make_room(engine: Engine, lock_seconds: float) -> None:
+def _make_room(engine: Engine, retention_days: int, lock_seconds: float) -> None:
     """Make partitions where sweeps make none; a release does not fail where that has to wait."""
     try:
-        if made := partitions.make_room(engine, lock_seconds=lock_seconds):
+        made = partitions.make_room(
+            engine, retention_days=retention_days, lock_seconds=lock_seconds
+        )
+        if made:
             print_line(f"Made {', '.join(made)}", err=True)
     except partitions.TableInUse as error:
         print_line(f"Warning: {error}; run it again when that has finished", err=True)

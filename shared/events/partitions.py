@@ -24,6 +24,8 @@ _LOCK_KEY = 0x7061727473  # "parts"
 
 #: A part of the retention is in one partition: what is dropped at once has waited for that long.
 PARTS = 6
+#: Of `make_room`. Usually eight; more where days are left out, as strays of the future have them.
+_MOST_AT_ONCE = 24
 _DAY = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -133,7 +135,7 @@ def add_ahead(connections: Connections) -> bool:
         return bool(is_made)
 
 
-def make_room(engine: Engine, *, lock_seconds: float) -> list[str]:
+def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> list[str]:
     """Make the partitions of more than one retention, if the default partition is so large that
     sweeps make none; returns their names. It is looked at beside everybody else, once for each.
 
@@ -155,25 +157,21 @@ def make_room(engine: Engine, *, lock_seconds: float) -> list[str]:
             _admit_all(engine, sql, lock_seconds)
             if not sql.exec_driver_sql(IS_LARGE).scalar():
                 return names
-            while (missing := _missing(sql)) is not None:
+            while len(names) < _MOST_AT_ONCE and (missing := _missing(sql, retention_days)):
                 names.append(_add_beside(engine, sql, *missing, lock_seconds))
         finally:
             sql.invalidate()
     return names
 
 
-def _missing(sql: Connection) -> tuple[datetime, datetime] | None:
+def _missing(sql: Connection, retention_days: int) -> tuple[datetime, datetime] | None:
     """Return begin and end of the next partition, None if there are enough.
 
     By then the default partition has lost what it has, and sweeps make the next ones.
     """
     now: datetime = sql.exec_driver_sql("SELECT now()").scalar_one()
-    made = read(sql)
-    if not made:
-        return None
-    last = made[-1]
-    days = max(_DAY, last.end - time_of(last.lower)) if last.lower else _DAY
-    if last.end > now + (PARTS + 2) * days:
+    made, days = read(sql), width(retention_days)
+    if not made or made[-1].end > now + retention_days * _DAY + 2 * days:
         return None
     # The default partition refuses events of that time until it is made, and for good if the call
     # is killed: it begins when a sweep has removed that, or somebody has seen it.

@@ -75,7 +75,7 @@ def test_a_large_default_partition_is_not_looked_at_under_a_lock(
     assert not partitions.add_ahead(connections)
     assert "run_events_default is large: `arkloop migrate` makes" in caplog.text
 
-    made = partitions.make_room(engine, lock_seconds=5)
+    made = partitions.make_room(engine, retention_days=90, lock_seconds=5)
 
     implied = [notice for notice in engine.notices if "is implied by existing" in notice]
     scanned = [notice for notice in engine.notices if 'ing table "run_events_default"' in notice]
@@ -87,7 +87,7 @@ def test_a_large_default_partition_is_not_looked_at_under_a_lock(
     store(connections, tomorrow := partitions.bound(datetime.now(UTC) + DAY))
     assert "run_events_default" == place_of_event(connections, tomorrow)
     assert [] == exclusions(connections)
-    assert [] == partitions.make_room(engine, lock_seconds=5)
+    assert [] == partitions.make_room(engine, retention_days=90, lock_seconds=5)
 
 
 @pytest.mark.owner
@@ -100,14 +100,14 @@ def test_who_cannot_make_room_leaves_room(
     with owner_of(connections) as dump, dump.transaction():
         dump.execute("SELECT FROM run_events_default LIMIT 1")
         with pytest.raises(OperationalError):
-            partitions.make_room(engine, lock_seconds=0)
+            partitions.make_room(engine, retention_days=90, lock_seconds=0)
     with owner_of(connections) as owner:
         owner.execute(
             "ALTER TABLE run_events_default ADD CONSTRAINT ck_run_events_20991231"
             " CHECK (run_id <> '00000000-0000-0000-0000-000000000000') NOT VALID"
         )
 
-    assert partitions.make_room(engine, lock_seconds=5)
+    assert partitions.make_room(engine, retention_days=90, lock_seconds=5)
     assert [] == exclusions(connections)
 
 
@@ -152,7 +152,7 @@ def test_room_is_made_from_the_day_after_tomorrow_on(
             f" FOR VALUES FROM ('{bounds[0]}') TO ('{bounds[1]}')"
         )
 
-    assert partitions.make_room(engine, lock_seconds=5)
+    assert partitions.make_room(engine, retention_days=90, lock_seconds=5)
 
     with connections.reading() as sql:
         following = next(one for one in partitions.read(sql) if one.upper > bounds[1])
@@ -172,14 +172,35 @@ def test_two_calls_that_make_room_do_not_disturb_each_other(
         with other.transaction():
             # Beside it constraints are added and looked at, and nothing is attached.
             other.execute("LOCK TABLE ONLY run_events IN SHARE UPDATE EXCLUSIVE MODE")
-            calls = [pool.submit(partitions.make_room, engine, lock_seconds=20)]
+            calls = [pool.submit(partitions.make_room, engine, retention_days=90, lock_seconds=20)]
             eventually(lambda: bool(exclusions(connections)))
-            calls.append(pool.submit(partitions.make_room, engine, lock_seconds=20))
+            calls.append(
+                pool.submit(partitions.make_room, engine, retention_days=90, lock_seconds=20)
+            )
             eventually(lambda: "advisory" in waiting(connections))
         made = [call.result() for call in calls]
 
     assert [True, False] == [bool(names) for names in made]
     assert [] == exclusions(connections)
+
+
+@pytest.mark.owner
+def test_room_is_made_for_the_whole_retention(
+    connections: Connections, engine: Engine, late: UUID
+) -> None:
+    """The last partition is no measure: it has one day before a day with events of the future."""
+    begin = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 3 * DAY
+    with owner_of(connections) as owner:
+        owner.execute("CREATE TABLE a_day (LIKE run_events)")
+        owner.execute(
+            "ALTER TABLE run_events ATTACH PARTITION a_day FOR VALUES"
+            f" FROM ('{partitions.bound(begin)}') TO ('{partitions.bound(begin + DAY)}')"
+        )
+
+    made = partitions.make_room(engine, retention_days=90, lock_seconds=5)
+
+    assert len(made) == 8
+    assert ends(connections)[-1] == begin + (1 + 8 * 15) * DAY
 
 
 def waiting(connections: Connections) -> list[str]:
