@@ -26,6 +26,9 @@ DECLARE
     is_excluded boolean := EXISTS (
         SELECT FROM pg_constraint WHERE conrelid = 'run_events_default'::regclass
             AND conname = 'ck_' || name AND convalidated
+            AND pg_get_constraintdef(oid) = format(
+                'CHECK (((run_id < %L::uuid) OR (run_id >= %L::uuid)))', lower_id, upper_id
+            )
     );
 BEGIN
     IF pg_relation_size('run_events_default') > 33554432 AND NOT is_excluded THEN
@@ -42,7 +45,7 @@ BEGIN
         name, lower_id, upper_id
     );
     IF is_excluded THEN
-        EXECUTE format('ALTER TABLE run_events_default DROP CONSTRAINT %I', 'ck_' || name);
+        EXECUTE format('ALTER TABLE run_events_default DROP CONSTRAINT IF EXISTS %I', 'ck_' || name);
     END IF;
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN

@@ -10,10 +10,12 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy.exc import IntegrityError
 
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -88,8 +90,11 @@ def bound(moment: datetime) -> UUID:
 
 
 def time_of(run_id: UUID) -> datetime:
-    """Return the time in an id."""
-    return _EPOCH + timedelta(milliseconds=run_id.int >> 80)
+    """Return the time in an id, the last one that there is for an id of a later one."""
+    try:
+        return _EPOCH + timedelta(milliseconds=run_id.int >> 80)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def read(sql: Connection) -> Sequence[Partition]:
@@ -131,8 +136,14 @@ def add_ahead(connections: Connections) -> bool:
         begin, end = _following(tx.sql, made, now, now, days)
         is_made = tx.sql.exec_driver_sql(_ADD, _range(begin, end)).scalar()
         if is_made is None:
-            log.error("run_events_default is large: `arkloop migrate` makes the next partitions")
+            _note_large(connections.settings.database_url, made[-1].name)
         return bool(is_made)
+
+
+@lru_cache(maxsize=1)
+def _note_large(_database_url: str, _last: str) -> None:
+    """Log it, once for as long as it is the same partition that is the last one."""
+    log.error("run_events_default is large: `arkloop migrate` makes the next partitions")
 
 
 def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> list[str]:
@@ -146,6 +157,7 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
             `LockNotAvailable` as its `orig`.
     """
     names: list[str] = []
+    tries = 3
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as sql:
         try:
             # Also the limits of the session end with it.
@@ -158,7 +170,12 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
             if not sql.exec_driver_sql(IS_LARGE).scalar():
                 return names
             while len(names) < _MOST_AT_ONCE and (missing := _missing(sql, retention_days)):
-                names.append(_add_beside(engine, sql, *missing, lock_seconds))
+                try:
+                    names.append(_add_beside(engine, sql, *missing, lock_seconds))
+                except IntegrityError:
+                    # An event of that time was stored since: the next range is without it.
+                    if (tries := tries - 1) == 0:
+                        raise
         finally:
             sql.invalidate()
     return names

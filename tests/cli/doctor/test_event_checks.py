@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -140,6 +141,18 @@ def test_a_large_default_partition_asks_for_migrate(database: Settings) -> None:
     with owner(database) as execute:
         execute("SELECT pg_advisory_xact_lock(:key)", key=partitions._LOCK_KEY)
         assert "event constraints" not in found(database)  # `arkloop migrate` is at it
+
+
+def test_an_id_that_has_no_time_is_found(database: Settings) -> None:
+    """It was stored by hand, and is no UUIDv7: its time would be after the last that there is."""
+    with owner(database) as execute:
+        values = {"id": UUID(int=(1 << 128) - 1)}
+        execute("INSERT INTO run_events VALUES (:id, 1, 'message.delta', '{}')", **values)
+
+    level, shown = found(database)["events without partition"]
+
+    assert "warn" == level
+    assert "to 9999-12-31" in shown
 
 
 def test_events_of_the_future_are_found(database: Settings) -> None:

@@ -72,8 +72,9 @@ def test_a_large_default_partition_is_not_looked_at_under_a_lock(
     """A sweep would keep others waiting for its rows, and leaves it to `make_room`, for which
     Postgres looks at them before it takes a lock.
     """
-    assert not partitions.add_ahead(connections)
-    assert "run_events_default is large: `arkloop migrate` makes" in caplog.text
+    for _ in range(2):
+        assert not partitions.add_ahead(connections)
+    assert 1 == caplog.text.count("run_events_default is large: `arkloop migrate` makes")
 
     made = partitions.make_room(engine, retention_days=90, lock_seconds=5)
 
@@ -201,6 +202,45 @@ def test_room_is_made_for_the_whole_retention(
 
     assert len(made) == 8
     assert ends(connections)[-1] == begin + (1 + 8 * 15) * DAY
+
+
+@pytest.mark.owner
+def test_a_constraint_of_other_bounds_vouches_for_nothing(
+    connections: Connections, late: UUID
+) -> None:
+    """Its name is that of the partition, but Postgres would look at all events for this one."""
+    begin, end = (partitions.bound(datetime.now(UTC) + days * DAY) for days in (30, 60))
+    name = f"ck_run_events_{partitions.time_of(begin):%Y%m%d}"
+    add = "SELECT add_run_events_partition(%s, %s)"
+    with owner_of(connections) as owner:
+        for upper, is_made in ((late, None), (end, True)):
+            owner.execute(
+                f"ALTER TABLE run_events_default DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT"
+                f" {name} CHECK (run_id < '{begin}' OR run_id >= '{upper}')"
+            )
+            assert (is_made,) == owner.execute(add, [begin, end]).fetchone()
+
+
+@pytest.mark.owner
+def test_an_event_that_arrives_while_room_is_made_is_left_out(
+    connections: Connections, engine: Engine, late: UUID
+) -> None:
+    """It is stored after the days were looked at and before the default partition refuses it: the
+    partition is made for other days.
+    """
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    stray = partitions.bound(today + 5 * DAY)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def arrive(_sql: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "NOT VALID" in statement:
+            store(connections, stray)
+
+    made = partitions.make_room(engine, retention_days=90, lock_seconds=5)
+
+    assert made[0] == f"run_events_{today + 2 * DAY:%Y%m%d}"
+    assert made[1] == f"run_events_{today + 6 * DAY:%Y%m%d}"
+    assert "run_events_default" == place_of_event(connections, stray)
 
 
 def waiting(connections: Connections) -> list[str]:
