@@ -10,13 +10,14 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 from sqlalchemy import text
 
-from arkloop.shared.accounts import operators
+from arkloop.shared.accounts import operators, suspensions
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import AXE, PHONE, violations
 from tests.acceptance.test_console_settings import signed_in
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.system import System
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.browser,
@@ -219,3 +220,28 @@ def test_pages_of_operators_are_accessible(context: BrowserContext, operator: Ca
     operator.cancel(busy)
 
     assert {address: [] for address in found} == found
+
+
+def test_the_key_of_a_suspended_org_is_kept(context: BrowserContext, system: System) -> None:
+    """The page says why it is refused, and after the org is resumed a reload uses it again."""
+    user = system.caller()
+    _, key = user.api_key()
+    by_key = user.at(token=key)
+    page = context.new_page()
+    page.goto(f"{user.url}/console")
+    page.get_by_role("button", name="Sign in with an API key").click()
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.get_by_role("navigation")).to_be_visible()
+    with system.connections.transaction() as tx:
+        suspensions.suspend(tx, user.org_id, "Unpaid bills")
+    eventually(lambda: 401 == by_key.http.get("/v1/me").status_code)
+
+    page.reload()
+    expect(page.get_by_text("This organization is suspended")).to_be_visible()
+
+    with system.connections.transaction() as tx:
+        suspensions.resume(tx, user.org_id)
+    eventually(lambda: 200 == by_key.http.get("/v1/me").status_code)
+    page.reload()
+    expect(page.get_by_text("API key ·")).to_be_visible()

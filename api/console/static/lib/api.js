@@ -1,5 +1,5 @@
 // Requests to `/v1`, with the token of the session.
-import { SignedOut, bearer, state } from "./session.js"
+import { SUSPENDED, SignedOut, bearer, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 
@@ -52,8 +52,9 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
       throw new NetworkError()
     }
     if (response.ok) return response
-    if (response.status === 401 && attempt === 0) continue
     const found = await response.json().catch(() => ({}))
+    // The token of a suspended organization is good again once it is resumed.
+    if (response.status === 401 && attempt === 0 && found.code !== SUSPENDED) continue
     throw new ApiError(response.status, found, response.headers.get("Retry-After"))
   }
 }

@@ -33,6 +33,9 @@ export const notice = store("")
 
 export class SignedOut extends Error {}
 
+/** The code of errors while the organization is suspended. */
+export const SUSPENDED = "org.suspended"
+
 channel?.addEventListener("message", ({ data }) => {
   if (data.type === "signed-out" && credential?.kind === "login") leave("You signed out in another tab.")
   if (data.type === "token") {
@@ -136,6 +139,13 @@ export async function restore() {
 async function readMe() {
   let response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer()}` } })
   if (response.status === 401) {
+    const found = await response.json().catch(() => ({}))
+    if (found.code === SUSPENDED) {
+      // A key stays where the next load of the page finds it.
+      credential = null
+      notice.set(reason(found, response))
+      throw new SignedOut()
+    }
     response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
   }
   if (!response.ok) throw new TypeError(`me: ${response.status}`)
@@ -208,7 +218,9 @@ function reasons(error, response) {
 export async function useKey(key) {
   const response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${key}` } })
   if (!response.ok) {
-    return response.status === 401 ? "This API key is not valid." : reason(await response.json(), response)
+    const found = await response.json()
+    const isWrong = response.status === 401 && found.code !== SUSPENDED
+    return isWrong ? "This API key is not valid." : reason(found, response)
   }
   credential = { kind: "key", token: key }
   sessionStorage.setItem(KEY, key)
