@@ -14,6 +14,7 @@ from arkloop.shared.accounts import operators, suspensions
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import AXE, PHONE, violations
 from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_explanations import explained
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.system import System
@@ -57,6 +58,7 @@ def test_an_operator_queues_and_cancels_runs_of_others(
         with system.connections.transaction() as tx:
             old = text("UPDATE runs SET queued_at = now() - interval '5 minutes' WHERE id = :id")
             tx.sql.execute(old, {"id": run_id})
+        explained(user, run_id, "queue.no_worker")  # a killed worker counts for some seconds
         page = signed_in(context, operator, "/stuck")
         row = page.get_by_role("row").filter(has_text=run_id)
         expect(row).to_contain_text("No worker has taken it.")
