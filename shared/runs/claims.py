@@ -50,7 +50,6 @@ QUEUED = text("state = 'queued'")
 SUSPECT_CRASHES = MAX_CRASHES - 1
 IS_SUSPECT = runs.c.crashes >= SUSPECT_CRASHES
 
-
 _CLAIM = statement(__package__, "claim")
 #: As `shared.times.rfc3339` writes a time.
 _STARTED = types.RunStarted("(persona)", "(route)", "(model)", "(metadata)")
@@ -93,8 +92,14 @@ def claim_new(
 ) -> dict[UUID, Claim]:
     """Claim those of the runs that no worker had before, in one statement; else as `claim`."""
     with connections.statement() as tx:
-        suspects = run_ids if suspects is None else suspects
-        return _claim_new(tx, run_ids, worker_id, suspects, have_agent)
+        rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=True, have_agent=have_agent)
+        started = {
+            row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
+        }
+        if started:
+            places = {row.thread_id: row.position for row in rows}
+            tx.after_commit.append(event_log.Publish(started, places))
+    return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
 
 
 def claim_resumed(
@@ -105,41 +110,17 @@ def claim_resumed(
     suspects: Collection[UUID] | None = None,
     have_agent: bool = False,
 ) -> dict[UUID, Claim]:
-    """Claim those of the runs that a worker had before, or none if it fails; else as `claim`."""
+    """Claim those of the runs that a worker had before, with the answers of people since then.
+
+    All of them or, if it fails, none; else as `claim`.
+    """
     with connections.transaction() as tx:
-        suspects = run_ids if suspects is None else suspects
-        return _claim_resumed(tx, run_ids, worker_id, suspects, have_agent)
+        rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=False, have_agent=have_agent)
+        return _resume(tx, rows) if rows else {}
 
 
-def _claim_new(
-    tx: Transaction,
-    run_ids: Collection[UUID],
-    worker_id: UUID,
-    suspects: Collection[UUID],
-    have_agent: bool,
-) -> dict[UUID, Claim]:
-    """Claim those that no worker had before, in one statement."""
-    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=True, have_agent=have_agent)
-    started = {
-        row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
-    }
-    if started:
-        places = {row.thread_id: row.position for row in rows}
-        tx.after_commit.append(event_log.Publish(started, places))
-    return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
-
-
-def _claim_resumed(
-    tx: Transaction,
-    run_ids: Collection[UUID],
-    worker_id: UUID,
-    suspects: Collection[UUID],
-    have_agent: bool,
-) -> dict[UUID, Claim]:
-    """Claim those that a worker had before, with the answers that people gave meanwhile."""
-    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=False, have_agent=have_agent)
-    if not rows:
-        return {}
+def _resume(tx: Transaction, rows: Sequence[Row[Any]]) -> dict[UUID, Claim]:
+    """Store the first events of runs that resume; `rows` are what their claim has returned."""
     claimed = [row.run_id for row in rows]
     last_seqs = event_log.last_seqs(tx.sql, claimed)
     answers = _consume_inputs(tx.sql, claimed)
@@ -164,7 +145,7 @@ def _claim_queued(
     tx: Transaction,
     run_ids: Collection[UUID],
     worker_id: UUID,
-    suspects: Collection[UUID],
+    suspects: Collection[UUID] | None,
     *,
     are_new: bool,
     have_agent: bool,
@@ -174,7 +155,9 @@ def _claim_queued(
         _CLAIM,
         {
             "run_ids": plain_array(run_ids),
-            "may_be_suspect": plain_array(run_id in suspects for run_id in run_ids),
+            "may_be_suspect": plain_array(
+                suspects is None or run_id in suspects for run_id in run_ids
+            ),
             "are_new": are_new,
             "have_agent": have_agent,
             "worker_id": worker_id,
