@@ -123,7 +123,10 @@ class EventWriter:
                 self._due[run_log] = began + due_in
         if later:
             with self._lock:
-                self._dirty = later | self._dirty | later  # they are the first of the next commit
+                # They come first in the next commit, and have waited since their events were added.
+                for run_log, since in self._dirty.items():
+                    later.setdefault(run_log, since)
+                self._dirty = later
             self._wake.set()
         if batch:
             again = self._store(batch)
