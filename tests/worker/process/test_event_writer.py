@@ -379,7 +379,7 @@ def test_prompts_of_many_runs_take_several_commits(
         writer._dirty |= dict.fromkeys(logs, time.monotonic())
     writer._wake.set()
     for log in logs:
-        eventually(lambda log=log: log._committed_seq == log._last_seq)  # type: ignore[misc]
+        eventually(lambda log=log: log._committed_seq == log._last_seq)  # type: ignore[misc]  # its default has no type
 
     assert max(writer.sizes) < 600_000
     assert 12 * len(prompt) < sum(size for size in writer.sizes if size <= most)
