@@ -27,6 +27,7 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import claims, commands, creation, endings
+from arkloop.shared.runs.creation import NewRun
 from arkloop.shared.runs.endings import Ending, Outcome
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals
@@ -84,18 +85,19 @@ class StoredRuns:
         with self.connections.transaction() as tx:
             return UUID(str(threads.create(tx, self.actor).id))
 
+    def wanted(self, thread_id: UUID | None = None) -> NewRun:
+        """Return a plain run that is to be created in the thread, or in a new one."""
+        return NewRun(
+            actor=self.actor,
+            thread_id=thread_id or self.thread(),
+            persona=personas.builtin()["assistant@1"],
+            route=model_routes.load(self.connections.settings)["scripted"],
+            trace_id="0" * 32,
+        )
+
     def create(self, thread_id: UUID | None = None, **columns: Any) -> UUID:
-        persona = personas.builtin()["assistant@1"]
-        route = model_routes.load(self.connections.settings)["scripted"]
-        thread_id = thread_id or self.thread()
+        new = self.wanted(thread_id)
         with self.connections.transaction() as tx:
-            new = creation.NewRun(
-                actor=self.actor,
-                thread_id=thread_id,
-                persona=persona,
-                route=route,
-                trace_id="0" * 32,
-            )
             run_id = creation.create(tx, new).run_id
         if columns:
             self.set(run_id, **columns)

@@ -40,11 +40,11 @@ Batch = Mapping[UUID, Sequence[StoredEvent]]
 # the run's lock. What is there already was stored in a commit whose answer got lost.
 _STORE = """
 INSERT INTO run_events (run_id, seq, type, payload, prompts)
-SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
-    unnest(%(seqs)s::bigint[]) AS seq,
-    unnest(%(types)s::text[]) AS type,
-    unnest(%(payloads)s::text[]) AS payload,
-    unnest(%(prompts)s::bytea[]) AS prompts
+SELECT unnest((SELECT %(run_ids)s::uuid[])) AS run_id,
+    unnest((SELECT %(seqs)s::bigint[])) AS seq,
+    unnest((SELECT %(types)s::text[])) AS type,
+    unnest((SELECT %(payloads)s::text[])) AS payload,
+    unnest((SELECT %(prompts)s::bytea[])) AS prompts
 ON CONFLICT DO NOTHING
 """
 

@@ -38,10 +38,10 @@ UPDATE tool_calls c
 SET done_at = now(), output = r.output, is_error = r.is_error, whole_output = r.whole_output,
     duration_ms = extract(epoch FROM clock_timestamp() - c.started_at) * 1000
 FROM (
-    SELECT unnest(%(tool_call_ids)s::text[]) AS tool_call_id,
-        unnest(%(outputs)s::text[]) AS output,
-        unnest(%(errors)s::boolean[]) AS is_error,
-        unnest(%(whole_outputs)s::text[]) AS whole_output
+    SELECT unnest((SELECT %(tool_call_ids)s::text[])) AS tool_call_id,
+        unnest((SELECT %(outputs)s::text[])) AS output,
+        unnest((SELECT %(errors)s::boolean[])) AS is_error,
+        unnest((SELECT %(whole_outputs)s::text[])) AS whole_output
 ) r
 WHERE c.run_id = %(run_id)s AND c.tool_call_id = r.tool_call_id AND c.done_at IS NULL
 """

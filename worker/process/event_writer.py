@@ -39,14 +39,15 @@ LOCKED_SECONDS = 0.02
 # there already was stored by an earlier try whose answer got lost: the fence is the same.
 # Committed events can be gone only after a failover or a restart: where the server is another one
 # than that which stored a run's last events, nothing is written before they were looked for.
+# The sub-selects: see shared/runs/sql/create.sql.
 _WRITE = """
 WITH event AS (
-    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
-        unnest(%(fences)s::bigint[]) AS fence,
-        unnest(%(seqs)s::bigint[]) AS seq,
-        unnest(%(types)s::text[]) AS type,
-        unnest(%(payloads)s::text[]) AS payload,
-        unnest(%(prompts)s::bytea[]) AS prompts
+    SELECT unnest((SELECT %(run_ids)s::uuid[])) AS run_id,
+        unnest((SELECT %(fences)s::bigint[])) AS fence,
+        unnest((SELECT %(seqs)s::bigint[])) AS seq,
+        unnest((SELECT %(types)s::text[])) AS type,
+        unnest((SELECT %(payloads)s::text[])) AS payload,
+        unnest((SELECT %(prompts)s::bytea[])) AS prompts
 ), locked AS (
     SELECT id, fence, state, cancel_requested_at, has_offered FROM runs
     WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
@@ -63,7 +64,7 @@ FROM locked
 # One look into an index for each run.
 _CUT_OFF = """
 SELECT b.id FROM (
-    SELECT unnest(%(ids)s::uuid[]) AS id, unnest(%(firsts)s::bigint[]) AS first
+    SELECT unnest((SELECT %(ids)s::uuid[])) AS id, unnest((SELECT %(firsts)s::bigint[])) AS first
 ) AS b
 WHERE (SELECT true FROM run_events e WHERE e.run_id = b.id AND e.seq = b.first - 1 LIMIT 1) IS NULL
 """

@@ -68,9 +68,9 @@ SELECT c.run_id AS of_run, newest.position, newest.role, newest.partial, newest.
     CASE WHEN newest.size <= %(max_bytes)s THEN newest.content END AS content,
     CASE WHEN newest.size <= %(max_bytes)s THEN newest.parts END AS parts
 FROM (
-    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
-        unnest(%(thread_ids)s::uuid[]) AS thread_id,
-        unnest(%(positions)s::bigint[]) AS position
+    SELECT unnest((SELECT %(run_ids)s::uuid[])) AS run_id,
+        unnest((SELECT %(thread_ids)s::uuid[])) AS thread_id,
+        unnest((SELECT %(positions)s::bigint[])) AS position
 ) AS c
 CROSS JOIN LATERAL (
     SELECT m.position, m.role, m.partial, m.content, m.parts,

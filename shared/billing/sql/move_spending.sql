@@ -4,10 +4,10 @@
 -- begins with nothing: a version has its limit from the beginning, so all that it limits have had a
 -- reservation. So does that of a run with its sub-runs, whose costs so far are in its reservation.
 WITH change AS (
-    SELECT unnest(%(scopes)s::text[]) AS scope,
-        unnest(%(months)s::date[]) AS month,
-        unnest(%(spents)s::numeric[]) AS spent,
-        unnest(%(helds)s::numeric[]) AS held
+    SELECT unnest((SELECT %(scopes)s::text[])) AS scope,
+        unnest((SELECT %(months)s::date[])) AS month,
+        unnest((SELECT %(spents)s::numeric[])) AS spent,
+        unnest((SELECT %(helds)s::numeric[])) AS held
 )
 INSERT INTO spending AS s (org_id, scope, month, spent_usd, held_usd)
 SELECT %(org_id)s, c.scope, c.month,

@@ -19,7 +19,7 @@ SELECT w.scope, w.month,
     )) AS spent_usd,
     coalesce(s.held_usd, 0) AS held_usd
 FROM (
-    SELECT unnest(%(scopes)s::text[]) AS scope,
+    SELECT unnest((SELECT %(scopes)s::text[])) AS scope,
         date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month
 ) AS w
 LEFT JOIN spending s ON s.org_id = %(org_id)s AND s.scope = w.scope AND s.month = w.month

@@ -3,13 +3,13 @@
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
 -- that responds again after failures gets at once whatever waits for it.
 WITH result AS (
-    SELECT unnest(%(ids)s::uuid[]) AS id,
-        unnest(%(attempts)s::integer[]) AS attempt,
-        unnest(%(are_delivered)s::boolean[]) AS is_delivered,
-        unnest(%(are_gone)s::boolean[]) AS is_gone,
-        unnest(%(statuses)s::integer[]) AS response_status,
-        unnest(%(errors)s::text[]) AS error,
-        unnest(%(pauses)s::float8[]) AS pause
+    SELECT unnest((SELECT %(ids)s::uuid[])) AS id,
+        unnest((SELECT %(attempts)s::integer[])) AS attempt,
+        unnest((SELECT %(are_delivered)s::boolean[])) AS is_delivered,
+        unnest((SELECT %(are_gone)s::boolean[])) AS is_gone,
+        unnest((SELECT %(statuses)s::integer[])) AS response_status,
+        unnest((SELECT %(errors)s::text[])) AS error,
+        unnest((SELECT %(pauses)s::float8[])) AS pause
 ), recorded AS (
     UPDATE webhook_deliveries d SET
         state = CASE

@@ -4,11 +4,12 @@
 -- it later. Rows are locked in the order of their ids.
 -- IS NOT DISTINCT FROM deliberately defeats the partial index on queued runs: a generic plan that
 -- was cached while the index was small would scan all of it.
+-- The sub-selects: see create.sql.
 -- A worker renews its lease before it claims: a run claimed during a silence would be lost at once,
 -- and count two lost workers for one silence.
 WITH wanted AS (
-    SELECT unnest(%(run_ids)s::uuid[]) AS id,
-        unnest(%(may_be_suspect)s::boolean[]) AS may_be_suspect
+    SELECT unnest((SELECT %(run_ids)s::uuid[])) AS id,
+        unnest((SELECT %(may_be_suspect)s::boolean[])) AS may_be_suspect
 ), free AS (
     SELECT r.id FROM wanted w JOIN runs r ON r.id = w.id
     WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL

@@ -22,17 +22,6 @@ from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
 
-def wanted(stored: StoredRuns, thread_id: UUID) -> NewRun:
-    """Return a plain run in this thread."""
-    return NewRun(
-        actor=stored.actor,
-        thread_id=thread_id,
-        persona=personas.builtin()["assistant@1"],
-        route=model_routes.load(stored.connections.settings)["scripted"],
-        trace_id="1" * 32,
-    )
-
-
 def test_of_eight_creates_at_once_one_is_accepted(stored: StoredRuns) -> None:
     """The others learn which run is active."""
     thread_id = stored.thread()
@@ -104,7 +93,7 @@ def test_a_message_and_a_thread_are_created_with_the_run(stored: StoredRuns) -> 
     stored.create(busy)
     opened = NewThread(title="New", is_private=True, metadata={"a": "1"}, end_user_id="u")
     said = NewMessage(content=Content("Hi"), metadata={"b": "2"})
-    base = wanted(stored, plain)
+    base = stored.wanted(plain)
 
     with stored.connections.statement() as tx:
         made = creation.create_all(
@@ -140,7 +129,7 @@ def test_of_eight_turns_at_once_one_leaves_its_message(stored: StoredRuns) -> No
     """The others are refused with their messages, group commit or not."""
     thread_id = stored.thread()
     create = RunCreator(stored.connections, stored.catalog())
-    base = wanted(stored, thread_id)
+    base = stored.wanted(thread_id)
 
     def turn(number: int) -> str | None:
         try:
@@ -161,7 +150,7 @@ def test_a_refused_run_leaves_no_thread(stored: StoredRuns) -> None:
     """A run whose transaction is rolled back leaves none either."""
     exhausted = replace(personas.builtin()["plain@1"], max_cost_usd_per_month=Decimal(0))
     said = NewMessage(content=Content("Hi"))
-    new = replace(wanted(stored, new_id()), thread=NewThread(), message=said)
+    new = replace(stored.wanted(new_id()), thread=NewThread(), message=said)
 
     with pytest.raises(BudgetExhausted):
         RunCreator(stored.connections, stored.catalog())(replace(new, persona=exhausted))
