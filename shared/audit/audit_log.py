@@ -1,10 +1,11 @@
 """The audit log of an org: who has done what, in entries that are never changed.
 
 An entry is appended in the transaction of its action, as its last step: the head of the org's
-chain is locked from then on, and for one round trip or two. What is refused has no transaction and
-is appended afterwards, by `AppendLater`.
+chain is locked from then on, for one round trip and the commit. What is refused has no transaction
+and is appended afterwards, by `AppendLater`.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,20 @@ from functools import partial
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
-from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
+from arkloop.shared.audit import chain
+from arkloop.shared.audit.chain import GENESIS, Head
 from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.audit import audit_entries, audit_heads
+from arkloop.shared.times import EPOCH
+
+_APPEND = statement(__package__, "append")
+#: The parameters of the pieces between which the statement sets what it learns.
+_PIECES = ("before_created_at", "before_prev_hash", "before_seq", "rest")
 
 #: What is recorded; most names begin with the type of their target.
 ACTIONS = (
@@ -166,11 +174,8 @@ def record(tx: Transaction, entry: NewEntry) -> None:
 
 def append(tx: Transaction, entry: NewEntry) -> None:
     """Append an entry now; the transaction locks the org's head from here on."""
-    head = _locked_head(tx, entry.org_id)
-    values = {
+    values: dict[str, Any] = {
         "org_id": entry.org_id,
-        "seq": head.seq + 1,
-        "created_at": head.now,
         "action": entry.action,
         "actor_type": entry.by.type,
         "actor_user_id": entry.by.user_id,
@@ -181,16 +186,14 @@ def append(tx: Transaction, entry: NewEntry) -> None:
         "details": {name: _storable(value) for name, value in entry.details.items()},
         "ip": entry.origin.ip and bounded(entry.origin.ip),
         "user_agent": entry.origin.user_agent and bounded(entry.origin.user_agent),
-        "prev_hash": head.hash,
     }
-    values["hash"] = hash_of(contents(values))
-    # In one statement: others wait for the head meanwhile.
-    tx.sql.execute(
-        update(audit_heads)
-        .where(audit_heads.c.org_id == entry.org_id)
-        .values(seq=values["seq"], hash=values["hash"])
-        .add_cte(audit_entries.insert().values(values).cte("entry"))
-    )
+    open_fields = {"seq": 0, "created_at": EPOCH, "prev_hash": GENESIS}
+    pieces = zip(_PIECES, chain.pieces(chain.contents(values | open_fields)), strict=True)
+    parameters = {**values, "details": json.dumps(values["details"]), **dict(pieces)}
+    if tx.sql.exec_driver_sql(_APPEND, parameters).rowcount == 0:
+        first = upsert(audit_heads).values(org_id=entry.org_id, seq=0, hash=GENESIS)
+        tx.sql.execute(first.on_conflict_do_nothing())
+        tx.sql.exec_driver_sql(_APPEND, parameters)
 
 
 def prune(tx: Transaction, org_id: UUID, before: datetime) -> int:
@@ -199,7 +202,9 @@ def prune(tx: Transaction, org_id: UUID, before: datetime) -> int:
     An entry of its own says up to which one, with the hash of that: so the rest still is a chain.
     Returns the number of deleted entries.
     """
-    _locked_head(tx, org_id)
+    # Nobody appends meanwhile.
+    locked = select(audit_heads.c.seq).where(audit_heads.c.org_id == org_id)
+    tx.sql.execute(locked.with_for_update(key_share=True))
     of_org = audit_entries.c.org_id == org_id
     oldest = select(audit_entries.c.seq, audit_entries.c.hash, audit_entries.c.created_at)
     oldest = oldest.where(of_org).order_by(audit_entries.c.seq).limit(PRUNED_AT_ONCE)
@@ -255,19 +260,3 @@ def _storable(detail: Detail) -> Detail:
     if isinstance(detail, list):
         return [bounded(one) for one in detail]
     return bounded(detail) if isinstance(detail, str) else detail
-
-
-def _locked_head(tx: Transaction, org_id: UUID) -> Row[int, str, datetime]:
-    """Lock the head of the org, made if missing: its seq and hash, and the time now."""
-    now = func.date_trunc("milliseconds", func.clock_timestamp()).label("now")
-    query = (
-        select(audit_heads.c.seq, audit_heads.c.hash, now)
-        .where(audit_heads.c.org_id == org_id)
-        .with_for_update(key_share=True)
-    )
-    found = tx.sql.execute(query).one_or_none()
-    if found is None:
-        first = upsert(audit_heads).values(org_id=org_id, seq=0, hash=GENESIS)
-        tx.sql.execute(first.on_conflict_do_nothing())
-        found = tx.sql.execute(query).one()
-    return found

@@ -56,8 +56,28 @@ def hash_of(contents: Mapping[str, Any]) -> str:
     This is RFC 8785 for what entries consist of: names in ASCII, texts, integers below 2^53,
     booleans and null. `NewEntry` takes nothing else.
     """
-    text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(contents).encode()).hexdigest()
+
+
+def pieces(contents: Mapping[str, Any]) -> list[str]:
+    """Return the canonical form in the four pieces around the values of `created_at`, `prev_hash`
+    and `seq`, in this order: an append learns these under the lock of the chain.
+    """
+    made = ["{"]
+    for name in sorted(contents):
+        key = f'"{name}":' if made[-1] == "{" else f',"{name}":'
+        if name == "seq":
+            made[-1:] = [made[-1] + key, ""]
+        elif name in ("created_at", "prev_hash"):
+            made[-1:] = [f'{made[-1]}{key}"', '"']
+        else:
+            made[-1] += key + _canonical(contents[name])
+    made[-1] += "}"
+    return made
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _text(id_: object) -> str | None:

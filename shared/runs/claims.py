@@ -51,6 +51,9 @@ SUSPECT_CRASHES = MAX_CRASHES - 1
 IS_SUSPECT = runs.c.crashes >= SUSPECT_CRASHES
 
 _CLAIM = statement(__package__, "claim")
+_CANCELLED_FOR = """
+SELECT cancel_requested_by, superseded_by, cancel_reason FROM runs WHERE id = %(run_id)s
+"""
 #: As `shared.times.rfc3339` writes a time.
 _STARTED = types.RunStarted("(persona)", "(route)", "(model)", "(metadata)")
 _TIME_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
@@ -241,8 +244,7 @@ def release(
 
 def cancelled_for(sql: Connection, claim: Claim) -> Row[UUID | None, UUID | None, str | None]:
     """Return who requested the run's cancellation, the run that supersedes it, and the reason."""
-    query = select(runs.c.cancel_requested_by, runs.c.superseded_by, runs.c.cancel_reason)
-    return sql.execute(query.where(runs.c.id == claim.run_id)).one()
+    return sql.exec_driver_sql(_CANCELLED_FOR, {"run_id": claim.run_id}).one()
 
 
 def begin_tool_call(

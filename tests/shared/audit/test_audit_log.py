@@ -11,6 +11,7 @@ from arkloop.shared.audit.audit_log import OPERATOR, NewEntry, Origin
 from arkloop.shared.audit.chain import GENESIS, Head
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
+from tests.query_plans import noted
 from tests.waiting import in_parallel
 
 
@@ -39,6 +40,17 @@ def test_entries_that_come_at_once_are_one_chain(connections: Connections) -> No
     assert (40, None) == (verdict.checked, verdict.broken)
 
 
+def test_an_append_is_one_statement(connections: Connections) -> None:
+    """Other actions of the same org wait until it has committed."""
+    org_id = new_id()
+    append(connections, org_id)
+
+    with noted(connections) as statements:
+        append(connections, org_id)
+
+    assert 1 == len(statements)
+
+
 def test_entries_of_two_orgs_do_not_wait_for_each_other(connections: Connections) -> None:
     """A transaction may name its orgs in any order, as a reset of a password does."""
     orgs = [new_id(), new_id()]
@@ -62,10 +74,18 @@ def test_what_clients_send_is_bounded_and_storable(connections: Connections) -> 
     origin = Origin(ip="192.0.2.1", user_agent="a\0\n\ud800" + "ü" * 5_000)
 
     append(connections, org_id, origin=origin, details={"names": ["b\0" * 300], "count": 2**40})
+    # What looks like a field of the hashed text, or like a parameter of the statement.
+    strange = {
+        "created_at": "",
+        "prev_hash": '","seq":',
+        "seq": "%(seq)s \\ \u2028 \U0001f600 ' ||",
+    }
+    append(connections, org_id, target=("run", '"'), details=strange)
 
     with connections.reading() as sql:
-        (row,) = audit_log.list_(sql, org_id, {}, limit=2, before=None)
+        last, row = audit_log.list_(sql, org_id, {}, limit=2, before=None)
         assert None is verification.verify(sql, org_id).broken
+    assert strange == last.details
     assert "a\ufffd\ufffd\ufffd" + "ü" * 196 == row.user_agent
     assert {"names": ["b\ufffd" * 100], "count": 2**40} == row.details
 
