@@ -54,6 +54,7 @@ from arkloop.api.endpoints import (
 from arkloop.api.http import allowed_hosts, cors, denials, errors, headers, observation
 from arkloop.api.http.path_ids import IdConverter, ResponseConverter
 from arkloop.api.http.reports import Reports
+from arkloop.api.http.routing import MatchingRule
 from arkloop.api.protocols import agui, ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
@@ -166,6 +167,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.create_run"] = RunCreator(connections, catalog_)
     # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
+    app.url_rule_class = MatchingRule
     app.url_map.converters["id"] = IdConverter
     app.url_map.converters["response"] = ResponseConverter
     # One address for each thing: no redirects from its other spellings.
