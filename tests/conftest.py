@@ -20,10 +20,12 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, func, insert, text
 
 from arkloop.api.app import create_app
+from arkloop.api.auth import access_tokens
+from arkloop.api.endpoints.auth import COOKIE, COOKIE_PATH
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared import ids
-from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts import accounts, sessions
 from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
@@ -31,7 +33,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
 from tests import leaks, walls
 from tests.caller import Caller
-from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
+from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
 from tests.described_responses import DescribedResponses
 from tests.stored_runs import StoredRuns
@@ -258,9 +260,12 @@ def register(app: Flask, connections: Connections) -> Register:
                 email=f"{name}@example.com",
                 password_hash=PASSWORD_HASH,
             )
-        response = client.post("/v1/auth/login", json={"login": name, "password": PASSWORD})
-        assert response.json is not None
-        return User(client, name, user_id, org_id, response.json["access_token"])
+            session = sessions.begin(tx, user_id=user_id, org_id=org_id)
+        client.set_cookie(COOKIE, session.refresh_token, path=COOKIE_PATH)
+        token = access_tokens.issue(
+            connections.settings, user_id=user_id, org_id=org_id, session_id=session.id
+        )
+        return User(client, name, user_id, org_id, token)
 
     return new
 

@@ -88,7 +88,6 @@ def test_the_life_of_a_key_and_of_a_login_is_recorded(
     found = entries(fresh)
 
     assert [
-        "auth.logged_in",
         "api_key.created",
         "api_key.changed",
         "api_key.revoked",
@@ -132,7 +131,6 @@ def test_an_end_of_another_login_is_recorded(alice: User, client: FlaskClient) -
 def test_pages_and_filters(alice: User, register: Register) -> None:
     """Newest first, each entry on one page; by action and by user."""
     colleague = register(org_of=alice, role="admin")
-    start = entries(alice)[0]["seq"]
     for user in (alice, colleague, alice):
         made = user.post("/v1/api-keys", {"name": "a"}).json
         user.delete(f"/v1/api-keys/{made['id']}")
@@ -141,12 +139,12 @@ def test_pages_and_filters(alice: User, register: Register) -> None:
     rest = alice.get(f"/v1/audit-logs?limit=9&before={first.headers['X-Next-Cursor']}")
 
     found = [entry["seq"] for entry in first.json + rest.json]
-    assert [*range(start + 6, 0, -1)] == found
+    assert [6, 5, 4, 3, 2, 1] == found
     assert "X-Next-Cursor" not in rest.headers
     both = {"action": "api_key.created", "actor_user_id": str(alice.id)}
-    assert [start + 5, start + 1] == [entry["seq"] for entry in entries(alice, **both)]
+    assert [5, 1] == [entry["seq"] for entry in entries(alice, **both)]
     of_colleague = [e["action"] for e in entries(alice, actor_user_id=str(colleague.id))]
-    assert ["api_key.revoked", "api_key.created", "auth.logged_in"] == of_colleague
+    assert ["api_key.revoked", "api_key.created"] == of_colleague
 
 
 @pytest.mark.parametrize(
@@ -164,12 +162,13 @@ def test_only_owners_and_admins_read_it(alice: User, register: Register) -> None
     member = register(org_of=alice, role="member")
     narrow = alice.api_key("data.runs.read", "data.threads.write")
     stranger = register()
+    stranger.api_key()
 
     for path in ("/v1/audit-logs", "/v1/audit-logs/head"):
         for user in (member, narrow):
             assert (403, "auth.forbidden") == error_of(user.get(path))
     assert 2 == len(entries(register(org_of=alice, role="admin"), action="api_key.created"))
-    assert ["auth.logged_in"] == [entry["action"] for entry in entries(stranger)]
+    assert ["api_key.created"] == [entry["action"] for entry in entries(stranger)]
     assert 1 == stranger.get("/v1/audit-logs/head").json["seq"]
 
 
@@ -183,7 +182,7 @@ def checker() -> dict[str, Any]:
 
 def test_the_program_of_the_how_to_finds_what_was_changed(alice: User) -> None:
     """Somebody else's check of the API's entries agrees with ours."""
-    for _ in range(3):
+    for _ in range(4):
         alice.api_key()
     check, head = checker()["check"], alice.get("/v1/audit-logs/head").json
     kept = (head["seq"], head["hash"])

@@ -47,7 +47,7 @@ def test_changes_of_providers_and_models_are_recorded(alice: User) -> None:
     alice.patch(path, {"api_key": f"{SECRET}-2"})
     alice.delete(path)
 
-    assert actions(alice)[1:] == [
+    assert actions(alice) == [
         ("llm_provider.created", made["id"], {}),
         ("llm_model.created", model_id, {}),
         ("llm_model.changed", model_id, {"fields": ["priority"]}),
@@ -73,7 +73,7 @@ def test_changes_of_tools_servers_and_webhooks_are_recorded(alice: User) -> None
         alice, "/v1/webhook-endpoints", {"url": "https://example.com/h"}, {"enabled": False}
     )
 
-    assert actions(alice)[1:] == [
+    assert actions(alice) == [
         ("http_tool.created", tool_id, {}),
         ("http_tool.secret_rotated", tool_id, {}),
         ("http_tool.changed", tool_id, {"fields": ["headers"]}),
@@ -96,7 +96,7 @@ def test_personas_and_budgets_are_recorded(alice: User) -> None:
     alice.call("PUT", "/v1/budget/end-users", json={"max_cost_usd_per_month": 2})
 
     none = {"max_cost_usd": None, "max_cost_usd_per_month": None}
-    assert actions(alice)[1:] == [
+    assert actions(alice) == [
         ("persona.published", "clerk@3", {}),
         ("budget.changed", "org", {**none, "max_cost_usd": "0.5"}),
         ("budget.changed", "end_user", {**none, "max_cost_usd_per_month": "2"}),
@@ -117,7 +117,7 @@ def test_changes_of_members_are_recorded(alice: User, client: FlaskClient) -> No
     alice.patch(f"{path}/members/{bob}", {"role": "admin"})
     alice.delete(f"{path}/members/{bob}")
 
-    assert actions(alice)[1:] == [
+    assert actions(alice) == [
         ("invitation.created", revoked, {"role": "owner"}),
         ("invitation.revoked", revoked, {}),
         ("invitation.created", invited["id"], {"role": "member"}),
@@ -138,7 +138,7 @@ def test_resets_of_passwords_are_recorded(
     body = {"token": alice.post(path).json["token"], "password": SECRET}
     assert 200 == client.post("/v1/auth/password-reset", json=body).status_code
 
-    assert actions(alice)[2:] == [
+    assert actions(alice) == [
         ("auth.password_reset_created", str(bob.id), {}),
         ("auth.password_reset", str(bob.id), {}),
     ]
@@ -149,7 +149,7 @@ def test_what_fails_is_not_recorded(alice: User) -> None:
     alice.post("/v1/tools", {"name": "shop"})
     alice.delete(f"/v1/api-keys/{new_id()}")
 
-    assert ["auth.logged_in"] == [action for action, _, _ in actions(alice)]
+    assert [] == [action for action, _, _ in actions(alice)]
 
 
 def test_a_repeated_request_is_recorded_once(alice: User) -> None:
@@ -157,7 +157,7 @@ def test_a_repeated_request_is_recorded_once(alice: User) -> None:
     for _ in range(2):
         alice.post("/v1/api-keys", {"name": "a"}, headers={"Idempotency-Key": "once"})
 
-    assert ["auth.logged_in", "api_key.created"] == [action for action, _, _ in actions(alice)]
+    assert ["api_key.created"] == [action for action, _, _ in actions(alice)]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_who_approves_what_is_recorded(
         assert 200 == ann.post(f"/v1/runs/{run_id}/input", body).status_code
 
     expected = ("run.approval_answered", str(run_id), {**request, "decision": decision})
-    assert [expected] == actions(alice)[1:]
+    assert [expected] == actions(alice)
     actor = alice.get("/v1/audit-logs?limit=1").json[0]["actor"]
     assert ("end_user", ANN, str(alice.id)) == (
         actor["type"],
@@ -208,7 +208,7 @@ def test_a_cancel_is_recorded_if_the_run_had_not_ended(
     for _ in range(2):
         assert 200 == alice.post(f"/v1/runs/{run_id}:cancel").status_code
 
-    assert [("run.cancelled", str(run_id), {})] == actions(alice)[1:]
+    assert [("run.cancelled", str(run_id), {})] == actions(alice)
 
 
 def test_denied_access_is_recorded_once_an_hour_for_each_endpoint(
