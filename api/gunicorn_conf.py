@@ -1,7 +1,7 @@
 """Gunicorn's configuration, from the same settings as everything else.
 
-Only `shared.config` and `shared.logs` may be imported here: this runs in the master process, and
-psycopg must not be loaded before gevent has patched the worker, else each query
+Only `shared.config`, `shared.logs` and `process_memory` may be imported here: this runs in the
+master process, and psycopg must not be loaded before gevent has patched the worker, else each query
 stops the whole process.
 """
 
@@ -14,11 +14,14 @@ from gunicorn import glogging
 
 from arkloop.shared import logs
 from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.security import process_memory
 
 try:
     _settings = Settings.from_env()
 except InvalidSettings as error:
     sys.exit(str(error))
+if not _settings.core_dumps:
+    process_memory.close()
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types

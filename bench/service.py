@@ -85,6 +85,7 @@ class Service:
             "ARKLOOP_REDIS_URL": self.redis.url,
             "ARKLOOP_JWT_SECRET": self._secret,
             "ARKLOOP_SECURE_COOKIES": "0",
+            "ARKLOOP_CORE_DUMPS": "1",  # their memory is measured, perhaps without being root
             "ARKLOOP_API_WORKERS": "1",
             "ARKLOOP_SCRIPTED": "1",
             **self._extra,

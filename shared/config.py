@@ -62,6 +62,8 @@ class Settings:
     fetch_allowed_networks: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()  # folders; see `shared/plugins.py`
     mcp_stdio: bool = False  # whether orgs may start programs here as MCP servers
+    mcp_stdio_user: str | None = None  # as whom they run; see `shared/security/program_user.py`
+    core_dumps: bool = False  # whether there are core dumps, and debuggers of the same user
 
     lease_seconds: float = 15.0  # a silent worker process loses its runs after this
     heartbeat_seconds: float = 2.0  # at most a third of the lease

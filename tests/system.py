@@ -1,5 +1,7 @@
 """The whole service in processes of its own: two web servers, a worker, a database, a Redis."""
 
+import os
+import pwd
 import secrets
 import signal
 import subprocess
@@ -217,6 +219,8 @@ def running_system(
             "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_MCP_STDIO": "1",
+            # The interpreter of the tests can be in a home that nobody else may enter.
+            "ARKLOOP_MCP_STDIO_USER": pwd.getpwuid(os.geteuid()).pw_name,
             "ARKLOOP_PUBLIC_URL": PUBLIC_URL,
             "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
             # Installed next to the service, as the customer's package is.

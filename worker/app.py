@@ -21,6 +21,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
 from arkloop.shared.plugins import InvalidPlugin
+from arkloop.shared.security import process_memory, program_user
 from arkloop.shared.storage import celery_app, rewinds, server_checks
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker import poller, providers, tasks, tools
@@ -48,6 +49,10 @@ celery_program.safe_say = lambda *_: None
 
 try:
     settings = Settings.from_env()
+    if not settings.core_dumps:
+        process_memory.close()
+    if settings.mcp_stdio:
+        program_user.of(settings.mcp_stdio_user)  # reported now, as what else is wrong
     fault_points.arm(settings)
     plugins.use(settings.plugins)
     routes = model_routes.load(settings)

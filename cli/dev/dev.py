@@ -1,6 +1,7 @@
 """`arkloop dev`: the whole service on this machine, in the processes that production runs."""
 
 import os
+import pwd
 import re
 import resource
 import signal
@@ -203,17 +204,18 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
     hosts = ["localhost", _name_of(options.host), os.environ.get("ARKLOOP_ALLOWED_HOSTS", "")]
     environment["ARKLOOP_ALLOWED_HOSTS"] = ",".join(filter(None, hosts))
     if leads_to_loopback(options.host):
-        # A developer's own providers and MCP servers. Who can reach this server from another
+        # A developer's own providers, servers and programs. Who can reach this server from another
         # machine must not reach what only this machine can.
         environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
         environment.setdefault("ARKLOOP_MCP_STDIO", "1")
+        environment.setdefault("ARKLOOP_MCP_STDIO_USER", pwd.getpwuid(os.geteuid()).pw_name)
         environment.setdefault("ARKLOOP_PUBLIC_URL", f"http://127.0.0.1:{port}")
+    environment.setdefault("ARKLOOP_CORE_DUMPS", "1")  # debuggers attach without being root
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_NEW_ORG_CREDITS", str(NEW_ORG_CREDITS))
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
     environment.setdefault("ARKLOOP_FILES_DIR", str(folder.files))
-    # Plain HTTP on loopback: browsers would not send a secure cookie back.
-    environment.setdefault("ARKLOOP_SECURE_COOKIES", "0")
+    environment.setdefault("ARKLOOP_SECURE_COOKIES", "0")  # plain HTTP: none would be sent back
     if os.geteuid() == 0:
         # Celery's word for root is right for servers; the user who runs this as root knows.
         environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser")

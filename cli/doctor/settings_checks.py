@@ -11,6 +11,7 @@ from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
 from arkloop.shared.plugins import InvalidPlugin
+from arkloop.shared.security import program_user
 
 CHECK = "settings"
 #: Variables that other parts than `Settings` read: the command line, compose.yaml.
@@ -58,6 +59,7 @@ def of_environment(environ: Mapping[str, str]) -> tuple[Settings | None, list[Fi
     if settings is not None:
         findings += _overlooked(settings)
         findings = findings or [ok(CHECK, "complete")]
+        findings += _programs(settings)
         findings += _catalog(settings)
         findings += _files(settings)
     return settings, findings
@@ -96,6 +98,26 @@ def _overlooked(settings: Settings) -> Iterator[Finding]:
             "anyone can register and spend ARKLOOP_NEW_ORG_CREDITS on your routes",
             "Set ARKLOOP_REGISTRATION=closed unless that is intended.",
         )
+
+
+def _programs(settings: Settings) -> Iterator[Finding]:
+    """Look at whom programs of orgs run as; the worker is taken to run as this process does."""
+    if not settings.mcp_stdio:
+        return
+    try:
+        user = program_user.of(settings.mcp_stdio_user)
+    except InvalidSettings as error:
+        yield fail(CHECK, str(error), "Worker processes exit with this at their start.")
+        return
+    if user is None:
+        yield warn(
+            CHECK,
+            "MCP servers that are programs run as the user of the worker, and can do what it can",
+            "Run workers as root, which starts them as ARKLOOP_MCP_STDIO_USER, or unset"
+            " ARKLOOP_MCP_STDIO.",
+        )
+    else:
+        yield ok(CHECK, f"MCP servers that are programs run as {user.name}")
 
 
 def _catalog(settings: Settings) -> Iterator[Finding]:

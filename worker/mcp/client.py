@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.input_requests import InputRequired, Replies
@@ -80,10 +81,19 @@ class McpClient:
         *,
         allowed_networks: Sequence[str] = (),
         stdio: bool = False,
+        run_as: ProgramUser | None = None,
+        core_dumps: bool = False,
         max_orgs: int = MAX_ORGS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self._rules = json.dumps({"allowed_networks": list(allowed_networks), "stdio": stdio})
+        self._rules = json.dumps(
+            {
+                "allowed_networks": list(allowed_networks),
+                "stdio": stdio,
+                "run_as": run_as and asdict(run_as),
+                "core_dumps": core_dumps,
+            }
+        )
         self._max_orgs = max_orgs
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()

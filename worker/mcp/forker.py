@@ -16,8 +16,9 @@ import socket
 import sys
 from typing import Never
 
-from arkloop.shared.security import egress
+from arkloop.shared.security import egress, process_memory
 from arkloop.shared.security.checked_http import ssl_context
+from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import sidecar
 from arkloop.worker.mcp.sessions import Rules
 
@@ -28,7 +29,10 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     given = json.loads(sys.argv[1])
-    rules = Rules(egress.Policy.of(given["allowed_networks"]), given["stdio"])
+    run_as = given["run_as"] and ProgramUser(**given["run_as"])
+    rules = Rules(egress.Policy.of(given["allowed_networks"]), given["stdio"], run_as)
+    if not given["core_dumps"]:
+        process_memory.close()
     ssl_context()  # cached: read once for all
     # Sidecars that have ended are forgotten by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

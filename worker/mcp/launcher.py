@@ -1,6 +1,7 @@
 """Becomes an MCP server's program, which then cannot outlive the process that started it.
 
-Runs as a script: `launcher.py PARENT PROGRAM ARGUMENT…`; imports little, for it is in the way.
+Runs as a script: `launcher.py PARENT USER UID GID PROGRAM ARGUMENT…`, where an empty USER is that
+of the parent; imports little, for it is in the way.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
 CANNOT_START = 127
 #: Where programs are, and which certificates are trusted.
 PASSED_ON = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -21,10 +23,24 @@ def environment() -> dict[str, str]:
     return {name: given[name] for name in PASSED_ON if name in given}
 
 
+def _become(user: str, uid: int, gid: int) -> None:
+    try:
+        os.initgroups(user, gid)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError:  # a container whose users do not include this one
+        os._exit(CANNOT_START)
+
+
 def main() -> None:
     """Start the program; never returns."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    parent, user, command = int(sys.argv[1]), sys.argv[2:5], sys.argv[5:]
+    prctl = ctypes.CDLL(None).prctl
+    if user[0]:
+        _become(user[0], int(user[1]), int(user[2]))
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # no program with a set-user-id bit leads back
+    # The kernel forgets this when the user changes.
+    prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(CANNOT_START)
     # The limit of the process that speaks MCP is not the program's.

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
+from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
@@ -63,6 +64,7 @@ class Rules:
 
     policy: egress.Policy
     stdio: bool
+    run_as: ProgramUser | None = None  # None: programs run as the worker's own user
 
 
 class Session:
@@ -215,7 +217,7 @@ class Session:
         if self.server.url is None:
             if not self._rules.stdio:
                 raise McpFailed("This installation does not start programs as MCP servers.")
-            return program(self.server.command, self._ended)
+            return program(self.server.command, self._ended, self._rules.run_as)
         url = egress.check_url(self.server.url, self._rules.policy).text
         self._http = await stack.enter_async_context(
             CheckedClient(self.server.headers, self._rules.policy, self.oauth)

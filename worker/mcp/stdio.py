@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 from mcp.shared.message import SessionMessage
 
+from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import launcher
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
 
@@ -24,12 +25,13 @@ GRACE_SECONDS = 1.0
 
 @contextlib.asynccontextmanager
 async def program(
-    command: Sequence[str], ended: Callable[[str], None]
+    command: Sequence[str], ended: Callable[[str], None], run_as: ProgramUser | None = None
 ) -> AsyncIterator[tuple[Any, Any]]:
     """Start it without a shell, in a process group of its own, which ends with the block.
 
-    Of the environment it gets PATH and HOME; what it writes to its standard error is
-    lost. `ended` is called when it says no more, with the reason.
+    It runs as `run_as`, else as the user of this process. Of the environment it gets PATH and HOME;
+    what it writes to its standard error is lost. `ended` is called when it says no more, with the
+    reason.
 
     Raises:
         OSError: it cannot be started.
@@ -37,11 +39,13 @@ async def program(
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(command[0])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command),
+        *(sys.executable, "-I", "-S", launcher.__file__, str(os.getpid())),
+        *(("", "", "") if run_as is None else (run_as.name, str(run_as.uid), str(run_as.gid))),
+        *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=launcher.environment(),
+        env=launcher.environment() | ({} if run_as is None else {"HOME": run_as.home}),
         cwd="/",
         start_new_session=True,
         limit=MAX_BYTES,
@@ -65,7 +69,7 @@ async def program(
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # the session is gone
             else:
-                ended("The server process exited.")
+                ended(await _how_it_ended(process, run_as))
 
     async def write() -> None:
         assert process.stdin is not None
@@ -94,6 +98,13 @@ def _parsed(line: bytes) -> SessionMessage | None:
         return SessionMessage(parse(line))
     except ValueError:
         return None  # programs print other things too
+
+
+async def _how_it_ended(process: asyncio.subprocess.Process, run_as: ProgramUser | None) -> str:
+    await _has_gone(process)
+    if process.returncode != launcher.CANNOT_START:
+        return "The server process exited."
+    return f"The program cannot be started{f' as the user {run_as.name}' if run_as else ''}."
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

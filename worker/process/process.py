@@ -22,6 +22,7 @@ from arkloop.shared.runs import claims, sweep
 from arkloop.shared.runs.endings import RunEnder
 from arkloop.shared.runs.fair_queue import FairQueue
 from arkloop.shared.runs.worker_calls import CallEnded
+from arkloop.shared.security import program_user
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.group_commit import GroupCommit
@@ -104,7 +105,12 @@ class WorkerProcess:
         self.catalog = Catalog(self.connections, routes)
         self.limits = RouteLimits(self.connections)
         self.context_sizes = ContextSizes(self.connections)
-        self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
+        self.mcp = McpClient(
+            allowed_networks=settings.allowed_networks,
+            stdio=settings.mcp_stdio,
+            run_as=program_user.of(settings.mcp_stdio_user) if settings.mcp_stdio else None,
+            core_dumps=settings.core_dumps,
+        )
         self.writer = EventWriter(self.connections)
         # Apart: an error of a run that resumes is none of new ones, which are claimed by then.
         self._claim_new = GroupCommit(partial(self._claim, claims.claim_new))

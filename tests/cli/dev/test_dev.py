@@ -1,5 +1,6 @@
 """The parts of `arkloop dev` that need no processes; the rest is in `tests/acceptance`."""
 
+import getpass
 import os
 import socket
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_loopback_servers_are_for_users_of_this_machine(
     environ = environment(tmp_path, host)
     assert expected == environ.get("ARKLOOP_ALLOWED_NETWORKS")
     assert (expected and "1") == environ.get("ARKLOOP_MCP_STDIO")
+    assert (expected and getpass.getuser()) == environ.get("ARKLOOP_MCP_STDIO_USER")
     public_url = f"http://127.0.0.1:{environ['ARKLOOP_PORT']}"
     assert (expected and public_url) == environ.get("ARKLOOP_PUBLIC_URL")
 

@@ -1,5 +1,6 @@
 """`arkloop doctor` against real servers, in good states and in bad ones."""
 
+import os
 import secrets
 import socket
 import time
@@ -118,6 +119,29 @@ def test_settings_with_which_processes_do_not_work_fail(
 ) -> None:
     """What processes exit with at their start, or tests alone may use, is a failure here."""
     assert [check] == examine(**{name: value}).failed()
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "expected"),
+    [
+        (0, "", ("ok", "MCP servers that are programs run as nobody")),
+        (0, "root", ("warn", "MCP servers that are programs run as the user of the worker")),
+        (65_534, "", ("warn", "MCP servers that are programs run as the user of the worker")),
+        (65_534, "root", ("fail", "ARKLOOP_MCP_STDIO_USER: only root can start programs")),
+    ],
+)
+def test_the_user_of_mcp_programs_is_reported(
+    examine: Examine,
+    monkeypatch: pytest.MonkeyPatch,
+    own: int,
+    named: str,
+    expected: tuple[str, str],
+) -> None:
+    """Only root can give programs a user of their own."""
+    monkeypatch.setattr(os, "geteuid", lambda: own)
+    report = examine(ARKLOOP_MCP_STDIO="1", ARKLOOP_MCP_STDIO_USER=named)
+
+    assert expected in [(level, text[: len(expected[1])]) for level, text in report.of("settings")]
 
 
 def test_an_s3_server_that_is_down_is_found(examine: Examine) -> None:

@@ -22,7 +22,8 @@ from tests.worker.mcp.sdk_server import META, Sdk, server_at
 @pytest.fixture(scope="module")
 def client() -> Iterator[McpClient]:
     """A sidecar for all tests that do not kill it."""
-    made = McpClient(stdio=True)
+    # Tests that do not run as root read the environment and the memory of its processes.
+    made = McpClient(stdio=True, core_dumps=True)
     yield made
     made.close()
 
