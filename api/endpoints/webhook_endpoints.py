@@ -1,6 +1,5 @@
 """`/v1/webhook-endpoints`: where an org is notified of what happens in its runs."""
 
-import json
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +22,7 @@ from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, utf
 from arkloop.api.http.idempotency import created, idempotent, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
-from arkloop.shared.delivery import deliveries, endpoints
+from arkloop.shared.delivery import deliveries, endpoints, messages
 from arkloop.shared.delivery.endpoints import EVENT_TYPES, MAX_OVERLAP_SECONDS
 from arkloop.shared.errors import WebhookDeliveryNotFound, WebhookEndpointDisabled
 from arkloop.shared.storage.connections import Transaction
@@ -243,4 +242,4 @@ def _delivery(row: Row[Any]) -> dict[str, Any]:
 
 
 def _whole(row: Row[Any]) -> dict[str, Any]:
-    return {**_delivery(row), "data": json.loads(row.data)}
+    return {**_delivery(row), "data": messages.data(row)}

@@ -18,7 +18,7 @@ from sqlalchemy import Row
 
 from arkloop.shared import fault_points, metrics
 from arkloop.shared.background_loop import BackgroundLoop
-from arkloop.shared.delivery import deliveries, endpoints
+from arkloop.shared.delivery import deliveries, endpoints, messages
 from arkloop.shared.delivery.deliveries import Attempt
 from arkloop.shared.security import exchange
 from arkloop.shared.security.egress import Policy
@@ -27,7 +27,6 @@ from arkloop.shared.security.exchange import Lost, NotSent
 from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import GroupCommit
-from arkloop.shared.times import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class WebhookSender:
             message = "cannot decrypt the secret of webhook endpoint %s: %s"
             log.error(message, row.endpoint_id, why, extra=_subject(row))
             return Attempt(row.id, row.attempts, error="The secret cannot be decrypted here.")
-        body = _body(row)
+        body = messages.body(row)
         headers = signed_headers(secrets, str(row.id), int(time.time()), body)
         try:
             response = exchange.post(
@@ -138,13 +137,3 @@ def _subject(row: Row[Any]) -> dict[str, str]:
     """Return what a log line says of the delivery: its org, and its run if it is about one."""
     run_id = json.loads(row.data).get("run_id")
     return {"org_id": str(row.org_id), **({"run_id": run_id} if run_id else {})}
-
-
-def _body(row: Row[Any]) -> bytes:
-    """Return the body, the same bytes for every attempt."""
-    message = {
-        "type": row.type,
-        "timestamp": rfc3339(row.created_at),
-        "data": json.loads(row.data),
-    }
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()

@@ -14,11 +14,14 @@ from sqlalchemy import Row, text
 from standardwebhooks import Webhook
 
 from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.client_data import MAX_PAIRS, MAX_VALUE_LENGTH
 from arkloop.shared.config import Settings
-from arkloop.shared.delivery import deliveries, endpoints
+from arkloop.shared.delivery import deliveries, endpoints, messages
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
 from tests.clients import User
+from tests.stored_runs import StoredRuns
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 
@@ -105,6 +108,37 @@ def test_the_official_library_verifies_messages_by_either_secret(
         assert ("webhook.test", expected) == (message["type"], message["data"])
     assert str(row.id) == request.headers["webhook-id"]
     assert ("delivered", 200, None) == (row.state, row.response_status, row.error)
+
+
+@pytest.mark.parametrize("character", ["\1", "😀", '"'])
+def test_no_message_is_larger_than_20_kb(
+    receiver: ToolReceiver, hook: Made, stored: StoredRuns, character: str
+) -> None:
+    """With the longest answer, metadata and end user that there can be, however JSON writes them;
+    what is left out is null, in the API too, and the largest parts are left out first.
+    """
+    made = hook(receiver.url)
+    for pairs in (0, MAX_PAIRS):
+        claim = stored.claimed()
+        metadata = {f"{n:064}": character * MAX_VALUE_LENGTH for n in range(pairs)}
+        stored.set(claim.run_id, metadata=metadata, end_user_id=character * 200)
+        answer = (character * 8192).encode()[:8192].decode(errors="ignore")
+        assert stored.finish(claim, message=(new_id(), answer))
+
+    eventually(lambda: len(receiver.received) == 2, seconds=20)
+
+    for request in receiver.received:
+        assert len(request.body) <= 20_000
+        data = verified(request, made.secret)["data"]
+        delivery = made.row(UUID(request.headers["webhook-id"]))
+        assert data == messages.data(delivery)
+        assert "run.completed" == delivery.type
+    found = [verified(request, made.secret)["data"] for request in receiver.received]
+    whole, cut = sorted(found, key=lambda data: str(data["run_id"]))
+    assert {} == whole["metadata"]
+    assert (whole["output"] is None) == (character == "\1")
+    assert cut["metadata"] is None
+    assert cut["output"] == whole["output"]
 
 
 def test_a_redirect_is_not_followed(receiver: ToolReceiver, hook: Made) -> None:
