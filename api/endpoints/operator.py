@@ -156,6 +156,7 @@ class OrgState(TypedDict):
     slug: str | None
     suspended_at: Annotated[Time | None, "Null: it is not suspended."]
     suspension_reason: str | None
+    moved_to: Annotated[UuidText | None, "The epoch of the installation that has a copy of it."]
 
 
 class SuspendOrg(Schema):
@@ -302,7 +303,13 @@ def suspend_org(org_id: UUID) -> Response:
 
 @bp.post("/v1/operator/orgs/<id:org_id>:resume")
 @requires(OPERATE)
-@described(body=NoArguments, body_optional=True, returns=OrgState, headers=["Idempotency-Key"])
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=OrgState,
+    raises=[suspensions.OrgMoved],
+    headers=["Idempotency-Key"],
+)
 def resume_org(org_id: UUID) -> Response:
     """Open a suspended org again: its credentials are accepted, and its queued runs start."""
     check_key()

@@ -1,10 +1,11 @@
-"""`arkloop admin orgs`: limits, weight and suspension of one org, straight in the database."""
+"""`arkloop admin orgs`: limits, weight, suspension and move of one org, in the database."""
 
 from typing import Any
 
 import click
 from sqlalchemy import Row
 
+from arkloop.cli.operator.cells import copy
 from arkloop.cli.operator.database import (
     database,
     database_url_option,
@@ -15,6 +16,7 @@ from arkloop.cli.operator.database import (
 )
 from arkloop.cli.output import print_json
 from arkloop.shared.accounts import org_settings, suspensions
+from arkloop.shared.accounts.suspensions import OrgMoved
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import WEIGHT
 from arkloop.shared.times import rfc3339_or_none
@@ -49,7 +51,10 @@ _TAKEN_BACK = -1
 
 @click.group()
 def orgs() -> None:
-    """Limit single organizations, or suspend them; no server is needed."""
+    """Limit single organizations, suspend or move them; no server is needed."""
+
+
+orgs.add_command(copy)
 
 
 @orgs.command("set")
@@ -114,14 +119,25 @@ def suspend(database_url: str, org: str, reason: str) -> None:
 @orgs.command()
 @database_url_option
 @org_option
-def resume(database_url: str, org: str) -> None:
+@click.option(
+    "--despite-copy",
+    is_flag=True,
+    help="Also if it was copied to another cell. That copy must never be resumed.",
+)
+def resume(database_url: str, org: str, despite_copy: bool) -> None:
     """Open a suspended organization again: its credentials work, and its queued runs start.
 
-    One that is not suspended stays as it is.
+    One that is not suspended stays as it is. One that was copied to another cell opens there.
     """
     with without_notifications(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
-        row, was_suspended = suspensions.resume(tx, org_id)
+        try:
+            row, was_suspended = suspensions.resume(tx, org_id, despite_copy=despite_copy)
+        except OrgMoved as error:
+            raise click.ClickException(
+                f"It was copied to another cell, whose epoch is {error.details['moved_to']}:"
+                " resume it there. If that copy is not to be used: --despite-copy."
+            ) from None
         if was_suspended:
             record(tx, org_id, "org.resumed", "org", org_id)
     print_json(_state(row))
@@ -147,6 +163,7 @@ def _state(row: Row[Any]) -> dict[str, Any]:
         "org_id": str(row.id),
         "suspended_at": rfc3339_or_none(row.suspended_at),
         "suspension_reason": row.suspension_reason,
+        "moved_to": None if row.moved_to is None else str(row.moved_to),
     }
 
 

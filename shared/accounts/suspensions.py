@@ -9,14 +9,23 @@ it had.
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, true, update
 
-from arkloop.shared.errors import InvalidRequest, OrgNotFound, OrgSuspended
+from arkloop.shared.errors import Conflict, InvalidRequest, OrgNotFound, OrgSuspended
 from arkloop.shared.runs import revocations
+from arkloop.shared.storage import epoch
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import orgs
 
 MAX_REASON = 500  # characters
+
+
+class OrgMoved(Conflict):
+    """`details` has `moved_to`, the epoch of the other installation."""
+
+    code = "orgs.moved"
+    message = "The organization was copied to another cell, where it is resumed."
+
 
 _SHOWN: tuple[Any, ...] = (
     orgs.c.id,
@@ -24,6 +33,7 @@ _SHOWN: tuple[Any, ...] = (
     orgs.c.slug,
     orgs.c.suspended_at,
     orgs.c.suspension_reason,
+    orgs.c.moved_to,
 )
 
 
@@ -71,26 +81,35 @@ def suspend(
     return row
 
 
-def resume(tx: Transaction, org_id: UUID) -> tuple[Row[Any], bool]:
+def resume(tx: Transaction, org_id: UUID, *, despite_copy: bool = False) -> tuple[Row[Any], bool]:
     """Open a suspended org again; one that is not suspended stays as it is.
 
-    Returns its row, and whether it was suspended.
+    One that was copied to another installation opens there, or here with `despite_copy`: then the
+    copy must never be opened. Returns its row, and whether it was suspended.
 
     Raises:
-        OrgNotFound
+        OrgNotFound, OrgMoved
     """
+    opens_here: ColumnElement[bool] = orgs.c.moved_to.is_(None) | (orgs.c.moved_to == epoch.own())
+    if despite_copy:
+        opens_here = true()
     resumed = (
         update(orgs)
-        .where(orgs.c.id == org_id, orgs.c.suspended_at.is_not(None))
-        .values(suspended_at=None, suspension_reason=None)
+        .where(orgs.c.id == org_id, orgs.c.suspended_at.is_not(None), opens_here)
+        .values(suspended_at=None, suspension_reason=None, moved_to=None)
         .returning(*_SHOWN)
     )
     row = tx.sql.execute(resumed).one_or_none()
-    return (get(tx.sql, org_id), False) if row is None else (row, True)
+    if row is not None:
+        return row, True
+    row = get(tx.sql, org_id)
+    if row.moved_to is not None:
+        raise OrgMoved(moved_to=str(row.moved_to))
+    return row, False
 
 
 def get(sql: Connection, org_id: UUID) -> Row[Any]:
-    """Return id, name, slug, suspended_at and suspension_reason of an org. Raises: OrgNotFound."""
+    """Return id, name, slug and how an org is suspended. Raises: OrgNotFound."""
     return _found(sql.execute(select(*_SHOWN).where(orgs.c.id == org_id)).one_or_none())
 
 

@@ -82,6 +82,7 @@ ACTIONS = (
     "run.requeued",
     "access.denied",
     "audit.pruned",
+    "org.copied",
     "org_key.erased",
     "operator.added",
     "operator.removed",

@@ -17,7 +17,8 @@ _LOCK_KEY = 0x64617973  # "days"
 #: A first start has the whole past to sum up.
 DAYS_OF_A_PASS = 10
 
-_ADD = statement(__package__, "add_usage_day")
+#: Parameters: `day`, `credits_per_usd`, and `org_id`, null for all orgs.
+ADD = statement(__package__, "add_usage_day")
 # By the index of each org: there is none by the time alone.
 _FIRST = text(
     """
@@ -59,7 +60,8 @@ def _add_next(connections: Connections) -> bool:
         if day >= over:
             _set_until(tx, day)
             return False
-        tx.sql.exec_driver_sql(_ADD, {"day": day, "credits_per_usd": CREDITS_PER_USD})
+        values = {"day": day, "credits_per_usd": CREDITS_PER_USD, "org_id": None}
+        tx.sql.exec_driver_sql(ADD, values)
         _set_until(tx, day + timedelta(days=1))
         return True
 

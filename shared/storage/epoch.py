@@ -15,8 +15,10 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
+from sqlalchemy import ScalarSelect, select
 
 from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.tables.storage import installation
 
 #: Columns: what identifies the installation, the timeline, the position in the log in bytes.
 IDENTITY = """
@@ -32,6 +34,11 @@ FROM installation i, pg_database d WHERE d.datname = current_database()
 _HIDES_ITS_LOG = (errors.FeatureNotSupported, errors.InsufficientPrivilege)
 #: A schema older than this code; a standby, of which others decide what it means.
 _TELLS_NOTHING = (errors.UndefinedTable, errors.ObjectNotInPrerequisiteState)
+
+
+def own() -> ScalarSelect[Any]:
+    """Build SQL: the epoch of this database, as its row has it."""
+    return select(installation.c.epoch).scalar_subquery()
 
 
 def learn(keys: Keys, connection: psycopg.Connection[Any]) -> None:

@@ -1242,6 +1242,7 @@ class OrgState(TypedDict):
     slug: str | None
     suspended_at: str | None
     suspension_reason: str | None
+    moved_to: str | None
 
 
 class PendingInput(TypedDict):

@@ -4383,6 +4383,11 @@ export interface components {
              */
             suspended_at: string | null;
             suspension_reason: string | null;
+            /**
+             * Format: uuid
+             * @description The epoch of the installation that has a copy of it.
+             */
+            moved_to: string | null;
         };
         /** @description The newest logins. */
         SessionsShown: {
@@ -6025,6 +6030,23 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "http.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
+         *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
+         *     - `orgs.moved`: The organization was copied to another cell, where it is resumed.
+         */
+        "idempotency.conflict-idempotency.in_progress-orgs.moved": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "idempotency.conflict" | "idempotency.in_progress" | "orgs.moved";
                 };
             };
         };
@@ -8470,7 +8492,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
-                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "org.suspended" | "org.resumed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "run.requeued" | "access.denied" | "audit.pruned" | "org_key.erased" | "operator.added" | "operator.removed";
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "auth.password_reset_created" | "auth.password_reset" | "api_key.created" | "api_key.changed" | "api_key.revoked" | "user.created" | "user.erased" | "end_user.erased" | "invitation.created" | "invitation.revoked" | "identity_provider.changed" | "identity_provider.removed" | "identity.linked" | "member.joined" | "member.role_changed" | "member.removed" | "budget.changed" | "credits.granted" | "org.settings_changed" | "org.suspended" | "org.resumed" | "llm_provider.created" | "llm_provider.changed" | "llm_provider.deleted" | "llm_model.created" | "llm_model.changed" | "llm_model.deleted" | "persona.published" | "http_tool.created" | "http_tool.changed" | "http_tool.deleted" | "http_tool.secret_rotated" | "mcp_config.created" | "mcp_config.changed" | "mcp_config.deleted" | "mcp_config.grants_deleted" | "mcp_config.tools_approved" | "webhook_endpoint.created" | "webhook_endpoint.changed" | "webhook_endpoint.deleted" | "webhook_endpoint.secret_rotated" | "run.approval_answered" | "run.cancelled" | "run.requeued" | "access.denied" | "audit.pruned" | "org.copied" | "org_key.erased" | "operator.added" | "operator.removed";
                 actor_user_id?: string;
             };
             header?: never;
@@ -9842,7 +9864,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-orgs.moved"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];

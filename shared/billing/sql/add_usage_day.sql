@@ -1,4 +1,4 @@
--- Sum up the usage of all orgs on a day, UTC.
+-- Sum up the usage of all orgs, or of one, on a day, UTC.
 --
 -- A run's rows have one end, persona and key. Credits are counted by the run, each started one.
 INSERT INTO usage_days (org_id, day, persona_key, api_key_id, model, runs, input_tokens,
@@ -26,3 +26,4 @@ FROM orgs o CROSS JOIN LATERAL (
         sum(reasoning_tokens), sum(cost_usd), 0
     FROM used GROUP BY persona_key, api_key_id, model
 ) AS d
+WHERE %(org_id)s::uuid IS NULL OR o.id = %(org_id)s::uuid

@@ -3,7 +3,8 @@
 -- The walk finds the endpoints that have anything pending, each by one look into an index: an
 -- endpoint with very many deliveries hides no other one. Of an endpoint this process makes at most
 -- so many attempts at a time (`most`; one of those that fail), `busy` are already in progress.
--- A delivery has to wait for earlier ones of its run.
+-- A delivery has to wait for earlier ones of its run. Those of an org that was copied to another
+-- installation are sent there.
 WITH RECURSIVE pending AS (
     (
         SELECT endpoint_id FROM webhook_deliveries WHERE state = 'pending'
@@ -21,6 +22,7 @@ WITH RECURSIVE pending AS (
 ), due AS (
     SELECT one.id FROM pending
     JOIN webhook_endpoints e ON e.id = pending.endpoint_id AND e.is_enabled
+        AND (SELECT o.moved_to FROM orgs o WHERE o.id = e.org_id) IS NULL
     LEFT JOIN busy USING (endpoint_id)
     CROSS JOIN LATERAL (
         SELECT d.id, d.due_at FROM webhook_deliveries d

@@ -35,6 +35,7 @@ orgs = Table(
     created_at_(),
     time_("suspended_at"),  # null: it is not; see `shared/accounts/suspensions.py`
     Column("suspension_reason", Text),  # the operator's words
+    Column("moved_to", Uuid),  # the `epoch` of the installation that has a copy of it
     UniqueConstraint("slug"),
     Index("ix_orgs_suspended", "id", postgresql_where=text("suspended_at IS NOT NULL")),
 )

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from arkloop.shared.accounts import operators
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.tables.accounts import refresh_tokens
+from arkloop.shared.storage.tables.accounts import orgs, refresh_tokens
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns, ago
 
@@ -236,6 +237,22 @@ def test_an_operator_suspends_an_org_and_resumes_it(
         (entry["action"], entry["details"]) for entry in entries
     ]
     assert all("operator" == entry["actor"]["type"] for entry in entries)
+
+
+def test_an_org_that_was_copied_to_another_cell_is_not_resumed(
+    operator: User, alice: User, connections: Connections
+) -> None:
+    """It stays suspended here, and the response names the installation that has the copy."""
+    path, copy = f"/v1/operator/orgs/{alice.org_id}", new_id()
+    operator.post(f"{path}:suspend", {"reason": "It moves"})
+    with connections.transaction() as tx:
+        tx.sql.execute(update(orgs).where(orgs.c.id == alice.org_id).values(moved_to=copy))
+
+    refused = operator.post(f"{path}:resume")
+
+    assert (409, "orgs.moved") == error_of(refused)
+    assert {"moved_to": str(copy)} == (refused.json or {})["details"]
+    assert (401, "org.suspended") == error_of(alice.get("/v1/me"))
 
 
 def test_an_operator_does_not_suspend_their_own_org(operator: User) -> None:

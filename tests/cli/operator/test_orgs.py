@@ -15,7 +15,7 @@ from arkloop.shared.storage.connections import Connections
 
 Run = Callable[..., Result]
 NOTHING = dict.fromkeys(NAMES)
-OPEN = dict.fromkeys(("suspended_at", "suspension_reason"))
+OPEN = dict.fromkeys(("suspended_at", "suspension_reason", "moved_to"))
 
 
 @pytest.fixture

@@ -1,0 +1,227 @@
+"""`arkloop orgs copy`: the copy of a suspended org in the database of another cell."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import click
+import psycopg
+from sqlalchemy import select, update
+
+from arkloop.cli.operator import org_copies
+from arkloop.cli.operator.database import (
+    checked,
+    database_url_option,
+    find_org,
+    org_option,
+    record,
+    without_notifications,
+)
+from arkloop.cli.output import print_json, print_line
+from arkloop.shared.sealing import org_keys
+from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import orgs
+
+#: Web processes have noticed the suspension by then, and requests of before have ended.
+QUIET_SECONDS = 5
+_POLL_SECONDS = 0.2
+
+# What is under way outside of Postgres, which the copy would not know of.
+_UNDER_WAY = {
+    "requests of before the suspension": "SELECT EXISTS (SELECT FROM orgs WHERE id = %(org)s"
+    f" AND suspended_at > now() - interval '{QUIET_SECONDS} s')",
+    "runs that are executed": "SELECT EXISTS (SELECT FROM runs WHERE org_id = %(org)s"
+    " AND ended_at IS NULL AND state = 'executing')",
+    "runs that are being cancelled": "SELECT EXISTS (SELECT FROM runs WHERE org_id = %(org)s"
+    " AND ended_at IS NULL AND cancel_requested_at IS NOT NULL)",
+    "webhooks that are being sent": "SELECT EXISTS (SELECT FROM webhook_deliveries d"
+    " WHERE org_id = %(org)s AND state = 'pending' AND leased_until > now())",
+}
+_INSTALLATION = "SELECT epoch, (SELECT version_num FROM alembic_version) FROM installation"
+_MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"
+
+
+@click.command("copy")
+@database_url_option
+@org_option
+@click.option(
+    "--to",
+    "target_url",
+    envvar="ARKLOOP_TARGET_DATABASE_URL",
+    required=True,
+    help="Postgres of the other cell.  [default: $ARKLOOP_TARGET_DATABASE_URL]",
+)
+@click.option(
+    "--encryption-key",
+    envvar="ARKLOOP_ENCRYPTION_KEY",
+    help="That of the other cell, which must be the same.  [default: $ARKLOOP_ENCRYPTION_KEY]",
+)
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.IntRange(0),
+    default=120,
+    show_default=True,
+    help="Seconds to wait for the end of what is under way.",
+)
+def copy(
+    database_url: str, org: str, target_url: str, encryption_key: str | None, wait_seconds: int
+) -> None:
+    """Copy all rows of a suspended organization to the database of another cell, and compare them.
+
+    The organization stays suspended in both. From then on it can be resumed in the other cell
+    alone. It may be repeated, also after it was killed: the other cell has all of it or nothing.
+    """
+    began = time.monotonic()
+    with (
+        without_notifications(database_url) as connections,
+        _opened(database_url) as source,
+        _opened(target_url) as target,
+    ):
+        with connections.reading() as sql:
+            org_id = find_org(sql, org)
+        epoch = _check_installations(source, target)
+        _check_keys(source, target, encryption_key, org_id)
+        rows: dict[str, int] = {}
+        if not _is_there(target, org_id, epoch):
+            with connections.transaction() as tx:
+                _leave(tx, org_id, epoch)
+            _wait(source, org_id, wait_seconds)
+            rows = _copied(source, target, org_id, epoch)
+    seconds = round(time.monotonic() - began, 1)
+    print_json({"org_id": str(org_id), "to": str(epoch), "rows": rows, "seconds": seconds})
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[org_copies.Connection]:
+    try:
+        with org_copies.opened(checked(url)) as connection:
+            yield connection
+    except (psycopg.OperationalError, psycopg.InternalError) as error:
+        raise click.ClickException(f"Postgres: {error}") from None
+
+
+def _check_installations(source: org_copies.Connection, target: org_copies.Connection) -> UUID:
+    """Return the epoch of the target. Raises: ClickException: the two cannot exchange rows."""
+    (epoch, version), (target_epoch, target_version) = map(_installation, (source, target))
+    needed = schema.needed_version()
+    if version != needed or target_version != needed:
+        raise click.ClickException(
+            f"The schemas are {version} here and {target_version} there, and this command knows"
+            f" {needed}: bring both cells to its release, with `arkloop migrate`."
+        )
+    if epoch == target_epoch:
+        raise click.ClickException(
+            "Both URLs lead to the same installation, or one is a copy of the other: then begin"
+            " another epoch in one of them, with `arkloop rotate-epoch`."
+        )
+    return target_epoch
+
+
+def _installation(connection: org_copies.Connection) -> tuple[UUID, str]:
+    try:
+        row = connection.execute(_INSTALLATION).fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    if row is None:
+        raise click.ClickException(
+            f"The database {connection.info.dbname} has no schema: run `arkloop migrate`."
+        )
+    return row[0], row[1]
+
+
+def _check_keys(
+    source: org_copies.Connection, target: org_copies.Connection, setting: str | None, org_id: UUID
+) -> None:
+    """Check that both cells have encrypted by this setting what they have encrypted, if anything.
+
+    Raises:
+        ClickException
+    """
+    ring = keyring(setting)
+    of_org = "SELECT org_id, wrapped FROM org_keys WHERE org_id = %s"
+    found = [("organization", source.execute(of_org, [org_id]).fetchone())]
+    if found[0][1] is not None:
+        any_one = target.execute("SELECT org_id, wrapped FROM org_keys LIMIT 1").fetchone()
+        found.append(("other cell", any_one))
+    for whose, row in found:
+        if row is None:
+            continue
+        try:
+            org_keys.unwrapped(ring, bytes(row[1]), row[0])
+        except (CannotOpen, NoEncryptionKey):
+            raise click.ClickException(
+                f"The secrets of the {whose} are under another key than --encryption-key: both"
+                " cells need the same, see `arkloop keys rotate-encryption`."
+            ) from None
+
+
+def _is_there(target: org_copies.Connection, org_id: UUID, epoch: UUID) -> bool:
+    """Return whether the copy is complete. Raises: ClickException: it is no copy any more."""
+    row = target.execute(_MOVED_TO, [org_id]).fetchone()
+    if row is not None and row[0] != epoch:
+        raise click.ClickException(
+            f"The other cell has the organization {org_id}, and not as a copy that waits to be"
+            " resumed. Nothing was changed there."
+        )
+    return row is not None
+
+
+def _leave(tx: Transaction, org_id: UUID, epoch: UUID) -> None:
+    """Mark the org as one that leaves: it is resumed in that installation, and nowhere else.
+
+    Raises:
+        ClickException: it is not suspended, or was copied to a third installation.
+    """
+    query = select(orgs.c.suspended_at, orgs.c.moved_to).where(orgs.c.id == org_id)
+    row = tx.sql.execute(query.with_for_update()).one()
+    if row.suspended_at is None:
+        raise click.ClickException("Suspend it first: `arkloop orgs suspend`.")
+    if row.moved_to == epoch:
+        return
+    if row.moved_to is not None:
+        raise click.ClickException(
+            f"It was copied to the installation {row.moved_to} before. If that copy is not used:"
+            " `arkloop orgs resume --despite-copy`, and suspend it again."
+        )
+    tx.sql.execute(update(orgs).where(orgs.c.id == org_id).values(moved_to=epoch))
+    record(tx, org_id, "org.copied", "org", org_id, to=str(epoch))
+
+
+def _wait(source: org_copies.Connection, org_id: UUID, seconds: float) -> None:
+    """Wait for the end of what is under way. Raises: ClickException: it takes longer."""
+    deadline = time.monotonic() + seconds
+    for what, query in _UNDER_WAY.items():
+        while (source.execute(query, {"org": org_id}).fetchone() or [False])[0]:
+            if time.monotonic() > deadline:
+                raise click.ClickException(
+                    f"Still under way: {what}. Is a web or worker process alive here? Nothing was"
+                    " copied; repeat the command."
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def _copied(
+    source: org_copies.Connection, target: org_copies.Connection, org_id: UUID, epoch: UUID
+) -> dict[str, int]:
+    """Copy, and return the number of rows by table. Raises: ClickException."""
+    rows = {}
+    try:
+        with org_copies.reading(source), org_copies.writing(target, org_id):
+            # Another call may have been faster.
+            if not _is_there(target, org_id, epoch):
+                for name, count in org_copies.copy(source, target, org_id):
+                    rows[name] = count
+                    print_line(f"{name}: {count}", err=True)
+    except psycopg.errors.UniqueViolation as error:
+        detail = error.diag.message_detail or ""
+        raise click.ClickException(
+            f"The other cell has a row of this id or name: {error.diag.table_name}. {detail}"
+            " Nothing was copied."
+        ) from None
+    except org_copies.Differs as error:
+        raise click.ClickException(f"{error}. Nothing was copied.") from None
+    return rows

@@ -1,0 +1,163 @@
+"""Copies of an org in another installation: all its rows, in one transaction of the target.
+
+Rows go from one server to the other by COPY, some thousand in each statement, and are never more
+than a piece in this process. Before the target commits, number and sum of each table's rows are
+compared. A process that is killed at any moment leaves all of the copy or nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from arkloop.cli.operator.org_rows import OrgTable, tables
+from arkloop.shared.billing.credits import CREDITS_PER_USD
+from arkloop.shared.billing.usage_days import ADD
+from arkloop.shared.storage.postgres import connection_args
+from arkloop.shared.storage.tables import metadata
+
+Connection = psycopg.Connection[Any]
+
+#: Rows of one COPY into the target: its triggers are queued in memory until the statement ends.
+ROWS_AT_ONCE = 20_000
+
+# Both servers write the same row as the same text. No limits: the largest org takes as long as it
+# takes. A lock of a table is waited for, but not behind a migration.
+_SETTINGS = {
+    "statement_timeout": "0",
+    "lock_timeout": "30s",
+    "idle_in_transaction_session_timeout": "0",
+    "client_encoding": "UTF8",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "arkloop.orgs": "*",
+}
+_SET = "SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+
+# What a user has in the target already stays there, such as a newer password.
+_SUM_OF_USER = 't.id, lower(t."login"), lower(t."email")'
+_MOVED_USERS = "users AS t WHERE t.id IN (SELECT id FROM moved_users)"
+
+_DAYS_TO_ADD = """
+SELECT DISTINCT (ended_at AT TIME ZONE 'UTC')::date AS day FROM run_usage
+WHERE org_id = %(org_id)s
+    AND ended_at >= coalesce(%(since)s::timestamp AT TIME ZONE 'UTC', '-infinity')
+    AND ended_at < %(until)s::timestamp AT TIME ZONE 'UTC'
+"""
+
+
+class Differs(Exception):
+    """The end of a copy that is not what was read; nothing of it is stored."""
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Connection]:
+    """Connect to a database, whose URL is in SQLAlchemy's form, without limits of time."""
+    arguments = {**connection_args(url), "application_name": "arkloop-cli"}
+    with psycopg.connect(**arguments, prepare_threshold=None, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def reading(source: Connection) -> Iterator[None]:
+    """Open a transaction that sees the database as it is at its beginning."""
+    with source.transaction():
+        source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        source.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
+        yield
+
+
+@contextmanager
+def writing(target: Connection, org_id: UUID) -> Iterator[None]:
+    """Open the transaction of a copy of this org; another one of the same org waits for it."""
+    with target.transaction():
+        target.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
+        target.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"copy {org_id}"])
+        yield
+
+
+def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:
+    """Copy table by table, in the transactions of both, and yield name and number of rows of each.
+
+    Raises:
+        Differs: the target has not what was read.
+        psycopg.errors.UniqueViolation: the target has a row of this id or name.
+    """
+    for table in tables():
+        if table.name == "users":
+            _copy_users(source, target, table, org_id)
+        else:
+            _copy_rows(source, target, table.select(org_id), table.name, table.quoted)
+        yield table.name, _compared(source, target, table, org_id)
+    _copy_usage_days(source, target, org_id)
+
+
+def _copy_rows(source: Connection, target: Connection, query: str, name: str, columns: str) -> None:
+    write = f"COPY {name} ({columns}) FROM STDIN"
+    with source.cursor().copy(f"COPY ({query}) TO STDOUT") as found:
+        rows = iter(found)
+        for first in rows:
+            with target.cursor().copy(write) as stored:
+                stored.write(first)
+                for row in islice(rows, ROWS_AT_ONCE - 1):
+                    stored.write(row)
+
+
+def _copy_users(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> None:
+    """Add the users that the target does not have: a user can be in several orgs."""
+    target.execute("CREATE TEMPORARY TABLE moved_users (LIKE users) ON COMMIT DROP")
+    _copy_rows(source, target, table.select(org_id), "moved_users", table.quoted)
+    target.execute(
+        f"INSERT INTO users ({table.quoted}) SELECT {table.quoted} FROM moved_users"
+        " ON CONFLICT (id) DO NOTHING"
+    )
+
+
+def _compared(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> int:
+    """Return the number of rows. Raises: Differs."""
+    query = there = table.select(org_id)
+    if table.name == "users":
+        query = table.select(org_id, _SUM_OF_USER)
+        # Nothing in the target refers to them yet.
+        there = f"SELECT {_SUM_OF_USER} FROM {_MOVED_USERS}"
+    found, stored = _sum(source, query), _sum(target, there)
+    if found != stored:
+        raise Differs(
+            f"{table.name}: {found[0]} rows were read, and {stored[0]} that are not all the same"
+            " are in the target"
+        )
+    return found[0]
+
+
+def _sum(connection: Connection, query: str) -> tuple[int, int]:
+    """Return how many rows there are, and a sum of their texts that no order changes."""
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(('x' || left(md5(r::text), 16))::bit(64)::bigint), 0)"
+        f" FROM ({query}) AS r"
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def _copy_usage_days(source: Connection, target: Connection, org_id: UUID) -> None:
+    """Copy the sums of days that both have summed up, and add those that only the target has.
+
+    It comes last: until the end of the transaction the target sums up no other day.
+    """
+    read = "SELECT day FROM usage_days_until"
+    (since,) = source.execute(read).fetchone() or (None,)
+    (until,) = target.execute(f"{read} FOR UPDATE").fetchone() or (None,)
+    if until is None:
+        return
+    columns = ", ".join(column.name for column in metadata.tables["usage_days"].columns)
+    query = f"SELECT {columns} FROM usage_days WHERE org_id = '{org_id}' AND day < '{until}'"
+    _copy_rows(source, target, query, "usage_days", columns)
+    added = {"org_id": org_id, "since": since, "until": until}
+    for (day,) in target.execute(_DAYS_TO_ADD, added).fetchall():
+        target.execute(ADD, {"org_id": org_id, "day": day, "credits_per_usd": CREDITS_PER_USD})

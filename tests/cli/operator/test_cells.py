@@ -1,0 +1,320 @@
+"""`arkloop orgs copy`."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Column, MetaData, Table, Uuid, text
+
+from arkloop.cli.main import main
+from arkloop.cli.operator import org_rows
+from arkloop.shared.billing import usage_days
+from arkloop.shared.delivery import deliveries
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage import rewinds
+from arkloop.shared.storage.connections import Connections, Transaction, connect
+from arkloop.shared.storage.tables import metadata
+from tests.full_org import fill
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def target(connections: Connections, new_database: Callable[[], str]) -> Iterator[Connections]:
+    """The database of another cell."""
+    opened = connect(
+        replace(connections.settings, database_url=new_database()), application="tests"
+    )
+    with opened.transaction() as tx:
+        # Databases of tests are copies of one.
+        rewinds.rotate(tx.sql)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def org_id(connections: Connections) -> UUID:
+    """A suspended org with a row in each table; there is another one beside it."""
+    with connections.transaction() as tx:
+        fill(tx)
+        return fill(tx)
+
+
+@pytest.fixture
+def run(connections: Connections, target: Connections, org_id: UUID) -> Run:
+    """Call it with the words after `arkloop orgs`; `--org` is the test's."""
+
+    def run(command: str, *words: str, at: Connections = connections) -> Result:
+        return CliRunner().invoke(
+            main, ["orgs", command, "--org", str(org_id), *words], env=environ(at, target)
+        )
+
+    return run
+
+
+def environ(at: Connections, target: Connections) -> dict[str, str]:
+    return {
+        "ARKLOOP_DATABASE_URL": at.settings.database_url,
+        "ARKLOOP_TARGET_DATABASE_URL": target.settings.database_url,
+        "ARKLOOP_ENCRYPTION_KEY": at.settings.encryption_key or "",
+    }
+
+
+def contents(connections: Connections, org_id: UUID) -> dict[str, list[str]]:
+    """Return the rows of an org by table, as text."""
+    found = {}
+    with connections.reading() as sql:
+        for table in org_rows.tables():
+            rows = sql.exec_driver_sql(f"SELECT r::text FROM ({table.select(org_id)}) AS r")
+            found[table.name] = sorted(rows.scalars())
+    return found
+
+
+def test_a_copy_has_all_rows_of_the_org_and_no_others(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Of each table that is copied; no trigger adds a delivery of an event that is copied."""
+    done = run("copy")
+
+    assert 0 == done.exit_code, done.output
+    counts = json.loads(done.stdout)["rows"]
+    assert {table.name for table in org_rows.tables()} == counts.keys()
+    assert [] == [name for name, count in counts.items() if count == 0]
+    there = contents(target, org_id)
+    assert contents(connections, org_id) == there
+    assert counts == {name: len(rows) for name, rows in there.items()}
+    with target.reading() as sql:
+        assert 1 == sql.scalar(text("SELECT count(*) FROM orgs"))
+        assert 1 == sql.scalar(text("SELECT count(*) FROM webhook_deliveries"))
+        for pairs in ("thread_metadata", "run_metadata"):
+            assert 2 == sql.scalar(text(f"SELECT count(*) FROM {pairs}"))
+
+
+def test_a_copy_that_is_repeated_changes_nothing(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """It says that it was there; what happens to the row that is left behind does not matter."""
+    assert 0 == run("copy").exit_code
+    there = contents(target, org_id)
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE runs SET metadata = '{}' WHERE org_id = :org"), {"org": org_id})
+
+    again = run("copy")
+
+    assert (0, {}) == (again.exit_code, json.loads(again.stdout)["rows"])
+    assert there == contents(target, org_id)
+
+
+@pytest.mark.owner
+def test_a_copy_that_was_killed_is_made_again(
+    connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Nothing of it is in the target until all of it is."""
+    command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
+    with target.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"))
+        process = subprocess.Popen(
+            command, env=environ(connections, target), stderr=subprocess.PIPE
+        )
+        with process:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, b"")
+            assert any(line.startswith(b"orgs: 1") for line in lines)
+            process.send_signal(signal.SIGKILL)
+        assert -signal.SIGKILL == process.returncode
+    assert [] == [name for name, rows in contents(target, org_id).items() if rows]
+
+    subprocess.run(command, env=environ(connections, target), check=True, capture_output=True)
+
+    assert contents(connections, org_id) == contents(target, org_id)
+
+
+def test_an_org_is_resumed_where_its_copy_is(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Nothing resumes it in the cell that it has left, unless its copy is given up expressly."""
+    assert 0 == run("copy").exit_code
+
+    refused = run("resume")
+    resumed = run("resume", at=target)
+    late = run("copy")
+
+    assert 1 == refused.exit_code
+    assert "was copied to another cell" in refused.output
+    assert 0 == resumed.exit_code
+    assert None is json.loads(resumed.output)["suspended_at"]
+    assert 1 == late.exit_code
+    assert "not as a copy that waits to be resumed" in late.output
+    assert 0 == run("resume", "--despite-copy").exit_code
+
+
+def test_an_open_org_is_not_copied(run: Run, target: Connections, org_id: UUID) -> None:
+    """Requests could change it meanwhile."""
+    run("resume")
+
+    refused = run("copy")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "Suspend it first" in refused.output
+
+
+def test_what_is_under_way_is_waited_for(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A run that is executed has to end first."""
+    with connections.transaction() as tx:
+        executing = text("UPDATE runs SET state = 'executing' WHERE org_id = :org")
+        tx.sql.execute(executing, {"org": org_id})
+
+    refused = run("copy", "--wait", "0")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "Still under way: runs that are executed" in refused.output
+
+
+@pytest.mark.parametrize("lacking", ["", "another key, which has 32 bytes or more"])
+def test_cells_with_other_encryption_keys_are_refused(
+    run: Run, target: Connections, org_id: UUID, lacking: str
+) -> None:
+    """The other cell could not read the secrets of the org."""
+    refused = run("copy", "--encryption-key", lacking)
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "under another key than --encryption-key" in refused.output
+
+
+@pytest.mark.owner
+def test_cells_with_other_schemas_are_refused(run: Run, target: Connections, org_id: UUID) -> None:
+    """Rows of one release could lack what the other one needs."""
+    set_version = text("UPDATE alembic_version SET version_num = :version RETURNING version_num")
+    with target.transaction() as tx:
+        before = tx.sql.scalar(text("SELECT version_num FROM alembic_version"))
+        tx.sql.execute(set_version, {"version": "0001"})
+    refused = run("copy")
+    with target.transaction() as tx:
+        tx.sql.execute(set_version, {"version": before})
+
+    assert 1 == refused.exit_code
+    assert "bring both cells to its release" in refused.output
+
+
+def test_a_cell_is_not_copied_to_itself(run: Run, connections: Connections) -> None:
+    """A database that was made of a dump of it is refused, too."""
+    refused = run("copy", "--to", connections.settings.database_url)
+
+    assert 1 == refused.exit_code
+    assert "the same installation" in refused.output
+
+
+def test_a_login_that_another_user_has_is_refused(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Nothing is copied, and the message says which one it is."""
+    with target.transaction() as tx:
+        add_user(tx, new_id(), email="taken@example.com")
+    with connections.transaction() as tx:
+        rename = "UPDATE users SET email = 'Taken@example.com' WHERE id = ANY (SELECT user_id"
+        tx.sql.execute(text(f"{rename} FROM memberships WHERE org_id = :org)"), {"org": org_id})
+
+    refused = run("copy")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "Key (lower(email))=(taken@example.com) already exists" in refused.output
+
+
+def test_a_user_who_is_there_keeps_their_password(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A user of two orgs came with the first one."""
+    with connections.reading() as sql:
+        user = sql.execute(
+            text(
+                "SELECT u.* FROM users u JOIN memberships m ON m.user_id = u.id WHERE org_id = :org"
+            ),
+            {"org": org_id},
+        ).one()
+    with target.transaction() as tx:
+        add_user(tx, user.id, login=user.login, email=user.email, password_hash="newer")
+
+    assert 0 == run("copy").exit_code
+
+    with target.reading() as sql:
+        query = text("SELECT password_hash FROM users WHERE id = :id")
+        assert "newer" == sql.scalar(query, {"id": user.id})
+
+
+def add_user(tx: Transaction, user_id: UUID, **columns: str) -> None:
+    values = {"login": str(user_id), "email": str(user_id), "password_hash": "", **columns}
+    tx.sql.execute(metadata.tables["users"].insert().values(id=user_id, **values))
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_days_that_one_cell_has_summed_up_are_counted_once(
+    run: Run, connections: Connections, target: Connections, org_id: UUID, days: int
+) -> None:
+    """Whichever of both has summed up more days."""
+    _sum_up_to(connections, "2026-01-10")
+    _sum_up_to(target, f"2026-01-{10 + days}")
+    used = text("UPDATE run_usage SET ended_at = :at, run_id = :id WHERE org_id = :org")
+    copied = text(
+        "INSERT INTO run_usage SELECT (jsonb_populate_record(u, jsonb_build_object("
+        "'run_id', gen_random_uuid(), 'ended_at', CAST(:at AS text)))).*"
+        " FROM run_usage u WHERE org_id = :org LIMIT 1"
+    )
+    with connections.transaction() as tx:
+        tx.sql.execute(used, {"at": "2026-01-08T12:00Z", "id": new_id(), "org": org_id})
+        for day in ("09", "10", "11"):
+            tx.sql.execute(copied, {"at": f"2026-01-{day}T12:00Z", "org": org_id})
+        for day in ("08", "09"):
+            values = {"day": f"2026-01-{day}", "org_id": org_id, "credits_per_usd": 1}
+            tx.sql.exec_driver_sql(usage_days.ADD, values)
+
+    assert 0 == run("copy").exit_code
+
+    days_there = text(
+        "SELECT to_char(day, 'DD'), runs FROM usage_days"
+        " WHERE org_id = :org AND model IS NULL ORDER BY day"
+    )
+    with target.reading() as sql:
+        found = dict(sql.execute(days_there, {"org": org_id}).all())
+    assert dict.fromkeys(("08", "09", "10")[: 2 + days], 1) == found
+
+
+def _sum_up_to(connections: Connections, day: str) -> None:
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE usage_days_until SET day = :day"), {"day": day})
+
+
+def test_webhooks_of_an_org_that_has_left_are_not_sent(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """They wait until it is resumed, and are sent where its copy is."""
+    assert org_id in _due(connections)
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE webhook_deliveries SET leased_until = NULL"))
+    assert 0 == run("copy").exit_code
+
+    assert org_id not in [*_due(connections), *_due(target)]
+    run("resume", at=target)
+    assert org_id in _due(target)
+
+
+def _due(connections: Connections) -> list[UUID]:
+    with connections.transaction() as tx:
+        claimed = deliveries.claim(tx, capacity=100, most_per_endpoint=100, busy={})
+        return [one.org_id for one in claimed]
+
+
+def test_a_table_that_is_neither_copied_nor_named_is_an_error() -> None:
+    """All tables of the database are one or the other, and none is both."""
+    with pytest.raises(LookupError, match="says? whether rows of novel are copied"):
+        org_rows._rows(Table("novel", MetaData(), Column("id", Uuid)))
+    copied = {table.name for table in org_rows.tables()}
+    assert {*metadata.tables, "alembic_version"} == copied | org_rows.NOT_COPIED.keys()
+    assert set() == copied & org_rows.NOT_COPIED.keys()
