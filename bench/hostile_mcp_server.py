@@ -1,7 +1,6 @@
 """An MCP server that answers by its path: at once, with 4 MiB, or never; a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -9,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from bench import noise
 
 _ROOT = Path(__file__).parents[1]
 _FILL = 4 * 1024 * 1024 - 300
@@ -76,10 +77,13 @@ def _result(message: dict[str, Any], path: str) -> bytes | None:
 class HostileMcpServer:
     """`url` goes before the path."""
 
+    def __init__(self, *, gives_way: bool = False) -> None:
+        """Create it; it `gives_way` to all others where only the noisy org waits for it."""
+        self._arguments = ["gives_way"] if gives_way else []
+
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.hostile_mcp_server"], cwd=_ROOT, stdout=subprocess.PIPE
-        )
+        command = [sys.executable, "-m", "bench.hostile_mcp_server", *self._arguments]
+        self.process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().decode().strip()
         return self
@@ -102,7 +106,8 @@ def _main() -> None:
         def handle_error(self, *_: object) -> None:
             """Ignore clients that have disconnected."""
 
-    os.nice(19)  # elsewhere it would take no time of this machine's
+    if sys.argv[1:]:
+        noise.give_way()
     with Server(("127.0.0.1", 0), _Handler) as server:
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
         server.serve_forever()

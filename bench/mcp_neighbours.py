@@ -19,7 +19,7 @@ from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.server import Server
 from bench.figure import Figure, percentile
 from bench.hostile_mcp_server import HostileMcpServer
-from bench.noise import Stop, beside, give_way, processes
+from bench.noise import Stop, beside, processes
 
 #: Of the p99 alone: what the quiet org may notice.
 TARGET_RATIO = 2.0
@@ -37,8 +37,7 @@ _SILENCE_SECONDS = 10.0
 def measure(*, short: bool = False) -> Iterator[Figure]:
     """Measure a worker's MCP client and its processes; the servers are in another process."""
     count = 50 if short else 500
-    with HostileMcpServer() as good, HostileMcpServer() as bad:
-        give_way(bad.process.pid)
+    with HostileMcpServer() as good, HostileMcpServer(gives_way=True) as bad:
         client = McpClient(allowed_networks=["127.0.0.0/8"])
         try:
             bench = _Bench(client, good, bad, count)

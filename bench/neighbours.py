@@ -7,6 +7,9 @@ The quiet org starts one run after the other. It does so alone first, then while
 - has runs in threads of many megabytes, more of them than fit into memory at once,
 - has runs that write as much as they can,
 - reads reports of much usage, many at a time.
+
+Before that, beside processes that only compute, as the noisy org's clients do at most: how much of
+a ratio the machine itself may add.
 """
 
 import json
@@ -14,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,8 @@ MIB = 1024 * 1024
 NOISY_RUNS = 8
 NOISY_REPORTS = 40
 REPORTS = ("", "/daily", "/by-model", "/by-end-user", "/by-metadata?key=team")
+#: One for each of the clients and the vendor of a noisy org.
+CLIENTS = 2
 SETTLE_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 120.0
@@ -120,6 +125,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
         routes.write_text(_ROUTES % vendor_url)
         with Service(web=2, environ={"ARKLOOP_ROUTES": str(routes)}) as service:
             bench = _Bench(service, count)
+            yield from bench.beside_clients()
             shared, too_large = {"route_id": "shared"}, "x" * LARGE_CHARACTERS
             yield from bench.against(
                 "a vendor's 429", shared, noise.repeat, too_large, shared, NOISY_RUNS
@@ -192,6 +198,18 @@ class _Bench:
             count=self.count,
             at_most=most,
         )
+
+    def beside_clients(self) -> Iterator[Figure]:
+        """Measure the quiet org's times beside clients that ask nothing of the service."""
+        name = f"{CLIENTS} clients that only compute"
+        alone = self.runs({}, self.count)
+        yield Figure(name=f"{name}: alone", unit="ms", numbers=alone.numbers, count=self.count)
+        with ExitStack() as clients:
+            for _ in range(CLIENTS):
+                clients.enter_context(noise.beside(noise.compute))
+            time.sleep(SETTLE_SECONDS)
+            numbers = self.runs({}, self.count).numbers
+        yield Figure(name=f"{name}: beside them", unit="ms", numbers=numbers, count=self.count)
 
     @contextmanager
     def noise(self, make: Callable[..., None], *args: Any) -> Iterator[None]:

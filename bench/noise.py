@@ -4,12 +4,14 @@ In production they are on other machines. Here they give way to the service (SCH
 client that takes the quiet org's times does not share Python's lock with them.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from bench.conversations import prepare
@@ -32,10 +34,15 @@ class Stop(Protocol):
 
 
 @contextmanager
-def beside(make: Callable[..., None], *args: Any) -> Iterator[None]:
-    """Run `make(stop, *args)` in a process of its own; set `stop` at the end of the block."""
+def beside(make: Callable[..., None], *args: Any, gives_way: bool = True) -> Iterator[None]:
+    """Run `make(stop, *args)` in a process of its own; set `stop` at the end of the block.
+
+    It must not give way where the quiet org waits for it, too.
+    """
     stop = processes.Event()
-    process = processes.Process(target=_nicely, args=(make, stop, *args), daemon=True)
+    target = _nicely if gives_way else make
+    arguments = (make, stop, *args) if gives_way else (stop, *args)
+    process = processes.Process(target=target, args=arguments, daemon=True)
     process.start()
     try:
         yield
@@ -45,14 +52,29 @@ def beside(make: Callable[..., None], *args: Any) -> Iterator[None]:
         process.kill()
 
 
-def give_way(pid: int = 0) -> None:
-    """Let a process, or this one, have only the time of the processors that no other needs."""
-    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+def give_way() -> None:
+    """Let this process have only the time of the processors that no other needs.
+
+    It becomes a session of its own. Linux shares time among sessions first (`sched(7)`, autogroup),
+    so that the policy alone would only let it give way to the clients that started it.
+    """
+    os.setsid()
+    with contextlib.suppress(OSError):  # a kernel without autogroups
+        Path("/proc/self/autogroup").write_text("19")
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _nicely(make: Callable[..., None], *args: Any) -> None:
     give_way()
     make(*args)
+
+
+def compute(stop: Stop) -> None:
+    """Take all the time of a processor that is left, and ask nothing of the service."""
+    while not stop.is_set():
+        until = time.monotonic() + LOOK_SECONDS
+        while time.monotonic() < until:
+            pass
 
 
 def repeat(

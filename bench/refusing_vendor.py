@@ -63,5 +63,5 @@ def _serve(stop: Stop, port: "Queue[int]") -> None:
 def refusing_vendor() -> Iterator[str]:
     """Run the vendor in a process of its own; yields the `base_url` of a route of `openai`."""
     port = noise.processes.Queue()
-    with noise.beside(_serve, port):
+    with noise.beside(_serve, port, gives_way=False):
         yield f"http://127.0.0.1:{port.get(timeout=READY_SECONDS)}/v1"
