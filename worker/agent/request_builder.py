@@ -20,6 +20,7 @@ from arkloop.worker.agent.conversation import Entry, Turn, entries_of
 from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
+from arkloop.worker.contract.cpu_slices import portions
 from arkloop.worker.contract.messages import Message, ModelRequest, strip_provider_state
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -31,6 +32,8 @@ ANSWER_TOKENS = 4096
 KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
 #: The part of a refused request that its model may take, if the vendor has not said how much.
 REFUSED_PART = 0.75
+#: How many entries are shown to a model at a time, which takes about a millisecond.
+PORTION = 200
 #: How the event names an `extra_body` that a route of the server does not send.
 PERSONA_EXTRA_BODY = "persona.extra_body"
 
@@ -163,7 +166,7 @@ class RequestBuilder:
     ) -> int:
         """Find the first entry of those that have at most `target` tokens together."""
         density = self._density(route)
-        sizes = [self._show(route, entry, context).tokens for entry in entries]
+        sizes = [shown.tokens for shown in self._show(route, entries, context)]
         start = context_window.start_of(entries, context)
         if self._is_unread(route):
             start = len(self._agent.history.entries) // 2
@@ -237,7 +240,7 @@ class RequestBuilder:
         remaining -= self._estimate(route) - others  # the prompt, tools and the last summary
         omitted = context_window.entries_from(entries[:start], begin)
         for end, entry in enumerate(omitted, start - len(omitted)):
-            shown = self._show(route, entry, context)
+            [shown] = self._show(route, [entry], context)
             remaining -= shown.tokens
             if remaining < 0 and end > begin:
                 return end, messages
@@ -265,18 +268,23 @@ class RequestBuilder:
         kept = context_window.entries_from(entries, start)
         summary = _summary_of(context)
         first = [_Shown(summary, sum(map(context_window.tokens_of, summary)), is_cut=False)]
-        return [*first, *(self._show(route, entry, context) for entry in kept)]
+        return [*first, *self._show(route, kept, context)]
 
-    def _show(self, route: Route, entry: Entry, context: ContextCompacted) -> _Shown:
+    def _show(
+        self, route: Route, entries: Sequence[Entry], context: ContextCompacted
+    ) -> list[_Shown]:
+        """Show the entries to the model; while many are new, other runs get on."""
         together = context.result_tokens or self._input_tokens(route) / 2
-        key = (route.id, entry.place, together)
-        if (shown := self._shown.get(key)) is None:
-            each = self._agent.persona.max_result_tokens
-            cut = context_window.cut_results(entry, each, together)
-            messages = strip_provider_state(cut, keep_for=route)
-            tokens = sum(map(context_window.tokens_of, messages))
-            shown = self._shown[key] = _Shown(messages, tokens, cut != list(entry.messages))
-        return shown
+        each = self._agent.persona.max_result_tokens
+        keys = [(route.id, entry.place, together) for entry in entries]
+        new = [(key, e) for key, e in zip(keys, entries, strict=True) if key not in self._shown]
+        for some in portions(new, PORTION):
+            for key, entry in some:
+                cut = context_window.cut_results(entry, each, together)
+                messages = strip_provider_state(cut, keep_for=route)
+                tokens = sum(map(context_window.tokens_of, messages))
+                self._shown[key] = _Shown(messages, tokens, cut != list(entry.messages))
+        return [self._shown[key] for key in keys]
 
     def _answer_tokens(self, route: Route) -> int:
         most = self._agent.persona.max_output_tokens or route.max_output_tokens
@@ -317,7 +325,7 @@ class RequestBuilder:
             entries, context = self._entries(), self._context(route)
             kept = context_window.entries_from(entries, context_window.start_of(entries, context))
             sent = [e for e in kept if e.place < counted.place]
-            shown = [self._show(route, e, context) for e in sent]
+            shown = self._show(route, sent, context)
             summary = _summary_of(context)
             estimate = self._frame + sum(map(context_window.tokens_of, summary))
             estimate += sum(one.tokens for one in shown)

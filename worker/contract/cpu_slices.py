@@ -2,8 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _one = threading.Lock()
 
@@ -25,3 +28,16 @@ def cpu_slice() -> Iterator[None]:
     finally:
         # Wakes a waiting thread before this one can ask for its next slice.
         time.sleep(0)
+
+
+def portions(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+    """Cut what may be long into portions of at most `length`, each to be computed in a slice.
+
+    What is a single portion costs no turn.
+    """
+    if len(items) <= length:
+        yield items
+        return
+    for start in range(0, len(items), length):
+        with cpu_slice():
+            yield items[start : start + length]

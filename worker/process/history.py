@@ -5,10 +5,10 @@ context could hold is not read.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, or_, select
@@ -43,7 +43,7 @@ from arkloop.worker.agent.conversation import (
 )
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.attachments import parts_of
-from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.cpu_slices import portions
 from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import AssistantMessage, Steered, UserMessage
 
@@ -135,9 +135,6 @@ ORDER BY position DESC, seq
 """
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class Opening:
     """The newest messages of a run's thread, newest first; `is_whole` if there are no others."""
@@ -215,12 +212,12 @@ def load(
         oldest = said[-1].position if said else claim.position
         unread = _count(sql, claim, start.upto_position, oldest)
     entries: dict[int, list[Entry]] = {}
-    for some_runs in _portions(list(read.turns.items())):
+    for some_runs in portions(list(read.turns.items()), PORTION):
         entries.update(
             (position, entries_of(position, turns, read.steered.get(position, ())))
             for position, turns in some_runs
         )
-    for some_said in _portions(said):
+    for some_said in portions(said, PORTION):
         for row in some_said:
             turns = entries.setdefault(row.position, [])
             if row.role == "user" or row.partial or not turns:
@@ -259,13 +256,6 @@ class _Runs:
                 route_id = self.routes.get(position)
                 return (route_id and counted_of(position, turns, route_id)) or None
         return None
-
-
-def _portions(items: Sequence[T], length: int = PORTION) -> Iterator[Sequence[T]]:
-    """Cut what may be long, and let other runs get on between the portions."""
-    for start in range(0, len(items), length):
-        with cpu_slice():
-            yield items[start : start + length]
 
 
 def _first(sql: Connection, claim: Claim, start: ContextCompacted) -> int:
@@ -326,7 +316,7 @@ def _turns_of_earlier_runs(
         }
         rows = sql.exec_driver_sql(_TURNS, values).all()
         page = [(position, list(some)) for position, some in groupby(rows, lambda row: row[0])]
-        for some_runs in _portions(page, FIRST_PAGE):
+        for some_runs in portions(page, FIRST_PAGE):
             for position, events in some_runs:
                 # The page is a run without a finished turn where its type is null.
                 stored = [StoredEvent(*row[3:]) for row in events if row.type is not None]

@@ -128,3 +128,43 @@ def test_a_piece_that_fails_makes_room_for_the_next() -> None:
     thread.start()
     thread.join()
     assert [True] == done
+
+
+LONG_THREAD = """
+import sys, threading, time
+from dataclasses import replace
+from arkloop.worker.agent.request_builder import RequestBuilder
+from arkloop.worker.contract.messages import AssistantMessage, UserMessage
+from tests.worker.agent.looping_models import after, agent_for
+from tests.worker.recorded_run import RecordedRun
+
+said = [UserMessage("Is it so?"), AssistantMessage("Yes.")] * int(sys.argv[1])
+agent = after(agent_for({"say": "ok"}), *said)
+beats, beating = 0, True
+
+def beat():
+    global beats
+    while beating:
+        time.sleep(0)
+        beats += 1
+
+threading.Thread(target=beat).start()
+time.sleep(0.01)
+before = beats
+request = RequestBuilder(agent, RecordedRun(), []).build(agent.chain.route)
+print(len(request.messages), beats - before)
+beating = False
+"""
+
+
+@pytest.mark.parametrize("turns", [2_000, 20])
+def test_others_go_on_while_the_request_of_a_long_thread_is_built(turns: int) -> None:
+    """It took 20 ms of the process at a time; that of a short thread gives up no turn."""
+    program = f"from gevent import monkey\nmonkey.patch_all()\n{LONG_THREAD}"
+    command = [sys.executable, "-c", program, str(turns)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert "" == done.stderr
+    messages, beats = map(int, done.stdout.split())
+    assert 2 * turns <= messages
+    assert (beats > 0) == (turns > 1_000)
