@@ -2,9 +2,12 @@
 
 Naively forty reports of one org with many runs would take all the connections of the process.
 They have a few of their own, of which an org uses one at a time, and they end after some seconds.
+Nor has an org one in each process: a report keeps a processor of Postgres busy, and they would take
+all of them from the runs of other orgs.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from flask import current_app
 from psycopg.errors import QueryCanceled
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared.errors import Unavailable
@@ -26,6 +29,9 @@ CONNECTIONS = 2
 LIMITS = Limits(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))
 #: How long a report waits for the org's earlier ones.
 TURN = Patience(0.8, 0.3)
+#: The same for one of another process, and how soon it tries again.
+TURN_ELSEWHERE_SECONDS, RETRY_SECONDS = 0.8, 0.05
+_LOCK_KEY = 0x72657074  # "rept"
 
 
 class Reports:
@@ -58,9 +64,7 @@ class Reports:
             with turn:
                 yield
         except NoneFree as error:
-            raise Unavailable(
-                "Too many reports of the organization are running; try again shortly."
-            ) from error
+            raise _too_many() from error
 
     @contextmanager
     def reading(self, org_id: UUID) -> Iterator[Connection]:
@@ -71,7 +75,7 @@ class Reports:
                 long.
         """
         try:
-            with self.turn(org_id), self._connections.of(org_id).reading() as sql:
+            with self.turn(org_id), self._turn_of_all(org_id) as sql:
                 yield sql
         except Unavailable as error:
             cause = error.__cause__
@@ -80,6 +84,27 @@ class Reports:
                     f"The report took longer than {LIMITS.statement:g} s; request a shorter period."
                 ) from cause
             raise
+
+    @contextmanager
+    def _turn_of_all(self, org_id: UUID) -> Iterator[Connection]:
+        """Lend a connection once no process of the installation has a report of the org running.
+
+        The connection is not kept while it waits: the reports of other orgs need it.
+        """
+        lock = select(func.pg_try_advisory_xact_lock(_LOCK_KEY, func.hashtext(str(org_id))))
+        deadline = time.monotonic() + TURN_ELSEWHERE_SECONDS
+        while True:
+            with self._connections.of(org_id).transaction() as tx:
+                if tx.sql.scalar(lock):
+                    yield tx.sql
+                    return
+            if time.monotonic() > deadline:
+                raise _too_many()
+            time.sleep(RETRY_SECONDS)
+
+
+def _too_many() -> Unavailable:
+    return Unavailable("Too many reports of the organization are running; try again shortly.")
 
 
 def reports() -> Reports:

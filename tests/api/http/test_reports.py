@@ -79,6 +79,21 @@ def test_an_org_has_one_report_at_a_time(app: Flask) -> None:
     assert {} == reports._turns
 
 
+def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connections) -> None:
+    """Each report keeps a processor of Postgres busy, which other orgs need."""
+    one, other = new_id(), new_id()
+    with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
+        with elsewhere.reading(one):
+            with here.reading(other) as sql:
+                assert 1 == sql.scalar(text("SELECT 1"))
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="Too many reports"), here.reading(one):
+                pass
+            assert time.monotonic() - began < 2
+        with here.reading(one) as sql:
+            assert 1 == sql.scalar(text("SELECT 1"))
+
+
 def test_a_report_ends_at_its_time_limit(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
