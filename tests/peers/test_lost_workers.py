@@ -23,6 +23,8 @@ from tests.peers.conftest import installed, serving
 from tests.system import System
 from tests.worker.providers.openai_vendor import OpenAIVendor, counting
 
+pytestmark = pytest.mark.peers
+
 #: After a step, in the middle of a model's response, after it, and in the middle of its tools.
 POINTS = {
     "step_finished": "worker.step_finished:1:KILL",
@@ -158,7 +160,6 @@ def aimock_of(tmp_path: Path) -> Callable[[list[dict[str, Any]]], AbstractContex
     return partial(aimock_with, tmp_path)
 
 
-@pytest.mark.peers
 @pytest.mark.parametrize(
     ("api", "steps"),
     variants(APIS, "messages", steps=2),  # fewer repeat nothing

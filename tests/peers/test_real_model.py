@@ -15,6 +15,8 @@ from arkloop.worker.providers import context_sizes
 from tests.peers.calls import Server, end_of, text_of
 from tests.worker.recorded_run import RecordedRun
 
+pytestmark = pytest.mark.peers
+
 #: More than one piece; each takes a processor some time.
 TOKENS = 6
 
