@@ -41,8 +41,18 @@ NOT_NOUNS = re.compile(
     "|they|this|those|though|to|under|unless|until|what|whatever|when|where|whether|which|while"
     "|who|whoever|whom|whose|why|with|within|without"
 )
-#: A test's docstring is a sentence of its own: these words would continue the test's name.
-CONTINUATIONS = re.compile("also|and|but|else|even|never|nor|not|or|so|than|then|unless|until")
+#: A test's docstring is a sentence of its own: these words would continue the test's name, and
+#: leave its subject to the reader.
+CONTINUATIONS = re.compile(
+    "also|and|but|by|else|even|for|from|never|nor|not|of|or|so|than|then|those|to|unless|until"
+    "|whatever|whether|which|who|whom|whose"
+    "|one (above|after|before|below|by|in|is|of those|that|which|who|with|without)"
+)
+#: Such a sentence has one of these, or a form of a verb from the list above.
+AUXILIARIES = re.compile(
+    "are|can|cannot|could|did|do|does|had|has|have|is|may|might|must|needs?|should|was|were|will"
+    "|would"
+)
 #: Name instead: what was reported or sent; the number; the time; the client, worker or caller;
 #: "no … has"; "release"; "our"; "continues"; "requires".
 BANNED = re.compile(
@@ -85,13 +95,31 @@ def wrong_docstrings(source: str) -> Iterator[tuple[int, str]]:
             continue
         word = re.split(r"[^A-Za-z'-]", text.lstrip("`(\"'"), maxsplit=1)[0]
         if getattr(node, "name", "").startswith("test_"):
-            if CONTINUATIONS.fullmatch(word.lower()):
-                yield node.body[0].lineno, f"a test's docstring begins with {word!r}, no sentence"
+            if begins := re.match(rf"({CONTINUATIONS.pattern})\b", text.lower()):
+                word = text[: begins.end()]
+                yield node.body[0].lineno, f"a test's docstring begins with {word!r}, no noun"
+            elif not _has_verb(text):
+                yield node.body[0].lineno, "the first sentence of a test's docstring has no verb"
         elif _is_action(node):
             if word.lower() not in VERBS:
                 yield node.body[0].lineno, f"a function's docstring begins with {word!r}, no verb"
         elif NOT_NOUNS.fullmatch(word.lower()):
             yield node.body[0].lineno, f"a docstring begins with {word!r}, no noun"
+
+
+def _has_verb(text: str) -> bool:
+    """Return whether the first sentence has a word that may be its verb."""
+    sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+    words = re.findall(r"[a-z]+", re.sub(r"`[^`]*`", "", sentence.lower()))
+    return any(word in FORMS or AUXILIARIES.fullmatch(word) for word in words)
+
+
+def _forms(verb: str) -> set[str]:
+    """Return the regular third person and past of a verb."""
+    if re.search("[^aeiou]y$", verb):
+        return {f"{verb[:-1]}ies", f"{verb[:-1]}ied"}
+    person = "es" if re.search("(s|x|z|ch|sh|o)$", verb) else "s"
+    return {verb + person, verb.removesuffix("e") + "ed"}
 
 
 def _is_action(node: ast.AST) -> bool:
@@ -131,6 +159,9 @@ def _git(*arguments: str) -> list[str]:
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()
 
+
+#: The verbs, and what they look like in a sentence.
+FORMS = VERBS.union(*map(_forms, VERBS))
 
 if __name__ == "__main__":
     sys.exit(main())

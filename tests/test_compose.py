@@ -49,7 +49,7 @@ def test_the_file_is_of_the_compose_specification() -> None:
 
 
 def test_every_part_is_there() -> None:
-    """Postgres, Redis, the migrations, web, worker and a proxy, and nothing else."""
+    """It has Postgres, Redis, the migrations, web, worker and a proxy, and nothing else."""
     assert {"postgres", "redis", "migrate", "web", "worker", "proxy"} == set(SERVICES)
 
 
@@ -283,7 +283,9 @@ def test_the_probe_of_workers_is_that_of_the_chart() -> None:
 
 
 def test_the_probe_finds_the_database_as_workers_do(stored: StoredRuns, settings: Settings) -> None:
-    """With a platform's variables and any form of the URL; a row of this host that is fresh."""
+    """It accepts a platform's variables and any form of the URL, and requires a fresh row of this
+    host.
+    """
     url = make_url(settings.database_url).set(drivername="postgres")
     # SQLAlchemy's own form, which libpq does not read.
     address = f"{url.query.get('host', url.host)}:{url.port or 5432}"

@@ -17,6 +17,8 @@ from scripts import check_language
         ('@pytest.fixture\ndef f():\n    """One that is new."""', "One"),
         ('def test_it_ends():\n    """Also when it is late."""', "Also"),
         ('def test_it_ends():\n    """Nor does another one."""', "Nor"),
+        ('def test_it_ends():\n    """Whatever comes, it ends."""', "Whatever"),
+        ('def test_it_ends():\n    """One that is late ends, too."""', "One that"),
     ],
 )
 def test_a_docstring_that_begins_with_a_fragment_is_found(source: str, begins: str) -> None:
@@ -26,6 +28,16 @@ def test_a_docstring_that_begins_with_a_fragment_is_found(source: str, begins: s
     [(_line, why)] = check_language.wrong_docstrings(source)
 
     assert f"begins with {begins!r}" in why
+
+
+@pytest.mark.parametrize(
+    "text", ["In the header and in the cookie.", "A fifth, which `is` a minute at most. It ends."]
+)
+def test_a_sentence_without_a_verb_is_found(text: str) -> None:
+    """A test's docstring can be read without its name."""
+    [(line, why)] = check_language.wrong_docstrings(f'def test_it():\n    """{text}"""')
+
+    assert (2, True) == (line, why.endswith("has no verb"))
 
 
 def test_verbs_and_nouns_pass() -> None:
@@ -42,6 +54,8 @@ class A:
         return 1
 def test_it():
     """A late one ends, too."""
+def test_more():
+    """One copy carries the rest."""
 '''
 
     assert [] == list(check_language.wrong_docstrings(source))

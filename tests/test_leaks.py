@@ -30,7 +30,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("kind", leaks.FORMS)
 def test_each_form_is_found(kind: str) -> None:
-    """In a line of a log; a word beside it is none."""
+    """A secret in a line of a log is found; a word beside it is not."""
     line = f'{{"message": "asking with {PLANTED[kind]}", "level": "INFO"}}'.encode()
 
     assert kind in {leak.kind for leak in leaks.in_bytes(line, "log")}
@@ -80,7 +80,9 @@ def test_a_secret_in_a_prompt_is_found(
 
 
 def test_a_secret_in_redis_is_found(redis_url: str) -> None:
-    """In a key, a value and a field; in a stream, which has the text of users, by value alone."""
+    """It is found in a key, a value and a field; in a stream, which has the text of users, by value
+    alone.
+    """
     store = redis.Redis.from_url(redis_url)
     secret = PLANTED["API key"]
     store.set("leak:value", secret)

@@ -92,7 +92,7 @@ def test_an_interrupt_is_resumed(user: Caller, client: AguiProcess) -> None:
 
 
 def test_an_input_that_does_not_resume_is_a_run_error(user: Caller, client: AguiProcess) -> None:
-    """As the protocol says, a thread with an open interrupt takes nothing but its resume."""
+    """The protocol lets a thread with an open interrupt take nothing but its resume."""
     question = {"tool": "ask_user", "args": {"question": "Which city?"}}
     asked = client.agent(user, "open").run(script(question, {"say": "Fine."}))
     [interrupt] = asked["interrupts"]

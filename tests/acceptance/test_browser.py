@@ -164,7 +164,9 @@ TALK = """async ([base, token]) => {
 def test_a_page_talks_to_an_agent_with_a_client_token(
     page: Page, api: WebServer, user: Caller
 ) -> None:
-    """From another origin: preflights, a stream by fetch, headers, and errors that it may read."""
+    """A page of another origin gets preflights, a stream by fetch, headers, and errors that it may
+    read.
+    """
     scopes = ["data.runs.read", "data.runs.write", "data.threads.write"]
     token = user.made("/v1/client-tokens", {"end_user_id": "ann", "scopes": scopes})["token"]
 

@@ -102,7 +102,7 @@ def test_an_interrupt_and_a_schedule(user: Caller) -> None:
 
 
 def test_a_time_that_has_passed_makes_a_run_wait(user: Caller) -> None:
-    """As one in the future does: a client's clock may be behind, and its request late."""
+    """It counts as one in the future: a client's clock may be behind, and its request late."""
     thread_id = user.thread()
     first = send(user, thread_id, script({"hang": 60}))
     passed = (datetime.now(UTC) - timedelta(seconds=2)).isoformat()
@@ -114,7 +114,9 @@ def test_a_time_that_has_passed_makes_a_run_wait(user: Caller) -> None:
 
 
 def test_a_repeated_request_waits_once(user: Caller) -> None:
-    """With its `Idempotency-Key` it gets the response of the first time, whatever became of it."""
+    """A request with the same `Idempotency-Key` gets the first response, whatever became of the
+    run.
+    """
     thread_id = user.thread()
     first = send(user, thread_id, script({"hang": 60}), "enqueue")
     body = {"message": "b", "on_busy": "enqueue", "route_id": "scripted"}

@@ -23,7 +23,7 @@ def asking(page: Caller) -> str:
 
 
 def test_a_page_talks_to_an_agent(system: System, user: Caller) -> None:
-    """With the token alone: thread, run, stream, reply, cancel; on every server."""
+    """The token alone opens thread, run, stream, reply and cancel, on every server."""
     ann = page_of(user, "ann").at(url=system.web[1].url)
     run_id = asking(ann)
 
@@ -51,7 +51,7 @@ def test_a_page_of_another_end_user_is_refused_elsewhere(system: System, user: C
 
 
 def test_open_streams_end_with_the_issuing_key(system: System, user: Caller) -> None:
-    """When the key is revoked, its pages' streams are broken off within 5 seconds."""
+    """Revoking the key breaks off its pages' streams within 5 seconds."""
     key_id, key = user.api_key(scopes=["admin", *sorted(DATA_PERMISSIONS)])
     ann = page_of(user.at(token=key), "ann")
     run_id = asking(page_of(user, "ann"))

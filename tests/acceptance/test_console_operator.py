@@ -98,7 +98,7 @@ def test_pages_of_operators_are_theirs_alone(
 
 
 def test_a_run_is_played_again(context: BrowserContext, user: Caller) -> None:
-    """From its beginning, to any moment by the keyboard, up to what it has become."""
+    """The keyboard moves from its beginning to any moment, up to what it has become."""
     page = signed_in(context, user, f"/runs/{run_of(user)}")
     page.get_by_role("button", name="Replay").click()
     scene = page.get_by_role("group", name="The run at this moment")
@@ -150,7 +150,7 @@ def test_prompts_are_shown_as_they_were_sent(context: BrowserContext, user: Call
 def test_a_file_is_sent_with_a_message(
     context: BrowserContext, user: Caller, tmp_path: Path
 ) -> None:
-    """One that is refused says why and can be removed; the conversation shows the other's name."""
+    """A refused file says why and can be removed; the conversation shows the other's name."""
     good, bad = tmp_path / "notes.txt", tmp_path / "tool.bin"
     good.write_text("The meeting is at noon.")
     bad.write_bytes(b"\x00\x01\x02")

@@ -66,7 +66,7 @@ def test_the_stream_is_live(user: Caller) -> None:
 
 
 def test_a_refused_create_responds_with_an_error(user: Caller) -> None:
-    """In the one shape of errors, whatever the client accepts."""
+    """The error has the one shape of errors, whatever the client accepts."""
     thread_id = user.thread(SLOW)
     run_id = user.start(thread_id)
 
@@ -86,7 +86,7 @@ def test_other_clients_get_json(user: Caller, accept: str) -> None:
 
 
 def test_a_repeated_create_streams_the_same_run_from_its_start(user: Caller) -> None:
-    """With an idempotency key, also when the run has ended, and for a client without a stream."""
+    """The idempotency key counts when the run has ended, too, and for a client without a stream."""
     key = {"Idempotency-Key": "streamed"}
     body = {"message": "Hi"}
     with streamed(user, body, **key) as first:
@@ -112,7 +112,7 @@ def test_a_client_that_leaves_does_not_stop_the_run(user: Caller) -> None:
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_client_that_leaves_can_cancel_the_run(user: Caller, waits: bool) -> None:
-    """`on_disconnect: cancel`, for a stream and for a client that waits."""
+    """`on_disconnect: cancel` works for a stream and for a client that waits."""
     body = {"message": SLOW, "on_disconnect": "cancel", "metadata": {"waits": str(waits)}}
     if waits:
         with pytest.raises(httpx.ReadTimeout):
@@ -213,7 +213,7 @@ def test_a_wait_that_is_over_shows_the_run_as_it_is(user: Caller) -> None:
 
 @pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait", "respond-async"])
 def test_a_preference_of_another_form_is_ignored(user: Caller, prefer: str) -> None:
-    """As RFC 7240 demands; the response does not claim to have applied it."""
+    """RFC 7240 demands it; the response does not claim to have applied it."""
     body = {"message": "Hi"}
 
     answer = user.http.post("/v1/runs", json=body, headers={"Prefer": prefer})
@@ -247,7 +247,7 @@ def test_clients_that_wait_hold_no_connection_to_the_database(system: System, us
 
 
 def test_a_server_that_stops_answers_those_who_wait(system: System, user: Caller) -> None:
-    """With the run as it is; nobody loses the id of a run that was created."""
+    """They get the run as it is, so that no client loses the id of a run that was created."""
     with ThreadPoolExecutor(1) as pool:
         with system.one_more_web_server() as server:
             waiting = pool.submit(waited, user.at(server.url), {"message": SLOW}, 60)

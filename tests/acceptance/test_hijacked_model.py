@@ -139,7 +139,7 @@ def test_an_approval_cannot_be_taken_further(owner: Caller) -> None:
 
 
 def test_a_thousand_calls_in_a_turn_are_bounded(owner: Caller) -> None:
-    """Those beyond the limit are not executed; the model reads that, and the run continues."""
+    """Calls beyond the limit are not executed; the model reads that, and the run continues."""
     calls = [{"tool": "calculator", "args": {"expression": f"{n}+1"}} for n in range(1000)]
     run_id = owner.run({"tools": calls}, {"say": "done"}, persona_id=persona(owner))
 

@@ -126,7 +126,7 @@ def test_a_request_about_a_run_names_it(observed: System, someone: Caller) -> No
 
 
 def test_without_the_setting_requests_have_no_line(system: System, user: Caller) -> None:
-    """As before: web logs what goes wrong alone."""
+    """Web processes log only what goes wrong."""
     user.run("hello")
     log = system.web[0].log.read_text()  # of the whole module: not each line of it is JSON
     assert not re.search(r'"message": ?"request"', log)

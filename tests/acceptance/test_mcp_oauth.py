@@ -149,7 +149,7 @@ def test_an_expired_page_is_refused(vault: Secured, system: System) -> None:
 
 
 def test_runs_that_wait_together_need_one_visit(vault: Secured) -> None:
-    """Those of the same end user continue, and the pages of the others are closed."""
+    """The end user's other runs continue, and pages of other end users are closed."""
     first, second = (vault.run(end_user_id="together") for _ in range(2))
     other = vault.run(end_user_id="somebody else")
     page, others = vault.page(second), vault.page(other)

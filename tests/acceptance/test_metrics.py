@@ -126,7 +126,7 @@ def tool(name: str) -> str:
 def test_prometheus_scrapes_and_answers_queries(
     measured: System, port: int, tmp_path: Path
 ) -> None:
-    """With the configuration and the rules of deploy/: targets are up, and rules have values."""
+    """It reads the configuration and rules of deploy/: targets are up, and rules have values."""
     user = measured.caller()
     user.ended(user.run("hello"), seconds=60)  # its worker may be starting
     own = free_port()

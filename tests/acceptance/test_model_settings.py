@@ -62,7 +62,7 @@ def test_a_reasoning_model_drops_what_it_does_not_have(system: System) -> None:
 
 
 def test_a_runs_settings_count_before_the_personas(system: System) -> None:
-    """As far as the persona allows runs to have any."""
+    """The persona decides whether runs may have any."""
     owner = system.caller()
     body = {"key": "open", "model_settings": {"temperature": 0.5, "seed": 1}}
     persona_id = owner.made("/v1/personas", {**body, "overrides": ["model_settings"]})["id"]

@@ -210,7 +210,7 @@ def test_summaries_and_shortened_threads_are_shown(system: System) -> None:
 
 
 def test_sub_runs_have_prompts_of_their_own(system: System) -> None:
-    """Those of the parent have the task's answer, those of the sub-run the task."""
+    """The parent's prompts contain the task's answer, the sub-run's contain the task."""
     owner = system.caller()
     task = {"name": "delegate", "arguments": json.dumps({"persona": "plain", "task": "6*7?"})}
     called = openai_stream(delta(tool_calls=[{**_CALL, "function": task}]), delta("tool_calls"))
@@ -229,7 +229,7 @@ def test_sub_runs_have_prompts_of_their_own(system: System) -> None:
 
 
 def test_who_may_see_them(user: Caller, system: System) -> None:
-    """Those who may see the run, except end users: prompts contain what the persona says."""
+    """Everybody who sees the run does, except end users: prompts contain the persona's text."""
     run_id = user.run({"say": "Hi."})
     user.ended(run_id)
     path = f"/v1/runs/{run_id}/prompts"

@@ -26,7 +26,7 @@ def ended_run(user: Caller) -> dict[str, Any]:
     "body", [None, "", "{}", '{"persona_id": null}', '{"persona_id": "", "route_id": ""}']
 )
 def test_a_run_can_be_created_without_choosing_anything(user: Caller, body: str | None) -> None:
-    """No body, an empty one, nulls and empty ids all mean: the defaults."""
+    """A missing, empty or null body, and empty ids, mean the defaults."""
     answer = user.http.post(
         f"/v1/threads/{user.thread('Hi')}/runs",
         content=body,
@@ -117,7 +117,7 @@ def test_of_many_runs_started_at_once_one_is_accepted(system: System, user: Call
 
 
 def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[str, Any]) -> None:
-    """`GET /v1/runs/{id}`: the seed's fields and those of the contract, with exact values."""
+    """`GET /v1/runs/{id}` has the seed's fields and those of the contract, with exact values."""
     run = dict(ended_run)
     for name in ("created_at", "started_at", "completed_at"):
         assert TIME.fullmatch(run.pop(name)), name
@@ -165,7 +165,7 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
 
 
 def test_a_run_counts_its_finished_model_turns(user: Caller) -> None:
-    """Those before and after an answer; a run that waits has its count already."""
+    """Turns before and after an answer count; a run that waits has its count already."""
     calculation = {"tool": "calculator", "args": {"expression": "6*7"}}
     run_id = user.run(calculation, calculation, ASK, {"say": "Done"})
 
@@ -266,7 +266,7 @@ def test_a_threads_runs_are_listed_newest_first(user: Caller) -> None:
 
 
 def test_the_list_can_be_filtered_by_status(system: System) -> None:
-    """Each of the five statuses of the wire, and no other."""
+    """Each of the five statuses of the wire is accepted, and no other."""
     user = system.caller()
     made = {
         "running": user.run({"hang": 60}),

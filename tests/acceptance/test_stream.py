@@ -143,7 +143,7 @@ def test_a_redis_without_memory_costs_a_live_stream_nothing(system: System, user
 
 
 def test_the_first_frame_is_exactly_of_the_contracts_form(user: Caller, ended_run: str) -> None:
-    """A comment at once, `retry` inside the first frame, one data line, the id last, LF only."""
+    """A comment comes at once, `retry` in the first frame, one data line, the id last, LF only."""
     stream = user.raw(ended_run)
     lines = stream.split(b"\n")
 
@@ -193,7 +193,7 @@ def test_the_headers_keep_proxies_from_holding_the_stream_back(
 
 
 def test_a_head_of_a_live_run_answers_at_once(user: Caller, waiting_run: str) -> None:
-    """Headers alone, without waiting for an event."""
+    """It has headers alone, and does not wait for an event."""
     assert 200 == user.http.head(f"/v1/runs/{waiting_run}/events").status_code
 
 

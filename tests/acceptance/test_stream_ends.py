@@ -21,7 +21,7 @@ from tests.webkit_reader import webkit_messages
 def test_a_server_that_stops_ends_its_streams(
     system: System, user: Caller, waiting_run: str
 ) -> None:
-    """On SIGTERM each stream breaks off at once; the client resumes at another server."""
+    """SIGTERM breaks off each stream at once; the client resumes at another server."""
     cursor = user.get_run(waiting_run)["last_seq"]
     with (
         system.one_more_web_server() as server,
@@ -121,7 +121,7 @@ def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> 
 
 
 def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """When its time is over, with an error; a new token resumes it."""
+    """They end with an error; a new token resumes them."""
     expires_at = datetime.now(UTC) + timedelta(seconds=2)
     _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
     cursor = user.get_run(waiting_run)["last_seq"]

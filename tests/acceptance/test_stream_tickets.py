@@ -140,7 +140,7 @@ def test_a_ticket_for_results_requires_the_right_to_write(system: System, user: 
 def test_a_ticket_that_is_none_is_refused(
     system: System, user: Caller, waiting_run: str, ticket: str
 ) -> None:
-    """Nonsense, and a real one with another signature: 401."""
+    """Nonsense, and a real one with another signature, get 401."""
     assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, ticket))
     forged = user.ticket(waiting_run)[:-6] + "AAAAAA"
     assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, forged))

@@ -37,7 +37,7 @@ def rejections(events: list[Event]) -> list[list[str]]:
 
 
 def test_the_output_is_an_object(user: Caller) -> None:
-    """In the run, in its last event, and as JSON in the thread; in the order of the schema."""
+    """The run, its last event and the thread's JSON have it in the order of the schema."""
     run, events = asked(user, CALCULATE, {"output": ROME})
 
     assert ("completed", "stop") == (run["status"], run["stop_reason"])

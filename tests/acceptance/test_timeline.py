@@ -169,9 +169,9 @@ def persona(user: Caller) -> str:
 def test_the_timeline_is_what_the_followers_have(
     system: System, user: Caller, persona: str
 ) -> None:
-    """Whatever happens to its runs: a broken call, a lost worker, tools, questions, sub-runs, a
-    cancel amid text and a retry; also at every moment before they end. A second device, which
-    follows the thread by one stream, has the same.
+    """It agrees whatever happens to the runs: a broken call, a lost worker, tools, questions, sub-
+    runs, a cancel amid text and a retry; also at every moment before they end. A second device,
+    which follows the thread by one stream, has the same.
     """
     thread_id = user.thread()
     follower = Follower(user, thread_id)

@@ -101,7 +101,7 @@ def test_a_run_is_one_trace_from_its_request_to_its_calls(
 
 
 def test_attributes_are_those_of_the_conventions(someone: Caller, receiver: Collector) -> None:
-    """Version 1.41.0, and nothing of what people, models and tools say."""
+    """They are those of version 1.41.0, and contain nothing that people, models and tools say."""
     run_id = someone.run(
         {"tool": "calculator", "args": {"expression": "1234567*1"}}, {"say": "the whispered answer"}
     )
@@ -187,7 +187,7 @@ def test_an_http_tool_is_called_in_the_span_of_its_call(
 def test_the_attempt_of_a_killed_worker_is_in_the_trace(
     someone: Caller, receiver: Collector
 ) -> None:
-    """Who recovers the run records it, so that the calls that were done keep their parent."""
+    """The recovering worker records it, so that the calls before it keep their parent."""
     run_id = someone.run(
         {"tool": "calculator", "args": {"expression": "1+1"}},
         {"hang": 1.5},  # its span is exported meanwhile

@@ -193,7 +193,7 @@ def test_a_thread_of_another_org_is_not_found(system: System, user: Caller) -> N
 
 
 def test_of_many_turns_at_once_one_is_accepted(system: System, user: Caller) -> None:
-    """Two servers and eight clients: one 201, and no message of the seven others."""
+    """Two servers and eight clients get one 201, and no message of the seven others is stored."""
     thread_id = user.thread()
     callers = [user, user.at(system.web[1].url)] * 4
 
@@ -216,7 +216,7 @@ def test_of_many_turns_at_once_one_is_accepted(system: System, user: Caller) -> 
 
 
 def test_a_repeated_turn_is_made_once(system: System, user: Caller) -> None:
-    """With an idempotency key: one thread, one message, one run, and the same response."""
+    """The idempotency key gives one thread, one message, one run, and the same response."""
     before = left_behind(user)
     callers = [user, user.at(system.web[1].url)] * 3
 

@@ -81,14 +81,14 @@ def check(connections: Connections, orgs: list[User]) -> None:
 
 
 def test_orgs_share_one_connection(direct: Connections, orgs: list[User]) -> None:
-    """One after the other and at once, in autocommit."""
+    """Their requests come one after the other and at once, in autocommit."""
     check(direct, orgs)
 
 
 @pytest.mark.poolers
 @needs_pgbouncer
 def test_orgs_share_one_session_behind_pgbouncer(pooled: Connections, orgs: list[User]) -> None:
-    """In transaction mode: no setting of a transaction reaches the next one."""
+    """In transaction mode no setting of a transaction reaches the next one."""
     check(pooled, orgs)
     with pooled.engine.connect() as sql:
         assert "" == (sql.scalar(text("SELECT current_setting('arkloop.orgs', true)")) or "")

@@ -36,7 +36,7 @@ def token(server: WebServer) -> str:
 
 
 def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: str) -> None:
-    """One process, one thread: psycopg waits together with all the others."""
+    """In one process and one thread psycopg waits together with all the others."""
     thread = call(server, "POST", "/v1/threads", token, {})["id"]
     changed = threading.Event()
 

@@ -22,7 +22,7 @@ def bench(system: System) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("seed", range(2 * len(CAPS)))
 def test_a_run_uses_the_most_of_its_cap_and_answers(bench: Bench, seed: int) -> None:
-    """Whatever the cap and the vendor's tokens: never more than the cap, and 80 % of it."""
+    """It uses 80 % of the cap and never more than it, whatever the cap and the vendor's tokens."""
     trial = bench.run(seed)
 
     assert [] == trial.faults

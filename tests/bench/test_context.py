@@ -16,7 +16,7 @@ def test_a_run_of_many_steps_pays_a_tenth_for_what_it_sent_before() -> None:
 
 
 def test_200_steps_at_128k_cost_less_than_the_target() -> None:
-    """With the prices that the library has for a model of this context."""
+    """The prices are those that the library has for a model of this context."""
     found = scenarios.many_steps()
 
     assert found.usd <= 3.5

@@ -33,7 +33,7 @@ def test_a_correct_journal_has_no_violation() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_clients_may_come_and_go_as_they_like(seed: int) -> None:
-    """Whatever the disconnects and the events read again, a correct journal stays clean."""
+    """A correct journal stays clean, whatever is disconnected or read again."""
     assert [] == check(correct_tale().render(random.Random(seed)))
 
 

@@ -143,7 +143,7 @@ def test_patience_ends() -> None:
 
 
 def test_a_follower_misses_and_repeats_nothing() -> None:
-    """Whatever ends a stream, it comes back after its last whole frame, up to the terminal one."""
+    """It resumes after its last whole frame whatever ends a stream, up to the terminal event."""
     behaviours = [
         [stream(b": ok\n", frame(1) + frame(2)), HANG],
         [stream(b": ok\n" + frame(3)[:20]), RESET],

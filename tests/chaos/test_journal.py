@@ -26,7 +26,7 @@ def write_in_parallel(path: Path) -> None:
 
 @pytest.mark.parametrize("in_file", [True, False])
 def test_text_comes_back_as_it_was(tmp_path: Path, in_file: bool) -> None:
-    """Whatever a frame contained, in a file and in memory alike."""
+    """A frame may contain anything, in a file and in memory alike."""
     line = '{"data":"\\u0000 \\n é \u2028 \udc80 😀"}'
     with Journal(tmp_path / "journal" if in_file else None) as written:
         written.write("event", line=line, seen=(1, 2))

@@ -9,7 +9,7 @@ from arkloop.cli.keys import keys
 
 
 def test_the_help_lists_commands_of_both_kinds() -> None:
-    """Those that use the API, and those that use the database."""
+    """It has those that use the API, and those that use the database."""
     help_ = CliRunner().invoke(keys, ["--help"]).output
 
     for name in ("create", "list", "revoke", "rotate-encryption", "erase-encryption"):

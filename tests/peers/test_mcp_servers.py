@@ -185,7 +185,7 @@ def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
 
 
 def test_everything_over_http() -> None:
-    """The same conversation, with the protocol's other transport."""
+    """The same conversation works over the protocol's other transport."""
     check(_over_http("talk"))
 
 

@@ -129,7 +129,7 @@ def test_a_wrong_secret_lets_nobody_in(org: User, app: Flask, issuer: str) -> No
 def test_an_algorithm_that_it_does_not_sign_with_is_refused(
     org: User, app: Flask, issuer: str
 ) -> None:
-    """When the owner sets it."""
+    """The owner gets the error when setting it."""
     path = f"/v1/orgs/{org.org_id}/identity-provider"
     body = {"issuer": issuer, "client_id": "arkloop", "client_secret": SECRET}
     response = org.call("PUT", path, json={**body, "signing_algorithm": "ES512"})

@@ -75,7 +75,7 @@ def second_step(first: str, said: str, calls: tuple[ToolCall, ...]) -> list[Mess
 
 @pytest.mark.peers
 def test_streaming_aimock(at_aimock: Server) -> None:
-    """Piece by piece, every letter whole."""
+    """Text arrives piece by piece, every letter whole."""
     chunks = at_aimock.one_try(at_aimock.request("greet"))
 
     assert GREETING == text_of(chunks)
@@ -125,7 +125,7 @@ def test_usage_aimock(at_aimock: Server) -> None:
 
 @pytest.mark.peers
 def test_usage_in_detail_aimock(aimock: str) -> None:
-    """Cached and reasoning tokens, in the form of OpenRouter."""
+    """Cached and reasoning tokens are read in the form of OpenRouter."""
     server = Server("openai", f"{aimock}/api/v1", "openai/gpt-5.4")
 
     usage = end_of(server.one_try(server.request("greet"))).usage
@@ -282,7 +282,7 @@ def test_failures_aimock(
 
 
 def test_429_llmock(at_llmock: Server, llmock: LLMock) -> None:
-    """Tried again when the server said, not before."""
+    """It is tried again when the server said, not before."""
     llmock.rate_limit(times=2, retry_after=0.2).reply("Well.")
 
     reply, run = at_llmock.call(at_llmock.request("Hi"))

@@ -73,7 +73,7 @@ def test_an_answer_of_aimock_is_repaired(aimock: str, tools: tuple[str, ...]) ->
 
 @pytest.mark.peers
 def test_aimock_answers_by_the_final_tool(aimock: str) -> None:
-    """At a server that is compatible with Anthropic, whether the run has tools or not."""
+    """Servers that are compatible with Anthropic get it, whether the run has tools or not."""
     answer, context = asked(Server("anthropic", aimock), "broken city", tools=())
 
     assert ({"name": "Rome"}, 1) == (answer.output, len(rejected(context)))

@@ -109,7 +109,7 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str, why: str) -> No
 
 
 def test_origins_are_listed_as_browsers_send_them() -> None:
-    """With a port where it is not the default one, and with addresses."""
+    """They have a port where it is not the default one, and may be addresses."""
     origins = ("https://app.example.com", "http://localhost:5173", "http://[::1]:3000")
     settings = Settings.from_env(PLATFORM | {"ARKLOOP_CORS_ORIGINS": ", ".join(origins)})
 

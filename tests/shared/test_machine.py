@@ -28,7 +28,7 @@ def test_a_containers_quota_counts(tmp_path: Path, quota: str, at_most: int) -> 
 
 
 def test_a_web_process_has_no_more_workers_than_fit() -> None:
-    """One on small machines, two on others, unless the operator says so."""
+    """Small machines have one, others two, unless the operator says otherwise."""
     cores = machine.cores()
     expected = 1 if cores < 4 else 2
 

@@ -145,7 +145,7 @@ def test_claims_that_are_not_in_order_are_refused(
 def test_any_other_header_is_refused(
     claims: dict[str, Any], settings: Settings, status_of: Status, header: Any
 ) -> None:
-    """One algorithm, one type, and no header that names a key."""
+    """A header has one algorithm and one type, and names no key."""
     assert 401 == status_of(signed(header, claims, settings.jwt_secret))
 
 

@@ -113,7 +113,7 @@ def test_nothing_is_found_by_an_id_of_another_org(
     register: Register,
     ids: dict[str, str],
 ) -> None:
-    """Whatever is tried with it, the answer is that for an unknown id, and nothing changes."""
+    """Every operation answers as for an unknown id, and nothing changes."""
     stranger = register()
     unknown = {name: str(new_id()) for name in ids} | {"persona_id": "nobody@1"}
     leaks = 0

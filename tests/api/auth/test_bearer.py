@@ -91,7 +91,7 @@ def expire_cache(app: Flask) -> Callable[[], None]:
 def test_every_endpoint_wants_a_valid_token(
     app: Flask, alice: User, connections: Connections, header: str | None
 ) -> None:
-    """Each route and method but the public ones: 401 with its challenge, before all else."""
+    """Each route and method but the public ones has 401 with its challenge, before all else."""
     if header == "unknown":
         header = f"Bearer {api_keys.make()}"
     elif header in ("revoked", "expired"):

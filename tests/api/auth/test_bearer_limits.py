@@ -106,7 +106,9 @@ def test_a_ticket_has_the_limits_of_its_org(alice: User, set_: Set) -> None:
 
 
 def test_a_change_counts_within_two_seconds(alice: User, set_: Set) -> None:
-    """In a process that knows the limits, also for an org that has used all of its requests."""
+    """It counts in a process that knows the old limits, and for an org that has used all of its
+    requests.
+    """
     set_(alice, org_requests_per_minute=2)
     assert [200, 200, 429] == [alice.get("/v1/me").status_code for _ in range(3)]
 

@@ -45,7 +45,7 @@ def test_attempts_with_one_login_do_not_count_for_another(client: FlaskClient, a
 
 
 def test_the_right_password_ends_the_count(client: FlaskClient, alice: User) -> None:
-    """Who mistypes now and then never meets the limit."""
+    """A user who mistypes now and then never meets the limit."""
     for _ in range(2):
         for _ in range(ATTEMPTS - 1):
             assert 401 == log_in(client, alice.login).status_code
@@ -53,7 +53,7 @@ def test_the_right_password_ends_the_count(client: FlaskClient, alice: User) -> 
 
 
 def test_attempts_at_once_are_counted_one_by_one(app: Flask, alice: User) -> None:
-    """Of forty at the same moment ten passwords are compared."""
+    """Ten passwords are compared when forty arrive at the same moment."""
 
     def attempt(_: int) -> int:
         return log_in(app.test_client(), alice.login).status_code

@@ -34,7 +34,7 @@ def use_up(attempts: ProviderAttempts, address: str | None) -> None:
 
 
 def test_both_requests_of_a_login_are_refused(app: Flask, attempts: ProviderAttempts) -> None:
-    """Before the body and the cookie are looked at; other addresses go on."""
+    """They are refused before body and cookie are read; other addresses are not affected."""
     client = app.test_client()
     use_up(attempts, "192.0.2.1")
 
@@ -51,7 +51,7 @@ def test_both_requests_of_a_login_are_refused(app: Flask, attempts: ProviderAtte
 
 
 def test_requests_at_once_are_counted_one_by_one(attempts: ProviderAttempts) -> None:
-    """Of more than may come, as many get through as may."""
+    """As many get through as the limit allows when more arrive at the same moment."""
     for _ in range(REQUESTS - 20):
         attempts.count("192.0.2.3")
 

@@ -135,7 +135,7 @@ def test_what_the_org_is_refused_does_not_count_for_the_key(
 def test_another_limit_counts_at_once(
     limits_of: Callable[..., RequestLimits], accepts: Callable[..., bool]
 ) -> None:
-    """Within the window, whatever the process has taken of it or was refused."""
+    """It counts within the window, whatever the process has taken of it or was refused."""
     limits = limits_of()
     actor = new_actor()
 
@@ -178,7 +178,7 @@ def bob(register: Register, small: Flask) -> User:
 
 
 def test_a_request_too_many_gets_429(bob: User) -> None:
-    """With the code, the limit, and when to come again; and every response says what is left."""
+    """It says the code, the limit and when to retry; every response says what is left."""
     answers = [bob.get("/v1/threads") for _ in range(6)]
 
     assert [*[200] * 5, 429] == [answer.status_code for answer in answers]
@@ -229,7 +229,7 @@ def test_too_many_requests_leave_workers_their_runs(bob: User) -> None:
 
 
 def test_me_shows_the_limits(bob: User) -> None:
-    """With what is used, this request included; an org without limits has none there."""
+    """It shows the use, this request included; an org without limits has none there."""
     bob.post("/v1/runs", {"message": "hello"})
 
     shown = bob.get("/v1/me").json
@@ -248,7 +248,7 @@ def test_me_shows_the_limits(bob: User) -> None:
 
 
 def test_a_run_too_many_gets_429(bob: User) -> None:
-    """With when to try again, though nobody knows when a run ends."""
+    """The response says when to retry, although the end of a run is not known."""
     refused = [bob.post("/v1/runs", {"message": "hello"}) for _ in range(2)][-1]
 
     assert (429, "runs.limit_exceeded") == error_of(refused)
@@ -256,7 +256,7 @@ def test_a_run_too_many_gets_429(bob: User) -> None:
 
 
 def test_without_limits_nothing_is_counted(alice: User) -> None:
-    """By default responses have no such headers, and Redis is not asked."""
+    """Responses have no such headers by default, and Redis is not asked."""
     answer = alice.get("/v1/me")
 
     assert "RateLimit" not in answer.headers

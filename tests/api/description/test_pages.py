@@ -9,7 +9,7 @@ from tests.clients import error_of
 
 
 def test_the_document_is_public_and_revalidated(client: FlaskClient) -> None:
-    """Without a token; a client that has it gets 304."""
+    """It needs no token; a client that has it gets 304."""
     response = client.get("/openapi.json")
 
     assert 200 == response.status_code

@@ -69,7 +69,7 @@ def test_an_approval_is_of_an_open_call(
 def test_what_begins_is_looked_for_without_reading_other_calls(
     worker: MakeWorker, start: Callable[..., str], connections: Connections
 ) -> None:
-    """One statement for all of them, which returns nothing of calls whose results may be long."""
+    """One statement looks for all of them, and returns nothing of calls with long results."""
     start()
     mine = worker()
     mine.take()

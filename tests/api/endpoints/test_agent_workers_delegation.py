@@ -164,7 +164,7 @@ def test_a_cancelled_run_starts_no_sub_runs(
 def test_a_cancel_of_a_run_that_waits_ends_its_sub_runs(
     alice: User, hire: Hire, workers: Callable[[str], Worker], connections: Connections
 ) -> None:
-    """One that is executed learns of it, and one without a worker ends at once."""
+    """A sub-run that is executed learns of it, and one without a worker ends at once."""
     boss, run_id = hire()
     boss.write("delegate", turn(), tasks=[task("a"), task("b")])
     helper = workers("helper")

@@ -48,7 +48,7 @@ def test_without_scopes_a_key_may_what_its_creator_may(alice: User, register: Re
 
 
 def test_nobody_gives_away_what_they_lack(alice: User, register: Register) -> None:
-    """403 for a scope beyond the creator's own."""
+    """A scope beyond the creator's own is refused with 403."""
     member = register(org_of=alice, role="member")
     narrow = alice.api_key("admin", "data.runs.read")
     body = {"name": "a", "scopes": ["admin"]}
@@ -129,7 +129,7 @@ def test_a_key_may_revoke_itself(alice: User) -> None:
 
 
 def test_members_see_and_revoke_their_own_keys_alone(alice: User, register: Register) -> None:
-    """Owners and admins all of the org's; other orgs none. What is not seen is a 404."""
+    """Owners and admins see all of the org's; other orgs none. A hidden key is a 404."""
     member = register(org_of=alice, role="member")
     admin = register(org_of=alice, role="admin")
     stranger = register()

@@ -106,7 +106,7 @@ def test_the_life_of_a_key_and_of_a_login_is_recorded(
 def test_a_failed_login_is_recorded_whatever_org_it_names(
     alice: User, client: FlaskClient, register: Register
 ) -> None:
-    """In an org of the user: in the one that is named, if it is one, else in the first."""
+    """The entry is in the named org, if the user is a member, else in the user's first one."""
     wrong = {"login": alice.login, "password": "wrong horse"}
     for org_id in (register().org_id, new_id(), alice.org_id):
         assert 401 == client.post("/v1/auth/login", json={**wrong, "org_id": org_id}).status_code

@@ -39,7 +39,7 @@ def life(user: User, path: str, body: dict[str, Any], change: dict[str, Any]) ->
 
 
 def test_changes_of_providers_and_models_are_recorded(alice: User) -> None:
-    """With the names of the fields that were sent, and never their values."""
+    """Entries have the names of the fields that were sent, and never their values."""
     provider = {"name": "acme", "kind": "openai", "api_key": SECRET}
     made = alice.post("/v1/llm-providers", provider).json
     path = f"/v1/llm-providers/{made['id']}"
@@ -104,7 +104,7 @@ def test_personas_and_budgets_are_recorded(alice: User) -> None:
 
 
 def test_changes_of_members_are_recorded(alice: User, client: FlaskClient) -> None:
-    """From the invitation to the removal, each with the role that it gives."""
+    """Entries cover all from the invitation to the removal, each with the role that it gives."""
     path = f"/v1/orgs/{alice.org_id}"
     revoked = alice.post(f"{path}/invitations", {"name": "x", "role": "owner"}).json["id"]
     alice.delete(f"{path}/invitations/{revoked}")

@@ -74,7 +74,7 @@ def test_of_two_refreshes_at_once_one_wins(alice: User) -> None:
 
 @pytest.mark.parametrize("token", ["", "x", "é", "a b", "x" * 3_000])
 def test_what_is_no_refresh_token_is_refused(client: FlaskClient, token: str) -> None:
-    """401, with or without a cookie."""
+    """The response is 401, with or without a cookie."""
     assert (401, "auth.unauthorized") == error_of(client.post("/v1/auth/refresh"))
     assert (401, "auth.unauthorized") == error_of(refresh_with(client, token))
 

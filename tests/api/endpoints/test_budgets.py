@@ -68,7 +68,7 @@ def test_a_bad_budget_is_refused(alice: User, body: dict[str, object], field: st
 
 
 def test_only_admins_see_and_set_it(alice: User, register: Register) -> None:
-    """403 for members, and for keys without the scope."""
+    """Members, and keys without the scope, get 403."""
     member = register(org_of=alice, role="member")
     key = alice.api_key("data.runs.write")
 
@@ -214,7 +214,7 @@ def end_user_budget(user: User, **body: object) -> dict[str, object]:
 
 
 def test_each_end_user_has_the_limits_of_all_or_its_own(alice: User) -> None:
-    """One that is set for an end user takes the place of that of all; null takes it away again."""
+    """A limit of one end user replaces that of all; null takes it away again."""
     path = "/v1/budget/end-users"
     limits = {"max_cost_usd": None, "max_cost_usd_per_month": None}
 

@@ -57,7 +57,7 @@ def test_the_orgs_models_follow(alice: User, register: Register) -> None:
 
 
 def test_routes_are_for_those_who_read_runs(alice: User) -> None:
-    """403 for a key without the scope."""
+    """A key without the scope gets 403."""
     assert 200 == alice.api_key("data.runs.read").get("/v1/routes").status_code
     answer = alice.api_key("data.runs.write").get("/v1/routes")
     assert (403, "auth.forbidden") == error_of(answer)

@@ -88,7 +88,7 @@ def test_nobody_but_an_owner_sets_it(
 def test_a_secret_goes_only_where_it_was_given_for(
     alice: User, provider: IdentityProvider, changes: dict[str, str]
 ) -> None:
-    """With another issuer or client it is given again."""
+    """Another issuer or client requires the secret again."""
     assert 200 == put(alice, provider, client_secret=CLIENT_SECRET).status_code
     with IdentityProvider() as other:
         body = {name: value or other.url for name, value in changes.items()}
@@ -155,7 +155,7 @@ def test_what_is_no_provider_is_refused(
 def test_a_provider_whose_document_is_wrong_is_refused(
     alice: User, provider: IdentityProvider, metadata: dict[str, Any], field: str
 ) -> None:
-    """Before anybody would try to log in by it."""
+    """It is refused before anybody would try to log in by it."""
     provider.metadata = metadata
     assert [field] == list(details_of(put(alice, provider)))
 

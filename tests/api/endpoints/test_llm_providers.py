@@ -264,7 +264,7 @@ def test_the_same_request_again_makes_nothing_twice(alice: User) -> None:
 
 
 def test_the_list_goes_on_page_by_page(alice: User) -> None:
-    """Newest first, none twice, each with its models."""
+    """The newest come first, none twice, each with its models."""
     ids = [made(alice, models=[{"model": "m"}])["id"] for _ in range(5)]
     walked: list[str] = []
     path: str | None = f"{PATH}?limit=2"

@@ -30,7 +30,7 @@ def test_names_are_unique(alice: User, register: Register) -> None:
 
 
 def test_only_admins_manage_providers(alice: User, register: Register) -> None:
-    """403 for members and for keys without the scope."""
+    """Members, and keys without the scope, get 403."""
     provider = made(alice, models=[{"model": "m"}])
     path = f"{PATH}/{provider['id']}"
     models = f"{path}/models"

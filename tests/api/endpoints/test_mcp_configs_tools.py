@@ -84,7 +84,7 @@ def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> 
 def test_a_discovery_is_asked_for(
     connections: Connections, alice: User, found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a server is made, when it is changed, and on demand; a worker gets the id."""
+    """Creating and changing a server asks for one, and so does a request; a worker gets the id."""
     asked: list[UUID] = []
     monkeypatch.setattr(connections, "enqueue_discovery", asked.extend)
     config = make(alice)

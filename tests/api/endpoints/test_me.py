@@ -7,7 +7,7 @@ from tests.clients import Register, User
 
 
 def test_me_is_the_user_in_their_org(alice: User) -> None:
-    """Every field of the contract, and no other."""
+    """It has every field of the contract, and no other."""
     me = alice.get("/v1/me").json
     assert me is not None
     created_at = me.pop("created_at")

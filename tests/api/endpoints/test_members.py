@@ -37,7 +37,7 @@ def team(register: Register, alice: User) -> dict[str, User]:
 
 
 def test_members_are_listed_page_by_page(team: dict[str, User]) -> None:
-    """The newest first, to everybody in the org, with all fields."""
+    """Everybody in the org gets the newest first, with all fields."""
     member, alice = team["member"], team["alice"]
     first = member.get(f"{path(member)}?limit=3")
     rest = member.get(f"{path(member)}?limit=3&before={first.headers['X-Next-Cursor']}")
@@ -150,7 +150,7 @@ def test_a_removed_members_access_ends(
 def test_open_streams_of_a_removed_member_end_elsewhere(
     team: dict[str, User], connections: Connections
 ) -> None:
-    """Within 5 s, in a process that has just seen each token alive."""
+    """They end within 5 s, in a process that has just seen each token alive."""
     member, alice = team["member"], team["alice"]
     key = member.api_key()
     elsewhere = Authenticator(connections)

@@ -22,7 +22,7 @@ def contents(user: User, thread: str, query: str = "") -> list[str]:
 
 
 def test_a_message_is_made_and_listed(alice: User) -> None:
-    """Every field of the contract; the user's own role, and no run's."""
+    """It has every field of the contract, the user's own role, and no run."""
     thread = alice.thread()
     response = alice.post(f"/v1/threads/{thread}/messages", {"content": "Hello 🌍\n"})
     made = dict(response.json or {})

@@ -253,7 +253,7 @@ def test_a_right_id_token_is_taken(org: User, provider: IdentityProvider, app: F
 def test_the_org_names_the_algorithm(
     alice: User, provider: IdentityProvider, app: Flask, algorithm: str, key: Any
 ) -> None:
-    """One, and no other is taken any more."""
+    """Any algorithm but this one is refused."""
     fields = {"signing_algorithm": algorithm, "email_domains": [provider.domain]}
     assert 200 == put(alice, provider, **fields).status_code
     provider.key, provider.algorithm, provider.keys = key, algorithm, [jwk(key), jwk(RSA_KEY, "2")]

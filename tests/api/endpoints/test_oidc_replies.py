@@ -178,7 +178,7 @@ def test_a_provider_that_is_removed_during_a_login_lets_nobody_in(
 def test_who_cancels_at_the_provider_gets_back(
     org: User, provider: IdentityProvider, app: Flask
 ) -> None:
-    """To the page that was named, with the code of the error; or sees it, without one."""
+    """The page that was named gets the error's code; without one, the user sees it."""
     client = app.test_client()
     state = parse_qs(urlsplit(begin(client, org)).query)["state"][0]
     response = client.get(f"{CALLBACK}?state={state}&error=access_denied")

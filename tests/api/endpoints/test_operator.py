@@ -174,7 +174,7 @@ def test_a_held_run_is_refused_without_an_error(
 def test_a_run_of_another_org_is_cancelled_by_an_operator(
     operator: User, alice: User, make_run: Callable[..., UUID]
 ) -> None:
-    """With its private thread, and once: a second cancel changes and records nothing."""
+    """Its thread may be private; a second cancel changes and records nothing."""
     run_id = make_run(alice, alice.thread(is_private=True), RunState.QUEUED)
     path = f"/v1/operator/runs/{run_id}:cancel"
 
@@ -272,7 +272,7 @@ def test_a_suspension_needs_a_reason(operator: User, alice: User, body: dict[str
 
 
 def test_an_unknown_org_is_not_found(operator: User) -> None:
-    """For both."""
+    """Suspending and resuming it respond with 404."""
     for what in (":suspend", ":resume"):
         body = {"reason": "Unpaid bills"} if what == ":suspend" else {}
         response = operator.post(f"/v1/operator/orgs/{new_id()}{what}", body)

@@ -128,7 +128,7 @@ def test_a_new_password_ends_a_reset(alice: User, member: User, use: Use) -> Non
 
 
 def test_each_role_resets_whom_it_may(alice: User, member: User, register: Register) -> None:
-    """Owners all but themselves, admins no owners, members and API keys nobody."""
+    """Owners may reset all but themselves, admins no owners, members and API keys nobody."""
     owner, admin = (register(org_of=alice, role=role) for role in ("owner", "admin"))
 
     allowed = [reset_of(alice, owner), reset_of(alice, admin), reset_of(admin, member)]

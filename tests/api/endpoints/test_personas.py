@@ -258,7 +258,7 @@ def test_an_id_that_is_none_is_refused(alice: User, id_: str) -> None:
 
 
 def test_the_list_goes_on_page_by_page(alice: User) -> None:
-    """The org's among the built-in ones, each once, by key and version."""
+    """The org's come among the built-in ones, each once, by key and version."""
     own = [published(alice, key=key)["id"] for key in ("zebra", "assistant", "b", "b", "Big")]
     walked: list[str] = []
     path: str | None = f"{PATH}?limit=2"

@@ -34,7 +34,7 @@ def test_a_run_has_the_fields_of_its_types(alice: User, run_id: UUID) -> None:
 
 
 def test_a_new_run_has_the_fields_of_its_type(alice: User) -> None:
-    """Alone, behind an active one, and given to the active one."""
+    """It has them alone, behind an active one, and given to the active one."""
     first = alice.post("/v1/runs", {"message": "Hello"}).json or {}
     path = f"/v1/threads/{first['thread_id']}/runs"
     waiting = alice.post(path, {"message": "And?", "on_busy": "enqueue"}).json or {}
@@ -53,7 +53,7 @@ def test_a_new_run_has_the_fields_of_its_type(alice: User) -> None:
 
 
 def test_threads_and_messages_have_the_fields_of_their_types(alice: User) -> None:
-    """As they are made, and in their lists."""
+    """They have them when they are made, and in lists."""
     thread = alice.get(f"/v1/threads/{alice.thread()}").json or {}
     alice.say(thread["id"])
     [message] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []

@@ -244,7 +244,7 @@ def test_long_messages_are_left_out(alice: User, stored: StoredRuns) -> None:
 def test_a_stream_does_not_pass_over_a_hole(
     alice: User, stored: StoredRuns, connections: Connections
 ) -> None:
-    """Where events are lost it breaks off instead of going on to the next run; then it is 410."""
+    """It breaks off where events are lost, before the next run; then it is 410."""
     thread = alice.thread()
     run_id = answered(alice, stored, thread, *"abcdef")
     answered(alice, stored, thread)
@@ -287,7 +287,7 @@ def test_a_cursor_of_another_thread_is_refused(alice: User, stored: StoredRuns) 
 
 
 def test_who_may_follow_a_thread(alice: User, register: Register) -> None:
-    """Those who see the thread, with the scopes for messages and for runs."""
+    """Everybody who sees the thread may, with the scopes for messages and for runs."""
     thread = alice.thread(is_private=True)
     path = f"/v1/threads/{thread}/events"
 

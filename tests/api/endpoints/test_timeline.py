@@ -67,7 +67,7 @@ def answered(alice: User, stored: StoredRuns, thread: str, *happened: Any) -> UU
 
 
 def test_a_run_is_shown_after_its_message(alice: User, stored: StoredRuns) -> None:
-    """Every field of the contract."""
+    """It has every field of the contract."""
     thread = alice.thread()
     run_id = answered(alice, stored, thread, MessageDelta("the "), *turn(1, "the answer"))
 
@@ -263,7 +263,7 @@ def test_a_long_conversation_ends_a_page_early(alice: User) -> None:
 def test_a_run_of_many_events_is_read_in_parts(
     alice: User, stored: StoredRuns, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the size of the parts, all of the reasoning and of an unfinished text is there."""
+    """The parts contain all of the reasoning and of an unfinished text, whatever their size."""
     thread = alice.thread()
     first = answered(alice, stored, thread, *turn(1, "first"))
     alice.say(thread)
@@ -295,9 +295,7 @@ def test_a_run_of_many_events_is_read_in_parts(
 
 
 def test_a_transcript(alice: User, stored: StoredRuns) -> None:
-    """Who said what, with calls, results and questions, as plain text; replaced runs are left
-    out.
-    """
+    """It is plain text with authors, calls, results and questions; replaced runs are left out."""
     thread = alice.thread()
     answered(alice, stored, thread, *turn(1, "replaced"))
     retry = UUID((alice.post(f"/v1/threads/{thread}:retry").json or {})["run_id"])
@@ -340,7 +338,7 @@ def test_an_empty_thread(alice: User) -> None:
 
 
 def test_who_sees_a_timeline(alice: User, register: Register, stored: StoredRuns) -> None:
-    """Those who see the thread, with the scopes for messages and for runs."""
+    """Everybody who sees the thread does, with the scopes for messages and for runs."""
     thread = alice.thread(is_private=True)
     answered(alice, stored, thread, *turn(1, "x"))
     path = f"/v1/threads/{thread}/timeline"

@@ -95,7 +95,7 @@ def test_a_worker_gets_calls_of_its_own_tools(worker: User, queued: UUID) -> Non
 
 
 def test_a_call_is_handed_out_once(worker: User, queued: UUID) -> None:
-    """Of several polls one gets the call, and its result is stored once."""
+    """One of several polls gets the call, and its result is stored once."""
     calls = [post(worker, "poll", **POLL, tools=[PAY]).json["calls"] for _ in range(2)]
     assert [1, 0] == [len(found) for found in calls]
     result = {"worker_id": "w", "call_id": str(queued), "fence": 1}

@@ -45,7 +45,7 @@ def address(app: Flask, peer: str, forwarded: str | None) -> str | None:
 def test_what_trusted_proxies_have_written_counts(
     app: Flask, trusting: None, peer: str, forwarded: str | None, expected: str | None
 ) -> None:
-    """From the end of the header to the first address that is not a trusted proxy's."""
+    """The first address from the end of the header that is no trusted proxy's is the client's."""
     assert expected == address(app, peer, forwarded)
 
 

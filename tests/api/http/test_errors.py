@@ -94,7 +94,7 @@ def test_unavailable_says_when_to_come_back(client: FlaskClient) -> None:
     ["/", "/v1", "/v1/nothing", "/v1/threads/", "//v1/threads", "/v1//threads", "/V1/threads"],
 )
 def test_other_addresses_are_not_found(client: FlaskClient, path: str) -> None:
-    """One address for each thing: no redirect from its other spellings."""
+    """Each thing has one address: its other spellings do not redirect."""
     assert (404, "http.not_found") == error_of(client.get(path))
 
 

@@ -92,7 +92,7 @@ def app(connections: Connections) -> Flask:
 def test_a_bad_body_is_refused_and_its_field_named(
     client: FlaskClient, data: bytes, field: str
 ) -> None:
-    """Whatever is wrong with a body is a 422 that says where."""
+    """The response is a 422 that says where the body is wrong."""
     details = details_of(client.post("/echo", data=data, headers=JSON))
 
     assert [field] == list(details)

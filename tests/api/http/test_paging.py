@@ -142,7 +142,7 @@ def test_a_cursor_of_another_filter_is_refused(
 
 
 def test_a_cursor_goes_on_with_another_limit(alice: User, make_threads: MakeThreads) -> None:
-    """How much is on a page is the client's to change."""
+    """The client may change how much is on a page."""
     ids = make_threads(alice, 5)
     cursor = alice.get("/v1/threads?limit=1").headers["X-Next-Cursor"]
 

@@ -62,7 +62,7 @@ def test_every_frame_is_an_event_of_the_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cursor_has_the_frames_after_it(name: str) -> None:
-    """Whatever was received, the rest of the stream follows it without a gap."""
+    """The rest of the stream follows without a gap, whatever was received."""
     for number, (_, frames) in enumerate(parts_of(name)):
         for after in range(len(frames) + 1):
             resumed = [rest for _, rest in parts_of(name, after=after)][number]

@@ -161,7 +161,7 @@ def test_a_message_cannot_be_edited(alice: User) -> None:
 
 @pytest.mark.parametrize("version", ["4.3.19", "latest", ""])
 def test_a_version_that_is_none_is_refused(alice: User, version: str) -> None:
-    """In the query and in the header."""
+    """The query and the header are checked alike."""
     for how in ({"query_string": {"ai_sdk": version}}, {"headers": {"X-AI-SDK-Version": version}}):
         response = alice.post("/v1/ui/chat", json={"id": new_id(), "messages": [message()]}, **how)
         assert (422, "validation.error") == error_of(response)

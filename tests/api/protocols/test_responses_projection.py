@@ -64,7 +64,7 @@ def test_every_frame_is_an_event_of_the_sdk(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_output_has_what_the_run_has_said(name: str) -> None:
-    """Of text that was taken back nothing is left in the output."""
+    """No text that was taken back is left in the output."""
     said = "".join(
         event["data"]["content"]
         for event in events_of(name)

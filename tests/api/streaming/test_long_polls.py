@@ -37,7 +37,7 @@ class Waiter:
 
 
 def test_news_wakes_the_poll_that_has_waited_longest(hub: LongPollHub) -> None:
-    """Of several idle polls one takes the work, and the others sleep on."""
+    """One of several idle polls takes the work, and the others keep waiting."""
     first, second = (Waiter(hub, LongPoll("t"), found_at=2) for _ in range(2))
 
     hub.wake("t", "x")

@@ -46,7 +46,7 @@ def test_events_are_followed_to_the_end(hub: StreamHub, run: FollowedRun) -> Non
 
 
 def test_those_at_one_place_are_sent_the_same_bytes(hub: StreamHub, run: FollowedRun) -> None:
-    """One read for all of them: the very same object."""
+    """They share one read: the very same object."""
     clients = [Client(hub, run.watch()) for _ in range(5)]
     eventually(lambda: all([1] == seqs(client.received) for client in clients))
     eventually(lambda: all(client.watch.waits for client in clients))

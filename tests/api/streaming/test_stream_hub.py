@@ -236,7 +236,7 @@ def test_a_number_that_has_passed_to_another_connection_is_let_alone() -> None:
 
 
 def test_many_who_come_at_once_are_answered_together(hub: StreamHub, stored: StoredRuns) -> None:
-    """One query for all who ask while another is under way; an unknown run is none."""
+    """One query serves all who ask while another is under way; an unknown run is not found."""
 
     run_ids = [stored.create() for _ in range(5)]
     heads = in_parallel(20, lambda number: hub.heads.get(run_ids[number % 5]))

@@ -50,7 +50,7 @@ def frame_of(event: StoredEvent, *, named: bool = False) -> bytes:
 
 @given(st.lists(TEXT, min_size=1, max_size=5), st.booleans())
 def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> None:
-    """Whatever text is in them; ids and names are the events' own."""
+    """It reads them whatever text they contain; ids and names are the events' own."""
     events = [encode(i, MessageDelta(text), NOW) for i, text in enumerate(texts, 1)]
     frames = [frame_of(event, named=named) for event in events]
 
@@ -66,7 +66,7 @@ def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> Non
 @settings(max_examples=settings().max_examples // 2)
 @given(st.lists(LOOKALIKES | st.text(max_size=3), max_size=6).map("".join), st.booleans())
 def test_wherever_it_is_split_a_payload_is_one_event(text: str, named: bool) -> None:
-    """At every byte: what has arrived before is no event, and with the rest there is that one."""
+    """A part up to any byte is no event, and the rest makes it one."""
     event = encode(7, MessageDelta(text), NOW)
     frame = frame_of(event, named=named)
     expected = (event.payload, "7", "message.delta" if named else "message")
@@ -79,7 +79,7 @@ def test_wherever_it_is_split_a_payload_is_one_event(text: str, named: bool) -> 
 
 @given(TEXT)
 def test_a_frame_is_three_lines(text: str) -> None:
-    """One `data:` line, then `id:`, then an empty line; LF only."""
+    """It is one `data:` line, then `id:`, then an empty line; LF only."""
     event = encode(12, MessageDelta(text), NOW)
 
     assert f"data: {event.payload}\nid: 12\n\n".encode() == frame_of(event)
@@ -205,7 +205,7 @@ def test_a_page_ends_before_a_hole(run: FollowedRun, client: redis.Redis) -> Non
 def test_a_foreign_entry_ends_a_page(
     run: FollowedRun, client: redis.Redis, fields: dict[Any, Any]
 ) -> None:
-    """Whatever another program has written under the next number, Postgres has the event."""
+    """Postgres has the event, whatever another program has written under the next number."""
     run.write("a")
     run.stored.connections.redis.xadd(run.stored.connections.keys.events(run.id), fields, id="3-0")
 

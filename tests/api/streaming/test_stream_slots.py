@@ -107,7 +107,7 @@ def test_the_slots_of_a_dead_process_are_free_after_its_lease(
 def test_a_slot_that_was_given_back_is_given_out_without_a_round_trip(
     process: Processes, actor: Actor, connections: Connections
 ) -> None:
-    """As long as Redis has it; other processes cannot have it meanwhile."""
+    """It is kept while Redis has it; other processes cannot have it meanwhile."""
     slots, other = process(org_streams=2), process(org_streams=2)
     before = _script_calls(connections)
     held = [slots.take(actor), slots.take(actor)]
@@ -301,7 +301,7 @@ _STREAMS = (("runs", "run_id"), ("threads", "thread_id"))
 def test_a_request_without_a_slot_creates_nothing(
     bob: User, connections: Connections, path: str, body: Any, headers: dict[str, str]
 ) -> None:
-    """In each protocol: the caller must not get a 429 for a run that exists."""
+    """A caller of any protocol must not get a 429 for a run that exists."""
     made = bob.post("/v1/runs", {"message": "hello"}).json
     assert made is not None
     open_ = bob.get(f"/v1/runs/{made['run_id']}/events")

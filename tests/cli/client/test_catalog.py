@@ -63,7 +63,7 @@ def test_a_provider_lives_from_its_creation_to_its_deletion(run: Run) -> None:
 
 
 def test_routes_are_listed_in_a_pipe(run: Run) -> None:
-    """The server's own first, tab-separated."""
+    """The server's own come first, tab-separated."""
     first = run("routes", "list").output.splitlines()[0].split("\t")
 
     assert ("scripted", "server") == (first[0], first[1])
@@ -99,7 +99,7 @@ def test_an_http_tool_prints_its_secret_once(run: Run) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2]", "key: [", "just words"])
 def test_a_file_that_is_no_object_is_refused(run: Run, tmp_path: Path, text: str) -> None:
-    """Before anything is sent, in one line with its name."""
+    """It is refused before anything is sent, in one line with its name."""
     file = tmp_path / "wrong.yaml"
     file.write_text(text)
 

@@ -48,7 +48,7 @@ def test_client_commands_load_nothing_of_the_server(names: str) -> None:
 
 
 def test_without_a_key_the_command_says_where_to_get_one(arkloop: Arkloop) -> None:
-    """One line with what to do, status 1, no traceback."""
+    """It prints one line with what to do, exits with status 1, and shows no traceback."""
     done = arkloop.with_(ARKLOOP_API_KEY="")("run", "hello")
 
     assert (1, b"") == (done.returncode, done.stdout)
@@ -128,7 +128,7 @@ def test_a_folder_names_a_server_on_this_machine_alone(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_newest_first(arkloop: Arkloop, system: System) -> None:
-    """Tab-separated in a pipe, by status and by thread, at most `--limit` of them."""
+    """A pipe gets them tab-separated, by status and by thread, at most `--limit` of them."""
     caller = system.caller()
     command = arkloop.with_(ARKLOOP_API_KEY=caller.token)
     thread_id = caller.thread("hello")
@@ -189,7 +189,7 @@ def test_a_run_is_shown_field_by_field(arkloop: Arkloop, user: Caller) -> None:
 
 
 def test_a_run_that_is_not_there_is_told(arkloop: Arkloop) -> None:
-    """One line for each command that names a run, status 1."""
+    """Each command that names a run prints one line and exits with status 1."""
     for command in (
         ["show", ABSENT],
         ["cancel", ABSENT],
@@ -212,7 +212,7 @@ def test_a_run_is_cancelled(arkloop: Arkloop, user: Caller) -> None:
 
 
 def test_events_are_printed_from_any_number_on(arkloop: Arkloop, user: Caller) -> None:
-    """Lines for people, tab-separated fields for scripts, the API's bytes with `--json`."""
+    """People get lines, scripts get tab-separated fields, and `--json` gives the API's bytes."""
     run_id = user.run("hello")
     events = user.events(run_id)
 
@@ -244,7 +244,7 @@ def test_events_of_a_live_run_are_followed_or_not(arkloop: Arkloop, user: Caller
 
 
 def test_a_key_is_made_used_listed_and_revoked(arkloop: Arkloop, user: Caller) -> None:
-    """In a pipe only the key is printed, once, and it works until it is revoked."""
+    """A pipe gets the key alone, once, and it works until it is revoked."""
     made = arkloop.stdout("keys", "create", "for\tci", "--scope", "data.runs.read")
     key = made.removesuffix("\n")
     with_key = arkloop.with_(ARKLOOP_API_KEY=key)

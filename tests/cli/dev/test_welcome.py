@@ -47,7 +47,7 @@ def test_a_person_gets_the_key_and_three_commands(folder: DataFolder) -> None:
 
 
 def test_a_log_gets_no_key(folder: DataFolder) -> None:
-    """Where the output is no terminal, the file with the key is named."""
+    """An output that is no terminal gets the name of the file with the key."""
     with open(os.devnull, "w") as log:
         printed = "\n".join(lines(folder, PrefixedOutput(log)))
 

@@ -25,7 +25,7 @@ __all__ = ["configure", "examine", "own_redis"]  # fixtures
 def test_the_policy_of_redis_is_judged(
     examine: Examine, configure: Callable[..., None], values: dict[str, str], level: str
 ) -> None:
-    """One that evicts messages for workers fails; one that can only reject writes is found."""
+    """A policy that evicts messages for workers fails; one that can only reject writes is found."""
     configure(**values)
 
     assert [level] == [found for found, _ in examine().of("redis memory")]

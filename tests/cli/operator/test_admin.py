@@ -73,7 +73,7 @@ def test_what_is_stuck_is_listed(run: Run, stored: StoredRuns) -> None:
 
 
 def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User) -> None:
-    """Those of all orgs."""
+    """The list has all orgs."""
     stored.create()
     worker_id = stored.worker()
 

@@ -53,7 +53,7 @@ def test_a_good_log_is_ok(run: Run, org_id: UUID) -> None:
 def test_the_first_broken_entry_is_printed(
     run: Run, org_id: UUID, connections: Connections
 ) -> None:
-    """With status 1; the logs of other orgs are checked all the same."""
+    """The status is 1, and the logs of other orgs are checked all the same."""
     with connections.transaction() as tx:
         tx.sql.execute(text("SET LOCAL session_replication_role = replica"))
         tx.sql.execute(text(f"DELETE FROM audit_entries WHERE org_id = '{org_id}' AND seq = 2"))

@@ -71,7 +71,7 @@ def test_a_grant_is_entered_and_the_balance_printed(run: Run) -> None:
     ],
 )
 def test_what_is_wrong_is_said(run: Run, org: str, amount: str, why: str) -> None:
-    """Status 1 and a sentence; nothing is entered."""
+    """It exits with status 1 and a sentence; nothing is entered."""
     refused = run("grant", "--org", org, "--credits", amount)
 
     assert 1 == refused.exit_code

@@ -126,7 +126,7 @@ def test_without_the_old_key_everything_can_still_be_read(
 def test_an_orgs_secrets_are_erased_with_its_key(
     alice: User, connections: Connections, run: Run
 ) -> None:
-    """Those of earlier releases too; the log has an entry, and other orgs keep theirs."""
+    """Secrets of earlier releases are erased, too; other orgs keep theirs."""
     secrets(alice, connections)
     keys = [NEW, connections.settings.encryption_key or ""]
 

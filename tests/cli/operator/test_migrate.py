@@ -146,7 +146,7 @@ def test_a_role_that_the_wall_does_not_hold_is_named(
 
 @pytest.mark.owner
 def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database) -> None:
-    """Whatever Postgres refuses, the reason is Postgres' own, without a traceback."""
+    """The reason is Postgres' own, without a traceback."""
     with walls.owner(database.owner) as engine, engine.begin() as sql:
         sql.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         sql.execute(text("ALTER TABLE alembic_version OWNER TO postgres"))

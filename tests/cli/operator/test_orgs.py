@@ -66,7 +66,7 @@ def test_the_list_has_those_with_settings_of_their_own(run: Run, org_id: UUID) -
 
 
 def test_changes_are_in_the_audit_log(run: Run, org_id: UUID, connections: Connections) -> None:
-    """Only what has changed, with its new value; a command that changes nothing has no entry."""
+    """An entry has only what changed, with its new value; other commands have none."""
     for _ in range(2):
         run("set", "--key-streams", "4", "--weight", "2")
     run("set", "--key-streams", "default", "--weight", "2")
@@ -90,7 +90,7 @@ def test_changes_are_in_the_audit_log(run: Run, org_id: UUID, connections: Conne
     ],
 )
 def test_what_is_wrong_is_reported(run: Run, words: list[str], why: str) -> None:
-    """With one sentence; nothing is set."""
+    """One sentence is printed, and nothing is set."""
     refused = run("set", *words)
 
     assert refused.exit_code in (1, 2)

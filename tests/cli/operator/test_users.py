@@ -109,7 +109,7 @@ def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:
     ],
 )
 def test_what_is_wrong_is_said(run: Run, changes: dict[str, str], named: str) -> None:
-    """Status 2, and no user."""
+    """The status is 2, and no user is made."""
     refused = run("create", *options("--create", **changes))
 
     assert 2 == refused.exit_code
@@ -151,7 +151,7 @@ def test_a_stranger_who_takes_the_name_does_not_get_the_colleagues(
 
 
 def test_a_login_that_is_taken_is_said(run: Run) -> None:
-    """Status 1 and a sentence, no traceback."""
+    """It exits with status 1 and a sentence, without a traceback."""
     run("create", *options("--create"))
 
     refused = run("create", *options("--create", login="ALICE", email="other@b.c"))
@@ -163,7 +163,7 @@ def test_a_login_that_is_taken_is_said(run: Run) -> None:
 
 
 def test_a_database_out_of_reach_is_said() -> None:
-    """Status 1 and a sentence, no traceback."""
+    """It exits with status 1 and a sentence, without a traceback."""
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
 
     refused = CliRunner().invoke(users, ["list", "--database-url", url])

@@ -23,7 +23,7 @@ def test_keys_do_not_repeat() -> None:
 
 
 def test_the_checksum_is_the_crc32_of_the_random_part() -> None:
-    """In base62 with digits first, padded to six, so that others can check a key as well."""
+    """It is base62 with digits first, padded to six, so that others can check a key as well."""
     key = api_keys.make()
     alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     number = 0

@@ -143,7 +143,7 @@ def ann(connections: Connections, alice: User, make_run: MakeRun) -> str:
 def test_nothing_of_an_erased_end_user_is_left(
     connections: Connections, alice: User, ann: str
 ) -> None:
-    """In no table is a trace of the id or the texts; amounts, and others' messages, stay."""
+    """No table contains the id or the texts; amounts, and others' messages, stay."""
     bob = end_user(alice, "bob")
     kept = bob.thread(title="Bob's")
 
@@ -170,7 +170,9 @@ def test_nothing_of_an_erased_end_user_is_left(
 def test_prompts_from_before_an_erased_end_user_stay(
     connections: Connections, alice: User, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of other threads stay, too; of more runs than one transaction takes, all later go."""
+    """Prompts of other threads stay, too; all later ones go, even if they take several
+    transactions.
+    """
     monkeypatch.setattr(erasure, "RUNS_AT_ONCE", 2)
     thread_id, other = alice.thread(), alice.thread()
     before, elsewhere, *later = [

@@ -34,7 +34,7 @@ def test_an_org_has_its_own_limits_and_else_those_of_the_settings(
 
 
 def test_changes_at_once_lose_nothing(connections: Connections, org_id: UUID) -> None:
-    """The first row of an org, too."""
+    """This holds for the first row of an org, too."""
 
     def change(number: int) -> None:
         name = org_settings.NAMES[number]

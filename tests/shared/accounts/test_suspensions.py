@@ -218,7 +218,7 @@ def test_a_bad_reason_is_refused(stored: StoredRuns, reason: str) -> None:
 
 
 def test_an_org_that_does_not_exist_is_not_found(stored: StoredRuns) -> None:
-    """For both."""
+    """Suspending and resuming it raise the same error."""
     with stored.connections.transaction() as tx:
         with pytest.raises(OrgNotFound):
             suspensions.suspend(tx, new_id(), "Unpaid bills")

@@ -133,7 +133,7 @@ def test_what_is_nested_too_deep_is_refused(field: str, depth: int) -> None:
 
 
 def test_arguments_may_be_as_deep_as_a_body() -> None:
-    """64 levels, those of the arguments alone."""
+    """They may have 64 levels of their own."""
     said = '{"decision": "edit", "arguments": ' + '{"a":' * 64 + "1" + "}" * 65
 
     assert read(said).approved

@@ -45,7 +45,7 @@ def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
 
 
 def test_money_for_the_last_call_stays_reserved(money: Money) -> None:
-    """As far as it was reserved: a call that costs more than its worst case takes it."""
+    """A call that costs more than its worst case takes of it."""
     money.limit("1")
     claim = money.stored.claimed()
     money.reserve(claim, "0.6")
@@ -139,7 +139,7 @@ def test_a_refused_run_knows_whether_waiting_may_help(
 
 
 def test_the_lowest_limit_of_a_run_binds(money: Money) -> None:
-    """That of the org, the key or the persona; without a word to the database."""
+    """It may be that of the org, the key or the persona, and takes no query."""
     money.limit(run="0.5")
     claim = money.stored.claimed()
     strict = replace(FREE, max_cost_usd=Decimal("0.2"))

@@ -114,7 +114,7 @@ def test_an_end_users_own_limit_comes_before_that_of_each(money: Money) -> None:
 
 
 def test_what_an_end_user_spent_without_a_limit_counts_when_one_is_set(money: Money) -> None:
-    """At first, and again after the limit was away for a while."""
+    """It counts at first, and again after the limit was away for a while."""
     money.spend(of_end_user(money, "a"), "0.3")
     money.limit("1", scope="end_user")
     claim = of_end_user(money, "a")

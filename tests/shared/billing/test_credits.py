@@ -26,7 +26,7 @@ def balance(connections: Connections, user: User) -> tuple[int | None, int]:
 
 
 def test_grants_add_up(connections: Connections, alice: User) -> None:
-    """One below zero takes some back; the ledger has each of them, debit and credit."""
+    """A negative grant takes some back; the ledger has each of them, debit and credit."""
     assert (None, 0) == balance(connections, alice)
     for amount, note in ((100, "paid"), (50, None), (-30, "a mistake")):
         grant(connections, alice, amount, note)

@@ -112,7 +112,7 @@ def test_a_report_reads_the_rows_of_its_period(
 def test_a_report_of_an_end_user_reads_its_rows(
     connections: Connections, org_id: UUID, report: str
 ) -> None:
-    """Its range of an index, of all the org's rows."""
+    """It reads a range of an index, not all the org's rows."""
     period = Period(since=now().replace(day=1), until=now(), end_user_id="nobody")
     ask = getattr(usage_reports, report)
 
@@ -135,7 +135,7 @@ def test_a_page_of_the_ledger(connections: Connections, org_id: UUID, deep: bool
 
 
 def test_a_claim_looks_for_limits_by_index(money: Money) -> None:
-    """One row of each, however many orgs have some: of new runs and of those that resume."""
+    """It reads one row of each, of new and of resumed runs, however many orgs have some."""
     stored, worker_id = money.stored, money.stored.worker()
     run_id = stored.create()
     with noted(stored.connections) as statements:
@@ -181,7 +181,7 @@ def test_a_look_before_a_run_is_created(money: Money) -> None:
 
 
 def test_the_first_look_at_an_end_user_reads_its_rows(money: Money) -> None:
-    """Of very many end users, each has a row in each month: none reads the runs of the others."""
+    """It reads no runs of others, although very many end users have a row in each month."""
     money.limit("10", scope="end_user")
     with noted(money.connections) as statements, money.connections.reading() as sql:
         budget_limits.check_open(

@@ -144,7 +144,7 @@ def test_a_persona_names_its_fallbacks(catalog: Catalog, stored: StoredRuns, org
 def test_the_orgs_default_falls_back_by_priority(
     catalog: Catalog, stored: StoredRuns, org: UUID
 ) -> None:
-    """The lowest first, those of one priority by age; without a priority never."""
+    """The lowest comes first, equal priorities by age; a model without one is never taken."""
     default = add_model(stored, is_default=True, priority=0)
     later, never, first, last = (
         add_model(stored, priority=priority) for priority in (5, None, 1, 5)

@@ -80,7 +80,7 @@ def test_what_is_new_elsewhere_is_found_at_once(
 def test_what_changed_elsewhere_is_seen_soon(
     catalog: Catalog, stored: StoredRuns, org: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When what was read is too old: another default, and a model that is gone."""
+    """It is seen when the copy is too old: another default, and a model that is gone."""
     monkeypatch.setattr(module, "CACHE_SECONDS", 0.2)
     own = add_model(stored, is_default=True)
     assert own == catalog.choose_route(org, None, BARE).id

@@ -295,7 +295,7 @@ def test_the_operator_may_allow_a_network(stored: StoredRuns) -> None:
 
 
 def test_what_another_org_has_is_not_there(stored: StoredRuns, other: StoredRuns) -> None:
-    """For every function, another org's objects do not exist."""
+    """Every function treats another org's objects as missing."""
     theirs = provider(other)
     their_model = model(other, theirs)
     mine = provider(stored)

@@ -143,7 +143,7 @@ def test_what_is_found_of_a_server_before_its_config_was_changed_is_dropped(
 
 
 def test_a_discovery_is_believed_for_five_minutes(connections: Connections, alice: User) -> None:
-    """One that was never made, or is older, is stale."""
+    """A discovery that is older, or was never made, is stale."""
     config = create(connections, alice)
 
     def is_stale() -> bool:

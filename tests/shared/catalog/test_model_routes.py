@@ -40,7 +40,7 @@ def test_a_route_is_there_when_its_settings_are(
 
 
 def test_the_scripted_route_has_the_contracts_prices() -> None:
-    """1 USD per million tokens in, 2 out, 0.1 from the cache."""
+    """It costs 1 USD per million tokens in, 2 out, 0.1 from the cache."""
     route = load(replace(BARE, scripted=True))["scripted"]
     usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000, cache_read_tokens=500_000)
 

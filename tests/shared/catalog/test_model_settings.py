@@ -87,7 +87,7 @@ def test_the_nearer_level_counts_for_each_name() -> None:
 
 
 def test_dropped_settings_may_be_fields_of_the_extra_body() -> None:
-    """Only the refused field of it goes."""
+    """Only the refused field of it is dropped."""
     settings = {"seed": 1, "extra_body": {"a": 1, "b": 2}}
 
     assert {"extra_body": {"b": 2}} == model_settings.without(settings, ["seed", "extra_body.a"])

@@ -70,7 +70,7 @@ def test_versions_that_are_no_numbers_sort_before_all_numbers() -> None:
     ],
 )
 def test_ids_have_one_form(text: str, fits: bool) -> None:
-    """A key, and perhaps a version of the same form."""
+    """An id is a key, and perhaps a version of the same form."""
     assert fits == (PERSONA_ID.fullmatch(text) is not None)
 
 
@@ -198,7 +198,9 @@ def test_all_wrong_fields_are_told_at_once() -> None:
 
 
 def test_a_star_requires_approval_of_every_tool() -> None:
-    """Whatever the persona has; a tool of an MCP server is not known before it runs."""
+    """It covers all tools that the persona has; a tool of an MCP server is not known before it
+    runs.
+    """
     assert frozenset({"*"}) == read("p", "1", {"require_approval": ["*"]}).require_approval
     assert (
         frozenset({"x"})

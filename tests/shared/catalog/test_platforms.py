@@ -91,7 +91,7 @@ def test_credentials_are_one_text() -> None:
     ],
 )
 def test_a_region_is_an_address(platform: str, region: str, host: str) -> None:
-    """Those of the SDKs."""
+    """Addresses are those of the SDKs."""
     route = Route(id="r", provider="anthropic", model="m", platform=platform, region=region)
 
     assert host == route.address

@@ -286,8 +286,8 @@ def test_every_status_but_2xx_is_a_failure(org: Org, status: int) -> None:
 
 
 def test_an_endpoint_with_many_deliveries_hides_no_other_one(org: Org) -> None:
-    """Of each endpoint a few are claimed at a time: fewer while some are in progress, one while it
-    fails.
+    """A few deliveries of each endpoint are claimed at a time: fewer while some are in progress,
+    one while it fails.
     """
     flooded, failing = org.endpoint("run.completed"), org.endpoint("run.failed")
     for _ in range(5):

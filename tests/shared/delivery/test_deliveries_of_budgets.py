@@ -65,7 +65,7 @@ def org(connections: Connections, alice: User) -> Iterator[Org]:
 
 
 def test_each_threshold_is_delivered_once(org: Org) -> None:
-    """At 80 % and at 100 % of a month's limit there is one message, however much follows."""
+    """One message is sent at 80 % and one at 100 % of a month's limit, however much follows."""
     org.limit("10")
     org.spend("7.99")
     assert [] == org.delivered()

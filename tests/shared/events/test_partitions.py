@@ -138,7 +138,7 @@ def test_bounds_are_ids_of_their_time() -> None:
 
 
 def test_the_next_partition_is_made_ahead(connections: Connections) -> None:
-    """One begins where the last one ends, when less than a whole one is left; once."""
+    """It begins where the last one ends, and is made once, when less than a whole one is left."""
     patient = with_retention(connections, 360)
     before = ends(connections)
 

@@ -32,7 +32,7 @@ def conversation(turns: int) -> list[bytes]:
 
 @given(st.lists(st.text(alphabet='ab{}\n"\0é', max_size=40), max_size=8))
 def test_any_bodies_are_read_as_they_were_sent(texts: list[str]) -> None:
-    """Whatever they have in common, and wherever one event ends and the next begins."""
+    """They may have anything in common, and events may end anywhere."""
     sent = [text.encode() for text in texts]
     encoder = Encoder()
     stored = [encoder.encode({"step": step}, body) for step, body in enumerate(sent)]
@@ -82,7 +82,7 @@ def test_files_are_shown_by_their_ids() -> None:
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 @pytest.mark.parametrize("text", ["", "a", 'Jane,"DE00"\n\0\t' * 9, "Grüße \U0001f600\n" * 9])
 def test_text_files_are_shown_by_their_ids(text: str, ensure_ascii: bool) -> None:
-    """With whichever escapes they were sent, and however short they are."""
+    """They may be sent with any escapes, and be of any length."""
     part = f'<file name="a.csv">\n{text}\n</file>'
     body = json.dumps(["<file", "Who?", part, "end"], ensure_ascii=ensure_ascii).encode()
     stored = Encoder().encode({}, body, [FileContent("f1", part, is_text=True)])
@@ -108,7 +108,7 @@ def test_many_files_take_one_pass() -> None:
 
 
 def test_what_is_too_long_is_only_counted() -> None:
-    """One body, or all of a run; later ones that need less room are stored."""
+    """This applies to one body and to all of a run; later ones that need less room are stored."""
     encoder, noise = Encoder(), random.Random(7)
     large = [noise.randbytes(MAX_BODY_BYTES - 5_000) for _ in range(3)]
     sent = [b"x" * (MAX_BODY_BYTES + 1), b"small", *large, large[1] + b"and more"]
@@ -134,7 +134,7 @@ def test_a_list_of_prompts_decodes_none() -> None:
 
 
 def test_a_body_is_read_without_the_others() -> None:
-    """Of a hundred long ones, the last takes the memory of one."""
+    """The last of a hundred long ones takes the memory of one."""
     noise = random.Random(7)
     first = noise.randbytes(250_000).hex().encode()
     encoder = Encoder()

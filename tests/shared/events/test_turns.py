@@ -100,7 +100,7 @@ def test_why_an_output_was_refused_is_part_of_its_turn() -> None:
 
 @pytest.mark.parametrize(("before", "shown"), [(0, []), (1, ["a "]), (2, ["a ", "b"])])
 def test_turns_before_a_number(before: int, shown: list[str]) -> None:
-    """Only those are kept, complete."""
+    """Only earlier turns are kept, complete."""
     turns = folded(*STEPS, before=before)
 
     assert folded(*STEPS).shown()[:before] == turns.shown()

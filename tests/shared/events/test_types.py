@@ -134,7 +134,7 @@ def test_what_is_optional_is_left_out() -> None:
 
 
 def test_usage_and_errors_are_objects() -> None:
-    """Nested as the contract says."""
+    """They are nested as the contract says."""
     usage = {
         "input_tokens": 6,
         "output_tokens": 5,

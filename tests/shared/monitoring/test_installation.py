@@ -56,7 +56,7 @@ def test_queues_are_ordered_by_the_longest_wait(
 
 
 def test_workers_are_alive_by_what_was_heard(stored: StoredRuns) -> None:
-    """One of the service by its heartbeats, an agent worker by its lease, each with its runs."""
+    """Heartbeats show one of the service, a lease shows an agent worker; each has its runs."""
     alive = stored.worker()
     stored.claim(stored.create(), alive)
     away = stored.worker(seen_at=ago(seconds=10))

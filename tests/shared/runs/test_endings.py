@@ -252,7 +252,7 @@ def rows_of(stored: StoredRuns, table: Table, claim: Claim) -> list[Row[Any]]:
 
 
 def test_each_has_its_own_outcome(stored: StoredRuns) -> None:
-    """One ends; one is being cancelled, one was taken over, and of those nothing is stored."""
+    """The ended one is stored; of the cancelled one and the one taken over nothing is."""
     good, unwanted, lost = (stored.claimed() for _ in range(3))
     stored.cancel(unwanted.run_id)
     stored.set(lost.run_id, fence=lost.fence + 1)

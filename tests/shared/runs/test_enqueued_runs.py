@@ -86,8 +86,8 @@ def test_it_does_what_is_done_for_one_request_alone(stored: StoredRuns, holder: 
 
 
 def test_in_an_idle_thread_the_run_is_queued_at_once(stored: StoredRuns) -> None:
-    """With the rows of a plain create, and a worker is notified; the second one of a thread is left
-    for another statement.
+    """It gets the rows of a plain create, and a worker is notified; the second one of a thread is
+    left for another statement.
     """
     plain, thread = BusyThread(stored), BusyThread(stored)
     for one in (plain, thread):
@@ -111,7 +111,7 @@ def test_in_an_idle_thread_the_run_is_queued_at_once(stored: StoredRuns) -> None
 
 @pytest.mark.parametrize("limits", [{}, {"org_concurrent_runs": 99, "org_queued_runs": 99}])
 def test_a_request_is_one_statement(stored: StoredRuns, limits: dict[str, int]) -> None:
-    """In an idle thread and in a busy one, with limits on runs and without."""
+    """This holds in an idle and in a busy thread, with limits on runs and without."""
     changed = replace(stored.connections.settings, **limits)  # type: ignore[arg-type]  # mypy checks no **
     of = replace(stored, connections=replace(stored.connections, settings=changed))
     creator, thread_id = RunCreator(of.connections, of.catalog()), of.thread()
@@ -126,7 +126,9 @@ def test_a_request_is_one_statement(stored: StoredRuns, limits: dict[str, int]) 
 
 
 def test_a_request_beyond_a_limit_is_refused(stored: StoredRuns) -> None:
-    """In a busy thread as in an idle one; those before it count, whatever their threads do."""
+    """A busy thread refuses it as an idle one does; runs before it count, whatever their threads
+    do.
+    """
     changed = replace(stored.connections.settings, org_concurrent_runs=3)
     of = replace(stored, connections=replace(stored.connections, settings=changed))
     busy, idle = of.thread(), of.thread()
@@ -219,7 +221,7 @@ def test_a_request_of_many_processes_has_a_place_of_its_own(stored: StoredRuns) 
 def test_it_is_the_table_that_says_who_waits(
     stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another rule for a state of the active run, another thing is done."""
+    """A changed rule for a state of the active run changes what is done."""
     thread = BusyThread(stored)
     thread.say("a")
     changed = tuple(

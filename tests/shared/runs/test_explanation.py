@@ -80,7 +80,7 @@ def test_a_refused_message_is_named(stored: StoredRuns, settings: Settings) -> N
 
 
 def test_a_queued_run_of_a_suspended_org_says_so(stored: StoredRuns) -> None:
-    """Whatever else it would wait for: no worker is alive here."""
+    """This comes before any other reason: here no worker is alive."""
     run_id = stored.create()
     with stored.connections.transaction() as tx:
         suspensions.suspend(tx, stored.actor.org_id, "Unpaid bills")
@@ -229,7 +229,7 @@ def test_the_last_call_of_a_run_names_its_limit(stored: StoredRuns) -> None:
 
 
 def test_calls_without_a_result_are_the_ones_that_run(stored: StoredRuns) -> None:
-    """Of a turn with two calls, the one whose result is there is not named; nor long arguments."""
+    """A turn's call that has a result is not named; nor are long arguments."""
     call = types.ToolCallRequested
     happened = (
         types.MessageCompleted("m", "", Usage()),
@@ -281,7 +281,7 @@ def test_a_cancel_that_is_under_way_is_named(stored: StoredRuns) -> None:
 
 @pytest.mark.parametrize("seconds", [9, None])
 def test_a_worker_that_is_not_heard_is_silent(stored: StoredRuns, seconds: float | None) -> None:
-    """With its row, when its lease ends; without it, the next sweep takes the run over."""
+    """Its row says when its lease ends; without the row, the next sweep takes the run over."""
     claim = stored.claimed(seen_at=ago(seconds=seconds or 0))
     if seconds is None:
         with stored.connections.transaction() as tx:
@@ -327,7 +327,7 @@ def test_an_end_names_its_cause(stored: StoredRuns) -> None:
 def test_questions_about_a_run_are_answered_by_indexes(
     stored: StoredRuns, alice: User, make_run: MakeRun
 ) -> None:
-    """Whatever the state of a run, no table that grows is read from end to end."""
+    """No table that grows is read from end to end, whatever the state of the run."""
     call = types.ToolCallRequested("call_1_1", "search", {})
     parent = stored.create(state=RunState.SUSPENDED, attempt=1, waiting_since=ago(seconds=1))
     waiting = {"state": RunState.PENDING, "position": FIRST_WAITING + 1}
@@ -358,7 +358,7 @@ def test_a_run_that_is_not_visible_is_not_found(
 
 
 def test_every_reason_is_met_by_a_test_and_documented() -> None:
-    """Here or in the whole service; and the reference says what each of them means."""
+    """Tests are here or of the whole service; and the reference says what each of them means."""
     root = Path(__file__).parents[3]
     tests = Path(__file__).read_text() + (root / ACCEPTANCE).read_text()
     reference = (root / "docs/reference/http-api.md").read_text()

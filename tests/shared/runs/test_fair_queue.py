@@ -238,7 +238,9 @@ def test_what_is_chosen_and_not_yet_claimed_is_not_chosen_again(
 def test_a_place_counts_what_starts_before_at_most(
     stored: StoredRuns, queue: Queue, alice: User, register: Register
 ) -> None:
-    """In turns, and not in the order of creation: more runs of one end user or org do not count."""
+    """Runs start in turns, not in the order of creation: more runs of one end user or org do not
+    count.
+    """
     mine = queue(alice, 3, end_user_id="a")
     queue(alice, 9, end_user_id="b")
     queue(alice, 1, end_user_id="c")

@@ -376,8 +376,8 @@ def test_the_life_of_runs_in_every_order(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In every order of people, workers, crashes and outages nothing is lost, duplicated or changed
-    after it was written.
+    """Nothing is lost, duplicated or changed after it was written, in every order of people,
+    workers, crashes and outages.
     """
     for module, constant in (
         (event_writer, "GATHER_SECONDS"),

@@ -44,7 +44,7 @@ def test_a_message_that_was_delivered_is_part_of_the_run(thread: BusyThread) -> 
 
 
 def test_a_message_that_no_step_took_becomes_a_run(thread: BusyThread) -> None:
-    """In the order in which all were accepted, under the id that the request got."""
+    """Runs keep the order in which messages were accepted, and the ids that requests got."""
     first = thread.say("a")
     claim = thread.claim(first.run_id)
     second, third, fourth = thread.say("b"), thread.say("c", "steer"), thread.say("d")

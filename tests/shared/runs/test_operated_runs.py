@@ -74,7 +74,7 @@ def test_a_run_of_a_worker_without_a_lease_is_taken_once(stored: StoredRuns) -> 
 
 
 def test_a_queued_run_is_announced_again(stored: StoredRuns) -> None:
-    """However often: nothing but a message comes of it."""
+    """Nothing but a message comes of it, however often."""
     run_id = stored.create()
     before = dict(stored.row(run_id))
 
@@ -114,7 +114,7 @@ def test_a_cancel_that_nobody_carries_out_is_carried_out(stored: StoredRuns) -> 
 
 
 def test_a_cancel_names_the_operator(stored: StoredRuns) -> None:
-    """Whether or not a worker holds the run; a second cancel finds nothing to do."""
+    """A worker may hold the run or not; a second cancel finds nothing to do."""
     by = new_id()
     queued = stored.create()
     with stored.connections.transaction() as tx:

@@ -84,7 +84,7 @@ def test_runs_are_seen_as_their_thread_is(stored: StoredRuns, bob: Actor) -> Non
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 200])
 def test_pages_are_one_list_of_what_is_seen(stored: StoredRuns, bob: Actor, limit: int) -> None:
-    """Newest first, public and private ones among each other, each exactly once."""
+    """Public and private ones are listed newest first, among each other, each exactly once."""
     private, public = stored.thread(), stored.thread()
     change(stored, private, is_private=True)
     states = [RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED]

@@ -205,7 +205,7 @@ def test_a_partition_that_somebody_reads_is_dropped_later(past: Past) -> None:
 
 @pytest.mark.parametrize("orgs", ["", "*"])
 def test_a_partition_with_a_run_cannot_be_dropped(past: Past, orgs: str) -> None:
-    """Whatever asks for it, and whether it could see the run or not."""
+    """The statement is refused, whether its role could see the run or not."""
     run_id = past.run(created=110, ended=80)
     walled = walls.put_up(past.stored.connections.settings.database_url)
     drop = "SELECT drop_run_events_partition(%s)"

@@ -104,7 +104,7 @@ def test_a_key_has_a_limit_of_its_own(limited: Limited) -> None:
 def test_a_run_counts_until_it_ends(
     limited: Limited, make_run: Callable[..., UUID], alice: User, state: RunState
 ) -> None:
-    """In each state; its end makes room."""
+    """Each state counts; the end makes room."""
     of = limited(org_concurrent_runs=1)
     make_run(alice, str(of.thread()), state)
     assert refusal(of, wanted(of)) is not None
@@ -190,7 +190,7 @@ def test_a_retry_counts(limited: Limited) -> None:
 def test_of_a_group_each_run_counts_for_those_behind_it(
     limited: Limited, connections: Connections, register: Callable[..., User]
 ) -> None:
-    """In one statement, by the limits of each; those that are refused do not count."""
+    """One statement applies the limits of each; refused runs do not count."""
     of = limited()
     other = StoredRuns.of(connections, register()).actor
     limits = OrgLimits(key_concurrent_runs=2, org_concurrent_runs=4, org_queued_runs=9)
@@ -216,7 +216,7 @@ def test_of_a_group_each_run_counts_for_those_behind_it(
 
 
 def test_creating_within_limits_is_one_statement(limited: Limited) -> None:
-    """Without a round trip more than without limits."""
+    """It takes no more round trips than without limits."""
     of = limited(org_concurrent_runs=9, key_concurrent_runs=9, org_queued_runs=9)
     creator = RunCreator(of.connections, of.catalog())
     creator(wanted(of))

@@ -97,7 +97,7 @@ def test_many_runs_are_counted_once_a_second(limited: Limited) -> None:
 
 
 def test_of_few_runs_no_count_is_kept(limited: Limited) -> None:
-    """To count them costs less than to write down how many they are."""
+    """Counting them costs less than writing down how many they are."""
     of = limited(org_concurrent_runs=700)
     copy(of, 400)
     assert refusal(of, wanted(of)) is None
@@ -142,7 +142,7 @@ def test_room_is_found_when_runs_have_ended(limited: Limited) -> None:
 
 
 def test_a_group_that_is_counted_again_is_counted_as_a_whole(limited: Limited) -> None:
-    """Those before the one that the kept count had no room for count once."""
+    """Runs before the one that exceeded the kept count are counted once."""
     of = limited(org_concurrent_runs=603)
     copy(of, 598)
     assert refusal(of, wanted(of)) is None

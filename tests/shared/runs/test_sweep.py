@@ -78,7 +78,7 @@ def test_a_run_of_a_worker_that_nobody_knows_is_lost(stored: StoredRuns) -> None
 
 
 def test_a_living_workers_run_is_left_alone(stored: StoredRuns) -> None:
-    """Seen within a lease and a heartbeat."""
+    """It was seen within a lease and a heartbeat."""
     claim = stored.claimed(seen_at=ago(seconds=1))
     before = stored.row(claim.run_id)
 

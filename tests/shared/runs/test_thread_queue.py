@@ -53,7 +53,7 @@ def test_each_request_is_refused_or_its_message_is_in_one_place() -> None:
 
 
 def test_a_run_that_waits_for_an_active_one_flags_it() -> None:
-    """Whatever waits for the active run is seen by the end of that run."""
+    """The end of the active run sees everything that waits for it."""
     waits = {Effect.PEND_LAST, Effect.PEND_FIRST, Effect.OFFER}
     for holder, *case, rule in _creates():
         if holder is not Holder.NONE and waits & set(rule.effects):

@@ -109,7 +109,7 @@ def test_every_kind_of_end_starts_the_next_run(
 
 
 def test_no_end_overlooks_a_run_that_comes_at_the_same_moment(stored: StoredRuns) -> None:
-    """Of an end and a request at once, one comes first; either way the new run is started."""
+    """One of the two comes first, and the new run is started either way."""
     busy = [BusyThread(stored) for _ in range(12)]
     endings = [completed(thread.claim(thread.say("a").run_id)) for thread in busy]
 

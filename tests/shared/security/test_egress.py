@@ -223,7 +223,7 @@ def test_one_forbidden_address_refuses_the_name(
 
 
 def test_the_setting_that_would_allow_it_is_told() -> None:
-    """That of the policy, since there is one for the model's fetches, and one for the rest."""
+    """The policy names it, since there is one for the model's fetches and one for the rest."""
     for_fetches = egress.Policy.of(["10.0.0.0/8"], egress.FETCH_ALLOWED_NETWORKS)
 
     with pytest.raises(Refused, match=" with ARKLOOP_FETCH_ALLOWED_NETWORKS.$"):

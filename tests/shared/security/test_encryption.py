@@ -51,7 +51,7 @@ def test_it_opens_for_its_org_and_purpose_alone() -> None:
 
 
 def test_a_single_changed_bit_is_noticed() -> None:
-    """Anywhere: version, key id, nonce, text, tag."""
+    """It may be anywhere: version, key id, nonce, text, tag."""
     sealed = seal("secret")
     for place in range(len(sealed)):
         for bit in range(8):

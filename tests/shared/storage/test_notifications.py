@@ -48,7 +48,7 @@ def receivers() -> None:
 def test_notifications_of_one_class_that_follow_each_other_go_together(
     connections: Connections,
 ) -> None:
-    """Those that come while the first is being sent are grouped, and all stay in order."""
+    """Notifications that arrive while the first is sent are grouped, and all stay in order."""
     send = NotificationSender()
     send(connections, First(0))
     eventually(lambda: First.got == [[0]])

@@ -61,7 +61,7 @@ def test_a_slow_statement_is_no_outage(limited: Connections) -> None:
 def test_while_a_server_is_silent_callers_are_told_at_once(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """One of them waits for it; none of the others, however many there are."""
+    """One of them waits for it; the others do not, however many there are."""
     path = tmp_path / ".s.PGSQL.5432"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))

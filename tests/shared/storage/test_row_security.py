@@ -216,7 +216,7 @@ def test_connections_are_those_of_an_org_for_one_block(walled: Walled, behind: C
 
 
 def test_an_error_takes_nothing_along(walled: Walled, behind: Connections) -> None:
-    """Whatever ends a block, the next one is as narrow as it asks for."""
+    """The block after an error is as narrow as it asks for."""
     for broken in ("SELECT 1/0", "SELECT no_column FROM threads"):
         for block in (behind.of(walled.ours).reading, behind.of(walled.ours).transaction):
             with pytest.raises(Exception, match="division|no_column"), block() as opened:

@@ -105,7 +105,7 @@ def test_a_last_call_has_less_of_the_conversation(most: int, expected: str) -> N
 
 
 def test_there_is_a_last_call_for_a_token() -> None:
-    """Only if not even one can be paid there is none."""
+    """There is none only if not even one token can be paid."""
     least = affordable(LAST, cost, Decimal(2000))
     assert least is not None
     tokens = cost(least) - (least.max_output_tokens or 0)

@@ -99,7 +99,7 @@ def test_an_unclear_reply_is_asked_again_and_the_third_denies() -> None:
 
 
 def test_the_model_sees_the_arguments_that_were_used() -> None:
-    """In this run and in later ones, which read the same events."""
+    """It sees them in this run and in later ones, which read the same events."""
     agent = careful()
     edited = turn({"decision": "edit", "arguments": {"expression": "1+1"}})
 

@@ -65,7 +65,7 @@ def test_time_for_the_last_call_is_left_of_a_call_that_still_thinks() -> None:
 
 
 def test_the_last_call_has_connections_of_its_own() -> None:
-    """Those of a call that was interrupted are cut for good."""
+    """Connections of a call that was interrupted are cut for good."""
     context = RecordedRun()
 
     def silent(client: socket.socket) -> None:

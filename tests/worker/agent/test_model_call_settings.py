@@ -49,7 +49,7 @@ def dropped(context: RecordedRun) -> list[Event]:
 
 
 def test_the_personas_setting_counts_before_the_routes() -> None:
-    """Each setting for itself."""
+    """This is decided for each setting by itself."""
     vendor = Vendor()
     agent = agent_for({"say": "x"}, model_settings={"temperature": 0.5})
 
@@ -71,7 +71,7 @@ def test_a_setting_that_the_api_lacks_is_reported_once() -> None:
 
 
 def test_a_refused_setting_is_dropped_for_the_rest_of_the_run() -> None:
-    """One refused request for each; a refused field takes nothing else of `extra_body` with it."""
+    """Each costs one refused request; a refused field takes nothing else of `extra_body` along."""
     vendor, context = Vendor("temperature", "extra_body.b"), RecordedRun()
     settings = {"temperature": 1.0, "extra_body": {"a": 1, "b": 2}}
 

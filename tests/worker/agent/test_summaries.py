@@ -59,7 +59,7 @@ def of_type(context: RecordedRun, kind: type) -> list[Any]:
 
 
 def test_what_is_omitted_is_summarized() -> None:
-    """One call with the beginning of what was sent makes the summary that the answer needs."""
+    """A call with the omitted beginning makes the summary that the answer needs."""
     model = Summarizing()
     context = RecordedRun()
 

@@ -43,7 +43,7 @@ def test_progress_is_written_while_the_run_waits_for_another_call() -> None:
 
 
 def test_many_reports_are_few_events_and_none_follows_the_result() -> None:
-    """Of the reports within half a second the last is written, and one after the result is not."""
+    """The last report of each half second is written, and none after the result."""
     context, infos = RecordedRun(), []
 
     @tool(idempotent=True)

@@ -106,7 +106,7 @@ def work(number):
 
 
 def test_who_has_many_pieces_to_do_is_no_longer_than_one_in_the_way() -> None:
-    """In greenlets, too, where a lock goes to who asks for it again at once."""
+    """This holds in greenlets, too, where a lock goes to its last holder, if that asks again."""
     program = f"COUNT = 2\n{HEAD}{MANY}{TAIL}print(sum(a != b for a, b in zip(order, order[1:])))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 

@@ -92,9 +92,7 @@ def test_who_waits_is_woken() -> None:
 
 
 def test_a_block_is_aborted_and_fails_with_the_reason() -> None:
-    """Whatever fails inside because of the abort, such as a closed connection, turns into the
-    reason.
-    """
+    """An error that the abort causes inside, such as a closed connection, turns into the reason."""
     stop = StopSignal()
     aborted = threading.Event()
     threading.Timer(0.02, stop.set, [CancelRequested()]).start()

@@ -48,7 +48,7 @@ def store(connections: Connections, server: Server, grant: dict[str, object]) ->
 def test_a_grant_that_another_worker_gets_meanwhile_is_used(
     connections: Connections, server: Server
 ) -> None:
-    """Of two workers that refresh the same token one may fail; nobody is asked for that."""
+    """One of two workers that refresh the same token may fail; no person is asked for that."""
     store(connections, server, GRANT)
     used: list[object] = []
 

@@ -58,7 +58,7 @@ def test_the_sidecar_does_not_have_the_settings(odd: Odd) -> None:
 
 
 def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
-    """`isError` and JSON-RPC errors alike, without the data for machines."""
+    """`isError` and JSON-RPC errors are read alike, without the data for machines."""
     with pytest.raises(McpFailed, match=r"^I would rather not\.$"):
         odd.call("refuse")
     with pytest.raises(McpFailed, match=r"^The server responded with an error: It broke\.$"):

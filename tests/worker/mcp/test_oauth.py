@@ -255,7 +255,7 @@ def test_a_client_of_the_admins_is_not_registered() -> None:
 
 
 def test_an_authorization_server_inside_is_not_connected_to() -> None:
-    """Whatever a resource names, each connection is checked as those to the resource are."""
+    """Each connection is checked as those to the resource are, whatever the resource names."""
     listening = [socket.create_server((host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
     (_, port), (_, inside) = (one.getsockname() for one in listening)
 

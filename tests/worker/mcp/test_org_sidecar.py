@@ -147,7 +147,9 @@ def test_a_sidecar_that_nobody_uses_is_ended() -> None:
 
 
 def test_the_org_that_has_used_its_sidecar_least_recently_makes_room() -> None:
-    """One with a call under way does not: if all have, the newcomer is refused with the reason."""
+    """A sidecar with a call under way stays: if all have one, the newcomer is refused with the
+    reason.
+    """
     released = threading.Event()
     with ExitStack() as stack:
         client = stack.enter_context(client_of(max_orgs=2))

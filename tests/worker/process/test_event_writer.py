@@ -117,7 +117,7 @@ def test_a_run_that_was_taken_over_is_told_to_stop(stored: StoredRuns, log_of: L
 
 
 def test_a_run_that_has_ended_is_told_to_stop(stored: StoredRuns, log_of: LogOf) -> None:
-    """Nothing comes after a terminal event, with the right fence neither."""
+    """Nothing comes after a terminal event, not even with the right fence."""
     claim = stored.claimed()
     stored.finish(claim)
     log = log_of(claim)
@@ -128,7 +128,7 @@ def test_a_run_that_has_ended_is_told_to_stop(stored: StoredRuns, log_of: LogOf)
 
 
 def test_a_cancel_comes_back_with_the_commit(stored: StoredRuns, log_of: LogOf) -> None:
-    """A worker that missed every signal of Redis hears of it all the same."""
+    """A worker that missed every signal of Redis is notified all the same."""
     claim = stored.claimed()
     stored.cancel(claim.run_id)
     log = log_of(claim)

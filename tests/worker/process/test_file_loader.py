@@ -102,7 +102,7 @@ def test_runs_wait_for_the_memory_of_their_files(
 def test_a_storage_that_fails_fails_the_run(
     stored: StoredRuns, alice: User, connections: Connections
 ) -> None:
-    """With a code of its own, and retryable: the file is there when the storage is."""
+    """The error has a code of its own and is retryable: the file is there when the storage is."""
     part = image(connections, alice, png())
     loader = loader_of(connections)
     file = Path(connections.settings.files_dir, str(alice.org_id), str(part.file_id))

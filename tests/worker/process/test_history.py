@@ -146,7 +146,7 @@ def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
 
 
 def test_reading_begins_at_the_truncation_point(stored: StoredRuns, monkeypatch: Any) -> None:
-    """In the middle of a run its question is read as well, and of its turns the later ones."""
+    """A run that is read from its middle keeps its question, and its later turns."""
     thread_id = stored.thread()
     for number in (1, 2, 3):
         round_of(stored, thread_id, number)

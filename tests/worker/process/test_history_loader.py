@@ -196,7 +196,7 @@ def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
 def test_many_runs_of_one_org_wait_for_no_memory_that_they_do_not_need(
     stored: StoredRuns, connections: Connections
 ) -> None:
-    """Of an org's runs one at a time reserves the most memory that a history may need, so that many
+    """One run of an org at a time reserves the most memory that a history may need, so that many
     small ones do not wait.
     """
     loader = HistoryLoader(connections)

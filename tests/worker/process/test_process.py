@@ -13,7 +13,7 @@ from arkloop.worker.process.process import ActiveRun, landing_seconds
     ("timeout", "reserved"), [(1, 0.2), (60, 12), (300, 60), (900, 60), (86_400, 60)]
 )
 def test_a_part_of_the_time_is_for_the_last_call(timeout: float, reserved: float) -> None:
-    """A fifth of it, and at most a minute."""
+    """It is a fifth, and at most a minute."""
     assert reserved == landing_seconds(timeout)
 
 

@@ -65,7 +65,7 @@ def log() -> Log:
 def test_the_first_text_goes_at_once_and_the_rest_is_gathered(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One event for the first piece, one for all that came within the next moment."""
+    """One event has the first piece, one has all that came within the next moment."""
     now = 100.0
     monkeypatch.setattr(
         run_log, "time", SimpleNamespace(monotonic=lambda: now, sleep=lambda _: None)
@@ -221,7 +221,7 @@ def test_withdrawn_events_that_were_not_stored_leave_no_hole(log: Log) -> None:
 
 @pytest.mark.parametrize("numbered", [True, False])
 def test_void_text_is_named_if_anybody_can_have_seen_it(log: Log, numbered: bool) -> None:
-    """From the first event of the turn; what was not numbered yet is just dropped."""
+    """It is named from the first event of the turn; text without a number yet is just dropped."""
     log.add_text(MessageDelta, "a")
     if numbered:
         log.commit()

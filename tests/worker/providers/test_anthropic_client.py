@@ -182,7 +182,7 @@ def test_bedrocks_words_for_a_request_that_is_too_long() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_frames_are_passed_on_in_any_pieces(size: int) -> None:
-    """Whatever the network makes of them."""
+    """The network may split them anywhere."""
     data = frame({"bytes": "x" * 500}) * 3
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 

@@ -213,7 +213,7 @@ def test_the_output_is_always_limited(model: str, limit: int | None, expected: i
 def test_the_models_own_limit_is_lowered_to_what_the_context_leaves(
     model: str, limit: int | None, room: int, expected: int
 ) -> None:
-    """One of persona or route is not: what was sent was fitted for it."""
+    """A limit of persona or route is not: the request was fitted for it."""
     body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit, remaining_tokens=room)
 
     assert expected == body["max_tokens"]

@@ -89,7 +89,7 @@ def test_it_streams_and_reports_its_usage() -> None:
 
 
 def test_it_translates_settings() -> None:
-    """Those that it names, and the limit of the output, are Ollama's options."""
+    """Settings that it names, and the limit of the output, are Ollama's options."""
     settings = {"temperature": 0.5, "stop": ["END"]}
     with vendor(lines("x")) as fake:
         call(fake.url, request=replace(REQUEST, settings=settings, max_output_tokens=9))

@@ -262,7 +262,7 @@ BILLS: dict[str, tuple[str, str, dict[str, Any], str, float]] = {
 def test_a_call_costs_what_the_vendors_price_list_says(
     base_url: str, model: str, reported: dict[str, Any], clock: str, micro_usd: float
 ) -> None:
-    """From the report in the vendor's own form to the cost, by hand."""
+    """The cost is computed by hand from the report in the vendor's own form."""
     prices, usage = known("openai", model, base_url), read(base_url, reported)
     assert prices and usage
     hour, minute = map(int, clock.split(":"))

@@ -46,7 +46,7 @@ def end_of(chunks: list[Chunk]) -> TurnEnd:
 
 @pytest.mark.parametrize("message", ["Hello you", '{"a": 1}', "[1]", "{", "", "  two  spaces "])
 def test_a_message_that_is_no_script_is_repeated(message: str) -> None:
-    """`You said: …`, one word a delta."""
+    """The answer is `You said: …`, one word a delta."""
     chunks = list(ScriptedProvider().stream(request("before", message), StopSignal()))
 
     assert f"You said: {message}" == text_of(chunks)
@@ -85,7 +85,7 @@ def test_say_streams_word_by_word() -> None:
 
 
 def test_say_can_be_repeated() -> None:
-    """The whole text as one delta, as often as wanted."""
+    """Each delta is the whole text, as often as requested."""
     assert [TextDelta("a b ")] * 3 == play({"say": "a b ", "repeat": 3})[:-1]
 
 
@@ -97,7 +97,7 @@ def test_think_streams_reasoning() -> None:
 
 
 def test_count_numbers_and_dates_its_deltas() -> None:
-    """`<i>:<unix time> `, paced by the clock."""
+    """Each delta is `<i>:<unix time> `, paced by the clock."""
     began = time.time()
     chunks = play({"count": 5, "delay_ms": 20})
     numbers, times = zip(*(word.split(":") for word in text_of(chunks).split()), strict=True)
@@ -109,7 +109,7 @@ def test_count_numbers_and_dates_its_deltas() -> None:
 
 
 def test_delays_lie_between_the_words() -> None:
-    """`delay_ms` after each of them."""
+    """The model waits `delay_ms` after each of them."""
     began = time.monotonic()
     play({"say": "a b c", "delay_ms": 20})
 
@@ -157,7 +157,7 @@ def test_the_last_message_of_the_user_has_the_script() -> None:
 
 
 def test_one_word_is_one_token() -> None:
-    """Input: the words of all messages and of the prompt; output: text and reasoning."""
+    """Input counts words of all messages and the prompt; output counts text and reasoning."""
     asked = request(
         '{"script": [{"say": "a b"}, {"think": "c"}]}',
         AssistantMessage("d e"),

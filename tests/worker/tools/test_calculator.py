@@ -41,7 +41,7 @@ def calculate(expression: str) -> str:
     ],
 )
 def test_arithmetic(expression: str, value: str) -> None:
-    """Operators with their usual precedence, and a few functions."""
+    """Operators have their usual precedence, and a few functions exist."""
     assert value == calculate(expression)
 
 

@@ -34,7 +34,7 @@ def _read() -> Any:
 
 
 def test_every_character_can_be_read(read: Any) -> None:
-    """From where the last call has ended, each within what the model sees of a result."""
+    """A call continues where the last one ended, within what the model sees of a result."""
     offset, found = 0, ""
     while offset < len(TEXT):
         head, _, part = read(offset=offset, limit=50_000).partition("]\n")
@@ -76,7 +76,7 @@ def test_a_wrong_call_is_explained(read: Any, arguments: dict[str, Any], why: st
 
 
 def test_no_pattern_takes_long(read: Any) -> None:
-    """Those that make a backtracking matcher hang are matched in linear time."""
+    """Patterns that make a backtracking matcher hang are matched in linear time."""
     began = time.monotonic()
 
     for pattern in (r"(\w+\s*)+$", r"((l|li|lin)*)*z", "(.*)*.*q{500}", "x*"):

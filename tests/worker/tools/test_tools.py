@@ -295,7 +295,7 @@ def test_the_example_of_the_page_is_a_tool(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
-    """The table of tools, and the one of `http_fetch`."""
+    """The tables of tools and of `http_fetch` are checked."""
     page = PAGE.read_text()
     for name in tools.names():
         own = "`" + name + "` | "
@@ -362,7 +362,7 @@ def test_current_time_is_a_time_of_the_wire() -> None:
 
 
 def test_append_line_leaves_a_trace(tmp_path: Path) -> None:
-    """One line a call; a path that cannot be written is reported to the model."""
+    """It writes one line a call; a path that cannot be written is reported to the model."""
     append_line = tools.load(["append_line"])["append_line"]
     path = str(tmp_path / "lines")
 

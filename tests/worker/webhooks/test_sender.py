@@ -176,7 +176,7 @@ def test_an_unreachable_receiver_is_a_failure(hook: Made) -> None:
 
 
 def test_a_flood_is_not_read(hook: Made) -> None:
-    """Of an endless response a few kilobytes are read, and its status counts."""
+    """A few kilobytes of an endless response are read, and its status counts."""
     sent = 0
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -47,7 +47,7 @@ def sql(connections: Connections) -> Iterator[Connection]:
 
 @pytest.mark.parametrize("query", [COLUMNS, INDEXES, CONSTRAINTS, STORAGE])
 def test_the_migrations_make_the_tables(sql: Connection, query: str) -> None:
-    """Columns and defaults, indexes and conditions, keys, storage settings; and nothing else."""
+    """Columns, defaults, indexes, conditions, keys and storage settings are the same."""
 
     def described(schema: str) -> set[tuple[str, ...]]:
         rows = sql.execute(text(query), {"schema": schema})
