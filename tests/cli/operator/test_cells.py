@@ -79,7 +79,7 @@ def contents(connections: Connections, org_id: UUID) -> dict[str, list[str]]:
 def test_a_copy_has_all_rows_of_the_org_and_no_others(
     run: Run, connections: Connections, target: Connections, org_id: UUID
 ) -> None:
-    """Of each table that is copied; no trigger adds a delivery of an event that is copied."""
+    """Each table is copied; no trigger adds a delivery of an event that is copied."""
     done = run("copy")
 
     assert 0 == done.exit_code, done.output
@@ -231,7 +231,7 @@ def test_a_login_that_another_user_has_is_refused(
 def test_a_user_who_is_there_keeps_their_password(
     run: Run, connections: Connections, target: Connections, org_id: UUID
 ) -> None:
-    """A user of two orgs came with the first one."""
+    """A user of two orgs was copied with the first one."""
     with connections.reading() as sql:
         user = sql.execute(
             text(
