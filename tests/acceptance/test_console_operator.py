@@ -224,6 +224,45 @@ def test_pages_of_operators_are_accessible(context: BrowserContext, operator: Ca
     assert {address: [] for address in found} == found
 
 
+def test_an_org_is_suspended_and_resumed(
+    context: BrowserContext, system: System, operator: Caller
+) -> None:
+    """With a reason, after a question, and found again though nothing is executed for it; the
+    operator's own org offers no button.
+    """
+    user = system.caller()
+    busy, own = (
+        caller.run({"count": 2_000, "delay_ms": 50}, route_id="scripted")
+        for caller in (user, operator)
+    )
+    page = signed_in(context, operator, "/queues")
+    row, own_row = (
+        page.get_by_role("row").filter(has_text=f"…{str(caller.org_id)[-8:]}")
+        for caller in (user, operator)
+    )
+    row.get_by_role("button", name="Suspend").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Suspend")).to_be_disabled()
+    dialog.get_by_label("Reason").fill("Unpaid bills")
+    dialog.get_by_role("button", name="Suspend").click()
+    expect(page.get_by_text("is suspended.")).to_be_visible()
+    eventually(lambda: 401 == user.http.get("/v1/me").status_code)
+    expect(row).to_contain_text("suspended")
+    expect(row.get_by_role("cell").nth(4)).to_have_text("0")  # its run is cancelled
+    expect(own_row).to_have_count(1)
+    expect(own_row.get_by_role("button")).to_have_count(0)
+
+    row.get_by_role("button", name="Resume").click()
+    dialog.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("is resumed; its queued runs start.")).to_be_visible()
+    eventually(lambda: 200 == user.http.get("/v1/me").status_code)
+    expect(row).to_have_count(0)  # it has no run any more
+    assert "cancelled" == user.get_run(busy)["status"]
+    actions = [entry["action"] for entry in user.get("/v1/audit-logs", limit=3)]
+    assert {"org.suspended", "org.resumed"} <= {*actions}
+    operator.cancel(own)
+
+
 def test_the_key_of_a_suspended_org_is_kept(context: BrowserContext, system: System) -> None:
     """The page says why it is refused, and after the org is resumed a reload uses it again."""
     user = system.caller()

@@ -1,5 +1,5 @@
 -- Count the runs of each org that have not ended, by state. The org whose run has waited for a worker
--- longest comes first.
+-- longest comes first; suspended orgs are there without any run, too, for they are to be found.
 SELECT o.id AS org_id, o.name, o.slug, coalesce(s.weight, 1) AS weight, o.suspended_at, u.*
 FROM (
     SELECT org_id,
@@ -11,6 +11,10 @@ FROM (
         count(*) FILTER (WHERE state IN ('waiting', 'suspended')) AS waiting,
         count(*) FILTER (WHERE state IN ('pending', 'scheduled')) AS not_yet_due
     FROM runs WHERE ended_at IS NULL AND org_id IS NOT NULL GROUP BY org_id
+    UNION ALL
+    SELECT id, 0, NULL, 0, NULL, 0, 0, 0 FROM orgs o
+    WHERE suspended_at IS NOT NULL
+        AND NOT EXISTS (SELECT FROM runs r WHERE r.org_id = o.id AND r.ended_at IS NULL)
 ) AS u
 JOIN orgs o ON o.id = u.org_id LEFT JOIN org_settings s ON s.org_id = u.org_id
 ORDER BY u.oldest_queued_at NULLS LAST, u.queued DESC, u.executing DESC, u.org_id LIMIT %(limit)s

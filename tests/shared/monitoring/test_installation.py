@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from arkloop.shared.accounts import suspensions
 from arkloop.shared.ids import new_id
 from arkloop.shared.monitoring import installation
 from arkloop.shared.runs.states import RunState
@@ -37,8 +38,12 @@ def stuck(connections: Connections, **seconds: int) -> list[tuple[UUID, str]]:
 def test_queues_are_ordered_by_the_longest_wait(
     connections: Connections, alice: User, register: Register, make_run: MakeRun
 ) -> None:
-    """Each org has its counts by state; one without a run that has not ended is not there."""
-    bob, idle = register(), register()
+    """Each org has its counts by state; one without a run that has not ended is not there, unless
+    it is suspended.
+    """
+    bob, idle, suspended = register(), register(), register()
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, suspended.org_id, "Unpaid bills")
     make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=10))
     make_run(alice, alice.thread(), RunState.QUEUED, agent="shop")
     make_run(alice, alice.thread(), RunState.WAITING)
@@ -50,9 +55,11 @@ def test_queues_are_ordered_by_the_longest_wait(
         rows = installation.queues(sql)
 
     counts = ("queued", "queued_for_agents", "executing", "waiting", "not_yet_due")
-    assert [(bob.org_id, (1, 0, 1, 0, 0)), (alice.org_id, (1, 1, 0, 1, 0))] == [
-        (row.org_id, tuple(row._mapping[name] for name in counts)) for row in rows
-    ]
+    assert [
+        (bob.org_id, (1, 0, 1, 0, 0)),
+        (alice.org_id, (1, 1, 0, 1, 0)),
+        (suspended.org_id, (0, 0, 0, 0, 0)),
+    ] == [(row.org_id, tuple(row._mapping[name] for name in counts)) for row in rows]
 
 
 def test_workers_are_alive_by_what_was_heard(stored: StoredRuns) -> None:

@@ -2,6 +2,7 @@
 import { get } from "../lib/api.js"
 import { count, duration } from "../lib/format.js"
 import { html } from "../lib/html.js"
+import { Suspended, useOrgActions } from "../operator/orgs.js"
 import { Failed, Name, Section, Table } from "../settings/parts.js"
 import { Button, Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
@@ -9,6 +10,7 @@ const CLASSES = ["1", "2-10", "11-100", "101+"]
 
 export function Page() {
   const { data, error, reload } = useRead((signal) => get("operator/queues", {}, signal), [])
+  const { cell, note, dialogs } = useOrgActions(reload)
   useInterval(reload, 5_000, [])
   if (data === null) return html`<${Head} title="Queues" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const sum = (/** @type {string} */ name) => data.orgs.reduce((/** @type {number} */ all, /** @type {any} */ org) => all + org[name], 0)
@@ -25,6 +27,7 @@ export function Page() {
     <div class="page">
       <p class="lead">Runs of all organizations that have not ended. It is read again every 5 seconds.</p>
       <${Problem} error=${error} onRetry=${reload} />
+      ${note}
       <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
       <${Section} title="By class" about="Organizations by their number of queued runs. While turns work, small organizations do not wait behind a flood.">
         <${Table} label="Queue by class" id=${(/** @type {any} */ row) => row.queued_per_org} rows=${CLASSES.map((name) => byClass(data.classes, name))} columns=${[
@@ -34,9 +37,10 @@ export function Page() {
           { title: "Oldest waits for", class: "number", cell: (/** @type {any} */ row) => row.runs ? duration(row.oldest_seconds * 1000) : "–" },
         ]} />
         <p class="faint">Measured <${Time} at=${data.measured_at} />.</p></${Section}>
-      <${Section} title="By organization" about="The longest wait for a worker comes first.">
+      <${Section} title="By organization" about="The longest wait for a worker comes first. Suspended organizations are listed without runs, too.">
         ${data.orgs.length === 0 ? html`<${Empty} icon="runs" title="Nothing is going on"><p>No run is queued, executed or waiting.</p></${Empty}>` : html`<${Table} label="Queue by organization"
-          id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${COLUMNS} />`}</${Section}>
+          id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${columns(cell)} />`}</${Section}>
+      ${dialogs}
     </div>`
 }
 
@@ -44,13 +48,14 @@ export function Page() {
 const byClass = (classes, name) => classes.find((one) => one.queued_per_org === name)
   ?? { queued_per_org: name, orgs: 0, runs: 0, oldest_seconds: 0 }
 
-/** @type {import("../settings/parts.js").Column[]} */
-const COLUMNS = [
-  { title: "Organization", isTitle: true, cell: (row) => html`<${Name} text=${row.name} /><span class="sub">${row.slug ?? `…${row.org_id.slice(-8)}`}${row.weight > 1 ? ` · weight ${row.weight}` : ""}</span>` },
+/** @param {(row: any) => any} actions @returns {import("../settings/parts.js").Column[]} */
+const columns = (actions) => [
+  { title: "Organization", isTitle: true, cell: (row) => html`<${Name} text=${row.name} /><span class="sub">${row.slug ?? `…${row.org_id.slice(-8)}`}${row.weight > 1 ? ` · weight ${row.weight}` : ""}</span><${Suspended} org=${row} />` },
   { title: "Queued", class: "number", cell: (row) => count(row.queued) },
   { title: "Oldest", class: "nowrap", cell: (row) => html`<${Time} at=${row.oldest_queued_at} />` },
   { title: "For agents", class: "number", cell: (row) => count(row.queued_for_agents) },
   { title: "Executing", class: "number", cell: (row) => count(row.executing) },
   { title: "Waiting", class: "number", cell: (row) => count(row.waiting) },
   { title: "Not yet due", class: "number", cell: (row) => count(row.not_yet_due) },
+  { title: "Actions", isHidden: true, cell: actions },
 ]

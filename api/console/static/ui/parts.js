@@ -23,7 +23,7 @@ const TONES = {
   completed: "good", failed: "bad", cancelled: "mute", running: "live", waiting_for_input: "warn", queued: "mute",
   executing: "live", waiting: "warn", cancelling: "warn", finished: "mute", scheduled: "mute", active: "good",
   alive: "good", away: "bad", worker_lost: "bad", silent: "warn", overdue: "warn",
-  delivered: "good", pending: "live", dead: "bad", revoked: "bad", expired: "mute", disabled: "mute",
+  delivered: "good", pending: "live", dead: "bad", revoked: "bad", suspended: "bad", expired: "mute", disabled: "mute",
 }
 
 /** A status as a word with a colour. @param {{status: string, text?: string}} props */
