@@ -15,6 +15,8 @@ from typing import Self
 
 Attribute = str | int | float | tuple[str, ...] | None
 Attributes = Mapping[str, Attribute]
+#: Attributes that many spans have with the same values: they are encoded once for all of them.
+Common = tuple[tuple[str, Attribute], ...]
 
 
 class Kind(IntEnum):
@@ -31,8 +33,8 @@ class Span:
     """A span of a trace; as a context manager it is the parent of those that begin in its block."""
 
     __slots__ = (
-        *("name", "kind", "trace_id", "span_id", "parent_id", "began", "ended", "attributes"),
-        *("error", "is_recorded", "_token"),
+        *("name", "kind", "trace_id", "span_id", "parent_id", "began", "ended"),
+        *("common", "attributes", "error", "is_recorded", "_token"),
     )
 
     def __init__(
@@ -44,6 +46,7 @@ class Span:
         parent_id: str | None,
         attributes: dict[str, Attribute],
         *,
+        common: Common = (),
         is_recorded: bool = True,
     ) -> None:
         """Begin now. Times are nanoseconds since 1970; `error` is the `error.type` of a failure.
@@ -52,7 +55,7 @@ class Span:
         """
         self.name, self.kind = name, kind
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
-        self.attributes = attributes
+        self.attributes, self.common = attributes, common
         self.began, self.ended = time.time_ns(), 0
         self.error: str | None = None
         self.is_recorded = is_recorded
@@ -137,6 +140,7 @@ def begin(
     span_id: str | None = None,
     parent_id: str | None = None,
     attributes: dict[str, Attribute] | None = None,
+    common: Common = (),
 ) -> Span:
     """Begin a span, in the given trace or as a child of the current one; without either, none.
 
@@ -151,4 +155,5 @@ def begin(
         trace_id, parent_id = parent.trace_id, parent.span_id
     elif not is_sampled(trace_id):
         return NONE
-    return Span(name, kind, trace_id, span_id or new_span_id(), parent_id, attributes or {})
+    own = {} if attributes is None else attributes
+    return Span(name, kind, trace_id, span_id or new_span_id(), parent_id, own, common=common)

@@ -113,16 +113,16 @@ def _end_span(seen: Seen) -> None:
     fields = logs.bound.get() or {}
     if seen.route:
         span.name = f"{seen.method} {seen.route}"
-    span.set(
-        {
-            "http.request.method": seen.method or "_OTHER",
-            "http.route": seen.route or None,
-            "http.response.status_code": seen.status,
-            "arkloop.org.id": fields.get("org_id"),
-            "arkloop.run.id": fields.get("run_id"),
-            "arkloop.error.code": g.get("error_code") if seen.status >= 400 else None,
-        }
+    span.common = (
+        ("http.request.method", seen.method or "_OTHER"),
+        ("http.route", seen.route or None),
+        ("http.response.status_code", seen.status),
     )
+    span.attributes = {
+        "arkloop.org.id": fields.get("org_id"),
+        "arkloop.run.id": fields.get("run_id"),
+        "arkloop.error.code": g.get("error_code") if seen.status >= 400 else None,
+    }
     if seen.status >= 500:
         span.fail(str(seen.status))
     span.end()

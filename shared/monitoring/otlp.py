@@ -6,14 +6,16 @@ fraction of the time that the generated classes need; tests read the result with
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from struct import pack
+from struct import Struct, pack
 
-from arkloop.shared.spans import Attribute, Span
+from arkloop.shared.spans import Attribute, Common, Span
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 
 _SCOPE = "arkloop"
 _ERROR = b"\x7a\x02\x18\x02"  # status (15), of 2 bytes: code (3) = 2
+#: kind (6), start (7) and end (8), each after its tag.
+_KIND_AND_TIMES = Struct("<BBBQBQ")
 #: Attributes that few spans have with the same text.
 _OF_ONE = frozenset(
     {
@@ -37,24 +39,31 @@ def request(resource: Mapping[str, str], spans: Iterable[Span]) -> bytes:
 
 
 def _span(span: Span) -> bytes:
+    parent = f"2208{span.parent_id}" if span.parent_id else ""  # (4), of 8 bytes
     pieces = [
-        _part(1, bytes.fromhex(span.trace_id)),
-        _part(2, bytes.fromhex(span.span_id)),
-        _part(4, bytes.fromhex(span.parent_id)) if span.parent_id else b"",
+        # trace (1), of 16 bytes, and span (2), of 8
+        bytes.fromhex(f"0a10{span.trace_id}1208{span.span_id}{parent}"),
         _named(5, span.name),
-        bytes((6 << 3, span.kind)),
-        pack("<BQBQ", 7 << 3 | 1, span.began, 8 << 3 | 1, span.ended),
+        _KIND_AND_TIMES.pack(0x30, span.kind, 0x39, span.began, 0x41, span.ended),
     ]
+    if span.common:
+        pieces.append(_of_many(span.common))
     for name, value in span.attributes.items():
-        if value is None:
-            continue
-        if isinstance(value, str) and name not in _OF_ONE:
-            pieces.append(_repeated(name, value))
-        else:
+        if name in _OF_ONE and isinstance(value, str):
+            text = _cut(value)
+            pieces += (_before(name, len(text)), text)
+        elif isinstance(value, float):
             pieces.append(_of_span(name, value))
+        else:
+            pieces.append(_repeated(name, value))
     if span.error is not None:
-        pieces += (_part(9, _attribute("error.type", span.error)), _ERROR)
+        pieces += (_repeated("error.type", span.error), _ERROR)
     return _part(2, b"".join(pieces))
+
+
+@lru_cache(1_000)
+def _of_many(common: Common) -> bytes:
+    return b"".join(_of_span(name, value) for name, value in common if value is not None)
 
 
 def _of_span(name: str, value: Attribute) -> bytes:
@@ -62,10 +71,18 @@ def _of_span(name: str, value: Attribute) -> bytes:
     return _part(9, _attribute(name, value))
 
 
+@lru_cache(1_000, typed=True)  # 1 is another value than True
+def _repeated(name: str, value: Attribute) -> bytes:
+    """Encode an attribute that many spans have with the same value; None: nothing."""
+    return b"" if value is None else _of_span(name, value)
+
+
 @lru_cache(1_000)
-def _repeated(name: str, value: str) -> bytes:
-    """Encode an attribute that many spans have with the same text."""
-    return _of_span(name, value)
+def _before(name: str, size: int) -> bytes:
+    """Encode all of an attribute that precedes its text of `size` bytes."""
+    head = _head(1, size)
+    attribute = _named(1, name) + _head(2, len(head) + size) + head
+    return _head(9, len(attribute) + size) + attribute
 
 
 def _attribute(name: str, value: Attribute) -> bytes:
@@ -85,7 +102,11 @@ def _value(value: Attribute) -> bytes:
 
 
 def _text(number: int, text: str) -> bytes:
-    return _part(number, text[:MAX_CHARACTERS].encode(errors="replace"))
+    return _part(number, _cut(text))
+
+
+def _cut(text: str) -> bytes:
+    return text[:MAX_CHARACTERS].encode(errors="replace")
 
 
 @lru_cache(1_000)
@@ -96,10 +117,13 @@ def _named(number: int, text: str) -> bytes:
 
 def _part(number: int, content: bytes) -> bytes:
     """Encode a field that has a length."""
-    size = len(content)
+    return _head(number, len(content)) + content
+
+
+def _head(number: int, size: int) -> bytes:
     if size < 128:
-        return bytes((number << 3 | 2, size)) + content
-    return bytes((number << 3 | 2,)) + _varint(size) + content
+        return bytes((number << 3 | 2, size))
+    return bytes((number << 3 | 2,)) + _varint(size)
 
 
 def _varint(number: int) -> bytes:

@@ -8,7 +8,7 @@ attempt, side by side in the one trace that its `trace_id` names.
 
 import json
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, select
@@ -17,12 +17,26 @@ from arkloop.shared import spans
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunResumed, RunStarted
 from arkloop.shared.ids import span_id_of
-from arkloop.shared.spans import Kind, Span
+from arkloop.shared.spans import Common, Kind, Span
 from arkloop.shared.storage import queue
 from arkloop.shared.storage.tables.events import run_events
 
 #: The `error.type` of an attempt whose worker is gone.
 LOST = "worker_lost"
+
+_MESSAGES = (("messaging.system", "celery"), ("messaging.destination.name", queue.EXECUTE))
+_CREATES = (
+    *_MESSAGES,
+    ("messaging.operation.type", "create"),
+    ("messaging.operation.name", "create"),
+)
+_CLAIMS = (
+    *_MESSAGES,
+    ("messaging.operation.type", "receive"),
+    ("messaging.operation.name", "claim"),
+)
+_CLAIMS_BY_MESSAGE = (*_CLAIMS, ("arkloop.found_by", "message"))
+_CLAIMS_BY_POLL = (*_CLAIMS, ("arkloop.found_by", "poll"))
 
 
 def attempt_key(run_id: UUID | str, fence: int) -> str:
@@ -42,11 +56,8 @@ def created(run_id: UUID, trace_id: str, org_id: UUID) -> None:
         trace_id=trace_id,
         span_id=span_id_of(name),
         parent_id=parent.span_id if parent and parent.trace_id == trace_id else None,
+        common=_CREATES,
         attributes={
-            "messaging.system": "celery",
-            "messaging.destination.name": queue.EXECUTE,
-            "messaging.operation.type": "create",
-            "messaging.operation.name": "create",
             "messaging.message.id": name,
             "arkloop.run.id": name,
             "arkloop.org.id": str(org_id),
@@ -58,36 +69,36 @@ def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:
     """Record the claim, which took from `began` (in ns since 1970) until now; begin the attempt."""
     if not spans.is_on() or not spans.is_sampled(claim.trace_id):
         return spans.NONE
-    run = _run(claim.run_id, claim.org_id, claim.thread_id, claim.persona_id)
-    run_id = run["arkloop.run.id"]
+    run_id, org_id = str(claim.run_id), str(claim.org_id)
     claimed = spans.begin(
         "claim run",
         Kind.CONSUMER,
         trace_id=claim.trace_id,
         parent_id=span_id_of(run_id),
+        common=_CLAIMS_BY_MESSAGE if by_message else _CLAIMS_BY_POLL,
         attributes={
-            "messaging.system": "celery",
-            "messaging.destination.name": queue.EXECUTE,
-            "messaging.operation.type": "receive",
-            "messaging.operation.name": "claim",
             "messaging.message.id": run_id,
-            "arkloop.found_by": "message" if by_message else "poll",
             "arkloop.queued_seconds": (claim.claimed_at - claim.queued_at).total_seconds(),
             "arkloop.run.id": run_id,
-            "arkloop.org.id": run["arkloop.org.id"],
+            "arkloop.org.id": org_id,
         },
     )
     claimed.began = began
     claimed.end()
-    run["gen_ai.request.model"] = claim.model
-    run["arkloop.attempt"] = claim.attempt
+    name, common = _agent(claim.persona_id, claim.model)
     return spans.begin(
-        f"invoke_agent {run['gen_ai.agent.name']}",
+        name,
         Kind.INTERNAL,
         trace_id=claim.trace_id,
         span_id=span_id_of(f"{run_id}:{claim.fence}"),
         parent_id=claimed.span_id,
-        attributes=run,
+        common=common,
+        attributes={
+            "gen_ai.conversation.id": str(claim.thread_id),
+            "arkloop.run.id": run_id,
+            "arkloop.org.id": org_id,
+            "arkloop.attempt": claim.attempt,
+        },
     )
 
 
@@ -98,17 +109,19 @@ def lost(sql: Connection, run: RowMapping) -> None:
     """
     if not spans.is_on() or not spans.is_sampled(run["trace_id"]):
         return
-    fields = _run(run["id"], run["org_id"], run["thread_id"], run["persona_id"])
+    name, common = _agent(run["persona_id"], run["model"])
     span = spans.begin(
-        f"invoke_agent {fields['gen_ai.agent.name']}",
+        name,
         Kind.INTERNAL,
         trace_id=run["trace_id"],
         span_id=span_id_of(attempt_key(run["id"], run["fence"])),
         parent_id=span_id_of(str(run["id"])),
+        common=common,
         attributes={
-            "gen_ai.request.model": run["model"],
+            "gen_ai.conversation.id": str(run["thread_id"]),
+            "arkloop.run.id": str(run["id"]),
+            "arkloop.org.id": str(run["org_id"]),
             "arkloop.outcome": LOST,
-            **fields,
         },
     )
     span.began = _claimed_at(sql, run["id"]) or span.began
@@ -131,13 +144,13 @@ def _claimed_at(sql: Connection, run_id: UUID) -> int | None:
     return int(at.timestamp() * 1e9)
 
 
-def _run(run_id: UUID, org_id: UUID, thread_id: UUID, persona_id: str) -> dict[str, Any]:
+@lru_cache(1_000)
+def _agent(persona_id: str, model: str) -> tuple[str, Common]:
+    """Return the name of an attempt's span, and what all attempts of the persona have."""
     name, _, version = persona_id.partition("@")
-    return {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.agent.name": name,
-        "gen_ai.agent.version": version or None,
-        "gen_ai.conversation.id": str(thread_id),
-        "arkloop.run.id": str(run_id),
-        "arkloop.org.id": str(org_id),
-    }
+    return f"invoke_agent {name}", (
+        ("gen_ai.operation.name", "invoke_agent"),
+        ("gen_ai.agent.name", name),
+        ("gen_ai.agent.version", version or None),
+        ("gen_ai.request.model", model),
+    )

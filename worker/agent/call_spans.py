@@ -7,7 +7,7 @@ none.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from arkloop.shared import spans
@@ -15,7 +15,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import span_id_of
-from arkloop.shared.spans import Kind, Span
+from arkloop.shared.spans import Common, Kind, Span
 from arkloop.worker.contract.identity import RunIdentity, idempotency_key
 from arkloop.worker.contract.input_requests import InputRequired
 from arkloop.worker.contract.messages import ModelRequest, ToolCall, TurnEnd
@@ -28,7 +28,7 @@ _PLATFORMS: Mapping[str, str] = {
     "bedrock": "aws.bedrock",
     "vertex": "gcp.vertex_ai",
 }
-_SETTINGS = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+_SETTINGS = frozenset(("temperature", "top_p", "frequency_penalty", "presence_penalty"))
 
 
 @contextmanager
@@ -36,7 +36,13 @@ def model_call(route: Route, request: ModelRequest) -> Iterator[Span]:
     """Record a try of a model call."""
     span = spans.begin(f"chat {route.model}", Kind.CLIENT)
     if span.is_recorded:
-        span.set(_of_route(route) | _of_request(request))
+        span.common = _of_model_call(
+            *(route.id, route.platform, route.provider, route.model, route.address),
+            *(request.max_output_tokens, request.try_number),
+        )
+        for name, value in request.settings.items():
+            if name in _SETTINGS and isinstance(value, int | float):
+                span.attributes[f"gen_ai.request.{name}"] = value
     with span:
         try:
             yield span
@@ -48,40 +54,42 @@ def model_call(route: Route, request: ModelRequest) -> Iterator[Span]:
             raise
 
 
-def _of_route(route: Route) -> dict[str, Any]:
-    url = urlsplit(route.address or "")
+@lru_cache(1_000)
+def _of_model_call(
+    route_id: str,
+    platform: str | None,
+    provider: str,
+    model: str,
+    address: str | None,
+    max_tokens: int | None,
+    try_number: int,
+) -> Common:
+    host, port = _server(address)
+    return (
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", _PLATFORMS.get(platform or "", provider)),
+        ("gen_ai.request.model", model),
+        ("gen_ai.request.stream", True),
+        ("gen_ai.request.max_tokens", max_tokens),
+        ("server.address", host),
+        ("server.port", port),
+        ("arkloop.route.id", route_id),
+        ("arkloop.try", try_number),
+    )
+
+
+def _server(address: str | None) -> tuple[str | None, int | None]:
     try:
-        port = url.port or {"https": 443, "http": 80}.get(url.scheme)
+        url = urlsplit(address or "")
+        return url.hostname, url.port or {"https": 443, "http": 80}.get(url.scheme)
     except ValueError:  # no call gets as far as this address
-        port = None
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": _PLATFORMS.get(route.platform or "", route.provider),
-        "gen_ai.request.model": route.model,
-        "server.address": url.hostname,
-        "server.port": port,
-        "arkloop.route.id": route.id,
-    }
-
-
-def _of_request(request: ModelRequest) -> dict[str, Any]:
-    settings = {
-        f"gen_ai.request.{name}": value
-        for name in _SETTINGS
-        if isinstance(value := request.settings.get(name), int | float)
-    }
-    return {
-        "gen_ai.request.stream": True,
-        "gen_ai.request.max_tokens": request.max_output_tokens,
-        "arkloop.try": request.try_number,
-        **settings,
-    }
+        return None, None
 
 
 def replied(span: Span, end: TurnEnd, usage: Usage) -> None:
     """Add what is known when a model has replied."""
     if span.is_recorded:
-        span.set(
+        span.attributes.update(
             {
                 "gen_ai.response.finish_reasons": (end.stop_reason,),
                 "gen_ai.usage.input_tokens": usage.input_tokens,

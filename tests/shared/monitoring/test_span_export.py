@@ -79,6 +79,28 @@ def test_what_is_written_is_what_the_protocol_s_own_classes_read() -> None:
     assert ({"service.name": "x" * 200}, otlp.SCHEMA_URL) == (seen.resource, seen.schema_url)
 
 
+def test_spans_that_have_values_in_common_keep_their_own() -> None:
+    """Values that are encoded once for many spans: 1 and True are different, and none is shared."""
+    given = [
+        Span("x", Kind.CLIENT, TRACE, f"{number:016}", None, own, common=common)
+        for number, (common, own) in enumerate(
+            [
+                ((("gen_ai.request.stream", True), ("gen_ai.agent.version", None)), {"of": 1}),
+                ((("gen_ai.request.stream", True), ("gen_ai.agent.version", "2")), {"of": True}),
+                ((), {"arkloop.run.id": "é" * 600, "of": 1.0}),
+                ((), {"arkloop.run.id": "é" * 300, "of": None}),
+            ]
+        )
+    ]
+    found = [repr(one.attributes) for one in read(otlp.request({}, given))]
+    assert found == [
+        repr({"gen_ai.request.stream": True, "of": 1}),
+        repr({"gen_ai.request.stream": True, "gen_ai.agent.version": "2", "of": True}),
+        repr({"arkloop.run.id": "é" * 600, "of": 1.0}),
+        repr({"arkloop.run.id": "é" * 300}),
+    ]
+
+
 def test_texts_that_are_none_do_not_keep_the_others_back() -> None:
     """Half a surrogate pair, which models write, becomes a question mark; long texts are cut."""
     [seen] = read(otlp.request({}, [span(odd="a\ud800b", long="x" * 5_000)]))
