@@ -59,12 +59,14 @@ class Loop:
 
 
 class Target:
-    """The server and the user of requests."""
+    """The server and the user of requests, and the trace that they are part of, if any."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, traceparent: str | None = None) -> None:
         parts = urlsplit(url)
         self.address = (str(parts.hostname), int(parts.port or 80))
         self._head = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
+        if traceparent is not None:
+            self._head += f"traceparent: {traceparent}\r\n"
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
         """Encode a request."""

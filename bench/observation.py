@@ -3,14 +3,19 @@
 Web processes of one service take turns in short batches; workers do, each in a service of its own.
 CPU time is what the kernel has counted. Other load changes it as well, by cold caches, but that of
 neighbours in turn alike: what counts is the median of their ratios, with its interval of 95 %.
+
+Two processes of the same program differ by some percent, by the layout of their memory. So spans
+are compared within one process, which records every other turn: its requests are in a trace that
+the sampler keeps, those between in one that it does not.
 """
 
 import math
 import statistics
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice, pairwise
 from pathlib import Path
@@ -26,13 +31,19 @@ BATCH = 100
 BATCHES = 40  # of each process
 SHORT_BATCHES = 2
 RUNS = 100  # of each worker in each of the rounds
-ROUNDS = 25
+ROUNDS = 32
 SHORT_RUNS = 50
-SHORT_ROUNDS = 1
+SHORT_ROUNDS = 2
 AT_MOST = 1.03
+#: After it the spans of a turn are sent: the export waits for more of them for a second.
+SENT_SECONDS = 1.2
 
 OFF = "neither"
 KINDS = (OFF, "metrics", "spans", "metrics and spans")
+
+#: Of half of all traces: by their last 16 digits.
+_HALF = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+_RECORDED, _UNRECORDED = (f"00-{'1' * 16}{digit * 16}-{'2' * 16}-01" for digit in "0f")
 
 
 class _Sink(BaseHTTPRequestHandler):
@@ -67,55 +78,57 @@ def _environ(kind: str, folder: str, collector: int) -> dict[str, str]:
         environ["ARKLOOP_METRICS_PORT"] = str(free_port())
         environ["ARKLOOP_METRICS_DIR"] = str(Path(folder, kind.replace(" ", "-")))
     if "spans" in kind:
+        environ |= _HALF
         environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector}"
     return environ
 
 
 def _requests(kinds: Mapping[str, Mapping[str, str]], batches: int) -> Iterator[Figure]:
     with Service(web=0, workers=0) as service:
-        targets = {}
-        for kind, environ in kinds.items():
+        for environ in kinds.values():
             service.start("web", environ)
             service.wait_for_web(service.urls[-1])
-            targets[kind] = Target(service.urls[-1], service.api_key)
+        urls = dict(zip(kinds, service.urls, strict=True))
         pids = dict(zip(kinds, service.serving("web"), strict=True))
-        loop, first = Loop(), [targets[OFF]]
-        count = len(kinds) * (batches + 1) * BATCH
+        loop, first = Loop(), [Target(service.urls[0], service.api_key)]
+        count = len(kinds) * (batches + _COLD) * BATCH
         threads = prepare(loop, first, count, "hello")
         for name, requests in (
             ("create a run", [("POST", f"/v1/threads/{one}/runs", {}) for one in threads]),
             ("read a thread", [("GET", f"/v1/threads/{one}", None) for one in threads]),
         ):
             left: Iterator[Request] = iter(requests)
-            spent = _Spent(kinds, BATCH)
-            for number in range(batches + 1):
+            turns = _Turns(pids, BATCH)
+            for number in range(batches + _COLD):
                 for kind in _in_turn(kinds, number):
-                    answers = call_all(
-                        loop, [targets[kind]], list(islice(left, BATCH)), connections=CLIENTS
-                    )
+                    with turns.next(kind, number) as traceparent:
+                        target = Target(urls[kind], service.api_key, traceparent=traceparent)
+                        answers = call_all(
+                            loop, [target], list(islice(left, BATCH)), connections=CLIENTS
+                        )
                     assert {status for status, _, _ in answers} <= {200, 201}
-                    spent.add(kind, _cpu(pids[kind]))
-            yield from spent.figures(f"{name}: CPU of web")
+            yield from turns.figures(f"{name}: CPU of web")
 
 
 def _runs(kinds: Mapping[str, Mapping[str, str]], rounds: int, runs: int) -> Iterator[Figure]:
-    spent = _Spent(kinds, runs)
     with ExitStack() as at_exit:
         services = {
             kind: at_exit.enter_context(Service(web=1, workers=1, environ=environ))
             for kind, environ in kinds.items()
         }
+        turns = _Turns({kind: one.serving("worker")[0] for kind, one in services.items()}, runs)
         loop = Loop()
-        for number in range(rounds + 1):
+        for number in range(rounds + _COLD):
             for kind in _in_turn(kinds, number):
                 service = services[kind]
-                target = [Target(service.urls[0], service.api_key)]
-                threads = prepare(loop, target, runs, "hello")
+                url, key = service.urls[0], service.api_key
+                threads = prepare(loop, [Target(url, key)], runs, "hello")
                 requests: list[Request] = [("POST", f"/v1/threads/{t}/runs", {}) for t in threads]
-                call_all(loop, target, requests, connections=CLIENTS)
-                wait_for_ends(service.connect())
-                spent.add(kind, _cpu(service.serving("worker")[0]))
-    yield from spent.figures("execute a run: CPU of the worker")
+                with turns.next(kind, number) as traceparent:
+                    target = Target(url, key, traceparent=traceparent)
+                    call_all(loop, [target], requests, connections=CLIENTS)
+                    wait_for_ends(service.connect())
+        yield from turns.figures("execute a run: CPU of the worker")
 
 
 def _in_turn(kinds: Mapping[str, object], number: int) -> Sequence[str]:
@@ -125,32 +138,52 @@ def _in_turn(kinds: Mapping[str, object], number: int) -> Sequence[str]:
     return names[first:] + names[:first]
 
 
-class _Spent:
-    """The CPU of each kind of process by rounds, with what it does between its turns.
+#: Rounds that are left out: processes are cold, and one of two is recorded.
+_COLD = 2
+
+
+class _Turns:
+    """The CPU of each kind of process by its turns, with what it does until its next one.
 
     Spans are encoded and sent up to a second later, while it is another's turn.
     """
 
-    def __init__(self, kinds: Iterable[str], of: int) -> None:
-        """Begin with nothing; `of` is the number of requests or runs in a round."""
-        self._of = of
-        self._read: dict[str, list[float]] = {kind: [] for kind in kinds}
+    def __init__(self, pids: Mapping[str, int], of: int) -> None:
+        """Begin with nothing; `of` is the number of requests or runs in a turn."""
+        self._pids, self._of = pids, of
+        self._read: dict[str, list[float]] = {kind: [] for kind in pids}
+        self._ended = dict.fromkeys(pids, 0.0)
 
-    def add(self, kind: str, seconds: float) -> None:
-        """Note what the process has used until the end of its turn."""
-        self._read[kind].append(seconds)
+    @contextmanager
+    def next(self, kind: str, number: int) -> Iterator[str]:
+        """Make the turn of this kind in a round; yields the `traceparent` of its requests."""
+        self._begin(kind)
+        yield _RECORDED if _is_recorded(number) else _UNRECORDED
+        self._ended[kind] = time.monotonic()
+
+    def _begin(self, kind: str) -> None:
+        time.sleep(max(0.0, self._ended[kind] + SENT_SECONDS - time.monotonic()))
+        self._read[kind].append(_cpu(self._pids[kind]))
 
     def figures(self, name: str) -> Iterator[Figure]:
-        """Compare all with the first; what came before the first turns, which are cold, is left
-        out.
-        """
+        """Compare all with the first, and spans with the turns that were not recorded."""
+        for kind in self._pids:
+            self._begin(kind)  # and end its last turn
         spent = {
             kind: [(after - before) * 1000 / self._of for before, after in pairwise(read)]
             for kind, read in self._read.items()
         }
-        without = spent.pop(OFF)
-        for kind, milliseconds in spent.items():
-            ratios = sorted(one / other for one, other in zip(milliseconds, without, strict=True))
+        rounds = range(_COLD, len(spent[OFF]))
+        recorded = [number for number in rounds if _is_recorded(number)]
+        others = [number for number in rounds if not _is_recorded(number)]
+        for kind, compared, own, without in (
+            ("metrics", OFF, rounds, rounds),
+            ("spans", "spans", recorded, others),
+            ("metrics and spans", OFF, recorded, recorded),
+        ):
+            base = [spent[compared][number] for number in without]
+            of_kind = (spent[kind][number] for number in own)
+            ratios = sorted(one / other for one, other in zip(of_kind, base, strict=True))
             middle, half = len(ratios) / 2, 0.98 * math.sqrt(len(ratios))
             yield Figure(
                 name=f"{name} with {kind}",
@@ -162,8 +195,13 @@ class _Spent:
                 },
                 count=len(ratios) * self._of,
                 at_most={"median": AT_MOST},
-                note=f"{statistics.median(without):.3f} ms without",
+                note=f"{statistics.median(base):.3f} ms without",
             )
+
+
+def _is_recorded(number: int) -> bool:
+    """Return whether a round is: the first of two and the second of two in turn."""
+    return (number + number // 2) % 2 == 0
 
 
 def _cpu(pid: int) -> float:
