@@ -29,6 +29,27 @@ OPTIONS = frozenset(
     }
 )
 
+_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+#: The values of options that have few: libpq would report another one only as it connects, as if
+#: the server were away.
+CHOICES = {
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "load_balance_hosts": ("disable", "random"),
+    "sslcertmode": ("disable", "allow", "require"),
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "ssl_max_protocol_version": _VERSIONS,
+    "ssl_min_protocol_version": _VERSIONS,
+}
+#: Options that are whole numbers.
+NUMBERS = frozenset(
+    {
+        *("connect_timeout", "keepalives", "keepalives_count", "keepalives_idle"),
+        *("keepalives_interval", "tcp_user_timeout"),
+    }
+)
+
 # As SQLAlchemy splits it: a password may contain anything but "@".
 _PARTS = re.compile(
     r"(?P<scheme>[^:]*)://"
@@ -39,6 +60,8 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|/[^:]*|[^/:\[\]]+)?(?::(?P<
 
 #: What an option may be called: only such a name is repeated, since it is no part of a password.
 _NAME = re.compile(r"[a-z_]{1,40}")
+#: What a value of an option may be to be repeated, likewise.
+_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,20}")
 
 
 class InvalidDatabaseUrl(ValueError):
@@ -54,7 +77,7 @@ def normalize(url: str) -> str:
 
     Raises:
         InvalidDatabaseUrl: another scheme, an address that is malformed, an option that libpq does
-            not know, or a demand for a standby.
+            not know, or with a value that it would refuse, or a demand for a standby.
     """
     parts = _PARTS.fullmatch(url)
     if parts is None or parts["scheme"] not in SCHEMES:
@@ -71,6 +94,13 @@ def normalize(url: str) -> str:
             raise InvalidDatabaseUrl(f"has {named}, which Postgres' library lacks")
         if name == "port" and not all(map(_is_port, value.split(","))):
             raise InvalidDatabaseUrl("must have a port from 1 to 65535")
+        if name in CHOICES and value and value.lower() not in map(str.lower, CHOICES[name]):
+            *first, last = CHOICES[name]
+            raise InvalidDatabaseUrl(
+                f"{name} must be {', '.join(first)} or {last}, is {_short(value)}"
+            )
+        if name in NUMBERS and not re.fullmatch(r"-?[0-9]{1,9}", value):
+            raise InvalidDatabaseUrl(f"{name} must be a whole number, is {_short(value)}")
         if name == "target_session_attrs" and value not in SESSION_ATTRS:
             raise InvalidDatabaseUrl(
                 f"target_session_attrs must be read-write, is {value!r}: the service writes"
@@ -87,6 +117,11 @@ def normalize(url: str) -> str:
     query += [("host", ",".join(host for host, _ in addresses)), ("port", ",".join(ports))]
     database = parts["database"] or ""
     return f"{DRIVER}://{parts['user'] or ''}{database}?{urlencode(query, quote_via=quote)}"
+
+
+def _short(value: str) -> str:
+    """Quote a value, without what may be the rest of a password."""
+    return repr(value) if _VALUE.fullmatch(value) else "another text"
 
 
 def _addresses(texts: list[str]) -> list[tuple[str, str]]:

@@ -3,12 +3,13 @@
 import re
 
 import pytest
+from psycopg import OperationalError, ProgrammingError, connect
 from psycopg.pq import Conninfo
 from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from arkloop.shared.config import InvalidSettings, Settings
-from arkloop.shared.database_url import OPTIONS, InvalidDatabaseUrl, normalize
+from arkloop.shared.database_url import CHOICES, NUMBERS, OPTIONS, InvalidDatabaseUrl, normalize
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,35 @@ def test_every_option_of_the_installed_library_is_accepted() -> None:
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
 
     assert set() == known - OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name, choices in CHOICES.items()
+            for value in (*choices, "foo", "Foo1")
+        ),
+        *((name, value) for name in sorted(NUMBERS) for value in ("1", "0", "x")),
+    ],
+)
+def test_values_that_the_library_refuses_are_refused_at_the_start(name: str, value: str) -> None:
+    """Otherwise each attempt to connect would fail, and look like an outage of the server."""
+    options = {"sslmode": "require", "ssl_min_protocol_version": "TLSv1", name: value}
+    with pytest.raises((OperationalError, ProgrammingError)) as refused:
+        connect(host="127.0.0.1", port=1, **options)  # type: ignore[arg-type]
+    is_invalid = "invalid" in str(refused.value) or "bad value" in str(refused.value)
+    url = f"postgresql://u@h/name?{name}={value}"
+    if is_invalid:
+        with pytest.raises(InvalidDatabaseUrl, match=f"^{name} must be .*, is '{value}'$"):
+            normalize(url)
+    else:
+        normalize(url)
+
+
+def test_a_value_that_may_be_part_of_a_password_is_not_repeated() -> None:
+    """An unescaped `?` in a password makes the rest of it options."""
+    with pytest.raises(InvalidDatabaseUrl) as refused:
+        normalize("postgresql://u@h/name?sslmode=s3cret/!#and the rest")
+    assert "s3cret" not in str(refused.value)
