@@ -28,6 +28,8 @@ MAX_CHAIN_BYTES = 32 * 1024 * 1024
 LEAST_FILE_CHARACTERS = 20
 #: Longer differences are compressed in a native thread: it takes about 20 ms for each MB.
 LEAST_THREAD_BYTES = 256 * 1024
+#: Facts of a body that is stored: its place in the column, and how it is put together.
+_NUMBERS = ("length", "size", "sum", "base", "prefix", "suffix")
 
 _THREADS = NativeThreads(2)
 
@@ -154,7 +156,9 @@ def read(rows: Iterable[tuple[int, bytes]]) -> Iterator[Prompt]:
             try:
                 end = stored.index(b"\n", place)
                 facts = json.loads(stored[place:end])
-            except ValueError:
+            except (ValueError, RecursionError):
+                break
+            if not _can_be_read(facts):
                 break
             place = end + 1 + facts.get("length", 0)
             number += 1
@@ -167,6 +171,19 @@ def read(rows: Iterable[tuple[int, bytes]]) -> Iterator[Prompt]:
             prompt = Prompt(number, seq, facts, difference, before)
             last = prompt if prompt.is_stored else last
             yield prompt
+
+
+def _can_be_read(facts: Any) -> bool:
+    """Return whether all numbers by which a body is put together are there, if it is stored."""
+    if not isinstance(facts, dict):
+        return False
+    found = [facts[name] for name in _NUMBERS if name in facts]
+    if any(type(number) is not int or not 0 <= number < 1 << 32 for number in found):
+        return False
+    return "sum" not in facts or (
+        len(found) == len(_NUMBERS)
+        and facts["prefix"] + facts["suffix"] <= facts["size"] <= MAX_BODY_BYTES
+    )
 
 
 def _without(body: bytes, files: Iterable[FileContent]) -> bytes:

@@ -181,3 +181,35 @@ def test_damaged_prompts_have_no_body() -> None:
 
     # The rest of an event is lost with a line of JSON.
     assert [first, first] == bodies([stored[0] + b"{" + stored[1], stored[0]])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"[]",
+        b"7",
+        b'"size"',
+        b'{"sum":1}',
+        b'{"length":-1}',
+        b"[" * 100_000,
+        *(
+            b'{"length":%s,"size":%s,"sum":1,"base":1,"prefix":%s,"suffix":0}' % numbers
+            for numbers in [
+                (b"-5", b"9", b"0"),
+                (b"null", b"9", b"0"),
+                (b"1.5", b"9", b"0"),
+                (b"true", b"9", b"0"),
+                (b"1", b"4000000000", b"0"),
+                (b"1", b"9", b"10"),
+            ]
+        ),
+    ],
+)
+def test_a_line_that_is_no_prompts_ends_those_of_its_event(damage: bytes) -> None:
+    """Other JSON, wrong numbers and sizes of no body: the other events have their prompts."""
+    [first, second] = conversation(2)
+    encoder = Encoder()
+    stored = [encoder.encode({}, body) for body in (first, second)]
+
+    assert [first] == bodies([stored[0] + damage + b"\n" + stored[1]])
+    assert [first, second] == bodies([stored[0] + damage + b"\n", stored[1]])
