@@ -33,14 +33,20 @@ R = TypeVar("R")
 
 
 def requires(
-    permission: str | None = None, *, end_users: bool = False, is_heartbeat: bool = False
+    permission: str | None = None,
+    *,
+    also: Sequence[str] = (),
+    end_users: bool = False,
+    is_heartbeat: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let the endpoint be called only with a valid token, and one that has `permission`.
+    """Let the endpoint be called only with a valid token that has `permission` and those of `also`.
 
     In this order: 401, 429, 422 for an id in the path that is none, 403. End users, who come with a
     client token, may call it only with `end_users`: then all that it reads and writes is limited to
     what this actor sees. With `is_heartbeat` it renews a lease: see `RequestLimits.count`.
     """
+
+    required = () if permission is None else (permission, *also)
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
@@ -49,7 +55,7 @@ def requires(
             logs.bind(org_id=str(actor.org_id))
             request_limits.count(actor, is_heartbeat=is_heartbeat)
             path_ids.check(kwargs)
-            if permission is not None and permission not in actor.permissions:
+            if not actor.permissions.issuperset(required):
                 raise Forbidden()
             if actor.end_user_id is not None and not end_users:
                 raise Forbidden("Client tokens cannot be used for this endpoint.")
@@ -59,6 +65,7 @@ def requires(
             return view(*args, **kwargs)
 
         mark(checked, "permission", permission or "")
+        mark(checked, "also", also)
         mark(checked, "end_users", end_users)
         return checked
 

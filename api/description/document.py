@@ -149,7 +149,7 @@ class _Builder:
             "operationId": self._id(rule),
             "tags": [rule.endpoint.split(".")[0]],
             "summary": _first_sentence(text),
-            "description": text + _required(permission, marked(view, "end_users")),
+            "description": text + _required(view, permission),
             "security": [{name: []} for name in self._security(view, facts)],
             "parameters": self._parameters(rule, view, facts),
         }
@@ -259,6 +259,10 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.;:])\s", paragraph)[0].rstrip(".;:").replace("`", "")
 
 
-def _required(permission: str | None, end_users: bool | None) -> str:
-    text = f"\n\nRequires the permission `{permission}`." if permission else ""
-    return f"{text}\n\nClient tokens may be used." if end_users else text
+def _required(view: Callable[..., Any], permission: str | None) -> str:
+    text = ""
+    if permission:
+        *first, last = (f"`{name}`" for name in (permission, *(marked(view, "also") or ())))
+        named = f"permissions {', '.join(first)} and {last}" if first else f"permission {last}"
+        text = f"\n\nRequires the {named}."
+    return f"{text}\n\nClient tokens may be used." if marked(view, "end_users") else text

@@ -11,7 +11,6 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Json, Time, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.json_body import query_args
-from arkloop.shared.errors import Forbidden
 from arkloop.shared.events.prompts import Prompt
 from arkloop.shared.runs import sent_prompts
 
@@ -41,15 +40,10 @@ class ShownPrompt(TypedDict):
 
 
 @bp.get("/v1/runs/<id:run_id>/prompts")
-@requires("data.runs.read")
+@requires("data.runs.read", also=["data.threads.read"])
 @described(query=PromptsQuery, returns=list[ShownPrompt])
 def list_prompts(run_id: UUID) -> Response:
-    """List the prompts that the run's vendors received; the body only of the one with `number`.
-
-    Also requires `data.threads.read`: a prompt has the conversation.
-    """
-    if "data.threads.read" not in actor().permissions:
-        raise Forbidden()
+    """List the prompts that the run's vendors received; the body only of the one with `number`."""
     number = query_args(PromptsQuery()).get("number")
     with connections().reading() as sql:
         found = sent_prompts.read(sql, actor(), run_id)

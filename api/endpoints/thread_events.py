@@ -24,7 +24,6 @@ from arkloop.api.streaming import sse
 from arkloop.api.streaming.thread_stream import ANNOUNCEMENT, Announced, ThreadRuns, ThreadStream
 from arkloop.shared.errors import (
     EventsLost,
-    Forbidden,
     InvalidRequest,
     StreamLimitExceeded,
     ThreadNotFound,
@@ -61,7 +60,7 @@ class Cursor(NamedTuple):
 
 
 @bp.get("/v1/threads/<id:thread_id>/events")
-@requires("data.threads.read", end_users=True)
+@requires("data.threads.read", also=["data.runs.read"], end_users=True)
 @described(
     query=ThreadEventsQuery,
     headers=["Last-Event-ID of a thread"],
@@ -72,8 +71,6 @@ class Cursor(NamedTuple):
 def stream_thread(thread_id: UUID) -> Response:
     """Stream the events of the thread's runs after the cursor, and of those that start later."""
     reader = actor()
-    if "data.runs.read" not in reader.permissions:
-        raise Forbidden()
     args = query_args(ThreadEventsQuery())
     last_event_id = request.headers.get("Last-Event-ID")
     given = {

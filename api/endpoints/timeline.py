@@ -14,7 +14,6 @@ from arkloop.api.endpoints.timeline_types import TimelineEntry
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.paging import PageArgs, PageQuery, page, page_args, with_next
-from arkloop.shared.errors import Forbidden
 from arkloop.shared.events.plain import money
 from arkloop.shared.events.turns import Turns
 from arkloop.shared.runs import timeline
@@ -36,7 +35,7 @@ class ByTurn(NamedTuple):
 
 
 @bp.get("/v1/threads/<id:thread_id>/timeline")
-@requires("data.threads.read", end_users=True)
+@requires("data.threads.read", also=["data.runs.read"], end_users=True)
 @described(
     query=TimelineQuery,
     returns={"application/json": list[TimelineEntry], "text/plain": str},
@@ -44,8 +43,6 @@ class ByTurn(NamedTuple):
 )
 def show_timeline(thread_id: UUID) -> Response:
     """Show the latest page in the order of the conversation; `before` leads to older ones."""
-    if "data.runs.read" not in actor().permissions:
-        raise Forbidden()
     args = page_args(ByTurn, TimelineQuery())
     with connections().reading() as sql:
         found = timeline.read(

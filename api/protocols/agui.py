@@ -43,7 +43,6 @@ from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import (
     Conflict,
     EventsLost,
-    Forbidden,
     IdempotencyConflict,
     InvalidRequest,
     RunNotFound,
@@ -97,7 +96,7 @@ def _go_on() -> None:
 
 @bp.post("/v1/agui")
 @gives_back_its_stack
-@requires("data.runs.write", end_users=True)
+@requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=INPUT,
     query=AgentQuery,
@@ -110,8 +109,6 @@ def run_agent() -> Response:
     refuse_key()  # the client's `runId` is one
     refuse_fields(args, "route_id")
     refuse_fields({"context": list(wanted.context)}, "context")
-    if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
-        raise Forbidden()
     reserve_stream()
     try:
         part = _start(wanted, args)
@@ -139,7 +136,7 @@ def run_agent() -> Response:
 
 @bp.post("/v1/agui/connect")
 @gives_back_its_stack
-@requires("data.runs.read", end_users=True)
+@requires("data.runs.read", also=["data.threads.read"], end_users=True)
 @described(
     body=INPUT,
     returns={EVENT_STREAM: AguiFrames},
@@ -153,8 +150,6 @@ def connect_agent() -> Response:
     """
     query_args(_NO_ARGUMENTS)
     wanted = _read()
-    if "data.threads.read" not in actor().permissions:
-        raise Forbidden()
     if "Last-Event-ID" in request.headers:
         return _resumed(wanted, request.headers["Last-Event-ID"])
     with connections().reading() as sql:

@@ -43,7 +43,6 @@ from arkloop.api.streaming import sse
 from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
-    Forbidden,
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
@@ -84,7 +83,7 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 @bp.post("/v1/ui/chat")
 @gives_back_its_stack
-@requires("data.runs.write", end_users=True)
+@requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=CHAT,
     query=DialectQuery,
@@ -95,7 +94,6 @@ def send_chat() -> Response:
     """Take a new message, a retry or answers, and stream the run from there on."""
     refuse_key()
     dialect = dialect_of(query_args(_DIALECT))
-    _check("data.runs.read", "data.threads.write")
     body = load_body(CHAT, limits=LIMITS)
     refuse_fields(body, *OF_ORG)
     reserve_stream()
@@ -166,12 +164,11 @@ def stop_chat(chat_id: str) -> Response:
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/messages")
-@requires("data.threads.read", end_users=True)
+@requires("data.threads.read", also=["data.runs.read"], end_users=True)
 @described(query=PageQuery, returns=list[JsonObject])
 def list_chat_messages(chat_id: str) -> Response:
     """List the latest UIMessages in the order of the conversation, without one that is streamed."""
     args = page_args(ByPosition)
-    _check("data.runs.read")
     with connections().reading() as sql:
         thread = threads.find(sql, actor(), chat_id)
         if thread is None:
@@ -186,11 +183,6 @@ def list_chat_messages(chat_id: str) -> Response:
         oldest_first=True,
         end=None if end is None else ByPosition(end),
     )
-
-
-def _check(*permissions: str) -> None:
-    if not actor().permissions.issuperset(permissions):
-        raise Forbidden()
 
 
 # ---- POST /v1/ui/chat ----

@@ -33,7 +33,6 @@ from arkloop.api.streaming.rest import wait_for_rest
 from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
-    Forbidden,
     InvalidRequest,
     NotActive,
     NotNewestResponse,
@@ -75,7 +74,7 @@ _LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES)
 
 @bp.post("/v1/responses")
 @gives_back_its_stack
-@requires("data.runs.write", end_users=True)
+@requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=CreateResponse,
     returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
@@ -86,8 +85,6 @@ _LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES)
 def create_response() -> Response:
     """Create a response, or continue one; responds 200 with it, or with its stream."""
     body = read_body(_CREATE, limits=_LIMITS)
-    if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
-        raise Forbidden()
     if body.get("stream"):
         reserve_stream()
     with sent_files.kept_if_used():
@@ -132,13 +129,11 @@ def get_response(response_id: str) -> Response:
 
 @bp.post("/v1/responses/<response:response_id>/cancel")
 @bp.post("/v1/responses/<response:response_id>:cancel")
-@requires("data.runs.write", end_users=True)
+@requires("data.runs.write", also=["data.runs.read"], end_users=True)
 @described(body=NoArguments, body_optional=True, returns=JsonObject, errors=responses_errors.SHAPE)
 def cancel_response(response_id: str) -> Response:
     """Cancel the run of a response; responds 200 with the response, also if it has ended."""
     read_body(NoArguments(), optional=True)
-    if "data.runs.read" not in actor().permissions:
-        raise Forbidden()
     wanted = _id(response_id)
     _find(wanted)
     with connections().transaction() as tx:

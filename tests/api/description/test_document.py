@@ -54,6 +54,28 @@ def test_every_route_and_method_is_described(app: Flask, described: dict[str, An
     assert [] == [name for name, found in successes.items() if not found]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "permissions"),
+    [
+        ("GET /v1/runs/{run_id}", "permission `data.runs.read`"),
+        (
+            "GET /v1/runs/{run_id}/prompts",
+            "permissions `data.runs.read` and `data.threads.read`",
+        ),
+        (
+            "POST /v1/agui",
+            "permissions `data.runs.write`, `data.runs.read` and `data.threads.write`",
+        ),
+    ],
+)
+def test_all_permissions_of_an_endpoint_are_named(
+    described: dict[str, Any], endpoint: str, permissions: str
+) -> None:
+    """Further ones stand beside the first."""
+    text = dict(_operations(described))[endpoint]["description"]
+    assert f"Requires the {permissions}." in text
+
+
 def test_an_endpoint_without_a_description_is_an_error() -> None:
     """The document cannot be made while an endpoint lacks `@described`."""
     app = Flask("other", static_folder=None)
