@@ -14,7 +14,7 @@ from arkloop.api.endpoints.run_types import ListedRun, Run, ThreadRun
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Ok, described
-from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
+from arkloop.api.http.fields import Digits, Id, MetadataChange, Moment, UsdText, utf8_length
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
@@ -29,6 +29,8 @@ from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("runs", __name__)
+
+_MAX_DURATION_MS = 366 * 86_400_000
 
 
 def _not_blank(text: str) -> None:
@@ -53,6 +55,8 @@ class ThreadRunsQuery(ClientDataQuery):
     route_id = fields.String(validate=validate.Regexp(rf"\A{model_routes.ROUTE_ID.pattern}\Z"))
     api_key_id = Id()
     error_code = fields.String(validate=validate.Length(1, 100))
+    min_cost_usd = UsdText()
+    min_duration_ms = Digits(most=_MAX_DURATION_MS)
     created_after = Moment()
     created_before = Moment()
 

@@ -235,6 +235,15 @@ class Usd(fields.Field[Decimal]):
             raise ValidationError(str(error)) from None
 
 
+class UsdText(Usd):
+    """A query parameter that is an amount of USD."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Decimal:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,8})?", value):
+            raise ValidationError("must be an amount of USD, such as 0.05")
+        return super()._deserialize(float(value), *args, **kwargs)
+
+
 class ModelSettings(fields.Field[dict[str, Any]]):
     """Settings of model calls, as `shared/catalog/model_settings.py` reads them."""
 

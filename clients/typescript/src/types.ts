@@ -950,7 +950,7 @@ export interface paths {
          * Show the latest page in the order of the conversation
          * @description Show the latest page in the order of the conversation; `before` leads to older ones.
          *
-         *     Requires the permission `data.threads.read`.
+         *     Requires the permissions `data.threads.read` and `data.runs.read`.
          *
          *     Client tokens may be used.
          */
@@ -974,7 +974,7 @@ export interface paths {
          * Stream the events of the thread's runs after the cursor, and of those that start later
          * @description Stream the events of the thread's runs after the cursor, and of those that start later.
          *
-         *     Requires the permission `data.threads.read`.
+         *     Requires the permissions `data.threads.read` and `data.runs.read`.
          *
          *     Client tokens may be used.
          */
@@ -1244,9 +1244,7 @@ export interface paths {
          * List the prompts that the run's vendors received
          * @description List the prompts that the run's vendors received; the body only of the one with `number`.
          *
-         *     Also requires `data.threads.read`: a prompt has the conversation.
-         *
-         *     Requires the permission `data.runs.read`.
+         *     Requires the permissions `data.runs.read` and `data.threads.read`.
          */
         get: operations["prompts.list_prompts"];
         put?: never;
@@ -2588,7 +2586,7 @@ export interface paths {
          * Create a response, or continue one
          * @description Create a response, or continue one; responds 200 with it, or with its stream.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write`, `data.runs.read` and `data.threads.write`.
          *
          *     Client tokens may be used.
          */
@@ -2636,7 +2634,7 @@ export interface paths {
          * Cancel the run of a response
          * @description Cancel the run of a response; responds 200 with the response, also if it has ended.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write` and `data.runs.read`.
          *
          *     Client tokens may be used.
          */
@@ -2660,7 +2658,7 @@ export interface paths {
          * Cancel the run of a response
          * @description Cancel the run of a response; responds 200 with the response, also if it has ended.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write` and `data.runs.read`.
          *
          *     Client tokens may be used.
          */
@@ -2684,7 +2682,7 @@ export interface paths {
          * Take a new message, a retry or answers, and stream the run from there on
          * @description Take a new message, a retry or answers, and stream the run from there on.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write`, `data.runs.read` and `data.threads.write`.
          *
          *     Client tokens may be used.
          */
@@ -2756,7 +2754,7 @@ export interface paths {
          * List the latest UIMessages in the order of the conversation, without one that is streamed
          * @description List the latest UIMessages in the order of the conversation, without one that is streamed.
          *
-         *     Requires the permission `data.threads.read`.
+         *     Requires the permissions `data.threads.read` and `data.runs.read`.
          *
          *     Client tokens may be used.
          */
@@ -2782,7 +2780,7 @@ export interface paths {
          * Run an agent by AG-UI
          * @description Run an agent by AG-UI; responds 200 with the events of the run.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write`, `data.runs.read` and `data.threads.write`.
          *
          *     Client tokens may be used.
          */
@@ -2808,7 +2806,7 @@ export interface paths {
          *
          *     With `Last-Event-ID` only what follows that event.
          *
-         *     Requires the permission `data.runs.read`.
+         *     Requires the permissions `data.runs.read` and `data.threads.read`.
          *
          *     Client tokens may be used.
          */
@@ -9103,6 +9101,8 @@ export interface operations {
                 route_id?: string;
                 api_key_id?: string;
                 error_code?: string;
+                min_cost_usd?: number;
+                min_duration_ms?: number;
                 created_after?: string | unknown | unknown;
                 created_before?: string | unknown | unknown;
             };
@@ -9204,6 +9204,8 @@ export interface operations {
                 route_id?: string;
                 api_key_id?: string;
                 error_code?: string;
+                min_cost_usd?: number;
+                min_duration_ms?: number;
                 created_after?: string | unknown | unknown;
                 created_before?: string | unknown | unknown;
                 thread_id?: string;

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -37,14 +37,14 @@ FROM generate_series(1, :count) AS i
 _RUNS = """
 INSERT INTO runs (id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
     route_id, model, position, state, created_at, queued_at, ended_at, error_code, end_user_id,
-    metadata)
+    cost_usd, metadata)
 SELECT gen_random_uuid(), t.org_id, t.id, t.created_by_user_id,
     CASE WHEN i % 2 = 0 THEN :key ::uuid END, '', CASE WHEN i < 100 THEN 'old@' || i % 2 ELSE
     'new@1' END, CASE i % 3 WHEN 0 THEN 'a' ELSE 'b' END, 'm', i,
     CASE WHEN i % 100 = 0 THEN 'failed' ELSE 'completed' END,
     now() - make_interval(secs => :count - i), now(), now(),
     CASE WHEN i % 100 = 0 THEN 'run.timeout' END, 'user ' || i % 500,
-    jsonb_build_object('all', 'yes', 'half', (i % 2)::text, 'other', (i % 2)::text,
+    i % 7 / 100.0, jsonb_build_object('all', 'yes', 'half', (i % 2)::text, 'other', (i % 2)::text,
         'rare', (i % 500)::text)
 FROM generate_series(1, :count) AS i
 JOIN (SELECT *, row_number() OVER (ORDER BY created_at) AS n FROM threads) AS t
@@ -107,7 +107,7 @@ def one_run(connections: Connections, actor: Actor, where: str) -> RowMapping:
 #: What a filter may look at.
 COLUMNS = (
     *("id", "thread_id", "route_id", "end_user_id", "error_code", "api_key_id", "persona_id"),
-    *("metadata", "created_at"),
+    *("metadata", "created_at", "ended_at", "cost_usd"),
 )
 
 
@@ -139,6 +139,17 @@ FILTERS: dict[str, tuple[Callable[[RowMapping], Mapping[str, Any]], Fits]] = {
     "error": (
         lambda _: {"error_code": "run.timeout", "api_key_id": KEY},
         lambda row, _: row["error_code"] == "run.timeout" and row["api_key_id"] == KEY,
+    ),
+    "cost": (
+        lambda run: {"min_cost_usd": run["cost_usd"], "route_id": "b"},
+        lambda row, run: row["cost_usd"] >= run["cost_usd"] and row["route_id"] == "b",
+    ),
+    "duration": (
+        lambda _: {"min_duration_ms": 10_000_000},
+        lambda row, _: (
+            row["ended_at"] is not None
+            and row["ended_at"] - row["created_at"] >= timedelta(seconds=10_000)
+        ),
     ),
     "end user in another thread": (
         lambda run: {"thread_id": run["thread_id"], "end_user_id": "nobody"},
