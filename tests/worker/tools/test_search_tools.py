@@ -1,6 +1,7 @@
 """The search for tools by words."""
 
 import json
+import time
 
 import pytest
 
@@ -70,3 +71,17 @@ def test_the_description_names_what_there_is_to_search() -> None:
 
     assert named.spec.description.endswith("214 tools of these servers: files, github.")
     assert "github" not in search_tools.spec.description
+
+
+@pytest.mark.parametrize("query", ["(a+)+$" * 80, "aab " * 125, "ﷺ" * 500, "e\u0301" * 250])
+@pytest.mark.parametrize("text", ["a" * 16_000, "aA" * 8_000, "ﷺ" * 16_000, "e\u0301" * 8_000])
+def test_no_text_makes_a_search_slow(text: str, query: str) -> None:
+    """A fifth of a second of processor time for all the tools that a run can have."""
+    specs = [ToolSpec(f"tool_{number}", text, {}) for number in range(512)]
+    took = []
+    for _ in range(2):
+        began = time.thread_time()
+        rank(specs, query)
+        took.append(time.thread_time() - began)
+
+    assert min(took) < 0.2
