@@ -1,7 +1,9 @@
 """Composition root of the web process; the Procfile has gunicorn call `create_app`."""
 
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flask import Flask
 
@@ -120,6 +122,15 @@ BLUEPRINTS = (
 )
 
 
+class _PlainFlask(Flask):
+    """A Flask without coroutines: it would ask of each function whether it is one, eight times a
+    request.
+    """
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(connections: Connections | None = None) -> Flask:
     """Make the WSGI application; call it in the process that serves, after any fork.
 
@@ -146,7 +157,7 @@ def create_app(connections: Connections | None = None) -> Flask:
         sys.stderr.write(f"{error}\n")
         # With another status its master would start the worker again and again.
         sys.exit(BOOT_ERROR)
-    app = Flask(__name__, static_folder=None)
+    app = _PlainFlask(__name__, static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.password_attempts"] = PasswordAttempts(connections)

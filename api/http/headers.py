@@ -16,6 +16,7 @@ SECURITY = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+BEHIND_TLS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 def register(app: Flask) -> None:
@@ -33,11 +34,14 @@ def _bind_subject() -> None:
 
 
 def _add(response: Response) -> Response:
-    response.headers["X-Trace-Id"] = trace_id()
+    headers = response.headers
+    headers["X-Trace-Id"] = trace_id()
     if response.status_code == 204:
-        del response.headers["Content-Type"]
-    for name, value in SECURITY.items():
-        response.headers.setdefault(name, value)
-    if settings().secure_cookies:  # then we are behind TLS
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        del headers["Content-Type"]
+    wanted = SECURITY | BEHIND_TLS if settings().secure_cookies else SECURITY
+    # One look through the names: `setdefault` would take one for each.
+    present = {name.lower() for name, _ in headers}
+    for name, value in wanted.items():
+        if name.lower() not in present:
+            headers.add(name, value)
     return response

@@ -53,7 +53,8 @@ def read_body(
         InvalidRequest: not one JSON object that fits the schema.
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_object`.
     """
-    query_args(_NO_ARGUMENTS)
+    if request.query_string:
+        query_args(_NO_ARGUMENTS)
     return load_body(schema, optional=optional, limits=limits)
 
 
