@@ -1,5 +1,6 @@
 """`/v1/api-keys`: make, list, limit and revoke API keys."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.reports import reports
-from arkloop.shared.accounts import api_keys
+from arkloop.shared.accounts import api_keys, credentials
 from arkloop.shared.actors import OPERATE, SCOPES
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.storage.connections import Transaction
@@ -57,7 +58,10 @@ class CreateApiKey(CostLimits):
 def create_api_key(tx: Transaction) -> Response:
     """Create a key; responds 201 with `key`, which is shown only this once."""
     _check_may_manage()
-    row, key = api_keys.create(tx, actor(), **read_body(CreateApiKey()))
+    body = read_body(CreateApiKey())
+    # Else a key that was revoked a moment ago, in another process, would leave another one.
+    creator = replace(actor(), permissions=credentials.permissions_now(tx.sql, actor()))
+    row, key = api_keys.create(tx, creator, **body)
     named = {"key_prefix": row.key_prefix, "scopes": row.scopes}
     record(tx, "api_key.created", "api_key", row.id, **named)
     return created({**_shown(row), "key": key}, location=f"/v1/api-keys/{row.id}")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 
-from arkloop.shared.accounts import accounts, api_keys, sessions
+from arkloop.shared.accounts import accounts, api_keys, credentials, sessions
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
 from arkloop.shared.storage.connections import Transaction
@@ -80,12 +80,17 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
 def lock(tx: Transaction, actor: Actor) -> str:
     """Let nobody else change the members of the actor's org until the transaction ends.
 
-    Returns the role that the actor has now. Raises: Forbidden: none any more.
+    Returns the role that the actor has now.
+
+    Raises:
+        Forbidden: none any more.
+        Unauthorized: their login has ended.
     """
     lock_org(tx, actor.org_id)
     role = _role(tx, actor.org_id, actor.user_id)
     if role is None:
         raise Forbidden()
+    credentials.permissions_now(tx.sql, actor)
     return role
 
 
