@@ -109,7 +109,7 @@ def heartbeat(name: str, body: dict[str, Any]) -> Response:
         seen_at = agent_workers.renew(tx, worker)
     connection = request.environ.get("gunicorn.socket")
     topic = agent_workers.news_topic(worker.id)
-    waiting = LongPoll(topic, None, connection)
+    waiting = LongPoll(topic, None, connection, looks_itself=True)
     most = connections().settings.lease_seconds / 3
     seconds = min(body.get("wait_seconds") or 0, most)
     news = partial(_news, connections(), worker, known)

@@ -196,7 +196,7 @@ def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
         held = worker_calls.extend(tx, worker, calls, lease_seconds=lease_seconds)
     topic = worker_calls.worker_topic(worker.org_id, worker.pool)
     connection = request.environ.get("gunicorn.socket")
-    waiting = LongPoll(topic, frozenset({worker.id}), connection)
+    waiting = LongPoll(topic, frozenset({worker.id}), connection, looks_itself=True)
     seconds = min(_or(body.get("wait_seconds"), 0), lease_seconds / 2)
     news = partial(_news, connections(), worker, calls)
     nothing = partial(_unheard, connections(), waiting, worker, held)

@@ -41,6 +41,9 @@ class LongPoll:
     topic: str
     details: frozenset[str] | None = None
     connection: socket.socket | None = None
+    #: None of the hub's looks finds its news, so it looks by itself whenever the process begins to
+    #: listen: what was announced before was lost.
+    looks_itself: bool = False
     #: Its client has closed the connection.
     has_left: bool = False
     #: It has to respond now: its client has left, or the process stops.
@@ -182,10 +185,18 @@ class LongPollHub:
         if message["type"] == "subscribe":
             self._is_listening = True
             self._look_now.set()  # for what was announced before
+            self._wake_those_that_look()
             return
         whom, _, rest = str(message["data"]).partition(" ")
         topic, _, detail = rest.partition(" ")
         self.wake(topic, detail, everyone=whom == "all")
+
+    def _wake_those_that_look(self) -> None:
+        with self._lock:
+            for waiting in self._waiting.values():
+                for poll in waiting:
+                    if poll.looks_itself and poll.news is None:
+                        poll.wake("")
 
     def _look(self) -> None:
         is_told = self._is_listening and not self._connections.redis_outage.is_on

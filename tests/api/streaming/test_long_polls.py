@@ -88,6 +88,17 @@ def test_work_whose_announcement_was_lost_is_found(hub: LongPollHub) -> None:
     eventually(lambda: [b"work"] == waiter.bodies)
 
 
+def test_a_poll_that_looks_itself_does_so_when_its_process_listens(hub: LongPollHub) -> None:
+    """News from before the first subscription, or while Redis was away, are found at once."""
+    itself = Waiter(hub, LongPoll("t", looks_itself=True), found_at=2)
+    other = Waiter(hub, LongPoll("u"), found_at=2)
+
+    eventually(lambda: [b"work"] == itself.bodies)
+    assert hub._is_listening
+
+    assert (1, []) == (other.looks, other.bodies)
+
+
 def test_a_poll_whose_client_has_left_ends(hub: LongPollHub) -> None:
     """A closed connection ends the poll, which then takes no work."""
     ours, theirs = socket.socketpair()
