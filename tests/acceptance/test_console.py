@@ -355,7 +355,7 @@ FORBIDDEN = """[...document.querySelectorAll("main *")].filter((element) =>
 def test_every_page_is_accessible(
     context: BrowserContext, sign_in: Open, user: Caller, hostile: dict[str, str]
 ) -> None:
-    """axe finds nothing, in light and dark; at the width of a phone nothing is wider than it."""
+    """axe finds nothing, in light and dark; on a phone nothing is wider than it, or cut off."""
     context.add_init_script(AXE.read_text())
     page = context.new_page()
     page.goto(f"{user.url}/console")
@@ -370,8 +370,15 @@ def test_every_page_is_accessible(
         found[name] = violations(page)
         page.set_viewport_size(PHONE)
         assert PHONE["width"] >= page.evaluate("document.documentElement.scrollWidth"), name
+        assert [] == page.evaluate(CUT_OFF), name
         page.set_viewport_size({"width": 1280, "height": 800})
     assert {name: [] for name in found} == found
+
+
+#: Numbers on the axes of charts that begin to the left of their chart.
+CUT_OFF = """[...document.querySelectorAll("main svg text.tick")].filter((text) =>
+  text.getBoundingClientRect().left < text.ownerSVGElement.getBoundingClientRect().left
+).map((text) => text.textContent)"""
 
 
 def violations(page: Page) -> list[str]:

@@ -64,6 +64,8 @@ const share = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)}
 const HEIGHT = 200
 const AXIS = 24
 const LEFT = 52
+/** Wide enough for a character of the axis. */
+const DIGIT = 7
 
 /** Bars, one a day. @param {{rows: any[], measure: string}} props */
 function Days({ rows, measure }) {
@@ -78,23 +80,26 @@ function Days({ rows, measure }) {
   }, [])
   const values = rows.map((row) => valueOf(row, measure))
   const top = niceTop(Math.max(...values, 0))
-  const step = (width - LEFT) / rows.length
+  const parts = [0, 0.5, 1].map((part) => ({ value: part * top, text: shown(part * top, measure) }))
+  // Small costs have many decimals.
+  const left = Math.max(LEFT, 12 + DIGIT * Math.max(...parts.map((part) => part.text.length)))
+  const step = (width - left) / rows.length
   const y = (/** @type {number} */ value) => HEIGHT - AXIS - (value / top) * (HEIGHT - AXIS - 14)
-  const every = Math.ceil(rows.length / Math.max(2, Math.floor((width - LEFT) / 64)))
+  const every = Math.ceil(rows.length / Math.max(2, Math.floor((width - left) / 64)))
   const chosen = at === null ? null : rows[at]
   return html`<div class="chart" ref=${box}>
     <p class="chart-at" aria-hidden="true">${chosen ? html`<b>${label(chosen.date)}</b> ${money(chosen.cost_usd)} · ${count(chosen.runs)} runs ·
       ${short(chosen.input_tokens + chosen.output_tokens)} tokens` : html`<span class="faint">Point at a day to see its numbers</span>`}</p>
     <svg width=${width} height=${HEIGHT} viewBox=${`0 0 ${width} ${HEIGHT}`} role="img" onPointerLeave=${() => setAt(null)}
       aria-label=${`By day, from ${label(rows[0]?.date ?? "")} to ${label(rows.at(-1)?.date ?? "")}: at most ${shown(Math.max(...values, 0), measure)} a day`}>
-      ${[0, 0.5, 1].map((part) => html`<g key=${part}><line class="grid" x1=${LEFT} x2=${width} y1=${y(part * top)} y2=${y(part * top)} />
-        <text class="tick" x=${LEFT - 8} y=${y(part * top) + 4} text-anchor="end">${shown(part * top, measure)}</text></g>`)}
+      ${parts.map(({ value, text }) => html`<g key=${value}><line class="grid" x1=${left} x2=${width} y1=${y(value)} y2=${y(value)} />
+        <text class="tick" x=${left - 8} y=${y(value) + 4} text-anchor="end">${text}</text></g>`)}
       ${rows.map((row, index) => html`<g key=${row.date} onPointerEnter=${() => setAt(index)}>
-        <rect class="hit" x=${LEFT + index * step} y="0" width=${step} height=${HEIGHT - AXIS} />
-        <rect class=${classes("bar", index === at && "on")} x=${LEFT + index * step + step * 0.14} width=${Math.max(1, step * 0.72)}
+        <rect class="hit" x=${left + index * step} y="0" width=${step} height=${HEIGHT - AXIS} />
+        <rect class=${classes("bar", index === at && "on")} x=${left + index * step + step * 0.14} width=${Math.max(1, step * 0.72)}
           y=${values[index] > 0 ? Math.min(y(values[index]), HEIGHT - AXIS - 2) : HEIGHT - AXIS}
           height=${values[index] > 0 ? Math.max(2, HEIGHT - AXIS - y(values[index])) : 0} rx="2" />
-        ${index % every === 0 && html`<text class="tick" x=${LEFT + (index + 0.5) * step} y=${HEIGHT - 7} text-anchor="middle">${label(row.date)}</text>`}</g>`)}
+        ${index % every === 0 && html`<text class="tick" x=${left + (index + 0.5) * step} y=${HEIGHT - 7} text-anchor="middle">${label(row.date)}</text>`}</g>`)}
     </svg>
     <table class="sr"><caption>By day</caption><thead><tr><th scope="col">Day</th><th scope="col">Cost</th><th scope="col">Runs</th></tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.date}><td>${row.date}</td><td>${money(row.cost_usd)}</td><td>${row.runs}</td></tr>`)}</tbody></table>

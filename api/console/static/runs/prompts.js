@@ -17,7 +17,7 @@ export function Prompts({ run, events }) {
   const [open, setOpen] = useState(0)
   if (data === null) return error ? html`<${Problem} error=${error} onRetry=${reload} />` : null
   return html`<section class="panel"><h2>Prompts as sent <span class="faint">${count(data.length)}</span></h2>
-    ${data.length === 0 && html`<p class="faint">None are stored of this run.</p>`}
+    ${data.length === 0 && html`<p class="faint">None are stored of this run${run.phase === "finished" ? "" : " yet"}.</p>`}
     <ol class="calls">${data.map((/** @type {any} */ one) => html`<li key=${one.number}>
       <button type="button" class="fold" aria-expanded=${open === one.number} onClick=${() => setOpen(open === one.number ? 0 : one.number)}>
         <span>Step ${one.step}${PURPOSES[one.purpose] ? `, ${PURPOSES[one.purpose]}` : ""}${one.try_number > 1 ? `, try ${one.try_number}` : ""}</span>
