@@ -58,6 +58,9 @@ keepalive = 5
 graceful_timeout = 10
 timeout = 30
 limit_request_line = 8190
+#: Else clients of a proxy on this machine could send SCRIPT_NAME, and this service would leave out
+#: the beginning of a path that the proxy's rules were applied to.
+forwarder_headers = ""
 accesslog = None  # stream tickets travel in the query string; see api/http/observation.py
 errorlog = "-"
 logger_class = _Logger

@@ -121,6 +121,37 @@ def test_ambiguous_framing_is_refused(server: WebServer, headers: tuple[str, ...
         assert b"" == connection.recv(65536)
 
 
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"GET /readyz HTTP/1.1\r\nHost: example.com:80\r\n", b"200"),
+        (b"GET /readyz HTTP/1.1\r\nHost: [::1]:80\r\n", b"200"),
+        (b"GET /readyz HTTP/1.1\r\nHost:\r\n", b"200"),
+        (b"GET /readyz HTTP/1.0\r\n", b"200"),
+        (b"GET /readyz HTTP/1.1\r\n", b"400"),
+        (b"GET /readyz HTTP/1.1\r\nHost: a b\r\n", b"400"),
+        (b"GET /readyz HTTP/1.1\r\nHost: a/<x>\r\n", b"400"),
+        (b"GET /readyz HTTP/1.1\r\nHost: user@a\r\n", b"400"),
+        (b"GET /readyz HTTP/1.1\r\nHost: a\r\nHost: a\r\n", b"400"),
+        (b"GET //readyz HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /x/readyz HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /x\r\n", b"404"),
+        (b"GET /readyz HTTP/1.1\r\nHost: a\r\nscript_name: /x\r\n", b"200"),
+        (b"GET /x HTTP/1.1\r\nHost: a\r\nPATH_INFO: /readyz\r\n", b"404"),
+        (b"GET ///v1/operator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+    ],
+)
+def test_a_request_has_one_host_and_one_path(
+    server: WebServer, start: bytes, status: bytes
+) -> None:
+    """The host is as RFC 9112 requires it, and no path has another spelling that a proxy in front
+    would let through.
+    """
+    with server.connect() as connection:
+        connection.sendall(start + b"Connection: close\r\n\r\n")
+
+        assert status == connection.recv(65536).split(b" ")[1]
+
+
 def test_a_body_that_takes_longer_than_10_seconds_is_given_up(server: WebServer) -> None:
     """Silence, or a byte every second, with a length or chunked: 408 after 10 s."""
     with ThreadPoolExecutor(4) as threads:
