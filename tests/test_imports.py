@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 
 from arkloop import agents, providers, testing, tools
+from arkloop.shared.config import Settings
+from tests.clients import User
 
 ROOT = Path(__file__).parents[1]
 ENVIRON = {
@@ -48,6 +50,34 @@ def test_a_process_starts_without_what_it_does_not_need(module: str, needless: s
 def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
     """A run that had to import the SDK would hold up every other run of the process meanwhile."""
     assert SDK <= _loaded("arkloop.worker.app", OPENAI_API_KEY="none")
+
+
+def test_a_worker_loads_the_providers_that_orgs_have(settings: Settings, alice: User) -> None:
+    """An SDK that no org needs would take a second of each start, and dozens of MiB."""
+    body = {"name": "p", "kind": "openai", "api_key": "secret", "models": [{"model": "m"}]}
+    assert 201 == alice.post("/v1/llm-providers", body).status_code
+    stores = {
+        "ARKLOOP_DATABASE_URL": settings.database_url,
+        "ARKLOOP_REDIS_URL": settings.redis_url,
+        "ARKLOOP_ENCRYPTION_KEY": "0" * 64,
+    }
+    loaded = _loaded("arkloop.worker.app", "arkloop.worker.app._wait_for_schema()", **stores)
+
+    assert {"openai"} == {"openai", "anthropic"} & loaded
+
+
+def test_a_provider_of_a_later_org_is_loaded_by_its_first_run() -> None:
+    """The SDK's objects are left out of every later garbage collection, as those of the start."""
+    code = (
+        "import gc; from arkloop.worker import providers;"
+        "from arkloop.shared.catalog.model_routes import Route;"
+        "route = Route(id='r', provider='openai', model='m', base_url='http://127.0.0.1:1');"
+        "providers.load(route, faults=False).close();"
+        "print(gc.isenabled(), gc.get_freeze_count() > 50_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert "True True\n" == done.stdout, done.stderr
 
 
 def test_a_worker_with_a_broken_tool_does_not_start() -> None:
@@ -103,8 +133,8 @@ def test_the_names_that_authors_import_stay(module: ModuleType, names: str) -> N
     assert all(hasattr(module, name) for name in module.__all__)
 
 
-def _loaded(module: str, **environ: str) -> set[str]:
-    code = f"import sys, {module}; print(*sys.modules)"
+def _loaded(module: str, then: str = "", **environ: str) -> set[str]:
+    code = f"import sys, {module}; {then or 'pass'}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -15,7 +15,7 @@ from gevent import monkey
 from kombu.utils import functional
 
 from arkloop.shared import fault_points, logs, plugins
-from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.catalog import llm_providers, model_routes, personas
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
@@ -69,8 +69,7 @@ try:
 except (InvalidPlugin, tools.InvalidTool, tools.UnknownTool) as problem:
     raise SystemExit(f"A tool or plugin cannot be used:\n{problem}") from None
 
-# Where orgs can store keys, any of them may come to use any provider.
-providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())
+providers.prepare(routes.values())
 app = celery_app.make_celery(settings, concurrency=settings.worker_concurrency)
 _processes: dict[int, WorkerProcess] = {}
 _lock = threading.Lock()
@@ -104,11 +103,22 @@ def _wait_for_schema(**_: Any) -> None:
     try:
         server_checks.check(waiting)
         storage_of(settings).check()
+        _prepare_providers_of_orgs(waiting)
     except (server_checks.UnsuitableServer, UnusableStorage) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     finally:
         waiting.close()
+
+
+def _prepare_providers_of_orgs(connections: Connections) -> None:
+    """Import the SDKs of the kinds that orgs have; the first run with another kind imports it."""
+    try:
+        with connections.reading() as sql:
+            kinds = llm_providers.kinds(sql)
+    except Unavailable:
+        kinds = [*llm_providers.KINDS]
+    providers.prepare((), also=kinds)
 
 
 class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

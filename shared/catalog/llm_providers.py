@@ -89,6 +89,11 @@ def create(
     return row
 
 
+def kinds(sql: Connection) -> list[str]:
+    """Return the kinds of the providers of all orgs."""
+    return list(sql.scalars(select(llm_providers.c.kind).distinct()))
+
+
 def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
     """List the org's providers, newest first."""
     query = select(llm_providers).where(llm_providers.c.org_id == actor.org_id)

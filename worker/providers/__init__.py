@@ -3,8 +3,11 @@
 `docs/reference/providers.md` shows a whole one.
 """
 
+import gc
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Protocol, cast
 
 from arkloop.shared import plugins
@@ -60,7 +63,8 @@ class Provider(Protocol):
 def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
     """Import what these routes need, and `also` these providers, before there are runs.
 
-    While an SDK is imported, for up to a second, every run of the process stands still.
+    While an SDK is imported, for up to a second, every run of the process stands still. The first
+    route of a provider that is not prepared imports it all the same.
     """
     needed = {route.provider for route in routes} | set(also)
     for provider in sorted(needed):
@@ -88,8 +92,22 @@ def _builder(provider: str) -> Any:
         return of_plugins[provider]
     name = f"arkloop.worker.providers.{provider}_provider"
     try:
-        return import_module(name).build
+        return _imported(name).build
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise  # of what the module itself imports
         raise ProviderError("invalid_request", f"Unknown provider {provider!r}.") from error
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module, and leave what it makes out of every garbage collection."""
+    if name in sys.modules:
+        return sys.modules[name]
+    is_running = gc.isenabled()
+    gc.disable()  # walking through the objects of an SDK again and again takes longer than it does
+    try:
+        return import_module(name)
+    finally:
+        if is_running:
+            gc.freeze()  # they stay: each full collection would stop all runs to walk through them
+            gc.enable()
