@@ -3,9 +3,12 @@
 import signal
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
+from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.ids import new_trace_id, span_id_of
+from tests.acceptance.test_secrets import used
 from tests.caller import Caller, script
 from tests.collector import Collector, Seen, collector
 from tests.system import System, running_system, sealing
@@ -34,6 +37,8 @@ def traced(
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET}",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        "ARKLOOP_METRICS_PORT": str(free_port()),
+        "ARKLOOP_METRICS_DIR": str(folder / "metrics"),
         **sealing(),
     }
     with running_system(new_database, folder, web=1, environ=environ) as system:
@@ -251,3 +256,19 @@ def test_runs_do_not_notice_a_frozen_collector(someone: Caller, receiver: Collec
         assert {"completed"} == {someone.ended(run_id)["status"] for run_id in ids}
     finally:
         receiver.release.set()
+
+
+def test_no_trace_and_no_metric_has_a_secret(traced: System, receiver: Collector) -> None:
+    """Secrets of twelve kinds are used, where they work and where they do not."""
+    before = len(receiver.bodies)
+    with ToolReceiver(lambda _: Reply({"error": "no"}, status=401)) as refusing:
+        kinds = used(traced.caller(), refusing, traced)
+    port = traced.environ["ARKLOOP_METRICS_PORT"]
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
+    names = {"POST /v1/llm-providers", "execute_tool refund"}
+    eventually(lambda: names <= {span.name for span in list(receiver.spans)}, seconds=10)
+    left = b"\n".join((*receiver.bodies[before:], metrics))
+
+    assert len(kinds) >= 12
+    assert b"arkloop_" in metrics
+    assert [] == [kind for kind, secret in kinds.items() if secret.encode() in left]
