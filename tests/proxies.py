@@ -1,10 +1,14 @@
-"""nginx, HAProxy and Caddy in front of two web servers; the first is used while it is up."""
+"""nginx, HAProxy and Caddy in front of two web servers, of which the first is used while it is up;
+HAProxy in front of cells.
+"""
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -79,24 +83,68 @@ COMMANDS: dict[str, Callable[[Path, int, int, int], list[str]]] = {
 @contextmanager
 def proxy(name: str, folder: Path, first: int, second: int) -> Iterator[str]:
     """Start a proxy and yield its address; skips the test without its program, or fails in CI."""
+    _need(name)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with _running(COMMANDS[name](folder, port, first, second), folder, url):
+        yield url
+
+
+def _need(name: str) -> None:
     if shutil.which(name, path=_PATH) is None:
         reason = f"{name} is not installed: run `make test-proxies`"
         if os.environ.get("NEED_PROXIES") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    port = free_port()
+
+
+@contextmanager
+def _running(
+    command: list[str], folder: Path, url: str, host: str | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            COMMANDS[name](folder, port, first, second),
-            env={"PATH": _PATH, "HOME": str(folder)},
-            stdout=log,
-            stderr=log,
+            command, env={"PATH": _PATH, "HOME": str(folder)}, stdout=log, stderr=log
         )
-    url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: process.poll() is not None or answers(url), seconds=20)
+        eventually(lambda: process.poll() is not None or answers(url, host), seconds=20)
         assert process.poll() is None, (folder / "log").read_text()
-        yield url
+        yield process
     finally:
         process.terminate()
         process.wait(10)
+
+
+@dataclass(frozen=True)
+class CellProxy:
+    """HAProxy in front of cells, and the map of the host names of orgs."""
+
+    url: str
+    map: Path
+    process: "subprocess.Popen[bytes]"
+
+    def switch(self, host: str, cell: str) -> None:
+        """Lead the requests of a host name to another cell, as an operator does."""
+        lines = [line.split() for line in self.map.read_text().splitlines()]
+        self.map.write_text("".join(f"{h} {cell if h == host else c}\n" for h, c in lines))
+        self.process.send_signal(signal.SIGUSR2)
+
+
+@contextmanager
+def cell_proxy(folder: Path, ports: Sequence[int], hosts: Mapping[str, str]) -> Iterator[CellProxy]:
+    """Start the HAProxy of `deploy/cells` in front of two cells with one web process each."""
+    _need("haproxy")
+    port, map_ = free_port(), folder / "orgs.map"
+    map_.write_text("".join(f"{host} {cell}\n" for host, cell in hosts.items()))
+    path = _shipped(
+        "cells/haproxy.cfg",
+        folder,
+        ("bind :8080", f"bind 127.0.0.1:{port}"),
+        ("maxconn 16384", "maxconn 1000"),
+        ("/etc/haproxy/orgs.map", str(map_)),
+        ("server web-2", "# server web-2"),
+        *((f"cell-{i}-web-1:8080", f"127.0.0.1:{own}") for i, own in enumerate(ports, 1)),
+    )
+    url = f"http://127.0.0.1:{port}"
+    with _running(["haproxy", "-W", "-db", "-f", path], folder, url, next(iter(hosts))) as process:
+        yield CellProxy(url, map_, process)

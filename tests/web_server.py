@@ -47,10 +47,12 @@ class WebServer:
         return answers(self.url)
 
 
-def answers(url: str) -> bool:
-    """Return whether the service is alive at this address."""
+def answers(url: str, host: str | None = None) -> bool:
+    """Return whether the service is alive at this address, for this host name."""
+    headers = {} if host is None else {"Host": host}
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
+        request = urllib.request.Request(f"{url}/healthz", headers=headers)
+        with urllib.request.urlopen(request, timeout=5) as response:
             return bool(response.status == 200)
     except OSError:
         return False
