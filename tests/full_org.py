@@ -1,12 +1,14 @@
-"""An org with a row in each table that has rows of orgs."""
+"""An org with a row in each table that has rows of orgs, and what a cell has of it."""
 
 import json
 import secrets
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from click.testing import Result
 from sqlalchemy import (
     ARRAY,
     Boolean,
@@ -27,8 +29,11 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 from arkloop.cli.operator.org_rows import tables
 from arkloop.shared.ids import new_id
 from arkloop.shared.security.encryption import keyring
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
+
+#: Calls `arkloop orgs` with these words.
+Run = Callable[..., Result]
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 #: Tabs, newlines, backslashes and quotes: what the text of a COPY has to escape.
@@ -104,3 +109,21 @@ def _plain(column: Column[Any], ids: dict[str, UUID]) -> Any:
         return Decimal("1.5")
     assert isinstance(kind, Integer), f"{column}: what is a value of {kind}?"
     return 1
+
+
+def environ(at: Connections, target: Connections) -> dict[str, str]:
+    return {
+        "ARKLOOP_DATABASE_URL": at.settings.database_url,
+        "ARKLOOP_TARGET_DATABASE_URL": target.settings.database_url,
+        "ARKLOOP_ENCRYPTION_KEY": at.settings.encryption_key or "",
+    }
+
+
+def contents(connections: Connections, org_id: UUID) -> dict[str, list[str]]:
+    """Return the rows of an org by table, as text."""
+    found = {}
+    with connections.reading() as sql:
+        for table in tables():
+            rows = sql.exec_driver_sql(f"SELECT r::text FROM ({table.select(org_id)}) AS r")
+            found[table.name] = sorted(rows.scalars())
+    return found

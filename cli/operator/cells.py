@@ -1,4 +1,6 @@
-"""`arkloop orgs copy`: the copy of a suspended org in the database of another cell."""
+"""`arkloop orgs copy` and `erase`: the move of an org to the database of another cell, and the
+erasure of what it has left behind.
+"""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ import click
 import psycopg
 from sqlalchemy import select, update
 
-from arkloop.cli.operator import org_copies
+from arkloop.cli.operator import org_copies, org_erasures
 from arkloop.cli.operator.database import (
     checked,
     database_url_option,
@@ -18,6 +20,7 @@ from arkloop.cli.operator.database import (
     record,
     without_notifications,
 )
+from arkloop.cli.operator.erasure import confirmed
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
@@ -44,16 +47,19 @@ _INSTALLATION = "SELECT epoch, (SELECT version_num FROM alembic_version) FROM in
 _MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"
 
 
-@click.command("copy")
-@database_url_option
-@org_option
-@click.option(
+_target_option = click.option(
     "--to",
     "target_url",
     envvar="ARKLOOP_TARGET_DATABASE_URL",
     required=True,
     help="Postgres of the other cell.  [default: $ARKLOOP_TARGET_DATABASE_URL]",
 )
+
+
+@click.command("copy")
+@database_url_option
+@org_option
+@_target_option
 @click.option(
     "--encryption-key",
     envvar="ARKLOOP_ENCRYPTION_KEY",
@@ -93,6 +99,45 @@ def copy(
             rows = _copied(source, target, org_id, epoch)
     seconds = round(time.monotonic() - began, 1)
     print_json({"org_id": str(org_id), "to": str(epoch), "rows": rows, "seconds": seconds})
+
+
+@click.command("erase")
+@database_url_option
+@org_option
+@_target_option
+@click.option("--yes", is_flag=True, help="Erase without asking.")
+def erase(database_url: str, org: str, target_url: str, yes: bool) -> None:
+    """Erase what an organization has left behind, once it is resumed in another cell.
+
+    Bytes of files stay, since cells can share them; so do users, the audit log and the ledger. It
+    may be repeated after it was stopped.
+    """
+    with (
+        without_notifications(database_url) as connections,
+        _opened(database_url) as source,
+        _opened(target_url) as target,
+    ):
+        with connections.reading() as sql:
+            org_id = find_org(sql, org)
+        _check_installations(source, target)
+        _check_left(source, target, org_id)
+        confirmed(f"the rows of {org_id} in the database {source.info.dbname}", yes)
+        rows = {}
+        for name, count in org_erasures.erase(source, org_id):
+            rows[name] = count
+            print_line(f"{name}: {count}", err=True)
+    print_json({"org_id": str(org_id), "rows": rows})
+
+
+def _check_left(source: org_copies.Connection, target: org_copies.Connection, org_id: UUID) -> None:
+    """Check that the org is served there and not here. Raises: ClickException."""
+    here, there = (one.execute(_MOVED_TO, [org_id]).fetchone() for one in (source, target))
+    if here is None or here[0] is None:
+        raise click.ClickException("It was not copied to another cell; nothing was erased.")
+    if there is None or there[0] is not None:
+        raise click.ClickException(
+            "It is not resumed in the other cell; nothing was erased. Resume it there first."
+        )
 
 
 @contextmanager

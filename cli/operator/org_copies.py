@@ -5,7 +5,7 @@ than a piece in this process. Before the target commits, number and sum of each 
 compared. A process that is killed at any moment leaves all of the copy or nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -52,6 +52,26 @@ WHERE org_id = %(org_id)s
 """
 
 
+#: Tables whose rows outlive the erasure of an org, with the reason.
+STAY: Mapping[str, str] = {
+    "audit_entries": "append-only",
+    "audit_heads": "append-only",
+    "erasures": "what was erased is recorded for good",
+    "ledger_entries": "append-only",
+    "users": "they can be in other orgs",
+}
+
+# What was pruned in the one cell while the other had a copy from before.
+_PRUNE = """
+DELETE FROM audit_entries
+WHERE org_id = %s AND seq < (SELECT min(seq) FROM moved_audit_entries)
+"""
+_NEXT_HEAD = """
+UPDATE audit_heads h SET seq = e.seq, hash = e.hash FROM audit_entries e
+WHERE h.org_id = %s AND e.org_id = h.org_id AND e.seq = h.seq + 1
+"""
+
+
 class Differs(Exception):
     """The end of a copy that is not what was read; nothing of it is stored."""
 
@@ -69,7 +89,7 @@ def reading(source: Connection) -> Iterator[None]:
     """Open a transaction that sees the database as it is at its beginning."""
     with source.transaction():
         source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        source.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
+        _set(source)
         yield
 
 
@@ -77,9 +97,21 @@ def reading(source: Connection) -> Iterator[None]:
 def writing(target: Connection, org_id: UUID) -> Iterator[None]:
     """Open the transaction of a copy of this org; another one of the same org waits for it."""
     with target.transaction():
-        target.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
+        _set(target)
         target.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"copy {org_id}"])
         yield
+
+
+@contextmanager
+def erasing(connection: Connection) -> Iterator[None]:
+    """Open a transaction of an erasure."""
+    with connection.transaction():
+        _set(connection)
+        yield
+
+
+def _set(connection: Connection) -> None:
+    connection.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
 
 
 def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:
@@ -90,11 +122,16 @@ def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple
         psycopg.errors.UniqueViolation: the target has a row of this id or name.
     """
     for table in tables():
-        if table.name == "users":
-            _copy_users(source, target, table, org_id)
+        if table.name in STAY:
+            _add_rows(source, target, table, org_id)
         else:
             _copy_rows(source, target, table.select(org_id), table.name, table.quoted)
         yield table.name, _compared(source, target, table, org_id)
+    # Of an org that comes back: what collects events of deleted runs would take these, too.
+    target.execute(
+        "DELETE FROM forgotten_events WHERE run_id IN (SELECT id FROM runs WHERE org_id = %s)",
+        [org_id],
+    )
     _copy_usage_days(source, target, org_id)
 
 
@@ -109,14 +146,26 @@ def _copy_rows(source: Connection, target: Connection, query: str, name: str, co
                     stored.write(row)
 
 
-def _copy_users(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> None:
-    """Add the users that the target does not have: a user can be in several orgs."""
-    target.execute("CREATE TEMPORARY TABLE moved_users (LIKE users) ON COMMIT DROP")
-    _copy_rows(source, target, table.select(org_id), "moved_users", table.quoted)
+def _add_rows(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> None:
+    """Add the rows that the target does not have: some are there of an org that comes back, and a
+    user can be in several orgs.
+    """
+    name = f"moved_{table.name}"
+    target.execute(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name}) ON COMMIT DROP")
+    _copy_rows(source, target, table.select(org_id), name, table.quoted)
+    key = ", ".join(column.name for column in metadata.tables[table.name].primary_key)
     target.execute(
-        f"INSERT INTO users ({table.quoted}) SELECT {table.quoted} FROM moved_users"
-        " ON CONFLICT (id) DO NOTHING"
+        f"INSERT INTO {table.name} ({table.quoted}) SELECT {table.quoted} FROM {name}"
+        f" ON CONFLICT ({key}) DO NOTHING"
     )
+    if table.name == "audit_entries":
+        target.execute("SELECT set_config('arkloop.audit_prune', 'on', true)")
+        target.execute(_PRUNE, [org_id])
+        target.execute("SELECT set_config('arkloop.audit_prune', 'off', true)")
+    elif table.name == "audit_heads":
+        # A trigger lets it move by one entry at a time.
+        while target.execute(_NEXT_HEAD, [org_id]).rowcount:
+            pass
 
 
 def _compared(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 from sqlalchemy import Row
 
-from arkloop.cli.operator.cells import copy
+from arkloop.cli.operator.cells import copy, erase
 from arkloop.cli.operator.database import (
     database,
     database_url_option,
@@ -55,6 +55,7 @@ def orgs() -> None:
 
 
 orgs.add_command(copy)
+orgs.add_command(erase)
 
 
 @orgs.command("set")

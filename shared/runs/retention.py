@@ -37,6 +37,14 @@ BITS_OF_A_PASS = 10
 READERS_LEAVE_SECONDS = 60
 WORKERS_KEPT = timedelta(days=1)
 
+#: Statements that delete the runs `ids` with their events and without a note of them: readers of
+#: streams meet holes, so it is for runs that nobody reaches.
+DELETE_WITH_EVENTS = (
+    "DELETE FROM run_events WHERE run_id = ANY (%(ids)s)",
+    "DELETE FROM runs WHERE id = ANY (%(ids)s)",
+    "DELETE FROM forgotten_events WHERE run_id = ANY (%(ids)s)",
+)
+
 _FORGET_RUNS = statement(__package__, "forget_runs")
 _COLLECT_EVENTS = statement(__package__, "collect_events")
 _RELEASE_PARTITION = statement(__package__, "release_partition")

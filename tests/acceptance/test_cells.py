@@ -34,7 +34,7 @@ MOVES, STAYS = "moves.example.com", "stays.example.com"
 
 @pytest.fixture
 def cells(new_database: Callable[[], str], tmp_path: Path) -> Iterator[tuple[System, System]]:
-    """What they have in common is what the guide says."""
+    """Two cells that have in common what the guide demands."""
     common = sealing() | {"ARKLOOP_JWT_SECRET": secrets.token_hex(32)}
     common["ARKLOOP_FILES_DIR"] = str(tmp_path / "files")
     with ExitStack() as stack:

@@ -4,76 +4,18 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner, Result
 from sqlalchemy import Column, MetaData, Table, Uuid, text
 
-from arkloop.cli.main import main
 from arkloop.cli.operator import org_rows
 from arkloop.shared.billing import usage_days
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage import rewinds
-from arkloop.shared.storage.connections import Connections, Transaction, connect
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
-from tests.full_org import fill
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def target(connections: Connections, new_database: Callable[[], str]) -> Iterator[Connections]:
-    """The database of another cell."""
-    opened = connect(
-        replace(connections.settings, database_url=new_database()), application="tests"
-    )
-    with opened.transaction() as tx:
-        # Databases of tests are copies of one.
-        rewinds.rotate(tx.sql)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def org_id(connections: Connections) -> UUID:
-    """A suspended org with a row in each table; there is another one beside it."""
-    with connections.transaction() as tx:
-        fill(tx)
-        return fill(tx)
-
-
-@pytest.fixture
-def run(connections: Connections, target: Connections, org_id: UUID) -> Run:
-    """Call it with the words after `arkloop orgs`; `--org` is the test's."""
-
-    def run(command: str, *words: str, at: Connections = connections) -> Result:
-        return CliRunner().invoke(
-            main, ["orgs", command, "--org", str(org_id), *words], env=environ(at, target)
-        )
-
-    return run
-
-
-def environ(at: Connections, target: Connections) -> dict[str, str]:
-    return {
-        "ARKLOOP_DATABASE_URL": at.settings.database_url,
-        "ARKLOOP_TARGET_DATABASE_URL": target.settings.database_url,
-        "ARKLOOP_ENCRYPTION_KEY": at.settings.encryption_key or "",
-    }
-
-
-def contents(connections: Connections, org_id: UUID) -> dict[str, list[str]]:
-    """Return the rows of an org by table, as text."""
-    found = {}
-    with connections.reading() as sql:
-        for table in org_rows.tables():
-            rows = sql.exec_driver_sql(f"SELECT r::text FROM ({table.select(org_id)}) AS r")
-            found[table.name] = sorted(rows.scalars())
-    return found
+from tests.full_org import Run, contents, environ
 
 
 def test_a_copy_has_all_rows_of_the_org_and_no_others(

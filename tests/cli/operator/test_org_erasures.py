@@ -1,0 +1,70 @@
+"""`arkloop orgs erase`, and orgs that come back."""
+
+from uuid import UUID
+
+from sqlalchemy import text
+
+from arkloop.cli.operator import org_rows
+from arkloop.shared.storage.connections import Connections
+from tests.full_org import AT, Run, contents
+
+
+def test_what_is_left_behind_is_erased_once_the_org_is_resumed(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Before that the copy is not in use; rows of other orgs stay, and what is kept for good."""
+    never = run("erase", "--yes")
+    assert 0 == run("copy").exit_code
+    early = run("erase", "--yes")
+    assert 0 == run("resume", at=target).exit_code
+    others = sum(_counts(connections).values()) - sum(_counts(connections, org_id).values())
+
+    done = run("erase", "--yes")
+
+    assert (1, 1, 0) == (never.exit_code, early.exit_code, done.exit_code)
+    assert "It was not copied" in never.output
+    assert "It is not resumed" in early.output
+    left = contents(connections, org_id)
+    assert {"audit_entries", "audit_heads", "erasures", "ledger_entries"} == {
+        name for name, rows in left.items() if rows
+    }
+    stay = sum(map(len, left.values())) + 1  # a user
+    assert others + stay == sum(_counts(connections).values())
+    with connections.reading() as sql:
+        assert 0 == sql.scalar(text("SELECT count(*) FROM forgotten_events"))
+    assert [] == [name for name, rows in contents(target, org_id).items() if not rows]
+
+
+def test_an_org_comes_back(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Its audit log continues where the other cell has left it, and events are kept."""
+    assert 0 == run("copy").exit_code
+    assert 0 == run("resume", at=target).exit_code
+    assert 0 == run("erase", "--yes").exit_code
+    assert 0 == run("suspend", "--reason", "It comes back.", at=target).exit_code
+    with target.transaction() as tx:
+        tx.sql.execute(text("UPDATE orgs SET suspended_at = :at"), {"at": AT})
+    with target.reading() as sql:
+        run_id = sql.scalar(text("SELECT id FROM runs WHERE org_id = :org"), {"org": org_id})
+    with connections.transaction() as tx:
+        # As if a sweep still had to look for events of the run that was there.
+        tx.sql.execute(text("INSERT INTO forgotten_events (run_id) VALUES (:id)"), {"id": run_id})
+
+    done = run("copy", "--to", connections.settings.database_url, at=target)
+
+    assert 0 == done.exit_code, done.output
+    assert contents(target, org_id) == contents(connections, org_id)
+    with connections.reading() as sql:
+        assert 0 == sql.scalar(text("SELECT count(*) FROM forgotten_events"))
+    assert 0 == run("resume").exit_code
+
+
+def _counts(connections: Connections, org_id: UUID | None = None) -> dict[str, int]:
+    if org_id is not None:
+        return {name: len(rows) for name, rows in contents(connections, org_id).items()}
+    with connections.reading() as sql:
+        return {
+            table.name: sql.scalar(text(f"SELECT count(*) FROM {table.name}")) or 0
+            for table in org_rows.tables()
+        }
