@@ -28,7 +28,8 @@ class PasswordAttempts:
         self._limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.password_attempts)
 
     def count(self, login: str) -> None:
-        """Count an attempt for this login or user id, before its password is compared.
+        """Count an attempt for this login, as logins are compared, or user id, before its password
+        is compared.
 
         Attempts that come at once are counted one by one: none is compared beyond the limit.
 
@@ -52,4 +53,4 @@ def password_attempts() -> PasswordAttempts:
 
 def _name(login: str) -> str:
     """Return what stands in Redis instead of a login, which may be an email address."""
-    return hashlib.sha256(login.lower().encode()).hexdigest()
+    return hashlib.sha256(login.encode()).hexdigest()

@@ -139,13 +139,14 @@ def login() -> Response:
     body = read_body(Login())
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"], in_org=body["org_id"])
-    password_attempts().count(body["login"])
+        name = accounts.compared(sql, body["login"])
+    password_attempts().count(name)
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
         if user is not None and user.first_org_id is not None:
             # An attacker must not be able to choose an `org_id` that leaves no trace.
             record_failed_login(user_id=user.id, org_id=user.org_id or user.first_org_id)
         raise Unauthorized("Wrong login or password.")
-    password_attempts().forget(body["login"])
+    password_attempts().forget(name)
     with connections().transaction() as tx:
         org_id = user.org_id
         if body["invitation"] is not None:

@@ -72,7 +72,8 @@ def reset_password() -> Response:
         user_id, login, email = password_resets.use(tx, body["token"], password_hash)
         for org in accounts.orgs_of(tx.sql, user_id):
             record_login(tx, "auth.password_reset", user_id=user_id, org_id=org.id)
+        names = [accounts.compared(tx.sql, name) for name in (login, email)]
     authenticator().forget()
-    for name in (str(user_id), login, email):
+    for name in (str(user_id), *names):
         password_attempts().forget(name)
     return jsonify(ok=True)

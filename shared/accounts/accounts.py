@@ -158,6 +158,14 @@ def find(sql: Connection, login: str, *, in_org: UUID | None = None) -> Row[Any]
     return sql.execute(query).one_or_none()  # type: ignore[return-value]  # these columns
 
 
+def compared(sql: Connection, login: str) -> str:
+    """Return a login or email as `find` compares it: what Postgres lowers is not what Python does.
+
+    Postgres makes an `i` of `İ`, for example, and so finds a user by more spellings.
+    """
+    return str(sql.scalar(select(func.lower(login))))
+
+
 def profile(sql: Connection, user_id: UUID, org_id: UUID) -> Row[Any]:
     """Return a user's id, login, email, created_at and password_hash, and the org_name."""
     return sql.execute(

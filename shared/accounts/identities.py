@@ -146,9 +146,16 @@ def _verified_email(provider: Row[Any], person: Person) -> str:
         raise LoginRefused(
             "address_not_verified", "The identity provider has not verified your email address."
         )
-    if accounts.problems_of(login="x", email=person.email):
+    if accounts.problems_of(login="x", email=person.email) or _is_like_another(person.email):
         raise LoginRefused("address_invalid", "The identity provider has no usable address of you.")
     return person.email
+
+
+def _is_like_another(email: str) -> bool:
+    """Return whether letters of it become ASCII ones in lower case, as the Kelvin sign (U+212A)
+    becomes a k: the address would be that of somebody else.
+    """
+    return any(not letter.isascii() and letter.lower()[0].isascii() for letter in email)
 
 
 def _join(

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from arkloop.api.auth.password_attempts import ATTEMPTS, MINUTES, PasswordAttempts
 from arkloop.shared.errors import TooManyAttempts
 from arkloop.shared.storage.connections import Connections
-from tests.clients import PASSWORD, User
+from tests.clients import PASSWORD, Register, User
 from tests.waiting import in_parallel
 
 
@@ -34,6 +34,20 @@ def test_after_ten_wrong_passwords_the_right_one_waits(
     assert 429 == refused.status_code
     assert refused.json is not None and "auth.too_many_attempts" == refused.json["code"]
     assert 1 <= int(refused.headers["Retry-After"]) <= MINUTES * 60
+
+
+def test_no_spelling_of_a_login_has_attempts_of_its_own(
+    client: FlaskClient, register: Register
+) -> None:
+    """Postgres finds a user by letters that Python does not lower to the same ones."""
+    login = register(login="irina-kiki").login
+    spellings = [login.replace("i", "İ", n) for n in range(4)] + [login.replace("k", "\u212a")]
+    for spelling in spellings:
+        assert 200 == log_in(client, spelling, PASSWORD).status_code
+    statuses = [log_in(client, spelling).status_code for spelling in spellings * 4]
+
+    assert [401] * ATTEMPTS == statuses[:ATTEMPTS]
+    assert {429} == {*statuses[ATTEMPTS:]}
 
 
 def test_attempts_with_one_login_do_not_count_for_another(client: FlaskClient, alice: User) -> None:

@@ -133,6 +133,8 @@ STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
     "of a domain within": ("not_invited", {"email": "bob@DOMAIN.evil.example"}),
     "of a domain below": ("not_invited", {"email": "bob@sub.DOMAIN"}),
     "with two at signs": ("address_invalid", {"email": "bob@DOMAIN@DOMAIN"}),
+    "with a sign that becomes a letter": ("address_invalid", {"email": "bo\u212a@DOMAIN"}),
+    "with a letter that becomes another": ("address_invalid", {"email": "b\u0130b@DOMAIN"}),
     "unverified": ("address_not_verified", {"email_verified": False}),
     "not said to be verified": ("address_not_verified", {"email_verified": ...}),
     "verified as a number": ("address_not_verified", {"email_verified": 1}),
