@@ -21,6 +21,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from arkloop.cli.dev.embedded_server import free_port
+from bench import span_costs
 from bench.conversations import prepare, wait_for_ends
 from bench.figure import Figure
 from bench.http_clients import Loop, Request, Target, call_all
@@ -62,7 +63,8 @@ class _Sink(BaseHTTPRequestHandler):
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """Measure requests, then runs."""
+    """Measure requests, then runs, and first what their spans take by themselves."""
+    yield from span_costs.measure()
     with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as sink, ExitStack() as at_exit:
         threading.Thread(target=sink.serve_forever, daemon=True).start()
         at_exit.callback(sink.shutdown)
