@@ -4,6 +4,7 @@ users.
 
 import gc
 import os
+import pwd
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -213,6 +214,8 @@ def settings(
         secure_cookies=False,
         database_pool_size=30,
         files_dir=str(tmp_path_factory.mktemp("files")),
+        # Programs of the tests are in folders that only this user may enter.
+        mcp_stdio_user=pwd.getpwuid(os.geteuid()).pw_name,
     )
 
 
