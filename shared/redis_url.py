@@ -32,6 +32,11 @@ def check(url: str) -> None:
         InvalidRedisUrl: another scheme, a port or a database that is no number, or such an option.
     """
     scheme, separator, _ = url.partition("://")
+    if separator and "sentinel" in scheme:
+        raise InvalidRedisUrl(
+            "must be an address that leads to the primary, since Sentinel is not asked for it: see"
+            " deploy/haproxy-redis.cfg"
+        )
     if not separator or scheme not in SCHEMES:
         raise InvalidRedisUrl(f"must begin with {' or '.join(s + '://' for s in SCHEMES)}")
     try:

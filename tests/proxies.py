@@ -1,5 +1,5 @@
 """nginx, HAProxy and Caddy in front of two web servers, of which the first is used while it is up;
-HAProxy in front of cells.
+HAProxy in front of cells, and of Redis.
 """
 
 import os
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from redis import Redis, RedisError
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
@@ -86,7 +88,7 @@ def proxy(name: str, folder: Path, first: int, second: int) -> Iterator[str]:
     _need(name)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _running(COMMANDS[name](folder, port, first, second), folder, url):
+    with _running(COMMANDS[name](folder, port, first, second), folder, lambda: answers(url)):
         yield url
 
 
@@ -100,14 +102,13 @@ def _need(name: str) -> None:
 
 @contextmanager
 def _running(
-    command: list[str], folder: Path, url: str, host: str | None = None
+    command: list[str], folder: Path, is_up: Callable[[], bool], **environ: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env={"PATH": _PATH, "HOME": str(folder)}, stdout=log, stderr=log
-        )
+        environ = {"PATH": _PATH, "HOME": str(folder), **environ}
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
     try:
-        eventually(lambda: process.poll() is not None or answers(url, host), seconds=20)
+        eventually(lambda: process.poll() is not None or is_up(), seconds=20)
         assert process.poll() is None, (folder / "log").read_text()
         yield process
     finally:
@@ -145,6 +146,32 @@ def cell_proxy(folder: Path, ports: Sequence[int], hosts: Mapping[str, str]) -> 
         ("server web-2", "# server web-2"),
         *((f"cell-{i}-web-1:8080", f"127.0.0.1:{own}") for i, own in enumerate(ports, 1)),
     )
-    url = f"http://127.0.0.1:{port}"
-    with _running(["haproxy", "-W", "-db", "-f", path], folder, url, next(iter(hosts))) as process:
+    url, host = f"http://127.0.0.1:{port}", next(iter(hosts))
+    command = ["haproxy", "-W", "-db", "-f", path]
+    with _running(command, folder, lambda: answers(url, host)) as process:
         yield CellProxy(url, map_, process)
+
+
+@contextmanager
+def redis_proxy(folder: Path, url: str, ports: Sequence[int]) -> Iterator[None]:
+    """Start the HAProxy of `deploy/haproxy-redis.cfg` at this URL, in front of two servers."""
+    _need("haproxy")
+    address = urlsplit(url)
+    path = _shipped(
+        "haproxy-redis.cfg",
+        folder,
+        ("bind :6379", f"bind 127.0.0.1:{address.port}"),
+        ("maxconn 4096", "maxconn 1000"),
+        *((f"redis-{i}:6379", f"127.0.0.1:{own}") for i, own in enumerate(ports, 1)),
+    )
+
+    def is_up() -> bool:
+        try:
+            with Redis.from_url(url) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    command = ["haproxy", "-db", "-f", path]
+    with _running(command, folder, is_up, REDIS_PASSWORD=address.password or ""):
+        yield

@@ -31,6 +31,10 @@ def test_what_the_client_reads_is_accepted(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
+        (
+            "redis+sentinel://:secret@cache:26379/main",
+            "must be an address that leads to the primary",
+        ),
         ("amqp://:secret@cache", "must begin with redis:// or rediss:// or unix://"),
         ("cache:6379", "must begin with redis://"),
         ("redis://:secret@cache:abc", "must have a port from 1 to 65535"),

@@ -1,0 +1,112 @@
+"""A Redis whose replica is promoted under load, behind HAProxy, which leads to the primary."""
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import free_port
+from tests.caller import Caller, Event, types
+from tests.proxies import redis_proxy
+from tests.system import System, running_system
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.proxies
+
+CLIENTS = 6
+
+
+class Pair:
+    """A primary and its replica, which have one password, and the address that leads to one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = [EmbeddedRedis(folder / name, persist=False) for name in ("a", "b")]
+        self.password = secrets.token_hex(16)
+        for server in self.servers:
+            server._password = self.password
+        self.url = f"redis://:{self.password}@127.0.0.1:{free_port()}/0"
+
+    def fail_over(self) -> None:
+        """Kill the primary, as the loss of its host does, and promote the replica."""
+        lost, promoted = self.servers
+        assert lost.pid is not None
+        os.kill(lost.pid, signal.SIGKILL)
+        with Redis.from_url(promoted.url) as client:
+            client.replicaof("NO", "ONE")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    with ExitStack() as stack:
+        for server in made.servers:
+            stack.enter_context(server)
+        with Redis.from_url(made.servers[1].url) as replica:
+            replica.config_set("masterauth", made.password)
+            replica.replicaof("127.0.0.1", str(made.servers[0].port))
+            eventually(lambda: replica.info("replication")["master_link_status"] == "up")
+        ports = [server.port for server in made.servers]
+        stack.enter_context(redis_proxy(tmp_path, made.url, ports))
+        yield made
+
+
+@pytest.fixture
+def promoted(pair: Pair, new_database: Callable[[], str], tmp_path: Path) -> Iterator[System]:
+    with running_system(new_database, tmp_path, pair.url, web=1) as system:
+        yield system
+
+
+class Talk(threading.Thread):
+    """A client that starts a run, follows it to its end, starts the next one, and so on."""
+
+    def __init__(self, caller: Caller, stopping: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.caller, self.stopping = caller, stopping
+        self.runs: list[list[Event]] = []
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            began = time.monotonic()
+            run_id = self.caller.run({"count": 20, "delay_ms": 20})
+            self.runs.append(self.caller.events(run_id))
+            self.seconds.append(time.monotonic() - began)
+
+
+def test_a_replica_is_promoted_under_load(pair: Pair, promoted: System) -> None:
+    """No request fails, no stream breaks off or lacks a number, and no run is executed twice."""
+    stopping = threading.Event()
+    talks = [Talk(promoted.caller(), stopping) for _ in range(CLIENTS)]
+    for talk in talks:
+        talk.start()
+    eventually(lambda: all(len(talk.runs) >= 2 for talk in talks), seconds=30)
+
+    pair.fail_over()
+
+    before = [len(talk.runs) for talk in talks]
+    pairs = list(zip(talks, before, strict=True))
+    eventually(lambda: all(len(talk.runs) >= count + 3 for talk, count in pairs), seconds=60)
+    stopping.set()
+    for talk in talks:
+        talk.join(30)
+        assert not talk.is_alive()
+        for events in talk.runs:
+            assert [*range(1, len(events) + 1)] == [event["seq"] for event in events]
+            assert ("run.started", "run.completed", 1) == (
+                *(events[0]["type"], events[-1]["type"]),
+                types(events).count("run.started"),
+            )
+    print("seconds of a run:", sorted(round(one, 1) for talk in talks for one in talk.seconds))
+    with Redis.from_url(pair.servers[1].url) as primary:
+        caller = talks[0].caller
+        run_id = caller.run({"say": "hello"})
+        caller.ended(run_id)
+        eventually(lambda: any(run_id.encode() in key for key in primary.scan_iter("*:events")))
