@@ -3,6 +3,8 @@
 -- The walk finds the endpoints that have anything pending, each by one look into an index: an
 -- endpoint with very many deliveries hides no other one. Of an endpoint this process makes at most
 -- so many attempts at a time (`most`; one of those that fail), `busy` are already in progress.
+-- Of an org it makes at most half as many as others leave it room for: receivers that are slow keep
+-- those of no other org waiting, and an org with fewer attempts in progress comes first.
 -- A delivery has to wait for earlier ones of its run. Those of an org that was copied to another
 -- installation are sent there.
 WITH RECURSIVE pending AS (
@@ -19,11 +21,19 @@ WITH RECURSIVE pending AS (
     FROM pending WHERE pending.endpoint_id IS NOT NULL
 ), busy AS (
     SELECT unnest(%(busy_ids)s::uuid[]) AS endpoint_id, unnest(%(busy)s::integer[]) AS busy
-), due AS (
-    SELECT one.id FROM pending
+), busy_orgs AS (
+    SELECT e.org_id, sum(busy.busy)::bigint AS busy
+    FROM busy JOIN webhook_endpoints e ON e.id = busy.endpoint_id
+    GROUP BY e.org_id
+), candidate AS (
+    SELECT one.id, one.due_at, %(capacity)s + coalesce(busy_orgs.busy, 0) AS room,
+        coalesce(busy_orgs.busy, 0)
+            + row_number() OVER (PARTITION BY e.org_id ORDER BY one.due_at) AS place
+    FROM pending
     JOIN webhook_endpoints e ON e.id = pending.endpoint_id AND e.is_enabled
         AND (SELECT o.moved_to FROM orgs o WHERE o.id = e.org_id) IS NULL
     LEFT JOIN busy USING (endpoint_id)
+    LEFT JOIN busy_orgs ON busy_orgs.org_id = e.org_id
     CROSS JOIN LATERAL (
         SELECT d.id, d.due_at FROM webhook_deliveries d
         WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at <= now()
@@ -40,7 +50,9 @@ WITH RECURSIVE pending AS (
         )
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS one
-    ORDER BY one.due_at LIMIT %(capacity)s
+), due AS (
+    SELECT id FROM candidate WHERE place <= greatest(1, room / 2)
+    ORDER BY place, due_at LIMIT %(capacity)s
 )
 UPDATE webhook_deliveries d SET
     attempts = d.attempts + 1,
