@@ -142,10 +142,15 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 # ---- for workers ---------------------------------------------------------------------
 
 
-def orgs(sql: Connection) -> set[UUID] | None:
-    """Return the orgs that have an enabled endpoint; None if they are very many."""
-    query = select(webhook_endpoints.c.org_id).where(webhook_endpoints.c.is_enabled).distinct()
-    found = set(sql.scalars(query.limit(MAX_KNOWN_ORGS + 1)))
+def counts(sql: Connection) -> Mapping[UUID, int] | None:
+    """Return how many enabled endpoints each org has that has any; None if they are very many."""
+    of_each = (
+        select(webhook_endpoints.c.org_id, func.count().label("number"))
+        .where(webhook_endpoints.c.is_enabled)
+        .group_by(webhook_endpoints.c.org_id)
+        .limit(MAX_KNOWN_ORGS + 1)
+    )
+    found = {row.org_id: row.number for row in sql.execute(of_each)}
     return None if len(found) > MAX_KNOWN_ORGS else found
 
 

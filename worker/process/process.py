@@ -124,8 +124,9 @@ class WorkerProcess:
         self.histories = HistoryLoader(self.connections)
         storage = storage_of(settings)
         self.files = FileLoader(self.connections, storage, self.histories.memory)
-        self.end = RunEnder(self.connections)
         self.draining = threading.Event()
+        self.webhooks = WebhookSender(self.connections, self.draining)
+        self.end = RunEnder(self.connections, self.webhooks.endpoints_of)
         self._lock = threading.Lock()
         self._active: set[ActiveRun] = set()
         self._suspect: ActiveRun | None = None
@@ -140,7 +141,6 @@ class WorkerProcess:
         self._signals = signals.SignalListener(
             self.connections, self.worker_id, self.active_runs, self._on_signal
         )
-        self.webhooks = WebhookSender(self.connections, self.draining)
         self._sweep = sweep.start(self.connections)
         BackgroundLoop("deadlines", self._enforce_deadlines, seconds=0.25)
         threading.Thread(target=self._hand_over, name="drain", daemon=True).start()

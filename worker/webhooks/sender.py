@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
@@ -51,22 +52,30 @@ class WebhookSender:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
-        self._orgs: set[UUID] | None = set()
-        self._orgs_read_at = float("-inf")
+        self._endpoints: Mapping[UUID, int] | None = {}  # by org
+        self._endpoints_read_at = float("-inf")
         BackgroundLoop("webhooks", self._step, seconds=0.0, stopped=stopped)
 
     def wake(self, org_id: UUID) -> None:
         """Look at once if the org, of which a run has ended or waits, has endpoints."""
-        if self._orgs is None or org_id in self._orgs:
+        if self.endpoints_of(org_id):
             self._woken.set()
+
+    def endpoints_of(self, org_id: UUID) -> int:
+        """Return how many enabled endpoints the org had a moment ago; the most it may have if that
+        is not known.
+        """
+        if self._endpoints is None:
+            return endpoints.MAX_ENDPOINTS
+        return self._endpoints.get(org_id, 0)
 
     def _step(self) -> None:
         self._woken.wait(LOOK_SECONDS)
         self._woken.clear()
-        if time.monotonic() - self._orgs_read_at > ORGS_SECONDS:
+        if time.monotonic() - self._endpoints_read_at > ORGS_SECONDS:
             with self._connections.reading() as sql:
-                self._orgs = endpoints.orgs(sql)
-            self._orgs_read_at = time.monotonic()
+                self._endpoints = endpoints.counts(sql)
+            self._endpoints_read_at = time.monotonic()
         while self._begin() and not self._stopped.is_set():
             pass
 

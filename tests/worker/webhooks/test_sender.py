@@ -231,6 +231,19 @@ def test_a_receiver_that_hangs_keeps_no_other_one_waiting(
     assert ("pending", None) == (late.state, late.response_status)
 
 
+def test_the_endpoints_of_an_org_are_known(
+    connections: Connections, sender: WebhookSender, hook: Made, alice: User
+) -> None:
+    """The end of a run is stored for each of them once more."""
+    made = hook("http://127.0.0.1/")
+
+    eventually(lambda: sender.endpoints_of(alice.org_id) == 1, seconds=20)
+    assert 0 == sender.endpoints_of(new_id())
+    with connections.transaction() as tx:
+        endpoints.change(tx, alice.org_id, made.id, {"enabled": False})
+    eventually(lambda: sender.endpoints_of(alice.org_id) == 0, seconds=20)
+
+
 def test_the_body_is_the_same_in_every_attempt(
     connections: Connections, receiver: ToolReceiver, hook: Made
 ) -> None:
