@@ -8,6 +8,7 @@ import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.ids import new_trace_id, span_id_of
+from tests import leaks
 from tests.acceptance.test_secrets import used
 from tests.caller import Caller, script
 from tests.collector import Collector, Seen, collector
@@ -37,6 +38,7 @@ def traced(
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET}",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        "ARKLOOP_REQUEST_LOG": "1",
         "ARKLOOP_METRICS_PORT": str(free_port()),
         "ARKLOOP_METRICS_DIR": str(folder / "metrics"),
         **sealing(),
@@ -258,8 +260,10 @@ def test_runs_do_not_notice_a_frozen_collector(someone: Caller, receiver: Collec
         receiver.release.set()
 
 
-def test_no_trace_and_no_metric_has_a_secret(traced: System, receiver: Collector) -> None:
-    """Secrets of twelve kinds are used, where they work and where they do not."""
+def test_no_trace_metric_or_line_of_a_request_has_a_secret(
+    traced: System, receiver: Collector
+) -> None:
+    """Secrets of twelve kinds are used, where they work and where they do not, also in queries."""
     before = len(receiver.bodies)
     with ToolReceiver(lambda _: Reply({"error": "no"}, status=401)) as refusing:
         kinds = used(traced.caller(), refusing, traced)
@@ -272,3 +276,8 @@ def test_no_trace_and_no_metric_has_a_secret(traced: System, receiver: Collector
     assert len(kinds) >= 12
     assert b"arkloop_" in metrics
     assert [] == [kind for kind, secret in kinds.items() if secret.encode() in left]
+    logs = b"".join(log.read_bytes() for log in traced.folder.rglob("*.log"))
+    assert b'"route": "/v1/runs"' in logs
+    values = [(f"planted {kind}", secret.encode()) for kind, secret in kinds.items()]
+    found = leaks.in_logs(traced.folder, values)
+    assert [] == [str(leak) for leak in found if leak.kind.startswith("planted")]
