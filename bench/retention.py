@@ -27,7 +27,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
-from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.times import EPOCH
 from bench.figure import Figure, Limit, percentile
 from bench.history import past_partitions
@@ -111,7 +111,7 @@ def _measure(url: str, events: int) -> Iterator[Figure]:
     settings = Settings(
         database_url=url, redis_url="redis://", broker_url="redis://", jwt_secret="-"
     )
-    connections = connect(settings, application="bench", limits=OF_MAINTENANCE, pool_size=2)
+    connections = connect(settings, application="bench", timeouts=MAINTENANCE_TIMEOUTS, pool_size=2)
     client = Client(connect(settings, application="bench-client", pool_size=1))
     client.start()
     time.sleep(3.0)

@@ -23,10 +23,10 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.postgres import Limits
+from arkloop.shared.storage.postgres import Timeouts
 
 CONNECTIONS = 2
-LIMITS = Limits(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))
+TIMEOUTS = Timeouts(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))
 #: How long a report waits for the org's earlier ones.
 TURN = Patience(0.8, 0.3)
 #: The same for one of another process, and how soon it tries again.
@@ -41,7 +41,7 @@ class Reports:
         # Prepared statements would be planned for all filters at once, and read by no index.
         settings = replace(connections.settings, prepared_statements=False)
         self._connections = replace(connections, settings=settings).with_pool(
-            application="arkloop-reports", size=CONNECTIONS, limits=LIMITS
+            application="arkloop-reports", size=CONNECTIONS, timeouts=TIMEOUTS
         )
         self._lock = threading.Lock()
         #: Of the orgs that have a report running or waiting, which keep their turn alive.
@@ -81,7 +81,8 @@ class Reports:
             cause = error.__cause__
             if isinstance(cause, DBAPIError) and isinstance(cause.orig, QueryCanceled):
                 raise Unavailable(
-                    f"The report took longer than {LIMITS.statement:g} s; request a shorter period."
+                    f"The report took longer than {TIMEOUTS.statement:g} s;"
+                    " request a shorter period."
                 ) from cause
             raise
 

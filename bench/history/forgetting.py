@@ -10,7 +10,7 @@ from sqlalchemy import event, func, select
 
 from arkloop.shared.runs import retention
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.tables.runs import forgotten_events, runs
 from bench.figure import Figure, Limit, percentile
 from bench.history.lists import Lists, milliseconds, owner_of
@@ -93,7 +93,7 @@ def _forget_all(
     connections: Connections, bits: list[float], done: threading.Event, pause: float
 ) -> None:
     """Delete in passes until nothing is left; `bits` gets the seconds of each transaction."""
-    own = connections.with_pool(application="bench", size=1, limits=OF_MAINTENANCE)
+    own = connections.with_pool(application="bench", size=1, timeouts=MAINTENANCE_TIMEOUTS)
     _time_transactions(own, bits)
     old = select(runs.c.id).where(
         runs.c.ended_at < func.now() - timedelta(days=connections.settings.retention_days)

@@ -23,14 +23,14 @@ from arkloop.shared.config import Settings
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
-from arkloop.shared.storage.postgres import Limits
+from arkloop.shared.storage.postgres import Timeouts
 from bench.overspend.agent_trial import AgentTrial
 from bench.overspend.org import Org
 from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
 
 #: On a busy machine nothing must give up: what does has found a deadlock.
-PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(120, 120))
+PATIENT = Timeouts(lock=50, statement=55, answer=60, checkout=Patience(120, 120))
 #: Trials after which their rows are deleted: the last must be as fast as the first.
 CLEANED_AFTER = 50
 
@@ -104,7 +104,7 @@ def _database(spenders: int) -> Iterator[Connections]:
         connections = connect(
             replace(settings, database_url=postgres.url, database_pool_size=spenders + 8),
             application="overspend",
-            limits=PATIENT,
+            timeouts=PATIENT,
             send=lambda *_: None,
         )
         try:

@@ -18,10 +18,10 @@ from sqlalchemy import Connection, event
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.notifications import Notification
-from arkloop.shared.storage.postgres import Limits
+from arkloop.shared.storage.postgres import Timeouts
 
 #: An actor that waits for one that has stopped must not give up.
-PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(60, 60))
+PATIENT = Timeouts(lock=50, statement=55, answer=60, checkout=Patience(60, 60))
 #: The places of a stop. After the first three, locks may be free, and something committed.
 STATEMENT, COMMIT, ROLLBACK = "statement", "commit", "rollback"
 WITHIN, COMMITTED, PAUSE, READ = "within", "committed", "pause", "read"
@@ -49,7 +49,7 @@ class Actor:
 
     def __init__(self, name: str, connections: Connections, observer: Connection) -> None:
         """Use a pool of its own, whose sessions are known by the name; `observer` sees locks."""
-        pool = connections.with_pool(application=name, size=2, limits=PATIENT)
+        pool = connections.with_pool(application=name, size=2, timeouts=PATIENT)
         self.name = name
         self.connections = replace(pool, send=self._notified)
         self.does: Any = None  # for the trace

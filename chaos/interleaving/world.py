@@ -122,7 +122,7 @@ def database() -> Iterator[Connections]:
         connections = connect(
             replace(settings, database_url=postgres.url),
             application="observer",
-            limits=PATIENT,
+            timeouts=PATIENT,
             send=lambda *_: None,
         )
         try:

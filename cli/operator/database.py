@@ -16,7 +16,7 @@ from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.connections import Connections, Transaction, connect
-from arkloop.shared.storage.postgres import OF_COMMANDS, OF_REQUESTS, Limits
+from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS, REQUEST_TIMEOUTS, Timeouts
 
 database_url_option = click.option(
     "--database-url",
@@ -38,7 +38,9 @@ def checked(url: str) -> str:
 
 
 @contextmanager
-def database(url: str, limits: Limits = OF_REQUESTS, **known: Any) -> Iterator[Connections]:
+def database(
+    url: str, timeouts: Timeouts = REQUEST_TIMEOUTS, **known: Any
+) -> Iterator[Connections]:
     """Connect to the database alone: Redis and the broker are never used here.
 
     `known` are settings of the service that the command needs, by their names in `Settings`.
@@ -50,7 +52,7 @@ def database(url: str, limits: Limits = OF_REQUESTS, **known: Any) -> Iterator[C
         jwt_secret="",
         **known,
     )
-    connections = connect(settings, application="arkloop-cli", limits=limits, pool_size=1)
+    connections = connect(settings, application="arkloop-cli", timeouts=timeouts, pool_size=1)
     try:
         yield connections
     except Unavailable as error:
@@ -62,7 +64,7 @@ def database(url: str, limits: Limits = OF_REQUESTS, **known: Any) -> Iterator[C
 @contextmanager
 def without_notifications(url: str, **known: Any) -> Iterator[Connections]:
     """Connect for a command that changes runs; workers find it in Postgres by themselves."""
-    with database(url, OF_COMMANDS, **known) as connections:
+    with database(url, COMMAND_TIMEOUTS, **known) as connections:
         yield replace(connections, send=lambda _connections, _notification: None)
 
 

@@ -5,7 +5,7 @@ import click
 from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
 from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.shared.accounts import erasure
-from arkloop.shared.storage.postgres import OF_COMMANDS
+from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
 
 
 @click.group("end-users")
@@ -19,7 +19,7 @@ def end_users() -> None:
 @click.argument("end_user_id")
 def export(database_url: str, org: str, end_user_id: str) -> None:
     """Print threads, messages, runs and files of an end user, each as a line of JSON."""
-    with database(database_url, OF_COMMANDS) as connections, connections.reading() as sql:
+    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
         print_export(erasure.export_end_user(sql, find_org(sql, org), end_user_id))
 
 
@@ -33,7 +33,7 @@ def erase(database_url: str, org: str, yes: bool, end_user_id: str) -> None:
 
     Active runs are cancelled first. Stop issuing client tokens for the end user before.
     """
-    with database(database_url, OF_COMMANDS) as connections:
+    with database(database_url, COMMAND_TIMEOUTS) as connections:
         with connections.reading() as sql:
             org_id = find_org(sql, org)
         confirmed(f"the end user {end_user_id!r}", yes)

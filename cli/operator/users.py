@@ -23,7 +23,7 @@ from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.postgres import OF_COMMANDS
+from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
 from arkloop.shared.storage.tables.accounts import memberships
 from arkloop.shared.times import rfc3339
 
@@ -137,7 +137,7 @@ def export(database_url: str, login: str) -> None:
     These are the account, orgs, API keys and logins, and the threads that the user has created
     for no end user.
     """
-    with database(database_url, OF_COMMANDS) as connections, connections.reading() as sql:
+    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
         print_export(erasure.export_user(sql, _user(sql, login)))
 
 
@@ -151,7 +151,7 @@ def erase(database_url: str, yes: bool, login: str) -> None:
     All access ends, private threads are deleted, and what the user has shared with an org stays
     there without a name.
     """
-    with database(database_url, OF_COMMANDS) as connections:
+    with database(database_url, COMMAND_TIMEOUTS) as connections:
         with connections.reading() as sql:
             user_id = _user(sql, login)
         confirmed(f"the user {login!r}", yes)

@@ -26,7 +26,7 @@ from arkloop.shared.metrics import Metric
 from arkloop.shared.monitoring import count_files, measurements
 from arkloop.shared.native_threads import new_lock
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ def start(connections: Connections) -> None:
     file, lock = count_files.CountFile(folder), new_lock()
     for metric in metrics.all_metrics():
         metric.enable(file.room, lock)
-    own = connections.with_pool(application="arkloop-metrics", size=1, limits=OF_MAINTENANCE)
+    own = connections.with_pool(
+        application="arkloop-metrics", size=1, timeouts=MAINTENANCE_TIMEOUTS
+    )
     address = (settings.metrics_host, settings.metrics_port)
     try:
         server = _Server(address, _handler(own, folder))

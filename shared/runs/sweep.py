@@ -44,7 +44,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
 from arkloop.shared.storage import postgres, rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
@@ -360,7 +360,7 @@ def _release_leaked_reservations(tx: Transaction) -> None:
 
 def start(connections: Connections) -> BackgroundLoop:
     """Sweep for as long as the process lives, or until the loop is stopped."""
-    own = connections.with_pool(application="arkloop-sweep", size=1, limits=OF_MAINTENANCE)
+    own = connections.with_pool(application="arkloop-sweep", size=1, timeouts=MAINTENANCE_TIMEOUTS)
     tidy_at = time.monotonic()
 
     def step() -> None:

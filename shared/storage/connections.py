@@ -25,7 +25,7 @@ from arkloop.shared.storage.checkouts import Checkouts, NoneFree
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.notifications import Notification, send_now
 from arkloop.shared.storage.outage import Outage
-from arkloop.shared.storage.postgres import Limits, make_engine
+from arkloop.shared.storage.postgres import Timeouts, make_engine
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +214,9 @@ class Connections:
         """
         self.redis.connection_pool.disconnect(inuse_connections=False)
 
-    def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
+    def with_pool(self, *, application: str, size: int, timeouts: Timeouts) -> "Connections":
         """Return the same with a pool of its own; `close_pool` closes it."""
-        return replace(self, **_pool(self.settings, self.keys, application, size, limits))
+        return replace(self, **_pool(self.settings, self.keys, application, size, timeouts))
 
     def close(self) -> None:
         self.close_pool()
@@ -238,7 +238,7 @@ def connect(
     settings: Settings,
     *,
     application: str,
-    limits: Limits = postgres.OF_REQUESTS,
+    timeouts: Timeouts = postgres.REQUEST_TIMEOUTS,
     pool_size: int | None = None,
     send: Callable[[Connections, Notification], None] = send_now,
 ) -> Connections:
@@ -256,12 +256,12 @@ def connect(
         send=send,
         keys=keys,
         broker_outage=broker_outage,
-        **_pool(settings, keys, application, size, limits),
+        **_pool(settings, keys, application, size, timeouts),
     )
 
 
 def _pool(
-    settings: Settings, keys: Keys, application: str, size: int, limits: Limits
+    settings: Settings, keys: Keys, application: str, size: int, timeouts: Timeouts
 ) -> dict[str, Any]:
     """Make the parts of `Connections` that belong to a pool."""
     outage = Outage(POSTGRES_PAUSE_SECONDS)
@@ -269,11 +269,11 @@ def _pool(
         settings,
         application=application,
         pool_size=size,
-        limits=limits,
+        timeouts=timeouts,
         outage=outage,
         on_connect=partial(epoch.learn, keys),
     )
-    checkouts = Checkouts(size, limits.checkout)
+    checkouts = Checkouts(size, timeouts.checkout)
     return {"engine": engine, "checkouts": checkouts, "postgres_outage": outage}
 
 

@@ -23,7 +23,7 @@ from arkloop.shared.storage.outage import Outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Timeouts:
     """Seconds. Each is longer than the one before, so that the server's own word comes first.
 
     `checkout` is for the wait before the statement, for a connection.
@@ -37,14 +37,14 @@ class Limits:
 
 #: A request answers 503 within two seconds or so, whatever Postgres does; within one if it is
 #: other requests that keep the connections busy.
-OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
+REQUEST_TIMEOUTS = Timeouts(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
 #: A run waits for a short outage rather than to be let go.
-OF_RUNS = Limits(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
+RUN_TIMEOUTS = Timeouts(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
 #: The sweep deletes rows bit by bit. Over a connection that is half open it waits no longer than
 #: this, and lost runs with it.
-OF_MAINTENANCE = Limits(lock=3, statement=10, answer=12, checkout=Patience(12, 12))
+MAINTENANCE_TIMEOUTS = Timeouts(lock=3, statement=10, answer=12, checkout=Patience(12, 12))
 #: A command of the operator may look at whole tables.
-OF_COMMANDS = Limits(lock=30, statement=300, answer=310, checkout=Patience(310, 310))
+COMMAND_TIMEOUTS = Timeouts(lock=30, statement=300, answer=310, checkout=Patience(310, 310))
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
@@ -177,7 +177,7 @@ def make_engine(
     *,
     application: str,
     pool_size: int,
-    limits: Limits,
+    timeouts: Timeouts,
     outage: Outage,
     on_connect: Callable[[psycopg.Connection[Any]], None],
 ) -> Engine:
@@ -189,7 +189,7 @@ def make_engine(
     # A process that is frozen within a transaction must not keep its locks until others
     # want to take its runs over.
     idle_in_transaction = settings.lease_seconds / 3
-    transaction = max(limits.statement, settings.lease_seconds * 2 / 3)
+    transaction = max(timeouts.statement, settings.lease_seconds * 2 / 3)
     engine = create_engine(
         settings.database_url,
         # Most of what is done here is one statement; a transaction is the exception that says so.
@@ -205,8 +205,8 @@ def make_engine(
         },
     )
     values = {
-        "statement_timeout": str(round(limits.statement * 1000)),
-        "lock_timeout": str(round(limits.lock * 1000)),
+        "statement_timeout": str(round(timeouts.statement * 1000)),
+        "lock_timeout": str(round(timeouts.lock * 1000)),
         "idle_in_transaction_session_timeout": str(round(idle_in_transaction * 1000)),
         # Every statement of the service uses an index. A plan that was made while a table was
         # small, or just restored, would read all of it, and be kept while the table grows.
@@ -223,7 +223,7 @@ def make_engine(
         if outage.began_meanwhile:
             raise ServerSilent("Postgres was unavailable to another request a moment ago")
         connection = BoundedConnection.connect(*args, **kwargs, autocommit=True)
-        connection.answer_seconds = limits.answer
+        connection.answer_seconds = timeouts.answer
         try:
             of_server = dict(values)
             if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:

@@ -16,9 +16,9 @@ from arkloop.cli.main import main
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import sweep
-from arkloop.shared.storage import postgres as limits_of
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.postgres import Timeouts, connection_args
 from arkloop.worker.process.lease import Lease
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.system import System, running_system
@@ -35,7 +35,7 @@ TRANSACTION_MODE = {
     "server_lifetime": 1,
 }
 SESSION_MODE = {"pool_mode": "session", "default_pool_size": 30}
-QUICK = limits_of.Limits(lock=0.2, statement=0.5, answer=5, checkout=Patience(5, 5))
+QUICK = Timeouts(lock=0.2, statement=0.5, answer=5, checkout=Patience(5, 5))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def through(url: str, port: int) -> str:
 @pytest.fixture
 def pooled(settings: Settings, pooled_url: Callable[[str], str]) -> Iterator[Connections]:
     url = pooled_url(settings.database_url)
-    opened = connect(replace(settings, database_url=url), application="pooled", limits=QUICK)
+    opened = connect(replace(settings, database_url=url), application="pooled", timeouts=QUICK)
     yield opened
     opened.close()
 
@@ -95,7 +95,7 @@ def test_no_setting_reaches_other_clients(pooled: Connections) -> None:
             tx.sql.execute(text("SELECT pg_sleep(0.05)"))
 
     in_parallel(20, use)
-    url = limits_of.connection_args(pooled.settings.database_url)
+    url = connection_args(pooled.settings.database_url)
     others = [psycopg.connect(**url) for _ in range(SERVER_CONNECTIONS)]
     names = ("statement_timeout", "lock_timeout", "enable_seqscan")
     seen = {

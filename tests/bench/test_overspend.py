@@ -22,7 +22,10 @@ def database(settings: Settings) -> Iterator[Connections]:
     """Connections for each spender; no process listens for notifications by Redis."""
     own = replace(settings, database_pool_size=SPENDERS + 8, lease_seconds=300)
     opened = connect(
-        own, application="overspend", limits=PATIENT, send=lambda _connections, _notification: None
+        own,
+        application="overspend",
+        timeouts=PATIENT,
+        send=lambda _connections, _notification: None,
     )
     yield opened
     opened.close()

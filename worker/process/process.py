@@ -27,7 +27,7 @@ from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.group_commit import GroupCommit
 from arkloop.shared.storage.notifications import NotificationSender
-from arkloop.shared.storage.postgres import OF_RUNS
+from arkloop.shared.storage.postgres import RUN_TIMEOUTS
 from arkloop.worker.contract.outcomes import (
     CancelRequested,
     DeadlineExceeded,
@@ -100,7 +100,7 @@ class WorkerProcess:
         self.settings = settings
         # Everything for Redis goes through one thread, so that a run's events stay in order.
         self.connections: Connections = connect(
-            settings, application="arkloop-worker", limits=OF_RUNS, send=NotificationSender()
+            settings, application="arkloop-worker", timeouts=RUN_TIMEOUTS, send=NotificationSender()
         )
         self.catalog = Catalog(self.connections, routes)
         self.limits = RouteLimits(self.connections)

@@ -98,8 +98,8 @@ def test_a_report_ends_at_its_time_limit(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says what would help."""
-    assert module.LIMITS.answer <= 6
-    monkeypatch.setattr(module, "LIMITS", replace(module.LIMITS, statement=0.5, answer=1.5))
+    assert module.TIMEOUTS.answer <= 6
+    monkeypatch.setattr(module, "TIMEOUTS", replace(module.TIMEOUTS, statement=0.5, answer=1.5))
     reports = Reports(connections)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="shorter period"), reports.reading(new_id()) as sql:

@@ -7,7 +7,7 @@ import pytest
 from arkloop.api.app import create_app
 from arkloop.shared import ids
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from tests.clients import User
 
 UNPRICED = {"type": "run.cost", "model": "nobody-knows-it", "input_tokens": 10}
@@ -68,7 +68,7 @@ def test_a_write_needs_one_connection(alice: User, connections: Connections) -> 
     alice.post("/v1/personas", json={"key": "other", "system_prompt": "Hi"})
     persona = {"key": "custom", "agent": "mine", "max_cost_usd": 1, "delegates": ["other"]}
     alice.post("/v1/personas", json=persona)
-    single = connections.with_pool(application="single", size=1, limits=OF_MAINTENANCE)
+    single = connections.with_pool(application="single", size=1, timeouts=MAINTENANCE_TIMEOUTS)
     user = replace(alice, client=create_app(connections=single).test_client())
     task = {"tool_call_id": "c", "persona": "other", "task": "t"}
     turn = {"type": "message.completed", "content": ""}

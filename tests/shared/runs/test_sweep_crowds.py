@@ -168,9 +168,9 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
     stored: StoredRuns, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweep continues within the time of its limits, though neither end notices by TCP."""
-    assert sweep.OF_MAINTENANCE.answer <= 12
-    limits = replace(sweep.OF_MAINTENANCE, statement=0.8, answer=1.0)
-    monkeypatch.setattr(sweep, "OF_MAINTENANCE", limits)
+    assert sweep.MAINTENANCE_TIMEOUTS.answer <= 12
+    shorter = replace(sweep.MAINTENANCE_TIMEOUTS, statement=0.8, answer=1.0)
+    monkeypatch.setattr(sweep, "MAINTENANCE_TIMEOUTS", shorter)
     settings = stored.connections.settings
     with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
         database = make_url(settings.database_url).database

@@ -20,13 +20,13 @@ from arkloop.shared.storage.connections import Connections, connect
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 
-QUICK = postgres.Limits(lock=0.2, statement=0.5, answer=1, checkout=Patience(1, 1))
+QUICK = postgres.Timeouts(lock=0.2, statement=0.5, answer=1, checkout=Patience(1, 1))
 
 
 @pytest.fixture
 def limited(settings: Settings) -> Iterator[Connections]:
     """Connections whose statements end soon."""
-    opened = connect(settings, application="tests-limited", limits=QUICK)
+    opened = connect(settings, application="tests-limited", timeouts=QUICK)
     yield opened
     opened.close()
 
@@ -67,7 +67,7 @@ def test_while_a_server_is_silent_callers_are_told_at_once(
         silent.bind(str(path))
         silent.listen(100)
         url = f"postgresql+psycopg://postgres@/postgres?host={tmp_path}"
-        away = connect(replace(settings, database_url=url), application="tests", limits=QUICK)
+        away = connect(replace(settings, database_url=url), application="tests", timeouts=QUICK)
 
         assert not answers(away)
         assert away.postgres_outage.is_on
@@ -93,7 +93,7 @@ def test_a_process_that_is_frozen_within_a_statement_loses_its_locks(
     settings: Settings, limited: Connections
 ) -> None:
     """Postgres waits for the rest of a message then, and runs no timer but that of transactions."""
-    frozen = connect(replace(settings, lease_seconds=0.3), application="tests", limits=QUICK)
+    frozen = connect(replace(settings, lease_seconds=0.3), application="tests", timeouts=QUICK)
 
     def rows() -> Iterator[tuple[str]]:
         yield from [("never",)] * 300
@@ -147,7 +147,7 @@ def test_what_a_server_cannot_do_ends_the_connection(
 
 def test_what_a_statement_did_wrong_keeps_the_connection(settings: Settings) -> None:
     """Errors of the statement, its time limit among them, are no reason to connect again."""
-    pooled = connect(replace(settings, database_pool_size=1), application="tests", limits=QUICK)
+    pooled = connect(replace(settings, database_pool_size=1), application="tests", timeouts=QUICK)
     with pooled.reading() as sql:
         before = backend(sql)
         for statement in ("SELECT 1 / 0", "SELECT pg_sleep(5)"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.runs import new_runs
-from arkloop.shared.storage.postgres import OF_REQUESTS
+from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import history
 from arkloop.worker.process.event_writer import EventWriter
@@ -17,7 +17,7 @@ COMPARED = 5
 
 def test_no_statement_is_planned_at_each_run(stored: StoredRuns) -> None:
     """Planning a claim for the values of one took twice as long as executing it."""
-    alone = stored.connections.with_pool(application="test", size=1, limits=OF_REQUESTS)
+    alone = stored.connections.with_pool(application="test", size=1, timeouts=REQUEST_TIMEOUTS)
     own = replace(stored, connections=alone)
     writer = EventWriter(alone)
     worker_id = own.worker()
