@@ -105,7 +105,7 @@ test-first-chat: setup ## From a clone to an answer in the browser, with and wit
 	@./scripts/install-chromium
 	@NEED_FIRST_CHAT=1 NEED_BROWSER=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py
 
-test-first-chat-short: setup ## The short cut of it that CI takes: with the cache
+test-first-chat-short: setup ## The short cut of it that CI takes: with the cache, in a closed folder
 	@NEED_FIRST_CHAT=1 NEED_BROWSER=1 $(BIN)/pytest -s -m first_chat tests/acceptance/test_first_chat.py -k warm
 
 .PHONY: test-helm
