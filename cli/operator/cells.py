@@ -22,14 +22,16 @@ from arkloop.cli.operator.database import (
 )
 from arkloop.cli.operator.erasure import confirmed
 from arkloop.cli.output import print_json, print_line
+from arkloop.shared.files import files
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import orgs
 
-#: Web processes have noticed the suspension by then, and requests of before have ended.
-QUIET_SECONDS = 5
+#: A credential counts for 2 s after the suspension. A request of then may read its body for 10 s,
+#: wait for one with the same idempotency key for 5 s, and write for 2 s.
+QUIET_SECONDS = 20
 _POLL_SECONDS = 0.2
 
 # What is under way outside of Postgres, which the copy would not know of.
@@ -96,6 +98,8 @@ def copy(
             with connections.transaction() as tx:
                 _leave(tx, org_id, epoch)
             _wait(source, org_id, wait_seconds)
+            with connections.transaction() as tx:
+                files.end_uploads(tx, org_id)
             rows = _copied(source, target, org_id, epoch)
     seconds = round(time.monotonic() - began, 1)
     print_json({"org_id": str(org_id), "to": str(epoch), "rows": rows, "seconds": seconds})
@@ -131,7 +135,7 @@ def erase(database_url: str, org: str, target_url: str, yes: bool) -> None:
 
 def _check_left(source: org_copies.Connection, target: org_copies.Connection, org_id: UUID) -> None:
     """Check that the org is served there and not here. Raises: ClickException."""
-    here, there = (one.execute(_MOVED_TO, [org_id]).fetchone() for one in (source, target))
+    here, there = (org_copies.asked(one, _MOVED_TO, [org_id]) for one in (source, target))
     if here is None or here[0] is None:
         raise click.ClickException("It was not copied to another cell; nothing was erased.")
     if there is None or there[0] is not None:
@@ -168,7 +172,7 @@ def _check_installations(source: org_copies.Connection, target: org_copies.Conne
 
 def _installation(connection: org_copies.Connection) -> tuple[UUID, str]:
     try:
-        row = connection.execute(_INSTALLATION).fetchone()
+        row = org_copies.asked(connection, _INSTALLATION)
     except psycopg.errors.UndefinedTable:
         row = None
     if row is None:
@@ -188,9 +192,9 @@ def _check_keys(
     """
     ring = keyring(setting)
     of_org = "SELECT org_id, wrapped FROM org_keys WHERE org_id = %s"
-    found = [("organization", source.execute(of_org, [org_id]).fetchone())]
+    found = [("organization", org_copies.asked(source, of_org, [org_id]))]
     if found[0][1] is not None:
-        any_one = target.execute("SELECT org_id, wrapped FROM org_keys LIMIT 1").fetchone()
+        any_one = org_copies.asked(target, "SELECT org_id, wrapped FROM org_keys LIMIT 1")
         found.append(("other cell", any_one))
     for whose, row in found:
         if row is None:
@@ -206,7 +210,7 @@ def _check_keys(
 
 def _is_there(target: org_copies.Connection, org_id: UUID, epoch: UUID) -> bool:
     """Return whether the copy is complete. Raises: ClickException: it is no copy any more."""
-    row = target.execute(_MOVED_TO, [org_id]).fetchone()
+    row = org_copies.asked(target, _MOVED_TO, [org_id])
     if row is not None and row[0] != epoch:
         raise click.ClickException(
             f"The other cell has the organization {org_id}, and not as a copy that waits to be"
@@ -240,7 +244,7 @@ def _wait(source: org_copies.Connection, org_id: UUID, seconds: float) -> None:
     """Wait for the end of what is under way. Raises: ClickException: it takes longer."""
     deadline = time.monotonic() + seconds
     for what, query in _UNDER_WAY.items():
-        while (source.execute(query, {"org": org_id}).fetchone() or [False])[0]:
+        while (org_copies.asked(source, query, {"org": org_id}) or [False])[0]:
             if time.monotonic() > deadline:
                 raise click.ClickException(
                     f"Still under way: {what}. Is a web or worker process alive here? Nothing was"
@@ -262,9 +266,10 @@ def _copied(
                     rows[name] = count
                     print_line(f"{name}: {count}", err=True)
     except psycopg.errors.UniqueViolation as error:
-        detail = error.diag.message_detail or ""
+        # Behind row-level security there is no detail.
+        detail = error.diag.message_detail or error.diag.constraint_name
         raise click.ClickException(
-            f"The other cell has a row of this id or name: {error.diag.table_name}. {detail}"
+            f"The other cell has a row of this id or name in {error.diag.table_name}: {detail}"
             " Nothing was copied."
         ) from None
     except org_copies.Differs as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from arkloop.cli.operator.org_copies import STAY, Connection, erasing
+from arkloop.cli.operator.org_copies import STAY, Connection, changing
 from arkloop.cli.operator.org_rows import tables
 from arkloop.shared.runs.retention import DELETE_WITH_EVENTS, RUNS_AT_ONCE
 
@@ -34,14 +34,14 @@ def erase(connection: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:
 
 
 def _executed(connection: Connection, statement: str) -> int:
-    with erasing(connection):
+    with changing(connection):
         return connection.execute(statement).rowcount
 
 
 def _erase_runs(connection: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:
     events = runs = 0
     while True:
-        with erasing(connection):
+        with changing(connection):
             row: Any = connection.execute(_RUNS, [org_id]).fetchone()
             if row[0] is None:
                 break

@@ -75,6 +75,12 @@ def complete(
     return row
 
 
+def end_uploads(tx: Transaction, org_id: UUID) -> None:
+    """Make pending files of an org expire: `complete` refuses what is still being written."""
+    pending = (files.c.org_id == org_id) & files.c.stored_at.is_(None) & _is_alive()
+    tx.sql.execute(update(files).where(pending).values(expires_at=func.now()))
+
+
 def find(sql: Connection, actor: Actor, file_id: UUID) -> Row[Any]:
     """Find a file that the actor sees.
 

@@ -12,6 +12,9 @@ from sqlalchemy import Column, MetaData, Table, Uuid, text
 from arkloop.cli.operator import org_rows
 from arkloop.shared.billing import usage_days
 from arkloop.shared.delivery import deliveries
+from arkloop.shared.errors import FileMissing
+from arkloop.shared.files import files
+from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
@@ -120,6 +123,38 @@ def test_what_is_under_way_is_waited_for(
     assert "Still under way: runs that are executed" in refused.output
 
 
+def test_requests_of_before_the_suspension_are_waited_for(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A web process may still accept the org's credentials, and wait for a body."""
+    with connections.transaction() as tx:
+        just_now = text("UPDATE orgs SET suspended_at = now() - interval '15 s' WHERE id = :org")
+        tx.sql.execute(just_now, {"org": org_id})
+
+    refused = run("copy", "--wait", "0")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "Still under way: requests of before the suspension" in refused.output
+
+
+def test_an_upload_that_is_still_written_fails(
+    run: Run, connections: Connections, org_id: UUID
+) -> None:
+    """The old cell would have a file that the new one does not know."""
+    facts = Facts("text/plain", 1, "00")
+    with connections.transaction() as tx:
+        user_id = tx.sql.scalar(
+            text("SELECT user_id FROM memberships WHERE org_id = :org"), {"org": org_id}
+        )
+        assert user_id is not None
+        file_id = files.create(tx, org_id=org_id, user_id=user_id, name="late.txt")
+
+    assert 0 == run("copy").exit_code
+
+    with pytest.raises(FileMissing), connections.transaction() as tx:
+        files.complete(tx, file_id, facts)
+
+
 @pytest.mark.parametrize("lacking", ["", "another key, which has 32 bytes or more"])
 def test_cells_with_other_encryption_keys_are_refused(
     run: Run, target: Connections, org_id: UUID, lacking: str
@@ -167,7 +202,9 @@ def test_a_login_that_another_user_has_is_refused(
     refused = run("copy")
 
     assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
-    assert "Key (lower(email))=(taken@example.com) already exists" in refused.output
+    assert "The other cell has a row of this id or name in users: " in refused.output
+    # The value, where row-level security does not hide it.
+    assert "=(taken@example.com)" in refused.output or "uq_users_email" in refused.output
 
 
 def test_a_user_who_is_there_keeps_their_password(
@@ -189,6 +226,23 @@ def test_a_user_who_is_there_keeps_their_password(
     with target.reading() as sql:
         query = text("SELECT password_hash FROM users WHERE id = :id")
         assert "newer" == sql.scalar(query, {"id": user.id})
+
+
+def test_a_user_who_is_somebody_else_there_is_named(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A login that was changed in one of the cells has to be the same again before."""
+    query = text("SELECT user_id FROM memberships WHERE org_id = :org")
+    with connections.reading() as sql:
+        user_id = sql.execute(query, {"org": org_id}).scalar_one()
+    with target.transaction() as tx:
+        add_user(tx, user_id, login="renamed")
+
+    refused = run("copy")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert f"users with another login or address in the target: {org_id}" in refused.output
+    assert str(user_id) in refused.output
 
 
 def add_user(tx: Transaction, user_id: UUID, **columns: str) -> None:
