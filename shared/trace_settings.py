@@ -65,9 +65,11 @@ def _ratio(text: Callable[[str], str | None], problems: list[str]) -> float:
     sampler = text("OTEL_TRACES_SAMPLER") or "always_on"
     if sampler not in _SAMPLERS:
         # Whether the caller's trace is kept is not stored with a run, so no worker could obey it.
+        own = sampler.removeprefix("parentbased_")
         problems.append(
             f"OTEL_TRACES_SAMPLER: must be {', '.join(_SAMPLERS[:-1])} or {_SAMPLERS[-1]},"
             f" is {sampler!r}"
+            + (f"; use {own}: the trace id alone decides here" if own in _SAMPLERS[:-1] else "")
         )
     argument = text("OTEL_TRACES_SAMPLER_ARG") or "1"
     if sampler != "traceidratio":

@@ -89,3 +89,22 @@ def test_what_cannot_be_done_is_refused_at_the_start(variables: dict[str, Any]) 
         settings(**variables)
     assert list(variables)[-1].removesuffix("_ARG") in str(refused.value)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "advice"),
+    [
+        ("parentbased_traceidratio", "; use traceidratio: the trace id alone decides here"),
+        ("parentbased_always_on", "; use always_on: the trace id alone decides here"),
+        ("parentbased_always_off", ""),
+        ("jaeger_remote", ""),
+    ],
+)
+def test_a_sampler_that_asks_the_caller_is_refused_with_its_substitute(
+    sampler: str, advice: str
+) -> None:
+    """The parent-based ones are in many a template, and the default elsewhere."""
+    with pytest.raises(InvalidSettings) as refused:
+        settings(OTEL_TRACES_SAMPLER=sampler)
+    known = "must be always_on, traceidratio or always_off"
+    assert f"OTEL_TRACES_SAMPLER: {known}, is {sampler!r}{advice}" == str(refused.value)
