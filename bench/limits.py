@@ -43,7 +43,7 @@ INSERT INTO runs SELECT (jsonb_populate_record(
 )).*
 FROM runs r, opened WHERE r.id = :id
 """)
-_COPIES_AT_ONCE = 500
+_COPIES_AT_ONCE = 100
 
 OFF = "without limits"
 ON = "with all limits"
