@@ -75,7 +75,7 @@ gc.disable()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files that use the whole service to the front: it is stopped after the last one.
 
-    Idle, it takes a sixth of a core, for each process of the tests.
+    Idle, it takes 4 % of a core, for each process of the tests.
     """
     _FILES_WITH_SYSTEM.update(item.path for item in items if "system" in _fixtures_of(item))
     items.sort(key=lambda item: item.path not in _FILES_WITH_SYSTEM)
