@@ -204,6 +204,7 @@ def test_the_proxy_holds_no_event_back() -> None:
     [
         ("deploy/nginx.conf", r"proxy_read_timeout (\d+)s;"),
         ("deploy/haproxy.cfg", r"timeout server (\d+)s"),
+        ("deploy/cells/haproxy.cfg", r"timeout server (\d+)s"),
         ("deploy/Caddyfile", r"read_timeout (\d+)s"),
         ("docs/how-to/kubernetes.md", r'proxy-read-timeout: "(\d+)"'),
     ],

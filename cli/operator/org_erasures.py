@@ -20,7 +20,10 @@ def erase(connection: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:
 
     It can be repeated after it was stopped. The row of the org is the last one.
     """
-    for table in reversed(tables()):
+    order = [*reversed(tables())]
+    # Reservations first: the sweep would charge those whose runs are gone.
+    order.sort(key=lambda table: table.name != "holds")
+    for table in order:
         if table.name == "runs":
             yield from _erase_runs(connection, org_id)
         elif table.name not in (*STAY, "run_events", "orgs"):

@@ -2,9 +2,10 @@
 
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import text
 
-from arkloop.cli.operator import org_rows
+from arkloop.cli.operator import org_erasures, org_rows
 from arkloop.shared.storage.connections import Connections
 from tests.full_org import AT, Run, contents
 
@@ -68,3 +69,19 @@ def _counts(connections: Connections, org_id: UUID | None = None) -> dict[str, i
             table.name: sql.scalar(text(f"SELECT count(*) FROM {table.name}")) or 0
             for table in org_rows.tables()
         }
+
+
+def test_no_reservation_outlives_its_run(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """An erasure that stops at the runs leaves nothing that a sweep would charge."""
+    assert 0 == run("copy").exit_code
+    assert 0 == run("resume", at=target).exit_code
+    with connections.reading() as sql:
+        source = sql.connection.driver_connection
+        assert isinstance(source, psycopg.Connection)
+        for name, count in org_erasures.erase(source, org_id):
+            if (name, count) == ("runs", 1):
+                break
+        reserved = text("SELECT count(*) FROM holds WHERE org_id = :org")
+        assert 0 == sql.scalar(reserved, {"org": org_id})
