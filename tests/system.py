@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+from arkloop.api.auth import access_tokens
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
-from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts import accounts, sessions
 from arkloop.shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
 from tests.clients import PASSWORD, PASSWORD_HASH
@@ -124,7 +125,7 @@ class System:
     def _member(self, org_id: UUID, role: str) -> Caller:
         name = f"user-{secrets.token_hex(6)}"
         with self.connections.transaction() as tx:
-            accounts.create_user(
+            user_id = accounts.create_user(
                 tx,
                 org_id=org_id,
                 role=role,
@@ -132,7 +133,12 @@ class System:
                 email=f"{name}@example.com",
                 password_hash=PASSWORD_HASH,
             )
-        return _logged_in(self.web[0].url, name)
+            session = sessions.begin(tx, user_id=user_id, org_id=org_id)
+        web = self.web[0]
+        token = access_tokens.issue(
+            web.settings, user_id=user_id, org_id=org_id, session_id=session.id
+        )
+        return Caller(web.url, token, client(web.url, token), str(user_id), str(org_id), name)
 
     @contextmanager
     def one_more_web_server(self, **environ: str) -> Iterator[WebServer]:
