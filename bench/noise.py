@@ -64,9 +64,15 @@ def give_way() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _nicely(make: Callable[..., None], *args: Any) -> None:
+def _nicely(make: Callable[..., None], stop: Stop, *args: Any) -> None:
+    """Make noise that gives way, anew where a server has closed a connection that waited for it."""
     give_way()
-    make(*args)
+    while not stop.is_set():
+        try:
+            make(stop, *args)
+            break
+        except ConnectionError:
+            continue
 
 
 def compute(stop: Stop) -> None:

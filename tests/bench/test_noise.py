@@ -3,7 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import pytest
+
+from bench import noise
 
 AUTOGROUP = Path("/proc/self/autogroup")
 ROOT = Path(__file__).parents[2]
@@ -24,3 +29,19 @@ def test_a_noisy_client_gives_way_as_a_session_of_its_own() -> None:
     child = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True)
 
     assert f"{os.SCHED_IDLE} True 19" == child.stdout, child.stderr
+
+
+def test_noise_goes_on_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server closes a connection whose client had no time; what is measured needs the noise."""
+    monkeypatch.setattr(noise, "give_way", lambda: None)
+    stop, begun = threading.Event(), 0
+
+    def make(_stop: noise.Stop) -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise ConnectionError
+
+    noise._nicely(make, stop)
+
+    assert 3 == begun
