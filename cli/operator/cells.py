@@ -47,6 +47,7 @@ _UNDER_WAY = {
 }
 _INSTALLATION = "SELECT epoch, (SELECT version_num FROM alembic_version) FROM installation"
 _MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"
+_LEFT = "SELECT suspended_at, moved_to FROM orgs WHERE id = %s"
 
 
 _target_option = click.option(
@@ -94,7 +95,7 @@ def copy(
         epoch = _check_installations(source, target)
         _check_keys(source, target, encryption_key, org_id)
         rows: dict[str, int] = {}
-        if not _is_there(target, org_id, epoch):
+        if not _is_there(source, target, org_id, epoch):
             with connections.transaction() as tx:
                 _leave(tx, org_id, epoch)
             _wait(source, org_id, wait_seconds)
@@ -208,15 +209,29 @@ def _check_keys(
             ) from None
 
 
-def _is_there(target: org_copies.Connection, org_id: UUID, epoch: UUID) -> bool:
-    """Return whether the copy is complete. Raises: ClickException: it is no copy any more."""
-    row = org_copies.asked(target, _MOVED_TO, [org_id])
-    if row is not None and row[0] != epoch:
+def _is_there(
+    source: org_copies.Connection, target: org_copies.Connection, org_id: UUID, epoch: UUID
+) -> bool:
+    """Return whether there is a copy since this suspension, and thus a complete one.
+
+    Raises:
+        ClickException: the target has the org, but in use, or as it was before it was resumed here.
+    """
+    there = org_copies.asked(target, _LEFT, [org_id])
+    if there is None:
+        return False
+    if there[1] != epoch:
         raise click.ClickException(
             f"The other cell has the organization {org_id}, and not as a copy that waits to be"
             " resumed. Nothing was changed there."
         )
-    return row is not None
+    if there != org_copies.asked(source, _LEFT, [org_id]):
+        raise click.ClickException(
+            f"The other cell has an earlier copy of the organization {org_id}, which was given up"
+            " when it was resumed here. Erase that one first: `arkloop orgs erase --to` this"
+            " database, in the environment of the other cell."
+        )
+    return True
 
 
 def _leave(tx: Transaction, org_id: UUID, epoch: UUID) -> None:
@@ -261,7 +276,7 @@ def _copied(
     try:
         with org_copies.reading(source), org_copies.writing(target, org_id):
             # Another call may have been faster.
-            if not _is_there(target, org_id, epoch):
+            if not _is_there(source, target, org_id, epoch):
                 for name, count in org_copies.copy(source, target, org_id):
                     rows[name] = count
                     print_line(f"{name}: {count}", err=True)

@@ -18,7 +18,7 @@ from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
-from tests.full_org import Run, contents, environ
+from tests.full_org import AT, Run, contents, environ
 
 
 def test_a_copy_has_all_rows_of_the_org_and_no_others(
@@ -54,6 +54,33 @@ def test_a_copy_that_is_repeated_changes_nothing(
 
     assert (0, {}) == (again.exit_code, json.loads(again.stdout)["rows"])
     assert there == contents(target, org_id)
+
+
+def test_a_copy_that_was_given_up_is_no_copy(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """What the org has done since it was resumed is not there: the copy has to be made anew."""
+    assert 0 == run("copy").exit_code
+    assert 0 == run("resume", "--despite-copy").exit_code
+    work = text("UPDATE runs SET metadata = '{\"late\": 1}' WHERE org_id = :org")
+    with connections.transaction() as tx:
+        tx.sql.execute(work, {"org": org_id})
+
+    live = run("copy")
+    assert 0 == run("suspend", "--reason", "It moves again.").exit_code
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE orgs SET suspended_at = :at"), {"at": AT})
+    stale = run("copy")
+
+    for refused in (live, stale):
+        assert 1 == refused.exit_code
+        assert "has an earlier copy of the organization" in refused.output
+    this = connections.settings.database_url
+    assert 0 == run("erase", "--yes", "--to", this, at=target).exit_code
+    again = run("copy")
+    assert 0 == again.exit_code, again.output
+    assert 1 == json.loads(again.stdout)["rows"]["runs"]
+    assert contents(connections, org_id) == contents(target, org_id)
 
 
 @pytest.mark.owner
