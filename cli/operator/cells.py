@@ -99,6 +99,7 @@ def copy(
             with connections.transaction() as tx:
                 _leave(tx, org_id, epoch)
             _wait(source, org_id, wait_seconds)
+            _check_still_left(source, org_id, epoch)
             with connections.transaction() as tx:
                 files.end_uploads(tx, org_id)
             rows = _copied(source, target, org_id, epoch)
@@ -255,6 +256,13 @@ def _leave(tx: Transaction, org_id: UUID, epoch: UUID) -> None:
     record(tx, org_id, "org.copied", "org", org_id, to=str(epoch))
 
 
+def _check_still_left(source: org_copies.Connection, org_id: UUID, epoch: UUID) -> None:
+    """Check what `_leave` has stored. Raises: ClickException."""
+    suspended_at, moved_to = org_copies.asked(source, _LEFT, [org_id]) or (None, None)
+    if suspended_at is None or moved_to != epoch:
+        raise click.ClickException("It was resumed meanwhile. Nothing was copied.")
+
+
 def _wait(source: org_copies.Connection, org_id: UUID, seconds: float) -> None:
     """Wait for the end of what is under way. Raises: ClickException: it takes longer."""
     deadline = time.monotonic() + seconds
@@ -275,6 +283,8 @@ def _copied(
     rows = {}
     try:
         with org_copies.reading(source), org_copies.writing(target, org_id):
+            # As the snapshot has it: a copy of an open org would be open.
+            _check_still_left(source, org_id, epoch)
             # Another call may have been faster.
             if not _is_there(source, target, org_id, epoch):
                 for name, count in org_copies.copy(source, target, org_id):

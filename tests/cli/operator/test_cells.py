@@ -19,6 +19,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
 from tests.full_org import AT, Run, contents, environ
+from tests.waiting import eventually
 
 
 def test_a_copy_has_all_rows_of_the_org_and_no_others(
@@ -148,6 +149,32 @@ def test_what_is_under_way_is_waited_for(
 
     assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
     assert "Still under way: runs that are executed" in refused.output
+
+
+def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Its row would be that of an open org, in both cells."""
+    set_state = text("UPDATE runs SET state = :state WHERE org_id = :org")
+    with connections.transaction() as tx:
+        tx.sql.execute(set_state, {"state": "executing", "org": org_id})
+    command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
+    process = subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE)
+    with process:
+        eventually(lambda: _has_left(connections, org_id))
+        assert 0 == run("resume", "--despite-copy").exit_code
+        with connections.transaction() as tx:
+            tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
+        _, errors = process.communicate(timeout=30)
+
+    assert (1, []) == (process.returncode, contents(target, org_id)["orgs"])
+    assert b"It was resumed meanwhile. Nothing was copied." in errors
+
+
+def _has_left(connections: Connections, org_id: UUID) -> bool:
+    with connections.reading() as sql:
+        query = text("SELECT moved_to IS NOT NULL FROM orgs WHERE id = :org")
+        return bool(sql.scalar(query, {"org": org_id}))
 
 
 def test_requests_of_before_the_suspension_are_waited_for(
