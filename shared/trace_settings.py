@@ -69,7 +69,7 @@ def _ratio(text: Callable[[str], str | None], problems: list[str]) -> float:
         problems.append(
             f"OTEL_TRACES_SAMPLER: must be {', '.join(_SAMPLERS[:-1])} or {_SAMPLERS[-1]},"
             f" is {sampler!r}"
-            + (f"; use {own}: the trace id alone decides here" if own in _SAMPLERS[:-1] else "")
+            + (f"; use {own}: the trace id alone decides here" if own in _SAMPLERS else "")
         )
     argument = text("OTEL_TRACES_SAMPLER_ARG") or "1"
     if sampler != "traceidratio":

@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_refused_at_the_start(variables: dict[str, Any]) 
     [
         ("parentbased_traceidratio", "; use traceidratio: the trace id alone decides here"),
         ("parentbased_always_on", "; use always_on: the trace id alone decides here"),
-        ("parentbased_always_off", ""),
+        ("parentbased_always_off", "; use always_off: the trace id alone decides here"),
         ("jaeger_remote", ""),
     ],
 )
