@@ -42,6 +42,8 @@ CHOICES = {
     "ssl_max_protocol_version": _VERSIONS,
     "ssl_min_protocol_version": _VERSIONS,
 }
+#: Of these alone libpq ignores the case.
+_IN_ANY_CASE = frozenset({"ssl_max_protocol_version", "ssl_min_protocol_version"})
 #: Options that are whole numbers.
 NUMBERS = frozenset(
     {
@@ -94,7 +96,7 @@ def normalize(url: str) -> str:
             raise InvalidDatabaseUrl(f"has {named}, which Postgres' library lacks")
         if name == "port" and not all(map(_is_port, value.split(","))):
             raise InvalidDatabaseUrl("must have a port from 1 to 65535")
-        if name in CHOICES and value and value.lower() not in map(str.lower, CHOICES[name]):
+        if name in CHOICES and value and not _is_choice(name, value):
             *first, last = CHOICES[name]
             raise InvalidDatabaseUrl(
                 f"{name} must be {', '.join(first)} or {last}, is {_short(value)}"
@@ -117,6 +119,12 @@ def normalize(url: str) -> str:
     query += [("host", ",".join(host for host, _ in addresses)), ("port", ",".join(ports))]
     database = parts["database"] or ""
     return f"{DRIVER}://{parts['user'] or ''}{database}?{urlencode(query, quote_via=quote)}"
+
+
+def _is_choice(name: str, value: str) -> bool:
+    if name in _IN_ANY_CASE:
+        return value.lower() in map(str.lower, CHOICES[name])
+    return value in CHOICES[name]
 
 
 def _short(value: str) -> str:

@@ -114,7 +114,7 @@ def test_every_option_of_the_installed_library_is_accepted() -> None:
         *(
             (name, value)
             for name, choices in CHOICES.items()
-            for value in (*choices, "foo", "Foo1")
+            for value in (*choices, choices[-1].swapcase(), "foo", "Foo1")
         ),
         *((name, value) for name in sorted(NUMBERS) for value in ("1", "0", "x")),
     ],
