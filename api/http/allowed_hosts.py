@@ -5,12 +5,14 @@ to a browser, so neither CORS nor cookies keep it out. The name in its `Host` he
 address is always accepted: no page can make a browser send one in place of its own name.
 
 Without the setting any name is accepted, but it has to be one (RFC 9112, 3.2). And an address has
-one spelling: rules of a proxy for `/v1/operator` would not hold for `//v1/operator`.
+one spelling: rules of a proxy for `/v1/operator` would not hold for `//v1/operator`, nor for
+`/v1/%6fperator`, of which gunicorn makes the same.
 """
 
 import re
 from collections.abc import Collection
 from ipaddress import ip_address
+from typing import cast
 from urllib.parse import urlsplit
 
 from flask import Flask, request
@@ -19,6 +21,9 @@ from werkzeug.sansio.utils import host_is_trusted
 from arkloop.api.http.current import settings
 from arkloop.shared.errors import BadRequest, Forbidden, NotFound
 
+#: Of a path, where no client has anything to encode; what follows may be an id that needs it.
+_BEGINNING = re.compile(r"(/[^/]*){0,2}/?")
+_ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(:[0-9]*)?")
 
 
@@ -37,8 +42,19 @@ def _check() -> None:
             raise BadRequest()
     elif not _HOST.fullmatch(host):
         raise BadRequest()
-    if request.environ["PATH_INFO"].startswith("//"):  # of which Werkzeug makes one slash
+    path: str = request.environ["PATH_INFO"]
+    if path.startswith("//"):  # of which Werkzeug makes one slash
         raise NotFound()
+    sent: str = request.environ.get("RAW_URI", path)
+    if not sent.startswith(path) and not _begins_as_sent(path, sent):
+        raise NotFound()
+
+
+def _begins_as_sent(path: str, sent: str) -> bool:
+    """Return whether the target of the request was sent as a path that begins as this one does."""
+    beginning = cast(re.Match[str], _BEGINNING.match(path)).group()
+    # A request to a proxy has the whole URL.
+    return sent.startswith(beginning) or _ORIGIN.sub("", sent, count=1).startswith(beginning)
 
 
 def _is_allowed(host: str, allowed: Collection[str]) -> bool:

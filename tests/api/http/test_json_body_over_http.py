@@ -138,6 +138,16 @@ def test_ambiguous_framing_is_refused(server: WebServer, headers: tuple[str, ...
         (b"GET /readyz HTTP/1.1\r\nHost: a\r\nscript_name: /x\r\n", b"200"),
         (b"GET /x HTTP/1.1\r\nHost: a\r\nPATH_INFO: /readyz\r\n", b"404"),
         (b"GET ///v1/operator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /v1/operator/queues?%2F HTTP/1.1\r\nHost: a\r\n", b"401"),
+        (b"GET http://a/v1/operator/queues HTTP/1.1\r\nHost: a\r\n", b"401"),
+        (b"GET /v1/%6fperator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /v1%2Foperator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /v1/operator%2Fqueues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /%76%31/operator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET http://a/v1/%6Fperator/queues HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /%72eadyz HTTP/1.1\r\nHost: a\r\n", b"404"),
+        (b"GET /v1/threads/%30190b5a0-7c3e-7000-8000-000000000000 HTTP/1.1\r\nHost: a\r\n", b"401"),
+        (b"GET /?/readyz HTTP/1.1\r\nHost: a\r\n", b"404"),
     ],
 )
 def test_a_request_has_one_host_and_one_path(
