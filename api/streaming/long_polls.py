@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 #: How often Postgres is searched for work: a safety net, or all there is.
 LOOK_SECONDS = 2.0
 LOOK_SECONDS_WITHOUT_REDIS = 0.5
+#: How many polls begin a look of their own in a second, when the process begins to listen: each
+#: asks Postgres, through the pool of all requests.
+OWN_LOOKS_PER_SECOND = 200
 #: How often closed connections are looked for.
 CHECK_SECONDS = 0.25
 
@@ -41,8 +44,8 @@ class LongPoll:
     topic: str
     details: frozenset[str] | None = None
     connection: socket.socket | None = None
-    #: None of the hub's looks finds its news, so it looks by itself whenever the process begins to
-    #: listen: what was announced before was lost.
+    #: None of the hub's looks finds its news, so it looks by itself soon after the process begins
+    #: to listen: what was announced before was lost.
     looks_itself: bool = False
     #: Its client has closed the connection.
     has_left: bool = False
@@ -185,7 +188,9 @@ class LongPollHub:
         if message["type"] == "subscribe":
             self._is_listening = True
             self._look_now.set()  # for what was announced before
-            self._wake_those_that_look()
+            threading.Thread(
+                target=self._wake_those_that_look, name="polls_own", daemon=True
+            ).start()
             return
         whom, _, rest = str(message["data"]).partition(" ")
         topic, _, detail = rest.partition(" ")
@@ -193,10 +198,14 @@ class LongPollHub:
 
     def _wake_those_that_look(self) -> None:
         with self._lock:
-            for waiting in self._waiting.values():
-                for poll in waiting:
-                    if poll.looks_itself and poll.news is None:
-                        poll.wake("")
+            every = [poll for waiting in self._waiting.values() for poll in waiting]
+        for poll in every:
+            if not poll.looks_itself:
+                continue
+            with self._lock:
+                if poll.news is None:
+                    poll.wake("")
+            time.sleep(1 / OWN_LOOKS_PER_SECOND)
 
     def _look(self) -> None:
         is_told = self._is_listening and not self._connections.redis_outage.is_on

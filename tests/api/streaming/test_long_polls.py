@@ -2,10 +2,12 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from arkloop.api.streaming import long_polls
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.signals import Wake
@@ -97,6 +99,26 @@ def test_a_poll_that_looks_itself_does_so_when_its_process_listens(hub: LongPoll
     assert hub._is_listening
 
     assert (1, []) == (other.looks, other.bodies)
+
+
+def test_polls_that_look_themselves_do_so_one_by_one(
+    hub: LongPollHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that asked Postgres at once would leave no connection for other requests."""
+    monkeypatch.setattr(long_polls, "OWN_LOOKS_PER_SECOND", 10)
+    first = Waiter(hub, LongPoll("t"))
+    eventually(lambda: hub._is_listening)
+    waiters = [Waiter(hub, LongPoll("t", looks_itself=True), found_at=2) for _ in range(5)]
+
+    begin = time.monotonic()
+    hub._on_message({"type": "subscribe"})
+    eventually(lambda: any(waiter.bodies for waiter in waiters))
+    early = sum(waiter.looks == 2 for waiter in waiters)
+    eventually(lambda: all(waiter.bodies for waiter in waiters))
+
+    assert early < 5
+    assert time.monotonic() - begin > 0.4
+    assert 1 == first.looks
 
 
 def test_a_poll_whose_client_has_left_ends(hub: LongPollHub) -> None:
