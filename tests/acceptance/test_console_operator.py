@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
@@ -95,6 +96,25 @@ def test_pages_of_operators_are_theirs_alone(
     page = signed_in(context, operator, "/workers")
     expect(page.get_by_role("table", name="Workers")).to_contain_text("alive")
     expect(page.get_by_role("navigation").get_by_role("link", name="Leases")).to_be_visible()
+
+
+def test_runs_are_filtered_by_cost_and_duration(context: BrowserContext, user: Caller) -> None:
+    """Numbers in every form that the browser accepts reach the API in the one that it reads."""
+    page = signed_in(context, user, "/runs?min_cost=.5&min_seconds=.0015")
+    for field, typed, sent in (
+        (None, None, {"min_cost_usd": "0.50000000", "min_duration_ms": "2"}),
+        ("Cost from, USD", "1e-2", {"min_cost_usd": "0.01000000", "min_duration_ms": "2"}),
+        ("Duration from, s", "2.5e2", {"min_cost_usd": "0.01000000", "min_duration_ms": "250000"}),
+    ):
+        with page.expect_response(re.compile("/v1/runs[?].*min_cost")) as response:
+            if field is None:
+                page.reload()
+            else:
+                page.get_by_label(field).fill(str(typed))
+        wanted = parse_qs(urlsplit(response.value.url).query)
+        assert 200 == response.value.status
+        assert sent == {name: wanted[name][0] for name in sent}
+    expect(page.get_by_text("No run fits the filters")).to_be_visible()
 
 
 def test_a_run_is_played_again(context: BrowserContext, user: Caller) -> None:

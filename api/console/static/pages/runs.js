@@ -35,7 +35,8 @@ export function Page({ params }) {
 function query(filters) {
   const wanted = /** @type {Record<string, string>} */ ({})
   for (const name of FILTERS) if (filters[name]) wanted[name] = filters[name]
-  if (Number(filters.min_cost) > 0) wanted.min_cost_usd = filters.min_cost
+  // Browsers accept ".5" and "1e-2" in the field, the API plain decimals alone.
+  if (Number(filters.min_cost) > 0) wanted.min_cost_usd = Number(filters.min_cost).toFixed(8)
   if (Number(filters.min_seconds) > 0) wanted.min_duration_ms = String(Math.round(Number(filters.min_seconds) * 1000))
   for (const pair of (filters.metadata ?? "").split(",").filter(Boolean)) {
     const [name, ...value] = pair.split("=")
