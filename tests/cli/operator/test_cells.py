@@ -111,7 +111,7 @@ def test_a_copy_that_was_killed_is_made_again(
 def test_an_org_is_resumed_where_its_copy_is(
     run: Run, connections: Connections, target: Connections, org_id: UUID
 ) -> None:
-    """Nothing resumes it in the cell that it has left, unless its copy is given up expressly."""
+    """Nothing resumes it in the cell that it has left."""
     assert 0 == run("copy").exit_code
 
     refused = run("resume")
@@ -124,7 +124,22 @@ def test_an_org_is_resumed_where_its_copy_is(
     assert None is json.loads(resumed.output)["suspended_at"]
     assert 1 == late.exit_code
     assert "not as a copy that waits to be resumed" in late.output
-    assert 0 == run("resume", "--despite-copy").exit_code
+
+
+def test_a_move_is_taken_back_before_the_copy_is_resumed(
+    run: Run, target: Connections, org_id: UUID
+) -> None:
+    """The copy is given up expressly; it stays closed until it is erased."""
+    assert 0 == run("copy").exit_code
+
+    back = run("resume", "--despite-copy")
+
+    assert 0 == back.exit_code
+    state = json.loads(back.output)
+    assert (None, None) == (state["suspended_at"], state["moved_to"])
+    with target.reading() as sql:
+        is_closed = text("SELECT suspended_at IS NOT NULL FROM orgs WHERE id = :org")
+        assert sql.scalar(is_closed, {"org": org_id})
 
 
 def test_an_open_org_is_not_copied(run: Run, target: Connections, org_id: UUID) -> None:
