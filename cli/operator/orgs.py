@@ -123,12 +123,14 @@ def suspend(database_url: str, org: str, reason: str) -> None:
 @click.option(
     "--despite-copy",
     is_flag=True,
-    help="Also if it was copied to another cell. That copy must never be resumed.",
+    help="Also if it was copied to another cell, or to this one in an earlier epoch. It must never"
+    " be resumed in the other of the two cells.",
 )
 def resume(database_url: str, org: str, despite_copy: bool) -> None:
     """Open a suspended organization again: its credentials work, and its queued runs start.
 
-    One that is not suspended stays as it is. One that was copied to another cell opens there.
+    One that is not suspended stays as it is. One that was copied to another cell opens there, while
+    that cell has the epoch of then.
     """
     with without_notifications(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
@@ -137,7 +139,8 @@ def resume(database_url: str, org: str, despite_copy: bool) -> None:
         except OrgMoved as error:
             raise click.ClickException(
                 f"It was copied to another cell, whose epoch is {error.details['moved_to']}:"
-                " resume it there. If that copy is not to be used: --despite-copy."
+                " resume it there. If that copy is not to be used, or that was an earlier epoch of"
+                " this cell: --despite-copy."
             ) from None
         if was_suspended:
             record(tx, org_id, "org.resumed", "org", org_id)

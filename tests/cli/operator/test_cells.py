@@ -16,6 +16,7 @@ from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
 from tests.full_org import AT, Run, contents, environ
@@ -140,6 +141,23 @@ def test_a_move_is_taken_back_before_the_copy_is_resumed(
     with target.reading() as sql:
         is_closed = text("SELECT suspended_at IS NOT NULL FROM orgs WHERE id = :org")
         assert sql.scalar(is_closed, {"org": org_id})
+
+
+def test_a_copy_of_before_another_epoch_is_resumed_expressly(
+    run: Run, target: Connections, org_id: UUID
+) -> None:
+    """The other cell was restored, say; what the org has left is erased as ever."""
+    assert 0 == run("copy").exit_code
+    with target.transaction() as tx:
+        rewinds.rotate(tx.sql)
+
+    refused = run("resume", at=target)
+    resumed = run("resume", "--despite-copy", at=target)
+
+    assert 1 == refused.exit_code
+    assert "or that was an earlier epoch of this cell: --despite-copy" in refused.output
+    assert 0 == resumed.exit_code
+    assert 0 == run("erase", "--yes").exit_code
 
 
 def test_an_open_org_is_not_copied(run: Run, target: Connections, org_id: UUID) -> None:
