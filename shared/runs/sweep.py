@@ -47,6 +47,7 @@ from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.accounts import MOVED_ORGS
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, agent_runs, runs, workers
 
@@ -282,7 +283,10 @@ def _cancel_unheld(tx: Transaction) -> None:
     Their key was revoked, or they went back to the queue while somebody cancelled them.
     """
     unheld = tx.sql.execute(
-        select(*runs.c).where(UNHELD_AND_CANCELLED).limit(BATCH).with_for_update(skip_locked=True)
+        select(*runs.c)
+        .where(UNHELD_AND_CANCELLED, runs.c.org_id.not_in(MOVED_ORGS))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
     )
     for run in _with_reservations_locked(tx, unheld.mappings().all()):
         with _isolated(tx, run):
@@ -292,7 +296,7 @@ def _cancel_unheld(tx: Transaction) -> None:
 def _expire_inputs(tx: Transaction) -> None:
     waiting = tx.sql.execute(
         select(*runs.c)
-        .where(WAITING, runs.c.input_expires_at < func.now())
+        .where(WAITING, runs.c.input_expires_at < func.now(), runs.c.org_id.not_in(MOVED_ORGS))
         .order_by(runs.c.input_expires_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)

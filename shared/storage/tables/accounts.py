@@ -43,6 +43,10 @@ orgs = Table(
 #: Their ids; literal text, by which Postgres uses the index of them.
 SUSPENDED_ORGS = select(orgs.c.id).where(text("suspended_at IS NOT NULL"))
 
+#: Those of them with a copy in another installation, or that are one. No run of theirs ends: that
+#: would be in the ledger of one of the two alone, and the other could never be added to it.
+MOVED_ORGS = SUSPENDED_ORGS.where(orgs.c.moved_to.is_not(None))
+
 #: What the operator has set for one org; null is what the settings give to all, and weight 1.
 org_settings = Table(
     "org_settings",

@@ -10,6 +10,7 @@ from sqlalchemy import text, update
 from arkloop.shared.accounts import suspensions
 from arkloop.shared.errors import InvalidRequest, OrgNotFound
 from arkloop.shared.ids import new_id
+from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import explanation, queries, revocations, sweep
 from arkloop.shared.runs.fair_queue import FairQueue, place_of
 from arkloop.shared.runs.states import RunState
@@ -125,6 +126,29 @@ def test_a_waiting_run_waits_on_and_can_be_answered_after_that(stored: StoredRun
     resume(stored)
     stored.answer(waiting.run_id, "Yes")
     assert stored.claim(waiting.run_id) is not None
+
+
+def test_no_run_of_an_org_that_has_left_ends(stored: StoredRuns) -> None:
+    """Where its copy is, it ends, and is charged; here it does if the move is taken back."""
+    claim, cancelled = stored.claimed(), stored.create(cancel_requested_at=ago(seconds=60))
+    stored.park(claim, new_id(), expires_in=60)
+    stored.set(asking := claim.run_id, input_expires_at=ago(seconds=60))
+    suspend(stored)
+    of_org = orgs.c.id == stored.actor.org_id
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(update(orgs).where(of_org).values(moved_to=new_id()))
+
+    sweep.sweep(stored.connections)
+
+    assert ["waiting", "queued"] == [*map(stored.state, (asking, cancelled))]
+    with stored.connections.reading() as sql:
+        settings = stored.connections.settings
+        stuck = installation.stuck_runs(sql, settings, queued_seconds=60, silent_seconds=60)
+    assert not {asking, cancelled} & {row.id for row in stuck}
+    with stored.connections.transaction() as tx:
+        suspensions.resume(tx, stored.actor.org_id, despite_copy=True)
+    sweep.sweep(stored.connections)
+    assert ["failed", "cancelled"] == [*map(stored.state, (asking, cancelled))]
 
 
 def test_runs_of_other_orgs_go_on(
