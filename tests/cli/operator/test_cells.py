@@ -16,10 +16,9 @@ from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
-from tests.full_org import AT, Run, contents, environ
+from tests.full_org import Run, contents, environ
 from tests.waiting import eventually
 
 
@@ -56,33 +55,6 @@ def test_a_copy_that_is_repeated_changes_nothing(
 
     assert (0, {}) == (again.exit_code, json.loads(again.stdout)["rows"])
     assert there == contents(target, org_id)
-
-
-def test_a_copy_that_was_given_up_is_no_copy(
-    run: Run, connections: Connections, target: Connections, org_id: UUID
-) -> None:
-    """What the org has done since it was resumed is not there: the copy has to be made anew."""
-    assert 0 == run("copy").exit_code
-    assert 0 == run("resume", "--despite-copy").exit_code
-    work = text("UPDATE runs SET metadata = '{\"late\": 1}' WHERE org_id = :org")
-    with connections.transaction() as tx:
-        tx.sql.execute(work, {"org": org_id})
-
-    live = run("copy")
-    assert 0 == run("suspend", "--reason", "It moves again.").exit_code
-    with connections.transaction() as tx:
-        tx.sql.execute(text("UPDATE orgs SET suspended_at = :at"), {"at": AT})
-    stale = run("copy")
-
-    for refused in (live, stale):
-        assert 1 == refused.exit_code
-        assert "has an earlier copy of the organization" in refused.output
-    this = connections.settings.database_url
-    assert 0 == run("erase", "--yes", "--to", this, at=target).exit_code
-    again = run("copy")
-    assert 0 == again.exit_code, again.output
-    assert 1 == json.loads(again.stdout)["rows"]["runs"]
-    assert contents(connections, org_id) == contents(target, org_id)
 
 
 @pytest.mark.owner
@@ -125,39 +97,6 @@ def test_an_org_is_resumed_where_its_copy_is(
     assert None is json.loads(resumed.output)["suspended_at"]
     assert 1 == late.exit_code
     assert "not as a copy that waits to be resumed" in late.output
-
-
-def test_a_move_is_taken_back_before_the_copy_is_resumed(
-    run: Run, target: Connections, org_id: UUID
-) -> None:
-    """The copy is given up expressly; it stays closed until it is erased."""
-    assert 0 == run("copy").exit_code
-
-    back = run("resume", "--despite-copy")
-
-    assert 0 == back.exit_code
-    state = json.loads(back.output)
-    assert (None, None) == (state["suspended_at"], state["moved_to"])
-    with target.reading() as sql:
-        is_closed = text("SELECT suspended_at IS NOT NULL FROM orgs WHERE id = :org")
-        assert sql.scalar(is_closed, {"org": org_id})
-
-
-def test_a_copy_of_before_another_epoch_is_resumed_expressly(
-    run: Run, target: Connections, org_id: UUID
-) -> None:
-    """The other cell was restored, say; what the org has left is erased as ever."""
-    assert 0 == run("copy").exit_code
-    with target.transaction() as tx:
-        rewinds.rotate(tx.sql)
-
-    refused = run("resume", at=target)
-    resumed = run("resume", "--despite-copy", at=target)
-
-    assert 1 == refused.exit_code
-    assert "or that was an earlier epoch of this cell: --despite-copy" in refused.output
-    assert 0 == resumed.exit_code
-    assert 0 == run("erase", "--yes").exit_code
 
 
 def test_an_open_org_is_not_copied(run: Run, target: Connections, org_id: UUID) -> None:

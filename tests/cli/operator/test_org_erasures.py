@@ -1,11 +1,13 @@
-"""`arkloop orgs erase`, and orgs that come back."""
+"""`arkloop orgs erase`, orgs that come back, and copies that are given up."""
 
+import json
 from uuid import UUID
 
 import psycopg
 from sqlalchemy import text
 
 from arkloop.cli.operator import org_erasures, org_rows
+from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections
 from tests.full_org import AT, Run, contents
 
@@ -85,3 +87,63 @@ def test_no_reservation_outlives_its_run(
                 break
         reserved = text("SELECT count(*) FROM holds WHERE org_id = :org")
         assert 0 == sql.scalar(reserved, {"org": org_id})
+
+
+def test_a_copy_that_was_given_up_is_no_copy(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """What the org has done since it was resumed is not there: the copy has to be made anew."""
+    assert 0 == run("copy").exit_code
+    assert 0 == run("resume", "--despite-copy").exit_code
+    work = text("UPDATE runs SET metadata = '{\"late\": 1}' WHERE org_id = :org")
+    with connections.transaction() as tx:
+        tx.sql.execute(work, {"org": org_id})
+
+    live = run("copy")
+    assert 0 == run("suspend", "--reason", "It moves again.").exit_code
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE orgs SET suspended_at = :at"), {"at": AT})
+    stale = run("copy")
+
+    for refused in (live, stale):
+        assert 1 == refused.exit_code
+        assert "has an earlier copy of the organization" in refused.output
+    this = connections.settings.database_url
+    assert 0 == run("erase", "--yes", "--to", this, at=target).exit_code
+    again = run("copy")
+    assert 0 == again.exit_code, again.output
+    assert 1 == json.loads(again.stdout)["rows"]["runs"]
+    assert contents(connections, org_id) == contents(target, org_id)
+
+
+def test_a_move_is_taken_back_before_the_copy_is_resumed(
+    run: Run, target: Connections, org_id: UUID
+) -> None:
+    """The copy is given up expressly; it stays closed until it is erased."""
+    assert 0 == run("copy").exit_code
+
+    back = run("resume", "--despite-copy")
+
+    assert 0 == back.exit_code
+    state = json.loads(back.output)
+    assert (None, None) == (state["suspended_at"], state["moved_to"])
+    with target.reading() as sql:
+        is_closed = text("SELECT suspended_at IS NOT NULL FROM orgs WHERE id = :org")
+        assert sql.scalar(is_closed, {"org": org_id})
+
+
+def test_a_copy_of_before_another_epoch_is_resumed_expressly(
+    run: Run, target: Connections, org_id: UUID
+) -> None:
+    """The other cell was restored, say; what the org has left is erased as ever."""
+    assert 0 == run("copy").exit_code
+    with target.transaction() as tx:
+        rewinds.rotate(tx.sql)
+
+    refused = run("resume", at=target)
+    resumed = run("resume", "--despite-copy", at=target)
+
+    assert 1 == refused.exit_code
+    assert "or that was an earlier epoch of this cell: --despite-copy" in refused.output
+    assert 0 == resumed.exit_code
+    assert 0 == run("erase", "--yes").exit_code
