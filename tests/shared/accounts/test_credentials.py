@@ -1,5 +1,6 @@
 """Credentials, invitations and roles made with a key or login that has ended in another process."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -7,6 +8,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from arkloop.shared.accounts import api_keys, credentials, sessions
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Unauthorized
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User
 
@@ -39,6 +43,45 @@ def end(connections: Connections) -> Callable[[str, UUID], None]:
             tx.sql.execute(text(ENDS[how]), {"user_id": user_id})
 
     return happen
+
+
+@pytest.mark.parametrize("by", ["key", "login"])
+def test_a_revocation_waits_for_what_is_being_made(
+    bob: User, connections: Connections, by: str
+) -> None:
+    """A revocation that committed first would leave the key that the transaction makes."""
+    actor = _actor(bob, connections, by)
+    revoked = threading.Event()
+
+    def revoke() -> None:
+        with connections.transaction() as tx:
+            if actor.api_key_id is not None:
+                api_keys.revoke(tx, actor, actor.api_key_id)
+            elif actor.session_id is not None:
+                sessions.end(tx, user_id=bob.id, session_id=actor.session_id)
+        revoked.set()
+
+    revoking = threading.Thread(target=revoke)
+    with connections.transaction() as tx:
+        assert "admin" in credentials.permissions_now(tx.sql, actor)
+        revoking.start()
+        assert not revoked.wait(0.3)
+    revoking.join(5)
+    assert revoked.is_set()
+    with connections.transaction() as tx, pytest.raises(Unauthorized):
+        credentials.permissions_now(tx.sql, actor)
+
+
+def _actor(user: User, connections: Connections, by: str) -> Actor:
+    """Return who the user is by a new key, or by their login."""
+    if by == "key":
+        user.api_key("admin")
+    names = {"key": "id FROM api_keys", "login": "family_id FROM refresh_tokens"}
+    with connections.reading() as sql:
+        found = sql.scalar(text(f"SELECT {names[by]} WHERE user_id = :id"), {"id": user.id})
+    made = {"api_key_id": found} if by == "key" else {"session_id": found}
+    admin = frozenset({"admin"})
+    return Actor(org_id=user.org_id, user_id=user.id, role="owner", permissions=admin, **made)
 
 
 @pytest.mark.parametrize("how", ENDS)
