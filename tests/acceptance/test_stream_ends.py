@@ -100,7 +100,8 @@ def test_a_client_that_goes_away_is_noticed(system: System, user: Caller, waitin
     redis = system.connections.redis
     for _ in range(100):
         with user.stream(waiting_run, after_seq=99) as answer:
-            assert HELLO == next(answer.iter_raw())
+            chunks = answer.iter_raw()  # without a name it would close the connection at once
+            assert HELLO == next(chunks)
             eventually(lambda: 0 < dict(redis.pubsub_numsub(name))[name])
 
     eventually(lambda: 0 == dict(redis.pubsub_numsub(name))[name], seconds=5)
