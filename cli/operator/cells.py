@@ -153,6 +153,11 @@ def _opened(url: str) -> Iterator[org_copies.Connection]:
             yield connection
     except (psycopg.OperationalError, psycopg.InternalError) as error:
         raise click.ClickException(f"Postgres: {error}") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise click.ClickException(
+            f"Postgres: {error.diag.message_primary}. The roles of both URLs need the rights of"
+            " the service."
+        ) from None
 
 
 def _check_installations(source: org_copies.Connection, target: org_copies.Connection) -> UUID:
@@ -296,6 +301,12 @@ def _copied(
         raise click.ClickException(
             f"The other cell has a row of this id or name in {error.diag.table_name}: {detail}"
             " Nothing was copied."
+        ) from None
+    except psycopg.IntegrityError as error:
+        # Its detail is the whole row.
+        raise click.ClickException(
+            f"The other cell refuses a row of {error.diag.table_name}:"
+            f" {error.diag.message_primary}. Nothing was copied."
         ) from None
     except org_copies.Differs as error:
         raise click.ClickException(f"{error}. Nothing was copied.") from None

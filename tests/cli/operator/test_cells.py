@@ -215,6 +215,42 @@ def test_a_cell_is_not_copied_to_itself(run: Run, connections: Connections) -> N
     assert "the same installation" in refused.output
 
 
+@pytest.mark.owner
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("check_violation", "refuses a row of threads: no. Nothing was copied."),
+        ("foreign_key_violation", "refuses a row of threads: no. Nothing was copied."),
+        ("not_null_violation", "refuses a row of threads: no. Nothing was copied."),
+        ("insufficient_privilege", "no. The roles of both URLs need the rights of the service."),
+    ],
+)
+def test_a_row_that_the_other_cell_refuses_is_one_line(
+    run: Run, target: Connections, org_id: UUID, code: str, said: str
+) -> None:
+    """Its schema was changed by hand, say. The row itself is not shown."""
+    with target.transaction() as tx:
+        tx.sql.exec_driver_sql(_REFUSE.format(code=code))
+    try:
+        refused = run("copy")
+    finally:
+        with target.transaction() as tx:
+            tx.sql.exec_driver_sql("DROP FUNCTION refuse CASCADE")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("Error: ") and last.endswith(said), refused.output
+
+
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+RAISE EXCEPTION 'no' USING ERRCODE = '{code}', TABLE = 'threads', DETAIL = 'Of the row';
+END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON threads FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
 def test_a_login_that_another_user_has_is_refused(
     run: Run, connections: Connections, target: Connections, org_id: UUID
 ) -> None:
