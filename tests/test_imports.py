@@ -1,15 +1,20 @@
 """The modules that a process loads at its start, which cost memory and time."""
 
+import gc
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from arkloop import agents, providers, testing, tools
+from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.config import Settings
+from arkloop.worker import providers as worker_providers
 from tests.clients import User
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 ENVIRON = {
@@ -69,15 +74,35 @@ def test_a_worker_loads_the_providers_that_orgs_have(settings: Settings, alice: 
 def test_a_provider_of_a_later_org_is_loaded_by_its_first_run() -> None:
     """The SDK's objects are left out of every later garbage collection, as those of the start."""
     code = (
-        "import gc; from arkloop.worker import providers;"
+        "import gc, weakref; from arkloop.worker import providers;"
         "from arkloop.shared.catalog.model_routes import Route;"
         "route = Route(id='r', provider='openai', model='m', base_url='http://127.0.0.1:1');"
-        "providers.load(route, faults=False).close();"
-        "print(gc.isenabled(), gc.get_freeze_count() > 50_000)"
+        "garbage = type('Garbage', (), {})(); garbage.itself = garbage;"
+        "is_there = weakref.ref(garbage); del garbage;"
+        "providers.load(route, faults=False).close(); gc.collect();"
+        "print(gc.isenabled(), gc.get_freeze_count() > 50_000, is_there())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
-    assert "True True\n" == done.stdout, done.stderr
+    assert "True True None\n" == done.stdout, done.stderr
+
+
+def test_runs_that_begin_together_wait_for_their_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second does not get the module that the first is still importing."""
+    (tmp_path / "slow_provider.py").write_text(
+        "import time; time.sleep(0.5)\ndef build(*args, **options): return 'built'"
+    )
+    monkeypatch.setattr(worker_providers, "__path__", [*worker_providers.__path__, str(tmp_path)])
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # of this process, which has other tests
+    route = Route(id="r", provider="slow", model="m")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(worker_providers.load, route, faults=False)
+        eventually(lambda: "arkloop.worker.providers.slow_provider" in sys.modules)
+        second = pool.submit(worker_providers.load, route, faults=False)
+
+    assert ["built", "built"] == [first.result(), second.result()]
 
 
 def test_a_worker_with_a_broken_tool_does_not_start() -> None:

@@ -63,8 +63,8 @@ class Provider(Protocol):
 def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
     """Import what these routes need, and `also` these providers, before there are runs.
 
-    While an SDK is imported, for up to a second, every run of the process stands still. The first
-    route of a provider that is not prepared imports it all the same.
+    While an SDK is imported, for one to three seconds, every run of the process stands still. The
+    first route of a provider that is not prepared imports it all the same.
     """
     needed = {route.provider for route in routes} | set(also)
     for provider in sorted(needed):
@@ -101,13 +101,14 @@ def _builder(provider: str) -> Any:
 
 def _imported(name: str) -> ModuleType:
     """Import a module, and leave what it makes out of every garbage collection."""
-    if name in sys.modules:
-        return sys.modules[name]
     is_running = gc.isenabled()
+    if name in sys.modules or not is_running:
+        return import_module(name)  # which waits while another thread is still importing it
+    gc.collect()  # what is garbage now would be left out, too, and stay
     gc.disable()  # walking through the objects of an SDK again and again takes longer than it does
     try:
-        return import_module(name)
+        module = import_module(name)
+        gc.freeze()  # they stay: each full collection would stop all runs to walk through them
+        return module
     finally:
-        if is_running:
-            gc.freeze()  # they stay: each full collection would stop all runs to walk through them
-            gc.enable()
+        gc.enable()
