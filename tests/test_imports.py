@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sqlalchemy import text
 
 from arkloop import agents, providers, testing, tools
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections
 from arkloop.worker import providers as worker_providers
 from tests.clients import User
 from tests.waiting import eventually
@@ -57,10 +59,18 @@ def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
     assert SDK <= _loaded("arkloop.worker.app", OPENAI_API_KEY="none")
 
 
-def test_a_worker_loads_the_providers_that_orgs_have(settings: Settings, alice: User) -> None:
-    """An SDK that no org needs would take a second of each start, and dozens of MiB."""
-    body = {"name": "p", "kind": "openai", "api_key": "secret", "models": [{"model": "m"}]}
-    assert 201 == alice.post("/v1/llm-providers", body).status_code
+def test_a_worker_loads_the_providers_that_orgs_have(
+    settings: Settings, connections: Connections, alice: User
+) -> None:
+    """An SDK that no org needs would take a second of each start, and dozens of MiB.
+
+    A kind that only a newer version knows keeps none of the others from being loaded.
+    """
+    body = {"kind": "openai", "api_key": "secret", "models": [{"model": "m"}]}
+    for name in ("p", "newer"):
+        assert 201 == alice.post("/v1/llm-providers", {"name": name, **body}).status_code
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE llm_providers SET kind = 'a_newer_one' WHERE name = 'newer'"))
     stores = {
         "ARKLOOP_DATABASE_URL": settings.database_url,
         "ARKLOOP_REDIS_URL": settings.redis_url,

@@ -115,7 +115,8 @@ def _prepare_providers_of_orgs(connections: Connections) -> None:
     """Import the SDKs of the kinds that orgs have; the first run with another kind imports it."""
     try:
         with connections.reading() as sql:
-            kinds = llm_providers.kinds(sql)
+            # A newer version of the service, before a roll back, may have stored others.
+            kinds = [kind for kind in llm_providers.kinds(sql) if kind in llm_providers.KINDS]
     except Unavailable:
         kinds = [*llm_providers.KINDS]
     providers.prepare((), also=kinds)
