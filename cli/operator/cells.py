@@ -23,6 +23,7 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.erasure import confirmed
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.files import files
+from arkloop.shared.runs import sweep
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage import schema
@@ -44,6 +45,8 @@ _UNDER_WAY = {
     " AND ended_at IS NULL AND cancel_requested_at IS NOT NULL)",
     "webhooks that are being sent": "SELECT EXISTS (SELECT FROM webhook_deliveries d"
     " WHERE org_id = %(org)s AND state = 'pending' AND leased_until > now())",
+    # One of before still ends runs of the org. This lock is released at once.
+    "a sweep": f"SELECT NOT pg_try_advisory_xact_lock({sweep.LOCK_KEY})",
 }
 _INSTALLATION = "SELECT epoch, (SELECT version_num FROM alembic_version) FROM installation"
 _MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"

@@ -53,7 +53,7 @@ from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, agent_runs,
 
 log = logging.getLogger(__name__)
 
-_LOCK_KEY = 0x7377656570  # "sweep"
+LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
 #: Periods that may pass from one look to the next.
 MOST_BETWEEN_LOOKS = 1.25
@@ -105,7 +105,7 @@ def sweep(connections: Connections) -> None:
         _release_leaked_reservations,
     ):
         with connections.transaction() as tx:
-            if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
+            if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
                 return
             settle(tx)
     waiting_runs.start_due(connections)

@@ -7,7 +7,7 @@ import sys
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Column, MetaData, Table, Uuid, text
+from sqlalchemy import Column, MetaData, Table, Uuid, func, select, text
 
 from arkloop.cli.operator import org_rows
 from arkloop.shared.billing import usage_days
@@ -16,6 +16,7 @@ from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import sweep
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
 from tests.full_org import Run, contents, environ
@@ -121,6 +122,19 @@ def test_what_is_under_way_is_waited_for(
 
     assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
     assert "Still under way: runs that are executed" in refused.output
+
+
+def test_a_sweep_of_before_is_waited_for(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """It has not seen that the org leaves, and could end a run that is copied as one that waits."""
+    with connections.transaction() as tx:
+        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep.LOCK_KEY)))
+
+        refused = run("copy", "--wait", "0")
+
+    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
+    assert "Still under way: a sweep" in refused.output
 
 
 def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(

@@ -36,7 +36,7 @@ def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
     """The others do nothing and wait for nothing."""
     claim = lost(stored)
     with stored.connections.transaction() as tx:
-        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep._LOCK_KEY)))
+        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep.LOCK_KEY)))
 
         sweep.sweep(stored.connections)
 
