@@ -23,7 +23,8 @@ from arkloop.shared.storage.tables.delivery import webhook_endpoints
 
 MAX_ENDPOINTS = 20  # of one org
 MAX_OVERLAP_SECONDS = 7 * 86_400
-#: Processes look no more often who has endpoints. With more orgs than this all are taken to have.
+#: Processes look no more often who has endpoints. With more orgs than this all are taken to have
+#: one.
 MAX_KNOWN_ORGS = 10_000
 
 BUDGET_TYPE = "budget.threshold_reached"

@@ -17,11 +17,15 @@ from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.client_data import MAX_PAIRS, MAX_VALUE_LENGTH
 from arkloop.shared.config import Settings
 from arkloop.shared.delivery import deliveries, endpoints, messages
+from arkloop.shared.events.types import RunCompleted
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs.endings import Ending, RunEnder
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.group_commit import LARGE_SIZE
 from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
 from tests.clients import User
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import USED, StoredRuns, numbered
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 
@@ -242,6 +246,25 @@ def test_the_endpoints_of_an_org_are_known(
     with connections.transaction() as tx:
         endpoints.change(tx, alice.org_id, made.id, {"enabled": False})
     eventually(lambda: sender.endpoints_of(alice.org_id) == 0, seconds=20)
+
+
+def test_of_very_many_orgs_each_is_taken_to_have_one_endpoint(
+    connections: Connections, hook: Made, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are too many orgs to know each one's number, the ends of their runs are still
+    written together.
+    """
+    monkeypatch.setattr(endpoints, "MAX_KNOWN_ORGS", 0)
+    hook("http://127.0.0.1/")
+    stopped, claim = threading.Event(), stored.claimed()
+    sender = WebhookSender(connections, stopped)
+    eventually(lambda: sender.endpoints_of(claim.org_id) > 0)
+    stopped.set()
+
+    last = numbered(claim.last_seq, RunCompleted(None, USED.usage, USED.cost_usd, "stop"))
+    ending = Ending(claim=claim, state=RunState.COMPLETED, stored=last, totals=USED)
+    assert 1 == sender.endpoints_of(new_id())
+    assert RunEnder(connections, sender.endpoints_of)._size(ending) < LARGE_SIZE
 
 
 def test_the_body_is_the_same_in_every_attempt(
