@@ -30,12 +30,14 @@ def cpu_slice() -> Iterator[None]:
         time.sleep(0)
 
 
-def portions(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+def portions(
+    items: Sequence[T], length: int, *, always_in_turn: bool = False
+) -> Iterator[Sequence[T]]:
     """Cut what may be long into portions of at most `length`, each to be computed in a slice.
 
-    What is a single portion costs no turn.
+    What is a single portion costs no turn, unless a single item may be long (`always_in_turn`).
     """
-    if len(items) <= length:
+    if len(items) <= length and not always_in_turn:
         yield items
         return
     for start in range(0, len(items), length):

@@ -316,7 +316,8 @@ def _turns_of_earlier_runs(
         }
         rows = sql.exec_driver_sql(_TURNS, values).all()
         page = [(position, list(some)) for position, some in groupby(rows, lambda row: row[0])]
-        for some_runs in portions(page, FIRST_PAGE):
+        # A run can have megabytes of results, a short page too.
+        for some_runs in portions(page, FIRST_PAGE, always_in_turn=True):
             for position, events in some_runs:
                 # The page is a run without a finished turn where its type is null.
                 stored = [StoredEvent(*row[3:]) for row in events if row.type is not None]

@@ -1,5 +1,6 @@
 """The history that a run's model has seen before, as it is in the database."""
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.threads import thread_contexts, threads
 from arkloop.shared.threads.content import Content
 from arkloop.worker.agent.conversation import Counted, History
+from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -74,6 +76,24 @@ def loaded(
         found = opening.history(claim) or history.load(sql, claim, opening, max_bytes, windows)
     stored.finish(claim)
     return found
+
+
+def test_the_turns_of_a_few_runs_are_read_in_turn(stored: StoredRuns) -> None:
+    """A single run can have megabytes of results, so that even one waits until another history's
+    part is read.
+    """
+    thread_id = stored.thread()
+    round_of(stored, thread_id, 1)
+    found: list[History] = []
+    reading = threading.Thread(target=lambda: found.append(loaded(stored, thread_id)))
+    with cpu_slice():
+        reading.start()
+        reading.join(0.5)
+        was_waiting = reading.is_alive()
+    reading.join(10)
+
+    assert was_waiting
+    assert turns(1) == found[0].messages
 
 
 def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
