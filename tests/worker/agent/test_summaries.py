@@ -1,6 +1,8 @@
 """The summary that takes the place of what a truncation omits."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,7 @@ from arkloop.shared.events.types import ContextCompacted, ContextTruncated, RunC
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry
+from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
 from arkloop.worker.contract.outcomes import ProviderError
@@ -142,3 +145,28 @@ def test_a_fact_of_turn_1_of_1000_is_found() -> None:
 
     assert FACT == answer.content
     assert 20 < len(model.summaries) < 1_000 / 3
+
+
+def test_a_long_conversation_is_looked_up_in_one_go() -> None:
+    """What is to be summarized of 4,000 messages is found about as fast as what is sent.
+
+    One by one it took 16 ms of the process, in which no other run got on.
+    """
+    said = [UserMessage("Is it so?"), AssistantMessage("Yes.")] * 2_000
+    agent = after(summing_up(Summarizing(), context_tokens=200_000), *said)
+    builder, route = RequestBuilder(agent, RecordedRun(), []), agent.chain.route
+    entries = builder._entries()
+
+    def seconds(call: Callable[[], object]) -> float:
+        began = time.thread_time()
+        call()
+        return time.thread_time() - began
+
+    def look_at_all() -> None:
+        builder._estimate(route)
+        builder._kept(route)
+
+    end, messages = builder._to_summarize(route, entries, 0, 3_900)
+    assert (3_900, 3_900) == (end, len(messages))
+    found = min(seconds(lambda: builder._to_summarize(route, entries, 0, 3_900)) for _ in range(7))
+    assert found < 2.2 * min(seconds(look_at_all) for _ in range(7))
