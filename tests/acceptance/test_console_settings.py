@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
 from standardwebhooks import Webhook
 
 from tests.acceptance.test_browser import needs_chromium
@@ -288,3 +288,21 @@ def test_every_page_is_accessible_with_hostile_names(
         assert [] == page.evaluate("violations"), name
     assert [] == dialogs
     assert {} == {name: what for name, what in found.items() if what}
+
+
+def test_reports_are_read_one_after_the_other(page: Page) -> None:
+    """An organization has one report at a time; several would wait, and may be refused."""
+    running: set[str] = set()
+    most: list[int] = []
+
+    def begin(request: Request) -> None:
+        if "/me/usage" in request.url:
+            running.add(request.url)
+            most.append(len(running))
+
+    page.on("request", begin)
+    page.on("response", lambda response: running.discard(response.url))
+    go(page, "/usage")
+    expect(page.get_by_role("heading", name="By end user")).to_be_visible()
+
+    assert [1] * 4 == most

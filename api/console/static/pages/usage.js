@@ -27,10 +27,11 @@ export function Page({ params }) {
   const set = (/** @type {Record<string, string>} */ change) => go("/usage", { ...Object.fromEntries(params), ...change }, { replace: true })
   const period = periodOf(days)
   const read = useRead(async (signal) => {
-    const [total, daily, models, people] = await Promise.all([
-      get("me/usage", period, signal), get("me/usage/daily", period, signal),
-      get("me/usage/by-model", period, signal), get("me/usage/by-end-user", { ...period, limit: 20 }, signal),
-    ])
+    // One after the other: an organization has one report at a time, and others may read theirs too.
+    const total = await get("me/usage", period, signal)
+    const daily = await get("me/usage/daily", period, signal)
+    const models = await get("me/usage/by-model", period, signal)
+    const people = await get("me/usage/by-end-user", { ...period, limit: 20 }, signal)
     return { total, daily, models, people }
   }, [days])
   const data = read.data
