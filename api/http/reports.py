@@ -6,6 +6,7 @@ Nor has an org one in each process: a report keeps a processor of Postgres busy,
 all of them from the runs of other orgs.
 """
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -29,8 +30,10 @@ CONNECTIONS = 2
 TIMEOUTS = Timeouts(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))
 #: How long a report waits for the org's earlier ones.
 TURN = Patience(0.8, 0.3)
-#: The same for one of another process, and how soon it tries again.
-TURN_ELSEWHERE_SECONDS, RETRY_SECONDS = 0.8, 0.05
+#: The same for those of other processes, and how soon it tries again.
+TURN_ELSEWHERE_SECONDS, RETRY_SECONDS = 2.0, (0.01, 0.04)
+#: For which a process that has had the turn leaves it to others, who try at least once meanwhile.
+YIELD_SECONDS = 0.05
 _LOCK_KEY = 0x72657074  # "rept"
 
 
@@ -52,17 +55,18 @@ class Reports:
         self._connections.close_pool()
 
     @contextmanager
-    def turn(self, org_id: UUID) -> Iterator[None]:
-        """Let one report of the org run at a time.
+    def turn(self, org_id: UUID) -> Iterator[bool]:
+        """Let one report of the org run at a time; yields whether there was another one.
 
         Raises:
             Unavailable: the earlier ones took too long.
         """
         with self._lock:
+            is_next = org_id in self._turns
             turn = self._turns.setdefault(org_id, Checkouts(1, TURN))
         try:
             with turn:
-                yield
+                yield is_next
         except NoneFree as error:
             raise _too_many() from error
 
@@ -75,7 +79,7 @@ class Reports:
                 long.
         """
         try:
-            with self.turn(org_id), self._turn_of_all(org_id) as sql:
+            with self.turn(org_id) as is_next, self._turn_of_all(org_id, is_next) as sql:
                 yield sql
         except Unavailable as error:
             cause = error.__cause__
@@ -87,13 +91,16 @@ class Reports:
             raise
 
     @contextmanager
-    def _turn_of_all(self, org_id: UUID) -> Iterator[Connection]:
+    def _turn_of_all(self, org_id: UUID, is_next: bool) -> Iterator[Connection]:
         """Lend a connection once no process of the installation has a report of the org running.
 
-        The connection is not kept while it waits: the reports of other orgs need it.
+        The connection is not kept while it waits: the reports of other orgs need it. If this
+        process has just had the turn, others come first.
         """
         lock = select(func.pg_try_advisory_xact_lock(_LOCK_KEY, func.hashtext(str(org_id))))
         deadline = time.monotonic() + TURN_ELSEWHERE_SECONDS
+        if is_next:
+            time.sleep(YIELD_SECONDS)
         while True:
             with self._connections.of(org_id).transaction() as tx:
                 if tx.sql.scalar(lock):
@@ -101,7 +108,7 @@ class Reports:
                     return
             if time.monotonic() > deadline:
                 raise _too_many()
-            time.sleep(RETRY_SECONDS)
+            time.sleep(random.uniform(*RETRY_SECONDS))
 
 
 def _too_many() -> Unavailable:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from arkloop.api.http import reports as module
 from arkloop.api.http.reports import Reports
-from arkloop.shared.errors import Unavailable
+from arkloop.shared.errors import ArkloopError, Unavailable
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, error_of
@@ -89,9 +89,33 @@ def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connectio
             began = time.monotonic()
             with pytest.raises(Unavailable, match="Too many reports"), here.reading(one):
                 pass
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 3
         with here.reading(one) as sql:
             assert 1 == sql.scalar(text("SELECT 1"))
+
+
+def test_no_process_keeps_the_turn_for_its_own_reports(connections: Connections) -> None:
+    """A process in which reports of the org are always waiting lets another one's come between."""
+    org_id, held, stopped = new_id(), threading.Event(), threading.Event()
+    with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
+
+        def keep_busy(_number: int) -> None:
+            while not stopped.is_set():
+                with suppress(ArkloopError), elsewhere.reading(org_id):
+                    held.set()
+                    stopped.wait(0.2)
+
+        busy = threading.Thread(target=in_parallel, args=(2, keep_busy))
+        busy.start()
+        try:
+            for _ in range(4):
+                held.clear()
+                assert held.wait(5)
+                with here.reading(org_id) as sql:
+                    assert 1 == sql.scalar(text("SELECT 1"))
+        finally:
+            stopped.set()
+            busy.join()
 
 
 def test_a_report_ends_at_its_time_limit(
