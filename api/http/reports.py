@@ -21,7 +21,8 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from arkloop.shared.errors import Unavailable
+from arkloop.api.http.errors import RETRY_AFTER_SECONDS
+from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import Timeouts
@@ -59,7 +60,7 @@ class Reports:
         """Let one report of the org run at a time; yields whether there was another one.
 
         Raises:
-            Unavailable: the earlier ones took too long.
+            RateLimitExceeded: the earlier ones took too long.
         """
         with self._lock:
             is_next = org_id in self._turns
@@ -75,8 +76,9 @@ class Reports:
         """Lend a connection for the sums of one report.
 
         Raises:
-            Unavailable: Postgres is out of reach, too many reports are running, or it takes too
-                long.
+            RateLimitExceeded: the org's earlier ones took too long.
+            Unavailable: Postgres is out of reach, too many orgs have reports running, or this one
+                takes too long.
         """
         try:
             with self.turn(org_id) as is_next, self._turn_of_all(org_id, is_next) as sql:
@@ -111,8 +113,11 @@ class Reports:
             time.sleep(random.uniform(*RETRY_SECONDS))
 
 
-def _too_many() -> Unavailable:
-    return Unavailable("Too many reports of the organization are running; try again shortly.")
+def _too_many() -> ArkloopError:
+    error = RateLimitExceeded(
+        "Too many reports of the organization are running; try again shortly.", limit="org"
+    )
+    return error.after(RETRY_AFTER_SECONDS)
 
 
 def reports() -> Reports:

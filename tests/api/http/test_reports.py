@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from arkloop.api.http import reports as module
 from arkloop.api.http.reports import Reports
-from arkloop.shared.errors import ArkloopError, Unavailable
+from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, error_of
@@ -50,7 +50,9 @@ def test_reports_leave_the_connections_to_other_requests(
 
     assert 200 == served
     assert took < 0.5
-    assert [503] * 40 == answers
+    # One of them, or two, had the turn until the table was not to be had.
+    assert {429, 503} == set(answers)
+    assert answers.count(429) >= 38
 
 
 def waiting(connections: Connections) -> int:
@@ -71,7 +73,7 @@ def test_an_org_has_one_report_at_a_time(app: Flask) -> None:
         with reports.reading(other) as sql:
             assert 1 == sql.scalar(text("SELECT 1"))
         began = time.monotonic()
-        with pytest.raises(Unavailable), reports.reading(one):
+        with pytest.raises(RateLimitExceeded), reports.reading(one):
             pass
         assert time.monotonic() - began < 2
     with reports.reading(one):
@@ -87,7 +89,7 @@ def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connectio
             with here.reading(other) as sql:
                 assert 1 == sql.scalar(text("SELECT 1"))
             began = time.monotonic()
-            with pytest.raises(Unavailable, match="Too many reports"), here.reading(one):
+            with pytest.raises(RateLimitExceeded, match="Too many reports"), here.reading(one):
                 pass
             assert time.monotonic() - began < 3
         with here.reading(one) as sql:
@@ -136,13 +138,13 @@ def test_a_report_ends_at_its_time_limit(
 def test_a_report_that_is_refused_has_the_one_error_shape(
     app: Flask, connections: Connections, register: Register
 ) -> None:
-    """A refused report gets the usual error shape with the time to retry."""
+    """A refused report is no fault of the service, and the response says when to try again."""
     alice = register()
     reports: Reports = app.extensions["arkloop.reports"]
     with reports.reading(alice.org_id):
         response = alice.get("/v1/me/usage")
 
-    assert (503, "service.unavailable") == error_of(response)
+    assert (429, "rate_limit.exceeded") == error_of(response)
     assert "1" == response.headers["Retry-After"]
     assert 200 == alice.get("/v1/me/usage").status_code
 
