@@ -17,7 +17,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from flask import current_app
-from psycopg.errors import QueryCanceled
+from psycopg.errors import QueryCanceled, TransactionTimeout
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
@@ -85,7 +85,9 @@ class Reports:
                 yield sql
         except Unavailable as error:
             cause = error.__cause__
-            if isinstance(cause, DBAPIError) and isinstance(cause.orig, QueryCanceled):
+            if isinstance(cause, DBAPIError) and isinstance(
+                cause.orig, QueryCanceled | TransactionTimeout
+            ):
                 raise Unavailable(
                     f"The report took longer than {TIMEOUTS.statement:g} s;"
                     " request a shorter period."

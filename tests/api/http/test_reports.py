@@ -15,6 +15,7 @@ from arkloop.api.http.reports import Reports
 from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import FIRST_WITH_TRANSACTION_TIMEOUT
 from tests.clients import Register, error_of
 from tests.waiting import eventually, in_parallel
 
@@ -133,6 +134,24 @@ def test_a_report_ends_at_its_time_limit(
     reports.close()
 
     assert time.monotonic() - began < 3
+
+
+def test_all_sums_of_a_report_have_one_time_limit(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where leases are short, the transaction ends as soon as a single statement would."""
+    with connections.reading() as sql:
+        if int(sql.scalar(text("SHOW server_version_num"))) < FIRST_WITH_TRANSACTION_TIMEOUT:
+            pytest.skip("this Postgres has no limit for transactions")
+    monkeypatch.setattr(module, "TIMEOUTS", replace(module.TIMEOUTS, statement=0.5))
+    settings = replace(connections.settings, lease_seconds=0.6)
+    with (
+        closing(Reports(replace(connections, settings=settings))) as reports,
+        pytest.raises(Unavailable, match="longer than 0.5 s; request a shorter period"),
+        reports.reading(new_id()) as sql,
+    ):
+        for _ in range(20):
+            sql.execute(text("SELECT pg_sleep(0.1)"))
 
 
 def test_a_report_that_is_refused_has_the_one_error_shape(
