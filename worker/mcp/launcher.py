@@ -12,6 +12,7 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+#: That of shells, and so of scripts whose last command is not there.
 CANNOT_START = 127
 #: Where programs are, and which certificates are trusted.
 PASSED_ON = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")

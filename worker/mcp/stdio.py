@@ -104,7 +104,8 @@ async def _how_it_ended(process: asyncio.subprocess.Process, run_as: ProgramUser
     await _has_gone(process)
     if process.returncode != launcher.CANNOT_START:
         return "The server process exited."
-    return f"The program cannot be started{f' as the user {run_as.name}' if run_as else ''}."
+    user = f" as the user {run_as.name}" if run_as else ""
+    return f"The program cannot be started{user}, or it exited with the status 127."
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

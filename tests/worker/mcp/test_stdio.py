@@ -3,6 +3,7 @@
 import os
 import pwd
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def test_a_program_that_this_user_may_not_start_is_reported(
 
     with pytest.raises(McpFailed, match="cannot be started as the user nobody"):
         as_nobody.tools(server(str(program)))
+
+
+def test_a_program_that_exits_as_if_it_were_missing_is_not_called_so() -> None:
+    """Shells exit with 127 when a command of their script is not there."""
+    with (
+        closing(McpClient(stdio=True)) as client,
+        pytest.raises(McpFailed, match="or it exited with the status 127"),
+    ):
+        client.tools(server("/bin/sh", "-c", "no-such-command"))
 
 
 @AS_ROOT
