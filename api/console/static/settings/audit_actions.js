@@ -52,6 +52,7 @@ export const ACTIONS = [
   "run.requeued",
   "access.denied",
   "audit.pruned",
+  "org.copied",
   "org_key.erased",
   "operator.added",
   "operator.removed",
