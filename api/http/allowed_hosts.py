@@ -21,8 +21,8 @@ from werkzeug.sansio.utils import host_is_trusted
 from arkloop.api.http.current import settings
 from arkloop.shared.errors import BadRequest, Forbidden, NotFound
 
-#: Of a path, where no client has anything to encode; what follows may be an id that needs it.
-_BEGINNING = re.compile(r"(/[^/]*){0,2}/?")
+#: Of a path, where no client has anything to encode; what follows may be a name that needs it.
+_BEGINNING = re.compile(r"(/v1)?(/[^/]*)?/?")
 _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(:[0-9]*)?")
 
