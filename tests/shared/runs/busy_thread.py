@@ -16,7 +16,6 @@ from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads.content import Content
-from tests.shared.runs.test_creation import wanted
 from tests.shared.runs.test_endings import completed
 from tests.stored_runs import StoredRuns
 
@@ -37,7 +36,7 @@ class BusyThread:
         """Create a run with this message."""
         return self._create(
             replace(
-                wanted(self.stored, self.id),
+                self.stored.wanted(self.id),
                 message=NewMessage(content=Content.of(text)),
                 on_busy=None if on_busy is None else OnBusy(on_busy),
                 **more,

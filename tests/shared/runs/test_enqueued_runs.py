@@ -20,7 +20,6 @@ from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads.content import Content
 from tests.query_plans import noted
 from tests.shared.runs.busy_thread import LATER, BusyThread
-from tests.shared.runs.test_creation import wanted
 from tests.shared.runs.test_endings import completed
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -37,7 +36,7 @@ def request(stored: StoredRuns, thread_id: UUID, text: str = "b", **more: Any) -
     """Return a request for a run that may wait, with a message."""
     message = NewMessage(content=Content.of(text), metadata={"of": "the message"})
     more = {"on_busy": OnBusy.ENQUEUE, "message": message, **more}
-    return replace(wanted(stored, thread_id), **more)
+    return replace(stored.wanted(thread_id), **more)
 
 
 def together(stored: StoredRuns, *requests: NewRun) -> list[Created | None]:
