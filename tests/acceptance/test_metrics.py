@@ -163,7 +163,7 @@ scrape_configs:
 
             eventually(lambda: asked('min(up{job="arkloop"})') == 1, seconds=30)
             eventually(lambda: (asked("sum(arkloop_runs_ended_total)") or 0) >= 1, seconds=20)
-            assert 1 == asked("max(arkloop_workers_alive)")
+            eventually(lambda: asked("max(arkloop_workers_alive)") == 1, seconds=20)
             eventually(lambda: asked("arkloop:run_wait_seconds:p95") is not None, seconds=20)
             assert None is asked('ALERTS{alertstate="firing"}')
         finally:
