@@ -9,6 +9,8 @@ under one key, has no result or another one than it had, or no call succeeds aft
 """
 
 import argparse
+import os
+import pwd
 import secrets
 import sys
 import tempfile
@@ -21,6 +23,8 @@ from bench.service import Service
 ENVIRON = {
     "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
     "ARKLOOP_MCP_STDIO": "1",
+    # The program notes its calls in a folder that only this user may enter.
+    "ARKLOOP_MCP_STDIO_USER": pwd.getpwuid(os.geteuid()).pw_name,
     "ARKLOOP_FAULTS": "1",
     "ARKLOOP_LEASE_SECONDS": "6",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
