@@ -123,7 +123,7 @@ def test_values_that_the_library_refuses_are_refused_at_the_start(name: str, val
     """Otherwise each attempt to connect would fail, and look like an outage of the server."""
     options = {"sslmode": "require", "ssl_min_protocol_version": "TLSv1", name: value}
     with pytest.raises((OperationalError, ProgrammingError)) as refused:
-        connect(host="127.0.0.1", port=1, **options)  # type: ignore[arg-type]
+        connect(host="127.0.0.1", port=1, **options)  # type: ignore[arg-type]  # texts
     is_invalid = "invalid" in str(refused.value) or "bad value" in str(refused.value)
     url = f"postgresql://u@h/name?{name}={value}"
     if is_invalid:

@@ -42,7 +42,7 @@ def engine(connections: Connections) -> Iterator[Engine]:
     def listen(connection: Any, _record: Any) -> None:
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
 
-    made.notices = notices  # type: ignore[attr-defined]
+    made.notices = notices  # type: ignore[attr-defined]  # a note of the test
     yield made
     made.dispose()
 

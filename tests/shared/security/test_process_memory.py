@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,9 +82,10 @@ def test_others_of_the_same_user_read_no_environment(mode: str) -> None:
     with process:
         assert process.stdout is not None
         assert "ready\n" == process.stdout.readline()
-        as_user = {"user": user} if os.geteuid() == 0 else {}
+        as_user: dict[str, Any] = {"user": user} if os.geteuid() == 0 else {}
         reader = ["/bin/cat", f"/proc/{process.pid}/environ"]
-        read = subprocess.run(reader, capture_output=True, text=True, cwd="/", **as_user)  # type: ignore[call-overload]
-        process.stdin.close()  # type: ignore[union-attr]
+        read = subprocess.run(reader, capture_output=True, text=True, cwd="/", **as_user)
+        assert process.stdin is not None
+        process.stdin.close()
 
     assert ("canary" in read.stdout) == (mode == "keeps"), read.stderr
