@@ -12,8 +12,10 @@ from arkloop.api.description import document
 from tests.api.auth.test_bearer import AN_ID, NAMES
 from tests.clients import User
 
-#: Of the process that answers, which other programs of the machine do not lengthen.
-MOST_SECONDS = 0.2
+#: Of the process that answers, which other programs of the machine do not lengthen. Where the
+#: processor is slow, a harmless text of the same length may take a tenth of the time.
+MOST_SECONDS, MOST_TIMES = 0.2, 10
+HARMLESS = "run-" * 2000
 TEXTS = {
     "a repeated group": "(a+)+$" * 100,
     "wildcards of LIKE": "%_" * 1000 + "\\",
@@ -39,22 +41,39 @@ def filters(app: Flask) -> Iterator[tuple[str, str]]:
                 yield named, parameter["name"]
 
 
+@pytest.fixture(scope="module")
+def tried(app: Flask) -> list[tuple[str, str]]:
+    """All of them: the description is built once."""
+    return [*filters(app)]
+
+
 @pytest.mark.parametrize("kind", TEXTS)
-def test_a_hostile_filter_is_answered_at_once(app: Flask, alice: User, kind: str) -> None:
+def test_a_hostile_filter_is_answered_at_once(
+    tried: list[tuple[str, str]], alice: User, kind: str
+) -> None:
     """A list or a refusal, in a fifth of a second of processor time at most."""
     text = TEXTS[kind] if "%ff" in TEXTS[kind] else quote(TEXTS[kind])[:8000]
-    slow: dict[tuple[str, str], float] = {}
-    tried = [*filters(app)]
+    slow: dict[tuple[str, str], tuple[float, float]] = {}
     for path, name in tried:
-        took = []
-        for _ in range(2):  # what the process keeps of an org is read once
-            began = time.thread_time()
-            response = alice.get(f"{path}?{name}={text}")
-            response.close()
-            took.append(time.thread_time() - began)
-            assert response.status_code < 500, (path, name, response.text)
-        if min(took) > MOST_SECONDS:
-            slow[path, name] = min(took)
+        took = seconds_of(alice, f"{path}?{name}={text}")
+        if took > MOST_SECONDS:
+            harmless = seconds_of(alice, f"{path}?{name}={HARMLESS[: len(text)]}")
+            if took > MOST_TIMES * harmless:
+                slow[path, name] = (took, harmless)
 
     assert len(tried) > 40
     assert {} == slow
+
+
+def seconds_of(user: User, path: str) -> float:
+    """Return what a response takes of the processor, at the second time if the first is slow."""
+    took = []
+    for _ in range(2):  # what the process keeps of an org is read once
+        began = time.thread_time()
+        response = user.get(path)
+        response.close()
+        took.append(time.thread_time() - began)
+        assert response.status_code < 500, (path, response.text)
+        if took[-1] <= MOST_SECONDS:
+            break
+    return min(took)

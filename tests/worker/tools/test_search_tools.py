@@ -76,12 +76,19 @@ def test_the_description_names_what_there_is_to_search() -> None:
 @pytest.mark.parametrize("query", ["(a+)+$" * 80, "aab " * 125, "ﷺ" * 500, "e\u0301" * 250])
 @pytest.mark.parametrize("text", ["a" * 16_000, "aA" * 8_000, "ﷺ" * 16_000, "e\u0301" * 8_000])
 def test_no_text_makes_a_search_slow(text: str, query: str) -> None:
-    """A fifth of a second of processor time for all the tools that a run can have."""
-    specs = [ToolSpec(f"tool_{number}", text, {}) for number in range(512)]
+    """All the tools that a run can have cost at most five times as much as with plain sentences."""
+    sentence = "Creates an event in the calendar of a person, and books a room. "
+    plain = _seconds(sentence * 250, "create an event in the calendars of persons and rooms " * 9)
+
+    assert _seconds(text, query) < 5 * plain
+
+
+def _seconds(description: str, query: str) -> float:
+    """Measure the processor time of a search."""
+    specs = [ToolSpec(f"tool_{number}", description, {}) for number in range(512)]
     took = []
-    for _ in range(2):
+    for _ in range(3):
         began = time.thread_time()
         rank(specs, query)
         took.append(time.thread_time() - began)
-
-    assert min(took) < 0.2
+    return min(took)
