@@ -56,6 +56,13 @@ def test_every_folder_of_tests_has_a_room() -> None:
     assert set() == folders - set(ROOMS)
 
 
+def test_requests_have_schemas_that_keep_nothing_they_refuse() -> None:
+    """Schemas of the API are derived from its own, not from marshmallow's."""
+    imports = re.compile(r"from marshmallow import .*\bSchema\b|marshmallow\.Schema\b")
+    found = {file for file in (ROOT / "api").rglob("*.py") if imports.search(file.read_text())}
+    assert found == {ROOT / "api" / "http" / "schema.py"}
+
+
 def test_only_runs_changes_a_run() -> None:
     """The table `runs` is written by the modules of `shared/runs` alone."""
     writes = re.compile(r"\b(?:update|insert|delete)\(runs\)|(?:UPDATE|INTO|DELETE FROM) runs\b")

@@ -7,11 +7,12 @@ from importlib.resources.abc import Traversable
 from typing import NamedTuple, cast
 
 from flask import Blueprint, Response, request
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import NotFound
 
 bp = Blueprint("console", __name__)

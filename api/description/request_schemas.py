@@ -5,11 +5,12 @@ from typing import Any, cast
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from arkloop.api.description.json_types import JsonSchema, nullable
 from arkloop.api.http.described import BodySchema
 from arkloop.api.http.fields import MetadataFilter
+from arkloop.api.http.schema import Schema
 
 VERSION = "3.1.1"
 

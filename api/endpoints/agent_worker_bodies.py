@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from arkloop.api.http.fields import (
     BoundedList,
@@ -15,6 +15,7 @@ from arkloop.api.http.fields import (
     utf8_length,
     whole,
 )
+from arkloop.api.http.schema import Schema
 from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES
 from arkloop.shared.agents.transcript import (
     CALL_ID,

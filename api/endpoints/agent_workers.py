@@ -13,7 +13,6 @@ from typing import Any, cast
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from marshmallow import Schema
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
@@ -21,6 +20,7 @@ from arkloop.api.endpoints.worker_types import HeldRuns, PolledRuns, ReservedRun
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from flask import Blueprint, Response, jsonify, make_response, request
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
@@ -21,6 +21,7 @@ from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body, read_object
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import accounts, invitations, sessions
 from arkloop.shared.accounts.sessions import Session
 from arkloop.shared.billing import credits

@@ -3,7 +3,6 @@
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
@@ -15,6 +14,7 @@ from arkloop.api.http.described import described
 from arkloop.api.http.fields import ClientId, Usd
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.reports import reports
+from arkloop.api.http.schema import Schema
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.billing.budget_limits import Budget
 from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope

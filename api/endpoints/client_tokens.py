@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from flask import Blueprint, Response, jsonify, make_response
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth import client_tokens
 from arkloop.api.auth.bearer import requires
@@ -12,6 +12,7 @@ from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.fields import BoundedList, ClientId, Id
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared.actors import DATA_PERMISSIONS
 from arkloop.shared.catalog import personas
 from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, ThreadNotFound

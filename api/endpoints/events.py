@@ -4,7 +4,7 @@ import re
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response, request
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth import request_limits, stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
@@ -23,6 +23,7 @@ from arkloop.api.http.fields import Digits, StrictBoolean
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.path_ids import check as check_ids
+from arkloop.api.http.schema import Schema
 from arkloop.api.streaming import sse
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import (

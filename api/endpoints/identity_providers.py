@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
@@ -20,6 +20,7 @@ from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.fields import BoundedList, StrictBoolean
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import identity_providers
 from arkloop.shared.accounts.identity_errors import (
     IdentityProviderNotFound,

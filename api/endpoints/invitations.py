@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -19,6 +19,7 @@ from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import invitations, members
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import ValidationError, fields, post_load, validate, validates_schema
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -25,6 +25,7 @@ from arkloop.api.http.fields import (
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.catalog import llm_providers, org_routes, platforms
 from arkloop.shared.catalog.model_routes import (
     APIS,

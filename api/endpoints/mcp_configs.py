@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate, validates_schema
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -18,6 +18,7 @@ from arkloop.api.http.fields import BoundedList, ClientId, Id
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.errors import InvalidRequest, McpToolChanged, McpToolNotFound, NameTaken

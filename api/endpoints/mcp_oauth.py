@@ -1,11 +1,12 @@
 """`/v1/mcp-oauth/callback`: where authorization servers of MCP servers send people back to."""
 
 from flask import Blueprint, Response, request
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import EXCLUDE, fields, validate
 
 from arkloop.api.http.current import connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import query_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.errors import InvalidRequest, McpStateInvalid, OrgSuspended
 from arkloop.shared.runs import commands

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
@@ -17,6 +17,7 @@ from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import members
 from arkloop.shared.errors import Forbidden, LastOwner, OrgNotFound
 from arkloop.shared.times import rfc3339

@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response
-from marshmallow import Schema
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -16,6 +15,7 @@ from arkloop.api.http.fields import Metadata
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import read_body
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import FileMissing
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, request
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
@@ -30,6 +30,7 @@ from arkloop.api.http.fields import (
 )
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared import times
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import (

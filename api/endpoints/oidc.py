@@ -7,7 +7,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import EXCLUDE, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth import provider_logins
@@ -23,6 +23,7 @@ from arkloop.api.http.described import Time, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import query_args, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import identities, identity_providers, sessions, suspensions
 from arkloop.shared.accounts.identities import Known, Person
 from arkloop.shared.accounts.identity_errors import (

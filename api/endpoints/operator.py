@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
@@ -20,6 +20,7 @@ from arkloop.api.http.fields import Digits, Id
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import suspensions
 from arkloop.shared.actors import OPERATE
 from arkloop.shared.errors import Forbidden

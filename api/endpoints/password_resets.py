@@ -4,7 +4,7 @@ from typing import TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import password_attempts
@@ -15,6 +15,7 @@ from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Ok, Time, described
 from arkloop.api.http.idempotency import check_key, refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import accounts, password_resets
 from arkloop.shared.errors import PasswordResetInvalid
 from arkloop.shared.security import passwords

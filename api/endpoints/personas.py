@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import INCLUDE, Schema, ValidationError, fields
+from marshmallow import INCLUDE, ValidationError, fields
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -15,6 +15,7 @@ from arkloop.api.http.described import described
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.catalog import client_tools, personas, published_personas
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import (

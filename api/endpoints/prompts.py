@@ -4,13 +4,13 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Json, Time, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.json_body import query_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.events.prompts import Prompt
 from arkloop.shared.runs import sent_prompts
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate
 from sqlalchemy import Row, RowMapping
 
 from arkloop.api.auth.bearer import requires
@@ -18,6 +18,7 @@ from arkloop.api.http.fields import Digits, Id, MetadataChange, Moment, UsdText,
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.billing.credits import credits_of
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import NotActive, NotWaiting, StaleInput

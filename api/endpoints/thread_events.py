@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, request
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.following import (
@@ -20,6 +20,7 @@ from arkloop.api.endpoints.messages import shown as shown_message
 from arkloop.api.http.current import actor
 from arkloop.api.http.described import Frames, described
 from arkloop.api.http.json_body import query_args
+from arkloop.api.http.schema import Schema
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.thread_stream import ANNOUNCEMENT, Announced, ThreadRuns, ThreadStream
 from arkloop.shared.errors import (

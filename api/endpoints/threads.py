@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -23,6 +23,7 @@ from arkloop.api.http.fields import (
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction

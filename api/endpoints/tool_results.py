@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Blueprint, Response, g, jsonify, request
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth import request_limits, stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token
@@ -15,6 +15,7 @@ from arkloop.api.http.fields import JsonSchema, StrictBoolean
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import query_args, read_items
 from arkloop.api.http.path_ids import check as check_ids
+from arkloop.api.http.schema import Schema
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import (
     Forbidden,

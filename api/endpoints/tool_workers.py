@@ -15,7 +15,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.catalog_types import WorkerTool
@@ -25,6 +25,7 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog import worker_tools
 from arkloop.shared.catalog.worker_tools import Definition

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -16,6 +16,7 @@ from arkloop.api.http.fields import Seconds, StrictBoolean, utf8_length
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.catalog.http_tools import MAX_OVERLAP_SECONDS, MAX_TIMEOUT_SECONDS

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -23,6 +23,7 @@ from arkloop.api.http.fields import ClientId, Digits, Id, MetadataFilter, Moment
 from arkloop.api.http.json_body import query_args
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.reports import reports
+from arkloop.api.http.schema import Schema
 from arkloop.shared.billing import credits, usage_reports
 from arkloop.shared.billing.usage_reports import Period, Sums
 from arkloop.shared.catalog import personas

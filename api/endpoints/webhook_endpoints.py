@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
@@ -22,6 +22,7 @@ from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, utf
 from arkloop.api.http.idempotency import created, idempotent, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.delivery import deliveries, endpoints, messages
 from arkloop.shared.delivery.endpoints import EVENT_TYPES, MAX_OVERLAP_SECONDS
 from arkloop.shared.errors import WebhookDeliveryNotFound, WebhookEndpointDisabled

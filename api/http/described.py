@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, TypeVar
 
-from marshmallow import Schema
-
+from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import ArkloopError
 
 _FACTS = "described"

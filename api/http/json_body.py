@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from socket import SHUT_RD
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
 import gevent
 from flask import g, request
-from marshmallow import Schema, ValidationError
+from marshmallow import RAISE, ValidationError
 
+from arkloop.api.http.errors import MAX_FIELDS
+from arkloop.api.http.schema import Schema
 from arkloop.shared import json_text
 from arkloop.shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 
@@ -211,13 +214,25 @@ def stop_reading() -> None:
 
 
 def _load(schema: Schema, values: Mapping[str, Any] | list[Any]) -> Any:
+    if isinstance(values, Mapping) and len(values) > len(schema.load_fields) + MAX_FIELDS:
+        values = _without_most_unknown(schema, values)
+    problems: dict[str, list[str]] = {}
     try:
         return schema.load(values)
     except ValidationError as error:
-        problems: dict[str, list[str]] = {}
         for name, why in _flat(error.messages, ""):
             problems.setdefault(name, []).append(why)
-        raise InvalidRequest(**problems) from None
+    raise InvalidRequest(**problems)
+
+
+def _without_most_unknown(schema: Schema, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keep as many unknown fields as a response names: marshmallow makes a message for each."""
+    if schema.unknown != RAISE:
+        return values
+    known = {field.data_key or name for name, field in schema.load_fields.items()}
+    unknown = (name for name in values if name not in known)
+    kept = known.union(islice(unknown, MAX_FIELDS))
+    return {name: value for name, value in values.items() if name in kept}
 
 
 def _flat(messages: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -16,11 +16,12 @@ from uuid import UUID
 
 from flask import Response, request
 from itsdangerous import BadData, URLSafeSerializer
-from marshmallow import Schema, fields, pre_load
+from marshmallow import fields, pre_load
 
 from arkloop.api.http.current import actor, public_path, settings
 from arkloop.api.http.fields import ClientId, Digits, MetadataFilter
 from arkloop.api.http.json_body import query_args
+from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.security.encryption import split
 from arkloop.shared.storage.pages import PAGE_BYTES

@@ -15,7 +15,7 @@ from ag_ui.core import (
     RunStartedEvent,
 )
 from flask import Blueprint, Response, jsonify, request
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.delivery import cancel_after_leave
@@ -26,6 +26,7 @@ from arkloop.api.http.described import Frames, described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
+from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import agui_requests, agui_runs, agui_threads, sent_files
 from arkloop.api.protocols.agui_messages import PackedMessages
 from arkloop.api.protocols.agui_projection import (

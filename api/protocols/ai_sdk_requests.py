@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from flask import request
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate
 
 from arkloop.api.endpoints.new_runs import CreateRun
 from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.http.fields import BoundedList, ClientId
 from arkloop.api.http.json_body import BodyLimits
+from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.ai_sdk_projection import DEFAULT, Dialect
 from arkloop.shared.errors import InvalidRequest

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.following import EVENT_STREAM, hub, reserve_stream, watch_of
@@ -16,6 +16,7 @@ from arkloop.api.http.described import Frames, JsonObject, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.idempotency import answered_once, check_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_body, read_json
+from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import (
     responses_errors,
     responses_ids,

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import ValidationError, fields
 from sqlalchemy import Connection
 
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
+from arkloop.api.http.schema import Schema
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route

@@ -1,15 +1,17 @@
 """Bodies and query parameters, as every endpoint takes them."""
 
+import gc
 from typing import Any
 
 import pytest
 from flask import Flask, Response, jsonify
 from flask.testing import FlaskClient
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from arkloop.api.app import create_app
 from arkloop.api.http.fields import Digits, Id, StrictBoolean, utf8_length
 from arkloop.api.http.json_body import MAX_BODY_BYTES, query_args, read_body
+from arkloop.api.http.schema import Schema
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import details_of, error_of
@@ -107,6 +109,32 @@ def test_thousands_of_unknown_fields_get_a_short_response(client: FlaskClient) -
 
     assert 50 == len(details_of(response))
     assert len(response.data) < 10_000
+
+
+@pytest.mark.parametrize(
+    "fields_",
+    [
+        ['"text":0', *(f'"{number:0100}":1' for number in range(9_000))],
+        ['"text":0', '"items":[' + ",".join(['{"text":1}'] * 4_000) + "]"],
+        ['"inner":{' + ",".join(f'"{number:0100}":1' for number in range(9_000)) + "}"],
+    ],
+    ids=["unknown fields", "items", "fields of an object"],
+)
+def test_nothing_of_a_refused_body_stays_for_the_garbage_collector(
+    client: FlaskClient, fields_: list[str]
+) -> None:
+    data = "{" + ",".join(fields_) + "}"
+    client.post("/echo", data="{}", headers=JSON)
+    gc.collect()
+    gc.disable()
+    try:
+        response = client.post("/echo", data=data, headers=JSON)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert response.status_code == 422
+    assert left < 1_000
 
 
 @pytest.mark.parametrize(("text", "status"), [("€" * 3, 200), ("€" * 3 + "aa", 422)])
