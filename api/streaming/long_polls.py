@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
+from arkloop.api.streaming import hub_threads
 from arkloop.api.streaming.disconnects import Disconnects
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import signals
@@ -152,22 +151,8 @@ class LongPollHub:
         if self._started:
             return
         self._started = True
-        for task in (self._listen, self._look, self._check):
-            threading.Thread(
-                target=self._forever, args=(task,), name=f"polls{task.__name__}", daemon=True
-            ).start()
-
-    def _forever(self, task: Callable[[], None]) -> None:
-        while not self._closed:
-            try:
-                task()
-            except (redis.RedisError, Unavailable, OSError) as error:
-                if not self._closed:
-                    log.warning("long polls%s: %s", task.__name__, error)
-                time.sleep(signals.RECONNECT_SECONDS)
-            except Exception:
-                log.exception("long polls%s failed", task.__name__)
-                time.sleep(signals.RECONNECT_SECONDS)
+        tasks = (self._listen, self._look, self._check)
+        hub_threads.start("polls", tasks, lambda: self._closed)
 
     def _listen(self) -> None:
         names = self._connections.keys

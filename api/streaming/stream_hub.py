@@ -20,13 +20,14 @@ from uuid import UUID
 
 import redis
 
+from arkloop.api.streaming import hub_threads
 from arkloop.api.streaming.disconnects import Disconnects
 from arkloop.api.streaming.page_reader import PageReader
 from arkloop.api.streaming.run_heads import RunHead, RunHeads
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared import metrics
-from arkloop.shared.errors import EventsLost, Unavailable
+from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
 from arkloop.shared.storage import keys, signals
 from arkloop.shared.storage.connections import Connections
@@ -177,10 +178,7 @@ class StreamHub:
             return
         self._started = True
         tasks = (self._listen, self._subscribe, self._look_up, self._poll, self._check, self._probe)
-        for task in (*tasks, *self._reader.threads):
-            threading.Thread(
-                target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
-            ).start()
+        hub_threads.start("hub", (*tasks, *self._reader.threads), lambda: self._closed)
 
     def _watches_of(self, run_id: UUID) -> Iterable[Watch]:
         followed = self._followed.get(run_id)
@@ -220,18 +218,6 @@ class StreamHub:
             self._announce(run_id, head.last_seq)
 
     # ---- the hub's threads ----
-
-    def _forever(self, task: Callable[[], None]) -> None:
-        while not self._closed:
-            try:
-                task()
-            except (redis.RedisError, Unavailable, OSError) as error:
-                if not self._closed:
-                    log.warning("%s: %s", task.__name__, error)
-                time.sleep(signals.RECONNECT_SECONDS)
-            except Exception:
-                log.exception("%s failed", task.__name__)
-                time.sleep(signals.RECONNECT_SECONDS)
 
     def _listen(self) -> None:
         names = self._connections.keys
