@@ -215,6 +215,8 @@ def make_engine(
         # A report of one org must not take the processors that other orgs' runs need.
         "max_parallel_workers_per_gather": "0",
         "TimeZone": "UTC",
+        # A statement outside of a transaction waits for locks, and then reads what others wrote.
+        "default_transaction_isolation": "read committed",
         ORGS: SERVICE,
     }
 

@@ -3,13 +3,13 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from arkloop.shared.config import Settings
@@ -55,6 +55,24 @@ def test_a_slow_statement_is_no_outage(limited: Connections) -> None:
 
     assert not limited.postgres_outage.is_on
     assert answers(limited)
+
+
+def test_a_statement_alone_reads_what_others_have_committed(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """The default of the database is not asked: a statement may wait for a lock, and reads then."""
+    url = new_database()
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        name = sql.scalar(text("SELECT current_database()"))
+        isolation = "SET default_transaction_isolation = 'repeatable read'"
+        sql.execute(text(f"ALTER DATABASE {name} {isolation}"))
+    engine.dispose()
+    opened = connect(replace(settings, database_url=url), application="tests")
+
+    with opened.statement() as tx:
+        assert "read committed" == tx.sql.scalar(text("SHOW transaction_isolation"))
+    opened.close()
 
 
 @pytest.mark.timeout(20)
