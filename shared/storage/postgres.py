@@ -171,6 +171,10 @@ class _CursorForOrgs(psycopg.Cursor[Any]):
         connection.execute_for_orgs(partial(super().execute, *args, **kwargs))
         return self
 
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
+        connection = cast(BoundedConnection, self.connection)
+        connection.execute_for_orgs(partial(super().executemany, *args, **kwargs))
+
 
 def make_engine(
     settings: Settings,

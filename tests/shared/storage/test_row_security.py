@@ -215,6 +215,18 @@ def test_connections_are_those_of_an_org_for_one_block(walled: Walled, behind: C
         assert set() == seen(opened)
 
 
+def test_a_first_statement_for_several_rows_is_for_its_own_org(
+    walled: Walled, behind: Connections
+) -> None:
+    """The driver executes it in another way; it has the connection of another org's block."""
+    lock = "SELECT FROM threads WHERE org_id = %s FOR UPDATE"
+    for other, org in ((walled.ours, walled.theirs), (walled.theirs, walled.ours)):
+        with behind.of(other).reading() as opened:
+            assert {other} == seen(opened)
+        with behind.of(org).transaction() as tx:
+            assert 2 <= tx.sql.exec_driver_sql(lock, [(org,), (org,)]).rowcount
+
+
 def test_an_error_takes_nothing_along(walled: Walled, behind: Connections) -> None:
     """The block after an error is as narrow as it asks for."""
     for broken in ("SELECT 1/0", "SELECT no_column FROM threads"):
