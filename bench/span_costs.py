@@ -65,7 +65,7 @@ def _create() -> None:
     request = spans.begin("HTTP", Kind.SERVER, trace_id=trace_id)
     if request.is_recorded:
         spans.current.set(request)
-        run_spans.created(run_id, trace_id, _ORG)
+        run_spans.created(run_id, trace_id, _ORG, began=request.began)
         spans.current.set(None)
         request.name = f"POST {_CREATE}"
         request.common = (

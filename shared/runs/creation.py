@@ -1,5 +1,6 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from uuid import UUID
@@ -71,8 +72,9 @@ class RunCreator:
 
         Raises: as `create`.
         """
+        began = time.time_ns()
         made = self._created(_of_end_user(new))
-        _announce(made, new.actor)
+        _announce(made, new.actor, began)
         return made
 
     def _created(self, new: NewRun) -> Created:
@@ -147,18 +149,19 @@ def create(tx: Transaction, new: NewRun) -> Created:
         InvalidRequest: see `stored_parts`.
         RunLimitExceeded: see `run_limits`.
     """
+    began = time.time_ns()
     run_limits.check(tx, new.actor)
     made = _create(tx, _of_end_user(new))
-    _announce(made, new.actor)
+    _announce(made, new.actor, began)
     return made
 
 
-def _announce(made: Created, actor: Actor) -> None:
-    """Name the run in the lines and spans of what creates it."""
+def _announce(made: Created, actor: Actor, began: int) -> None:
+    """Name the run in the lines and spans of what creates it, which began then (ns since 1970)."""
     logs.bind(run_id=str(made.run_id))
     if made.offered is not None:
         return  # a message for a run that exists
-    run_spans.created(made.run_id, made.trace_id, actor.org_id)
+    run_spans.created(made.run_id, made.trace_id, actor.org_id, began=began)
 
 
 def _of_end_user(new: NewRun) -> NewRun:
@@ -322,6 +325,7 @@ def retry(
         on_busy=OnBusy.REJECT,
     )
     # What the org gave the run stays, also where an end user retries it.
+    began = time.time_ns()
     made = _create(tx, new)
-    _announce(made, actor)
+    _announce(made, actor, began)
     return made

@@ -1,5 +1,6 @@
 """Delegation: a run starts another one, a sub-run, by one of its tool calls."""
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
@@ -222,9 +223,10 @@ def _insert(
         end_user_id=claim.end_user_id,
         metadata=parent["metadata"],
     )
+    began = time.time_ns()
     [run_id] = create_all(tx, [new])
     assert run_id is not None  # its thread is new
-    run_spans.created(run_id, new.trace_id, claim.org_id)
+    run_spans.created(run_id, new.trace_id, claim.org_id, began=began)
     tx.sql.execute(
         update(threads).where(threads.c.id == thread_id).values(parent_run_id=claim.run_id)
     )

@@ -44,13 +44,16 @@ def attempt_key(run_id: UUID | str, fence: int) -> str:
     return f"{run_id}:{fence}"
 
 
-def created(run_id: UUID, trace_id: str, org_id: UUID) -> None:
-    """Record that what is going on here has created a run."""
+def created(run_id: UUID, trace_id: str, org_id: UUID, *, began: int) -> None:
+    """Record that a run was created, which took from `began` (in ns since 1970) until now.
+
+    A worker may claim the run before this is called: right after the commit.
+    """
     if not spans.is_on():
         return
     parent = spans.current.get()
     name = str(run_id)
-    spans.begin(
+    span = spans.begin(
         "create run",
         Kind.PRODUCER,
         trace_id=trace_id,
@@ -62,7 +65,9 @@ def created(run_id: UUID, trace_id: str, org_id: UUID) -> None:
             "arkloop.run.id": name,
             "arkloop.org.id": str(org_id),
         },
-    ).end()
+    )
+    span.began = began
+    span.end()
 
 
 def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:

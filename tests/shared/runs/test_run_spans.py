@@ -1,4 +1,4 @@
-"""The spans of runs that no worker is there to record."""
+"""The spans of runs: of their creation, and of attempts that no worker is there to record."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,15 @@ def recorded() -> Iterator[list[Span]]:
     spans.record_to(seen.append)
     yield seen
     spans.record_to(None)
+
+
+def test_a_run_is_created_before_it_can_be_claimed(
+    stored: StoredRuns, recorded: list[Span]
+) -> None:
+    """Its span covers the statement that queues it, so no claim can begin before it."""
+    claim = stored.claimed(stored.worker())
+    [created] = recorded
+    assert created.began / 1e9 <= claim.queued_at.timestamp() <= created.ended / 1e9
 
 
 def test_who_recovers_a_run_records_the_lost_attempt(
