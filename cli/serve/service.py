@@ -78,6 +78,11 @@ class Service:
             self._aborted = True
             self._shut_down()
 
+    @property
+    def is_aborted(self) -> bool:
+        """True once `abort` has been called: what fails since then fails by that."""
+        return self._aborted
+
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             with self._lock:

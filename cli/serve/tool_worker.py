@@ -152,6 +152,8 @@ class ToolWorker:
             try:
                 news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
             except (Unreachable, Refused) as error:
+                if self._heartbeats.is_aborted:
+                    return  # the worker has ended its work
                 if not is_suspended(error):
                     log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
                 time.sleep(pause)
