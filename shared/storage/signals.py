@@ -202,6 +202,8 @@ def listen(pubsub: Any, names: keys.Keys, epoch: str) -> Iterator[dict[str, Any]
     pinged = False
     while names.epoch == epoch:
         message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
+        if names.epoch != epoch:
+            return  # it may say, or bring, what Postgres does not have any more
         if message is None:
             if pinged:
                 raise redis.ConnectionError(f"no response to a ping within {PONG_SECONDS:g} s")

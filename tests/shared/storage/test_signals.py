@@ -1,5 +1,6 @@
 """Signals to workers: none is missed for long, whatever a process learns while it subscribes."""
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import Keys
-from arkloop.shared.storage.signals import Cancel, SignalListener
+from arkloop.shared.storage.signals import Cancel, SignalListener, listen
 from tests.waiting import eventually
 
 
@@ -55,6 +56,24 @@ def test_nothing_is_subscribed_to_before_its_name_is_known(connections: Connecti
         listener.stop()
 
     assert [] == before
+
+
+def test_what_is_published_under_an_old_epoch_is_not_passed_on(connections: Connections) -> None:
+    """A message that was waited for may say what Postgres does not have any more."""
+    names, channel = Keys(), f"old.1:run:{new_id()}:news"
+    names.epoch = "old.1"
+
+    def begin_anew() -> None:
+        names.epoch = "new.2"
+        connections.redis.publish(channel, "1")
+
+    with connections.redis.pubsub() as pubsub:
+        pubsub.subscribe(channel)
+        heard = listen(pubsub, names, names.epoch)
+        assert "subscribe" == next(heard)["type"]
+        threading.Timer(0.1, begin_anew).start()
+
+        assert [] == list(heard)
 
 
 @dataclass(eq=False)
