@@ -113,9 +113,11 @@ def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.sock
         cut_at.append(time.monotonic())
         backend.cut()
 
-    threading.Timer(0.05, cut).start()
+    later = threading.Timer(0.05, cut)
+    later.start()
     assert b"" == stream.read(1, timeout=10)
     assert time.monotonic() - cut_at[0] < 2
+    later.join()
     stream.close()
     with pytest.raises(httpcore2.ConnectError):
         backend.connect_tcp("127.0.0.1", port(listener), timeout=1)
