@@ -306,3 +306,25 @@ def test_the_key_of_a_suspended_org_is_kept(context: BrowserContext, system: Sys
     eventually(lambda: 200 == by_key.http.get("/v1/me").status_code)
     page.reload()
     expect(page.get_by_text("API key ·")).to_be_visible()
+
+
+#: Sets a store after a component was rendered with it, and before the browser's next frame.
+SET_BEFORE_THE_NEXT_FRAME = """async () => {
+    const app = document.querySelector("script[type=module]").src
+    const { html, render } = await import(new URL("lib/html.js", app))
+    const { store, useStore } = await import(new URL("lib/store.js", app))
+    const followed = store("before"), root = document.createElement("p")
+    const Shown = () => html`${useStore(followed)}`
+    render(html`<${Shown} />`, root)
+    followed.set("after")
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    return root.textContent
+}"""
+
+
+def test_a_change_before_the_next_frame_is_shown(context: BrowserContext, user: Caller) -> None:
+    """A response may come before it: the page said "Loading …" for ever then."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console")
+
+    assert "after" == page.evaluate(SET_BEFORE_THE_NEXT_FRAME)

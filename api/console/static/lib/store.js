@@ -36,12 +36,13 @@ export function store(value) {
  */
 export function useStore(followed) {
   const [, render] = useState(0)
+  const shown = followed.get()
   useEffect(() => {
     const update = () => render((count) => count + 1)
-    const before = followed.get()
     const stop = followed.subscribe(update)
-    if (followed.get() !== before) update()
+    // Effects wait for the browser's next frame, and a response may come first.
+    if (followed.get() !== shown) update()
     return stop
   }, [followed])
-  return followed.get()
+  return shown
 }
