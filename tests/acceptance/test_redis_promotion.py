@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, Event, types
 from tests.proxies import redis_proxy
+from tests.sentinels import primary_port, sentinels
 from tests.system import System, running_system
 from tests.waiting import eventually
 
@@ -35,12 +36,29 @@ class Pair:
         self.url = f"redis://:{self.password}@127.0.0.1:{free_port()}/0"
 
     def fail_over(self) -> None:
-        """Kill the primary, as the loss of its host does, and promote the replica."""
-        lost, promoted = self.servers
-        assert lost.pid is not None
-        os.kill(lost.pid, signal.SIGKILL)
-        with Redis.from_url(promoted.url) as client:
+        """Lose the primary, and promote the replica."""
+        self.lose()
+        with Redis.from_url(self.servers[1].url) as client:
             client.replicaof("NO", "ONE")
+
+    def lose(self) -> None:
+        """Kill the primary, as the loss of its host does."""
+        pid = self.servers[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    def restart_lost(self) -> None:
+        """Start what was the primary again, as its supervisor does: an empty one, and a primary."""
+        lost = self.servers[0]
+        lost.stop()  # it is dead: this only takes note of that
+        lost.start()
+        with Redis.from_url(lost.url) as client:
+            client.config_set("masterauth", self.password)
+
+    def leads_to(self) -> int:
+        """Return the port of the server to which a new connection leads."""
+        with Redis.from_url(self.url) as client:
+            return int(client.config_get("port")["port"])
 
 
 @pytest.fixture
@@ -81,32 +99,77 @@ class Talk(threading.Thread):
             self.seconds.append(time.monotonic() - began)
 
 
-def test_a_replica_is_promoted_under_load(pair: Pair, promoted: System) -> None:
-    """No request fails, no stream breaks off or lacks a number, and no run is executed twice."""
+@contextmanager
+def talking(system: System) -> Iterator[list[Talk]]:
+    """Let the clients start runs, from before the block until its end."""
     stopping = threading.Event()
-    talks = [Talk(promoted.caller(), stopping) for _ in range(CLIENTS)]
+    talks = [Talk(system.caller(), stopping) for _ in range(CLIENTS)]
     for talk in talks:
         talk.start()
     eventually(lambda: all(len(talk.runs) >= 2 for talk in talks), seconds=30)
-
-    pair.fail_over()
-
-    before = [len(talk.runs) for talk in talks]
-    pairs = list(zip(talks, before, strict=True))
-    eventually(lambda: all(len(talk.runs) >= count + 3 for talk, count in pairs), seconds=60)
+    yield talks
     stopping.set()
     for talk in talks:
         talk.join(30)
         assert not talk.is_alive()
-        for events in talk.runs:
-            assert [*range(1, len(events) + 1)] == [event["seq"] for event in events]
-            assert ("run.started", "run.completed", 1) == (
-                *(events[0]["type"], events[-1]["type"]),
-                types(events).count("run.started"),
-            )
+
+
+def continue_all(talks: list[Talk]) -> None:
+    """Wait until each of the clients has had three more runs."""
+    before = [len(talk.runs) for talk in talks]
+    pairs = list(zip(talks, before, strict=True))
+    eventually(lambda: all(len(talk.runs) >= count + 3 for talk, count in pairs), seconds=60)
+
+
+def judge(talks: list[Talk]) -> None:
+    """Require that every run has each number once, one start, and its end; print their times."""
+    for events in (events for talk in talks for events in talk.runs):
+        assert [*range(1, len(events) + 1)] == [event["seq"] for event in events]
+        assert ("run.started", "run.completed", 1) == (
+            *(events[0]["type"], events[-1]["type"]),
+            types(events).count("run.started"),
+        )
     print("seconds of a run:", sorted(round(one, 1) for talk in talks for one in talk.seconds))
+
+
+def test_a_replica_is_promoted_under_load(pair: Pair, promoted: System) -> None:
+    """No request fails, no stream breaks off or lacks a number, and no run is executed twice."""
+    with talking(promoted) as talks:
+        pair.fail_over()
+        continue_all(talks)
+    judge(talks)
     with Redis.from_url(pair.servers[1].url) as primary:
         caller = talks[0].caller
         run_id = caller.run({"say": "hello"})
         caller.ended(run_id)
         eventually(lambda: any(run_id.encode() in key for key in primary.scan_iter("*:events")))
+
+
+@pytest.mark.timeout(240)
+def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
+    pair: Pair, promoted: System, tmp_path: Path
+) -> None:
+    """What was the primary comes back as an empty primary, until Sentinel makes it a replica.
+    Nothing is lost, and no new connection leads to it meanwhile.
+    """
+    lost, replica = pair.servers
+    led_to: list[tuple[str, int]] = []
+    with sentinels(tmp_path, lost, pair.password) as sentinel:
+        with talking(promoted) as talks:
+            pair.lose()
+            eventually(lambda: primary_port(sentinel) == replica.port, seconds=30)
+            continue_all(talks)
+            pair.restart_lost()
+            with Redis.from_url(lost.url, decode_responses=True) as returned:
+
+                def follows() -> bool:
+                    port, state = pair.leads_to(), returned.info("replication")
+                    led_to.append((state["role"], port))
+                    return state.get("master_link_status") == "up"
+
+                eventually(follows, seconds=60)
+            continue_all(talks)
+        judge(talks)
+    assert {replica.port} == {port for _, port in led_to}
+    # Sentinel leaves a primary that comes back as it is for eight seconds.
+    assert "master" == led_to[0][0]
