@@ -1,9 +1,15 @@
 """The rooms: tests mirror them, and rules about them that import-linter cannot express."""
 
+import importlib
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Table
+
+from arkloop.shared.storage.tables import metadata
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shared", "api", "worker", "cli")
@@ -12,6 +18,8 @@ ROOMS = sorted(
     for package in PACKAGES
     for folder in {file.parent for file in (ROOT / package).rglob("*.py")}
 )
+#: It copies and erases whole orgs, table by table.
+OF_ALL_TABLES = {"cli/operator"}
 #: Tests of what several modules of a room do together, by the room.
 WHOLE_ROOM = {
     "shared/billing": {"query_plans"},
@@ -66,13 +74,44 @@ def test_requests_have_schemas_that_keep_nothing_they_refuse() -> None:
 def test_only_runs_changes_a_run() -> None:
     """The table `runs` is written by the modules of `shared/runs` alone."""
     writes = re.compile(r"\b(?:update|insert|delete)\(runs\)|(?:UPDATE|INTO|DELETE FROM) runs\b")
-    writers = {
-        str(file.parent.relative_to(ROOT))
-        for package in PACKAGES
-        for file in (ROOT / package).rglob("*.py")
-        if writes.search(file.read_text())
+    assert {"shared/runs"} == {room for room, text in _sources() if writes.search(text)}
+
+
+def test_statements_write_the_tables_of_their_room() -> None:
+    """SQL that is a text keeps to the contracts, too, which know imports alone."""
+    may_use = _rooms_by_table()
+    writes = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+    found = {
+        (room, table)
+        for room, text in _sources()
+        for table in writes.findall(text)
+        if room not in may_use.get(table, room) and room not in OF_ALL_TABLES
     }
-    assert {"shared/runs"} == writers
+
+    assert set() == found
+    assert {*metadata.tables} == {*may_use}
+
+
+def _sources() -> Iterator[tuple[str, str]]:
+    """Yield room and text of each module, and of each statement in a file of its own."""
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*"):
+            if file.suffix in {".py", ".sql"}:
+                room = file.parents[file.suffix == ".sql"]
+                yield str(room.relative_to(ROOT)), file.read_text()
+
+
+def _rooms_by_table() -> dict[str, set[str]]:
+    """Return the rooms that may use each table by the contracts of import-linter."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = {}
+    for contract in settings["tool"]["importlinter"]["contracts"]:
+        for name in contract.get("protected_modules", ()):
+            importers = contract["allowed_importers"]
+            rooms = {room.removeprefix("arkloop.").replace(".", "/") for room in importers}
+            members = vars(importlib.import_module(name)).values()
+            found |= {member.name: rooms for member in members if isinstance(member, Table)}
+    return found
 
 
 def test_no_module_is_named_for_nothing() -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Uuid,
     func,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -351,4 +352,13 @@ workers = Table(
     time_("back_at"),
     #: Of an agent worker, which is a process of the customer's; null: one of the service.
     Column("org_id", Uuid),
+)
+
+#: Its one row has the time of the last sweep.
+sweep_turn = Table(
+    "sweep_turn",
+    metadata,
+    Column("is_one", Boolean, primary_key=True, server_default=true()),
+    Column("swept_at", DateTime(timezone=True)),
+    CheckConstraint("is_one", name="ck_sweep_turn_is_one"),
 )

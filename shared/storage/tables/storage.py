@@ -4,7 +4,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -26,15 +25,6 @@ installation = Table(
     Column("is_one", Boolean, primary_key=True, server_default=true()),
     Column("epoch", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     CheckConstraint("is_one", name="ck_installation_is_one"),
-)
-
-#: Its one row has the time of the last sweep.
-sweep_turn = Table(
-    "sweep_turn",
-    metadata,
-    Column("is_one", Boolean, primary_key=True, server_default=true()),
-    Column("swept_at", DateTime(timezone=True)),
-    CheckConstraint("is_one", name="ck_sweep_turn_is_one"),
 )
 
 idempotency_keys = Table(
