@@ -44,7 +44,7 @@ class EndUserQuery(Schema):
 def get_budget() -> Response:
     """Show the org's limits and how much of them is used this month."""
     query_args(NoArguments())
-    with reports().reading(actor().org_id) as sql:
+    with reports().reading(actor().org_id, waits_for_rest=False) as sql:
         return jsonify(_shown(budget_limits.get(sql, actor().org_id, ORG)))
 
 
@@ -69,7 +69,7 @@ def set_budget() -> Response:
 def get_end_user_budget() -> Response:
     """Show the limits of each end user, or what applies to one and how much of it is used."""
     args = query_args(EndUserQuery())
-    with reports().reading(actor().org_id) as sql:
+    with reports().reading(actor().org_id, waits_for_rest=False) as sql:
         return jsonify(_end_user_shown(sql, args.get("end_user_id")))
 
 

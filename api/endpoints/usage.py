@@ -74,7 +74,9 @@ def get_usage() -> Response:
     )
     with reports().reading(actor().org_id) as sql:
         in_all = usage_reports.total(sql, actor().org_id, period)
-        this_month = usage_reports.total(sql, actor().org_id, month)
+        this_month = in_all
+        if month != period:
+            this_month = usage_reports.total(sql, actor().org_id, month)
     return jsonify(
         {
             "from": rfc3339(period.since),

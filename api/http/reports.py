@@ -3,14 +3,16 @@
 Naively forty reports of one org with many runs would take all the connections of the process.
 They have a few of their own, of which an org uses one at a time, and they end after some seconds.
 Nor has an org one in each process: a report keeps a processor of Postgres busy, and they would take
-all of them from the runs of other orgs.
+all of them from the runs of other orgs. An org whose reports take long rests between them: the runs
+of others have one processor less meanwhile.
 """
 
+import math
 import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 from uuid import UUID
@@ -18,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from flask import current_app
 from psycopg.errors import QueryCanceled, TransactionTimeout
+from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
@@ -32,9 +35,17 @@ TIMEOUTS = Timeouts(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 
 #: How long a report waits for the org's earlier ones.
 TURN = Patience(0.8, 0.3)
 #: The same for those of other processes, and how soon it tries again.
-TURN_ELSEWHERE_SECONDS, RETRY_SECONDS = 2.0, (0.01, 0.04)
+TURN_ELSEWHERE_SECONDS, RETRY_SECONDS = 1.0, (0.01, 0.04)
 #: For which a process that has had the turn leaves it to others, who try at least once meanwhile.
 YIELD_SECONDS = 0.05
+#: The part of the time that long reports of an org take in the long run, after such a burst.
+SHARE, BURST_SECONDS = 0.1, 2.0
+#: How long a report waits for the end of the org's rest, and the longest rest: reads of budgets
+#: count, but do not wait, and would make it longer and longer.
+REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 120.0
+#: The part of each report that needs no rest. Time counts as it passes: a short report takes longer
+#: while Postgres is busy with something else.
+FREE_SECONDS = 0.1
 _LOCK_KEY = 0x72657074  # "rept"
 
 
@@ -72,8 +83,14 @@ class Reports:
             raise _too_many() from error
 
     @contextmanager
-    def reading(self, org_id: UUID) -> Iterator[Connection]:
-        """Lend a connection for the sums of one report.
+    def reading(self, org_id: UUID, *, waits_for_rest: bool = True) -> Iterator[Connection]:
+        """Lend a connection for the sums of one report, once the org has rested for earlier ones.
+
+        A report that was waiting for its turn while a long one ran may run before the rest.
+
+        Args:
+            waits_for_rest: False for what must not be refused because of earlier reports. It takes
+                its turn and counts like others.
 
         Raises:
             RateLimitExceeded: the org's earlier ones took too long.
@@ -81,8 +98,18 @@ class Reports:
                 takes too long.
         """
         try:
+            if waits_for_rest:
+                self._wait_for_rest(org_id)  # without the turn, which changes of budgets need, too
             with self.turn(org_id) as is_next, self._turn_of_all(org_id, is_next) as sql:
                 yield sql
+        except RateLimitExceeded as error:
+            rest = self._left_of_rest(org_id) if waits_for_rest else 0.0
+            if rest <= 0:
+                raise
+            raise RateLimitExceeded(
+                "The organization's reports have taken long; try again after `Retry-After`.",
+                limit="org",
+            ).after(math.ceil(rest)) from error
         except Unavailable as error:
             cause = error.__cause__
             if isinstance(cause, DBAPIError) and isinstance(
@@ -108,18 +135,58 @@ class Reports:
         while True:
             with self._connections.of(org_id).transaction() as tx:
                 if tx.sql.scalar(lock):
-                    yield tx.sql
+                    with self._resting_after(org_id):
+                        yield tx.sql
                     return
             if time.monotonic() > deadline:
                 raise _too_many()
             time.sleep(random.uniform(*RETRY_SECONDS))
 
+    def _wait_for_rest(self, org_id: UUID) -> None:
+        deadline = time.monotonic() + REST_SECONDS
+        while (rest := self._left_of_rest(org_id)) > 0:
+            left = deadline - time.monotonic()
+            if left < 0:
+                raise _too_many()
+            # A refusal at once would let a client without patience send more requests.
+            time.sleep(max(min(rest, left), RETRY_SECONDS[0]))
+
+    @contextmanager
+    def _resting_after(self, org_id: UUID) -> Iterator[None]:
+        """Let the org rest in proportion to what the block takes; no other process does meanwhile.
+
+        The rest is the time to live of a key, so that the processes' clocks need not agree. By the
+        end of the block it has fallen by what the block took.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            took = time.monotonic() - began
+            if took > FREE_SECONDS:
+                rest = self._rest_of(org_id) + (took - FREE_SECONDS) / SHARE
+                milliseconds = math.ceil(min(rest, LONGEST_REST_SECONDS) * 1000)
+                key = self._connections.keys.reports(org_id)
+                with suppress(RedisError):
+                    self._connections.ask_redis(lambda redis: redis.set(key, "", px=milliseconds))
+
+    def _left_of_rest(self, org_id: UUID) -> float:
+        """Return the seconds until the org may request reports; not above 0 if it may now."""
+        return self._rest_of(org_id) - BURST_SECONDS / SHARE
+
+    def _rest_of(self, org_id: UUID) -> float:
+        """Return the seconds until the org has rested; 0 while Redis is out of reach."""
+        key = self._connections.keys.reports(org_id)
+        with suppress(RedisError):
+            milliseconds = self._connections.ask_redis(lambda redis: redis.pttl(key))
+            return max(int(milliseconds), 0) / 1000
+        return 0.0
+
 
 def _too_many() -> ArkloopError:
-    error = RateLimitExceeded(
+    return RateLimitExceeded(
         "Too many reports of the organization are running; try again shortly.", limit="org"
-    )
-    return error.after(RETRY_AFTER_SECONDS)
+    ).after(RETRY_AFTER_SECONDS)
 
 
 def reports() -> Reports:

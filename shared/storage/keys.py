@@ -17,6 +17,7 @@
 | `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
 | `{installation}:provider-attempts/…` | string | a minute          | web            | web         |
 | `{installation}:request-limits:…` | string | two minutes         | web            | web         |
+| `{installation}:reports:{org}`   | string  | the org's rest       | web            | web         |
 | `{installation}:denials/…`       | string  | one hour             | web            | web         |
 | `{installation}:streams:{id}`    | hash    | LEASE_SECONDS        | web            | web         |
 
@@ -95,6 +96,10 @@ class Keys:
     def request_limits(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:request-limits"
+
+    def reports(self, org_id: UUID) -> str:
+        """Set for as long as the org has to rest from its reports, less a burst."""
+        return f"{self.installation}:reports:{org_id}"
 
     def denials(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""

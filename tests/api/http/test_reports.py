@@ -1,13 +1,18 @@
 """Reports of one org beside the requests of others."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import redis
 from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import text
 
 from arkloop.api.http import reports as module
@@ -97,8 +102,150 @@ def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connectio
             assert 1 == sql.scalar(text("SELECT 1"))
 
 
-def test_no_process_keeps_the_turn_for_its_own_reports(connections: Connections) -> None:
+@pytest.mark.parametrize("way", ["ends", "fails"])
+def test_an_org_rests_after_long_reports(
+    way: str, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all processes: the runs of other orgs have one processor less while a report runs."""
+    monkeypatch.setattr(module, "SHARE", 0.5)
+    monkeypatch.setattr(module, "BURST_SECONDS", 0.1)
+    one, other = new_id(), new_id()
+    with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
+        began = time.monotonic()
+        with suppress(ZeroDivisionError), elsewhere.reading(one):
+            time.sleep(0.4)
+            _ = 1 / (way == "ends")
+        assert 0 == here._rest_of(other)
+        with here.reading(other) as sql:
+            assert 1 == sql.scalar(text("SELECT 1"))
+        with here.reading(one):
+            # 0.3 s of the 0.4 s count, for twice as long, and the burst saves it 0.2 s.
+            assert time.monotonic() - began >= 0.75
+
+
+def test_a_report_is_refused_while_the_org_has_to_rest_for_long(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response says when the org will have rested, and comes late enough for clients without
+    patience.
+    """
+    monkeypatch.setattr(module, "SHARE", 0.01)
+    monkeypatch.setattr(module, "REST_SECONDS", 0.3)
+    monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
+    org_id = new_id()
+    with closing(Reports(connections)) as reports:
+        began = time.monotonic()
+        with reports.reading(org_id):
+            time.sleep(0.3)
+        took = time.monotonic() - began
+        began = time.monotonic()
+        with pytest.raises(RateLimitExceeded) as refused, reports.reading(org_id):
+            pass
+        assert time.monotonic() - began >= 0.3
+
+    assert refused.value.retry_after is not None
+    # 0.2 s of the 0.3 s count, a hundred times, less the 0.3 s in which it was waiting.
+    assert 15 <= refused.value.retry_after <= math.ceil(took / module.SHARE)
+
+
+def test_a_report_refused_in_the_queue_is_given_the_rest(connections: Connections) -> None:
+    """The reports before it were long: a second later it would be refused again."""
+    org_id = new_id()
+    rested = partial(connections.redis.set, connections.keys.reports(org_id), "", ex=60)
+    with closing(Reports(connections)) as reports, reports.reading(org_id):
+        timer = threading.Timer(0.2, rested)
+        timer.start()
+        with pytest.raises(RateLimitExceeded, match="taken long") as refused:
+            with reports.reading(org_id):
+                pass
+        timer.join()
+
+    assert refused.value.retry_after in {38, 39, 40}
+
+
+def test_budgets_and_limits_of_keys_do_not_wait_for_the_rest(
+    app: Flask, connections: Connections, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that stops the spending is not refused because others look at it."""
+    monkeypatch.setattr(module, "REST_SECONDS", 1.5)
+    alice = register()
+    key_id = (alice.post("/v1/api-keys", {"name": "limited"}).json or {})["id"]
+    connections.redis.set(connections.keys.reports(alice.org_id), "", ex=60)
+    refused: list[int] = []
+    asking = threading.Thread(
+        target=lambda: refused.append(alice.get("/v1/me/usage").status_code),
+    )
+    asking.start()
+    time.sleep(0.1)
+    limits = {"max_cost_usd": 5}
+    began = time.monotonic()
+    statuses = [
+        alice.get("/v1/budget").status_code,
+        alice.call("PUT", "/v1/budget", json=limits).status_code,
+        alice.get("/v1/budget/end-users").status_code,
+        alice.call("PUT", "/v1/budget/end-users", json=limits).status_code,
+        alice.patch(f"/v1/api-keys/{key_id}", limits).status_code,
+    ]
+    took = time.monotonic() - began
+    asking.join()
+
+    assert [200] * 5 == statuses
+    assert took < 1.5
+    assert [429] == refused
+
+
+def test_a_rest_does_not_grow_beyond_measure(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads of budgets, which do not wait for it, delay reports by two minutes at most."""
+    monkeypatch.setattr(module, "SHARE", 0.0001)
+    org_id = new_id()
+    with closing(Reports(connections)) as reports:
+        with reports.reading(org_id, waits_for_rest=False):
+            time.sleep(0.2)
+
+    rest = connections.redis.ttl(connections.keys.reports(org_id))
+    assert module.LONGEST_REST_SECONDS - 5 <= rest <= module.LONGEST_REST_SECONDS
+
+
+def test_short_reports_need_no_rest(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what others may notice counts: most orgs can request reports as often as they like.
+
+    Such a report asks Redis once, before its transaction.
+    """
+    monkeypatch.setattr(module, "FREE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
+    asked: list[str] = []
+    look = connections.redis.pttl
+    monkeypatch.setattr(connections.redis, "pttl", lambda key: (asked.append(key), look(key))[1])
+    org_id = new_id()
+    with closing(Reports(connections)) as reports:
+        for _ in range(5):
+            with reports.reading(org_id) as sql:
+                assert 1 == sql.scalar(text("SELECT 1"))
+        assert 5 == len(asked)
+        assert 0 == connections.redis.exists(connections.keys.reports(org_id))
+
+
+def test_reports_need_no_redis(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is out of reach, no org rests: reports are not worth an outage of their own."""
+    monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
+    refusing = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    org_id = new_id()
+    with closing(Reports(replace(connections, redis=refusing))) as reports:
+        for _ in range(2):
+            with reports.reading(org_id) as sql:
+                time.sleep(0.15)
+                assert 1 == sql.scalar(text("SELECT 1"))
+
+
+def test_no_process_keeps_the_turn_for_its_own_reports(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process in which reports of the org are always waiting lets another one's come between."""
+    monkeypatch.setattr(module, "SHARE", 1.0)
     org_id, held, stopped = new_id(), threading.Event(), threading.Event()
     with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
 
