@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect
 from standardwebhooks import Webhook
 
 from tests.acceptance.test_browser import needs_chromium
@@ -306,3 +306,28 @@ def test_reports_are_read_one_after_the_other(page: Page) -> None:
     expect(page.get_by_role("heading", name="By end user")).to_be_visible()
 
     assert [1] * 4 == most
+
+
+def test_a_report_that_has_to_wait_is_repeated_alone(page: Page) -> None:
+    """What was read before it stays, and the page says that it waits."""
+    asked: list[str] = []
+
+    def refuse_first(route: Route) -> None:
+        name = route.request.url.split("/me/")[1].split("?")[0]
+        asked.append(name)
+        if name != "usage/by-model" or asked.count(name) > 1:
+            route.continue_()
+            return
+        error = {"code": "rate_limit.exceeded", "message": "Later.", "details": {"limit": "org"}}
+        route.fulfill(status=429, json=error, headers={"Retry-After": "2"})
+
+    page.route("**/v1/me/usage**", refuse_first)
+    go(page, "/usage")
+    expect(page.get_by_text("have to wait for 2 s")).to_be_visible()
+    expect(page.get_by_role("heading", name="By day")).to_be_visible()
+    expect(page.get_by_role("heading", name="By end user")).to_be_visible()
+    expect(page.get_by_text("have to wait")).to_have_count(0)
+    expect(page.locator(".loading")).to_have_count(0)
+
+    by_model = ["usage/by-model"] * 2
+    assert ["usage", "usage/daily", *by_model, "usage/by-end-user"] == asked

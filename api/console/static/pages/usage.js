@@ -1,5 +1,5 @@
 // What the org has used: by day, model, persona's end user and metadata.
-import { get } from "../lib/api.js"
+import { ApiError, get } from "../lib/api.js"
 import { count, money, short } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { go } from "../lib/router.js"
@@ -19,6 +19,35 @@ function periodOf(days) {
   return { from: day(Date.now() - (days - 1) * 86_400_000), to: day(Date.now() + 86_400_000) }
 }
 
+/** What the page shows of a period, the most important first. */
+const REPORTS = /** @type {const} */ ([["total", "me/usage", {}], ["daily", "me/usage/daily", {}], ["models", "me/usage/by-model", {}],
+  ["people", "me/usage/by-end-user", { limit: 20 }]])
+
+/**
+ * Read a report, again and again while the organization's reports have to wait.
+ * @param {string} path
+ * @param {Record<string, string | number>} params
+ * @param {AbortSignal} signal
+ * @param {(seconds: number) => void} onWait is called with how long it waits, and with 0 once it has waited
+ */
+async function report(path, params, signal, onWait) {
+  for (;;) {
+    try {
+      return await get(path, params, signal)
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 429) throw error
+      const seconds = error.retryAfter || 1
+      onWait(seconds)
+      await new Promise((resolve) => {
+        setTimeout(resolve, 1_000 * seconds)
+        signal.addEventListener("abort", resolve, { once: true })
+      })
+      signal.throwIfAborted()
+      onWait(0)
+    }
+  }
+}
+
 /** @param {{params: URLSearchParams}} props */
 export function Page({ params }) {
   const days = Number(params.get("days")) || 30
@@ -26,38 +55,47 @@ export function Page({ params }) {
   const key = params.get("key") ?? ""
   const set = (/** @type {Record<string, string>} */ change) => go("/usage", { ...Object.fromEntries(params), ...change }, { replace: true })
   const period = periodOf(days)
+  const [data, setData] = useState(/** @type {Record<string, any>} */ ({}))
+  const [wait, setWait] = useState(0)
   const read = useRead(async (signal) => {
+    setData({})
+    setWait(0)
     // One after the other: an organization has one report at a time, and others may read theirs too.
-    const total = await get("me/usage", period, signal)
-    const daily = await get("me/usage/daily", period, signal)
-    const models = await get("me/usage/by-model", period, signal)
-    const people = await get("me/usage/by-end-user", { ...period, limit: 20 }, signal)
-    return { total, daily, models, people }
+    for (const [name, path, more] of REPORTS) {
+      const found = await report(path, { ...period, ...more }, signal, setWait)
+      setData((before) => ({ ...before, [name]: found }))
+    }
   }, [days])
-  const data = read.data
   return html`<${Head} title="Usage" actions=${html`<div class="chips" role="group" aria-label="Period">${DAYS.map((one) => html`
       <button type="button" key=${one} class=${classes("chip", one === days && "on")} aria-pressed=${one === days}
         onClick=${() => set({ days: String(one) })}>${one} days</button>`)}</div>`} />
     <div class="page">
       <${Problem} error=${read.error} onRetry=${read.reload} />
-      ${data === null && !read.error && html`<${Loading} lines=${8} />`}
-      ${data && html`
+      ${data.total && html`
         <dl class="figures">
           ${[["Cost", money(data.total.cost_usd)], ["Runs", count(data.total.runs)], ["Input tokens", short(data.total.input_tokens)],
             ["Read from caches", share(data.total.cache_read_tokens, data.total.input_tokens)], ["Output tokens", short(data.total.output_tokens)],
             ["Cost this month", money(data.total.this_month.cost_usd)]].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
-        </dl>
+        </dl>`}
+      ${data.daily && html`
         <section class="panel"><header class="panel-head"><h2>By day</h2>
           <div class="chips" role="group" aria-label="Measure">${MEASURES.map(([name, label]) => html`<button type="button" key=${name}
             class=${classes("chip", name === measure && "on")} aria-pressed=${name === measure} onClick=${() => set({ measure: name })}>${label}</button>`)}</div></header>
-          <${Days} rows=${data.daily} measure=${measure} /></section>
+          <${Days} rows=${data.daily} measure=${measure} /></section>`}
+      ${data.models && html`
         <div class="panels">
           <section class="panel"><h2>By model</h2><${Shares} rows=${data.models} name="model" measure=${measure} /></section>
+          ${data.people && html`
           <section class="panel"><h2>By end user</h2><${Shares} rows=${data.people} name="end_user_id" measure=${measure} none="No end user" /></section>
-          <section class="panel"><h2>By metadata</h2><${ByMetadata} period=${period} days=${days} initial=${key} measure=${measure} onKey=${(/** @type {string} */ name) => set({ key: name })} /></section>
+          <section class="panel"><h2>By metadata</h2><${ByMetadata} period=${period} days=${days} initial=${key} measure=${measure} onKey=${(/** @type {string} */ name) => set({ key: name })} /></section>`}
         </div>`}
+      <${Wait} seconds=${wait} />
+      ${!data.people && !read.error && html`<${Loading} lines=${8} />`}
     </div>`
 }
+
+/** @param {{seconds: number}} props */
+const Wait = ({ seconds }) => seconds > 0 && html`<p class="faint" role="status">The organization's reports have to wait for ${seconds} s.</p>`
 
 /** @param {number} part @param {number} whole */
 const share = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : "–")
@@ -133,7 +171,11 @@ function Shares({ rows, name, measure, none = "None" }) {
 /** @param {{period: any, days: number, initial: string, measure: string, onKey: (key: string) => void}} props */
 function ByMetadata({ period, days, initial, measure, onKey }) {
   const [text, setText] = useState(initial)
-  const read = useRead(async (signal) => (initial ? get("me/usage/by-metadata", { ...period, key: initial }, signal) : null), [initial, days])
+  const [wait, setWait] = useState(0)
+  const read = useRead(async (signal) => {
+    setWait(0)
+    return initial ? report("me/usage/by-metadata", { ...period, key: initial }, signal, setWait) : null
+  }, [initial, days])
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault()
     onKey(text.trim())
@@ -141,6 +183,7 @@ function ByMetadata({ period, days, initial, measure, onKey }) {
   return html`<form onSubmit=${submit}><${Field} label="Key" id="metadata-key">${(/** @type {string} */ field) => html`<input id=${field} class="small" placeholder="team"
       value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${() => onKey(text.trim())} />`}</${Field}></form>
     <${Problem} error=${read.error} />
+    <${Wait} seconds=${wait} />
     ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" />`}
     ${!initial && html`<${Empty} icon="usage" title="">Enter a key of your runs' metadata to compare its values.</${Empty}>`}`
 }
