@@ -186,7 +186,7 @@ class InvitationInvalid(ArkloopError):
 
 class PasswordResetInvalid(ArkloopError):
     code = "password_resets.invalid"
-    message = "This reset of a password is unknown, has expired, or was used or replaced before."
+    message = "This password reset is unknown, has expired, or was used or replaced before."
 
 
 class MethodNotAllowed(ArkloopError):
@@ -345,14 +345,14 @@ class IdempotencyInProgress(Conflict):
 
 class QueueFull(ArkloopError):
     code = "threads.queue_full"
-    message = "As many runs wait for this thread as may; wait for one to end, or cancel one."
+    message = "The queue of the thread is full; wait for one of its runs to end, or cancel one."
 
 
 class RunLimitExceeded(ArkloopError):
     """Details name the limit, and whether it is that of the `org` or of the `key`."""
 
     code = "runs.limit_exceeded"
-    message = "As many runs as may are running or waiting; see `details`."
+    message = "The limit on running and waiting runs is reached; see `details`."
 
 
 class StreamLimitExceeded(ArkloopError):
@@ -360,7 +360,7 @@ class StreamLimitExceeded(ArkloopError):
 
     code = "streams.limit_exceeded"
     message = (
-        "As many streams as may are open; see `details`. Close one, or follow a thread by one."
+        "The limit on open streams is reached; see `details`. Close one, or follow a thread by one."
     )
 
 

@@ -24,7 +24,7 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
     yield from _functions(sql)
     made = partitions.read(sql)
     if not made:
-        yield ok("event partitions", "one, without an end: an event has an id of the future")
+        yield ok("event partitions", "one, without an end: the id of an event lies in the future")
         return
     now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
     is_large = bool(sql.exec_driver_sql(partitions.IS_LARGE).scalar())
@@ -112,7 +112,7 @@ def _default(sql: Connection, made: Sequence[Partition], now: datetime) -> Itera
     if last > now + timedelta(days=1):
         yield warn(
             "events without partition",
-            f"{shown}; some are of the future",
+            f"{shown}; some lie in the future",
             "The clock of a web process's host was wrong: compare the clocks. Nothing else is to"
             " do: these days get no partition.",
         )

@@ -254,7 +254,9 @@ def _free(sql: Connection, begin: datetime, days: timedelta) -> tuple[datetime, 
         day = _midnight(time_of(stray))
         if day > begin:
             return begin, day
-        log.warning("run %s is of the future: events of its day get no partition", stray)
+        log.warning(
+            "the id of run %s lies in the future: events of its day get no partition", stray
+        )
         begin = day + _DAY
     return begin, begin + days
 

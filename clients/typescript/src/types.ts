@@ -5946,7 +5946,7 @@ export interface components {
         };
         /**
          * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
          */
         "rate_limit.exceeded-streams.limit_exceeded": {
             headers: {
@@ -6119,9 +6119,9 @@ export interface components {
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
-         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
-         *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
+         *     - `runs.limit_exceeded`: The limit on running and waiting runs is reached; see `details`.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `threads.queue_full`: The queue of the thread is full; wait for one of its runs to end, or cancel one.
          */
         "budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
             headers: {
@@ -6588,7 +6588,7 @@ export interface components {
         };
         /**
          * @description - `http.bad_request`: The request is not valid HTTP.
-         *     - `password_resets.invalid`: This reset of a password is unknown, has expired, or was used or replaced before.
+         *     - `password_resets.invalid`: This password reset is unknown, has expired, or was used or replaced before.
          */
         "http.bad_request-password_resets.invalid": {
             headers: {
@@ -6716,9 +6716,9 @@ export interface components {
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `runs.limit_exceeded`: As many runs as may are running or waiting; see `details`.
-         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
-         *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
+         *     - `runs.limit_exceeded`: The limit on running and waiting runs is reached; see `details`.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `threads.queue_full`: The queue of the thread is full; wait for one of its runs to end, or cancel one.
          */
         "OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
             headers: {
@@ -6811,7 +6811,7 @@ export interface components {
         };
         /**
          * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `streams.limit_exceeded`: As many streams as may are open; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
          */
         "OpenAIError-rate_limit.exceeded-streams.limit_exceeded": {
             headers: {

@@ -163,7 +163,7 @@ def test_events_of_the_future_are_found(database: Settings) -> None:
     level, shown = found(database)["events without partition"]
 
     assert "warn" == level
-    assert "some are of the future" in shown and "compare the clocks" in shown
+    assert "some lie in the future" in shown and "compare the clocks" in shown
 
 
 def test_old_events_without_a_partition_are_no_problem(database: Settings) -> None:
