@@ -28,9 +28,19 @@ DOCSTRINGS = (
     "tests",
     "worker",
 )
-WORDS = (*DOCSTRINGS, "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs")
-#: These have to name the banned words.
-UNCHECKED = ("scripts/check_language.py", "tests/test_language.py")
+WORDS = (
+    *DOCSTRINGS,
+    *("clients", "deploy", "docs"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
+    *("Makefile", "compose.yaml"),
+)
+#: The files there that people write by hand, and that others read.
+SUFFIXES = (
+    *(".py", ".md", ".sql", ".lua", ".js", ".jsx", ".mjs", ".ts", ".html", ".css"),
+    *(".yaml", ".yml", ".tpl", ".cfg", ".conf", "Makefile"),
+)
+#: The first two have to name the banned words; others wrote the third.
+UNCHECKED = ("scripts/check_language.py", "tests/test_language.py", "api/console/static/vendor/")
 
 #: A function's docstring begins with one of these; a verb that is missing there is added.
 VERBS = frozenset((ROOT / "scripts" / "verbs.txt").read_text().split())
@@ -79,7 +89,7 @@ def violations() -> Iterator[str]:
     for path in _files(DOCSTRINGS, ".py"):
         for line, why in wrong_docstrings((ROOT / path).read_text()):
             yield f"{path}:{line}: {why}"
-    for path in _files(WORDS, ".py", ".md"):
+    for path in _files(WORDS, *SUFFIXES):
         source = (ROOT / path).read_text()
         lines = texts(source) if path.endswith(".py") else enumerate(source.splitlines(), 1)
         for line, text in lines:
@@ -151,7 +161,7 @@ def long_subjects() -> Iterator[str]:
 
 def _files(names: Iterable[str], *suffixes: str) -> list[str]:
     listed = _git("ls-files", "--", *names)
-    return [path for path in listed if path.endswith(suffixes) and path not in UNCHECKED]
+    return [path for path in listed if path.endswith(suffixes) and not path.startswith(UNCHECKED)]
 
 
 def _git(*arguments: str) -> list[str]:

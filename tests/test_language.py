@@ -1,5 +1,8 @@
 """The check of our English: it finds what it is for, and passes what is right."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from scripts import check_language
@@ -75,3 +78,21 @@ def test_a_banned_word_is_found(source: str, line: int) -> None:
 
     assert [line] == found
     assert [] == list(check_language.texts("told = wants"))
+
+
+@pytest.mark.parametrize(
+    "name", ["shared/sql/wait.sql", "api/console/static/page.js", "deploy/web.yaml", "Makefile"]
+)
+def test_a_banned_word_is_found_in_each_kind_of_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statements, pages and configuration are read as Python is; what others wrote is not."""
+    vendored = "api/console/static/vendor/theirs.js"
+    for path in (name, vendored):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("one\nwhoever waits\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    monkeypatch.setattr(check_language, "ROOT", tmp_path)
+
+    assert [f"{name}:2: 'whoever' is banned"] == list(check_language.violations())

@@ -229,7 +229,7 @@ def _exchange(
     except (exchange.NotSent, exchange.Lost) as error:
         raise IdentityProviderUnavailable(f"The identity provider: {error}") from None
     if response.status in (400, 401, 403):
-        log.warning("provider %s took no code: HTTP status %d", provider.id, response.status)
+        log.warning("provider %s refused the code: HTTP status %d", provider.id, response.status)
         raise LoginRefused("code_refused")
     if response.status != 200 or response.problem is not None:
         why = response.problem or f"It responded with HTTP status {response.status}."

@@ -2,7 +2,7 @@
 
 The row is the truth, the Celery message may be lost. Changes here happen under
 the row lock of a run that no worker holds; of a held run only the wish to
-cancel is written. `status.py` draws the states.
+cancel is written. `states.py` draws the states.
 """
 
 import json

@@ -15,7 +15,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
       grant_types: ['authorization_code'],
     },
   ],
-  // Whoever logs in as bob is bob@corp.example; who has `unverified` in their name has proved nothing.
+  // Logging in as bob gives bob@corp.example; a name with `unverified` has an address without proof.
   findAccount: (_context, id) => ({
     accountId: id,
     claims: () => ({

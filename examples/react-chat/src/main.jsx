@@ -92,7 +92,7 @@ function ToolCall({ part, agent, isOpen }) {
       </details>
       {asks && (
         <div className="approval" role="group" aria-label={`Approve ${name}?`}>
-          <p>The agent wants to use <code>{name}</code>.</p>
+          <p>The agent asks to use <code>{name}</code>.</p>
           <button onClick={() => answer(true)}>Approve</button>
           <button className="secondary" onClick={() => answer(false)}>Deny</button>
         </div>

@@ -1,8 +1,8 @@
 -- Claim deliveries that are due, a few of each endpoint, and begin an attempt of each.
 --
 -- The walk finds the endpoints that have anything pending, each by one look into an index: an
--- endpoint with very many deliveries hides no other one. Of an endpoint this process makes at most
--- so many attempts at a time (`most`; one of those that fail), `busy` are already in progress.
+-- endpoint with very many deliveries hides no other one. This process makes at most `most` attempts
+-- of an endpoint at a time (one of those that fail), of which `busy` are already in progress.
 -- Of an org it makes at most half as many as others leave it room for: receivers that are slow keep
 -- those of no other org waiting, and an org with fewer attempts in progress comes first.
 -- A delivery has to wait for earlier ones of its run. Those of an org that was copied to another

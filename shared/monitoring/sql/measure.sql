@@ -1,9 +1,9 @@
 -- Count runs, workers and deliveries. By indexes of what is not over: an old database costs no more.
 --
--- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org can be
--- told from a queue of many orgs. Queued runs of suspended orgs wait for no worker: none is counted.
+-- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org differs
+-- from a queue of many orgs. Queued runs of suspended orgs wait for no worker: none is counted.
 --
--- Whoever comes first after the interval measures, and others read what that has found. One that comes
+-- The first process after the interval measures, and others read what it has found. One that comes
 -- meanwhile waits for the row and measures nothing.
 UPDATE measurements SET taken_at = now(), data = (
     WITH closed AS MATERIALIZED (

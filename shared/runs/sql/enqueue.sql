@@ -6,7 +6,7 @@
 -- without a run, the queue is full. Nothing is done, and no row returned, for a request that its actor
 -- must not make, with another `on_busy` of its own or of the busy thread, where the active run is not
 -- one of the `holders`, or where another session has a lock: this statement waits for none but that of
--- a limited org. Whoever ends a run has its row before it needs the thread: a run that was locked while it was
+-- a limited org. The end of a run locks its row before its thread: a run that was locked while it was
 -- active stays the active one. `queue_of` looks at the queue under these locks; what this statement
 -- sees by itself is older.
 -- Who sees a thread is said in shared/threads/visibility.py, who may write to it by

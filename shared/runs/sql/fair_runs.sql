@@ -1,4 +1,4 @@
--- Go round the end users with queued runs of each of these orgs, for so many steps after an end user,
+-- Go round the end users with queued runs of each of these orgs, for `steps` steps after an end user,
 -- and find for each step a run: the oldest ones of each. Runs without an end user are one end user's.
 --
 -- A thread has one queued run at most, and its next one is queued later: the oldest first goes round

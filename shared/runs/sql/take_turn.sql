@@ -1,4 +1,4 @@
--- Take the turn to sweep, if nobody has had it for `seconds`.
+-- Take the turn to sweep, if no process had it in the last `seconds`.
 --
 -- The clock may have been set back since the last one. `clock_timestamp()`, since a transaction that
 -- waited for the row began before the turn that it finds there.

@@ -11,7 +11,7 @@ import { countWaiting } from "../waiting.js"
 
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
- * whoever has given it.
+ * from any person or client.
  * @param {{runId: string, pending: any, onDone?: () => void}} props
  */
 export function PendingInput({ runId, pending, onDone }) {

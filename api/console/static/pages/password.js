@@ -16,7 +16,7 @@ const EMPTY = { current: "", new: "", again: "" }
 
 function ChangePassword() {
   const [changed, setChanged] = useState(0)
-  return html`<p class="lead">All your other log-ins end, here and in other organizations; this one goes on, and so do API keys.</p>
+  return html`<p class="lead">All your other log-ins end, here and in other organizations; this one continues, and so do API keys.</p>
     <div role="status">${changed > 0 && html`<p class="note">Your password is changed. <a href=${href("/sessions")}>See your log-ins</a>.</p>`}</div>
     <${Fields} key=${changed} onDone=${() => setChanged(changed + 1)} />`
 }

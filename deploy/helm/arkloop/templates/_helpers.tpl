@@ -26,7 +26,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* What no container of ours may do. */}}
+{{/* The security context of every container. */}}
 {{- define "arkloop.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
