@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import gevent
 from celery import bootsteps, signals
 from celery.apps import worker as celery_program
 from celery.worker.state import maybe_shutdown
@@ -43,6 +44,8 @@ if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
 # Until everything is loaded: the SDKs are a million objects, and to walk through them again and
 # again takes a fifth of the start.
 gc.disable()
+# Else gevent keeps for each greenlet where it was started, which takes time and memory.
+gevent.config.track_greenlet_tree = False
 logs.configure()  # what Celery says before it sets up logging is JSON as well
 # In its signal handler Celery writes plain text between the lines of the log.
 celery_program.safe_say = lambda *_: None

@@ -53,7 +53,8 @@ class StreamTicket(Schema):
     tool_results = StrictBoolean(load_default=False)
 
 
-_TICKET = StreamTicket()
+# Made once: making a schema copies its fields.
+_QUERY, _TICKET = EventsQuery(), StreamTicket()
 
 
 @bp.get("/v1/runs/<id:run_id>/events")
@@ -71,7 +72,7 @@ def stream_events(run_id: UUID) -> Response:
     reader = _reader(run_id)
     request_limits.count(reader)
     check_ids({"run_id": run_id})
-    args = query_args(EventsQuery())
+    args = query_args(_QUERY)
     resumed = [args["lastEventId"]] if "lastEventId" in args else []
     if (last_event_id := request.headers.get("Last-Event-ID")) is not None:
         resumed.append(_seq(last_event_id))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+import gevent
 from gunicorn import util
 from gunicorn.http import errors as refused
 from gunicorn.workers.ggevent import GeventWorker
@@ -24,6 +25,9 @@ from arkloop.shared.errors import (
     UriTooLong,
 )
 from arkloop.shared.ids import new_trace_id
+
+# Else gevent keeps for each greenlet, and with it for each open stream, where it was started.
+gevent.config.track_greenlet_tree = False
 
 #: The first that fits counts; every other `ParseException` is a bad request.
 _ERRORS: dict[type[Exception], type[ArkloopError]] = {
