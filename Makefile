@@ -228,6 +228,13 @@ hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no mem
 hostile-short: setup ## The same with 10,000 requests, as CI runs it
 	@$(BIN)/python -m bench.hostile --requests 10000
 
+.PHONY: soak soak-short
+soak: setup ## Does anything grow under an hour of steady load, with everything on? MINUTES=60 RATE=16
+	@$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) --rate $(or $(RATE),16)
+
+soak-short: setup ## That the soak works, for half a minute: growth is not judged
+	@$(BIN)/python -m bench.soak --minutes 0.5 --rate 6
+
 chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
 

@@ -67,6 +67,11 @@ class Target:
         self._head = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
         if traceparent is not None:
             self._head += f"traceparent: {traceparent}\r\n"
+        self._url = url
+
+    def with_token(self, token: str) -> "Target":
+        """Return the same server for another user."""
+        return Target(self._url, token)
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
         """Encode a request."""
@@ -180,6 +185,7 @@ class Follower:
         *,
         after_seq: int = 0,
         on_data: Callable[["Follower", bytes, float], None] | None = None,
+        on_refused: Callable[["Follower", bytes], None] | None = None,
         keep: bool = False,
     ) -> None:
         self.run_id = run_id
@@ -194,6 +200,7 @@ class Follower:
         self._loop = loop
         self._tail = b""
         self._on_data = on_data
+        self._on_refused = on_refused
         self.is_open = True
         self._sock = target.connect()
         self.asked_at = time.perf_counter()
@@ -223,6 +230,9 @@ class Follower:
             self.opened_at = now
             if not data.startswith(b"HTTP/1.1 200"):
                 self.close()
+                if self._on_refused is not None:
+                    self._on_refused(self, data)
+                    return
                 raise AssertionError(data[:300].decode(errors="replace"))
         if self._keep:
             self.text += data

@@ -32,7 +32,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
     """Create, list and read runs through both, in batches that take turns."""
     batches, stored = (SHORT_BATCHES, SHORT_STORED) if short else (BATCHES, STORED)
     with Service(web=1) as service:
-        url = _put_up(service)
+        url = put_up(service)
         service.start("web", {"ARKLOOP_DATABASE_URL": url})
         loop = Loop()
         targets = [Target(one, service.api_key) for one in service.urls]
@@ -52,7 +52,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
             yield from _compare(service, loop, targets, name, requests, batches)
 
 
-def _put_up(service: Service) -> str:
+def put_up(service: Service) -> str:
     """Put the wall up; returns the database's URL for a role that it is before."""
     engine = create_engine(service.postgres.url)
     with engine.begin() as sql:

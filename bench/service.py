@@ -106,8 +106,12 @@ class Service:
         """Return the seconds of CPU that the role's processes have used; also `postgres` and
         `redis`.
         """
-        times = [process.cpu_times() for process in self._serving(role)]
-        return float(sum(time.user + time.system for time in times))
+        seconds = 0.0
+        for process in self._serving(role):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one of Postgres that vacuumed
+                times = process.cpu_times()
+                seconds += times.user + times.system
+        return seconds
 
     def cpu_of_all(self) -> dict[str, float]:
         """Return the CPU seconds of every role, and of this process, which is the clients."""
