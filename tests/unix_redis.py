@@ -14,13 +14,12 @@ from tests.waiting import eventually
 
 
 @contextmanager
-def unix_redis(folder: Path) -> Iterator[Path]:
-    """Start a server that listens on a socket alone."""
+def unix_redis(folder: Path, *options: str) -> Iterator[Path]:
+    """Start a server that listens on a socket alone; `options` are its other ones."""
     path = folder / "redis.sock"
+    command = [find_binary(), "--port", "0", "--unixsocket", path, "--save", ""]
     server = subprocess.Popen(
-        [find_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--requirepass", "p@ss"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
+        [*command, "--requirepass", "p@ss", *options], cwd=folder, stdout=subprocess.DEVNULL
     )
     try:
         eventually(lambda: _accepts(path))

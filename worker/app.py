@@ -137,6 +137,7 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 
     def start(self, _worker: Any) -> None:
         celery_app.name_queue(app, _installation(process().connections))
+        celery_app.limit_messages(app, lambda: process().free_slots)
         if settings.metrics_port:
             from arkloop.shared.monitoring import exposition
 

@@ -5,11 +5,13 @@ what no message brought them; an MCP server that none has asked for its tools is
 by the first run that needs them. So: early acks, no results, no retries of Celery's.
 """
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 
 from arkloop.shared.config import Settings
+from arkloop.shared.storage import broker_transport
 
 CONNECT_TIMEOUT_SECONDS = 2
 #: A consumer waits for messages in pieces of this length, and must outlast them.
@@ -22,6 +24,7 @@ def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
     The names of its keys in the broker begin with the installation's, which it learns only from
     Postgres: call `name_queue` before it connects.
     """
+    broker_transport.use()
     celery = Celery("arkloop", broker=_in_kombus_words(settings.broker_url), set_as_current=False)
     celery.conf.update(
         task_serializer="json",
@@ -83,4 +86,14 @@ def name_queue(celery: Celery, installation: str) -> None:
     celery.conf.broker_transport_options = {
         **celery.conf.broker_transport_options,
         "global_keyprefix": f"{installation}:",
+    }
+
+
+def limit_messages(celery: Celery, free_slots: Callable[[], int]) -> None:
+    """Let connections that are made from now on take no more messages at once than there are free
+    slots, but always one.
+    """
+    celery.conf.broker_transport_options = {
+        **celery.conf.broker_transport_options,
+        "free_slots": free_slots,
     }

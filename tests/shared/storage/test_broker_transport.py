@@ -1,0 +1,173 @@
+"""Workers take several messages of the broker at a time, each of them once and in order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from kombu import Queue
+from kombu.transport import get_transport_cls
+
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import broker_transport, celery_app, queue
+from arkloop.shared.storage.broker_transport import MOST_TAKEN
+from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.outage import Outage
+from tests.unix_redis import unix_redis
+
+COUNT = 3 * MOST_TAKEN - 1
+
+
+class Taker:
+    """A consumer as a worker has one, and the list that it takes messages from."""
+
+    def __init__(self, client: Any, connection: Any, keys: Keys) -> None:
+        self.client, self.keys = client, keys
+        self.taken: list[str] = []
+        self._connection = connection
+        self.consumer = connection.Consumer(Queue("celery"), callbacks=[self._take])
+
+    def _take(self, body: Any, message: Any) -> None:
+        self.taken.append(body[0][0])
+
+    def enqueue(self, run_ids: Sequence[UUID]) -> None:
+        for run_id in run_ids:  # in groups of one, as idle web processes do
+            queue.enqueue(self.client, self.keys, Outage(1), queue.EXECUTE, [run_id])
+
+    def take(self, count: int, seconds: float = 10.0) -> None:
+        """Take messages until there are `count`. Raises: TimeoutError."""
+        while len(self.taken) < count:
+            self._connection.drain_events(timeout=seconds)
+
+    @property
+    def left(self) -> int:
+        return int(self.client.llen(f"{self.keys.installation}:celery"))
+
+    @property
+    def redis_version(self) -> tuple[int, ...]:
+        return tuple(map(int, self.client.info("server")["redis_version"].split(".")[:2]))
+
+    def calls(self, command: str) -> int:
+        stats = self.client.info("commandstats").get(f"cmdstat_{command}")
+        return int(stats["calls"]) if stats else 0
+
+
+@contextmanager
+def taker(
+    settings: Settings, url: str, free_slots: Callable[[], int] = lambda: COUNT
+) -> Iterator[Taker]:
+    keys = Keys()
+    keys.installation = uuid4().hex
+    celery = celery_app.make_celery(replace(settings, broker_url=url))
+    celery_app.name_queue(celery, keys.installation)
+    celery_app.limit_messages(celery, free_slots)
+    with connect_redis(url) as client, celery.connection_for_read() as connection:
+        yield Taker(client, connection, keys)
+
+
+@pytest.fixture
+def waiting(settings: Settings, redis_url: str) -> Iterator[Taker]:
+    with taker(settings, redis_url) as taken:
+        yield taken
+
+
+def test_messages_that_wait_are_taken_together(waiting: Taker) -> None:
+    """Each comes once, the oldest first."""
+    run_ids = [uuid4() for _ in range(COUNT)]
+    waiting.enqueue(run_ids)
+    if waiting.redis_version < (7, 0):
+        pytest.skip("this Redis has no BLMPOP")
+    before = waiting.calls("blmpop")
+
+    with waiting.consumer:
+        waiting.take(COUNT)
+
+    assert list(map(str, run_ids)) == waiting.taken
+    assert 0 == waiting.left
+    # 10, 10 and the last 9; one more may wait for the next one by now.
+    assert 3 <= waiting.calls("blmpop") - before <= 4
+
+
+@pytest.mark.parametrize(("free", "at_once"), [(0, 1), (2, 2)])
+def test_a_worker_takes_as_many_as_it_has_free_slots(
+    settings: Settings, redis_url: str, free: int, at_once: int
+) -> None:
+    """A message that is taken beyond that would wait for a slot, while others have some."""
+    with taker(settings, redis_url, lambda: free) as waiting:
+        waiting.enqueue([uuid4() for _ in range(COUNT)])
+        with waiting.consumer:
+            while waiting.left > 0:
+                before = len(waiting.taken)
+                waiting.take(before + 1)
+                assert len(waiting.taken) - before <= at_once
+
+
+def test_a_message_that_is_not_json_does_not_cost_others(
+    waiting: Taker, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_ids = [uuid4() for _ in range(COUNT)]
+    waiting.enqueue(run_ids[:5])
+    waiting.client.lpush(f"{waiting.keys.installation}:celery", "{")
+    waiting.enqueue(run_ids[5:])
+
+    with waiting.consumer:
+        waiting.take(COUNT)
+
+    assert list(map(str, run_ids)) == waiting.taken
+    assert ["a message of the broker is not JSON: '{'"] == caplog.messages
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_process_that_connected_before_uses_it_from_now_on(scheme: str) -> None:
+    get_transport_cls(scheme)
+
+    broker_transport.use()
+
+    assert broker_transport.Transport is get_transport_cls(scheme)
+
+
+def test_a_message_that_comes_alone_is_taken_at_once(waiting: Taker) -> None:
+    with waiting.consumer:
+        for number in range(1, 4):
+            waiting.enqueue([uuid4()])
+            waiting.take(number, seconds=2)
+
+
+def test_no_more_are_taken_than_the_worker_has_room_for(waiting: Taker) -> None:
+    """The others stay in the list, for other workers."""
+    waiting.enqueue([uuid4() for _ in range(COUNT)])
+    waiting.consumer.qos(prefetch_count=MOST_TAKEN + 3)
+
+    with waiting.consumer:
+        waiting.take(MOST_TAKEN + 3)
+        with pytest.raises(TimeoutError):
+            waiting.take(MOST_TAKEN + 4, seconds=0.2)
+
+    assert COUNT - MOST_TAKEN - 3 == waiting.left
+
+
+@pytest.mark.parametrize("reason", ["it is older than 7.0", "the user has no right"])
+def test_a_redis_that_gives_one_at_a_time_is_asked_for_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    is_old = reason == "it is older than 7.0"
+    options = ("--rename-command", "BLMPOP", "") if is_old else ()
+    monkeypatch.setattr(broker_transport.Channel, "_gives_several", True)
+    with (
+        unix_redis(tmp_path, *options) as path,
+        taker(settings, f"unix://:p%40ss@{path}") as waiting,
+    ):
+        if not is_old:
+            waiting.client.execute_command("ACL", "SETUSER", "default", "-blmpop")
+        run_ids = [uuid4() for _ in range(COUNT)]
+        waiting.enqueue(run_ids)
+
+        with waiting.consumer:
+            waiting.take(COUNT)
+
+        assert list(map(str, run_ids)) == waiting.taken
+        assert waiting.calls("brpop") >= COUNT
