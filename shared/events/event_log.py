@@ -29,6 +29,7 @@ from arkloop.shared.events.types import (
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.arrays import ByteArray, TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.redis_commands import Commands, form, word
 from arkloop.shared.storage.tables.events import run_events
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,10 @@ STREAM_MAX_BYTES = 4 * 1024 * 1024
 STREAM_MAX_CHARACTERS = 16_384
 #: One of this many events renews the time to live of its stream.
 EXPIRE_EVERY = 100
+
+_XADD = form("XADD", None, "MAXLEN", "~", None, None, "type", None, "payload", None)
+_DEL, _EXPIRE, _PUBLISH = form("DEL", None), form("EXPIRE", None, None), form("PUBLISH", None, None)
+_LIVE_STREAM_TTL = word(keys.LIVE_STREAM_TTL_SECONDS)
 
 
 def last_seq(sql: Connection, run_id: UUID) -> int:
@@ -198,32 +203,31 @@ def _publish(
     batches: Sequence[Batch],
     started: Iterable[tuple[UUID, int]],
 ) -> list[Any]:
-    pipeline = redis.pipeline(transaction=False)
-    command = pipeline.execute_command
+    commands = Commands()
     for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
-        stream = connections.keys.events(run_id)
+        stream = word(connections.keys.events(run_id))
         renew = False
         for event in events:
             renew = renew or event.seq % EXPIRE_EVERY == 1
             if event.type == RunResumed.type:
                 # It may have events that Postgres has lost, under numbers that are used again.
-                command("DEL", stream)
+                commands.add(_DEL, stream)
                 renew = True
             if len(event.payload) > STREAM_MAX_CHARACTERS:
                 continue
-            command(
-                *("XADD", stream, "MAXLEN", "~", _max_length(event), f"{event.seq}-0"),
-                *("type", event.type, "payload", event.payload),
+            commands.add(
+                *(_XADD, stream, word(_max_length(event)), word(f"{event.seq}-0")),
+                *(word(event.type), word(event.payload)),
             )
         if events[-1].is_terminal:
-            command("EXPIRE", stream, connections.settings.stream_ttl_seconds)
+            commands.add(_EXPIRE, stream, word(connections.settings.stream_ttl_seconds))
         elif renew:
-            command("EXPIRE", stream, keys.LIVE_STREAM_TTL_SECONDS)
-        command("PUBLISH", connections.keys.news(run_id), events[-1].seq)
+            commands.add(_EXPIRE, stream, _LIVE_STREAM_TTL)
+        channel = word(connections.keys.news(run_id))
+        commands.add(_PUBLISH, channel, word(events[-1].seq))
     for thread_id, position in started:
-        command("PUBLISH", connections.keys.runs(thread_id), position)
-    answers: list[Any] = pipeline.execute(raise_on_error=False)
-    return answers
+        commands.add(_PUBLISH, word(connections.keys.runs(thread_id)), word(position))
+    return commands.send(redis)
 
 
 def _max_length(event: StoredEvent) -> int:

@@ -15,12 +15,16 @@ from uuid import UUID
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.redis_commands import Commands, form, word
 
 log = logging.getLogger(__name__)
+
+_PUBLISH, _SET = form("PUBLISH", None, None), form("SET", None, None, "EX", None)
 
 RECONNECT_SECONDS = 0.5
 #: How often a new process looks whether it knows the names of channels yet.
@@ -99,15 +103,19 @@ class Wake:
 def _send(
     connections: Connections, signals: Sequence[tuple[Cancel | Input, str, str]], ttl: int
 ) -> None:
-    def all_of_them(redis: Any) -> None:
-        pipeline = redis.pipeline(transaction=False)
-        for signal, key, detail in signals:
-            channel = connections.keys.worker_signals(signal.worker_id)
-            pipeline.publish(channel, f"{signal.kind} {signal.subject} {detail}".rstrip())
-            pipeline.set(key, detail, ex=ttl)
-        pipeline.execute()
+    commands = Commands()
+    for signal, key, detail in signals:
+        channel = connections.keys.worker_signals(signal.worker_id)
+        text = f"{signal.kind} {signal.subject} {detail}".rstrip()
+        commands.add(_PUBLISH, word(channel), word(text))
+        commands.add(_SET, word(key), word(detail), word(ttl))
 
-    connections.ask_redis(all_of_them)
+    def send(redis: Any) -> None:
+        for answer in commands.send(redis):
+            if isinstance(answer, ResponseError):
+                raise answer
+
+    connections.ask_redis(send)
 
 
 class SignalListener:
