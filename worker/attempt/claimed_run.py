@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -66,14 +67,17 @@ class ClaimedRun:
         self.steered: list[Steered] = []  # the messages that have reached the run so far
         self.chain: RouteChain | None = None  # its routes, once they are known
         self._connections = connections
+        # A run that refers to itself is left to the garbage collector, which would stop all others
+        # of the process for milliseconds to find it.
+        this: ClaimedRun = weakref.proxy(self)
         self.admission = Admission(
             claim,
             limits,
-            write=lambda change: self.write(connections.transaction, change),
-            emit=self.emit,
+            write=lambda change: this.write(connections.transaction, change),
+            emit=lambda event: this.emit(event),
             wait=stop.wait,
         )
-        self.files = RunFiles(loader, claim, self)
+        self.files = RunFiles(loader, claim, this)
         self._open_text: list[str] = []
         self._silent_since: float | None = time.monotonic()  # None: it has had text
         self._lost: Sequence[StoredEvent] = ()
