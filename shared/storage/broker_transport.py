@@ -24,7 +24,11 @@ _loads: Any = kombus_json.loads  # it has none
 
 
 class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by the line above
-    """A channel that takes up to `MOST_TAKEN` messages at once, where the server can give them."""
+    """A channel that takes up to `MOST_TAKEN` messages at once, where the server can give them.
+
+    It begins with one, and takes twice as many each time when the list had all that it asked for:
+    of a burst that is shorter than `MOST_TAKEN`, other workers have their part.
+    """
 
     #: By the transport options: how many messages the process can begin with now. Celery's limit of
     #: messages in advance does not say that, and those of an answer wait until the pool has a slot.
@@ -35,6 +39,7 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
     )
     #: Redis has BLMPOP since 7.0.
     _gives_several = True
+    _most = 1
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if not self._gives_several:
@@ -48,14 +53,16 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
             for priority in self.priority_steps
             for queue in queues
         ]
-        room = MOST_TAKEN if self.free_slots is None else self.free_slots()
+        room = self._most if self.free_slots is None else self.free_slots()
         in_advance = self.qos.can_consume_max_estimate()
-        most = MOST_TAKEN if in_advance is None else min(MOST_TAKEN, in_advance)
+        self._asked = max(
+            1, min(self._most, room, MOST_TAKEN if in_advance is None else in_advance)
+        )
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self.client.connection.send_command(
             *("BLMPOP", timeout or self.brpop_timeout or 0, len(keys), *keys),
-            *("RIGHT", "COUNT", max(1, min(most, room))),
+            *("RIGHT", "COUNT", self._asked),
         )
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -76,8 +83,10 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
             self._in_poll = None
             self._flush_brpop_reauth()
         if not answer:
+            self._most = 1
             raise Empty
         key, messages = answer
+        self._most = min(2 * self._asked, MOST_TAKEN) if len(messages) == self._asked else 1
         queue = _text(key).removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
         for text in map(_text, messages):
