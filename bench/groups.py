@@ -7,6 +7,7 @@ from bench import (
     bursts,
     busy_threads,
     create,
+    distance,
     flood,
     latency,
     limits,
@@ -110,6 +111,11 @@ GROUPS = (
     Group("idle", "500, 2,000 and 5,000 idle streams", lambda short: streams.idle(short=short)),
     Group("delivery", "events to 5,000 streams", lambda short: streams.delivery(short=short)),
     Group("storm", "5,000 clients reconnect at once", lambda short: streams.storm(short=short)),
+    Group(
+        "distance",
+        "operations with 10 ms to the stores and back, rates with 1 ms",
+        lambda short: distance.measure(short=short),
+    ),
     Group(
         "startup",
         "time and memory until a process serves",
