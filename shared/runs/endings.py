@@ -174,24 +174,32 @@ def end_with_reservation(tx: Transaction, ending: Ending) -> Outcome:
 
 
 def end_unclaimed(
-    tx: Transaction, run: RowMapping, state: RunState, error: RunError | None = None
+    tx: Transaction,
+    run: RowMapping,
+    state: RunState,
+    error: RunError | None = None,
+    known: interrupted_calls.Known | None = None,
 ) -> bool:
     """End a run that no worker holds, as cancelled or failed.
 
     `run` is its row. False, and nothing done, if the run has changed since the row was read, or
     is to fail while it is being cancelled. Text that was streamed and not completed is kept as a
     partial message. The usage in the event log is charged, and so is the call in which its worker
-    was lost; routes and prices for that are read before the row is locked. To end several runs in
-    one transaction, call `sub_runs.lock_parents` and `budgets.lock` for them first.
+    was lost, by the route and persona that are `known`: without them they are read for it, under
+    the lock of the row where the caller has it. To end several runs in one transaction, call
+    `sub_runs.lock_parents` and `budgets.lock` for them first.
     """
     if RunState(run["state"]) in WAITING_FOR_THREAD:
         return waiting_runs.withdraw(tx, run)
-    streamed = event_log.open_events(tx.sql, run["id"])
-    recorded = recorded_totals(tx.sql, run["id"])
+    was_claimed = run["fence"] > 0  # else nothing has come of it
+    streamed = event_log.open_events(tx.sql, run["id"]) if was_claimed else []
+    recorded = recorded_totals(tx.sql, run["id"]) if was_claimed else Totals()
     # An agent worker reports what its agent uses; nothing is known of a call in flight.
     totals = recorded
     if run["agent"] is None:
-        totals = interrupted_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
+        totals = interrupted_calls.count(
+            tx.connections, tx.sql, run["id"], recorded, streamed, known=known
+        )
     claim = _take_over(tx.sql, run, state)
     if claim is None:
         return False

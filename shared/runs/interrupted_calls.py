@@ -7,12 +7,12 @@ measured where they lie, without the tool calls of earlier runs.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, func, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select, true
 
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog import model_routes
@@ -26,8 +26,9 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import RouteCost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import overrides
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals
-from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.billing import reservations
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
@@ -42,6 +43,65 @@ BYTES_PER_TOKEN = 4
 #: What a finished turn adds to the next request.
 _RESENT = (types.MessageCompleted.type, types.ToolCallRequested.type, types.ToolResult.type)
 
+_OF_RUN = run_events.c.run_id == runs.c.id
+_SETTLED = (
+    select(func.coalesce(func.max(run_events.c.seq), 0))
+    .where(
+        _OF_RUN,
+        run_events.c.type.in_(
+            (types.MessageCompleted.type, types.MessageReset.type, types.RunCost.type)
+        ),
+    )
+    .correlate(runs)
+    .scalar_subquery()
+)
+#: Runs that no worker holds, which have streamed something since the last turn or bill.
+_MAY_HAVE_LOST_A_CALL = select(*runs.c).where(
+    runs.c.id.in_(bindparam("run_ids", expanding=True)),
+    runs.c.state != RunState.EXECUTING,
+    runs.c.ended_at.is_(None),
+    runs.c.fence > 0,
+    runs.c.agent.is_(None),
+    # LIMIT: one look into an index for each. EXISTS may read all events into a hash.
+    select(true())
+    .where(_OF_RUN, run_events.c.seq > _SETTLED, run_events.c.type.in_(types.STREAMED_TYPES))
+    .limit(1)
+    .correlate(runs)
+    .scalar_subquery()
+    .is_not(None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The part of the catalog that a run's last call was made with, under this fence."""
+
+    fence: int
+    persona: Persona
+    route_id: str
+    model: str
+    route: Route | None  # None: it is gone, or was not asked for
+
+
+def look_up(tx: Transaction, run_ids: Sequence[UUID]) -> dict[UUID, Known]:
+    """Read what the catalog has on those of the runs that may have lost a call, by their ids.
+
+    For a transaction that is about to end some of them: called before it locks anything, since
+    this takes several statements, and others wait for the locks.
+    """
+    found = tx.sql.execute(_MAY_HAVE_LOST_A_CALL, {"run_ids": run_ids}).mappings()
+    return {run["id"]: _known(tx.connections, tx.sql, run) for run in found.all()}
+
+
+def _known(
+    connections: Connections, sql: Connection, run: RowMapping, *, with_route: bool = True
+) -> Known:
+    catalog = Catalog(connections, _server_routes(connections))
+    persona = _persona(catalog, sql, run)
+    route_id, model = _in_use(sql, run)
+    route = catalog.route(run["org_id"], route_id, sql=sql) if with_route else None
+    return Known(run["fence"], persona, route_id, model, route)
+
 
 def count(
     connections: Connections,
@@ -50,12 +110,14 @@ def count(
     totals: Totals,
     streamed: Sequence[StoredEvent],
     call: tuple[Route, Usage] | None = None,
+    known: Known | None = None,
 ) -> Totals:
     """Add to the event log's `totals` the call whose `streamed` events no turn has finished.
 
-    `call` is the route and the estimate of a worker that can rebuild the request. The events count
-    as billed if a `run.cost` follows them: a stopping worker reports what it interrupts. A
-    call without any output is free. No call costs more than was reserved for it.
+    `call` is the route and the estimate of a worker that can rebuild the request. `known` is what
+    `look_up` has found of the run; without it the catalog is read here. The events count as billed
+    if a `run.cost` follows them: a stopping worker reports what it interrupts. A call without any
+    output is free. No call costs more than was reserved for it.
     """
     if not streamed:
         return totals
@@ -63,22 +125,19 @@ def count(
     is_after = run_events.c.seq > streamed[0].seq
     if sql.scalar(_last(run, types.RunCost.type).where(is_after)) is not None:
         return totals
-    catalog = Catalog(connections, _server_routes(connections))
-    persona = _persona(catalog, sql, run)
+    if known is None or known.fence != run["fence"]:
+        known = _known(connections, sql, run, with_route=call is None)
+    persona = known.persona
     if persona.agent is not None:
         return totals  # it reports its calls itself
-    route_id, model = _in_use(sql, run)
-    route, usage = call or (
-        catalog.route(run["org_id"], route_id, sql=sql),
-        _estimate(sql, run, persona, streamed),
-    )
+    route, usage = call or (known.route, _estimate(sql, run, persona, streamed))
     if route is None:
         log.warning(
             "route %s of run %s no longer exists: its lost call is not billed",
-            *(route_id, run["id"]),
+            *(known.route_id, run["id"]),
             extra={"run_id": str(run["id"]), "org_id": str(run["org_id"])},
         )
-        return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
+        return totals.plus(RouteCost(known.route_id, known.model, usage, Decimal(0)))
     most = _reserved(sql, run, persona, totals)
     lost = _at_most(route, _within(route, persona, usage), most)
     return totals.plus(lost)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RunNotFound
-from arkloop.shared.runs import agent_queue, pending_calls, sweep, trees
+from arkloop.shared.runs import agent_queue, interrupted_calls, pending_calls, sweep, trees
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.runs import runs, workers
@@ -56,6 +56,9 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     Raises:
         RunNotFound
     """
+    is_cancelled = runs.c.cancel_requested_at.is_not(None)
+    ends = tx.sql.scalar(select(is_cancelled).where(runs.c.id == run_id))
+    known = interrupted_calls.look_up(tx, [run_id]) if ends else {}
     query = select(*runs.c).where(runs.c.id == run_id).with_for_update()
     run = tx.sql.execute(query).mappings().one_or_none()
     if run is None:
@@ -68,7 +71,7 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     if was is RunState.EXECUTING:
         sweep.recover_lost(tx, run)
     elif not was.is_terminal and run["cancel_requested_at"] is not None:
-        trees.end_unheld(tx, [run_id])
+        trees.end_unheld(tx, [run_id], known)
     elif was is RunState.QUEUED:
         tx.after_commit.append(agent_queue.announce(run_id, run["org_id"], run["agent"]))
     elif was in (RunState.WAITING, RunState.SUSPENDED):
@@ -106,10 +109,11 @@ def cancel(tx: Transaction, run_id: UUID, by_user_id: UUID | None = None) -> tup
         RunNotFound
     """
     run = _find(tx.sql, run_id)
+    known = interrupted_calls.look_up(tx, [run_id])
     cancelled = trees.request_cancel(
         tx, _reader_of(run), run_id, by_user_id=by_user_id or run.created_by_user_id
     )
-    trees.carry_out(tx, cancelled)
+    trees.carry_out(tx, cancelled, known)
     return run.org_id, bool(cancelled)
 
 

@@ -1,8 +1,9 @@
 """Trees of runs: a run and all sub-runs below it are cancelled together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from sqlalchemy import Row, exists, func, select
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budgets
-from arkloop.shared.runs import agent_workers, endings, sub_runs
+from arkloop.shared.runs import agent_workers, endings, interrupted_calls, sub_runs
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, rule_for
 from arkloop.shared.storage import signals
@@ -45,8 +46,9 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     If no worker holds the run, it ends now; what none holds below it ends after the commit. The
     owners of what is being executed are asked to end it.
     """
+    known = interrupted_calls.look_up(tx, [run_id])
     cancelled = request_cancel(tx, actor, run_id)
-    carry_out(tx, cancelled)
+    carry_out(tx, cancelled, known)
     return bool(cancelled)
 
 
@@ -69,11 +71,18 @@ def request_cancel(
     ).all()
 
 
-def carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
-    """Carry out a requested cancel: notify the owners of what is executed, end the rest."""
+def carry_out(
+    tx: Transaction,
+    cancelled: Sequence[Row[Any]],
+    known: Mapping[UUID, interrupted_calls.Known] = MappingProxyType({}),
+) -> None:
+    """Carry out a requested cancel: notify the owners of what is executed, end the rest.
+
+    `known` is what `interrupted_calls.look_up` has found before the request.
+    """
     tx.after_commit += [_wish(run) for run in cancelled if _is(run, Effect.REQUEST_CANCEL)]
     unheld = [run for run in cancelled if _is(run, Effect.END_ACTIVE) or _is(run, Effect.WITHDRAW)]
-    end_unheld(tx, [run.id for run in unheld if run.depth == 0])
+    end_unheld(tx, [run.id for run in unheld if run.depth == 0], known)
     # After the signals, and not before the response: each takes some milliseconds.
     below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
     tx.after_commit += [_EndUnheld(run.id) for run in below]
@@ -109,8 +118,13 @@ def _wish(run: Row[Any]) -> Notification:
     return signals.Wake(agent_workers.news_topic(run.owner), str(run.id), everyone=True)
 
 
-def end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:
-    """End those of the runs that are to be cancelled, and that no worker holds."""
+def end_unheld(
+    tx: Transaction, run_ids: Sequence[UUID], known: Mapping[UUID, interrupted_calls.Known]
+) -> None:
+    """End those of the runs that are to be cancelled, and that no worker holds.
+
+    `known` is what `interrupted_calls.look_up` has found before any of them was locked.
+    """
     if not run_ids:
         return
     rows = tx.sql.execute(
@@ -123,7 +137,7 @@ def end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     sub_runs.lock_parents(tx, found, wait=True)
     budgets.lock(tx, [row["id"] for row in found])
     for row in found:
-        endings.end_unclaimed(tx, row, RunState.CANCELLED)
+        endings.end_unclaimed(tx, row, RunState.CANCELLED, known=known.get(row["id"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +152,5 @@ class _EndUnheld:
         """End the runs, each in a transaction of its own."""
         for one in group:
             with connections.transaction() as tx:
-                end_unheld(tx, [one.subject])
+                known = interrupted_calls.look_up(tx, [one.subject])
+                end_unheld(tx, [one.subject], known)

@@ -1,5 +1,6 @@
 """Runs that end without a worker, in the middle of a model call: it is counted, once."""
 
+import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -27,12 +28,13 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import endings, sweep
+from arkloop.shared.runs import endings, interrupted_calls, operated_runs, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.tables.billing import ledger_entries, reservations, run_usage
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.threads import thread_contexts, threads
+from tests.query_plans import Plans, noted
 from tests.stored_runs import USED, StoredRuns, ago
 
 PROMPT = len(personas.builtin()["assistant@1"].system_prompt)
@@ -117,6 +119,53 @@ def test_a_cancel_before_anybody_goes_on_counts_it(stored: StoredRuns) -> None:
     row = stored.row(claim.run_id)
     assert USED.usage.output_tokens + 1 == row["output_tokens"]
     assert sent(400 + 100 + 300) < row["input_tokens"] - USED.usage.input_tokens < sent(400 + 1000)
+
+
+@pytest.mark.parametrize("who", ["owner", "operator", "tree"])
+def test_a_cancel_reads_the_catalog_before_it_locks_the_run(stored: StoredRuns, who: str) -> None:
+    """Others wait for the row, but not for routes, personas and prices, too."""
+    claim = lost(stored, "half")
+    sweep.sweep(stored.connections)
+    assert "queued" == stored.state(claim.run_id)
+    parent = stored.claimed()
+    if who == "tree":
+        stored.set(claim.run_id, parent_run_id=parent.run_id)
+
+    with noted(stored.connections) as statements:
+        if who == "operator":
+            with stored.connections.transaction() as tx:
+                operated_runs.cancel(tx, claim.run_id)
+        else:
+            stored.cancel(parent.run_id if who == "tree" else claim.run_id)
+
+    assert (1, "cancelled") == (
+        stored.row(claim.run_id)["output_tokens"],
+        stored.state(claim.run_id),
+    )
+    sent = [sql for sql, _ in statements]
+    # The sub-run is ended by a transaction of its own, after that of the cancel.
+    locks = "FOR NO KEY UPDATE SKIP LOCKED" if who == "tree" else "UPDATE runs"
+    locked = next(number for number, sql in enumerate(sent) if locks in sql)
+    read = [
+        number for number, sql in enumerate(sent) if re.search(r"\b(llm_models|personas)\b", sql)
+    ]
+    assert read
+    assert max(read) < locked
+
+
+def test_runs_that_may_have_lost_a_call_are_found_by_indexes(stored: StoredRuns) -> None:
+    """The look comes before every cancel of a run that no worker holds."""
+    claim, new = lost(stored, "half"), stored.create()
+    stored.set(claim.run_id, state=RunState.QUEUED)
+
+    with (
+        noted(stored.connections) as statements,
+        stored.connections.transaction() as tx,
+    ):
+        known = interrupted_calls.look_up(tx, [claim.run_id, new])
+
+    assert {claim.run_id} == known.keys()
+    assert {"pk_runs", "pk_run_events"} == Plans(stored.connections, statements[0]).indexes()
 
 
 @pytest.mark.parametrize(
