@@ -1,8 +1,9 @@
 """The audit log of an org: who has done what, in entries that are never changed.
 
 An entry is appended in the transaction of its action, as its last step: the head of the org's
-chain is locked from then on, for one round trip and the commit. What is refused has no transaction
-and is appended afterwards, by `AppendLater`.
+chain is locked from then on, for one round trip and the commit. A statement that is a transaction
+by itself calls the function `append_audit_entry`. What is refused has no transaction and is
+appended afterwards, by `AppendLater`.
 """
 
 import json
@@ -15,19 +16,17 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, select
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.audit import chain
 from arkloop.shared.audit.chain import GENESIS, Head
+from arkloop.shared.storage.arrays import TextArray
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.audit import audit_entries, audit_heads
 from arkloop.shared.times import EPOCH
 
-_APPEND = statement(__package__, "append")
-#: The parameters of the pieces between which the statement sets what it learns.
-_PIECES = ("before_created_at", "before_prev_hash", "before_seq", "rest")
+#: Others wait for the lock that it takes, so this is one statement.
+_APPEND = "SELECT append_audit_entry(%(entry)s::jsonb, %(pieces)s::text[])"
 
 #: What is recorded; most names begin with the type of their target.
 ACTIONS = (
@@ -175,6 +174,15 @@ def record(tx: Transaction, entry: NewEntry) -> None:
 
 def append(tx: Transaction, entry: NewEntry) -> None:
     """Append an entry now; the transaction locks the org's head from here on."""
+    tx.sql.exec_driver_sql(_APPEND, arguments(entry))
+
+
+def arguments(entry: NewEntry) -> dict[str, str | TextArray]:
+    """Return `entry` and `pieces`, the arguments of the database's `append_audit_entry`.
+
+    A statement that calls it makes a change and records it in one round trip. It locks the org's
+    head, so it must have every other lock by then.
+    """
     values: dict[str, Any] = {
         "org_id": entry.org_id,
         "action": entry.action,
@@ -189,12 +197,8 @@ def append(tx: Transaction, entry: NewEntry) -> None:
         "user_agent": entry.origin.user_agent and bounded(entry.origin.user_agent),
     }
     open_fields = {"seq": 0, "created_at": EPOCH, "prev_hash": GENESIS}
-    pieces = zip(_PIECES, chain.pieces(chain.contents(values | open_fields)), strict=True)
-    parameters = {**values, "details": json.dumps(values["details"]), **dict(pieces)}
-    if tx.sql.exec_driver_sql(_APPEND, parameters).rowcount == 0:
-        first = upsert(audit_heads).values(org_id=entry.org_id, seq=0, hash=GENESIS)
-        tx.sql.execute(first.on_conflict_do_nothing())
-        tx.sql.exec_driver_sql(_APPEND, parameters)
+    pieces = chain.pieces(chain.contents(values | open_fields))
+    return {"entry": json.dumps(values, default=str), "pieces": TextArray(pieces)}
 
 
 def prune(tx: Transaction, org_id: UUID, before: datetime) -> int:

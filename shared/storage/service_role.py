@@ -6,6 +6,8 @@ from sqlalchemy import Connection, text
 
 #: What works with the privileges of the tables' owner, to keep the partitions of events.
 FUNCTIONS = "add_run_events_partition", "drop_run_events_partition", "admit_run_events"
+#: What works with the privileges of the role itself.
+OWN_FUNCTIONS = ("append_audit_entry",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,6 @@ def grant(sql: Connection, role: str) -> None:
         f"USAGE ON SCHEMA {schema}",
         f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
         f"USAGE ON ALL SEQUENCES IN SCHEMA {schema}",
-        f"EXECUTE ON FUNCTION {', '.join(FUNCTIONS)}",
+        f"EXECUTE ON FUNCTION {', '.join((*FUNCTIONS, *OWN_FUNCTIONS))}",
     ):
         sql.exec_driver_sql(f"GRANT {privilege} TO {quoted}")

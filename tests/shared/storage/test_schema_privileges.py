@@ -1,10 +1,10 @@
-"""Privileges of the service's role between two migrations: the release before works with them."""
+"""Privileges of the service's role: for what it does, and for the release before it."""
 
 from collections.abc import Callable
 
 import psycopg
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage import service_role
@@ -41,3 +41,18 @@ def test_limits_are_judged_before_the_last_migration_is_done(
             [new_id()],
         ).fetchone()
     assert judged == ([None],)
+
+
+def test_the_role_may_append_audit_entries_where_no_function_is_for_everybody(
+    new_database: Callable[[], str],
+) -> None:
+    url = walls.as_user(new_database(), "postgres")
+    engine = create_engine(url)
+    with engine.begin() as sql:
+        sql.execute(text("REVOKE EXECUTE ON FUNCTION append_audit_entry FROM PUBLIC"))
+        if service_role.find(sql, walls.ROLE) is None:
+            sql.execute(text(f"CREATE ROLE {walls.ROLE} LOGIN"))
+        service_role.grant(sql, walls.ROLE)
+        may = text("SELECT has_function_privilege(:role, CAST(:name AS regproc), 'EXECUTE')")
+        assert sql.scalar(may, {"role": walls.ROLE, "name": "append_audit_entry"})
+    engine.dispose()
