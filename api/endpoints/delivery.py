@@ -31,7 +31,7 @@ from arkloop.api.http.preferences import wait_seconds
 from arkloop.api.streaming.rest import wait_for_rest
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import Forbidden, InvalidRequest, NotFound, Unavailable
-from arkloop.shared.runs import commands, queries
+from arkloop.shared.runs import queries
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Connections
 
@@ -134,9 +134,7 @@ def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> No
     deadline = time.monotonic() + CANCEL_SECONDS
     while True:
         try:
-            with connections.transaction() as tx:
-                if commands.cancel(tx, who, run_id):
-                    audited.record_leave(tx, who, run_id)
+            audited.cancel_after_leave(connections, who, run_id)
             return
         except NotFound:
             return

@@ -15,7 +15,7 @@ from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections, connections_of_service
 from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Digits, Id, MetadataChange, Moment, UsdText, utf8_length
-from arkloop.api.http.idempotency import idempotent
+from arkloop.api.http.idempotency import idempotent, transaction_by_key
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
 from arkloop.api.http.schema import Schema
@@ -136,12 +136,15 @@ def change_run(run_id: UUID) -> Response:
 
 @bp.post("/v1/runs/<id:run_id>:cancel")
 @requires("data.runs.write", end_users=True)
-@idempotent
+@transaction_by_key
 @described(body=NoArguments, body_optional=True, returns=Ok)
-def cancel_run(tx: Transaction, run_id: UUID) -> Response:
+def cancel_run(tx: Transaction | None, run_id: UUID) -> Response:
     """Cancel a run; responds 200 for every run that the caller may write."""
     read_body(NoArguments(), optional=True)
-    audited.cancel(tx, run_id)
+    if tx is None:
+        audited.cancel_at_once(run_id)
+    else:
+        audited.cancel(tx, run_id)
     return jsonify({"ok": True})
 
 

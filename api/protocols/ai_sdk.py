@@ -156,10 +156,10 @@ def resume_chat(chat_id: str) -> Response:
 def stop_chat(chat_id: str) -> Response:
     """Cancel the chat's active run; responds 200, also if there is none."""
     read_body(NoArguments(), optional=True, limits=BodyLimits(takes_text=True))
-    with connections().transaction() as tx:
-        thread = threads.find(tx.sql, actor(), chat_id)
-        if thread is not None and thread.active_run_id is not None:
-            audited.cancel(tx, thread.active_run_id)
+    with connections().reading() as sql:
+        thread = threads.find(sql, actor(), chat_id)
+    if thread is not None and thread.active_run_id is not None:
+        audited.cancel_at_once(thread.active_run_id)
     return jsonify({"ok": True})
 
 

@@ -137,8 +137,7 @@ def cancel_response(response_id: str) -> Response:
     read_body(NoArguments(), optional=True)
     wanted = _id(response_id)
     _find(wanted)
-    with connections().transaction() as tx:
-        audited.cancel(tx, wanted.run_id)
+    audited.cancel_at_once(wanted.run_id)
     return _respond(wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
 
 

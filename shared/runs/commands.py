@@ -17,6 +17,8 @@ from arkloop.shared import client_data
 from arkloop.shared.actors import Actor
 from arkloop.shared.agents import approvals
 from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.audit import audit_log
+from arkloop.shared.audit.audit_log import NewEntry
 from arkloop.shared.billing import usage_reports
 from arkloop.shared.errors import (
     InvalidRequest,
@@ -30,7 +32,7 @@ from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
 from arkloop.shared.storage import signals
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.runs import inputs, runs
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.threads.visibility import visible
@@ -65,6 +67,24 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
             return False
         # It has changed in this very moment.
     return True
+
+
+def cancel_and_record(
+    connections: Connections, actor: Actor, run_id: UUID, entry: NewEntry
+) -> None:
+    """Cancel a run as `cancel` does, and record `entry` in the audit log if it had not ended.
+
+    For a run that a worker is executing, which most cancels are for, this is a single statement.
+
+    Raises:
+        RunNotFound, Forbidden, Unavailable
+    """
+    with connections.statement() as tx:
+        if trees.cancel_held(tx, actor, run_id, entry):
+            return
+    with connections.transaction() as tx:
+        if cancel(tx, actor, run_id):
+            audit_log.record(tx, entry)
 
 
 def answer(

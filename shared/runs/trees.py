@@ -10,11 +10,14 @@ from uuid import UUID
 from sqlalchemy import Row, exists, func, select
 
 from arkloop.shared.actors import Actor
+from arkloop.shared.audit import audit_log
+from arkloop.shared.audit.audit_log import NewEntry
 from arkloop.shared.billing import budgets
 from arkloop.shared.runs import agent_workers, endings, interrupted_calls, sub_runs
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, rule_for
 from arkloop.shared.storage import signals
+from arkloop.shared.storage.arrays import TextArray
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Notification
 from arkloop.shared.storage.sql_files import statement
@@ -23,6 +26,7 @@ from arkloop.shared.threads.visibility import seen_by
 
 _CANCEL_TREE = statement(__package__, "cancel_tree")
 _CANCEL_ORPHANS = statement(__package__, "cancel_orphans")
+_WITHOUT_ENTRY = {"entry": None, "pieces": None}
 _HELD = (runs.c.state == RunState.SUSPENDED) & (runs.c.attempt == 0)
 _OTHER = runs.alias()
 _FIND_HELD = (
@@ -52,6 +56,16 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     return bool(cancelled)
 
 
+def cancel_held(tx: Transaction, actor: Actor, run_id: UUID, entry: NewEntry) -> bool:
+    """Cancel as `cancel` does and record `entry`, in one statement, if a worker holds the run.
+
+    False, and nothing changed, if the actor has no such run or none holds it.
+    """
+    cancelled = _request_cancel(tx, actor, run_id, actor.user_id, audit_log.arguments(entry))
+    carry_out(tx, cancelled)
+    return bool(cancelled)
+
+
 def request_cancel(
     tx: Transaction, actor: Actor, run_id: UUID, *, by_user_id: UUID | None = None
 ) -> Sequence[Row[Any]]:
@@ -60,13 +74,24 @@ def request_cancel(
     Returns nothing if the actor has no such run that has not ended. `by_user_id` is who cancels it,
     by default the actor.
     """
+    return _request_cancel(tx, actor, run_id, by_user_id or actor.user_id, _WITHOUT_ENTRY)
+
+
+def _request_cancel(
+    tx: Transaction,
+    actor: Actor,
+    run_id: UUID,
+    by_user_id: UUID,
+    entry: Mapping[str, str | TextArray | None],
+) -> Sequence[Row[Any]]:
     return tx.sql.exec_driver_sql(
         _CANCEL_TREE,
         {
             "run_id": run_id,
             **seen_by(actor),
-            "writer_id": by_user_id or actor.user_id,
+            "writer_id": by_user_id,
             "writes_all": actor.writes_all,
+            **entry,
         },
     ).all()
 

@@ -211,6 +211,23 @@ def test_a_cancel_is_recorded_if_the_run_had_not_ended(
     assert [("run.cancelled", str(run_id), {})] == actions(alice)
 
 
+@pytest.mark.parametrize("state", [RunState.QUEUED, RunState.EXECUTING])
+@pytest.mark.parametrize("has_key", [False, True])
+def test_a_cancel_has_one_entry_for_each_idempotency_key(
+    alice: User, make_run: Callable[..., UUID], state: RunState, has_key: bool
+) -> None:
+    """A cancel that is sent again is replayed; without a key each of a run that executes counts."""
+    run_id = make_run(alice, alice.thread(), state)
+    headers = {"Idempotency-Key": "stop"} if has_key else {}
+
+    sent = [alice.post(f"/v1/runs/{run_id}:cancel", headers=headers) for _ in range(2)]
+
+    assert [(200, {"ok": True})] * 2 == [(answer.status_code, answer.json) for answer in sent]
+    assert has_key == ("Idempotency-Replayed" in sent[1].headers)
+    counted = 2 if state is RunState.EXECUTING and not has_key else 1
+    assert [("run.cancelled", str(run_id), {})] * counted == actions(alice)
+
+
 def test_denied_access_is_recorded_once_an_hour_for_each_endpoint(
     alice: User, register: Register
 ) -> None:
