@@ -286,8 +286,9 @@ class _Request:
     def _supersede_active(self) -> None:
         active = self._active
         self.new.actor.check_may_write(active.created_by_user_id)
-        self.cancelled = trees.request_cancel(self.tx, self.new.actor, active.id)
+        # Before the request, whose signal says whether its row has more of it.
         self._name_successor()
+        self.cancelled = trees.request_cancel(self.tx, self.new.actor, active.id)
 
     def _name_successor(self) -> None:
         """Record in the active run's row that it ends for the new run."""

@@ -139,7 +139,8 @@ def start_held(tx: Transaction) -> None:
 def _wish(run: Row[Any]) -> Notification:
     """Return the notification of a cancel for the owner of an executing run."""
     if run.agent is None:
-        return signals.Cancel(run.id, run.owner, run.cancel_requested_by)
+        by_user_id = run.cancel_requested_by
+        return signals.Cancel(run.id, run.owner, by_user_id, is_plain=not run.has_cause)
     return signals.Wake(agent_workers.news_topic(run.owner), str(run.id), everyone=True)
 
 

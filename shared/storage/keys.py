@@ -58,7 +58,10 @@ class Keys:
         return f"{self.epoch}:thread:{thread_id}:runs"
 
     def cancel(self, run_id: UUID | str) -> str:
-        """Name the key set while an executing run is being cancelled; it has the user's id."""
+        """Name the key set while an executing run is being cancelled.
+
+        It has the user's id, followed by ` plain` if the run's row names no cause.
+        """
         return f"{self.epoch}:run:{run_id}:cancel"
 
     def input_(self, run_id: UUID | str) -> str:
@@ -66,7 +69,11 @@ class Keys:
         return f"{self.epoch}:run:{run_id}:input"
 
     def worker_signals(self, worker_id: UUID | str) -> str:
-        """Name the channel whose messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
+        """Name the channel of the signals to a worker process.
+
+        They are `cancel <run_id> <user_id>`, followed by ` plain` if the run's row names no cause,
+        `input <run_id>` and `call_ended <run_id>`.
+        """
         return f"{self.epoch}:worker:{worker_id}:signals"
 
     def polls(self) -> str:

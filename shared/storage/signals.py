@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from arkloop.shared.ids import parse_id
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.redis_commands import Commands, form, word
@@ -25,6 +26,8 @@ from arkloop.shared.storage.redis_commands import Commands, form, word
 log = logging.getLogger(__name__)
 
 _PUBLISH, _SET = form("PUBLISH", None, None), form("SET", None, None, "EX", None)
+#: How the detail of a plain `Cancel` ends. Without it, the row may say more than the user.
+_PLAIN = " plain"
 
 RECONNECT_SECONDS = 0.5
 #: How often a new process looks whether it knows the names of channels yet.
@@ -37,21 +40,35 @@ PONG_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A request to stop a run, for the worker process that executes it."""
+    """A request to stop a run, for the worker process that executes it.
+
+    `is_plain`: the row names no cause, and never will: neither another run nor a reason.
+    """
 
     kind: ClassVar[str] = "cancel"
     subject: UUID  # the run
     worker_id: UUID
     by_user_id: UUID
+    is_plain: bool = False
+
+    @property
+    def detail(self) -> str:
+        """Return what the signal says of the request."""
+        return f"{self.by_user_id}{_PLAIN if self.is_plain else ''}"
 
     @staticmethod
     def send(connections: Connections, group: "Sequence[Cancel]") -> None:
         """Publish the requests, and keep each under a key for a while."""
         _send(
             connections,
-            [(one, connections.keys.cancel(one.subject), str(one.by_user_id)) for one in group],
+            [(one, connections.keys.cancel(one.subject), one.detail) for one in group],
             keys.CANCEL_TTL_SECONDS,
         )
+
+
+def canceller_of(detail: str) -> UUID | None:
+    """Return the user who made a plain request to cancel; None if the run's row has to be read."""
+    return parse_id(detail.removesuffix(_PLAIN)) if detail.endswith(_PLAIN) else None
 
 
 @dataclass(frozen=True, slots=True)

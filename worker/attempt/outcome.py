@@ -48,7 +48,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The cancellation by the user `by_user_id`; if None, the run's row has the user."""
+    """The cancellation by the user `by_user_id`; if None, the run's row has user and cause."""
 
     by_user_id: UUID | None = None
 

@@ -78,8 +78,11 @@ class Recorder:
                 closing = [cost, failed]
                 return self._end(RunState.FAILED, closing, run.partial_message(), error=error)
             case Cancelled(by_user_id):
-                stored_by, successor, reason = self._cancelled_for()
-                requested = types.RunCancelRequested(str(by_user_id or stored_by))
+                successor: UUID | None = None
+                reason: str | None = None
+                if by_user_id is None:
+                    by_user_id, successor, reason = self._cancelled_for()
+                requested = types.RunCancelRequested(str(by_user_id))
                 cost = run.last_cost()
                 cancelled = types.RunCancelled(
                     run.totals.usage,

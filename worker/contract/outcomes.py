@@ -120,7 +120,9 @@ class StopRun(BaseException):
 
 
 class CancelRequested(StopRun):
-    """A request to cancel by the user `by_user_id`; if None, the run's row has the user."""
+    """A request to cancel, by the user `by_user_id` and without another cause; if that is None,
+    the run's row has user and cause.
+    """
 
     def __init__(self, by_user_id: UUID | None = None) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from arkloop.shared import ids, metrics
+from arkloop.shared import metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.catalog import Catalog
@@ -304,7 +304,7 @@ class WorkerProcess:
             concerned = [run for run in self._active if run.run_id == run_id]
         for run in concerned:
             if kind == "cancel":
-                run.stop.set(CancelRequested(ids.parse_id(detail)))
+                run.stop.set(CancelRequested(signals.canceller_of(detail)))
             elif kind == "input":
                 run.answered.set()
         if kind == "input" and not concerned and str(run_id) in self.mcp.held.runs.values():

@@ -20,4 +20,5 @@ WITH RECURSIVE tree AS (
 UPDATE runs r SET cancel_requested_at = coalesce(r.cancel_requested_at, now()),
     cancel_requested_by = coalesce(r.cancel_requested_by, locked.user_id)
 FROM locked WHERE r.id = locked.id
-RETURNING r.id, locked.depth, r.state, r.owner, r.agent, r.cancel_requested_by
+RETURNING r.id, locked.depth, r.state, r.owner, r.agent, r.cancel_requested_by,
+    r.superseded_by IS NOT NULL OR r.cancel_reason IS NOT NULL AS has_cause

@@ -29,5 +29,6 @@ FROM locked WHERE r.id = locked.id
     AND (%(entry)s::jsonb IS NULL
         OR (SELECT state FROM locked WHERE depth = 0) = 'executing')
 RETURNING r.id, locked.depth, r.state, r.owner, r.agent, r.cancel_requested_by,
+    r.superseded_by IS NOT NULL OR r.cancel_reason IS NOT NULL AS has_cause,
     CASE WHEN locked.depth = 0 AND %(entry)s::jsonb IS NOT NULL
         THEN append_audit_entry(%(entry)s::jsonb, %(pieces)s::text[]) END

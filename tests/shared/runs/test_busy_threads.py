@@ -13,6 +13,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs import creation
 from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.runs.thread_queue import MAX_WAITING
+from arkloop.shared.storage.signals import canceller_of
 from arkloop.shared.storage.tables.threads import messages, threads
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
@@ -109,6 +110,18 @@ def test_an_interrupt_goes_ahead(thread: BusyThread) -> None:
     thread.answer(third.run_id, "C")
     thread.answer(second.run_id, "B")
     assert ["a", "c", "C", "b", "B"] == thread.texts()
+
+
+def test_an_interrupt_sends_its_worker_to_the_row(thread: BusyThread) -> None:
+    """The signal does not say which run takes the place, so it is not that of a plain cancel."""
+    first = thread.say("a")
+    claim = thread.stored.claim(first.run_id)
+    assert claim is not None
+    thread.say("b", "interrupt")
+
+    redis, keys = thread.stored.connections.redis, thread.stored.connections.keys
+    kept = redis.get(keys.cancel(first.run_id))
+    assert (True, None) == (str(thread.stored.actor.user_id) in kept, canceller_of(kept))
 
 
 def test_an_interrupted_run_without_a_worker_ends_at_once(thread: BusyThread) -> None:

@@ -19,6 +19,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands
 from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
+from arkloop.shared.storage.signals import canceller_of
 from arkloop.shared.storage.tables.runs import runs
 from tests.query_plans import Plans, noted
 from tests.stored_runs import StoredRuns, ago
@@ -93,8 +94,9 @@ def test_the_owner_of_an_executing_run_is_told_by_redis(stored: StoredRuns) -> N
         stored.cancel(claim.run_id)
         message = pubsub.get_message(timeout=5)
 
-    assert f"cancel {claim.run_id} {stored.actor.user_id}" == message["data"]
-    assert str(stored.actor.user_id) == redis.get(stored.connections.keys.cancel(claim.run_id))
+    assert f"cancel {claim.run_id} {stored.actor.user_id} plain" == message["data"]
+    kept = redis.get(stored.connections.keys.cancel(claim.run_id))
+    assert stored.actor.user_id == canceller_of(kept)
 
 
 def test_the_cancel_of_an_executing_run_is_one_statement_with_its_entry(

@@ -1,0 +1,71 @@
+"""The outcome of an attempt, as it is recorded."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.config import Settings
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.ids import new_id
+from arkloop.worker.attempt import execution
+from arkloop.worker.process.process import WorkerProcess
+from tests.query_plans import noted
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually
+from tests.worker.attempt.executed_runs import said_by, scripted
+
+_READS_CAUSE = "SELECT cancel_requested_by, superseded_by"
+
+
+@pytest.fixture
+def process(settings: Settings) -> Iterator[WorkerProcess]:
+    """A worker process that does nothing unasked."""
+    patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=3600)
+    made = WorkerProcess(patient, model_routes.load(patient))
+    assert made.lease.wait_until_valid(10)
+    yield made
+    made.close()
+
+
+def cancelled_by(
+    stored: StoredRuns, process: WorkerProcess, cancel: Callable[[UUID], object]
+) -> tuple[UUID, list[str]]:
+    """Execute a run until `cancel` has stopped it; return its id and what was sent meanwhile."""
+    run_id = scripted(stored, {"say": "one "}, {"hang": 60})
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lambda: said_by(stored, run_id) != "")
+    with noted(process.connections) as statements:
+        cancel(run_id)
+        attempt.join(10)
+    assert "cancelled" == stored.state(run_id)
+    return run_id, [sql for sql, _ in statements]
+
+
+def test_a_plain_cancel_ends_the_run_in_one_statement(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """The signal has the user, and there is nothing else to read."""
+    run_id, sent = cancelled_by(stored, process, stored.cancel)
+
+    assert 1 == len(sent)
+    requested = next(e for e in stored.events(run_id) if e.type == "run.cancel_requested")
+    assert {"by_user_id": str(stored.actor.user_id)} == data_of(requested.payload)
+
+
+def test_a_cancel_with_a_cause_names_it(stored: StoredRuns, process: WorkerProcess) -> None:
+    """What takes the run's place is read from its row, also when it is cancelled once more."""
+    successor = new_id()
+
+    def supersede(run_id: UUID) -> None:
+        stored.set(run_id, superseded_by=successor)
+        stored.cancel(run_id)
+
+    run_id, sent = cancelled_by(stored, process, supersede)
+
+    assert any(_READS_CAUSE in sql for sql in sent)
+    assert str(successor) == data_of(stored.events(run_id)[-1].payload)["superseded_by"]
