@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from arkloop.api.streaming import stream_pages
 from arkloop.api.streaming.held_pages import HeldPages
-from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_pages import News, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.errors import EventsLost, Unavailable
 from arkloop.shared.events import event_log
@@ -83,6 +83,25 @@ class PageReader:
         """Queue the run for reading: one of its clients is ready. Called under the lock."""
         self._behind[run_id] = None
         self._is_behind.set()
+
+    def give_news(self, watches: Iterable[Watch], news: News) -> bool:
+        """Give the events that came with a notification to those who have all before them.
+
+        Returns whether there are others. Called under the lock.
+        """
+        are_others = False
+        for watch in watches:
+            page = None
+            if watch.cursor == news.after_seq and self._has_room.is_set():
+                page = news.page(named=watch.named)
+            if page is None:
+                are_others = True
+                continue
+            watch.is_read_for, watch.from_table = True, False
+            self.held.add(watch, page)
+            watch.give(page)
+        self._measure()
+        return are_others
 
     def release(self, watch: Watch) -> None:
         """Release the page of a client that has taken it, or is gone. Called under the lock."""

@@ -1,9 +1,9 @@
 """The hub of a web process: one Redis subscription notifies all of its open streams.
 
-A notification says up to which number a run has events. A watch that has
-not got that far is read for by the `PageReader`; what Redis does not tell, the
-poll finds in Postgres. An idle stream is a watch in here and a sleeping thread,
-without a timer or a connection of its own.
+A notification says up to which number a run has events, and brings the last of them if they are
+short. A watch that has not got that far is read for by the `PageReader`; what Redis does not
+report, the poll finds in Postgres. An idle stream is a watch in here and a sleeping thread, without
+a timer or a connection of its own.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from arkloop.api.streaming import hub_threads
 from arkloop.api.streaming.disconnects import Disconnects
 from arkloop.api.streaming.page_reader import PageReader
 from arkloop.api.streaming.run_heads import RunHead, RunHeads
-from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_pages import News, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared import metrics
 from arkloop.shared.errors import EventsLost
@@ -46,6 +47,8 @@ AT_ONCE = 200
 #: A subscription needs a channel to begin with.
 _NO_RUN = "none"
 _MAX_ORDERS = 500
+#: The number of the newest event, or what `event_log.news_of` returns.
+_NEWS = re.compile("([0-9]{1,19})(?: ([0-9]{1,19})\n|\\Z)")
 
 
 @dataclass(slots=True)
@@ -186,21 +189,23 @@ class StreamHub:
             followed.watches if followed is not None else (), self._replayed.get(run_id, ())
         )
 
-    def _announce(self, run_id: UUID, seq: int) -> None:
-        """Announce to the run's watches that there are events up to `seq`."""
+    def _announce(self, run_id: UUID, seq: int, news: News | None = None) -> None:
+        """Announce to the run's watches that there are events up to `seq`, of which `news` are the
+        last.
+        """
         with self._lock:
             followed = self._followed.get(run_id)
             if followed is None:
                 return
-            is_behind = False
+            behind: list[Watch] = []
             for watch in followed.watches:
                 if seq > watch.announced:
                     watch.announced = seq
                     if watch.awaits_run:
                         watch.end()
-                        continue
-                    is_behind |= watch.wants
-            if is_behind:
+                    elif watch.wants:
+                        behind.append(watch)
+            if behind and (news is None or self._reader.give_news(behind, news)):
                 self._reader.read_for(run_id)
 
     def _heard(self, head: RunHead | None, run_id: UUID) -> None:
@@ -267,8 +272,11 @@ class StreamHub:
         run_id = UUID(run)
         if message["type"] == "message":
             # Anything else is somebody else's.
-            if message["data"].isascii() and message["data"].isdecimal():
-                self._announce(run_id, int(message["data"]))
+            if (found := _NEWS.match(message["data"])) is not None:
+                first, last = found.groups()
+                payloads = message["data"][found.end() :]
+                news = News(int(first) - 1, payloads.encode()) if last is not None else None
+                self._announce(run_id, int(last or first), news)
             return
         with self._lock:
             followed = self._followed.get(run_id)

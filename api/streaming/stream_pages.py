@@ -110,6 +110,25 @@ class Page(NamedTuple):
             yield data[start:] if start else data
 
 
+class News:
+    """Events of a run that a notification has brought along, as `event_log.news_of` writes them."""
+
+    def __init__(self, after_seq: int, payloads: bytes) -> None:
+        self.after_seq = after_seq
+        self._payloads = payloads
+        self._pages: dict[bool, Page | None] = {}
+
+    def page(self, *, named: bool) -> Page | None:
+        """Return their page, which all clients at `after_seq` share; None if they are no events."""
+        if named not in self._pages:
+            frames: list[bytes] = []
+            for seq, payload in enumerate(self._payloads.split(b"\n"), self.after_seq + 1):
+                kind = _TYPE.search(payload)
+                frames.append(frame(seq, kind[1] if kind else b"", payload, named=named))
+            self._pages[named] = _of_frames(frames, self.after_seq, named)
+        return self._pages[named]
+
+
 def from_streams(
     redis: Any, keys: Keys, reads: Sequence[tuple[UUID, int, int]], named: Sequence[bool]
 ) -> list[Page | None]:
@@ -151,6 +170,11 @@ def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
             seq += 1
             frames.append(frame(seq, kind, payload, named=named))
             size += len(payload)
+    return _of_frames(frames, after_seq, named)
+
+
+def _of_frames(frames: list[bytes], after_seq: int, named: bool) -> Page | None:
+    """Make a page of the frames up to the first that is none of `event_log`'s events."""
     data = b"".join(frames)
     valid = (_NAMED_FRAMES if named else _FRAMES).match(data)
     assert valid is not None  # it matches no frame, too

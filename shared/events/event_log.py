@@ -57,6 +57,9 @@ STREAM_MAX_BYTES = 4 * 1024 * 1024
 #: Longer events are read from Postgres, too: a reader asks Redis for a number of entries, whatever
 #: their length, and holds all of them.
 STREAM_MAX_CHARACTERS = 16_384
+#: Events that are shorter together travel with the notification of them: a follower that has all
+#: before them need not ask Redis.
+NEWS_MAX_CHARACTERS = 4_096
 #: One of this many events renews the time to live of its stream.
 EXPIRE_EVERY = 100
 
@@ -224,10 +227,24 @@ def _publish(
         elif renew:
             commands.add(_EXPIRE, stream, _LIVE_STREAM_TTL)
         channel = word(connections.keys.news(run_id))
+        if (news := news_of(events)) is not None:
+            commands.add(_PUBLISH, channel, word(news))
+        # For followers that are further behind, and processes of the last release, which know no
+        # other form.
         commands.add(_PUBLISH, channel, word(events[-1].seq))
     for thread_id, position in started:
         commands.add(_PUBLISH, word(connections.keys.runs(thread_id)), word(position))
     return commands.send(redis)
+
+
+def news_of(events: Sequence[StoredEvent]) -> str | None:
+    """Encode the events of a run for its followers: their first and last number, then a payload in
+    each line. None if they are too long.
+    """
+    if sum(len(event.payload) for event in events) > NEWS_MAX_CHARACTERS:
+        return None
+    payloads = "\n".join(event.payload for event in events)
+    return f"{events[0].seq} {events[-1].seq}\n{payloads}"
 
 
 def _max_length(event: StoredEvent) -> int:

@@ -50,7 +50,9 @@ class Keys:
         return f"{self.epoch}:run:{run_id}:events"
 
     def news(self, run_id: UUID | str) -> str:
-        """Name the channel whose messages say up to which seq the run has events."""
+        """Name the channel whose messages say up to which seq the run has events, or also bring
+        the last of them: see `event_log.news_of`.
+        """
         return f"{self.epoch}:run:{run_id}:news"
 
     def runs(self, thread_id: UUID | str) -> str:

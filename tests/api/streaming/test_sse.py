@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from arkloop.api.streaming import sse, stream_hub, stream_pages
+from arkloop.api.streaming import held_pages, sse, stream_hub, stream_pages
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared import times
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.types import MessageDelta, RunCompleted
 from arkloop.shared.storage.connections import Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.api.streaming.followed_runs import Client, FollowedRun, seqs
 from tests.clients import User
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import USED, StoredRuns
 from tests.waiting import eventually
 
 
@@ -31,6 +35,29 @@ def run(connections: Connections, alice: User) -> FollowedRun:
 
 def whole(run: FollowedRun, after: int = 0) -> bytes:
     return sse.HELLO + sse.RETRY + b"".join(run.frames[after:])
+
+
+def be_ready_for_news(hub: StreamHub, run: FollowedRun, *clients: Client) -> None:
+    """Wait until the clients wait behind the first event, and the hub's subscription is there.
+
+    A client may get what Postgres has before that, and miss what is published meanwhile.
+    """
+    eventually(lambda: all([1] == seqs(client.received) for client in clients))
+    eventually(lambda: all(client.watch.waits for client in clients))
+    eventually(lambda: hub._followed[run.id].is_told)
+
+
+def bring(run: FollowedRun, *events: StoredEvent) -> None:
+    """Publish news with these events, which no store has."""
+    connections = run.stored.connections
+    connections.redis.publish(connections.keys.news(run.id), event_log.news_of(events))
+
+
+def store(run: FollowedRun, event: StoredEvent) -> None:
+    """Store an event in Postgres alone, and publish nothing."""
+    with run.stored.connections.transaction() as tx:
+        event_log.store(tx, {run.id: [event]})
+        tx.after_commit.clear()
 
 
 def test_events_are_followed_to_the_end(hub: StreamHub, run: FollowedRun) -> None:
@@ -129,6 +156,84 @@ def test_news_of_what_is_nowhere_are_waited_out(hub: StreamHub, run: FollowedRun
     eventually(lambda: [1] == seqs(client.received))
     run.stored.connections.redis.publish(run.stored.connections.keys.news(run.id), 9)
     eventually(lambda: client.watch.announced == client.watch.cursor == 1)
+    run.write("a")
+    run.end()
+
+    assert whole(run) == client.whole()
+
+
+def test_news_that_bring_their_events_need_no_read(hub: StreamHub, run: FollowedRun) -> None:
+    """Clients that have all before get them from the notification: no store has these events."""
+    plain, named = Client(hub, run.watch()), Client(hub, run.watch(named=True))
+    be_ready_for_news(hub, run, plain, named)
+    events = [
+        encode(seq, MessageDelta(text), times.now()) for seq, text in ((2, "é\u2028"), (3, ""))
+    ]
+    bring(run, *events)
+
+    eventually(lambda: [1, 2, 3] == seqs(plain.received) == seqs(named.received))
+    sent = b"".join(f"data: {event.payload}\nid: {event.seq}\n\n".encode() for event in events)
+    assert plain.received.endswith(sent)
+    assert named.received.endswith(
+        sent.replace(b"data: ", b"event: message.delta\ndata: "),
+    )
+
+
+def test_news_beyond_what_a_client_has_are_read_for_it(hub: StreamHub, run: FollowedRun) -> None:
+    """It is behind, since news were lost: it gets what it lacks, and then what they brought."""
+    client = Client(hub, run.watch())
+    be_ready_for_news(hub, run, client)
+    store(run, encode(2, MessageDelta("a"), times.now()))
+    run.stored.write(replace(run.claim, last_seq=2), MessageDelta("b"))
+    eventually(lambda: [1, 2, 3] == seqs(client.received))
+
+
+def test_a_terminal_event_that_news_bring_ends_the_stream(hub: StreamHub, run: FollowedRun) -> None:
+    """The stream ends although no store has the end of the run."""
+    client = Client(hub, run.watch())
+    be_ready_for_news(hub, run, client)
+    bring(run, encode(2, RunCompleted(None, USED.usage, USED.cost_usd, "stop"), times.now()))
+
+    assert [1, 2] == seqs(client.whole())
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_news_are_given_where_a_client_waits_and_there_is_room(
+    hub: StreamHub, run: FollowedRun, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    """All other clients get what is stored, by reading: here it differs from what news bring."""
+    if not has_room:
+        monkeypatch.setattr(held_pages, "MAX_HELD_BYTES", 1)
+    slow, ready = Client(hub, run.watch()), Client(hub, run.watch())
+    be_ready_for_news(hub, run, slow, ready)
+    slow.may_take.clear()
+    run.write("a")
+    eventually(lambda: [1, 2] == seqs(slow.received) == seqs(ready.received))
+    eventually(lambda: ready.watch.waits)
+    assert has_room != hub._reader.held.are_too_many
+    stored, brought = (encode(3, MessageDelta(text), times.now()) for text in ("b", "c"))
+    bring(run, brought)
+    eventually(lambda: 3 == slow.watch.announced == ready.watch.announced)
+    store(run, stored)
+    slow.may_take.set()
+    run.end()
+
+    assert whole(run) == slow.whole()
+    expected = whole(run)
+    if has_room:
+        expected = expected.replace(stored.payload.encode(), brought.payload.encode())
+    assert expected == ready.whole()
+
+
+@pytest.mark.parametrize("payload", ["", "{}", '{"seq":3,"type":"message.delta","data":{}}'])
+def test_news_with_anything_but_events_are_read(
+    hub: StreamHub, run: FollowedRun, payload: str
+) -> None:
+    """What another program has published there reaches nobody."""
+    client = Client(hub, run.watch())
+    be_ready_for_news(hub, run, client)
+    connections = run.stored.connections
+    connections.redis.publish(connections.keys.news(run.id), f"2 2\n{payload}")
     run.write("a")
     run.end()
 

@@ -1,13 +1,15 @@
 """The event log: numbers without holes, and the same events from Redis and from Postgres."""
 
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
+from arkloop.shared import times
 from arkloop.shared.events import event_log
 from arkloop.shared.events.event_log import open_events, text_of
-from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
@@ -27,6 +29,20 @@ def written(stored: StoredRuns) -> tuple[UUID, list[StoredEvent]]:
     claim = stored.claimed()
     stored.write(claim, *(MessageDelta(f"{i}") for i in range(2, 11)))
     return claim.run_id, stored.events(claim.run_id)
+
+
+def heard(stored: StoredRuns, run_id: UUID, write: Callable[[], object]) -> list[str]:
+    """Return what the followers of the run are sent because of `write`."""
+    redis, channel = stored.connections.redis, stored.connections.keys.news(run_id)
+    messages: list[str] = []
+    with redis.pubsub() as pubsub:
+        pubsub.subscribe(channel)
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        write()
+        redis.publish(channel, "end")
+        while (message := pubsub.get_message(timeout=5)["data"]) != "end":
+            messages.append(message)
+    return messages
 
 
 def test_appends_at_once_have_numbers_without_holes(stored: StoredRuns) -> None:
@@ -136,6 +152,33 @@ def test_long_events_are_not_copied_to_the_stream(stored: StoredRuns) -> None:
 
     assert ["1-0", "2-0", "4-0"] == [entry_id for entry_id, _ in copied]
     assert [1, 2, 3, 4] == [event.seq for event in stored.events(claim.run_id)]
+
+
+def test_followers_are_sent_events_and_then_their_number(stored: StoredRuns) -> None:
+    """First and last number, then a payload in each line; the number is for all other followers."""
+    claim = stored.claimed()
+    texts = [MessageDelta("a\nb"), MessageDelta("\u2028")]
+
+    messages = heard(stored, claim.run_id, lambda: stored.write(claim, *texts))
+
+    payloads = [event.payload for event in stored.events(claim.run_id)[1:]]
+    assert ["\n".join(["2 3", *payloads]), "3"] == messages
+
+
+@pytest.mark.parametrize(("characters", "come_along"), [(4_096, True), (4_097, False)])
+def test_events_come_along_up_to_a_number_of_characters(
+    stored: StoredRuns, characters: int, come_along: bool
+) -> None:
+    """Characters of all payloads of one batch, not bytes; of longer ones followers get a number."""
+    claim, now = stored.claimed(), times.now()
+    short = encode(2, MessageDelta("a"), now)
+    room = characters - len(short.payload) - len(encode(3, MessageDelta(""), now).payload)
+    batch = {claim.run_id: [short, encode(3, MessageDelta("世" * room), now)]}
+    assert characters == sum(len(event.payload) for event in batch[claim.run_id])
+
+    messages = heard(stored, claim.run_id, lambda: event_log.publish(stored.connections, batch))
+
+    assert ["2 3\n"] * come_along + ["3"] == [message[:4] for message in messages]
 
 
 def test_a_takeover_drops_what_only_redis_has(stored: StoredRuns) -> None:
