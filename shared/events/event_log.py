@@ -8,6 +8,7 @@ by its fence in `worker/process/event_writer.py`.
 import itertools
 import json
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -181,12 +182,14 @@ def publish(
 class Publish:
     """Committed events of some runs, for their streams and followers.
 
-    `started` are the positions of those that start, by their threads.
+    `started` are the positions of those that start, by their threads. With `can_wait`, other
+    greenlets run once before it is sent.
     """
 
     kind: ClassVar[str] = "publish"
     batch: Batch
     started: Mapping[UUID, int] = field(default_factory=dict)
+    can_wait: bool = False
 
     @property
     def subject(self) -> object:
@@ -196,6 +199,8 @@ class Publish:
     @staticmethod
     def send(connections: Connections, group: "Sequence[Publish]") -> None:
         """Copy the events of all in one round trip."""
+        if group[0].can_wait:
+            time.sleep(0)
         started = [item for one in group for item in one.started.items()]
         publish(connections, *(one.batch for one in group), started=started)
 

@@ -99,9 +99,13 @@ def claim_new(
         started = {
             row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
         }
-        if started:
-            places = {row.thread_id: row.position for row in rows}
+        places = {row.thread_id: row.position for row in rows}
+        if len(started) > 1:
             tx.after_commit.append(event_log.Publish(started, places))
+    if len(started) == 1:
+        # Not by `after_commit`, which lets the sender go first: where nobody else claims, the run's
+        # first text is more urgent. In a group the pause lets more runs join the next one.
+        connections.notify(event_log.Publish(started, places, can_wait=True))
     return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
 
 
