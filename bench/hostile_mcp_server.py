@@ -75,7 +75,7 @@ def _result(message: dict[str, Any], path: str) -> bytes | None:
 
 
 class HostileMcpServer:
-    """`url` goes before the path."""
+    """A server in a process of its own: `url` goes before the path, `way` is how it gives way."""
 
     def __init__(self, *, gives_way: bool = False) -> None:
         """Create it; it `gives_way` to all others where only the noisy org waits for it."""
@@ -85,7 +85,7 @@ class HostileMcpServer:
         command = [sys.executable, "-m", "bench.hostile_mcp_server", *self._arguments]
         self.process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().decode().strip()
+        self.url, _, self.way = self.process.stdout.readline().decode().rstrip("\n").partition("\t")
         return self
 
     def __exit__(
@@ -106,10 +106,9 @@ def _main() -> None:
         def handle_error(self, *_: object) -> None:
             """Ignore clients that have disconnected."""
 
-    if sys.argv[1:]:
-        noise.give_way()
+    way = noise.give_way() if sys.argv[1:] else ""
     with Server(("127.0.0.1", 0), _Handler) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
+        print(f"http://127.0.0.1:{server.server_port}", way, sep="\t", flush=True)
         server.serve_forever()
 
 

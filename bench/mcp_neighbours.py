@@ -69,7 +69,8 @@ class _Bench:
         with beside(_watch, peak), self._noise(path, noisy_servers):
             times = self.calls(self.count)
         most = {"p99": TARGET_RATIO * alone.numbers["p99"], "failed": 0.0}
-        yield replace(_figure(f"MCP calls, {name}: beside them", *times), at_most=most)
+        note = f"the servers gave way in {self.bad.way}"
+        yield replace(_figure(f"MCP calls, {name}: beside them", *times), at_most=most, note=note)
         yield Figure(
             name=f"MCP processes, {name}",
             unit="MiB",

@@ -48,7 +48,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
         _times(loop, target, requests // 2)  # a warm-up
         for kind in KINDS:
             alone = _times(loop, target, requests)
-            with noise.beside(_be_slow, target, kind, run_id, count):
+            with noise.beside(_be_slow, target, kind, run_id, count) as stop:
                 _wait(service, count)
                 time.sleep(SHORT_SETTLE_SECONDS if short else SETTLE_SECONDS)
                 beside = _times(loop, target, requests)
@@ -68,7 +68,8 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
                 numbers={"p50": percentile(beside, 0.5), "p99": percentile(beside, 0.99)},
                 count=len(beside),
                 at_most={"p99": TARGET_RATIO * p99},
-                note=f"{left:,} files open in the web process at the end",
+                note=f"{left:,} files open in the web process at the end;"
+                f" clients gave way in {stop.way}",
             )
 
 
