@@ -76,6 +76,20 @@ class Admission:
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
 
+    def wait_after_refusals(self, route: Route, most_seconds: float) -> None:
+        """Wait, visibly, if the route's vendor has refused the org's last runs for their size."""
+        with self._route_limits.refusals.waiting(route.id, self._claim.org_id) as seconds:
+            if (seconds := min(seconds, most_seconds)) > 0:
+                self._throttle(route.id, "provider", seconds)
+
+    def note_refusal(self, route: Route) -> None:
+        """Count that the route's vendor refuses what can never fit into a minute's tokens."""
+        self._route_limits.refusals.add(route.id, self._claim.org_id)
+
+    def note_success(self, route: Route) -> None:
+        """Forget the refusals of the org's earlier runs on the route."""
+        self._route_limits.refusals.clear(route.id, self._claim.org_id)
+
     def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
         while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
             reason, seconds = refused

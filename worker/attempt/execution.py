@@ -35,7 +35,7 @@ from arkloop.worker.attempt.outcome import (
     outcome_of,
 )
 from arkloop.worker.attempt.recorder import Recorder
-from arkloop.worker.contract.outcomes import DeadlineExceeded, StopRun
+from arkloop.worker.contract.outcomes import DeadlineExceeded, ProviderError, StopRun
 from arkloop.worker.process.history import most_bytes
 from arkloop.worker.process.process import ActiveRun, WorkerProcess
 from arkloop.worker.process.run_log import RunLog
@@ -49,6 +49,8 @@ LEASE_WAIT_SECONDS = 10.0
 ROUTE_GONE = "provider.invalid_request"
 #: Processes may choose the same runs: what one of them loses, it chooses again as often as this.
 MAX_CHOICES = 4
+#: Of a run's time: what it waits at most because earlier runs were refused.
+REFUSAL_WAIT_PART = 0.1
 #: It may come straight back: not more often than this.
 SEND_ON_SECONDS = 0.2
 
@@ -240,8 +242,11 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
         return _answer_of_agent(run, persona, earlier, process)
     run.steered = earlier.steered
     run.chain = chain = preparation.chain_of(process, run, persona, earlier)
+    first = chain.route
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
+        if not run.is_resumed:
+            run.admission.wait_after_refusals(first, persona.timeout_seconds * REFUSAL_WAIT_PART)
         with loader.history_of(claim, most, run, windows) as seen, closing(chain):
             agent = preparation.agent_of(
                 process, run, persona, chain, preparation.continued(seen, run, earlier)
@@ -255,7 +260,13 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
                 run.admission.take_over()
                 if run.may_have_sub_runs:
                     delegating.announce(process, run)
-            return loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
+            answer = loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
+            run.admission.note_success(first)
+            return answer
+    except ProviderError as error:
+        if error.too_large is not None and error.too_large.is_per_minute:
+            run.admission.note_refusal(first)
+        raise
     except DeadlineExceeded:
         if persona.on_limit == "fail":
             raise

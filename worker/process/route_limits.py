@@ -20,6 +20,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.shared_limiter import SharedLimiter
+from arkloop.worker.process.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class RouteLimits:
     """The route limits of a process; its methods are called by many threads."""
 
     def __init__(self, connections: Connections) -> None:
+        self.refusals = Refusals()
         self._connections = connections
         self._limiter = SharedLimiter(
             connections, SlidingWindowCounterRateLimiter, Keys.route_limits

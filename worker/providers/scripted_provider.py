@@ -34,7 +34,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
     attachments_of,
 )
-from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import output_modes, scripted_output
 from arkloop.worker.providers.output_modes import REJECTED, OutputMode
@@ -60,11 +60,9 @@ _MAX_NUMBER = 10**9
 #: What a script without a last word ends with.
 _DONE: Step = {"say": "done"}
 _ERRORS = {
-    "rate_limited": "rate_limited",
-    "overloaded": "overloaded",
-    "timeout": "timeout",
+    **{kind: kind for kind in ("rate_limited", "overloaded", "timeout", "invalid_request")},
     "disconnect": "connection",
-    "invalid_request": "invalid_request",
+    "too_large": "invalid_request",
 }
 
 
@@ -342,8 +340,12 @@ def _bad(message: str) -> ProviderError:
 def _fail(step: Step, request: ModelRequest) -> None:
     if request.try_number <= step.get("times", 1):
         name = step["error"]
-        retry_after = 0.05 if name == "rate_limited" else None
-        raise ProviderError(_ERRORS[name], f"The script says: {name}.", retry_after=retry_after)
+        raise ProviderError(
+            _ERRORS[name],
+            f"The script says: {name}.",
+            retry_after=0.05 if name == "rate_limited" else None,
+            too_large=TooLarge(is_per_minute=True) if name == "too_large" else None,
+        )
 
 
 def _settings_text(request: ModelRequest) -> str:

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -48,16 +47,6 @@ def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Se
         "routes: [{id: dear, provider: scripted, model: m2, prices: {input: 50, output: 70}}]"
     )
     return replace(settings, mcp_stdio=True, routes_file=str(file))
-
-
-@pytest.fixture
-def process(settings: Settings) -> Iterator[WorkerProcess]:
-    """A worker process that does nothing unasked."""
-    patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
-    made = WorkerProcess(patient, model_routes.load(patient))
-    assert made.lease.wait_until_valid(10)
-    yield made
-    made.close()
 
 
 def test_a_call_that_a_deploy_broke_off_is_counted_once(

@@ -1,28 +1,14 @@
 """The run that a worker executes while the queue is long."""
 
-from collections.abc import Iterator
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from arkloop.shared.catalog import model_routes
-from arkloop.shared.config import Settings
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
 from tests.clients import Register
 from tests.stored_runs import StoredRuns, ago
-
-
-@pytest.fixture
-def process(settings: Settings) -> Iterator[WorkerProcess]:
-    """A worker process that does nothing unasked."""
-    patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
-    made = WorkerProcess(patient, model_routes.load(patient))
-    assert made.lease.wait_until_valid(10)
-    yield made
-    made.close()
 
 
 @pytest.fixture
