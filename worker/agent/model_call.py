@@ -18,6 +18,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent import affordable, call_spans
 from arkloop.worker.agent.attachments import attached
 from arkloop.worker.agent.call_ids import CallIds
+from arkloop.worker.agent.output_pace import FREE_CHARACTERS, OutputPace
 from arkloop.worker.agent.retry import (
     JITTER,
     DropSetting,
@@ -311,13 +312,13 @@ def _size(provider: Provider, request: ModelRequest) -> int:
 def _stream_turn(
     provider: Provider,
     request: ModelRequest,
-    context: Transcript,
+    context: RunContext,
     stop: StopSignal,
     streamed: _Streamed,
 ) -> tuple[AssistantMessage, TurnEnd]:
     text: list[str] = []
     length = 0
-    ids = CallIds(request.turn, request.taken_call_ids)
+    ids, pace = CallIds(request.turn, request.taken_call_ids), OutputPace()
     chunks = provider.stream(request, stop)
     for chunk in chunks if request.is_summary else _watched(chunks, stop):
         if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
@@ -325,6 +326,8 @@ def _stream_turn(
             if length > MAX_TURN_CHARACTERS:
                 message = f"The model's response exceeded {MAX_TURN_CHARACTERS:,} characters."
                 raise ProviderError("malformed", message)
+            if length > FREE_CHARACTERS and (seconds := pace.take(len(chunk.text))) > 0:
+                context.wait(seconds)
             if chunk.text:
                 streamed.pieces.append(chunk.text)
         match chunk:
