@@ -20,7 +20,7 @@ from arkloop.worker.agent.conversation import Entry, Turn, entries_of
 from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
-from arkloop.worker.contract.cpu_slices import portions
+from arkloop.worker.contract.cpu_slices import breathe, portions
 from arkloop.worker.contract.messages import Message, ModelRequest, strip_provider_state
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -73,9 +73,11 @@ class RequestBuilder:
 
     def build(self, route: Route) -> ModelRequest:
         """Build the next request; moves the truncation point if the conversation is too long."""
-        if self._is_unread(route) or self._tokens(route) > self._input_tokens(route):
+        if self._is_unread(route) or self._is_too_long(route):
             self._compact(route, _kept_of(self._input_tokens(route)))
-        return self.lost(route)
+        request = self.lost(route)
+        breathe(request.messages)  # its provider will pass over them, too
+        return request
 
     def lost(self, route: Route) -> ModelRequest:
         """Build the request of a call that was lost, without moving the truncation point."""
@@ -308,6 +310,10 @@ class RequestBuilder:
         if count.context != self._context(route):
             return round(estimate * count.density)
         return count.tokens + round((estimate - count.estimate) * max(count.density, 1.0))
+
+    def _is_too_long(self, route: Route) -> bool:
+        most = self._input_tokens(route)
+        return most < float("inf") and self._tokens(route) > most
 
     def _density(self, route: Route) -> float:
         count = self._last_count(route)
