@@ -47,6 +47,10 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_SESSIONS = 32
 #: Of end users, each with access of their own; an idle one has about 65 KB.
 MAX_OWNED_SESSIONS = 256
+#: While as many are in use, a call waits for one to become idle, at most this long: one that failed
+#: at once would be made again at once.
+ROOM_SECONDS = 1.0
+_ROOM_LOOK_SECONDS = 0.05
 IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 10.0
 #: Of private memory, for the org's sessions together; the process begins with about 50 MiB.
@@ -118,7 +122,7 @@ class Sessions:
 
     @contextlib.asynccontextmanager
     async def _use(self, server: Server, timeout: asyncio.Timeout) -> AsyncIterator[Session]:
-        session = self._session(server)
+        session = await self._wait_for_session(server, timeout.when())
         session.users += 1
         try:
             async with timeout:
@@ -132,6 +136,22 @@ class Sessions:
             session.used_at = time.monotonic()
             if session.is_over:
                 self._remove(server.fingerprint, session)
+
+    async def _wait_for_session(self, server: Server, deadline: float | None) -> Session:
+        """Return a session; while all of the org's are in use, wait for one, but not for long.
+
+        Raises:
+            McpFailed: none has become idle.
+        """
+        now = asyncio.get_running_loop().time()
+        last = now + ROOM_SECONDS if deadline is None else min(now + ROOM_SECONDS, deadline)
+        while True:
+            try:
+                return self._session(server)
+            except McpFailed:
+                if asyncio.get_running_loop().time() >= last:
+                    raise
+            await asyncio.sleep(_ROOM_LOOK_SECONDS)
 
     def _session(self, server: Server) -> Session:
         fingerprint = server.fingerprint

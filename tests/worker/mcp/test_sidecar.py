@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,32 @@ def test_sessions_of_end_users_take_none_of_other_servers(monkeypatch: pytest.Mo
             sessions._session(owned[2])
         sessions._session(owned[0]).users = 0
         assert owned[2] == sessions._session(owned[2]).server
+        await sessions.close()
+
+    asyncio.run(use())
+
+
+def test_a_call_waits_for_a_session_of_the_orgs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all are in use it waits, and fails when none has become idle for a while."""
+    monkeypatch.setattr(sidecar, "MAX_SESSIONS", 1)
+    monkeypatch.setattr(sidecar, "ROOM_SECONDS", 0.3)
+
+    async def use() -> None:
+        sessions = Sessions(Rules(Policy(), stdio=False))
+        first = Server(org_id=new_id(), config_id=new_id(), name="v", url="https://127.0.0.1/")
+        second = replace(first, config_id=new_id(), url="https://127.0.0.2/")
+        async with sessions._use(first, asyncio.timeout(10)):
+            began = time.monotonic()
+            with pytest.raises(McpFailed, match="already connected to 1 MCP servers"):
+                await sessions._wait_for_session(second, None)
+            assert 0.3 <= time.monotonic() - began < 5
+            now = asyncio.get_running_loop().time()
+            with pytest.raises(McpFailed, match="already connected"):
+                await sessions._wait_for_session(second, now)  # its own time is over
+            waiting = asyncio.create_task(sessions._wait_for_session(second, None))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+        assert second == (await waiting).server
         await sessions.close()
 
     asyncio.run(use())
