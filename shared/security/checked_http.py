@@ -22,6 +22,11 @@ from httpcore2._backends.sync import SyncStream  # its own module alone has it; 
 from arkloop.shared.security import egress
 from arkloop.shared.security.egress import Policy
 
+#: A connection ends when what was sent is not acknowledged within this time: the other side may
+#: have gone while it was idle, and a read would wait for as long as a model may think.
+UNHEARD_SECONDS = 30
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: tcp(7)
+
 
 @cache
 def ssl_context() -> ssl.SSLContext:
@@ -118,6 +123,8 @@ class CheckedBackend(httpcore2.NetworkBackend):
         try:
             connection.settimeout(timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _USER_TIMEOUT is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, UNHEARD_SECONDS * 1000)
             # Known before it connects: a server that does not answer can be given up at once.
             self.record(connection)
             connection.connect((address, port))

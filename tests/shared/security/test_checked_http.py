@@ -9,7 +9,7 @@ import httpcore2
 import pytest
 
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import CheckedBackend
+from arkloop.shared.security.checked_http import UNHEARD_SECONDS, CheckedBackend
 from arkloop.shared.security.egress import Policy
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
@@ -130,3 +130,15 @@ def test_connections_that_are_over_are_forgotten(listener: socket.socket) -> Non
         backend.connect_tcp("127.0.0.1", port(listener), timeout=10).close()
 
     assert 1 == len(backend._sockets)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+def test_a_connection_ends_when_nobody_acknowledges_what_it_sends() -> None:
+    """Where the other side is gone, only the kernel notices: no read sees it for ten minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        backend = CheckedBackend(None)
+        stream = backend.connect_tcp("127.0.0.1", server.getsockname()[1], 5)
+        connection = stream.get_extra_info("socket")
+        set_to = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        stream.close()
+    assert UNHEARD_SECONDS * 1000 == set_to
