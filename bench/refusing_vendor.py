@@ -1,11 +1,13 @@
 """A model vendor that answers in one word, and refuses what is too large for its rate limit."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import Queue
+from pathlib import Path
 
 from bench import noise
 from bench.noise import Stop
@@ -27,6 +29,7 @@ _REFUSAL = {
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as servers that stream do
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
@@ -51,8 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep silent."""
 
 
-def _serve(stop: Stop, port: "Queue[int]") -> None:
+def _serve(stop: Stop, port: "Queue[int]", certificate: Path | None) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port.put(server.server_port)
@@ -60,8 +69,12 @@ def _serve(stop: Stop, port: "Queue[int]") -> None:
 
 
 @contextmanager
-def refusing_vendor() -> Iterator[str]:
-    """Run the vendor in a process of its own; yields the `base_url` of a route of `openai`."""
+def refusing_vendor(certificate: Path | None = None) -> Iterator[str]:
+    """Run the vendor in a process of its own; yields the `base_url` of a route of `openai`.
+
+    `certificate`: a file with its private key and its certificate, for TLS.
+    """
     port = noise.processes.Queue()
-    with noise.beside(_serve, port, gives_way=False):
-        yield f"http://127.0.0.1:{port.get(timeout=READY_SECONDS)}/v1"
+    with noise.beside(_serve, port, certificate, gives_way=False):
+        scheme = "http" if certificate is None else "https"
+        yield f"{scheme}://127.0.0.1:{port.get(timeout=READY_SECONDS)}/v1"

@@ -60,7 +60,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._resolving: Future[list[str]] | None = None
-        self._is_cut = False
+        self.is_cut = False  # True once no connection may be used
         #: Seconds that a read may wait, in place of the client's own timeout, which it cannot
         #: change within a response.
         self.read_seconds: float | None = None
@@ -89,7 +89,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
     def cut(self) -> None:
         """Shut down every connection, those still to come included."""
         with self._lock:
-            self._is_cut = True
+            self.is_cut = True
             sockets, resolving = list(self._sockets), self._resolving
         if resolving is not None:
             with contextlib.suppress(InvalidStateError):
@@ -102,7 +102,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         # In a thread of its own: nothing can interrupt a resolver that waits for its servers.
         answer: Future[list[str]] = Future()
         with self._lock:
-            if self._is_cut:
+            if self.is_cut:
                 raise httpcore2.ConnectError("The connection was closed.")
             self._resolving = answer
         threading.Thread(
@@ -141,7 +141,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         self._check_not_cut()
 
     def _check_not_cut(self) -> None:
-        if self._is_cut:
+        if self.is_cut:
             raise OSError("The connection was closed.")
 
 

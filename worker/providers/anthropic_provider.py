@@ -55,7 +55,7 @@ class AnthropicProvider:
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, egress)
-        self._http = AbortableClient(
+        self._http = AbortableClient.of_run(
             route,
             egress,
             frames=route.platform == "bedrock",

@@ -20,9 +20,17 @@ T = TypeVar("T")
 
 
 class _Decoder:
+    def __init__(self, connections: AbortableClient) -> None:
+        self._connections = connections
+
     def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[ServerSentEvent]:
-        # The SDK takes a lone `retry:`, and any comment after an `id:`, for an event without data.
-        return (event for event in SSEDecoder().iter_bytes(iterator) if event.data)
+        for event in SSEDecoder().iter_bytes(iterator):
+            if event.data.startswith("[DONE]"):
+                # The SDK stops reading here, and what is unread would close the connection.
+                self._connections.drain(iterator)
+            # The SDK takes a lone `retry:`, and any comment after an `id:`, for one without data.
+            if event.data:
+                yield event
 
 
 class _OpenAI(openai.OpenAI):
@@ -32,7 +40,8 @@ class _OpenAI(openai.OpenAI):
 
     # A private method: the version is pinned, and a test sends such events.
     def _make_sse_decoder(self) -> Any:
-        return _Decoder()
+        assert isinstance(self._client, AbortableClient)
+        return _Decoder(self._client)
 
 
 # Azure builds requests in a method of its own, which calls ours: both have the same name.
@@ -49,8 +58,8 @@ class Client:
         key = route.api_key or "none"
         is_azure = route.platform == "azure" and route.api_version is not None
         credentials = {"api-key": key} if is_azure else {"authorization": f"Bearer {key}"}
-        self._connections = AbortableClient(route, egress, credentials=credentials)
         base_url = address(route, egress)
+        self._connections = AbortableClient.of_run(route, egress, credentials=credentials)
         options: dict[str, Any] = {
             "api_key": key,
             "http_client": self._connections,
@@ -67,7 +76,7 @@ class Client:
             self.sdk = _OpenAI(base_url=base_url, **options)
 
     def close(self) -> None:
-        """Close connections."""
+        """End the use of the connections."""
         self.sdk.close()
 
     @contextlib.contextmanager
