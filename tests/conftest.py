@@ -325,7 +325,7 @@ def server(
     environ["ARKLOOP_NEW_ORG_CREDITS"] = "1000000"
     folder = tmp_path_factory.mktemp("web")
     environ["ARKLOOP_FILES_DIR"] = str(folder / "files")
-    with web_server(environ, folder / "stderr.log") as started:
+    with web_server(environ, folder / "stderr.log", as_in_production=True) as started:
         yield started
 
 
@@ -338,7 +338,9 @@ def system(
 ) -> Iterator[System]:
     """Two web servers, a worker, a database and a Redis."""
     folder = tmp_path_factory.mktemp("system")
-    yield _SYSTEM.enter_context(running_system(new_database, folder, environ=sealing()))
+    yield _SYSTEM.enter_context(
+        running_system(new_database, folder, environ=sealing(), as_in_production=True)
+    )
     _SYSTEM.close()
 
 

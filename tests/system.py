@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+import psutil
+
 from arkloop.api.auth import access_tokens
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.accounts import accounts, sessions
 from arkloop.shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
 from tests.clients import PASSWORD, PASSWORD_HASH
+from tests.forked import SERVER, Forked
 from tests.waiting import eventually
-from tests.web_server import INHERITED, ROOT, WebServer, web_server
+from tests.web_server import INHERITED, ROOT, WebServer, starts_otherwise, web_server
 
 CONCURRENCY = 100
 #: A killed worker is noticed within a second, a frozen one after the lease; webhooks are repeated
@@ -36,16 +39,34 @@ PACE = {
 REST = {"ARKLOOP_SWEEP_SECONDS": "1"}
 #: Nothing is there: tests go where browsers would be sent to by themselves.
 PUBLIC_URL = "https://runs.example.com"
+#: The Procfile's own line, but for its shell and the number of runs.
+CELERY = [
+    *(sys.executable, "-m", "gevent.monkey", "--module", "celery", "--quiet"),
+    *("--app", "arkloop.worker.app", "worker", "--pool", "gevent"),
+    *("--concurrency", str(CONCURRENCY), "--without-gossip"),
+    *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),
+]
+MODULE = CELERY.index("celery")
 
 
 class Worker:
-    """A Celery worker that is started again whenever it dies, as a supervisor would do."""
+    """A Celery worker that is started again whenever it dies, as a supervisor would do.
 
-    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+    Its processes are forked, but for the first one `as_in_production`.
+    """
+
+    def __init__(
+        self, environ: Mapping[str, str], log: Path, *, as_in_production: bool = False
+    ) -> None:
         self.log = log
-        self._environ = environ
-        self._wanted = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        #: The command line of the first process, unless it is forked.
+        self.first_command: list[str] = []
+        self._environ = {**INHERITED, **environ}
+        self._as_in_production = as_in_production
+        #: Held from a look at `_wanted` until the process that it calls for is in `_process`.
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._watcher: threading.Thread | None = None
 
     @property
@@ -54,48 +75,51 @@ class Worker:
         return self._process.pid
 
     def start(self) -> None:
-        self._wanted.set()
-        self._start_process()
+        with self._lock:
+            self._wanted = True
+            self._start_process()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._watcher.start()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it for now; returns when the process is gone."""
-        self._wanted.clear()
-        if self._process is not None and self._watcher is not None:
-            self._process.send_signal(how)
+        self._end(how)
+        if self._watcher is not None:
             self._watcher.join(30)
             assert not self._watcher.is_alive(), self.log.read_text()
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM without waiting: Celery takes some seconds."""
-        self._wanted.clear()
-        if self._process is not None:
-            self._process.terminate()
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        with self._lock:
+            self._wanted = False
+            if self._process is not None:
+                self._process.send_signal(how)
 
     def _start_process(self) -> None:
-        # The Procfile's line, which `test_recovery.py` holds against this one.
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gevent.monkey", "--module", "celery", "--quiet"),
-                    *("--app", "arkloop.worker.app", "worker", "--pool", "gevent"),
-                    *("--concurrency", str(CONCURRENCY), "--without-gossip"),
-                    *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),
-                ],
-                cwd=ROOT,
-                env={**INHERITED, **self._environ},
-                stdout=output,
-                stderr=output,
-            )
+        if self._as_in_production or starts_otherwise(self._environ):
+            self._as_in_production = False
+            with self.log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    CELERY, cwd=ROOT, env=self._environ, stdout=output, stderr=output
+                )
+            # For a moment after its start a process has no command line.
+            process = psutil.Process(self.pid)
+            eventually(lambda: bool(process.cmdline()))
+            self.first_command = self.first_command or process.cmdline()
+        else:
+            self._process = SERVER.start(CELERY[MODULE:], self._environ, self.log)
 
     def _watch(self) -> None:
         while True:
             assert self._process is not None
             self._process.wait()
-            if not self._wanted.is_set():
-                return
-            self._start_process()
+            with self._lock:
+                if not self._wanted:
+                    return
+                self._start_process()
 
 
 @dataclass(frozen=True)
@@ -203,8 +227,11 @@ def running_system(
     *,
     web: int = 2,
     environ: Mapping[str, str] | None = None,
+    as_in_production: bool = False,
 ) -> Iterator[System]:
     """Start everything, with one or two web servers; at the end stop each process by its own id.
+
+    The processes are forked, or start `as_in_production`, but for workers after the first one.
 
     Without `redis_url` the system has a Redis of its own. `environ` are more settings: with
     `sealing()` orgs have providers of their own, and a worker loads the SDKs of all vendors, which
@@ -234,11 +261,17 @@ def running_system(
             **PACE,
             **(environ or {}),
         }
-        worker = Worker(common, folder / "worker.log")
+        worker = Worker(common, folder / "worker.log", as_in_production=as_in_production)
         worker.start()
         stack.callback(worker.stop)
         servers = [
-            stack.enter_context(web_server(common | REST | own, folder / f"web{i}.log"))
+            stack.enter_context(
+                web_server(
+                    common | REST | own,
+                    folder / f"web{i}.log",
+                    as_in_production=as_in_production,
+                )
+            )
             for i, own in enumerate(({}, {"ARKLOOP_SSE_PING_SECONDS": "0.5"})[:web])
         ]
         settings = replace(servers[0].settings, database_pool_size=20)

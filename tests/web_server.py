@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arkloop.shared.config import Settings
+from tests import forked
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ GUNICORN = [
     *(sys.executable, "-m", "gunicorn"),
     *("--config", "python:arkloop.api.gunicorn_conf", "arkloop.api.app:create_app()"),
 ]
+MODULE = GUNICORN.index("gunicorn")
 
 #: What a process needs from this one's environment; the second one makes `make coverage` see it.
 INHERITED = {
@@ -58,9 +60,25 @@ def answers(url: str, host: str | None = None) -> bool:
         return False
 
 
+def starts_otherwise(environ: Mapping[str, str]) -> bool:
+    """Return whether Python does more at the start of a process than a fork would do.
+
+    Coverage follows processes from their start on, and `sitecustomize` is imported then.
+    """
+    paths = [Path(path) for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return "COVERAGE_PROCESS_CONFIG" in INHERITED or any(
+        (path / "sitecustomize.py").exists() for path in paths
+    )
+
+
 @contextmanager
-def web_server(environ: Mapping[str, str], log: Path) -> Iterator[WebServer]:
-    """Start gunicorn with these variables added to `ARKLOOP_…` of its own; stop it at the end."""
+def web_server(
+    environ: Mapping[str, str], log: Path, *, as_in_production: bool = False
+) -> Iterator[WebServer]:
+    """Start gunicorn with these variables added to `ARKLOOP_…` of its own; stop it at the end.
+
+    It is forked, or a process from its start on, `as_in_production`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,17 +91,21 @@ def web_server(environ: Mapping[str, str], log: Path) -> Iterator[WebServer]:
         "ARKLOOP_API_WORKERS": "1",
         **environ,
     }
+    process: subprocess.Popen[bytes] | forked.Forked
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            GUNICORN,
-            cwd=ROOT,
-            env={**INHERITED, **variables},
-            stderr=output,
-        )
+        if as_in_production or starts_otherwise(variables):
+            process = subprocess.Popen(
+                GUNICORN,
+                cwd=ROOT,
+                env={**INHERITED, **variables},
+                stderr=output,
+            )
+        else:
+            process = forked.SERVER.start(GUNICORN[MODULE:], {**INHERITED, **variables}, log)
     server = WebServer(Settings.from_env(variables), log, process.pid)
     try:
-        eventually(lambda: process.poll() is not None or server.answers(), seconds=30)
-        assert process.poll() is None, log.read_text()
+        eventually(lambda: forked.has_ended(process) or server.answers(), seconds=30)
+        assert not forked.has_ended(process), log.read_text()
         yield server
     finally:
         process.send_signal(signal.SIGTERM)

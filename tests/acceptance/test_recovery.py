@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls, workers
 from tests.caller import Caller, Event, data_of, text_of, types
-from tests.system import System
+from tests.system import CELERY, System
 from tests.waiting import eventually
 from tests.web_server import GUNICORN, ROOT
 
@@ -198,9 +198,11 @@ def test_these_processes_are_those_of_the_procfile(system: System) -> None:
     lines = dict(
         line.split(": exec ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
     )
-    worker = psutil.Process(system.worker.pid).cmdline()
     concurrency = str(system.web[0].settings.worker_concurrency)
     wanted = re.sub(r"\$\{ARKLOOP_WORKER_CONCURRENCY:-\d+\}", concurrency, lines["worker"])
 
-    assert shlex.split(wanted) == ["python", *worker[1:]]
+    assert shlex.split(wanted) == ["python", *CELERY[1:]]
     assert shlex.split(lines["web"]) == GUNICORN[2:]
+    assert CELERY[1:] == system.worker.first_command[1:]
+    for server in system.web:
+        assert GUNICORN[1:] == psutil.Process(server.pid).cmdline()[1:]
