@@ -20,7 +20,6 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, func, insert, text
 
-from arkloop.api.app import create_app
 from arkloop.api.auth import access_tokens
 from arkloop.api.endpoints.auth import COOKIE, COOKIE_PATH
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
@@ -36,7 +35,7 @@ from tests import leaks, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
-from tests.described_responses import DescribedResponses
+from tests.shared_app import SHARED, SharedApp, own_app, shared_app
 from tests.stored_runs import StoredRuns
 from tests.system import System, running_system, sealing
 from tests.web_server import WebServer, web_server
@@ -198,44 +197,77 @@ def _create_database(postgres: EmbeddedPostgres, name: str, template: str) -> No
 # ---- the app in this process ---------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def settings(
+@pytest.fixture(scope="session")
+def new_settings(
     new_database: Callable[[], str], redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    """Registration is open, the scripted model is there; a database for each test module."""
-    return Settings(
-        database_url=new_database(),
-        redis_url=redis_url,
-        broker_url=redis_url,
-        jwt_secret=secrets.token_hex(32),
-        encryption_key=secrets.token_hex(32),
-        registration_open=True,
-        scripted=True,
-        secure_cookies=False,
-        database_pool_size=30,
-        files_dir=str(tmp_path_factory.mktemp("files")),
-        # Programs of the tests are in folders that only this user may enter.
-        mcp_stdio_user=pwd.getpwuid(os.geteuid()).pw_name,
-    )
+) -> Callable[[], Settings]:
+    """Call it for settings with a database of their own: registration is open, the scripted model
+    is there.
+    """
+
+    def new() -> Settings:
+        return Settings(
+            database_url=new_database(),
+            redis_url=redis_url,
+            broker_url=redis_url,
+            jwt_secret=secrets.token_hex(32),
+            encryption_key=secrets.token_hex(32),
+            registration_open=True,
+            scripted=True,
+            secure_cookies=False,
+            database_pool_size=30,
+            files_dir=str(tmp_path_factory.mktemp("files")),
+            # Programs of the tests are in folders that only this user may enter.
+            mcp_stdio_user=pwd.getpwuid(os.geteuid()).pw_name,
+        )
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def app_of_all(new_settings: Callable[[], Settings]) -> Iterator[SharedApp]:
+    with shared_app(new_settings()) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def connections(settings: Settings) -> Iterator[Connections]:
+def shared(request: pytest.FixtureRequest) -> SharedApp | None:
+    """The app that the module shares with others; None if it has a database of its own."""
+    folder = str(request.path.relative_to(request.config.rootpath))
+    if not folder.startswith(SHARED) or request.node.get_closest_marker("own_database"):
+        return None
+    found: SharedApp = request.getfixturevalue("app_of_all")
+    return found
+
+
+@pytest.fixture(scope="module")
+def settings(new_settings: Callable[[], Settings], shared: SharedApp | None) -> Settings:
+    """Registration is open, the scripted model is there."""
+    return shared.connections.settings if shared else new_settings()
+
+
+@pytest.fixture(scope="module")
+def connections(settings: Settings, shared: SharedApp | None) -> Iterator[Connections]:
     """Notifications go out at once, on the caller's thread."""
-    opened = connect(settings, application="tests")
-    yield opened
-    opened.close()
+    if shared and shared.connections.settings is settings:
+        yield shared.connections
+        # An outage that a test has played is over.
+        shared.connections.redis_outage.answered()
+        shared.connections.broker_outage.answered()
+    else:
+        opened = connect(settings, application="tests")
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module")
-def app(connections: Connections) -> Iterator[Flask]:
-    made = create_app(connections=connections)
-    described = DescribedResponses(made)
-    yield made
-    assert [] == sorted({*described.problems}), "responses differ from the API's description"
-    made.extensions["arkloop.hub"].close()
-    made.extensions["arkloop.polls"].close()
-    made.extensions["arkloop.reports"].close()
+def app(connections: Connections, shared: SharedApp | None) -> Iterator[Flask]:
+    if shared and shared.connections is connections:
+        with shared.described.checked():
+            yield shared.app
+    else:
+        with own_app(connections) as (made, described), described.checked():
+            yield made
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Responses of the app, held against its own description in every test that uses it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jsonschema_rs
@@ -29,6 +31,13 @@ class DescribedResponses:
             for operations in _document["paths"].values():
                 for operation in operations.values():
                     _operations[operation["operationId"]] = operation
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Fail at the end of the block if responses in it differed from the description."""
+        self.problems.clear()
+        yield
+        assert [] == sorted({*self.problems}), "responses differ from the API's description"
 
     def _check(self, response: Response) -> Response:
         if request.url_rule is None or request.method in ("HEAD", "OPTIONS"):

@@ -20,6 +20,8 @@ from tests.api.auth.test_bearer import AN_ID, NAMES, PUBLIC
 from tests.clients import Register, User
 from tests.end_users import end_user
 
+pytestmark = pytest.mark.own_database
+
 #: Any user by any token, except a key for workers alone.
 ANYONE = "anyone"
 #: A user who has logged in: no API key.

@@ -28,6 +28,8 @@ from tests.api.auth.test_auth_foreign_objects import (
 )
 from tests.clients import Register, User
 
+pytestmark = pytest.mark.own_database
+
 __all__ = ["ids"]
 
 #: A condition of a statement that names the org of the caller, as the code has it.

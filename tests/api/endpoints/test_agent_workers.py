@@ -26,6 +26,8 @@ from tests.api.endpoints.agent_worker import (
 )
 from tests.clients import User, error_of
 
+pytestmark = pytest.mark.own_database
+
 __all__ = ["start", "worker"]  # fixtures
 
 

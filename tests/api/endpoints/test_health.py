@@ -18,6 +18,8 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import workers
 from tests.clients import error_of
 
+pytestmark = pytest.mark.own_database
+
 
 @pytest.fixture
 def client_with(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:

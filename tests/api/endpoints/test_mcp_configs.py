@@ -13,6 +13,8 @@ from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.described_mcp import HASH, PATH, URL, Described, Found, make
 from tests.clients import Register, User, details_of, error_of
 
+pytestmark = pytest.mark.own_database
+
 SECRET = "Bearer canary-5f1b0c"
 
 

@@ -14,6 +14,8 @@ from arkloop.shared.storage.tables.accounts import orgs, refresh_tokens
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns, ago
 
+pytestmark = pytest.mark.own_database
+
 READS = ("queues", "workers", "leases", "stuck-runs")
 
 

@@ -13,6 +13,8 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
+pytestmark = pytest.mark.own_database
+
 PATH = "/v1/tools"
 BODY = {"name": "refund", "description": "Refund an order.", "url": "https://shop.example/refund"}
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"type": "string"}}}

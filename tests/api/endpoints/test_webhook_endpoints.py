@@ -17,6 +17,8 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
+pytestmark = pytest.mark.own_database
+
 PATH = "/v1/webhook-endpoints"
 URL = "https://shop.example/hook"
 

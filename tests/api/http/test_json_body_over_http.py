@@ -48,7 +48,7 @@ def test_a_chunked_body_is_read(server: WebServer) -> None:
     """A body in chunks of any size is read, as a response about its content shows."""
     with server.connect() as connection:
         connection.sendall(head(CHUNKED))
-        for byte in b'{"login": "nobody", "password": "nothing here"}':
+        for byte in b'{"login": "in chunks", "password": "nothing here"}':
             connection.sendall(chunk(bytes([byte])))
         connection.sendall(b"0\r\n\r\n")
 
