@@ -17,7 +17,7 @@ HEADERS = (
 #: The description is that of the code: the same for every app of this process.
 _document: dict[str, Any] = {}
 _operations: dict[str, dict[str, Any]] = {}
-_validators: dict[str, Any] = {}
+_validators: dict[int, Any] = {}
 
 
 class DescribedResponses:
@@ -79,12 +79,12 @@ class DescribedResponses:
         return found
 
     def _invalid(self, schema: dict[str, Any], value: Any) -> list[str]:
-        name = json.dumps(schema)
-        if name not in _validators:
-            _validators[name] = validator(_document, schema)
+        # The schema is a part of the document, which lives as long as the process.
+        if id(schema) not in _validators:
+            _validators[id(schema)] = validator(_document, schema)
         return [
             f"{'.'.join(map(str, error.instance_path))}: {error.message[:300]}"
-            for error in _validators[name].iter_errors(value)
+            for error in _validators[id(schema)].iter_errors(value)
         ]
 
 
