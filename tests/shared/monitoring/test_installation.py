@@ -157,6 +157,7 @@ def test_a_run_that_writes_nothing_is_silent(stored: StoredRuns, connections: Co
 def test_the_retention_is_counted(connections: Connections, alice: User, make_run: MakeRun) -> None:
     """Runs that have ended, those that are too old, and deleted ones whose events are left."""
     make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=91))
+    make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=1))
     with connections.transaction() as tx:
         tx.sql.exec_driver_sql("INSERT INTO forgotten_events (run_id) VALUES (%s)", (new_id(),))
     with connections.reading() as sql:
