@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for servers and time limits, so two cores keep three processes busy. Files start
-# in their order: the acceptance tests take longest, and the short ones fill the end.
+# Most tests wait for servers and time limits, so two cores keep three processes busy. Two of them
+# take files from the front, where the acceptance tests are, and one from the back: tests/both_ends.py.
 TEST_PROCESSES ?= 3
 PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # The marks of tests that need programs which others wrote; a target below installs those of each.

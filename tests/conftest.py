@@ -31,7 +31,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
-from tests import leaks, walls
+from tests import both_ends, leaks, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
@@ -87,6 +87,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Stop the whole service before the first file that does not use it."""
     if item.path not in _FILES_WITH_SYSTEM:
         _SYSTEM.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> both_ends.BothEnds | None:
+    return both_ends.scheduler(config, log)
 
 
 def _fixtures_of(item: pytest.Item) -> list[str]:
