@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.frameworks import dev_server
 from bench.frameworks.chat_server import ChatServer
 from bench.frameworks.programs import (
     FRAMEWORKS,
-    LANGGRAPH_SERVER,
     InService,
     LangGraphServer,
     Outcome,
@@ -139,7 +139,7 @@ def main() -> int:
         with Service(environ=environ) as service:
             for agent in (None, *AGENTS):
                 plays += _plays(InService(service, stage.environ, agent), stage, options.rounds)
-        if LANGGRAPH_SERVER.exists():
+        if dev_server.is_installed():
             plays += _plays_of_server(Path(folder), stage, options.rounds)
         else:
             print("no server of LangGraph: `make agent-frameworks` installs it")

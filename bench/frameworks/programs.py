@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,17 +14,15 @@ from typing import Any, Protocol
 
 import httpx
 
-from arkloop.cli.dev.die_with_parent import dying_with_parent
 from arkloop.cli.dev.embedded_server import free_port
+from bench.frameworks import dev_server
 from bench.frameworks.same_events import Shown, shown
 from bench.service import ROOT, Service
 
-READY_SECONDS = 120.0
 #: A run that has not ended by this time after its process was replaced is taken for lost.
 END_SECONDS = 60.0
 MESSAGE = "Cancel order A1."
 FRAMEWORKS = ROOT / ".cache" / "agents"
-LANGGRAPH_SERVER = ROOT / ".cache" / "langgraph_server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +147,6 @@ class LangGraphServer:
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self._folder, self._environ = folder, environ
-        graphs = {"shop": f"{ROOT}/bench/frameworks/graph.py:graph"}
-        config = {"dependencies": ["."], "graphs": graphs}
-        (folder / "langgraph.json").write_text(json.dumps(config))
         self._port = free_port()
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=30)
         self._run, self._seen = "", list[str]()
@@ -174,36 +168,11 @@ class LangGraphServer:
         threading.Thread(target=self._follow, args=(self._seen,), daemon=True).start()
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        dev_server.end(self._process)
 
     def replace(self) -> None:
-        command = [str(LANGGRAPH_SERVER / "bin" / "langgraph"), "dev", "--no-browser"]
-        options = ["--no-reload", "--allow-blocking", "--port", str(self._port)]
-        environ = {
-            "PATH": f"{LANGGRAPH_SERVER}/bin:{os.environ['PATH']}",
-            "HOME": str(self._folder),
-            "LANGSMITH_TRACING": "false",
-            "LANGGRAPH_CLI_NO_ANALYTICS": "1",
-            "LANGGRAPH_NO_VERSION_CHECK": "true",
-            **self._environ,
-        }
-        with (self._folder / "langgraph.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                dying_with_parent([*command, *options]),
-                cwd=self._folder,
-                env=environ,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            with suppress(httpx.HTTPError):
-                if self._http.get("/ok").is_success:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError((self._folder / "langgraph.log").read_text()[-4000:])
+        graphs = {"shop": f"{ROOT}/bench/frameworks/graph.py:graph"}
+        self._process = dev_server.start(self._folder, self._port, graphs, self._environ)
 
     def cancel(self) -> None:
         self._http.post(f"{self._run}/cancel", params={"wait": "false"}).raise_for_status()
@@ -236,7 +205,7 @@ class LangGraphServer:
                 "GET",
                 f"http://127.0.0.1:{self._port}{self._run}/stream",
                 headers={"Last-Event-ID": "-1"},
-                timeout=READY_SECONDS,
+                timeout=dev_server.READY_SECONDS,
             ) as stream,
         ):
             found += (line for line in stream.iter_lines() if line.startswith("event:"))
