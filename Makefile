@@ -169,6 +169,11 @@ agent-frameworks: setup ## The same agent in the built-in loop, frameworks and L
 	@./scripts/install-langgraph-server
 	@$(BIN)/python -m bench.frameworks --rounds 3
 
+.PHONY: bench-langgraph
+bench-langgraph: setup ## Creates, first deltas and cancels beside LangGraph's development server; 5 minutes
+	@./scripts/install-langgraph-server
+	@$(BIN)/python -m bench.beside_langgraph
+
 kill-trials: http-tools client-tools tool-worker-losses agent-steps mcp-losses ## All kinds of tools and agents under kill -9, 200 trials each; 25 minutes
 
 kill-trials-short: setup ## The short cut of it that CI takes

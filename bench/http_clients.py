@@ -73,10 +73,11 @@ class Target:
         """Return the same server for another user."""
         return Target(self._url, token)
 
-    def request(self, method: str, path: str, body: Any = None) -> bytes:
+    def request(self, method: str, path: str, body: Any = None, *, accept: str = "") -> bytes:
         """Encode a request."""
         data = b"" if body is None else json.dumps(body).encode()
         kind = "Content-Type: application/json\r\n" if data else ""
+        kind += f"Accept: {accept}\r\n" if accept else ""
         length = f"Content-Length: {len(data)}\r\n" if data or method == "POST" else ""
         return f"{method} {path} HTTP/1.1\r\n{self._head}{kind}{length}\r\n".encode() + data
 
@@ -187,7 +188,9 @@ class Follower:
         on_data: Callable[["Follower", bytes, float], None] | None = None,
         on_refused: Callable[["Follower", bytes], None] | None = None,
         keep: bool = False,
+        request: bytes | None = None,
     ) -> None:
+        """Open the stream of a run, or the one that the response to `request` is."""
         self.run_id = run_id
         self.cursor = after_seq
         self.opened_at: float | None = None
@@ -205,7 +208,7 @@ class Follower:
         self._sock = target.connect()
         self.asked_at = time.perf_counter()
         path = f"/v1/runs/{run_id}/events?after_seq={after_seq}"
-        self._sock.send(target.request("GET", path))
+        self._sock.send(request or target.request("GET", path))
         loop.add(self._sock, self._read)
 
     def close(self) -> None:
@@ -228,7 +231,7 @@ class Follower:
         now = time.perf_counter()
         if self.opened_at is None:
             self.opened_at = now
-            if not data.startswith(b"HTTP/1.1 200"):
+            if not data.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201")):
                 self.close()
                 if self._on_refused is not None:
                     self._on_refused(self, data)
