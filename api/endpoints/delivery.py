@@ -65,7 +65,10 @@ class Delivery:
         if self.cancels:
             on_leave = partial(cancel_after_leave, connections(), actor(), run_id)
         if self.streams:
-            response = streaming(watch_of(run_id, actor()), on_leave=on_leave)
+            # With either field it may be a run that was there before.
+            is_old = "Idempotency-Replayed" in created.headers or body.keys() & {"steer", "queue"}
+            last_seq = None if is_old else 0
+            response = streaming(watch_of(run_id, actor(), last_seq=last_seq), on_leave=on_leave)
         elif (run := self._at_rest(run_id, on_leave)) is None:
             return created
         else:
@@ -88,7 +91,8 @@ class Delivery:
         try:
             run = _find(actor(), run_id)
             if status_of(run["state"]) == "running":
-                watch = watch_of(run_id, actor(), cursor=run["last_seq"])
+                last_seq = run["last_seq"]
+                watch = watch_of(run_id, actor(), cursor=last_seq, last_seq=last_seq)
                 wait_for_rest(hub(), watch, self.wait)
                 if watch.has_left:
                     on_leave()

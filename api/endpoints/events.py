@@ -89,7 +89,14 @@ def stream_events(run_id: UUID) -> Response:
     hub().check(run_id, cursor)
     is_followed = head.ended_at is None and args["follow"] == "true"
     until = None if is_followed else head.last_seq
-    watch = watch_of(run_id, reader, cursor=cursor, named=args["named"] == "true", until=until)
+    watch = watch_of(
+        run_id,
+        reader,
+        cursor=cursor,
+        named=args["named"] == "true",
+        until=until,
+        last_seq=head.last_seq,
+    )
     return streaming(watch, opening)
 
 

@@ -59,15 +59,16 @@ def projected(
         RunNotFound: there is none that the reader sees.
         EventsLost, Unavailable
     """
-    until = None
+    until = last_seq = None
     if not is_new:
         head = hub().heads.get_seen(run_id, reader)
         hub().check(run_id, 0)
-        until = None if head.ended_at is None else head.last_seq
+        last_seq = head.last_seq
+        until = None if head.ended_at is None else last_seq
     if request.method == "HEAD":
         response = Response(iter(()), headers=sse.HEADERS)
     else:
-        watch = watch_of(run_id, reader, until=until)
+        watch = watch_of(run_id, reader, until=until, last_seq=last_seq)
         response = streaming(
             watch,
             opening=sse.HELLO + b"".join(opening[skip:]),

@@ -181,7 +181,7 @@ def _wait(projection: ResponseProjection, wanted: ResponseId, last: int, seconds
     """
     deadline = time.monotonic() + seconds
     while not projection.is_over and (left := deadline - time.monotonic()) > 0:
-        watch = watch_of(wanted.run_id, actor(), cursor=last)
+        watch = watch_of(wanted.run_id, actor(), cursor=last, last_seq=last)
         wait_for_rest(hub(), watch, left)
         with connections().reading() as sql:
             last = responses_runs.fold(sql, projection, wanted.run_id, last)

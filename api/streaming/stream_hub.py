@@ -42,6 +42,9 @@ POLL_SECONDS_WITHOUT_REDIS = 1.0
 CHECK_SECONDS = 0.5
 #: Seconds to wait for the confirmation of a subscription.
 SUBSCRIBED_SECONDS = 1.0
+#: Seconds from there until Postgres is asked for what came between a request's own look at its run
+#: and the subscription: what comes afterwards says so itself, and many streams are short.
+LOOK_UP_SECONDS = 0.1
 #: How many runs or watches are gone through in one go; the others are served in between.
 AT_ONCE = 200
 #: A subscription needs a channel to begin with.
@@ -53,11 +56,18 @@ _NEWS = re.compile("([0-9]{1,19})(?: ([0-9]{1,19})\n|\\Z)")
 
 @dataclass(slots=True)
 class _Followed:
-    """A run that somebody follows, or a thread; `is_told`: its news come by the subscription."""
+    """A run that somebody follows, or a thread; `is_told`: its news come by the subscription.
+
+    `heard` is the newest event that was announced; `is_sure`: it was looked up since the
+    subscription. `can_wait`: each watch has looked at the run, just before it.
+    """
 
     is_thread: bool
     watches: set[Watch] = field(default_factory=set)
     is_told: bool = False
+    heard: int = 0
+    is_sure: bool = False
+    can_wait: bool = True
     asked_at: float = field(default_factory=time.monotonic)
 
 
@@ -78,8 +88,9 @@ class StreamHub:
         self._pubsub: Any = None
         #: Channels to be subscribed (True) or not any more, in the order of their coming.
         self._wanted: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
-        #: Runs whose newest event is to be looked up.
+        #: Runs whose newest event is to be looked up: now, and at a time of the monotonic clock.
         self._unknown: queue.SimpleQueue[UUID] = queue.SimpleQueue()
+        self._unsure: queue.SimpleQueue[tuple[float, UUID]] = queue.SimpleQueue()
         self._is_listening = False
         self._started = False
         self._closed = False
@@ -94,7 +105,7 @@ class StreamHub:
     def add(self, watch: Watch) -> None:
         """Notify the watch of its run's new events from now on; if it has an end, only read for it.
 
-        It hears of existing events as soon as the subscription is confirmed.
+        Of events that its request has not seen it hears when the run was looked up.
         """
         metrics.STREAMS.add(1)
         with self._lock:
@@ -154,7 +165,10 @@ class StreamHub:
             followed = self._followed[watch.run_id] = _Followed(watch.awaits_run)
             self._wanted.put((self._channel(watch.run_id, followed), True))
         followed.watches.add(watch)
-        if followed.is_told or not self._is_listening:
+        is_known = watch.last_seq is not None
+        watch.announced = max(watch.announced, followed.heard if is_known else 0)
+        followed.can_wait = followed.can_wait and is_known
+        if not self._is_listening or (followed.is_told and not (is_known and followed.is_sure)):
             self._unknown.put(watch.run_id)
 
     def _unfollow(self, watch: Watch) -> None:
@@ -180,8 +194,9 @@ class StreamHub:
         if self._started:
             return
         self._started = True
-        tasks = (self._listen, self._subscribe, self._look_up, self._poll, self._check, self._probe)
-        hub_threads.start("hub", (*tasks, *self._reader.threads), lambda: self._closed)
+        tasks = (self._listen, self._subscribe, self._look_up, self._make_sure, self._poll)
+        more = (self._check, self._probe, *self._reader.threads)
+        hub_threads.start("hub", (*tasks, *more), lambda: self._closed)
 
     def _watches_of(self, run_id: UUID) -> Iterable[Watch]:
         followed = self._followed.get(run_id)
@@ -194,9 +209,9 @@ class StreamHub:
         last.
         """
         with self._lock:
-            followed = self._followed.get(run_id)
-            if followed is None:
+            if (followed := self._followed.get(run_id)) is None:
                 return
+            followed.heard = max(followed.heard, seq)
             behind: list[Watch] = []
             for watch in followed.watches:
                 if seq > watch.announced:
@@ -211,9 +226,10 @@ class StreamHub:
     def _heard(self, head: RunHead | None, run_id: UUID) -> None:
         """Apply what Postgres has on the run to its watches."""
         with self._lock:
-            followed = self._followed.get(run_id)
-            watches = list(followed.watches) if followed is not None else []
-            for watch in watches:
+            if (followed := self._followed.get(run_id)) is None:
+                return
+            followed.is_sure = True
+            for watch in list(followed.watches):
                 if head is None or not head.is_seen_by(watch.reader):
                     watch.interrupt()  # gone, or private since
                 # A cursor beyond the end of the run waits for nothing any more.
@@ -235,7 +251,8 @@ class StreamHub:
                 with self._lock:
                     channels = [self._channel(*item) for item in self._followed.items()]
                     for followed in self._followed.values():
-                        followed.is_told = False
+                        followed.is_told = followed.is_sure = followed.can_wait = False
+                        followed.heard = 0
                 if channels:
                     pubsub.subscribe(*channels)
                 self._is_listening = True
@@ -279,11 +296,20 @@ class StreamHub:
                 self._announce(run_id, int(last or first), news)
             return
         with self._lock:
-            followed = self._followed.get(run_id)
-            if followed is not None:
-                followed.is_told = True
-                # What happened before is looked up now: nothing is left out between the two.
+            if (followed := self._followed.get(run_id)) is None:
+                return
+            followed.is_told, followed.is_sure = True, False
+            # What happened before is looked up now, or soon: nothing is left out between the two.
+            if followed.can_wait:
+                self._unsure.put((time.monotonic() + LOOK_UP_SECONDS, run_id))
+            else:
                 self._unknown.put(run_id)
+
+    def _make_sure(self) -> None:
+        """Let a run be looked up when its time has come."""
+        due, run_id = self._unsure.get()
+        time.sleep(max(0.0, due - time.monotonic()))
+        self._unknown.put(run_id)
 
     def _look_up(self) -> None:
         run_ids = {self._unknown.get()}

@@ -18,6 +18,7 @@ class Watch:
 
     `cursor` is the last event that it was given, `announced` the last that is known to be there;
     `named` says how its frames look. `until` is where its stream ends even if the run has not.
+    `last_seq` is the run's last event when its request has looked; None if it has not.
 
     One that `awaits_run` follows a thread until a run starts in it: `run_id` is the thread, and
     numbers are positions in it instead of events.
@@ -30,6 +31,7 @@ class Watch:
     named: bool = False
     until: int | None = None
     awaits_run: bool = False
+    last_seq: int | None = None
     connection: socket.socket | None = None
     may_read: Callable[[Actor], bool] = lambda _: True
     announced: int = field(init=False)
@@ -66,6 +68,7 @@ class Watch:
     ) -> None:
         """Turn to another run, or to a thread: the client was given everything."""
         self.run_id, self.cursor, self.until, self.awaits_run = run_id, cursor, until, awaits_run
+        self.last_seq = None
         self.announced = self._known
         self.limit = FIRST_PAGE_EVENTS
         self.has_all = self.from_table = self.is_read_for = False
@@ -74,7 +77,7 @@ class Watch:
 
     @property
     def _known(self) -> int:
-        return self.cursor if self.awaits_run else self.until or 0
+        return self.cursor if self.awaits_run else self.until or self.last_seq or 0
 
     @property
     def ended(self) -> bool:

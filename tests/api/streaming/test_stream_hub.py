@@ -2,11 +2,15 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import event
 
+from arkloop.api.streaming import stream_hub
 from arkloop.api.streaming.disconnects import Disconnects
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.watch import Watch
@@ -26,6 +30,13 @@ def hub(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     hub = StreamHub(connections)
     yield hub
     hub.close()
+
+
+@pytest.fixture
+def without_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub learns nothing from its safety net."""
+    monkeypatch.setattr(stream_hub, "POLL_SECONDS", 60.0)
+    monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 60.0)
 
 
 @pytest.fixture
@@ -76,6 +87,120 @@ def test_what_is_there_already_is_told_to_who_comes(hub: StreamHub, stored: Stor
         eventually(lambda: 1 == first.announced)
         with watching(hub, claim.run_id, stored.actor) as second:
             eventually(lambda: 1 == second.announced)
+
+
+@pytest.mark.usefixtures("without_polls")
+def test_what_comes_between_the_requests_look_and_the_subscription_is_found(
+    hub: StreamHub, stored: StoredRuns
+) -> None:
+    """Nobody announces it any more: it is looked up."""
+    run_id, connections = stored.claimed().run_id, stored.connections
+    eventually(lambda: connections.redis.exists(connections.keys.events(run_id)))
+    with watching(hub, stored.create(), stored.actor):  # the hub listens
+        watch = Watch(run_id, stored.actor, last_seq=0)
+        hub.add(watch)
+        eventually(lambda: 1 == watch.announced)
+        hub.remove(watch)
+
+
+@pytest.mark.usefixtures("without_polls")
+def test_what_the_request_has_seen_is_read_before_the_subscription(
+    hub: StreamHub, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page waits for no notification, and for no second look at the run."""
+    monkeypatch.setattr(stream_hub, "SUBSCRIBED_SECONDS", 60.0)
+    with watching(hub, stored.create(), stored.actor):
+        monkeypatch.setattr(hub, "_pubsub", None)  # nothing is subscribed to
+        watch = Watch(stored.claimed().run_id, stored.actor, last_seq=1)
+        hub.add(watch)
+        page = hub.next_page(watch, 10)
+        hub.remove(watch)
+
+    assert page is not None
+    assert 1 == page.last_seq
+
+
+@pytest.mark.usefixtures("without_polls")
+def test_a_request_that_has_looked_spares_the_hub_its_own_look(
+    hub: StreamHub, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that ends soon costs no other statement."""
+    monkeypatch.setattr(stream_hub, "LOOK_UP_SECONDS", 1.0)
+    run_id = stored.create()
+    with watching(hub, stored.create(), stored.actor), looked_up(stored.connections) as looks:
+        watch = Watch(run_id, stored.actor, last_seq=0)
+        hub.add(watch)
+        eventually(lambda: hub._followed[run_id].is_told)
+        hub.remove(watch)
+        eventually(lambda: hub._unsure.empty() and hub._unknown.empty())
+        time.sleep(1.2)
+
+    assert run_id not in looks
+
+
+@pytest.mark.usefixtures("without_polls")
+def test_who_joins_others_whose_run_was_looked_up_needs_no_look(
+    hub: StreamHub, stored: StoredRuns
+) -> None:
+    """Whatever came since then was announced."""
+    run_id = stored.create()
+    with watching(hub, run_id, stored.actor):
+        eventually(lambda: hub._followed[run_id].is_sure)
+        with looked_up(stored.connections) as looks:
+            watch = Watch(run_id, stored.actor, last_seq=0)
+            hub.add(watch)
+            assert hub._unknown.empty()
+            hub.remove(watch)
+
+    assert [] == looks
+
+
+@pytest.mark.usefixtures("without_polls")
+def test_who_joins_others_before_their_run_was_looked_up_has_it_looked_up(
+    hub: StreamHub, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres was unavailable, for example, when the others had theirs looked up."""
+    monkeypatch.setattr(stream_hub, "LOOK_UP_SECONDS", 60.0)
+    run_id, connections = stored.claimed().run_id, stored.connections
+    eventually(lambda: connections.redis.exists(connections.keys.events(run_id)))
+    with watching(hub, stored.create(), stored.actor):
+        first = Watch(run_id, stored.actor, last_seq=0)
+        hub.add(first)
+        eventually(lambda: hub._followed[run_id].is_told)
+        second = Watch(run_id, stored.actor, last_seq=0)
+        hub.add(second)
+        eventually(lambda: 1 == first.announced == second.announced)
+        for watch in (first, second):
+            hub.remove(watch)
+
+
+@contextlib.contextmanager
+def looked_up(connections: Connections) -> Iterator[list[UUID]]:
+    """Note the runs whose newest event Postgres is asked for within the block."""
+    found: list[UUID] = []
+
+    def note(_sql: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "newest.seq" in statement:
+            found.extend(parameters["ids"])
+
+    event.listen(connections.engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(connections.engine, "before_cursor_execute", note)
+
+
+def test_who_joins_others_learns_what_they_have_heard(hub: StreamHub, stored: StoredRuns) -> None:
+    """An event is announced to the others after a request has looked, and before it watches."""
+    run_id = stored.create()
+    with watching(hub, run_id, stored.actor) as first:
+        stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
+        eventually(lambda: 5 == first.announced)
+        late = Watch(run_id, stored.actor, last_seq=4)
+        hub.add(late)
+        hub.remove(late)
+
+    assert 5 == late.announced
 
 
 def test_an_announcement_of_known_events_is_ignored(hub: StreamHub, stored: StoredRuns) -> None:
@@ -165,9 +290,12 @@ def test_a_run_of_another_org_or_of_none_is_not_watched(
 ) -> None:
     """A stream opened before its run was deleted, or turned private, ends."""
     run_id = stored.create()
+    stranger = StoredRuns.of(stored.connections, register()).actor
     for watch in (
         Watch(uuid4(), stored.actor),
-        Watch(run_id, StoredRuns.of(stored.connections, register()).actor),
+        Watch(run_id, stranger),
+        Watch(uuid4(), stored.actor, last_seq=0),
+        Watch(run_id, stranger, last_seq=0),
     ):
         hub.add(watch)
         eventually(lambda watch=watch: watch.ended)
