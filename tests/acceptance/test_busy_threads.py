@@ -155,15 +155,16 @@ def test_a_client_that_leaves_can_cancel_a_run_that_waits(user: Caller) -> None:
 def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     """What was accepted while the budget lasted calls no model once it is spent; none is stuck."""
     owner = system.caller()
-    # As much as one run costs, at the price of the scripted route.
-    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 0.004}).is_success
+    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 1}).is_success
     spending = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
     thread_id = owner.thread()
-    # The first must not end before the others are accepted, on a slow machine either.
     made = [
         send(owner, thread_id, script(spending, {"hang": 4}, {"say": "A"}), "enqueue")
         for _ in range(3)
     ]
+    # As much as one run costs, at the price of the scripted route. Not before all are made: once
+    # the first has reserved it, which takes milliseconds, no other is accepted.
+    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 0.004}).is_success
 
     ended = [owner.ended(one["run_id"]) for one in made]
 
