@@ -57,6 +57,7 @@ def test_a_slow_statement_is_no_outage(limited: Connections) -> None:
     assert answers(limited)
 
 
+@pytest.mark.owner
 def test_a_statement_alone_reads_what_others_have_committed(
     settings: Settings, new_database: Callable[[], str]
 ) -> None:
