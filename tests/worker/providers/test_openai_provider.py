@@ -370,9 +370,9 @@ def test_the_vendor_is_known_by_its_address(url: str | None, name: str) -> None:
     route = route_to("openai", url, api="chat")
     request = replace(REQUEST, max_output_tokens=7)
 
-    arguments = openai_provider._arguments(request, route.is_at_openai)
+    body = openai_provider._body(request, route.is_at_openai)
 
-    assert 7 == arguments[name]
+    assert 7 == body[name]
 
 
 def test_the_last_marker_may_be_missing() -> None:

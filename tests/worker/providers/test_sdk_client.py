@@ -1,7 +1,9 @@
 """The common parts of both SDKs' clients."""
 
 import json
+import sys
 import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arkloop.cli.dev.embedded_server import free_port
-from arkloop.shared.catalog.model_routes import Route
 from arkloop.worker import providers
-from arkloop.worker.contract.messages import ModelRequest, UserMessage
+from arkloop.worker.contract.messages import Message, ModelRequest, UserMessage
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.sdk_client import json_bytes
+from tests.worker.providers.fake_vendor import route_to
 
 JSON = st.recursive(
     st.none()
@@ -34,10 +36,13 @@ def test_json_is_encoded_as_the_sdks_do(value: Any) -> None:
     assert expected.encode() == json_bytes(value)
 
 
-@pytest.mark.parametrize(
+OF_EACH_API = pytest.mark.parametrize(
     ("provider", "fields"),
     [("openai", {"api": "chat"}), ("openai", {"api": "responses"}), ("anthropic", {})],
 )
+
+
+@OF_EACH_API
 def test_an_emoji_does_not_multiply_the_memory_of_a_request(
     provider: str, fields: dict[str, Any]
 ) -> None:
@@ -45,21 +50,49 @@ def test_an_emoji_does_not_multiply_the_memory_of_a_request(
     messages = [UserMessage("word " * 2000 + str(number)) for number in range(800)]
     messages[0] = UserMessage("\N{GRINNING FACE}")
     size = sum(len(message.content) for message in messages)
-    route = Route(
-        id="r",
-        provider=provider,
-        model="m",
-        base_url=f"http://127.0.0.1:{free_port()}/v1",
-        api_key="k",
-        **fields,
-    )
-    client = providers.load(route, faults=False, egress=None)
-    request = ModelRequest(model="m", system_prompt="", messages=messages, max_output_tokens=10)
+    _send_to_nobody(provider, fields, messages[:1])  # loads the SDK
     tracemalloc.start()
-    with pytest.raises(ProviderError, match="onnect"):
-        list(client.stream(request, StopSignal()))
+    _send_to_nobody(provider, fields, messages)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    client.close()
 
     assert peak < 4 * size
+
+
+@OF_EACH_API
+def test_a_message_of_a_long_conversation_takes_few_calls(
+    provider: str, fields: dict[str, Any]
+) -> None:
+    """A worker's other runs wait while a request is made: an SDK that compares each message with
+    the types that it may have calls 740 functions for it.
+    """
+    _send_to_nobody(provider, fields, [UserMessage("Hi")])  # loads the SDK
+    few, many = (_calls_of(provider, fields, number) for number in (100, 600))
+
+    assert (many - few) / 500 < 150
+
+
+def _calls_of(provider: str, fields: dict[str, Any], messages: int) -> int:
+    """Count the calls of Python functions until a request with that number of messages is sent."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        _send_to_nobody(provider, fields, [UserMessage(str(one)) for one in range(messages)])
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def _send_to_nobody(provider: str, fields: dict[str, Any], messages: Sequence[Message]) -> None:
+    """Make a call to a server that is not there."""
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    client = providers.load(route_to(provider, url, **fields), faults=False, egress=None)
+    request = ModelRequest(model="m", system_prompt="", messages=messages, max_output_tokens=10)
+    with pytest.raises(ProviderError, match="onnect"):
+        list(client.stream(request, StopSignal()))
+    client.close()
