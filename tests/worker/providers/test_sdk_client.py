@@ -3,7 +3,8 @@
 import json
 import sys
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,11 +13,19 @@ from hypothesis import strategies as st
 
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.worker import providers
-from arkloop.worker.contract.messages import Message, ModelRequest, UserMessage
+from arkloop.worker.contract.messages import Message, ModelRequest, TextDelta, UserMessage
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.sdk_client import json_bytes
-from tests.worker.providers.fake_vendor import route_to
+from tests.worker.providers.anthropic_answers import finish, start, text
+from tests.worker.providers.fake_vendor import (
+    anthropic_stream,
+    delta,
+    openai_stream,
+    raw,
+    route_to,
+    vendor,
+)
 
 JSON = st.recursive(
     st.none()
@@ -72,9 +81,21 @@ def test_a_message_of_a_long_conversation_takes_few_calls(
     assert (many - few) / 500 < 150
 
 
-def _calls_of(provider: str, fields: dict[str, Any], messages: int) -> int:
-    """Count the calls of Python functions until a request with that number of messages is sent."""
+@OF_EACH_API
+def test_a_piece_of_an_answer_takes_few_calls(provider: str, fields: dict[str, Any]) -> None:
+    """Pieces are most of what a worker computes: an object with the SDK's types for each, with its
+    parts, takes 344 calls.
+    """
+    few, many = (_calls_of_answer(provider, fields, number) for number in (100, 600))
+
+    assert (many - few) / 500 < 150
+
+
+@contextmanager
+def counting_calls() -> Iterator[list[int]]:
+    """Count the calls of Python functions in this thread; the number is there after the block."""
     calls = 0
+    counted: list[int] = []
 
     def count(_frame: Any, event: str, _argument: Any) -> None:
         nonlocal calls
@@ -82,10 +103,41 @@ def _calls_of(provider: str, fields: dict[str, Any], messages: int) -> int:
 
     sys.setprofile(count)
     try:
-        _send_to_nobody(provider, fields, [UserMessage(str(one)) for one in range(messages)])
+        yield counted
     finally:
         sys.setprofile(None)
-    return calls
+        counted.append(calls)
+
+
+def _calls_of(provider: str, fields: dict[str, Any], messages: int) -> int:
+    """Count the calls until a request with that number of messages is sent."""
+    with counting_calls() as counted:
+        _send_to_nobody(provider, fields, [UserMessage(str(one)) for one in range(messages)])
+    return counted[0]
+
+
+def _calls_of_answer(provider: str, fields: dict[str, Any], pieces: int) -> int:
+    """Count the calls of a request whose answer comes in that number of pieces."""
+    with vendor(raw(_answer(provider, fields, pieces))) as fake:
+        client = providers.load(route_to(provider, fake.url, **fields), faults=False, egress=None)
+        request = ModelRequest(model="m", system_prompt="", messages=[UserMessage("Hi")])
+        with counting_calls() as counted:
+            found = list(client.stream(request, StopSignal()))
+        client.close()
+    assert pieces == sum(isinstance(one, TextDelta) for one in found)
+    return counted[0]
+
+
+def _answer(provider: str, fields: dict[str, Any], pieces: int) -> bytes:
+    """Build the stream of an answer in that number of pieces."""
+    if provider == "anthropic":
+        events = (start(input_tokens=1), *text(0, *["word "] * pieces), finish("end_turn"))
+        return anthropic_stream(*events)
+    if fields["api"] == "responses":
+        piece = {"type": "response.output_text.delta", "item_id": "a", "delta": "word "}
+        end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
+        return b"".join(b"data: %b\n\n" % json_bytes(one) for one in (*[piece] * pieces, end))
+    return openai_stream(*[delta(content="word ")] * pieces, delta(finish="stop"))
 
 
 def _send_to_nobody(provider: str, fields: dict[str, Any], messages: Sequence[Message]) -> None:
