@@ -84,7 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=600, help="created in a round")
-    parser.add_argument("--answers", type=int, default=100, help="followed in a round")
+    parser.add_argument("--answers", type=int, default=20, help="followed in a round")
     options = parser.parse_args()
     if not dev_server.is_installed():
         parser.error("langgraph dev is missing: `make bench-langgraph` installs it")
