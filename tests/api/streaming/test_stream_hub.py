@@ -142,7 +142,7 @@ def test_a_request_that_has_looked_spares_the_hub_its_own_look(
 def test_who_joins_others_whose_run_was_looked_up_needs_no_look(
     hub: StreamHub, stored: StoredRuns
 ) -> None:
-    """Whatever came since then was announced."""
+    """Events since then were announced."""
     run_id = stored.create()
     with watching(hub, run_id, stored.actor):
         eventually(lambda: hub._followed[run_id].is_sure)
