@@ -1,7 +1,7 @@
 """The official SDK's client, shared by both of OpenAI's APIs."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import httpx2
@@ -86,6 +86,17 @@ class Client:
         reporting = self._connections.reporting(request.on_send)
         with stop.aborting(self._connections.abort), failures, reporting:
             yield
+
+    def open(self, path: str, body: Mapping[str, Any]) -> openai.Stream[Any]:
+        """Post a request and return its stream of plain JSON objects.
+
+        The SDK's own `create` methods compare each message with the types that it may have (0.2 ms,
+        and the worker's other runs wait meanwhile), make an object of its types of each chunk
+        (0.1 ms), and hide that a field is missing.
+        """
+        return self.sdk.post(
+            path, cast_to=object, body=body, stream=True, stream_cls=openai.Stream[Any]
+        )
 
     def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
         """Yield the chunks; ignore a failure that comes after the last one that matters.

@@ -42,6 +42,7 @@ from arkloop.worker.providers.partial_calls import (
 from arkloop.worker.providers.reported_usage import UsageReader
 from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
+_PATH = "/chat/completions"
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
@@ -152,7 +153,7 @@ class OpenAIProvider:
         body = _body(request, self._is_vendor)
         if not self._fills_reasoning:
             try:
-                return self._post(body)
+                return self._client.open(_PATH, body)
             except openai.BadRequestError as error:
                 if not _LACKS_REASONING.search(error.message.replace("`", "")):
                     raise
@@ -161,19 +162,7 @@ class OpenAIProvider:
             {**_NO_REASONING, **message} if message["role"] == "assistant" else message
             for message in body["messages"]
         ]
-        return self._post(body)
-
-    def _post(self, body: Mapping[str, Any]) -> openai.Stream[Any]:
-        # `chat.completions.create` compares each message with the types that it may have, which
-        # takes 0.2 ms; for a conversation of thousands the worker's other runs would wait. Making
-        # an object of its types takes 0.1 ms for each chunk.
-        return self._client.sdk.post(
-            "/chat/completions",
-            cast_to=object,
-            body=body,
-            stream=True,
-            stream_cls=openai.Stream[Any],
-        )
+        return self._client.open(_PATH, body)
 
 
 def _is_last(chunk: Any) -> bool:

@@ -98,14 +98,7 @@ class ResponsesProvider:
         while True:
             body = with_extra(responses_request.body(request), self._options)
             try:
-                # The classes that `responses.create` makes of events hide missing fields.
-                return self._client.sdk.post(
-                    "/responses",
-                    cast_to=object,
-                    body=body,
-                    stream=True,
-                    stream_cls=openai.Stream[Any],
-                )
+                return self._client.open("/responses", body)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if self._options.pop(_refused_option(error, request.settings), None) is None:
                     raise
