@@ -95,7 +95,7 @@ GROUPS = (
     ),
     Group(
         "processes",
-        "two web processes and two workers against one of each",
+        "two web processes and two workers against one of each, and workers that give way",
         lambda short: processes.measure(short=short),
     ),
     Group(

@@ -161,9 +161,17 @@ def _draw_lines(axes: Axes, chart: Chart, rows: Sequence[Row]) -> bool:
 def _draw_processes(picture: Picture, rows: Sequence[Row]) -> bool:
     """Draw one web process and worker next to two of each: three numbers with axes of their own."""
     bars = (
-        Line("runs created/s", r"web processes and workers: create runs, .*", "rate"),
-        Line("runs finished/s", r"web processes and workers: first POST → last end", "finished"),
-        Line("burst: POST → end, p99, s", r"web processes and workers: burst .*: POST → .*", "p99"),
+        Line("runs created/s", r"web processes and workers that give way: create runs, .*", "rate"),
+        Line(
+            "runs finished/s",
+            r"web processes and workers that give way: first POST → last end",
+            "finished",
+        ),
+        Line(
+            "burst: POST → end, p99, s",
+            r"web processes and workers that give way: burst .*: POST → .*",
+            "p99",
+        ),
     )
     if not any(_points(rows, line) for line in bars):
         return False

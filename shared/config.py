@@ -32,7 +32,7 @@ _ENDPOINT = r"https?://([^/?#\s@]*@)?([^/?#\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]
 _PATH = r"(/[^?#\s]*)?"
 _SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:|\Z)")
 _MAY_BE_ZERO = (
-    *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
+    *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS", "ARKLOOP_WORKER_NICENESS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
     *("ARKLOOP_ORG_CONCURRENT_RUNS", "ARKLOOP_KEY_CONCURRENT_RUNS", "ARKLOOP_ORG_QUEUED_RUNS"),
     *("ARKLOOP_ORG_STREAMS", "ARKLOOP_KEY_STREAMS", "ARKLOOP_METRICS_PORT"),
@@ -79,6 +79,7 @@ class Settings:
     webhook_timeout_seconds: float = 15.0  # of one attempt
     database_pool_size: int = 10  # connections of one process
     worker_concurrency: int = 200  # runs that one worker process executes at a time
+    worker_niceness: int = 5  # how far a worker gives way to web processes of its machine
     run_output_mib: int = 64  # what all the events of one run may have together
     keep_prompts: bool = True  # whether what vendors receive is stored, with the run's events
     history_memory_mib: int = 256  # of one worker process, for the threads that its runs have read
@@ -230,6 +231,10 @@ class _Reader:
             self.problems.append(
                 "ARKLOOP_HEARTBEAT_SECONDS: must be at most a third of ARKLOOP_LEASE_SECONDS, "
                 f"is {heartbeat:g} of {lease:g}"
+            )
+        if values["worker_niceness"] > 19:
+            self.problems.append(
+                f"ARKLOOP_WORKER_NICENESS: must be at most 19, is {values['worker_niceness']}"
             )
         if bool(values["s3_access_key_id"]) != bool(values["s3_secret_access_key"]):
             self.problems.append(

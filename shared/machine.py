@@ -28,10 +28,13 @@ def default_web_processes() -> int:
 
 
 def web_processes(count: int) -> int:
-    """Return how many gunicorn workers fit: Postgres, Redis and workers need the other half."""
-    return max(1, count // 2)
+    """Return how many gunicorn workers fit: Postgres, Redis and workers need the other half.
+
+    Two cores are used by two, since workers give way to them.
+    """
+    return max(min(2, count), count // 2)
 
 
 def worker_processes(count: int) -> int:
-    """Return how many worker processes fit."""
-    return max(1, count // 4)
+    """Return how many worker processes fit: one alone cannot use the core that web leaves idle."""
+    return max(min(2, count), count // 4)

@@ -26,6 +26,7 @@ from arkloop.shared.security import process_memory, program_user
 from arkloop.shared.storage import celery_app, rewinds, server_checks
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker import poller, providers, tasks, tools
+from arkloop.worker.process import priority
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ celery_program.safe_say = lambda *_: None
 
 try:
     settings = Settings.from_env()
+    priority.lower(settings.worker_niceness)  # memory that is closed leaves it to root
     if not settings.core_dumps:
         process_memory.close()
     if settings.mcp_stdio:

@@ -91,14 +91,14 @@ class Options:
     "--api-workers",
     type=click.IntRange(1),
     default=lambda: machine.web_processes(machine.cores()),
-    show_default="half the cores",
+    show_default="half the cores, 2 on two",
     help="gunicorn workers.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=lambda: machine.worker_processes(machine.cores()),
-    show_default="a quarter of the cores",
+    show_default="a quarter of the cores, at least 2 on several",
     help="Worker processes.",
 )
 @click.option(

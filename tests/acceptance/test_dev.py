@@ -369,7 +369,11 @@ def test_honcho_runs_the_same_procfile(servers: dict[str, str], tmp_path: Path) 
 
         eventually(is_ready)
         tree += tree[0].children(recursive=True)
-        assert any("celery" in " ".join(process.cmdline()) for process in tree)
+        commands = {process: " ".join(process.cmdline()) for process in tree}
+        [worker] = [process for process, command in commands.items() if "celery" in command]
+        [*web] = [process for process, command in commands.items() if "gunicorn" in command]
+        assert {os.nice(0)} == {process.nice() for process in web}
+        eventually(lambda: worker.nice() == max(os.nice(0), 5))  # it may start after them
     finally:
         honcho.terminate()
         honcho.wait(30)

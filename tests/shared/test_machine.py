@@ -28,16 +28,18 @@ def test_a_containers_quota_counts(tmp_path: Path, quota: str, at_most: int) -> 
 
 
 def test_a_web_process_has_no_more_workers_than_fit() -> None:
-    """Small machines have one, others two, unless the operator says otherwise."""
+    """A single core has one, others two, unless the operator says otherwise."""
     cores = machine.cores()
-    expected = 1 if cores < 4 else 2
+    expected = min(cores, 2)
 
     assert expected == machine.default_web_processes()
     assert expected == Settings.from_env(LEAST).api_workers
     assert 7 == Settings.from_env({**LEAST, "ARKLOOP_API_WORKERS": "7"}).api_workers
 
 
-@pytest.mark.parametrize(("cores", "web", "workers"), [(1, 1, 1), (2, 1, 1), (4, 2, 1), (8, 4, 2)])
+@pytest.mark.parametrize(
+    ("cores", "web", "workers"), [(1, 1, 1), (2, 2, 2), (4, 2, 2), (8, 4, 2), (16, 8, 4)]
+)
 def test_processes_fit_the_cores(cores: int, web: int, workers: int) -> None:
-    """Web processes take half of them, workers a quarter."""
+    """Web processes take half of them, workers a quarter; there are two of each, if it has two."""
     assert (web, workers) == (machine.web_processes(cores), machine.worker_processes(cores))
