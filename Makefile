@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for servers and time limits, so two cores keep three processes busy. Two of them
-# take files from the front, where the acceptance tests are, and one from the back: tests/both_ends.py.
-TEST_PROCESSES ?= 3
+# Many tests wait for servers and time limits, so two cores keep four processes busy. One of them
+# takes files from the front, where the acceptance tests are, the others from the back:
+# tests/both_ends.py.
+TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # The marks of tests that need programs which others wrote; a target below installs those of each.
 CONFORMANCE := agents or browser or collector or front_ends or helm or peers or platform or poolers or prometheus or proxies or s3 or webkit

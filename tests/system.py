@@ -33,7 +33,7 @@ PACE = {
     "ARKLOOP_WEBHOOK_RETRY_SECONDS": "0.5,0.5,1,600",
     "ARKLOOP_LEASE_SECONDS": "6",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
-    "ARKLOOP_SWEEP_SECONDS": "0.6",
+    "ARKLOOP_SWEEP_SECONDS": "1",
     # The tests compute beside it: a worker that gave way to them would lose its lease while it
     # imports the SDK of a vendor.
     "ARKLOOP_WORKER_NICENESS": "0",

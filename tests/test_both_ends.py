@@ -29,7 +29,7 @@ class Node:
         return list(dict.fromkeys(test.partition("::")[0] for test in self.tests))
 
 
-def test_every_other_process_takes_the_last_files() -> None:
+def test_one_process_takes_the_first_files_and_others_the_last_ones() -> None:
     """Both go on where they are until they meet: each test is run once, with those of its file."""
     order: Any = scheduler(_config("loadfile"), None)
     nodes = [Node("gw0"), Node("gw1")]
