@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
@@ -163,7 +164,11 @@ def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
             with Redis.from_url(lost.url, decode_responses=True) as returned:
 
                 def follows() -> bool:
-                    port, state = pair.leads_to(), returned.info("replication")
+                    port = pair.leads_to()
+                    try:
+                        state = returned.info("replication")
+                    except RedisConnectionError:  # Sentinel closes all when it makes it a replica
+                        return False
                     led_to.append((state["role"], port))
                     return state.get("master_link_status") == "up"
 
