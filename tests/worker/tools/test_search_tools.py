@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import cache
 
 import pytest
 
@@ -77,18 +78,21 @@ def test_the_description_names_what_there_is_to_search() -> None:
 @pytest.mark.parametrize("text", ["a" * 16_000, "aA" * 8_000, "ﷺ" * 16_000, "e\u0301" * 8_000])
 def test_no_text_makes_a_search_slow(text: str, query: str) -> None:
     """All the tools that a run can have cost at most five times as much as with plain sentences."""
-    sentence = "Creates an event in the calendar of a person, and books a room. "
-    plain = _seconds(sentence * 250, "create an event in the calendars of persons and rooms " * 9)
+    most = 5 * _seconds_of_plain_sentences()
 
-    assert _seconds(text, query) < 5 * plain
+    assert any(_seconds(text, query) < most for _ in range(3))  # once its processor may be slow
+
+
+@cache
+def _seconds_of_plain_sentences() -> float:
+    sentence = "Creates an event in the calendar of a person, and books a room. "
+    query = "create an event in the calendars of persons and rooms " * 9
+    return min(_seconds(sentence * 250, query) for _ in range(3))
 
 
 def _seconds(description: str, query: str) -> float:
     """Measure the processor time of a search."""
     specs = [ToolSpec(f"tool_{number}", description, {}) for number in range(512)]
-    took = []
-    for _ in range(3):
-        began = time.thread_time()
-        rank(specs, query)
-        took.append(time.thread_time() - began)
-    return min(took)
+    began = time.thread_time()
+    rank(specs, query)
+    return time.thread_time() - began
