@@ -65,6 +65,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     ports = {part: free_port() for part in PARTS}
     listening = [f"-{part}.port={port}" for part, port in ports.items()]
     listening += [f"-{part}.port.grpc={free_port()}" for part in PARTS]
+    # Other protocols, at ports that two servers cannot share.
+    listening += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command = [
         *(PROGRAM, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *("-filer", "-s3", f"-s3.config={config}", "-master.telemetry=false"),
