@@ -114,7 +114,7 @@ hypothesis_settings.register_profile(
     "random", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.register_profile(
-    "same", hypothesis_settings.get_profile("random"), derandomize=True
+    "same", hypothesis_settings.get_profile("random"), max_examples=50, derandomize=True
 )
 hypothesis_settings.register_profile(
     "many", hypothesis_settings.get_profile("random"), max_examples=20_000, database=None

@@ -91,7 +91,8 @@ def test_a_client_goes_on_at_another_server_when_its_own_stops(
         system.one_more_web_server() as first,
         proxy(name, tmp_path, first.settings.port, system.web[0].settings.port) as url,
     ):
-        run_id = user.run({"count": 40, "delay_ms": 50})
+        # It takes long enough for the client to start on a busy machine.
+        run_id = user.run({"count": 120, "delay_ms": 50})
         command += [f"{url}/v1/runs/{run_id}/events", user.token]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
