@@ -34,8 +34,12 @@ demo: setup ## One real message through the whole system, shown and replayed
 dev: setup ## Run everything on this machine until Ctrl-C, with the console; OPTIONS="--port 9000"
 	@$(BIN)/arkloop dev $(OPTIONS)
 
-test: setup ## The suite, against a real Postgres and a real Redis; TESTS="…" picks some
-	@$(PYTEST) -m "not (stack or $(CONFORMANCE))" $(TESTS)
+test: setup ## The suite, against a real Postgres and a real Redis: 5 minutes; TESTS="…" picks some
+	@$(PYTEST) -m "not (stack or processes or tools or $(CONFORMANCE))" $(TESTS)
+
+.PHONY: test-rest
+test-rest: setup ## The rest of it: tests that start processes of their own, and those of bench/ and chaos/
+	@$(PYTEST) -m "(processes or tools) and not (stack or $(CONFORMANCE))" $(TESTS)
 
 .PHONY: test-conformance
 test-conformance: setup ## With programs that others wrote, as far as the targets below installed them

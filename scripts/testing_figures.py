@@ -74,14 +74,16 @@ def size() -> str:
     cases = Counter(
         case.partition("::")[0] for case in _cases("-m", f"not (stack or {conformance})")
     )
+    apart = len(_cases("-m", f"(processes or tools) and not (stack or {conformance})"))
     served = sum(n for file, n in cases.items() if file.startswith("tests/acceptance/"))
     return _table(
         ("", datetime.now(UTC).date().isoformat()),
         ("lines of the product, Python and SQL", f"{product:,}"),
         ("lines of the console's pages, without the packages in them", f"{console:,}"),
         ("lines of tests, fault injection and benchmarks", f"{tests:,}"),
-        ("tests of `make test`", f"{sum(cases.values()):,}"),
-        ("– of these, against a service of several processes", f"{served:,}"),
+        ("tests of `make test` and `make test-rest`", f"{sum(cases.values()):,}"),
+        ("– of these, those of `make test-rest`", f"{apart:,}"),
+        ("– against a service of several processes", f"{served:,}"),
         ("tests of `make test-conformance`", f"{len(_cases('-m', conformance)):,}"),
         ("`assert` statements in them", f"{asserts:,}"),
     )

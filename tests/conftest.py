@@ -31,7 +31,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
-from tests import both_ends, leaks, walls
+from tests import both_ends, leaks, own_processes, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
@@ -57,6 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if own_processes.MARK in config.getoption("markexpr"):
+        config.pluginmanager.register(own_processes.OwnProcesses())
     if config.getoption("cpu"):
         config.pluginmanager.register(CpuOfFiles(config))
 
@@ -71,6 +73,11 @@ _FILES_WITH_SYSTEM: set[Path] = set()
 gc.disable()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    left_out = own_processes.is_left_out(collection_path, config.getoption("markexpr"))
+    return True if left_out else None  # the decision of others
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files that use the whole service to the front: it is stopped after the last one.
 
@@ -79,6 +86,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _FILES_WITH_SYSTEM.update(item.path for item in items if "system" in _fixtures_of(item))
     items.sort(key=lambda item: item.path not in _FILES_WITH_SYSTEM)
     for item in items:
+        if own_processes.is_of_tools(item.path):
+            item.add_marker("tools")
         if item.config.getoption("walled") and item.get_closest_marker("owner"):
             item.add_marker(pytest.mark.skip(reason="writes what the service's role may not"))
 

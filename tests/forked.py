@@ -80,6 +80,7 @@ class ForkServer:
         Raises:
             RuntimeError: the fork server has ended; its standard error is that of the tests.
         """
+        sys.audit("arkloop.tests.fork", argv)
         order = {"argv": list(argv), "environ": dict(environ), "log": str(log)}
         with self._lock:
             if self._process is None:

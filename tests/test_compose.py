@@ -28,6 +28,8 @@ from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import FALLBACKS, Settings
 from tests.stored_runs import StoredRuns, ago
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

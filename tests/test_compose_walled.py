@@ -20,6 +20,8 @@ from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import connect
 from tests.test_compose import COMPOSE, ROOT, interpolated
 
+pytestmark = pytest.mark.processes
+
 WALLED: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.walled.yaml").read_text())
 GIVEN = {
     "POSTGRES_PASSWORD": "a" * 48,

@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from tests.cpu_of_files import seconds_of
+
+pytestmark = pytest.mark.processes
 
 
 def test_processes_that_have_ended_count() -> None:

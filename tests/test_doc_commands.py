@@ -17,6 +17,8 @@ from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, vendor
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bench" / "README.md"])

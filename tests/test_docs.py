@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 ROOMS = ("shared", "api", "worker", "cli", "chaos")
-#: What `make test` uses, too, and CI installs before it.
+#: What `make test` and `make test-rest` use, too, and CI installs before them.
 NEEDED_WITHOUT_A_MARK = {"CURL", "POOLERS"}
 MAX_LINES = 400
 
@@ -253,7 +253,9 @@ def test_the_readme_says_how_to_test() -> None:
 
 
 def test_what_needs_other_programs_is_tested_by_a_command_of_its_own() -> None:
-    """`make test` leaves all marks out that `make test-conformance` takes, and CI runs both."""
+    """`make test` leaves all marks out that `make test-conformance` takes, and CI runs both, and
+    what else `make test` leaves out.
+    """
     marks = set(re.findall(r'^    "(\w+): needs ', _text("pyproject.toml"), re.MULTILINE))
     [named] = re.findall(r"^CONFORMANCE := (.*)$", _text("Makefile"), re.MULTILINE)
     needs = {
@@ -264,7 +266,7 @@ def test_what_needs_other_programs_is_tested_by_a_command_of_its_own() -> None:
     assert marks == set(named.split(" or "))
     # A program that is missing then fails the tests, which without this would be skipped.
     assert {mark.upper() for mark in marks} == needs["test-conformance"]
-    assert NEEDED_WITHOUT_A_MARK == needs["test"]
+    assert NEEDED_WITHOUT_A_MARK == needs["test"] == needs["test-rest"]
     of_first_chat = r"^test-first-chat-short:.*\n\t@.*NEED_BROWSER=1 "
     assert re.search(of_first_chat, _text("Makefile"), re.MULTILINE)
 

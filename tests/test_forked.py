@@ -17,6 +17,8 @@ from tests.forked import ROOT, SERVER, Forked, ForkServer, has_ended
 from tests.waiting import eventually
 from tests.web_server import INHERITED, starts_otherwise
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = """
 import json, os, sys, time
 json.dump({"argv": sys.argv, "environ": dict(os.environ), "cwd": os.getcwd(), "name": __name__,

@@ -18,6 +18,8 @@ from arkloop.worker import providers as worker_providers
 from tests.clients import User
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 ENVIRON = {
     "ARKLOOP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",

@@ -7,6 +7,8 @@ import pytest
 
 from scripts import check_language
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize(
     ("source", "begins"),

@@ -16,6 +16,8 @@ from flask import Flask
 
 from scripts import release
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 NOTES = "### Added\n\n- A thing that people notice.\n"
 needs_release = pytest.mark.skipif(

@@ -9,6 +9,8 @@ from arkloop.shared.ids import new_id
 from tests.caller import Caller, client, error_of
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 
 def requests_for(thread_id: str, run_id: str) -> list[tuple[str, str, Any]]:
     """List every way to reach a run: method, path, body."""

@@ -12,6 +12,8 @@ from arkloop.shared import ids
 from tests.caller import Caller, client
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 
 @dataclass
 class Worker:

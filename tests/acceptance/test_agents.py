@@ -11,6 +11,8 @@ import pytest
 from tests.caller import Caller, data_of, text_of, types
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 AGENTS = ("script", "async_script")
 
 

@@ -12,6 +12,8 @@ from arkloop.shared.billing import credits
 from tests.caller import Caller, script
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 #: 1,000 tokens in and 1,000 out: 0.003 USD.
 CALL = {"usage": {"input_tokens": 1000, "output_tokens": 1000}}
 AGAIN = {"tool": "calculator", "args": {"expression": "1+1"}}

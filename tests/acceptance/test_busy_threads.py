@@ -67,6 +67,7 @@ def test_a_steered_message_reaches_the_next_step(user: Caller) -> None:
     assert (404, "runs.not_found") == error_of(lost)
 
 
+@pytest.mark.processes
 def test_a_steered_message_survives_its_worker(user: Caller) -> None:
     """The next attempt has it once, and continues from it."""
     thread_id = user.thread()

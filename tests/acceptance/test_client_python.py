@@ -16,6 +16,8 @@ from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 SLOW = script({"count": 60, "delay_ms": 20}, {"tool": "calculator", "args": {"expression": "6*7"}})
 

@@ -228,6 +228,7 @@ def test_results_that_do_not_come_expire(system: System, user: Caller, on_expiry
         assert (409, "tool_results.conflict") == late
 
 
+@pytest.mark.processes
 def test_a_result_survives_its_server(system: System, user: Caller, mapper: str) -> None:
     """A server that dies after the commit has notified no worker; one finds the run."""
     run_id = user.run({"tools": [call(), call("open_page")]}, {"say": "ok"}, persona_id=mapper)

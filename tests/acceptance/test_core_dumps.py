@@ -13,6 +13,8 @@ import pytest
 from tests.system import System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 

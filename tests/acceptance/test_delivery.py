@@ -15,6 +15,8 @@ from tests.caller import Caller, error_of, parsed, script, types, until_broken_o
 from tests.system import System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 STREAM = {"Accept": "text/event-stream"}
 ASK = script({"tool": "ask_user", "args": {"question": "Go on?"}}, {"say": "Done"})
 SLOW = script({"say": "Half"}, {"hang": 60})

@@ -25,6 +25,8 @@ from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import is_alive
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SMALL = ("--no-local-model", "--api-workers", "1")

@@ -281,6 +281,7 @@ def test_an_ended_run_says_how(
         assert "max_steps" == found["details"]["stop_reason"]
 
 
+@pytest.mark.processes
 def test_without_a_worker_a_queued_run_says_so(system: System, owner: Caller) -> None:
     """A run whose worker was killed, and a new one: nothing is alive that could execute them."""
     lost = owner.run(SLOW)

@@ -17,6 +17,8 @@ from tests.standby import Pair, replicated_postgres
 from tests.system import System, running_system
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 #: Runs that are in the middle of their answer at the failover.
 RUNS = 8
 TEXT = {"count": 80, "delay_ms": 100}

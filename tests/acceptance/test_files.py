@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import psutil
+import pytest
 from sqlalchemy import text as sql
 
 from tests.caller import Caller, script
@@ -100,6 +101,7 @@ def test_a_request_for_a_run_may_have_files(user: Caller) -> None:
     assert f"You said: Look: {shown(png())}" == user.get_run(made["run_id"])["output"]
 
 
+@pytest.mark.processes
 def test_a_crash_in_the_middle_of_an_upload_leaves_nothing(system: System) -> None:
     """The row of the upload, which is still pending, leads to what was written until then."""
     user, folder = system.caller(), Path(system.environ["ARKLOOP_FILES_DIR"])

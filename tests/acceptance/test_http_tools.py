@@ -12,6 +12,8 @@ from tests.system import System
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 CALL = {"tool": "refund", "args": {"order": 7}}
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}}
 

@@ -13,6 +13,8 @@ from tests.caller import Caller
 from tests.system import System, running_system
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 Line = dict[str, Any]
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

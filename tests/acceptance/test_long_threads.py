@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from tests.caller import text_of, types
 from tests.system import System
 
@@ -144,6 +146,7 @@ def test_a_thread_of_many_runs_begins_as_it_did_until_the_point_moves(system: Sy
     assert moved == same.count(False)
 
 
+@pytest.mark.processes
 def test_a_summary_outlives_its_worker_and_is_paid_for_once(system: System) -> None:
     """The worker is killed after the summary, during the answer: the next one goes by it."""
     with serving() as vendor:

@@ -19,6 +19,8 @@ from tests.caller import Caller, data_of, error_of, script
 from tests.system import PUBLIC_URL, System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = Path(__file__).parents[1] / "oauth_mcp_server.py"
 CALLBACK = "/v1/mcp-oauth/callback"
 WHOAMI = {"tool": "whoami"}

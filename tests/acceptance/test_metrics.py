@@ -18,6 +18,8 @@ from tests.system import System, running_system
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
+pytestmark = pytest.mark.processes
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

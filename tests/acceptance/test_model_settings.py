@@ -4,6 +4,8 @@ import json
 from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.caller import Caller, script, text_of
 from tests.system import System
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, status, vendor
@@ -77,6 +79,7 @@ def test_a_runs_settings_count_before_the_personas(system: System) -> None:
     assert {"temperature": 0.0} == json.loads(text_of(owner.events(run["run_id"])))
 
 
+@pytest.mark.processes
 def test_a_lost_worker_reports_no_setting_again(system: System) -> None:
     """The run's events tell the next worker what the route does not support."""
     owner = system.caller()

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from tests.system import System
 from tests.worker.providers.openai_vendor import (
     Items,
@@ -14,6 +16,8 @@ from tests.worker.providers.openai_vendor import (
     message,
     reasoning,
 )
+
+pytestmark = pytest.mark.processes
 
 #: The checks ask only models with such a name for a summary of their reasoning.
 MODEL = "gpt-5-pinned"

@@ -190,6 +190,7 @@ def test_a_provider_that_says_429_is_waited_for(owner: Caller, llmock: LLMock) -
     llmock.assert_resilient(strict=True)
 
 
+@pytest.mark.processes
 def test_a_loopback_provider_is_refused_where_the_operator_does_not_allow_it(
     owner: Caller, system: System
 ) -> None:

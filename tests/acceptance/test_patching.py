@@ -12,6 +12,8 @@ from arkloop.cli.dev.dev import path_of_children, read_procfile
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
+pytestmark = pytest.mark.processes
+
 #: Loaded by the interpreter or by gevent itself before anything can be patched, and harmless: C
 #: modules are where the originals come from, and no greenlet waits in the rest, or not in here.
 ALLOWED = {

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from tests.caller import text_of, types
 from tests.system import System
 from tests.worker.providers.openai_vendor import STEPS, Items, OpenAIVendor, counting
 
 
+@pytest.mark.processes
 def test_a_run_of_many_steps_survives_a_killed_worker(system: System) -> None:
     """Tools, reasoning and parallel calls over 24 steps, and a later run of the thread: the vendor
     refuses nothing, and the steps before the loss are not repeated.

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psutil
+import pytest
 from sqlalchemy import select
 
 from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls, workers
@@ -17,6 +18,8 @@ from tests.caller import Caller, Event, data_of, text_of, types
 from tests.system import CELERY, System
 from tests.waiting import eventually
 from tests.web_server import GUNICORN, ROOT
+
+pytestmark = pytest.mark.processes
 
 ASK = {"tool": "ask_user", "args": {"question": "?"}}
 

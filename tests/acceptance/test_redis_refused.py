@@ -17,6 +17,8 @@ from chaos.system.stack import DEFAULT, Stack
 from tests.caller import Caller, client, types
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 #: docs/reliability.md promises it.
 START_SECONDS = 3.0
 #: Long enough for several of the longer and longer waits of Celery's consumer.

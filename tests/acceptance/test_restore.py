@@ -16,6 +16,8 @@ from tests.caller import Caller
 from tests.system import System, running_system
 from tests.web_server import INHERITED
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.owner
 def test_a_dump_becomes_a_service_again(

@@ -16,6 +16,8 @@ from tests.system import System
 from tests.tool_receiver import Reply, ToolReceiver
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 def planted() -> str:
     return f"canary-{secrets.token_hex(12)}"

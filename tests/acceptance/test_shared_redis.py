@@ -8,6 +8,8 @@ import pytest
 from tests.system import System, running_system
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 #: A run without a message starts after a second at the earliest.
 MESSAGE_SECONDS = 0.9
 

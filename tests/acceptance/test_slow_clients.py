@@ -19,6 +19,8 @@ from tests.system import System
 from tests.waiting import eventually
 from tests.web_server import WebServer
 
+pytestmark = pytest.mark.processes
+
 HALF_A_REQUEST_LINE = b"GET /healthz HT"
 WHOLE_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STALLED = 30

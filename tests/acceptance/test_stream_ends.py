@@ -18,6 +18,7 @@ from tests.waiting import eventually
 from tests.webkit_reader import webkit_messages
 
 
+@pytest.mark.processes
 def test_a_server_that_stops_ends_its_streams(
     system: System, user: Caller, waiting_run: str
 ) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from tests.caller import Caller, Event, data_of, error_of, script, text_of, types
 from tests.system import System
 
@@ -110,6 +112,7 @@ def test_without_a_mode_of_the_vendor_a_tool_is_the_answer(user: Caller) -> None
     assert ("assistant", json.dumps(ROME), False) == user.messages(run["thread_id"])[-1]
 
 
+@pytest.mark.processes
 def test_a_worker_that_is_killed_before_the_repair_changes_no_count(
     system: System, user: Caller
 ) -> None:

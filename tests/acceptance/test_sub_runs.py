@@ -172,6 +172,7 @@ def test_the_limit_of_a_run_covers_its_whole_tree(owner: Caller) -> None:
     assert float(spent) == pytest.approx(owner.get("/v1/me/usage")["cost_usd"])
 
 
+@pytest.mark.processes
 def test_a_killed_worker_starts_no_sub_run_twice(system: System, owner: Caller) -> None:
     """After a worker is killed the run has one sub-run for each call, and gets each answer."""
     slow = task({"say": "a b c d e f", "delay_ms": 150})

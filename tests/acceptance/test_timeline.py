@@ -14,6 +14,8 @@ from tests.caller import Caller, Event, script
 from tests.system import System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 STREAMED = {"message.delta", "message.thinking", "tool.call.delta"}
 TERMINAL = {"run.completed", "run.failed", "run.cancelled"}
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}

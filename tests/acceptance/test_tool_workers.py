@@ -13,6 +13,8 @@ from tests.system import System
 from tests.tool_worker import PAY, ToolWorker
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 Run = Callable[..., str]
 
 

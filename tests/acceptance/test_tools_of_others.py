@@ -17,6 +17,9 @@ from tests.caller import Caller, script, types
 from tests.system import System
 from tests.waiting import eventually
 
+# The worker starts the MCP servers.
+pytestmark = pytest.mark.processes
+
 TIME_SERVER = [str(Path(sys.executable).with_name("mcp-server-time"))]
 ODD_SERVER = Path(__file__).parents[1] / "worker" / "mcp" / "odd_mcp_server.py"
 CALLER_SERVER = [sys.executable, str(Path(__file__).parents[1] / "caller_mcp_server.py")]

@@ -16,6 +16,8 @@ from tests.system import System, running_system, sealing
 from tests.tool_receiver import Reply, ToolReceiver
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 SECRET = "s3cret-of-the-collector"
 REQUEST = "POST /v1/threads/<id:thread_id>/runs"
 

@@ -14,6 +14,8 @@ from tests.caller import Caller, error_of, script
 from tests.system import System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 HANG = script({"hang": 60})
 
 

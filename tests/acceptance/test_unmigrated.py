@@ -18,7 +18,7 @@ from tests.system import PACE, Worker, register
 from tests.waiting import eventually
 from tests.web_server import web_server
 
-pytestmark = pytest.mark.owner
+pytestmark = [pytest.mark.owner, pytest.mark.processes]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from tests.system import System
 from tests.waiting import eventually
 from tests.walled_off import Recorder
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 UNSHARE = shutil.which("unshare") or "unshare"
 IN_NETWORK_OF_ITS_OWN = (UNSHARE, "--net", "--map-root-user")

@@ -68,6 +68,7 @@ def data_of_last(owner: Caller, run_id: str) -> dict[str, Any]:
     return dict(owner.events(run_id)[-1]["data"])
 
 
+@pytest.mark.processes
 def test_a_worker_that_is_killed_after_a_response_sends_the_message_again(
     owner: Caller, receiver: ToolReceiver, system: System
 ) -> None:

@@ -26,6 +26,8 @@ from tests.system import register
 from tests.waiting import eventually
 from tests.web_server import answers
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-to/plugins.md"
 PACKAGES = ("api", "arkloop", "cli", "migrations", "shared", "worker")

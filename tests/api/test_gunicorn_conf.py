@@ -15,6 +15,8 @@ from sqlalchemy import text
 from tests import walls
 from tests.web_server import GUNICORN, ROOT, WebServer
 
+pytestmark = pytest.mark.processes
+
 
 def call(server: WebServer, method: str, path: str, token: str = "", body: object = None) -> dict:
     request = urllib.request.Request(

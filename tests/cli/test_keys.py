@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from arkloop.cli.keys import keys
+
+pytestmark = pytest.mark.processes
 
 
 def test_the_help_lists_commands_of_both_kinds() -> None:

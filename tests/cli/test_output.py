@@ -16,6 +16,8 @@ from arkloop.shared.storage.connections import Connections
 from tests.cli.command import Arkloop
 from tests.clients import User
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 #: Sets the title of a window in two ways, the second with one character of C1; turns the writing
 #: direction around; overwrites the line.

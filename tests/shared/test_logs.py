@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 _PROGRAM = """
 from gevent import monkey
 monkey.patch_all()

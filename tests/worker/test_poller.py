@@ -14,6 +14,8 @@ from tests.clients import Register
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def process(settings: Settings) -> Iterator[WorkerProcess]:

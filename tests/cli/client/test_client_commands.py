@@ -19,6 +19,8 @@ from tests.caller import Caller, client, script
 from tests.cli.command import Arkloop
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 ABSENT = "01a20e69-febb-7726-9958-e5d91f244720"
 
 

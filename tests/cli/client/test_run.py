@@ -15,6 +15,8 @@ from tests.cli.command import Arkloop
 from tests.contents import png
 from tests.system import System
 
+pytestmark = pytest.mark.processes
+
 
 def test_in_a_pipe_standard_output_is_the_answer_and_nothing_else(arkloop: Arkloop) -> None:
     """`answer=$(arkloop run …)` holds the model's words; the rest is on standard error."""

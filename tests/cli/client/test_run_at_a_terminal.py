@@ -3,11 +3,15 @@
 import re
 import signal
 
+import pytest
+
 from tests.caller import Caller, script
 from tests.cli.client.followed_runs import ASK, HANG, first_line, run_of
 from tests.cli.client.relay import Relay
 from tests.cli.command import Arkloop
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.processes
 
 
 def test_at_a_terminal_arguments_appear_while_the_model_writes_them(

@@ -18,6 +18,8 @@ from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_server import ServerDidNotStart
 from arkloop.cli.dev.postgres_binaries import find_binaries
 
+pytestmark = pytest.mark.processes
+
 FAST = {"fsync": "off"}
 ROOT = Path(__file__).parents[3]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as somebody else")

@@ -14,6 +14,8 @@ from redis.retry import Retry
 from arkloop.cli.dev import embedded_redis
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 
+pytestmark = pytest.mark.processes
+
 
 def test_one_url_serves_redis_py_and_kombu(tmp_path: Path) -> None:
     """Streams and the task queue need no second setting."""

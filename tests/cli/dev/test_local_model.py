@@ -8,6 +8,8 @@ import pytest
 
 from arkloop.cli.dev import local_model
 
+pytestmark = pytest.mark.processes
+
 
 def test_asking_whether_it_is_installed_loads_nothing() -> None:
     """The command line stays quick: neither library nor weights are touched by the question."""

@@ -11,6 +11,8 @@ import pytest
 from arkloop.cli.dev.plugin_watch import PluginWatch
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 SUPERVISOR = """
 import signal, sys
 from arkloop.cli.dev import plugin_watch

@@ -19,6 +19,8 @@ import pytest
 
 from tests.waiting import is_alive
 
+pytestmark = pytest.mark.processes
+
 SUPERVISOR = """
 import json, os, signal, sys
 from arkloop.cli.dev.guard import guarded

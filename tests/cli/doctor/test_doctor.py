@@ -18,6 +18,8 @@ from arkloop.shared.config import Settings
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
 from tests.stored_runs import StoredRuns, ago
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["configure", "examine", "own_redis"]  # fixtures
 
 

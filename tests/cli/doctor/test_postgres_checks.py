@@ -15,6 +15,8 @@ from tests.cli.doctor.examined import Examine, examine, own_redis
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.standby import replicated_postgres
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["examine", "own_redis"]  # fixtures
 
 

@@ -9,6 +9,8 @@ from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["configure", "examine", "own_redis"]  # fixtures
 
 

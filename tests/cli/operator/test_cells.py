@@ -22,6 +22,8 @@ from arkloop.shared.storage.tables import metadata
 from tests.full_org import Run, contents, environ
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_copy_has_all_rows_of_the_org_and_no_others(
     run: Run, connections: Connections, target: Connections, org_id: UUID

@@ -16,6 +16,8 @@ from tests.caller import Caller, data_of, script, text_of, types
 from tests.cli.command import Arkloop
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 AGENTS = Path(__file__).with_name("desk_agents.py")
 
 

@@ -14,6 +14,8 @@ from tests.cli.command import Arkloop
 from tests.system import System
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 MODULE = Path(__file__).with_name("quick_polls.py")
 
 

@@ -16,6 +16,8 @@ from tests.caller import Caller, script
 from tests.cli.command import Arkloop
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 TOOLS = Path(__file__).with_name("shop_tools.py")
 
 

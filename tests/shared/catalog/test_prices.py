@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from arkloop.shared.catalog.prices import Hours, Prices, Tier, context_tokens, known
 from arkloop.shared.events.usage import Usage
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[3]
 HAIKU = Prices(
     input=Decimal(1),

@@ -11,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arkloop.shared.monitoring import count_files, exposition
 
+pytestmark = pytest.mark.processes
+
 _ENTER = """
 import sys
 from pathlib import Path

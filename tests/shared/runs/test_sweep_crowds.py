@@ -23,6 +23,8 @@ from tests.shared.runs.swept_runs import (
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
+pytestmark = pytest.mark.processes
+
 __all__ = [
     "connections",
     "nothing_left_over",

@@ -10,6 +10,8 @@ from tests.own_network import output_in_own_network
 from tests.shared.security import dialled_names
 from tests.shared.security.test_egress import REFUSED
 
+pytestmark = pytest.mark.processes
+
 PROVIDER = {"name": "acme", "kind": "openai", "api_key": "secret"}
 TOOL = {"name": "refund", "description": "Refund.", "parameters": {"type": "object"}}
 OIDC = {"client_id": "ours", "client_secret": "secret", "signing_algorithm": "RS256"}

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from arkloop.shared.security import passwords
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_password_matches_its_own_hash() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from arkloop.shared.security import process_memory
 
+pytestmark = pytest.mark.processes
+
 #: The module alone, so that any interpreter can run it: FILE CLOSES REST.
 START = """
 import ctypes, importlib.util, os, resource, sys

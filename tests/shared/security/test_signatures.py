@@ -10,6 +10,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from arkloop.shared.security.signatures import new_secret, signed_headers
 
+pytestmark = pytest.mark.processes
+
 #: The example in the documentation of the specification's reference libraries.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'

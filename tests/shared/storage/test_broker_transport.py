@@ -19,6 +19,8 @@ from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.outage import Outage
 from tests.unix_redis import unix_redis
 
+pytestmark = pytest.mark.processes
+
 COUNT = 3 * MOST_TAKEN - 1
 
 

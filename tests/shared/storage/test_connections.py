@@ -19,6 +19,8 @@ from tests.stored_runs import numbered
 from tests.unix_redis import failing_over
 from tests.waiting import eventually, in_parallel
 
+pytestmark = pytest.mark.processes
+
 AT_ONCE = 4
 
 

@@ -17,6 +17,8 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.keys import Keys
 from tests.standby import replicated_postgres
 
+pytestmark = pytest.mark.processes
+
 
 @contextmanager
 def opened(settings: Settings, url: str) -> Iterator[Connections]:

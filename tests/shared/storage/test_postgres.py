@@ -20,6 +20,8 @@ from arkloop.shared.storage.connections import Connections, connect
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 
+pytestmark = pytest.mark.processes
+
 QUICK = postgres.Timeouts(lock=0.2, statement=0.5, answer=1, checkout=Patience(1, 1))
 
 

@@ -19,6 +19,8 @@ from arkloop.shared.storage.outage import Outage
 from tests.tls_proxy import tls_proxy
 from tests.unix_redis import failing_over, unix_redis
 
+pytestmark = pytest.mark.processes
+
 
 def pass_message(settings: Settings, url: str) -> None:
     """Send a task by one connection and take it by another, as web and worker processes do."""

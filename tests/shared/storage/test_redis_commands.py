@@ -11,6 +11,8 @@ from arkloop.shared.storage.connections import connect_redis
 from arkloop.shared.storage.redis_commands import Commands, form, word
 from chaos.system.fault_proxy import FaultProxy
 
+pytestmark = pytest.mark.processes
+
 _SET, _GET, _APPEND = form("SET", None, None), form("GET", None), form("RPUSH", None, None)
 
 

@@ -21,6 +21,8 @@ from tests.api.streaming.followed_runs import Client, FollowedRun
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:

@@ -20,6 +20,8 @@ from tests.shared.storage.test_epoch import load_dump
 from tests.shared.storage.test_schema import migrated_to
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 BEFORE = "0061"
 INSERT = "INSERT INTO run_events VALUES (:id, :seq, 'message.delta', :payload)"
 #: How the release before collects events: a ctid is one row in each partition.

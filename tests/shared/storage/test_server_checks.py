@@ -25,6 +25,8 @@ from arkloop.shared.storage.server_checks import UnsuitableServer
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
+pytestmark = pytest.mark.processes
+
 
 def check(settings: Settings, **changes: str) -> None:
     connections = connect(replace(settings, **changes), application="tests-checks")

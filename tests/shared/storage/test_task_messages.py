@@ -7,11 +7,15 @@ import sys
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import celery_app, queue
 from arkloop.shared.storage.connections import connect_redis
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.outage import Outage
+
+pytestmark = pytest.mark.processes
 
 
 def parsed(text: str) -> dict[str, Any]:

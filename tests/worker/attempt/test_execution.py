@@ -35,6 +35,8 @@ from tests.worker.attempt.executed_runs import (
     stopped_in_the_middle,
 )
 
+pytestmark = pytest.mark.processes
+
 ONE = Decimal(1)
 ODD = Path(__file__).parents[1] / "mcp" / "odd_mcp_server.py"
 

@@ -9,6 +9,8 @@ import pytest
 from arkloop.worker.contract.cpu_slices import cpu_slice
 from tests.worker.tools.fetching import Server, page
 
+pytestmark = pytest.mark.processes
+
 HEAD = """
 from gevent import monkey
 monkey.patch_all()

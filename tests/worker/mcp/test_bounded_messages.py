@@ -16,6 +16,8 @@ from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.server import Server
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 
+pytestmark = pytest.mark.processes
+
 MB = 1_000_000
 #: What an answer of 4 MiB may cost the sidecar, beyond what it had before.
 MOST = 70 * MB

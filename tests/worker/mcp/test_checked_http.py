@@ -25,6 +25,8 @@ from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.sdk_server import META, ORG, Sdk, lie_of, server_at
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
     """A tool is called over HTTP with the headers of its config, and the call's trace context."""

@@ -17,6 +17,8 @@ from arkloop.worker.mcp.sessions import Rules, Session
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.sdk_server import Sdk, lie_of, server_at
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_server_that_was_restarted_is_found_again(call: Callable[..., str], sdk: Sdk) -> None:
     """While it is away calls say so; then they succeed, in a new session."""

@@ -23,6 +23,8 @@ from arkloop.worker.mcp.server import Server
 from tests.waiting import eventually, in_parallel
 from tests.worker.mcp.odd_server import ORG, Odd, is_alive
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_tool_is_called_and_its_server_stays(odd: Odd) -> None:
     """Many calls at once, each with its own answer, and one process for all of them."""

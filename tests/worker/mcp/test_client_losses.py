@@ -15,6 +15,8 @@ from arkloop.worker.mcp.client import McpClient
 from tests.waiting import eventually
 from tests.worker.mcp.odd_server import Odd, is_alive
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
     """The caller is free at once, and the server hears of it; both in 2 s on a busy machine."""

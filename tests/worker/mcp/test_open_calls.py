@@ -19,6 +19,8 @@ from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.odd_server import Odd
 from tests.worker.mcp.sdk_server import server_at
 
+pytestmark = pytest.mark.processes
+
 ACCEPT = {"action": "accept", "content": {"seats": 3}}
 
 

@@ -25,6 +25,8 @@ from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.odd_server import Odd
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[3]
 LOOPBACK = ["127.0.0.0/8"]
 

@@ -15,6 +15,8 @@ from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.sessions import Rules
 from arkloop.worker.mcp.sidecar import BUSY_SECONDS, Sessions, _is_out_of_memory
 
+pytestmark = pytest.mark.processes
+
 _PROGRAM = """
 import asyncio, os, sys, time
 from arkloop.worker.mcp import sidecar

@@ -15,6 +15,8 @@ from arkloop.worker.mcp import McpFailed
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.server import Server
 
+pytestmark = pytest.mark.processes
+
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 NOBODY = pwd.getpwnam("nobody")
 #: A server in a language that every user of the machine can run: its one tool describes it.

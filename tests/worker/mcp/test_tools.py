@@ -26,6 +26,8 @@ from arkloop.worker.tools import ToolFailed
 from tests.clients import User
 from tests.worker.mcp.offered_tools import Named, call, says
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:

@@ -27,6 +27,8 @@ from tests.clients import User
 from tests.waiting import eventually
 from tests.worker.mcp.offered_tools import Named, call, says
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:

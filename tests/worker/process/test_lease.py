@@ -18,6 +18,8 @@ from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 _SESSIONS = """
 SELECT l.pid FROM pg_locks l JOIN workers w
     ON l.classid = (w.lock_key >> 32)::oid AND l.objid = (w.lock_key & 4294967295)::oid

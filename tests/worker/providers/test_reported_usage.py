@@ -26,6 +26,8 @@ from tests.worker.providers.fake_vendor import (
     vendor,
 )
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[3]
 OPENAI = {
     "prompt_tokens": 100,

@@ -28,6 +28,8 @@ from tests.web_server import ROOT
 from tests.worker.providers.fake_vendor import written
 from tests.worker.recorded_run import request
 
+pytestmark = pytest.mark.processes
+
 
 def play(*steps: Any, stop: StopSignal | None = None, **fields: Any) -> list[Chunk]:
     """Return all chunks of one turn of a script."""

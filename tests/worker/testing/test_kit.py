@@ -17,6 +17,8 @@ from arkloop.testing import call, play
 from arkloop.tools import CallInfo, ToolContext, ToolFailed, ToolOutput, tool
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 
+pytestmark = pytest.mark.processes
+
 PAGE = Path(__file__).parents[3] / "docs/how-to/plugins.md"
 PIXEL = base64.b64encode(b"pixel").decode()
 

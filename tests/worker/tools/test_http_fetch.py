@@ -26,6 +26,8 @@ from arkloop.worker.tools import ToolFailed, http_fetch
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.tools.fetching import Server, fetch, page, served
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:

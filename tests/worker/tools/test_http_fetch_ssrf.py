@@ -14,6 +14,8 @@ from tests.own_network import output_in_own_network
 from tests.worker.tools import rebinding_names
 from tests.worker.tools.fetching import HERE, Server, fetch, page, redirect, served
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:

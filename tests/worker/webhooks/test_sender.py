@@ -29,6 +29,8 @@ from tests.stored_runs import USED, StoredRuns, numbered
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:

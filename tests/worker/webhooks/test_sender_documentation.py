@@ -12,6 +12,8 @@ import pytest
 
 from arkloop.shared.security.signatures import new_secret, signed_headers
 
+pytestmark = pytest.mark.processes
+
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "webhooks.md"
 BODY = '{"type":"webhook.test","data":{"text":"ä"}}'.encode()
 
