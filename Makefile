@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Many tests wait for servers and time limits, so two cores keep four processes busy. One of them
-# takes files from the front, where the acceptance tests are, the others from the back:
-# tests/both_ends.py.
+# takes files from the front, where the acceptance tests are, the others from the back
+# (tests/both_ends.py). All are forks of a process that has loaded the tests (tests/preloading.py).
 TEST_PROCESSES ?= 4
-PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -p tests.preloading $(SPREAD)
 # The marks of tests that need programs which others wrote; a target below installs those of each.
 CONFORMANCE := agents or browser or collector or front_ends or helm or peers or platform or poolers or prometheus or proxies or s3 or webkit
 # The next run loads the compiled tests in half the time, also where a shell forbids to keep them.
@@ -46,7 +47,7 @@ test-conformance: setup ## With programs that others wrote, as far as the target
 	@$(PYTEST) -m "$(CONFORMANCE)" $(TESTS)
 
 coverage: setup ## All tests once more: which of them execute which line, in .cache/coverage/html; 15 minutes
-	@$(PYTEST) --timeout 300 \
+	@$(BIN)/pytest $(SPREAD) --timeout 300 \
 		--cov --cov-context=test --cov-report=html --cov-report=term:skip-covered $(TESTS)
 
 tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared/config.py:42
