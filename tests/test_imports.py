@@ -99,6 +99,23 @@ def test_a_provider_of_a_later_org_is_loaded_by_its_first_run() -> None:
     assert "True True None\n" == done.stdout, done.stderr
 
 
+def test_other_runs_continue_while_the_first_of_a_later_org_loads_its_provider() -> None:
+    """An import that held them up would hold up the renewal of the lease on them, too."""
+    code = (
+        "from gevent import monkey; monkey.patch_all(); import gevent, sys, time;"
+        "from arkloop.worker import providers;"
+        "from arkloop.shared.catalog.model_routes import Route;"
+        "route = Route(id='r', provider='openai', model='m', base_url='http://127.0.0.1:1');"
+        "loading = gevent.spawn(providers.load, route, faults=False);"
+        "steps = 0\n"
+        "while not loading.dead: time.sleep(0.001); steps += 'openai' in sys.modules\n"
+        "loading.get().close(); print(steps > 5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert "True\n" == done.stdout, done.stderr
+
+
 def test_runs_that_begin_together_wait_for_their_provider(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

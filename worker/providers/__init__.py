@@ -4,11 +4,14 @@
 """
 
 import gc
-import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, cast
+
+import gevent
+from gevent import monkey
 
 from arkloop.shared import plugins
 from arkloop.shared.catalog import prices
@@ -19,6 +22,9 @@ from arkloop.worker.contract.messages import Chunk, ModelRequest
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.output_modes import OutputMode
+
+_loaded: dict[str, ModuleType] = {}
+_importing = threading.Lock()
 
 
 class Provider(Protocol):
@@ -63,8 +69,8 @@ class Provider(Protocol):
 def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
     """Import what these routes need, and `also` these providers, before there are runs.
 
-    While an SDK is imported, for one to three seconds, every run of the process stands still. The
-    first route of a provider that is not prepared imports it all the same.
+    The first run with a provider that is not prepared waits for the import of its SDK, for one to
+    three seconds, in which the other runs of the process are slower.
     """
     needed = {route.provider for route in routes} | set(also)
     for provider in sorted(needed):
@@ -101,14 +107,41 @@ def _builder(provider: str) -> Any:
 
 def _imported(name: str) -> ModuleType:
     """Import a module, and leave what it makes out of every garbage collection."""
-    is_running = gc.isenabled()
-    if name in sys.modules or not is_running:
-        return import_module(name)  # which waits while another thread is still importing it
+    if name not in _loaded:
+        with _importing:
+            if name not in _loaded:
+                _loaded[name] = _import(name)
+    return _loaded[name]
+
+
+def _import(name: str) -> ModuleType:
+    if not gc.isenabled():
+        return import_module(name)
     gc.collect()  # what is garbage now would be left out, too, and stay
     gc.disable()  # walking through the objects of an SDK again and again takes longer than it does
     try:
-        module = import_module(name)
+        module = _import_beside_runs(name)
         gc.freeze()  # they stay: each full collection would stop all runs to walk through them
         return module
     finally:
         gc.enable()
+
+
+def _import_beside_runs(name: str) -> ModuleType:
+    """Import a module in a thread of its own, where runs are greenlets: an import is nothing but
+    computing, and gives way to no greenlet, while threads take turns every few milliseconds.
+    """
+    if not monkey.is_module_patched("threading"):
+        return import_module(name)
+    found = gevent.get_hub().threadpool.apply(_module_or_error, (name,))
+    if isinstance(found, Exception):
+        raise found
+    return cast(ModuleType, found)
+
+
+def _module_or_error(name: str) -> ModuleType | Exception:
+    """Return the module, or the error of its import: gevent prints what a thread raises."""
+    try:
+        return import_module(name)
+    except Exception as error:
+        return error
