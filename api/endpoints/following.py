@@ -1,6 +1,6 @@
 """The part of a request that follows a run, for the endpoints that do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
@@ -75,10 +75,7 @@ class _InSlot:
         self._slot = slot
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._body)
+        return self._body
 
     def close(self) -> None:
         try:
@@ -110,7 +107,7 @@ def streaming(
     Raises:
         StreamLimitExceeded: unless `reserve_stream` has taken a slot for it.
     """
-    body: Iterator[bytes]
+    body: Iterable[bytes]
     slot = g.pop("stream_slot") if "stream_slot" in g else stream_slots().take(watch.reader)
     body = sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on)
     if slot is not None:
