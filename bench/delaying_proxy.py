@@ -1,6 +1,6 @@
 """A TCP proxy that stands for a network: whatever passes arrives later, in either direction.
 
-    python -m bench.delaying_proxy SECONDS PORT UPSTREAM [PORT UPSTREAM …]
+    python -m bench.delaying_proxy SECONDS ADDRESS:PORT UPSTREAM [ADDRESS:PORT UPSTREAM …]
 
 UPSTREAM is the path of a socket, or a port of this machine. Its own cost is the same without a
 delay, so what is compared is SECONDS of 0 with others. Linux could do it with `tc netem`, which not
@@ -28,8 +28,8 @@ class Proxy:
         self._peers: dict[int, tuple[socket.socket, socket.socket]] = {}  # the source, the target
         self._under_way: deque[tuple[float, socket.socket, bytes]] = deque()
 
-    def listen(self, port: int, upstream: str) -> None:
-        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+    def listen(self, address: str, port: int, upstream: str) -> None:
+        listener = socket.create_server((address, port), backlog=1024)
         self._listeners[listener.fileno()] = (listener, upstream)
         self._epoll.register(listener, select.EPOLLIN)
 
@@ -83,8 +83,9 @@ class Proxy:
 def main() -> None:
     seconds, *places = sys.argv[1:]
     proxy = Proxy(float(seconds))
-    for port, upstream in zip(places[::2], places[1::2], strict=True):
-        proxy.listen(int(port), upstream)
+    for place, upstream in zip(places[::2], places[1::2], strict=True):
+        address, _, port = place.rpartition(":")
+        proxy.listen(address, int(port), upstream)
     proxy.serve()
 
 

@@ -2,15 +2,17 @@
 
 First the round trips that an operation waits for, one after the other: its time with 10 ms to
 Postgres and Redis and back, less its time without, divided by 10 ms. They do not depend on the
-machine. Then two and four processes of each kind with 1 ms and without.
+machine. Then two and four processes of each kind with 1 ms and without, each process in a network
+namespace of its own where that is permitted: all that they share are the two stores.
 """
 
 import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 
 from sqlalchemy import text
 
@@ -21,6 +23,7 @@ from bench.create import create
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Loop
 from bench.latency import CANCEL_AFTER_SECONDS, Client
+from bench.networks import own_networks
 from bench.service import READY_SECONDS, ROOT, Service
 
 #: Long enough that the machine's own times do not matter.
@@ -32,6 +35,7 @@ _RUNS, _SHORT_RUNS = 600, 100
 _STREAMS, _SHORT_STREAMS = 200, 10
 _WARM_UP = 10
 _CLIENTS = 32
+_LOOPBACK = "127.0.0.1"
 _WORKERS = text("SELECT count(*) FROM workers")
 
 
@@ -106,7 +110,8 @@ def _rates(processes: int, *, short: bool) -> Iterator[Figure]:
     found: dict[float, dict[str, tuple[str, float]]] = {}
     lost = 0
     for milliseconds in (0.0, NEAR_MS):
-        with _service(processes, milliseconds) as service:
+        with _service(processes, milliseconds, is_apart=True) as service:
+            where = "on one network" if _LOOPBACK in service.urls[0] else "in network namespaces"
             loop, connections = Loop(), service.connect()
             create(loop, service, connections, 100, _CLIENTS)  # they are cold
             runs = _SHORT_RUNS if short else _RUNS
@@ -126,6 +131,7 @@ def _rates(processes: int, *, short: bool) -> Iterator[Figure]:
             numbers={"value": value},
             count=_SHORT_RUNS if short else _RUNS,
             limit=Limit(name="without", of="value", value=found[0.0][name][1]),
+            note=where,
         )
     yield Figure(
         name=f"{processes} of each: lost",
@@ -138,15 +144,19 @@ def _rates(processes: int, *, short: bool) -> Iterator[Figure]:
 
 
 @contextmanager
-def _service(processes: int, milliseconds: float) -> Iterator[Service]:
-    """Start as many web and worker processes, at this distance from Postgres and Redis."""
+def _service(processes: int, milliseconds: float, *, is_apart: bool = False) -> Iterator[Service]:
+    """Start as many web and worker processes, at this distance from Postgres and Redis; each in a
+    network of its own if they are to be apart, and may be.
+    """
     slots = {"ARKLOOP_WORKER_CONCURRENCY": "200"}
+    roles = ("worker", "web") * processes
     with (
+        own_networks(len(roles) if is_apart else 0) as networks,
         Service(web=0, workers=0, environ=slots) as service,
-        _distance(service, milliseconds / 2000) as environ,
+        _distance(service, milliseconds / 2000, [one.here for one in networks]) as environs,
     ):
-        for role in ("worker", "web") * processes:
-            service.start(role, environ)
+        for role, environ, network in zip_longest(roles, environs, networks):
+            service.start(role, environ or environs[0], network)
         for url in service.urls:
             service.wait_for_web(url)
         connections, deadline = service.connect(), time.monotonic() + READY_SECONDS
@@ -159,18 +169,28 @@ def _service(processes: int, milliseconds: float) -> Iterator[Service]:
 
 
 @contextmanager
-def _distance(service: Service, seconds: float) -> Iterator[Mapping[str, str]]:
-    """Put a proxy before the stores; yields the settings of processes behind it."""
+def _distance(
+    service: Service, seconds: float, addresses: Sequence[str]
+) -> Iterator[Sequence[Mapping[str, str]]]:
+    """Put a proxy before the stores, at each of the addresses, or at that of the loopback
+    interface if there are none; yields the settings of processes behind it.
+    """
     postgres, redis = free_port(), free_port()
     socket = next(service.postgres.sockets.glob(".s.PGSQL.*[0-9]"))
     command = [sys.executable, "-m", "bench.delaying_proxy", str(seconds)]
-    command += [str(postgres), str(socket), str(redis), str(service.redis_port)]
+    environs, own = [], f"{_LOOPBACK}:{service.redis_port}"
+    for address in addresses or [_LOOPBACK]:
+        command += [f"{address}:{postgres}", str(socket)]
+        command += [f"{address}:{redis}", str(service.redis_port)]
+        environs.append(
+            {
+                "ARKLOOP_DATABASE_URL": f"postgresql://postgres@{address}:{postgres}/postgres",
+                "ARKLOOP_REDIS_URL": service.redis.url.replace(own, f"{address}:{redis}"),
+            }
+        )
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        yield {
-            "ARKLOOP_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres}/postgres",
-            "ARKLOOP_REDIS_URL": service.redis.url.replace(str(service.redis_port), str(redis)),
-        }
+        yield environs
     finally:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):

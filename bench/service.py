@@ -27,6 +27,7 @@ from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
+from bench.networks import Network
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60.0
@@ -173,17 +174,24 @@ class Service:
             list(pool.map(self.wait_for_web, self.urls))
         self._wait_for_workers()
 
-    def start(self, role: str, environ: Mapping[str, str] | None = None) -> int:
-        """Start one more process by its line of the Procfile; returns its id."""
+    def start(
+        self, role: str, environ: Mapping[str, str] | None = None, network: Network | None = None
+    ) -> int:
+        """Start one more process by its line of the Procfile, perhaps in a network of its own;
+        returns its id.
+        """
         environ = {**self.environ, **(environ or {})}
+        command = ["/bin/sh", "-c", self._lines[role]]
+        if network is not None:
+            command = network.inside(command)
         if role == "web":
-            port = free_port()
-            environ["ARKLOOP_PORT"] = str(port)
-            self.urls.append(f"http://127.0.0.1:{port}")
+            port, host = free_port(), network.there if network else "127.0.0.1"
+            environ |= {"ARKLOOP_HOST": host, "ARKLOOP_PORT": str(port)}
+            self.urls.append(f"http://{host}:{port}")
         number = len(self.pids[role]) + 1
         with (self.folder / f"{role}.{number}.log").open("wb") as output:
             process = subprocess.Popen(
-                dying_with_parent(["/bin/sh", "-c", self._lines[role]]),
+                dying_with_parent(command),
                 cwd=ROOT,
                 env=environ,
                 stdin=subprocess.DEVNULL,
