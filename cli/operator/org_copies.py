@@ -15,7 +15,7 @@ import psycopg
 
 from arkloop.cli.operator.org_rows import OrgTable, tables
 from arkloop.shared.billing.credits import CREDITS_PER_USD
-from arkloop.shared.billing.usage_days import ADD
+from arkloop.shared.billing.usage_sums import ADD
 from arkloop.shared.storage.postgres import connection_args
 from arkloop.shared.storage.tables import metadata
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, update
 
-from arkloop.shared.billing import spending, usage_days
+from arkloop.shared.billing import spending, usage_sums
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.storage.connections import Transaction
@@ -147,7 +147,7 @@ def _by_day(sql: Connection, org_id: UUID, period: Period) -> Mapping[date | Non
 
 def _parameters(sql: Connection, org_id: UUID, period: Period) -> Mapping[str, Any]:
     is_known = period.end_user_id is None
-    return period.parameters(org_id, usage_days.until(sql) if is_known else None)
+    return period.parameters(org_id, usage_sums.until(sql) if is_known else None)
 
 
 def _read(sql: Connection, report: str, values: Mapping[str, Any]) -> Sequence[Sums]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from arkloop.shared.billing import usage_days
+from arkloop.shared.billing import usage_sums
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
 from arkloop.shared.runs import retention
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _WORK: Mapping[str, Callable[[Connections], bool]] = {
     "partitions of events": partitions.add_ahead,
     "retention": retention.forget,
-    "usage by day": usage_days.roll_up,
+    "usage by day": usage_sums.roll_up,
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Column, MetaData, Table, Uuid, func, select, text
 
 from arkloop.cli.operator import org_rows
-from arkloop.shared.billing import usage_days
+from arkloop.shared.billing import usage_sums
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
@@ -347,7 +347,7 @@ def test_days_that_one_cell_has_summed_up_are_counted_once(
             tx.sql.execute(copied, {"at": f"2026-01-{day}T12:00Z", "org": org_id})
         for day in ("08", "09"):
             values = {"day": f"2026-01-{day}", "org_id": org_id, "credits_per_usd": 1}
-            tx.sql.exec_driver_sql(usage_days.ADD, values)
+            tx.sql.exec_driver_sql(usage_sums.ADD, values)
 
     assert 0 == run("copy").exit_code
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from arkloop.shared.billing import usage_days, usage_reports
+from arkloop.shared.billing import usage_sums, usage_reports
 from arkloop.shared.billing.usage_reports import Period
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -85,7 +85,7 @@ def test_reports_are_the_same_before_and_after(stored: StoredRuns, seed: int) ->
     use(connections, org_id, seed, 300)
     before = reports(connections, org_id)
 
-    usage_days.roll_up(connections)
+    usage_sums.roll_up(connections)
     assert before == reports(connections, org_id)
     with connections.transaction() as tx:
         # What is summed up is read from there.
@@ -105,12 +105,12 @@ def test_a_day_is_summed_up_once_it_is_over(stored: StoredRuns) -> None:
     """Past days are summed up once; today is not, since its runs still end."""
     connections = stored.connections
     use(connections, stored.actor.org_id, 7, 50)
-    usage_days.roll_up(connections)
+    usage_sums.roll_up(connections)
     with connections.reading() as sql:
         rows = sql.scalar(select(func.count()).select_from(table))
         last = sql.scalar(select(func.max(table.c.day)))
-        until = usage_days.until(sql)
-    usage_days.roll_up(connections)
+        until = usage_sums.until(sql)
+    usage_sums.roll_up(connections)
 
     assert last is not None
     assert until is not None
@@ -124,14 +124,14 @@ def test_each_pass_sums_up_some_days(stored: StoredRuns) -> None:
     connections = stored.connections
     use(connections, stored.actor.org_id, 8, 50)
     with connections.transaction() as tx:
-        old = run_usage.c.ended_at - timedelta(days=usage_days.DAYS_OF_A_PASS)
+        old = run_usage.c.ended_at - timedelta(days=usage_sums.DAYS_OF_A_PASS)
         tx.sql.execute(update(run_usage).values(ended_at=old))
     seen: list[date | None] = []
     more: list[bool] = []
     for _ in range(3):
-        more.append(usage_days.roll_up(connections))
+        more.append(usage_sums.roll_up(connections))
         with connections.reading() as sql:
-            seen.append(usage_days.until(sql))
+            seen.append(usage_sums.until(sql))
 
     assert [True, False, False] == more
     assert seen[0] is not None
