@@ -25,6 +25,7 @@ from bench import (
     streams,
     tool_calls,
     turns,
+    usage,
 )
 from bench.figure import Figure
 from bench.history import __main__ as history
@@ -155,6 +156,11 @@ GROUPS = (
         "retention",
         "10,000,000 old events deleted with their partition, and bit by bit",
         lambda short: retention.measure(short=short),
+    ),
+    Group(
+        "reports",
+        "usage reports of 100,000 and 1,000,000 runs of a day, and summing them up",
+        lambda short: usage.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )

@@ -82,7 +82,7 @@ WITH made AS (
 INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content)
 SELECT gen_random_uuid(), :org_id, thread_id, id, position, 'assistant', 'Yes.' FROM ran
 """
-# Of today, so that no sums of days help.
+# Of now, so that no sums help.
 _USAGE = """
 INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, input_tokens,
     output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, usage_source, cost_usd,

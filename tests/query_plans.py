@@ -21,6 +21,7 @@ BIG = {
     *("runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_events"),
     *(
         "usage_days",
+        "usage_intervals",
         "run_usage",
         "ledger_entries",
         "budgets",

@@ -7,6 +7,7 @@ compared. A process that is killed at any moment leaves all of the copy or nothi
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ import psycopg
 
 from arkloop.cli.operator.org_rows import OrgTable, tables
 from arkloop.shared.billing.credits import CREDITS_PER_USD
-from arkloop.shared.billing.usage_sums import ADD
+from arkloop.shared.billing.usage_sums import ADD_DAY, ADD_INTERVALS, start_of
 from arkloop.shared.storage.postgres import connection_args
 from arkloop.shared.storage.tables import metadata
 
@@ -140,7 +141,7 @@ def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple
         "DELETE FROM forgotten_events WHERE run_id IN (SELECT id FROM runs WHERE org_id = %s)",
         [org_id],
     )
-    _copy_usage_days(source, target, org_id)
+    _copy_sums(source, target, org_id)
 
 
 def _copy_rows(source: Connection, target: Connection, query: str, name: str, columns: str) -> None:
@@ -231,14 +232,14 @@ def _sum(connection: Connection, query: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _copy_usage_days(source: Connection, target: Connection, org_id: UUID) -> None:
+def _copy_sums(source: Connection, target: Connection, org_id: UUID) -> None:
     """Copy the sums of days that both have summed up, and add those that only the target has.
 
-    It comes last: until the end of the transaction the target sums up no other day.
+    It comes last: until the end of the transaction the target sums up nothing else.
     """
-    read = "SELECT day FROM usage_days_until"
-    (since,) = source.execute(read).fetchone() or (None,)
-    (until,) = target.execute(f"{read} FOR UPDATE").fetchone() or (None,)
+    read = "SELECT day, interval_at FROM usage_days_until"
+    since, _ = source.execute(read).fetchone() or (None, None)
+    until, interval = target.execute(f"{read} FOR UPDATE").fetchone() or (None, None)
     if until is None:
         return
     columns = ", ".join(column.name for column in metadata.tables["usage_days"].columns)
@@ -246,4 +247,14 @@ def _copy_usage_days(source: Connection, target: Connection, org_id: UUID) -> No
     _copy_rows(source, target, query, "usage_days", columns)
     added = {"org_id": org_id, "since": since, "until": until}
     for (day,) in target.execute(_DAYS_TO_ADD, added).fetchall():
-        target.execute(ADD, {"org_id": org_id, "day": day, "credits_per_usd": CREDITS_PER_USD})
+        _add_intervals(target, org_id, start_of(day), start_of(day + timedelta(days=1)))
+        target.execute(ADD_DAY, {"org_id": org_id, "day": day})
+    # The sweep would delete them at once, within the time of its statements.
+    target.execute("DELETE FROM usage_intervals WHERE org_id = %s", [org_id])
+    if interval is not None:
+        _add_intervals(target, org_id, start_of(until), interval)
+
+
+def _add_intervals(target: Connection, org_id: UUID, since: datetime, until: datetime) -> None:
+    values = {"org_id": org_id, "since": since, "until": until, "credits_per_usd": CREDITS_PER_USD}
+    target.execute(ADD_INTERVALS, values)

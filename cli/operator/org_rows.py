@@ -29,6 +29,7 @@ NOT_COPIED: Mapping[str, str] = {
     "thread_metadata": "made of `threads` by a trigger",
     "usage_days": "those of each installation end at another day: see `org_copies.py`",
     "usage_days_until": "the progress of an installation",
+    "usage_intervals": "those of each installation end at another time: see `org_copies.py`",
     "workers": "processes of an installation",
 }
 

@@ -1,15 +1,16 @@
 """The usage of an org's runs: in total, by day, by model, by end user, by metadata.
 
-Sums of `run_usage`, exact to the last digit, with those of `usage_days` for the whole days of a
-period that are summed up already. `run_usage` has a run from its end on, one row for each route
+Sums of `run_usage`, exact to the last digit, with those of `usage_days` and `usage_intervals` for
+what is summed up already of a period. `run_usage` has a run from its end on, one row for each route
 that the run has called; a run that never called a model is not in it. Credits are counted by the
-run, each started one: hence the sums of runs before the sum of all. `usage_days` knows neither end
-users nor metadata, of which an org may have as many as runs: such reports read the runs themselves.
+run, each started one: hence the sums of runs before the sum of all. What is summed up knows neither
+end users nor metadata, of which an org may have as many as runs: such reports read the runs
+themselves.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, update
 
 from arkloop.shared.billing import spending, usage_sums
 from arkloop.shared.billing.credits import CREDITS_PER_USD
+from arkloop.shared.billing.usage_sums import INTERVAL, Progress, interval_of, start_of
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -51,19 +53,23 @@ class Period:
     api_key_id: UUID | None = None
     end_user_id: str | None = None
 
-    def parameters(self, org_id: UUID, summed_up: date | None = None) -> Mapping[str, Any]:
-        """Return the statements' parameters; `usage_days` has all days before `summed_up`."""
+    def parameters(self, org_id: UUID, summed_up: Progress | None = None) -> Mapping[str, Any]:
+        """Return the statements' parameters; what is summed up is not read run by run."""
         first = self.since.astimezone(UTC).date()
-        if _start(first) < self.since:
+        if start_of(first) < self.since:
             first += timedelta(days=1)
-        end = min(self.until.astimezone(UTC).date(), summed_up or first)
-        parts = [(self.since, self.until)]
+        end = min(self.until.astimezone(UTC).date(), summed_up.day if summed_up else first)
+        before, since = [], self.since
         if first < end:
-            parts = [(self.since, _start(first)), (_start(end), self.until)]
+            before, since = [(self.since, start_of(first))], start_of(end)
+        first_interval, end_interval = _intervals(since, self.until, summed_up)
+        parts = [*before, (since, first_interval), (end_interval, self.until)]
         return {
             **self._filters(org_id),
             "sinces": [since for since, _ in parts],
             "untils": [until for _, until in parts],
+            "first_interval": first_interval,
+            "end_interval": end_interval,
             "first_day": first,
             "end_day": end,
             "credits_per_usd": CREDITS_PER_USD,
@@ -147,12 +153,25 @@ def _by_day(sql: Connection, org_id: UUID, period: Period) -> Mapping[date | Non
 
 def _parameters(sql: Connection, org_id: UUID, period: Period) -> Mapping[str, Any]:
     is_known = period.end_user_id is None
-    return period.parameters(org_id, usage_sums.until(sql) if is_known else None)
+    return period.parameters(org_id, usage_sums.progress(sql) if is_known else None)
 
 
 def _read(sql: Connection, report: str, values: Mapping[str, Any]) -> Sequence[Sums]:
     return sql.exec_driver_sql(report, dict(values)).mappings().all()
 
 
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
+def _intervals(
+    since: datetime, until: datetime, summed_up: Progress | None
+) -> tuple[datetime, datetime]:
+    """Return where the intervals of a period that are summed up begin and end; twice its end if
+    there are none.
+    """
+    if summed_up is not None and since < summed_up.interval:
+        first = interval_of(since)
+        if first < since:
+            first += INTERVAL
+        first = max(first, start_of(summed_up.day))
+        end = min(interval_of(until), summed_up.interval)
+        if first < end:
+            return first, end
+    return until, until

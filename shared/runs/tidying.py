@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 _WORK: Mapping[str, Callable[[Connections], bool]] = {
     "partitions of events": partitions.add_ahead,
     "retention": retention.forget,
-    "usage by day": usage_sums.roll_up,
+    "sums of usage": usage_sums.roll_up,
 }
 
 
 def tidy(connections: Connections) -> bool:
-    """Delete what is too old, make room for events to come, and sum up the days that are over;
+    """Delete what is too old, make room for events to come, and sum up usage;
     returns whether more is left. What fails is logged, and does not stop the rest.
     """
     is_left = False

@@ -1,8 +1,8 @@
 -- The usage of an org's runs in a period: of each day (UTC), and of all in the row without a day.
 --
--- `usage_days` has the whole days that are summed up; the parts of the period before and after
--- them are read run by run. All rows of a run have the same end. Credits are counted by the run,
--- each started one.
+-- `usage_days` has the whole days that are summed up, and `usage_intervals` the whole intervals of
+-- the days after them; the parts of the period that neither has are read run by run. All rows of a
+-- run have the same end. Credits are counted by the run, each started one.
 WITH used AS (
     SELECT run_usage.*
     FROM unnest(%(sinces)s::timestamptz[], %(untils)s::timestamptz[]) AS part (since, until)
@@ -18,6 +18,14 @@ WITH used AS (
         sum(reasoning_tokens) AS reasoning_tokens, sum(cost_usd) AS cost_usd,
         ceil(sum(cost_usd) * %(credits_per_usd)s) AS credits
     FROM used GROUP BY run_id, ended_at
+    UNION ALL
+    SELECT (began_at AT TIME ZONE 'UTC')::date, runs, input_tokens, output_tokens,
+        cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_usd, credits
+    FROM usage_intervals
+    WHERE org_id = %(org_id)s AND began_at >= %(first_interval)s AND began_at < %(end_interval)s
+        AND model IS NULL
+        AND (%(persona)s::text IS NULL OR persona_key = %(persona)s)
+        AND (%(api_key_id)s::uuid IS NULL OR api_key_id = %(api_key_id)s)
     UNION ALL
     SELECT day, runs, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
         reasoning_tokens, cost_usd, credits

@@ -18,6 +18,14 @@ WITH used AS (
     UNION ALL
     SELECT model, runs, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
         reasoning_tokens, cost_usd
+    FROM usage_intervals
+    WHERE org_id = %(org_id)s AND began_at >= %(first_interval)s AND began_at < %(end_interval)s
+        AND model IS NOT NULL
+        AND (%(persona)s::text IS NULL OR persona_key = %(persona)s)
+        AND (%(api_key_id)s::uuid IS NULL OR api_key_id = %(api_key_id)s)
+    UNION ALL
+    SELECT model, runs, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+        reasoning_tokens, cost_usd
     FROM usage_days
     WHERE org_id = %(org_id)s AND day >= %(first_day)s AND day < %(end_day)s
         AND model IS NOT NULL

@@ -1,5 +1,7 @@
 """The tables of what runs have cost, what they may cost, and the credits that pay for them."""
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -27,6 +29,23 @@ def _usd(name: str, *, required: bool = True) -> Column[object]:
 
 def _tokens(name: str) -> Column[object]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _sums() -> list[Column[Any]]:
+    return [
+        Column("persona_key", Text, nullable=False),
+        Column("api_key_id", Uuid),
+        Column("model", Text),
+        *(
+            Column(name, BigInteger, nullable=False)
+            for name in (
+                *("runs", "input_tokens", "output_tokens", "cache_read_tokens"),
+                *("cache_write_tokens", "reasoning_tokens"),
+            )
+        ),
+        Column("cost_usd", Numeric(28, 8), nullable=False),
+        Column("credits", BigInteger, nullable=False),
+    ]
 
 
 def _org() -> Column[object]:
@@ -71,22 +90,30 @@ usage_days = Table(
     metadata,
     Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), nullable=False),
     Column("day", Date, nullable=False),
-    Column("persona_key", Text, nullable=False),
-    Column("api_key_id", Uuid),
-    Column("model", Text),
-    Column("runs", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cache_read_tokens", BigInteger, nullable=False),
-    Column("cache_write_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("cost_usd", Numeric(28, 8), nullable=False),
-    Column("credits", BigInteger, nullable=False),
+    *_sums(),
     Index("ix_usage_days_org_id_day", "org_id", "day"),
 )
 
-#: One row: `usage_days` has every day before this one; null: none yet.
-usage_days_until = Table("usage_days_until", metadata, Column("day", Date))
+#: Such sums for each ten minutes of the days after those. Once a day is summed up its intervals are
+#: not read, and are deleted two days later.
+usage_intervals = Table(
+    "usage_intervals",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), nullable=False),
+    time_("began_at", required=True),
+    *_sums(),
+    Index("ix_usage_intervals_org_id_began_at", "org_id", "began_at"),
+    Index("ix_usage_intervals_began_at", "began_at"),
+)
+
+#: One row: `usage_days` has every day before `day` (null: none yet), and `usage_intervals` what
+#: follows until `interval_at` (null, or before the start of `day`: nothing yet).
+usage_days_until = Table(
+    "usage_days_until",
+    metadata,
+    Column("day", Date),
+    Column("interval_at", DateTime(timezone=True)),
+)
 
 #: What an org or one of its API keys may spend; null is no limit. A persona's are in itself.
 budgets = Table(

@@ -345,24 +345,28 @@ def test_days_that_one_cell_has_summed_up_are_counted_once(
         tx.sql.execute(used, {"at": "2026-01-08T12:00Z", "id": new_id(), "org": org_id})
         for day in ("09", "10", "11"):
             tx.sql.execute(copied, {"at": f"2026-01-{day}T12:00Z", "org": org_id})
+        both = {"org_id": org_id, "since": "2026-01-08", "until": "2026-01-10"}
+        tx.sql.exec_driver_sql(usage_sums.ADD_INTERVALS, both | {"credits_per_usd": 1})
         for day in ("08", "09"):
-            values = {"day": f"2026-01-{day}", "org_id": org_id, "credits_per_usd": 1}
-            tx.sql.exec_driver_sql(usage_sums.ADD, values)
+            tx.sql.exec_driver_sql(usage_sums.ADD_DAY, both | {"day": f"2026-01-{day}"})
 
     assert 0 == run("copy").exit_code
 
-    days_there = text(
-        "SELECT to_char(day, 'DD'), runs FROM usage_days"
-        " WHERE org_id = :org AND model IS NULL ORDER BY day"
-    )
+    mine = "org_id = :org AND model IS NULL"
+    days_there = text(f"SELECT to_char(day, 'DD'), runs FROM usage_days WHERE {mine} ORDER BY day")
+    parts = text(f"SELECT to_char(began_at, 'DD HH24') FROM usage_intervals WHERE {mine}")
     with target.reading() as sql:
         found = dict(sql.execute(days_there, {"org": org_id}).all())
+        intervals = set(sql.scalars(parts, {"org": org_id}))
     assert dict.fromkeys(("08", "09", "10")[: 2 + days], 1) == found
+    assert {f"{10 + days:02} 12"} == intervals
 
 
 def _sum_up_to(connections: Connections, day: str) -> None:
+    """Let the cell have summed up the days before this one, and of it the intervals until 13:00."""
+    until = text("UPDATE usage_days_until SET day = :day, interval_at = :at")
     with connections.transaction() as tx:
-        tx.sql.execute(text("UPDATE usage_days_until SET day = :day"), {"day": day})
+        tx.sql.execute(until, {"day": day, "at": f"{day}T13:00Z"})
 
 
 def test_webhooks_of_an_org_that_has_left_are_not_sent(

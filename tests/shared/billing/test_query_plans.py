@@ -1,6 +1,7 @@
 """The queries of budgets, usage and credits read an index, even with very many orgs."""
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -8,7 +9,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from arkloop.shared.accounts import accounts
-from arkloop.shared.billing import budget_limits, budgets, credits, usage_reports
+from arkloop.shared.billing import budget_limits, budgets, credits, usage_reports, usage_sums
 from arkloop.shared.billing.usage_reports import Period
 from arkloop.shared.catalog import personas
 from arkloop.shared.ids import new_id
@@ -51,7 +52,13 @@ _FILL = (
     SELECT org_id, ended_at::date, 'assistant', NULL, NULL, count(*), 0, 0, 0, 0, 0, count(*), 1
     FROM run_usage GROUP BY org_id, ended_at::date
     """,
-    "UPDATE usage_days_until SET day = current_date",
+    """
+    INSERT INTO usage_intervals
+    SELECT org_id, date_trunc('hour', ended_at), 'assistant', NULL, NULL, count(*), 0, 0, 0, 0, 0,
+        count(*), 1
+    FROM run_usage GROUP BY org_id, date_trunc('hour', ended_at)
+    """,
+    "UPDATE usage_days_until SET day = current_date - 1, interval_at = current_date",
     """
     INSERT INTO threads (id, org_id, created_by_user_id)
     SELECT gen_random_uuid(), :org, (SELECT id FROM users LIMIT 1) FROM generate_series(1, 5000)
@@ -100,12 +107,16 @@ def test_a_report_reads_the_rows_of_its_period(
     connections: Connections, org_id: UUID, report: str
 ) -> None:
     """A range of an index each for single runs and for days, of a hundredth of the org's rows."""
-    period = Period(since=now().replace(microsecond=0, day=1), until=now(), persona="assistant")
+    period = Period(since=now() - timedelta(days=31), until=now(), persona="assistant")
     ask = getattr(usage_reports, report)
 
     plans = only(connections, lambda sql: ask(sql, org_id, period))
 
-    assert {"ix_run_usage_org_id_ended_at", "ix_usage_days_org_id_day"} == plans.indexes()
+    assert plans.indexes() == {
+        "ix_run_usage_org_id_ended_at",
+        "ix_usage_days_org_id_day",
+        "ix_usage_intervals_org_id_began_at",
+    }
 
 
 @pytest.mark.parametrize("report", ["total", "daily", "by_model"])
@@ -122,6 +133,18 @@ def test_a_report_of_an_end_user_reads_its_rows(
     indexes = plans.indexes(is_prepared=False)
     assert "ix_run_usage_org_id_end_user_id_ended_at" in indexes
     assert "ix_run_usage_org_id_ended_at" not in indexes
+
+
+def test_summing_up_usage(connections: Connections, org_id: UUID) -> None:
+    """Runs of the period are read, not those of all the past."""
+    until = usage_sums.interval_of(now())
+    values = {"since": until - usage_sums.INTERVAL, "until": until, "org_id": None}
+    values["credits_per_usd"] = 1
+
+    plans = only(connections, lambda sql: sql.exec_driver_sql(usage_sums.ADD_INTERVALS, values))
+
+    indexes = plans.indexes(is_prepared=False)
+    assert {"ix_run_usage_org_id_ended_at", "pk_orgs"} == indexes
 
 
 @pytest.mark.parametrize("deep", [False, True])
