@@ -1,8 +1,11 @@
 """The plugin that loads the tests once for all processes that run them."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -29,20 +32,28 @@ def test_of_this_file():
 """
 
 
-def pytest_of(folder: Path, *bodies: str, stderr: int | None = None) -> subprocess.Popen[str]:
-    """Start pytest on one file for each body, with two processes."""
+@contextmanager
+def pytest_of(
+    folder: Path, *bodies: str, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Start pytest on one file for each body, with two processes, as the Makefile does; end it."""
     for number, body in enumerate(bodies):
         text = FILE.format(journal=str(folder / "journal"), body=body)
         (folder / f"test_{number}.py").write_text(text)
     options = ["-p", "tests.preloading", "-n", "2", "--import-mode=importlib"]
-    return subprocess.Popen(
+    options += ["--dist", "loadfile", "--max-worker-restart", "0"]
+    with subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, f"--rootdir={folder}", str(folder)],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def noted(folder: Path, what: str) -> list[int]:
@@ -54,8 +65,8 @@ def noted(folder: Path, what: str) -> list[int]:
 
 def test_one_process_loads_the_files_and_others_run_the_tests(tmp_path: Path) -> None:
     """Each file is loaded once, by none of the two processes that run the tests."""
-    process = pytest_of(tmp_path, "time.sleep(1)", "time.sleep(1)")
-    output, _ = process.communicate(timeout=60)
+    with pytest_of(tmp_path, "time.sleep(1)", "time.sleep(1)") as process:
+        output, _ = process.communicate(timeout=60)
 
     assert process.returncode == 0, output
     [first, second] = noted(tmp_path, "loaded")
@@ -63,19 +74,21 @@ def test_one_process_loads_the_files_and_others_run_the_tests(tmp_path: Path) ->
     assert 3 == len({*noted(tmp_path, "run"), first})
 
 
-def test_a_process_that_crashes_is_replaced(tmp_path: Path) -> None:
-    """Its test fails, and the tests of other files go on."""
-    process = pytest_of(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "", "", "")
-    output, _ = process.communicate(timeout=60)
+def test_a_process_that_crashes_ends_the_tests(tmp_path: Path) -> None:
+    """The test that it ran fails, and no other process runs it again."""
+    with pytest_of(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "", "", "") as process:
+        output, _ = process.communicate(timeout=60)
 
-    assert "crashed while running" in output
-    assert "1 failed, 3 passed" in output
+    assert process.returncode != 0
+    assert re.search("crashed while running '.*test_0.py::test_of_this_file'", output)
+    assert 1 == output.count("crashed while running")
 
 
 def test_a_file_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     """The error of its import is shown, as without the plugin."""
     (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n")
-    output, _ = pytest_of(tmp_path, "").communicate(timeout=60)
+    with pytest_of(tmp_path, "") as process:
+        output, _ = process.communicate(timeout=60)
 
     assert "No module named 'nothing_of_this_name'" in output
     assert "1 error" in output
@@ -85,7 +98,8 @@ def test_a_file_that_skips_itself_is_skipped(tmp_path: Path) -> None:
     """The tests that stand before it does so do not run."""
     skip = "def test_before(): pass\nimport pytest\npytest.skip('no', allow_module_level=True)\n"
     (tmp_path / "test_skipped.py").write_text(skip)
-    output, _ = pytest_of(tmp_path, "").communicate(timeout=60)
+    with pytest_of(tmp_path, "") as process:
+        output, _ = process.communicate(timeout=60)
 
     assert "1 passed, 1 skipped" in output
 
@@ -106,8 +120,8 @@ def test_a_thread_that_an_import_starts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test_thread.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    process = pytest_of(tmp_path, "", stderr=subprocess.STDOUT)
-    output, _ = process.communicate(timeout=60)
+    with pytest_of(tmp_path, "", stderr=subprocess.STDOUT) as process:
+        output, _ = process.communicate(timeout=60)
 
     assert process.returncode != 0
     assert "a fork would lack these threads" in output
