@@ -1,15 +1,19 @@
 """Work: workers that are alive, runs that wait or hang, and what the sweep should have done."""
 
 from collections.abc import Iterator
+from datetime import UTC, timedelta
 
 from sqlalchemy import Connection, text
 
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.shared.billing import usage_sums
 from arkloop.shared.config import Settings
 from arkloop.shared.runs import live_workers
 
 #: Seconds. An idle worker takes a queued run at once, or within 2 s if its message was lost.
 _LATE = 30.0
+#: How long after their end runs are in the sums of usage at the latest.
+_SUMMED_UP = timedelta(hours=1)
 
 
 def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
@@ -27,6 +31,7 @@ def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
     yield _queue(alive, queued, oldest)
     yield from _stuck(settings, sql)
     yield from _backlogs(sql)
+    yield from _usage(sql)
 
 
 def _workers(alive: int, queued: int) -> Finding:
@@ -104,3 +109,42 @@ def _backlogs(sql: Connection) -> Iterator[Finding]:
     ):
         if count := sql.scalar(text(query)):
             yield warn(check, f"{count} {what}", advice)
+
+
+# By the index of each org: there is none by the time alone.
+_RUNS_WITHOUT_SUM = text(
+    """
+    SELECT now() - :summed_up > :since AND EXISTS (
+        SELECT FROM orgs o CROSS JOIN LATERAL (
+            SELECT FROM run_usage WHERE org_id = o.id
+                AND ended_at >= :since AND ended_at < now() - :summed_up LIMIT 1
+        ) AS used
+    )
+    """
+)
+_OLDEST_WRITER = text(
+    """
+    SELECT pid, extract(epoch FROM now() - xact_start)::int AS seconds FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_xid IS NOT NULL
+        AND xact_start < now() - :summed_up
+    ORDER BY xact_start LIMIT 1
+    """
+)
+
+
+def _usage(sql: Connection) -> Iterator[Finding]:
+    """Find runs that the sweep should have added to the sums of usage long ago."""
+    found, values = usage_sums.progress(sql), {"summed_up": _SUMMED_UP}
+    if found is None or not sql.scalar(_RUNS_WITHOUT_SUM, values | {"since": found.interval}):
+        return
+    writer = sql.execute(_OLDEST_WRITER, values).one_or_none()
+    yield warn(
+        "usage",
+        f"runs that ended after {found.interval.astimezone(UTC):%Y-%m-%d %H:%M} UTC are not summed"
+        " up: reports read them one by one, and take longer each hour",
+        f"Process {writer.pid} of Postgres has written in a transaction that began"
+        f" {writer.seconds:,} s ago: let it end, or use pg_terminate_backend({writer.pid})."
+        if writer
+        else 'Look for "tidying up failed: sums of usage" in the logs of web and worker processes,'
+        " and for a transaction that another role has left open.",
+    )

@@ -6,15 +6,20 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, delete, func, insert, text, update
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.doctor import work_checks
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.tables.billing import run_usage, usage_days_until
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
 from tests.stored_runs import StoredRuns, ago
 
@@ -184,6 +189,49 @@ def test_runs_that_wait_without_a_worker_fail(
         stored.claimed(seen_at=ago(seconds=600))
         [(level, why)] = examine().of("sweep")
         assert ("fail", True) == (level, why.startswith("1 runs belong to workers that are gone"))
+
+
+def test_runs_that_are_not_summed_up_are_found(
+    examine: Examine, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction that they wait for is named, if there is one."""
+    with usage_of(stored, ago(seconds=2 * 3600), summed_up_until=ago(seconds=3 * 3600)):
+        [(level, why)] = (report := examine()).of("usage")
+        assert ("warn", True) == (level, why.startswith("runs that ended after 20"))
+        assert "tidying up failed" in report.advice("usage")
+
+        monkeypatch.setattr(work_checks, "_SUMMED_UP", timedelta(seconds=0.1))
+        with stored.connections.transaction() as tx:
+            pid, _ = tx.sql.execute(text("SELECT pg_backend_pid(), pg_current_xact_id()")).one()
+            time.sleep(0.2)
+            assert f"pg_terminate_backend({pid})" in examine().advice("usage")
+
+
+@pytest.mark.parametrize(("ended", "summed_up"), [(1800, 3 * 3600), (3 * 3600, 2 * 3600)])
+def test_runs_that_are_summed_up_in_time_are_no_finding(
+    examine: Examine, stored: StoredRuns, ended: int, summed_up: int
+) -> None:
+    """An installation whose processes were all stopped has none to sum up, either."""
+    with usage_of(stored, ago(seconds=ended), summed_up_until=ago(seconds=summed_up)):
+        assert [] == examine().of("usage")
+
+
+@contextmanager
+def usage_of(
+    stored: StoredRuns, ended_at: ColumnElement[Any], *, summed_up_until: ColumnElement[Any]
+) -> Iterator[None]:
+    """Store the usage of a run, and how far usage is summed up."""
+    day = func.date(func.timezone("UTC", summed_up_until))
+    run = {"run_id": new_id(), "org_id": stored.actor.org_id, "user_id": stored.actor.user_id}
+    what = {"route_id": "one", "model": "small", "persona_key": "assistant"}
+    price = {"usage_source": "reported", "cost_usd": 0, "month": func.current_date()}
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(insert(run_usage).values(**run, **what, **price, ended_at=ended_at))
+        tx.sql.execute(update(usage_days_until).values(day=day, interval_at=summed_up_until))
+    yield
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(run_usage))
+        tx.sql.execute(update(usage_days_until).values(day=None, interval_at=None))
 
 
 @contextmanager
