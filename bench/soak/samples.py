@@ -73,14 +73,18 @@ def sample(service: Service, connections: Connections, metrics_port: int) -> dic
     numbers: dict[str, float] = {}
     for name, process in _processes(service):
         numbers[f"memory of {name}, MiB"] = process.memory_full_info().uss / 2**20
-        numbers[f"files of {name}"] = process.num_fds()
+        # One process may open a connection more than another, which then needs one less.
+        files = f"files of {name.partition(' ')[0]}"
+        numbers[files] = numbers.get(files, 0) + process.num_fds()
     numbers["memory of a process of Postgres, MiB"] = _backends(service)
     for role in ROLES:
         numbers[f"total CPU of {role}, s"] = service.cpu(role) + _cpu_of_ended(service, role)
     info: Mapping[str, Any] = connections.redis.info()
     numbers["Redis memory, MiB"] = info["used_memory"] / 2**20
     numbers["Redis connections"] = info["connected_clients"]
-    numbers["Redis keys"] = connections.redis.dbsize()
+    cancels = sum(1 for _ in connections.redis.scan_iter("*:cancel", count=1000))
+    numbers["keys of cancelled runs"] = cancels  # they live for an hour, so for that long they grow
+    numbers["Redis keys"] = connections.redis.dbsize() - cancels
     with connections.reading() as sql:
         numbers["Postgres connections"] = sql.scalar(_SESSIONS) or 0
         numbers["total WAL, MiB"] = (sql.scalar(_WAL) or 0) / 2**20
