@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in _FILES_WITH_SYSTEM)
     for item in items:
         if own_processes.is_of_tools(item.path):
-            item.add_marker("tools")
+            item.add_marker(own_processes.MARK_OF_TOOLS)
         if item.config.getoption("walled") and item.get_closest_marker("owner"):
             item.add_marker(pytest.mark.skip(reason="writes what the service's role may not"))
 

@@ -1,4 +1,4 @@
-"""A check of the mark `processes`: without it, a test starts no process of its own.
+"""A check of the mark `processes`: without it, a test of `make test` starts no process of its own.
 
 `make test` is what a developer waits for after each change, in five minutes; tests that start, kill
 and freeze servers, workers and commands take longer, and belong to `make test-rest`.
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 MARK = "processes"
-#: The folders of tests whose subject is no part of the product: their mark is `tools`.
+#: The mark of tests in these folders, whose subjects are no part of the product.
+MARK_OF_TOOLS = "tools"
 TOOLS = (Path(__file__).parent / "bench", Path(__file__).parent / "chaos")
 #: What Python reports of a process that it starts, and `tests/forked.py` of one that is forked.
 EVENTS = frozenset({"subprocess.Popen", "arkloop.tests.fork"})
@@ -26,20 +27,20 @@ def is_left_out(file: Path, expression: str) -> bool:
     if not file.name.startswith("test_"):
         return False
     text = file.read_text(encoding="utf-8")
-    if expression.startswith("not (") and f" {MARK} or tools " in expression:
+    if expression.startswith("not (") and f" {MARK} or {MARK_OF_TOOLS} " in expression:
         return is_of_tools(file) or f"\npytestmark = pytest.mark.{MARK}\n" in text
-    if expression.startswith(f"({MARK} or tools) and "):
+    if expression.startswith(f"({MARK} or {MARK_OF_TOOLS}) and "):
         return not is_of_tools(file) and f"pytest.mark.{MARK}" not in text
     return False
 
 
 def is_of_tools(file: Path) -> bool:
-    """Return whether the tests of the file have the mark `tools`."""
+    """Return whether the tests of the file have the mark of tools."""
     return any(folder in file.parents for folder in TOOLS)
 
 
 class OwnProcesses:
-    """A plugin that fails a test which starts a process, unless it has the mark.
+    """A plugin that fails a test which starts a process, unless it has one of the marks.
 
     Processes that fixtures of the session start are shared by all tests.
     """
@@ -69,7 +70,8 @@ class OwnProcesses:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         result = yield
-        if self._started and item.get_closest_marker(MARK) is None:
+        is_apart = any(map(item.get_closest_marker, (MARK, MARK_OF_TOOLS)))
+        if self._started and not is_apart:
             pytest.fail(
                 f"{item.path.name} starts a process ({self._started[0][:200]}): it needs"
                 f" `pytestmark = pytest.mark.{MARK}`, so that `make test-rest` runs it"

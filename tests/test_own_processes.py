@@ -19,7 +19,8 @@ import pytest
 from tests.own_processes import OwnProcesses
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "processes: starts some")
+    for mark in ("processes", "tools"):
+        config.addinivalue_line("markers", f"{mark}: may start some")
     config.pluginmanager.register(OwnProcesses())
 
 def start():
@@ -50,6 +51,9 @@ def test_forked(): sys.audit("arkloop.tests.fork", ["gunicorn"])
 
 @pytest.mark.processes
 def test_marked(of_one): start()
+
+@pytest.mark.tools
+def test_of_tools(of_one): start()
 """
 
 
@@ -97,4 +101,4 @@ def test_what_starts_a_process_without_the_mark_fails(tmp_path: Path) -> None:
 
     assert ["of_one", "itself", "forked"] == [name.partition("::test_")[2] for name in failed]
     assert "test_it.py starts a process" in result.stdout
-    assert "3 failed, 3 passed" in result.stdout
+    assert "3 failed, 4 passed" in result.stdout

@@ -10,8 +10,6 @@ import pytest
 
 from bench.networks import own_networks
 
-pytestmark = pytest.mark.processes
-
 _REACHES = """
 import socket, sys
 

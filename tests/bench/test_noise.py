@@ -16,8 +16,6 @@ import pytest
 from bench import noise
 from bench.http_clients import Target
 
-pytestmark = pytest.mark.processes
-
 AUTOGROUP = Path("/proc/self/autogroup")
 ROOT = Path(__file__).parents[2]
 #: It ends without tidying up: on a busy machine it has hardly any time from there on.

@@ -13,8 +13,6 @@ from chaos.system.fault_proxy import FaultProxy, ProxyError
 from chaos.system.ports import quiet_port
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.processes
-
 SOON = 0.3  # what has not come by then is held back
 
 
