@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from tests import forked
 from tests.waiting import eventually
@@ -79,9 +80,7 @@ def web_server(
 
     It is forked, or a process from its start on, `as_in_production`.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     variables = {
         "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
         "ARKLOOP_REGISTRATION": "open",
@@ -104,9 +103,12 @@ def web_server(
             process = forked.SERVER.start(GUNICORN[MODULE:], {**INHERITED, **variables}, log)
     server = WebServer(Settings.from_env(variables), log, process.pid)
     try:
-        eventually(lambda: forked.has_ended(process) or server.answers(), seconds=30)
+        eventually(lambda: forked.has_ended(process) or server.answers(), seconds=100)
         assert not forked.has_ended(process), log.read_text()
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        try:
+            process.wait(60)
+        finally:
+            process.send_signal(signal.SIGKILL)  # nothing happens if it has ended

@@ -1,10 +1,12 @@
 """A database server from a wheel, run by us: what Postgres and Redis have in common."""
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +17,11 @@ STOP_SECONDS = 10
 #: A server that ends at its start is started again for this long: right after a kill -9 its lock
 #: file may name a process that is not quite gone.
 RETRY_SECONDS = 2
+#: Linux gives ports from 32768 on to outgoing connections: one of them could have taken the port
+#: that was free a moment ago.
+_PORTS = range(20_000, 32_000)
+_PORTS_OF_A_PROCESS = 997
+_turns = itertools.count()
 
 
 class ServerDidNotStart(Exception):
@@ -129,7 +136,18 @@ class EmbeddedServer:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of loopback that nobody listens on at this moment.
+
+    Each process begins with another one and takes them in turn, so that two which look for a port
+    before either binds it do not find the same.
+
+    Raises:
+        ServerDidNotStart: all ports are in use.
+    """
+    first = os.getpid() * _PORTS_OF_A_PROCESS
+    for _ in _PORTS:
+        port = _PORTS[(first + next(_turns)) % len(_PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerDidNotStart(f"all ports from {_PORTS[0]} to {_PORTS[-1]} are in use")

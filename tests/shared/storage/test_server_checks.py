@@ -49,10 +49,10 @@ def test_an_option_that_no_client_knows_is_named(
 
 @pytest.fixture(scope="module")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    # Its nodes talk to each other on the port that is 10,000 higher.
-    port = next(port for port in iter(free_port, 0) if port < 55_000)
+    port = free_port()
     folder = tmp_path_factory.mktemp("cluster")
     options = ("--port", str(port), "--cluster-enabled", "yes", "--save", "")
+    options += ("--cluster-port", str(free_port()))  # of its nodes among each other
     server = subprocess.Popen([find_binary(), *options], cwd=folder, stdout=subprocess.DEVNULL)
     try:
         eventually(lambda: answers(port))

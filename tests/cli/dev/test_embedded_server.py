@@ -1,0 +1,37 @@
+"""What the embedded servers have in common: the ports that they find."""
+
+import itertools
+import os
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from arkloop.cli.dev import embedded_server
+from arkloop.cli.dev.embedded_server import free_port
+
+
+def ports_of(monkeypatch: pytest.MonkeyPatch, pid: int) -> list[int]:
+    """Return the first three ports that a process with this id finds."""
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    monkeypatch.setattr(embedded_server, "_turns", itertools.count())
+    return [free_port() for _ in range(3)]
+
+
+def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next ones are found, and none that Linux gives to outgoing connections."""
+    with ExitStack() as stack:
+        ports = ports_of(monkeypatch, 1)
+        for port in ports:
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        others = ports_of(monkeypatch, 1)
+
+    assert 6 == len({*ports, *others})
+    assert max(*ports, *others) < 32_768
+
+
+def test_processes_that_look_at_once_find_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None has bound its ports yet, so that each is free for the others, too."""
+    found = [port for pid in range(20) for port in ports_of(monkeypatch, pid)]
+
+    assert 60 == len(set(found))
