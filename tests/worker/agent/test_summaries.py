@@ -168,5 +168,8 @@ def test_a_long_conversation_is_looked_up_in_one_go() -> None:
 
     end, messages = builder._to_summarize(route, entries, 0, 3_900)
     assert (3_900, 3_900) == (end, len(messages))
-    found = min(seconds(lambda: builder._to_summarize(route, entries, 0, 3_900)) for _ in range(7))
-    assert found < 2.2 * min(seconds(look_at_all) for _ in range(7))
+    found, looked = [], []
+    for _ in range(7):  # in turn, since the processor may be slow for a moment
+        found.append(seconds(lambda: builder._to_summarize(route, entries, 0, 3_900)))
+        looked.append(seconds(look_at_all))
+    assert min(found) < 2.2 * min(looked)
