@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.runs.states import RunState
@@ -113,7 +114,8 @@ def test_a_call_of_a_cancelled_run_is_not_handed_out(
 ) -> None:
     """A call of a cancelled run is executed by nobody, even if its process is away."""
     with connections.reading() as sql:
-        run_id = sql.exec_driver_sql("SELECT run_id FROM worker_calls").scalars().all()[-1]
+        found = text("SELECT run_id FROM worker_calls WHERE id = :id")
+        run_id = sql.scalar(found, {"id": queued})
     alice.post(f"/v1/runs/{run_id}:cancel")
 
     assert [] == post(worker, "poll", **POLL, tools=[PAY]).json["calls"]
