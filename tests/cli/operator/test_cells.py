@@ -149,11 +149,14 @@ def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
     command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
     process = subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE)
     with process:
-        eventually(lambda: _has_left(connections, org_id))
-        assert 0 == run("resume", "--despite-copy").exit_code
-        with connections.transaction() as tx:
-            tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
-        _, errors = process.communicate(timeout=30)
+        try:
+            eventually(lambda: _has_left(connections, org_id))
+            assert 0 == run("resume", "--despite-copy").exit_code
+            with connections.transaction() as tx:
+                tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert (1, []) == (process.returncode, contents(target, org_id)["orgs"])
     assert b"It was resumed meanwhile. Nothing was copied." in errors
@@ -170,7 +173,7 @@ def test_requests_of_before_the_suspension_are_waited_for(
 ) -> None:
     """A web process may still accept the org's credentials, and wait for a body."""
     with connections.transaction() as tx:
-        just_now = text("UPDATE orgs SET suspended_at = now() - interval '15 s' WHERE id = :org")
+        just_now = text("UPDATE orgs SET suspended_at = now() - interval '1 s' WHERE id = :org")
         tx.sql.execute(just_now, {"org": org_id})
 
     refused = run("copy", "--wait", "0")

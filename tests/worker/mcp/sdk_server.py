@@ -33,7 +33,11 @@ class Sdk:
     def start(self, *description: str) -> None:
         command = [sys.executable, str(SDK), str(self.port), str(self.folder), *description]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        eventually(self._is_open)
+        try:
+            eventually(self._is_open, seconds=60)
+        except BaseException:
+            self.end()
+            raise
 
     def _is_open(self) -> bool:
         with socket.socket() as probe:
