@@ -113,7 +113,7 @@ class Caller:
         found = self.get(f"/v1/threads/{thread_id}/messages", limit=200)
         return [(m["role"], m["content"], m["partial"]) for m in found]
 
-    def until(self, run_id: str, field: str, *values: Any, seconds: float = 20) -> dict[str, Any]:
+    def until(self, run_id: str, field: str, *values: Any, seconds: float = 60) -> dict[str, Any]:
         """Wait until a field of the run has one of these values, and return the run."""
         seen: list[dict[str, Any]] = []
 
@@ -124,7 +124,7 @@ class Caller:
         eventually(there, seconds=seconds)
         return seen[-1]
 
-    def ended(self, run_id: str, *, seconds: float = 20) -> dict[str, Any]:
+    def ended(self, run_id: str, *, seconds: float = 60) -> dict[str, Any]:
         return self.until(run_id, "status", *ENDED, seconds=seconds)
 
     def seconds_until_start(self, run_id: str) -> float:

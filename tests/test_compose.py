@@ -297,7 +297,7 @@ def test_the_probe_finds_the_database_as_workers_do(stored: StoredRuns, settings
         "PATH": os.environ["PATH"],
         "REDIS_URL": settings.redis_url,
         "ARKLOOP_JWT_SECRET": settings.jwt_secret,
-        "ARKLOOP_LEASE_SECONDS": "30",
+        "ARKLOOP_LEASE_SECONDS": "300",
     }
 
     def status(url: URL = url) -> int:
@@ -308,6 +308,6 @@ def test_the_probe_finds_the_database_as_workers_do(stored: StoredRuns, settings
     before = status()
     worker = stored.worker(hostname=socket.gethostname(), seen_at=ago(seconds=25))
     during = (status(), status(other))
-    stored.set_worker(worker, seen_at=ago(seconds=35))
+    stored.set_worker(worker, seen_at=ago(seconds=305))
 
     assert (1, (0, 0), 1) == (before, during, status())

@@ -9,7 +9,7 @@ import pytest
 from tests.caller import Caller, error_of, script, types
 from tests.system import System
 
-SLOW = [{"hang": 1}, {"tool": "calculator", "args": {"expression": "1+1"}}]
+SLOW = [{"hang": 3}, {"tool": "calculator", "args": {"expression": "1+1"}}]
 
 
 def send(
@@ -26,7 +26,7 @@ def texts(user: Caller, thread_id: str) -> list[str]:
 def test_a_queued_run_shows_its_place_and_follows(user: Caller) -> None:
     """Its stream is silent until the run before it has ended; lists show its place, too."""
     thread_id = user.thread()
-    first = send(user, thread_id, script({"hang": 1}, {"say": "A"}), "enqueue")
+    first = send(user, thread_id, script({"hang": 3}, {"say": "A"}), "enqueue")
     second, third = (send(user, thread_id, text, "enqueue") for text in ("b", "c"))
 
     assert ({"position": 1}, {"position": 2}) == (second["queue"], third["queue"])
@@ -140,11 +140,11 @@ def test_a_repeated_request_waits_once(user: Caller) -> None:
 def test_a_client_that_leaves_can_cancel_a_run_that_waits(user: Caller) -> None:
     """`on_disconnect: cancel` ends it at once, and leaves the active run alone."""
     thread_id = user.thread()
-    first = send(user, thread_id, script({"hang": 3}, {"say": "A"}), "enqueue")
+    first = send(user, thread_id, script({"hang": 8}, {"say": "A"}), "enqueue")
     body = {"message": "b", "on_busy": "enqueue", "on_disconnect": "cancel"}
     with pytest.raises(httpx.ReadTimeout):
         path, headers = f"/v1/threads/{thread_id}/runs", {"Prefer": "wait=60"}
-        user.http.post(path, json=body, headers=headers, timeout=0.5)
+        user.http.post(path, json=body, headers=headers, timeout=2)
 
     newest = user.get(f"/v1/threads/{thread_id}/runs")[0]
     assert "cancelled" == user.ended(newest["run_id"])["status"]

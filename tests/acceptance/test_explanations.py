@@ -21,7 +21,7 @@ CLIENT_TOOL = {
     "client": True,
 }
 SLOW = {"say": "a b c d e f g h", "delay_ms": 1000}
-BUSY = {"tool": "sleep", "args": {"seconds": 30}}
+BUSY = {"tool": "sleep", "args": {"seconds": 300}}
 
 
 @pytest.fixture

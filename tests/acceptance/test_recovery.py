@@ -42,11 +42,11 @@ def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: P
     victim = user.run(
         append(lines),
         {"say": "half an answer"},
-        {"hang": 0.2},
+        {"hang": 1},
         {"exit_worker": True, "attempts": 1},
         {"say": ", and the rest"},
     )
-    neighbour = user.run({"count": 60, "delay_ms": 50}, {"say": "end"})
+    neighbour = user.run({"count": 80, "delay_ms": 50}, {"say": "end"})
 
     # Streams that were opened before the crash.
     events = user.events(victim)
@@ -67,7 +67,7 @@ def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: P
     assert ("assistant", "half an answer, and the rest", False) == user.messages(
         user.get_run(victim)["thread_id"]
     )[-1]
-    assert [str(i) for i in range(60)] == re.findall(r"(\d+):", text_of(other))
+    assert [str(i) for i in range(80)] == re.findall(r"(\d+):", text_of(other))
     for run_id in (victim, neighbour):
         assert user.events(run_id) == (events if run_id == victim else other)
 
@@ -107,7 +107,7 @@ def kept(system: System, run_id: str) -> list[str]:
 def test_a_side_effect_is_not_repeated(system: System, user: Caller, tmp_path: Path) -> None:
     """Killed in the middle of the tools of a turn: what was done is known and not done again."""
     lines = tmp_path / "lines"
-    slow = {"tool": "sleep", "args": {"seconds": 1.5}}
+    slow = {"tool": "sleep", "args": {"seconds": 4}}
     run_id = user.run({"tools": [slow, append(lines)]}, {"say": "ok"})
     eventually(lambda: kept(system, run_id) == ["call_1_2"])
 
@@ -117,7 +117,7 @@ def test_a_side_effect_is_not_repeated(system: System, user: Caller, tmp_path: P
     assert "once\n" == lines.read_text()
     results = data_of(events, "tool.result")
     assert ["call_1_1", "call_1_2"] == [result["tool_call_id"] for result in results]
-    assert ("slept 1.5 s", False) == (results[0]["output"], results[0]["is_error"])
+    assert ("slept 4 s", False) == (results[0]["output"], results[0]["is_error"])
     assert ("appended", False) == (results[1]["output"], results[1]["is_error"])
     assert "run.completed" == events[-1]["type"]
 
@@ -170,7 +170,7 @@ def test_a_stopping_worker_hands_its_runs_over(system: System, user: Caller) -> 
     user.seen(hanging, "message.delta")
     stopped = psutil.Process(system.worker.pid)
     # Last: the deploy must come while it sleeps.
-    between = user.run({"tool": "sleep", "args": {"seconds": 2}}, {"say": "after the deploy"})
+    between = user.run({"tool": "sleep", "args": {"seconds": 5}}, {"say": "after the deploy"})
     user.seen(between, "tool.call")
 
     stopped.terminate()

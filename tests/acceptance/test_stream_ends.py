@@ -124,7 +124,7 @@ def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> 
 
 def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
     """They end with an error; a new token resumes them."""
-    expires_at = datetime.now(UTC) + timedelta(seconds=2)
+    expires_at = datetime.now(UTC) + timedelta(seconds=5)
     _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
     cursor = user.get_run(waiting_run)["last_seq"]
     with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:

@@ -199,14 +199,14 @@ def test_the_attempt_of_a_killed_worker_is_in_the_trace(
     """The recovering worker records it, so that the calls before it keep their parent."""
     run_id = someone.run(
         {"tool": "calculator", "args": {"expression": "1+1"}},
-        {"hang": 1.5},  # its span is exported meanwhile
+        {"hang": 4},  # its span is exported meanwhile
         {"exit_worker": True, "attempts": 1},
         {"say": "done"},
     )
     trace_id = someone.get_run(run_id)["trace_id"]
     someone.ended(run_id, seconds=90)  # a new worker has to start
     agent = "invoke_agent assistant"
-    eventually(lambda: len([s for s in receiver.of(trace_id) if s.name == agent]) == 2, seconds=10)
+    eventually(lambda: len([s for s in receiver.of(trace_id) if s.name == agent]) == 2)
     spans = receiver.of(trace_id)
     lost, last = sorted((s for s in spans if s.name == agent), key=lambda span: span.began)
     assert ("worker_lost", True) == (lost.attributes["error.type"], lost.is_error)
@@ -228,7 +228,7 @@ def test_a_run_that_waited_for_a_person_goes_on_in_its_trace(
     someone.ended(run_id)
     trace_id = someone.get_run(run_id)["trace_id"]
     agent = "invoke_agent assistant"
-    eventually(lambda: len([s for s in receiver.of(trace_id) if s.name == agent]) == 2, seconds=10)
+    eventually(lambda: len([s for s in receiver.of(trace_id) if s.name == agent]) == 2)
     spans = trace_of(someone, receiver, run_id, REQUEST)
     attempts = [span for span in spans if span.name == agent]
     assert ["waiting", "completed"] == [a.attributes["arkloop.outcome"] for a in attempts]

@@ -250,10 +250,10 @@ def test_a_killed_server_leaves_whole_turns(system: System) -> None:
                 responses[number] = made.json()
 
     with system.one_more_web_server() as server, ThreadPoolExecutor(16) as pool:
-        doomed = user.at(server.url)
+        doomed, processes = user.at(server.url), psutil.Process(server.pid).children()
         asked = [pool.submit(ask, number, doomed) for number in range(120)]
         eventually(lambda: len(responses) > 20)
-        for process in psutil.Process(server.pid).children():
+        for process in processes:
             process.kill()
         for one in asked:
             one.result()

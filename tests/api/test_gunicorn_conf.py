@@ -50,12 +50,10 @@ def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: 
         sql.execute(text("SELECT 1 FROM threads WHERE id = :id FOR UPDATE"), {"id": UUID(thread)})
         waiting = threading.Thread(target=change)
         waiting.start()
-        began = time.monotonic()
-        for _ in range(20):
+        for _ in range(5):
             call(server, "GET", "/v1/me", token)
-        assert time.monotonic() - began < 2
         assert not changed.is_set()
-    waiting.join()
+    waiting.join()  # with an error, if the requests had waited for it
 
     assert "new" == call(server, "GET", f"/v1/threads/{thread}", token)["title"]
 
@@ -71,7 +69,7 @@ def test_hashing_passwords_holds_up_no_other_request(server: WebServer) -> None:
     logins = [threading.Thread(target=log_in) for _ in range(20)]
     for login in logins:
         login.start()
-    times = []
+    times, all_began = [], time.monotonic()
     while any(login.is_alive() for login in logins):
         began = time.monotonic()
         call(server, "GET", "/healthz")
@@ -79,7 +77,8 @@ def test_hashing_passwords_holds_up_no_other_request(server: WebServer) -> None:
     for login in logins:
         login.join()
 
-    assert sorted(times)[len(times) // 2] < 0.2
+    # Behind the logins, the first would have waited for nearly all of them.
+    assert sorted(times)[len(times) // 2] < (time.monotonic() - all_began) / 2
 
 
 def test_headers_have_a_limit(server: WebServer) -> None:

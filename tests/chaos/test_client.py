@@ -12,6 +12,7 @@ from chaos.clients.client import Access, Client, GaveUp, Request, Tally
 from chaos.clients.follower import Follower
 from chaos.clients.load import Load
 from chaos.journal import Entry, Journal
+from tests.waiting import eventually
 
 RESET, HANG = b"reset", b"hang"
 
@@ -76,8 +77,8 @@ def frame(seq: int, kind: str = "message.delta") -> bytes:
 END = b"0\r\n\r\n"
 
 
-def access(*urls: str, silence: float = 0.3) -> Access:
-    return Access(urls, Journal(), Tally(), timeout=0.3, silence=silence, patience=20)
+def access(*urls: str, silence: float = 1) -> Access:
+    return Access(urls, Journal(), Tally(), timeout=1, silence=silence, patience=20)
 
 
 def entries(of: Access, kind: str) -> list[Entry]:
@@ -211,7 +212,7 @@ def test_a_load_that_meets_nobody_can_be_sent_home(tmp_path: Path) -> None:
     """`join` returns in time and says that it is not over; the last look says what is missing."""
     load = Load(["http://127.0.0.1:1"], "token", Journal(), seed=1, sink=tmp_path / "sink", runs=3)
     load.start()
+    eventually(lambda: load.summary()["no_answers"] > 0)
     assert load.join(0.3) is False
     load.finish(deadline=0.1)
     assert 0 == load.accepted
-    assert load.summary()["no_answers"] > 0

@@ -73,7 +73,7 @@ def client(proxy: FaultProxy) -> Iterator[socket.socket]:
 
 
 def connect(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=30)
 
 
 def ask(client: socket.socket, question: bytes) -> bytes:
@@ -96,7 +96,7 @@ def is_silent(client: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        client.settimeout(5)
+        client.settimeout(30)
     return False
 
 

@@ -222,7 +222,7 @@ def test_a_foreign_notification_is_ignored(hub: StreamHub, stored: StoredRuns) -
             stored.connections.redis.publish(stored.connections.keys.news(run_id), message)
         stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
 
-        eventually(lambda: 5 == watch.announced, seconds=0.4)
+        eventually(lambda: 5 == watch.announced)
 
 
 def test_watches_follow_a_new_epoch(hub: StreamHub, stored: StoredRuns) -> None:

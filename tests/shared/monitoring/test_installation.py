@@ -125,7 +125,7 @@ def test_each_way_to_be_stuck_has_its_name(
             alice, alice.thread(), RunState.SUSPENDED, attempt=1, waiting_since=ago(seconds=31)
         ),
     ]
-    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=59))
+    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=30))
     make_run(alice, alice.thread(), RunState.WAITING, input_expires_at=ago(seconds=-60))
     stored.claimed(held)
     parent = make_run(

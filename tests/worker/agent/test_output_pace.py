@@ -44,7 +44,7 @@ def test_a_turn_waits_for_all_that_it_says() -> None:
     text, thinking = TextDelta("x" * PIECE), ThinkingDelta("x" * PIECE)
     some = [text, thinking, CallDelta("x" * PIECE, 0, "c", "t")] * 6
     run = RecordedRun()
-    called(run, Replies([*some, text, TurnEnd("stop")]))
+    called(run, Replies([*some, *[text] * 10, TurnEnd("stop")]))
     assert run.paused and 0 < run.paused[0] < PIECE / CHARACTERS_PER_SECOND
     again = RecordedRun()
     called(again, Replies([*some[:17], TurnEnd("stop")]))

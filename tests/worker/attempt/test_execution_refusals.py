@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -39,6 +40,11 @@ def waits(
     run_id = scripted(stored, step, **columns)
     execution.execute(process, run_id)
     assert state == stored.state(run_id)
+    return waited(stored, run_id)
+
+
+def waited(stored: StoredRuns, run_id: UUID) -> list[tuple[str, float]]:
+    """Return for what a run has waited, in seconds."""
     throttled = [e.payload for e in stored.events(run_id) if e.type == types.RunThrottled.type]
     data = [json.loads(payload)["data"] for payload in throttled if payload]
     return [(wait["reason"], wait["seconds"]) for wait in data]
@@ -76,13 +82,14 @@ def test_a_run_waits_for_a_part_of_its_time_at_most(
 ) -> None:
     """What the pause leaves is enough to call the model."""
     with stored.connections.transaction() as tx:
-        published_personas.publish(tx, stored.actor, "brief", "1", {"timeout_seconds": 1})
+        published_personas.publish(tx, stored.actor, "brief", "1", {"timeout_seconds": 10})
     for _ in range(9):
         process.limits.refusals.add("scripted", stored.actor.org_id)
     run_id = scripted(stored, SAY, persona_id="brief@1")
     execution.execute(process, run_id)
     row = stored.row(run_id)
     assert (RunState.COMPLETED, "stop") == (row["state"], row["stop_reason"])
+    assert [("provider", 1.0)] == waited(stored, run_id)
 
 
 def test_other_failures_make_no_run_wait(process: WorkerProcess, stored: StoredRuns) -> None:

@@ -200,11 +200,11 @@ from arkloop.worker.mcp import sidecar
 
 async def main():
     watching = asyncio.create_task(sidecar._watch())
-    await asyncio.sleep(3 * sidecar.HANG_SECONDS)
+    await asyncio.sleep(2 * sidecar.HANG_SECONDS)
     print("alive", flush=True)
     re.match("(a+)+$", 60 * "a" + "b")  # takes years, and does not release the GIL
 
-sidecar.HANG_SECONDS = 0.5
+sidecar.HANG_SECONDS = 1.5
 asyncio.run(main())
 """
 

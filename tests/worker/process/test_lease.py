@@ -139,7 +139,7 @@ def test_a_lease_that_comes_back_says_so(
     connections: Connections, lease_with: Callable[..., Lease]
 ) -> None:
     """The sweep then knows that more than one worker was silent."""
-    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.2)
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=1)
     eventually(lambda: len(sessions(connections, lease)) == 1)
     assert row_of(connections, lease.worker_id)["back_at"] is None
     with connections.transaction() as tx:

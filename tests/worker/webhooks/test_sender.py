@@ -34,11 +34,11 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:
-    """A receiver has a second, and each delivery one attempt in an hour."""
+    """A receiver has three seconds, and each delivery one attempt in an hour."""
     return replace(
         settings,
         allowed_networks=("127.0.0.1/32",),
-        webhook_timeout_seconds=1.0,
+        webhook_timeout_seconds=3.0,
         webhook_retry_seconds=(3600.0,),
     )
 
