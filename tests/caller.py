@@ -1,7 +1,8 @@
 """A client program of the service: plain HTTP, and the stream by httpx-sse."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -32,6 +33,17 @@ def client(url: str, token: str = "") -> httpx.Client:
 def script(*steps: dict[str, Any]) -> str:
     """Build a message for which the scripted model plays these steps."""
     return json.dumps({"script": list(steps)})
+
+
+def answered(request: Callable[[], httpx.Response]) -> httpx.Response:
+    """Send a request, and again while the service is too busy for it; returns the response.
+
+    Many at once wait for one row, and those that waited for too long get 503.
+    """
+    while (response := request()).status_code == 503:
+        assert "Retry-After" in response.headers
+        threading.Event().wait(0.2)
+    return response
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Caller:
     # ---- acting on a run ----
 
     def cancel(self, run_id: str) -> None:
-        answer = self.http.post(f"/v1/runs/{run_id}:cancel")
+        answer = answered(lambda: self.http.post(f"/v1/runs/{run_id}:cancel"))
         assert (200, {"ok": True}) == (answer.status_code, answer.json()), answer.text
 
     def answer(self, run_id: str, content: str, **fields: Any) -> httpx.Response:

@@ -4,11 +4,12 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from arkloop.shared.catalog import personas
 from arkloop.shared.ids import new_id
-from tests.caller import Caller, error_of
+from tests.caller import Caller, answered, error_of
 from tests.system import System
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -105,8 +106,11 @@ def test_of_many_runs_started_at_once_one_is_accepted(system: System, user: Call
     thread_id = user.thread('{"script": [{"hang": 60}]}')
     callers = [user, user.at(system.web[1].url)] * 4
 
+    def start(caller: Caller) -> httpx.Response:
+        return answered(lambda: caller.http.post(f"/v1/threads/{thread_id}/runs"))
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda c: c.http.post(f"/v1/threads/{thread_id}/runs"), callers))
+        answers = list(pool.map(start, callers))
 
     winners = [answer.json()["run_id"] for answer in answers if answer.status_code == 201]
     assert 1 == len(winners)
@@ -305,7 +309,8 @@ def test_a_create_with_an_idempotency_key_makes_one_run(system: System, user: Ca
     headers = {"Idempotency-Key": "one"}
 
     def create(caller: Caller) -> Any:
-        return caller.http.post(path, json={"persona_id": "plain"}, headers=headers)
+        body = {"persona_id": "plain"}
+        return answered(lambda: caller.http.post(path, json=body, headers=headers))
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(create, [user, user.at(system.web[1].url)] * 3))

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from arkloop.shared.ids import new_id
-from tests.caller import Caller, error_of, script
+from tests.caller import Caller, answered, error_of, script
 from tests.system import System
 from tests.waiting import eventually
 
@@ -201,7 +201,8 @@ def test_of_many_turns_at_once_one_is_accepted(system: System, user: Caller) -> 
 
     def ask(number: int) -> httpx.Response:
         content = script({"say": str(number)}, {"hang": 60})
-        return turn(callers[number], {"thread_id": thread_id, "message": content})
+        body = {"thread_id": thread_id, "message": content}
+        return answered(lambda: turn(callers[number], body))
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(8)))
@@ -224,7 +225,9 @@ def test_a_repeated_turn_is_made_once(system: System, user: Caller) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         headers = {"Idempotency-Key": "a turn"}
-        answers = list(pool.map(lambda c: turn(c, {"message": "Hi"}, **headers), callers))
+        answers = list(
+            pool.map(lambda c: answered(lambda: turn(c, {"message": "Hi"}, **headers)), callers)
+        )
 
     assert {201} == {answer.status_code for answer in answers}
     assert 1 == len({answer.text for answer in answers})
@@ -245,7 +248,7 @@ def test_a_killed_server_leaves_whole_turns(system: System) -> None:
     def ask(number: int, caller: Caller) -> None:
         body = {"message": f"Turn {number}", "persona_id": "plain"}
         with suppress(httpx.TransportError):
-            made = turn(caller, body, **{"Idempotency-Key": str(number)})
+            made = answered(lambda: turn(caller, body, **{"Idempotency-Key": str(number)}))
             if made.status_code == 201:
                 responses[number] = made.json()
 
