@@ -147,18 +147,17 @@ def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
     with connections.transaction() as tx:
         tx.sql.execute(set_state, {"state": "executing", "org": org_id})
     command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
-    process = subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE)
-    with process:
+    with subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE) as cli:
         try:
             eventually(lambda: _has_left(connections, org_id))
             assert 0 == run("resume", "--despite-copy").exit_code
             with connections.transaction() as tx:
                 tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
-            _, errors = process.communicate(timeout=60)
+            _, errors = cli.communicate(timeout=60)
         finally:
-            process.kill()
+            cli.kill()
 
-    assert (1, []) == (process.returncode, contents(target, org_id)["orgs"])
+    assert (1, []) == (cli.returncode, contents(target, org_id)["orgs"])
     assert b"It was resumed meanwhile. Nothing was copied." in errors
 
 
