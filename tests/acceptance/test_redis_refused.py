@@ -62,7 +62,7 @@ def refused(stack: Stack) -> Iterator[FaultProxy]:
 
 
 def assert_started_in_time(caller: Caller, run_ids: list[str]) -> None:
-    """All but one, which the machine may have kept waiting."""
+    """Check all but one, which the machine may have kept waiting."""
     waits = sorted(caller.seconds_until_start(run_id) for run_id in run_ids)
     assert waits[-2] < START_SECONDS and waits[-1] < 10, waits
 

@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: the ports that they find."""
+"""Ports that the embedded servers find."""
 
 import itertools
 import os
