@@ -187,7 +187,8 @@ def test_a_stopping_process_hands_the_run_over(
     """A deploy stops the agent where it is; another worker calls it from its checkpoint on."""
     gate = tmp_path / "gate"
     run_id = created(stored, {"text": "One."}, {"until": str(gate)}, {"text": "Two."})
-    stopped(process, stored, run_id, ShuttingDown(), after=("message.completed", 1))
+    said = ("message.completed", 1)
+    stopped(process, stored, run_id, ShuttingDown(), after=said, and_checkpoint=True)
     assert RunState.QUEUED == stored.state(run_id)
     gate.touch()
 
