@@ -108,16 +108,17 @@ def test_polls_that_look_themselves_do_so_one_by_one(
     monkeypatch.setattr(long_polls, "OWN_LOOKS_PER_SECOND", 10)
     first = Waiter(hub, LongPoll("t"))
     eventually(lambda: hub._is_listening)
+    begin = time.monotonic()
     waiters = [Waiter(hub, LongPoll("t", looks_itself=True), found_at=2) for _ in range(5)]
 
-    begin = time.monotonic()
     hub._on_message({"type": "subscribe"})
     eventually(lambda: any(waiter.bodies for waiter in waiters))
     early = sum(waiter.looks == 2 for waiter in waiters)
     eventually(lambda: all(waiter.bodies for waiter in waiters))
 
     assert early < 5
-    assert time.monotonic() - begin > 0.4
+    # The first time that the hub listened may still wake some of them, too: two at a time.
+    assert time.monotonic() - begin > 0.19
     assert 1 == first.looks
 
 
