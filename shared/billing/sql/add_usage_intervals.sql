@@ -7,7 +7,8 @@ INSERT INTO usage_intervals (org_id, began_at, persona_key, api_key_id, model, r
 SELECT o.id, i.*
 FROM orgs o CROSS JOIN LATERAL (
     WITH used AS (
-        SELECT date_bin('10 minutes', ended_at, '2000-01-01T00:00Z') AS began_at, run_id,
+        -- As date_bin() does, which Postgres 13 lacks.
+        SELECT to_timestamp(floor(extract(epoch FROM ended_at) / 600) * 600) AS began_at, run_id,
             persona_key, api_key_id, model, input_tokens, output_tokens, cache_read_tokens,
             cache_write_tokens, reasoning_tokens, cost_usd
         FROM run_usage

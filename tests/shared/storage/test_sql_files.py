@@ -1,5 +1,6 @@
 """SQL statements in files of their own."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from arkloop.shared.storage import sql_files
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(ROOT.glob("shared/**/sql/*.sql"))
+#: Of later versions than the oldest one that is supported, and apt to be used here.
+SINCE_POSTGRES_14 = re.compile(
+    r"\b(date_bin|string_to_table|trim_array|range_agg|any_value|json_table|uuidv7)\("
+    r"|\bMERGE INTO\b"
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -21,6 +27,14 @@ def test_a_file_has_one_statement_and_says_what_it_does(file: Path) -> None:
     assert "--" not in loaded
     assert ";" not in loaded
     assert len(loaded) <= sql_files.MAX_CHARACTERS
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_needs_no_later_postgres_than_13(file: Path) -> None:
+    """The tests' own server is a later one, and knows more."""
+    package = ".".join(("arkloop", *file.relative_to(ROOT).parts[:-2]))
+
+    assert SINCE_POSTGRES_14.search(sql_files.statement(package, file.stem)) is None
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
