@@ -32,6 +32,7 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints
+from arkloop.shared.storage.connections import Transaction
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.attempt.agent_delegation import AgentDelegation
@@ -157,16 +158,19 @@ class AgentRecording:
         text = json_of(data)
         if len(text.encode()) > MAX_CHECKPOINT_BYTES:
             raise ValueError(f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON.")
+
+        def store(tx: Transaction) -> None:
+            checkpoints.store(tx, run.claim.run_id, run.claim.fence, text)
+
         if run.open_text:
             self._settle()
             self._last_turn = self.transcript.turn(run.open_text)
-            run.emit(self._last_turn)
+            # Stored one after the other, the text would be said twice if the worker ended between.
+            run.emit_with(self._last_turn, store)
+        else:
+            run.log.flush()
+            run.write(self._process.connections.statement, store)
         run.checkpoint()
-        connections, claim = self._process.connections, run.claim
-        run.write(
-            connections.statement,
-            lambda tx: checkpoints.store(tx, claim.run_id, claim.fence, text),
-        )
         if self._process.draining.is_set():
             raise ShuttingDown()
 

@@ -152,6 +152,31 @@ class ClaimedRun:
         """Write events within the turn that is being streamed; returns the `seq` of the first."""
         return self.log.add(*happened, ends_turn=False)
 
+    def emit_with(self, ended: Event, change: Callable[[Transaction], None]) -> None:
+        """Write the end of a turn in one transaction with a change that is guarded by the claim.
+
+        Raises:
+            LeaseLost
+        """
+        self.log.flush()
+        events = self.log.withdraw(ended)
+
+        def store(tx: Transaction) -> None:
+            change(tx)
+            if event_log.is_cut_off(tx.sql, self.claim.run_id, events[0].seq):
+                raise LeaseLost()
+            event_log.store(tx, {self.claim.run_id: events})
+
+        try:
+            self.write(self._connections.transaction, store)
+        except BaseException:
+            self.log.retract(events, 1)
+            raise
+        self.log.stored(events)
+        metrics.EVENTS.add(len(events))
+        self._open_text.clear()
+        self.admission.totals = self.totals.after([ended])
+
     def checkpoint(self) -> None:
         self.log.flush()
         self.has_progressed = True

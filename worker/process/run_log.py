@@ -196,6 +196,13 @@ class RunLog:
             self._measure()
             self._last_seq -= last
 
+    def stored(self, withdrawn: list[StoredEvent]) -> None:
+        """Record that the caller has stored what it withdrew, with which the open turn ends."""
+        with self._changed:
+            self._committed_seq = withdrawn[-1].seq
+            self._joined.difference_update(event.seq for event in withdrawn)
+            self._turn_seq = None
+
     # ---- the writer's thread ----
 
     def take(

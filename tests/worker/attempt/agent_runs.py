@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
 
 from arkloop.shared import plugins
 from arkloop.shared.catalog import model_routes, published_personas
@@ -17,7 +16,6 @@ from arkloop.shared.config import Settings
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.storage.tables.runs import agent_checkpoints
 from arkloop.shared.threads import threads
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
@@ -67,26 +65,14 @@ def stopped(
     run_id: UUID,
     reason: BaseException,
     after: tuple[str, int],
-    *,
-    and_checkpoint: bool = False,
 ) -> None:
-    """Execute the run until it has this number of events of a type, and stop it then; if its agent
-    stores a checkpoint after them, once that is there, too.
-    """
+    """Execute the run until it has this number of events of a type, and stop it then."""
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
     attempt.start()
     eventually(lambda: stored.types(run_id).count(after[0]) >= after[1])
-    if and_checkpoint:
-        eventually(lambda: _has_checkpoint(stored, run_id))
     process.active_runs()[run_id].set(reason)
     attempt.join(20)
     assert not attempt.is_alive()
-
-
-def _has_checkpoint(stored: StoredRuns, run_id: UUID) -> bool:
-    with stored.connections.reading() as sql:
-        found = select(agent_checkpoints.c.run_id).where(agent_checkpoints.c.run_id == run_id)
-        return sql.scalar(found) is not None
 
 
 def follow_up(stored: StoredRuns, process: WorkerProcess, run_id: UUID) -> UUID:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, text
 
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import agent_checkpoints
 from arkloop.worker.attempt import execution
 from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
@@ -116,6 +118,39 @@ def test_a_lost_run_continues_from_its_checkpoint(
     assert ["Part one.", "Part two, ", "Part two, half of it."] == [t["content"] for t in turns]
 
 
+def a_checkpoint_waits(stored: StoredRuns) -> bool:
+    """Return whether a worker waits for a lock to store one."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE 'INSERT INTO agent_checkpoints%'
+        """
+    with stored.connections.reading() as sql:
+        return bool(sql.scalar(text(waiting)))
+
+
+def test_text_is_said_when_its_checkpoint_is_stored(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Both are one transaction: a worker that ends between them would say the text again."""
+    run_id = created(stored, {"text": "One."}, {"checkpoint": True}, {"text": "Two."})
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    with stored.connections.transaction() as tx:
+        of_another = {"run_id": run_id, "fence": 0, "data": "0"}
+        tx.sql.execute(insert(agent_checkpoints).values(of_another))
+        attempt.start()
+        eventually(lambda: a_checkpoint_waits(stored))
+        assert ["run.started", "message.delta"] == stored.types(run_id)
+        tx.sql.rollback()
+    attempt.join(20)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    turns = data(stored, run_id, "message.completed")
+    assert ["One.", "Two."] == [turn["content"] for turn in turns]
+    assert list(range(1, len(stored.events(run_id)) + 1)) == [e.seq for e in stored.events(run_id)]
+    assert 2 == stored.row(run_id)["steps"]
+
+
 @pytest.mark.parametrize(("idempotent", "times"), [(False, 1), (True, 2)])
 def test_a_step_during_which_its_process_is_lost(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path, idempotent: bool, times: int
@@ -187,8 +222,7 @@ def test_a_stopping_process_hands_the_run_over(
     """A deploy stops the agent where it is; another worker calls it from its checkpoint on."""
     gate = tmp_path / "gate"
     run_id = created(stored, {"text": "One."}, {"until": str(gate)}, {"text": "Two."})
-    said = ("message.completed", 1)
-    stopped(process, stored, run_id, ShuttingDown(), after=said, and_checkpoint=True)
+    stopped(process, stored, run_id, ShuttingDown(), after=("message.completed", 1))
     assert RunState.QUEUED == stored.state(run_id)
     gate.touch()
 
