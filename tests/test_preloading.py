@@ -42,8 +42,10 @@ def pytest_of(
         (folder / f"test_{number}.py").write_text(text)
     options = ["-p", "tests.preloading", "-n", "2", "--import-mode=importlib"]
     options += ["--dist", "loadfile", "--max-worker-restart", "0"]
+    # Where it has no folder of its own, pytest deletes at its end what earlier ones left behind.
+    options += [f"--rootdir={folder}", f"--basetemp={folder / '.temporary'}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, f"--rootdir={folder}", str(folder)],
+        [sys.executable, "-m", "pytest", *options, str(folder)],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
