@@ -20,7 +20,7 @@ class Held:
 
     def __call__(self, numbers: Sequence[int]) -> list[int]:
         self.groups.append(list(numbers))
-        self.go.wait(10)
+        self.go.wait(60)
         return [number * 2 for number in numbers]
 
 

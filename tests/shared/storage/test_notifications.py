@@ -27,7 +27,7 @@ class Held:
     def send(cls, _connections: Connections, group: Sequence["Held"]) -> None:
         """Keep what came, and wait."""
         cls.got.append([one.subject for one in group])
-        cls.go.wait(10)
+        cls.go.wait(60)
 
 
 class First(Held):
