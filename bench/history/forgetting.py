@@ -22,8 +22,8 @@ PAUSE_SECONDS = 2.0
 
 
 def measure(service: Service, written: History, number: int, *, pause: float = 0.0) -> list[Figure]:
-    """Delete the `number` oldest runs in passes with `pause` seconds between them, and read the
-    first page of the runs again and again meanwhile.
+    """Delete the oldest runs, whole days of them and about `number`, in passes with `pause` seconds
+    between them, and read the first page of the runs again and again meanwhile.
     """
     connections = service.connect()
     with connections.reading() as sql:
@@ -34,10 +34,11 @@ def measure(service: Service, written: History, number: int, *, pause: float = 0
             .offset(number - 1)
             .limit(1)
         )
-    assert cut is not None
-    age = (datetime.now(UTC) - cut) / timedelta(days=1)
-    settings = replace(connections.settings, retention_days=age)
-    own = replace(connections, settings=settings)
+        assert cut is not None
+        days = round((datetime.now(UTC) - cut) / timedelta(days=1))
+        old = runs.c.ended_at < func.now() - timedelta(days=days)
+        number = sql.execute(select(func.count()).select_from(runs).where(old)).scalar_one()
+    own = replace(connections, settings=replace(connections.settings, retention_days=days))
     lists = Lists(service, written)
     reader = owner_of(written.main)
     quiet = _page_times(lists, reader, lambda number: number < 300)
