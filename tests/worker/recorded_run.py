@@ -113,9 +113,7 @@ class RecordedRun:
         return []
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
-        is_new = tool_call_id not in self._begun
-        self._begun.add(tool_call_id)
-        return is_new
+        return tool_call_id not in self._begun
 
     def expect_result(self, tool_call_id: str) -> None:
         self.expected.append(tool_call_id)

@@ -114,6 +114,8 @@ class Turn:
     failed: set[str] = field(default_factory=set)  # calls whose result is an error
     #: Results in the ledger of a lost attempt, which could not write their events any more.
     ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
+    #: Calls that this attempt has begun, or is about to.
+    begun: set[str] = field(default_factory=set)
     #: Calls that were accepted elsewhere, without a result so far.
     accepted: set[str] = field(default_factory=set)
     answers: dict[str, str] = field(default_factory=dict)  # of users, to questions and approvals

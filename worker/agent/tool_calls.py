@@ -151,7 +151,9 @@ def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResul
     """Return the result of a call for which no time is left."""
     if (stored := turn.ledger_results.get(call.id)) is not None:
         return stored
-    output = _NOT_MADE if context.begin_tool_call(call.id) else _CUT_OFF
+    # The ledger lets an attempt begin its own calls again: the answer to a write can get lost.
+    is_new = call.id not in turn.begun and context.begin_tool_call(call.id)
+    output = _NOT_MADE if is_new else _CUT_OFF
     # A result that came from outside first counts, and none that comes later.
     return context.end_tool_call(types.ToolResult(call.id, call.name, output, True, 0))
 
@@ -326,6 +328,9 @@ class _SideBySide:
             if call.name == "ask_user":
                 return turn.answers.get(call.id, ""), False, None, False
             context.check()
+            turn.begun.add(call.id)
+            if self._has_outcome:  # the run may have said that the call was not made
+                return "", True, None, False
             replies = begin(context, tool, turn, call)
             begun = True
             self._deadline = time.monotonic() + tool.timeout_seconds
