@@ -109,8 +109,8 @@ class RecordedRun:
     def checkpoint(self) -> None:
         self.checkpoints += 1
 
-    def take_messages(self) -> list[Steered]:
-        return []
+    def take_messages(self, steered: list[Steered]) -> None:
+        pass
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return tool_call_id not in self._begun

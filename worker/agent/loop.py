@@ -113,7 +113,7 @@ def _step_by_step(
             raise LimitExceeded(
                 "run.max_steps", f"The run reached its persona's limit of {len(turns)} steps."
             )
-        agent.steered.extend(context.take_messages())
+        context.take_messages(agent.steered)
         answer = _step(agent, context, stop, turns, requests)
         if answer is not None:
             return answer

@@ -64,7 +64,7 @@ class ClaimedRun:
         self.stop = stop
         self.log = run_log
         run_log.has_offered = claim.has_offered
-        self.steered: list[Steered] = []  # the messages that have reached the run so far
+        self.steered: list[Steered] = []  # the messages that reached the run before this attempt
         self.chain: RouteChain | None = None  # its routes, once they are known
         self._connections = connections
         # A run that refers to itself is left to the garbage collector, which would stop all others
@@ -182,29 +182,26 @@ class ClaimedRun:
         self.has_progressed = True
         self._on_progress()
 
-    def take_messages(self) -> list[Steered]:
+    def take_messages(self, steered: list[Steered]) -> None:
         facts = [Guard.HAS_OFFERED] if self.log.has_offered else []
         rule = rule_for(Happening.STEP, Holder.EXECUTING, facts)
         if Effect.DELIVER not in rule.effects:
-            return []
+            return
         self.log.has_offered = False
         with self._connections.reading() as sql:
             offered = offered_messages.find(sql, self.claim.run_id)
         # One that an earlier attempt has written is part of the run already.
-        known = {one.message_id for one in self.steered}
-        taken = []
+        known = {one.message_id for one in steered}
         for row in offered:
             if str(row.id) not in known:
                 event = types.RunSteered(str(row.id), row.content, row.parts)
-                taken.append(steered_by(self.emit(event), event))
-        self.log.flush()
-        self.steered += taken
+                steered.append(steered_by(self.emit(event), event))
+        self.log.flush()  # the run may have to land now: its last call reads them, too
         ids_taken = [row.id for row in offered]
         self.write(
             self._connections.transaction,
             lambda tx: offered_messages.settle(tx, self.claim, ids_taken),
         )
-        return taken
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return self.write(

@@ -130,7 +130,7 @@ def agent_of(
         searchable=searchable,
         history=seen,
         position=claim.position,
-        steered=list(run.steered),
+        steered=[*run.steered],
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,

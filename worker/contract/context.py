@@ -198,8 +198,11 @@ class Files(Protocol):
 class Inbox(Protocol):
     """The messages that people send to the run while it is active."""
 
-    def take_messages(self) -> list[Steered]:
-        """Return messages that have arrived since, which are part of the run from now on."""
+    def take_messages(self, steered: list[Steered]) -> None:
+        """Add the messages that have arrived since to those that the run was steered with.
+
+        They are part of it from now on, also if this raises: the run may have to stop.
+        """
 
 
 class RunContext(Inbox, ToolContext, Transcript, ToolLedger, ThreadStore, Protocol):

@@ -96,8 +96,8 @@ class MemoryRun:
     def checkpoint(self) -> None:
         pass
 
-    def take_messages(self) -> list[Steered]:
-        return []
+    def take_messages(self, steered: list[Steered]) -> None:
+        pass
 
     def _write_streamed(self) -> None:
         streamed, self._streamed = self._streamed, []
