@@ -120,9 +120,14 @@ class RunOutbox:
         """Return when all that was added is stored. Raises: RunStopped."""
         self._send("append", {})
 
-    def send(self, verb: str, **fields: Any) -> None:
-        """Send everything, the last part with this request. Raises: RunStopped, Refused."""
-        self._send(verb, fields)
+    def send(self, verb: str, *ended: Event, **fields: Any) -> None:
+        """Add the end of the turn, if it is given, and send everything, the last part with this
+        request, which has that end. Raises: RunStopped, Refused.
+        """
+        with self._sending:  # nobody else sends the end before
+            if ended:
+                self.add(*ended)
+            self._send_all(verb, fields)
 
     def reserve(self, usd: float, *, gives_up: bool) -> bool:
         """Send everything, then reserve; False: not now. Raises: RunStopped, Refused."""

@@ -111,12 +111,12 @@ class ServedRun(StepsAndCosts):
                     self.outbox.void_text()
                     streamed = ""
                 self.outbox.add_text(MessageDelta, content[len(streamed) :])
-            if content and not is_recorded:  # the service does not know its tokens
-                self.outbox.add(self._transcript.turn(content))
+            # The service does not know its tokens.
+            ended = [self._transcript.turn(content)] if content and not is_recorded else []
             fields = (
                 {"content": content} if output is None else {"content": content, "output": output}
             )
-            self.outbox.send("complete", **fields)
+            self.outbox.send("complete", *ended, **fields)
 
     # ---- AgentRun ----
 
@@ -200,10 +200,11 @@ class ServedRun(StepsAndCosts):
                     f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON."
                 )
             if self.outbox.open_text:
+            ended: list[MessageCompleted] = []
                 self._settle()
                 self._last_turn = self._transcript.turn(self.outbox.open_text)
-                self.outbox.add(self._last_turn)
-            self.outbox.send("append", checkpoint=json.loads(text))
+                ended.append(self._last_turn)
+            self.outbox.send("append", *ended, checkpoint=json.loads(text))
         if self._draining.is_set():
             self.stop("shutdown")
         self.check()
@@ -250,10 +251,9 @@ class ServedRun(StepsAndCosts):
             missing = [call for call in calls if self._transcript.output_of(call["id"]) is None]
             self._settle()
             text = self.outbox.open_text
-            if self._transcript.begins_turn(text):
-                self.outbox.add(self._transcript.turn(text))
+            ended = [self._transcript.turn(text)] if self._transcript.begins_turn(text) else []
             given = [{"tool_call_id": call["id"], **call["arguments"]} for call in missing]
-            self.outbox.send("delegate", tasks=given)
+            self.outbox.send("delegate", *ended, tasks=given)
             self.stop("waiting")
         raise RunStopped("waiting")
 
