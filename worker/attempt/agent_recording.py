@@ -166,11 +166,9 @@ class AgentRecording:
             self._settle()
             self._last_turn = self.transcript.turn(run.open_text)
             # Stored one after the other, the text would be said twice if the worker ended between.
-            run.emit_with(self._last_turn, store)
+            run.checkpoint_with(store, self._last_turn)
         else:
-            run.log.flush()
-            run.write(self._process.connections.statement, store)
-        run.checkpoint()
+            run.checkpoint_with(store)
         if self._process.draining.is_set():
             raise ShuttingDown()
 

@@ -152,13 +152,27 @@ class ClaimedRun:
         """Write events within the turn that is being streamed; returns the `seq` of the first."""
         return self.log.add(*happened, ends_turn=False)
 
-    def emit_with(self, ended: Event, change: Callable[[Transaction], None]) -> None:
-        """Write the end of a turn in one transaction with a change that is guarded by the claim.
+    def checkpoint(self) -> None:
+        self.log.flush()
+        self._note_progress()
+
+    def checkpoint_with(
+        self, change: Callable[[Transaction], None], ended: types.MessageCompleted | None = None
+    ) -> None:
+        """Finish a step with a change that the claim guards, and with the end of the open turn, if
+        there is one, in the same transaction.
 
         Raises:
             LeaseLost
         """
         self.log.flush()
+        if ended is None:
+            self.write(self._connections.statement, change)
+        else:
+            self._end_turn_with(change, ended)
+        self._note_progress()
+
+    def _end_turn_with(self, change: Callable[[Transaction], None], ended: Event) -> None:
         events = self.log.withdraw(ended)
 
         def store(tx: Transaction) -> None:
@@ -177,8 +191,7 @@ class ClaimedRun:
         self._open_text.clear()
         self.admission.totals = self.totals.after([ended])
 
-    def checkpoint(self) -> None:
-        self.log.flush()
+    def _note_progress(self) -> None:
         self.has_progressed = True
         self._on_progress()
 
