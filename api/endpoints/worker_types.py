@@ -65,6 +65,7 @@ class AgentRun(TypedDict):
     model_settings: JsonObject
     output_schema: JsonObject | None
     messages: list[JsonObject]
+    last_turn: str | None
     answers: list[JsonObject]
     approvals: list[CallApproval]
     begun: list[str]

@@ -73,7 +73,8 @@ class ServedRun(StepsAndCosts):
         for one in run["approvals"]:
             replies.setdefault(one["tool_call_id"], []).append(one["answer"])
         self._approvals = CallApprovals(self._transcript, replies)
-        self._last_turn: MessageCompleted | None = None
+        said_last: str | None = run.get("last_turn")  # a service of the release before has none
+        self._last_turn = None if said_last is None else MessageCompleted("", said_last, Usage())
         self._lock = threading.RLock()
         self._draining = draining
         if run["cancel_requested"]:
@@ -199,8 +200,8 @@ class ServedRun(StepsAndCosts):
                 raise ValueError(
                     f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON."
                 )
-            if self.outbox.open_text:
             ended: list[MessageCompleted] = []
+            if self.outbox.open_text:
                 self._settle()
                 self._last_turn = self._transcript.turn(self.outbox.open_text)
                 ended.append(self._last_turn)

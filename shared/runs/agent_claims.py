@@ -134,6 +134,7 @@ def _hand_over(
             "model_settings": dict(persona.model_settings),
             "output_schema": persona.output_schema,
             "messages": [*messages_before(tx.sql, run["thread_id"], run["position"]), *turns],
+            "last_turn": _said_last(turns),
             "answers": answers,
             "approvals": approvals,
             "begun": sorted(approved_calls.begun(tx.sql, run_id)) if approvals else [],
@@ -216,3 +217,11 @@ def _turns(
         if (edited := call_approvals.edited(one["answer"])) is not None:
             calls[one["tool_call_id"]]["arguments"] = edited
     return turns, answers, approvals
+
+
+def _said_last(turns: Sequence[Message]) -> str | None:
+    """Return the text of the last finished turn; None if it called a tool, and without one."""
+    if not turns or turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1]:
+        return None
+    said: str = turns[-1]["content"]
+    return said

@@ -53,6 +53,7 @@ class Beginning:
     answers: Mapping[tuple[str | None, str], str]
     approvals: Mapping[str, Sequence[str]] = field(default_factory=dict)
     checkpoint: str | None = None
+    last_turn: types.MessageCompleted | None = None  # if it called no tool
 
 
 class AgentRecording:
@@ -72,7 +73,7 @@ class AgentRecording:
         self._persona, self._route = persona, route
         self._answers = beginning.answers
         self._approvals = CallApprovals(self.transcript, beginning.approvals)
-        self._last_turn: types.MessageCompleted | None = None  # if it calls no tool
+        self._last_turn = beginning.last_turn  # if it calls no tool
 
     # ---- what the agent does ----
 

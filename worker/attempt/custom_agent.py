@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from arkloop.shared import plugins
@@ -14,11 +14,12 @@ from arkloop.shared.agents.agent_run import AgentRun, RunStopped
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
+from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode
 from arkloop.shared.runs import approved_calls, checkpoints
 from arkloop.shared.runs.run_spans import attempt_key
 from arkloop.worker.agent import landing, loop
-from arkloop.worker.agent.conversation import ResumeState
+from arkloop.worker.agent.conversation import ResumeState, Turn
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.attempt import agent_messages
 from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
@@ -64,6 +65,7 @@ def carry_out(
         answers=earlier.answers,
         approvals=earlier.approvals,
         checkpoint=_checkpoint(process, run) if run.is_resumed else None,
+        last_turn=_last_turn(earlier.turns),
     )
     route = process.catalog.route(claim.org_id, claim.route_id)
     recording = AgentRecording(process, run, persona, route, beginning)
@@ -110,6 +112,16 @@ def _function(name: str) -> AgentFunction:
 def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:
     with process.connections.reading() as sql:
         return checkpoints.load(sql, run.claim.run_id)
+
+
+def _last_turn(turns: Sequence[Turn]) -> types.MessageCompleted | None:
+    """Return the last finished turn: the agent may have had nothing to do after it but to return.
+
+    None if it called a tool, and without one.
+    """
+    if not turns or turns[-1].calls:
+        return None
+    return types.MessageCompleted(turns[-1].message_id, turns[-1].content, Usage())
 
 
 def _unbegun(process: WorkerProcess, run: ClaimedRun, earlier: ResumeState) -> set[str]:

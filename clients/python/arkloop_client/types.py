@@ -26,6 +26,7 @@ class AgentRun(TypedDict):
     model_settings: dict[str, Any]
     output_schema: dict[str, Any] | None
     messages: list[dict[str, Any]]
+    last_turn: str | None
     answers: list[dict[str, Any]]
     approvals: list[CallApproval]
     begun: list[str]

@@ -3511,6 +3511,7 @@ export interface components {
             model_settings: Record<string, never>;
             output_schema: Record<string, never> | null;
             messages: Record<string, never>[];
+            last_turn: string | null;
             answers: Record<string, never>[];
             approvals: components["schemas"]["CallApproval"][];
             begun: string[];

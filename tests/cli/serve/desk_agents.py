@@ -77,6 +77,15 @@ def resting(run: AgentRun) -> str:
         time.sleep(0.1)
 
 
+def finisher(run: AgentRun) -> None:
+    """Say everything, and return at once in a second life."""
+    if run.checkpoint_data is None:
+        run.text("All of it.")
+        run.checkpoint("said")
+        note("said")
+        time.sleep(30)
+
+
 async def editor(run: AgentRun) -> str:
     """Give out two tasks, then one more, within a reservation."""
     run.text("Both parts. ")

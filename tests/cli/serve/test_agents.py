@@ -96,6 +96,20 @@ def test_a_killed_worker_is_succeeded_from_its_checkpoint(desk: Desk) -> None:
     ]
 
 
+def test_an_agent_that_had_said_all_does_not_say_it_again(desk: Desk) -> None:
+    """Its worker is killed after the last checkpoint, and the next call of it just returns."""
+    lost = desk.worker("finisher")
+    run_id = desk.run("finisher")
+    desk.until("said")
+
+    lost.kill()
+    desk.worker("finisher")
+    events = desk.user.events(run_id)
+
+    assert ["All of it."] == [data["content"] for data in data_of(events, "message.completed")]
+    assert "All of it." == text_of(events) == desk.user.get_run(run_id)["output"]
+
+
 def test_a_step_that_may_be_repeated_is_repeated_after_text(desk: Desk) -> None:
     """Text before it does not end a call that the lost worker had begun."""
     lost = desk.worker("sayer")

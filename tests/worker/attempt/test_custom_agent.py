@@ -151,6 +151,23 @@ def test_text_is_said_when_its_checkpoint_is_stored(
     assert 2 == stored.row(run_id)["steps"]
 
 
+@pytest.mark.parametrize("returned", [None, "All."])
+def test_an_agent_that_had_said_all_does_not_say_it_again(
+    stored: StoredRuns, process: WorkerProcess, returned: str | None
+) -> None:
+    """Its worker is lost after the last checkpoint, and the next call of it just returns."""
+    wait = {"wait": 30, "attempts": 1}
+    run_id = created(stored, {"text": "All."}, {"checkpoint": True}, wait, {"return": returned})
+    stopped(process, stored, run_id, LeaseLost(), after=("message.completed", 1))
+    stored.set(run_id, **LOST)
+
+    execution.execute(process, run_id)
+
+    assert [("All.", False)] == stored.messages(run_id)
+    assert ["All."] == [turn["content"] for turn in data(stored, run_id, "message.completed")]
+    assert RunState.COMPLETED == stored.state(run_id)
+
+
 @pytest.mark.parametrize(("idempotent", "times"), [(False, 1), (True, 2)])
 def test_a_step_during_which_its_process_is_lost(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path, idempotent: bool, times: int
