@@ -42,7 +42,7 @@ class Group:
 
 def _history(short: bool) -> Iterator[Figure]:
     if short:
-        yield from history.measure(runs=10_000, count=20)
+        yield from history.measure(runs=10_000, forget=1_000, count=20)
         return
     for runs in (100_000, 1_000_000):
         yield from history.measure(runs=runs, count=200)
