@@ -53,6 +53,16 @@ def test_cut_connections_lose_and_repeat_nothing(system: System, user: Caller) -
     ]
 
 
+def test_text_with_other_ends_of_lines_is_one_event(arkloop: Arkloop) -> None:
+    """Pages that a tool fetches have them; JSON may have all but CR and LF as they are."""
+    said = "one\u2028two\u2029three\x85four\x0bfive\x1csix\r\nseven 🙂"
+
+    run = arkloop.create(script({"say": said}), route_id="scripted")
+    _, text = _followed(arkloop, run["run_id"])
+
+    assert said == text
+
+
 def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
     """The process that streams dies in the middle; the client continues with the next one."""
     with system.one_more_web_server() as server:

@@ -154,7 +154,7 @@ class Arkloop:
                 response.read()
                 raise _error(response)
             data = ""
-            for line in response.iter_lines():
+            for line in _lines(response.iter_bytes()):
                 if line.startswith("data:"):
                     data = line[5:]
                 elif not line and data:
@@ -250,3 +250,14 @@ def _error(response: httpx.Response) -> ArkloopError:
         )
     except (ValueError, KeyError, TypeError):  # a proxy's own
         return ArkloopError(response.status_code, "", response.text[:1_000], {})
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+    """Yield the lines of a stream, which only LF ends: text has other ends, such as U+2028."""
+    begun: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        for line in others:
+            yield b"".join(begun).decode()
+            begun = [line]
