@@ -9,6 +9,13 @@ MAX_USD = 1_000_000
 MAX_COST_USD = Decimal("9999999999.99999999")
 
 
+def rounded(amount: float) -> float:
+    """Round to the decimals that amounts have: a product of floats, as of tokens and a price, has
+    more.
+    """
+    return round(float(amount), 8)
+
+
 def parse(value: Any) -> Decimal:
     """Parse the amount, exactly as it was written.
 

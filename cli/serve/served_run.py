@@ -34,6 +34,7 @@ from arkloop.shared.agents.transcript import (
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
+from arkloop.shared.usd import rounded
 from arkloop.worker.contract.identity import idempotency_key, traceparent
 
 MAX_OUTPUT_BYTES = 65_000
@@ -177,7 +178,7 @@ class ServedRun(StepsAndCosts):
         with self._recording():
             self._transcript.add_usage(usage)
             tokens = {name: getattr(usage, name) for name in TOKEN_FIELDS}
-            given = {} if usd is None else {"cost_usd": round(float(usd), 8)}
+            given = {} if usd is None else {"cost_usd": usd}
             self.outbox.add_cost({"model": model, **tokens, **given})
             self.outbox.flush()
         self.check()
@@ -188,7 +189,7 @@ class ServedRun(StepsAndCosts):
         while True:
             with self._recording():
                 gives_up = time.monotonic() > ends
-                if self.outbox.reserve(round(float(usd), 8), gives_up=gives_up):
+                if self.outbox.reserve(rounded(usd), gives_up=gives_up):
                     return
             self.wait(RESERVE_PAUSE_SECONDS * (0.5 + secrets.randbelow(1000) / 1000))
 

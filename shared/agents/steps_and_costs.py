@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.usd import rounded
 
 log = logging.getLogger(__name__)
 
@@ -138,4 +139,4 @@ class StepsAndCosts(ABC):
             cache_write_tokens=cache_write_tokens,
             reasoning_tokens=reasoning_tokens,
         )
-        self._add_cost(usd, model, usage)
+        self._add_cost(None if usd is None else rounded(usd), model, usage)

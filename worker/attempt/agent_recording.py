@@ -151,7 +151,7 @@ class AgentRecording:
 
     def reserve(self, most: float) -> None:
         self._run.check()
-        self._run.admission.reserve_usd(usd.parse(most))
+        self._run.admission.reserve_usd(usd.parse(usd.rounded(most)))
 
     def checkpoint(self, data: Any) -> None:
         run = self._run

@@ -30,6 +30,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import types
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.usd import parse, rounded
 from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.contract.identity import idempotency_key, traceparent
 from arkloop.worker.contract.outcomes import RunFailure, WaitForInput
@@ -156,6 +157,7 @@ class MemoryAgentRun(StepsAndCosts):
     def reserve(self, usd: float) -> None:
         """Reserve nothing: a run in memory has no budget."""
         self.check()
+        parse(rounded(usd))
 
     def checkpoint(self, data: Any) -> None:
         """Keep the data, as JSON would return it."""
