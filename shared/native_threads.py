@@ -2,7 +2,7 @@
 
 import contextvars
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -39,8 +39,9 @@ class NativeThreads:
 class _Call:
     """A call that waits to be made in another thread; the lock is free once it was."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any], *, when_closed: bool) -> None:
         self.function = function
+        self.when_closed = when_closed
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = new_lock()
@@ -126,11 +127,15 @@ class ForeignCode(Generic[T]):
 
     # ---- in the native thread ----
 
-    def call_back(self, function: Callable[..., R], *args: Any, **named: Any) -> R:
-        """Call the function in the thread that made this. Raises: as the function, or `close`."""
-        call = _Call(lambda: function(*args, **named))
+    def call_back(self, function: Callable[[], R], *, when_closed: bool = False) -> R:
+        """Call the function in the thread that made this, with `when_closed` also while that serves
+        calls after `close`.
+
+        Raises: as the function, or what `close` was given.
+        """
+        call = _Call(function, when_closed=when_closed)
         with self._lock:
-            if self._closed is not None:
+            if self._closed is not None and (self._is_released or not when_closed):
                 raise self._closed()
             self._calls.append(call)
             self._wake.send()
@@ -172,10 +177,7 @@ class ForeignCode(Generic[T]):
             if self._closed is None:
                 self._closed = reason
                 self._is_open.release()
-        while self._calls:
-            call = self._calls.popleft()
-            call.error = reason()
-            call.is_done.release()
+            self._refuse([call for call in self._calls if not call.when_closed])
 
     def release(self) -> None:
         """Release what waiting takes; the function may still be there, but makes no calls."""
@@ -183,3 +185,11 @@ class ForeignCode(Generic[T]):
             assert self._closed is not None
             self._is_released = True
             self._wake.close()
+            self._refuse([*self._calls])
+
+    def _refuse(self, calls: Iterable[_Call]) -> None:
+        assert self._closed is not None
+        for call in calls:
+            self._calls.remove(call)
+            call.error = self._closed()
+            call.is_done.release()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.native_threads import ForeignCode
+from tests.waiting import eventually
 
 
 def finished(code: ForeignCode[Any]) -> ForeignCode[Any]:
@@ -63,3 +64,27 @@ def test_closed_code_can_neither_call_nor_sleep() -> None:
     started.release()
 
     assert ["closed", "closed"] == raised
+
+
+def test_what_must_not_get_lost_can_be_called_until_the_release() -> None:
+    """Closed code has a moment to end, in which it reports what it has done."""
+    results: list[Any] = []
+
+    def code(own: ForeignCode[Any]) -> None:
+        with pytest.raises(RuntimeError):
+            own.sleep(60)
+        results.append(own.call_back(lambda: "late", when_closed=True))
+        released.wait(30)
+        with pytest.raises(RuntimeError):
+            own.call_back(lambda: "too late", when_closed=True)
+        results.append("ended")
+
+    released = threading.Event()
+    started = ForeignCode(code)
+    started.close(RuntimeError)
+    while not results:
+        started.serve(10)
+    started.release()
+    released.set()
+
+    eventually(lambda: results == ["late", "ended"])

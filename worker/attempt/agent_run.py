@@ -111,7 +111,10 @@ class InProcessRun(StepsAndCosts):
         return self._call(begin, name, arguments, tool_call_id, is_idempotent=is_idempotent)
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
-        self._call(self.recording.cost, usd, model, usage)
+        # Of a call that was in progress when the run had to stop, too: its vendor bills it.
+        self.code.call_back(
+            lambda: self._guarded(self.recording.cost, (usd, model, usage), {}), when_closed=True
+        )
 
     def reserve(self, usd: float) -> None:
         """Reserve what the next model call may cost at most."""

@@ -48,6 +48,15 @@ def sleeper(run: AgentRun) -> str:
     return "done"
 
 
+def caller(run: AgentRun) -> None:
+    """Wait for a model that is called and bills 0.3 USD, and report it, as floats add up."""
+    note("calls")
+    try:
+        run.wait(30)
+    finally:
+        run.cost(0.1 + 0.2, input_tokens=3)
+
+
 def stepper(run: AgentRun) -> str:
     """Make steps, each stored in a checkpoint, and wait in the middle of the second one."""
     done = run.checkpoint_data or []

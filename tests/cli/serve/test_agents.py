@@ -209,6 +209,18 @@ def test_a_cancel_reaches_the_agent(desk: Desk, function: str, line: str) -> Non
     desk.until(line)
 
 
+def test_a_call_that_was_in_progress_at_the_cancel_is_paid_for(desk: Desk) -> None:
+    """Its vendor bills it, and the agent reports it as it learns that it has to stop."""
+    desk.worker("caller")
+    run_id = desk.run("caller")
+    desk.until("calls")
+
+    desk.user.cancel(run_id)
+    run = desk.user.ended(run_id)
+
+    assert ("cancelled", 0.3, 3) == (run["status"], run["cost_usd"], run["usage"]["input_tokens"])
+
+
 def test_questions_are_answered_between_two_executions(desk: Desk) -> None:
     """An agent that asks is called again from its beginning, with the answers so far."""
     desk.worker("asker")
