@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
@@ -91,8 +92,9 @@ def stream(
                 first = b""
         if not is_whole and client is not None:
             _break_off(client, is_chunked=is_chunked)
-    except GeneratorExit:  # a write has failed
-        watch.has_left = watch.has_left or not watch.ended
+    except GeneratorExit:  # a write has failed, also that to a client that has taken nothing
+        if client is None or is_closed(client):
+            watch.has_left = watch.has_left or not watch.ended
         raise
     finally:
         hub.remove(watch)

@@ -1,5 +1,6 @@
 """Streams: followed to the end, replayed, and read together by all who stand at the same place."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 
 from arkloop.api.streaming import held_pages, sse, stream_hub, stream_pages
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared import times
 from arkloop.shared.events import event_log
@@ -329,6 +331,26 @@ def test_a_long_run_is_replayed_whole(hub: StreamHub, run: FollowedRun) -> None:
 
     for client in clients:
         assert whole(run) == client.whole()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_client_that_takes_nothing_has_not_left(
+    hub: StreamHub, run: FollowedRun, leaves: bool
+) -> None:
+    """Its stream is closed after a minute, as after it has left; that cancels no run."""
+    here, there = socket.socketpair()
+    left: list[bool] = []
+    watch = Watch(run.id, run.stored.actor, connection=here)
+    stream = sse.stream(hub, watch, {}, on_leave=lambda: left.append(True))
+    next(stream)
+    if leaves:
+        there.close()
+
+    stream.close()  # type: ignore[attr-defined]  # gunicorn does so when a write fails
+
+    assert leaves == bool(left)
+    here.close()
+    there.close()
 
 
 def test_what_is_kept_of_the_request_is_emptied(hub: StreamHub, run: FollowedRun) -> None:
