@@ -154,7 +154,8 @@ def give_results(
         RunNotFound, Forbidden
         ToolResultConflict, NotWaiting, NotActive, InvalidRequest
     """
-    pending_calls.give(tx, _find(tx.sql, actor, run_id, lock=True), results)
+    run = _find(tx.sql, actor, run_id, lock=True)
+    pending_calls.give(tx, run, results, by_end_user=actor.end_user_id is not None)
 
 
 def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, str | None]) -> None:

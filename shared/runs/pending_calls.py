@@ -30,8 +30,9 @@ from arkloop.shared.times import rfc3339
 KIND = "tool_results"
 #: What the model reads where the time of a client tool is over.
 TOO_LATE = "No result was sent within the tool's time limit; the call may have taken effect."
-#: Results that are sent over the API.
+#: Results that are sent over the API, and those that end users send.
 _SENT = (ResultSource.CLIENT, ResultSource.HTTP)
+_SENT_BY_END_USERS = (ResultSource.CLIENT,)
 
 _STORE = """
 UPDATE tool_calls c
@@ -56,17 +57,21 @@ class CallResult:
     is_error: bool = False
 
 
-def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> None:
+def give(
+    tx: Transaction, run: RowMapping, results: Sequence[CallResult], *, by_end_user: bool = False
+) -> None:
     """Store results that were sent over the API, all or none; `run` is its locked row.
 
-    A result that is stored already changes nothing.
+    A result that is stored already changes nothing. What an HTTP tool of the org has done is not
+    for end users to say.
 
     Raises:
         ToolResultConflict: a call has another result.
         NotActive: the run has ended. NotWaiting: it does not wait for these results, or no longer.
         InvalidRequest: the run has no such call.
     """
-    calls = _calls(tx.sql, run["id"], results)
+    sources = _SENT_BY_END_USERS if by_end_user else _SENT
+    calls = _calls(tx.sql, run["id"], results, sources)
     stored = [(calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls]
     if other := [r.tool_call_id for call, r in stored if call.done_at and not _is_same(call, r)]:
         raise ToolResultConflict(tool_call_ids=other)
@@ -178,13 +183,15 @@ def _locked(sql: Connection, run_id: UUID) -> RowMapping | None:
     return sql.execute(query).mappings().one_or_none()
 
 
-def _calls(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> Mapping[str, Row[Any]]:
+def _calls(
+    sql: Connection, run_id: UUID, results: Sequence[CallResult], sources: Sequence[ResultSource]
+) -> Mapping[str, Row[Any]]:
     """Return the rows of those calls of the run whose results may be sent, by their ids."""
     rows = sql.execute(
         select(*tool_calls.c).where(
             tool_calls.c.run_id == run_id,
             tool_calls.c.tool_call_id.in_([result.tool_call_id for result in results]),
-            tool_calls.c.result_from.in_(_SENT),
+            tool_calls.c.result_from.in_(sources),
         )
     )
     return {row.tool_call_id: row for row in rows}

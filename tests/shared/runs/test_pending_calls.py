@@ -1,19 +1,22 @@
 """Results of tool calls that come from outside: stored in the ledger, the last one resumes."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.errors import NotWaiting, ToolResultConflict
+from arkloop.shared.errors import InvalidRequest, NotWaiting, ToolResultConflict
 from arkloop.shared.events.types import RunWaitingForInput, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, commands, pending_calls, sweep
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.times import now, rfc3339
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.messages import ToolCall
@@ -69,6 +72,29 @@ def results_of(stored: StoredRuns, run_id: UUID, *calls: str) -> dict[str, str]:
     with stored.connections.reading() as sql:
         history.take_done_calls(sql, run_id, turn)
     return {call: result.output for call, result in turn.ledger_results.items()}
+
+
+def test_an_end_user_sends_the_results_of_client_tools_alone(stored: StoredRuns) -> None:
+    """What a tool of the org has done, a page must not say: that an order is paid, for example."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.CLIENT)
+    begin(stored, claim, "b", ResultSource.HTTP)
+    expect(stored, claim, "b")
+    park(stored, claim, "a", "b")
+    of_run = threads.c.id == stored.row(claim.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(update(threads).where(of_run).values(end_user_id="eve"))
+    eve = replace(stored.actor, end_user_id="eve")
+
+    for call in ("a", "b"):
+        result = CallResult(tool_call_id=call, output="paid")
+        refused = pytest.raises(InvalidRequest) if call == "b" else nullcontext()
+        with refused, stored.connections.transaction() as tx:
+            commands.give_results(tx, eve, claim.run_id, [result])
+    give(stored, claim.run_id, "b")
+
+    assert {"a": "paid", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
+    assert RunState.QUEUED == stored.state(claim.run_id)
 
 
 @pytest.mark.parametrize("last", ["client", "sub-run"])
