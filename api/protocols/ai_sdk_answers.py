@@ -6,7 +6,12 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.api.http import audited
-from arkloop.api.protocols.ai_sdk_projection import Dialect, ends_response, text_of
+from arkloop.api.protocols.ai_sdk_projection import (
+    Dialect,
+    client_calls,
+    ends_response,
+    text_of,
+)
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import InvalidRequest, NotWaiting
 from arkloop.shared.events import event_log
@@ -80,7 +85,7 @@ def _reply(wait: Data, part: Data | None) -> str:
 
 
 def _ids(wait: Data) -> list[str]:
-    return [call["tool_call_id"] for call in wait["calls"]]
+    return [call["tool_call_id"] for call in client_calls(wait)]
 
 
 def _is_call(part: Data) -> bool:

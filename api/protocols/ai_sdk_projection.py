@@ -230,6 +230,8 @@ class AiSdkProjection:
     # ---- waits ----
 
     def _wait(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        if data["kind"] == pending_calls.KIND and not client_calls(data):
+            return
         if not ends_response(data, self.dialect):
             request = {"run_id": self.run_id, **data}
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
@@ -245,7 +247,7 @@ class AiSdkProjection:
                 asked["options"] = data["options"]
             name = self._names.get(data["tool_call_id"], "ask_user")
             yield from self._client_call(data["tool_call_id"], name, asked)
-        for call in data.get("calls") or ():
+        for call in client_calls(data):
             yield from self._client_call(call["tool_call_id"], call["name"], call["arguments"])
         yield from self._end_step()
         self._waits += 1
@@ -309,10 +311,15 @@ class AiSdkProjection:
 def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:
     """Return whether the client answers this `run.waiting_for_input` with a new chat request."""
     if data["kind"] == pending_calls.KIND:
-        return True
+        return bool(client_calls(data))
     if data.get("tool_call_id") is None:
         return False
     return data["kind"] == "question" or (data["kind"] == "tool_confirmation" and dialect.approvals)
+
+
+def client_calls(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the calls of a `run.waiting_for_input` whose results the client sends, not the org."""
+    return [call for call in data.get("calls") or () if call.get("result_from") != "http"]
 
 
 def text_of(value: Any) -> str:

@@ -140,7 +140,8 @@ class RunWaitingForInput:
 
     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
     `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
-    idempotency_key, traceparent, expires_at?}`; `identity` says on whose behalf they are made.
+    idempotency_key, traceparent, result_from?, expires_at?}`; `result_from` is `http` for those of
+    HTTP tools. `identity` says on whose behalf they are made.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"

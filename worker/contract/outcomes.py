@@ -243,6 +243,7 @@ class WaitForInput(StopRun):
                 "name": call.name,
                 "arguments": plain(call.arguments),
                 **call.facts,
+                **({"result_from": "http"} if call.result_from is ResultSource.HTTP else {}),
                 **_limit(call, now),
             }
             for call in self.calls

@@ -109,3 +109,41 @@ def test_versions_have_the_dialect_of_the_last_change_before_them() -> None:
 def test_an_output_is_restored_from_its_text(value: Any) -> None:
     """What the client's tool has given is what a reload shows."""
     assert value == value_of(text_of(value))
+
+
+@pytest.mark.parametrize(
+    ("of_http", "responses"),
+    [((), [["call_1_2", "call_1_4"], []]), (("call_1_4",), [["call_1_2"], []])],
+)
+def test_a_response_ends_where_the_client_has_to_send_results(
+    of_http: tuple[str, ...], responses: list[list[str]]
+) -> None:
+    """It goes on while HTTP tools of the org that answered 202 are waited for, too."""
+    assert responses == [by_client(of_http, number) for number in range(2)]
+
+
+def test_a_wait_for_http_tools_alone_ends_no_response() -> None:
+    """The client has nothing to send; the stream has the results once they are there."""
+    of_http = ("call_1_2", "call_1_4")
+    chunks = chunks_of(project_all(events_waiting_for(of_http), AiSdkProjection(str(RUN_ID))))
+
+    assert [] == by_client(of_http, 0)
+    assert 1 == types_of(chunks).count("finish")
+    assert "completed" == chunks[-1]["messageMetadata"]["arkloop"]["status"]
+    assert set(of_http) < {c["toolCallId"] for c in chunks if c["type"] == "tool-output-available"}
+
+
+def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return a recorded run that waits for results, these of them from HTTP tools."""
+    events = events_of("client_tools")
+    for call in (call for event in events for call in event["data"].get("calls") or ()):
+        if call["tool_call_id"] in of_http:
+            call["result_from"] = "http"
+    return events
+
+
+def by_client(of_http: tuple[str, ...], number: int) -> list[str]:
+    """Return the calls that a response leaves to the client."""
+    projection = AiSdkProjection(str(RUN_ID), after=number, until=number)
+    chunks = chunks_of(project_all(events_waiting_for(of_http), projection))
+    return [c["toolCallId"] for c in chunks if c.get("providerExecuted") is False]

@@ -213,3 +213,17 @@ def test_the_wait_shows_arguments_as_far_as_a_list_has_room() -> None:
     sent = wait.request("r", now)["calls"]
     assert [call.arguments for call in calls] == [call["arguments"] for call in sent]
     assert ["arguments" in call for call in wait.shown(now)["calls"]] == [True, False, False]
+
+
+def test_the_wait_tells_calls_of_http_tools_from_those_of_the_client() -> None:
+    """Their results come from the org's server; a page must not make them."""
+    sources = (ResultSource.CLIENT, ResultSource.HTTP, ResultSource.RUN)
+    calls = [PendingCall(f"c{n}", "t", {}, source) for n, source in enumerate(sources)]
+    persona = agent_for({"say": "x"}).persona
+    wait = WaitForInput(persona=persona, kind="tool_results", prompt="?", calls=calls)
+
+    sent = wait.request("r", times.now())["calls"]
+
+    assert [("c0", None), ("c1", "http")] == [
+        (call["tool_call_id"], call.get("result_from")) for call in sent
+    ]
