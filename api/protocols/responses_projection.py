@@ -91,7 +91,7 @@ class ResponseProjection:
             return []
         self.waits += 1
         if self._asks_client(data):
-            for call in data.get("calls") or ():
+            for call in self._asked_calls(data):
                 if call["tool_call_id"] in self._calls:
                     self._calls[call["tool_call_id"]].is_with_client = True
             if self.waits < self._first:
@@ -157,7 +157,8 @@ class ResponseProjection:
         return data["kind"] != "tool_results" or bool(self._asked_calls(data))
 
     def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        return [call for call in data["calls"] if call["name"] in self._facts.client_tools]
+        names = self._facts.client_tools
+        return [call for call in data.get("calls") or () if call["name"] in names]
 
     def _end(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         yield from self._output.interrupt()

@@ -121,3 +121,18 @@ def test_edited_arguments_are_those_of_the_call() -> None:
 
     made = projection.response()["output"][0]
     assert ("mcp_call", '{"expression":"6*9"}') == (made["type"], made["arguments"])
+
+
+def test_a_call_of_an_http_tool_is_in_the_response_after_the_wait() -> None:
+    """It answered 202 and was waited for beside client tools, whose calls the client has made."""
+    events = events_of("client_tools")
+    for event in events:
+        for data in (event["data"], *(event["data"].get("calls") or ())):
+            if data.get("tool_call_id") == "call_1_4":
+                data["name"] = "pay"
+    projection = ResponseProjection(FACTS, 1)
+
+    project_all(events, projection)
+
+    called = [one for one in projection.response()["output"] if one["type"] == "mcp_call"]
+    assert ["calculator", "pay"] == [one["name"] for one in called]
