@@ -177,7 +177,8 @@ def _missing(run: RowMapping, facts: AguiFacts) -> list[str]:
 def _on_busy(sql: Connection, thread: Row[Any] | None) -> OnBusy:
     """Return what becomes of a message while the thread's run is active.
 
-    The user has moved on where the page has not sent the results of its tools.
+    The user has moved on where the page has not sent the results of its tools. It has nothing to do
+    with those of HTTP tools.
 
     Raises:
         ThreadBusy: an interrupt is open, which the protocol has answered first.
@@ -188,7 +189,8 @@ def _on_busy(sql: Connection, thread: Row[Any] | None) -> OnBusy:
         return OnBusy.ENQUEUE
     if pending["kind"] != pending_calls.KIND:
         raise ThreadBusy("The thread has an open interrupt; resume it first.")
-    return OnBusy.INTERRUPT
+    is_of_page = any(call.get("result_from") != "http" for call in pending["calls"])
+    return OnBusy.INTERRUPT if is_of_page else OnBusy.ENQUEUE
 
 
 def _create(

@@ -12,6 +12,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
+from arkloop.shared.times import now, rfc3339
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 
@@ -134,6 +135,32 @@ def test_an_answer_is_bounded_as_elsewhere(alice: User, stored: StoredRuns) -> N
     assert "validation.error" == refused[-1]["code"]
     answer("x" * 32_768).close()
     assert RunState.QUEUED == stored.state(run_id)
+
+
+@pytest.mark.parametrize(
+    ("missing", "states"),
+    [
+        ([{}], ["cancelled", "queued"]),
+        ([{"result_from": "http"}, {}], ["cancelled", "queued"]),
+        ([{"result_from": "http"}], ["waiting", "pending"]),
+    ],
+)
+def test_a_message_interrupts_a_run_that_waits_for_the_page(
+    alice: User, stored: StoredRuns, missing: list[dict[str, Any]], states: list[str]
+) -> None:
+    """The page has moved on from its own tools; results of the org's may come still."""
+    run_id = stored.create(UUID(alice.thread(external_id="chat-1")))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, new_id())
+    asked = {"request_id": str(new_id()), "prompt": "?", "expires_at": rfc3339(now())}
+    calls = [{"tool_call_id": f"c{n}", "name": "t", **of} for n, of in enumerate(missing)]
+    stored.set(run_id, pending_input={**asked, "kind": "tool_results", "calls": calls})
+
+    alice.post("/v1/agui", json=ASK).close()
+
+    made = [run["run_id"] for run in alice.get("/v1/runs").json or []]
+    assert states == [stored.state(UUID(one)) for one in reversed(made)]
 
 
 @pytest.mark.parametrize("id_name", ["toolCallId", "tool_call_id"])
