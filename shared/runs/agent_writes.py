@@ -147,7 +147,10 @@ def write(
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
     error: RunError | None = None
     if costs and (refused := agent_costs.hold(run, _persona_of(run, catalog))):
-        error = _exhausted(run, _persona_of(run, catalog), refused)
+        if refused.others_reserved:  # they may use less
+            agent_costs.give_back(run, _persona_of(run, catalog))
+        else:
+            error = _exhausted(run, _persona_of(run, catalog), refused)
     if isinstance(then, Delegate) or _has_calls(change):
         error = error or agent_limits.check_steps(tx.sql, run.id, _persona_of(run, catalog))
     error = error or agent_limits.check_output_size(

@@ -284,3 +284,22 @@ def test_a_run_that_waits_for_a_person_leaves_nothing_reserved(
     boss.write("ask", question="May I?")
 
     assert other.post("reserve", **other_run, usd=1).json["is_reserved"]
+
+
+def test_a_cost_ends_no_run_for_what_others_have_reserved(
+    hire: Hire, workers: Callable[[str], Worker], alice: User
+) -> None:
+    """They may use less; what they use exceeds the budget, or what the run itself uses."""
+    boss, run_id = hire(max_cost_usd_per_month=1, on_limit="fail")
+    alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"})
+    other = workers("boss")
+    other.take()
+    other_run = {"run_id": other.run["run_id"], "fence": other.run["fence"]}
+    assert other.post("reserve", **other_run, usd=0.9).json["is_reserved"]
+
+    written = boss.write("append", cost(0.25))
+    other.write("append", cost(0.5))
+    exceeded = boss.write("append", cost(0.5))
+
+    assert ["running", "failed"] == [one.json["status"] for one in (written, exceeded)]
+    assert 0.75 == shown(alice, run_id)["cost_usd"]
