@@ -144,9 +144,15 @@ def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
 
 
 def forget_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> None:
-    """Delete the rows of an end user."""
+    """Delete the rows of an end user, without those in which an active run has something reserved:
+    it could not give that back, and never end.
+    """
     is_theirs = spending.c.scope == end_user_scope(end_user_id)
-    sql.execute(delete(spending).where(spending.c.org_id == org_id, is_theirs))
+    sql.execute(
+        delete(spending).where(
+            spending.c.org_id == org_id, is_theirs, spending.c.held_usd == Decimal(0)
+        )
+    )
 
 
 def lock(sql: Connection, places: Sequence[tuple[UUID, str, date]]) -> None:

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from arkloop.shared.billing import usage_reports
 from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.claim import Claim
 from tests.shared.billing.money import Money
@@ -111,6 +112,28 @@ def test_an_end_users_own_limit_comes_before_that_of_each(money: Money) -> None:
         with pytest.raises(Refused) as refused:
             money.reserve(of_end_user(money, who), "0.6" if who == "c" else "0.1")
         assert scope == refused.value.scope
+
+
+def test_a_run_of_an_end_user_who_is_erased_ends(money: Money) -> None:
+    """It was created as they were being erased, and gives back what it has reserved."""
+    money.limit("1", scope="end_user")
+    money.spend(of_end_user(money, "a"), "0.1")
+    claim = of_end_user(money, "a")
+    money.reserve(claim, "0.5")
+
+    forget(money, "a")
+    money.settle(claim, "0.2")
+    money.reserve(claim, "0.3", so_far="0.2")
+    money.spend(claim, "0.4")
+
+    assert [] == money.reservations()
+    forget(money, "a")
+    assert ("", "") == money.month("end_user:a")
+
+
+def forget(money: Money, end_user_id: str) -> None:
+    with money.stored.connections.transaction() as tx:
+        usage_reports.forget_end_user(tx, money.stored.actor.org_id, end_user_id)
 
 
 def test_what_an_end_user_spent_without_a_limit_counts_when_one_is_set(money: Money) -> None:
