@@ -128,8 +128,8 @@ class ForeignCode(Generic[T]):
     # ---- in the native thread ----
 
     def call_back(self, function: Callable[[], R], *, when_closed: bool = False) -> R:
-        """Call the function in the thread that made this, with `when_closed` also while that serves
-        calls after `close`.
+        """Call the function in the thread that made this. With `when_closed` it is also called
+        between `close` and `release`.
 
         Raises: as the function, or what `close` was given.
         """

@@ -177,8 +177,8 @@ class ServedRun(StepsAndCosts):
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         with self._lock:
             # Of a call that was in progress when the run had to stop, too: its vendor bills it.
-            if self.stopped == "lost":
-                raise RunStopped("lost")
+            if self.stopped in ("lost", "waiting"):  # the service takes nothing from this execution
+                raise RunStopped(self.stopped)
             self._transcript.add_usage(usage)
             tokens = {name: getattr(usage, name) for name in TOKEN_FIELDS}
             given = {} if usd is None else {"cost_usd": usd}

@@ -156,7 +156,7 @@ def write(
     error = error or agent_limits.check_output_size(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
     )
-    if run.row["cancel_requested_at"] is not None and then is not None:
+    if run.row["cancel_requested_at"] is not None and (then is not None or error is not None):
         return agent_endings.end(run, RunState.CANCELLED)
     if isinstance(then, Complete):
         agent_limits.check_output(_persona_of(run, catalog), then.content, then.output)

@@ -66,7 +66,7 @@ def test_closed_code_can_neither_call_nor_sleep() -> None:
     assert ["closed", "closed"] == raised
 
 
-def test_what_must_not_get_lost_can_be_called_until_the_release() -> None:
+def test_calls_that_must_not_get_lost_are_made_until_the_release() -> None:
     """Closed code has a moment to end, in which it reports what it has done."""
     results: list[Any] = []
 

@@ -306,32 +306,6 @@ def test_a_released_run_goes_to_another_worker(
     assert "deploy" == data_of(connections, run_id, "run.resumed")[0]["reason"]
 
 
-@pytest.mark.parametrize(
-    ("events", "last_turn"),
-    [
-        ([], None),
-        ([turn("One.")], "One."),
-        ([turn("One."), call("c1")], None),
-        ([turn("One."), call("c1"), result("c1", "42")], None),
-        ([turn("One."), call("c1"), result("c1", "42"), turn("Two."), delta("Th")], "Two."),
-    ],
-)
-def test_the_next_worker_knows_what_was_said_last(
-    events: list[dict[str, Any]],
-    last_turn: str | None,
-    worker: MakeWorker,
-    start: Callable[..., str],
-) -> None:
-    """An agent that has nothing to add to its last turn has answered with it."""
-    start()
-    mine = worker()
-    first = mine.take()
-
-    mine.write("release", *events)
-
-    assert (None, last_turn) == (first["last_turn"], worker().take()["last_turn"])
-
-
 @pytest.mark.parametrize("data", [None, [1] * 50_000])
 def test_a_checkpoint_is_any_json(data: Any, worker: MakeWorker, start: Callable[..., str]) -> None:
     """Null, and many small values, take the place of the one before as any other does."""

@@ -14,6 +14,7 @@ from tests.api.endpoints.agent_worker import (
     MakeWorker,
     call,
     cost,
+    data_of,
     delta,
     result,
     start,
@@ -184,3 +185,56 @@ def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
     assert "reached its" in shown["error"]["message"]
     kinds = types_of(connections, made["run_id"])
     assert ["tool.result", "run.limit_reached", "run.failed"] == kinds[-3:]
+
+
+@pytest.mark.parametrize(
+    ("events", "last_turn"),
+    [
+        ([], None),
+        ([turn("One.")], "One."),
+        ([turn("One."), call("c1")], None),
+        ([turn("One."), call("c1"), result("c1", "42")], None),
+        ([turn("One."), call("c1"), result("c1", "42"), turn("Two."), delta("Th")], "Two."),
+    ],
+)
+def test_the_next_worker_knows_what_was_said_last(
+    events: list[dict[str, Any]],
+    last_turn: str | None,
+    worker: MakeWorker,
+    start: Callable[..., str],
+    connections: Connections,
+) -> None:
+    """An agent that has nothing to add to its last turn has answered with it."""
+    run_id = start()
+    mine = worker()
+    first = mine.take()
+
+    mine.write("release", *events)
+    other = worker()
+    second = other.take()
+
+    assert (None, last_turn) == (first["last_turn"], second["last_turn"])
+    if last_turn is not None:
+        said = data_of(connections, run_id, "message.completed")
+        assert 200 == other.write("complete", content=last_turn).status_code
+        assert said == data_of(connections, run_id, "message.completed")
+
+
+def test_a_cost_beyond_the_budget_after_a_cancel_counts(
+    alice: User, worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """The run is cancelled, with what its call in progress has cost."""
+    limit = {"max_cost_usd": 1}
+    alice.post("/v1/personas", json={"key": "limited", "agent": "mine", **limit})
+    run_id = start(persona_id="limited")
+    mine = worker()
+    mine.take()
+    alice.post(f"/v1/runs/{run_id}:cancel", json={})
+
+    written = mine.write("append", cost(1.5))
+
+    shown = alice.get(f"/v1/runs/{run_id}").json
+    assert shown is not None
+    assert ("cancelled", "cancelled", 1.5) == (
+        *(written.json["status"], shown["status"], shown["cost_usd"]),
+    )

@@ -16,7 +16,7 @@ from arkloop.shared.events.event_log import data_of
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import agent_checkpoints
 from arkloop.worker.attempt import execution
-from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown, StopRun
+from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
 from tests.caller import text_of
 from tests.stored_runs import StoredRuns
@@ -249,24 +249,6 @@ def test_a_stopping_process_hands_the_run_over(
     assert 1 == stored.row(run_id)["attempt"]
     turns = data(stored, run_id, "message.completed")
     assert ["One.", "Two."] == [turn["content"] for turn in turns]
-
-
-@pytest.mark.parametrize(
-    ("reason", "state"),
-    [(CancelRequested(), RunState.CANCELLED), (ShuttingDown(), RunState.QUEUED)],
-)
-def test_a_call_that_was_in_progress_when_the_run_had_to_stop_is_paid_for(
-    stored: StoredRuns, process: WorkerProcess, reason: StopRun, state: str
-) -> None:
-    """Its vendor bills it, and the agent learns what it cost only when it returns."""
-    cost = {"usd": 0.1 + 0.2, "input_tokens": 3}
-    run_id = created(stored, {"text": "Well, "}, {"hang": 0.5}, cost, {"text": "no."})
-
-    stopped(process, stored, run_id, reason, after=("message.delta", 1))
-
-    row = stored.row(run_id)
-    assert (state, Decimal("0.3"), 3) == (row["state"], row["cost_usd"], row["input_tokens"])
-    assert Decimal("0.3") == Decimal(str(data(stored, run_id, "run.cost")[-1]["cost_usd"]))
 
 
 @pytest.mark.parametrize(

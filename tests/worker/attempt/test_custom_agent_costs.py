@@ -1,0 +1,64 @@
+"""The costs of model calls that a custom agent makes itself."""
+
+import threading
+from decimal import Decimal
+
+import pytest
+
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.runs.states import RunState
+from arkloop.worker.attempt import custom_agent, execution
+from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown, StopRun
+from arkloop.worker.process.process import WorkerProcess
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually
+from tests.worker.attempt.agent_runs import created, data, process, stopped
+
+__all__ = ["process"]  # a fixture
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [(CancelRequested(), RunState.CANCELLED), (ShuttingDown(), RunState.QUEUED)],
+)
+def test_a_call_that_was_in_progress_when_the_run_had_to_stop_is_paid_for(
+    stored: StoredRuns,
+    process: WorkerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: StopRun,
+    state: str,
+) -> None:
+    """The vendor bills it, and the agent learns what it cost only when it returns."""
+    monkeypatch.setattr(custom_agent, "STOP_SECONDS", 30.0)
+    cost = {"usd": 0.1 + 0.2, "input_tokens": 3}
+    run_id = created(stored, {"text": "Well, "}, {"hang": 0.5}, cost, {"text": "no."})
+
+    stopped(process, stored, run_id, reason, after=("message.delta", 1))
+
+    row = stored.row(run_id)
+    assert (state, Decimal("0.3"), 3) == (row["state"], row["cost_usd"], row["input_tokens"])
+    assert Decimal("0.3") == Decimal(str(data(stored, run_id, "run.cost")[-1]["cost_usd"]))
+
+
+def test_a_cost_waits_for_nothing_that_others_have_reserved(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """They may use less: the run continues, and its cost counts."""
+    with stored.connections.transaction() as tx:
+        month = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(1)}
+        budget_limits.set_(tx, stored.actor.org_id, "org", **month)
+    other = created(stored, {"reserve": 0.9}, {"text": "x"}, {"wait": 60})
+    attempt = threading.Thread(target=execution.execute, args=(process, other))
+    attempt.start()
+    eventually(lambda: "message.delta" in stored.types(other))
+    run_id = created(stored, {"usd": 0.25}, {"text": "Done."})
+
+    execution.execute(process, run_id)
+
+    row = stored.row(run_id)
+    assert (RunState.COMPLETED, "stop", Decimal("0.25")) == (
+        *(row["state"], row["stop_reason"], row["cost_usd"]),
+    )
+    assert "run.throttled" not in stored.types(run_id)
+    process.active_runs()[other].set(ShuttingDown())
+    attempt.join(20)
