@@ -158,6 +158,22 @@ class Admission:
             self.take_over()
             raise
 
+    def reserve_spent(self) -> None:
+        """Reserve what the run has cost so far, also beside what others have reserved: they may use
+        less.
+
+        Raises:
+            LimitExceeded: `budget.exhausted`: by what runs have cost.
+        """
+        if not self.is_limited:
+            return
+        try:
+            self._write(lambda tx: self._reserve_usd(tx, Decimal(0)))
+        except Refused as refused:
+            self.take_over()
+            if not refused.others_reserved:
+                raise self._exhausted(refused, Decimal(0)) from refused
+
     def _reserve_usd(self, tx: Transaction, most: Decimal) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         self._has_reservation = limits.needs_reservation
@@ -178,15 +194,18 @@ class Admission:
                 return
             except Refused as refused:
                 if not refused.others_reserved or time.monotonic() > deadline:
-                    org_id = self._claim.org_id
-                    self._write(partial(budgets.note_refusal, org_id=org_id, refused=refused))
-                    raise LimitExceeded(
-                        "budget.exhausted",
-                        str(refused),
-                        retryable=refused.others_reserved,
-                        affordable_usd=most - refused.excess_usd,
-                    ) from refused
+                    raise self._exhausted(refused, most) from refused
             self._throttle(route_id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
+
+    def _exhausted(self, refused: Refused, most: Decimal) -> LimitExceeded:
+        """Note that the budget does not suffice; return what ends the run."""
+        self._write(partial(budgets.note_refusal, org_id=self._claim.org_id, refused=refused))
+        return LimitExceeded(
+            "budget.exhausted",
+            str(refused),
+            retryable=refused.others_reserved,
+            affordable_usd=most - refused.excess_usd,
+        )
 
     def settle(self) -> None:
         if self._has_reservation:

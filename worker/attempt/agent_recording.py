@@ -147,7 +147,7 @@ class AgentRecording:
         part = types.RouteCost(run.claim.route_id, run.claim.model, usage, cost or Decimal(0))
         run.note(run.admission.add_reported(part))
         run.log.flush()
-        run.admission.reserve_usd(Decimal(0))
+        run.admission.reserve_spent()
 
     def reserve(self, most: float) -> None:
         self._run.check()
