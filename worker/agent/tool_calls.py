@@ -152,7 +152,7 @@ def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResul
     if (stored := turn.ledger_results.get(call.id)) is not None:
         return stored
     # The ledger lets an attempt begin its own calls again: the answer to a write can get lost.
-    is_new = call.id not in turn.begun and context.begin_tool_call(call.id)
+    is_new = context.begin_tool_call(call.id) and call.id not in turn.begun
     output = _NOT_MADE if is_new else _CUT_OFF
     # A result that came from outside first counts, and none that comes later.
     return context.end_tool_call(types.ToolResult(call.id, call.name, output, True, 0))
