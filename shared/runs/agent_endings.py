@@ -124,11 +124,13 @@ def end(
 
 
 def _last_turn(run: HeldRun, content: str) -> UUID | None:
-    """Return the message id of the run's last turn if the final answer is all of it."""
-    kinds = (
-        *(types.MessageCompleted.type, *types.STREAMED_TYPES),
-        *(types.ToolCallRequested.type, types.ToolResult.type),
-    )
+    """Return the message id of the run's last turn if the final answer is all of it.
+
+    Text after that turn makes another one, unless it is void.
+    """
+    if event_log.open_events(run.tx.sql, run.id):
+        return None
+    kinds = (types.MessageCompleted.type, types.ToolCallRequested.type, types.ToolResult.type)
     last = run.tx.sql.execute(
         select(run_events.c.type, run_events.c.payload)
         .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
