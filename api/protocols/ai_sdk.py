@@ -28,7 +28,12 @@ from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
 from arkloop.api.protocols import ai_sdk_messages, sent_files
 from arkloop.api.protocols.ai_sdk_answers import Waits, answer
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
-from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection, Dialect
+from arkloop.api.protocols.ai_sdk_projection import (
+    DONE,
+    AiSdkProjection,
+    Dialect,
+    client_calls,
+)
 from arkloop.api.protocols.ai_sdk_requests import (
     CHAT,
     LIMITS,
@@ -315,4 +320,9 @@ def _nothing(start: str | None) -> Response:
 
 
 def _waits(sql: Connection, run_id: UUID, dialect: Dialect) -> Waits:
-    return Waits(*event_log.waits(sql, run_id), dialect)
+    waits = Waits(*event_log.waits(sql, run_id), dialect)
+    if waits.is_open and waits.has_calls_of_others:
+        # No event says that the client has sent its results while others are missing.
+        pending = queries.get(sql, actor(), run_id)["pending_input"]
+        waits.is_open = bool(client_calls(pending or {}))
+    return waits

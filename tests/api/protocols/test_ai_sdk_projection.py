@@ -118,7 +118,7 @@ def test_an_output_is_restored_from_its_text(value: Any) -> None:
 def test_a_response_ends_where_the_client_has_to_send_results(
     of_http: tuple[str, ...], responses: list[list[str]]
 ) -> None:
-    """It goes on while HTTP tools of the org that answered 202 are waited for, too."""
+    """A response continues while HTTP tools of the org that answered 202 are waited for, too."""
     assert responses == [by_client(of_http, number) for number in range(2)]
 
 
