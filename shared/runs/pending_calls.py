@@ -62,8 +62,8 @@ def give(
 ) -> None:
     """Store results that were sent over the API, all or none; `run` is its locked row.
 
-    A result that is stored already changes nothing. What an HTTP tool of the org has done is not
-    for end users to say.
+    A result that is stored already changes nothing. End users cannot send results of the org's
+    HTTP tools.
 
     Raises:
         ToolResultConflict: a call has another result.
