@@ -10,7 +10,7 @@ import pytest
 
 from tests.caller import Caller, script
 from tests.system import System
-from tests.tool_worker import PAY, ToolWorker
+from tests.tool_worker import ECHO, PAY, ToolWorker
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
@@ -89,6 +89,21 @@ def test_nobody_fetches_the_call(user: Caller, pool: str) -> None:
     output, is_error = result(user, run_id)
 
     assert is_error and f"No worker of pool '{pool}' is connected" in output
+    assert [] == worker.poll(wait_seconds=0)["calls"]
+
+
+def test_nobody_fetches_the_call_of_a_lost_worker(user: Caller, pool: str) -> None:
+    """The call may be repeated, and may have taken effect: the model reads that nobody knows."""
+    worker = ToolWorker.of(user, pool, tools=[{**ECHO, "timeout_seconds": 2}])
+    worker.poll(wait_seconds=0)
+    user.made("/v1/personas", {"key": pool, "tool_workers": [pool]})
+    call = {"tool": "echo", "args": {"text": "it"}}
+
+    run_id = user.start(user.thread(script(call, {"say": "ok"})), persona_id=pool)
+    worker.take(lease_seconds=1)
+    output, is_error = result(user, run_id)
+
+    assert is_error and "may or may not have taken effect" in output
     assert [] == worker.poll(wait_seconds=0)["calls"]
 
 

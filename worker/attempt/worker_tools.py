@@ -116,12 +116,12 @@ def _result(row: Row[Any], tool: Row[Any]) -> str | ToolOutput:
             raise ToolFailed(row.output)
         return ToolOutput(row.output, row.images) if row.images else str(row.output)
     seconds = f"{tool.timeout_seconds:g} s"
-    if row.state == "withdrawn":
+    if row.state == "withdrawn" and not row.fence:
         raise ToolFailed(
             f"No worker of pool {tool.pool!r} is connected, or all are busy: the call was not"
             f" fetched within {seconds}. It was withdrawn and has had no effect."
         )
-    if row.state == "unknown":
+    if row.state in ("unknown", "withdrawn"):  # one that was fetched, and queued again
         raise ToolFailed(
             f"The worker of pool {tool.pool!r} that made this call was lost. The call may or may"
             " not have taken effect, and was not repeated."
