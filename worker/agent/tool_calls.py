@@ -151,6 +151,8 @@ def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResul
     """Return the result of a call for which no time is left."""
     if (stored := turn.ledger_results.get(call.id)) is not None:
         return stored
+    if call.name == "ask_user" and (answer := turn.answers.get(call.id)) is not None:
+        return types.ToolResult(call.id, call.name, answer, False, 0)
     # The ledger lets an attempt begin its own calls again: the answer to a write can get lost.
     is_new = context.begin_tool_call(call.id) and call.id not in turn.begun
     output = _NOT_MADE if is_new else _CUT_OFF

@@ -125,6 +125,20 @@ def test_calls_without_time_get_results() -> None:
     ]
 
 
+def test_an_answer_that_comes_as_the_run_lands_is_read() -> None:
+    """The person has answered in time: the last call has it."""
+    context = RecordedRun(attempt=2)
+    turns = [Turn("m", "", [ToolCall("asked", "ask_user", {})], answers={"asked": "Rome"})]
+    context.stop.can_land = True
+    context.stop.set(TimeToLand())
+    context.checkpoint = context.stop.check  # type: ignore[method-assign]  # as the real one does
+    agent = agent_for({"say": "ok"})
+
+    loop.run(agent, context, context.stop, turns)
+
+    assert [("asked", "Rome", False)] == results(context)
+
+
 def test_a_tool_without_time_is_left() -> None:
     """Its result keeps its place among those of the turn's other calls."""
     recorded = RecordedRun()
