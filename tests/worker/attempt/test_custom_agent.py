@@ -151,6 +151,26 @@ def test_text_is_said_when_its_checkpoint_is_stored(
     assert 2 == stored.row(run_id)["steps"]
 
 
+def test_a_checkpoint_that_a_deploy_interrupts_is_progress(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """It is stored, and the crashes of the run are counted anew from there."""
+    run_id = created(stored, {"text": "One."}, {"checkpoint": True}, {"text": "Two."})
+    stored.set(run_id, crashes=1)
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    with stored.connections.transaction() as tx:
+        of_another = {"run_id": run_id, "fence": 0, "data": "0"}
+        tx.sql.execute(insert(agent_checkpoints).values(of_another))
+        attempt.start()
+        eventually(lambda: a_checkpoint_waits(stored))
+        process.active_runs()[run_id].set(ShuttingDown())
+        tx.sql.rollback()
+    attempt.join(20)
+
+    row = stored.row(run_id)
+    assert (RunState.QUEUED, "deploy", 0) == (row["state"], row["resume_reason"], row["crashes"])
+
+
 @pytest.mark.parametrize("returned", [None, "All."])
 def test_an_agent_that_had_said_all_does_not_say_it_again(
     stored: StoredRuns, process: WorkerProcess, returned: str | None
