@@ -50,8 +50,16 @@ from arkloop.shared.storage.tables.runs import FIRST_WAITING, run_metadata, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by
 
-#: A list leaves out what may be long and is shown of a single run.
-_LISTED = [column for column in runs.c if column is not runs.c.options]
+#: What a list shows: of the other 30 columns each costs a little.
+_LISTED = [
+    runs.c[name]
+    for name in (
+        *("id", "org_id", "thread_id", "parent_run_id", "created_by_user_id", "created_at"),
+        *("state", "ended_at", "stop_reason", "error_code", "error_message", "error_retryable"),
+        *("model", "persona_id", "end_user_id", "metadata", "pending_input"),
+        *("input_tokens", "output_tokens", "cache_read_tokens", "cost_usd"),
+    )
+]
 _LAST_SEQ = (
     select(func.coalesce(func.max(run_events.c.seq), 0))
     .where(run_events.c.run_id == runs.c.id)
