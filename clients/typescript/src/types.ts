@@ -5026,7 +5026,8 @@ export interface components {
          *
          *     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
          *     `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
-         *     idempotency_key, traceparent, expires_at?}`; `identity` says on whose behalf they are made.
+         *     idempotency_key, traceparent, result_from?, expires_at?}`; `result_from` is `http` for those of
+         *     HTTP tools. `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;
