@@ -2,9 +2,12 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, text
@@ -118,6 +121,16 @@ def test_a_lost_run_continues_from_its_checkpoint(
     assert ["Part one.", "Part two, ", "Part two, half of it."] == [t["content"] for t in turns]
 
 
+@contextmanager
+def no_checkpoints(stored: StoredRuns, run_id: UUID) -> Iterator[None]:
+    """Keep a worker that stores a checkpoint of the run waiting until the block ends."""
+    with stored.connections.transaction() as tx:
+        of_another = {"run_id": run_id, "fence": 0, "data": "0"}
+        tx.sql.execute(insert(agent_checkpoints).values(of_another))
+        yield
+        tx.sql.rollback()
+
+
 def a_checkpoint_waits(stored: StoredRuns) -> bool:
     """Return whether a worker waits for a lock to store one."""
     waiting = """
@@ -135,13 +148,10 @@ def test_text_is_said_when_its_checkpoint_is_stored(
     """Both are one transaction: a worker that ends between them would say the text again."""
     run_id = created(stored, {"text": "One."}, {"checkpoint": True}, {"text": "Two."})
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
-    with stored.connections.transaction() as tx:
-        of_another = {"run_id": run_id, "fence": 0, "data": "0"}
-        tx.sql.execute(insert(agent_checkpoints).values(of_another))
+    with no_checkpoints(stored, run_id):
         attempt.start()
         eventually(lambda: a_checkpoint_waits(stored))
         assert ["run.started", "message.delta"] == stored.types(run_id)
-        tx.sql.rollback()
     attempt.join(20)
 
     assert RunState.COMPLETED == stored.state(run_id)
@@ -158,13 +168,10 @@ def test_a_checkpoint_that_a_deploy_interrupts_is_progress(
     run_id = created(stored, {"text": "One."}, {"checkpoint": True}, {"text": "Two."})
     stored.set(run_id, crashes=1)
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
-    with stored.connections.transaction() as tx:
-        of_another = {"run_id": run_id, "fence": 0, "data": "0"}
-        tx.sql.execute(insert(agent_checkpoints).values(of_another))
+    with no_checkpoints(stored, run_id):
         attempt.start()
         eventually(lambda: a_checkpoint_waits(stored))
         process.active_runs()[run_id].set(ShuttingDown())
-        tx.sql.rollback()
     attempt.join(20)
 
     row = stored.row(run_id)
