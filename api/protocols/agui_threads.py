@@ -45,7 +45,9 @@ def read(sql: Connection, external_id: str) -> ShownThread:
     run = queries.get(sql, actor(), run_id)
     facts = agui_runs.facts_of(run, external_id)
     projection = agui_runs.last_part(sql, facts)
-    has_reply = projection.asked is not None and run["state"] != RunState.WAITING
+    # Read after its events, which are stored together with it: the run may have asked meanwhile.
+    state = queries.get(sql, actor(), run_id)["state"]
+    has_reply = projection.asked is not None and state != RunState.WAITING
     active = ActiveRun(facts, projection.waits if has_reply else projection.first)
     return ShownThread(_messages(sql, thread.id, run_id), active)
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
+from arkloop.api.protocols import agui_runs
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
@@ -204,3 +205,21 @@ def test_a_connect_is_limited_to_what_its_caller_sees(alice: User, register: Reg
         assert "Last-Event-ID" in details_of(alice.post("/v1/agui/connect", ASK, headers=headers))
     types = [e["type"] for e in events_of(stranger.post("/v1/agui/connect", json=ASK))]
     assert ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"] == types
+
+
+def test_a_page_that_connects_as_its_run_asks_is_asked(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request that came between the page's looks at the run and at its events is shown."""
+    run_id = stored.create(UUID(alice.thread(external_id="chat-1")))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    last_part = agui_runs.last_part
+
+    def after_the_request(*how: Any) -> Any:
+        stored.park(claim, new_id())
+        return last_part(*how)
+
+    monkeypatch.setattr(agui_runs, "last_part", after_the_request)
+    ended = events_of(alice.post("/v1/agui/connect", json=ASK))[-1]
+    assert ("RUN_FINISHED", "interrupt") == (ended["type"], ended["outcome"]["type"])
