@@ -137,9 +137,11 @@ class StoredRuns:
             event_log.store(tx, {claim.run_id: stored})
         return stored
 
-    def park(self, claim: Claim, request_id: UUID, *, expires_in: float = 3600) -> bool:
-        """Let the run wait for an answer, as its worker would."""
-        pending = {"request_id": str(request_id), "kind": "question", "prompt": "?"}
+    def park(
+        self, claim: Claim, request_id: UUID, *, expires_in: float = 3600, **of_call: str
+    ) -> bool:
+        """Let the run wait for an answer, as its worker would; `of_call` is its `tool_call_id`."""
+        pending = {"request_id": str(request_id), "kind": "question", "prompt": "?", **of_call}
         asked = RunWaitingForInput(expires_at="", **pending)
         with self.connections.transaction() as tx:
             return claims.park(

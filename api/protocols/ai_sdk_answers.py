@@ -1,7 +1,8 @@
 """Answers in a submitted assistant message: to approvals, questions, and calls of client tools."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from arkloop.api.protocols.ai_sdk_projection import (
     text_of,
 )
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import InvalidRequest, NotWaiting
+from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import commands
@@ -49,9 +50,12 @@ def answer(
 ) -> None:
     """Store what the parts say to the last wait; an answer that it has already changes nothing.
 
+    Nor does one that comes too late, unless the wait has ended with another answer.
+
     Raises:
         NotWaiting: the run has asked nothing, or the parts do not answer it.
-        RunNotFound, Forbidden, StaleInput, ToolResultConflict, NotActive, InvalidRequest
+        StaleInput, ToolResultConflict: it has another answer.
+        RunNotFound, Forbidden, NotActive, InvalidRequest
     """
     if waits.last is None:
         raise NotWaiting("The run has not asked for anything.")
@@ -60,13 +64,21 @@ def answer(
         given = [_result(calls[id_]) for id_ in _ids(waits.last) if _has_output(calls.get(id_))]
         if not given:
             raise NotWaiting("The message has no results of the calls that the run waits for.")
-        if waits.is_open:
+        with _late_ones_ignored(waits):
             commands.give_results(tx, actor, run_id, given)
         return
-    part = calls.get(waits.last["tool_call_id"])
-    content = _reply(waits.last, part)
-    if waits.is_open:
+    content = _reply(waits.last, calls.get(waits.last["tool_call_id"]))
+    with _late_ones_ignored(waits):
         audited.answer(tx, run_id, content, UUID(waits.last["request_id"]))
+
+
+@contextmanager
+def _late_ones_ignored(waits: Waits) -> Iterator[None]:
+    try:
+        yield
+    except (NotActive, NotWaiting):
+        if waits.is_open:
+            raise
 
 
 def _reply(wait: Data, part: Data | None) -> str:

@@ -3,12 +3,13 @@
 import json
 import secrets
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.events.types import RunInputReceived
 from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User, details_of, error_of
 from tests.end_users import ANN, BOB, end_user
@@ -199,6 +200,43 @@ def test_an_answer_that_nobody_waits_for_is_refused(alice: User) -> None:
 
     assert (409, "runs.not_waiting") == error_of(post(alice, answer, chat=chat))
     assert (404, "threads.not_found") == error_of(post(alice, answer))
+
+
+def test_a_late_answer_is_refused_if_it_is_another_one(alice: User, runs: StoredRuns) -> None:
+    """The second of two pages is not shown an answer that was never given."""
+    chat, request_id = new_id(), uuid4()
+    run_id = UUID(run_of(post(alice, message(), chat=chat)))
+    claim = runs.claim(run_id)
+    assert claim is not None
+    runs.park(claim, request_id, tool_call_id="1")
+
+    def given(output: str) -> TestResponse:
+        call = {"type": "tool-ask_user", "toolCallId": "1", "state": "output-available"}
+        parts = [{**call, "output": output}]
+        return post(alice, {"id": str(run_id), "role": "assistant", "parts": parts}, chat=chat)
+
+    assert f"{run_id}.1" == run_of(given("yes"))
+    again = runs.claim(run_id)
+    assert again is not None
+    runs.write(again, RunInputReceived(str(request_id), "yes"))
+    assert f"{run_id}.1" == run_of(given("yes"))
+    assert (409, "input.stale") == error_of(given("no"))
+
+
+def test_an_answer_to_a_run_that_was_cancelled_shows_its_end(
+    alice: User, runs: StoredRuns
+) -> None:
+    """The page learns from the stream what came of the run."""
+    chat = new_id()
+    run_id = UUID(run_of(post(alice, message(), chat=chat)))
+    claim = runs.claim(run_id)
+    assert claim is not None
+    runs.park(claim, uuid4(), tool_call_id="1")
+    runs.cancel(run_id)
+    call = {"type": "tool-ask_user", "toolCallId": "1", "state": "output-available", "output": "a"}
+
+    late = {"id": str(run_id), "role": "assistant", "parts": [call]}
+    assert f"{run_id}.1" == run_of(post(alice, late, chat=chat))
 
 
 @pytest.mark.parametrize(
