@@ -1,10 +1,12 @@
 """An MCP server over HTTP on loopback that requires OAuth: `oauth_mcp_server.py PORT FOLDER`.
 
 It is its own authorization server, which lets everybody in as somebody new. FOLDER has the
-switches of the test (`denies`: a visit denies access; `expires_in`: seconds of tokens), and gets a
-line in `log` for each thing that happens. `POST /revoke?what=access` or `=all` revokes tokens.
+switches of the test (`denies`: a visit denies access; `expires_in`: seconds of tokens; `slow`: a
+call lasts as long as it is there), and gets a line in `log` for each thing that happens.
+`POST /revoke?what=access` or `=all` revokes tokens.
 """
 
+import asyncio
 import secrets
 import sys
 import time
@@ -141,11 +143,13 @@ async def revoke(request: Request) -> Response:
 
 
 @server.tool()
-def whoami() -> str:
+async def whoami() -> str:
     """Return who has authorized this call."""
     token = get_access_token()
     assert token is not None
     note(f"called {token.subject}")
+    while (FOLDER / "slow").exists():
+        await asyncio.sleep(0.05)
     return str(token.subject)
 
 

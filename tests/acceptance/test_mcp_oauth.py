@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -189,6 +190,33 @@ def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -
     authorize(vault.owner, vault.page(run_id))
     [other] = vault.outputs(run_id)
     assert other != person
+
+
+def test_a_refreshed_token_outlives_the_call_that_refreshed_it(
+    vault: Secured, system: System
+) -> None:
+    """It is stored before the call ends: the old one cannot be refreshed any more."""
+    run_id = vault.run(end_user_id="cancels")
+    authorize(vault.owner, vault.page(run_id))
+    [person] = vault.outputs(run_id)
+
+    def obtained_at() -> datetime:
+        query = text("SELECT obtained_at FROM mcp_grants WHERE owner = 'end_user:cancels'")
+        with system.connections.reading() as sql:
+            found: datetime = sql.execute(query).scalar_one()
+        return found
+
+    before = obtained_at()
+    httpx.post(f"{vault.url}/revoke", params={"what": "access"}, trust_env=False)
+    (vault.folder / "slow").touch()
+    try:
+        run_id = vault.run(end_user_id="cancels")
+        eventually(lambda: 2 == vault.log().count(f"called {person}"), seconds=60)
+        vault.owner.cancel(run_id)
+        eventually(lambda: obtained_at() > before)
+    finally:
+        (vault.folder / "slow").unlink()
+    assert "cancelled" == vault.owner.ended(run_id)["status"]
 
 
 def test_no_token_is_seen_outside_of_what_is_sealed(vault: Secured, system: System) -> None:

@@ -197,19 +197,21 @@ class McpClient:
     ) -> Mapping[str, Any]:
         pending = Pending(on_progress)
         given = None if access is None else access.fields()
-        with contextlib.ExitStack() as stack:
-            if context is not None:
-                cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
-                stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
-            sidecar = stack.enter_context(self._using(server.org_id))
-            server_fields = server.to_json()
-            fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
-            with sidecar.asking(fields, pending):
-                if not pending.wait(seconds + GRACE_SECONDS):
-                    sidecar.end()
-            self._note_held(sidecar, request.get("held"), pending.answer, run_id)
-        if access is not None and pending.grant is not None:
-            access.keep(pending.grant)
+        try:
+            with contextlib.ExitStack() as stack:
+                if context is not None:
+                    cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
+                    stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
+                sidecar = stack.enter_context(self._using(server.org_id))
+                server_fields = server.to_json()
+                fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
+                with sidecar.asking(fields, pending):
+                    if not pending.wait(seconds + GRACE_SECONDS):
+                        sidecar.end()
+                self._note_held(sidecar, request.get("held"), pending.answer, run_id)
+        finally:
+            if access is not None and pending.grant is not None:
+                access.keep(pending.grant)  # the one before may be of no use any more
         return _checked(pending.answer)
 
     def _note_held(

@@ -8,7 +8,7 @@ processes; a grant also has the time at which they expire, and the servers that 
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -65,6 +65,8 @@ class EndUserOAuth(OAuthClientProvider):
         self._registered = _registered(server)
         self.context.client_info = self._registered
         self.grant: dict[str, Any] | None = None
+        #: Called with each new grant at once: a request may be cancelled before it has its answer.
+        self.on_grant: list[Callable[[], None]] = []
         self._seen: set[str] = set()
         self._answered: Mapping[str, Any] | None = None
         self._may_refresh = self._is_refreshing = False
@@ -206,6 +208,8 @@ class EndUserOAuth(OAuthClientProvider):
             "expires_at": self.context.token_expiry_time,
         }
         self._seen.add(self.grant["id"])
+        for keep in self.on_grant:
+            keep()
 
     async def get_tokens(self) -> OAuthToken | None:
         return self.context.current_tokens

@@ -200,18 +200,25 @@ class Sessions:
 @contextlib.asynccontextmanager
 async def _access(session: Session, request: dict[str, Any], keep: Keep) -> AsyncIterator[None]:
     """Let the session use the request's access, and keep what becomes of it."""
-    if session.oauth is None:
+    oauth = session.oauth
+    if oauth is None:
         yield
         return
-    session.oauth.take(request["access"])
-    try:
-        yield
-    finally:
-        grant = session.oauth.grant
+
+    def keep_new() -> None:
+        grant = oauth.grant
         if grant is not None and grant["id"] != (request["access"]["grant"] or {}).get("id"):
             # A code is for one use: if the request is sent again, it is with the grant.
             request["access"] = {"grant": grant, "client": None, "answered": None}
             keep(grant)
+
+    oauth.take(request["access"])
+    oauth.on_grant.append(keep_new)
+    try:
+        yield
+    finally:
+        oauth.on_grant.remove(keep_new)
+        keep_new()
 
 
 async def serve(connection: socket.socket, rules: Rules) -> None:
