@@ -96,7 +96,8 @@ class CheckedBackend(httpcore2.NetworkBackend):
                 resolving.set_exception(OSError("cut"))
         for connection in sockets:
             with contextlib.suppress(OSError, ValueError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # That of TLS sockets takes their state away from a handshake in progress.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
         # In a thread of its own: nothing can interrupt a resolver that waits for its servers.
@@ -163,16 +164,24 @@ class _RecordedStream(SyncStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
-        # TLS takes the descriptor over into a socket of its own.
-        connection = (
-            super().start_tls(ssl_context, server_hostname, timeout).get_extra_info("socket")
-        )
-        secured = _RecordedStream(connection, self._backend)
+        # TLS takes the descriptor over into a socket of its own, which has to be known before the
+        # handshake: gevent waits for each piece of it as long as for all.
+        secured = _RecordedStream(self._sock, self._backend)
         try:
+            self._sock.settimeout(timeout)
+            connection = ssl_context.wrap_socket(
+                self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
+            )
+            secured = _RecordedStream(connection, self._backend)
             self._backend.record(connection)
-        except OSError as error:
+            connection.do_handshake()
+        except Exception as error:
             secured.close()
-            raise httpcore2.ConnectError(str(error)) from error
+            if isinstance(error, TimeoutError):
+                raise httpcore2.ConnectTimeout(str(error)) from error
+            if isinstance(error, OSError):
+                raise httpcore2.ConnectError(str(error)) from error
+            raise
         return secured
 
 
