@@ -33,7 +33,14 @@ class NotSent(Exception):
 
 
 class Lost(Exception):
-    """A request that the server may have got and acted on; the message says what happened."""
+    """A request that the server may have got and acted on; the message says what happened.
+
+    `status` is that of a response whose body was lost, None without a response.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,11 @@ def _exchange(
         raise NotSent(str(refused)) from None
     backend = CheckedBackend(policy)
     late = threading.Event()
+    status: int | None = None
+
+    def began(of_response: int) -> None:
+        nonlocal status
+        status = of_response
 
     def give_up() -> None:
         late.set()
@@ -111,18 +123,20 @@ def _exchange(
     with aborting(backend.cut):
         timer.start()
         try:
-            response = _response(method, target, backend, headers, body, seconds, most_bytes)
+            response = _response(
+                method, target, backend, headers, body, seconds, most_bytes, began
+            )
             if late.is_set():  # a body of no stated length that was cut is just over
-                raise Lost(LATE)
+                raise Lost(LATE, status)
             return response
         except egress.Refused as refused:
             raise NotSent(str(refused)) from None
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
             raise NotSent(_unreachable(error), may_pass=True) from None
         except httpcore2.TimeoutException:
-            raise Lost(LATE) from None
+            raise Lost(LATE, status) from None
         except (httpcore2.ProtocolError, httpcore2.NetworkError):
-            raise Lost(LATE if late.is_set() else BROKEN) from None
+            raise Lost(LATE if late.is_set() else BROKEN, status) from None
         finally:
             timer.cancel()
             backend.cut()
@@ -136,6 +150,7 @@ def _response(
     body: bytes,
     seconds: float,
     most_bytes: int,
+    began: Callable[[int], None],
 ) -> Response:
     path = target.path + (f"?{target.query}" if target.query else "")
     timeout = {"connect": min(CONNECT_SECONDS, seconds), "read": seconds, "write": seconds}
@@ -163,6 +178,7 @@ def _response(
             extensions={"timeout": timeout},
         ) as response,
     ):
+        began(response.status)
         found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         if found.get(b"content-encoding", "identity").lower() != "identity":
             problem = "The response is compressed although `identity` was requested."

@@ -131,8 +131,12 @@ class WebhookSender:
                 settings.webhook_timeout_seconds,
                 most_bytes=MAX_RESPONSE_BYTES,
             )
-        except (NotSent, Lost) as error:
+        except NotSent as error:
             return Attempt(row.id, row.attempts, error=str(error))
+        except Lost as lost:
+            if lost.status is None:
+                return Attempt(row.id, row.attempts, error=str(lost))
+            return Attempt(row.id, row.attempts, lost.status)
         return Attempt(row.id, row.attempts, response.status)
 
     def _record_together(self, attempts: Any) -> list[None]:

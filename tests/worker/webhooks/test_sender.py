@@ -207,6 +207,31 @@ def test_a_flood_is_not_read(hook: Made) -> None:
     assert sent < 32 * 1024 * 1024
 
 
+@pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (500, "pending")])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_the_status_counts_of_a_response_without_an_end(
+    hook: Made, status: int, state: str, is_cut: bool
+) -> None:
+    """The receiver has taken the message, whatever comes of the rest of its response."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def begin() -> None:
+            connection, _ = server.accept()
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 %d .\r\nContent-Length: 9\r\n\r\nshort" % status)
+            while not is_cut and connection.recv(65_536):
+                pass
+            connection.close()
+
+        thread = threading.Thread(target=begin, daemon=True)
+        thread.start()
+        made = hook(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        row = made.tried(made.test())
+        thread.join(10)
+
+    assert (state, status) == (row.state, row.response_status)
+
+
 def test_a_receiver_that_hangs_keeps_no_other_one_waiting(
     receiver: ToolReceiver, hook: Made
 ) -> None:
