@@ -29,7 +29,8 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[Any]:
     """Give a member of the actor's org another role; returns the member as `list_` does.
 
-    The open invitations that the member has created are revoked.
+    The open invitations that the member has created are revoked, and the reset of their password
+    ends: an admin may have its token, who could not make one for an owner.
 
     Raises:
         MemberNotFound
@@ -47,6 +48,7 @@ def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[
             _check_other_owner(tx, actor.org_id, user_id)
         tx.sql.execute(update(memberships).where(*_is(actor.org_id, user_id)).values(role=role))
         _revoke_invitations(tx, actor.org_id, user_id)
+        accounts.end_password_reset(tx, user_id)
     return tx.sql.execute(_members().where(*_is(actor.org_id, user_id))).one()
 
 

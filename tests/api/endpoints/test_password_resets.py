@@ -175,6 +175,17 @@ def test_a_reset_ends_when_the_user_joins_or_leaves_an_org(
     assert (400, "password_resets.invalid") == error_of(use(token))
 
 
+def test_a_reset_ends_with_the_role_that_the_user_had(
+    alice: User, member: User, register: Register, use: Use
+) -> None:
+    """An admin who has kept the token does not become an owner by it."""
+    token = token_of(reset_of(register(org_of=alice, role="admin"), member))
+    path = f"/v1/orgs/{alice.org_id}/members/{member.id}"
+    assert 200 == alice.patch(path, {"role": "owner"}).status_code
+
+    assert (400, "password_resets.invalid") == error_of(use(token))
+
+
 def test_nobody_joins_an_org_with_a_reset_that_was_made_at_the_same_moment(
     connections: Connections, register: Register, alice: User
 ) -> None:
