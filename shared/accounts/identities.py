@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared.accounts import accounts, invitations, members, secret_tokens
+from arkloop.shared.accounts import accounts, invitations, members, operators, secret_tokens
 from arkloop.shared.accounts.identity_errors import LoginRefused, LoginStateInvalid
 from arkloop.shared.errors import InvitationInvalid
 from arkloop.shared.ids import new_id
@@ -184,7 +184,7 @@ def _link(tx: Transaction, provider: Row[Any], person: Person, user: Row[Any]) -
 
     A person who has registered with the address keeps no way in; nor does one who has left at the
     provider. Owners keep their password, for the day on which the provider is out of order, and so
-    do members of other orgs, which have no part in this.
+    do members of other orgs, which have no part in this, and operators, who need it to be ones.
     """
     taken = select(identities.c.id).where(
         identities.c.provider_id == provider.id, identities.c.user_id == user.id
@@ -194,7 +194,8 @@ def _link(tx: Transaction, provider: Row[Any], person: Person, user: Row[Any]) -
             "address_of_another_person",
             "Your address belongs to a member whom the identity provider knows as somebody else.",
         )
-    if user.role != members.OWNER and len(accounts.orgs_of(tx.sql, user.id)) == 1:
+    is_the_orgs_own = user.role != members.OWNER and len(accounts.orgs_of(tx.sql, user.id)) == 1
+    if is_the_orgs_own and not tx.sql.scalar(select(operators.is_operator(literal(user.id)))):
         accounts.change_password(tx, user_id=user.id, password_hash=accounts.NO_PASSWORD)
     identity_id = _insert(tx, provider, person, user.id)
     return Known(identity_id=identity_id, user_id=user.id, is_linked=True)

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, update
 
+from arkloop.shared.accounts import operators
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import refresh_tokens
 from tests.api.endpoints.logins_by_provider import (
@@ -87,13 +88,24 @@ def test_a_member_is_found_by_their_verified_address(
     assert "identity.linked" in actions(org)
 
 
-@pytest.mark.parametrize("case", ["owner", "member of two"])
-def test_an_owner_and_a_member_of_two_orgs_keep_their_password(
-    org: User, provider: IdentityProvider, app: Flask, register: Register, case: str
+@pytest.mark.parametrize("case", ["owner", "operator", "member of two"])
+def test_those_who_need_a_password_elsewhere_keep_it(
+    org: User,
+    provider: IdentityProvider,
+    app: Flask,
+    register: Register,
+    connections: Connections,
+    case: str,
 ) -> None:
-    """The one for a provider that is out of order, the other since that is another org's, too."""
-    user = register(org_of=org, role="owner") if case == "owner" else register()
-    if case != "owner":
+    """An owner for a provider that is out of order, an operator to be one, a member of another org
+    since that has no part in this.
+    """
+    roles = {"owner": "owner", "operator": "member"}
+    user = register(org_of=org, role=roles[case]) if case in roles else register()
+    if case == "operator":
+        with connections.transaction() as tx:
+            operators.add(tx, user.id)
+    if case == "member of two":
         name = {"name": "x", "role": "member"}
         token = (org.post(f"/v1/orgs/{org.org_id}/invitations", name).json or {})["token"]
         body = {"login": user.login, "password": PASSWORD, "invitation": token}
