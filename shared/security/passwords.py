@@ -17,9 +17,13 @@ def hash_(password: str) -> str:
 
 
 def verify(password: str, hash_of_it: str | None) -> bool:
-    """Return whether it is the password; without a hash this takes as long, and is False."""
-    expected = hash_of_it or _hash_of_nothing()
-    return _THREADS.call(_matches, expected, password) and hash_of_it is not None
+    """Return whether it is the password; without a hash this takes as long, and is False.
+
+    What is no hash of argon2, such as the mark of users without a password, counts as none.
+    """
+    expected = hash_of_it if (hash_of_it or "").startswith("$argon2") else None
+    is_it = _THREADS.call(_matches, expected or _hash_of_nothing(), password)
+    return is_it and expected is not None
 
 
 def _matches(hash_of_it: str, password: str) -> bool:

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
+from arkloop.shared.accounts import accounts
 from arkloop.shared.security import passwords
 
 pytestmark = pytest.mark.processes
@@ -31,6 +33,23 @@ def test_nothing_matches_no_hash() -> None:
     assert not passwords.verify("a password", "")
     assert not passwords.verify("a password", "$argon2id$nonsense")
     assert not passwords.verify("nobody's password", None)
+    assert not passwords.verify("nobody's password", accounts.NO_PASSWORD)
+
+
+@pytest.mark.parametrize("hash_", [None, "", accounts.NO_PASSWORD])
+def test_no_hash_takes_as_long_as_a_hash(hash_: str | None) -> None:
+    """The time of a login does not reveal whether there is a user, or one with a password."""
+    known = passwords.hash_("a password")
+
+    def seconds(of: str | None) -> float:
+        # Of all threads of this process, for the hash has its own; not of the machine's others.
+        began = time.process_time()
+        passwords.verify("another password", of)
+        return time.process_time() - began
+
+    times = [(seconds(hash_), seconds(known)) for _ in range(5)]
+    without, with_ = map(min, zip(*times, strict=True))
+    assert without > with_ / 2
 
 
 def test_hashing_does_not_stop_the_other_greenlets() -> None:
