@@ -22,7 +22,7 @@ from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body, read_object
 from arkloop.api.http.schema import Schema
-from arkloop.shared.accounts import accounts, invitations, sessions
+from arkloop.shared.accounts import accounts, credentials, invitations, sessions
 from arkloop.shared.accounts.sessions import Session
 from arkloop.shared.billing import credits
 from arkloop.shared.errors import (
@@ -149,6 +149,7 @@ def login() -> Response:
         raise Unauthorized("Wrong login or password.")
     password_attempts().forget(name)
     with connections().transaction() as tx:
+        accounts.hold_password(tx.sql, user.id, user.password_hash)
         org_id = user.org_id
         if body["invitation"] is not None:
             org_id = invitations.accept(tx, body["invitation"], user.id)
@@ -209,6 +210,8 @@ def change_password() -> Response:
     password_hash = passwords.hash_(body["new"])
     # The user's logins in all their orgs end.
     with connections_of_service().transaction() as tx:
+        accounts.hold_password(tx.sql, user.id, user.password_hash)
+        credentials.permissions_now(tx.sql, actor())
         accounts.change_password(
             tx, user_id=user.id, password_hash=password_hash, keep_session=session_id
         )

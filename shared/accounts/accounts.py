@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from arkloop.shared.accounts import operators, sessions, suspensions
-from arkloop.shared.errors import LoginTaken
+from arkloop.shared.errors import LoginTaken, Unauthorized
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import (
@@ -245,6 +245,19 @@ def change_password(
     end_password_reset(tx, user_id)
     others = [] if keep_session is None else [refresh_tokens.c.family_id != keep_session]
     sessions.revoke(tx, refresh_tokens.c.user_id == user_id, *others)
+
+
+def hold_password(sql: Connection, user_id: UUID, verified: str | None) -> None:
+    """Keep a password that was verified from being changed until the transaction ends.
+
+    `verified` is the hash that it was compared with.
+
+    Raises:
+        Unauthorized: it was changed meanwhile.
+    """
+    held = select(users.c.password_hash).where(users.c.id == user_id).with_for_update()
+    if sql.scalar(held) != verified:
+        raise Unauthorized("Wrong login or password.")
 
 
 def end_password_reset(tx: Transaction, user_id: UUID) -> None:

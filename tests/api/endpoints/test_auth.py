@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from arkloop.api.app import create_app
+from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import users
 from tests.api.endpoints.sessions_of_users import me
@@ -271,6 +274,30 @@ def test_a_new_password_ends_the_other_logins(alice: User, client: FlaskClient) 
     assert 401 == client.post("/v1/auth/refresh").status_code
     assert 200 == alice.get("/v1/me").status_code
     assert 200 == alice.client.post("/v1/auth/refresh").status_code
+
+
+@pytest.mark.parametrize("path", ["login", "password"])
+def test_a_new_password_ends_what_the_old_one_is_good_for(
+    alice: User, app: Flask, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A request of a thief whose password was right when it was verified comes to nothing."""
+    client, login = app.test_client(), {"login": alice.login, "password": PASSWORD}
+    answer = client.post("/v1/auth/login", json=login).json or {}
+    headers = {"Authorization": f"Bearer {answer['access_token']}"}
+    body = login if path == "login" else {"current": PASSWORD, "new": "that of the thief"}
+    verify, new = passwords.verify, {"current": PASSWORD, "new": "another password"}
+
+    def verify_and_change(password: str, hash_: str | None) -> bool:
+        monkeypatch.setattr(passwords, "verify", verify)
+        is_right = verify(password, hash_)
+        with ThreadPoolExecutor(1) as other:  # another request, in another context
+            assert 200 == other.submit(alice.post, "/v1/auth/password", new).result().status_code
+        return is_right
+
+    monkeypatch.setattr(passwords, "verify", verify_and_change)
+    assert 401 == client.post(f"/v1/auth/{path}", json=body, headers=headers).status_code
+    login = {**login, "password": "another password"}
+    assert 200 == client.post("/v1/auth/login", json=login).status_code
 
 
 @pytest.mark.parametrize(
