@@ -12,6 +12,7 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.billing import credits as ledger
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
 
 
 @click.group()
@@ -48,7 +49,7 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
 @org_option
 def show(database_url: str, org: str) -> None:
     """Print the balance, what runs have reserved of it, and the accounts of the ledger, as JSON."""
-    with database(database_url) as connections, connections.reading() as sql:
+    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
         org_id = find_org(sql, org)
         has = ledger.balance(sql, org_id)
         accounts = ledger.accounts(sql, org_id)
@@ -69,7 +70,7 @@ def check(database_url: str) -> None:
 
     The line has the organization's id, its balance and the sum, in credits.
     """
-    with database(database_url) as connections, connections.reading() as sql:
+    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
         wrong = ledger.check(sql)
     for org_id, balance, total in wrong:
         print_line(f"{org_id}  {balance}  {total}")

@@ -123,9 +123,7 @@ def _exchange(
     with aborting(backend.cut):
         timer.start()
         try:
-            response = _response(
-                method, target, backend, headers, body, seconds, most_bytes, began
-            )
+            response = _response(method, target, backend, headers, body, seconds, most_bytes, began)
             if late.is_set():  # a body of no stated length that was cut is just over
                 raise Lost(LATE, status)
             return response

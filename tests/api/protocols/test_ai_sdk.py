@@ -223,9 +223,7 @@ def test_a_late_answer_is_refused_if_it_is_another_one(alice: User, runs: Stored
     assert (409, "input.stale") == error_of(given("no"))
 
 
-def test_an_answer_to_a_run_that_was_cancelled_shows_its_end(
-    alice: User, runs: StoredRuns
-) -> None:
+def test_an_answer_to_a_run_that_was_cancelled_shows_its_end(alice: User, runs: StoredRuns) -> None:
     """The page learns from the stream what came of the run."""
     chat = new_id()
     run_id = UUID(run_of(post(alice, message(), chat=chat)))
