@@ -192,31 +192,35 @@ def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -
     assert other != person
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
 def test_a_refreshed_token_outlives_the_call_that_refreshed_it(
-    vault: Secured, system: System
+    vault: Secured, system: System, is_cancelled: bool
 ) -> None:
-    """It is stored before the call ends: the old one cannot be refreshed any more."""
-    run_id = vault.run(end_user_id="cancels")
+    """It is stored at once, for other runs, and in any case: the old one is of no use any more."""
+    end_user = f"cancels {is_cancelled}"
+    run_id = vault.run(end_user_id=end_user)
     authorize(vault.owner, vault.page(run_id))
     [person] = vault.outputs(run_id)
 
     def obtained_at() -> datetime:
-        query = text("SELECT obtained_at FROM mcp_grants WHERE owner = 'end_user:cancels'")
+        query = text("SELECT obtained_at FROM mcp_grants WHERE owner = :owner")
         with system.connections.reading() as sql:
-            found: datetime = sql.execute(query).scalar_one()
+            values = {"owner": f"end_user:{end_user}"}
+            found: datetime = sql.execute(query, values).scalar_one()
         return found
 
     before = obtained_at()
     httpx.post(f"{vault.url}/revoke", params={"what": "access"}, trust_env=False)
     (vault.folder / "slow").touch()
     try:
-        run_id = vault.run(end_user_id="cancels")
+        run_id = vault.run(end_user_id=end_user)
         eventually(lambda: 2 == vault.log().count(f"called {person}"), seconds=60)
-        vault.owner.cancel(run_id)
+        if is_cancelled:
+            vault.owner.cancel(run_id)
         eventually(lambda: obtained_at() > before)
     finally:
         (vault.folder / "slow").unlink()
-    assert "cancelled" == vault.owner.ended(run_id)["status"]
+    assert ("cancelled" if is_cancelled else "completed") == vault.owner.ended(run_id)["status"]
 
 
 def test_no_token_is_seen_outside_of_what_is_sealed(vault: Secured, system: System) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
@@ -197,6 +198,21 @@ class McpClient:
     ) -> Mapping[str, Any]:
         pending = Pending(on_progress)
         given = None if access is None else access.fields()
+
+        kept: Mapping[str, Any] | None = None
+
+        def keep() -> None:
+            nonlocal kept
+            grant = pending.grant
+            if access is not None and grant is not None and grant is not kept:
+                access.keep(grant)
+                kept = grant
+
+        def keep_now() -> None:
+            # Others that use what it replaces would fail; without the database it is kept later.
+            with contextlib.suppress(Unavailable):
+                keep()
+
         try:
             with contextlib.ExitStack() as stack:
                 if context is not None:
@@ -206,12 +222,11 @@ class McpClient:
                 server_fields = server.to_json()
                 fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
                 with sidecar.asking(fields, pending):
-                    if not pending.wait(seconds + GRACE_SECONDS):
+                    if not pending.wait(seconds + GRACE_SECONDS, keep_now):
                         sidecar.end()
                 self._note_held(sidecar, request.get("held"), pending.answer, run_id)
         finally:
-            if access is not None and pending.grant is not None:
-                access.keep(pending.grant)  # the one before may be of no use any more
+            keep()  # also where the run has to stop
         return _checked(pending.answer)
 
     def _note_held(

@@ -29,12 +29,14 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 class Pending:
     """A request; `answer` is None where the sidecar was lost.
 
-    `grant` is the access that it has led to, which has to be stored.
+    `grant` is the newest access that it has led to, which has to be stored.
     `on_progress` is called with each report of its progress, by the thread that reads answers.
     """
 
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    #: Set with each grant, and at the end.
+    news: threading.Event = field(default_factory=threading.Event)
     answer: Mapping[str, Any] | None = None
     grant: Mapping[str, Any] | None = None
     heard_at: float = field(default_factory=time.monotonic)
@@ -42,17 +44,29 @@ class Pending:
     def resolve(self, answer: Mapping[str, Any] | None) -> None:
         self.answer = answer
         self.done.set()
+        self.news.set()
+
+    def hand_over(self, grant: Mapping[str, Any]) -> None:
+        self.grant = grant
+        self.news.set()
 
     def report(self, progress: Mapping[str, Any]) -> None:
         self.heard_at = time.monotonic()
         if self.on_progress is not None:
             self.on_progress(progress)
 
-    def wait(self, silent_seconds: float) -> bool:
-        """Wait for the answer; False if nothing was heard for this time."""
-        while not self.done.wait(max(0.0, self.heard_at + silent_seconds - time.monotonic())):
-            if time.monotonic() >= self.heard_at + silent_seconds:
+    def wait(self, silent_seconds: float, on_grant: Callable[[], None]) -> bool:
+        """Wait for the answer, and call `on_grant` for each grant that comes before it.
+
+        False if nothing was heard for this time.
+        """
+        while not self.done.is_set():
+            left = self.heard_at + silent_seconds - time.monotonic()
+            if left <= 0:
                 return False
+            if self.news.wait(left):
+                self.news.clear()
+                on_grant()
         return True
 
 
@@ -207,6 +221,6 @@ class OrgSidecar:
         if pending is not None and is_over:
             pending.resolve(answer)
         elif pending is not None and "grant" in answer:
-            pending.grant = answer["grant"]
+            pending.hand_over(answer["grant"])
         elif pending is not None:
             pending.report(answer["progress"])
