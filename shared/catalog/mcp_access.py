@@ -184,6 +184,19 @@ def open_request(
     return _open(sql, settings, sealed, org_id, REQUEST_PURPOSE)
 
 
+def hold_open(sql: Connection, config_id: UUID, run_id: UUID) -> bool:
+    """Keep the run's open request from being answered or closed until the transaction ends.
+
+    False if it has none: it was answered or closed before.
+    """
+    held = select(mcp_authorizations.c.state_hash).where(
+        _of_config(config_id),
+        mcp_authorizations.c.run_id == run_id,
+        mcp_authorizations.c.answered_at.is_(None),
+    )
+    return sql.scalar(held.with_for_update(read=True)) is not None
+
+
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
     """Return the addresses that an admin has to visit for these servers, by their configs."""
     pages = {}

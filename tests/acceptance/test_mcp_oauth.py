@@ -165,6 +165,27 @@ def test_runs_that_wait_together_need_one_visit(vault: Secured) -> None:
     vault.owner.cancel(other)
 
 
+def test_access_that_is_authorized_before_a_run_waits_for_it_is_enough(
+    vault: Secured, system: System
+) -> None:
+    """Another call of its turn takes longer than the visit of another run's page."""
+    first = vault.run(end_user_id="early")
+    page = vault.page(first)
+    slow = {"tool": "sleep", "args": {"seconds": 3}}
+    second = vault.run({"tools": [WHOAMI, slow]}, end_user_id="early")
+
+    def pages() -> int:
+        query = text("SELECT count(*) FROM mcp_authorizations WHERE owner = 'end_user:early'")
+        with system.connections.reading() as sql:
+            count: int = sql.execute(query).scalar_one()
+        return count
+
+    eventually(lambda: 2 == pages(), seconds=60)
+    authorize(vault.owner, page)
+
+    assert vault.outputs(first) == vault.outputs(second)[:1]
+
+
 def test_calls_of_one_turn_ask_once(vault: Secured) -> None:
     """Both are made after the same visit, with the token that one of them gets for the code."""
     run_id = vault.run({"tools": [WHOAMI, WHOAMI]}, end_user_id="twice")

@@ -80,6 +80,7 @@ def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> Wa
         schema=asked.get("schema"),
         url=asked.get("url"),
         is_held=request.held is not None,
+        gives_access=bool(asked.get("is_shared")),
     )
 
 

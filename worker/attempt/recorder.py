@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from arkloop.shared import fault_points, ids, metrics
+from arkloop.shared.catalog import mcp_access
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RunError
-from arkloop.shared.runs import claims, endings
+from arkloop.shared.runs import claims, commands, endings
 from arkloop.shared.runs.endings import Ending
 from arkloop.shared.runs.states import ResultSource, RunState
-from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
 from arkloop.worker.contract.outcomes import WaitForInput
@@ -162,17 +163,22 @@ class Recorder:
         if wait.persona.on_input_expired != "fail":
             shown["on_expiry"] = wait.persona.on_input_expired
         with self._withdrawn([types.RunWaitingForInput(**request)]) as batch:
-            batch.is_stored = run.write(
-                self._connections.transaction,
-                lambda tx: claims.park(
+
+            def park(tx: Transaction) -> bool:
+                has_page = _has_page(tx, run.claim.run_id, wait)
+                is_parked = claims.park(
                     tx,
                     run.claim,
                     batch.events,
                     pending_input={k: v for k, v in shown.items() if v is not None},
                     expires_at=wait.next_expires_at(now),
                     totals=run.totals,
-                ),
-            )
+                )
+                if is_parked and not has_page:
+                    commands.answer_visit(tx, run.claim.run_id, wait.url or "", is_accepted=True)
+                return is_parked
+
+            batch.is_stored = run.write(self._connections.transaction, park)
         fault_points.reach("worker.parked")
         return batch.is_stored
 
@@ -217,3 +223,13 @@ class Recorder:
     def _cancelled_for(self) -> tuple[UUID | None, UUID | None, str | None]:
         with self._connections.reading() as sql:
             return claims.cancelled_for(sql, self._run.claim)
+
+
+def _has_page(tx: Transaction, run_id: UUID, wait: WaitForInput) -> bool:
+    """Return whether the page that the call asked for is still open, and keep it open.
+
+    Other calls of the turn may have taken their time; another run's page is enough for both.
+    """
+    if not wait.gives_access or wait.mcp_tool is None:
+        return True
+    return mcp_access.hold_open(tx.sql, UUID(wait.mcp_tool["config_id"]), run_id)

@@ -169,6 +169,7 @@ class WaitForInput(StopRun):
     `tool_name`, `arguments` and `mcp_tool` are those of the call in question, `calls` those whose
     results are missing and `identity` that of their run, `schema` is that of a form and `url` a
     page to visit. `is_held`: the call is in progress meanwhile, in this process, and not for long.
+    `gives_access`: the page is where access to the tool's server is authorized.
     """
 
     persona: Persona
@@ -184,6 +185,7 @@ class WaitForInput(StopRun):
     url: str | None = None
     identity: Mapping[str, Any] | None = None
     is_held: bool = False
+    gives_access: bool = False
 
     def expires_at(self, now: datetime) -> datetime:
         """Return until when a run that waits from now on waits for all that is missing."""
