@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    delete,
+    func,
+    select,
+    union_all,
+    update,
+)
 
 from arkloop.shared.billing import spending
 from arkloop.shared.delivery import deliveries
+from arkloop.shared.runs import places
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -57,9 +67,12 @@ def of_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Conversation
     whose = {"org_id": org_id, "end_user_id": end_user_id, "user_id": None}
     thread_ids = sql.exec_driver_sql(_THREADS, whose).scalars().all()
     elsewhere = {"org_id": org_id, "end_user_id": end_user_id, "thread_ids": list(thread_ids)}
-    single = sql.exec_driver_sql(_RUNS_ELSEWHERE, elsewhere).all()
-    message_ids = {message_id for run in single for message_id in run.message_ids or ()}
-    return Conversations(thread_ids, [run.id for run in single], sorted(message_ids))
+    single = sql.exec_driver_sql(_RUNS_ELSEWHERE, {**elsewhere, "slot": places.SLOT}).all()
+    return Conversations(
+        thread_ids,
+        run_ids=sorted({row.run_id for row in single} - {None}),
+        message_ids=sorted({row.message_id for row in single} - {None}),
+    )
 
 
 def of_user(sql: Connection, user_id: UUID) -> Conversations:
@@ -137,7 +150,8 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
 
 def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
     """Return the runs of others whose stored prompts may have messages of the single runs."""
-    return sql.exec_driver_sql(_PROMPTED_LATER, {"run_ids": list(found.run_ids)}).scalars().all()
+    theirs = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
+    return sql.exec_driver_sql(_PROMPTED_LATER, theirs).scalars().all()
 
 
 def forget_prompts(tx: Transaction, run_ids: Sequence[UUID]) -> None:
@@ -151,9 +165,17 @@ def delete_single(tx: Transaction, found: Conversations) -> None:
     summaries of these messages, and prompts.
     """
     forget_prompts(tx, prompted_later(tx.sql, found))
-    has_theirs = thread_contexts.c.upto_position >= runs.c.position - 1
-    summed_up = (runs.c.thread_id == thread_contexts.c.thread_id) & has_theirs
-    tx.sql.execute(delete(thread_contexts).where(runs.c.id.in_(found.run_ids), summed_up))
+    theirs = union_all(
+        select(runs.c.thread_id, runs.c.position - 1).where(runs.c.id.in_(found.run_ids)),
+        select(messages.c.thread_id, messages.c.position).where(
+            messages.c.id.in_(found.message_ids)
+        ),
+    ).subquery("theirs")
+    thread_id, position = theirs.c
+    summed_up = (thread_id == thread_contexts.c.thread_id) & (
+        position <= thread_contexts.c.upto_position
+    )
+    tx.sql.execute(delete(thread_contexts).where(summed_up))
     gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])

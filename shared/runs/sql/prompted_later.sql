@@ -1,8 +1,11 @@
 -- The runs whose prompts may have what an end user said in threads of others: those after the first
--- run of theirs in such a thread, with their sub-runs. Only those that still have prompts.
+-- run or message of theirs in such a thread, with their sub-runs. Only those that still have prompts.
 WITH RECURSIVE began AS (
-    SELECT thread_id, min(position) AS position
-    FROM runs WHERE id = ANY(%(run_ids)s) GROUP BY thread_id
+    SELECT thread_id, min(position) AS position FROM (
+        SELECT thread_id, position FROM runs WHERE id = ANY(%(run_ids)s)
+        UNION ALL
+        SELECT thread_id, position FROM messages WHERE id = ANY(%(message_ids)s)
+    ) AS theirs GROUP BY thread_id
 ), later AS (
     SELECT r.id FROM began b JOIN runs r ON r.thread_id = b.thread_id AND r.position > b.position
     UNION

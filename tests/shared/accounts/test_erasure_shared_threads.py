@@ -1,0 +1,178 @@
+"""The export and the erasure of what an end user has said in threads that are not theirs."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import insert, select
+
+from arkloop.shared.accounts import erasure
+from arkloop.shared.accounts.erasure import RunsGoOn
+from arkloop.shared.events.types import RunSteered
+from arkloop.shared.runs import creation, sweep
+from arkloop.shared.runs.creation import Created
+from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.storage.tables.threads import messages, thread_contexts
+from tests.clients import User
+from tests.end_users import ANN, BOB
+from tests.shared.runs.busy_thread import LATER, BusyThread
+from tests.shared.runs.test_endings import cancelled, completed
+from tests.stored_runs import StoredRuns
+
+
+@pytest.fixture
+def thread(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) -> BusyThread:
+    """A thread of no end user's; an erasure waits for no run in it."""
+    monkeypatch.setattr(erasure, "RUNS_END_SECONDS", 0)
+    return BusyThread(stored)
+
+
+def exported(thread: BusyThread, end_user_id: str = ANN) -> list[str]:
+    """Return the messages that the export of an end user has."""
+    with thread.stored.connections.reading() as sql:
+        entries = list(erasure.export_end_user(sql, thread.stored.actor.org_id, end_user_id))
+    return [entry["content"] for entry in entries if entry["type"] == "message"]
+
+
+def erase(thread: BusyThread, end_user_id: str = ANN) -> None:
+    erasure.erase_end_user(thread.stored.connections, thread.stored.actor.org_id, end_user_id)
+
+
+def kept(thread: BusyThread) -> list[str]:
+    """Return all messages of the thread, those too that no list shows."""
+    of_thread = select(messages.c.content).where(messages.c.thread_id == thread.id)
+    with thread.stored.connections.reading() as sql:
+        return list(sql.scalars(of_thread.order_by(messages.c.position)))
+
+
+@pytest.mark.parametrize("more", [{}, {"not_before": LATER}], ids=["pending", "scheduled"])
+def test_a_message_that_waited_is_erased(thread: BusyThread, more: dict[str, Any]) -> None:
+    """The erasure cancels its run, which leaves it where it has waited; others go on waiting."""
+    thread.say("theirs")
+    thread.say("Ann waits", end_user_id=ANN, **more)
+    thread.say("another waits")
+    assert ["Ann waits"] == exported(thread)
+
+    with pytest.raises(RunsGoOn):
+        erase(thread)
+    sweep.sweep(thread.stored.connections)
+    erase(thread)
+
+    assert ["theirs", "another waits"] == kept(thread)
+
+
+def test_all_messages_of_a_merged_run_are_erased(thread: BusyThread) -> None:
+    """What others have posted before it is no part of the run."""
+    first = thread.say("theirs")
+    merged = [thread.say(text, "merge", end_user_id=ANN) for text in ("one", "two", "three")]
+    thread.answer(first.run_id, "answer")
+    thread.answer(merged[0].run_id, "to Ann")
+    assert ["one", "two", "three", "to Ann"] == exported(thread)
+
+    erase(thread)
+
+    assert ["theirs", "answer"] == kept(thread)
+
+
+def test_what_others_have_posted_before_a_run_is_kept(thread: BusyThread, alice: User) -> None:
+    """A run with a message of its own has no other; one without has all that it answers."""
+    alice.say(str(thread.id), "somebody asks")
+    thread.answer(thread.say("Ann asks", end_user_id=ANN).run_id, "to Ann")
+    for text in ("Bob begins", "Bob ends"):
+        alice.say(str(thread.id), text)
+    run_id = thread.stored.create(thread.id, end_user_id=BOB)
+    assert ["Ann asks", "to Ann"] == exported(thread)
+    assert ["Bob begins", "Bob ends"] == exported(thread, BOB)
+    thread.answer(run_id, "to Bob")
+
+    erase(thread)
+    erase(thread, BOB)
+
+    assert ["somebody asks"] == kept(thread)
+
+
+def steer(thread: BusyThread, run_id: UUID, text: str) -> Created:
+    """Send a message to the active run, and deliver it as the run's worker does."""
+    made = thread.say(text, "steer", end_user_id=ANN)
+    assert made.offered is not None
+    thread.stored.write(thread.claims[run_id], RunSteered(str(made.offered[0]), text))
+    return made
+
+
+def summarize(thread: BusyThread, upto_position: int) -> None:
+    point = {"window_tokens": 0, "upto_position": upto_position, "upto_seq": 0}
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(
+            insert(thread_contexts).values(
+                thread_id=thread.id, dropped_messages=1, summary="Ann asked.", **point
+            )
+        )
+
+
+@pytest.mark.parametrize("then", ["kept", "retried", "rolled back"])
+def test_a_steered_run_is_erased_with_its_question(
+    thread: BusyThread, alice: User, then: str
+) -> None:
+    """What somebody has posted in the meantime stands between them, and is kept."""
+    made = thread.say("Ann asks", end_user_id=ANN)
+    claim = thread.claim(made.run_id)
+    steer(thread, made.run_id, "more")
+    alice.say(str(thread.id), "somebody else asks")
+    if then == "rolled back":
+        thread.say("another way", "rollback")
+        assert Outcome.ENDED == thread.end(thread.ending(cancelled, claim))
+    else:
+        assert Outcome.ENDED == thread.end(thread.ending(completed, claim, "to Ann"))
+    if then == "retried":
+        with thread.stored.connections.transaction() as tx:
+            creation.retry(
+                tx, thread.stored.actor, thread.id, thread.stored.catalog(), trace_id="0" * 32
+            )
+    answers = [] if then == "rolled back" else ["to Ann"]
+    assert ["Ann asks", "more", *answers] == exported(thread)
+    summarize(thread, 2)
+
+    if then == "retried":
+        with pytest.raises(RunsGoOn):
+            erase(thread)
+        sweep.sweep(thread.stored.connections)
+    erase(thread)
+
+    others = ["another way"] if then == "rolled back" else []
+    assert ["somebody else asks", *others] == kept(thread)
+    with thread.stored.connections.reading() as sql:
+        of_thread = thread_contexts.c.thread_id == thread.id
+        assert [] == sql.execute(select(thread_contexts).where(of_thread)).all()
+
+
+def test_a_message_that_is_offered_to_another_s_run_is_erased(thread: BusyThread) -> None:
+    """It becomes no run when that one ends."""
+    made = thread.say("theirs")
+    thread.claim(made.run_id)
+    thread.say("Ann steers", "steer", end_user_id=ANN)
+    assert ["Ann steers"] == exported(thread)
+
+    erase(thread)
+    ending = thread.ending(completed, thread.claims[made.run_id], "answer")
+
+    assert Outcome.ENDED == thread.end(ending)
+    assert ["theirs", "answer"] == kept(thread)
+    assert ["completed"] == thread.states()
+
+
+def test_a_run_that_has_taken_another_s_message_leaves_it(thread: BusyThread) -> None:
+    """The later one of two people who interrupt a run has a run that begins with both messages."""
+    active = thread.say("theirs")
+    claim = thread.claim(active.run_id)
+    thread.say("Ann interrupts", "interrupt", end_user_id=ANN)
+    by_bob = thread.say("Bob, too", "interrupt", end_user_id=BOB)
+    assert ["Ann interrupts"] == exported(thread)
+    assert ["Bob, too"] == exported(thread, BOB)
+    assert Outcome.ENDED == thread.end(thread.ending(cancelled, claim))
+    thread.answer(by_bob.run_id, "to Bob")
+    assert ["Ann interrupts"] == exported(thread)
+    assert ["Bob, too", "to Bob"] == exported(thread, BOB)
+
+    erase(thread)
+
+    assert ["theirs", "Bob, too", "to Bob"] == kept(thread)
