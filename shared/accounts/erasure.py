@@ -5,7 +5,7 @@ by the next. It leaves a record of numbers.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -83,7 +83,8 @@ def export_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Iterator
     """Yield threads, messages, runs and files of an end user of the org."""
     found = personal_data.of_end_user(sql, org_id, end_user_id)
     yield from personal_data.exported(sql, found)
-    for file in files.of_end_user(sql, org_id, end_user_id):
+    named = personal_data.file_ids(sql, found)
+    for file in files.of_end_user(sql, org_id, end_user_id, named):
         yield {"type": "file", **file._mapping}
 
 
@@ -98,14 +99,16 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         return personal_data.of_end_user(sql, org_id, end_user_id)
 
     erased = Erased()
-    _erase_threads(connections, find, erased)
+    whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
+    _erase_threads(connections, find, erased, whose)
     _forget_prompts(connections, find)
     with connections.transaction() as tx:
         found = find(tx.sql)
+        file_ids = personal_data.file_ids(tx.sql, found)
         personal_data.delete_single(tx, found)
         erased.runs += len(found.run_ids)
         erased.messages += len(found.message_ids)
-        erased.files = files.remove_all(tx, org_id=org_id, end_user_id=end_user_id)
+        erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
         usage_reports.forget_end_user(tx, org_id, end_user_id)
         budget_limits.forget_end_user(tx, org_id, end_user_id)
         deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
@@ -133,7 +136,7 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
         return personal_data.of_user(sql, user_id)
 
     erased = Erased()
-    _erase_threads(connections, find, erased, created_by=user_id)
+    _erase_threads(connections, find, erased, {"created_by_user_id": user_id})
     with connections.transaction() as tx:
         _take_name_off(tx, user_id)
         return _recorded(tx, erased, kind="user", user_id=user_id)
@@ -143,14 +146,15 @@ def _erase_threads(
     connections: Connections,
     find: Callable[[Connection], Conversations],
     erased: Erased,
-    created_by: UUID | None = None,
+    whose: Mapping[str, Any],
 ) -> None:
+    """Delete the threads, with the files of theirs that `files.remove_all` finds by `whose`."""
     deadline = time.monotonic() + RUNS_END_SECONDS
     while True:
         with connections.transaction() as tx:
             found = find(tx.sql)
             unended = personal_data.cancel(tx, found)
-        if not unended and _delete_threads(connections, found, erased, created_by):
+        if not unended and _delete_threads(connections, found, erased, whose):
             return
         if time.monotonic() > deadline:
             raise RunsGoOn()
@@ -158,20 +162,18 @@ def _erase_threads(
 
 
 def _delete_threads(
-    connections: Connections, found: Conversations, erased: Erased, created_by: UUID | None
+    connections: Connections, found: Conversations, erased: Erased, whose: Mapping[str, Any]
 ) -> bool:
     """Delete the threads, some in each transaction; False if a run has begun in the meantime."""
     for start in range(0, len(found.thread_ids), THREADS_AT_ONCE):
         some = found.thread_ids[start : start + THREADS_AT_ONCE]
         with connections.transaction() as tx:
-            file_ids = () if created_by is None else personal_data.file_ids(tx.sql, some)
+            file_ids = personal_data.file_ids(tx.sql, Conversations(some))
             deleted = personal_data.delete_threads(tx, some)
             if deleted is None:
                 return False
             if file_ids:
-                erased.files += files.remove_all(
-                    tx, created_by_user_id=created_by, file_ids=file_ids
-                )
+                erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
         erased.threads += len(some)
         erased.messages += deleted[0]
         erased.runs += deleted[1]

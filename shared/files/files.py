@@ -107,11 +107,16 @@ def of_ids(
     return list(sql.execute(query))
 
 
-def of_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> list[Row[Any]]:
-    """List the files of an end user: id, name, media_type, size and created_at."""
+def of_end_user(
+    sql: Connection, org_id: UUID, end_user_id: str, also: Collection[UUID] = ()
+) -> list[Row[Any]]:
+    """List the files of an end user: id, name, media_type, size and created_at.
+
+    `also` are those of these ids that the org has for no end user.
+    """
     columns = (files.c.id, files.c.name, files.c.media_type, files.c.size, files.c.created_at)
-    is_theirs = (files.c.org_id == org_id) & (files.c.end_user_id == end_user_id)
-    return list(sql.execute(select(*columns).where(is_theirs, _is_alive()).order_by(files.c.id)))
+    which = _is_of_end_user(org_id, end_user_id, also)
+    return list(sql.execute(select(*columns).where(which, _is_alive()).order_by(files.c.id)))
 
 
 def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
@@ -133,11 +138,11 @@ def remove_all(
     created_by_user_id: UUID | None = None,
     file_ids: Collection[UUID] = (),
 ) -> int:
-    """Delete, as `remove` does, all files of an end user of the org, or those of the ids that the
-    user has created; returns how many.
+    """Delete, as `remove` does, all files of an end user of the org, with those of the ids that the
+    org has for no end user, or those of the ids that the user has created; returns how many.
     """
-    if end_user_id is not None:
-        which = (files.c.org_id == org_id) & (files.c.end_user_id == end_user_id)
+    if org_id is not None and end_user_id is not None:
+        which = _is_of_end_user(org_id, end_user_id, file_ids)
     else:
         which = files.c.id.in_(file_ids) & (files.c.created_by_user_id == created_by_user_id)
     removed = update(files).where(which, _is_alive()).values(expires_at=func.now())
@@ -153,6 +158,11 @@ def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:
 def forget(tx: Transaction, file_ids: Collection[UUID]) -> None:
     """Delete the rows of expired files, whose bytes are removed."""
     tx.sql.execute(delete(files).where(files.c.id.in_(file_ids), files.c.expires_at <= func.now()))
+
+
+def _is_of_end_user(org_id: UUID, end_user_id: str, also: Collection[UUID]) -> ColumnElement[bool]:
+    is_also = files.c.end_user_id.is_(None) & files.c.id.in_(also)
+    return (files.c.org_id == org_id) & ((files.c.end_user_id == end_user_id) | is_also)
 
 
 def _is_alive() -> ColumnElement[bool]:

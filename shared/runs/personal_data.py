@@ -123,10 +123,16 @@ def cancel(tx: Transaction, found: Conversations) -> int:
     return int(tx.sql.exec_driver_sql(_CANCEL, ids).scalar_one())
 
 
-def file_ids(sql: Connection, thread_ids: Sequence[UUID]) -> set[UUID]:
-    """Return the files that messages and tool results of these threads name."""
-    named = sql.exec_driver_sql(_FILES, {"thread_ids": list(thread_ids)}).scalars()
-    return {UUID(file_id) for file_id in named}
+def file_ids(sql: Connection, found: Conversations) -> set[UUID]:
+    """Return the files that messages and tool results of these conversations name, and others do
+    not.
+    """
+    theirs = {
+        "thread_ids": list(found.thread_ids),
+        "run_ids": list(found.run_ids),
+        "message_ids": list(found.message_ids),
+    }
+    return {UUID(file_id) for file_id in sql.exec_driver_sql(_FILES, theirs).scalars()}
 
 
 def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, int] | None:

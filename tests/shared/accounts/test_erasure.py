@@ -71,6 +71,17 @@ def add_file(connections: Connections, user: User, end_user_id: str | None, name
     return file_id
 
 
+def attach(user: User, thread_id: str, *file_ids: UUID) -> None:
+    parts = [{"type": "file", "file_id": str(file_id)} for file_id in file_ids]
+    said = user.post(f"/v1/threads/{thread_id}/messages", {"content": parts})
+    assert 201 == said.status_code, said.text
+
+
+def files_of(user: User, *file_ids: UUID) -> list[bool]:
+    """Return which of the files exist."""
+    return [200 == user.get(f"/v1/files/{file_id}").status_code for file_id in file_ids]
+
+
 def add_grant(connections: Connections, user: User, owner: str) -> None:
     made = user.post("/v1/mcp-configs", {"name": "vault", "url": "https://mcp.example.com/mcp"})
     assert made.json is not None, made.text
@@ -210,6 +221,48 @@ def test_an_export_has_all_of_an_end_user(connections: Connections, alice: User,
     of_threads = ["message", "message", "run", "run", "run", "thread", "thread"]
     assert ["answer", "file", *of_threads] == kinds(entries)
     assert {"completed"} == {entry["status"] for entry in entries if entry["type"] == "run"}
+
+
+def test_files_that_a_server_has_sent_for_an_end_user_are_theirs(
+    connections: Connections, alice: User, make_run: MakeRun
+) -> None:
+    """They have no end user: what only threads and messages of the end user name is theirs."""
+    names = ("in two threads", "in a message", "of everybody", "in a deleted thread")
+    own, single, manual, deleted = (add_file(connections, alice, None, name) for name in names)
+    bobs = add_file(connections, alice, "bob", "of Bob")
+    own_threads = [alice.thread(end_user_id="ann") for _ in range(2)]
+    attach(alice, own_threads[0], own, manual, bobs)
+    attach(alice, own_threads[1], own, deleted)
+    shared, gone = alice.thread(), alice.thread()
+    attach(alice, shared, single)
+    make_run(alice, shared, end_user_id="ann", position=2, **ENDED)
+    attach(alice, shared, manual)
+    attach(alice, gone, deleted)
+    alice.delete(f"/v1/threads/{gone}")
+
+    with connections.reading() as sql:
+        entries = list(erasure.export_end_user(sql, alice.org_id, "ann"))
+    record = erasure.erase_end_user(connections, alice.org_id, "ann")
+
+    exported = [entry["name"] for entry in entries if entry["type"] == "file"]
+    assert ["in two threads", "in a message", "in a deleted thread"] == exported
+    assert 3 == record["files"]
+    of_all = files_of(alice, own, single, deleted, manual, bobs)
+    assert [False, False, False, True, True] == of_all
+
+
+def test_a_file_of_an_erased_user_stays_in_a_shared_thread(
+    connections: Connections, alice: User, bob: User
+) -> None:
+    """What is named in private threads alone goes with them."""
+    private = bob.thread(is_private=True)
+    plan, diary = (add_file(connections, bob, None, name) for name in ("plan", "diary"))
+    attach(bob, private, plan, diary)
+    attach(bob, bob.thread(), plan)
+
+    erasure.erase_user(connections, bob.id)
+
+    assert [True, False] == files_of(alice, plan, diary)
 
 
 def test_an_active_run_is_cancelled_first(
