@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from flask import Response, jsonify, request
 
@@ -151,12 +151,8 @@ def check_key() -> str | None:
 
 
 def _sender() -> UUID:
-    """Return the id of the API key or the user, or one made of it for its end users' requests."""
     who = actor()
-    issuer = who.api_key_id or who.user_id
-    if who.end_user_id is None:
-        return issuer
-    return uuid5(issuer, json.dumps([who.end_user_id, str(who.thread_id)]))
+    return idempotency.sender(who.api_key_id or who.user_id, who.end_user_id, who.thread_id)
 
 
 def _stored(answer: Response, secrets: tuple[str, ...]) -> StoredAnswer:

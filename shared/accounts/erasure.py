@@ -5,7 +5,7 @@ by the next. It leaves a record of numbers.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -98,9 +98,13 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     def find(sql: Connection) -> Conversations:
         return personal_data.of_end_user(sql, org_id, end_user_id)
 
+    def forget_responses(tx: Transaction, thread_ids: Sequence[UUID | None]) -> None:
+        issuers = _issuers(tx.sql, org_id)
+        idempotency.forget_end_user(tx, org_id, end_user_id, issuers=issuers, thread_ids=thread_ids)
+
     erased = Erased()
     whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
-    _erase_threads(connections, find, erased, whose)
+    _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
     with connections.transaction() as tx:
         found = find(tx.sql)
@@ -109,6 +113,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         erased.runs += len(found.run_ids)
         erased.messages += len(found.message_ids)
         erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
+        forget_responses(tx, [None])
         usage_reports.forget_end_user(tx, org_id, end_user_id)
         budget_limits.forget_end_user(tx, org_id, end_user_id)
         deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
@@ -147,14 +152,18 @@ def _erase_threads(
     find: Callable[[Connection], Conversations],
     erased: Erased,
     whose: Mapping[str, Any],
+    also: Callable[[Transaction, Sequence[UUID]], None] | None = None,
 ) -> None:
-    """Delete the threads, with the files of theirs that `files.remove_all` finds by `whose`."""
+    """Delete the threads, with the files of theirs that `files.remove_all` finds by `whose`.
+
+    `also` is called with those that are deleted, in the transaction that does so.
+    """
     deadline = time.monotonic() + RUNS_END_SECONDS
     while True:
         with connections.transaction() as tx:
             found = find(tx.sql)
             unended = personal_data.cancel(tx, found)
-        if not unended and _delete_threads(connections, found, erased, whose):
+        if not unended and _delete_threads(connections, found, erased, whose, also):
             return
         if time.monotonic() > deadline:
             raise RunsGoOn()
@@ -162,7 +171,11 @@ def _erase_threads(
 
 
 def _delete_threads(
-    connections: Connections, found: Conversations, erased: Erased, whose: Mapping[str, Any]
+    connections: Connections,
+    found: Conversations,
+    erased: Erased,
+    whose: Mapping[str, Any],
+    also: Callable[[Transaction, Sequence[UUID]], None] | None,
 ) -> bool:
     """Delete the threads, some in each transaction; False if a run has begun in the meantime."""
     for start in range(0, len(found.thread_ids), THREADS_AT_ONCE):
@@ -174,6 +187,8 @@ def _delete_threads(
                 return False
             if file_ids:
                 erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
+            if also is not None:
+                also(tx, some)
         erased.threads += len(some)
         erased.messages += deleted[0]
         erased.runs += deleted[1]
@@ -190,6 +205,13 @@ def _forget_prompts(connections: Connections, find: Callable[[Connection], Conve
     for start in range(0, len(run_ids), RUNS_AT_ONCE):
         with connections.transaction() as tx:
             personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE])
+
+
+def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
+    """Return the API keys and users that can have issued client tokens of the org."""
+    of_org = sql.execute(select(keys.c.id, keys.c.user_id).where(keys.c.org_id == org_id))
+    members_now = select(memberships.c.user_id).where(memberships.c.org_id == org_id)
+    return {id_ for key in of_org for id_ in key} | {*sql.scalars(members_now)}
 
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:

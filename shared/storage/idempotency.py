@@ -6,12 +6,13 @@ key without an answer, and a crash leaves neither.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.errors import IdempotencyConflict
@@ -23,7 +24,7 @@ KEPT = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """A key means something only for one actor (the API key, else the user) at one path."""
+    """A key means something only for one actor, by `sender`, at one path."""
 
     org_id: UUID
     actor_id: UUID
@@ -42,6 +43,15 @@ class StoredAnswer:
     status: int
     headers: Mapping[str, str]
     body: str
+
+
+def sender(issuer: UUID, end_user_id: str | None, thread_id: UUID | None) -> UUID:
+    """Return the `actor_id` of an API key or user, or that of an end user for whom it has issued a
+    client token, perhaps for one thread.
+    """
+    if end_user_id is None:
+        return issuer
+    return uuid5(issuer, json.dumps([end_user_id, str(thread_id)]))
 
 
 def claim(tx: Transaction, scope: Scope) -> bool:
@@ -103,6 +113,25 @@ def delete_old(tx: Transaction, *, limit: int) -> int:
 def forget_actors(tx: Transaction, actor_ids: Collection[UUID]) -> None:
     """Delete the stored responses to these API keys or users."""
     tx.sql.execute(delete(idempotency_keys).where(idempotency_keys.c.actor_id.in_(actor_ids)))
+
+
+def forget_end_user(
+    tx: Transaction,
+    org_id: UUID,
+    end_user_id: str,
+    *,
+    issuers: Iterable[UUID],
+    thread_ids: Collection[UUID | None],
+) -> None:
+    """Delete the stored responses to an end user whose client tokens one of these API keys or users
+    has issued, for one of these threads or, with None, for no particular one.
+    """
+    senders = [
+        sender(issuer, end_user_id, thread_id) for issuer in issuers for thread_id in thread_ids
+    ]
+    # One parameter, however many they are.
+    of_theirs = idempotency_keys.c.actor_id == any_(literal(senders, ARRAY(Uuid())))
+    tx.sql.execute(delete(idempotency_keys).where(idempotency_keys.c.org_id == org_id, of_theirs))
 
 
 def _is(scope: Scope) -> tuple[ColumnElement[bool], ...]:
