@@ -123,7 +123,8 @@ class RequestBuilder:
         tokens = sent or max(self._tokens(route), limit or 0)
         self._count(route, tokens)
         # Without a number it is a guess, which must not replace what somebody knows.
-        is_of_model = not too_large.is_per_minute and bool(limit or not route.context_tokens)
+        may_guess = not (too_large.is_unclear or route.context_tokens)
+        is_of_model = not too_large.is_per_minute and bool(limit or may_guess)
         route = self._agent.chain.learn(
             limit or round(tokens * REFUSED_PART), is_of_model=is_of_model
         )

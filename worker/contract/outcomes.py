@@ -50,11 +50,13 @@ class TooLarge:
     """A request that the provider can never accept, with the numbers that it reported.
 
     `is_per_minute`: the limit is the account's tokens per minute; else it is the model's context.
+    `is_unclear`: it may be another limit, such as that of a proxy for the bytes of a body.
     """
 
     limit_tokens: int | None = None
     sent_tokens: int | None = None
     is_per_minute: bool = False
+    is_unclear: bool = False
 
 
 class ProviderError(RunFailure):

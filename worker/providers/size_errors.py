@@ -39,10 +39,13 @@ _CONTEXT = re.compile(
             r"prompt too long; exceeded",  # Ollama
             r"input is too long for requested model",  # Bedrock
             r"range of input length should be|prompt exceeds max length",  # Qwen, GLM
-            r"string_above_max_length|array_above_max_length",  # OpenAI
-            r"request_too_large|request exceeds the maximum size",  # Anthropic
         ]
     )
+)
+#: Of the request, and maybe not of its tokens: a field, the list of tools, the bytes of the body.
+_UNCLEAR = re.compile(
+    r"string_above_max_length|array_above_max_length"  # OpenAI
+    r"|request_too_large|request exceeds the maximum size"  # Anthropic
 )
 #: The tokens that were sent, without those of the answer; the first that fits.
 _SENT = (
@@ -81,11 +84,13 @@ def read(message: str, body: Any, status: int | None = None) -> TooLarge | None:
     error = body.get("error", body) if isinstance(body, Mapping) else None
     fields = error if isinstance(error, Mapping) else {}
     text = " ".join([message, *(str(fields.get(name)) for name in ("code", "type"))]).lower()
-    if status == 429 or (status != 413 and not _CONTEXT.search(text)):
+    is_of_context = _CONTEXT.search(text) is not None
+    if status == 429 or not (is_of_context or status == 413 or _UNCLEAR.search(text)):
         return None
     return TooLarge(
         limit_tokens=_field(fields, _LIMIT_FIELD) or _first(_LIMIT, text),
         sent_tokens=_field(fields, _SENT_FIELD) or _first(_SENT, text),
+        is_unclear=not is_of_context,
     )
 
 

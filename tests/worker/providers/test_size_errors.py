@@ -168,15 +168,29 @@ def test_numbers_may_be_fields_of_their_own() -> None:
     assert TooLarge(limit_tokens=256, sent_tokens=1407) == read(error["message"], error)
 
 
-@pytest.mark.parametrize("code", ["context_length_exceeded", "string_above_max_length"])
-def test_a_code_is_enough(code: str) -> None:
-    """An error code is sufficient, whatever the language of the message."""
-    assert TooLarge() == read("?", {"error": {"code": code, "message": "?"}})
+@pytest.mark.parametrize(
+    ("code", "is_unclear"),
+    [
+        ("context_length_exceeded", False),
+        ("string_above_max_length", True),
+        ("array_above_max_length", True),
+        ("request_too_large", True),
+    ],
+)
+def test_a_code_is_enough(code: str, is_unclear: bool) -> None:
+    """An error code is sufficient, whatever the language; some are of other limits, too."""
+    found = read("?", {"error": {"code": code, "message": "?"}})
+
+    assert TooLarge(is_unclear=is_unclear) == found
 
 
-def test_a_413_is_about_the_size_without_any_word() -> None:
-    """A proxy before the vendor may have sent it."""
-    assert TooLarge() == read("Request Entity Too Large", None, 413)
+@pytest.mark.parametrize(
+    ("message", "is_unclear"),
+    [("Request Entity Too Large", True), ("Please reduce the length of the messages.", False)],
+)
+def test_a_413_is_about_the_size_without_any_word(message: str, is_unclear: bool) -> None:
+    """A proxy before the vendor may have sent it: only words say that it is of the context."""
+    assert TooLarge(is_unclear=is_unclear) == read(message, None, 413)
 
 
 @pytest.mark.parametrize(
