@@ -8,6 +8,7 @@ from what the org has published. What another process changed is seen within
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyr
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.recent_reads import RecentReads
 from arkloop.shared.storage.tables.billing import budgets, credit_balances
+from arkloop.shared.times import now
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ class Catalog:
 
     connections: Connections
     routes_of_settings: Routes
+    _priced: tuple[date | None, Routes] = (None, {})
     _orgs: RecentReads[UUID, _OfOrg] = field(
         default_factory=lambda: RecentReads(CACHE_SECONDS, _MAX_ORGS)
     )
@@ -81,7 +84,7 @@ class Catalog:
 
     def route(self, org_id: UUID, route_id: str, *, sql: Connection | None = None) -> Route | None:
         """Return the org's or the server's route of this id, with its API key; None without one."""
-        return self._own_route(org_id, route_id, sql) or self.routes_of_settings.get(route_id)
+        return self._own_route(org_id, route_id, sql) or self._server_routes().get(route_id)
 
     def choose_route(
         self,
@@ -106,17 +109,17 @@ class Catalog:
         default = self._default(org_id, sql)
         if default is not None:
             return self._with_key(org_id, default)
-        server_default = model_routes.default_id(self.routes_of_settings)
+        server_default = model_routes.default_id(self._server_routes())
         if server_default is None:
             raise RouteNotFound(route_id=["No route is configured on this server."])
-        return self.routes_of_settings[server_default]
+        return self._server_routes()[server_default]
 
     def default_route_id(self, org_id: UUID) -> str | None:
         """Return the route of runs that name none, nor does their persona; None without one."""
         default = self._default(org_id, None)
         if default is not None:
             return default.route.id
-        return model_routes.default_id(self.routes_of_settings)
+        return model_routes.default_id(self._server_routes())
 
     def chain(self, org_id: UUID, persona: Persona, route_id: str) -> list[Route]:
         """Return the route and its fallbacks in their order, without those that no longer exist.
@@ -137,16 +140,23 @@ class Catalog:
             own = self._of(org_id).routes.values() if route.is_default else ()
             ranked = _by_priority([sealed.route for sealed in own])
         else:
-            default = model_routes.default_id(self.routes_of_settings)
-            server = self.routes_of_settings.values() if route.id == default else ()
+            default = model_routes.default_id(self._server_routes())
+            server = self._server_routes().values() if route.id == default else ()
             ranked = _by_priority(server)
         return [self.route(org_id, other.id) for other in ranked]
 
     def routes(self, org_id: UUID) -> list[Route]:
         """List all routes, the server's first, as they are now and without API keys."""
         own = self._read(org_id).routes.values()
-        of_server = [replace(route, api_key=None) for route in self.routes_of_settings.values()]
+        of_server = [replace(route, api_key=None) for route in self._server_routes().values()]
         return [*of_server, *(sealed.route for sealed in own)]
+
+    def _server_routes(self) -> Routes:
+        """Return the routes of the settings, with the price library's prices of today."""
+        today = now().date()
+        if self._priced[0] != today:
+            self._priced = (today, model_routes.priced_on(self.routes_of_settings, today))
+        return self._priced[1]
 
     # ---- personas ----
 
@@ -242,7 +252,7 @@ class Catalog:
 
     def _own_route(self, org_id: UUID, route_id: str, sql: Connection | None) -> Route | None:
         sealed = self._of(org_id, sql).routes.get(route_id)
-        if sealed is None and route_id not in self.routes_of_settings:
+        if sealed is None and route_id not in self._server_routes():
             sealed = self._read(org_id, sql).routes.get(route_id)
         return None if sealed is None else self._with_key(org_id, sealed)
 

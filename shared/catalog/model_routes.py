@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Route:
     api_version: str | None = None
     api_key: str | None = field(default=None, repr=False)  # or credentials, as a JSON object
     prices: Prices | None = None
+    has_library_prices: bool = False  # of one day: see `priced_on`
     max_output_tokens: int | None = None  # of one model call, where the persona sets none
     context_tokens: int | None = None  # of one call, input and output together
     first_byte_seconds: float = FIRST_BYTE_SECONDS  # until the response's body begins
@@ -193,11 +195,25 @@ def default_id(routes: Routes) -> str | None:
 def with_known_figures(route: Route) -> Route:
     """Complete the route with the price library's prices and context, where it has none itself."""
     about = (route.provider, route.model, route.address)
+    found = None if route.prices else prices.known(*about)
     return replace(
         route,
-        prices=route.prices or prices.known(*about),
+        prices=route.prices or found,
+        has_library_prices=found is not None,
         context_tokens=route.context_tokens or prices.context_tokens(*about),
     )
+
+
+def priced_on(routes: Routes, day: date) -> Routes:
+    """Return the routes with what the price library has for this day, in UTC: some prices end."""
+    return {id_: _priced_on(route, day) for id_, route in routes.items()}
+
+
+def _priced_on(route: Route, day: date) -> Route:
+    if not route.has_library_prices:
+        return route
+    found = prices.known(route.provider, route.model, route.address, day)
+    return replace(route, prices=found)
 
 
 _NUMBERS = {

@@ -52,6 +52,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 api=row.api,
                 **_platform(row),
                 prices=effective_prices(row, row),
+                has_library_prices=given_prices(row) is None,
                 max_output_tokens=row.max_output_tokens,
                 context_tokens=effective_context_tokens(row, row),
                 first_byte_seconds=row.first_byte_seconds or FIRST_BYTE_SECONDS,
@@ -117,7 +118,7 @@ def _known(kind: str, model: str, base_url: str | None) -> tuple[Prices | None, 
 
 @lru_cache(maxsize=4_096)
 def _known_on(
-    _day: date, kind: str, model: str, base_url: str | None
+    day: date, kind: str, model: str, base_url: str | None
 ) -> tuple[Prices | None, int | None]:
     # Some prices end on a day; within one, looking 500 models up every 2 s would block the process.
-    return prices.known(kind, model, base_url), prices.context_tokens(kind, model, base_url)
+    return prices.known(kind, model, base_url, day), prices.context_tokens(kind, model, base_url)

@@ -6,7 +6,7 @@ never asked to fetch newer ones.
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self
 
@@ -129,19 +129,21 @@ def _for_an_hour(prices: Prices | Tier) -> Decimal:
     return prices.cache_write if prices.cache_write_1h is None else prices.cache_write_1h
 
 
-def known(provider: str, model: str, base_url: str | None) -> Prices | None:
-    """Look up a model's prices of today in the price library; the lowest if the hour matters.
+def known(
+    provider: str, model: str, base_url: str | None, day: date | None = None
+) -> Prices | None:
+    """Look up a model's prices of a day in UTC, or of today, in the price library.
 
-    None where it does not know the server or the model, and where the price
-    depends on more than tokens and time: on the number of calls.
+    They are the lowest if the hour matters. None where it does not know the server or the model,
+    and where the price depends on more than tokens and time: on the number of calls.
     """
     found = _find(provider, model, base_url)
     if found is None:
         return None
-    now = datetime.now(UTC)
-    starts = _starts_of_hours(found, now)
+    at = datetime.combine(day or datetime.now(UTC), time(), UTC)
+    starts = _starts_of_hours(found, at)
     if not starts:
-        return _prices_of(found.get_prices(now))
+        return _prices_of(found.get_prices(at))
     hours: list[Hours] = []
     for start, end in zip(starts, [*starts[1:], starts[0]], strict=True):
         prices = _prices_of(found.get_prices(start))
@@ -214,21 +216,21 @@ def _server(url: str | None) -> "Provider | None":
     return server if re.match(pattern, url) else None
 
 
-def _starts_of_hours(model: "ModelInfo", now: datetime) -> list[datetime]:
-    """Return the times at which the price changes today, ascending; empty if it does not."""
+def _starts_of_hours(model: "ModelInfo", at: datetime) -> list[datetime]:
+    """Return the times at which the price changes on this day, ascending; empty without any."""
     from genai_prices.types import TimeOfDateConstraint
 
     conditions = model.prices if isinstance(model.prices, list) else []
     found = [c.constraint for c in conditions if isinstance(c.constraint, TimeOfDateConstraint)]
-    edges = {edge for constraint in found for edge in _edges(constraint, now)}
+    edges = {edge for constraint in found for edge in _edges(constraint, at)}
     return sorted(edges, key=lambda edge: edge.time())
 
 
-def _edges(constraint: "TimeOfDateConstraint", now: datetime) -> list[datetime]:
-    """Return the two times of a constraint on the day of `now`; without a zone they are UTC."""
+def _edges(constraint: "TimeOfDateConstraint", at: datetime) -> list[datetime]:
+    """Return the two times of a constraint on the day of `at`; without a zone they are UTC."""
     times = (constraint.start_time, constraint.end_time)
-    utc = [datetime.combine(now, t, t.tzinfo or UTC).astimezone(UTC).time() for t in times]
-    return [datetime.combine(now, t, UTC) for t in utc]
+    utc = [datetime.combine(at, t, t.tzinfo or UTC).astimezone(UTC).time() for t in times]
+    return [datetime.combine(at, t, UTC) for t in utc]
 
 
 def _starts(price: "ModelPrice") -> list[int]:

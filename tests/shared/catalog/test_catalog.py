@@ -8,7 +8,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, update
 
+from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -74,6 +76,24 @@ def test_all_routes_are_listed_without_keys(
 
     assert ["local", "scripted", own] == [route.id for route in listed]
     assert [None] * 3 == [route.api_key for route in listed]
+
+
+def test_prices_of_the_servers_routes_are_those_of_today(
+    connections: Connections, org: UUID
+) -> None:
+    """Prices that were found when the process started are no longer used on a later day."""
+    settings = replace(connections.settings, openai_api_key="k", openai_model="gpt-5.6-sol")
+    today = model_routes.load(settings)["openai"]
+    catalog = Catalog(connections, {"openai": replace(today, prices=Prices(input=Decimal(99)))})
+
+    found = [
+        catalog.route(org, "openai"),
+        catalog.choose_route(org, None, BARE),
+        *catalog.chain(org, BARE, "openai"),
+    ]
+
+    assert [today] * 3 == found
+    assert today.prices == catalog.routes(org)[0].prices
 
 
 def test_a_key_that_cannot_be_opened_is_none_and_said_once(

@@ -1,12 +1,20 @@
 """Routes: built in where their settings are there, more from a file, one chosen for a run."""
 
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from arkloop.shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, default_id, load
+from arkloop.shared.catalog.model_routes import (
+    PROVIDERS,
+    ROUTE_ID,
+    Route,
+    default_id,
+    load,
+    priced_on,
+)
 from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.events.usage import Usage
@@ -75,6 +83,17 @@ def test_the_vendors_routes_have_known_prices_and_context() -> None:
     )
     assert anthropic.prices and Decimal("1.25") == anthropic.prices.cache_write
     assert (None, None) == (elsewhere["openai"].prices, elsewhere["openai"].context_tokens)
+
+
+def test_prices_of_the_library_are_those_of_the_day() -> None:
+    """Prices that end on a day do so for routes that were loaded before; those given stay."""
+    settings = replace(BARE, openai_api_key="k", openai_model="gpt-5.6-sol", scripted=True)
+    routes = load(settings)
+
+    found = [priced_on(routes, date(2026, 8, day)) for day in (20, 21)]
+
+    assert [5, 4] == [of["openai"].prices and of["openai"].prices.input for of in found]
+    assert [routes["scripted"]] * 2 == [of["scripted"] for of in found]
 
 
 def test_the_anthropic_route_is_set_by_its_variables() -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 
@@ -239,6 +239,13 @@ def test_prices_may_depend_on_the_hour() -> None:
     assert peak == [hour for hour, cost in enumerate(by_hour) if cost == Decimal("1.32")]
     assert {Decimal("0.66"), Decimal("1.32")} == set(by_hour)
     assert (Decimal("0.66"), Decimal("1.32")) == (prices.input, prices.at_most(million))
+
+
+def test_prices_may_end_on_a_day() -> None:
+    """Prices are those of the day in UTC that is asked about."""
+    found = [known("openai", "gpt-5.6-sol", None, date(2026, 8, day)) for day in (20, 21)]
+
+    assert [5, 4] == [prices and prices.input for prices in found]
 
 
 @pytest.mark.parametrize(
