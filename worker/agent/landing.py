@@ -9,6 +9,9 @@ from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.messages import ModelRequest, UserMessage
 from arkloop.worker.contract.outcomes import RunFailure
 
+#: The `stop_reason` of runs that have no time or no money for more than their last call.
+WITHOUT_SUMMARIES = ("timeout", "budget")
+
 
 def stop_reason_of(failure: RunFailure, persona: Persona) -> str | None:
     """Return the `stop_reason` with which the run lands; None: it fails."""

@@ -185,6 +185,8 @@ def _land(
     context.check()
     if agent.draining.is_set():
         raise ShuttingDown()
+    if reason in landing.WITHOUT_SUMMARIES:
+        requests.truncate_only()
 
     def build(route: Route) -> ModelRequest:
         return landing.last_request(requests.build(route), reason, agent.output)

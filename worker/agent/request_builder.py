@@ -67,6 +67,7 @@ class RequestBuilder:
         self._built: dict[str, ModelRequest] = {}  # the last request of each route
         self._shown: dict[tuple[object, ...], _Shown] = {}
         self._offered = OfferedTools(agent, turns)
+        self._summarizes = agent.persona.compaction == "summary"
         # The schema of the output is counted as a tool, however it is sent.
         output = [agent.output.tool] if agent.output else []
         self._prompt_tokens = context_window.tokens_of_frame(agent.persona.system_prompt, output)
@@ -106,6 +107,10 @@ class RequestBuilder:
         self._built[route.id] = request
         count = self._last_count(route)
         return request if count is None else count.bounding(request, self._context(route))
+
+    def truncate_only(self) -> None:
+        """Make no more calls for summaries: time and money are for the answer."""
+        self._summarizes = False
 
     def measured(self, route: Route, usage: Usage) -> None:
         """Take over what the vendor has counted for the request that was built last."""
@@ -158,7 +163,7 @@ class RequestBuilder:
             together = target if is_refused else self._input_tokens(route) / 2
             results = int(together / max(self._density(route), 1.0))
         start = self._new_start(route, entries, replace(before, result_tokens=results), target)
-        if self._agent.persona.compaction == "summary":
+        if self._summarizes:
             self._summarize(route, entries, start, results)
         moved = max(self._context(route).upto, _before(entries[start]))
         if moved != self._context(route).upto or (is_refused and results != before.result_tokens):
@@ -175,7 +180,7 @@ class RequestBuilder:
             start = len(self._agent.history.entries) // 2
         question = next((sizes[i] for i in reversed(range(start)) if entries[i].is_of_user), 0)
         left = sum(sizes[start:]) + self._frame
-        if self._agent.persona.compaction == "summary":
+        if self._summarizes:
             left += self._summary_tokens(route)
         while start < len(entries) - 1:
             asked = 0 if entries[start].is_of_user else question

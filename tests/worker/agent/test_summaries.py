@@ -10,12 +10,13 @@ import pytest
 
 from arkloop.shared.events.types import ContextCompacted, ContextTruncated, RunCost
 from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
-from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.outcomes import ProviderError, TimeToLand
 from arkloop.worker.contract.stop_signal import StopSignal
 from tests.worker.agent.looping_models import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
@@ -124,6 +125,44 @@ def test_a_finished_summary_is_not_paid_for_again() -> None:
     assert FACT == run(replace(agent, history=history), RecordedRun()).content
 
     assert 1 == len(model.summaries)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("timeout", 0), ("budget", 0), ("max_steps", 1), ("tool_loop", 1)]
+)
+def test_what_is_left_at_the_end_of_time_or_money_is_for_the_answer(
+    reason: str, expected: int
+) -> None:
+    """The last call of such a run gets a conversation that is truncated, and not summarized."""
+    model, context = Summarizing(), RecordedRun()
+    agent = after(summing_up(model, {"say": "So."}), *talk(12))
+
+    answer = loop.run(agent, context, context.stop, [], reason)
+
+    assert ("So.", reason) == (answer.content, answer.stop_reason)
+    assert expected == len(model.summaries)
+    assert (not expected) == bool(of_type(context, ContextTruncated))
+
+
+def test_a_summary_that_the_end_of_time_has_cut_off_is_not_begun_again() -> None:
+    """The time that is reserved for the last call is used for it."""
+
+    begun: list[ModelRequest] = []
+
+    class Slow(Summarizing):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Any:
+            if request.is_summary:
+                begun.append(request)
+                stop.set(TimeToLand())
+                stop.check()
+            yield from super().stream(request, stop)
+
+    context = RecordedRun()
+
+    answer = run(after(summing_up(Slow(), {"say": "So."}), *talk(12)), context)
+
+    assert ("So.", "timeout") == (answer.content, answer.stop_reason)
+    assert 1 == len(begun)
 
 
 def test_a_fact_of_turn_1_of_1000_is_found() -> None:
