@@ -17,8 +17,9 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers import output_modes
-from arkloop.worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
 from arkloop.worker.providers.sdk_client import with_extra
+from arkloop.worker.providers.unique_call_ids import with_unique_ids
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
 #: beginning of its name; the first that fits.
@@ -167,7 +168,7 @@ def _cache(arguments: dict[str, Any]) -> None:
 def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Convert messages to turns without empty blocks, with the user first and last."""
     merged: list[dict[str, Any]] = []
-    for message in messages:
+    for message in with_unique_ids(messages):
         role = "assistant" if isinstance(message, AssistantMessage) else "user"
         blocks = _blocks(message)
         if not blocks:
@@ -199,7 +200,7 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
                 blocks += [*(thoughts or ()), _tool_use(call)]
             return blocks
         case ToolMessage(tool_call_id=call_id, content=content, parts=parts):
-            result: dict[str, Any] = {"type": "tool_result", "tool_use_id": portable_id(call_id)}
+            result: dict[str, Any] = {"type": "tool_result", "tool_use_id": call_id}
             if parts:
                 filled = filter(_is_filled, (TextPart(content), *parts))
                 return [{**result, "content": list(map(_block, filled))}]
@@ -228,7 +229,7 @@ def _text(text: str) -> dict[str, Any]:
 def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {
         "type": "tool_use",
-        "id": portable_id(call.id),
+        "id": call.id,
         "name": portable_name(call.name),
         "input": portable_arguments(call.arguments),
     }

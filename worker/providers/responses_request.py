@@ -15,8 +15,9 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.providers import output_modes
-from arkloop.worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
 from arkloop.worker.providers.sdk_client import with_extra
+from arkloop.worker.providers.unique_call_ids import with_unique_ids
 
 #: The API refuses a lower limit of the output.
 _LEAST_OUTPUT_TOKENS = 16
@@ -32,7 +33,7 @@ def most_output(request: ModelRequest) -> int | None:
 
 def body(request: ModelRequest) -> dict[str, Any]:
     """Return the body of `POST /responses`."""
-    items = [item for message in request.messages for item in _items(message)]
+    items = [item for message in with_unique_ids(request.messages) for item in _items(message)]
     sent: dict[str, Any] = {
         "model": request.model,
         "input": items or [{"type": "message", "role": "user", "content": _NOTHING_SAID}],
@@ -85,11 +86,7 @@ def _items(message: Message) -> Iterator[dict[str, Any]]:
             yield {"type": "message", "role": "user", "content": said}
         case ToolMessage(tool_call_id=call_id, content=content, parts=parts):
             output = [_input(part) for part in (TextPart(content), *parts)] if parts else content
-            yield {
-                "type": "function_call_output",
-                "call_id": portable_id(call_id),
-                "output": output,
-            }
+            yield {"type": "function_call_output", "call_id": call_id, "output": output}
         case AssistantMessage(content, calls, None):
             yield from _message(content)
             yield from (_function_call(call) for call in calls)
@@ -146,7 +143,7 @@ def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[
 def _function_call(call: ToolCall) -> dict[str, Any]:
     return {
         "type": "function_call",
-        "call_id": portable_id(call.id),
+        "call_id": call.id,
         "name": portable_name(call.name),
         "arguments": json.dumps(portable_arguments(call.arguments)),
     }
