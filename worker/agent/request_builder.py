@@ -228,7 +228,7 @@ class RequestBuilder:
             if begin >= start:
                 return
             end, messages = self._to_summarize(route, entries, begin, start)
-            request = summaries.request_for(self.lost(route), messages, tokens)
+            request = summaries.request_for(self.lost(route), messages, tokens, route)
             found = summaries.summarize(
                 self._agent.chain, request, tokens, self._run, self._stop or StopSignal()
             )

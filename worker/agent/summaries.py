@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import cast
 
 from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event
 from arkloop.worker.agent import landing
@@ -27,7 +28,7 @@ _INSTRUCTION = (
     "Do not answer now. The conversation so far is about to be removed from your context; only"
     " what you write next is kept of it. Summarize it in at most {words} words: requests of the"
     " user, facts, names, numbers, decisions, results of tools, and what is still to be done."
-    " Keep what an earlier summary says. Write the summary only."
+    " Keep what an earlier summary says. Write the summary only, and call no tool."
 )
 _HEADING = "Summary of the earlier conversation, which is no longer shown:\n"
 
@@ -37,21 +38,31 @@ def as_message(summary: str) -> Message:
     return UserMessage(_HEADING + summary)
 
 
-def request_for(request: ModelRequest, messages: list[Message], tokens: int) -> ModelRequest:
+def request_for(
+    request: ModelRequest, messages: list[Message], tokens: int, route: Route
+) -> ModelRequest:
     """Ask for a summary of these messages, with which `request` begins.
 
-    All before the instruction is as in `request`, so that the vendor has it in its cache.
+    All before the instruction is as in `request`, so that the vendor may have it in its cache.
     """
     instruction = UserMessage(_INSTRUCTION.format(words=max(tokens // 2, 50)))
     settings = model_settings.without(request.settings, [output_modes.SETTING])
+    if route.provider == "anthropic":
+        # With another `tool_choice` than the steps' its cache has none of the messages.
+        if settings.get("tool_choice") != "none":
+            settings = model_settings.without(settings, ["tool_choice"])
+    elif request.tools:
+        settings = {**settings, "tool_choice": "none"}
     return replace(
         request,
         messages=[*messages, instruction],
         counted_messages=min(request.counted_messages, len(messages)),
         max_output_tokens=max(request.max_output_tokens or SUMMARY_TOKENS, 2 * tokens),
-        settings={**settings, "tool_choice": "none"} if request.tools else settings,
+        settings=settings,
         answer_only=True,
         is_summary=True,
+        # Without the steps' schema the cache does not apply, and to write it costs more.
+        may_cache=output_modes.SETTING not in request.settings,
     )
 
 
@@ -78,7 +89,7 @@ def summarize(
     finally:
         admission.settle()
     summary = beginning(clean(reply.message.content.strip()), tokens)
-    if not summary:
+    if not summary or reply.message.tool_calls:  # what is said before a call sums up nothing
         context.emit(reply.cost)
         return None
     return summary, reply.cost

@@ -131,7 +131,7 @@ class ModelRequest:
     `settings` are those of `shared/catalog/model_settings.py`.
     `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
     the arguments of calls are shown while the model writes them.
-    `answer_only`: the model may not call `tools`; the last message asks for its answer, or, with
+    `answer_only`: the model must not call `tools`; the last message asks for its answer, or, with
     `is_summary`, for a summary of the messages before it.
     `may_cache`: the vendor may be asked to cache the prompt, which costs more once. A vendor has
     counted at most `counted_tokens` for everything up to the first `counted_messages` messages.

@@ -10,15 +10,23 @@ import pytest
 
 from arkloop.shared.events.types import ContextCompacted, ContextTruncated, RunCost
 from arkloop.shared.events.usage import Usage
-from arkloop.worker.agent import loop
+from arkloop.worker import tools
+from arkloop.worker.agent import loop, summaries
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.route_chain import RouteChain
-from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ModelRequest,
+    ToolCall,
+    UserMessage,
+)
 from arkloop.worker.contract.outcomes import ProviderError, TimeToLand
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.agent.looping_models import Model, after, agent_for, run
+from arkloop.worker.providers import anthropic_request, output_modes
+from tests.worker.agent.looping_models import CALCULATE, Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
 
 FACT = "The code is tulip-7."
@@ -85,6 +93,53 @@ def test_what_is_omitted_is_summarized() -> None:
     assert [] == of_type(context, ContextTruncated)
     [cost] = of_type(context, RunCost)
     assert (9, 18) == (cost.usage.output_tokens, context.usage.output_tokens)
+
+
+@pytest.mark.parametrize("chosen", [None, "required", "none"])
+def test_anthropic_has_all_but_the_instruction_in_its_cache(chosen: str | None) -> None:
+    """Its cache has no message of a request with another `tool_choice` than the one before."""
+    model, context = Summarizing(), RecordedRun()
+    settings = {"tool_choice": chosen} if chosen else {}
+    agent = after(summing_up(model, CALCULATE, {"say": "ok"}), *talk(40))
+    route = replace(agent.chain.route, provider="anthropic", context_tokens=6_000)
+    persona = replace(agent.persona, tools=("calculator",), model_settings=settings)
+    agent = replace(agent, chain=RouteChain([route], lambda _: model), persona=persona)
+
+    run(replace(agent, tools=tools.load(persona.tools)), context)
+
+    asked, step = map(anthropic_request.arguments, (model.summaries[0], model.requests[-1]))
+    assert asked["extra_body"] == step["extra_body"]
+    assert (asked["system"], asked["tools"]) == (step["system"], step["tools"])
+    assert "cache_control" in asked["messages"][-1]["content"][-1]
+
+
+def test_what_no_cache_can_have_is_not_written_to_it() -> None:
+    """Without the schema that the steps have, the vendor's cache does not apply."""
+    settings = {output_modes.SETTING: {"type": "object"}}
+    step = ModelRequest(model="m", system_prompt="", messages=[], settings=settings)
+
+    asked = summaries.request_for(step, [], 100, replace(ROUTE, provider="anthropic"))
+
+    assert (False, {}) == (asked.may_cache, asked.settings)
+
+
+def test_a_summary_that_calls_a_tool_is_none() -> None:
+    """It is paid for once; the conversation is truncated, and an earlier summary stays."""
+
+    class Calling(Summarizing):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Any:
+            *chunks, end = super().stream(request, stop)
+            calls = (ToolCall("c", "calculator", {}),) if request.is_summary else ()
+            yield from chunks
+            yield replace(end, tool_calls=calls)
+
+    model, context = Calling(), RecordedRun()
+
+    run(after(summing_up(model), *talk(12)), context)
+
+    [compacted] = of_type(context, ContextCompacted)
+    assert (None, 1) == (compacted.summary, len(model.summaries))
+    assert 1 == len(of_type(context, RunCost))
 
 
 @pytest.mark.parametrize("failures", [1, 99])
