@@ -221,6 +221,40 @@ def test_a_provider_and_what_a_member_may_not_do(
     expect(member.get_by_role("link", name="New persona")).to_have_count(0)
 
 
+def test_saving_a_model_sets_only_what_was_entered(page: Page, user: Caller) -> None:
+    """Its context and API follow its name and its provider, until somebody sets them."""
+    models = [{"model": "gpt-4o-mini"}]
+    body = {"name": "Derived", "kind": "openai", "models": models}
+    provider = user.made("/v1/llm-providers", body)
+    path = f"/v1/llm-providers/{provider['id']}"
+
+    def save(name: str, **fields: str) -> dict[str, Any]:
+        press(row(page, name), f"Edit {name}")
+        form = page.get_by_role("dialog")
+        form.get_by_text("Limits and other fields").click()
+        for label, value in fields.items():
+            form.get_by_label(label, exact=True).fill(value)
+        press(form, "Save")
+        expect(form).to_have_count(0)
+        [model] = user.get(path)["models"]
+        return dict(model)
+
+    go(page, "/providers")
+    of_old = save("gpt-4o-mini", **{"Priority as a fallback": "5"})
+    of_new = save("gpt-4o-mini", Model="gpt-4.1")
+    assert (5, 5) == (of_old["priority"], of_new["priority"])
+    assert (128_000, 1_000_000) == (of_old["context_tokens"], of_new["context_tokens"])
+    # The number that the library has for the name before, but typed: it counts, and is kept.
+    typed = save("gpt-4.1", Model="fine-tuned", **{"Context, tokens": "1000000"})
+    kept = save("fine-tuned", **{"Requests per minute": "9"})
+    assert (1_000_000, 1_000_000) == (typed["context_tokens"], kept["context_tokens"])
+
+    assert "responses" == user.get(path)["models"][0]["api"]
+    patched = user.http.patch(path, json={"base_url": "http://127.0.0.1:9/v1"})
+    assert "chat" == patched.json()["models"][0]["api"]
+    assert 200 == user.http.patch(path, json={"kind": "anthropic"}).status_code
+
+
 @pytest.fixture(scope="module")
 def addresses(user: Caller, receiver: ToolReceiver) -> dict[str, str]:
     """Pages with hostile names, by name."""

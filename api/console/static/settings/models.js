@@ -4,7 +4,9 @@ import { html } from "../lib/html.js"
 import { Dialog } from "../ui/parts.js"
 import { AreaField, CheckField, FormBox, SelectField, TextField, jsonOf, numberOf, useForm } from "./fields.js"
 
-const NUMBERS = ["priority", "max_output_tokens", "context_tokens", "requests_per_minute", "tokens_per_minute"]
+const NUMBERS = ["priority", "max_output_tokens", "requests_per_minute", "tokens_per_minute"]
+/** The service derives them from the model's name and the provider's address, unless they are set. */
+const DERIVED = ["context_tokens", "api"]
 const PRICES = /** @type {const} */ ([["input", "Input"], ["output", "Output"], ["cache_read", "Cache read"], ["cache_write", "Cache write"]])
 
 /**
@@ -13,23 +15,40 @@ const PRICES = /** @type {const} */ ([["input", "Input"], ["output", "Output"], 
 export function ModelForm({ provider, model, onDone, onClose }) {
   const path = `llm-providers/${provider.id}/models`
   const given = model?.prices_source === "given" ? model.prices : null
-  const form = useForm({
-    model: model?.model ?? "", is_default: model?.is_default ?? false, api: model?.api ?? "",
+  const initial = {
+    model: model?.model ?? "", is_default: model?.is_default ?? false, ...Object.fromEntries(DERIVED.map((name) => [name, null])),
     ...Object.fromEntries(NUMBERS.map((name) => [name, model?.[name] ?? ""])),
     ...Object.fromEntries(PRICES.map(([name]) => [`prices.${name}`, given?.[name] ?? ""])),
     model_settings: model && Object.keys(model.model_settings ?? {}).length > 0 ? JSON.stringify(model.model_settings, null, 2) : "",
     prices: "",
-  }, async (values) => {
+  }
+  const isRenamed = (/** @type {Record<string, any>} */ values) => values.model.trim() !== initial.model
+  // Until it is typed or chosen here, it is shown as it is in force; for another name that is not known yet.
+  const shown = (/** @type {Record<string, any>} */ values) => ({
+    ...values, ...Object.fromEntries(DERIVED.map((name) => [name, values[name] ?? (isRenamed(values) ? "" : model?.[name] ?? "")])),
+  })
+  const fieldsOf = (/** @type {Record<string, any>} */ values) => {
     const prices = Object.fromEntries(PRICES.map(([name]) => [name, numberOf(values, `prices.${name}`)]).filter(([, value]) => value !== null))
-    const body = {
+    return {
       model: values.model.trim(), is_default: values.is_default, model_settings: jsonOf(values, "model_settings"),
-      ...Object.fromEntries(NUMBERS.map((name) => [name, numberOf(values, name)])),
+      ...Object.fromEntries([...NUMBERS, "context_tokens"].map((name) => [name, numberOf(values, name)])),
       prices: Object.keys(prices).length > 0 ? prices : null,
       ...(provider.kind === "openai" ? { api: values.api || null } : {}),
     }
-    await (model === null ? post(path, body) : patch(`${path}/${model.id}`, body))
+  }
+  const entered = useForm(initial, async (values) => {
+    const fields = fieldsOf(shown(values))
+    if (model === null) await post(path, fields)
+    else {
+      // What is left out is kept: a value that follows from the name or the address is not set by saving the rest.
+      const before = /** @type {Record<string, any>} */ (fieldsOf(shown(initial)))
+      const changed = Object.entries(fields).filter(([name, value]) =>
+        JSON.stringify(value) !== JSON.stringify(before[name]) || (isRenamed(values) && DERIVED.includes(name)))
+      if (changed.length > 0) await patch(`${path}/${model.id}`, Object.fromEntries(changed))
+    }
     onDone()
   })
+  const form = { ...entered, values: shown(entered.values) }
   const number = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder, /** @type {string} */ hint = "") =>
     html`<${TextField} form=${form} name=${name} label=${label} inputmode="decimal" placeholder=${placeholder} hint=${hint} />`
   return html`<${Dialog} title=${model === null ? "Add a model" : "Edit the model"} onClose=${onClose}>
