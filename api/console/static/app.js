@@ -4,7 +4,7 @@ import { match, route } from "./lib/router.js"
 import { notice, restore, state } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { Join, Reset } from "./pages/join.js"
-import { SignIn, SignInAgain } from "./pages/sign_in.js"
+import { SignIn, SignInAgain, StillSignedIn } from "./pages/sign_in.js"
 import { Shell } from "./shell.js"
 import { Logo } from "./ui/icons.js"
 
@@ -32,6 +32,6 @@ function Starting() {
 const root = document.getElementById("app")
 if (root !== null) {
   root.replaceChildren()
-  render(html`<${App} />`, root)
+  render(html`<${App} /><${StillSignedIn} />`, root)
 }
 void restore()

@@ -30,6 +30,8 @@ export const state = store("unknown")
 export const me = store(null)
 /** Why the last attempt failed, for the sign-in page. @type {import("./store.js").Store<string>} */
 export const notice = store("")
+/** Why signing out has failed. The cookie stays then: a reload would sign in again. @type {import("./store.js").Store<string>} */
+export const stillSignedIn = store("")
 
 export class SignedOut extends Error {}
 
@@ -274,10 +276,25 @@ function reason(error, response) {
 
 export const isKey = () => credential?.kind === "key"
 
+/** End the log-in, for all tabs. If the service does not end it, this page stays signed in and says so. */
 export async function logOut() {
   if (credential?.kind === "login") {
-    const headers = { Authorization: `Bearer ${credential.token}` }
-    await fetch(new URL("logout", AUTH), { method: "POST", headers }).catch(() => {})
+    const end = async (renew = false) => fetch(new URL("logout", AUTH), {
+      method: "POST", headers: { Authorization: `Bearer ${await bearer(renew)}` },
+    })
+    try {
+      let response = await end()
+      if (response.status === 401) response = await end(true)
+      if (!response.ok && response.status !== 401) {
+        stillSignedIn.set(reason(await response.json().catch(() => ({})), response))
+        return
+      }
+    } catch (error) {
+      if (!(error instanceof SignedOut)) {
+        stillSignedIn.set("The service cannot be reached.")
+        return
+      }
+    }
     channel?.postMessage({ type: "signed-out" })
   }
   leave("")
@@ -288,6 +305,7 @@ function leave(why) {
   credential = null
   sessionStorage.removeItem(KEY)
   notice.set(why)
+  stillSignedIn.set("")
   me.set(null)
   state.set("out")
 }

@@ -1,10 +1,10 @@
 // Signing in: with a password, or with an API key.
 import { html, useId, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
-import { beginAtProvider, lastOrg, logIn, logOut, me, notice, useKey } from "../lib/session.js"
+import { beginAtProvider, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
-import { Button, Dialog, Field } from "../ui/parts.js"
+import { Button, Dialog, Field, Problem, useAction } from "../ui/parts.js"
 
 export function SignIn() {
   const why = useStore(notice)
@@ -38,6 +38,20 @@ export function SignInAgain() {
     <p>Sign in again to continue where you are.</p>
     <${PasswordForm} login=${user?.username ?? ""} orgId=${user?.org_id ?? null} />
     <p class="switch"><button type="button" class="link" onClick=${logOut}>Sign out</button></p>
+  </${Dialog}>`
+}
+
+/** Signing out has failed, which somebody who leaves the computer must know. */
+export function StillSignedIn() {
+  const why = useStore(stillSignedIn)
+  const action = useAction()
+  if (why === "") return null
+  const close = () => stillSignedIn.set("")
+  return html`<${Dialog} title="You are still signed in" onClose=${close}>
+    <p>Signing out has failed: the next person at this browser would act as you.</p>
+    <${Problem} error=${why} />
+    <div class="dialog-actions"><${Button} onClick=${close}>Stay signed in</${Button}>
+      <${Button} kind="primary" busy=${action.isBusy} onClick=${() => action.run(logOut)}>Sign out</${Button}></div>
   </${Dialog}>`
 }
 
