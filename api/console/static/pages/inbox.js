@@ -9,16 +9,41 @@ import { countWaiting } from "../waiting.js"
 
 const SECONDS = 8
 
+/** @typedef {{rows: any[] | null, next: string | null, isExtended: boolean}} List `next` leads to older runs; an extended
+ * list has some of them */
+
+/** Return all runs of both, newest first; those in both as `found` has them. @param {any[]} found @param {any[]} shown */
+function union(found, shown) {
+  const ids = new Set(found.map((row) => row.run_id))
+  return [...found, ...shown.filter((row) => !ids.has(row.run_id))].sort((one, other) => other.created_at.localeCompare(one.created_at))
+}
+
+/**
+ * Put a new first page into the list. Older runs stay, with what was typed there; runs that the page should have
+ * do not wait any more if it has not.
+ * @param {List} before
+ * @param {{rows: any[], next: string | null}} found
+ * @returns {List}
+ */
+function renewed(before, found) {
+  if (!before.isExtended || found.next === null) return { ...found, isExtended: false }
+  const shown = before.rows ?? []
+  const last = found.rows.at(-1)
+  const older = shown.filter((row) => last === undefined || row.created_at <= last.created_at)
+  const isConnected = shown.some((row) => found.rows.some(({ run_id }) => run_id === row.run_id))
+  // Runs in between, and old ones that wait since, are found by reading on from the first page.
+  return { rows: union(found.rows, older), next: isConnected ? before.next ?? found.next : found.next, isExtended: true }
+}
+
 export function Page() {
-  const [rows, setRows] = useState(/** @type {any[] | null} */ (null))
-  const [next, setNext] = useState(/** @type {string | null} */ (null))
+  const [list, setList] = useState(/** @type {List} */ ({ rows: null, next: null, isExtended: false }))
+  const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const more = useAction()
   const reload = async () => {
     try {
       const found = await page("runs", { status: "waiting_for_input", limit: 50 })
-      setRows(found.rows)
-      setNext(found.next)
+      setList((before) => renewed(before, found))
       setError(null)
     } catch (problem) {
       setError(problem)
@@ -26,13 +51,14 @@ export function Page() {
   }
   const older = async () => {
     const found = await page("runs", { status: "waiting_for_input", limit: 50, before: next })
-    setRows((before) => [...(before ?? []), ...found.rows])
-    setNext(found.next)
+    setList((before) => ({
+      rows: union(found.rows, before.rows ?? []), next: before.next === next ? found.next : before.next, isExtended: true,
+    }))
   }
   useEffect(() => void reload(), [])
   useInterval(reload, SECONDS * 1000, [])
   const onDone = (/** @type {string} */ runId) => {
-    setRows((before) => before?.filter((row) => row.run_id !== runId) ?? null)
+    setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.run_id !== runId) ?? null }))
     void countWaiting()
   }
   return html`<${Head} title="Inbox" />

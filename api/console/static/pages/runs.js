@@ -1,7 +1,7 @@
 // All runs of the org, with filters that stand in the address.
 import { page } from "../lib/api.js"
 import { brief, count, duration, money, short } from "../lib/format.js"
-import { classes, html, useEffect, useId, useState } from "../lib/html.js"
+import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Icon } from "../ui/icons.js"
 import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
@@ -52,11 +52,15 @@ function useRuns(filters) {
   const [state, setState] = useState(/** @type {{rows: any[] | null, next: string | null, error: unknown, query: any}} */ (
     { rows: null, next: null, error: null, query: null }))
   const more = useAction()
-  const load = async (/** @type {AbortSignal | undefined} */ signal) => {
+  // Older runs are shown, or asked for: the timer leaves them alone.
+  const isExtended = useRef(false)
+  const load = async (/** @type {AbortSignal | undefined} */ signal, isTimed = false) => {
     const wanted = query(filters)
     try {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
-      if (!signal?.aborted) setState({ rows: found.rows, next: found.next, error: null, query: wanted })
+      if (signal?.aborted || (isTimed && isExtended.current)) return
+      isExtended.current = false
+      setState({ rows: found.rows, next: found.next, error: null, query: wanted })
     } catch (error) {
       if (!signal?.aborted) setState((before) => ({ ...before, error }))
     }
@@ -71,10 +75,18 @@ function useRuns(filters) {
     }
   }, [key])
   // Only the first page is kept fresh: older ones would jump while they are read.
-  useInterval(() => (state.rows?.length ?? 0) <= PAGE && void load(undefined), 10_000, [key, state.rows?.length])
+  useInterval(() => !isExtended.current && void load(undefined, true), 10_000, [key])
   const loadMore = async () => {
-    const found = await page("runs", { ...state.query, limit: PAGE, before: state.next })
-    setState((before) => ({ ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
+    const wasExtended = isExtended.current
+    isExtended.current = true
+    try {
+      const found = await page("runs", { ...state.query, limit: PAGE, before: state.next })
+      // Not behind the runs of other filters.
+      setState((before) => before.query !== state.query ? before : { ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next })
+    } catch (error) {
+      if (!wasExtended) isExtended.current = false
+      throw error
+    }
   }
   return { ...state, more, loadMore, reload: () => void load(undefined) }
 }

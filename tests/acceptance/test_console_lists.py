@@ -1,0 +1,102 @@
+"""The console's lists of runs in a real Chromium, renewed while they have older pages."""
+
+import re
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Request, Route, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import press, signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def shorten(page: Page, rows: int) -> None:
+    """Make the pages of lists of runs so short that few runs have several of them."""
+
+    def ask(route: Route) -> None:
+        route.continue_(url=re.sub(r"limit=\d+", f"limit={rows}", route.request.url))
+
+    page.route("**/v1/runs?**", ask)
+
+
+def renew(page: Page) -> list[str]:
+    """Do what the timers do; return the addresses that were asked for, once one has responded."""
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(request.url)
+
+    page.on("request", note)
+    # The number beside *Inbox* is renewed, too.
+    with page.expect_response(re.compile("/v1/runs.*status=waiting_for_input")):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.remove_listener("request", note)
+    return asked
+
+
+def asking(user: Caller, question: str) -> str:
+    run_id = user.run({"tool": "ask_user", "args": {"question": question}}, {"say": "Thanks."})
+    user.until(run_id, "phase", "waiting")
+    return run_id
+
+
+def test_the_inbox_keeps_older_runs_and_what_was_typed_there(
+    context: BrowserContext, user: Caller
+) -> None:
+    """New runs appear above them, and those that were answered elsewhere go."""
+    for question in ("First?", "Second?", "Third?"):
+        asking(user, question)
+    page = signed_in(context, user, "/keys")
+    shorten(page, 1)
+    page.goto(f"{user.url}/console#/inbox")
+    items = page.locator(".inbox-item")
+    for number in (2, 3):
+        press(page, "More")
+        expect(items).to_have_count(number)
+    draft = items.filter(has_text="Second?").get_by_role("textbox")
+    draft.fill("A half-written")
+
+    newest = asking(user, "Fourth?")
+    renew(page)
+    expect(items.first).to_contain_text("Fourth?")
+    expect(items).to_have_count(4)
+    expect(draft).to_have_value("A half-written")
+    assert 200 == user.answer(newest, "Yes").status_code
+    user.ended(newest)
+    renew(page)
+    expect(items.filter(has_text="Fourth?")).to_have_count(0)
+    expect(items).to_have_count(3)
+    expect(draft).to_have_value("A half-written")
+
+
+def test_a_list_of_runs_keeps_older_ones_until_the_filters_change(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A page may be short: the timer leaves the list alone as soon as it has a second one."""
+    thread = user.thread()
+    for _ in range(3):
+        user.ended(user.start(thread, message="Hello", route_id="scripted"))
+    page = signed_in(context, user, "/keys")
+    shorten(page, 1)
+    page.goto(f"{user.url}/console#/runs?thread_id={thread}")
+    rows = page.get_by_role("region", name="Runs").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    assert reads(renew(page), thread)
+    press(page, "Older runs")
+    expect(rows).to_have_count(2)
+    assert not reads(renew(page), thread)
+    expect(rows).to_have_count(2)
+
+    press(page, "completed")
+    expect(rows).to_have_count(1)
+    assert reads(renew(page), thread)
+
+
+def reads(asked: list[str], thread: str) -> bool:
+    """Return whether the list of this thread's runs was read."""
+    return any(f"thread_id={thread}" in url for url in asked)
