@@ -128,7 +128,7 @@ class ThreadStream:
         try:
             if not watch.awaits_run:
                 self._hub.check(watch.run_id, watch.cursor)
-            run = self._runs.after(self._thread_id, self._position)
+            run = self._next()
         except EventsLost:
             watch.interrupt()  # the next request with this cursor gets 410
             return b""
@@ -143,6 +143,14 @@ class ThreadStream:
             return None
         self._hub.move(watch, self._thread_id, self._position, awaits_run=True)
         return b""
+
+    def _next(self) -> Announced | None:
+        run = self._runs.after(self._thread_id, self._position)
+        if run is not None and run.run_id == self.watch.run_id:
+            # Its end has moved the run behind the messages that it was steered with.
+            self._position = run.position
+            run = self._runs.after(self._thread_id, self._position)
+        return run
 
     def pieces(self, page: Page) -> Iterator[bytes]:
         """Yield the pieces of a page, with the run in each id."""

@@ -12,6 +12,8 @@ FROM (
         SELECT * FROM messages
         WHERE thread_id = wanted.thread_id AND position > wanted.after
             AND position < wanted.before_position AND role = 'user' AND superseded_at IS NULL
+            -- A run that is steered has its message in an event.
+            AND steered_into IS NULL
         ORDER BY position DESC LIMIT %(most)s
     ) AS m
 ) AS measured

@@ -11,7 +11,7 @@ from httpx_sse import ServerSentEvent
 from sqlalchemy import delete
 
 from arkloop.api.streaming import stream_hub
-from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.events.types import MessageDelta, RunSteered
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from tests.api.streaming.followed_runs import read_by_httpx_sse
@@ -194,6 +194,26 @@ def test_runs_appear_in_the_order_in_which_they_start(alice: User, stored: Store
         eventually(lambda: every == ids(frames()))
         begun = [f.json()["data"]["messages"] for f in frames() if f.id.endswith(":0")]
         assert [[], ["a"], ["c"]] == [[m["content"] for m in said] for said in begun]
+
+
+def test_a_run_that_was_steered_is_sent_once(alice: User, stored: StoredRuns) -> None:
+    """Its end moves it behind the message, which stands in its event alone, in a replay, too."""
+    thread = alice.thread()
+    alice.say(thread, "a")
+    claim = stored.claim(stored.create(UUID(thread)))
+    assert claim is not None
+    request = {"message": "b", "on_busy": "steer"}
+
+    with following(alice, thread) as frames:
+        made = alice.post(f"/v1/threads/{thread}/runs", request).json or {}
+        stored.write(claim, RunSteered(made["steer"]["message_id"], "b"))
+        eventually(lambda: ids_of((claim.run_id, 2)) == ids(frames()))
+        stored.finish(claim, with_followers=True)
+        last = answered(alice, stored, thread)
+        eventually(lambda: f"{last}:2" in ids(frames()))
+        every = ids_of((claim.run_id, 3), (last, 2))
+        assert every == ids(frames())
+        assert [f.data for f in frames()] == [f.data for f in there(alice, thread)]
 
 
 def test_a_run_in_progress_is_resumed(alice: User, stored: StoredRuns) -> None:
