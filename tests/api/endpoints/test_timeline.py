@@ -1,6 +1,7 @@
 """`/v1/threads/{id}/timeline`: pages, what is left of old runs, and who sees it."""
 
 import json
+import re
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +12,14 @@ from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
     RunError,
+    RunSteered,
     RunWaitingForInput,
     ToolCallRequested,
     ToolResult,
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import timeline
+from arkloop.shared.runs import offered_messages, timeline
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.pages import PAGE_BYTES
@@ -153,6 +155,41 @@ def test_what_waits_for_its_thread_is_at_the_end(
     assert stored.finish(claim, with_followers=True)
     moved = whole(alice, thread, f"limit={limit}")
     assert shown == [entry.get("content") or entry["run_id"] for entry in moved]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 200])
+def test_a_message_for_the_active_run_is_shown(
+    alice: User, stored: StoredRuns, connections: Connections, limit: int
+) -> None:
+    """It stands behind the run until that has ended, whether it was delivered or not."""
+    thread = alice.thread()
+    alice.say(thread, "one")
+    claim = stored.claim(stored.create(UUID(thread)))
+    assert claim is not None
+
+    def send(said: str, on_busy: str) -> Shown:
+        body = {"message": said, "on_busy": on_busy}
+        return alice.post(f"/v1/threads/{thread}/runs", body).json or {}
+
+    def shown() -> list[str]:
+        entries = whole(alice, thread, f"limit={limit}")
+        return [entry.get("content") or entry["run_id"] for entry in entries]
+
+    delivered = UUID(send("two", "steer")["steer"]["message_id"])
+    waiting = send("three", "enqueue")["run_id"]
+    left = send("four", "steer")["steer"]["fallback_run_id"]
+    active = str(claim.run_id)
+    expected = ["one", active, "two", "three", waiting, "four"]
+    assert expected == shown()
+    stored.write(claim, RunSteered(str(delivered), "two"))
+    with connections.transaction() as tx:
+        offered_messages.settle(tx, claim, [delivered])
+    assert expected == shown()
+    transcript = alice.get(f"/v1/threads/{thread}/timeline?render=text").text
+    assert ["one", "two", "three", "four"] == re.findall("User:\n    (.+)", transcript)
+
+    assert stored.finish(claim, with_followers=True)
+    assert ["one", "two", active, "three", waiting, "four", left] == shown()
 
 
 def test_the_stream_continues_with_the_last_run(alice: User, stored: StoredRuns) -> None:

@@ -131,7 +131,7 @@ export class Conversation {
       return
     }
     const runId = id.split(":")[0]
-    // A message that was given to the running agent stands before its answer.
+    // A message that was given to the running agent, maybe elsewhere.
     if (event.type === "run.steered") void this.load()
     const index = this.view.entries.findLastIndex((entry) => entry.type === "run" && entry.run_id === runId)
     if (index < 0) return
@@ -139,6 +139,9 @@ export class Conversation {
     const next = fold(run, event)
     if (next === run) return
     this.update({ entries: this.view.entries.with(index, next) })
+    // What was given to it stands before its answer now, or waits for a run of its own.
+    const isEnd = TERMINAL.some((status) => event.type === `run.${status}`)
+    if (isEnd && this.view.entries.slice(index).some((entry) => entry.type === "message")) void this.load()
   }
 
   /** Append a run that begins, with the messages that it answers. @param {any} data @param {string} createdAt */
