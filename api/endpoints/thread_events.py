@@ -87,8 +87,10 @@ def stream_thread(thread_id: UUID) -> Response:
     if cursor is not None and start.position is None:
         raise InvalidRequest(**{cursor.parameter: ["is not a run of this thread"]})
     follows = args["follow"] == "true"
-    position = 0 if start.position is None else start.position - 1
-    run = thread_runs().after(thread_id, position) if cursor is not None else None
+    position, run = start.position or 0, None
+    if start.has_started:
+        position -= 1
+        run = thread_runs().after(thread_id, position)
     if run is not None and cursor is not None and run.run_id == cursor.run_id:
         if cursor.parameter != "after" and not follows and _has_all(thread_id, run, cursor.seq):
             return Response(status=204)
@@ -106,7 +108,7 @@ def stream_thread(thread_id: UUID) -> Response:
         awaits_run=True,
         named=args["named"] == "true",
     )
-    stream = ThreadStream(hub(), thread_runs(), watch, position, follows=follows)
+    stream = ThreadStream(hub(), thread_runs(), watch, position, start.newest_id, follows=follows)
     if run is not None and cursor is not None:
         stream.resume(run, cursor.seq)
     opening = sse.reopening(last_event_id) if last_event_id and is_event_source() else sse.HELLO

@@ -26,20 +26,34 @@ UNAVAILABLE_SECONDS = 1.0
 #: The longest `id:` line of an event, with its frame's end.
 _ID_LINE = 32
 
+# Runs that wait for their thread have positions from there on, and so have those that were
+# cancelled as they did.
 _STARTS = """
-SELECT wanted.run_id, r.position, t.id, t.org_id,
+SELECT wanted.run_id,
+    CASE WHEN r.position >= 2251799813685248 THEN coalesce(newest.position, 0) ELSE r.position END,
+    r.position < 2251799813685248, newest.id, t.id, t.org_id,
     CASE WHEN t.is_private THEN t.created_by_user_id END, NULL, 0, t.id, t.end_user_id
 FROM unnest(%(thread_ids)s::uuid[], %(run_ids)s::uuid[]) AS wanted (thread_id, run_id)
 JOIN threads t ON t.id = wanted.thread_id AND t.deleted_at IS NULL
 LEFT JOIN runs r ON r.id = wanted.run_id AND r.thread_id = t.id
+LEFT JOIN LATERAL (
+    SELECT id, position FROM runs
+    WHERE thread_id = t.id AND position < 2251799813685248 AND r.position >= 2251799813685248
+    ORDER BY position DESC LIMIT 1
+) AS newest ON true
 """
 
 
 class Start(NamedTuple):
-    """A thread, by which `is_seen_by` says who may read it, and a run's position in it."""
+    """A thread, by which `is_seen_by` says who may read it, and a run's position in it.
+
+    If the run has not started, it is the position of the newest one that has, `newest_id`, or 0.
+    """
 
     thread: RunHead
     position: int | None
+    has_started: bool | None
+    newest_id: UUID | None
 
 
 class Announced(NamedTuple):
@@ -79,7 +93,7 @@ class ThreadRuns:
         }
         with self._connections.reading() as sql:
             rows = sql.exec_driver_sql(_STARTS, arrays)
-            return {(row[2], row[0]): Start(RunHead(*row[2:]), row[1]) for row in rows}
+            return {(row[4], row[0]): Start(RunHead(*row[4:]), *row[1:4]) for row in rows}
 
     def _read_next(self, places: Sequence[Place]) -> Mapping[Place, Announced]:
         with self._connections.reading() as sql:
@@ -95,7 +109,7 @@ class ThreadRuns:
 class ThreadStream:
     """The way of a client through the runs of a thread; `follows` them beyond those of now."""
 
-    __slots__ = ("_follows", "_hub", "_position", "_runs", "_thread_id", "watch")
+    __slots__ = ("_follows", "_hub", "_position", "_run_id", "_runs", "_thread_id", "watch")
 
     def __init__(
         self,
@@ -103,20 +117,24 @@ class ThreadStream:
         runs: ThreadRuns,
         watch: Watch,
         position: int,
+        run_id: UUID | None = None,
         *,
         follows: bool,
     ) -> None:
-        """Begin behind the run at `position`; `watch` is one that awaits a run of the thread."""
+        """Begin behind the run at `position`; `watch` is one that awaits a run of the thread.
+
+        `run_id` is that run if it may move: it can be active.
+        """
         self._hub = hub
         self._runs = runs
         self._thread_id = watch.run_id
-        self._position = position
+        self._position, self._run_id = position, run_id
         self._follows = follows
         self.watch = watch
 
     def resume(self, run: Announced, cursor: int) -> None:
         """Begin in this run, after the event `cursor`; the watch is not added to the hub yet."""
-        self._position = run.position
+        self._position, self._run_id = run.position, run.run_id
         self.watch.begin(run.run_id, cursor, until=self._until(run))
 
     def follow_on(self) -> bytes | None:
@@ -136,7 +154,7 @@ class ThreadStream:
             time.sleep(UNAVAILABLE_SECONDS)
             return sse.PING
         if run is not None:
-            self._position = run.position
+            self._position, self._run_id = run.position, run.run_id
             self._hub.move(watch, run.run_id, until=self._until(run))
             return self._frame(run)
         if not self._follows:
@@ -146,7 +164,7 @@ class ThreadStream:
 
     def _next(self) -> Announced | None:
         run = self._runs.after(self._thread_id, self._position)
-        if run is not None and run.run_id == self.watch.run_id:
+        if run is not None and run.run_id == self._run_id:
             # Its end has moved the run behind the messages that it was steered with.
             self._position = run.position
             run = self._runs.after(self._thread_id, self._position)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,11 @@ from httpx_sse import ServerSentEvent
 from sqlalchemy import delete
 
 from arkloop.api.streaming import stream_hub
+from arkloop.shared import times
 from arkloop.shared.events.types import MessageDelta, RunSteered
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.times import rfc3339
 from tests.api.streaming.followed_runs import read_by_httpx_sse
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
@@ -231,6 +234,45 @@ def test_a_run_in_progress_is_resumed(alice: User, stored: StoredRuns) -> None:
         eventually(lambda: [f"{claim.run_id}:3"] == ids(frames()))
         stored.finish(claim)
         eventually(lambda: f"{claim.run_id}:4" in ids(frames()))
+
+
+def test_the_cursor_of_a_run_that_waits(alice: User, stored: StoredRuns) -> None:
+    """The stream begins with the next run that starts, also after one that was cancelled, whatever
+    becomes of the active one.
+    """
+    thread = alice.thread()
+    claim = stored.claim(stored.create(UUID(thread)))
+    assert claim is not None
+
+    def send(said: str, on_busy: str) -> dict[str, Any]:
+        body = {"message": said, "on_busy": on_busy}
+        return alice.post(f"/v1/threads/{thread}/runs", body).json or {}
+
+    cancelled, waiting = (UUID(send(said, "enqueue")["run_id"]) for said in "ab")
+    stored.cancel(cancelled)
+
+    with (
+        following(alice, thread, f"?after={cancelled}:1") as of_cancelled,
+        following(alice, thread, f"?after={waiting}:0") as of_waiting,
+    ):
+        stored.write(claim, RunSteered(send("c", "steer")["steer"]["message_id"], "c"))
+        stored.finish(claim, with_followers=True)
+        next_ = stored.claim(waiting)
+        assert next_ is not None
+        stored.finish(next_)
+        for frames in (of_cancelled, of_waiting):
+            eventually(lambda frames=frames: ids_of((waiting, 2)) == ids(frames()))
+
+
+def test_the_cursor_of_a_scheduled_run(alice: User, stored: StoredRuns) -> None:
+    """Where no run has started yet, the stream begins with the first one."""
+    thread = alice.thread()
+    body = {"message": "a", "not_before": rfc3339(times.now() + timedelta(days=1))}
+    scheduled = (alice.post(f"/v1/threads/{thread}/runs", body).json or {})["run_id"]
+
+    with following(alice, thread, f"?after={scheduled}:0") as frames:
+        first = answered(alice, stored, thread)
+        eventually(lambda: ids_of((first, 2)) == ids(frames()))
 
 
 def test_a_retry_names_what_it_replaces(alice: User, stored: StoredRuns) -> None:
