@@ -201,7 +201,7 @@ class Recorder:
         If it does not store them, the run's log has all but `closing` again.
         """
         log = self._run.log
-        batch = _Batch(log.withdraw(*closing))
+        batch = _Batch(log.withdraw(*closing, closes=True))
         try:
             yield batch
         except LeaseLost:

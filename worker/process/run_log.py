@@ -93,6 +93,7 @@ class RunLog:
         self._text_length = 0
         self._numbered_at = 0.0
         self._turn_seq: int | None = None  # the first text event of the open turn
+        self._is_closed = False  # its last events are withdrawn: none may come behind them
         self._max_bytes = max_bytes
         self._waiting_bytes = 0  # of events that are not committed
         self.written_bytes = 0  # of all numbered events; earlier attempts are added by the caller
@@ -125,8 +126,11 @@ class RunLog:
         """Number events after the text so far; they are committed together.
 
         Returns the number of the first. Unless it `ends_turn`, the text before is still open.
+        Dropped once the log is closed: they are those of a call that the run has abandoned.
         """
         with self._changed:
+            if self._is_closed:
+                return self._last_seq
             self._number_text()
             before = self._last_seq
             self._number(*events)
@@ -173,8 +177,11 @@ class RunLog:
                     return
                 self._changed.wait(0.5)
 
-    def withdraw(self, *events: Event) -> list[StoredEvent]:
-        """Return everything uncommitted and `events`, numbered, for the caller to commit."""
+    def withdraw(self, *events: Event, closes: bool = False) -> list[StoredEvent]:
+        """Return everything uncommitted and `events`, numbered, for the caller to commit.
+
+        If that `closes` the log, nothing is added behind them, unless they are retracted.
+        """
         with self._changed:
             # Waited for before the last events are there: the writer must not take those.
             while self._in_flight:
@@ -185,6 +192,7 @@ class RunLog:
             self._number(*events)
             taken, self._ready = self._ready, []
             self._measure()
+            self._is_closed = self._is_closed or closes
             return taken
 
     def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
@@ -195,6 +203,7 @@ class RunLog:
             self._prompts[:0] = [event.prompts for event in withdrawn[kept:] if event.prompts]
             self._measure()
             self._last_seq -= last
+            self._is_closed = False
 
     def stored(self, withdrawn: list[StoredEvent]) -> None:
         """Record that the caller has stored what it withdrew, with which the open turn ends."""

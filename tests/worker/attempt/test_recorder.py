@@ -11,9 +11,20 @@ import pytest
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.config import Settings
 from arkloop.shared.events.event_log import data_of
+from arkloop.shared.events.types import RunDelegated
+from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
 from arkloop.worker.attempt import execution
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.outcome import Cancelled
+from arkloop.worker.attempt.recorder import Recorder
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process.file_loader import FileLoader
+from arkloop.worker.process.history_loader import HistoryLoader
 from arkloop.worker.process.process import WorkerProcess
+from arkloop.worker.process.route_limits import RouteLimits
+from arkloop.worker.process.run_log import RunLog
 from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -72,3 +83,22 @@ def test_a_cancel_with_a_cause_names_it(stored: StoredRuns, process: WorkerProce
 
     assert any(_READS_CAUSE in sql for sql in sent)
     assert str(successor) == data_of(stored.events(run_id)[-1].payload)["superseded_by"]
+
+
+def test_an_abandoned_call_writes_nothing_behind_the_end(stored: StoredRuns) -> None:
+    """What it announces while the end waits for Postgres would be stored before that."""
+    claim, connections, stop = stored.claimed(), stored.connections, StopSignal()
+    log = RunLog(claim.run_id, claim.fence, claim.last_seq, stop, lambda _: None)
+    storage = storage_of(connections.settings)
+    files = FileLoader(connections, storage, HistoryLoader(connections).memory)
+    run = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
+    ender = RunEnder(connections)
+
+    def end_late(ending: Ending) -> Outcome:
+        run.emit(RunDelegated("call_1", str(new_id()), str(new_id()), "assistant@1"))
+        return ender(ending)
+
+    assert Recorder(connections, run, end_late).record(Cancelled(stored.actor.user_id))
+
+    assert [] == log.withdraw()
+    assert "run.cancelled" == stored.types(claim.run_id)[-1]

@@ -219,6 +219,18 @@ def test_withdrawn_events_that_were_not_stored_leave_no_hole(log: Log) -> None:
     assert [(11, "run.resumed"), (12, "run.cancelled")] == shown(log.withdraw(END))
 
 
+def test_nothing_is_added_behind_the_last_events(log: Log) -> None:
+    """What an abandoned call adds is dropped, unless the run does not end with them."""
+    withdrawn = log.withdraw(END, closes=True)
+    log.add(RunResumed(2, "deploy"))
+    assert [] == log.commit()
+
+    log.retract(withdrawn, 1)
+    log.add(RunResumed(3, "deploy"))
+
+    assert [(11, "run.resumed"), (12, "run.cancelled")] == shown(log.withdraw(END, closes=True))
+
+
 @pytest.mark.parametrize("numbered", [True, False])
 def test_void_text_is_named_if_anybody_can_have_seen_it(log: Log, numbered: bool) -> None:
     """It is named from the first event of the turn; text without a number yet is just dropped."""
