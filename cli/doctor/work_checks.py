@@ -15,6 +15,22 @@ _LATE = 30.0
 #: How long after their end runs are in the sums of usage at the latest.
 _SUMMED_UP = timedelta(hours=1)
 
+# Of those that could be attempted: shared/delivery/sql/claim.sql has the same conditions.
+_LATE_DELIVERIES = """
+    SELECT count(*) FROM (
+        SELECT FROM webhook_endpoints e
+        JOIN webhook_deliveries d ON d.endpoint_id = e.id AND d.state = 'pending'
+            AND d.due_at < now() - interval '1 minute'
+        WHERE e.is_enabled AND (SELECT o.moved_to FROM orgs o WHERE o.id = e.org_id) IS NULL
+            AND NOT EXISTS (
+                SELECT FROM webhook_deliveries earlier
+                WHERE earlier.endpoint_id = d.endpoint_id AND earlier.ordered_by = d.ordered_by
+                    AND earlier.seq < d.seq AND earlier.state NOT IN ('delivered', 'dead')
+            )
+        LIMIT 100000
+    ) AS late
+"""
+
 
 def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Look at the workers and what waits for them; a migrated database is required."""
@@ -103,8 +119,7 @@ def _backlogs(sql: Connection) -> Iterator[Finding]:
             "webhooks",
             "deliveries that are due for more than a minute",
             "Start a worker, or see which endpoint fails: docs/how-to/operations.md",
-            "SELECT count(*) FROM (SELECT FROM webhook_deliveries WHERE state = 'pending'"
-            " AND due_at < now() - interval '1 minute' LIMIT 100000) AS late",
+            _LATE_DELIVERIES,
         ),
     ):
         if count := sql.scalar(text(query)):

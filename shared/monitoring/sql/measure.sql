@@ -1,7 +1,8 @@
 -- Count runs, workers and deliveries. By indexes of what is not over: an old database costs no more.
 --
 -- `crowd` is the class of an org by the number of its queued runs, so that a flood of one org differs
--- from a queue of many orgs. Queued runs of suspended orgs wait for no worker: none is counted.
+-- from a queue of many orgs. Queued runs of suspended orgs wait for no worker: none is counted. Nor
+-- are deliveries that are not claimed: claim.sql of deliveries has the same conditions.
 --
 -- The first process after the interval measures, and others read what it has found. One that comes
 -- meanwhile waits for the row and measures nothing.
@@ -37,7 +38,15 @@ UPDATE measurements SET taken_at = now(), data = (
     ), due AS (
         SELECT count(*) AS deliveries, coalesce(extract(epoch FROM now() - min(due_at)), 0) AS oldest_seconds
         FROM (
-            SELECT due_at FROM webhook_deliveries WHERE state = 'pending' AND due_at < now() LIMIT 100000
+            SELECT d.due_at FROM webhook_endpoints e
+            JOIN webhook_deliveries d ON d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at < now()
+            WHERE e.is_enabled AND (SELECT o.moved_to FROM orgs o WHERE o.id = e.org_id) IS NULL
+                AND NOT EXISTS (
+                    SELECT FROM webhook_deliveries earlier
+                    WHERE earlier.endpoint_id = d.endpoint_id AND earlier.ordered_by = d.ordered_by
+                        AND earlier.seq < d.seq AND earlier.state NOT IN ('delivered', 'dead')
+                )
+            LIMIT 100000
         ) AS late
     )
     SELECT json_build_object(

@@ -19,8 +19,11 @@ from arkloop.cli.doctor import work_checks
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.billing import run_usage, usage_days_until
+from tests import stored_deliveries
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
+from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
 
 pytestmark = pytest.mark.processes
@@ -189,6 +192,22 @@ def test_runs_that_wait_without_a_worker_fail(
         stored.claimed(seen_at=ago(seconds=600))
         [(level, why)] = examine().of("sweep")
         assert ("fail", True) == (level, why.startswith("1 runs belong to workers that are gone"))
+
+
+def test_deliveries_that_could_be_attempted_are_late(
+    examine: Examine, connections: Connections, alice: User, register: Register
+) -> None:
+    """An endpoint that was disabled is no finding, nor is anything else that no worker claims."""
+    stored_deliveries.unclaimed(connections, alice, register(), ago(days=9), ago(seconds=-60))
+    none = examine().of("webhooks")
+    with connections.transaction() as tx:
+        endpoint = stored_deliveries.endpoint(tx, alice.org_id)
+        stored_deliveries.deliveries(tx, alice.org_id, endpoint, ago(seconds=90), ago(seconds=300))
+    found = examine().of("webhooks")
+    stored_deliveries.delete_all(connections)
+
+    assert [] == none
+    assert [("warn", "1 deliveries that are due for more than a minute")] == found
 
 
 def test_runs_that_are_not_summed_up_are_found(

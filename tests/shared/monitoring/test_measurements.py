@@ -10,6 +10,7 @@ from arkloop.shared.accounts import suspensions
 from arkloop.shared.monitoring import measurements
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from tests import stored_deliveries
 from tests.clients import Register, User
 from tests.query_plans import Plans, noted
 from tests.stored_runs import StoredRuns, ago
@@ -67,6 +68,24 @@ def test_queued_runs_of_a_suspended_org_are_not_counted(
     after = measurements.current(stored.connections).data
 
     assert (0, [], {"waiting": 1}) == (after["agent_queue"], after["queue"], after["states"])
+
+
+def test_deliveries_that_nobody_claims_are_not_late(
+    connections: Connections, alice: User, register: Register
+) -> None:
+    """Neither those to endpoints that are disabled or deleted, or of an org that has moved, nor
+    those that wait for an earlier one of their run.
+    """
+    stored_deliveries.unclaimed(connections, alice, register(), ago(days=9), ago(seconds=-60))
+    with connections.transaction() as tx:
+        endpoint = stored_deliveries.endpoint(tx, alice.org_id)
+        stored_deliveries.deliveries(tx, alice.org_id, endpoint, ago(seconds=100), ago(seconds=300))
+
+    late = measurements.current(connections).data["webhooks"]
+    stored_deliveries.delete_all(connections)
+
+    assert 1 == late["deliveries"]
+    assert 100 <= late["oldest_seconds"] < 110
 
 
 def test_postgres_is_measured_once_in_an_interval(stored: StoredRuns) -> None:
