@@ -5,8 +5,9 @@
 -- of an endpoint at a time (one of those that fail), of which `busy` are already in progress.
 -- Of an org it makes at most half as many as others leave it room for: receivers that are slow keep
 -- those of no other org waiting, and an org with fewer attempts in progress comes first.
--- A delivery has to wait for earlier ones of its run. Those of an org that was copied to another
--- installation are sent there.
+-- A delivery has to wait for earlier ones of its run. By `state = 'pending'` Postgres could look for
+-- these in the index of all that is pending for the endpoint, for each anew.
+-- Those of an org that was copied to another installation are sent there.
 WITH RECURSIVE pending AS (
     (
         SELECT endpoint_id FROM webhook_deliveries WHERE state = 'pending'
@@ -41,7 +42,7 @@ WITH RECURSIVE pending AS (
             AND NOT EXISTS (
                 SELECT FROM webhook_deliveries earlier
                 WHERE earlier.endpoint_id = d.endpoint_id AND earlier.ordered_by = d.ordered_by
-                    AND earlier.seq < d.seq AND earlier.state = 'pending'
+                    AND earlier.seq < d.seq AND earlier.state NOT IN ('delivered', 'dead')
             )
         ORDER BY d.due_at
         LIMIT greatest(

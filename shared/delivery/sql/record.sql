@@ -2,6 +2,10 @@
 --
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
 -- that responds again after failures gets at once whatever waits for it.
+--
+-- Later deliveries of the run are due no sooner than one that is pending again, or each claim would
+-- read them in vain, and at once after one that is delivered or dead. By `state = 'pending'`
+-- Postgres could look for few in the index of all that are pending.
 WITH result AS (
     SELECT unnest((SELECT %(ids)s::uuid[])) AS id,
         unnest((SELECT %(attempts)s::integer[])) AS attempt,
@@ -24,8 +28,20 @@ WITH result AS (
         error = r.error,
         delivered_at = CASE WHEN r.is_delivered THEN now() END
     FROM result r
-    WHERE d.id = r.id AND d.state = 'pending' AND (r.is_delivered OR d.attempts = r.attempt)
-    RETURNING d.id, d.endpoint_id, r.is_delivered, r.is_gone
+    WHERE d.id = r.id AND d.state NOT IN ('delivered', 'dead')
+        AND (r.is_delivered OR d.attempts = r.attempt)
+    RETURNING d.id, d.endpoint_id, d.ordered_by, d.seq, d.state, d.due_at, r.is_delivered, r.is_gone
+), followers AS (
+    UPDATE webhook_deliveries f SET due_at = follower.due_at FROM (
+        SELECT d.id, CASE WHEN r.state = 'pending' THEN r.due_at ELSE now() END AS due_at
+        FROM recorded r JOIN webhook_deliveries d ON d.endpoint_id = r.endpoint_id
+            AND d.ordered_by = r.ordered_by AND d.seq > r.seq AND d.state NOT IN ('delivered', 'dead')
+        WHERE CASE WHEN r.state = 'pending' THEN d.due_at < r.due_at ELSE d.due_at > now() END
+            AND d.id NOT IN (SELECT id FROM result)
+        FOR NO KEY UPDATE OF d SKIP LOCKED
+    ) AS follower
+    WHERE f.id = follower.id
+    RETURNING f.id
 ), result_of_endpoint AS (
     SELECT endpoint_id, bool_or(is_delivered) AS is_working, bool_or(is_gone) AS is_gone
     FROM recorded GROUP BY endpoint_id
@@ -37,7 +53,7 @@ WITH result AS (
     UPDATE webhook_deliveries SET due_at = now() WHERE id IN (
         SELECT d.id FROM working w JOIN webhook_deliveries d ON d.endpoint_id = w.id
         WHERE d.state = 'pending' AND d.due_at > now() AND d.leased_until IS NULL
-            AND d.id NOT IN (SELECT id FROM result)
+            AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
             AND w.failing_since < now() - make_interval(secs => %(steady_seconds)s)
         LIMIT 10000
         FOR NO KEY UPDATE OF d SKIP LOCKED
