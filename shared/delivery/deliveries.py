@@ -36,6 +36,8 @@ LEASE_FACTOR = 2
 JITTER = 0.25
 #: An endpoint that has failed for this long and responds again gets at once what waits for it.
 STEADY_SECONDS = 5.0
+#: Deliveries that become due by one statement; the next success makes as many more due.
+HASTENED_AT_ONCE = 10_000
 #: Longer than any month: the event of a budget is not repeated in the same one.
 RETENTION_DAYS = 35
 REPLAYED_AT_ONCE = 1_000
@@ -204,6 +206,7 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),
             "window_seconds": sum(settings.webhook_retry_seconds),
             "steady_seconds": STEADY_SECONDS,
+            "most_hastened": HASTENED_AT_ONCE,
         },
     )
 

@@ -1,7 +1,8 @@
 -- Record the results of attempts: delivered, pending again after a pause, or dead.
 --
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
--- that responds again after failures gets at once whatever waits for it.
+-- that responds again after failures gets at once whatever waits for it. Those that do so together
+-- share `most_hastened`; one for which more may wait counts as failing until its next success.
 --
 -- Later deliveries of the run are due no sooner than one that is pending again, or each claim would
 -- read them in vain, and at once after one that is delivered or dead. By `state = 'pending'`
@@ -46,21 +47,31 @@ WITH result AS (
     SELECT endpoint_id, bool_or(is_delivered) AS is_working, bool_or(is_gone) AS is_gone
     FROM recorded GROUP BY endpoint_id
 ), working AS (
-    SELECT e.id, e.failing_since FROM webhook_endpoints e
+    SELECT e.id FROM webhook_endpoints e
     JOIN result_of_endpoint r ON r.endpoint_id = e.id AND r.is_working AND NOT r.is_gone
-    WHERE e.failing_since IS NOT NULL
+    WHERE e.failing_since < now() - make_interval(secs => %(steady_seconds)s)
+), share AS (
+    SELECT greatest(1, %(most_hastened)s / greatest(1, count(*))) AS most FROM working
 ), hastened AS (
     UPDATE webhook_deliveries SET due_at = now() WHERE id IN (
-        SELECT d.id FROM working w JOIN webhook_deliveries d ON d.endpoint_id = w.id
-        WHERE d.state = 'pending' AND d.due_at > now() AND d.leased_until IS NULL
-            AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
-            AND w.failing_since < now() - make_interval(secs => %(steady_seconds)s)
-        LIMIT 10000
-        FOR NO KEY UPDATE OF d SKIP LOCKED
+        SELECT waiting.id FROM working w CROSS JOIN LATERAL (
+            SELECT d.id FROM webhook_deliveries d
+            WHERE d.endpoint_id = w.id AND d.state = 'pending' AND d.due_at > now()
+                AND d.leased_until IS NULL
+                AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
+            LIMIT (SELECT most FROM share)
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS waiting
     )
+    RETURNING endpoint_id
+), unfinished AS (
+    SELECT endpoint_id FROM hastened
+    GROUP BY endpoint_id HAVING count(*) >= (SELECT most FROM share)
 )
 UPDATE webhook_endpoints e SET
-    failing_since = CASE WHEN r.is_working THEN NULL ELSE coalesce(e.failing_since, now()) END,
+    failing_since = CASE
+        WHEN r.is_working AND r.endpoint_id NOT IN (SELECT endpoint_id FROM unfinished) THEN NULL
+        ELSE coalesce(e.failing_since, now()) END,
     is_enabled = e.is_enabled AND NOT r.is_gone,
     disabled_reason = CASE WHEN r.is_gone THEN 'gone' ELSE e.disabled_reason END
 FROM result_of_endpoint r

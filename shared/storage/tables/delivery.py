@@ -29,7 +29,9 @@ webhook_endpoints = Table(
     Column("event_types", ARRAY(Text), nullable=False),
     Column("is_enabled", Boolean, nullable=False, server_default=text("true")),
     Column("disabled_reason", Text),  # gone: it has responded with 410; null: an admin
-    time_("failing_since"),  # the first attempt that failed since the last one that did not
+    #: The first attempt that failed since the last one that did not. After an outage it is kept
+    #: until all deliveries that wait are due.
+    time_("failing_since"),
     Column("secret_encrypted", LargeBinary, nullable=False),  # of its signatures
     Column("former_secret_encrypted", LargeBinary),  # requests are signed by it, too, until then
     time_("former_secret_until"),

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Row, text
 
 from arkloop.shared.delivery import deliveries
+from arkloop.shared.delivery.deliveries import Attempt
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests import stored_deliveries
@@ -125,6 +126,37 @@ def test_everything_is_delivered_in_order_after_an_outage(org: Org) -> None:
     assert [[1, 2, 3, 4]] * 3 == [order[run_id] for run_id in run_ids]
     assert 2 == len(order[claim.run_id]) and sorted(seqs := order[claim.run_id]) == seqs
     assert {"delivered"} == {row.state for row in rows.values()}
+
+
+def test_a_long_outage_ends_at_once(org: Org, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each success makes the next ones due where more wait than one statement changes; endpoints
+    that respond again together share these.
+    """
+    monkeypatch.setattr(deliveries, "HASTENED_AT_ONCE", 4)
+    several = [org.endpoint(), org.endpoint()]
+    for endpoint in several:
+        waiting(org, endpoint, runs=7, events=1)
+    for row in claimed(org):
+        org.tried(row, **BROKEN)
+    with org.connections.transaction() as tx:
+        failing = "UPDATE webhook_endpoints SET failing_since = now() - interval '1 minute'"
+        tx.sql.execute(text(failing))
+    org.ended()
+
+    counts = []
+    while due := org.claim():
+        with org.connections.statement() as tx:
+            deliveries.record(tx, [Attempt(row.id, row.attempts, 200) for row in due])
+        with org.connections.reading() as sql:
+            counts.append(sql.scalar(text(_DUE)))
+
+    assert [4, 6, 8] == counts[:3]
+    for endpoint in several:
+        assert ["delivered"] * 8 == [state for _, state in org.states(endpoint)]
+        assert org.shown(endpoint).failing_since is None
+
+
+_DUE = "SELECT count(*) FROM webhook_deliveries WHERE state = 'pending' AND due_at <= now()"
 
 
 def test_what_waits_for_a_replayed_delivery_is_due_when_that_is_delivered(org: Org) -> None:
