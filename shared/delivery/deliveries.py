@@ -52,21 +52,17 @@ _SHOWN = [c for c in webhook_deliveries.c if c.name not in ("data", "ordered_by"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The result of an attempt: the response's status, or an error without one."""
+    """The result of an attempt to reach `url`: the response's status, or an error without one."""
 
     delivery_id: UUID
     number: int
+    url: str
     response_status: int | None = None
     error: str | None = None
 
     @property
     def is_delivered(self) -> bool:
         return self.response_status is not None and 200 <= self.response_status < 300
-
-    @property
-    def is_gone(self) -> bool:
-        """True if the receiver does not want any more deliveries, ever."""
-        return self.response_status == 410
 
 
 # ---- for the admin of an org ---------------------------------------------------------
@@ -200,7 +196,7 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "ids": plain_array(one.delivery_id for one in attempts),
             "attempts": plain_array(one.number for one in attempts),
             "are_delivered": plain_array(one.is_delivered for one in attempts),
-            "are_gone": plain_array(one.is_gone for one in attempts),
+            "urls": TextArray(one.url for one in attempts),
             "statuses": plain_array(one.response_status for one in attempts),
             "errors": TextArray(one.error for one in attempts),
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),

@@ -118,7 +118,9 @@ class WebhookSender:
             why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
             message = "cannot decrypt the secret of webhook endpoint %s: %s"
             log.error(message, row.endpoint_id, why, extra=_subject(row))
-            return Attempt(row.id, row.attempts, error="The secret cannot be decrypted here.")
+            return Attempt(
+                row.id, row.attempts, row.url, error="The secret cannot be decrypted here."
+            )
         body = messages.body(row)
         headers = signed_headers(secrets, str(row.id), int(time.time()), body)
         try:
@@ -132,12 +134,12 @@ class WebhookSender:
                 most_bytes=MAX_RESPONSE_BYTES,
             )
         except NotSent as error:
-            return Attempt(row.id, row.attempts, error=str(error))
+            return Attempt(row.id, row.attempts, row.url, error=str(error))
         except Lost as lost:
             if lost.status is None:
-                return Attempt(row.id, row.attempts, error=str(lost))
-            return Attempt(row.id, row.attempts, lost.status)
-        return Attempt(row.id, row.attempts, response.status)
+                return Attempt(row.id, row.attempts, row.url, error=str(lost))
+            return Attempt(row.id, row.attempts, row.url, lost.status)
+        return Attempt(row.id, row.attempts, row.url, response.status)
 
     def _record_together(self, attempts: Any) -> list[None]:
         with self._connections.statement() as tx:

@@ -1,5 +1,6 @@
 -- Record the results of attempts: delivered, pending again after a pause, or dead.
 --
+-- A 410 of an address that the endpoint had before is a failure like others.
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
 -- that responds again after failures gets at once whatever waits for it. Those that do so together
 -- share `most_hastened`; one for which more may wait counts as failing until its next success.
@@ -7,14 +8,20 @@
 -- Later deliveries of the run are due no sooner than one that is pending again, or each claim would
 -- read them in vain, and at once after one that is delivered or dead. By `state = 'pending'`
 -- Postgres could look for few in the index of all that are pending.
-WITH result AS (
+WITH given AS (
     SELECT unnest((SELECT %(ids)s::uuid[])) AS id,
         unnest((SELECT %(attempts)s::integer[])) AS attempt,
         unnest((SELECT %(are_delivered)s::boolean[])) AS is_delivered,
-        unnest((SELECT %(are_gone)s::boolean[])) AS is_gone,
+        unnest((SELECT %(urls)s::text[])) AS url,
         unnest((SELECT %(statuses)s::integer[])) AS response_status,
         unnest((SELECT %(errors)s::text[])) AS error,
         unnest((SELECT %(pauses)s::float8[])) AS pause
+), result AS (
+    SELECT given.*, response_status IS NOT DISTINCT FROM 410 AND EXISTS (
+            SELECT FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
+            WHERE d.id = given.id AND e.url = given.url
+        ) AS is_gone
+    FROM given
 ), recorded AS (
     UPDATE webhook_deliveries d SET
         state = CASE

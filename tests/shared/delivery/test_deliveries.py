@@ -74,7 +74,7 @@ class Org:
     def tried(self, row: Row[Any], **result: Any) -> None:
         """Record the result of an attempt."""
         with self.connections.statement() as tx:
-            deliveries.record(tx, [Attempt(row.id, row.attempts, **result)])
+            deliveries.record(tx, [Attempt(row.id, row.attempts, row.url, **result)])
 
     def set(self, delivery_id: UUID, **columns: Any) -> None:
         with self.connections.transaction() as tx:
@@ -267,6 +267,20 @@ def test_a_receiver_that_is_gone_gets_nothing_more(org: Org) -> None:
     assert (True, None) == (enabled.is_enabled, enabled.disabled_reason)
     [again] = org.claim(most=1)
     assert again.id in {row.id for row in org.listed(endpoint)}
+
+
+def test_a_former_address_that_is_gone_disables_nothing(org: Org) -> None:
+    """A 410 that comes after the change of the address is a failure like others."""
+    endpoint = org.endpoint()
+    org.ended()
+    [row] = org.claim()
+    with org.connections.transaction() as tx:
+        endpoints.change(tx, org.id, endpoint, {"url": "https://new.example/hook"})
+
+    org.tried(row, response_status=410)
+
+    assert org.shown(endpoint).is_enabled
+    assert [("run.completed", "pending")] == org.states(endpoint)
 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 500])

@@ -146,7 +146,7 @@ def test_a_long_outage_ends_at_once(org: Org, monkeypatch: pytest.MonkeyPatch) -
     counts = []
     while due := org.claim():
         with org.connections.statement() as tx:
-            deliveries.record(tx, [Attempt(row.id, row.attempts, 200) for row in due])
+            deliveries.record(tx, [Attempt(row.id, row.attempts, row.url, 200) for row in due])
         with org.connections.reading() as sql:
             counts.append(sql.scalar(text(_DUE)))
 
