@@ -273,9 +273,10 @@ class AgentWorker:
         with self._changed:
             held = [one.run.run_id for one in self._executions]
         with contextlib.suppress(Unreachable, Refused):
-            for run in last.post("poll", {**own, "held": held})["runs"]:
-                claim = {"run_id": run["run_id"], "fence": run["fence"]}
-                last.post("release", {**claim, "seq": run["next_seq"]})
+            while runs := last.post("poll", {**own, "held": held})["runs"]:
+                for run in runs:
+                    claim = {"run_id": run["run_id"], "fence": run["fence"]}
+                    last.post("release", {**claim, "seq": run["next_seq"]})
 
     def _wait_for_runs(self, seconds: float) -> None:
         with self._changed:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.agents import call_approvals
@@ -28,15 +28,21 @@ from arkloop.shared.runs import (
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import agent_runs, runs
 from arkloop.shared.threads.history_messages import Message, messages_before
 from arkloop.shared.times import rfc3339
 
 #: Runs that a worker gets once more in one response.
 MAX_OWN = 16
-#: Of a run's own turns, the newest.
-MAX_TURN_BYTES = 1024 * 1024
+#: What one response has of runs, or a little more; those that are left come with the next one.
+MAX_RESPONSE_CHARACTERS = 8 * 1024 * 1024
+#: Of a run's own turns, the newest, which are whole. Of long texts and outputs before them
+#: agents get so much.
+MAX_TURN_BYTES = 8 * 1024 * 1024
+MAX_OLD_CHARACTERS = 1024
+_MARK = "\n[cut: newer turns of the run have 8 MiB]"
+_READ_TURNS = statement(__package__, "agent_turns")
 _TURN_TYPES = (
     types.MessageCompleted.type,
     types.ToolCallRequested.type,
@@ -79,8 +85,17 @@ def take(
         with connections.statement() as tx:
             agent_workers.renew(tx, worker)
         taken += claims.claim(connections, wanted, worker.id, have_agent=True)
-    found = [_hand_over(connections, worker, run_id, catalog) for run_id in taken]
-    return [one for one in found if one is not None]
+    found: list[dict[str, Any]] = []
+    characters = 0
+    for run_id in taken:
+        one = _hand_over(connections, worker, run_id, catalog)
+        if one is None:
+            continue
+        found.append(one)
+        characters += len(json.dumps(one, ensure_ascii=False)) if len(taken) > 1 else 0
+        if characters > MAX_RESPONSE_CHARACTERS:
+            break
+    return found
 
 
 def _hand_over(
@@ -160,14 +175,20 @@ def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
 def _turns(
     sql: Connection, run: RowMapping
 ) -> tuple[Sequence[Message], list[Message], list[Message]]:
-    """Return the finished turns of earlier attempts, and people's answers and approvals."""
-    size = func.sum(func.octet_length(run_events.c.payload)).over(order_by=run_events.c.seq.desc())
-    newest = (
-        select(run_events.c.seq, run_events.c.type, run_events.c.payload, size.label("size"))
-        .where(run_events.c.run_id == run["id"], run_events.c.type.in_(_TURN_TYPES))
-        .subquery()
+    """Return the finished turns of earlier attempts, and people's answers and approvals.
+
+    None is left out: what a worker does not know it does again.
+    """
+    rows = sql.exec_driver_sql(
+        _READ_TURNS,
+        {
+            "run_id": run["id"],
+            "types": list(_TURN_TYPES),
+            "most_bytes": MAX_TURN_BYTES,
+            "most_characters": MAX_OLD_CHARACTERS,
+            "mark": _MARK,
+        },
     )
-    rows = sql.execute(select(newest).where(newest.c.size <= MAX_TURN_BYTES).order_by(newest.c.seq))
     turns: list[Message] = []
     asked: dict[str, Message] = {}
     calls: dict[str, Message] = {}
@@ -186,7 +207,7 @@ def _turns(
                 }
                 calls[call["id"]] = call
                 turn = next((t for t in reversed(turns) if t["role"] == "assistant"), None)
-                if turn is not None:  # else it is cut off, with all before it
+                if turn is not None:  # else the worker has given out tasks without a turn
                     turn.setdefault("tool_calls", []).append(call)
             case types.ToolResult.type:
                 turns.append(

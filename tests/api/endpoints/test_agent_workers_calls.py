@@ -94,3 +94,62 @@ def test_a_call_that_does_not_exist_cannot_begin(
     mine.take()
 
     assert (422, "validation.error") == error_of(mine.write("append", begun=["x"]))
+
+
+def test_a_worker_gets_every_call_of_a_long_run(
+    alice: User, worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """Calls, answers and approvals are whole; of long outputs before 8 MiB a beginning is left."""
+    run_id, mine = start(), worker()
+    mine.take()
+    mine.write("ask", question="How much?", key="amount")
+    alice.post(f"/v1/runs/{run_id}/input", json={"content": "5"})
+    mine.take()
+    mine.write("ask", turn(), call("pay", amount=5), approval_of="pay")
+    alice.post(f"/v1/runs/{run_id}/input", json={"content": "yes"})
+    mine.take()
+    said = "\N{SNOWMAN}" + "s" * 2000
+    mine.write("append", begun=["pay"])
+    mine.write("append", result("pay", "receipt 1"), turn(said), call("long"))
+    mine.write("append", result("long", "\N{SNOWMAN}" + "x" * 60_000))
+    for part in range(5):
+        ids = [f"{part}-{number}" for number in range(30)]
+        results = [result(id_, "y" * 60_000) for id_ in ids]
+        assert 200 == mine.write("append", *map(call, ids), *results).status_code
+    mine.write("release")
+
+    taken = mine.take()
+
+    assert [("amount", "5")] == [(one["key"], one["answer"]) for one in taken["answers"]]
+    assert [("pay", "yes")] == [(one["tool_call_id"], one["answer"]) for one in taken["approvals"]]
+    _, paying, receipt, saying, long, *others = taken["messages"]
+    assert ["pay"] == [one["id"] for one in paying["tool_calls"]]
+    assert ("pay", "receipt 1") == (receipt["tool_call_id"], receipt["content"])
+    cut = "\n[cut: newer turns of the run have 8 MiB]"
+    assert said[:1024] + cut == saying["content"]
+    assert "\N{SNOWMAN}" + "x" * 1023 + cut == long["content"]
+    assert 151 == len(saying["tool_calls"])
+    assert "y" * 1024 + cut == others[0]["content"]
+    whole = [one for one in others if one["content"] == "y" * 60_000]
+    assert others[-len(whole) :] == whole
+    assert 130 < len(whole) < 140
+
+
+def test_a_response_has_few_long_runs(worker: MakeWorker, start: Callable[..., str]) -> None:
+    """Several runs with long outputs come with two polls, and not with one."""
+    workers = [worker() for _ in range(3)]
+    for mine in workers:
+        start()
+        mine.take()
+        for part in range(3):
+            ids = [f"{part}-{number}" for number in range(30)]
+            results = [result(id_, "y" * 60_000) for id_ in ids]
+            assert 200 == mine.write("append", turn(), *map(call, ids), *results).status_code
+    for mine in workers:
+        mine.write("release")
+
+    first = [run["run_id"] for run in mine.poll(max_runs=3)]
+    others = [run["run_id"] for run in mine.poll(held=first)]
+
+    assert (2, 1) == (len(first), len(others))
+    assert {one.run["run_id"] for one in workers} == {*first, *others}

@@ -175,3 +175,11 @@ def sayer(run: AgentRun) -> str:
         return "found"
 
     return run.step("look", {}, look, tool_call_id="look-1", idempotent=True)
+
+
+def collector(run: AgentRun) -> str:
+    """Make a payment, read much, and ask: all of it once more after the answer."""
+    paid = run.step("pay", {}, lambda: note("pays") or "paid", tool_call_id="pay-1")
+    for number in range(140):
+        run.step("read", {}, lambda: "x" * 65_000, tool_call_id=f"read-{number}")
+    return f"{paid}, {run.ask('Enough?')}"

@@ -125,6 +125,18 @@ def test_a_step_that_may_be_repeated_is_repeated_after_text(desk: Desk) -> None:
     assert ["looks", "looks"] == desk.lines()
 
 
+def test_a_step_before_long_outputs_is_not_made_again(desk: Desk) -> None:
+    """A worker that gets a run with more than 8 MiB of outputs knows all its calls."""
+    desk.worker("collector")
+    run_id = desk.run("collector", max_steps=256)
+    desk.user.until(run_id, "status", "waiting_for_input")
+
+    assert 200 == desk.user.answer(run_id, "yes").status_code
+
+    assert "paid, yes" == desk.user.ended(run_id)["output"]
+    assert ["pays"] == desk.lines()
+
+
 def test_people_approve_calls_of_a_served_agent(desk: Desk) -> None:
     """Each approval is for one call: one is made with other arguments, one is not made."""
     desk.worker("payer")
