@@ -17,7 +17,7 @@ from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, Pauses
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.shared import ids
-from arkloop.shared.agents.agent_run import RunStopped, StopReason
+from arkloop.shared.agents.agent_run import RunStopped
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,11 @@ class AgentWorker:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._executions))
-                runs = [one.name for one in self._executions if one.run.stopped != "lost"]
+                beating = [one for one in self._executions if one.run.stopped != "lost"]
+                # Of a run that waited, and was polled again, an earlier execution may be ending.
+                beating.sort(key=lambda one: one.fence)
+                named = {one.run.run_id: one for one in beating}
+                runs = [one.name for one in named.values()]
             wait = min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
             body = {"worker_id": self.id, "runs": runs, "wait_seconds": int(wait)}
             began = time.monotonic()
@@ -242,18 +246,13 @@ class AgentWorker:
                 continue
             pause = FIRST_PAUSE_SECONDS
             for one in news["runs"]:
+                # Only this execution was asked about, and not one that was polled meanwhile.
                 if not one["is_held"]:
-                    self._stop_run(one["run_id"], "lost")
+                    named[one["run_id"]].run.stop("lost")
                 elif one["cancel_requested"]:
-                    self._stop_run(one["run_id"], "cancelled")
+                    named[one["run_id"]].run.stop("cancelled")
             # A server that is being stopped responds at once.
             time.sleep(max(0.0, min(0.05, began + 0.05 - time.monotonic())))
-
-    def _stop_run(self, run_id: str, reason: StopReason) -> None:
-        with self._changed:
-            concerned = [one for one in self._executions if one.run.run_id == run_id]
-        for one in concerned:
-            one.run.stop(reason)
 
     def _drain(self) -> None:
         """Let runs end or reach a checkpoint; the others go back to the queue as they are."""

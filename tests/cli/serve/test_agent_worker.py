@@ -1,0 +1,113 @@
+"""Heartbeats of an agent worker: which executions their responses concern."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from arkloop.agents import AgentRun
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.agent_worker import AgentWorker
+from arkloop.shared import ids
+
+RUN_ID = str(ids.new_id())
+RUN: dict[str, Any] = {
+    **dict.fromkeys(("thread_id", "org_id", "run_id"), RUN_ID),
+    **dict.fromkeys(("messages", "answers", "approvals", "begun"), ()),
+    **dict.fromkeys(("end_user_id", "output_schema", "checkpoint")),
+    "metadata": {},
+    "model_settings": {},
+    **dict.fromkeys(("instructions", "model"), ""),
+    "trace_id": "0" * 32,
+    "attempt": 1,
+    "cancel_requested": False,
+    "next_seq": 2,
+}
+
+
+class SlowHeartbeats:
+    """A service with one run, which waits and is polled again while a heartbeat is on its way."""
+
+    def __init__(self) -> None:
+        self.beating, self.polled_again, self.beaten, self.ended = (
+            threading.Event() for _ in range(4)
+        )
+        self.fence = 0
+        self.completed: list[int] = []
+
+    def respond(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case "poll":
+                self.fence += 1
+                if self.fence > 2:
+                    self.ended.wait(30)
+                    return {"lease_seconds": 15.0, "runs": []}
+                return {"lease_seconds": 15.0, "runs": [{**RUN, "fence": self.fence}]}
+            case "heartbeat":
+                return {"lease_seconds": 15.0, "runs": self._beat(body["runs"])}
+            case "complete":
+                self.completed.append(body["fence"])
+                self.ended.set()
+        status = "waiting_for_input" if verb == "ask" else "running"
+        return {"status": status, "cancel_requested": False, "next_seq": 9}
+
+    def _beat(self, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Respond to the first one late: the run is no longer held under its fence."""
+        is_held = not runs or runs[0]["fence"] > 1
+        if is_held:
+            self.beaten.set()
+        else:
+            self.beating.set()
+            self.polled_again.wait(30)
+        return [{"run_id": RUN_ID, "is_held": is_held, "cancel_requested": False} for _ in runs]
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[SlowHeartbeats, ServerAddress]]:
+    slow = SlowHeartbeats()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.dumps(slow.respond(self.path.rpartition(":")[2], sent)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield slow, ServerAddress(f"http://127.0.0.1:{server.server_port}", "key")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_late_heartbeat_stops_no_execution_that_came_after_it(
+    service: tuple[SlowHeartbeats, ServerAddress],
+) -> None:
+    """A run that waited, was answered, and was polled again while it was on its way, continues."""
+    slow, address = service
+
+    def agent(run: AgentRun) -> str:
+        if slow.fence == 1:
+            slow.beating.wait(30)
+            return run.ask("Which one?")
+        slow.polled_again.set()
+        slow.beaten.wait(30)
+        return "done"
+
+    worker = AgentWorker(address, "mine", agent, concurrency=1, grace_seconds=1)
+    working = threading.Thread(target=worker.run, daemon=True)
+    working.start()
+    ended = slow.ended.wait(10)
+    worker.stop()
+    working.join(30)
+
+    assert (True, [2]) == (ended, slow.completed)
