@@ -21,7 +21,6 @@ from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, read_body
 from arkloop.api.http.schema import Schema
-from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
@@ -236,18 +235,13 @@ def _respond(
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
     is_valid = partial(authenticator().still_valid, actor())
 
-    def take_if_there() -> bytes | None:
-        if poll.connection is not None and is_closed(poll.connection):
-            # Not noticed yet. What woke it is for the next one.
-            hub.wake(poll.topic, "")
-            poll.end()
-            return None
+    def take_if_heard() -> bytes | None:
         if is_silent is not None and is_silent():
             hub.wake(poll.topic, "")
             return otherwise()
         return take() if is_valid() else None
 
-    later = respond_later(hub, poll, request.environ, seconds, take_if_there, otherwise)
+    later = respond_later(hub, poll, request.environ, seconds, take_if_heard, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)
 
 

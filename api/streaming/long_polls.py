@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arkloop.api.streaming import hub_threads
-from arkloop.api.streaming.disconnects import Disconnects
+from arkloop.api.streaming.disconnects import Disconnects, is_closed
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections
@@ -52,6 +52,8 @@ class LongPoll:
     is_over: bool = False
     #: The detail for which it was woken last and that it has not looked for yet.
     news: str | None = None
+    #: The detail for which it looks now.
+    sought: str | None = None
     descriptor: int | None = None
     # A lock and not an Event, of which thousands of idle polls would each hold 1 KiB.
     _wake: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +83,7 @@ class LongPoll:
         woken = seconds > 0 and self._wake.acquire(timeout=seconds)
         if not woken or self.is_over:
             return False
-        self.news = None
+        self.sought, self.news = self.news, None
         return True
 
 
@@ -233,14 +235,23 @@ def respond_later(
     end = time.monotonic() + seconds
     body = None
     with hub.waiting(poll):
-        body = _taken(take)
+        body = _taken(hub, poll, take)
         while body is None and poll.wait(end - time.monotonic()):
-            body = _taken(take)
+            body = _taken(hub, poll, take)
     yield body if body is not None else otherwise()
 
 
-def _taken(take: Callable[[], bytes | None]) -> bytes | None:
-    """Return what `take` returns; None while Postgres is unavailable: the status is sent."""
+def _taken(hub: LongPollHub, poll: LongPoll, take: Callable[[], bytes | None]) -> bytes | None:
+    """Return what `take` returns; None if the client has left, and while Postgres is unavailable:
+    the status is sent.
+    """
+    if poll.connection is not None and is_closed(poll.connection):
+        # Not noticed yet. What woke it is for the next one.
+        if poll.sought is not None:
+            hub.wake(poll.topic, poll.sought)
+        poll.has_left = True
+        poll.end()
+        return None
     try:
         return take()
     except Unavailable as error:

@@ -133,6 +133,20 @@ def test_a_poll_whose_client_has_left_ends(hub: LongPollHub) -> None:
     assert (True, 1) == (waiter.poll.has_left, waiter.looks)
 
 
+def test_a_poll_that_was_woken_after_its_client_had_left_wakes_another(hub: LongPollHub) -> None:
+    """What is announced before the hub has noticed the closed connection is for the next poll."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        gone = Waiter(hub, LongPoll("t", frozenset({"mine"}), ours), found_at=2)
+        other = Waiter(hub, LongPoll("t", frozenset({"mine"})), found_at=2)
+        theirs.close()
+        hub.wake("t", "mine")
+        eventually(lambda: [b"nothing"] == gone.bodies)
+        eventually(lambda: [b"work"] == other.bodies)
+
+    assert (True, 1) == (gone.poll.has_left, gone.looks)
+
+
 def test_polls_respond_when_the_process_stops(hub: LongPollHub) -> None:
     """A server that is being stopped lets its clients ask another one at once."""
     waiter = Waiter(hub, LongPoll("t"))
