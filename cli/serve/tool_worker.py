@@ -33,6 +33,8 @@ STOP_SECONDS = 1.0
 SIGNAL_SECONDS = 0.2
 #: A body may have 1 MiB.
 MAX_BODY_BYTES = 1_000_000
+MAX_ERROR_CHARACTERS = 65_536
+MAX_IMAGES = 8
 _CUT = "\n[cut: the output was too long for one response]"
 
 _TOOLS_UNKNOWN = "tool_workers.tools_unknown"
@@ -230,10 +232,18 @@ def _definition(tool: Tool) -> dict[str, Any]:
 
 
 def _fitting(body: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request's body, of which the service accepts 1 MiB; the output is cut to fit."""
+    """Return the request's body, as the service accepts it; output, error and images are cut to
+    fit.
+    """
     name = "output" if "output" in result else "error"
     text = clean(result[name])
     fitting = {**body, **result, name: text}
+    if name == "error" and len(text) > MAX_ERROR_CHARACTERS:
+        text = text[: MAX_ERROR_CHARACTERS - len(_CUT)]
+        fitting[name] = text + _CUT
+    if len(fitting.get("images", ())) > MAX_IMAGES:
+        fitting["images"] = fitting["images"][:MAX_IMAGES]
+        fitting[name] = text + _CUT
     while len(json.dumps(fitting)) > MAX_BODY_BYTES and (text or fitting.get("images")):
         if len(json.dumps(text)) > MAX_BODY_BYTES // 2:
             text = text[: len(text) * 2 // 3]

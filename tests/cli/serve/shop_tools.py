@@ -5,10 +5,12 @@ import os
 import time
 from pathlib import Path
 
+from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import CallInfo, ToolFailed, tool
 
 STEPS = Path(os.environ["STEPS"])
+IMAGE = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # a transparent GIF
 
 
 def _note(step: str) -> None:
@@ -64,3 +66,15 @@ async def restock(context: ToolContext, seconds: float) -> str:
         _note("CancelledError")
         raise
     return "restocked"
+
+
+@tool(idempotent=True)
+def explain(context: ToolContext, number: str) -> str:
+    """Fail with an explanation that is longer than any other."""
+    raise ToolFailed(number * 65_537)
+
+
+@tool(idempotent=True)
+def draw(context: ToolContext, count: int) -> ToolOutput:
+    """Return images of one pixel."""
+    return ToolOutput("images", [IMAGE] * count)

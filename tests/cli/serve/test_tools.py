@@ -90,6 +90,19 @@ def test_a_worker_executes_functions_and_coroutines(shop: Shop) -> None:
     assert (0, True) == (worker.returncode, b"postgres://user:password@db" in log)
 
 
+def test_a_result_beyond_what_the_service_accepts_is_cut(shop: Shop) -> None:
+    """A long error and too many images arrive, shortened, and the text says so."""
+    shop.worker()
+
+    run_id = shop.run(call("explain", number="7"), call("draw", count=9))
+    results = [e["data"] for e in shop.user.events(run_id) if e["type"] == "tool.result"]
+
+    cut = "\n[cut: the output was too long for one response]"
+    expected = [("7" * (65_536 - len(cut)) + cut, True), ("images" + cut, False)]
+    assert expected == [(data["output"], data["is_error"]) for data in results]
+    assert 8 == len(results[1]["files"])
+
+
 def test_a_stopping_worker_ends_its_calls(shop: Shop) -> None:
     """After SIGTERM it fetches no more calls, and reports those in progress."""
     worker = shop.worker()
