@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -86,7 +86,7 @@ class ToolCall:
             return "fail", {"error": str(error) or "The tool failed."}
         except (StopRun, asyncio.CancelledError):
             return "fail", {"error": "The call was cancelled."}
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: libraries for command lines raise it
             # Its text may hold secrets, such as the URL of a database: it stays here.
             log.exception("tool %s raised in call %s", self.tool.spec.name, self.id)
             return "fail", {"error": f"The tool failed: {type(error).__name__}."}
@@ -98,12 +98,22 @@ class ToolCall:
         self.tool.check(self._arguments)
         returned: Any = self.tool(self._context, self._info, self._arguments)
         if self.tool.is_async:
-            task = asyncio.run_coroutine_threadsafe(returned, self._loop)
+            task = asyncio.run_coroutine_threadsafe(_kept(returned), self._loop)
             with self._context.aborting(lambda: _cancel(task)):
                 returned = task.result()
+            if isinstance(returned, BaseException):
+                raise returned
         if not isinstance(returned, str | ToolOutput):
             raise TypeError(f"the tool returned {type(returned).__name__}, not str or ToolOutput")
         return returned
+
+
+async def _kept(returned: Coroutine[Any, Any, Any]) -> Any:
+    """Return what the tool returns, or the exception by which it would end the loop of all."""
+    try:
+        return await returned
+    except (SystemExit, KeyboardInterrupt) as error:
+        return error
 
 
 def _cancel(task: Future[Any]) -> None:

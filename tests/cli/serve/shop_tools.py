@@ -78,3 +78,15 @@ def explain(context: ToolContext, number: str) -> str:
 def draw(context: ToolContext, count: int) -> ToolOutput:
     """Return images of one pixel."""
     return ToolOutput("images", [IMAGE] * count)
+
+
+@tool(idempotent=True)
+def parse(context: ToolContext) -> str:
+    """End as a program does that does not know an option."""
+    raise SystemExit(2)
+
+
+@tool(idempotent=True)
+async def parse_later(context: ToolContext) -> str:
+    """End in the same way, in the event loop."""
+    raise SystemExit(2)

@@ -103,6 +103,16 @@ def test_a_result_beyond_what_the_service_accepts_is_cut(shop: Shop) -> None:
     assert 8 == len(results[1]["files"])
 
 
+def test_a_tool_that_exits_has_failed(shop: Shop) -> None:
+    """The call has a result, its place is free again, and coroutines go on."""
+    shop.worker("--concurrency", "1")
+
+    calls = (call("parse"), call("parse_later"), call("count_stock", item="lamps"))
+
+    failed = ("The tool failed: SystemExit.", True)
+    assert [failed, failed, ("7 lamps", False)] == shop.results(shop.run(*calls))
+
+
 def test_a_stopping_worker_ends_its_calls(shop: Shop) -> None:
     """After SIGTERM it fetches no more calls, and reports those in progress."""
     worker = shop.worker()
