@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,27 @@ def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
                         os.kill(child.pid, signal.SIGKILL)
 
     assert user.events(run["run_id"]) == seen
+
+
+def test_a_stream_that_is_cut_after_a_silence_is_opened_again(system: System, user: Caller) -> None:
+    """A run waits for a person for longer than the patience: the cut alone does not end it."""
+    asking = script({"tool": "ask_user", "args": {"question": "Where?"}}, {"say": "Thanks."})
+    with system.one_more_web_server() as server:
+
+        def cut() -> None:
+            for child in psutil.Process(server.pid).children():
+                os.kill(child.pid, signal.SIGKILL)
+
+        with Arkloop(server.url, user.token, patience=5, first_pause=0.05) as client:
+            run_id = client.create(asking, route_id="scripted")["run_id"]
+            seen: list[Any] = []
+            for event in client.follow(run_id):
+                seen.append(event)
+                if event["type"] == "run.waiting_for_input":
+                    threading.Timer(6, cut).start()
+                    threading.Timer(9, lambda: user.answer(run_id, "Rome")).start()
+
+    assert user.events(run_id) == seen
 
 
 def test_the_text_is_what_the_run_says(arkloop: Arkloop) -> None:

@@ -29,6 +29,7 @@ STEPS = (
     {"error": "disconnect", "times": 1},
     {"say": "there."},
 )
+ASKING = script({"tool": "ask_user", "args": {"question": "Where?"}}, {"say": "Thanks."})
 TOOL = {
     "name": "get_location",
     "description": "Returns where the user is.",
@@ -37,8 +38,11 @@ TOOL = {
 }
 
 
-def _started(url: str, user: Caller, **body: Any) -> "subprocess.Popen[str]":
+def _started(
+    url: str, user: Caller, options: dict[str, int] | None = None, **body: Any
+) -> "subprocess.Popen[str]":
     given = {"url": url, "token": user.token, "body": {"route_id": "scripted", **body}}
+    given |= options or {}
     return subprocess.Popen(
         [str(NODE), "--disable-warning=ExperimentalWarning", str(PROGRAM), json.dumps(given)],
         stdout=subprocess.PIPE,
@@ -80,6 +84,30 @@ def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
         said = _said(program)
 
     assert user.events(said["runId"]) == said["seen"]
+
+
+def test_a_stream_that_is_cut_behind_a_slow_caller_is_opened_again(
+    system: System, user: Caller
+) -> None:
+    """The caller takes longer than the patience over an event, and the server dies meanwhile."""
+    options = {"patience": 3_000, "holdMs": 5_000}
+    with system.one_more_web_server() as server:
+        program = _started(server.url, user, options, message=ASKING)
+        assert program.stderr is not None
+        assert ["begun\n", "waiting\n"] == [program.stderr.readline() for _ in range(2)]
+        for child in psutil.Process(server.pid).children():
+            os.kill(child.pid, signal.SIGKILL)
+        said = _said(program)
+
+    assert user.events(said["runId"]) == said["seen"]
+
+
+def test_a_slow_caller_is_no_silence(user: Caller) -> None:
+    """A stream stays open while its caller takes longer over an event than it may be silent."""
+    options = {"holdMs": 4_000, "silenceMs": 3_000}
+    said = _said(_started(user.url, user, options, message=ASKING))
+
+    assert (1, "run.completed") == (said["opened"], said["seen"][-1]["type"])
 
 
 def test_an_approval_has_its_arguments(user: Caller) -> None:

@@ -123,7 +123,7 @@ class Arkloop:
         retry = _Retry(self._patience, self._first_pause)
         while True:
             try:
-                for event in self._events(run_id, after_seq):
+                for event in self._events(run_id, after_seq, retry):
                     retry.succeeded()
                     after_seq = event["seq"]
                     yield event
@@ -140,7 +140,7 @@ class Arkloop:
             else:
                 retry.pause(httpx.RemoteProtocolError("The stream ended before the run."))
 
-    def _events(self, run_id: str, after_seq: int) -> Iterator[Event]:
+    def _events(self, run_id: str, after_seq: int, retry: "_Retry") -> Iterator[Event]:
         """Yield the events of one connection; a frame that was cut is none."""
         headers = {**self._headers, "Accept": "text/event-stream"}
         if after_seq:
@@ -154,12 +154,16 @@ class Arkloop:
                 response.read()
                 raise _error(response)
             data = ""
-            for line in _lines(response.iter_bytes()):
-                if line.startswith("data:"):
-                    data = line[5:]
-                elif not line and data:
-                    yield cast(Event, json.loads(data))
-                    data = ""
+            try:
+                for line in _lines(response.iter_bytes()):
+                    if line.startswith("data:"):
+                        data = line[5:]
+                    elif not line and data:
+                        yield cast(Event, json.loads(data))
+                        data = ""
+            finally:
+                if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    retry.had_contact()  # a run that waits for a person has no events
 
     # ---- one request ----
 
@@ -226,6 +230,10 @@ class _Retry:
 
     def succeeded(self) -> None:
         self._failures = 0
+        self.had_contact()
+
+    def had_contact(self) -> None:
+        """Be patient from now on; the pauses stay as long as they are."""
         self._since = time.monotonic()
 
     def pause(self, error: Exception, least: float = 0.0) -> None:

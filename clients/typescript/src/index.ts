@@ -114,7 +114,7 @@ export class Arkloop {
     for (;;) {
       let problem: unknown = new Error("The stream ended before the run.")
       try {
-        for await (const event of this.#events(runId, afterSeq, signal)) {
+        for await (const event of this.#events(runId, afterSeq, retry, signal)) {
           if (event === null) return
           retry.succeeded()
           afterSeq = event.seq
@@ -134,6 +134,7 @@ export class Arkloop {
   async *#events(
     runId: string,
     afterSeq: number,
+    retry: Retry,
     signal?: AbortSignal,
   ): AsyncGenerator<Event | null, void, undefined> {
     const headers: Record<string, string> = { Accept: "text/event-stream" }
@@ -144,6 +145,7 @@ export class Arkloop {
     signal?.throwIfAborted()
     signal?.addEventListener("abort", abort)
     let silence = setTimeout(abort, SILENCE_MS)
+    let isOpen = false
     try {
       const path = `/v1/runs/${encodeURIComponent(runId)}/events`
       const response = await this.#request("GET", path, headers, undefined, connection.signal)
@@ -152,14 +154,17 @@ export class Arkloop {
         return
       }
       if (response.status !== 200 || response.body === null) throw await errorOf(response)
+      isOpen = response.headers.get("Content-Type")?.startsWith("text/event-stream") ?? false
       let rest = ""
       let data = ""
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
       for (;;) {
-        const { done, value } = await reader.read()
-        if (done) return
+        // Not while the caller has an event, and nothing is read.
         clearTimeout(silence)
         silence = setTimeout(abort, SILENCE_MS)
+        const { done, value } = await reader.read()
+        clearTimeout(silence)
+        if (done) return
         const lines = (rest + value).split("\n")
         rest = lines.pop() ?? ""
         for (const line of lines) {
@@ -171,6 +176,7 @@ export class Arkloop {
         }
       }
     } finally {
+      if (isOpen) retry.hadContact() // a run that waits for a person has no events
       clearTimeout(silence)
       signal?.removeEventListener("abort", abort)
       connection.abort()
@@ -256,6 +262,11 @@ class Retry {
 
   succeeded(): void {
     this.#failures = 0
+    this.hadContact()
+  }
+
+  /** Be patient from now on; the pauses stay as long as they are. */
+  hadContact(): void {
     this.#since = Date.now()
   }
 
