@@ -77,7 +77,8 @@ class AiSdkProjection:
     #: The model turn of the step is complete: what is streamed next belongs to another step.
     _is_turn_done: bool = False
     _has_calls: bool = False
-    _has_text: bool = False
+    #: What the turn has streamed of its text, until it is complete.
+    _text: list[str] = field(default_factory=list)
     #: The part that is being streamed: `text` or `reasoning`, and its id.
     _part: tuple[str, str] | None = None
     #: Names of the calls of the turn, and ids of those whose arguments are being streamed.
@@ -141,7 +142,8 @@ class AiSdkProjection:
             yield from self._close_part()
             self._part = (kind, f"{kind}-{seq}")
             yield {"type": f"{kind}-start", "id": self._part[1]}
-        self._has_text = self._has_text or kind == "text"
+        if kind == "text":
+            self._text.append(text)
         yield {"type": f"{kind}-delta", "id": self._part[1], "delta": text}
 
     def _input_delta(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
@@ -170,13 +172,16 @@ class AiSdkProjection:
                 yield {"type": "tool-input-error", **call, "errorText": why}
             yield {"type": "data-arkloop-reset", "data": {"reason": data["reason"]}}
         self._part = None
-        self._has_text = False
+        self._text.clear()
         self._inputs = _NONE
 
     def _turn(self, seq: int, data: Mapping[str, Any]) -> Iterator[Chunk]:
         yield from self._step()
-        if data["content"] and not self._has_text:
+        if self._text and "".join(self._text) != data["content"]:  # of an agent worker
+            yield from self._reset({"reason": "agent"})
+        if data["content"] and not self._text:
             yield from self._delta("text", seq, data["content"])
+        self._text.clear()
         yield from self._close_part()
         self._is_turn_done = True
 
@@ -186,7 +191,8 @@ class AiSdkProjection:
             yield from self._end_step()
         if not self._is_step_open:
             self._is_step_open = True
-            self._is_turn_done = self._has_calls = self._has_text = False
+            self._is_turn_done = self._has_calls = False
+            self._text.clear()
             self._names.clear()
             self._inputs = _NONE
             yield {"type": "start-step"}

@@ -133,6 +133,33 @@ def test_a_wait_for_http_tools_alone_ends_no_response() -> None:
     assert set(of_http) < {c["toolCallId"] for c in chunks if c["type"] == "tool-output-available"}
 
 
+@pytest.mark.parametrize(
+    ("version", "void"), [("6.0.0", ["data-arkloop-reset"]), ("7.0.70", ["reset-step"])]
+)
+def test_an_answer_that_was_not_streamed_takes_the_streamed_text_back(
+    version: str, void: list[str]
+) -> None:
+    """An agent worker may stream a text and complete its run with another one."""
+    ended = {"usage": {}, "cost_usd": 0, "stop_reason": "stop"}
+    happened: list[tuple[str, dict[str, Any]]] = [
+        ("message.delta", {"content": "Searching…"}),
+        ("message.completed", {"message_id": "m", "content": "It is 42.", "usage": {}}),
+        ("run.completed", ended),
+    ]
+    events = [
+        {"seq": seq, "type": kind, "data": data} for seq, (kind, data) in enumerate(happened, 1)
+    ]
+
+    chunks = chunks_of(project_all(events, AiSdkProjection(str(RUN_ID), dialect_of(version))))
+
+    shown = types_of(chunks)
+    texts = [c.get("delta") for c in chunks if c["type"] == "text-delta"]
+    assert ["Searching…", "It is 42."] == texts
+    assert void == [kind for kind in shown if "reset" in kind]
+    first, second = (place for place, kind in enumerate(shown) if kind == "text-delta")
+    assert first < shown.index(void[0]) < second
+
+
 def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return a recorded run that waits for results, these of them from HTTP tools."""
     events = events_of("client_tools")
