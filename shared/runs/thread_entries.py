@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping, Select, String, select
 
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 
 # Two indexes by position are merged: however long the thread is, only a page of it is read.
@@ -64,8 +64,12 @@ def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
 
 
 def newest_message(sql: Connection, thread_id: UUID) -> Row[Any] | None:
-    """Return the last message of a user in the thread, None if there is none."""
-    return sql.execute(_of_users(thread_id).limit(1)).one_or_none()
+    """Return the last message of a user in the thread, None if there is none.
+
+    One whose run waits for its turn, or for its time, is not there yet.
+    """
+    is_there = messages.c.position < FIRST_WAITING
+    return sql.execute(_of_users(thread_id).where(is_there).limit(1)).one_or_none()
 
 
 def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[Any] | None:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from arkloop.shared.events.types import RunInputReceived
 from arkloop.shared.storage.tables.files import files
+from arkloop.shared.times import now, rfc3339
 from tests.clients import Register, User, details_of, error_of
 from tests.end_users import ANN, BOB, end_user
 from tests.stored_runs import StoredRuns
@@ -123,6 +125,26 @@ def test_only_the_last_answer_is_generated_again(alice: User, runs: StoredRuns) 
 
     refused = post(alice, said, chat=chat, trigger="regenerate-message")
     assert ["messageId"] == list(details_of(refused))
+
+
+def test_the_last_answer_is_generated_again_before_a_scheduled_message(
+    alice: User, runs: StoredRuns
+) -> None:
+    """The message that comes later has no answer yet."""
+    chat, said, planned = new_id(), message(), message("Later")
+    first = run_of(post(alice, said, chat=chat))
+    runs.cancel(UUID(first))
+    in_a_day = rfc3339(now() + timedelta(days=1))
+    later = run_of(post(alice, planned, chat=chat, not_before=in_a_day))
+
+    again = run_of(post(alice, said, chat=chat, trigger="regenerate-message"))
+    assert again not in (first, later)
+    runs.cancel(UUID(again))
+    refused = post(alice, planned, chat=chat, trigger="regenerate-message")
+    assert ["messageId"] == list(details_of(refused))
+    assert ["cancelled", "scheduled", "cancelled"] == [
+        runs.state(UUID(one)) for one in (first, later, again)
+    ]
 
 
 @pytest.mark.parametrize(
