@@ -166,7 +166,12 @@ def start_due(connections: Connections) -> None:
     with connections.reading() as sql:
         due = sql.scalars(
             select(runs.c.id)
-            .where(IS_SCHEDULED, runs.c.not_before <= func.now())
+            .where(
+                IS_SCHEDULED,
+                runs.c.not_before <= func.now(),
+                # These are ended, not started, and may be many: after the loss of a key.
+                runs.c.cancel_requested_at.is_(None),
+            )
             .order_by(runs.c.not_before)
             .limit(BATCH)
         ).all()

@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import delete, func, select
 
 from arkloop.shared.errors import ThreadBusy
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import sweep, waiting_runs
 from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.storage.tables.runs import workers
 from arkloop.shared.storage.tables.threads import threads
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed, failed
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
 
 
@@ -147,6 +147,19 @@ def test_a_scheduled_run_starts_when_its_time_has_come(thread: BusyThread) -> No
     sweep.sweep(thread.stored.connections)
     assert ["completed", "queued"] == thread.states()
     assert ["a", "A", "b"] == thread.texts()
+
+
+def test_cancelled_runs_do_not_keep_scheduled_ones_waiting(
+    thread: BusyThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be more than one look finds, and in an org that was moved they stay for good."""
+    monkeypatch.setattr(waiting_runs, "BATCH", 1)
+    cancelled, later = (thread.say(text, not_before=LATER) for text in "ab")
+    thread.stored.set(cancelled.run_id, cancel_requested_at=func.now(), not_before=ago(seconds=9))
+    thread.stored.set(later.run_id, not_before=ago(seconds=1))
+
+    waiting_runs.start_due(thread.stored.connections)
+    assert ["scheduled", "queued"] == thread.states()
 
 
 def test_a_scheduled_run_waits_for_a_busy_thread(thread: BusyThread) -> None:
