@@ -63,6 +63,8 @@ STREAM_MAX_CHARACTERS = 16_384
 NEWS_MAX_CHARACTERS = 4_096
 #: One of this many events renews the time to live of its stream.
 EXPIRE_EVERY = 100
+#: All of them do in this time after Redis was silent: it may have lost the streams.
+AFTER_OUTAGE_SECONDS = 3600.0
 
 _XADD = form("XADD", None, "MAXLEN", "~", None, None, "type", None, "payload", None)
 _DEL, _EXPIRE, _PUBLISH = form("DEL", None), form("EXPIRE", None, None), form("PUBLISH", None, None)
@@ -212,9 +214,11 @@ def _publish(
     started: Iterable[tuple[UUID, int]],
 ) -> list[Any]:
     commands = Commands()
+    # A stream of which Redis has lost the beginning is a new one, without a time to live.
+    has_lost = connections.redis_outage.was_within(AFTER_OUTAGE_SECONDS)
     for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
         stream = word(connections.keys.events(run_id))
-        renew = False
+        renew = has_lost
         for event in events:
             renew = renew or event.seq % EXPIRE_EVERY == 1
             if event.type == RunResumed.type:

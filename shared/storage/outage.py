@@ -15,6 +15,7 @@ class Outage:
         self._pause = pause_seconds
         self._lock = threading.Lock()
         self._try_at: float | None = None
+        self._failed_at: float | None = None
         self._tried_by: int | None = None  # the thread
 
     @property
@@ -26,6 +27,10 @@ class Outage:
     def began_meanwhile(self) -> bool:
         """True if it began after `may_try` let the calling thread try."""
         return self.is_on and self._tried_by != threading.get_ident()
+
+    def was_within(self, seconds: float) -> bool:
+        """Return whether the server did not respond at some time within these seconds."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at < seconds
 
     def may_try(self) -> bool:
         """Return whether the caller should use the server; if so, it must report the result."""
@@ -42,7 +47,8 @@ class Outage:
     def failed(self) -> None:
         """Record that the server did not respond."""
         with self._lock:
-            self._try_at = time.monotonic() + self._pause
+            self._failed_at = time.monotonic()
+            self._try_at = self._failed_at + self._pause
             self._tried_by = None
 
     def answered(self) -> None:

@@ -108,6 +108,18 @@ def test_a_stream_of_small_events_is_long(stored: StoredRuns) -> None:
     assert stored.events(claim.run_id) == stored.published(claim.run_id)
 
 
+def test_a_stream_that_redis_has_lost_is_made_anew_with_an_end(stored: StoredRuns) -> None:
+    """Otherwise that of a run whose end is not published would stay for good."""
+    claim = stored.claimed()
+    redis, key = stored.connections.redis, stored.connections.keys.events(claim.run_id)
+    redis.delete(key)
+    stored.connections.redis_outage.failed()
+    stored.connections.redis_outage.answered()
+    stored.write(claim, MessageDelta("word"))
+
+    assert redis.ttl(key) > 6 * 86_400
+
+
 def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> None:
     """The time to live after the end is the operator's."""
     claim = stored.claimed()

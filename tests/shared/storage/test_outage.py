@@ -22,6 +22,17 @@ def test_while_a_server_is_silent_nobody_asks() -> None:
     assert outage.is_on
 
 
+def test_an_outage_is_remembered_for_a_time() -> None:
+    """The end of an outage does not end that."""
+    outage = Outage(60)
+    assert not outage.was_within(60)
+    outage.failed()
+    outage.answered()
+
+    assert outage.was_within(60)
+    assert not outage.was_within(0)
+
+
 def test_after_the_pause_one_caller_tries() -> None:
     """The other callers still fail at once."""
     outage = Outage(0)
