@@ -73,9 +73,7 @@ class _LocalWriter:
         _call(_persist, self._file, self._path)
 
     def close(self) -> None:
-        self._file.close()
-        with suppress(OSError):  # it was renamed, or the sweep removes it
-            os.unlink(_unfinished(self._path))
+        _THREADS.call(_discard, self._file, self._path)
 
 
 def _unfinished(path: Path) -> Path:
@@ -100,6 +98,14 @@ def _persist(file: BinaryIO, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _discard(file: BinaryIO, path: Path) -> None:
+    """Close the file and remove it, unless `_persist` has renamed it. Raises nothing."""
+    with suppress(OSError):  # what a full disk has refused is written once more by `close`
+        file.close()
+    with suppress(OSError):  # it was renamed, or the sweep removes it
+        os.unlink(_unfinished(path))
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

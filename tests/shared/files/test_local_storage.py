@@ -1,6 +1,11 @@
 """Files in a directory."""
 
 import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +68,58 @@ def test_a_disk_that_fails_is_unavailable(tmp_path: Path) -> None:
 
     with pytest.raises(StorageUnavailable), storage.writing("org/1"):
         pass
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Let no file of this process grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
+    """It is found by the commit, which writes the last bytes; nothing is left of the object."""
+    storage = LocalStorage(str(tmp_path))
+
+    with pytest.raises(StorageUnavailable), no_space():
+        put(storage, "org/1", b"a")
+
+    assert [] == names(tmp_path)
+
+
+#: Prints the actions on an unfinished file, and whether another native thread made them.
+WATCHED = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from arkloop.shared.files.local_storage import LocalStorage
+
+get_ident = monkey.get_original("_thread", "get_ident")
+first, elsewhere = get_ident(), []
+
+def watch(event, args):
+    if str(args[:1]).endswith(".part',)"):
+        elsewhere.append((event, get_ident() != first))
+
+storage = LocalStorage(sys.argv[1])
+sys.addaudithook(watch)
+with storage.writing("org/1") as writer:
+    writer.write(b"a")
+print(elsewhere)
+"""
+
+
+@pytest.mark.processes
+def test_a_file_system_that_hangs_stops_no_other_greenlet(tmp_path: Path) -> None:
+    """A file is opened and, without a commit, closed and removed in a native thread."""
+    command = [sys.executable, "-c", WATCHED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert "[('open', True), ('os.remove', True)]" == done.stdout.strip()
 
 
 def test_a_directory_is_checked_before_it_is_needed(tmp_path: Path) -> None:
