@@ -310,7 +310,12 @@ class _SideBySide:
         """Store the images of what the tool returned; return its text and these files."""
         if isinstance(returned, str):
             return returned, None
-        files = self._context.files.keep(returned.images)
+        try:
+            files = self._context.files.keep(returned.images)
+        except Exception:
+            # The thread must not end by it, nor must the text get lost: the call was made.
+            log.exception("storing the images of call %s failed", self.call.id)
+            files = []
         if missing := len(returned.images) - len(files):
             note = f"[{missing} of {len(returned.images)} images could not be stored]"
             return f"{note}\n{returned.text}", files or None

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -87,6 +88,24 @@ def test_images_that_cannot_be_stored_are_named() -> None:
 
     [(_, output, is_error)] = results(context)
     assert ("[2 of 3 images could not be stored]\nclick", False) == (output, is_error)
+
+
+class FullDisk(RecordedRun):
+    """A run whose files raise what no storage should."""
+
+    def keep(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        raise OSError(28, "No space left on device")
+
+
+def test_no_error_of_the_storage_holds_up_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    """The call has its result at once, rather than an error at the tool's time limit."""
+    context = FullDisk()
+    call = {"tool": "camera", "args": {"images": 1}}
+
+    run(agent_for(call, {"say": "ok"}, extra={"camera": camera}), context)
+
+    assert [("call_1_1", "[1 of 1 images could not be stored]\nclick", False)] == results(context)
+    assert "storing the images of call call_1_1 failed" in caplog.text
 
 
 def test_waiting_for_a_call_does_not_count_towards_the_limit_of_another() -> None:
