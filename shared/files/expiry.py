@@ -22,17 +22,30 @@ BATCH = 50
 def remove_expired(connections: Connections, storage: Storage) -> int:
     """Remove one batch of expired files; returns how many.
 
+    Those that the storage does not remove are logged, and come again after all others.
+
     Raises:
-        Unavailable: Postgres or the storage is out of reach.
+        Unavailable: Postgres is out of reach.
     """
     with connections.reading() as sql:
         rows = files.expired(sql, limit=BATCH)
+    removed, kept = [], []
     for row in rows:
-        storage.remove(files.key_of(row.org_id, row.id))
-    if rows:
+        try:
+            storage.remove(files.key_of(row.org_id, row.id))
+            removed.append(row.id)
+        except Exception as error:
+            kept.append(row.id)
+            # One line for all: most often it is the storage that is out of reach.
+            why = f"{row.id}: {error.__cause__ or error!r}"
+    if removed:
         with connections.transaction() as tx:
-            files.forget(tx, [row.id for row in rows])
-    return len(rows)
+            files.forget(tx, removed)
+    if kept:
+        log.warning("expired files that could not be removed: %d, the last %s", len(kept), why)
+        with connections.transaction() as tx:
+            files.postpone(tx, kept)
+    return len(removed)
 
 
 def start(connections: Connections, storage: Storage) -> BackgroundLoop:

@@ -155,6 +155,13 @@ def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:
     return list(sql.execute(query.order_by(files.c.expires_at).limit(limit)))
 
 
+def postpone(tx: Transaction, file_ids: Collection[UUID]) -> None:
+    """Let expired files, whose bytes could not be removed, come after all that have expired."""
+    is_expired = files.c.expires_at <= func.now()
+    postponed = update(files).where(files.c.id.in_(file_ids), is_expired)
+    tx.sql.execute(postponed.values(expires_at=func.now()))
+
+
 def forget(tx: Transaction, file_ids: Collection[UUID]) -> None:
     """Delete the rows of expired files, whose bytes are removed."""
     tx.sql.execute(delete(files).where(files.c.id.in_(file_ids), files.c.expires_at <= func.now()))

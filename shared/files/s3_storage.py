@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import boto3
@@ -79,10 +79,13 @@ class S3Storage:
         return _pieces(body)
 
     def remove(self, key: str) -> None:
-        with _failing():
+        # AWS answers 204 for an absent object; some other servers answer 404.
+        with suppress(ObjectMissing), _failing():
             self._s3.delete_object(Bucket=self._bucket, Key=key)
+        with _failing():
             found = self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
-            for upload in found.get("Uploads", ()):
+        for upload in found.get("Uploads", ()):
+            with suppress(ObjectMissing), _failing():  # its writer may end it meanwhile
                 self._s3.abort_multipart_upload(
                     Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )

@@ -1,0 +1,69 @@
+"""The removal of expired files, where the storage does not remove each of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from arkloop.shared.files import expiry, files
+from arkloop.shared.files.local_storage import LocalStorage
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.files import files as table
+from tests.clients import User
+
+
+def pending_file(connections: Connections, owner: User) -> UUID:
+    with connections.transaction() as tx:
+        return files.create(tx, org_id=owner.org_id, user_id=owner.id, name="a.png")
+
+
+def delete(connections: Connections, owner: User) -> None:
+    """Delete all files of the org, which are pending."""
+    with connections.transaction() as tx:
+        files.end_uploads(tx, owner.org_id)
+
+
+def make_irremovable(storage_folder: Path, owner: User, file_ids: Iterable[UUID]) -> None:
+    """Put a directory in the place of each: no process, not even root's, can unlink it."""
+    for file_id in file_ids:
+        (storage_folder / files.key_of(owner.org_id, file_id)).mkdir(parents=True)
+
+
+def rows(connections: Connections, owner: User) -> set[UUID]:
+    with connections.reading() as sql:
+        return set(sql.scalars(select(table.c.id).where(table.c.org_id == owner.org_id)))
+
+
+def test_a_file_that_cannot_be_removed_keeps_no_other(
+    alice: User, connections: Connections, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others of its batch are gone, with their rows; the log names it."""
+    _before, stuck, _after = (pending_file(connections, alice) for _ in range(3))
+    make_irremovable(tmp_path, alice, [stuck])
+    delete(connections, alice)
+
+    assert 2 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
+
+    assert {stuck} == rows(connections, alice)
+    assert f"expired files that could not be removed: 1, the last {stuck}: " in caplog.text
+    (tmp_path / files.key_of(alice.org_id, stuck)).rmdir()
+    assert 1 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
+    assert set() == rows(connections, alice)
+
+
+def test_files_that_cannot_be_removed_do_not_fill_each_batch(
+    alice: User, connections: Connections, tmp_path: Path
+) -> None:
+    """The next step comes to the files that expired after them."""
+    stuck = {pending_file(connections, alice) for _ in range(expiry.BATCH)}
+    make_irremovable(tmp_path, alice, stuck)
+    delete(connections, alice)
+    pending_file(connections, alice)
+    delete(connections, alice)
+    storage = LocalStorage(str(tmp_path))
+
+    assert [0, 1] == [expiry.remove_expired(connections, storage) for _ in range(2)]
+
+    assert stuck == rows(connections, alice)
