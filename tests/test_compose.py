@@ -219,6 +219,12 @@ def test_a_proxy_waits_for_the_slowest_response(name: str, timeout: str) -> None
     assert int(seconds) > longest + 5
 
 
+@pytest.mark.parametrize("name", ["deploy/haproxy.cfg", "deploy/cells/haproxy.cfg"])
+def test_a_proxy_keeps_web_processes_through_an_outage_of_postgres(name: str) -> None:
+    """They answer 503 with `Retry-After` then, which a proxy without servers would not pass on."""
+    assert ["GET /healthz"] == re.findall(r"(?m)^ *option httpchk (.*)$", (ROOT / name).read_text())
+
+
 def test_the_proxy_logs_no_query_string() -> None:
     """Stream tickets travel in query strings."""
     directives = _directives((ROOT / "deploy" / "nginx.conf").read_text())
