@@ -44,6 +44,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
 from arkloop.shared.storage import postgres, rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.notifications import Recovered
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
@@ -213,7 +214,8 @@ def recover_lost(tx: Transaction, run: RowMapping) -> None:
 
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
-    metrics.RUNS_RECOVERED.add(1)
+    if is_crash:
+        tx.after_commit.append(Recovered(run["id"]))
     run_spans.lost(tx.sql, run)
     if run["cancel_requested_at"] is not None:
         endings.end_unclaimed(tx, run, RunState.CANCELLED)

@@ -66,6 +66,19 @@ class Discover:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovered:
+    """A run that was taken from a lost worker, for the metrics of this process."""
+
+    kind: ClassVar[str] = "recovered"
+    subject: UUID  # the run
+
+    @staticmethod
+    def send(_connections: Any, group: "Sequence[Recovered]") -> None:
+        """Count the runs."""
+        metrics.RUNS_RECOVERED.add(len(group))
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
     """A fault point between a commit and the notifications of it."""
 

@@ -1,11 +1,14 @@
 """The sweep: rows that are already old, one pass, what they are then."""
 
 import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
 
+from arkloop.shared import metrics
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.types import (
     MessageCompleted,
@@ -29,6 +32,7 @@ from tests.shared.runs.swept_runs import (
     witness,
 )
 from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually
 
 __all__ = [
     "connections",
@@ -36,6 +40,15 @@ __all__ = [
     "postgres_is_up_for_longer_than_a_lease",
     "witness",
 ]  # fixtures
+
+
+@pytest.fixture
+def recovered() -> Iterator[list[float]]:
+    """The metric of runs that were taken from lost workers, as its one cell."""
+    cell = [0.0]
+    metrics.RUNS_RECOVERED.enable(lambda *_series: (cell, 0), threading.Lock())
+    yield cell
+    metrics.RUNS_RECOVERED.disable()
 
 
 @pytest.mark.usefixtures("witness")
@@ -261,6 +274,30 @@ def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
 
     row = stored.row(claim.run_id)
     assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_run_counts_as_recovered_if_its_worker_was_lost(
+    stored: StoredRuns, recovered: list[float]
+) -> None:
+    """A living worker takes runs back after an outage; a run that could not be taken is none."""
+    owner = stored.worker()
+    sweep.recover_orphan(stored.connections, stored.claimed(owner).run_id, owner, False)
+    broken = lost(stored, crashes=2)
+    with stored.connections.transaction() as tx:
+        # Its terminal event has no place: the number is beyond what the column holds.
+        tx.sql.execute(
+            text("INSERT INTO run_events VALUES (:id, 9223372036854775807, 'message.delta', '{}')"),
+            {"id": broken.run_id},
+        )
+    sweep.sweep(stored.connections)
+    assert "executing" == stored.state(broken.run_id)
+
+    taken = lost(stored)
+    sweep.sweep(stored.connections)
+
+    assert "queued" == stored.state(taken.run_id)
+    eventually(lambda: recovered == [1])
 
 
 def test_a_cancel_waits_for_no_worker(stored: StoredRuns) -> None:
