@@ -176,6 +176,16 @@ def test_the_schema_is_migrated_first(documents: list[dict[str, Any]]) -> None:
     assert [{"name": "tmp", "emptyDir": {}}] == volumes
 
 
+def test_the_migration_has_the_setting_that_it_reads() -> None:
+    """It makes partitions of events for as long as runs are kept; other settings are not its."""
+    least, full = (one(rendered(values)["documents"], "Job") for values in (LEAST, FULL))
+
+    [container] = least["spec"]["template"]["spec"]["containers"]
+    assert "env" not in container
+    [container] = full["spec"]["template"]["spec"]["containers"]
+    assert [{"name": "ARKLOOP_RETENTION_DAYS", "value": "7"}] == container["env"]
+
+
 def test_traffic_waits_for_the_schema_and_outlives_an_outage(
     documents: list[dict[str, Any]],
 ) -> None:
