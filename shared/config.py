@@ -20,7 +20,7 @@ FALLBACKS = {
     "ARKLOOP_PORT": "PORT",
     "ARKLOOP_API_WORKERS": "WEB_CONCURRENCY",
 }
-
+MAX_RETENTION_DAYS = 36_500  # dates that far away are still dates to Python and Postgres
 
 #: The providers' own variables.
 _KEYS_OF_PROVIDERS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
@@ -232,10 +232,9 @@ class _Reader:
                 "ARKLOOP_HEARTBEAT_SECONDS: must be at most a third of ARKLOOP_LEASE_SECONDS, "
                 f"is {heartbeat:g} of {lease:g}"
             )
-        if values["worker_niceness"] > 19:
-            self.problems.append(
-                f"ARKLOOP_WORKER_NICENESS: must be at most 19, is {values['worker_niceness']}"
-            )
+        for name, most in (("worker_niceness", 19), ("retention_days", MAX_RETENTION_DAYS)):
+            if (value := values[name]) > most:
+                self.problems.append(f"ARKLOOP_{name.upper()}: must be at most {most}, is {value}")
         if bool(values["s3_access_key_id"]) != bool(values["s3_secret_access_key"]):
             self.problems.append(
                 "ARKLOOP_S3_ACCESS_KEY_ID and ARKLOOP_S3_SECRET_ACCESS_KEY: set both or neither"

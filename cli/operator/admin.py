@@ -16,6 +16,7 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.operators import operators
 from arkloop.cli.operator.orgs import orgs
 from arkloop.cli.output import compact, print_json, print_line, printable
+from arkloop.shared.config import MAX_RETENTION_DAYS
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import operated_runs, retention
@@ -50,7 +51,7 @@ def _days_option(command: F, **default: Any) -> F:
     return click.option(
         "--retention-days",
         envvar="ARKLOOP_RETENTION_DAYS",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, MAX_RETENTION_DAYS),
         help="Days after its end for which a run is kept.",
         **default,
     )(command)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from arkloop.cli.operator.database import checked
 from arkloop.cli.operator.service_role import prepare_service
 from arkloop.cli.output import print_line
-from arkloop.shared.config import Settings
+from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
@@ -46,7 +46,7 @@ PAUSE_SECONDS = 0.25
 @click.option(
     "--retention-days",
     envvar="ARKLOOP_RETENTION_DAYS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_RETENTION_DAYS),
     default=Settings.retention_days,
     show_default=True,
     help="The service's setting: for how long partitions of events are made, if any are.",

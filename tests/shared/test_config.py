@@ -82,6 +82,8 @@ def test_a_platforms_port_can_be_kept_on_this_machine() -> None:
         ("ARKLOOP_NEW_ORG_CREDITS", "1000000000"),
         ("ARKLOOP_WORKER_NICENESS", "20"),
         ("ARKLOOP_WORKER_NICENESS", "-1"),
+        ("ARKLOOP_RETENTION_DAYS", "0"),
+        ("ARKLOOP_RETENTION_DAYS", "36501"),
     ],
 )
 def test_a_problem_names_the_variable_that_has_it(name: str, value: str) -> None:

@@ -110,6 +110,14 @@ def test_nothing_is_deleted_by_a_retention_that_was_not_given(
     assert 1 == json.loads(run("retention", "show").output)["runs_too_old"]
 
 
+def test_a_retention_beyond_all_dates_is_refused(run: Run) -> None:
+    """The service refuses the same setting."""
+    results = [run("retention", "show", retention_days=days) for days in ("36500", "36501")]
+
+    assert [0, 2] == [result.exit_code for result in results]
+    assert "--retention-days" in results[1].output
+
+
 def test_operators_are_added_listed_and_removed(
     run: Run, alice: User, connections: Connections
 ) -> None:

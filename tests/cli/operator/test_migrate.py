@@ -187,3 +187,13 @@ def test_a_release_does_not_fail_where_partitions_have_to_wait(
         assert "Warning: " in done.stderr
 
     assert "Made run_events_" in CliRunner().invoke(main, ["migrate"], env=env).stderr
+
+
+def test_a_retention_beyond_all_dates_is_refused() -> None:
+    """The release fails before it has changed the schema: the service would refuse the setting."""
+    env = {"ARKLOOP_RETENTION_DAYS": "36501"}
+
+    refused = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert 2 == refused.exit_code
+    assert "--retention-days" in refused.stderr

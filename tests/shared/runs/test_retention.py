@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from arkloop.shared.claim import Claim
+from arkloop.shared.config import MAX_RETENTION_DAYS
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import MessageDelta
@@ -195,6 +196,19 @@ def test_a_pass_has_an_end(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) 
     assert retention.forget(stored.connections)
 
     assert [1, 2, 3] == seqs(stored.connections, run_id)
+
+
+def test_the_longest_retention_stops_no_other_deletion(stored: StoredRuns) -> None:
+    """Runs are kept, partitions compared and dead workers forgotten."""
+    claim = old(stored)
+    worker_id = stored.worker(seen_at=ago(days=2))
+    longest = replace(stored.connections.settings, retention_days=MAX_RETENTION_DAYS)
+
+    retention.forget(replace(stored.connections, settings=longest))
+
+    with stored.connections.reading() as sql:
+        assert 0 == sql.scalar(select(func.count()).where(workers.c.id == worker_id))
+    assert "completed" == stored.state(claim.run_id)
 
 
 def test_workers_long_gone_are_forgotten(stored: StoredRuns) -> None:
