@@ -80,6 +80,24 @@ def test_a_ticket_is_in_no_log_of_a_proxy(
     assert name != "caddy" or f"/v1/runs/{run_id}/events" in log, "nothing was logged"
 
 
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_a_client_has_the_address_that_a_proxy_in_front_has_named(
+    system: System, user: Caller, tmp_path: Path, name: str
+) -> None:
+    """TLS ends at that one. What the client itself has written stands before it."""
+    headers = {"X-Forwarded-For": "198.51.100.1, 192.0.2.7"}
+    with (
+        system.one_more_web_server(ARKLOOP_TRUSTED_PROXIES="127.0.0.0/8") as server,
+        proxy(name, tmp_path, server.settings.port, free_port()) as url,
+    ):
+        body = {"name": "by proxies"}
+        made = user.at(url).http.post("/v1/api-keys", json=body, headers=headers).json()
+
+    entries = user.http.get("/v1/audit-logs").json()
+    [entry] = [one for one in entries if one["target"]["id"] == made["id"]]
+    assert "192.0.2.7" == entry["ip"]
+
+
 @pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_client_goes_on_at_another_server_when_its_own_stops(
