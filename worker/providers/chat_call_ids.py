@@ -12,10 +12,9 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
-from arkloop.worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
-from arkloop.worker.providers.partial_calls import portable_id, portable_name
+from arkloop.worker.contract.messages import Message, ToolCall
+from arkloop.worker.providers.partial_calls import portable_id, portable_name, with_ids
 
 _KIMI = re.compile("kimi", re.IGNORECASE)
 _KIMIS = re.compile(r"functions\.[A-Za-z0-9_-]{1,64}:[0-9]{1,6}")
@@ -25,23 +24,12 @@ _MISTRALS = re.compile("[A-Za-z0-9]{9}")
 
 
 def with_ids_for(model: str, messages: Iterable[Message]) -> Iterator[Message]:
-    """Yield the messages with ids of calls that the model accepts; a result has that of its call.
+    """Return the messages with ids of calls that the model accepts; a result has that of its call.
 
     They follow from the conversation alone, so that the beginning of each request is the same.
     """
     numbers = itertools.count()
-    sent: dict[str, str] = {}
-    for message in messages:
-        match message:
-            case AssistantMessage(tool_calls=calls) if calls:
-                ids = [_id_for(model, call, next(numbers)) for call in calls]
-                sent.update(zip((call.id for call in calls), ids, strict=True))
-                named = tuple(replace(c, id=id_) for c, id_ in zip(calls, ids, strict=True))
-                yield replace(message, tool_calls=named)
-            case ToolMessage(tool_call_id=call_id):
-                yield replace(message, tool_call_id=sent.get(call_id) or portable_id(call_id))
-            case _:
-                yield message
+    return with_ids(messages, lambda call: _id_for(model, call, next(numbers)))
 
 
 def _id_for(model: str, call: ToolCall, number: int) -> str:

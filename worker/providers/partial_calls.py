@@ -3,11 +3,18 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arkloop.shared.events.plain import clean, is_too_deep, plain
-from arkloop.worker.contract.messages import CallDelta, ToolCall
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    CallDelta,
+    Message,
+    ToolCall,
+    ToolMessage,
+)
 from arkloop.worker.contract.outcomes import ProviderError
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
@@ -141,6 +148,25 @@ def portable_arguments(arguments: Any) -> dict[str, Any]:
     Arguments that were not an object failed the call; the model sees what it wrote.
     """
     return arguments if isinstance(arguments, dict) else {"not_an_object": arguments}
+
+
+def with_ids(messages: Iterable[Message], id_of: Callable[[ToolCall], str]) -> Iterator[Message]:
+    """Yield the messages with these ids of calls; a result has that of its call.
+
+    `id_of` is called once for each call, in order: with what comes before alone, the beginning of
+    each request is the same.
+    """
+    sent: dict[str, str] = {}
+    for message in messages:
+        match message:
+            case AssistantMessage(tool_calls=calls) if calls:
+                named = tuple(replace(call, id=id_of(call)) for call in calls)
+                sent.update((call.id, other.id) for call, other in zip(calls, named, strict=True))
+                yield replace(message, tool_calls=named)
+            case ToolMessage(tool_call_id=call_id):
+                yield replace(message, tool_call_id=sent.get(call_id) or portable_id(call_id))
+            case _:
+                yield message
 
 
 def portable_id(call_id: str) -> str:

@@ -8,30 +8,18 @@ hermes-agent/issues/102629).
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
-from arkloop.worker.contract.messages import AssistantMessage, Message, ToolMessage
-from arkloop.worker.providers.partial_calls import portable_id
+from arkloop.worker.contract.messages import Message
+from arkloop.worker.providers.partial_calls import portable_id, with_ids
 
 
 def with_unique_ids(messages: Iterable[Message]) -> Iterator[Message]:
-    """Yield the messages with ids that every vendor accepts; a result has that of its call.
+    """Return the messages with ids that every vendor accepts; a result has that of its call.
 
     They follow from what comes before alone, so that the beginning of each request is the same.
     """
     counts: Counter[str] = Counter()
-    sent: dict[str, str] = {}
-    for message in messages:
-        match message:
-            case AssistantMessage(tool_calls=calls) if calls:
-                ids = [_id_for(call.id, counts) for call in calls]
-                sent.update(zip((call.id for call in calls), ids, strict=True))
-                named = tuple(replace(c, id=id_) for c, id_ in zip(calls, ids, strict=True))
-                yield replace(message, tool_calls=named)
-            case ToolMessage(tool_call_id=call_id):
-                yield replace(message, tool_call_id=sent.get(call_id) or portable_id(call_id))
-            case _:
-                yield message
+    return with_ids(messages, lambda call: _id_for(call.id, counts))
 
 
 def _id_for(call_id: str, counts: Counter[str]) -> str:
