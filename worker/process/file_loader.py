@@ -69,12 +69,12 @@ class RunFiles:
     def loaded(self, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, bytes]]:
         org_id, memory = self._claim.org_id, self._loader.memory
         size = COPIES * sum(attachment.size for attachment in attachments)
-        while not memory.take(org_id, size):
+        while not memory.take(org_id, size, for_files=True):
             self._run.wait_for_memory(RETRY_SECONDS)
         try:
             yield self._contents({UUID(a.file_id) for a in attachments if a.file_id is not None})
         finally:
-            memory.give_back(org_id, size)
+            memory.give_back(org_id, size, for_files=True)
 
     def keep(self, images: Sequence[str]) -> list[dict[str, Any]]:
         kept = []

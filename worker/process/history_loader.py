@@ -42,31 +42,38 @@ class Waiting(Protocol):
 
 
 class HistoryMemory:
-    """Bytes that the histories of a process may take, all together and of one org.
+    """Bytes that histories and the files of requests may take, all together and of one org.
 
-    An org that has none is always let in: a run must not wait for the runs of others alone.
+    An org that has no history is always let in with one: a run must not wait for the runs of
+    others alone. An org without files is let in with those of a request, since the run that sends
+    them keeps its history meanwhile: runs that wait for files wait for model calls, never for
+    each other.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._taken: Counter[UUID] = Counter()
+        self._histories: Counter[UUID] = Counter()
+        self._files: Counter[UUID] = Counter()
 
-    def take(self, org_id: UUID, size: int) -> bool:
+    def take(self, org_id: UUID, size: int, *, for_files: bool = False) -> bool:
         """Take `size` bytes for the org, if they are free."""
+        taken = self._files if for_files else self._histories
         with self._lock:
-            own, total = self._taken[org_id] + size, self._taken.total() + size
+            own = self._histories[org_id] + self._files[org_id] + size
+            total = self._histories.total() + self._files.total() + size
             is_free = total <= self._max_bytes and own <= self._max_bytes * SHARE_OF_ONE_ORG
-            if own > size and not is_free:
+            if taken[org_id] and not is_free:
                 return False
-            self._taken[org_id] = own
+            taken[org_id] += size
             return True
 
-    def give_back(self, org_id: UUID, size: int) -> None:
+    def give_back(self, org_id: UUID, size: int, *, for_files: bool = False) -> None:
+        taken = self._files if for_files else self._histories
         with self._lock:
-            self._taken[org_id] -= size
-            if not self._taken[org_id]:
-                del self._taken[org_id]
+            taken[org_id] -= size
+            if not taken[org_id]:
+                del taken[org_id]
 
 
 def of_first_run(claim: Claim) -> History | None:

@@ -2,6 +2,7 @@
 
 import base64
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.outcomes import RunFailure
 from arkloop.worker.process import file_loader
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
-from arkloop.worker.process.history_loader import HistoryMemory
+from arkloop.worker.process.history_loader import HistoryLoader, HistoryMemory
 from tests.clients import Register, User
 from tests.contents import PDF, png
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from tests.worker.process.test_history_loader import Patient, claim_of
+from tests.worker.process.test_history_loader import Patient, claim_of, never
 
 MIB = 1024 * 1024
 
@@ -97,6 +98,22 @@ def test_runs_wait_for_the_memory_of_their_files(
         assert not done.is_set()
     thread.join(10)
     assert done.is_set()
+
+
+def test_a_run_does_not_wait_for_the_memory_that_it_has(
+    stored: StoredRuns, alice: User, connections: Connections
+) -> None:
+    """A run whose history is its org's whole share sends its files: nobody else gives any back."""
+    settings = replace(connections.settings, history_memory_mib=1)
+    histories = HistoryLoader(replace(connections, settings=settings))
+    files_of_process = FileLoader(connections, storage_of(settings), histories.memory)
+    claim, part = claim_of(stored, "x" * 200_000), image(connections, alice, png())
+
+    with (
+        histories.history_of(claim, 200_000, never),
+        RunFiles(files_of_process, claim, never).loaded([part]) as contents,
+    ):
+        assert [png()] == list(contents.values())
 
 
 def test_a_storage_that_fails_fails_the_run(

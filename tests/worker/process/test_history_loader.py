@@ -86,6 +86,24 @@ def test_an_org_that_has_none_is_always_let_in() -> None:
     assert memory.take(new_id(), 1000)
 
 
+def test_files_wait_for_files_alone() -> None:
+    """An org has those of one request, however much histories take, its own and those of others;
+    for more it waits, and so do its histories while both are more than its share.
+    """
+    memory = HistoryMemory(100)
+    org, other = new_id(), new_id()
+    assert memory.take(org, 50)
+    assert memory.take(other, 50)
+
+    assert [True, False] == [memory.take(org, 30, for_files=True) for _ in range(2)]
+    assert memory.take(other, 30, for_files=True)
+
+    memory.give_back(org, 30, for_files=True)
+    assert memory.take(org, 30, for_files=True)
+    memory.give_back(org, 50)
+    assert [True, False] == [memory.take(org, 10) for _ in range(2)]
+
+
 def test_a_short_thread_needs_no_room(stored: StoredRuns, loader: HistoryLoader) -> None:
     """It is part of a group's read, and counts for nothing."""
     with ExitStack() as held:
