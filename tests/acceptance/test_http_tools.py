@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.caller import Caller, data_of, types
+from tests.caller import Caller, data_of, error_of, types
 from tests.system import System
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -77,8 +77,11 @@ def test_a_tool_learns_on_whose_behalf_it_is_called(
 
 
 @pytest.mark.parametrize(
-    ("idempotent", "calls", "output"),
-    [(True, 2, "refunded"), (False, 1, "The outcome of this call is unknown")],
+    ("idempotent", "calls", "output", "refusal"),
+    [
+        (True, 2, "refunded", "runs.not_active"),
+        (False, 1, "The outcome of this call is unknown", "tool_results.conflict"),
+    ],
 )
 def test_a_worker_that_is_killed_during_a_call(
     owner: Caller,
@@ -87,9 +90,10 @@ def test_a_worker_that_is_killed_during_a_call(
     idempotent: bool,
     calls: int,
     output: str,
+    refusal: str,
 ) -> None:
     """An idempotent tool is called again under the same key; of another one the model reads that
-    the outcome is unknown.
+    the outcome is unknown. A result that the first call sends after that is refused.
     """
     clerk(owner, receiver, idempotent=idempotent)
     receiver.answer = _hang
@@ -105,6 +109,9 @@ def test_a_worker_that_is_killed_during_a_call(
     assert "run.completed" == types(events)[-1]
     assert calls == len(receiver.received)
     assert 1 == len({request.headers["webhook-id"] for request in receiver.received})
+    sent = [{"tool_call_id": result["tool_call_id"], "output": "refunded later"}]
+    refused = owner.http.post(f"/v1/runs/{run_id}/tool-results", json=sent)
+    assert (409, refusal) == error_of(refused)
 
 
 def test_a_tool_sends_its_result_later(owner: Caller, receiver: ToolReceiver) -> None:

@@ -198,8 +198,8 @@ class _SideBySide:
         self.stopped: BaseException | None = None
         self.is_pending = False
         self._keep = keep
-        # A result may still be sent: what the model reads instead must be on record.
-        self._keep_error = _result_source(agent, call) is not None
+        # Where a result may still be sent, as by a tool that is gone, what is read instead is kept.
+        self._keep_error = call.name not in agent.tools or _result_source(agent, call) is not None
         self._agent, self._context, self._turn = agent, context, turn
         self._lock = threading.Lock()
         self._progress = progress
@@ -293,7 +293,8 @@ class _SideBySide:
         # Its event waits for the calls before it; a crash meanwhile must not lose the result.
         # What the event has no room for is kept there for good.
         is_alone = is_last and characters is None and not (is_error and self._keep_error)
-        is_kept = self._keep or (begun and not is_alone)
+        may_be_begun = begun or (self._context.is_resumed and is_error and self._keep_error)
+        is_kept = self._keep or (may_be_begun and not is_alone)
         if earlier is not None or self.stopped is not None or not is_kept:
             return
         self._store(tool_output.kept(output, characters), begun=begun)

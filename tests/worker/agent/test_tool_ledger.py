@@ -11,6 +11,7 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.types import ToolResult
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolCall, ToolSpec
 from arkloop.worker.contract.outcomes import (
@@ -152,6 +153,7 @@ PENDING = Tool(
     idempotent=True,
     result_from=ResultSource.CLIENT,
 )
+SENT_LATER = replace(PENDING, idempotent=False, result_from=ResultSource.HTTP)
 
 
 def _wait_for_client() -> str:
@@ -198,6 +200,40 @@ def test_a_failure_is_kept_where_a_result_may_still_be_sent() -> None:
     run(agent_for({"tool": "ask_client"}, {"say": "x"}, extra={"ask_client": broken}), context)
 
     assert ["The connection was lost."] == [result.output for result in context.done]
+
+
+@pytest.mark.parametrize("extra", [{"ask_server": SENT_LATER}, {}])
+def test_an_unknown_outcome_is_kept_where_a_result_may_still_be_sent(
+    extra: dict[str, Tool],
+) -> None:
+    """A lone call that a lost attempt began, also of a tool that is gone by now: what its server
+    sends later is refused, as the model has read that nobody knows.
+    """
+    turn = Turn("m", "", [ToolCall("call_1_1", "ask_server", {})])
+    context = RecordedRun(attempt=2, begun=["call_1_1"])
+
+    run(agent_for({"tool": "x"}, {"say": "b"}, extra=extra), context, [turn])
+
+    assert [("call_1_1", UNKNOWN_OUTCOME, True)] == results(context)
+    assert [("call_1_1", UNKNOWN_OUTCOME)] == [(r.tool_call_id, r.output) for r in context.done]
+
+
+def test_a_result_that_is_sent_before_a_call_is_given_up_counts() -> None:
+    """It came after the next attempt had read the ledger: the model reads it, not that nobody
+    knows.
+    """
+    sent = ToolResult("call_1_1", "ask_server", "refunded", False, 9)
+
+    class Sent(RecordedRun):
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
+            return sent
+
+    turn = Turn("m", "", [ToolCall("call_1_1", "ask_server", {})])
+    context = Sent(attempt=2, begun=["call_1_1"])
+
+    run(agent_for({"say": "b"}, extra={"ask_server": SENT_LATER}), context, [turn])
+
+    assert [("call_1_1", "refunded", False)] == results(context)
 
 
 def test_the_wait_shows_arguments_as_far_as_a_list_has_room() -> None:
