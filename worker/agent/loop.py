@@ -27,7 +27,6 @@ from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.outcomes import (
     DeadlineExceeded,
     LimitExceeded,
-    ProviderError,
     RunFailure,
     ShuttingDown,
     TimeToLand,
@@ -198,7 +197,9 @@ def _land(
 
     try:
         reply = call_model(agent.chain, build, context, stop, shrink)
-    except (ProviderError, LimitExceeded, DeadlineExceeded) as error:
+    except (RunFailure, DeadlineExceeded) as error:
+        if isinstance(error, RunFailure) and error.code == "worker.crashed":
+            raise  # its events cannot be stored, so that an answer would be without its steps
         log.warning("the run's last call failed: %r", error)
         return cut_off(agent.persona, context, reason, context.admission.cost())
     # Some servers ignore that no tool may be called.

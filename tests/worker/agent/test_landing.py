@@ -1,6 +1,8 @@
 """Runs that reach a limit: the last call, and the answer that is left whatever comes of it."""
 
 import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.messages import (
     Chunk,
     TextDelta,
@@ -29,7 +32,7 @@ from arkloop.worker.contract.outcomes import (
 )
 from arkloop.worker.providers.output_modes import FINAL_TOOL
 from tests.worker.agent.landing_models import LastWords
-from tests.worker.agent.looping_models import CALCULATE, Model, agent_for, results
+from tests.worker.agent.looping_models import CALCULATE, Model, after, agent_for, results
 from tests.worker.agent.looping_models import run as run_loop
 from tests.worker.recorded_run import RecordedRun, chain_of
 
@@ -173,6 +176,46 @@ def test_a_run_that_cannot_land_says_so(last_words: list[Any]) -> None:
     completed = answer.closing[0]
     assert isinstance(completed, MessageCompleted)
     assert (said, answer.message_id) == (completed.content, completed.message_id)
+
+
+class WithoutFiles(RecordedRun):
+    """A run whose files cannot be loaded from its second call on."""
+
+    def __init__(self, failure: RunFailure) -> None:
+        super().__init__()
+        self.failure = failure
+
+    def loaded(
+        self, attachments: Sequence[Attachment]
+    ) -> AbstractContextManager[Mapping[str, bytes]]:
+        if results(self):
+            raise self.failure
+        return super().loaded(attachments)
+
+
+def about_an_image(*steps: Any) -> Agent:
+    image = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", size=3)
+    return after(agent_for(*steps, max_steps=1), UserMessage("Look.", (image,)))
+
+
+def test_a_run_lands_although_its_files_are_not_available() -> None:
+    """A limit leaves an answer, also where the last call cannot be sent."""
+    away = RunFailure("files.storage_unavailable", "The storage is away.", retryable=True)
+
+    answer = run_loop(about_an_image(CALCULATE, {"say": "42"}), WithoutFiles(away))
+
+    said = "No answer: this run reached its limit of steps before the model had one."
+    assert (said, "max_steps") == (answer.content, answer.stop_reason)
+
+
+def test_a_run_whose_events_cannot_be_stored_does_not_land() -> None:
+    """It fails: steps of it are missing, and its answer would be without them."""
+    lost = RunFailure("worker.crashed", "The run's events could not be stored.")
+
+    with pytest.raises(RunFailure) as failed:
+        run_loop(about_an_image(CALCULATE, {"say": "42"}), WithoutFiles(lost))
+
+    assert lost is failed.value
 
 
 def test_the_text_of_a_last_call_that_broke_off_is_kept() -> None:
