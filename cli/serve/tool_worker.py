@@ -62,7 +62,7 @@ class ToolWorker:
         )
         self._reporting = threading.Lock()
         self._changed = threading.Condition()
-        self._calls: dict[str, ToolCall] = {}
+        self._calls: set[ToolCall] = set()
         self._free = concurrency
         self._stopping = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -123,16 +123,20 @@ class ToolWorker:
 
     def _start(self, fetched: Mapping[str, Any]) -> None:
         call = ToolCall(self._tools[fetched["tool"]], fetched, self._loop)
+        # An earlier execution of this call is lost: the service would not have queued it again.
+        self._cancel([call.id])
         with self._changed:
             self._free -= 1
-            self._calls[call.id] = call
+            self._calls.add(call)
             self._changed.notify_all()
         call.start(self._ended)
 
     def _cancel(self, call_ids: list[str]) -> None:
-        for call_id in call_ids:
-            if (call := self._calls.get(call_id)) is not None:
-                call.cancel()
+        """Stop all executions of these calls."""
+        with self._changed:
+            concerned = [call for call in self._calls if call.id in call_ids]
+        for call in concerned:
+            call.cancel()
 
     # ---- heartbeats ----
 
@@ -143,10 +147,10 @@ class ToolWorker:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._wanted()))
-                calls = [call.name for call in self._wanted()]
+                named = {call.id: call for call in self._wanted()}
             body = {
                 "worker_id": self.id,
-                "calls": calls,
+                "calls": [call.name for call in named.values()],
                 "lease_seconds": self._lease_seconds,
                 "wait_seconds": int(min(wait, WAIT_SECONDS)),
             }
@@ -162,13 +166,15 @@ class ToolWorker:
                 pause = min(2 * pause, MAX_PAUSE_SECONDS, wait)
                 continue
             pause = FIRST_PAUSE_SECONDS
-            self._cancel(news["cancelled"] + news["lost"])
+            for call_id in news["cancelled"] + news["lost"]:
+                # Only this execution was asked about, and not one that was fetched meanwhile.
+                named[call_id].cancel()
             if not news["cancelled"] and not news["lost"]:
                 # A server that is being stopped responds at once.
                 time.sleep(max(0.0, min(0.1, began + 0.1 - time.monotonic())))
 
     def _wanted(self) -> list[ToolCall]:
-        return [call for call in self._calls.values() if not call.is_unwanted]
+        return [call for call in self._calls if not call.is_unwanted]
 
     # ---- results ----
 
@@ -178,7 +184,7 @@ class ToolWorker:
             body = _fitting({"worker_id": self.id, **call.name}, result)
             self._report(call, lambda: self._results.post(verb, body))
         with self._changed:
-            del self._calls[call.id]
+            self._calls.discard(call)
             self._free += 1
             self._changed.notify_all()
 
@@ -207,7 +213,8 @@ class ToolWorker:
         """Let calls end; those that do not are asked to stop, and the service takes them back."""
         deadline = time.monotonic() + self._grace_seconds
         self._wait_for_calls(deadline)
-        left = list(self._calls.values())
+        with self._changed:
+            left = list(self._calls)
         for call in left:
             log.warning("call %s did not end within %g s", call.id, self._grace_seconds)
             call.is_abandoned = True

@@ -1,9 +1,7 @@
 """Heartbeats of an agent worker: which executions their responses concern."""
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from arkloop.agents import AgentRun
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
 from arkloop.shared import ids
+from tests.cli.serve.scripted_service import scripted_service
 
 RUN_ID = str(ids.new_id())
 RUN: dict[str, Any] = {
@@ -68,25 +67,8 @@ class SlowHeartbeats:
 @pytest.fixture
 def service() -> Iterator[tuple[SlowHeartbeats, ServerAddress]]:
     slow = SlowHeartbeats()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            body = json.dumps(slow.respond(self.path.rpartition(":")[2], sent)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield slow, ServerAddress(f"http://127.0.0.1:{server.server_port}", "key")
-    server.shutdown()
-    server.server_close()
+    with scripted_service(lambda verb, body: (200, slow.respond(verb, body))) as address:
+        yield slow, address
 
 
 def test_a_late_heartbeat_stops_no_execution_that_came_after_it(

@@ -1,0 +1,121 @@
+"""A call that its worker fetches again while the earlier execution has not ended."""
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.tool_worker import ToolWorker
+from arkloop.shared import ids
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
+from tests.cli.serve.scripted_service import scripted_service
+from tests.waiting import eventually
+
+CALL_ID = str(ids.new_id())
+CALL: dict[str, Any] = {
+    **dict.fromkeys(("call_id", "run_id", "thread_id", "org_id"), CALL_ID),
+    **dict.fromkeys(("tool_call_id", "idempotency_key", "traceparent"), "1"),
+    "tool": "work",
+    "arguments": {},
+    "end_user_id": None,
+    "metadata": {},
+}
+STALE = {"code": "tool_workers.stale_call", "message": "Another fence.", "details": {}}
+
+
+class CallTwice:
+    """A service that loses a call while a heartbeat is on its way, and hands it out again."""
+
+    def __init__(self) -> None:
+        self.beating, self.release, self.beaten, self.refused = (
+            threading.Event() for _ in range(4)
+        )
+        self.fence = 0
+        self.places = 0
+        self.results: list[tuple[str, int]] = []
+
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        match verb:
+            case "poll":
+                return 200, {"tools_hash": "0" * 64, "cancelled": [], "calls": self._poll(body)}
+            case "heartbeat":
+                fences = [call["fence"] for call in body["calls"]]
+                return 200, {"cancelled": [], "lost": [CALL_ID] * self._is_lost(fences)}
+        if body["fence"] == 1:
+            self.refused.set()
+            return 409, STALE
+        self.results.append((verb, body["fence"]))
+        return 200, {"ok": True, "cancelled": []}
+
+    def _poll(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        self.fence += 1
+        match self.fence:
+            case 1:
+                pass
+            case 2:
+                self.beating.wait(10)
+            case _:
+                time.sleep(0.02)
+                self.places = body["max_calls"]
+                return []
+        return [{**CALL, "fence": self.fence}]
+
+    def _is_lost(self, fences: list[int]) -> bool:
+        if fences == [2]:
+            self.beaten.set()
+            return False
+        self.beating.set()
+        self.release.wait(10)
+        return True
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[CallTwice, ServerAddress]]:
+    twice = CallTwice()
+    with scripted_service(twice.respond) as address:
+        yield twice, address
+
+
+@pytest.mark.parametrize("first", ["heartbeat", "result"])
+def test_a_call_that_is_fetched_again_is_executed_to_its_end(
+    service: tuple[CallTwice, ServerAddress], first: str
+) -> None:
+    """Neither news about the earlier execution nor its end concerns the later one."""
+    twice, address = service
+    executing = threading.Event()
+    executions = count(1)
+
+    @tool(idempotent=True)
+    def work(context: ToolContext) -> str:
+        """Execute the call."""
+        if next(executions) == 1:
+            if first == "heartbeat":
+                context.wait(10)
+            executing.wait(10)
+            return "late"
+        executing.set()
+        if first == "result":
+            twice.refused.wait(10)
+        twice.release.set()
+        while not twice.beaten.is_set():
+            context.wait(0.01)
+        return "done"
+
+    worker = ToolWorker(
+        address, "mine", {"work": work}, concurrency=2, lease_seconds=15, grace_seconds=1
+    )
+    working = threading.Thread(target=worker.run, daemon=True)
+    working.start()
+    try:
+        eventually(lambda: twice.results != [], seconds=10)
+        eventually(lambda: twice.places == 2, seconds=10)
+    finally:
+        worker.stop()
+        working.join(30)
+
+    assert [("complete", 2)] == twice.results
