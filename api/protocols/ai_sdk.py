@@ -32,7 +32,7 @@ from arkloop.api.protocols.ai_sdk_projection import (
     DONE,
     AiSdkProjection,
     Dialect,
-    client_calls,
+    ends_response,
 )
 from arkloop.api.protocols.ai_sdk_requests import (
     CHAT,
@@ -321,8 +321,9 @@ def _nothing(start: str | None) -> Response:
 
 def _waits(sql: Connection, run_id: UUID, dialect: Dialect) -> Waits:
     waits = Waits(*event_log.waits(sql, run_id), dialect)
-    if waits.is_open and waits.has_calls_of_others:
-        # No event says that the client has sent its results while others are missing.
+    if waits.is_open:
+        # An answer has no event before a worker claims the run, and results of the client have none
+        # while those of HTTP tools are missing. The run's row has both at once.
         pending = queries.get(sql, actor(), run_id)["pending_input"]
-        waits.is_open = bool(client_calls(pending or {}))
+        waits.is_open = pending is not None and ends_response(pending, dialect)
     return waits

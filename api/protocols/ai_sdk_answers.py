@@ -35,12 +35,6 @@ class Waits:
         self.is_open = bool(ending) and ending[-1][0] == last_seq
 
     @property
-    def has_calls_of_others(self) -> bool:
-        """True if the last of them is for results of HTTP tools, too."""
-        calls = (self.last or {}).get("calls") or ()
-        return len(calls) > len(client_calls(self.last or {}))
-
-    @property
     def answered(self) -> int:
         return self.count - self.is_open
 

@@ -280,7 +280,7 @@ def read_table(
 def waits(sql: Connection, run_id: UUID) -> tuple[list[StoredEvent], int]:
     """Return the run's events that ask for input, in order, and the number of its last event.
 
-    The last of them is open exactly if it is the last event.
+    Only the last event can be one that is still open.
     """
     rows = sql.execute(
         select(run_events.c.seq, run_events.c.type, run_events.c.payload)

@@ -245,6 +245,26 @@ def test_a_late_answer_is_refused_if_it_is_another_one(alice: User, runs: Stored
     assert (409, "input.stale") == error_of(given("no"))
 
 
+def test_a_page_that_is_loaded_after_its_answer_follows_the_run(
+    alice: User, runs: StoredRuns
+) -> None:
+    """No worker has claimed the run yet, so that no event has the answer."""
+    chat = new_id()
+    run_id = UUID(run_of(post(alice, message(), chat=chat)))
+    claim = runs.claim(run_id)
+    assert claim is not None
+    runs.park(claim, uuid4(), tool_call_id="1")
+    stream = f"/v1/ui/chat/{chat}/stream"
+    assert 204 == alice.get(stream).status_code
+
+    answered = alice.post(f"/v1/runs/{run_id}/input", json={"content": "yes"})
+    assert answered.status_code < 300, answered.text
+    followed = alice.get(stream, buffered=False)
+    assert 200 == followed.status_code
+    runs.cancel(run_id)
+    assert b'"abort"' in followed.data
+
+
 def test_an_answer_to_a_run_that_was_cancelled_shows_its_end(alice: User, runs: StoredRuns) -> None:
     """The page learns from the stream what came of the run."""
     chat = new_id()
