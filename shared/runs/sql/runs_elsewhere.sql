@@ -35,23 +35,26 @@ WITH RECURSIVE single AS (
         b.message_id IS NULL OR m.created_by_user_id = b.created_by_user_id, m.position
     FROM before b JOIN messages m ON m.thread_id = b.thread_id AND m.position = b.position - 1
     WHERE m.role = 'user'
+), found AS (
+    SELECT run_id, id, message_id, is_of_creator, handed_to, position FROM before
+    WHERE message_id IS NOT NULL
+    UNION ALL
+    -- A run that waits for its thread, or ended while it did.
+    SELECT h.run_id, h.id, m.id, true, handed_to, m.position
+    FROM holder h JOIN messages m ON m.thread_id = h.thread_id
+        AND m.position > h.position - %(slot)s AND m.position < h.position
+    WHERE h.position >= 2251799813685248
 ), said AS (
-    -- An id begins with its time, in milliseconds. That of a run is made before those of the
-    -- messages which its requests bring.
-    SELECT run_id, id, message_id, is_of_creator,
-        left(message_id::text, 13) >= left(run_id::text, 13)
-            AND (handed_to IS NULL OR left(message_id::text, 13) < left(handed_to::text, 13))
-            AS is_brought
+    -- The first of a run's messages is its earliest: what others posted while it waited is before it.
+    SELECT run_id, id, message_id, is_of_creator, is_since AND position >= first_value(position)
+        OVER (PARTITION BY run_id, id ORDER BY is_since DESC, message_id) AS is_brought
     FROM (
-        SELECT run_id, id, message_id, is_of_creator, handed_to FROM before
-        WHERE message_id IS NOT NULL
-        UNION ALL
-        -- A run that waits for its thread, or ended while it did.
-        SELECT h.run_id, h.id, m.id, true, handed_to
-        FROM holder h JOIN messages m ON m.thread_id = h.thread_id
-            AND m.position > h.position - %(slot)s AND m.position < h.position
-        WHERE h.position >= 2251799813685248
-    ) AS found
+        -- An id begins with its time. That of a run is made before those of its requests' messages.
+        SELECT *, left(message_id::text, 13) >= left(run_id::text, 13)
+            AND (handed_to IS NULL OR left(message_id::text, 13) < left(handed_to::text, 13))
+            AS is_since
+        FROM found
+    ) AS timed
 )
 SELECT id AS run_id, NULL AS message_id FROM single
 UNION

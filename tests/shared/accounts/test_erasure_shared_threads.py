@@ -74,6 +74,25 @@ def test_all_messages_of_a_merged_run_are_erased(thread: BusyThread) -> None:
     assert ["theirs", "answer"] == kept(thread)
 
 
+def test_what_others_have_posted_while_a_run_waited_is_kept(
+    thread: BusyThread, alice: User
+) -> None:
+    """A run that starts is moved behind it, with all of its own messages."""
+    active = thread.say("theirs")
+    waiting = thread.say("Ann waits", "merge", end_user_id=ANN)
+    alice.say(str(thread.id), "somebody else asks")
+    thread.say("Ann adds", "merge", end_user_id=ANN)
+    thread.answer(active.run_id, "answer")
+    thread.answer(waiting.run_id, "to Ann")
+    order = ["somebody else asks", "Ann waits", "Ann adds", "to Ann"]
+    assert ["theirs", "answer", *order] == kept(thread)
+    assert ["Ann waits", "Ann adds", "to Ann"] == exported(thread)
+
+    erase(thread)
+
+    assert ["theirs", "answer", "somebody else asks"] == kept(thread)
+
+
 def test_what_others_have_posted_before_a_run_is_kept(thread: BusyThread, alice: User) -> None:
     """A run with a message of its own has no other; one without has all that it answers."""
     alice.say(str(thread.id), "somebody asks")
