@@ -14,7 +14,7 @@ import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, parsed, until_broken_off
-from tests.proxies import COMMANDS, proxy
+from tests.proxies import COMMANDS, cell_proxy, proxy
 from tests.system import System
 from tests.web_server import ROOT, WebServer
 
@@ -80,16 +80,20 @@ def test_a_ticket_is_in_no_log_of_a_proxy(
     assert name != "caddy" or f"/v1/runs/{run_id}/events" in log, "nothing was logged"
 
 
-@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+@pytest.mark.parametrize("name", [*COMMANDS, "cells"])
 def test_a_client_has_the_address_that_a_proxy_in_front_has_named(
     system: System, user: Caller, tmp_path: Path, name: str
 ) -> None:
     """TLS ends at that one. What the client itself has written stands before it."""
     headers = {"X-Forwarded-For": "198.51.100.1, 192.0.2.7"}
-    with (
-        system.one_more_web_server(ARKLOOP_TRUSTED_PROXIES="127.0.0.0/8") as server,
-        proxy(name, tmp_path, server.settings.port, free_port()) as url,
-    ):
+    with ExitStack() as stack:
+        trusted = system.one_more_web_server(ARKLOOP_TRUSTED_PROXIES="127.0.0.0/8")
+        ports = (stack.enter_context(trusted).settings.port, free_port())
+        if name == "cells":
+            cells = cell_proxy(tmp_path, ports, {"127.0.0.1": "cell-1"})
+            url = stack.enter_context(cells).url
+        else:
+            url = stack.enter_context(proxy(name, tmp_path, *ports))
         body = {"name": "by proxies"}
         made = user.at(url).http.post("/v1/api-keys", json=body, headers=headers).json()
 
