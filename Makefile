@@ -223,7 +223,8 @@ screenshots: setup ## The pictures of the console in the README, by Chromium; a 
 client-types: setup ## The types of clients/ from the API's description
 	@./scripts/install-front-ends
 	@$(BIN)/python scripts/client_types.py
-	@.cache/front_ends/node_modules/.bin/openapi-typescript .cache/openapi.json -o clients/typescript/src/types.ts
+	@.cache/front_ends/node_modules/.bin/openapi-typescript .cache/openapi.json -o clients/typescript/src/types.ts \
+		--empty-objects-unknown --default-non-nullable=false
 
 .PHONY: limit-losses
 limit-losses: setup ## Limits of runs, streams and requests while processes are killed: never one too many; 8 minutes

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from arkloop.api.http.described import JsonObject, Time, UuidText
+from arkloop.shared.events.pending_call import PendingCall
 
 Status = Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
 
@@ -37,7 +38,7 @@ class PendingInput(TypedDict):
     tool_call_id: NotRequired[str]
     tool_name: NotRequired[str]
     arguments: NotRequired[Any]
-    calls: NotRequired[list[JsonObject]]
+    calls: NotRequired[list[PendingCall]]
     schema: NotRequired[JsonObject]
     url: NotRequired[str]
     on_expiry: NotRequired[Literal["continue"]]

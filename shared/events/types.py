@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from arkloop.shared.events.pending_call import PendingCall
 from arkloop.shared.events.usage import Usage
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
@@ -139,9 +140,8 @@ class RunWaitingForInput:
     """`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
 
     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-    `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
-    idempotency_key, traceparent, result_from?, expires_at?}`; `result_from` is `http` for those of
-    HTTP tools. `identity` says on whose behalf they are made.
+    `calls` are those whose results are missing; `result_from` is `http` for those of HTTP tools.
+    `identity` says on whose behalf they are made.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -151,7 +151,7 @@ class RunWaitingForInput:
     tool_call_id: str | None = None
     options: list[str] | None = None
     mcp_tool: Mapping[str, str] | None = None
-    calls: Sequence[Mapping[str, Any]] | None = None
+    calls: Sequence[PendingCall] | None = None
     identity: Mapping[str, Any] | None = None
     schema: Mapping[str, Any] | None = None
     url: str | None = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,11 @@ STEPS = (
     {"say": "there."},
 )
 ASKING = script({"tool": "ask_user", "args": {"question": "Where?"}}, {"say": "Thanks."})
+#: What the examples of the docs use: a token, and a tool.
+OF_THE_READER = """\
+declare const token: string
+declare function locate(args: unknown): { city: string }
+"""
 TOOL = {
     "name": "get_location",
     "description": "Returns where the user is.",
@@ -127,13 +133,44 @@ def test_the_types_are_current(tmp_path: Path) -> None:
     environ = {**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "scripts/client_types.py", "--document"], cwd=ROOT, check=True)
     command = [str(tools / "openapi-typescript"), str(described), "-o", str(made)]
-    subprocess.run(command, check=True, env=environ, capture_output=True)
+    options = ["--empty-objects-unknown", "--default-non-nullable=false"]
+    subprocess.run([*command, *options], check=True, env=environ, capture_output=True)
 
     assert (CLIENT / "src" / "types.ts").read_text() == made.read_text()
+    assert (0, "") == _compiled(CLIENT)
+
+
+def test_the_examples_of_the_docs_compile(tmp_path: Path) -> None:
+    """The examples of the guide and of the README fit the types that a caller gets."""
+    examples = [
+        example
+        for text in (ROOT / "docs" / "how-to" / "client-libraries.md", CLIENT / "README.md")
+        for example in re.findall(r"^```ts\n(.+?)^```", text.read_text(), re.DOTALL | re.MULTILINE)
+    ]
+    for number, example in enumerate(examples):
+        (tmp_path / f"example_{number}.mts").write_text(OF_THE_READER + example)
+    options = {
+        "rootDir": "/",
+        "noEmit": True,
+        "paths": {"@arkloop/client": [str(CLIENT / "src" / "index.ts")]},
+    }
+    settings = {
+        "extends": str(CLIENT / "tsconfig.json"),
+        "compilerOptions": options,
+        "include": ["*.mts"],
+    }
+    (tmp_path / "tsconfig.json").write_text(json.dumps(settings))
+
+    assert 3 == len(examples)
+    assert (0, "") == _compiled(tmp_path)
+
+
+def _compiled(project: Path) -> tuple[int, str]:
+    """Return the status and the errors of the compiler."""
     checked = subprocess.run(
-        [str(tools / "tsc"), "--noEmit", "-p", str(CLIENT)],
-        env=environ,
+        [str(MODULES / ".bin" / "tsc"), "--noEmit", "-p", str(project)],
+        env={**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )
-    assert (0, "") == (checked.returncode, checked.stdout)
+    return checked.returncode, checked.stdout

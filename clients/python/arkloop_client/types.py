@@ -1246,6 +1246,19 @@ class OrgState(TypedDict):
     moved_to: str | None
 
 
+class PendingCall(TypedDict):
+    "A tool call whose result is missing; `pending_input` leaves out arguments that are long."
+
+    tool_call_id: str
+    name: str
+    arguments: NotRequired[Any]
+    idempotent: bool
+    idempotency_key: str
+    traceparent: str
+    result_from: NotRequired[Literal["http"]]
+    expires_at: NotRequired[str]
+
+
 class PendingInput(TypedDict):
     "The open request of a waiting run; the other fields depend on `kind`."
 
@@ -1257,7 +1270,7 @@ class PendingInput(TypedDict):
     tool_call_id: NotRequired[str]
     tool_name: NotRequired[str]
     arguments: NotRequired[Any]
-    calls: NotRequired[list[dict[str, Any]]]
+    calls: NotRequired[list[PendingCall]]
     schema: NotRequired[dict[str, Any]]
     url: NotRequired[str]
     on_expiry: NotRequired[Literal["continue"]]
@@ -1874,7 +1887,7 @@ class RunWaitingForInputData(TypedDict):
     tool_call_id: NotRequired[str]
     options: NotRequired[list[str]]
     mcp_tool: NotRequired[dict[str, str]]
-    calls: NotRequired[list[dict[str, Any]]]
+    calls: NotRequired[list[PendingCall]]
     identity: NotRequired[dict[str, Any]]
     schema: NotRequired[dict[str, Any]]
     url: NotRequired[str]

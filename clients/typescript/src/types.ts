@@ -2828,7 +2828,7 @@ export interface components {
             /** @description For people; it may change. */
             message: string;
             /** @description For `validation.error`, a list of reasons for each wrong field. */
-            details: Record<string, never>;
+            details: Record<string, unknown>;
             trace_id: string;
         };
         PollForRuns: {
@@ -2843,7 +2843,7 @@ export interface components {
             run_id: string;
             fence: number;
             /** @default false */
-            cancel_requested: boolean;
+            cancel_requested?: boolean;
         };
         HoldRuns: {
             /** Format: uuid */
@@ -2860,14 +2860,14 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
         };
         StoreCheckpoint: {
             /** Format: uuid */
             run_id: string;
             fence: number;
-            checkpoint: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint: string | number | boolean | Record<string, unknown> | unknown[] | null;
         };
         AskPerson: {
             /** Format: uuid */
@@ -2878,15 +2878,15 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             /** @default null */
-            key: string | null;
+            key?: string | null;
             /** @default null */
-            question: string | null;
+            question?: string | null;
             options?: string[];
             /** @default null */
-            approval_of: string | null;
+            approval_of?: string | null;
         };
         Task: {
             tool_call_id: string;
@@ -2902,7 +2902,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             tasks: components["schemas"]["Task"][];
         };
@@ -2912,7 +2912,7 @@ export interface components {
             fence: number;
             usd: number;
             /** @default false */
-            gives_up: boolean;
+            gives_up?: boolean;
         };
         CompleteRun: {
             /** Format: uuid */
@@ -2923,11 +2923,11 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             content: string;
             /** @default null */
-            output: {
+            output?: {
                 [key: string]: unknown;
             } | null;
         };
@@ -2940,11 +2940,11 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             message: string;
             /** @default false */
-            retryable: boolean;
+            retryable?: boolean;
         };
         ReleaseRun: {
             /** Format: uuid */
@@ -2955,7 +2955,7 @@ export interface components {
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
             }[];
-            checkpoint?: string | number | boolean | Record<string, never> | unknown[] | null;
+            checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
         };
         Register: {
@@ -2963,7 +2963,7 @@ export interface components {
             email: string;
             password: string;
             /** @default null */
-            invitation: string | null;
+            invitation?: string | null;
         };
         Login: {
             login: string;
@@ -2972,11 +2972,11 @@ export interface components {
              * Format: uuid
              * @default null
              */
-            org_id: string | null;
+            org_id?: string | null;
             /** @default null */
-            invitation: string | null;
+            invitation?: string | null;
         };
-        NoArguments: Record<string, never>;
+        NoArguments: Record<string, unknown>;
         ChangePassword: {
             current: string;
             new: string;
@@ -2990,7 +2990,7 @@ export interface components {
              * Format: date-time
              * @default null
              */
-            expires_at: string | null;
+            expires_at?: string | null;
         };
         CostLimits: {
             max_cost_usd?: number | null;
@@ -3003,11 +3003,11 @@ export interface components {
              * Format: uuid
              * @default null
              */
-            thread: string | null;
+            thread?: string | null;
             /** @default null */
-            persona_id: string | null;
+            persona_id?: string | null;
             /** @default 900 */
-            lifetime_seconds: number;
+            lifetime_seconds?: number;
         };
         EndUserLimits: {
             max_cost_usd?: number | null;
@@ -3149,13 +3149,13 @@ export interface components {
         };
         StreamTicket: {
             /** @default false */
-            tool_results: boolean;
+            tool_results?: boolean;
         };
         ToolResult: {
             tool_call_id: string;
-            output: string | number | boolean | Record<string, never> | unknown[];
+            output: string | number | boolean | Record<string, unknown> | unknown[];
             /** @default false */
-            is_error: boolean;
+            is_error?: boolean;
         };
         PricesFields: {
             input: number;
@@ -3175,7 +3175,7 @@ export interface components {
             first_byte_seconds?: number | null;
             idle_seconds?: number | null;
             accepts?: ("image" | "file")[] | null;
-            model_settings?: Record<string, never> | null;
+            model_settings?: Record<string, unknown> | null;
             requests_per_minute?: number | null;
             tokens_per_minute?: number | null;
         };
@@ -3222,14 +3222,14 @@ export interface components {
             first_byte_seconds?: number | null;
             idle_seconds?: number | null;
             accepts?: ("image" | "file")[] | null;
-            model_settings?: Record<string, never> | null;
+            model_settings?: Record<string, unknown> | null;
             requests_per_minute?: number | null;
             tokens_per_minute?: number | null;
         };
         PublishPersona: {
             key: string;
             /** @default null */
-            version: string | null;
+            version?: string | null;
         } & {
             [key: string]: unknown;
         };
@@ -3249,7 +3249,7 @@ export interface components {
              * @default streamable_http
              * @enum {string}
              */
-            transport: "streamable_http" | "stdio";
+            transport?: "streamable_http" | "stdio";
         };
         McpConfigChanges: {
             name?: string;
@@ -3278,9 +3278,9 @@ export interface components {
             };
             url: string;
             /** @default false */
-            idempotent: boolean;
+            idempotent?: boolean;
             /** @default 60 */
-            timeout_seconds: number;
+            timeout_seconds?: number;
             headers?: {
                 [key: string]: string;
             } | null;
@@ -3300,7 +3300,7 @@ export interface components {
         };
         RotateSecret: {
             /** @default 86400 */
-            overlap_seconds: number;
+            overlap_seconds?: number;
         };
         Tool: {
             name: string;
@@ -3309,9 +3309,9 @@ export interface components {
                 [key: string]: unknown;
             };
             /** @default false */
-            idempotent: boolean;
+            idempotent?: boolean;
             /** @default 60 */
-            timeout_seconds: number;
+            timeout_seconds?: number;
         };
         PollForCalls: {
             worker_id: string;
@@ -3350,7 +3350,7 @@ export interface components {
         CreateEndpoint: {
             url: string;
             /** @default  */
-            description: string;
+            description?: string;
             event_types?: ("run.completed" | "run.failed" | "run.cancelled" | "run.waiting_for_input" | "budget.threshold_reached")[];
         };
         EndpointChanges: {
@@ -3361,11 +3361,11 @@ export interface components {
         };
         WebhookEndpointsRotateSecret: {
             /** @default 86400 */
-            overlap_seconds: number;
+            overlap_seconds?: number;
         };
         Replay: {
             /** @default null */
-            delivery_ids: string[] | null;
+            delivery_ids?: string[] | null;
         };
         ChangeMember: {
             /** @enum {string} */
@@ -3376,7 +3376,7 @@ export interface components {
             /** @enum {string} */
             role: "owner" | "admin" | "member";
             /** @default 604800 */
-            lifetime_seconds: number;
+            lifetime_seconds?: number;
         };
         SetIdentityProvider: {
             issuer: string;
@@ -3386,17 +3386,17 @@ export interface components {
              * @default RS256
              * @enum {string}
              */
-            signing_algorithm: "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "ES256" | "ES384" | "ES512" | "EdDSA";
+            signing_algorithm?: "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "ES256" | "ES384" | "ES512" | "EdDSA";
             email_domains?: string[];
             /**
              * @default member
              * @enum {string}
              */
-            joining_role: "member" | "admin";
+            joining_role?: "member" | "admin";
             /** @default false */
-            assumes_verified_email: boolean;
+            assumes_verified_email?: boolean;
             /** @default 12 */
-            session_hours: number;
+            session_hours?: number;
         };
         BeginLogin: {
             /** Format: uuid */
@@ -3480,7 +3480,7 @@ export interface components {
              * @default submit-message
              * @enum {string}
              */
-            trigger: "submit-message" | "regenerate-message";
+            trigger?: "submit-message" | "regenerate-message";
             messageId?: string | null;
         };
         /** @description Runs for an agent worker. */
@@ -3508,11 +3508,11 @@ export interface components {
             persona_id: string;
             instructions: string;
             model: string;
-            model_settings: Record<string, never>;
-            output_schema: Record<string, never> | null;
-            messages: Record<string, never>[];
+            model_settings: Record<string, unknown>;
+            output_schema: Record<string, unknown> | null;
+            messages: Record<string, unknown>[];
             last_turn: string | null;
-            answers: Record<string, never>[];
+            answers: Record<string, unknown>[];
             approvals: components["schemas"]["CallApproval"][];
             begun: string[];
             checkpoint: unknown;
@@ -3805,7 +3805,7 @@ export interface components {
             action: string;
             actor: components["schemas"]["AuditActor"];
             target: components["schemas"]["AuditTarget"] | null;
-            details: Record<string, never>;
+            details: Record<string, unknown>;
             ip: string | null;
             user_agent: string | null;
             prev_hash: string;
@@ -3874,7 +3874,7 @@ export interface components {
             /** @enum {string} */
             role: "user" | "assistant";
             /** @description As it was given. */
-            content: string | Record<string, never>[];
+            content: string | Record<string, unknown>[];
             metadata: {
                 [key: string]: string;
             };
@@ -3897,7 +3897,7 @@ export interface components {
             /** @enum {string} */
             role: "user" | "assistant";
             /** @description As it was given. */
-            content: string | Record<string, never>[];
+            content: string | Record<string, unknown>[];
             metadata: {
                 [key: string]: string;
             };
@@ -3952,7 +3952,7 @@ export interface components {
             text: string;
             tool_calls: components["schemas"]["TimelineCall"][];
             /** @description What the run has asked, each with its `answer`. */
-            questions: Record<string, never>[];
+            questions: Record<string, unknown>[];
             usage: unknown;
             output_errors?: unknown;
         };
@@ -3962,9 +3962,9 @@ export interface components {
             name: string;
             arguments?: unknown;
             arguments_text?: string;
-            result?: Record<string, never> | null;
-            progress?: Record<string, never>;
-            sub_run?: Record<string, never>;
+            result?: Record<string, unknown> | null;
+            progress?: Record<string, unknown>;
+            sub_run?: Record<string, unknown>;
         };
         /** @description The open request of a waiting run; the other fields depend on `kind`. */
         PendingInput: {
@@ -3979,13 +3979,25 @@ export interface components {
             tool_call_id?: string;
             tool_name?: string;
             arguments?: unknown;
-            calls?: Record<string, never>[];
-            schema?: Record<string, never>;
+            calls?: components["schemas"]["PendingCall"][];
+            schema?: Record<string, unknown>;
             url?: string;
             /** @enum {string} */
             on_expiry?: "continue";
             is_held?: boolean;
-            mcp_tool?: Record<string, never>;
+            mcp_tool?: Record<string, unknown>;
+        };
+        /** @description A tool call whose result is missing; `pending_input` leaves out arguments that are long. */
+        PendingCall: {
+            tool_call_id: string;
+            name: string;
+            arguments?: unknown;
+            idempotent: boolean;
+            idempotency_key: string;
+            traceparent: string;
+            /** @enum {string} */
+            result_from?: "http";
+            expires_at?: string;
         };
         /** @description The error of a failed run. */
         RunProblem: {
@@ -4097,7 +4109,7 @@ export interface components {
             model: string;
             persona_id: string;
             route_id: string;
-            overrides: Record<string, never> | null;
+            overrides: Record<string, unknown> | null;
             trace_id: string;
             end_user_id: string | null;
             metadata: {
@@ -4445,7 +4457,7 @@ export interface components {
             model: string;
             persona_id: string;
             route_id: string;
-            overrides: Record<string, never> | null;
+            overrides: Record<string, unknown> | null;
             trace_id: string;
             end_user_id: string | null;
             metadata: {
@@ -4550,7 +4562,7 @@ export interface components {
             first_byte_seconds: number;
             idle_seconds: number;
             accepts: string[];
-            model_settings: Record<string, never>;
+            model_settings: Record<string, unknown>;
             requests_per_minute: number | null;
             tokens_per_minute: number | null;
             /** Format: date-time */
@@ -4583,14 +4595,14 @@ export interface components {
             max_steps: number;
             max_equal_turns: number;
             max_output_tokens: number | null;
-            model_settings: Record<string, never>;
+            model_settings: Record<string, unknown>;
             max_result_tokens: number;
             compaction: string;
             timeout_seconds: number;
             input_expires_seconds: number;
             on_input_expired: string;
             stream_tool_arguments: boolean;
-            output_schema: Record<string, never> | null;
+            output_schema: Record<string, unknown> | null;
             overrides: string[];
             on_limit: string;
             /** Format: uuid */
@@ -4605,7 +4617,7 @@ export interface components {
         ClientToolShown: {
             name: string;
             description: string;
-            parameters: Record<string, never>;
+            parameters: Record<string, unknown>;
             /** @enum {boolean} */
             client: true;
             idempotent: boolean;
@@ -4662,7 +4674,7 @@ export interface components {
             org_id: string;
             name: string;
             description: string;
-            parameters: Record<string, never>;
+            parameters: Record<string, unknown>;
             url: string;
             idempotent: boolean;
             timeout_seconds: number;
@@ -4683,7 +4695,7 @@ export interface components {
             org_id: string;
             name: string;
             description: string;
-            parameters: Record<string, never>;
+            parameters: Record<string, unknown>;
             url: string;
             idempotent: boolean;
             timeout_seconds: number;
@@ -4709,7 +4721,7 @@ export interface components {
             tool: string;
             lease_seconds: number;
             timeout_seconds: number;
-            arguments: Record<string, never>;
+            arguments: Record<string, unknown>;
         };
         /** @description Ids of calls that a tool worker is to stop, and of those that it has lost. */
         HeldCalls: {
@@ -4725,7 +4737,7 @@ export interface components {
         WorkerTool: {
             name: string;
             description: string;
-            parameters: Record<string, never>;
+            parameters: Record<string, unknown>;
             idempotent: boolean;
             timeout_seconds: number;
             /** Format: date-time */
@@ -4795,7 +4807,7 @@ export interface components {
             delivered_at: string | null;
             /** Format: date-time */
             created_at: string;
-            data: Record<string, never>;
+            data: Record<string, unknown>;
         };
         /** @description The number of deliveries that are made again. */
         ReplayedDeliveries: {
@@ -5018,16 +5030,15 @@ export interface components {
             output?: string;
             is_error: boolean;
             duration_ms: number;
-            files?: Record<string, never>[];
+            files?: Record<string, unknown>[];
             characters?: number;
         };
         /**
          * @description `kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
          *
          *     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-         *     `calls` are those whose results are missing, each `{tool_call_id, name, arguments, idempotent,
-         *     idempotency_key, traceparent, result_from?, expires_at?}`; `result_from` is `http` for those of
-         *     HTTP tools. `identity` says on whose behalf they are made.
+         *     `calls` are those whose results are missing; `result_from` is `http` for those of HTTP tools.
+         *     `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;
@@ -5038,9 +5049,9 @@ export interface components {
             mcp_tool?: {
                 [key: string]: string;
             };
-            calls?: Record<string, never>[];
-            identity?: Record<string, never>;
-            schema?: Record<string, never>;
+            calls?: components["schemas"]["PendingCall"][];
+            identity?: Record<string, unknown>;
+            schema?: Record<string, unknown>;
             url?: string;
             expires_at: string;
         };
@@ -5061,7 +5072,7 @@ export interface components {
         RunSteeredData: {
             message_id: string;
             content: string;
-            parts?: Record<string, never>[];
+            parts?: Record<string, unknown>[];
         };
         /** @description The call has started a run with this id, which has a thread and a stream of its own. */
         RunDelegatedData: {
@@ -5151,7 +5162,7 @@ export interface components {
             usage: components["schemas"]["Usage"];
             cost_usd: number;
             stop_reason: string;
-            output?: Record<string, never>;
+            output?: Record<string, unknown>;
         };
         RunFailedData: {
             error: components["schemas"]["RunError"];
@@ -7462,7 +7473,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             /** @description Success. */
@@ -12499,7 +12510,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                     "text/event-stream": unknown;
                 };
             };
@@ -12541,7 +12552,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                     "text/event-stream": unknown;
                 };
             };
@@ -12580,7 +12591,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-validation.error"];
@@ -12620,7 +12631,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             400: components["responses"]["OpenAIError-http.bad_request-validation.error"];
@@ -12791,7 +12802,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": Record<string, unknown>[];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -12823,10 +12834,10 @@ export interface operations {
                 "application/json": {
                     threadId: string;
                     runId: string;
-                    messages: Record<string, never>[];
-                    tools?: Record<string, never>[];
-                    context?: Record<string, never>[];
-                    resume?: Record<string, never>[];
+                    messages: Record<string, unknown>[];
+                    tools?: Record<string, unknown>[];
+                    context?: Record<string, unknown>[];
+                    resume?: Record<string, unknown>[];
                 };
             };
         };
@@ -12874,10 +12885,10 @@ export interface operations {
                 "application/json": {
                     threadId: string;
                     runId: string;
-                    messages: Record<string, never>[];
-                    tools?: Record<string, never>[];
-                    context?: Record<string, never>[];
-                    resume?: Record<string, never>[];
+                    messages: Record<string, unknown>[];
+                    tools?: Record<string, unknown>[];
+                    context?: Record<string, unknown>[];
+                    resume?: Record<string, unknown>[];
                 };
             };
         };

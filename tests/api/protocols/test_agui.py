@@ -155,7 +155,8 @@ def test_a_message_interrupts_a_run_that_waits_for_the_page(
     assert claim is not None
     stored.park(claim, new_id())
     asked = {"request_id": str(new_id()), "prompt": "?", "expires_at": rfc3339(now())}
-    calls = [{"tool_call_id": f"c{n}", "name": "t", **of} for n, of in enumerate(missing)]
+    call = {"name": "t", "idempotent": False, "idempotency_key": "k", "traceparent": "00-t-s-01"}
+    calls = [{"tool_call_id": f"c{n}", **call, **of} for n, of in enumerate(missing)]
     stored.set(run_id, pending_input={**asked, "kind": "tool_results", "calls": calls})
 
     alice.post("/v1/agui", json=ASK).close()
