@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from arkloop_client import Arkloop, ArkloopError, StreamedText
@@ -162,6 +164,56 @@ def test_the_types_are_current() -> None:
     """They are those of the description; `make client-types` writes them again."""
     command = [sys.executable, str(ROOT / "scripts" / "client_types.py"), "--check"]
     assert 0 == subprocess.run(command, cwd=ROOT).returncode
+
+
+def _playing(*responses: httpx.Response) -> tuple[Arkloop, list[httpx.Request]]:
+    """Return a client to which these responses come, and the requests that it makes."""
+    requests: list[httpx.Request] = []
+    left = iter(responses)
+
+    def play(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return next(left)
+
+    http = httpx.Client(transport=httpx.MockTransport(play))
+    return Arkloop("http://service", "token", patience=5, first_pause=0.01, http=http), requests
+
+
+@pytest.mark.parametrize("call", ["get", "follow"])
+def test_a_limit_that_no_waiting_lifts_is_raised_at_once(call: str) -> None:
+    """A 429 without `Retry-After`, such as that of a budget that is used up, is not repeated."""
+    shown = {"code": "budget.exhausted", "message": "Nothing is left.", "details": {}}
+    client, requests = _playing(httpx.Response(429, json=shown), httpx.Response(204))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run") if call == "get" else list(client.follow("run"))
+
+    assert 1 == len(requests)
+    assert ("budget.exhausted", None) == (error.value.code, error.value.retry_after)
+
+
+@pytest.mark.parametrize("call", ["get", "follow"])
+def test_retry_after_is_waited_for(call: str) -> None:
+    """The next request follows after as many seconds as the service has named."""
+    last = httpx.Response(200, json={}) if call == "get" else httpx.Response(204)
+    client, requests = _playing(httpx.Response(429, headers={"Retry-After": "1"}), last)
+
+    begun = time.monotonic()
+    with client:
+        client.get_run("run") if call == "get" else list(client.follow("run"))
+
+    assert 2 == len(requests)
+    assert time.monotonic() - begun >= 1
+
+
+def test_a_retry_after_beyond_the_patience_is_raised_at_once() -> None:
+    """The error says how long the caller would have to wait."""
+    client, requests = _playing(httpx.Response(429, headers={"Retry-After": "6"}))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run")
+
+    assert (1, 6) == (len(requests), error.value.retry_after)
 
 
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:

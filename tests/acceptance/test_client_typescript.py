@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import MODULES, NODE
@@ -21,6 +22,7 @@ pytestmark = needs_front_ends
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "front_ends" / "client.mjs"
+CALL = ROOT / "tests" / "front_ends" / "client_call.mjs"
 CLIENT = ROOT / "clients" / "typescript"
 STEPS = (
     {"count": 60, "delay_ms": 20},
@@ -123,6 +125,52 @@ def test_an_approval_has_its_arguments(user: Caller) -> None:
 
     results = [one["data"]["output"] for one in said["seen"] if one["type"] == "tool.result"]
     assert ["54"] == results
+
+
+def _called(call: str, *responses: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Make one call; return what client_call.mjs says of it."""
+    given = {"call": call, **options, **({"responses": responses} if responses else {})}
+    program = subprocess.run(
+        [str(NODE), "--disable-warning=ExperimentalWarning", str(CALL), json.dumps(given)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 0 == program.returncode, program.stderr
+    return dict(json.loads(program.stdout))
+
+
+@pytest.mark.parametrize("call", ["get", "follow"])
+def test_a_limit_that_no_waiting_lifts_is_thrown_at_once(call: str) -> None:
+    """A 429 without `Retry-After`, such as that of a budget that is used up, is not repeated."""
+    shown = {"code": "budget.exhausted", "message": "Nothing is left.", "details": {}}
+    made = _called(call, {"status": 429, "body": json.dumps(shown)})
+
+    assert (1, "budget.exhausted", None) == (
+        made["attempts"],
+        made["thrown"]["code"],
+        made["thrown"]["retryAfter"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "last"),
+    [("get", {"status": 200}), ("follow", {"status": 204, "body": None})],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int) -> None:
+    """The next request follows after as many seconds as the service has named."""
+    made = _called(call, {"status": status, "headers": {"Retry-After": "1"}}, last)
+
+    assert (2, None) == (made["attempts"], made["thrown"])
+    assert 1_000 <= made["ms"]
+
+
+def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
+    """The error says how long the caller would have to wait."""
+    made = _called("get", {"status": 429, "headers": {"Retry-After": "6"}}, patience=5_000)
+
+    assert (1, 6) == (made["attempts"], made["thrown"]["retryAfter"])
 
 
 def test_the_types_are_current(tmp_path: Path) -> None:

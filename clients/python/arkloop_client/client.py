@@ -12,21 +12,32 @@ import httpx
 from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
-#: Statuses after which the same request may succeed.
-_PASSING = frozenset({429, 502, 503, 504})
+#: Statuses after which the same request may succeed; 429 is one only with `Retry-After`.
+_PASSING = frozenset({502, 503, 504})
 #: The service sends a ping every 10 s: a stream that is silent for this long is lost.
 SILENCE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 10.0
 
 
 class ArkloopError(Exception):
-    """An error that the service responded with; `code` never changes, the message may."""
+    """An error that the service responded with; `code` never changes, the message may.
 
-    def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any]) -> None:
+    `retry_after` are the seconds after which it expects the request again; None: it names none.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Mapping[str, Any],
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.details = details
+        self.retry_after = retry_after
 
 
 class Arkloop:
@@ -134,9 +145,9 @@ class Arkloop:
             except httpx.TransportError as error:
                 retry.pause(error)
             except ArkloopError as error:
-                if error.status not in _PASSING:
+                if not _is_passing(error):
                     raise
-                retry.pause(error)
+                retry.pause(error, error.retry_after or 0.0)
             else:
                 retry.pause(httpx.RemoteProtocolError("The stream ended before the run."))
 
@@ -190,9 +201,9 @@ class Arkloop:
             if response.is_success:
                 return response.json()
             error = _error(response)
-            if response.status_code not in _PASSING and error.code != "idempotency.in_progress":
+            if not _is_passing(error):
                 raise error
-            retry.pause(error, _seconds(response.headers.get("Retry-After")))
+            retry.pause(error, error.retry_after or 0.0)
 
 
 class StreamedText:
@@ -246,18 +257,36 @@ class _Retry:
         time.sleep(seconds)
 
 
-def _seconds(retry_after: str | None) -> float:
-    return float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
+def _is_passing(error: ArkloopError) -> bool:
+    """Return whether the same request may succeed later.
+
+    A 429 without a time is a limit that no waiting lifts, such as a budget that is used up.
+    """
+    if error.status == 429:
+        return error.retry_after is not None
+    return error.status in _PASSING or error.code == "idempotency.in_progress"
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds of a `Retry-After`; a proxy's date is as good as 0."""
+    if retry_after is None:
+        return None
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
 
 
 def _error(response: httpx.Response) -> ArkloopError:
+    retry_after = _seconds(response.headers.get("Retry-After"))
     try:
         shown = response.json()
         return ArkloopError(
-            response.status_code, shown["code"], shown["message"], shown.get("details", {})
+            response.status_code,
+            shown["code"],
+            shown["message"],
+            shown.get("details", {}),
+            retry_after,
         )
     except (ValueError, KeyError, TypeError):  # a proxy's own
-        return ArkloopError(response.status_code, "", response.text[:1_000], {})
+        return ArkloopError(response.status_code, "", response.text[:1_000], {}, retry_after)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -12,8 +12,8 @@ export type CreateThread = Schemas["CreateThread"]
 export type ToolResult = Schemas["ToolResult"]
 
 const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.failed", "run.cancelled"])
-/** Statuses after which the same request may succeed. */
-const PASSING: ReadonlySet<number> = new Set([429, 502, 503, 504])
+/** Statuses after which the same request may succeed; 429 is one only with `Retry-After`. */
+const PASSING: ReadonlySet<number> = new Set([502, 503, 504])
 /** The service sends a ping every 10 s: a stream that is silent for this long is lost. */
 const SILENCE_MS = 30_000
 const LONGEST_PAUSE_MS = 10_000
@@ -23,13 +23,22 @@ export class ArkloopError extends Error {
   readonly status: number
   readonly code: string
   readonly details: Record<string, unknown>
+  /** Seconds after which the service expects the request again; null where it names none. */
+  readonly retryAfter: number | null
 
-  constructor(status: number, code: string, message: string, details: Record<string, unknown> = {}) {
+  constructor(
+    status: number,
+    code: string,
+    message: string,
+    details: Record<string, unknown> = {},
+    retryAfter: number | null = null,
+  ) {
     super(message)
     this.name = "ArkloopError"
     this.status = status
     this.code = code
     this.details = details
+    this.retryAfter = retryAfter
   }
 }
 
@@ -123,7 +132,7 @@ export class Arkloop {
         }
       } catch (error) {
         signal?.throwIfAborted()
-        if (error instanceof ArkloopError && !PASSING.has(error.status)) throw error
+        if (error instanceof ArkloopError && !isPassing(error)) throw error
         problem = error
       }
       await retry.pause(problem)
@@ -202,9 +211,7 @@ export class Arkloop {
         if (response.ok) return (await response.json()) as T
         throw await errorOf(response)
       } catch (error) {
-        if (error instanceof ArkloopError) {
-          if (!PASSING.has(error.status) && error.code !== "idempotency.in_progress") throw error
-        }
+        if (error instanceof ArkloopError && !isPassing(error)) throw error
         await retry.pause(error)
       }
     }
@@ -274,19 +281,33 @@ class Retry {
   async pause(problem: unknown): Promise<void> {
     const longest = Math.min(LONGEST_PAUSE_MS, this.#firstPause * 2 ** Math.min(this.#failures, 20))
     this.#failures += 1
-    const wait = longest / 2 + (Math.random() * longest) / 2
+    const asked = problem instanceof ArkloopError ? (problem.retryAfter ?? 0) * 1_000 : 0
+    const wait = Math.max(asked, longest / 2 + (Math.random() * longest) / 2)
     if (Date.now() + wait > this.#since + this.#patience) throw problem
     await new Promise((resolve) => setTimeout(resolve, wait))
     this.#signal?.throwIfAborted()
   }
 }
 
+/** Whether the same request may succeed later. A 429 without a time is a limit that no waiting lifts. */
+function isPassing(error: ArkloopError): boolean {
+  if (error.status === 429) return error.retryAfter !== null
+  return PASSING.has(error.status) || error.code === "idempotency.in_progress"
+}
+
 async function errorOf(response: Response): Promise<ArkloopError> {
   const text = await response.text()
+  const retryAfter = secondsOf(response.headers.get("Retry-After"))
   try {
     const { code, message, details } = JSON.parse(text)
-    return new ArkloopError(response.status, String(code), String(message), details)
+    return new ArkloopError(response.status, String(code), String(message), details, retryAfter)
   } catch {
-    return new ArkloopError(response.status, "", text.slice(0, 1_000))
+    return new ArkloopError(response.status, "", text.slice(0, 1_000), {}, retryAfter)
   }
+}
+
+/** Return the seconds of a `Retry-After`; a proxy's date is as good as 0, null means that there is none. */
+function secondsOf(header: string | null): number | null {
+  if (header === null) return null
+  return /^[0-9]+$/.test(header) ? Number(header) : 0
 }

@@ -1,0 +1,42 @@
+// A call of @arkloop/client over a `fetch` that plays responses, and what became of it, as one line.
+import { Arkloop } from "../../clients/typescript/src/index.ts"
+
+const given = JSON.parse(process.argv[2])
+const { call, url = "http://service", responses, patience = 5_000, firstPause = 10, clockStep = 0 } = given
+const now = Date.now
+let attempts = 0
+const played = async (address, options) => {
+  attempts += 1
+  if (responses === undefined) return fetch(address, options)
+  const { status, headers, body = "{}" } = responses[Math.min(attempts, responses.length) - 1]
+  Date.now = () => now() + clockStep
+  return new Response(body, { status, headers })
+}
+const arkloop = new Arkloop(url, "token", { patience, firstPause, fetch: played })
+const controller = new AbortController()
+const seen = []
+const follow = async (abortAt) => {
+  for await (const event of arkloop.follow("run", { signal: controller.signal })) {
+    seen.push(event.seq)
+    if (event.seq === abortAt) controller.abort("aborted")
+  }
+}
+const cyclic = {}
+cyclic.metadata = cyclic
+const calls = {
+  get: () => arkloop.getRun("run"),
+  follow: () => follow(),
+  cyclic: () => arkloop.create(cyclic),
+  key: () => arkloop.create({}, "ключ"),
+  abortAtFirst: () => follow(1),
+  abortSoon: () => {
+    setTimeout(() => controller.abort("aborted"), 100)
+    return follow()
+  },
+}
+let error = null
+const begun = performance.now()
+await calls[call]().catch((thrown) => (error = thrown))
+const { name, code, message, retryAfter } = error ?? {}
+const thrown = error === null ? null : { name, code, message, retryAfter, reason: String(error) }
+console.log(JSON.stringify({ attempts, ms: performance.now() - begun, seen, thrown }))
