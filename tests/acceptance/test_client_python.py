@@ -216,6 +216,23 @@ def test_a_retry_after_beyond_the_patience_is_raised_at_once() -> None:
     assert (1, 6) == (len(requests), error.value.retry_after)
 
 
+@pytest.mark.parametrize("call", ["get", "follow"])
+@pytest.mark.parametrize(("scheme", "token"), [("localhost:", "token"), ("http://", "token\n")])
+def test_a_request_that_cannot_be_made_is_raised_at_once(
+    user: Caller, call: str, scheme: str, token: str
+) -> None:
+    """An address of no HTTP server, or a token that no header can hold, stays as it is."""
+    requests: list[httpx.Request] = []
+    http = httpx.Client(event_hooks={"request": [requests.append]})
+    url = scheme + user.url.removeprefix("http://")
+
+    with Arkloop(url, token, patience=1, first_pause=0.01, http=http) as client:
+        with pytest.raises((httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+            client.get_run("run") if call == "get" else list(client.follow("run"))
+
+    assert 1 == len(requests)
+
+
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:
     """An error of the service is raised at once, with its code."""
     with pytest.raises(ArkloopError, match="Run not found") as error:

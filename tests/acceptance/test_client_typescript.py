@@ -173,6 +173,25 @@ def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
     assert (1, 6) == (made["attempts"], made["thrown"]["retryAfter"])
 
 
+@pytest.mark.parametrize(
+    ("call", "url"),
+    [
+        ("cyclic", "http://127.0.0.1:9"),
+        ("key", "http://127.0.0.1:9"),
+        ("get", "http://127.0.0.1:port"),
+        ("follow", "http://127.0.0.1:port"),
+        ("get", "localhost:8080"),
+        ("follow", "localhost:8080"),
+    ],
+)
+def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) -> None:
+    """A body or header that cannot be written, or an address of no HTTP server, stays as it is."""
+    made = _called(call, url=url, patience=20_000)
+
+    assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
+    assert made["ms"] < 5_000
+
+
 def test_the_types_are_current(tmp_path: Path) -> None:
     """They are what `openapi-typescript` makes of the description, and the client fits them."""
     made = tmp_path / "types.ts"

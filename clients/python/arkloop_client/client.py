@@ -14,6 +14,8 @@ from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 #: Statuses after which the same request may succeed; 429 is one only with `Retry-After`.
 _PASSING = frozenset({502, 503, 504})
+#: Transport errors that no repetition mends: a wrong scheme, or a token that no header can hold.
+_LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 #: The service sends a ping every 10 s: a stream that is silent for this long is lost.
 SILENCE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -142,6 +144,8 @@ class Arkloop:
                         return
             except _AtEnd:
                 return
+            except _LOCAL:
+                raise
             except httpx.TransportError as error:
                 retry.pause(error)
             except ArkloopError as error:
@@ -195,6 +199,8 @@ class Arkloop:
                 response = self._http.request(
                     method, self._url + path, content=content, headers=sent
                 )
+            except _LOCAL:
+                raise
             except httpx.TransportError as lost:
                 retry.pause(lost)
                 continue

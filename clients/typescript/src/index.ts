@@ -119,11 +119,13 @@ export class Arkloop {
     runId: string,
     { afterSeq = 0, signal }: { afterSeq?: number; signal?: AbortSignal } = {},
   ): AsyncGenerator<Event, void, undefined> {
+    const path = `/v1/runs/${encodeURIComponent(runId)}/events`
+    const request = this.#prepared("GET", path, { Accept: "text/event-stream" })
     const retry = new Retry(this.#patience, this.#firstPause, signal)
     for (;;) {
       let problem: unknown = new Error("The stream ended before the run.")
       try {
-        for await (const event of this.#events(runId, afterSeq, retry, signal)) {
+        for await (const event of this.#events(request, afterSeq, retry, signal)) {
           if (event === null) return
           retry.succeeded()
           afterSeq = event.seq
@@ -141,14 +143,14 @@ export class Arkloop {
 
   /** Yield the events of one connection, and null if there are no more; a frame that was cut is none. */
   async *#events(
-    runId: string,
+    request: Prepared,
     afterSeq: number,
     retry: Retry,
     signal?: AbortSignal,
   ): AsyncGenerator<Event | null, void, undefined> {
-    const headers: Record<string, string> = { Accept: "text/event-stream" }
     // With this header, 204 says that there is no more.
-    if (afterSeq > 0) headers["Last-Event-ID"] = String(afterSeq)
+    const cursor: Record<string, string> = afterSeq > 0 ? { "Last-Event-ID": String(afterSeq) } : {}
+    const headers = { ...request.headers, ...cursor }
     const connection = new AbortController()
     const abort = () => connection.abort(signal?.reason)
     signal?.throwIfAborted()
@@ -156,8 +158,7 @@ export class Arkloop {
     let silence = setTimeout(abort, SILENCE_MS)
     let isOpen = false
     try {
-      const path = `/v1/runs/${encodeURIComponent(runId)}/events`
-      const response = await this.#request("GET", path, headers, undefined, connection.signal)
+      const response = await this.#sent({ ...request, headers }, connection.signal)
       if (response.status === 204) {
         yield null
         return
@@ -203,11 +204,11 @@ export class Arkloop {
     body?: unknown,
     headers: Record<string, string> = {},
   ): Promise<T> {
+    const request = this.#prepared(method, path, headers, body)
     const retry = new Retry(this.#patience, this.#firstPause)
     for (;;) {
       try {
-        const timeout = AbortSignal.timeout(SILENCE_MS)
-        const response = await this.#request(method, path, headers, body, timeout)
+        const response = await this.#sent(request, AbortSignal.timeout(SILENCE_MS))
         if (response.ok) return (await response.json()) as T
         throw await errorOf(response)
       } catch (error) {
@@ -217,18 +218,28 @@ export class Arkloop {
     }
   }
 
-  #request(
-    method: string,
-    path: string,
-    headers: Record<string, string>,
-    body?: unknown,
-    signal: AbortSignal | null = null,
-  ): Promise<Response> {
-    const sent: Record<string, string> = { Authorization: `Bearer ${this.#token}`, ...headers }
-    if (body !== undefined) sent["Content-Type"] = "application/json"
+  /** Return a request that `fetch` accepts; throws what no repetition would mend. */
+  #prepared(method: string, path: string, headers: Record<string, string>, body?: unknown): Prepared {
+    const all: Record<string, string> = { Authorization: `Bearer ${this.#token}`, ...headers }
+    if (body !== undefined) all["Content-Type"] = "application/json"
     const content = body === undefined ? null : JSON.stringify(body)
-    return this.#fetch(this.#url + path, { method, headers: sent, body: content, signal })
+    const prepared = { url: this.#url + path, method, headers: all, body: content }
+    const { protocol } = new URL(new Request(prepared.url, prepared).url)
+    if (!/^https?:$/.test(protocol)) throw new TypeError(`${protocol} is neither http: nor https:`)
+    return prepared
   }
+
+  #sent({ url, ...request }: Prepared, signal: AbortSignal): Promise<Response> {
+    return this.#fetch(url, { ...request, signal })
+  }
+}
+
+/** A request of which only the network can fail. */
+interface Prepared {
+  url: string
+  method: string
+  headers: Record<string, string>
+  body: string | null
 }
 
 /** The text of a run's current turn as it is streamed: what a reset voids is removed. */
