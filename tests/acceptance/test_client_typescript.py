@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,27 @@ def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) ->
 
     assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
     assert made["ms"] < 5_000
+
+
+def test_no_event_follows_an_abort() -> None:
+    """Events that have arrived together with the last one, and the run's end, are not yielded."""
+    kinds = ("run.started", "message.delta", "run.completed")
+    frames = [
+        f"data: {json.dumps({'seq': i, 'type': kind})}\n\n" for i, kind in enumerate(kinds, 1)
+    ]
+    stream = {"headers": {"Content-Type": "text/event-stream"}, "body": "".join(frames)}
+    made = _called("abortAtFirst", {"status": 200, **stream})
+
+    assert ([1], "aborted") == (made["seen"], made["thrown"]["reason"])
+
+
+def test_an_abort_ends_a_pause() -> None:
+    """The caller gets the signal's reason at once, and no timer keeps the program running."""
+    begun = time.monotonic()
+    made = _called("abortSoon", {"status": 503}, patience=60_000, firstPause=10_000)
+
+    assert (1, "aborted") == (made["attempts"], made["thrown"]["reason"])
+    assert time.monotonic() - begun < 5  # the pause has at least that much
 
 
 def test_the_types_are_current(tmp_path: Path) -> None:

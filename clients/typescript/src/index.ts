@@ -126,6 +126,7 @@ export class Arkloop {
       let problem: unknown = new Error("The stream ended before the run.")
       try {
         for await (const event of this.#events(request, afterSeq, retry, signal)) {
+          signal?.throwIfAborted() // events that have arrived with the last one are left
           if (event === null) return
           retry.succeeded()
           afterSeq = event.seq
@@ -290,14 +291,29 @@ class Retry {
 
   /** Wait before the next attempt; throws the problem if there is to be none. */
   async pause(problem: unknown): Promise<void> {
+    this.#signal?.throwIfAborted()
     const longest = Math.min(LONGEST_PAUSE_MS, this.#firstPause * 2 ** Math.min(this.#failures, 20))
     this.#failures += 1
     const asked = problem instanceof ArkloopError ? (problem.retryAfter ?? 0) * 1_000 : 0
     const wait = Math.max(asked, longest / 2 + (Math.random() * longest) / 2)
     if (Date.now() + wait > this.#since + this.#patience) throw problem
-    await new Promise((resolve) => setTimeout(resolve, wait))
-    this.#signal?.throwIfAborted()
+    await elapsed(wait, this.#signal)
   }
+}
+
+/** Wait for some milliseconds; throws the signal's reason as soon as it is aborted. */
+function elapsed(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer)
+      reject(signal?.reason)
+    }
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop)
+      resolve()
+    }, ms)
+    signal?.addEventListener("abort", stop, { once: true })
+  })
 }
 
 /** Whether the same request may succeed later. A 429 without a time is a limit that no waiting lifts. */
