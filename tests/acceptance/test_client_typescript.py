@@ -214,6 +214,25 @@ def test_an_abort_ends_a_pause() -> None:
     assert time.monotonic() - begun < 5  # the pause has at least that much
 
 
+@pytest.mark.parametrize("body", ['{"error": "blocked"}', '{"code": 403}', "null", "Forbidden"])
+def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
+    """JSON of another shape than the service's has no code, and its text is the message."""
+    made = _called("get", {"status": 403, "body": body})
+
+    assert ("", body) == (made["thrown"]["code"], made["thrown"]["message"])
+
+
+@pytest.mark.parametrize("step", [3_600_000, -3_600_000])
+def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
+    """An hour forward does not end the patience, and one back does not make it longer."""
+    steps = {"clockStep": step, "patience": 1_000}
+    repeated = _called("get", {"status": 503}, {"status": 200}, **steps)
+    given_up = _called("get", {"status": 503}, **steps)
+
+    assert (2, None) == (repeated["attempts"], repeated["thrown"])
+    assert given_up["ms"] < 5_000
+
+
 def test_the_types_are_current(tmp_path: Path) -> None:
     """They are what `openapi-typescript` makes of the description, and the client fits them."""
     made = tmp_path / "types.ts"

@@ -265,13 +265,16 @@ export class StreamedText {
   }
 }
 
-/** Pauses between attempts: each up to twice as long, for as long as the patience lasts. */
+/**
+ * Pauses between attempts: each up to twice as long, for as long as the patience lasts. Its clock is
+ * one that no correction of the time changes.
+ */
 class Retry {
   readonly #patience: number
   readonly #firstPause: number
   readonly #signal: AbortSignal | undefined
   #failures = 0
-  #since = Date.now()
+  #since = performance.now()
 
   constructor(patience: number, firstPause: number, signal?: AbortSignal) {
     this.#patience = patience
@@ -286,7 +289,7 @@ class Retry {
 
   /** Be patient from now on; the pauses stay as long as they are. */
   hadContact(): void {
-    this.#since = Date.now()
+    this.#since = performance.now()
   }
 
   /** Wait before the next attempt; throws the problem if there is to be none. */
@@ -296,7 +299,7 @@ class Retry {
     this.#failures += 1
     const asked = problem instanceof ArkloopError ? (problem.retryAfter ?? 0) * 1_000 : 0
     const wait = Math.max(asked, longest / 2 + (Math.random() * longest) / 2)
-    if (Date.now() + wait > this.#since + this.#patience) throw problem
+    if (performance.now() + wait > this.#since + this.#patience) throw problem
     await elapsed(wait, this.#signal)
   }
 }
@@ -327,10 +330,14 @@ async function errorOf(response: Response): Promise<ArkloopError> {
   const retryAfter = secondsOf(response.headers.get("Retry-After"))
   try {
     const { code, message, details } = JSON.parse(text)
-    return new ArkloopError(response.status, String(code), String(message), details, retryAfter)
+    if (typeof code === "string" && typeof message === "string") {
+      return new ArkloopError(response.status, code, message, details, retryAfter)
+    }
   } catch {
-    return new ArkloopError(response.status, "", text.slice(0, 1_000), {}, retryAfter)
+    // It is not JSON.
   }
+  // A proxy's own.
+  return new ArkloopError(response.status, "", text.slice(0, 1_000), {}, retryAfter)
 }
 
 /** Return the seconds of a `Retry-After`; a proxy's date is as good as 0, null means that there is none. */
