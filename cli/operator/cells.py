@@ -3,8 +3,9 @@ erasure of what it has left behind.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 import click
@@ -23,11 +24,11 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.erasure import confirmed
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.files import files
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import operated_runs, sweep
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage import schema
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.accounts import orgs
 
 #: A credential counts for 2 s after the suspension. A request of then may read its body for 10 s,
@@ -35,13 +36,21 @@ from arkloop.shared.storage.tables.accounts import orgs
 QUIET_SECONDS = 20
 _POLL_SECONDS = 0.2
 
+_CANCELLING = "runs that are being cancelled"
+
+# Sweeps end these, with all that they cost, and leave them alone once the org has left.
+_BEFORE_IT_LEAVES = {
+    _CANCELLING: "SELECT EXISTS (SELECT FROM runs r JOIN orgs o ON o.id = r.org_id"
+    " WHERE o.id = %(org)s AND suspended_at IS NOT NULL AND moved_to IS NULL"
+    " AND cancel_requested_at IS NOT NULL AND ended_at IS NULL AND state <> 'executing')",
+}
 # What is under way outside of Postgres, which the copy would not know of.
 _UNDER_WAY = {
     "requests of before the suspension": "SELECT EXISTS (SELECT FROM orgs WHERE id = %(org)s"
     f" AND suspended_at > now() - interval '{QUIET_SECONDS} s')",
     "runs that are executed": "SELECT EXISTS (SELECT FROM runs WHERE org_id = %(org)s"
     " AND ended_at IS NULL AND state = 'executing')",
-    "runs that are being cancelled": "SELECT EXISTS (SELECT FROM runs WHERE org_id = %(org)s"
+    _CANCELLING: "SELECT EXISTS (SELECT FROM runs WHERE org_id = %(org)s"
     " AND ended_at IS NULL AND cancel_requested_at IS NOT NULL)",
     "webhooks that are being sent": "SELECT EXISTS (SELECT FROM webhook_deliveries d"
     " WHERE org_id = %(org)s AND state = 'pending' AND leased_until > now())",
@@ -99,9 +108,12 @@ def copy(
         _check_keys(source, target, encryption_key, org_id)
         rows: dict[str, int] = {}
         if not _is_there(source, target, org_id, epoch):
+            deadline = began + wait_seconds
+            _wait(source, org_id, deadline, _BEFORE_IT_LEAVES)
             with connections.transaction() as tx:
                 _leave(tx, org_id, epoch)
-            _wait(source, org_id, wait_seconds)
+            end_cancelled = partial(_end_cancelled, connections, org_id)
+            _wait(source, org_id, deadline, _UNDER_WAY, end_cancelled)
             _check_still_left(source, org_id, epoch)
             with connections.transaction() as tx:
                 files.end_uploads(tx, org_id)
@@ -271,11 +283,30 @@ def _check_still_left(source: org_copies.Connection, org_id: UUID, epoch: UUID) 
         raise click.ClickException("It was resumed meanwhile. Nothing was copied.")
 
 
-def _wait(source: org_copies.Connection, org_id: UUID, seconds: float) -> None:
-    """Wait for the end of what is under way. Raises: ClickException: it takes longer."""
-    deadline = time.monotonic() + seconds
-    for what, query in _UNDER_WAY.items():
-        while (org_copies.asked(source, query, {"org": org_id}) or [False])[0]:
+def _end_cancelled(connections: Connections, org_id: UUID) -> None:
+    """End runs that were to be cancelled when the org left: its copy does not exist yet."""
+    with connections.transaction() as tx:
+        operated_runs.end_cancelled(tx, org_id)
+
+
+def _wait(
+    source: org_copies.Connection,
+    org_id: UUID,
+    deadline: float,
+    under_way: Mapping[str, str],
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
+    """Wait for the end of what is under way, doing `meanwhile` before each look.
+
+    Raises:
+        ClickException: it takes longer.
+    """
+    for what, query in under_way.items():
+        while True:
+            if meanwhile is not None:
+                meanwhile()
+            if not (org_copies.asked(source, query, {"org": org_id}) or [False])[0]:
+                break
             if time.monotonic() > deadline:
                 raise click.ClickException(
                     f"Still under way: {what}. Is a web or worker process alive here? Nothing was"

@@ -18,7 +18,7 @@ from arkloop.shared.errors import RunNotFound
 from arkloop.shared.runs import agent_queue, interrupted_calls, pending_calls, sweep, trees
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.runs import runs, workers
+from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs, workers
 from arkloop.shared.storage.tables.threads import threads
 
 _OWNERS: tuple[Any, ...] = (
@@ -115,6 +115,16 @@ def cancel(tx: Transaction, run_id: UUID, by_user_id: UUID | None = None) -> tup
     )
     trees.carry_out(tx, cancelled, known)
     return run.org_id, bool(cancelled)
+
+
+def end_cancelled(tx: Transaction, org_id: UUID) -> None:
+    """End runs of an org, some at a time, that are to be cancelled and that no worker holds.
+
+    For an org that leaves for another cell: the sweep ends those of all others.
+    """
+    query = select(runs.c.id).where(UNHELD_AND_CANCELLED, runs.c.org_id == org_id)
+    run_ids = tx.sql.scalars(query.limit(sweep.BATCH)).all()
+    trees.end_unheld(tx, run_ids, interrupted_calls.look_up(tx, run_ids))
 
 
 def reader_of(sql: Connection, run_id: UUID) -> Actor:

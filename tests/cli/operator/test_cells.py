@@ -7,7 +7,7 @@ import sys
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Column, MetaData, Table, Uuid, func, select, text
+from sqlalchemy import Column, MetaData, Table, Uuid, text
 
 from arkloop.cli.operator import org_rows
 from arkloop.shared.billing import usage_sums
@@ -16,11 +16,9 @@ from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import sweep
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables import metadata
 from tests.full_org import Run, contents, environ
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -110,75 +108,6 @@ def test_an_open_org_is_not_copied(run: Run, target: Connections, org_id: UUID) 
 
     assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
     assert "Suspend it first" in refused.output
-
-
-def test_what_is_under_way_is_waited_for(
-    run: Run, connections: Connections, target: Connections, org_id: UUID
-) -> None:
-    """A run that is executed has to end first."""
-    with connections.transaction() as tx:
-        executing = text("UPDATE runs SET state = 'executing' WHERE org_id = :org")
-        tx.sql.execute(executing, {"org": org_id})
-
-    refused = run("copy", "--wait", "0")
-
-    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
-    assert "Still under way: runs that are executed" in refused.output
-
-
-def test_a_sweep_of_before_is_waited_for(
-    run: Run, connections: Connections, target: Connections, org_id: UUID
-) -> None:
-    """It has not seen that the org leaves, and could end a run that is copied as one that waits."""
-    with connections.transaction() as tx:
-        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep.LOCK_KEY)))
-
-        refused = run("copy", "--wait", "0")
-
-    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
-    assert "Still under way: a sweep" in refused.output
-
-
-def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
-    run: Run, connections: Connections, target: Connections, org_id: UUID
-) -> None:
-    """Its row would be that of an open org, in both cells."""
-    set_state = text("UPDATE runs SET state = :state WHERE org_id = :org")
-    with connections.transaction() as tx:
-        tx.sql.execute(set_state, {"state": "executing", "org": org_id})
-    command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
-    with subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE) as cli:
-        try:
-            eventually(lambda: _has_left(connections, org_id))
-            assert 0 == run("resume", "--despite-copy").exit_code
-            with connections.transaction() as tx:
-                tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
-            _, errors = cli.communicate(timeout=60)
-        finally:
-            cli.kill()
-
-    assert (1, []) == (cli.returncode, contents(target, org_id)["orgs"])
-    assert b"It was resumed meanwhile. Nothing was copied." in errors
-
-
-def _has_left(connections: Connections, org_id: UUID) -> bool:
-    with connections.reading() as sql:
-        query = text("SELECT moved_to IS NOT NULL FROM orgs WHERE id = :org")
-        return bool(sql.scalar(query, {"org": org_id}))
-
-
-def test_requests_of_before_the_suspension_are_waited_for(
-    run: Run, connections: Connections, target: Connections, org_id: UUID
-) -> None:
-    """A web process may still accept the org's credentials, and wait for a body."""
-    with connections.transaction() as tx:
-        just_now = text("UPDATE orgs SET suspended_at = now() - interval '1 s' WHERE id = :org")
-        tx.sql.execute(just_now, {"org": org_id})
-
-    refused = run("copy", "--wait", "0")
-
-    assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
-    assert "Still under way: requests of before the suspension" in refused.output
 
 
 def test_an_upload_that_is_still_written_fails(
