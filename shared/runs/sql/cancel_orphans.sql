@@ -1,6 +1,7 @@
 -- Request the cancellation of all runs below runs that have ended: of one, or of any.
 --
--- The index of active sub-runs has few rows. Rows are locked from the leaves to the root.
+-- The index of active sub-runs has few rows. Rows are locked from the leaves to the root. Those of an org that
+-- has left for another cell stay as its copy has them.
 WITH RECURSIVE tree AS (
     SELECT c.id, 1 AS depth, coalesce(p.cancel_requested_by, c.created_by_user_id) AS user_id
     FROM runs c LEFT JOIN runs p ON p.id = c.parent_run_id
@@ -9,6 +10,7 @@ WITH RECURSIVE tree AS (
         AND c.state IN ('queued', 'executing', 'waiting', 'suspended')
         AND c.cancel_requested_at IS NULL
         AND (p.id IS NULL OR p.ended_at IS NOT NULL)
+        AND c.org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL AND moved_to IS NOT NULL)
     UNION ALL
     SELECT c.id, tree.depth + 1, tree.user_id FROM tree JOIN runs c ON c.parent_run_id = tree.id
     WHERE c.state IN ('queued', 'executing', 'waiting', 'suspended')

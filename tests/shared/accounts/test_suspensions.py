@@ -151,6 +151,25 @@ def test_no_run_of_an_org_that_has_left_ends(stored: StoredRuns) -> None:
     assert ["failed", "cancelled"] == [*map(stored.state, (asking, cancelled))]
 
 
+def test_no_orphan_of_an_org_that_has_left_ends(stored: StoredRuns) -> None:
+    """A sub-run whose parent has ended is cancelled where the org is resumed."""
+    parent = stored.claimed()
+    stored.finish(parent)
+    orphan = stored.create(parent_run_id=parent.run_id)
+    suspend(stored)
+    with stored.connections.transaction() as tx:
+        left = update(orgs).where(orgs.c.id == stored.actor.org_id).values(moved_to=new_id())
+        tx.sql.execute(left)
+
+    sweep.sweep(stored.connections)
+    assert ("queued", None) == (stored.state(orphan), stored.row(orphan)["cancel_requested_at"])
+
+    with stored.connections.transaction() as tx:
+        suspensions.resume(tx, stored.actor.org_id, despite_copy=True)
+    sweep.sweep(stored.connections)
+    assert "cancelled" == stored.state(orphan)
+
+
 def test_runs_of_other_orgs_go_on(
     stored: StoredRuns, connections: Connections, register: Register
 ) -> None:
