@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from arkloop.cli.operator.database import checked
-from arkloop.cli.operator.service_role import prepare_service
+from arkloop.cli.operator.service_role import prepare_service, switch_newer
 from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
@@ -59,7 +59,7 @@ def migrate(
     If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself. If the service's
     role does not own the tables, set ARKLOOP_OWNER_DATABASE_URL to the URL with the role that does:
     the service's role gets the privileges that it needs. A schema that is newer than this code is
-    left unchanged.
+    left unchanged, except that row-level security can be taken away.
     """
     of_service = _first_of("ARKLOOP_DATABASE_URL", "DATABASE_URL")
     engine = _engine(
@@ -67,7 +67,9 @@ def migrate(
     )
     try:
         version, is_newer = _migrate(engine, wait_seconds, lock_seconds)
-        if not is_newer:
+        if is_newer:
+            switch_newer(engine, row_security, lock_seconds)
+        else:
             role = make_url(checked(of_service)).username if of_service else None
             prepare_service(engine, role, row_security, lock_seconds)
         print_line(version)

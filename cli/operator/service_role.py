@@ -17,6 +17,11 @@ STRAY = (
     " {2}"
 )
 
+NEWER = (
+    "the schema is newer than this release, which may not know all of its tables: use"
+    " `--row-security on` of the release that made it. Nothing was changed."
+)
+
 
 def prepare_service(
     engine: Engine, name: str | None, switch: str | None, lock_seconds: float
@@ -50,3 +55,16 @@ def prepare_service(
         row_security.enforce(engine, for_owner=role.owns_tables, lock_seconds=lock_seconds)
         if role.is_above_policies:
             print_line(f"Warning: {ABOVE.format(role.name)}", err=True)
+
+
+def switch_newer(engine: Engine, switch: str | None, lock_seconds: float) -> None:
+    """Take down the wall of a schema that is newer than this code, where `switch` is off.
+
+    Raises:
+        ClickException: `switch` is on.
+        OperationalError: as `schema.migrate`.
+    """
+    if switch == "on":
+        raise click.ClickException(NEWER)
+    if switch == "off":
+        row_security.lift(engine, lock_seconds=lock_seconds)

@@ -102,6 +102,24 @@ def test_the_wall_is_before_the_service_alone(database: Database) -> None:
     assert 1 == database.count(database.service)
 
 
+@pytest.mark.owner
+def test_the_wall_of_a_newer_schema_can_be_taken_down(database: Database) -> None:
+    """A release before that of the schema takes it down at once, and refuses to put it up."""
+    assert 0 == database.migrate("--row-security", "on").exit_code
+    database.make_org(database.service)
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    off = database.migrate("--row-security", "off")
+    count = database.count(database.service)
+    on = database.migrate("--row-security", "on")
+
+    assert (0, "9999", 1) == (off.exit_code, off.output.strip(), count)
+    assert 1 == on.exit_code
+    assert "the schema is newer than this release" in on.output
+    assert 1 == database.count(database.service)
+
+
 def test_a_service_with_the_owners_role_stands_before_the_wall_too(database: Database) -> None:
     """The owner sees nothing without a word either, and the service works as before."""
     assert 0 == database.migrate("--row-security", "on", service=database.owner).exit_code
