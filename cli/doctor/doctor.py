@@ -18,6 +18,9 @@ from arkloop.cli.doctor.findings import Finding, Level, worst
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.config import Settings
 
+#: What needs the schema, by the name of the finding where a check cannot be carried out.
+_CHECKS = {"event partitions": event_checks.of_events, **work_checks.CHECKS}
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -64,12 +67,11 @@ def _postgres(settings: Settings) -> list[Finding]:
         if findings[0].level is Level.FAIL:
             return findings
         findings += postgres_checks.of_pooler(settings, engine)
-        with postgres_checks.transaction(engine) as sql:
-            of_schema = list(postgres_checks.of_schema(settings, sql))
-            findings += of_schema
-            if worst(of_schema) is not Level.FAIL:
-                findings += event_checks.of_events(settings, sql)
-                findings += work_checks.of_service(settings, sql)
+        of_schema = postgres_checks.examined("schema", postgres_checks.of_schema, settings, engine)
+        findings += of_schema
+        if worst(of_schema) is not Level.FAIL:
+            for name, check in _CHECKS.items():
+                findings += postgres_checks.examined(name, check, settings, engine)
     except DBAPIError as error:
         findings.append(postgres_checks.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error))
     finally:

@@ -1,9 +1,10 @@
 """Postgres: reachable, writable, recent enough, migrated; poolers, roles and row-level security."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from psycopg.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
@@ -21,6 +22,7 @@ _LIMITS = (
     "SELECT set_config('statement_timeout', '4000', true),"
     " set_config('lock_timeout', '1000', true), set_config('arkloop.orgs', '*', true)"
 )
+_SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 #: What a message of libpq means, and what to do. The first that occurs in it counts.
 _CAUSES = (
     ("session is read-only", "Point {} to the primary, or list all hosts of the cluster in it."),
@@ -35,6 +37,7 @@ _CAUSES = (
     ("does not exist", "Create it, or correct {}."),
     ("resolve host", "Correct the host in {}, or the name service of this machine."),
     ("translate host", "Correct the host in {}, or the name service of this machine."),
+    ("canceling statement", _SLOW),
     ("SSL", "Correct sslmode and the certificates in {}."),
 )
 _ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
@@ -94,10 +97,69 @@ _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
 
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
-    """Explain why no statement could be executed; libpq quotes no password."""
+    """Explain why a statement could not be executed; libpq quotes no password."""
     reason = str(error.orig).partition("\n")[0]
     advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), _ELSE)
     return fail(name, f"{place(url)}: {reason}", advice.format(variable))
+
+
+def examined(
+    name: str,
+    check: Callable[[Settings, Connection], Iterator[Finding]],
+    settings: Settings,
+    engine: Engine,
+) -> list[Finding]:
+    """Carry out a check in a transaction of its own.
+
+    Its last finding has `name` if a statement waits for a lock, or takes too long.
+
+    Raises:
+        DBAPIError: any other error of Postgres.
+    """
+    findings = []
+    try:
+        with transaction(engine) as sql:
+            for finding in check(settings, sql):
+                findings.append(finding)
+    except DBAPIError as error:
+        if not isinstance(error.orig, LockNotAvailable | QueryCanceled):
+            raise
+        findings.append(_given_up(name, engine, error))
+    return findings
+
+
+# A read waits for ACCESS EXCLUSIVE alone: for who has it, or is before it in the queue for it.
+_OLDEST_LOCKER = text(
+    """
+    WITH exclusive AS (
+        SELECT pid FROM pg_locks
+        WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND relation IN (
+            SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+        ) AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+    SELECT pid, coalesce(extract(epoch FROM now() - xact_start), 0)::int AS seconds
+    FROM pg_stat_activity WHERE pid IN (
+        SELECT pid FROM exclusive UNION SELECT unnest(pg_blocking_pids(pid)) FROM exclusive
+    )
+    ORDER BY xact_start LIMIT 1
+    """
+)
+
+
+def _given_up(name: str, engine: Engine, error: DBAPIError) -> Finding:
+    """Explain why a check was given up; the transaction that locks its table is named."""
+    advice = _SLOW
+    if isinstance(error.orig, LockNotAvailable):
+        with transaction(engine) as sql:
+            locker = sql.execute(_OLDEST_LOCKER).one_or_none()
+        if locker is not None:
+            advice = (
+                f"Process {locker.pid} of Postgres locks a table, or is about to, in a transaction"
+                f" that began {locker.seconds:,} s ago: let it end, or use"
+                f" pg_terminate_backend({locker.pid})."
+            )
+    reason = str(error.orig).partition("\n")[0]
+    return fail(name, f"could not be looked at: {reason}", advice)
 
 
 def _version(

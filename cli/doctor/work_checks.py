@@ -1,6 +1,6 @@
 """Work: workers that are alive, runs that wait or hang, and what the sweep should have done."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, timedelta
 
 from sqlalchemy import Connection, text
@@ -32,8 +32,8 @@ _LATE_DELIVERIES = """
 """
 
 
-def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
-    """Look at the workers and what waits for them; a migrated database is required."""
+def _runs(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Look at the workers and what waits for them."""
     alive = live_workers.of_service(sql, settings.heartbeat_seconds)
     queued, oldest = sql.execute(
         text(
@@ -45,9 +45,6 @@ def of_service(settings: Settings, sql: Connection) -> Iterator[Finding]:
     yield _workers(alive, queued)
     yield from _silent(settings, sql)
     yield _queue(alive, queued, oldest)
-    yield from _stuck(settings, sql)
-    yield from _backlogs(sql)
-    yield from _usage(sql)
 
 
 def _workers(alive: int, queued: int) -> Finding:
@@ -107,23 +104,23 @@ def _stuck(settings: Settings, sql: Connection) -> Iterator[Finding]:
         )
 
 
-def _backlogs(sql: Connection) -> Iterator[Finding]:
-    for check, what, advice, query in (
-        (
+def _retention(_settings: Settings, sql: Connection) -> Iterator[Finding]:
+    query = "SELECT count(*) FROM forgotten_events WHERE collect_at < now() - interval '1 hour'"
+    if count := sql.scalar(text(query)):
+        yield warn(
             "retention",
-            "deleted runs whose events are still stored for more than an hour",
+            f"{count} deleted runs whose events are still stored for more than an hour",
             'Look for "tidying up failed" in the logs, and for a lock on run_events.',
-            "SELECT count(*) FROM forgotten_events WHERE collect_at < now() - interval '1 hour'",
-        ),
-        (
+        )
+
+
+def _webhooks(_settings: Settings, sql: Connection) -> Iterator[Finding]:
+    if count := sql.scalar(text(_LATE_DELIVERIES)):
+        yield warn(
             "webhooks",
-            "deliveries that are due for more than a minute",
+            f"{count} deliveries that are due for more than a minute",
             "Start a worker, or see which endpoint fails: docs/how-to/operations.md",
-            _LATE_DELIVERIES,
-        ),
-    ):
-        if count := sql.scalar(text(query)):
-            yield warn(check, f"{count} {what}", advice)
+        )
 
 
 # By the index of each org: there is none by the time alone.
@@ -147,7 +144,7 @@ _OLDEST_WRITER = text(
 )
 
 
-def _usage(sql: Connection) -> Iterator[Finding]:
+def _usage(_settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Find runs that the sweep should have added to the sums of usage long ago."""
     found, values = usage_sums.progress(sql), {"summed_up": _SUMMED_UP}
     if found is None or not sql.scalar(_RUNS_WITHOUT_SUM, values | {"since": found.interval}):
@@ -163,3 +160,13 @@ def _usage(sql: Connection) -> Iterator[Finding]:
         else 'Look for "tidying up failed: sums of usage" in the logs of web and worker processes,'
         " and for a transaction that another role has left open.",
     )
+
+
+#: By the name of the finding where one cannot be carried out; a migrated database is required.
+CHECKS: Mapping[str, Callable[[Settings, Connection], Iterator[Finding]]] = {
+    "workers": _runs,
+    "sweep": _stuck,
+    "retention": _retention,
+    "webhooks": _webhooks,
+    "usage": _usage,
+}

@@ -107,6 +107,26 @@ def test_a_role_without_privileges_fails(
     assert "run_events" in report.of("privileges")[0][1]
 
 
+@pytest.mark.owner
+def test_a_locked_table_fails_the_checks_that_read_it(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """Others are carried out all the same, and the process that holds the lock is named."""
+    url = new_database()
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text("LOCK TABLE webhook_endpoints IN ACCESS EXCLUSIVE MODE"))
+        pid = sql.scalar(text("SELECT pg_backend_pid()"))
+        report = examine(ARKLOOP_DATABASE_URL=url)
+
+    assert ["webhooks"] == report.failed()
+    [(_, why)] = report.of("webhooks")
+    assert "canceling statement due to lock timeout" in why
+    assert f"Process {pid} of Postgres locks a table" in report.advice("webhooks")
+    assert {"workers", "queue", "event partitions"} <= {
+        finding["check"] for finding in report.data["findings"]
+    }
+
+
 def test_a_wall_with_a_gap_fails(examine: Examine, new_database: Callable[[], str]) -> None:
     """A complete one is fine; a table without its policy is named, and a superuser is warned."""
     url = new_database()
