@@ -175,7 +175,7 @@ def run_(database_url: str, retention_days: int) -> None:
     Events of runs that were deleted within the last minute stay: somebody may be reading them.
     """
     with without_notifications(database_url, retention_days=retention_days) as connections:
-        while retention.forget(connections):
+        while retention.forget(connections, waits=True):
             pass
         with connections.reading() as sql:
             print_json(_plain(installation.retained(sql, retention_days)))

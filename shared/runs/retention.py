@@ -50,9 +50,10 @@ _COLLECT_EVENTS = statement(__package__, "collect_events")
 _RELEASE_PARTITION = statement(__package__, "release_partition")
 
 
-def forget(connections: Connections) -> bool:
-    """Delete what is older than the retention, in one pass; returns whether more is left. Skips it
-    while another process is at it.
+def forget(connections: Connections, *, waits: bool = False) -> bool:
+    """Delete what is older than the retention, in one pass; returns whether more is left.
+
+    While another process deletes, it skips what is left of the pass, or `waits` for its turn.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -68,7 +69,9 @@ def forget(connections: Connections) -> bool:
     ):
         for _ in range(BITS_OF_A_PASS):
             with connections.transaction() as tx:
-                if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
+                if waits:
+                    tx.sql.execute(select(func.pg_advisory_xact_lock(_LOCK_KEY)))
+                elif not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
                     return False
                 there_is_more = forget_some(tx)
             if not there_is_more:

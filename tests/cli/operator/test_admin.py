@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import func, select, text
 
 from arkloop.cli.operator.admin import admin
 from arkloop.shared.audit import audit_log
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import retention
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually
 
 Run = Callable[..., Result]
 
@@ -95,6 +99,30 @@ def test_the_retention_is_shown_and_run(
 
     assert 7 == shown["retention_days"]
     assert (1, 0) == (shown["runs_too_old"], after["runs_too_old"])
+
+
+def test_the_retention_waits_for_a_sweep_that_deletes(
+    run: Run, stored: StoredRuns, alice: User, make_run: Callable[..., UUID]
+) -> None:
+    """What is too old is deleted after it, not left."""
+    make_run(alice, alice.thread(), RunState.COMPLETED, ended_at=ago(days=8))
+    with ThreadPoolExecutor(1) as pool:
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(select(func.pg_advisory_xact_lock(retention._LOCK_KEY)))
+            running = pool.submit(run, "retention", "run", retention_days="7")
+            eventually(lambda: running.done() or _waits_for_lock(stored.connections))
+        after = running.result()
+
+    assert (0, 0) == (after.exit_code, json.loads(after.output)["runs_too_old"])
+
+
+def _waits_for_lock(connections: Connections) -> bool:
+    waiting = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+    )
+    with connections.reading() as sql:
+        return bool(sql.scalar(text(waiting)))
 
 
 def test_nothing_is_deleted_by_a_retention_that_was_not_given(
