@@ -69,9 +69,11 @@ def verify(database_url: str, org: str | None, text: str | None) -> None:
     if earlier is not None and org is None:
         raise click.UsageError("--head requires --org")
     is_broken = False
-    with database(database_url) as connections, connections.reading() as sql:
-        for org_id in verification.orgs(sql) if org is None else [find_org(sql, org)]:
-            verdict = verification.verify(sql, org_id, earlier)
+    with database(database_url) as connections:
+        with connections.reading() as sql:
+            org_ids = verification.orgs(sql) if org is None else [find_org(sql, org)]
+        for org_id in org_ids:
+            verdict = verification.verify(connections, org_id, earlier)
             result = "ok"
             if verdict.broken is not None:
                 is_broken = True

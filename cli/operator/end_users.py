@@ -19,8 +19,10 @@ def end_users() -> None:
 @click.argument("end_user_id")
 def export(database_url: str, org: str, end_user_id: str) -> None:
     """Print threads, messages, runs and files of an end user, each as a line of JSON."""
-    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
-        print_export(erasure.export_end_user(sql, find_org(sql, org), end_user_id))
+    with database(database_url, COMMAND_TIMEOUTS) as connections:
+        with connections.reading() as sql:
+            org_id = find_org(sql, org)
+        print_export(erasure.export_end_user(connections, org_id, end_user_id))
 
 
 @end_users.command()

@@ -137,8 +137,10 @@ def export(database_url: str, login: str) -> None:
     These are the account, orgs, API keys and logins, and the threads that the user has created
     for no end user.
     """
-    with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
-        print_export(erasure.export_user(sql, _user(sql, login)))
+    with database(database_url, COMMAND_TIMEOUTS) as connections:
+        with connections.reading() as sql:
+            user_id = _user(sql, login)
+        print_export(erasure.export_user(connections, user_id))
 
 
 @users.command()

@@ -62,8 +62,16 @@ class Erased:
     files: int = 0
 
 
-def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
+def export_user(connections: Connections, user_id: UUID) -> Iterator[dict[str, Any]]:
     """Yield the user, their orgs, API keys, identities, logins, and threads that they created."""
+    with connections.reading() as sql:
+        account = list(_account(sql, user_id))
+        created = personal_data.created_by(sql, user_id)
+    yield from account
+    yield from personal_data.exported(connections, created)
+
+
+def _account(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
     profile = select(users.c.id, users.c.login, users.c.email, users.c.created_at)
     yield {"type": "user", **sql.execute(profile.where(users.c.id == user_id)).mappings().one()}
     for org in accounts.orgs_of(sql, user_id):
@@ -76,15 +84,19 @@ def export_user(sql: Connection, user_id: UUID) -> Iterator[dict[str, Any]]:
         yield {"type": "identity", **identity._mapping}
     for login in sessions.list_(sql, user_id):
         yield {"type": "login", **login._mapping}
-    yield from personal_data.exported(sql, personal_data.created_by(sql, user_id))
 
 
-def export_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Iterator[dict[str, Any]]:
+def export_end_user(
+    connections: Connections, org_id: UUID, end_user_id: str
+) -> Iterator[dict[str, Any]]:
     """Yield threads, messages, runs and files of an end user of the org."""
-    found = personal_data.of_end_user(sql, org_id, end_user_id)
-    yield from personal_data.exported(sql, found)
-    named = personal_data.file_ids(sql, found)
-    for file in files.of_end_user(sql, org_id, end_user_id, named):
+    with connections.reading() as sql:
+        found = personal_data.of_end_user(sql, org_id, end_user_id)
+    yield from personal_data.exported(connections, found)
+    with connections.reading() as sql:
+        named = personal_data.file_ids(sql, found)
+        listed = files.of_end_user(sql, org_id, end_user_id, named)
+    for file in listed:
         yield {"type": "file", **file._mapping}
 
 

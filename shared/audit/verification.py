@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.audit import audit_entries, audit_heads
 
 _PAGE = 1000
@@ -36,30 +37,32 @@ def orgs(sql: Connection) -> list[UUID]:
     return list(sql.scalars(select(audit_heads.c.org_id).order_by(audit_heads.c.org_id)))
 
 
-def verify(sql: Connection, org_id: UUID, earlier: Head | None = None) -> Verdict:
+def verify(connections: Connections, org_id: UUID, earlier: Head | None = None) -> Verdict:
     """Check the org's chain; `earlier` is a head of it that was taken down before.
 
     If entries are pruned meanwhile, it is checked again.
     """
     while True:
-        oldest = _oldest(sql, org_id)
-        verdict = _verify(sql, org_id, earlier)
-        if verdict.broken is None or oldest == _oldest(sql, org_id):
+        oldest = _oldest(connections, org_id)
+        verdict = _verify(connections, org_id, earlier)
+        if verdict.broken is None or oldest == _oldest(connections, org_id):
             return verdict
 
 
-def _oldest(sql: Connection, org_id: UUID) -> int | None:
+def _oldest(connections: Connections, org_id: UUID) -> int | None:
     of_org = audit_entries.c.org_id == org_id
-    oldest: int | None = sql.scalar(select(func.min(audit_entries.c.seq)).where(of_org))
+    with connections.reading() as sql:
+        oldest: int | None = sql.scalar(select(func.min(audit_entries.c.seq)).where(of_org))
     return oldest
 
 
-def _verify(sql: Connection, org_id: UUID, earlier: Head | None) -> Verdict:
-    newest = audit_log.head(sql, org_id)
+def _verify(connections: Connections, org_id: UUID, earlier: Head | None) -> Verdict:
+    with connections.reading() as sql:
+        newest = audit_log.head(sql, org_id)
     start = last = Head(0, GENESIS)
     is_pruned = False
     checked = 0
-    for row in _entries(sql, org_id, newest.seq):
+    for row in _entries(connections, org_id, newest.seq):
         if checked == 0 and row.seq > 1:
             # Earlier ones were pruned, if an entry says so.
             start = last = Head(row.seq - 1, row.prev_hash)
@@ -105,11 +108,11 @@ def _problem(row: Row[Any], last: Head, earlier: Head | None) -> str | None:
     return None
 
 
-def _entries(sql: Connection, org_id: UUID, last_seq: int) -> Iterator[Row[Any]]:
+def _entries(connections: Connections, org_id: UUID, last_seq: int) -> Iterator[Row[Any]]:
     """Yield the entries up to `last_seq` in order; those appended meanwhile are left out."""
     seq = 0
     while True:
-        page = sql.execute(
+        query = (
             select(audit_entries)
             .where(
                 audit_entries.c.org_id == org_id,
@@ -118,7 +121,10 @@ def _entries(sql: Connection, org_id: UUID, last_seq: int) -> Iterator[Row[Any]]
             )
             .order_by(audit_entries.c.seq)
             .limit(_PAGE)
-        ).all()
+        )
+        # Through a pooler this is a transaction, which may last for seconds.
+        with connections.reading() as sql:
+            page = sql.execute(query).all()
         if not page:
             return
         yield from page

@@ -24,7 +24,7 @@ from arkloop.shared.billing import spending
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.runs import places
 from arkloop.shared.runs.states import status_of
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import inputs, runs
@@ -89,14 +89,26 @@ def created_by(sql: Connection, user_id: UUID) -> Conversations:
     return Conversations(sql.scalars(own.order_by(threads.c.id)).all())
 
 
-def exported(sql: Connection, found: Conversations) -> Iterator[dict[str, Any]]:
-    """Yield each thread, message, run and answer to a run with its `type`, thread by thread."""
+def exported(connections: Connections, found: Conversations) -> Iterator[dict[str, Any]]:
+    """Yield each thread, message, run and answer to a run with its `type`, thread by thread.
+
+    No connection is held meanwhile: through a pooler its transaction would end while the caller
+    writes.
+    """
     for thread_id in found.thread_ids:
-        yield from _rows(sql, "thread", threads.c.id == thread_id)
-        yield from _rows(sql, "message", messages.c.thread_id == thread_id)
-        yield from _runs(sql, runs.c.thread_id == thread_id)
-    yield from _rows(sql, "message", messages.c.id.in_(found.message_ids))
-    yield from _runs(sql, runs.c.id.in_(found.run_ids))
+        with connections.reading() as sql:
+            entries = [
+                *_rows(sql, "thread", threads.c.id == thread_id),
+                *_rows(sql, "message", messages.c.thread_id == thread_id),
+                *_runs(sql, runs.c.thread_id == thread_id),
+            ]
+        yield from entries
+    with connections.reading() as sql:
+        entries = [
+            *_rows(sql, "message", messages.c.id.in_(found.message_ids)),
+            *_runs(sql, runs.c.id.in_(found.run_ids)),
+        ]
+    yield from entries
 
 
 def _runs(sql: Connection, condition: ColumnElement[bool]) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The service behind PgBouncer, which shares the server's sessions among its clients."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.main import main
+from arkloop.shared.accounts import erasure
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import sweep
@@ -20,6 +22,7 @@ from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.postgres import Timeouts, connection_args
 from arkloop.worker.process.lease import Lease
+from tests.clients import User
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.system import System, running_system
 from tests.waiting import in_parallel
@@ -159,6 +162,23 @@ def leased(settings: Settings) -> Iterator[Lease]:
         yield lease
     finally:
         lease.stop()
+
+
+def test_an_export_holds_no_transaction_while_it_is_written(
+    pooled: Connections, alice: User
+) -> None:
+    """The program that reads the output may take longer over it than a transaction may be idle."""
+    for _ in range(3):
+        alice.thread()
+    impatient = replace(pooled.settings, lease_seconds=0.3)
+    opened = connect(impatient, application="pooled", timeouts=QUICK, pool_size=1)
+    kinds = []
+    for entry in erasure.export_user(opened, alice.id):
+        kinds.append(entry["type"])
+        time.sleep(0.15)
+    opened.close()
+
+    assert 3 == kinds.count("thread")
 
 
 @pytest.mark.owner

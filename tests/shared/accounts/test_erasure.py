@@ -215,8 +215,7 @@ def test_an_end_user_of_the_same_id_in_another_org_stays(
 def test_an_export_has_all_of_an_end_user(connections: Connections, alice: User, ann: str) -> None:
     """Threads, messages, runs, answers to them and files, and nothing of others."""
     end_user(alice, "bob").thread()
-    with connections.reading() as sql:
-        entries = list(erasure.export_end_user(sql, alice.org_id, ann))
+    entries = list(erasure.export_end_user(connections, alice.org_id, ann))
 
     of_threads = ["message", "message", "run", "run", "run", "thread", "thread"]
     assert ["answer", "file", *of_threads] == kinds(entries)
@@ -240,8 +239,7 @@ def test_files_that_a_server_has_sent_for_an_end_user_are_theirs(
     attach(alice, gone, deleted)
     alice.delete(f"/v1/threads/{gone}")
 
-    with connections.reading() as sql:
-        entries = list(erasure.export_end_user(sql, alice.org_id, "ann"))
+    entries = list(erasure.export_end_user(connections, alice.org_id, "ann"))
     record = erasure.erase_end_user(connections, alice.org_id, "ann")
 
     exported = [entry["name"] for entry in entries if entry["type"] == "file"]
@@ -363,8 +361,7 @@ def test_an_export_has_the_account_and_what_it_has_created(
 ) -> None:
     """No hash and no secret is part of it."""
     bob.thread(title="For a customer", end_user_id="customer")
-    with connections.reading() as sql:
-        entries = list(erasure.export_user(sql, bob.id))
+    entries = list(erasure.export_user(connections, bob.id))
 
     expected = ["api_key", "login", "membership", "message", "thread", "user"]
     assert expected == kinds(entries)

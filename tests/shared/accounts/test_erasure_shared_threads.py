@@ -29,8 +29,8 @@ def thread(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) -> BusyThread:
 
 def exported(thread: BusyThread, end_user_id: str = ANN) -> list[str]:
     """Return the messages that the export of an end user has."""
-    with thread.stored.connections.reading() as sql:
-        entries = list(erasure.export_end_user(sql, thread.stored.actor.org_id, end_user_id))
+    stored = thread.stored
+    entries = erasure.export_end_user(stored.connections, stored.actor.org_id, end_user_id)
     return [entry["content"] for entry in entries if entry["type"] == "message"]
 
 

@@ -34,8 +34,8 @@ def test_entries_that_come_at_once_are_one_chain(connections: Connections) -> No
 
     in_parallel(8, lambda _: append(connections, org_id, 5))
 
+    verdict = verification.verify(connections, org_id)
     with connections.reading() as sql:
-        verdict = verification.verify(sql, org_id)
         assert audit_log.head(sql, org_id) == verdict.head
     assert (40, None) == (verdict.checked, verdict.broken)
 
@@ -84,7 +84,7 @@ def test_what_clients_send_is_bounded_and_storable(connections: Connections) -> 
 
     with connections.reading() as sql:
         last, row = audit_log.list_(sql, org_id, {}, limit=2, before=None)
-        assert None is verification.verify(sql, org_id).broken
+    assert None is verification.verify(connections, org_id).broken
     assert strange == last.details
     assert "a\ufffd\ufffd\ufffd" + "ü" * 196 == row.user_agent
     assert {"names": ["b\ufffd" * 100], "count": 2**40} == row.details
@@ -110,5 +110,4 @@ def test_the_database_refuses_changes(connections: Connections, statement: str) 
     with pytest.raises(IntegrityError, match="audit"), connections.transaction() as tx:
         tx.sql.execute(text(statement.format(org=org_id)))
 
-    with connections.reading() as sql:
-        assert 2 == verification.verify(sql, org_id).checked
+    assert 2 == verification.verify(connections, org_id).checked

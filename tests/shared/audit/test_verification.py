@@ -81,8 +81,7 @@ def test_the_first_broken_entry_is_named(
     """A change, a gap and a cut end are each found at the entry where they begin."""
     tamper(connections, lambda sql: sql.execute(text(f"{statement} AND org_id = '{org_id}'")))
 
-    with connections.reading() as sql:
-        broken = verification.verify(sql, org_id).broken
+    broken = verification.verify(connections, org_id).broken
 
     assert broken is not None
     assert seq == broken.seq
@@ -98,9 +97,8 @@ def test_a_chain_that_was_written_anew_does_not_fit_an_earlier_head(
 
     tamper(connections, lambda sql: rewrite(sql, org_id))
 
-    with connections.reading() as sql:
-        alone = verification.verify(sql, org_id)
-        against_head = verification.verify(sql, org_id, kept)
+    alone = verification.verify(connections, org_id)
+    against_head = verification.verify(connections, org_id, kept)
     assert (ENTRIES, None) == (alone.checked, alone.broken)
     assert against_head.broken is not None
     assert ENTRIES == against_head.broken.seq
@@ -125,9 +123,8 @@ def test_a_chain_that_was_cut_is_shorter_than_an_earlier_head(
 
     tamper(connections, cut)
 
-    with connections.reading() as sql:
-        assert None is verification.verify(sql, org_id).broken
-        broken = verification.verify(sql, org_id, kept).broken
+    assert None is verification.verify(connections, org_id).broken
+    broken = verification.verify(connections, org_id, kept).broken
     assert broken is not None
     assert 4 == broken.seq
 
@@ -162,11 +159,11 @@ def test_a_pruned_chain_is_good(connections: Connections, org_id: UUID) -> None:
         assert [6, 5, 4] == [row.seq for row in rows]
         assert "audit.pruned" == rows[0].action
         assert (3, 3) == (rows[0].details["through_seq"], rows[0].details["entries"])
-        verdict = verification.verify(sql, org_id)
-        assert (3, None) == (verdict.checked, verdict.broken)
-        for head in (Head(rows[0].seq, rows[0].hash), Head(3, rows[2].prev_hash)):
-            assert None is verification.verify(sql, org_id, head).broken
-        before = verification.verify(sql, org_id, Head(2, "0" * 64)).broken
+    verdict = verification.verify(connections, org_id)
+    assert (3, None) == (verdict.checked, verdict.broken)
+    for head in (Head(rows[0].seq, rows[0].hash), Head(3, rows[2].prev_hash)):
+        assert None is verification.verify(connections, org_id, head).broken
+    before = verification.verify(connections, org_id, Head(2, "0" * 64)).broken
     assert before is not None
     assert (2, True) == (before.seq, before.why.startswith("was pruned"))
 
@@ -182,8 +179,7 @@ def test_entries_that_vanish_beside_a_pruning_are_missed(
         lambda sql: sql.execute(text(f"DELETE FROM audit_entries WHERE seq = 4 AND {where}")),
     )
 
-    with connections.reading() as sql:
-        broken = verification.verify(sql, org_id).broken
+    broken = verification.verify(connections, org_id).broken
     assert broken is not None
     assert broken.why.startswith("missing")
 
@@ -207,8 +203,8 @@ def test_a_chain_fits_its_earlier_heads(connections: Connections, org_id: UUID) 
     """A head stays good for ever, also after more entries; that before the first is good, too."""
     with connections.reading() as sql:
         rows = audit_log.list_(sql, org_id, {}, limit=ENTRIES, before=None)
-        for head in [Head(0, GENESIS), *(Head(row.seq, row.hash) for row in rows)]:
-            assert None is verification.verify(sql, org_id, head).broken
+    for head in [Head(0, GENESIS), *(Head(row.seq, row.hash) for row in rows)]:
+        assert None is verification.verify(connections, org_id, head).broken
 
 
 def test_entries_that_are_pruned_during_the_check_are_no_break(
@@ -230,9 +226,26 @@ def test_entries_that_are_pruned_during_the_check_are_no_break(
                 pruned = {"action": audit_log.PRUNED, "details": through}
                 audit_log.append(tx, NewEntry(org_id=org_id, by=OPERATOR, **pruned))
 
-    with connections.reading() as sql:
-        event.listen(connections.engine, "after_cursor_execute", prune)
-        verdict = verification.verify(sql, org_id)
-        event.remove(connections.engine, "after_cursor_execute", prune)
+    event.listen(connections.engine, "after_cursor_execute", prune)
+    verdict = verification.verify(connections, org_id)
+    event.remove(connections.engine, "after_cursor_execute", prune)
 
     assert (3, None) == (verdict.checked, verdict.broken)
+
+
+def test_each_page_is_read_by_a_connection_of_its_own(
+    connections: Connections, org_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a pooler, one for the whole check would be a transaction beyond its time limit."""
+    monkeypatch.setattr(verification, "_PAGE", 1)
+    lent = []
+
+    def lend(*_: object) -> None:
+        lent.append(1)
+
+    event.listen(connections.engine, "checkout", lend)
+    verdict = verification.verify(connections, org_id)
+    event.remove(connections.engine, "checkout", lend)
+
+    assert ENTRIES == verdict.checked
+    assert ENTRIES < len(lent)

@@ -43,8 +43,8 @@ def cancel_and_record(stored: StoredRuns, run_id: UUID, actor: Actor | None = No
 def recorded(stored: StoredRuns) -> list[str]:
     """Return the runs that the org's log names as cancelled, whose chain is unbroken."""
     org_id = stored.actor.org_id
+    assert None is verification.verify(stored.connections, org_id).broken
     with stored.connections.reading() as sql:
-        assert None is verification.verify(sql, org_id).broken
         entries = audit_log.list_(sql, org_id, {"action": "run.cancelled"}, limit=99, before=None)
     return [entry.target_id for entry in reversed(entries)]
 
