@@ -34,7 +34,7 @@ def latest(
     """Return the last messages before a position, the last one first.
 
     The second value is the position before which there are more, None if there are none. Runs that
-    are being streamed are left out, and those that have left nothing.
+    are being streamed are left out.
     """
     found = thread_entries.list_(sql, thread_id, limit=limit + 1, before=before)
     shown: list[Entry] = []
@@ -56,7 +56,13 @@ def _message(sql: Connection, row: RowMapping) -> UIMessage | None:
     if not state.is_terminal and state != RunState.WAITING:
         return None
     message = assistant_message(row["run_id"], event_log.read_table(sql, row["run_id"], 0))
-    return message if message["parts"] else None
+    if not message["parts"]:
+        if "status" not in message["metadata"].get("arkloop", {}):
+            return None  # its events are gone
+        # It failed or was stopped before its first text, which the page shows by the metadata.
+        # `validateUIMessages` of 6.0.0 and 7.0.0 refuses a message without a part.
+        message["parts"].append({"type": "step-start"})
+    return message
 
 
 def user_message(

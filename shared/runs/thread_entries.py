@@ -11,6 +11,7 @@ from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 
 # Two indexes by position are merged: however long the thread is, only a page of it is read.
+# Runs that wait for their turn, or were cancelled before it, have no place in the conversation.
 _ENTRIES = """
 SELECT position, id AS message_id, content, parts, metadata, NULL::uuid AS run_id,
     NULL::text AS state
@@ -20,7 +21,8 @@ WHERE thread_id = %(thread_id)s AND role = 'user' AND superseded_at IS NULL
 UNION ALL
 SELECT position, NULL, NULL, NULL, NULL, id, state
 FROM runs
-WHERE thread_id = %(thread_id)s AND superseded_at IS NULL AND position < %(before)s
+WHERE thread_id = %(thread_id)s AND superseded_at IS NULL
+    AND position < LEAST(%(before)s, %(first_waiting)s)
 ORDER BY position DESC
 LIMIT %(limit)s
 """
@@ -31,10 +33,12 @@ def list_(
 ) -> Sequence[RowMapping]:
     """List the last entries before a position, the last one first, without superseded ones.
 
+    Messages that wait for their turn are among them, their runs are not.
     An entry has either `message_id`, `content`, `parts` and `metadata`, or `run_id` and `state`.
     """
-    places = {"thread_id": thread_id, "limit": limit, "before": before or 2**63 - 1}
-    return sql.exec_driver_sql(_ENTRIES, places).mappings().all()
+    places = {"before": before or 2**63 - 1, "first_waiting": FIRST_WAITING}
+    given = {"thread_id": thread_id, "limit": limit, **places}
+    return sql.exec_driver_sql(_ENTRIES, given).mappings().all()
 
 
 def newest_run(sql: Connection, thread_id: UUID) -> UUID | None:

@@ -158,11 +158,17 @@ def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
         assert "You said: Hello" == chat.text
         chat.do("regenerate")
         assert "You said: Hello" == chat.text
-        # The run that failed has left nothing to show.
-        assert [[]] == [message["parts"] for message in chat.messages if not message["parts"]]
+        # The run that failed said nothing: a reload shows by the metadata what became of it.
+        [failed] = [message for message in chat.messages if not message["parts"]]
         kept = [message for message in chat.messages if message["parts"]]
         assert 5 == len(kept)
-        assert kept == chat.do("load").messages
+        [shown] = [one for one in chat.do("load").messages if one["id"] == failed["id"]]
+        assert [{"type": "step-start"}] == shown["parts"]
+        error = shown["metadata"]["arkloop"]["error"]
+        assert "The script says: invalid_request." == error["message"]
+        assert kept == [one for one in chat.messages if one != shown]
+        chat.do("send", text="Again")
+        assert "You said: Again" == chat.text
 
 
 def test_a_repeated_call_takes_back_what_it_had_streamed(user: Caller) -> None:

@@ -192,6 +192,28 @@ def test_stop_ends_the_run(open_page: Open, user: Caller) -> None:
     expect(page.locator(".message.assistant").last).to_contain_text("Next.")
 
 
+def test_a_run_without_text_shows_why_it_ended(open_page: Open) -> None:
+    """A failure and a stop are shown, also in another tab and after a reload; what follows them is
+    answered in its place.
+    """
+    tab, other = open_page(), open_page()
+    say(tab, {"error": "invalid_request"})
+    for page in (tab, other):
+        expect(page.get_by_text("The script says: invalid_request.")).to_be_visible()
+    say(tab, {"hang": 600_000})
+    expect(other.locator(".message.user")).to_have_count(2)
+    tab.get_by_role("button", name="Stop").click()
+    for page in (tab, other):
+        expect_answers(page, "invalid_request", "Stopped")
+    tab.reload()
+    say(tab, {"say": "Next."})
+
+    for page in (tab, other):
+        expect_answers(page, "invalid_request", "Stopped", "Next.")
+        kinds = page.locator(".message").evaluate_all("all => all.map((one) => one.classList[1])")
+        assert ["user", "assistant"] * 3 == kinds
+
+
 def test_a_cut_network_loses_nothing(open_page: Open) -> None:
     """The page says that there is no connection. When there is one, it shows the whole answer, and
     what another page has sent meanwhile.

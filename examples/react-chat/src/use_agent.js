@@ -112,10 +112,11 @@ export function useAgent(chatId) {
   };
 }
 
-// What is compared between the page and the service: ids, and how far each part is.
+// What is compared between the page and the service: ids, how far each part is, and whether it broke off.
 function shape(messages) {
-  return messages.map(({ role, parts, id }) => [
+  return messages.map(({ role, parts, id, metadata }) => [
     role === "assistant" ? id : role,
+    ["failed", "cancelled"].includes(metadata?.arkloop?.status),
     parts.filter((part) => part.type !== "step-start").map((part) => [part.type, part.state ?? part.text]),
   ]);
 }

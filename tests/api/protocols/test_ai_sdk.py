@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
-from arkloop.shared.events.types import RunInputReceived
+from arkloop.shared.events.types import RunError, RunInputReceived
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.files import files
 from arkloop.shared.times import now, rfc3339
 from tests.clients import Register, User, details_of, error_of
@@ -70,7 +71,40 @@ def test_a_message_to_a_busy_chat_waits(alice: User, runs: StoredRuns) -> None:
     assert [first, second] == shown(alice, chat)
     runs.cancel(UUID(active))
     assert "queued" == runs.state(UUID(waiting))
-    assert [first, second] == shown(alice, chat)
+    assert [first["id"], active, second["id"]] == [one["id"] for one in shown(alice, chat)]
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_run_that_ended_before_its_first_text_is_a_message(
+    alice: User, runs: StoredRuns, status: str
+) -> None:
+    """Its metadata say how it ended; the one part that it has shows nothing."""
+    chat, said, more = new_id(), message(), message("More")
+    run_id = run_of(post(alice, said, chat=chat))
+    claim = runs.claim(UUID(run_id))
+    assert claim is not None
+    error = RunError("provider.failed", "No.", False) if status == "failed" else None
+    assert runs.finish(claim, RunState(status), error=error)
+
+    [first, answer] = shown(alice, chat)
+    about = answer["metadata"]["arkloop"]
+    assert said == first
+    assert (run_id, [{"type": "step-start"}]) == (answer["id"], answer["parts"])
+    assert (run_id, status) == (about["run_id"], about["status"])
+    assert (error and "No.") == about.get("error", {}).get("message")
+    run_of(post(alice, said, answer, more, chat=chat))
+    assert [said["id"], run_id, more["id"]] == [one["id"] for one in shown(alice, chat)]
+
+
+def test_a_run_that_was_cancelled_before_its_turn_is_no_message(
+    alice: User, runs: StoredRuns
+) -> None:
+    """Its message has left the chat, too."""
+    chat, first = new_id(), message("one")
+    run_of(post(alice, first, chat=chat))
+    runs.cancel(UUID(run_of(post(alice, message("two"), chat=chat))))
+
+    assert [first] == shown(alice, chat)
 
 
 def test_only_the_newest_message_counts(alice: User) -> None:
