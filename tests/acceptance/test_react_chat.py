@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -88,6 +89,22 @@ def open_page(browser: Browser, page_url: str) -> Iterator[Open]:
     yield open_
     for context in opened:
         context.close()
+
+
+@contextmanager
+def without_money(user: Caller) -> Iterator[None]:
+    """Leave the end user of the page no budget for new messages in the block."""
+
+    def limit(**limits: float) -> None:
+        of_page = {"end_user_id": "customer-1", **limits}
+        answer = user.http.put("/v1/budget/end-users", json=of_page)
+        assert 200 == answer.status_code, answer.text
+
+    limit(max_cost_usd_per_month=0)
+    try:
+        yield
+    finally:
+        limit()
 
 
 def say(page: Page, *steps: dict[str, object]) -> None:
@@ -212,6 +229,25 @@ def test_a_run_without_text_shows_why_it_ended(open_page: Open) -> None:
         expect_answers(page, "invalid_request", "Stopped", "Next.")
         kinds = page.locator(".message").evaluate_all("all => all.map((one) => one.classList[1])")
         assert ["user", "assistant"] * 3 == kinds
+
+
+def test_a_refused_message_does_not_stop_the_page(open_page: Open, user: Caller) -> None:
+    """The page shows why, and everything else continues; the person sends it again, or not."""
+    page = open_page()
+    say(page, SLOW)
+    expect(page.locator(".message.assistant")).to_contain_text("one two")
+    with without_money(user):
+        for text in ("The second answer.", "Never mind."):
+            say(page, {"say": text})
+        expect(page.locator(".refused")).to_have_count(2)
+        expect(page.locator(".refused .failure").first).to_contain_text("A budget or the credits")
+        expect_answers(page, str(SLOW["say"]))
+        expect(page.get_by_text("No connection")).to_have_count(0)
+    page.get_by_role("button", name="Take back").last.click()
+    page.get_by_role("button", name="Send again").click()
+
+    expect_answers(page, str(SLOW["say"]), "The second answer.")
+    expect(page.locator(".refused")).to_have_count(0)
 
 
 def test_a_cut_network_loses_nothing(open_page: Open) -> None:

@@ -35,11 +35,7 @@ function Chat({ chatId }) {
           <Message key={message.id} message={message} agent={agent} isLast={message === last} />
         ))}
         {isThinking && <p className="thinking" aria-label="The agent is working"><i /><i /><i /></p>}
-        {agent.queue.map(({ id, text, isAccepted }) => (
-          <div key={id} className="message user queued">
-            <p>{text}</p><small>{isAccepted ? "Waits for the answer" : "Sending…"}</small>
-          </div>
-        ))}
+        {agent.queue.map((message) => <Queued key={message.id} message={message} agent={agent} />)}
         {agent.error && !agent.isOffline && <p className="banner" role="alert">The answer was interrupted. Resuming…</p>}
         <div ref={end} />
       </section>
@@ -58,6 +54,26 @@ function Message({ message, agent, isLast }) {
       {failure && <p className="failure">{failure.message}</p>}
       {message.metadata?.arkloop?.status === "cancelled" && <small>Stopped</small>}
     </article>
+  );
+}
+
+function Queued({ message: { id, text, isAccepted, refusal }, agent }) {
+  if (!refusal) {
+    return (
+      <div className="message user queued">
+        <p>{text}</p><small>{isAccepted ? "Waits for the answer" : "Sending…"}</small>
+      </div>
+    );
+  }
+  return (
+    <div className="message refused" role="alert">
+      <p className="text">{text}</p>
+      <p className="failure">Not sent: {refusal}</p>
+      <div className="choices">
+        <button className="secondary" onClick={() => agent.sendAgain(id)}>Send again</button>
+        <button className="secondary" onClick={() => agent.takeBack(id)}>Take back</button>
+      </div>
+    </div>
   );
 }
 

@@ -15,12 +15,28 @@ async function currentToken() {
   return token;
 }
 
+// The service has refused a message, and would refuse it again; the text says why.
+export class Refusal extends Error {}
+
+// These say nothing about the message: the token has expired, the network is slow, or the service is busy for a while.
+const isForNow = ({ status, headers }) =>
+  [401, 408].includes(status) || (status === 429 && headers.has("Retry-After"));
+
+async function errorOf(response) {
+  const { status } = response;
+  if (status === 401) token = null; // the next request gets a new one
+  if (status < 400 || status >= 500 || isForNow(response)) return new Error(`HTTP ${status}`);
+  const { code, message, details } = await response.json().catch(() => ({}));
+  const reasons = code === "validation.error" ? Object.values(details).flat() : [message ?? `HTTP ${status}`];
+  return new Refusal(reasons.join("; "));
+}
+
 async function request(chatId, path, options = {}) {
   const { url, token } = await currentToken();
   const headers = { Authorization: `Bearer ${token}` };
   const address = `${url}/v1/ui/chat/${encodeURIComponent(chatId)}${path}`;
   const response = await fetch(address, { ...options, headers });
-  if (!response.ok) throw new Error(`HTTP ${response.status}`);
+  if (!response.ok) throw await errorOf(response);
   return response.json();
 }
 
@@ -39,8 +55,8 @@ export async function enqueue(chatId, message) {
     keepalive: body.length < MOST_KEPT_ALIVE, // it arrives also if the page is left meanwhile
     signal: reading.signal,
   });
+  if (!response.ok) throw await errorOf(response);
   reading.abort();
-  if (!response.ok) throw new Error(`HTTP ${response.status}`);
 }
 
 export const transport = new DefaultChatTransport({

@@ -2,7 +2,7 @@
 import { useChat } from "@ai-sdk/react";
 import { generateId, lastAssistantMessageIsCompleteWithToolCalls } from "ai";
 import { useCallback, useEffect, useRef, useState } from "react";
-import { enqueue, stopRun, stored, transport } from "./service.js";
+import { enqueue, Refusal, stopRun, stored, transport } from "./service.js";
 
 const SYNC_MILLISECONDS = 1500;
 
@@ -30,6 +30,9 @@ function split(messages) {
   return [messages.slice(0, end), messages.slice(end)];
 }
 
+const has = (messages, message) => messages.some(({ id }) => id === message.id);
+const isUndelivered = (message) => !message.isAccepted && !message.refusal;
+
 const textOf = (message) => message.parts.map((part) => part.text ?? "").join("");
 
 export function useAgent(chatId) {
@@ -42,10 +45,16 @@ export function useAgent(chatId) {
   now.current = { ...chat, isBusy, sent };
   const isSyncing = useRef(false);
 
-  // Safe to repeat: the service knows a message by its id.
-  const deliver = useCallback(async (message) => {
-    await enqueue(chatId, { id: message.id, role: "user", parts: message.parts });
-    setSent((sent) => sent.map((one) => (one.id === message.id ? { ...one, isAccepted: true } : one)));
+  // Safe to repeat: the service knows a message by its id. One that it refuses is left to the person.
+  const deliver = useCallback(async ({ id, role, parts }) => {
+    const outcome = await enqueue(chatId, { id, role, parts }).then(
+      () => ({ isAccepted: true }),
+      (error) => {
+        if (!(error instanceof Refusal)) throw error;
+        return { refusal: error.message };
+      },
+    );
+    setSent((sent) => sent.map((one) => (one.id === id ? { ...one, ...outcome } : one)));
   }, [chatId]);
 
   // Reads what other tabs have done, and joins an answer that is being written.
@@ -53,13 +62,20 @@ export function useAgent(chatId) {
     if (isSyncing.current || now.current.isBusy) return;
     isSyncing.current = true;
     try {
-      for (const message of now.current.sent.filter((one) => !one.isAccepted)) await deliver(message);
-      const all = await stored(chatId);
-      setOffline(false);
+      let all = await stored(chatId);
+      const lacking = now.current.sent.filter((one) => isUndelivered(one) && !has(all, one));
+      let isCut = false;
+      try {
+        for (const message of lacking) await deliver(message);
+      } catch {
+        isCut = true; // the next sync tries again; this one shows what there is
+      }
+      if (lacking.length) all = await stored(chatId);
+      setOffline(isCut);
       if (now.current.isBusy) return;
       const [messages, later] = split(all);
       setWaitingMessages(later);
-      setSent((sent) => sent.filter((one) => !all.some(({ id }) => id === one.id)));
+      setSent((sent) => sent.filter((one) => !has(all, one)));
       const seen = now.current.messages;
       if (now.current.error || JSON.stringify(shape(messages)) !== JSON.stringify(shape(seen))) {
         now.current.setMessages(messages);
@@ -86,12 +102,14 @@ export function useAgent(chatId) {
     if (!isBusy) sync(); // the next message may be answered already
   }, [isBusy, sync]);
 
-  const queue = [...waitingMessages, ...sent.filter((one) => !waitingMessages.some(({ id }) => id === one.id))];
+  const queue = [...waitingMessages, ...sent.filter((one) => !has(waitingMessages, one))];
+  // A sync keeps the order of messages that could not be sent; while the page reads an answer, there is none.
+  const deliverNow = (message) => (isBusy ? deliver(message).catch(() => setOffline(true)) : sync());
   const send = (text) => {
-    if (isFree && !queue.length) return chat.sendMessage({ text });
+    if (isFree && queue.every(({ refusal }) => refusal)) return chat.sendMessage({ text });
     const message = { id: generateId(), role: "user", parts: [{ type: "text", text }] };
     setSent((sent) => [...sent, message]);
-    deliver(message).catch(() => setOffline(true));
+    deliverNow(message);
   };
 
   return {
@@ -103,8 +121,14 @@ export function useAgent(chatId) {
       id: message.id,
       text: textOf(message),
       isAccepted: waitingMessages.includes(message) || message.isAccepted === true,
+      refusal: message.refusal,
     })),
     send,
+    sendAgain: (id) => {
+      setSent((sent) => sent.map((one) => (one.id === id ? { ...one, refusal: undefined } : one)));
+      deliverNow(sent.find((one) => one.id === id));
+    },
+    takeBack: (id) => setSent((sent) => sent.filter((one) => one.id !== id)),
     stop: () => {
       chat.stop();
       stopRun(chatId).then(sync, () => setOffline(true));
