@@ -250,6 +250,34 @@ def test_a_refused_message_does_not_stop_the_page(open_page: Open, user: Caller)
     expect(page.locator(".refused")).to_have_count(0)
 
 
+def test_a_message_that_could_not_be_sent_is_sent_later(open_page: Open) -> None:
+    """It stays on the page; those after it keep their order."""
+    page = open_page()
+    page.context.set_offline(True)
+    for number in (1, 2):
+        say(page, {"say": f"Answer {number}."})
+        expect(page.get_by_text("No connection")).to_be_visible()
+        expect(page.locator(".message.user")).to_have_count(number)
+    page.context.set_offline(False)
+
+    expect_answers(page, "Answer 1.", "Answer 2.")
+    expect(page.locator(".queued")).to_have_count(0)
+    assert 2 == page.locator(".message.user").count()
+
+
+def test_a_message_that_is_refused_is_kept(open_page: Open, user: Caller) -> None:
+    """The first message of a chat, too, is shown with the reason, and can be sent again."""
+    page = open_page()
+    with without_money(user):
+        say(page, {"say": "Here I am."})
+        expect(page.locator(".refused .failure")).to_contain_text("A budget or the credits")
+        assert 0 == page.locator(".message.user").count()
+    page.get_by_role("button", name="Send again").click()
+
+    expect_answers(page, "Here I am.")
+    expect(page.locator(".refused")).to_have_count(0)
+
+
 def test_a_cut_network_loses_nothing(open_page: Open) -> None:
     """The page says that there is no connection. When there is one, it shows the whole answer, and
     what another page has sent meanwhile.

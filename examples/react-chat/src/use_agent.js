@@ -63,7 +63,10 @@ export function useAgent(chatId) {
     isSyncing.current = true;
     try {
       let all = await stored(chatId);
-      const lacking = now.current.sent.filter((one) => isUndelivered(one) && !has(all, one));
+      // While the page is busy, useChat may be sending one of them.
+      const lacking = now.current.sent.filter(
+        (one) => !now.current.isBusy && isUndelivered(one) && !has(all, one),
+      );
       let isCut = false;
       try {
         for (const message of lacking) await deliver(message);
@@ -102,14 +105,15 @@ export function useAgent(chatId) {
     if (!isBusy) sync(); // the next message may be answered already
   }, [isBusy, sync]);
 
-  const queue = [...waitingMessages, ...sent.filter((one) => !has(waitingMessages, one))];
-  // A sync keeps the order of messages that could not be sent; while the page reads an answer, there is none.
+  const shown = [...waitingMessages, ...chat.messages];
+  const queue = [...waitingMessages, ...sent.filter((one) => !has(shown, one))];
+  // A sync keeps the order of messages that could not be sent; none runs while the page reads an answer.
   const deliverNow = (message) => (isBusy ? deliver(message).catch(() => setOffline(true)) : sync());
   const send = (text) => {
-    if (isFree && queue.every(({ refusal }) => refusal)) return chat.sendMessage({ text });
     const message = { id: generateId(), role: "user", parts: [{ type: "text", text }] };
-    setSent((sent) => [...sent, message]);
-    deliverNow(message);
+    setSent((sent) => [...sent, message]); // until the service has it: its request may fail
+    if (isFree && queue.every(({ refusal }) => refusal)) chat.sendMessage(message);
+    else deliverNow(message);
   };
 
   return {
