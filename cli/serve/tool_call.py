@@ -11,7 +11,7 @@ from typing import Any
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.outcomes import CancelRequested, StopRun
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.tools import CallInfo, Tool, ToolFailed
+from arkloop.worker.tools import CallInfo, Tool, ToolFailed, as_output
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,7 @@ class ToolCall:
                 returned = task.result()
             if isinstance(returned, BaseException):
                 raise returned
-        if not isinstance(returned, str | ToolOutput):
-            raise TypeError(f"the tool returned {type(returned).__name__}, not str or ToolOutput")
-        return returned
+        return as_output(returned)
 
 
 async def _kept(returned: Coroutine[Any, Any, Any]) -> Any:

@@ -29,7 +29,7 @@ from arkloop.worker.contract.outcomes import (
     TimeToLand,
     WaitForInput,
 )
-from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
+from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed, as_output
 
 log = logging.getLogger(__name__)
 
@@ -393,6 +393,6 @@ def _info(agent: Agent, call: ToolCall, **more: Any) -> CallInfo:
 
 
 def _make(context: ToolContext, tool: Tool, info: CallInfo, call: ToolCall) -> str | ToolOutput:
-    output = tool(context, info, call.arguments)
+    output = as_output(tool(context, info, call.arguments))
     fault_points.reach("worker.tool_returned")
     return output

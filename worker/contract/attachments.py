@@ -95,6 +95,14 @@ class ToolOutput:
     text: str
     images: Sequence[str]
 
+    def __post_init__(self) -> None:
+        # Here the traceback names the line of the tool; plugins need not be checked by mypy.
+        if not isinstance(self.text, str):
+            raise TypeError(f"the text of a ToolOutput is {type(self.text).__name__}, not str")
+        if isinstance(self.images, str) or not isinstance(self.images, Sequence):
+            kind = type(self.images).__name__
+            raise TypeError(f"the images of a ToolOutput are {kind}, not a list of str")
+
 
 def parts_of(stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...]:
     """Read the stored parts of a message; none where its content is a text."""

@@ -42,6 +42,7 @@ __all__ = [
     "ToolFailed",
     "ToolOutput",
     "UnknownTool",
+    "as_output",
     "load",
     "names",
     "tool",
@@ -201,6 +202,13 @@ class Tool:
         self, context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
     ) -> str | ToolOutput:
         return self.function(context, info, arguments)
+
+
+def as_output(returned: Any) -> str | ToolOutput:
+    """Return what a tool has returned. Raises: TypeError: it is neither text nor a `ToolOutput`."""
+    if not isinstance(returned, str | ToolOutput):
+        raise TypeError(f"the tool returned {type(returned).__name__}, not str or ToolOutput")
+    return returned
 
 
 def tool(

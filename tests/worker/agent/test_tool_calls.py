@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -88,6 +88,35 @@ def test_images_that_cannot_be_stored_are_named() -> None:
 
     [(_, output, is_error)] = results(context)
     assert ("[2 of 3 images could not be stored]\nclick", False) == (output, is_error)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None,
+        lambda: {"stock": 7},
+        lambda: b"7",
+        lambda: ToolOutput(None, []),  # type: ignore[arg-type]  # as a plugin may write it
+        lambda: ToolOutput("7", None),  # type: ignore[arg-type]  # likewise
+        lambda: ToolOutput("7", "YWJj"),
+    ],
+)
+def test_a_tool_that_returns_something_other_than_text_has_failed(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The call has its result at once, and the log says what the tool returned."""
+    context = RecordedRun()
+
+    @tool(idempotent=True, timeout_seconds=2)
+    def stock(context: ToolContext) -> Any:
+        """Return something other than text."""
+        return make()
+
+    answer = run(agent_for({"tool": "stock"}, {"say": "ok"}, extra={"stock": stock}), context)
+
+    assert "ok" == answer.content
+    assert [("call_1_1", "The tool failed: TypeError.", True)] == results(context)
+    assert "TypeError: the " in caplog.text
 
 
 class FullDisk(RecordedRun):
