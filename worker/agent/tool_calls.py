@@ -359,12 +359,12 @@ class _SideBySide:
             return "", False, None, True
         except ToolFailed as error:
             return str(error), True, None, begun
-        except Exception as error:
+        except (StopRun, LeaseLost) as reason:
+            return "", True, reason, begun
+        except BaseException as error:  # SystemExit, too: libraries for command lines raise it
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", call.name, call.id)
             return f"The tool failed: {type(error).__name__}.", True, None, begun
-        except BaseException as error:
-            return "", True, error, begun
 
     def _park(self) -> bool:
         """Note that the result comes later; False if the call was abandoned before."""

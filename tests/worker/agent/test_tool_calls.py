@@ -1,5 +1,6 @@
 """The tool calls of one turn: time limits, stops, and what a failure shows to whom."""
 
+import asyncio
 import hashlib
 import logging
 import threading
@@ -117,6 +118,26 @@ def test_a_tool_that_returns_something_other_than_text_has_failed(
     assert "ok" == answer.content
     assert [("call_1_1", "The tool failed: TypeError.", True)] == results(context)
     assert "TypeError: the " in caplog.text
+
+
+@pytest.mark.parametrize("raised", [SystemExit(2), asyncio.CancelledError()])
+def test_an_exception_that_is_not_derived_from_exception_fails_the_call(
+    raised: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run continues, also if `except Exception` would not catch it."""
+    context = RecordedRun()
+
+    @tool(idempotent=True)
+    def parse(context: ToolContext) -> str:
+        """Raise what a library raises."""
+        raise raised
+
+    answer = run(agent_for({"tool": "parse"}, {"say": "ok"}, extra={"parse": parse}), context)
+
+    assert "ok" == answer.content
+    expected = ("call_1_1", f"The tool failed: {type(raised).__name__}.", True)
+    assert [expected] == results(context)
+    assert "tool parse raised in call call_1_1" in caplog.text
 
 
 class FullDisk(RecordedRun):
