@@ -34,7 +34,7 @@ class CallContext:
         self.stop.wait(seconds)
 
     def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
-        return self.stop.aborting(abort)
+        return self.stop.aborting(abort, may_block=True)
 
     def stored_result(self, result_id: str) -> str | None:
         """Return None: results are stored at the service."""

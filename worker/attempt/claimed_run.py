@@ -95,7 +95,8 @@ class ClaimedRun:
         self.stop.wait(seconds)
 
     def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
-        return self.stop.aborting(abort)
+        # It may be a plugin's, and the thread that stops the run stops others, or renews the lease.
+        return self.stop.aborting(abort, may_block=True)
 
     def stream_text(self, text: str) -> None:
         self._open_text.append(text)

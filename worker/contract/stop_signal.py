@@ -1,11 +1,16 @@
 """The stop signal of a run: set from any thread, effective at once wherever the run waits."""
 
 import contextlib
+import contextvars
+import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from arkloop.shared.errors import LeaseLost
 from arkloop.worker.contract.outcomes import TimeToLand
+
+log = logging.getLogger(__name__)
 
 
 class StopSignal:
@@ -35,7 +40,7 @@ class StopSignal:
             aborts = list(self._aborts.values())
         self._set.set()
         for abort in aborts:
-            abort()
+            _call(abort)
 
     def begin_landing(self) -> None:
         """Withdraw `TimeToLand`: the run makes its last call."""
@@ -60,13 +65,15 @@ class StopSignal:
         self.check()
 
     @contextlib.contextmanager
-    def aborting(self, abort: Callable[[], None]) -> Iterator[None]:
+    def aborting(self, abort: Callable[[], None], *, may_block: bool = False) -> Iterator[None]:
         """Call `abort` when the signal is set within this block (closes a model's connection).
 
         Many threads may be in blocks of theirs at once. Whatever the abort makes fail inside
-        turns into the reason.
+        turns into the reason. An abort that `may_block` gets a thread of its own.
         """
         block = object()
+        if may_block:
+            abort = partial(_start, contextvars.copy_context(), abort)
         with self._lock:
             self._aborts[block] = abort
         try:
@@ -79,3 +86,18 @@ class StopSignal:
             with self._lock:
                 del self._aborts[block]
         self.check()
+
+
+def _call(abort: Callable[[], None]) -> None:
+    """Call an abort; one that raises does not keep the signal from other blocks, or other runs."""
+    try:
+        abort()
+    except Exception:
+        log.exception("an abort raised")
+
+
+def _start(context: contextvars.Context, abort: Callable[[], None]) -> None:
+    """Call an abort in a thread, with the context of its block: lines that it logs name the run."""
+    # In a copy: the signal can be set again meanwhile, and a context is entered once at a time.
+    target = context.copy().run
+    threading.Thread(target=target, args=(_call, abort), name="abort", daemon=True).start()

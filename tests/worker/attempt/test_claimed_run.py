@@ -1,11 +1,14 @@
-"""Messages that people send to a run while an attempt of it is executed."""
+"""An attempt of a run: messages that people send to it, and how it is stopped."""
+
+import threading
+import time
 
 import pytest
 
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.messages import Steered
-from arkloop.worker.contract.outcomes import TimeToLand
+from arkloop.worker.contract.outcomes import CancelRequested, TimeToLand
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process.file_loader import FileLoader
 from arkloop.worker.process.history_loader import HistoryLoader
@@ -15,8 +18,9 @@ from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns
 
 
-def test_a_message_that_comes_as_the_run_lands_is_read(stored: StoredRuns) -> None:
-    """Its event is written before the run learns that it has to land: the last call has it."""
+@pytest.fixture
+def claimed(stored: StoredRuns) -> ClaimedRun:
+    """A run of a thread, with a second message that is sent to it after its claim."""
     thread, connections = BusyThread(stored), stored.connections
     claim = thread.claim(thread.say("a").run_id)
     thread.say("b", "steer")
@@ -25,13 +29,37 @@ def test_a_message_that_comes_as_the_run_lands_is_read(stored: StoredRuns) -> No
     files = FileLoader(
         connections, storage_of(connections.settings), HistoryLoader(connections).memory
     )
-    run = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
-    log.has_offered = stop.can_land = True
-    stop.set(TimeToLand())
+    return ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
+
+
+def test_a_message_that_comes_as_the_run_lands_is_read(claimed: ClaimedRun) -> None:
+    """Its event is written before the run learns that it has to land: the last call has it."""
+    claimed.log.has_offered = claimed.stop.can_land = True
+    claimed.stop.set(TimeToLand())
     steered: list[Steered] = []
 
     with pytest.raises(TimeToLand):
-        run.take_messages(steered)
+        claimed.take_messages(steered)
 
     assert ["b"] == [one.message.content for one in steered]
-    assert [event.seq for event in log.withdraw()] == [one.seq for one in steered]
+    assert [event.seq for event in claimed.log.withdraw()] == [one.seq for one in steered]
+
+
+def test_an_abort_of_a_tool_that_blocks_does_not_hold_up_whatever_stops_the_run(
+    claimed: ClaimedRun,
+) -> None:
+    """The thread of the heartbeat, for example: it would lose all runs of the process."""
+    began, release = threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        began.set()
+        release.wait(30)
+
+    with pytest.raises(CancelRequested), claimed.aborting(blocks):
+        before = time.monotonic()
+        claimed.stop.set(CancelRequested())
+        seconds = time.monotonic() - before
+        assert began.wait(30)
+    release.set()
+
+    assert seconds < 5

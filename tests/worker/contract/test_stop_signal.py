@@ -2,12 +2,15 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
+from arkloop.shared import logs
 from arkloop.shared.errors import LeaseLost
 from arkloop.worker.contract.outcomes import CancelRequested, DeadlineExceeded, TimeToLand
 from arkloop.worker.contract.stop_signal import StopSignal
+from tests.waiting import eventually
 
 
 def test_nothing_happens_before_it_is_set() -> None:
@@ -114,6 +117,48 @@ def test_blocks_side_by_side_are_all_aborted() -> None:
             stop.set(CancelRequested())
 
     assert all(event.is_set() for event in aborted)
+
+
+def test_an_abort_that_raises_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The thread that sets the signal continues, and the other aborts are called."""
+    stop = StopSignal()
+    aborted = threading.Event()
+
+    def raises() -> None:
+        raise RuntimeError("of a plugin")
+
+    with pytest.raises(CancelRequested), stop.aborting(raises), stop.aborting(aborted.set):
+        stop.set(CancelRequested())
+
+    assert aborted.is_set()
+    assert "RuntimeError: of a plugin" in caplog.text
+
+
+def test_an_abort_that_may_block_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It has a thread of its own, and what it logs names its run."""
+    stop = StopSignal()
+    began, release, ended = (threading.Event() for _ in range(3))
+    bound: list[Any] = []
+
+    def blocks() -> None:
+        began.set()
+        release.wait(30)
+        bound.append(logs.bound.get())
+        ended.set()
+        raise RuntimeError("of a plugin")
+
+    logs.clear()
+    logs.bind(run_id="the-run")
+    with pytest.raises(CancelRequested), stop.aborting(blocks, may_block=True):
+        logs.clear()
+        stop.set(CancelRequested())
+        assert began.wait(30)
+        assert not ended.is_set()
+    release.set()
+
+    assert ended.wait(30)
+    eventually(lambda: "RuntimeError: of a plugin" in caplog.text)
+    assert [{"run_id": "the-run"}] == bound
 
 
 def test_a_block_that_ends_by_itself_feels_the_signal_too() -> None:
