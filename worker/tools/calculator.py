@@ -71,7 +71,8 @@ def _value(node: ast.AST) -> int | float:
 
 def _power(base: int | float, exponent: int | float) -> int | float:
     # Checked before the power is taken: 9**9**9 would keep the whole process busy for hours.
-    if base and abs(exponent) * max(1.0, math.log10(abs(base) or 1)) > MAX_DIGITS:
+    # Of a result near 0, a float, the product is negative.
+    if base and exponent * math.log10(abs(base)) > MAX_DIGITS:
         raise ToolFailed(f"The result has more than {MAX_DIGITS} digits.")
     return _bounded(base**exponent)
 
