@@ -16,6 +16,7 @@ from arkloop.worker.tools import ResultPending, ToolFailed
 _JSON = re.compile(r"application/([\w.-]+\+)?json")
 _ACCEPTED = 202
 _FIELDS = {"output", "is_error"}
+UNKNOWN = " The call may have taken effect."
 
 
 class _Written(NamedTuple):
@@ -37,12 +38,8 @@ def output_of(response: Response) -> str:
         raise ResultPending()
     if response.problem is not None:
         raise ToolFailed(f"HTTP status {status}: {response.problem}")
-    header = email.message.Message()
-    header["content-type"] = (response.content_type or "text/plain")[:200]
-    is_json = bool(_JSON.fullmatch(header.get_content_type()))
     is_ok = 200 <= status < 300
-    with cpu_slice():
-        written = _written(response.body) if is_json else None
+    written = _written_in(response)
     if written is not None:
         if written.is_error or not is_ok:
             raise ToolFailed(written.output)
@@ -50,11 +47,38 @@ def output_of(response: Response) -> str:
     if 300 <= status < 400:
         raise ToolFailed(f"HTTP status {status}: redirects of tools are not followed.")
     if not is_ok:
-        unknown = " The call may have taken effect." if status >= 500 else ""
-        raise ToolFailed(f"The tool responded with HTTP status {status}.{unknown}")
-    if not is_json and header.get_content_maintype() != "text":
+        raise ToolFailed(_by_status(status) + (UNKNOWN if status >= 500 else ""))
+    kind = _content_type(response)
+    if not _JSON.fullmatch(kind) and not kind.startswith("text/"):
         raise ToolFailed(f"HTTP status {status}, but the response is neither JSON nor text.")
     return response.body.decode(errors="replace")
+
+
+def refusal_of(response: Response) -> str:
+    """Return what the model reads of a response that says that nothing was done.
+
+    Raises:
+        ToolFailed: the body is not a valid result.
+    """
+    written = _written_in(response) if response.problem is None else None
+    return _by_status(response.status) if written is None else written.output
+
+
+def _by_status(status: int) -> str:
+    return f"The tool responded with HTTP status {status}."
+
+
+def _content_type(response: Response) -> str:
+    header = email.message.Message()
+    header["content-type"] = (response.content_type or "text/plain")[:200]
+    return header.get_content_type()
+
+
+def _written_in(response: Response) -> _Written | None:
+    if not _JSON.fullmatch(_content_type(response)):
+        return None
+    with cpu_slice():
+        return _written(response.body)
 
 
 def _written(body: bytes) -> _Written | None:

@@ -44,7 +44,6 @@ MAX_REPETITIONS = 5
 #: Statuses by which a server asks for the same request again.
 _AGAIN = (429, 503)
 _SECONDS = re.compile("[0-9]{1,6}")
-_UNKNOWN = " The call may have taken effect."
 
 
 def tools_of(connections: Connections, org_id: UUID, names: Collection[str]) -> dict[str, Tool]:
@@ -121,6 +120,7 @@ class _Call:
         """
         repetitions = 0
         for attempt in itertools.count():
+            refused = None
             try:
                 response = self._send(context)
             except NotSent as error:
@@ -134,14 +134,15 @@ class _Call:
                 fault_points.reach("worker.in_tool")
                 if not self._row.idempotent or response.status not in _AGAIN:
                     break
-                failure = f"The tool responded with HTTP status {response.status}."
-                asked = _seconds(response.retry_after)
+                refused, asked = response, _seconds(response.retry_after)
                 may_repeat = repetitions < MAX_REPETITIONS
                 repetitions += 1
             pause = PAUSES[min(attempt, len(PAUSES) - 1)] * random.uniform(0.5, 1)
             seconds = max(asked or 0, pause)
             if not may_repeat or time.monotonic() + seconds >= self._ends:
-                raise ToolFailed(failure + (_UNKNOWN if self._may_be_done else ""))
+                if refused is not None:
+                    failure = results.refusal_of(refused)
+                raise ToolFailed(failure + (results.UNKNOWN if self._may_be_done else ""))
             context.wait(seconds)
         return results.output_of(response)
 

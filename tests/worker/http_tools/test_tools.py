@@ -312,6 +312,20 @@ def test_a_server_that_asks_for_more_time_than_there_is_fails_the_call(
     assert "The tool responded with HTTP status 503." == said
 
 
+@pytest.mark.parametrize(
+    ("first", "status", "unknown"), [(Reply({}, 503), 503, ""), (None, 429, f" {UNKNOWN}")]
+)
+def test_the_last_request_to_try_again_is_read(
+    receiver: ToolReceiver, made: Made, first: Reply | None, status: int, unknown: str
+) -> None:
+    """The model reads its `output`, and what is unknown since a connection was lost before."""
+    wait = Reply({"output": "Closed until 8:00."}, status, headers=(("Retry-After", "3600"),))
+    replies = iter([first, wait])
+    receiver.answer = lambda _: next(replies)
+
+    assert f"Closed until 8:00.{unknown}" == failure(made(idempotent=True)[0])
+
+
 # ---- the end of a call ---------------------------------------------------------------
 
 
