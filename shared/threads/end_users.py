@@ -33,3 +33,14 @@ def check_fields(actor: Actor, fields: Mapping[str, Any]) -> None:
         raise Forbidden("This client token is for another end user.")
     if fields.get("is_private"):
         raise Forbidden("Threads of end users cannot be private.")
+
+
+def check_changes(actor: Actor, changes: Mapping[str, Any]) -> None:
+    """Check the columns of a thread that an end user changes.
+
+    Raises:
+        Forbidden: see `check_fields`, or the thread would be no end user's.
+    """
+    check_fields(actor, changes)
+    if actor.end_user_id is not None and changes.get("end_user_id", actor.end_user_id) is None:
+        raise Forbidden("A client token cannot take the end user off a thread.")

@@ -54,7 +54,7 @@ from arkloop.shared.storage.tables.threads import (
     threads,
 )
 from arkloop.shared.threads.content import Content, stored_parts
-from arkloop.shared.threads.end_users import check_fields, own_thread
+from arkloop.shared.threads.end_users import check_changes, check_fields, own_thread
 from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by, visible
 
 _ACTIVE_RUN_ID = (
@@ -254,7 +254,7 @@ def change(
         InvalidRequest: the thread would have too much metadata.
     """
     lock(tx, actor, thread_id)
-    check_fields(actor, changes)
+    check_changes(actor, changes)
     if metadata:
         before = select(threads.c.metadata).where(threads.c.id == thread_id)
         changes["metadata"] = client_data.merged(tx.sql.execute(before).scalar_one(), metadata)

@@ -199,6 +199,19 @@ def test_an_end_user_sets_nothing_of_the_org(alice: User, path: str, body: dict[
     assert [] == alice.get("/v1/runs").json
 
 
+@pytest.mark.parametrize("given", [None, BOB])
+def test_an_end_user_gives_no_thread_away(alice: User, given: str | None) -> None:
+    """403 where a change would leave a thread without its end user, or with another one."""
+    ann, thread_id = end_user(alice), alice.thread(end_user_id=ANN)
+    path = f"/v1/threads/{thread_id}"
+
+    refused = ann.patch(path, {"title": "Mine", "end_user_id": given})
+    kept = ann.patch(path, {"title": "Hers", "end_user_id": ANN}).json or {}
+
+    assert (403, "auth.forbidden") == error_of(refused)
+    assert ("Hers", ANN) == (kept["title"], kept["end_user_id"])
+
+
 def test_runs_have_the_tokens_persona(alice: User) -> None:
     """A run has the persona that the token was issued for, which the request may repeat."""
     ann = end_user(alice, persona_id="plain")
