@@ -22,6 +22,7 @@ from arkloop.api.http.schema import Schema
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.errors import InvalidRequest, McpToolChanged, McpToolNotFound, NameTaken
+from arkloop.shared.runs import commands
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -143,7 +144,8 @@ def change_mcp_config(config_id: UUID) -> Response:
     """Change a server; missing fields keep their values, and its tools are listed again."""
     body = read_body(McpConfigChanges())
     with connections().transaction() as tx:
-        config = mcp_configs.change(tx, actor().org_id, config_id, body)
+        config, closed = mcp_configs.change(tx, actor().org_id, config_id, body)
+        commands.answer_visits(tx, closed)
         record(tx, "mcp_config.changed", "mcp_config", config_id, fields=sorted(body))
     return jsonify(_shown(config))
 
@@ -155,7 +157,7 @@ def delete_mcp_config(config_id: UUID) -> Response:
     """Delete a server; runs that already have its tools may still call them. 204."""
     query_args(NoArguments())
     with connections().transaction() as tx:
-        mcp_configs.remove(tx, actor().org_id, config_id)
+        commands.answer_visits(tx, mcp_configs.remove(tx, actor().org_id, config_id))
         record(tx, "mcp_config.deleted", "mcp_config", config_id)
     return Response(status=204)
 
@@ -183,7 +185,8 @@ def delete_mcp_grants(config_id: UUID) -> Response:
     with connections().transaction() as tx:
         mcp_configs.find(tx.sql, actor().org_id, config_id)
         owner = mcp_access.owner_of(given.get("end_user_id"), given.get("user_id"))
-        mcp_access.forget(tx, config_id, owner)
+        closed = mcp_access.forget(tx, actor().org_id, config_id, owner)
+        commands.answer_visits(tx, closed)
         whose = {name: str(value) for name, value in given.items()}
         record(tx, "mcp_config.grants_deleted", "mcp_config", config_id, **whose)
     return Response(status=204)

@@ -34,6 +34,9 @@ OPERATOR = "operator"
 #: A page that was not visited by then cannot be used any more.
 REQUEST_EXPIRES = timedelta(days=1)
 
+#: A run that waits, and the address of the page that it waits for.
+Page = tuple[UUID, str]
+
 GRANT_PURPOSE, REQUEST_PURPOSE = "mcp_grants.grant", "mcp_authorizations.request"
 
 
@@ -107,11 +110,25 @@ def store_grant(
     )
 
 
-def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> None:
-    """Forget all that was granted and asked for, or all of one owner."""
-    for table in (mcp_grants, mcp_authorizations):
-        is_owners = true() if owner is None else table.c.owner == owner
-        tx.sql.execute(delete(table).where(table.c.config_id == config_id, is_owners))
+def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = None) -> list[Page]:
+    """Forget all that was granted and asked for, or all of one owner.
+
+    Returns the pages that were open, as `close_open` does; without a key it knows none.
+    """
+    grants, requests = (
+        delete(table).where(
+            table.c.config_id == config_id, true() if owner is None else table.c.owner == owner
+        )
+        for table in (mcp_grants, mcp_authorizations)
+    )
+    tx.sql.execute(grants)
+    try:
+        closed = close_open(tx, org_id, config_id, owner)
+    except encryption.NoEncryptionKey:
+        log.error("ARKLOOP_ENCRYPTION_KEY is not set: runs wait for pages of %s", config_id)
+        closed = []
+    tx.sql.execute(requests)
+    return closed
 
 
 def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> None:
@@ -276,10 +293,10 @@ def take_answered(
     return _open(tx.sql, tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
 
 
-def close_open(
-    tx: Transaction, org_id: UUID, config_id: UUID, owner: str
-) -> list[tuple[UUID, str]]:
-    """Close the owner's requests that wait for a visit; return their runs with their pages.
+def close_open(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None) -> list[Page]:
+    """Close requests that wait for a visit, of one owner or of all; return their pages.
+
+    Their runs are left to the caller: see `commands.answer_visits`.
 
     Raises:
         encryption.NoEncryptionKey
@@ -288,7 +305,7 @@ def close_open(
         delete(mcp_authorizations)
         .where(
             _of_config(config_id),
-            mcp_authorizations.c.owner == owner,
+            true() if owner is None else mcp_authorizations.c.owner == owner,
             mcp_authorizations.c.run_id.is_not(None),
             mcp_authorizations.c.answered_at.is_(None),
         )

@@ -104,12 +104,14 @@ def create(
     return find(tx.sql, org_id, config_id)
 
 
-def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str, Any]) -> Row[Any]:
+def change(
+    tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str, Any]
+) -> tuple[Row[Any], list[mcp_access.Page]]:
     """Change `name`, `url`, `command`, `oauth` or `headers` (all of them, or None for none).
 
     Approvals stay: they are for descriptions, wherever these come from. Stored secrets go only
     where they were given for: with another address headers and a client's secret are given again,
-    and people have to grant access again.
+    and people have to grant access again. Returns the config, and the pages that this has closed.
 
     Raises:
         McpConfigNotFound
@@ -126,8 +128,9 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
         raise InvalidRequest(headers=["must be resent when `url` changes"])
     if moved and row.has_client_secret and "oauth" not in changes:
         raise InvalidRequest(oauth=["must be resent when `url` changes"])
+    closed: list[mcp_access.Page] = []
     if moved or "oauth" in changes:  # it was for another server, or another client
-        mcp_access.forget(tx, config_id)
+        closed = mcp_access.forget(tx, org_id, config_id)
     values = dict(changes)
     if "headers" in values:
         values |= mcp_secrets.header_values(tx, org_id, values.pop("headers") or {})
@@ -136,14 +139,18 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
     statement = update(mcp_configs).where(mcp_configs.c.id == config_id)
     _write(tx, statement.values(**values, updated_at=func.now()))
     discover(tx, config_id)
-    return find(tx.sql, org_id, config_id)
+    return find(tx.sql, org_id, config_id), closed
 
 
-def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> None:
-    """Forget the server and its tools. Raises: McpConfigNotFound."""
-    removed = tx.sql.execute(delete(mcp_configs).where(_is(org_id, config_id)))
-    if removed.rowcount == 0:
+def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> list[mcp_access.Page]:
+    """Forget the server and its tools; returns the closed pages. Raises: McpConfigNotFound."""
+    is_it = _is(org_id, config_id)
+    # Locked: no run asks for access between the two statements.
+    if tx.sql.scalar(select(mcp_configs.c.id).where(is_it).with_for_update()) is None:
         raise McpConfigNotFound()
+    closed = mcp_access.forget(tx, org_id, config_id)
+    tx.sql.execute(delete(mcp_configs).where(is_it))
+    return closed
 
 
 def find(sql: Connection, org_id: UUID, config_id: UUID) -> Row[Any]:

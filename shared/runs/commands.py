@@ -6,7 +6,7 @@ cancel is written. `states.py` draws the states.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -143,6 +143,12 @@ def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) 
         return
     reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
     _requeue_with_input(tx, run, reply, None)
+
+
+def answer_visits(tx: Transaction, pages: Iterable[tuple[UUID, str]]) -> None:
+    """Let the runs that wait for these pages, which were closed, make their calls again."""
+    for run_id, url in sorted(pages):  # in one order: another transaction may close some of them
+        answer_visit(tx, run_id, url, is_accepted=True)
 
 
 def give_results(

@@ -165,6 +165,23 @@ def test_runs_that_wait_together_need_one_visit(vault: Secured) -> None:
     vault.owner.cancel(other)
 
 
+def test_a_run_whose_page_an_admin_closes_asks_with_another_one(vault: Secured) -> None:
+    """The end user is disconnected while they look at the page, which is refused then."""
+    run_id = vault.run(end_user_id="disconnected")
+    first = vault.page(run_id)
+    [config] = vault.owner.get("/v1/mcp-configs")
+    grants = f"/v1/mcp-configs/{config['id']}/grants"
+
+    params = {"end_user_id": "disconnected"}
+    assert 204 == vault.owner.http.delete(grants, params=params).status_code
+
+    eventually(lambda: vault.page(run_id) != first, seconds=60)
+    refused = sent_back(vault.owner, visited(first))
+    assert (400, "mcp_oauth.state_invalid") == error_of(refused)
+    authorize(vault.owner, vault.page(run_id))
+    assert 1 == len(vault.outputs(run_id))
+
+
 def test_access_that_is_authorized_before_a_run_waits_for_it_is_enough(
     vault: Secured, system: System
 ) -> None:

@@ -138,8 +138,7 @@ def _resume_others(connections: Connections, server: Server, owner: str) -> None
     """Let the owner's other runs, which wait for the same access, make their calls again."""
     with connections.transaction() as tx:
         closed = mcp_access.close_open(tx, server.org_id, server.config_id, owner)
-        for run_id, url in sorted(closed):
-            commands.answer_visit(tx, run_id, url, is_accepted=True)
+        commands.answer_visits(tx, closed)
 
 
 def _stored(

@@ -1,8 +1,9 @@
 """OAuth of MCP servers: what a config takes and shows, and what the callback refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,10 @@ from flask.testing import FlaskClient
 from arkloop.shared.accounts import suspensions
 from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.times import rfc3339
 from tests.clients import User, details_of, error_of
 
 PATH, CALLBACK = "/v1/mcp-configs", "/v1/mcp-oauth/callback"
@@ -33,6 +37,32 @@ def without(connections: Connections, setting: str) -> Iterator[None]:
         yield
     finally:
         connections.settings = known
+
+
+@pytest.fixture
+def waiting(
+    connections: Connections, alice: User, make_run: Callable[..., UUID]
+) -> Callable[[UUID, str], UUID]:
+    """Call it for a run that waits until this end user has authorized access to a server."""
+
+    def wait(config_id: UUID, end_user: str) -> UUID:
+        state = str(new_id())
+        url = f"https://login.example.com/?state={state}"
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        pending = {"request_id": state, "kind": "authorization", "prompt": "Authorize.", "url": url}
+        run_id = make_run(
+            alice,
+            alice.thread(end_user_id=end_user),
+            RunState.WAITING,
+            pending_input={**pending, "expires_at": rfc3339(expires_at)},
+            input_expires_at=expires_at,
+        )
+        owner, request = f"end_user:{end_user}", {"url": url, "state": state}
+        with connections.transaction() as tx:
+            mcp_access.request(tx, alice.org_id, config_id, owner, run_id, request)
+        return run_id
+
+    return wait
 
 
 def made(user: User, oauth: Any) -> dict[str, Any]:
@@ -170,6 +200,49 @@ def test_an_admin_deletes_what_one_person_has_granted(
         of = (sql, connections.settings, alice.org_id, config_id)
         left = [mcp_access.grant_of(*of, owner) for owner in ("end_user:a", "end_user:b", users)]
     assert [None, {"id": "end_user:b", "obtained_at": 1.0}, None] == left
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "resumed"),
+    [
+        ("PATCH", "", {"url": "https://other.example.com/mcp"}, "ab"),
+        ("PATCH", "", {"oauth": None}, "ab"),
+        ("PATCH", "", {"name": "safe"}, ""),
+        ("DELETE", "", None, "ab"),
+        ("DELETE", "/grants?end_user_id=a", None, "a"),
+    ],
+)
+def test_runs_whose_pages_an_admin_closes_make_their_calls_again(
+    connections: Connections,
+    alice: User,
+    waiting: Callable[[UUID, str], UUID],
+    method: str,
+    path: str,
+    body: Any,
+    resumed: str,
+) -> None:
+    """They are queued as after a visit, and ask for another one if it is still necessary."""
+    config_id = UUID(made(alice, {})["id"])
+    run_ids = {end_user: waiting(config_id, end_user) for end_user in "ab"}
+
+    changed = alice.call(method, f"{PATH}/{config_id}{path}", json=body)
+
+    assert changed.status_code in (200, 204), changed.text
+    shown = {name: alice.get(f"/v1/runs/{run_id}").json for name, run_id in run_ids.items()}
+    assert list(resumed) == [name for name, run in shown.items() if run["pending_input"] is None]
+
+
+def test_a_server_is_deleted_without_a_key(
+    connections: Connections, alice: User, waiting: Callable[[UUID, str], UUID]
+) -> None:
+    """The pages of waiting runs cannot be decrypted then; the runs wait on."""
+    config_id = UUID(made(alice, {})["id"])
+    run_id = waiting(config_id, "a")
+
+    with without(connections, "encryption_key"):
+        assert 204 == alice.delete(f"{PATH}/{config_id}").status_code
+
+    assert "waiting_for_input" == (alice.get(f"/v1/runs/{run_id}").json or {})["status"]
 
 
 def test_a_look_at_the_headers_takes_no_reply(connections: Connections, alice: User) -> None:

@@ -126,7 +126,7 @@ def test_what_is_found_of_a_server_before_its_config_was_changed_is_dropped(
     config = create(connections, alice)
     with connections.transaction() as tx:
         url = "https://mcp.example.com/right"
-        changed = mcp_configs.change(tx, alice.org_id, config.id, {"url": url})
+        changed, _ = mcp_configs.change(tx, alice.org_id, config.id, {"url": url})
 
     with connections.transaction() as tx:
         found = [Described("old", "1" * 64)]
