@@ -20,6 +20,8 @@ from arkloop.shared.events.usage import Usage
 #: The result of a call that was to be approved, where the agent goes another way.
 NOT_MADE = "Not executed: the agent continued without this call."
 CALL_ID = re.compile("[!-~]{1,128}")
+#: NUL as JSON text has it; after an odd number of further backslashes it is no escape.
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 MAX_NAME_CHARACTERS = 128
 MAX_TASK_CHARACTERS = 100_000
 #: Of one call of `delegate_all`.
@@ -221,11 +223,15 @@ def delegated_calls(tasks: Sequence[DelegatedTask]) -> list[Call]:
 
 
 def json_of(value: Any) -> str:
-    """Return the value as JSON text. Raises: ValueError: it is not JSON, or nested too deep."""
+    """Return the value as JSON text that Postgres can store, with U+FFFD where it cannot.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deep.
+    """
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"Not JSON: {error}") from None
     if is_too_deep(value):
         raise ValueError("Nested too deep.")
-    return clean(text)
+    return _ESCAPED_NUL.sub("\\1\ufffd", clean(text))

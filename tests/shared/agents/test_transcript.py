@@ -1,11 +1,13 @@
 """The events that follow from what a custom agent does."""
 
+import json
 from typing import Any
 
 import pytest
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
 from arkloop.shared.agents.transcript import RecordedCall, Transcript, call_of, json_of
+from arkloop.shared.events.plain import plain
 from arkloop.shared.events.types import Event, MessageCompleted
 from arkloop.shared.events.usage import Usage
 
@@ -76,6 +78,23 @@ def test_a_call_that_cannot_be_recorded_is_refused(name: Any, arguments: Any, ca
     """Names, arguments and ids are checked where the agent's author sees the error."""
     with pytest.raises(ValueError):
         call_of(name, arguments, call_id)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("a\0\0b", "a\ufffd\ufffdb"),
+        ({"a\0": ["\0"]}, {"a\ufffd": ["\ufffd"]}),
+        ("\ud800", "\ufffd"),
+        ("\\\0", "\\\ufffd"),
+        ("\\u0000", "\\u0000"),
+        ("\\\\u0000\0", "\\\\u0000\ufffd"),
+    ],
+)
+def test_what_postgres_cannot_store_is_replaced(value: Any, stored: Any) -> None:
+    """A checkpoint and a call have U+FFFD for NUL, in strings and in names, as events have it."""
+    assert stored == json.loads(json_of(value))
+    assert plain(value) == call_of("t", value, "a")["arguments"] == stored
 
 
 def test_a_value_that_is_nested_too_deep_is_refused() -> None:
