@@ -120,6 +120,9 @@ def show_record(path: str, as_json: bool) -> None:
 def read_object(file: Path) -> dict[str, Any]:
     """Read the fields of an object from a file of JSON or YAML.
 
+    JSON is read as such: YAML reads tabs, numbers like 1e-05 and escaped pairs of surrogates
+    differently.
+
     Raises:
         ClickException: it is none.
     """
@@ -127,7 +130,10 @@ def read_object(file: Path) -> dict[str, Any]:
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        found = yaml.safe_load(text)
+        try:
+            found = json.loads(text, parse_constant=_refuse)
+        except ValueError:
+            found = yaml.safe_load(text)
         json.dumps(found, allow_nan=False)  # YAML has dates, bytes and NaN, too
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
@@ -135,3 +141,7 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise click.ClickException(f"{file}: must be an object with the fields of the API")
     return found
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

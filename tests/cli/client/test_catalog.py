@@ -109,6 +109,23 @@ def test_a_file_that_is_no_object_is_refused(run: Run, tmp_path: Path, text: str
     assert str(file) in done.output
 
 
+def test_a_file_of_json_is_read_as_json(tmp_path: Path) -> None:
+    """Python writes emoji, small numbers and tabs in ways in which YAML reads something else."""
+    file = tmp_path / "fields.json"
+    fields = {"name": "\U0001f600", "settings": {"temperature": 1e-05}}
+    file.write_text(json.dumps(fields, indent="\t"))
+
+    assert fields == read_object(file)
+
+
+def test_a_file_that_is_almost_json_is_read_as_yaml(tmp_path: Path) -> None:
+    """It may have comments, commas at the end, or NaN, which is a string there."""
+    file = tmp_path / "fields.yaml"
+    file.write_text('{"a": NaN, "b": [1,],}  # fields')
+
+    assert {"a": "NaN", "b": [1]} == read_object(file)
+
+
 @pytest.mark.parametrize("text", ["a: 2026-01-01", "a: .nan", "a: &a [*a]", "a: !!binary YQ=="])
 def test_values_that_json_does_not_have_are_refused(tmp_path: Path, text: str) -> None:
     """YAML has them, and the request could not be written."""
