@@ -1,6 +1,7 @@
 """`/v1/auth`: register, log in, and keep a login going by a rotating cookie."""
 
 from datetime import timedelta
+from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import ValidationError, fields, validate, validates_schema
@@ -9,7 +10,7 @@ from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
-from arkloop.api.http.audited import record, record_failed_login, record_login
+from arkloop.api.http.audited import record, record_failed_login, record_login, record_logout
 from arkloop.api.http.current import (
     actor,
     connections,
@@ -175,21 +176,44 @@ def refresh() -> Response:
 
 
 @bp.post("/v1/auth/logout")
-@requires()
-@described(body=NoArguments, body_optional=True, returns=Ok)
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=Ok,
+    security=["token", "refresh_token"],
+)
 def logout() -> Response:
-    """End this login, its refresh and access tokens. An API key has none to end."""
+    """End this login, its refresh and access tokens. An API key has none to end.
+
+    Without an access token it is the login of the cookie, even if the org is suspended.
+    """
+    # While an org is suspended, its access tokens are refused and not renewed: a person who leaves
+    # a browser there ends their login by the cookie.
+    is_by_token = "Authorization" in request.headers
+    user_id, org_id, session_id = _login_of_token() if is_by_token else _login_of_cookie()
     check_origin()
     read_body(NoArguments(), optional=True)
-    session_id = actor().session_id
     if session_id is not None:
         with connections().transaction() as tx:
-            sessions.end(tx, user_id=actor().user_id, session_id=session_id)
-            record(tx, "auth.logged_out", "session", session_id)
+            if sessions.end(tx, user_id=user_id, session_id=session_id):
+                record_logout(tx, user_id=user_id, org_id=org_id, session_id=session_id)
         authenticator().forget()
     response = jsonify(ok=True)
     set_refresh_cookie(response, "", timedelta(0))
     return response
+
+
+@requires()
+def _login_of_token() -> tuple[UUID, UUID, UUID | None]:
+    return actor().user_id, actor().org_id, actor().session_id
+
+
+def _login_of_cookie() -> tuple[UUID, UUID, UUID]:
+    with connections().reading() as sql:
+        login = sessions.find(sql, request.cookies.get(COOKIE, ""))
+    if login is None:
+        raise Unauthorized()
+    return login.user_id, login.org_id, login.id
 
 
 @bp.post("/v1/auth/password")

@@ -86,6 +86,12 @@ def record_login(
     audit_log.record(tx, _entry(org_id, action, by, ("user", user_id), details))
 
 
+def record_logout(tx: Transaction, *, user_id: UUID, org_id: UUID, session_id: UUID) -> None:
+    """Record that somebody ends the login by which they have proved to be this user."""
+    by, target = By(type="user", user_id=user_id), ("session", session_id)
+    audit_log.record(tx, _entry(org_id, "auth.logged_out", by, target, {}))
+
+
 def record_failed_login(*, user_id: UUID, org_id: UUID) -> None:
     """Record, beside the response, that somebody did not know the password of this user.
 

@@ -120,6 +120,24 @@ def refresh(tx: Transaction, refresh_token: str) -> Session | None:
     return None
 
 
+def find(sql: Connection, refresh_token: str) -> Row[Any, Any, Any] | None:
+    """Return id, user_id and org_id of the login that a refresh token belongs to, or None.
+
+    The token may have been exchanged, and the login may have ended.
+    """
+    org_id = func.coalesce(refresh_tokens.c.org_id, org_of(refresh_tokens.c.user_id))
+    return sql.execute(
+        select(
+            refresh_tokens.c.family_id.label("id"),
+            refresh_tokens.c.user_id,
+            org_id.label("org_id"),
+        ).where(
+            refresh_tokens.c.token_hash == secret_tokens.hash_of(refresh_token),
+            org_id.is_not(None),
+        )
+    ).one_or_none()
+
+
 def list_(sql: Connection, user_id: UUID, *, in_org: UUID | None = None) -> list[Row[Any]]:
     """List the user's logins that are in force, the newest first, at most `MAX_LISTED`.
 

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
-from arkloop.api.auth import access_tokens, signed_tokens
+from arkloop.api.auth import access_tokens, bearer, signed_tokens
+from arkloop.shared.accounts import suspensions
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import press, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller
 from tests.system import System
 
@@ -18,6 +19,8 @@ pytestmark = [
     needs_chromium,
 ]
 LOGOUT = "**/v1/auth/logout"
+REFRESH = "**/v1/auth/refresh"
+UNAUTHORIZED = {"code": "auth.unauthorized", "message": "Log in again.", "details": {}}
 
 
 def sign_in_page(page: Page) -> Locator:
@@ -78,3 +81,86 @@ def test_a_log_in_that_does_not_end_stays_and_the_page_says_so(
         expect(sign_in_page(tab)).to_be_visible()
     page.reload()
     expect(sign_in_page(page)).to_be_visible()
+
+
+@pytest.mark.parametrize("minutes", [0, 16])
+def test_a_person_of_a_suspended_org_signs_out(
+    context: BrowserContext, system: System, minutes: int
+) -> None:
+    """Neither with an access token in force nor with one that cannot be renewed any more does the
+    log-in return when the organization is resumed.
+    """
+    user = system.caller()
+    page, other = signed_in(context, user, "/keys"), context.new_page()
+    other.goto(f"{user.url}/console#/keys")
+    expect(other.get_by_role("navigation")).to_be_visible()
+    with system.connections.transaction() as tx:
+        suspensions.suspend(tx, user.org_id, "Unpaid bills")
+    page.wait_for_timeout(1_000 * bearer.CACHE_SECONDS)  # then all processes know it
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=minutes))
+    press(page, "Sign out")
+    for tab in (page, other):
+        expect(sign_in_page(tab)).to_be_visible()
+
+    with system.connections.transaction() as tx:
+        suspensions.resume(tx, user.org_id)
+    page.wait_for_timeout(1_000 * bearer.CACHE_SECONDS)
+    page.reload()
+    expect(sign_in_page(page)).to_be_visible()
+
+
+def test_a_service_that_cannot_end_the_log_in_of_a_suspended_org(
+    context: BrowserContext, system: System
+) -> None:
+    """During a deploy the release before refuses it: the page stays signed in, and says why."""
+    user = system.caller()
+    page = signed_in(context, user, "/keys")
+    refused = {"code": "org.suspended", "message": "This organization is suspended.", "details": {}}
+    for address in (LOGOUT, REFRESH):
+        context.route(address, lambda route: route.fulfill(status=401, json=refused))
+    press(page, "Sign out")
+    dialog = page.get_by_role("dialog", name="You are still signed in")
+    expect(dialog).to_contain_text("is suspended")
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+    press(dialog, "Stay signed in")
+
+    go(page, "/members")
+    expect(page.get_by_role("alert").first).to_contain_text("is suspended")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_signing_out_after_the_session_has_ended_asks_the_service(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The cookie may be in force all the same, where something in between has refused it."""
+    page = signed_in(context, user, "/keys")
+    context.route(REFRESH, lambda route: route.fulfill(status=401, json=UNAUTHORIZED))
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+    go(page, "/members")
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    press(dialog, "Sign out")
+    expect(sign_in_page(page)).to_be_visible()
+
+    context.unroute(REFRESH)
+    page.reload()
+    expect(sign_in_page(page)).to_be_visible()
+
+
+def test_a_clock_that_is_set_back_keeps_no_expired_token(
+    context: BrowserContext, user: Caller, system: System
+) -> None:
+    """The service refuses the token that the page takes for new, and the page renews it."""
+    page = signed_in(context, user, "/keys")
+    renewed: list[str] = []
+    context.on("response", lambda r: renewed.append(r.url) if r.url.endswith("/refresh") else None)
+
+    def age(route: Route) -> None:
+        sent = route.request.headers
+        token = sent["authorization"] if renewed else f"Bearer {expired(sent, system)}"
+        route.continue_(headers={**sent, "authorization": token})
+
+    context.route("**/v1/orgs/**", age)
+    page.clock.set_fixed_time(datetime.now().astimezone() - timedelta(hours=1))
+    go(page, "/members")
+
+    expect(page.get_by_role("row").filter(has_text="(you)")).to_have_count(1)

@@ -484,6 +484,8 @@ export interface paths {
         /**
          * End this login, its refresh and access tokens
          * @description End this login, its refresh and access tokens. An API key has none to end.
+         *
+         *     Without an access token it is the login of the cookie, even if the org is suspended.
          */
         post: operations["auth.logout"];
         delete?: never;

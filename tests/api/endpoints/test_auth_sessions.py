@@ -117,6 +117,32 @@ def test_logout_ends_the_login(alice: User) -> None:
     assert 401 == refresh_with(alice.client, token).status_code
 
 
+@pytest.mark.parametrize("is_exchanged", [False, True])
+def test_logout_by_the_cookie_ends_its_login(alice: User, is_exchanged: bool) -> None:
+    """Without an access token; a page may send the cookie that another has just exchanged."""
+    cookie = cookie_of(alice.client)
+    if is_exchanged:
+        alice.client.post("/v1/auth/refresh")
+    newest = cookie_of(alice.client)
+
+    for _ in range(2):  # it may be repeated
+        alice.client.set_cookie(COOKIE, cookie or "", path="/v1/auth")
+        assert {"ok": True} == alice.client.post("/v1/auth/logout").json
+    assert 401 == alice.get("/v1/me").status_code
+    assert 401 == refresh_with(alice.client, newest).status_code
+
+
+def test_logout_by_a_cookie_of_no_login_is_refused(alice: User, client: FlaskClient) -> None:
+    """Neither an unknown cookie nor one beside a refused access token ends anything."""
+    for _ in range(2):
+        assert (401, "auth.unauthorized") == error_of(client.post("/v1/auth/logout"))
+        client.set_cookie(COOKIE, "unknown", path="/v1/auth")
+    wrong = alice.with_token("wrong").post("/v1/auth/logout")
+
+    assert (401, "auth.unauthorized") == error_of(wrong)
+    assert 200 == alice.client.post("/v1/auth/refresh").status_code
+
+
 def test_logout_by_an_api_key_ends_no_login(alice: User) -> None:
     """The key stays valid as well."""
     key = alice.api_key()
@@ -140,9 +166,17 @@ def test_logout_by_an_api_key_ends_no_login(alice: User) -> None:
         ("", False),
     ],
 )
-@pytest.mark.parametrize("path", ["login", "refresh", "logout"])
+@pytest.mark.parametrize(
+    ("path", "has_token"),
+    [("login", False), ("refresh", False), ("logout", True), ("logout", False)],
+)
 def test_pages_of_other_origins_may_not_use_the_cookie(
-    connections: Connections, register: Register, path: str, origin: str | None, allowed: bool
+    connections: Connections,
+    register: Register,
+    path: str,
+    has_token: bool,
+    origin: str | None,
+    allowed: bool,
 ) -> None:
     """Our own origin and the listed ones may, programs without an Origin too."""
     user = register()
@@ -150,7 +184,7 @@ def test_pages_of_other_origins_may_not_use_the_cookie(
     client = create_app(connections=replace(connections, settings=settings)).test_client()
     token = cookie_of(user.client)
     client.set_cookie(COOKIE, token or "", path="/v1/auth")
-    headers = {"Authorization": f"Bearer {user.token}"}
+    headers = {"Authorization": f"Bearer {user.token}"} if has_token else {}
     if origin is not None:
         headers["Origin"] = origin
     body = {"login": user.login, "password": PASSWORD} if path == "login" else {}

@@ -65,6 +65,27 @@ def test_a_login_goes_on_after_its_org_is_resumed(
     assert 200 == client.post("/v1/auth/refresh").status_code
 
 
+def test_the_cookie_of_a_suspended_org_ends_its_login(
+    alice: User, app: Flask, suspend: Change, resume: Change
+) -> None:
+    """Its access token cannot; after the org is resumed, neither of them is in force."""
+    suspend(alice)
+    assert (401, "org.suspended") == error_of(alice.post("/v1/auth/logout"))
+    ended = alice.client.post("/v1/auth/logout")
+    assert {"ok": True} == ended.json
+    assert [True] == ["Max-Age=0" in cookie for cookie in ended.headers.getlist("Set-Cookie")]
+
+    resume(alice)
+
+    assert 401 == alice.get("/v1/me").status_code
+    body = {"login": alice.login, "password": PASSWORD}
+    again = app.test_client().post("/v1/auth/login", json=body).json
+    assert again is not None
+    entries = alice.with_token(again["access_token"]).get("/v1/audit-logs").json
+    assert entries is not None
+    assert ["auth.logged_in", "auth.logged_out"] == [one["action"] for one in entries[:2]]
+
+
 def test_a_person_uses_their_other_orgs(register: Register, app: Flask, suspend: Change) -> None:
     """A login without `org_id` is in the first org that is open; one with it is refused."""
     first, other = register(), register()

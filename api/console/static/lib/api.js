@@ -1,5 +1,5 @@
 // Requests to `/v1`, with the token of the session.
-import { SUSPENDED, SignedOut, bearer, state } from "./session.js"
+import { SUSPENDED, SignedOut, Suspended, bearer, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 
@@ -65,6 +65,7 @@ async function token_(renew) {
     return await bearer(renew)
   } catch (error) {
     if (error instanceof SignedOut) throw error
+    if (error instanceof Suspended) throw new ApiError(401, { code: SUSPENDED, message: error.message }, null)
     throw new NetworkError()
   }
 }

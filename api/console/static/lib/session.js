@@ -38,8 +38,11 @@ export class SignedOut extends Error {}
 /** The code of errors while the organization is suspended. */
 export const SUSPENDED = "org.suspended"
 
+/** The organization is suspended: the log-in, or the key, is good again once it is resumed. */
+export class Suspended extends Error {}
+
 channel?.addEventListener("message", ({ data }) => {
-  if (data.type === "signed-out" && credential?.kind === "login") leave("You signed out in another tab.")
+  if (data.type === "signed-out" && (credential?.kind === "login" || state.get() === "expired")) leave("You signed out in another tab.")
   if (data.type === "token") {
     if (credential?.kind === "login" || (credential === null && state.get() === "expired")) accept(data.token)
     else if (credential === null && state.get() === "out") location.reload()
@@ -79,14 +82,15 @@ function isFresh() {
   return Date.now() < gotAt + (exp - iat) * 1000 - MARGIN_MS
 }
 
-/** Exchange the cookie for an access token; null if there is no log-in. Throws if the network fails. */
+/** Exchange the cookie for an access token; null if there is no log-in. Throws if the network fails, or `Suspended`. */
 async function refresh() {
-  const asked = Date.now()
+  const before = credential?.token
   const exchange = async () => {
     // Another tab may have done it while this one waited for the lock.
-    if (credential?.kind === "login" && gotAt >= asked && isFresh()) return credential.token
+    if (credential?.kind === "login" && credential.token !== before && isFresh()) return credential.token
     // With keepalive the new cookie arrives even if this page is left meanwhile.
     const response = await fetch(new URL("refresh", AUTH), { method: "POST", keepalive: true })
+    if (response.status === 401) await checkOrg(response)
     if (response.status === 401 || response.status === 403) return null
     if (!response.ok) throw new TypeError(`refresh: ${response.status}`)
     const { access_token: token } = await response.json()
@@ -95,6 +99,12 @@ async function refresh() {
     return token
   }
   return navigator.locks ? navigator.locks.request(LOCK, exchange) : exchange()
+}
+
+/** Throw `Suspended` if that is why a request was refused. @param {Response} response */
+async function checkOrg(response) {
+  const found = await response.json().catch(() => ({}))
+  if (found.code === SUSPENDED) throw new Suspended(reason(found, response))
 }
 
 /**
@@ -109,7 +119,7 @@ export async function bearer(renew = false) {
     throw new SignedOut()
   }
   if (credential === null && state.get() !== "unknown") throw new SignedOut()
-  if (credential !== null && isFresh() && !(renew && Date.now() - gotAt > NEW_MS)) return credential.token
+  if (credential !== null && isFresh() && !(renew && Math.abs(Date.now() - gotAt) > NEW_MS)) return credential.token
   const token = await refresh()
   if (token !== null) return token
   credential = null
@@ -127,7 +137,12 @@ export async function restore() {
       await readMe()
       return
     } catch (error) {
-      if (error instanceof SignedOut) {
+      if (error instanceof Suspended) {
+        // The cookie, or the key, stays where the next load of the page finds it.
+        credential = null
+        notice.set(error.message)
+      }
+      if (error instanceof SignedOut || error instanceof Suspended) {
         noteRefusal()
         state.set("out")
         return
@@ -141,13 +156,7 @@ export async function restore() {
 async function readMe() {
   let response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer()}` } })
   if (response.status === 401) {
-    const found = await response.json().catch(() => ({}))
-    if (found.code === SUSPENDED) {
-      // A key stays where the next load of the page finds it.
-      credential = null
-      notice.set(reason(found, response))
-      throw new SignedOut()
-    }
+    await checkOrg(response)
     response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
   }
   if (!response.ok) throw new TypeError(`me: ${response.status}`)
@@ -278,26 +287,36 @@ export const isKey = () => credential?.kind === "key"
 
 /** End the log-in, for all tabs. If the service does not end it, this page stays signed in and says so. */
 export async function logOut() {
-  if (credential?.kind === "login") {
-    const end = async (renew = false) => fetch(new URL("logout", AUTH), {
-      method: "POST", headers: { Authorization: `Bearer ${await bearer(renew)}` },
-    })
+  if (credential?.kind !== "key") {
     try {
-      let response = await end()
-      if (response.status === 401) response = await end(true)
-      if (!response.ok && response.status !== 401) {
+      const response = await endLogIn()
+      if (response !== null && !response.ok) {
         stillSignedIn.set(reason(await response.json().catch(() => ({})), response))
         return
       }
     } catch (error) {
-      if (!(error instanceof SignedOut)) {
-        stillSignedIn.set("The service cannot be reached.")
-        return
-      }
+      stillSignedIn.set(error instanceof Suspended ? error.message : "The service cannot be reached.")
+      return
     }
     channel?.postMessage({ type: "signed-out" })
   }
   leave("")
+}
+
+/** Ask the service to end the log-in; null if there is none. Throws as `refresh` does. */
+async function endLogIn() {
+  const end = (/** @type {string} */ token) => fetch(new URL("logout", AUTH), {
+    method: "POST", headers: token ? { Authorization: `Bearer ${token}` } : {},
+  })
+  const token = await bearer().catch(() => "")
+  const response = token ? await end(token) : null
+  if (response !== null && response.status !== 401) return response
+  // The token is refused, or none can be had, as in a suspended organization. The cookie may be in force.
+  const byCookie = await end("")
+  if (byCookie.status !== 401) return byCookie
+  // It is not, or the service is of a release that asks for a token.
+  const renewed = await refresh()
+  return renewed === null ? null : end(renewed)
 }
 
 /** @param {string} why */
