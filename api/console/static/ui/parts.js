@@ -107,7 +107,7 @@ export const Head = ({ title, children, actions, back }) => html`<header class="
 </header>`
 
 /**
- * A dialog that is open for as long as it is rendered.
+ * A dialog that is open for as long as it is rendered; a required one is closed by its own buttons alone.
  * @param {{title: string, onClose: () => void, children: any, isRequired?: boolean}} props
  */
 export function Dialog({ title, onClose, children, isRequired = false }) {
@@ -117,7 +117,13 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
     event.preventDefault()
     if (!isRequired) onClose()
   }
-  return html`<dialog class="dialog" ref=${element} aria-labelledby="dialog-title" onCancel=${onCancel}>
+  // Chromium lets a page prevent no second `cancel` in a row: another Esc closes the dialog.
+  const onClosed = () => {
+    if (!isRequired) onClose()
+    else if (element.current?.isConnected) element.current.showModal()
+  }
+  return html`<dialog class="dialog" ref=${element} aria-labelledby="dialog-title" closedby=${isRequired ? "none" : undefined}
+    onCancel=${onCancel} onClose=${onClosed}>
     <header><h2 id="dialog-title">${title}</h2>
       ${!isRequired && html`<${Button} kind="quiet" icon="close" label="Close" onClick=${onClose} />`}</header>
     ${children}

@@ -1,0 +1,82 @@
+"""The console's dialogs in a real Chromium, and what the key Esc does to them."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import go, press, row, signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+#: Browsers of before 2025 do not know the attribute.
+FORGET_CLOSEDBY = "document.querySelector('dialog').removeAttribute('closedby')"
+IS_MODAL = "document.querySelector('dialog')?.matches(':modal') ?? false"
+
+
+def press_escape(page: Page, *, knows_closedby: bool) -> None:
+    """Send Esc more often than a page may prevent that it closes a dialog."""
+    for _ in range(4):
+        if not knows_closedby:
+            page.evaluate(FORGET_CLOSEDBY)
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(50)
+        page.wait_for_function(IS_MODAL)
+
+
+def create_key(page: Page, name: str) -> str:
+    """Fill and send the form; return the key that the page shows."""
+    press(page, "Create key")
+    form = page.get_by_role("dialog", name="Create an API key")
+    form.get_by_label("Name").fill(name)
+    press(form, "Create key")
+    return page.get_by_label("API key", exact=True).inner_text()
+
+
+@pytest.mark.parametrize("knows_closedby", [True, False])
+def test_esc_closes_no_dialog_with_a_secret(
+    context: BrowserContext, user: Caller, knows_closedby: bool
+) -> None:
+    """It is shown once, until *Done* is pressed; so is the next one."""
+    page = signed_in(context, user, "/keys")
+    keys = set()
+    for name in ("First", "Second"):
+        key = create_key(page, f"{name} {knows_closedby}")
+        press_escape(page, knows_closedby=knows_closedby)
+        expect(page.get_by_label("API key", exact=True)).to_have_text(key)
+        keys.add(key)
+        press(page, "Done")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(row(page, f"{name} {knows_closedby}")).to_be_visible()
+
+    assert 2 == len(keys)
+
+
+@pytest.mark.parametrize("knows_closedby", [True, False])
+def test_esc_closes_no_dialog_of_an_ended_session(
+    context: BrowserContext, user: Caller, knows_closedby: bool
+) -> None:
+    """What is behind it cannot be used before somebody has signed in."""
+    page = signed_in(context, user, "/keys")
+    context.clear_cookies()
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+    go(page, "/members")
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    expect(dialog).to_be_visible()
+    press_escape(page, knows_closedby=knows_closedby)
+
+    expect(dialog).to_be_visible()
+
+
+def test_esc_closes_any_other_dialog(context: BrowserContext, user: Caller) -> None:
+    """It can be opened again."""
+    page = signed_in(context, user, "/keys")
+    for _ in range(3):
+        press(page, "Create key")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
