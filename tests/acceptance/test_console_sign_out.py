@@ -12,6 +12,7 @@ from arkloop.shared.accounts import suspensions
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller
+from tests.clients import PASSWORD
 from tests.system import System
 
 pytestmark = [
@@ -164,3 +165,30 @@ def test_a_clock_that_is_set_back_keeps_no_expired_token(
     go(page, "/members")
 
     expect(page.get_by_role("row").filter(has_text="(you)")).to_have_count(1)
+
+
+@pytest.mark.parametrize("ending", ["sign out", "reload", "another tab"])
+def test_nobody_else_sees_what_was_not_sent(
+    context: BrowserContext, user: Caller, system: System, ending: str
+) -> None:
+    """In the same tab, after a sign-out, a session that has ended, or a log-in of another tab."""
+    page = signed_in(context, user, "/threads/new")
+    page.get_by_label("Message", exact=True).fill("A secret")
+    other = system.colleague(user)
+    if ending == "sign out":
+        press(page, "Sign out")
+        expect(sign_in_page(page)).to_be_visible()
+    else:
+        context.clear_cookies()
+    if ending == "another tab":
+        signed_in(context, other, "/keys")
+    else:
+        page.reload()
+        page.get_by_label("User name or email").fill(other.login)
+        page.get_by_label("Password").fill(PASSWORD)
+        press(page, "Sign in")
+
+    expect(page.get_by_role("navigation")).to_contain_text("member ·")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    if ending != "reload":
+        assert [] == page.evaluate("Object.keys(sessionStorage)")

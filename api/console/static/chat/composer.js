@@ -1,6 +1,6 @@
 // The box to write a message in. Its draft survives a reload.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
-import { may } from "../lib/session.js"
+import { draftOf, may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
 import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
 
@@ -16,14 +16,14 @@ const BUSY = /** @type {const} */ ([
  */
 export function Composer({ draftKey, isBusy, active, placeholder, onSend, onStop }) {
   const id = useId()
-  const key = `arkloop.draft.${draftKey}`
+  const [key] = useState(() => draftOf(draftKey))
   const box = useRef(/** @type {HTMLTextAreaElement | null} */ (null))
   const [text, setText] = useState(() => sessionStorage.getItem(key) ?? "")
   const [onBusy, setOnBusy] = useState("enqueue")
   useEffect(() => {
     if (text) sessionStorage.setItem(key, text)
     else sessionStorage.removeItem(key)
-  }, [key, text])
+  }, [text])
   useLayoutEffect(() => {
     const element = box.current
     if (element === null) return

@@ -12,6 +12,7 @@ import { store } from "./store.js"
 
 const AUTH = new URL("v1/auth/", document.baseURI)
 const KEY = "arkloop.api-key"
+const DRAFT = "arkloop.draft."
 const LOCK = "arkloop.refresh"
 /** A token is exchanged when it has less than this left. */
 const MARGIN_MS = 60_000
@@ -65,6 +66,7 @@ function accept(token) {
   const { sub, org } = claims(token)
   if (before !== null && (sub !== before.id || org !== before.org_id)) {
     // Another tab has signed in somebody else, or in another org: nothing from before may stay.
+    forgetDrafts()
     location.reload()
     return
   }
@@ -323,10 +325,18 @@ async function endLogIn() {
 function leave(why) {
   credential = null
   sessionStorage.removeItem(KEY)
+  forgetDrafts()
   notice.set(why)
   stillSignedIn.set("")
   me.set(null)
   state.set("out")
+}
+
+/** The name in the tab's sessionStorage of a message that is not sent yet: other people do not see it. @param {string} what */
+export const draftOf = (what) => `${DRAFT}${me.get()?.id}.${what}`
+
+function forgetDrafts() {
+  for (const name of Object.keys(sessionStorage)) if (name.startsWith(DRAFT)) sessionStorage.removeItem(name)
 }
 
 /** @param {string} permission */
