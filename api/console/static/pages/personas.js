@@ -13,6 +13,8 @@ import { Badge, Code, Empty, Head, Loading, Time, useRead } from "../ui/parts.js
 const NOT_SENT = ["id", "key", "version", "source", "created_by_user_id", "created_at", "problems"]
 /** Fields of the form; all others are in its JSON. */
 const OF_FORM = ["system_prompt", "route_id", "tools", "require_approval", "max_steps", "timeout_seconds", "max_cost_usd"]
+/** Fields that the service shows with their defaults, and refuses beside an agent: only its own loop uses them. */
+const OF_LOOP = ["max_equal_turns", "max_result_tokens", "compaction"]
 
 /** @param {{name?: string, params: URLSearchParams}} props */
 export function Page({ name, params }) {
@@ -153,5 +155,6 @@ const listOf = (text) => (namesOf(text).length > 0 ? namesOf(text) : null)
 /** The fields of a version that the form has no field for, as far as they say something. @param {any} persona */
 function others(persona) {
   const isEmpty = (/** @type {any} */ value) => value === null || value === false || (typeof value === "object" && Object.keys(value).length === 0)
-  return Object.fromEntries(Object.entries(persona ?? {}).filter(([name, value]) => !NOT_SENT.includes(name) && !OF_FORM.includes(name) && !isEmpty(value)))
+  return Object.fromEntries(Object.entries(persona ?? {}).filter(([name, value]) => !NOT_SENT.includes(name) && !OF_FORM.includes(name) && !isEmpty(value)
+    && !(persona.agent && OF_LOOP.includes(name))))
 }
