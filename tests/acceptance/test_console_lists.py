@@ -1,4 +1,4 @@
-"""The console's lists of runs in a real Chromium, renewed while they have older pages."""
+"""The console's lists in a real Chromium, renewed while they have older pages."""
 
 import re
 
@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext, Page, Request, Route, expect
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import press, signed_in
 from tests.caller import Caller
+from tests.system import System
 
 pytestmark = [
     pytest.mark.browser,
@@ -100,3 +101,31 @@ def test_a_list_of_runs_keeps_older_ones_until_the_filters_change(
 def reads(asked: list[str], thread: str) -> bool:
     """Return whether the list of this thread's runs was read."""
     return any(f"thread_id={thread}" in url for url in asked)
+
+
+def test_deleted_threads_leave_a_list_with_older_pages(
+    context: BrowserContext, system: System
+) -> None:
+    """One of the first page that another client deletes, and one below it that is deleted here."""
+    user = system.caller()
+    ids = [
+        user.made("/v1/threads", {"title": f"Thread {number} of them"})["id"]
+        for number in range(45)
+    ]
+    page = signed_in(context, user, "/threads")
+    rows = page.locator(".thread-list li")
+    expect(rows).to_have_count(40)
+    press(page, "Older threads")
+    expect(rows).to_have_count(45)
+    assert 204 == user.http.delete(f"/v1/threads/{ids[44]}").status_code
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(rows).to_have_count(44)
+
+    page.get_by_role("link", name="Thread 0 of them").click()
+    press(page, "Delete thread")
+    press(page.get_by_role("dialog"), "Delete")
+    expect(rows).to_have_count(43)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.get_by_role("heading", name="No thread selected")).to_be_visible()
+    expect(rows).to_have_count(43)
+    expect(rows.last).to_contain_text("Thread 1 of them")

@@ -9,8 +9,8 @@ import { Composer } from "./composer.js"
 import { Conversation, isActive, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
 
-/** @param {{id: string, onChange: () => void}} props */
-export function Chat({ id, onChange }) {
+/** @param {{id: string, onChange: () => void, onDelete: () => void}} props */
+export function Chat({ id, onChange, onDelete }) {
   const [view, setView] = useState(/** @type {import("./conversation.js").View | null} */ (null))
   const conversation = useRef(/** @type {Conversation | null} */ (null))
   const thread = useRead((signal) => get(`threads/${segment(id)}`, {}, signal), [id])
@@ -48,7 +48,7 @@ export function Chat({ id, onChange }) {
     onChange()
   })
   return html`<div class="chat">
-    <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} />
+    <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
       ${shown.length === 0 && !view.sending && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
       ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
@@ -65,8 +65,8 @@ export function Chat({ id, onChange }) {
   </div>`
 }
 
-/** @param {{id: string, thread: any, onChange: () => void}} props */
-function ChatHead({ id, thread, onChange }) {
+/** @param {{id: string, thread: any, onChange: () => void, onDelete: () => void}} props */
+function ChatHead({ id, thread, onChange, onDelete }) {
   const [open, setOpen] = useState(/** @type {"" | "rename" | "delete"} */ (""))
   const title = thread?.title ?? `Thread ${brief(id)}`
   const actions = may("data.threads.write") && html`
@@ -77,7 +77,7 @@ function ChatHead({ id, thread, onChange }) {
       ${thread?.is_private && html`<span class="tag">Private</span>`}
       ${thread?.end_user_id && html`<span class="tag" title="End user"><${Foreign} text=${thread.end_user_id} /></span>`}</${Head}>
     ${open === "rename" && html`<${Rename} id=${id} title=${thread?.title ?? ""} onDone=${() => { setOpen(""); onChange() }} onClose=${() => setOpen("")} />`}
-    ${open === "delete" && html`<${Delete} id=${id} title=${title} onDone=${() => { onChange(); go("/threads") }} onClose=${() => setOpen("")} />`}`
+    ${open === "delete" && html`<${Delete} id=${id} title=${title} onDone=${() => { onDelete(); go("/threads") }} onClose=${() => setOpen("")} />`}`
 }
 
 /** @param {{id: string, title: string, onDone: () => void, onClose: () => void}} props */

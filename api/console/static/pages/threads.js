@@ -25,7 +25,7 @@ export function Page({ id, params }) {
         <a class="button primary" href=${href("/threads/new")}>Write a message</a></${Empty}>` : html`<${Empty} icon="thread" title="No thread selected">
         <p>Select a thread to see its conversation, live.</p></${Empty}>`)}
       ${id === "new" && html`<${NewThread} onMade=${list.reload} />`}
-      ${id !== undefined && id !== "new" && html`<${Chat} key=${id} id=${id} onChange=${list.reload} />`}
+      ${id !== undefined && id !== "new" && html`<${Chat} key=${id} id=${id} onChange=${list.reload} onDelete=${() => list.onDelete(id)} />`}
     </section>
   </div>`
 }
@@ -38,11 +38,12 @@ function useThreads(endUser) {
   const reload = async () => {
     try {
       const found = await page("threads", { limit: 40, end_user_id: endUser })
-      // What was loaded below the first page stays.
+      // What was loaded below the first page stays. Newer threads that the page does not have are deleted.
       const ids = new Set(found.rows.map((row) => row.id))
+      const last = found.rows.at(-1)?.created_at ?? ""
       setRows((before) => {
-        const rest = (before ?? []).filter((row) => !ids.has(row.id))
-        const isLonger = (before?.length ?? 0) > 40
+        const rest = (before ?? []).filter((row) => !ids.has(row.id) && row.created_at <= last)
+        const isLonger = found.next !== null && (before?.length ?? 0) > 40
         if (!isLonger) setNext(found.next)
         return [...found.rows, ...(isLonger ? rest : [])]
       })
@@ -56,12 +57,13 @@ function useThreads(endUser) {
     setRows((before) => [...(before ?? []), ...found.rows])
     setNext(found.next)
   }
+  const onDelete = (/** @type {string} */ id) => setRows((before) => before?.filter((row) => row.id !== id) ?? null)
   useEffect(() => {
     setRows(null)
     void reload()
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
-  return { rows, next, error, reload, more }
+  return { rows, next, error, reload, more, onDelete }
 }
 
 /** @param {{list: ReturnType<typeof useThreads>, current: string | undefined}} props */
