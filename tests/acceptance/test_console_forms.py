@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.acceptance.test_console_settings import go, press, row, signed_in
 from tests.caller import Caller
 
 pytestmark = [
@@ -31,3 +31,29 @@ def test_a_second_version_of_a_persona_with_an_agent(page: Page, user: Caller) -
     assert ("crew", 5, "Work together.") == tuple(
         made[name] for name in ("agent", "max_steps", "system_prompt")
     )
+
+
+def test_forms_of_models_forget_what_belonged_to_the_value_before(page: Page, user: Caller) -> None:
+    """Another kind of provider clears the platform, and another name of a model its prices."""
+    go(page, "/providers")
+    press(page, "Add provider")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("Vendor")
+    form.get_by_label("Models").fill("gpt-4o-mini")
+    form.get_by_text("Cloud platforms").click()
+    form.get_by_label("Platform").select_option("azure")
+    form.get_by_label("Kind").select_option("anthropic")
+    form.get_by_label("Kind").select_option("openai")
+    expect(form.get_by_label("Platform")).to_have_value("")
+    press(form, "Add provider")
+    expect(form).to_have_count(0)
+    [made] = [one for one in user.get("/v1/llm-providers") if one["name"] == "Vendor"]
+    assert ("openai", None) == (made["kind"], made["platform"])
+
+    press(row(page, "gpt-4o-mini"), "Edit gpt-4o-mini")
+    price = form.get_by_label("Input", exact=True)
+    expect(price).to_have_attribute("placeholder", "0.15")
+    form.get_by_label("Model", exact=True).fill("fine-tuned")
+    expect(price).to_have_attribute("placeholder", "From the library")
+    press(form, "Cancel")
+    assert 204 == user.http.delete(f"/v1/llm-providers/{made['id']}").status_code

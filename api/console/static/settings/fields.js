@@ -110,10 +110,10 @@ export function AreaField({ form, name, label, hint, ...rest }) {
       onInput=${(/** @type {any} */ event) => form.set(name, event.target.value)}></textarea>`}</${Wrapped}>`
 }
 
-/** One of some values. @param {FieldProps & {options: [string, string][]}} props */
+/** One of some values; `onChange` in place of setting the field. @param {FieldProps & {options: [string, string][]}} props */
 export function SelectField({ form, name, label, hint, options, ...rest }) {
   return html`<${Wrapped} ...${{ form, name, label, hint }}>${(/** @type {any} */ common) => html`
-    <select value=${form.values[name]} ...${common} ...${rest} onChange=${(/** @type {any} */ event) => form.set(name, event.target.value)}>
+    <select value=${form.values[name]} ...${common} onChange=${(/** @type {any} */ event) => form.set(name, event.target.value)} ...${rest}>
       ${options.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}</${Wrapped}>`
 }
 

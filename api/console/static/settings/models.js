@@ -56,7 +56,7 @@ export function ModelForm({ provider, model, onDone, onClose }) {
       <${TextField} form=${form} name="model" label="Model" required autofocus maxlength="200" placeholder="gpt-4o-mini" hint="The vendor's name for it." />
       <${CheckField} form=${form} name="is_default" label="Default route of the organization" hint="Runs use it if neither they nor their persona name a route." />
       <fieldset class="field checks prices"><legend>USD per million tokens</legend>
-        ${PRICES.map(([name, label]) => number(`prices.${name}`, label, model?.prices?.[name] === undefined || model?.prices?.[name] === null ? "From the library" : String(model.prices[name])))}
+        ${PRICES.map(([name, label]) => number(`prices.${name}`, label, String((isRenamed(form.values) ? null : model?.prices?.[name]) ?? "From the library")))}
         <p class="hint">Leave them empty for the prices of the library. Without a price, a run with a budget cannot use the model.</p></fieldset>
       ${form.errors.prices && html`<p class="field-error" role="alert">${form.errors.prices}</p>`}
       <details><summary>Limits and other fields</summary>
