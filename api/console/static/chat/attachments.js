@@ -1,5 +1,5 @@
 // Files of a message: chosen, dropped or pasted, uploaded at once, and sent with the text.
-import { get, segment, send } from "../lib/api.js"
+import { bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html, useRef, useState } from "../lib/html.js"
 import { Icon } from "../ui/icons.js"
@@ -43,8 +43,7 @@ export function useAttachments() {
 async function upload(file) {
   const body = new FormData()
   body.append("file", file, file.name)
-  const response = await send("POST", "files", { body, headers: { "Idempotency-Key": crypto.randomUUID() } })
-  return response.json()
+  return bodyOf(await send("POST", "files", { body, headers: { "Idempotency-Key": crypto.randomUUID() } }))
 }
 
 /** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list */

@@ -1,5 +1,5 @@
 // A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
-import { ApiError, page, post, segment, send } from "../lib/api.js"
+import { ApiError, bodyOf, page, post, segment, send } from "../lib/api.js"
 import { follow } from "../lib/follow.js"
 import { messageOf } from "./attachments.js"
 import { fold } from "./fold.js"
@@ -21,6 +21,12 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop
 
 /** @param {Entry} entry */
 const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message:${entry.id}`)
+
+/** Return after how many seconds to load again; null if the service refuses for good. @param {unknown} error */
+function pauseAfter(error) {
+  if (!(error instanceof ApiError)) return 2
+  return error.status === 503 || error.status === 429 ? Math.max(2, error.retryAfter) : null
+}
 
 /** What is drawn of entries: an element that is the same as before is not looked at again. */
 class Drawn {
@@ -79,16 +85,18 @@ export class Conversation {
   async load() {
     const load = (this.loads += 1)
     let response
+    let entries
     try {
       response = await send("GET", `threads/${segment(this.threadId)}/timeline?limit=${PAGE}`)
+      entries = await bodyOf(response)
     } catch (error) {
       if (load === this.loads) {
         this.update({ error: /** @type {Error} */ (error) })
-        if (!(error instanceof ApiError)) setTimeout(() => load === this.loads && !this.isClosed && this.load(), 2_000)
+        const seconds = pauseAfter(error)
+        if (seconds !== null) setTimeout(() => load === this.loads && !this.isClosed && this.load(), 1_000 * seconds)
       }
       return
     }
-    const entries = await response.json()
     if (load !== this.loads || this.isClosed) return
     const isFirst = !this.view.isLoaded
     const known = new Set(entries.map(idOf))

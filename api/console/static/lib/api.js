@@ -24,6 +24,9 @@ export class NetworkError extends Error {
   }
 }
 
+/** Responses of a proxy that has lost the service, maybe after it carried the request out. */
+const LOST = [502, 504]
+
 /**
  * Send a request; on an access token that has ended, once more with a new one.
  * @param {string} method
@@ -52,10 +55,21 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
       throw new NetworkError()
     }
     if (response.ok) return response
+    if (LOST.includes(response.status)) throw new NetworkError()
     const found = await response.json().catch(() => ({}))
     // The token of a suspended organization is good again once it is resumed.
     if (response.status === 401 && attempt === 0 && found.code !== SUSPENDED) continue
     throw new ApiError(response.status, found, response.headers.get("Retry-After"))
+  }
+}
+
+/** Read the JSON of a successful response. @param {Response} response @param {AbortSignal} [signal] @returns {Promise<any>} */
+export async function bodyOf(response, signal) {
+  try {
+    return await response.json()
+  } catch (error) {
+    // The connection was cut within the body; it may look like an orderly end.
+    throw signal?.aborted ? error : new NetworkError()
   }
 }
 
@@ -72,8 +86,7 @@ async function token_(renew) {
 
 /** @param {string} path @param {Record<string, string | number | null | undefined>} [params] @param {AbortSignal} [signal] */
 export async function get(path, params = {}, signal) {
-  const response = await send("GET", path + query(params), { signal })
-  return response.json()
+  return bodyOf(await send("GET", path + query(params), { signal }), signal)
 }
 
 /**
@@ -85,11 +98,11 @@ export async function get(path, params = {}, signal) {
  */
 export async function page(path, params = {}, signal) {
   const response = await send("GET", path + query(params), { signal })
-  return { rows: await response.json(), next: response.headers.get("X-Next-Cursor") }
+  return { rows: await bodyOf(response, signal), next: response.headers.get("X-Next-Cursor") }
 }
 
 /**
- * Send a change. If the network loses it, it is sent again with the same key, so that it is made once.
+ * Send a change. If the network or a proxy loses it, it is sent again with the same key, so that it is made once.
  * @param {string} method
  * @param {string} path
  * @param {unknown} [body]
@@ -100,11 +113,11 @@ export async function change(method, path, body, { signal, onRetry } = {}) {
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
       const response = await send(method, path, { body, headers, signal })
-      return response.status === 204 ? null : await response.json()
+      return response.status === 204 ? null : await bodyOf(response, signal)
     } catch (error) {
       // The request before was carried out, and only its response was lost.
       if (isRepeated && method === "DELETE" && error instanceof ApiError && error.status === 404) return null
-      const isLost = error instanceof NetworkError || (error instanceof ApiError && error.status === 503)
+      const isLost = error instanceof NetworkError || (error instanceof ApiError && (error.status === 503 || error.code === "idempotency.in_progress"))
       if (!isLost || signal?.aborted) throw error
       onRetry?.()
       await networkOr(pause)
