@@ -1,12 +1,13 @@
 """The console in a real Chromium while requests and responses are lost on their way."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -15,6 +16,7 @@ pytestmark = [
 ]
 Loss = Callable[[Route], None]
 CREATES = "**/v1/threads/*/runs"
+BEGINS = "**/v1/runs"
 TIMELINE = "**/v1/threads/*/timeline*"
 
 
@@ -43,6 +45,10 @@ def in_progress(route: Route) -> None:
     route.fulfill(status=409, json={"code": code, "message": "In progress.", "details": {}})
 
 
+def unreachable(route: Route) -> None:
+    route.abort()
+
+
 def refused(status: int) -> Loss:
     body = {"code": "http.unavailable", "message": "Come back later.", "details": {}}
     return lambda route: route.fulfill(status=status, json=body)
@@ -62,9 +68,29 @@ def lose(context: BrowserContext, pattern: str, *losses: Loss | None) -> None:
     context.route(pattern, handle)
 
 
+def hold(context: BrowserContext, pattern: str) -> list[Route]:
+    """Let the requests to an address wait; returns them as they come."""
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    context.route(pattern, keep)
+    return held
+
+
+def box(page: Page) -> Locator:
+    return page.get_by_label("Message", exact=True)
+
+
 def say(page: Page, text: str) -> None:
-    page.get_by_label("Message", exact=True).fill(text)
+    box(page).fill(text)
     page.get_by_role("button", name="Send").click()
+
+
+def titled(user: Caller, title: str) -> list[str]:
+    """Return the ids of the threads with a title."""
+    return [thread["id"] for thread in user.get("/v1/threads") if thread["title"] == title]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +112,7 @@ def test_a_message_whose_response_is_lost_is_there_once(
 
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     expect(page.locator(".said")).to_have_count(1)
-    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    expect(box(page)).to_have_value("")
     assert 2 == len(user.messages(thread_id))
 
 
@@ -113,3 +139,122 @@ def test_a_thread_is_loaded_again(context: BrowserContext, user: Caller, status:
     page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
 
     expect(page.locator(".run .markdown")).to_have_text(["Here."])
+
+
+@pytest.mark.parametrize("first", [killed, unreachable])
+def test_a_message_that_is_being_sent_survives_a_reload(
+    context: BrowserContext, user: Caller, first: Loss
+) -> None:
+    """The page that is loaded sends it again; it is there once, whether it had arrived or not."""
+    thread_id = user.thread()
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, first, *[unreachable] * 100)
+    say(page, script({"say": "Heard."}))
+    expect(page.get_by_text("it is sent again")).to_be_visible()
+    box(page).fill("A draft")
+    page.reload()
+    expect(page.get_by_text("it is sent again")).to_be_visible()
+    context.unroute(CREATES)
+
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    expect(page.locator(".said")).to_have_count(1)
+    expect(box(page)).to_have_value("A draft")
+    page.reload()
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    assert 2 == len(user.messages(thread_id))
+
+
+@pytest.mark.parametrize("first", [killed, unreachable])
+def test_a_first_message_survives_a_reload(
+    context: BrowserContext, user: Caller, first: Loss
+) -> None:
+    """One thread begins with it, and the page that was reloaded shows it."""
+    page, title = signed_in(context, user, "/threads/new"), f"Begun {first.__name__}"
+    lose(context, BEGINS, first, *[unreachable] * 100)
+    page.get_by_label("Title").fill(title)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/v1/runs")):
+        say(page, script({"say": "Heard."}))
+    page.reload()
+    expect(page.get_by_role("button", name="Send")).to_have_attribute("aria-busy", "true")
+    context.unroute(BEGINS)
+
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    [thread_id] = titled(user, title)
+    assert 2 == len(user.messages(thread_id))
+
+
+def test_a_refusal_that_is_not_seen_leaves_a_draft(context: BrowserContext, user: Caller) -> None:
+    """The message is in the box of its thread when the page is there again."""
+    thread_id, other = user.thread(), user.thread(title="Another thread")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    held = hold(context, CREATES)
+    with page.expect_request(CREATES):
+        say(page, "Do you hear me?")
+    go(page, f"/threads/{other}")
+    expect(page.get_by_role("heading", name="Another thread")).to_be_visible()
+    expect(box(page)).to_have_value("")
+    with page.expect_response(CREATES):
+        refused(422)(held[0])
+    go(page, f"/threads/{thread_id}")
+
+    expect(box(page)).to_have_value("Do you hear me?")
+
+
+def test_a_thread_that_is_opened_again_takes_part_in_the_request(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The message is shown as on its way, and sent by one request."""
+    thread_id, other = user.thread(), user.thread(title="Another thread")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    held = hold(context, CREATES)
+    with page.expect_request(CREATES):
+        say(page, script({"say": "Heard."}))
+    go(page, f"/threads/{other}")
+    expect(page.get_by_role("heading", name="Another thread")).to_be_visible()
+    go(page, f"/threads/{thread_id}")
+    expect(page.get_by_text("Sending …")).to_be_visible()
+    [request] = held
+    request.continue_()
+
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    expect(page.get_by_text("Sending …")).to_have_count(0)
+    expect(box(page)).to_have_value("")
+
+
+def test_a_message_that_may_have_arrived_keeps_its_key(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Sent again by the person it is there once; words that were deleted are a new message."""
+    thread_id, said = user.thread(), script({"say": "Heard."})
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, killed, refused(429), None, killed, refused(429))
+    say(page, said)
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(box(page)).to_have_value(said)
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    expect(box(page)).to_have_value("")
+    assert 2 == len(user.messages(thread_id))
+
+    say(page, said)
+    expect(box(page)).to_have_value(said)
+    box(page).fill("")
+    page.wait_for_function(
+        f"!Object.keys(sessionStorage).some((name) => name.includes('{thread_id}'))"
+    )
+    say(page, said)
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."] * 3)
+
+
+def test_a_message_of_yesterday_is_a_draft(context: BrowserContext, user: Caller) -> None:
+    """The service no longer knows its key: the person decides whether it is sent."""
+    thread_id = user.thread()
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, *[unreachable] * 100)
+    say(page, "Do you hear me?")
+    expect(page.get_by_text("it is sent again")).to_be_visible()
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(hours=13))
+    page.reload()
+
+    expect(box(page)).to_have_value("Do you hear me?")
+    expect(page.locator(".said")).to_have_count(0)

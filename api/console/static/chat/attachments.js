@@ -34,7 +34,11 @@ export function useAttachments() {
     list, add,
     remove: (key) => setList((before) => before.filter((one) => one.key !== key)),
     clear: () => setList([]),
-    restore: (earlier) => setList((before) => (before.length ? before : earlier)),
+    restore: (earlier) => {
+      // Those of a message that a reload has interrupted have the numbers of another page.
+      const again = earlier.map((one) => ({ ...one, key: (keys.current += 1) }))
+      setList((before) => [...again, ...before])
+    },
     isLoading: list.some((one) => one.isLoading),
   }
 }

@@ -5,6 +5,7 @@ import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../
 import { go, href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Button, Dialog, Empty, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
 import { Conversation, isActive, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
@@ -43,8 +44,10 @@ export function Chat({ id, onChange, onDelete }) {
   const shown = view.entries.filter((entry) => entry.type === "message" || entry.superseded_by === null || isActive(entry))
   const last = shown.at(-1)
   const canWrite = may("data.runs.write")
-  const say = (/** @type {any} */ content, /** @type {string} */ onBusy) => action.run(async () => {
-    await talk.say(content, active ? { on_busy: onBusy } : {})
+  const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
+    ({ message: messageOf(content), ...(active ? { on_busy: onBusy } : {}) })
+  const say = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => action.run(async () => {
+    await talk.say(outgoing)
     onChange()
   })
   return html`<div class="chat">
@@ -59,7 +62,7 @@ export function Chat({ id, onChange, onDelete }) {
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
     <${Problem} error=${view.error ?? action.error} />
-    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${action.isBusy} active=${active} onSend=${say}
+    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${action.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
       onStop=${active && (() => action.run(() => talk.cancel(active.run_id)))}
       placeholder=${active ? "Write while it works" : "Write a message"} />`}
   </div>`

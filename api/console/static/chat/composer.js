@@ -1,8 +1,9 @@
-// The box to write a message in. Its draft survives a reload.
+// The box to write a message in. Its draft and what it sends survive a reload.
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
-import { draftOf, may } from "../lib/session.js"
+import { may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
 import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
+import { draftOf, joined, left, pack, saveDraft, textOf } from "./outbox.js"
 
 const BUSY = /** @type {const} */ ([
   ["enqueue", "Send after this answer"],
@@ -12,18 +13,15 @@ const BUSY = /** @type {const} */ ([
 
 /**
  * @param {{draftKey: string, isBusy: boolean, active?: any, placeholder: string,
- *   onSend: (content: any, onBusy: string) => Promise<boolean>, onStop?: () => void}} props
+ *   requestOf: (content: any, onBusy: string) => any, onSend: (outgoing: import("./outbox.js").Outgoing) => Promise<boolean>,
+ *   onStop?: () => void}} props `requestOf` returns the body of the request for a message
  */
-export function Composer({ draftKey, isBusy, active, placeholder, onSend, onStop }) {
+export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onSend, onStop }) {
   const id = useId()
-  const [key] = useState(() => draftOf(draftKey))
   const box = useRef(/** @type {HTMLTextAreaElement | null} */ (null))
-  const [text, setText] = useState(() => sessionStorage.getItem(key) ?? "")
+  const [text, setText] = useState(() => draftOf(draftKey))
   const [onBusy, setOnBusy] = useState("enqueue")
-  useEffect(() => {
-    if (text) sessionStorage.setItem(key, text)
-    else sessionStorage.removeItem(key)
-  }, [text])
+  useEffect(() => saveDraft(draftKey, text), [draftKey, text])
   useLayoutEffect(() => {
     const element = box.current
     if (element === null) return
@@ -33,19 +31,24 @@ export function Composer({ draftKey, isBusy, active, placeholder, onSend, onStop
   const files = useAttachments()
   const canAttach = may("data.files.write")
   const isReady = (text.trim() !== "" || files.list.some((one) => one.file !== null)) && !files.isLoading
+  const deliver = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
+    if (await onSend(outgoing)) return
+    setText((now) => joined(textOf(outgoing), now))
+    files.restore(outgoing.files)
+  }
   const send = async () => {
-    const content = text.trim()
-    const attached = files.list
     if (!isReady || isBusy) return
+    const outgoing = pack(draftKey, requestOf(contentOf(text.trim(), files.list), onBusy), files.list)
     // The text stands in the conversation while it is sent; if it is refused, it is back here.
     setText("")
     files.clear()
-    if (!(await onSend(contentOf(content, attached), onBusy))) {
-      setText((now) => now || content)
-      files.restore(attached)
-    }
+    await deliver(outgoing)
     box.current?.focus()
   }
+  useEffect(() => {
+    const outgoing = left(draftKey)
+    if (outgoing !== null) void deliver(outgoing)
+  }, [])
   const take = (/** @type {DragEvent | ClipboardEvent} */ event, /** @type {DataTransfer | null} */ data) => {
     if (!canAttach || !data?.files.length) return
     event.preventDefault()

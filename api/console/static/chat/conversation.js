@@ -1,8 +1,8 @@
 // A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
 import { ApiError, bodyOf, page, post, segment, send } from "../lib/api.js"
 import { follow } from "../lib/follow.js"
-import { messageOf } from "./attachments.js"
 import { fold } from "./fold.js"
+import { deliver, textOf } from "./outbox.js"
 
 const PAGE = 30
 const FRAME_MS = 16
@@ -191,16 +191,13 @@ export class Conversation {
 
   /**
    * Send a message, which a run answers. Returns once the service has it; throws if it refuses.
-   * @param {any} content
-   * @param {{on_busy?: string, persona_id?: string, route_id?: string}} choice
+   * @param {import("./outbox.js").Outgoing} outgoing
    */
-  async say(content, choice) {
-    const text = typeof content === "string" ? content : content.map((/** @type {any} */ part) => part.text ?? "").join("")
-    this.update({ sending: { key: Date.now(), text, isRepeated: false } })
+  async say(outgoing) {
+    this.update({ sending: { key: Date.now(), text: textOf(outgoing), isRepeated: false } })
+    const onRetry = () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } })
     try {
-      const made = await post(`threads/${segment(this.threadId)}/runs`, { message: messageOf(content), ...choice }, {
-        onRetry: () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } }),
-      })
+      const made = await deliver(this.threadId, `threads/${segment(this.threadId)}/runs`, outgoing, onRetry)
       channel?.postMessage({ thread_id: this.threadId })
       // Runs that wait for the thread are in its timeline, and in its stream only when they start.
       await this.load()

@@ -1,11 +1,12 @@
 // A new conversation: who is to answer, and the first message.
-import { get, post } from "../lib/api.js"
+import { get } from "../lib/api.js"
 import { parts } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
+import { deliver } from "./outbox.js"
 
 /** @param {{onMade: () => void}} props */
 export function NewThread({ onMade }) {
@@ -18,9 +19,11 @@ export function NewThread({ onMade }) {
   const [routeId, setRoute] = useState("")
   const [title, setTitle] = useState("")
   const action = useAction()
-  const send = (/** @type {any} */ message) => action.run(async () => {
-    const thread = { title: title.trim() || titleOf(message) }
-    const made = await post("runs", { thread, message: messageOf(message), persona_id: persona || null, route_id: routeId || null })
+  const requestOf = (/** @type {any} */ message) => ({
+    thread: { title: title.trim() || titleOf(message) }, message: messageOf(message), persona_id: persona || null, route_id: routeId || null,
+  })
+  const send = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => action.run(async () => {
+    const made = await deliver("new", "runs", outgoing)
     onMade()
     go(`/threads/${made.thread_id}`)
   })
@@ -41,7 +44,7 @@ export function NewThread({ onMade }) {
           ${route.model}${route.id === route.model ? "" : ` (${route.id})`}</option>`)}</select>`}</${Field}>
     </div>
     <${Problem} error=${action.error} />
-    <${Composer} draftKey="new" isBusy=${action.isBusy} onSend=${send} placeholder="Write the first message" />
+    <${Composer} draftKey="new" isBusy=${action.isBusy} requestOf=${requestOf} onSend=${send} placeholder="Write the first message" />
   </div>`
 }
 

@@ -106,10 +106,10 @@ export async function page(path, params = {}, signal) {
  * @param {string} method
  * @param {string} path
  * @param {unknown} [body]
- * @param {{signal?: AbortSignal, onRetry?: () => void}} [options]
+ * @param {{signal?: AbortSignal, onRetry?: () => void, key?: string}} [options] `key` is that of a request before this one
  */
-export async function change(method, path, body, { signal, onRetry } = {}) {
-  const headers = method === "POST" ? { "Idempotency-Key": crypto.randomUUID() } : {}
+export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID() } = {}) {
+  const headers = method === "POST" ? { "Idempotency-Key": key } : {}
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
       const response = await send(method, path, { body, headers, signal })
@@ -126,7 +126,7 @@ export async function change(method, path, body, { signal, onRetry } = {}) {
   }
 }
 
-/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void}} [options] */
+/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void, key?: string}} [options] */
 export const post = (path, body, options) => change("POST", path, body, options)
 /** @param {string} path @param {unknown} body */
 export const patch = (path, body) => change("PATCH", path, body)

@@ -333,7 +333,7 @@ function leave(why) {
 }
 
 /** The name in the tab's sessionStorage of a message that is not sent yet: other people do not see it. @param {string} what */
-export const draftOf = (what) => `${DRAFT}${me.get()?.id}.${what}`
+export const draftName = (what) => `${DRAFT}${me.get()?.id}.${what}`
 
 function forgetDrafts() {
   for (const name of Object.keys(sessionStorage)) if (name.startsWith(DRAFT)) sessionStorage.removeItem(name)

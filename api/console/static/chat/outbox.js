@@ -1,0 +1,133 @@
+// What was written and has not arrived. The tab keeps drafts, and each message until the service has it or
+// refuses it: a reload sends it again with its key, so that none is lost and none is there twice.
+import { ApiError, post } from "../lib/api.js"
+import { parts } from "../lib/format.js"
+import { draftName } from "../lib/session.js"
+
+/** For 24 hours the service returns its first response to a key; later the message would be a second one. */
+const MOST_AGE_MS = 12 * 3_600_000
+/** Such a response does not say whether a request before it, whose response was lost, was carried out. */
+const UNSURE = [401, 403, 429]
+
+/**
+ * @typedef {{key: string, body: any, files: import("./attachments.js").Attachment[], at: number,
+ *   isRepeated: boolean, isReturned: boolean}} Outgoing
+ */
+
+/** Requests in progress by key: a page that is opened again takes part in them. @type {Map<string, {made: Promise<any>, onRetry?: () => void}>} */
+const requests = new Map()
+
+const outgoingName = (/** @type {string} */ name) => `${draftName(name)}.sending`
+
+/** @param {string} name @returns {Outgoing | null} */
+const read = (name) => JSON.parse(sessionStorage.getItem(outgoingName(name)) ?? "null")
+
+/** @param {string} name @param {Outgoing} outgoing */
+function write(name, outgoing) {
+  try {
+    sessionStorage.setItem(outgoingName(name), JSON.stringify(outgoing))
+  } catch {
+    // The storage is full: a long message is sent all the same, from memory.
+  }
+}
+
+/** @param {Outgoing} outgoing */
+const isOld = (outgoing) => Date.now() - outgoing.at > MOST_AGE_MS
+
+/** Return the text of a message. @param {Outgoing} outgoing @returns {string} */
+export const textOf = ({ body: { message } }) => parts(message.content ?? message).map((part) => part.text ?? "").join("")
+
+/** Join a text that comes back with what was written meanwhile. @param {string} text @param {string} now */
+export const joined = (text, now) => [text, now].filter(Boolean).join("\n\n")
+
+/** Return the text that was being written. @param {string} name */
+export function draftOf(name) {
+  const found = read(name)
+  // Nobody expects a message of yesterday to be sent when a browser restores its tabs.
+  if (found !== null && !found.isReturned && isOld(found) && !requests.has(found.key)) giveBack(name, found)
+  return sessionStorage.getItem(draftName(name)) ?? ""
+}
+
+/** @param {string} name @param {string} text */
+export function saveDraft(name, text) {
+  if (text) {
+    sessionStorage.setItem(draftName(name), text)
+    return
+  }
+  sessionStorage.removeItem(draftName(name))
+  // Where the text was deleted, the same words are another message later.
+  if (read(name)?.isReturned) sessionStorage.removeItem(outgoingName(name))
+}
+
+/**
+ * Make a message of the draft. If it may have arrived, and is unchanged, it keeps its key.
+ * @param {string} name
+ * @param {any} body
+ * @param {import("./attachments.js").Attachment[]} files
+ * @returns {Outgoing}
+ */
+export function pack(name, body, files) {
+  const before = read(name)
+  const isSame = before !== null && before.isReturned && !isOld(before) && gist(before.body) === gist(body)
+  const made = isSame ? { ...before, isReturned: false }
+    : { key: crypto.randomUUID(), body, files, at: Date.now(), isRepeated: false, isReturned: false }
+  write(name, made)
+  saveDraft(name, "")
+  return made
+}
+
+/** Return what makes a message another one: not what the thread was doing, perhaps because it has arrived. @param {any} body */
+const gist = ({ on_busy: _, ...rest }) => JSON.stringify(rest)
+
+/** Return the message that was being sent when the page was left. @param {string} name */
+export function left(name) {
+  const found = read(name)
+  return found === null || found.isReturned ? null : { ...found, isRepeated: true }
+}
+
+/**
+ * Send a message. Returns the response; throws if the service refuses the message.
+ * @param {string} name
+ * @param {string} path
+ * @param {Outgoing} outgoing
+ * @param {() => void} [onRetry]
+ * @returns {Promise<any>}
+ */
+export function deliver(name, path, outgoing, onRetry) {
+  const request = requests.get(outgoing.key) ?? { made: request_(name, path, outgoing) }
+  request.onRetry = onRetry
+  requests.set(outgoing.key, request)
+  return request.made
+}
+
+/** @param {string} name @param {string} path @param {Outgoing} outgoing */
+async function request_(name, path, outgoing) {
+  let isRepeated = outgoing.isRepeated
+  const onRetry = () => {
+    isRepeated = true
+    requests.get(outgoing.key)?.onRetry?.()
+  }
+  try {
+    const made = await post(path, outgoing.body, { key: outgoing.key, onRetry })
+    if (isKept(name, outgoing)) sessionStorage.removeItem(outgoingName(name))
+    return made
+  } catch (error) {
+    const isKnown = error instanceof ApiError && error.status < 500 && !(isRepeated && UNSURE.includes(error.status))
+    if (isKept(name, outgoing)) {
+      giveBack(name, outgoing)
+      if (!isKnown) write(name, { ...outgoing, isReturned: true })
+    }
+    throw error
+  } finally {
+    requests.delete(outgoing.key)
+  }
+}
+
+/** Return whether it is the last message, of somebody who is still signed in. @param {string} name @param {Outgoing} outgoing */
+const isKept = (name, outgoing) => read(name)?.key === outgoing.key
+
+/** Make a message a draft again. @param {string} name @param {Outgoing} outgoing */
+function giveBack(name, outgoing) {
+  sessionStorage.removeItem(outgoingName(name))
+  saveDraft(name, joined(textOf(outgoing), sessionStorage.getItem(draftName(name)) ?? ""))
+}
