@@ -1,5 +1,6 @@
 // A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
 import { ApiError, bodyOf, page, post, segment, send } from "../lib/api.js"
+import { parse } from "../lib/exact.js"
 import { follow } from "../lib/follow.js"
 import { fold } from "./fold.js"
 import { deliver, textOf } from "./outbox.js"
@@ -133,7 +134,7 @@ export class Conversation {
 
   /** @param {{id: string, data: string}} frame */
   receive({ id, data }) {
-    const event = JSON.parse(data)
+    const event = parse(data)
     if (event.type === "thread.run") {
       this.begin(event.data, event.created_at)
       return

@@ -1,5 +1,6 @@
 // What a run asks a person: to approve a call, to answer a question, to fill in a form.
 import { ApiError, post, segment } from "../lib/api.js"
+import { isRounded, parse, parseWritten } from "../lib/exact.js"
 import { plain, when } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
@@ -42,6 +43,7 @@ function Approval({ pending, answer, isBusy }) {
   const [text, setText] = useState("")
   const [wrong, setWrong] = useState("")
   const name = pending.tool_name ?? "a tool"
+  const isUnclear = isRounded(pending.arguments)
   const edit = () => {
     setText(JSON.stringify(pending.arguments ?? {}, null, 2))
     setWrong("")
@@ -54,9 +56,9 @@ function Approval({ pending, answer, isBusy }) {
   const submitEdit = () => {
     let given
     try {
-      given = JSON.parse(text)
+      given = parseWritten(text)
     } catch (error) {
-      setWrong(`This is not valid JSON: ${/** @type {Error} */ (error).message}`)
+      setWrong(`This ${/** @type {Error} */ (error).message}`)
       return
     }
     if (given === null || typeof given !== "object" || Array.isArray(given)) setWrong("Arguments are a JSON object.")
@@ -79,9 +81,11 @@ function Approval({ pending, answer, isBusy }) {
     : html`
       ${pending.arguments === undefined ? html`<p class="faint">The arguments are too long for this list: open the run to see them.</p>`
         : html`<${Data} label="Arguments" value=${pending.arguments} />`}
+      ${isUnclear && html`<p class="note" role="alert">This browser rounds integers of more than 15 digits: what you see may not be what the tool gets.
+        A newer browser shows and edits them.</p>`}
       <div class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
           onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
-        <${Button} disabled=${isBusy || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
+        <${Button} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
         <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
 }
 
@@ -108,9 +112,9 @@ function Form_({ pending, answer, isBusy }) {
   const [wrong, setWrong] = useState("")
   const accept = () => {
     try {
-      void answer({ action: "accept", content: JSON.parse(text) })
+      void answer({ action: "accept", content: parseWritten(text) })
     } catch (error) {
-      setWrong(`This is not valid JSON: ${/** @type {Error} */ (error).message}`)
+      setWrong(`This ${/** @type {Error} */ (error).message}`)
     }
   }
   return html`<h2 class="question"><${Foreign} text=${pending.prompt} /></h2>
@@ -174,7 +178,7 @@ function spoken(question) {
   if (kind === "question") return { verb: "", text: answer }
   let given
   try {
-    given = JSON.parse(answer)
+    given = parse(answer)
   } catch {
     return { verb: "", text: answer }
   }

@@ -1,4 +1,5 @@
 // Requests to `/v1`, with the token of the session.
+import { parse } from "./exact.js"
 import { SUSPENDED, SignedOut, Suspended, bearer, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
@@ -66,7 +67,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
 /** Read the JSON of a successful response. @param {Response} response @param {AbortSignal} [signal] @returns {Promise<any>} */
 export async function bodyOf(response, signal) {
   try {
-    return await response.json()
+    return parse(await response.text())
   } catch (error) {
     // The connection was cut within the body; it may look like an orderly end.
     throw signal?.aborted ? error : new NetworkError()

@@ -1,6 +1,7 @@
 // One run: where it is, what it did when, and each of its events.
 import { PendingInput } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
+import { parse } from "../lib/exact.js"
 import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
 import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
 import { follow } from "../lib/follow.js"
@@ -101,7 +102,7 @@ function useEvents(id) {
     const stop = follow(null, {
       path: (after) => `runs/${segment(id)}/events${after ? `?after_seq=${after}` : ""}`,
       onFrame: ({ data }) => {
-        const event = JSON.parse(data)
+        const event = parse(data)
         if (["run.completed", "run.failed", "run.cancelled"].includes(event.type)) isEnded = true
         pending.current.push(event)
         frame ||= requestAnimationFrame(flush)

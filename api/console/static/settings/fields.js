@@ -1,5 +1,6 @@
 // Fields of the forms of settings, and what the service says about each of them.
 import { ApiError } from "../lib/api.js"
+import { parseWritten } from "../lib/exact.js"
 import { classes, html, useId, useState } from "../lib/html.js"
 import { Button, Field, Problem } from "../ui/parts.js"
 
@@ -171,9 +172,9 @@ export function jsonOf(values, name, empty = null) {
   const text = values[name].trim()
   if (text === "") return empty
   try {
-    return JSON.parse(text)
+    return parseWritten(text)
   } catch (error) {
-    throw new FieldError(name, `is not valid JSON: ${error instanceof Error ? error.message : error}`)
+    throw new FieldError(name, /** @type {Error} */ (error).message)
   }
 }
 

@@ -1,4 +1,5 @@
 // Data as a tree that opens level by level.
+import { parse } from "../lib/exact.js"
 import { plain } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
 import { Code, Copy } from "./parts.js"
@@ -10,7 +11,7 @@ const MOST_CHARACTERS = 20_000
 export function parsed(text) {
   if (!/^\s*[[{]/.test(text)) return text
   try {
-    return JSON.parse(text)
+    return parse(text)
   } catch {
     return text
   }
@@ -50,7 +51,7 @@ function Member({ name, value, depth, isIndex }) {
   const [isOpen, setOpen] = useState(depth < 2)
   const isNested = value !== null && typeof value === "object" && Object.keys(value).length > 0
   const label = html`<span class=${isIndex ? "index" : "name"}>${plain(name)}</span>`
-  if (!isNested) return html`<li>${label} <span class=${`value ${typeof value}`}>${plain(JSON.stringify(value) ?? "")}</span></li>`
+  if (!isNested) return html`<li>${label} <span class=${`value ${value instanceof Number ? "number" : typeof value}`}>${plain(JSON.stringify(value) ?? "")}</span></li>`
   const size = Object.keys(value).length
   return html`<li><button type="button" class="fold" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
     ${label} <span class="faint">${Array.isArray(value) ? `[${size}]` : `{${size}}`}</span></button>
