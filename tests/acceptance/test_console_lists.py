@@ -1,11 +1,13 @@
-"""The console's lists in a real Chromium, renewed while they have older pages."""
+"""The console's lists in a real Chromium, where they are longer than what a page shows."""
 
+import json
 import re
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import press, signed_in
 from tests.caller import Caller
 from tests.system import System
@@ -14,6 +16,8 @@ pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
+PIECE = {"type": "message.delta", "data": {"content": "x"}}
+END = {"type": "run.cancelled", "data": {}}
 
 
 def shorten(page: Page, rows: int) -> None:
@@ -129,3 +133,24 @@ def test_deleted_threads_leave_a_list_with_older_pages(
     expect(page.get_by_role("heading", name="No thread selected")).to_be_visible()
     expect(rows).to_have_count(43)
     expect(rows.last).to_contain_text("Thread 1 of them")
+
+
+def test_a_run_with_more_events_than_its_page_shows_ends(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The page of a run with over 20,000 events learns of its end."""
+    run_id = user.run({"hang": 600})
+    held = hold(context, f"**/v1/runs/{run_id}/events*")
+    page = signed_in(context, user, f"/runs/{run_id}")
+    badge = page.locator(".head .badge")
+    expect(badge).to_have_text("executing")
+    user.cancel(run_id)
+    ended_at = user.ended(run_id)["cancelled_at"]
+    frames = [
+        f"id: {seq}\ndata: {json.dumps(event | {'seq': seq, 'created_at': ended_at})}\n\n"
+        for seq, event in enumerate([PIECE] * 20_000 + [END], 1)
+    ]
+    held[0].fulfill(content_type="text/event-stream", body="".join(frames))
+
+    expect(badge).to_have_text("cancelled")
+    expect(page.get_by_role("heading", name="Events 20,000")).to_be_visible()

@@ -17,6 +17,7 @@ import { Markdown } from "../ui/markdown.js"
 import { Badge, Button, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
 
 const MOST_EVENTS = 20_000
+const CHANGES = /^run\.(started|resumed|waiting|input|completed|failed|cancel)/
 
 /** @param {{id: string}} props */
 export function Page({ id }) {
@@ -26,11 +27,9 @@ export function Page({ id }) {
 /** @param {{id: string}} props */
 function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
-  const { events, connection, problem } = useEvents(id)
+  const { events, mark, connection, problem } = useEvents(id)
   const action = useAction()
-  const last = events.at(-1)
   // What the events do not say (usage, queue) is read again where the run changes its state.
-  const mark = last && /^run\.(started|resumed|waiting|input|completed|failed|cancel)/.test(last.type) ? last.seq : 0
   useEffect(() => {
     if (mark > 0) run.reload()
   }, [mark])
@@ -84,9 +83,10 @@ function Recorded({ run, events, children }) {
     <section class="panel"><h2>Events <span class="faint">${count(shown.length)}</span></h2><${Events} events=${shown} began=${run.created_at} /></section>`
 }
 
-/** Follow the run's own stream from its first event. @param {string} id */
+/** Follow the run's own stream from its first event; `mark` is the last one that has changed its state. @param {string} id */
 function useEvents(id) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]))
+  const [mark, setMark] = useState(0)
   const [connection, setConnection] = useState("connecting")
   const [problem, setProblem] = useState(/** @type {Error | null} */ (null))
   const pending = useRef(/** @type {any[]} */ ([]))
@@ -97,6 +97,9 @@ function useEvents(id) {
       frame = 0
       const news = pending.current
       pending.current = []
+      // Among all events: those that are too many to be shown have the end of the run.
+      const change = news.findLast((event) => CHANGES.test(event.type))
+      if (change) setMark(change.seq)
       setEvents((before) => [...before, ...news].slice(0, MOST_EVENTS))
     }
     const stop = follow(null, {
@@ -119,7 +122,7 @@ function useEvents(id) {
       cancelAnimationFrame(frame)
     }
   }, [id])
-  return { events, connection, problem }
+  return { events, mark, connection, problem }
 }
 
 /** Why the run is where it is, as the service explains it. @param {{run: any, mark: number}} props */
