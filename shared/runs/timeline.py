@@ -120,7 +120,12 @@ def read(
     thread = threads.get(sql, actor, thread_id)
     if before is None:
         page = _read(sql, thread_id, limit, Place(_END))
-        return page._replace(newest=_newest(sql, thread, page.entries))
+        newest = _newest(sql, thread, page.entries)
+        if newest is not None and not _runs_of(page.entries):
+            # It may have begun after the entries were read, and its stream would not begin with it.
+            page = _read(sql, thread_id, limit, Place(_END))
+            newest = next(iter(_runs_of(page.entries)), newest)
+        return page._replace(newest=newest)
     return _read(sql, thread_id, limit, before)
 
 
@@ -153,11 +158,7 @@ def _read(sql: Connection, thread_id: UUID, limit: int, before: Place) -> Timeli
 def _newest(sql: Connection, thread: Row[Any], entries: Sequence[Entry]) -> Newest | None:
     """Return the run that is active, or else the last one, as it is shown."""
     active: UUID | None = thread.active_run_id
-    shown = [
-        Newest(entry.row.id, entry.row.last_seq)
-        for entry in entries
-        if entry.turns is not None and entry.row.position < FIRST_WAITING
-    ]
+    shown = _runs_of(entries)
     if active is None and shown:
         return shown[0]
     for run in shown:
@@ -171,6 +172,15 @@ def _newest(sql: Connection, thread: Row[Any], entries: Sequence[Entry]) -> Newe
         .limit(1)
     ).one_or_none()
     return None if found is None else Newest(*found)
+
+
+def _runs_of(entries: Sequence[Entry]) -> list[Newest]:
+    """Return the runs among entries that do not wait for their thread."""
+    return [
+        Newest(entry.row.id, entry.row.last_seq)
+        for entry in entries
+        if entry.turns is not None and entry.row.position < FIRST_WAITING
+    ]
 
 
 @lru_cache(maxsize=200)
