@@ -14,7 +14,7 @@ from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
 from arkloop.worker.contract.input_requests import HELD_SECONDS
-from arkloop.worker.mcp import TRACEPARENT
+from arkloop.worker.mcp import TRACEPARENT, failed_requests
 from arkloop.worker.mcp.bounded_messages import (
     EVENT_ENCODING,
     MAX_BYTES,
@@ -29,7 +29,6 @@ CONNECT_SECONDS = 5.0
 IDLE_SECONDS = HELD_SECONDS + 300.0
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
-MAX_CONNECTIONS = 32
 #: httpx counts the requests of an authorization as redirects. So real ones are followed, too, where
 #: they stay within their origin: the SDK follows no others.
 MAX_AUTH_REQUESTS = 32
@@ -52,9 +51,19 @@ class CheckedClient(httpx2.AsyncClient):
             auth=auth,
             trust_env=False,
             default_encoding=EVENT_ENCODING,
-            timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             max_redirects=0 if auth is None else MAX_AUTH_REQUESTS,
         )
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request; a POST that gets no response gets one that says so."""
+        try:
+            return await super().send(request, **options)
+        except failed_requests.FAILURES as error:
+            # The SDK expects exceptions of a GET and a DELETE, but of no message in a session.
+            if request.method != "POST" or failed_requests.is_of_handshake(request):
+                raise
+            return failed_requests.response_to(request, error)
 
     @property
     def refused_with(self) -> int | None:
@@ -81,7 +90,8 @@ class CheckedClient(httpx2.AsyncClient):
 
 class _Transport(httpx2.AsyncHTTPTransport):
     def __init__(self, policy: egress.Policy) -> None:
-        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4)
+        # A call waits before it is made, so that all else that a session sends never has to.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=4)
         super().__init__(verify=ssl_context(), trust_env=False, limits=limits)
         self.backend = _CheckedBackend(policy)
         # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
@@ -118,12 +128,16 @@ class _Transport(httpx2.AsyncHTTPTransport):
         headers = response.headers.copy()
         if is_stream:
             headers["Content-Type"] = "text/event-stream"  # with no charset but the client's
-        return httpx2.Response(
+        bounded = httpx2.Response(
             status_code=response.status_code,
             headers=headers,
             stream=_Bounded(response.stream, most),
             extensions=response.extensions,
         )
+        if request.method == "POST" and kind.startswith("application/json"):
+            # The SDK would read it whole as well, but not expect that this can fail.
+            await _read(bounded)
+        return bounded
 
 
 def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
@@ -147,6 +161,13 @@ def _meta_of(request: httpx2.Request) -> dict[str, Any]:
         return {}  # a form, with which OAuth asks for tokens
     params = json.loads(request.content).get("params") or {}
     return params.get("_meta") or {}
+
+
+async def _read(response: httpx2.Response) -> None:
+    try:
+        await response.aread()
+    finally:
+        await response.aclose()
 
 
 class _Bounded(httpx2.AsyncByteStream):

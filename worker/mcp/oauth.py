@@ -29,13 +29,13 @@ from pydantic import AnyUrl, BaseModel, ValidationError
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
+from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
 from arkloop.worker.mcp.server import Server
 
 CLIENT_NAME = "Arkloop Runs"
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
 _FAILED = "The authorization at the server failed."
-_UNAVAILABLE = "The server that authorizes access is not available; try again later."
 
 
 class EndUserOAuth(OAuthClientProvider):
@@ -149,7 +149,7 @@ class EndUserOAuth(OAuthClientProvider):
 
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
         if response.status_code == 429 or response.status_code >= 500:
-            raise McpFailed(_UNAVAILABLE)  # the grant may still be good
+            raise McpFailed(NOT_AUTHORIZED)  # the grant may still be good
         return await super()._handle_refresh_response(response)
 
     async def _perform_authorization_code_grant(self) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
 from mcp.client.session import ClientRequestContext
@@ -25,12 +24,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import tls_failure
 from arkloop.shared.security.program_user import ProgramUser
-from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
+from arkloop.worker.mcp import (
+    McpFailed,
+    SessionLost,
+    ToolChanged,
+    elicitations,
+    failed_requests,
+)
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
+from arkloop.worker.mcp.failed_requests import LOST, NOT_CONNECTED, NOT_VALID
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
@@ -45,11 +50,11 @@ CLOSE_SECONDS = 5.0
 #: or it has to be connected to anew.
 LIST_SECONDS = 30.0
 MAX_PAGES = 64
+#: Calls of a session that are in progress; over HTTP each has a connection. Further ones wait.
+MAX_CALLS = 128
 
 #: The beginning of what the SDK says of a response that the server has not finished.
 _STREAM_ENDED = "SSE stream ended"
-_LOST = "The connection to the server was lost."
-_NOT_CONNECTED = "Connecting to the server failed."
 #: Added to the failure of a call that a server may have read before it was lost.
 MAY_BE_DONE = " The call may have taken effect."
 
@@ -86,6 +91,7 @@ class Session:
         self._connections_then = 0
         self._has_changed = False
         self._listing = asyncio.Lock()
+        self._slots = asyncio.Semaphore(MAX_CALLS)
         self._calls: dict[str, OpenCall] = {}  # in progress, by the ids of their requests
         self._has_given_up = False  # a call that the server may still work on
         self._host = asyncio.create_task(self._hold())
@@ -134,6 +140,18 @@ class Session:
             SessionLost: it was not called.
             ToolChanged: it was not called.
         """
+        async with self._slots:
+            return await self._call(tool, arguments, pinned, meta, call, replies)
+
+    async def _call(
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        pinned: str,
+        meta: Mapping[str, Any],
+        call: OpenCall,
+        replies: Mapping[str, Any] | None,
+    ) -> types.CallToolResult | types.InputRequiredResult:
         described = {found.name: found for found in await self.tools()}.get(tool)
         if described is None:
             raise ToolChanged(f"The server no longer offers the tool {tool!r}.")
@@ -208,7 +226,7 @@ class Session:
             problem = self._problem_of(None)
             self.retire(_told(error, self._http) if problem is None else str(problem))
         finally:
-            self.retire(_LOST)
+            self.retire(LOST)
             if not self._ready.done():
                 self._ready.set_exception(problem or McpFailed(self._reason))
                 self._ready.exception()  # nobody may be waiting for it
@@ -262,6 +280,9 @@ class Session:
         except MCPError as error:
             if (problem := self._problem_of(call_id)) is not None:
                 raise problem from None
+            if (may_be_done := failed_requests.may_be_done(error.data)) is not None:
+                is_unknown = call_id is not None and may_be_done
+                raise McpFailed(f"{error.message}{MAY_BE_DONE if is_unknown else ''}") from None
             if error.code == URL_ELICITATION_REQUIRED and call_id is not None:
                 raise elicitations.pages_required(error.data) from None
             # Servers use the same code for errors of their own.
@@ -270,7 +291,7 @@ class Session:
                 self._closing.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(self._host), 2 * CONNECT_SECONDS)
-                is_unknown = call_id is not None and self._reason != _NOT_CONNECTED
+                is_unknown = call_id is not None and self._reason != NOT_CONNECTED
                 raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
@@ -278,7 +299,7 @@ class Session:
                 self.retire("The server lost the session.")
                 raise SessionLost(_text_of(error, self._http)) from None
             text = _text_of(error, self._http)
-            is_unknown = call_id is not None and text == _LOST
+            is_unknown = call_id is not None and text == LOST
             raise McpFailed(f"{text}{MAY_BE_DONE if is_unknown else ''}") from None
         except (ValidationError, ValueError):
             raise McpFailed("The server's response is not valid MCP.") from None
@@ -316,29 +337,24 @@ def _told(error: BaseException, http: CheckedClient | None) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
-        case McpFailed() | egress.Refused():
+        case McpFailed():
             return str(error)
         case MCPError():
             return _text_of(error, http)
         case FileNotFoundError():
             return "Program not found on this machine."
-        case TimeoutError() | httpx2.TimeoutException():
-            return "The server did not respond in time."
-        case httpx2.ConnectError():
-            tls = tls_failure(error)
-            return f"TLS error at the server: {tls}." if tls else _NOT_CONNECTED
-        case httpx2.HTTPError() | httpx2.StreamError() | OSError():
-            return _LOST
+    if isinstance(error, failed_requests.FAILURES):
+        return failed_requests.reason_of(error)
     return "The server does not support MCP."
 
 
 def _text_of(error: MCPError, http: CheckedClient | None) -> str:
     if error.code == PARSE_ERROR:
-        return "The server's response is not valid MCP, or too large."
+        return NOT_VALID
     text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
     status = http.refused_with if http is not None else None
     if error.message in ("Server returned an error response", "Not Found") and status is not None:
         return f"The server responded with HTTP status {status}."
     if http is not None and error.message.startswith(_STREAM_ENDED):
-        return _LOST
+        return LOST
     return f"The server responded with an error: {text}"

@@ -1,0 +1,73 @@
+"""Requests over HTTP that get no response: such a request fails alone, and the session continues.
+
+An exception would end the SDK's transport, and with it all calls that are in progress. So it gets
+a response that is made here, an error of JSON-RPC.
+"""
+
+import json
+import secrets
+from typing import Any
+
+import httpx2
+
+from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import tls_failure
+from arkloop.worker.mcp.bounded_messages import TooLarge
+
+LOST = "The connection to the server was lost."
+NOT_CONNECTED = "Connecting to the server failed."
+NOT_VALID = "The server's response is not valid MCP, or too large."
+NOT_AUTHORIZED = "The server that authorizes access is not available; try again later."
+#: What is raised for a request that gets no response.
+FAILURES = (httpx2.HTTPError, httpx2.StreamError, egress.Refused, OSError)
+#: With these a server has read nothing.
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, egress.Refused)
+#: They begin a session: without them there is none to continue, nor any call in progress.
+_HANDSHAKE = frozenset({"initialize", "notifications/initialized", "server/discover"})
+#: Marks an error as made here; servers never see it.
+_MARK = secrets.token_hex(16)
+
+
+def is_of_handshake(request: httpx2.Request) -> bool:
+    """Return whether the POST is one of those that begin a session."""
+    return json.loads(request.content).get("method") in _HANDSHAKE
+
+
+def response_to(request: httpx2.Request, error: Exception) -> httpx2.Response:
+    """Return the response to a POST that failed, in place of the exception."""
+    failed = getattr(error, "_request", None) or request
+    # Else it was a request of the authorization, before or after a 401 to this one.
+    is_of_server = failed is request
+    may_be_done = is_of_server and not isinstance(error, (*_NOT_SENT, TooLarge))
+    made = {
+        "code": -32000,
+        "message": reason_of(error) if is_of_server else NOT_AUTHORIZED,
+        "data": {"mark": _MARK, "may_be_done": may_be_done},
+    }
+    body = {"jsonrpc": "2.0", "id": None, "error": made}
+    return httpx2.Response(503, json=body, request=request)
+
+
+def may_be_done(data: Any) -> bool | None:
+    """Return whether the server may have carried out a failed request, by its error's `data`.
+
+    None if the error is not one of `response_to`.
+    """
+    if isinstance(data, dict) and data.get("mark") == _MARK:
+        return bool(data["may_be_done"])
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Describe a failure, without any content of a response."""
+    match error:
+        case egress.Refused():
+            return str(error)
+        case TooLarge():
+            return NOT_VALID
+        case TimeoutError() | httpx2.TimeoutException():
+            return "The server did not respond in time."
+        case httpx2.ConnectError():
+            tls = tls_failure(error)
+            return f"TLS error at the server: {tls}." if tls else NOT_CONNECTED
+    return LOST
