@@ -28,7 +28,7 @@ from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.sdk_client import StateBudget, address
+from arkloop.worker.providers.sdk_client import StateBudget, address, read_to_end
 from arkloop.worker.providers.sdk_errors import provider_errors
 
 #: The same words as of the other providers, where they mean the same.
@@ -47,6 +47,10 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicPro
 
 
 _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
+
+
+def _is_last(event: Any) -> bool:
+    return bool(event.type == "message_stop")
 
 
 class AnthropicProvider:
@@ -80,7 +84,7 @@ class AnthropicProvider:
                 self._http.reporting(request.on_send),
                 self._client.messages.create(**anthropic_request.arguments(request)) as events,
             ):
-                for event in events:
+                for event in read_to_end(events, _is_last, self._http, anthropic):
                     stop.check()
                     if chunk := answer.take(event):
                         yield chunk

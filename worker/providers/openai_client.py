@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import httpx2
 import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
@@ -13,7 +12,7 @@ from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.abortable_http import AbortableClient
-from arkloop.worker.providers.sdk_client import address, with_encoded_body
+from arkloop.worker.providers.sdk_client import address, read_to_end, with_encoded_body
 from arkloop.worker.providers.sdk_errors import provider_errors
 
 T = TypeVar("T")
@@ -101,20 +100,6 @@ class Client:
     def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
         """Yield the chunks; ignore a failure that comes after the last one that matters.
 
-        At most the usage is missing then: a retry would be paid for twice.
+        At most the usage is missing then.
         """
-        is_whole = False
-        coming = iter(chunks)
-        while True:
-            try:
-                chunk = next(coming)
-            except StopIteration:
-                return
-            except (httpx2.TransportError, openai.APIError, ValueError):
-                if is_whole:
-                    return
-                raise
-            if not is_whole and is_last(chunk):
-                is_whole = True
-                self._connections.expect_end()
-            yield chunk
+        return read_to_end(chunks, is_last, self._connections, openai)

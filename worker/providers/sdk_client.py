@@ -1,13 +1,18 @@
-"""The common parts of the SDKs' providers: addresses, bodies, the budget of a vendor's state."""
+"""The common parts of the SDKs' providers: addresses, bodies, ends, and the budget of the state."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import httpx2
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security import egress
 from arkloop.worker.contract.messages import MAX_STATE_BYTES
+from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.sdk_errors import address_refused
+
+T = TypeVar("T")
 
 
 def address(route: Route, policy: egress.Policy | None) -> str:
@@ -24,6 +29,31 @@ def address(route: Route, policy: egress.Policy | None) -> str:
         return egress.check_url(base_url, policy).text
     except egress.Refused as error:
         raise address_refused(error) from error
+
+
+def read_to_end(
+    events: Iterable[T], is_last: Callable[[T], bool], connections: AbortableClient, sdk: Any
+) -> Iterator[T]:
+    """Yield a response's events; ignore a failure that comes after the last one that matters.
+
+    The rest of the body is not waited for long, and a retry would be paid for twice. `sdk` is the
+    module of the SDK that reads the events.
+    """
+    is_whole = False
+    coming = iter(events)
+    while True:
+        try:
+            event = next(coming)
+        except StopIteration:
+            return
+        except (httpx2.TransportError, sdk.APIError, ValueError):
+            if is_whole:
+                return
+            raise
+        if not is_whole and is_last(event):
+            is_whole = True
+            connections.expect_end()
+        yield event
 
 
 def with_encoded_body(options: Any) -> Any:

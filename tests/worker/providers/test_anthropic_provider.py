@@ -1,5 +1,8 @@
 """The anthropic provider: what it sends, and what it makes of what is answered."""
 
+import socket
+import struct
+import threading
 from typing import Any
 
 import pytest
@@ -14,8 +17,9 @@ from arkloop.worker.contract.messages import (
     TurnEnd,
     UsageUpdate,
 )
+from arkloop.worker.contract.outcomes import ProviderError
 from tests.worker.providers.anthropic_answers import block, finish, piece, start, text
-from tests.worker.providers.fake_vendor import anthropic_stream, ask, raw, vendor
+from tests.worker.providers.fake_vendor import Answer, anthropic_stream, ask, raw, vendor
 
 
 def answered(*events: Any) -> list[Chunk]:
@@ -180,3 +184,24 @@ def test_reasons_to_stop_have_the_words_of_the_other_providers(
 ) -> None:
     """Equivalent stop reasons get the other providers' words, and all others stay."""
     assert expected == end(start(), *text(0, "Hi"), finish(reason)).stop_reason
+
+
+@pytest.mark.parametrize("late", [b"", b"event: error\ndata: {}\n\n", b"event: x\ndata: bye\n\n"])
+def test_a_failure_after_a_whole_turn_is_ignored(late: bytes) -> None:
+    """The turn would be paid for twice; before its last event the failure counts."""
+
+    def broken(*events: Any, stop: bool) -> Answer:
+        def answer(client: socket.socket) -> None:
+            raw(anthropic_stream(*events, stop=stop), late)(client)
+            threading.Event().wait(0.05)  # a reset throws away what has not been read
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        return answer
+
+    events = (start(), *text(0, "Hi"), finish("end_turn", output_tokens=1))
+    with vendor(broken(*events, stop=True)) as fake:
+        last = ask("anthropic", fake.url)[-1]
+    assert isinstance(last, TurnEnd) and "stop" == last.stop_reason
+
+    with pytest.raises(ProviderError), vendor(broken(*events, stop=False)) as fake:
+        ask("anthropic", fake.url)

@@ -165,7 +165,6 @@ def test_a_comment_shows_that_the_provider_is_alive(api: str) -> None:
         assert TextDelta("Hi") in called(api, fake, idle_seconds=1.2)
 
 
-@pytest.mark.parametrize("api", ["chat", "responses"])
 def test_a_response_that_does_not_end_is_not_waited_for(
     api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
