@@ -134,7 +134,11 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
         return {"thinking": {"type": "disabled"}}
     if not _BY_BUDGET.match(request.model):
         effort = "low" if effort == "minimal" else effort
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+        return {
+            # From Opus 4.7 on the thinking is omitted by default, and paid for all the same.
+            "thinking": {"type": "adaptive", "display": "summarized"},
+            "output_config": {"effort": effort},
+        }
     most = max_tokens(request)
     budget = max(_LEAST_BUDGET, int(most * _SHARES[effort]))
     if budget >= most:

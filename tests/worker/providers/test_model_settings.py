@@ -131,16 +131,30 @@ def test_anthropics_choice_of_tools(settings: dict[str, Any], expected: dict[str
     ],
 )
 def test_anthropics_thinking(model: str, effort: str, expected: tuple[str, Any]) -> None:
-    """An effort for the models that decide themselves, a budget for those before."""
+    """An effort for the models that decide themselves, a budget for those before.
+
+    The first are asked for a summary of their thinking, which the others show by default.
+    """
     kind, value = expected
     body: dict[str, Any] = {"thinking": {"type": kind}}
     if kind == "adaptive":
+        body["thinking"]["display"] = "summarized"
         body["output_config"] = {"effort": value}
     elif kind == "enabled":
         body["thinking"]["budget_tokens"] = value
 
     settings = {"reasoning_effort": effort}
     assert body == sent("messages", settings, model=model, max_output_tokens=10_000)
+
+
+def test_anthropics_thinking_may_be_omitted() -> None:
+    """What `extra_body` says of it counts."""
+    extra = {"thinking": {"display": "omitted"}}
+    settings = {"reasoning_effort": "low", "extra_body": extra}
+
+    body = sent("messages", settings, model="claude-opus-5")
+
+    assert {"type": "adaptive", "display": "omitted"} == body["thinking"]
 
 
 def test_a_budget_needs_room_in_the_output() -> None:

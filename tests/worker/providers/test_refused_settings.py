@@ -37,6 +37,7 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
         (None, "`temperature` and `top_p` cannot both be specified.", "temperature"),
         (None, "temperature: range: 0..1", "temperature"),
         (None, '"thinking.type.enabled" is not supported for this model.', "reasoning_effort"),
+        (None, "thinking.adaptive.display: Extra inputs are not permitted", "reasoning_effort"),
         (None, "output_config.effort: Input should be 'low' or 'high'", "reasoning_effort"),
         (None, "This model does not support the effort parameter.", "reasoning_effort"),
         (None, "stop_sequences: each stop sequence must contain non-whitespace", "stop"),
