@@ -79,15 +79,16 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
             }
             for tool in tools
         ]
+    extra = request.settings.get("extra_body", {})
     if may_cache(request):
-        _cache(sent)
+        _cache(sent, has_own_mark="cache_control" in extra)
     elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
     settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
     if (schema := request.settings.get(output_modes.SETTING)) is not None:
         output = {"format": {"type": "json_schema", "schema": schema}}
         settings = with_extra(settings, {"output_config": output})
-    sent["extra_body"] = with_extra(settings, request.settings.get("extra_body", {}))
+    sent["extra_body"] = with_extra(settings, extra)
     return sent
 
 
@@ -161,12 +162,19 @@ def tools_of(request: ModelRequest) -> Sequence[ToolSpec]:
     return [ToolSpec(name, _NOT_FOR_USE, {"type": "object"}) for name in names]
 
 
-def _cache(arguments: dict[str, Any]) -> None:
-    """Have the vendor cache what is sent: with tools, the next step likely sends it again."""
+def _cache(arguments: dict[str, Any], *, has_own_mark: bool) -> None:
+    """Have the vendor cache what is sent: with tools, the next step likely sends it again.
+
+    From each mark the vendor looks back about 20 blocks for what it has, and a step with ten calls
+    adds that many. So the end of the step before is marked as well. Four marks are allowed, one of
+    which may be that of an `extra_body`.
+    """
     arguments["tools"][-1] |= _CACHED
     if "system" in arguments:
         arguments["system"] = [{"type": "text", "text": arguments["system"], **_CACHED}]
-    arguments["messages"][-1]["content"][-1] |= _CACHED
+    # The turns alternate, and a request ends with one of the user's.
+    for message in arguments["messages"][::-2][: 1 if has_own_mark else 2]:
+        message["content"][-1] |= _CACHED
 
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:

@@ -173,6 +173,30 @@ def test_who_has_tools_has_what_was_sent_cached() -> None:
     assert "cache_control" not in str(sent(UserMessage("Hi")))
 
 
+def test_the_end_of_the_step_before_is_marked_too() -> None:
+    """A step of more than 20 blocks would hide the cache of all before it from its own end."""
+    calls = tuple(ToolCall(f"toolu_{i}", "calculator", {}) for i in range(12))
+    results = [ToolMessage(call.id, "calculator", "2") for call in calls]
+    before = [UserMessage("Hi"), AssistantMessage("", (CALL,)), ToolMessage(CALL.id, "x", "2")]
+
+    def marked(*messages: Message, **settings: Any) -> list[tuple[int, int]]:
+        body = sent(*messages, tools=TOOLS, settings=settings)
+        assert 2 == str([body["system"], body["tools"]]).count("cache_control")
+        return [
+            (place, len(message["content"]) - position)
+            for place, message in enumerate(body["messages"])
+            for position, block in enumerate(message["content"])
+            if "cache_control" in block
+        ]
+
+    step = [*before, AssistantMessage("", calls), *results]
+    assert [(0, 1)] == marked(UserMessage("Hi"))
+    assert [(0, 1), (2, 1)] == marked(*before)
+    assert [(2, 1), (4, 1)] == marked(*step)
+    extra = {"cache_control": {"type": "ephemeral"}}  # the vendor's own mark is the fourth
+    assert [(4, 1)] == marked(*step, extra_body=extra)
+
+
 @pytest.mark.parametrize(
     ("model", "limit", "expected"),
     [
