@@ -120,6 +120,8 @@ def _current(
 ) -> OwnersAccess:
     """Read what the owner has granted; if a code has come for the run, it is used first.
 
+    A code of no use any more is forgotten: the request then leads to another page.
+
     Raises:
         McpFailed
     """
@@ -128,7 +130,10 @@ def _current(
         access, answered = _stored(connections, server, owner, run_id)
         if answered is not None:
             exchange = replace(access, grant=None, answered=answered)
-            client.tools(server, access=exchange)
+            try:
+                client.tools(server, access=exchange)
+            except AuthorizationRequired:
+                return access
             access.grant = exchange.grant
             _resume_others(connections, server, owner)
     return access

@@ -1,6 +1,12 @@
 """The access of people to servers, around the requests to their sidecar."""
 
+import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
@@ -20,6 +26,7 @@ from tests.clients import User
 
 OWNER = "end_user:a"
 GRANT = {"id": "1", "obtained_at": 1.0, "client": {"client_id": "c"}}
+CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
 ACCEPT, DECLINE = {"action": "accept"}, {"action": "decline"}
 
 
@@ -93,3 +100,87 @@ def test_a_call_gets_back_the_replies_that_it_had_before(server: Server) -> None
     assert earlier == replies_before(earlier)
     with pytest.raises(ToolFailed, match="not authorized"):
         replies_before(Replies({KEY: DECLINE}, "null"))
+
+
+class Moving(BaseHTTPRequestHandler):
+    """A resource that lets nobody in, and the authorization server that it names at the time."""
+
+    issuer = "/first"
+
+    def do_GET(self) -> None:
+        here = f"http://127.0.0.1:{self.server.server_address[1]}"
+        issuer = here + type(self).issuer
+        if self.path.startswith("/.well-known/oauth-protected-resource"):
+            self._send(200, {"resource": f"{here}/mcp", "authorization_servers": [issuer]})
+        elif self.path == f"/.well-known/oauth-authorization-server{type(self).issuer}":
+            names = {"authorization_endpoint": "authorize", "token_endpoint": "token"}
+            names |= {"registration_endpoint": "register"}
+            ends = {name: f"{issuer}/{end}" for name, end in names.items()}
+            self._send(200, {"issuer": issuer, **ends})
+        else:
+            self._send(404, {})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/register"):
+            self._send(201, {"client_id": "registered", "redirect_uris": [CALLBACK]})
+        else:
+            self._send(401, {})
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep silent."""
+
+
+@pytest.fixture
+def moving() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moving) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/mcp"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.processes
+def test_a_code_that_is_of_no_use_leads_to_a_page_that_works(
+    connections: Connections,
+    server: Server,
+    http_client: McpClient,
+    moving: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server names another authorization server between the visit and the use of its code."""
+    run_id, server = new_id(), replace(server, url=moving)
+
+    def page() -> str:
+        with pytest.raises(AuthorizationRequired) as required:
+            with_access(
+                connections,
+                http_client,
+                server,
+                OWNER,
+                run_id,
+                lambda server, access: http_client.tools(server, access=access),
+            )
+        return str(required.value.made["url"])
+
+    def visit(url: str) -> None:
+        [state] = parse_qs(urlsplit(url).query)["state"]
+        with connections.transaction() as tx:
+            mcp_access.answer(tx, state, "the code", None)
+
+    visit(first := page())
+    monkeypatch.setattr(Moving, "issuer", "/second")
+    second = page()
+
+    assert ["/first/authorize", "/second/authorize"] == [urlsplit(u).path for u in (first, second)]
+    visit(second)
