@@ -10,7 +10,13 @@ from uuid import UUID
 from flask import g
 
 from arkloop.api.http.current import actor, connections, storage
-from arkloop.shared.errors import ArkloopError, Forbidden, InvalidRequest, Unavailable
+from arkloop.shared.errors import (
+    ArkloopError,
+    Forbidden,
+    InvalidRequest,
+    StorageUnavailable,
+    Unavailable,
+)
 from arkloop.shared.files import files, incoming
 
 #: Of a request whose messages may have files in them.
@@ -57,6 +63,9 @@ def kept_if_used() -> Iterator[None]:
     g.sent_files, g.are_used = [], False
     try:
         yield
+    except StorageUnavailable:  # while files are stored, which is before there is a message
+        _remove()
+        raise
     except Unavailable:
         raise  # the message may have been committed all the same
     except ArkloopError:

@@ -11,6 +11,7 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User
 from tests.contents import png
+from tests.full_disk import full_disk
 
 UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
 KEY = {"Idempotency-Key": "k"}
@@ -152,10 +153,30 @@ def test_data_of_a_request_that_is_sent_again_is_stored_once(
         )
 
     assert sent[0] == sent[1]
+    assert 1 == kept_files(connections, alice)
+
+
+def kept_files(connections: Connections, user: User) -> int | None:
+    """Count the files of the user's org that do not expire."""
     with connections.reading() as sql:
-        of_org = (files.c.org_id == alice.org_id) & files.c.stored_at.is_not(None)
-        alive = select(func.count()).where(of_org, files.c.expires_at.is_(None))
-        assert 1 == sql.scalar(alive)
+        of_org = (files.c.org_id == user.org_id) & files.c.stored_at.is_not(None)
+        return sql.scalar(select(func.count()).where(of_org, files.c.expires_at.is_(None)))
+
+
+def test_nothing_is_kept_of_a_message_whose_last_file_cannot_be_stored(
+    alice: User, connections: Connections
+) -> None:
+    """A storage that fails at the second file gets a 503, and the first one is removed."""
+    parts = [
+        {"type": "input_file", "file_data": b64encode(b"a" * size).decode()}
+        for size in (5, 2_000_000)
+    ]
+    body = {**ASK, "input": [{"role": "user", "content": parts}]}
+    with full_disk(1_000_000):
+        status, _, code = refused(alice.post("/v1/responses", json=body))
+
+    assert (503, "files.storage_unavailable") == (status, code)
+    assert 0 == kept_files(connections, alice)
 
 
 @pytest.mark.parametrize(

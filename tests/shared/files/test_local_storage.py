@@ -1,11 +1,8 @@
 """Files in a directory."""
 
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
+from tests.full_disk import full_disk
 
 
 def names(folder: Path) -> list[str]:
@@ -70,22 +68,11 @@ def test_a_disk_that_fails_is_unavailable(tmp_path: Path) -> None:
         pass
 
 
-@contextmanager
-def no_space() -> Iterator[None]:
-    """Let no file of this process grow."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
     """It is found by the commit, which writes the last bytes; nothing is left of the object."""
     storage = LocalStorage(str(tmp_path))
 
-    with pytest.raises(StorageUnavailable), no_space():
+    with pytest.raises(StorageUnavailable), full_disk():
         put(storage, "org/1", b"a")
 
     assert [] == names(tmp_path)
