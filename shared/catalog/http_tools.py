@@ -6,6 +6,7 @@ are signed by the former one, too.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -200,13 +201,17 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
 def secrets_of(settings: Settings, row: Row[Any]) -> list[str]:
     """Return the signing secrets of a row of `of_names` that are valid now, the newest first.
 
+    A former one that cannot be decrypted, such as one from before the org's key was erased, is left
+    out.
+
     Raises:
         encryption.NoEncryptionKey, encryption.CannotOpen
     """
-    sealed = [row.secret_encrypted]
+    secrets = [_opened(settings, row, SECRET_PURPOSE, row.secret_encrypted)]
     if row.has_former_secret:
-        sealed.append(row.former_secret_encrypted)
-    return [_opened(settings, row, SECRET_PURPOSE, one) for one in sealed]
+        with suppress(encryption.CannotOpen):
+            secrets.append(_opened(settings, row, SECRET_PURPOSE, row.former_secret_encrypted))
+    return secrets
 
 
 def _whole() -> Any:

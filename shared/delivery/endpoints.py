@@ -5,6 +5,8 @@ requests are signed by the former one, too.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -158,17 +160,21 @@ def counts(sql: Connection) -> Mapping[UUID, int] | None:
 def secrets_of(settings: Settings, claimed: Row[Any]) -> list[str]:
     """Return the signing secrets for a claimed delivery that are valid now, the newest first.
 
+    A former one that cannot be decrypted, such as one from before the org's key was erased, is left
+    out.
+
     Raises:
         encryption.NoEncryptionKey, encryption.CannotOpen
     """
     keyring = encryption.keyring(settings.encryption_key)
-    sealed = [claimed.secret_encrypted]
+    opened = partial(
+        org_keys.opened, keyring, claimed.org_key, org_id=claimed.org_id, purpose=PURPOSE
+    )
+    secrets = [opened(claimed.secret_encrypted)]
     if claimed.has_former_secret:
-        sealed.append(claimed.former_secret_encrypted)
-    return [
-        org_keys.opened(keyring, claimed.org_key, one, org_id=claimed.org_id, purpose=PURPOSE)
-        for one in sealed
-    ]
+        with suppress(encryption.CannotOpen):
+            secrets.append(opened(claimed.former_secret_encrypted))
+    return secrets
 
 
 def _check_url(settings: Settings, url: str) -> None:

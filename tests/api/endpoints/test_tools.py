@@ -10,6 +10,7 @@ from sqlalchemy import text
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
@@ -118,6 +119,22 @@ def test_a_secret_is_replaced(connections: Connections, alice: User) -> None:
         [row] = http_tools.of_names(sql, alice.org_id, ["refund"])
     assert [at_once["signing_secret"]] == http_tools.secrets_of(connections.settings, row)
     assert 200 == alice.post(f"{PATH}/{made['id']}:rotate-secret").status_code
+
+
+def test_a_new_secret_is_valid_after_the_org_s_key_was_erased(
+    connections: Connections, alice: User
+) -> None:
+    """The former secret, which nobody can decrypt, is left out while it would still be valid."""
+    made = make(alice)
+    with connections.transaction() as tx:
+        org_keys.erase(tx, alice.org_id)
+
+    rotated = alice.post(f"{PATH}/{made['id']}:rotate-secret", {"overlap_seconds": 60}).json
+
+    assert rotated is not None
+    with connections.reading() as sql:
+        [row] = http_tools.of_names(sql, alice.org_id, ["refund"])
+    assert [rotated["signing_secret"]] == http_tools.secrets_of(connections.settings, row)
 
 
 @pytest.mark.parametrize("overlap", [-1, 604_801, True, "60"])

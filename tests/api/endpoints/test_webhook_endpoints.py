@@ -14,6 +14,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.delivery.endpoints import EVENT_TYPES
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
@@ -110,6 +111,21 @@ def test_a_secret_is_replaced(connections: Connections, alice: User) -> None:
     assert at_once is not None
     alice.post(f"{PATH}/{made['id']}:test")
     assert [at_once["signing_secret"]] == _valid(connections)
+
+
+def test_a_new_secret_is_valid_after_the_org_s_key_was_erased(
+    connections: Connections, alice: User
+) -> None:
+    """The former secret, which nobody can decrypt, is left out while it would still be valid."""
+    made = make(alice)
+    with connections.transaction() as tx:
+        org_keys.erase(tx, alice.org_id)
+
+    rotated = alice.post(f"{PATH}/{made['id']}:rotate-secret", {"overlap_seconds": 60}).json
+
+    assert rotated is not None
+    alice.post(f"{PATH}/{made['id']}:test")
+    assert [rotated["signing_secret"]] == _valid(connections)
 
 
 def _valid(connections: Connections) -> list[str]:
