@@ -121,7 +121,7 @@ NOTIFICATIONS_LOST = Metric(
 )
 SWEEPS = Metric("Histogram", "arkloop_sweep_seconds", "Sweeps, by their duration.", (), _SHORT)
 RUNS_RECOVERED = Metric(
-    "Counter", "arkloop_runs_recovered", "Runs that were taken from lost workers."
+    "Counter", "arkloop_runs_recovered", "Runs that were taken from lost workers of the service."
 )
 LEASES_LOST = Metric(
     "Counter", "arkloop_leases_lost", "Runs that a worker abandoned: its lease was in doubt."

@@ -214,7 +214,7 @@ def recover_lost(tx: Transaction, run: RowMapping) -> None:
 
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
-    if is_crash:
+    if is_crash and run["agent"] is None:  # the operator cannot mend agent workers
         tx.after_commit.append(Recovered(run["id"]))
     run_spans.lost(tx.sql, run)
     if run["cancel_requested_at"] is not None:

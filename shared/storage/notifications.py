@@ -67,7 +67,7 @@ class Discover:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A run that was taken from a lost worker, for the metrics of this process."""
+    """A run that was taken from a lost worker of the service, for the metrics of this process."""
 
     kind: ClassVar[str] = "recovered"
     subject: UUID  # the run

@@ -300,6 +300,19 @@ def test_a_run_counts_as_recovered_if_its_worker_was_lost(
     eventually(lambda: recovered == [1])
 
 
+@pytest.mark.usefixtures("witness")
+def test_runs_of_agent_workers_do_not_count_as_recovered(
+    stored: StoredRuns, recovered: list[float]
+) -> None:
+    """A customer's process that is killed does not page the operator; its runs are recovered."""
+    claims = lost(stored, agent="mine"), lost(stored)
+
+    sweep.sweep(stored.connections)
+
+    assert ["queued", "queued"] == [stored.state(claim.run_id) for claim in claims]
+    assert [1] == recovered
+
+
 def test_a_cancel_waits_for_no_worker(stored: StoredRuns) -> None:
     """The run of a lost owner is cancelled though nobody is there to take it over."""
     claim = stored.claimed(seen_at=SILENT)
