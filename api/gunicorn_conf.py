@@ -77,17 +77,16 @@ def post_fork(_server: Any, _worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the loops of the forked worker, and end its streams when the worker stops."""
     from arkloop.shared.files import expiry
+    from arkloop.shared.monitoring import exposition
     from arkloop.shared.runs import sweep
 
+    exposition.count(_settings)
     extensions = worker.wsgi.extensions
     for hub in ("arkloop.hub", "arkloop.polls"):
         extensions[hub].stopping = lambda: not worker.alive
     sweep.start(extensions["arkloop"])
     expiry.start(extensions["arkloop"], extensions["arkloop.storage"])
-    if _settings.metrics_port:
-        from arkloop.shared.monitoring import exposition
-
-        exposition.start(extensions["arkloop"])
+    exposition.listen(extensions["arkloop"])
     if _settings.otlp_url:
         from arkloop.shared.monitoring import span_export
 

@@ -21,6 +21,7 @@ from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
+from arkloop.shared.monitoring import exposition
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.security import process_memory, program_user
 from arkloop.shared.storage import celery_app, rewinds, server_checks
@@ -138,12 +139,10 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
     _exporter: Any = None
 
     def start(self, _worker: Any) -> None:
+        exposition.count(settings)
         celery_app.name_queue(app, _installation(process().connections))
         celery_app.limit_messages(app, lambda: process().free_slots)
-        if settings.metrics_port:
-            from arkloop.shared.monitoring import exposition
-
-            exposition.start(process().connections)
+        exposition.listen(process().connections)
         if settings.otlp_url:
             from arkloop.shared.monitoring import span_export
 

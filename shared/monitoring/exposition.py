@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from arkloop.shared import metrics
+from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.metrics import Metric
 from arkloop.shared.monitoring import count_files, measurements
@@ -34,22 +35,32 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
 
 
-def start(connections: Connections) -> None:
-    """Count from now on, and answer Prometheus, if the settings say so; once per process."""
-    settings = connections.settings
+def count(settings: Settings) -> None:
+    """Count from now on, if the settings say so; once per process.
+
+    Call it before anything begins that a gauge counts, such as the use of a connection: its end
+    would be counted alone.
+    """
     if not settings.metrics_port:
         return
-    folder = Path(settings.metrics_dir or _default_folder(settings.metrics_port))
+    folder = _folder(settings)
     _enter(folder)
     file, lock = count_files.CountFile(folder), new_lock()
     for metric in metrics.all_metrics():
         metric.enable(file.room, lock)
+
+
+def listen(connections: Connections) -> None:
+    """Answer Prometheus, if the settings say so; call it after `count`, once per process."""
+    settings = connections.settings
+    if not settings.metrics_port:
+        return
     own = connections.with_pool(
         application="arkloop-metrics", size=1, timeouts=MAINTENANCE_TIMEOUTS
     )
     address = (settings.metrics_host, settings.metrics_port)
     try:
-        server = _Server(address, _handler(own, folder))
+        server = _Server(address, _handler(own, _folder(settings)))
     except OSError as error:
         # It still counts, and the others of this host show that.
         log.error("metrics: cannot listen on %s port %d: %s", *address, error)
@@ -57,8 +68,9 @@ def start(connections: Connections) -> None:
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def _default_folder(port: int) -> str:
-    return f"{tempfile.gettempdir()}/arkloop-metrics-{os.getuid()}-{port}"
+def _folder(settings: Settings) -> Path:
+    default = f"{tempfile.gettempdir()}/arkloop-metrics-{os.getuid()}-{settings.metrics_port}"
+    return Path(settings.metrics_dir or default)
 
 
 _held: list[int] = []  # descriptors of locks, for as long as the process lives

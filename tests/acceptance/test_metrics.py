@@ -93,6 +93,14 @@ def test_any_process_shows_what_all_have_counted(measured: System, port: int) ->
     assert not [labels for _, labels in found if user.org_id in str(labels)]
 
 
+def test_idle_processes_use_no_connection(measured: System, port: int) -> None:
+    """The gauge is back at zero: what was in use while the processes started has been counted."""
+    user = measured.caller()
+    user.ended(user.run("hello"))
+
+    eventually(lambda: value(samples(port), "arkloop_database_connections_in_use") == 0)
+
+
 def test_metrics_are_not_on_the_public_port(measured: System, port: int) -> None:
     """There they do not exist; and the other port has nothing else."""
     public = httpx.get(f"{measured.web[0].url}/metrics", trust_env=False)
