@@ -136,7 +136,6 @@ def _sealed(tx: Transaction, actor: Actor, secret: Mapping[str, str | None]) -> 
     try:
         keys = keyring(tx.connections.settings.encryption_key)
         sealed = org_keys.seal(tx, keys, text, org_id=actor.org_id, purpose=SECRET_PURPOSE)
-    except NoEncryptionKey:
-        why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
-        raise InvalidRequest(client_secret=[why]) from None
+    except NoEncryptionKey as error:
+        raise InvalidRequest(client_secret=[str(error)]) from None
     return {"client_secret_encrypted": sealed}

@@ -275,8 +275,7 @@ class Catalog:
                 keys, sealed.org_key, sealed.api_key, org_id=org_id, purpose=API_KEY_PURPOSE
             )
         except (NoEncryptionKey, CannotOpen) as error:
-            why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
-            log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, why)
+            log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, error)
             return None
 
 

@@ -267,9 +267,8 @@ def _sealed(tx: Transaction, org_id: UUID, purpose: str, text: str, field: str) 
     try:
         keyring = encryption.keyring(tx.connections.settings.encryption_key)
         return org_keys.seal(tx, keyring, text, org_id=org_id, purpose=purpose)
-    except encryption.NoEncryptionKey:
-        why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
-        raise InvalidRequest(**{field: [why]}) from None
+    except encryption.NoEncryptionKey as error:
+        raise InvalidRequest(**{field: [str(error)]}) from None
 
 
 def _opened(settings: Settings, row: Row[Any], purpose: str, sealed: bytes) -> str:

@@ -322,8 +322,8 @@ def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any
     try:
         keys = keyring(tx.connections.settings.encryption_key)
         sealed = org_keys.seal(tx, keys, api_key, org_id=actor.org_id, purpose=API_KEY_PURPOSE)
-    except NoEncryptionKey:
-        raise InvalidRequest(api_key=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
+    except NoEncryptionKey as error:
+        raise InvalidRequest(api_key=[str(error)]) from None
     is_shown = len(api_key) >= _MIN_SHOWN_KEY and not platforms.credentials_of(api_key)
     shown = api_key[-4:] if is_shown else None
     return {"api_key_encrypted": sealed, "api_key_last_four": shown}

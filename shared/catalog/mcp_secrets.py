@@ -15,7 +15,6 @@ from arkloop.shared.security import encryption
 from arkloop.shared.storage.connections import Transaction
 
 HEADERS_PURPOSE, CLIENT_SECRET_PURPOSE = "mcp_configs.headers", "mcp_configs.client_secret"
-_NO_KEY = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
 
 
 def header_values(tx: Transaction, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -24,8 +23,8 @@ def header_values(tx: Transaction, org_id: UUID, headers: Mapping[str, str]) -> 
         return {"headers_encrypted": None, "header_names": []}
     try:
         sealed = _sealed(tx, json.dumps(dict(headers)), org_id, HEADERS_PURPOSE)
-    except encryption.NoEncryptionKey:
-        raise InvalidRequest(headers=[_NO_KEY]) from None
+    except encryption.NoEncryptionKey as error:
+        raise InvalidRequest(headers=[str(error)]) from None
     return {"headers_encrypted": sealed, "header_names": sorted(headers)}
 
 
@@ -42,8 +41,8 @@ def oauth_values(tx: Transaction, org_id: UUID, oauth: Mapping[str, str] | None)
     try:
         # Without a secret, too: tokens could not be kept.
         sealed = _sealed(tx, oauth.get("client_secret", ""), org_id, CLIENT_SECRET_PURPOSE)
-    except encryption.NoEncryptionKey:
-        raise InvalidRequest(oauth=[_NO_KEY]) from None
+    except encryption.NoEncryptionKey as error:
+        raise InvalidRequest(oauth=[str(error)]) from None
     return {
         "oauth": {"client_id": oauth.get("client_id")},
         "client_secret_encrypted": sealed if "client_secret" in oauth else None,

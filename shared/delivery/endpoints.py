@@ -190,9 +190,8 @@ def _sealed(tx: Transaction, org_id: UUID, secret: str) -> bytes:
     keyring = encryption.keyring(tx.connections.settings.encryption_key)
     try:
         return org_keys.seal(tx, keyring, secret, org_id=org_id, purpose=PURPOSE)
-    except encryption.NoEncryptionKey:
-        why = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
-        raise InvalidRequest(signing_secret=[why]) from None
+    except encryption.NoEncryptionKey as error:
+        raise InvalidRequest(signing_secret=[str(error)]) from None
 
 
 def _write(tx: Transaction, org_id: UUID, endpoint_id: UUID, values: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ def seal(tx: Transaction, keyring: Keyring, text: str, *, org_id: UUID, purpose:
     try:
         return unwrapped(keyring, wrapped, org_id).seal(text, purpose=purpose)
     except CannotOpen as error:
-        raise NoEncryptionKey() from error
+        raise NoEncryptionKey(f"the organization's key is {error}") from error
 
 
 def unwrapped(keyring: Keyring, wrapped: bytes, org_id: UUID) -> OrgKey:

@@ -31,7 +31,10 @@ _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES
 
 
 class NoEncryptionKey(Exception):
-    """The lack of `ARKLOOP_ENCRYPTION_KEY` in this process."""
+    """The lack of `ARKLOOP_ENCRYPTION_KEY`, or of the key that is needed, in this process."""
+
+    def __init__(self, why: str = "ARKLOOP_ENCRYPTION_KEY is not set on this server") -> None:
+        super().__init__(why)
 
 
 class CannotOpen(Exception):

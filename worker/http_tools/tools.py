@@ -177,8 +177,7 @@ def _opened(settings: Settings, row: Row[Any]) -> tuple[dict[str, str], list[str
     try:
         return http_tools.headers_of(settings, row), http_tools.secrets_of(settings, row)
     except (NoEncryptionKey, CannotOpen) as error:
-        why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
-        log.error("cannot decrypt the secrets of tool %s: %s", row.id, why)
+        log.error("cannot decrypt the secrets of tool %s: %s", row.id, error)
         raise ToolFailed("Not called: the tool's secrets cannot be decrypted here.") from None
 
 

@@ -115,9 +115,8 @@ class WebhookSender:
         try:
             secrets = endpoints.secrets_of(settings, row)
         except (NoEncryptionKey, CannotOpen) as error:
-            why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
             message = "cannot decrypt the secret of webhook endpoint %s: %s"
-            log.error(message, row.endpoint_id, why, extra=_subject(row))
+            log.error(message, row.endpoint_id, error, extra=_subject(row))
             return Attempt(
                 row.id, row.attempts, row.url, error="The secret cannot be decrypted here."
             )

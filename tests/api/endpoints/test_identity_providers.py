@@ -172,3 +172,18 @@ def test_without_a_setting_no_provider_is_taken(
     finally:
         connections.settings = known
     assert [[f"ARKLOOP_{setting.upper()} is not set on this server"]] == list(details.values())
+
+
+def test_a_refusal_says_that_the_org_s_key_is_under_another_one(
+    alice: User, provider: IdentityProvider, connections: Connections
+) -> None:
+    """It does not say that no key is set, which an operator would look for in vain."""
+    put(alice, provider, client_secret=CLIENT_SECRET)
+    known = connections.settings
+    connections.settings = replace(known, encryption_key="n" * 32)
+    try:
+        details = details_of(put(alice, provider, client_secret=CLIENT_SECRET))
+    finally:
+        connections.settings = known
+    why = "the organization's key is encrypted with a key that is not in ARKLOOP_ENCRYPTION_KEY"
+    assert {"client_secret": [why]} == details

@@ -1,5 +1,7 @@
 """The keys of orgs: made once, encrypted with the keys of the setting, and erased."""
 
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -9,10 +11,13 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import CannotOpen, Keyring, NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
+from tests.clients import User, details_of
 from tests.waiting import in_parallel
 
 OLD, NEW = Keyring("o" * 32), Keyring("n" * 32)
 BOTH = Keyring("n" * 32, "o" * 32)
+URL = "https://shop.example/"
+SCHEMA = {"type": "object"}
 
 
 @pytest.fixture
@@ -81,6 +86,35 @@ def test_without_the_key_of_the_setting_nothing_is_sealed(
         with pytest.raises(NoEncryptionKey):
             seal(connections, org_id, keyring)
     assert "secret" == opened(connections, sealed, org_id, OLD)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("llm-providers", {"kind": "openai", "api_key": "sk-1"}, "api_key"),
+        ("tools", {"description": "A tool.", "url": URL, "parameters": SCHEMA}, "signing_secret"),
+        ("webhook-endpoints", {"url": URL}, "signing_secret"),
+        ("mcp-configs", {"url": URL, "headers": {"X-Key": "v"}}, "headers"),
+        ("mcp-configs", {"url": URL, "oauth": {}}, "oauth"),
+    ],
+)
+def test_a_refusal_says_that_the_org_s_key_is_under_another_one(
+    connections: Connections, alice: User, path: str, body: dict[str, Any], field: str
+) -> None:
+    """It does not say that no key is set, which an operator would look for in vain."""
+    name = {} if path == "webhook-endpoints" else {"name": "x"}
+    seal(connections, alice.org_id, OLD)
+    known = connections.settings
+    connections.settings = replace(
+        known, encryption_key="n" * 32, public_url="https://arkloop.example"
+    )
+    try:
+        response = alice.post(f"/v1/{path}", {**name, **body})
+    finally:
+        connections.settings = known
+
+    why = "the organization's key is encrypted with a key that is not in ARKLOOP_ENCRYPTION_KEY"
+    assert {field: [why]} == details_of(response)
 
 
 def test_an_erased_key_takes_its_secrets_with_it(connections: Connections, org_id: UUID) -> None:
