@@ -178,8 +178,12 @@ class Turn:
 
 
 def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
-    """Read the finished model turns of one run, in order."""
+    """Read the finished model turns of one run, in order.
+
+    A custom agent may have begun another turn before a call of the last one had its result.
+    """
     turns: list[Turn] = []
+    of_call: dict[str, Turn] = {}  # the newest turn with a call of this id
     requests: dict[str, dict[str, Any]] = {}
     route_id: str | None = None
     for event in stored:
@@ -201,6 +205,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
             case types.ToolCallRequested.type:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
                 turns[-1].calls.append(call)
+                of_call[call.id] = turns[-1]
             case types.ToolResult.type:
                 result = ToolMessage(
                     data["tool_call_id"],
@@ -210,9 +215,10 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                     seq=event.seq,
                     characters=data.get("characters"),
                 )
-                turns[-1].results[result.tool_call_id] = result
+                turn = of_call.get(result.tool_call_id, turns[-1])
+                turn.results[result.tool_call_id] = result
                 if data["is_error"]:
-                    turns[-1].failed.add(result.tool_call_id)
+                    turn.failed.add(result.tool_call_id)
             case types.RunWaitingForInput.type:
                 requests[data["request_id"]] = data
             case types.RunInputReceived.type:

@@ -108,6 +108,32 @@ def test_results_are_in_the_order_of_the_calls() -> None:
     assert ["1", "2"] == [m.content for m in messages_of(turns)[1:]]
 
 
+def test_a_result_after_a_later_turn_belongs_to_its_call() -> None:
+    """A custom agent begins further calls while one that it made side by side is in progress."""
+    late, other = ToolCall("late", "t", {}), ToolCall("other", "u", {})
+    failed = types.ToolResult(late.id, late.name, "no", True, 1)
+
+    turns = turns_of(
+        stored(STARTED, completed("one"), called(late), completed("two"), called(other), failed)
+    )
+
+    assert [{"late"}, set()] == [turn.failed for turn in turns]
+    assert [False, True] == [turn.is_open for turn in turns]
+    assert [
+        *(AssistantMessage("one", (late,)), ToolMessage("late", "t", "no")),
+        AssistantMessage("two"),
+    ] == messages_of(turns)
+
+
+def test_a_result_belongs_to_the_newest_call_of_its_id() -> None:
+    """A vendor may use an id again in a later turn."""
+    turns = turns_of(
+        stored(STARTED, completed(""), called(), completed(""), called(), result(output="2"))
+    )
+
+    assert [[], ["2"]] == [[one.content for one in turn.results.values()] for turn in turns]
+
+
 def test_answers_of_people_find_their_calls() -> None:
     """Each answer belongs to the call whose question it answers."""
     other = ToolCall("call_1_2", "u", {})
