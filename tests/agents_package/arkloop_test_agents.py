@@ -22,6 +22,8 @@ def script(run: AgentRun) -> Any:
     for number, step in _steps(run):
         if "return" in step:
             return step["return"]
+        if "return_no_json" in step:
+            return {"set": {1}}
         if "checkpoint" in step:
             run.checkpoint(number + 1)
         elif "until" in step:

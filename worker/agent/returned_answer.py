@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from arkloop.shared.agents.transcript import Transcript
 from arkloop.shared.events import types
+from arkloop.shared.events.plain import clean
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.outcomes import RunFailure
@@ -43,7 +44,9 @@ def answer_of(
     elif returned is not None and not isinstance(returned, str):
         kind = type(returned).__name__
         raise RunFailure("agent.failed", f"The agent returned {kind}, not text.")
-    streamed = run.open_text
+    streamed = clean(run.open_text)
+    if returned is not None:
+        returned = clean(returned)
     if not streamed and last_turn and returned in (None, last_turn.content):
         return _answer(last_turn, value, ())
     if returned is not None and not returned.startswith(streamed):
@@ -56,7 +59,12 @@ def answer_of(
 
 
 def _output(returned: Any, output_schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
+    try:
+        text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = "The agent returned no object, which its output schema requires."
+        raise RunFailure("agent.failed", message) from error
+    text = clean(text)
     output = OutputSchema(output_schema).read(text, "stop")
     if output.errors or output.value is None:
         raise RunFailure("output.invalid", " ".join(output.errors or ["It is no object."]))

@@ -28,6 +28,8 @@ from tests.worker.attempt.agent_runs import LOST, created, data, follow_up, proc
 
 __all__ = ["process"]  # a fixture
 
+OBJECT = {"output_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+
 
 def test_an_agent_writes_the_events_of_a_run(stored: StoredRuns, process: WorkerProcess) -> None:
     """Text, calls, results and costs become the events that the loop would write."""
@@ -324,6 +326,8 @@ def test_a_reservation_keeps_an_agent_within_a_budget(
     [
         ([{"raise": "a secret"}], {}, "agent.failed", "The agent failed: ValueError."),
         ([{"return": 1}], {}, "agent.failed", "The agent returned int, not text."),
+        ([{"return_no_json": 1}], OBJECT, "agent.failed", "The agent returned no object,"),
+        ([{"return": "\ud800"}], OBJECT, "output.invalid", "JSON"),
         ([{"call": "x", "id": ""}], {}, "agent.failed", "The agent failed: ValueError."),
         ([{"usd": -1}], {}, "agent.failed", "The agent failed: ValueError."),
         ([], {"agent": "missing"}, "agent.not_found", "No agent 'missing' is installed"),
