@@ -169,9 +169,11 @@ class ServedRun(StepsAndCosts):
                     return denied
                 self.outbox.send("append", begun=[tool_call_id])
                 self._transcript.begin_approved(tool_call_id)
-            elif self._transcript.is_lost(tool_call_id) and not is_idempotent:
-                self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
-                return UNKNOWN_OUTCOME
+            elif self._transcript.is_lost(tool_call_id):
+                if not is_idempotent:
+                    self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
+                    return UNKNOWN_OUTCOME
+                self._transcript.begin_again(tool_call_id)
         return None
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:

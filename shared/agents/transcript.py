@@ -89,6 +89,14 @@ class Transcript:
         self._unbegun.pop(call_id, None)
         self._began[call_id] = time.monotonic()
 
+    def begin_again(self, call_id: str) -> None:
+        """Note that a call of an earlier execution, which may be repeated, is made once more.
+
+        A further call does not settle it: it has a result of its own.
+        """
+        self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
+        self._began[call_id] = time.monotonic()
+
     def output_of(self, call_id: str) -> str | None:
         """Return the output that is recorded for the call; None without one."""
         return self._outputs.get(call_id)

@@ -79,7 +79,7 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             run.step(
                 "append",
                 {"line": value},
-                lambda: _append(step, value),
+                lambda: _append(run, step, value),
                 tool_call_id=step["id"],
                 idempotent=step.get("idempotent", False),
             )
@@ -110,11 +110,14 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _append(step: dict[str, Any], line: str) -> str:
+def _append(run: AgentRun, step: dict[str, Any], line: str) -> str:
+    """Append the line, wait until the `gate` is there, and play the step `within` this one."""
     with open(step["path"], "a") as file:
         file.write(f"{line}\n")
     while "gate" in step and not os.path.exists(step["gate"]):
         time.sleep(0.02)
+    if "within" in step:
+        _play(run, step["within"])
     return f"appended {line}"
 
 

@@ -109,7 +109,10 @@ class AgentRecording:
             return output
         if self.transcript.awaits_approval(call_id):
             return self._begin_approved(call_id)
-        if is_idempotent or not self.transcript.is_lost(call_id):
+        if not self.transcript.is_lost(call_id):
+            return None
+        if is_idempotent:
+            self.transcript.begin_again(call_id)
             return None
         self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
         return UNKNOWN_OUTCOME

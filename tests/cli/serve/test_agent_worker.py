@@ -9,22 +9,8 @@ import pytest
 from arkloop.agents import AgentRun
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
-from arkloop.shared import ids
+from tests.cli.serve.polled_runs import RUN, RUN_ID
 from tests.cli.serve.scripted_service import scripted_service
-
-RUN_ID = str(ids.new_id())
-RUN: dict[str, Any] = {
-    **dict.fromkeys(("thread_id", "org_id", "run_id"), RUN_ID),
-    **dict.fromkeys(("messages", "answers", "approvals", "begun"), ()),
-    **dict.fromkeys(("end_user_id", "output_schema", "checkpoint")),
-    "metadata": {},
-    "model_settings": {},
-    **dict.fromkeys(("instructions", "model"), ""),
-    "trace_id": "0" * 32,
-    "attempt": 1,
-    "cancel_requested": False,
-    "next_seq": 2,
-}
 
 
 class SlowHeartbeats:

@@ -62,6 +62,17 @@ def test_calls_of_a_lost_execution_are_settled_once() -> None:
     assert [] == transcript.settle()
 
 
+def test_a_call_that_is_made_again_is_not_settled() -> None:
+    """A lost call that is repeated gets the result of its repetition."""
+    transcript = Transcript([RecordedCall(call("a")), RecordedCall(call("b"))])
+
+    transcript.begin_again("a")
+
+    assert ["b"] == [one["id"] for one in transcript.pending]
+    assert ["tool.result"] == kinds(transcript.settle())
+    assert ["tool.result"] == kinds(transcript.result("a", "1", is_error=False))
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "call_id"),
     [

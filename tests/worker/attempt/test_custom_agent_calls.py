@@ -160,3 +160,29 @@ def test_an_approved_call_that_the_agent_does_not_make_has_a_result(
     [result] = data(stored, run_id, "tool.result")
     assert result["output"].startswith("Not executed")
     assert [("Well.", False)] == stored.messages(run_id)
+
+
+def test_a_call_that_is_made_again_is_not_settled_meanwhile(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """A further call begins while it is in progress, and its result is that of its repetition."""
+    lines, gate = tmp_path / "lines", tmp_path / "gate"
+    within = {"append": "y", "id": "b", "path": str(lines)}
+    again = {"idempotent": True, "path": str(lines), "gate": str(gate), "within": within}
+    run_id = created(stored, {"append": "x", "id": "a", **again})
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lines.exists)
+    process.active_runs()[run_id].set(LeaseLost())
+    attempt.join(20)
+    stored.set(run_id, **LOST)
+    gate.touch()
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    assert "x\nx\ny\n" == lines.read_text()
+    results = data(stored, run_id, "tool.result")
+    assert [("b", "appended y"), ("a", "appended x")] == [
+        (result["tool_call_id"], result["output"]) for result in results
+    ]

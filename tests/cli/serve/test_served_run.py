@@ -1,0 +1,50 @@
+"""The run of a served agent, whose earlier execution was lost."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arkloop.cli.serve.served_run import ServedRun
+from arkloop.cli.serve.service import Service
+from tests.cli.serve.polled_runs import RUN
+from tests.cli.serve.scripted_service import scripted_service
+
+Event = dict[str, Any]
+CALL = {"id": "a", "name": "look", "arguments": {}}
+LOST = {**RUN, "fence": 1, "messages": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]}
+
+
+@pytest.fixture
+def lost() -> Iterator[tuple[ServedRun, list[Event]]]:
+    """The run, and the events that the service gets."""
+    sent: list[Event] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.extend(body["events"])
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, LOST, threading.Event())
+        yield run, sent
+        run.outbox.close()
+        service.close()
+
+
+def test_a_call_that_is_made_again_is_not_settled_meanwhile(
+    lost: tuple[ServedRun, list[Event]],
+) -> None:
+    """A further call begins while it is in progress, and its result is that of its repetition."""
+    run, sent = lost
+
+    def look() -> str:
+        return run.step("pay", {}, lambda: "paid", tool_call_id="b")
+
+    assert "paid" == run.step("look", {}, look, tool_call_id="a", idempotent=True)
+
+    results = [event for event in sent if event["type"] == "tool.result"]
+    assert [("b", "paid"), ("a", "paid")] == [
+        (event["tool_call_id"], event["output"]) for event in results
+    ]
