@@ -1,6 +1,7 @@
 """Claims of agent workers, with all that an agent needs of its run."""
 
 import json
+import logging
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from arkloop.shared.agents import call_approvals
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
     agent_costs,
     agent_delegation,
@@ -24,6 +27,7 @@ from arkloop.shared.runs import (
     claims,
     held_runs,
     overrides,
+    sub_runs,
 )
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.states import RunState
@@ -32,6 +36,8 @@ from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import agent_runs, runs
 from arkloop.shared.threads.history_messages import Message, messages_before
 from arkloop.shared.times import rfc3339
+
+log = logging.getLogger(__name__)
 
 #: Runs that a worker gets once more in one response.
 MAX_OWN = 16
@@ -103,7 +109,7 @@ def _hand_over(
 ) -> dict[str, Any] | None:
     """Return what the agent gets of a claimed run; None if the run is not the worker's any more.
 
-    Text that was streamed and not finished becomes void.
+    Text that was streamed and not finished becomes void. A run whose persona cannot be read ends.
     """
     with connections.transaction() as tx:
         run = (
@@ -121,7 +127,12 @@ def _hand_over(
         )
         if run is None:
             return None
-        persona = persona_of(catalog, run, tx.sql)
+        try:
+            persona = persona_of(catalog, run, tx.sql)
+        except PersonaNotFound as error:
+            # Refusing the poll would stop the worker, and leave it the other runs that it claimed.
+            _fail(tx, run, error)
+            return None
         if lost := event_log.open_events(tx.sql, run_id):
             reset = types.MessageReset(lost[0].seq, "resumed")
             event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})
@@ -156,6 +167,18 @@ def _hand_over(
             "checkpoint": None if checkpoint is None else json.loads(checkpoint),
             "deadline_at": rfc3339(_deadline(run, persona)),
         }
+
+
+def _fail(tx: Transaction, run: RowMapping, error: PersonaNotFound) -> None:
+    """End a run whose persona cannot be read, as the service's own workers do."""
+    log.error("run %s: %s", run["id"], error.details["persona_id"][0])
+    sub_runs.lock_parents(tx, [run], wait=True)
+    held = held_runs.of_row(tx, run)
+    if run["cancel_requested_at"] is not None:
+        agent_endings.end(held, RunState.CANCELLED)
+        return
+    message = f"The server cannot load persona {run['persona_id']!r}; see the server logs."
+    agent_endings.end(held, RunState.FAILED, RunError("worker.crashed", message, True))
 
 
 def _deadline(run: RowMapping, persona: Persona) -> Any:

@@ -9,7 +9,7 @@ from sqlalchemy import func, update
 
 from arkloop.shared.runs import sweep
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.tables.runs import agent_runs
+from arkloop.shared.storage.tables.runs import agent_runs, runs
 from tests.api.endpoints.agent_worker import (
     MakeWorker,
     call,
@@ -41,6 +41,36 @@ def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[
     assert shown is not None
     failure = {"code": "agent.failed", "message": "The model is gone.", "retryable": True}
     assert failure == shown["error"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_run_whose_persona_cannot_be_read_ends_alone(
+    alice: User,
+    worker: MakeWorker,
+    start: Callable[..., str],
+    connections: Connections,
+    cancelled: bool,
+) -> None:
+    """The poll that claims it brings the other runs that were claimed with it."""
+    newer, other = start(), start()
+    mine = worker()
+    if cancelled:
+        assert 2 == len(mine.poll(max_runs=2))  # a response that is lost
+        alice.post(f"/v1/runs/{newer}:cancel")
+    of_later_release = update(runs).where(runs.c.id == UUID(newer)).values(options={"later": 1})
+    with connections.transaction() as tx:
+        tx.sql.execute(of_later_release)
+
+    assert [other] == [run["run_id"] for run in mine.poll(max_runs=2)]
+
+    shown = alice.get(f"/v1/runs/{newer}").json
+    assert shown is not None
+    if cancelled:
+        assert "cancelled" == shown["status"]
+    else:
+        assert ("worker.crashed", True) == (shown["error"]["code"], shown["error"]["retryable"])
+        assert "cannot load persona 'custom@1'" in shown["error"]["message"]
+    assert [] == mine.poll(held=[other])
 
 
 def test_a_reported_cost_that_exceeds_the_budget_ends_the_run(
