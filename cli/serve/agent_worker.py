@@ -92,9 +92,15 @@ class _Execution:
                 pass
         if run.stopped in ("cancelled", "shutdown"):
             run.outbox.send("release")
-        elif run.stopped == "limit":
-            with contextlib.suppress(Refused):  # the service has ended it
-                run.outbox.send("fail", message="The service refused the agent's events.")
+        elif run.stopped in (None, "limit"):
+            self._fail_refused()
+
+    def _fail_refused(self) -> None:
+        """End a run of which the service refused events, unless it has ended it itself."""
+        for _ in range(2):  # events that the agent has added since are refused and dropped as well
+            with contextlib.suppress(Refused):
+                self.run.outbox.send("fail", message="The service refused the agent's events.")
+                return
 
     def _call(self) -> None:
         try:
@@ -105,7 +111,8 @@ class _Execution:
             )
             self._outcome = lambda: self.run.finish(returned)
         except RunStopped:
-            pass
+            # Without a reason: the agent has ignored the refusal of its events, and went on.
+            self._outcome = self._fail_refused
         except asyncio.CancelledError:
             if self.run.stopped is None:
                 self._outcome = lambda: self.run.outbox.send(

@@ -48,6 +48,7 @@ MAX_RESPONSE_CHARACTERS = 8 * 1024 * 1024
 MAX_TURN_BYTES = 8 * 1024 * 1024
 MAX_OLD_CHARACTERS = 1024
 _MARK = "\n[cut: newer turns of the run have 8 MiB]"
+_STARTED_SEQ = 1  # of `run.started`, which the claim has written
 _READ_TURNS = statement(__package__, "agent_turns")
 _TURN_TYPES = (
     types.MessageCompleted.type,
@@ -137,12 +138,14 @@ def _hand_over(
             reset = types.MessageReset(lost[0].seq, "resumed")
             event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})
         _note_deadline(tx, run, persona)
-        if run["resume_reason"]:
-            held = held_runs.of_row(tx, run)
+        held = held_runs.of_row(tx, run)
+        # Without a reason, too: its worker may have executed it, and not have been able to end it.
+        is_continued = bool(run["resume_reason"]) or held.last_seq > _STARTED_SEQ
+        if is_continued:
             agent_delegation.write_results(held)
             agent_costs.give_back(held, persona)  # a lost worker may have reserved more
-        turns, answers, approvals = _turns(tx.sql, run) if run["resume_reason"] else ([], [], [])
-        checkpoint = checkpoints.load(tx.sql, run_id) if run["resume_reason"] else None
+        turns, answers, approvals = _turns(tx.sql, run) if is_continued else ([], [], [])
+        checkpoint = checkpoints.load(tx.sql, run_id) if is_continued else None
         return {
             "run_id": str(run_id),
             "thread_id": str(run["thread_id"]),
@@ -151,7 +154,7 @@ def _hand_over(
             "metadata": run["metadata"],
             "trace_id": run["trace_id"],
             "fence": run["fence"],
-            "next_seq": event_log.last_seq(tx.sql, run_id) + 1,
+            "next_seq": held.last_seq + 1,
             "attempt": run["attempt"],
             "cancel_requested": run["cancel_requested_at"] is not None,
             "persona_id": run["persona_id"],

@@ -195,6 +195,22 @@ def test_a_lost_response_to_a_poll_is_repeated(
     assert [] == mine.poll(held=[run_id])
 
 
+def test_a_run_that_its_worker_has_forgotten_is_continued(
+    worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """A worker that could not end a run gets its calls and checkpoint, and makes no call twice."""
+    start()
+    mine = worker()
+    mine.take()
+    mine.write("append", turn("Look."), call("c1"), result("c1", "42"), checkpoint={"at": 1})
+
+    run = mine.take()
+
+    assert ({"at": 1}, 1) == (run["checkpoint"], run["attempt"])
+    assert ["user", "assistant", "tool"] == [message["role"] for message in run["messages"]]
+    assert 200 == mine.write("complete", content="It is 42.").status_code
+
+
 def test_a_question_parks_the_run_until_it_is_answered(
     alice: User, worker: MakeWorker, start: Callable[..., str], connections: Connections
 ) -> None:

@@ -1,7 +1,8 @@
-"""Heartbeats of an agent worker: which executions their responses concern."""
+"""Executions of an agent worker: which heartbeats concern them, and how refused ones end."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -79,3 +80,48 @@ def test_a_late_heartbeat_stops_no_execution_that_came_after_it(
     working.join(30)
 
     assert (True, [2]) == (ended, slow.completed)
+
+
+def _swallowed_by_a_step(run: AgentRun) -> str:
+    def look() -> None:
+        run.wait(0.2)  # so that this thread sends the cost, not the one that has sent the call
+        run.cost(input_tokens=1)
+
+    return run.step("look", {}, look, tool_call_id="look-1")
+
+
+def _swallowed_by_the_agent(run: AgentRun) -> str:
+    with suppress(Exception):
+        run.cost(input_tokens=1)
+    return "done"
+
+
+@pytest.mark.parametrize("agent", [_swallowed_by_a_step, _swallowed_by_the_agent])
+def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], str]) -> None:
+    """Its events cannot be stored any more, and it would be polled again and again."""
+    ended = threading.Event()
+    written: list[tuple[str, Any]] = []
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if verb in ("poll", "heartbeat"):
+            is_new = verb == "poll" and body["wait_seconds"] and not body["held"] and not written
+            runs = [{**RUN, "fence": 1}] if is_new else []
+            ended.wait(0 if runs or verb == "heartbeat" else 10)
+            return 200, {"lease_seconds": 15.0, "runs": runs}
+        if any(event["type"] == "run.cost" for event in body["events"]):
+            return 422, {"code": "validation.error", "message": "No price.", "details": {}}
+        written.append((verb, body.get("message")))
+        if verb != "append":
+            ended.set()
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        worker = AgentWorker(address, "mine", agent, concurrency=1, grace_seconds=1)
+        working = threading.Thread(target=worker.run, daemon=True)
+        working.start()
+        is_ended = ended.wait(10)
+        worker.stop()
+        working.join(30)
+
+    assert is_ended
+    assert ("fail", "The service refused the agent's events.") == written[-1]
