@@ -162,7 +162,10 @@ def _hand_over(
             "model": run["model"],
             "model_settings": dict(persona.model_settings),
             "output_schema": persona.output_schema,
-            "messages": [*messages_before(tx.sql, run["thread_id"], run["position"]), *turns],
+            "messages": [
+                *messages_before(tx.sql, run["thread_id"], run["position"]),
+                *_by_turn(turns),
+            ],
             "last_turn": _said_last(turns),
             "answers": answers,
             "approvals": approvals,
@@ -264,6 +267,22 @@ def _turns(
         if (edited := call_approvals.edited(one["answer"])) is not None:
             calls[one["tool_call_id"]]["arguments"] = edited
     return turns, answers, approvals
+
+
+def _by_turn(turns: Sequence[Message]) -> list[Message]:
+    """Return the turns, each followed by the results of its calls.
+
+    An agent may have begun another turn before a call of the last one had its result.
+    """
+    found: list[list[Message]] = []
+    of_call: dict[str, list[Message]] = {}
+    for message in turns:
+        if message["role"] == "tool" and message["tool_call_id"] in of_call:
+            of_call[message["tool_call_id"]].append(message)
+            continue
+        found.append([message])
+        of_call.update((call["id"], found[-1]) for call in message.get("tool_calls", ()))
+    return [message for turn in found for message in turn]
 
 
 def _said_last(turns: Sequence[Message]) -> str | None:

@@ -153,3 +153,19 @@ def test_a_response_has_few_long_runs(worker: MakeWorker, start: Callable[..., s
 
     assert (2, 1) == (len(first), len(others))
     assert {one.run["run_id"] for one in workers} == {*first, *others}
+
+
+def test_a_result_follows_the_turn_of_its_call(
+    worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """An agent began another turn while a call that it made side by side was in progress."""
+    start()
+    mine = worker()
+    mine.take()
+    mine.write("append", turn("One."), call("a"), call("b"), result("b", "2"))
+    mine.write("append", turn("Two."), call("c"), result("a", "1"), result("c", "3"))
+    mine.write("release")
+
+    messages = mine.take()["messages"][1:]
+
+    assert ["One.", "2", "1", "Two.", "3"] == [message["content"] for message in messages]
