@@ -20,6 +20,7 @@ from arkloop.shared.errors import (
     NotActive,
     NotNewestResponse,
     ResponseNotFound,
+    StaleInput,
 )
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands, creation, queries
@@ -92,7 +93,8 @@ def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | 
             with tx.sql.begin_nested():
                 _answer(tx, given, run, projection)
             return ResponseId(run["id"], projection.waits)
-        except NotActive:
+        except (NotActive, StaleInput):
+            # Answered elsewhere, or expired: the client has no id of what has become of the run.
             if given.message is None:
                 raise
     if given.message is None:
@@ -111,7 +113,11 @@ def _next(tx: Transaction, body: Body, given: Input, run: RowMapping) -> Respons
 
 
 def _answer(tx: Transaction, given: Input, run: RowMapping, projection: ResponseProjection) -> None:
-    """Give the run what it has asked its client for. Raises: NotActive: the run has ended."""
+    """Give the run what it has asked its client for.
+
+    Raises:
+        NotActive: the run has ended. StaleInput: the request has got another answer.
+    """
     assert projection.asked is not None
     data, run_id = projection.asked["data"], run["id"]
     if data["kind"] == "tool_results":

@@ -1,8 +1,9 @@
-"""Responses that continue others, while other requests want the same locks."""
+"""Responses that continue others, whose locks others hold or which others have answered."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -71,3 +72,37 @@ def test_a_reply_to_an_ended_run_holds_no_lock_of_it(
         creation.retry(tx, limited, thread_id, stored.catalog(), trace_id="1" * 32)
         held.close()
         assert 409 == reply.result().status_code, reply.result().text
+
+
+def continuing(response: str, content: str) -> dict[str, Any]:
+    """Return a request that continues a response by a message."""
+    model = {"model": "scripted", "background": True}
+    return {**model, "previous_response_id": response, "input": content}
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_message_after_an_answer_of_somebody_else_is_the_next_run(
+    stored: StoredRuns, alice: User, has_ended: bool
+) -> None:
+    """The client has no other id than that of the response which ended with the question."""
+    run_id = stored.create(UUID(alice.thread()))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, request_id := new_id())
+    stored.answer(run_id, "Rome", request_id)
+    if has_ended:
+        again = stored.claim(run_id)
+        assert again is not None
+        stored.finish(again)
+    asked = f"resp_{run_id.hex}"
+
+    same = alice.post("/v1/responses", continuing(asked, "Rome")).json or {}
+    made = alice.post("/v1/responses", continuing(asked, "And Paris?"))
+
+    assert 200 == made.status_code, made.text
+    newest = UUID((made.json or {})["id"].removeprefix("resp_"))
+    assert (f"{asked}_1", {run_id, newest}) == (same["id"], runs_of(alice))
+
+
+def runs_of(user: User) -> set[UUID]:
+    return {UUID(run["run_id"]) for run in user.get("/v1/runs").json or []}
