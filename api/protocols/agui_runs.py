@@ -12,12 +12,26 @@ from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
-from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest, run_of_call
+from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest, run_of_call
 from arkloop.api.protocols.client_tool_names import client_tool_names
-from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, RunNotFound, ThreadBusy
+from arkloop.shared.errors import (
+    InvalidRequest,
+    NotActive,
+    NotWaiting,
+    RunNotFound,
+    StaleInput,
+    ThreadBusy,
+)
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, creation, overrides, pending_calls, queries
+from arkloop.shared.runs import (
+    commands,
+    creation,
+    overrides,
+    pending_calls,
+    queries,
+    thread_entries,
+)
 from arkloop.shared.runs.creation import NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -50,9 +64,13 @@ def start(
     """
     thread = threads.find(tx.sql, actor(), wanted.thread_id)
     if wanted.resume:
-        part = _resume(tx, wanted, thread)
-        if part is not None:
-            return part
+        try:
+            return _resume(tx, wanted, thread)
+        except (NotActive, NotWaiting, StaleInput):
+            is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
+            if not is_cancelled or not _has_new_message(tx.sql, wanted, thread):
+                raise
+            # The interrupt is over, and the client cannot know: it cancels it with each message.
     elif run_id := next(filter(None, map(run_of_call, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
     return _create(tx, wanted, thread, persona_id, route_id)
@@ -101,8 +119,8 @@ def _fold(sql: Connection, projection: AguiProjection, run_id: UUID) -> int:
 # ---- a run that waits ----------------------------------------------------------------
 
 
-def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Part | None:
-    """Answer the open interrupt; None if it is over and the request continues without it."""
+def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Part:
+    """Answer the open interrupt. Raises: NotActive, NotWaiting, StaleInput: it is over."""
     entries = {entry.interrupt_id: entry for entry in wanted.resume}
     run_id = thread and (
         threads.active_run_id(tx.sql, thread.id) or queries.newest_of_thread(tx.sql, thread.id)
@@ -115,15 +133,19 @@ def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Pa
     if asked is None or entry is None or len(entries) > 1:
         raise NotWaiting("The thread has no open interrupt of this id.")
     content = content_of(asked["data"], entry.status, entry.payload)
-    try:
-        # Without the run's lock if it has ended: creating the next one first locks others.
-        with tx.sql.begin_nested():
-            audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
-    except NotActive:
-        if entry.status == "cancelled" and wanted.new_message() is not None:
-            return None
-        raise
+    # Without the run's lock if the interrupt is over: creating the next one first locks others.
+    with tx.sql.begin_nested():
+        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
     return Part(run_id=run_id, waits=projection.waits)
+
+
+def _has_new_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None) -> bool:
+    """Return whether the request ends with a message of the user that the thread does not have."""
+    if wanted.new_message() is None:
+        return False
+    message_id = wanted.messages[-1]["id"]
+    # Where a question came without a call, the message before it is still the last one.
+    return not thread or not thread_entries.find_message(sql, thread.id, MESSAGE_ID, message_id)
 
 
 def _request_id(projection: AguiProjection) -> str:

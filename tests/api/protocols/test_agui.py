@@ -9,10 +9,12 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from arkloop.api.protocols import agui_runs
+from arkloop.shared.claim import Claim
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
+from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.times import now, rfc3339
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
@@ -138,6 +140,13 @@ def test_an_answer_is_bounded_as_elsewhere(alice: User, stored: StoredRuns) -> N
     assert RunState.QUEUED == stored.state(run_id)
 
 
+def runs_of(stored: StoredRuns) -> list[UUID]:
+    """Return the runs of the org, the oldest first."""
+    with stored.connections.reading() as sql:
+        is_own = runs.c.org_id == stored.actor.org_id
+        return list(sql.scalars(select(runs.c.id).where(is_own).order_by(runs.c.id)))
+
+
 @pytest.mark.parametrize(
     ("missing", "states"),
     [
@@ -163,6 +172,57 @@ def test_a_message_interrupts_a_run_that_waits_for_the_page(
 
     made = [run["run_id"] for run in alice.get("/v1/runs").json or []]
     assert states == [stored.state(UUID(one)) for one in reversed(made)]
+
+
+def parked(stored: StoredRuns, alice: User) -> tuple[Claim, UUID]:
+    """Return a run of the thread `chat-1` that has asked a question, and the question's id."""
+    claim = stored.claim(stored.create(UUID(alice.thread(external_id="chat-1"))))
+    assert claim is not None
+    stored.park(claim, request_id := new_id())
+    return claim, request_id
+
+
+def cancelled(request_id: UUID, said: Any = SAID) -> dict[str, Any]:
+    """Return the request of a page whose user says something instead of answering."""
+    resume = [{"interruptId": str(request_id), "status": "cancelled"}]
+    return {**ASK, "runId": str(new_id()), "messages": [said], "resume": resume}
+
+
+@pytest.mark.parametrize("since", ["answered", "ended", "followed"])
+def test_a_message_may_cancel_an_interrupt_that_is_over(
+    alice: User, stored: StoredRuns, since: str
+) -> None:
+    """The page cannot know that somebody else has answered, and cancels what it was asked."""
+    claim, request_id = parked(stored, alice)
+    stored.answer(claim.run_id, "Rome", request_id)
+    if since != "answered":
+        again = stored.claim(claim.run_id)
+        assert again is not None
+        stored.finish(again)
+    if since == "followed":
+        alice.post("/v1/agui", json={**ASK, "messages": [{**SAID, "id": "m0"}]}).close()
+    before = runs_of(stored)
+
+    alice.post("/v1/agui", json=cancelled(request_id)).close()
+
+    [newest] = set(runs_of(stored)) - set(before)
+    assert (RunState.QUEUED if since == "ended" else "pending") == stored.state(newest)
+    repeated = events_of(alice.post("/v1/agui", json=cancelled(request_id)))[-1]
+    assert "RUN_ERROR" == repeated["type"]  # the thread has the message
+
+
+def test_another_interrupt_stays_open(alice: User, stored: StoredRuns) -> None:
+    """A message that cancels the one before is refused while the run asks something else."""
+    claim, request_id = parked(stored, alice)
+    stored.answer(claim.run_id, "Rome", request_id)
+    again = stored.claim(claim.run_id)
+    assert again is not None
+    stored.park(again, new_id())
+
+    refused = events_of(alice.post("/v1/agui", json=cancelled(request_id)))[-1]
+
+    assert ("RUN_ERROR", "runs.thread_busy") == (refused["type"], refused["code"])
+    assert [claim.run_id] == runs_of(stored)
 
 
 @pytest.mark.parametrize("id_name", ["toolCallId", "tool_call_id"])
