@@ -174,7 +174,6 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
 
         def make(tx: Transaction) -> Response:
             part = agui_runs.start(tx, stored, args.get("persona_id"), args.get("route_id"))
-            sent_files.mark_used()
             return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
 
         made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()

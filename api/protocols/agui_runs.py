@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from ag_ui.core import ResumeEntry
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
+from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
 from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest, run_of_call
@@ -32,7 +34,7 @@ from arkloop.shared.runs import (
     queries,
     thread_entries,
 )
-from arkloop.shared.runs.creation import NewRun, NewThread
+from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
@@ -64,14 +66,8 @@ def start(
     """
     thread = threads.find(tx.sql, actor(), wanted.thread_id)
     if wanted.resume:
-        try:
-            return _resume(tx, wanted, thread)
-        except (NotActive, NotWaiting, StaleInput):
-            is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
-            if not is_cancelled or not _has_new_message(tx.sql, wanted, thread):
-                raise
-            # The interrupt is over, and the client cannot know: it cancels it with each message.
-    elif run_id := next(filter(None, map(run_of_call, wanted.results)), None):
+        return _resume(tx, wanted, thread, persona_id, route_id)
+    if run_id := next(filter(None, map(run_of_call, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
     return _create(tx, wanted, thread, persona_id, route_id)
 
@@ -119,33 +115,71 @@ def _fold(sql: Connection, projection: AguiProjection, run_id: UUID) -> int:
 # ---- a run that waits ----------------------------------------------------------------
 
 
-def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Part:
-    """Answer the open interrupt. Raises: NotActive, NotWaiting, StaleInput: it is over."""
+def _resume(
+    tx: Transaction,
+    wanted: AguiRequest,
+    thread: Row[Any] | None,
+    persona_id: str | None,
+    route_id: str | None,
+) -> Part:
+    """Answer the open interrupt, and create the run of a new message that comes with the answer.
+
+    Returns what the client shows: the run of the message, if it has cancelled the interrupt, else
+    what follows its answer. With a message it may cancel what is over, which it cannot know.
+    """
+    message = _new_message(tx.sql, wanted, thread)
+    is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
+    made = None
+    try:
+        run_id, projection, entry = _asked(tx.sql, wanted, thread)
+    except NotWaiting:
+        if message is None or not is_cancelled:
+            raise
+        return _create(tx, wanted, thread, persona_id, route_id)
+    assert projection.asked is not None
+    content = content_of(projection.asked["data"], entry.status, entry.payload)
+    # Pages may show the text of an answer as a message.
+    if message is not None and (is_cancelled or message.content.text != content):
+        # Before the answer, which locks its run: the limits of the org are locked first.
+        answers = entry.interrupt_id
+        made = _create(tx, wanted, thread, persona_id, route_id, answers=answers)
+    try:
+        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
+    except (NotActive, NotWaiting, StaleInput):
+        if made is None or not is_cancelled:
+            raise
+    return made if made and is_cancelled else Part(run_id=run_id, waits=projection.waits)
+
+
+def _asked(
+    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
+) -> tuple[UUID, AguiProjection, ResumeEntry]:
+    """Return the run and its part that asks what the entry replies to. Raises: NotWaiting."""
     entries = {entry.interrupt_id: entry for entry in wanted.resume}
     run_id = thread and (
-        threads.active_run_id(tx.sql, thread.id) or queries.newest_of_thread(tx.sql, thread.id)
+        threads.active_run_id(sql, thread.id) or queries.newest_of_thread(sql, thread.id)
     )
     if not run_id or len(entries) != len(wanted.resume):
         raise NotWaiting("The thread has no open interrupt of this id.")
-    facts = facts_of(queries.get(tx.sql, actor(), run_id), wanted.thread_id, wanted.run_id)
-    projection = last_part(tx.sql, facts, lambda p: _request_id(p) in entries)
-    asked, entry = projection.asked, entries.get(_request_id(projection))
-    if asked is None or entry is None or len(entries) > 1:
+    facts = facts_of(queries.get(sql, actor(), run_id), wanted.thread_id, wanted.run_id)
+    projection = last_part(sql, facts, lambda p: _request_id(p) in entries)
+    entry = entries.get(_request_id(projection))
+    if projection.asked is None or entry is None or len(entries) > 1:
         raise NotWaiting("The thread has no open interrupt of this id.")
-    content = content_of(asked["data"], entry.status, entry.payload)
-    # Without the run's lock if the interrupt is over: creating the next one first locks others.
-    with tx.sql.begin_nested():
-        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
-    return Part(run_id=run_id, waits=projection.waits)
+    return run_id, projection, entry
 
 
-def _has_new_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None) -> bool:
-    """Return whether the request ends with a message of the user that the thread does not have."""
-    if wanted.new_message() is None:
-        return False
-    message_id = wanted.messages[-1]["id"]
+def _new_message(
+    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
+) -> NewMessage | None:
+    """Return the message of the user at the end of the request, unless the thread has it."""
+    message = wanted.new_message()
+    if message is None or thread is None:
+        return message
     # Where a question came without a call, the message before it is still the last one.
-    return not thread or not thread_entries.find_message(sql, thread.id, MESSAGE_ID, message_id)
+    message_id = wanted.messages[-1]["id"]
+    known = thread_entries.find_message(sql, thread.id, MESSAGE_ID, message_id)
+    return message if known is None else None
 
 
 def _request_id(projection: AguiProjection) -> str:
@@ -196,11 +230,11 @@ def _missing(run: RowMapping, facts: AguiFacts) -> list[str]:
 # ---- a new run -----------------------------------------------------------------------
 
 
-def _on_busy(sql: Connection, thread: Row[Any] | None) -> OnBusy:
+def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> OnBusy:
     """Return what becomes of a message while the thread's run is active.
 
     The user has moved on where the page has not sent the results of its tools. It has nothing to do
-    with those of HTTP tools.
+    with those of HTTP tools. `answers` is the interrupt that the request replies to, too.
 
     Raises:
         ThreadBusy: an interrupt is open, which the protocol has answered first.
@@ -210,6 +244,8 @@ def _on_busy(sql: Connection, thread: Row[Any] | None) -> OnBusy:
     if pending is None:
         return OnBusy.ENQUEUE
     if pending["kind"] != pending_calls.KIND:
+        if pending["request_id"] == answers:
+            return OnBusy.ENQUEUE
         raise ThreadBusy("The thread has an open interrupt; resume it first.")
     is_of_page = any(call.get("result_from") != "http" for call in pending["calls"])
     return OnBusy.INTERRUPT if is_of_page else OnBusy.ENQUEUE
@@ -221,6 +257,8 @@ def _create(
     thread: Row[Any] | None,
     persona_id: str | None,
     route_id: str | None,
+    *,
+    answers: str | None = None,
 ) -> Part:
     message = wanted.new_message()
     if message is None:
@@ -239,6 +277,8 @@ def _create(
         trace_id=trace_id(),
         options=overrides.check(persona, route, wanted.overrides()),
         metadata={RUN_ID: wanted.run_id},
-        on_busy=_on_busy(tx.sql, thread),
+        on_busy=_on_busy(tx.sql, thread, answers),
     )
-    return Part(run_id=creation.create(tx, new).run_id)
+    made = creation.create(tx, new)
+    sent_files.mark_used()
+    return Part(run_id=made.run_id)

@@ -1,6 +1,7 @@
 """Requests that `/v1/agui` refuses, and those that it answers without a worker."""
 
 import json
+import re
 from typing import Any
 from uuid import UUID
 
@@ -209,6 +210,71 @@ def test_a_message_may_cancel_an_interrupt_that_is_over(
     assert (RunState.QUEUED if since == "ended" else "pending") == stored.state(newest)
     repeated = events_of(alice.post("/v1/agui", json=cancelled(request_id)))[-1]
     assert "RUN_ERROR" == repeated["type"]  # the thread has the message
+
+
+LATER = {"id": "m2", "role": "user", "content": "Rome, and Paris."}
+
+
+@pytest.mark.parametrize(
+    ("reply", "waits"),
+    [({"status": "cancelled"}, 0), ({"status": "resolved", "payload": "Rome"}, 1)],
+)
+def test_a_message_beside_a_reply_is_the_next_run(
+    alice: User, stored: StoredRuns, reply: dict[str, str], waits: int
+) -> None:
+    """The response is that run if the interrupt is cancelled, else what follows the reply."""
+    claim, request_id = parked(stored, alice)
+    body = cancelled(request_id, LATER)
+    body["resume"][0].update(reply)
+
+    shown = [cursor_of(alice.post("/v1/agui", json={**body, "runId": id_})) for id_ in "ab"]
+
+    [asked, newest] = runs_of(stored)
+    assert [claim.run_id, "queued", "pending"] == [
+        asked,
+        *(stored.state(one) for one in (asked, newest)),
+    ]
+    # The thread has the message already when it is sent again.
+    assert [f"{asked if waits else newest}.{waits}.1", f"{asked}.1.1"] == shown
+
+
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [
+        (SAID, {"status": "cancelled"}),
+        (document("aGVsbG8="), {"status": "cancelled"}),
+        ({**LATER, "content": "Rome"}, {"status": "resolved", "payload": "Rome"}),
+    ],
+)
+def test_a_reply_needs_no_message(
+    alice: User, stored: StoredRuns, connections: Connections, said: Any, reply: dict[str, str]
+) -> None:
+    """The message may be the one before a question without a call, or show the reply itself."""
+    files_before = names_of_files(connections)
+    alice.post("/v1/agui", json=ASK).close()
+    [run_id] = runs_of(stored)
+    claim, request_id = stored.claim(run_id), new_id()
+    assert claim is not None
+    stored.park(claim, request_id)
+    body = cancelled(request_id, said)
+    body["resume"][0].update(reply)
+
+    assert f"{run_id}.1.1" == cursor_of(alice.post("/v1/agui", json=body))
+
+    assert [run_id] == runs_of(stored)
+    assert files_before == names_of_files(connections)
+
+
+def cursor_of(response: TestResponse) -> str:
+    """Return the cursor of the first event of a stream."""
+    sent = b""
+    for piece in response.iter_encoded():
+        sent += piece
+        if (found := re.search(rb"\nid: (.+)\n", sent)) is not None:
+            break
+    response.close()
+    assert found is not None
+    return found[1].decode()
 
 
 def test_another_interrupt_stays_open(alice: User, stored: StoredRuns) -> None:
