@@ -138,10 +138,10 @@ class StoredRuns:
         return stored
 
     def park(
-        self, claim: Claim, request_id: UUID, *, expires_in: float = 3600, **of_call: str
+        self, claim: Claim, request_id: UUID, *, expires_in: float = 3600, **fields: Any
     ) -> bool:
-        """Let the run wait for an answer, as its worker would; `of_call` is its `tool_call_id`."""
-        pending = {"request_id": str(request_id), "kind": "question", "prompt": "?", **of_call}
+        """Let the run wait, as its worker would; `fields` are those of what it asks."""
+        pending = {"request_id": str(request_id), "kind": "question", "prompt": "?", **fields}
         asked = RunWaitingForInput(expires_at="", **pending)
         with self.connections.transaction() as tx:
             return claims.park(

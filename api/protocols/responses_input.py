@@ -65,14 +65,19 @@ def read(value: Any) -> Input:
     for place, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
-        is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
-        if is_output and (run_id := responses_ids.run_of_item(item.get("id"))) is not None:
+        if (run_id := _run_of_output(item)) is not None:
             continues, first = run_id, place + 1
     return _new(value, first, continues)
 
 
+def _run_of_output(item: Mapping[str, Any]) -> UUID | None:
+    """Return the run that an item of an earlier response comes from, None for other items."""
+    is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
+    return responses_ids.run_of_item(item.get("id")) if is_output else None
+
+
 def with_stored_files(value: Any) -> Any:
-    """Return an input with the files stored that its last message of the user has as base64.
+    """Return an input with the files stored that its new message of the user has as base64.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
@@ -80,6 +85,8 @@ def with_stored_files(value: Any) -> Any:
     items = value if isinstance(value, list) else []
     for place in range(len(items) - 1, -1, -1):
         item = items[place]
+        if isinstance(item, dict) and _run_of_output(item) is not None:
+            break  # the server has what comes before it
         if isinstance(item, dict) and item.get("role") == "user":
             content = item.get("content")
             if not isinstance(content, list):

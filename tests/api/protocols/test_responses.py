@@ -1,17 +1,24 @@
 """Requests that `/v1/responses` refuses, and the shape of its errors."""
 
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
+from arkloop.shared.events.types import ToolCallRequested
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User
 from tests.contents import png
 from tests.full_disk import full_disk
+from tests.stored_runs import StoredRuns
 
 UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
 KEY = {"Idempotency-Key": "k"}
@@ -177,6 +184,35 @@ def test_nothing_is_kept_of_a_message_whose_last_file_cannot_be_stored(
 
     assert (503, "files.storage_unavailable") == (status, code)
     assert 0 == kept_files(connections, alice)
+
+
+def test_data_before_an_earlier_response_is_not_stored_again(
+    alice: User, stored: StoredRuns, connections: Connections
+) -> None:
+    """Each step of a loop of tools sends it again; a key for results needs no scope for files."""
+    tool = {"type": "function", "name": "t", "parameters": {"type": "object"}}
+    file = {"type": "input_file", "file_data": "SGVsbG8="}
+    said = {"role": "user", "content": [file]}
+    body = {**ASK, "input": [said], "tools": [tool]}
+    run_id = UUID(alice.post("/v1/responses", json=body).json["id"].removeprefix("resp_"))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    with connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, "c", ResultSource.CLIENT)
+    call = {"tool_call_id": "c", "name": "t", "arguments": {}}
+    asked = {"kind": "tool_results", "calls": [call]}
+    stored.write(claim, ToolCallRequested(**call))
+    stored.park(replace(claim, last_seq=stored.last_seq(run_id)), new_id(), **asked)
+    output = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    called = {"type": "function_call", "id": f"fc_{run_id.hex}_2", "call_id": "c", "name": "t"}
+    key = alice.api_key("data.runs.write", "data.runs.read", "data.threads.write")
+
+    sent = key.post("/v1/responses", json={**body, "input": [said, called, output]})
+
+    assert (200, f"resp_{run_id.hex}_1") == (sent.status_code, (sent.json or {}).get("id")), (
+        sent.text
+    )
+    assert 1 == kept_files(connections, alice)
 
 
 @pytest.mark.parametrize(
