@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from arkloop.shared.agents import approvals
+from arkloop.shared.events.plain import is_too_deep
 from arkloop.shared.runs import pending_calls
 
 Chunk = dict[str, Any]
@@ -336,9 +337,14 @@ def text_of(value: Any) -> str:
 
 
 def value_of(text: str) -> Any:
-    """Return the JSON value that the text is, else the text."""
+    """Return the JSON value that the text is, if it can be sent, else the text."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if is_too_deep(value):  # Python reads more levels than it writes
+            return text
+        if "\\u" in text:  # only an escape makes a lone surrogate
+            _JSON.encode(value).encode()
+        return value
     except (ValueError, RecursionError):
         return text
 

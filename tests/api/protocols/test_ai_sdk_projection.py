@@ -112,6 +112,22 @@ def test_an_output_is_restored_from_its_text(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "output", ['"\\ud83d"', '{"a": [1, "\\uDC00x"]}', '{"\\ud800": 1}', "[" * 400 + "]" * 400]
+)
+def test_a_result_that_cannot_be_sent_as_a_value_is_a_text(output: str) -> None:
+    """A client's tool may cut an emoji in two: its text has no lone surrogate, its value has."""
+    events = events_of("client_tools")
+    for event in events:
+        if event["type"] == "tool.result" and event["data"]["tool_call_id"] == "call_1_2":
+            event["data"]["output"] = output
+    chunks = chunks_of(project_all(events, AiSdkProjection(str(RUN_ID), until=1)))
+
+    kind = "tool-output-available"
+    shown = {c["toolCallId"]: c["output"] for c in chunks if c["type"] == kind}
+    assert output == shown["call_1_2"]
+
+
+@pytest.mark.parametrize(
     ("of_http", "responses"),
     [((), [["call_1_2", "call_1_4"], []]), (("call_1_4",), [["call_1_2"], []])],
 )
