@@ -140,7 +140,7 @@ class AguiProjection:
         frames = [] if started is None else [started]
         if self._connects and not self._after:
             # Without a number: it depends on what is in the thread by now.
-            frames.append(b"data: %b\n\n" % encoded(self._snapshot()))
+            frames.append(_without_number(self._snapshot()))
         return frames
 
     def _events(self, event: Mapping[str, Any]) -> Iterator[BaseEvent]:
@@ -338,7 +338,8 @@ class AguiProjection:
         call_id = self._facts.call_id(data["tool_call_id"])
         message_id = f"{call_id}.result"
         self._messages.result(message_id, call_id, data["output"])
-        if call_id not in self._handed:  # the client has what it has sent
+        # A client has what it has sent, unless it connects: its snapshot is that of the wait.
+        if call_id not in self._handed or self._connects:
             yield ToolCallResultEvent(
                 message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"
             )
@@ -353,11 +354,17 @@ class AguiProjection:
         """Return the next frame, with its cursor; None if it is left out."""
         if not self._has_begun:
             return None
+        if isinstance(event, ToolCallResultEvent) and event.tool_call_id in self._handed:
+            return _without_number(event)  # cursors count the same events in all streams
         self._number += 1
         if self._number <= self._after:
             return None
         cursor = f"{self._facts.run_id}.{self.first}.{self._number}"
         return b"data: %b\nid: %b\n\n" % (encoded(event), cursor.encode())
+
+
+def _without_number(event: BaseEvent) -> bytes:
+    return b"data: %b\n\n" % encoded(event)
 
 
 def encoded(event: BaseEvent) -> bytes:

@@ -81,6 +81,21 @@ def test_a_connect_begins_with_all_messages() -> None:
     assert b"\nid: " not in frames[1]
 
 
+def test_a_page_that_connects_gets_the_results_of_another_one() -> None:
+    """They come after the snapshot, which is that of the wait, and do not count for cursors."""
+    _, (_, of_sender) = parts_of("client_tools")
+    _, (_, connected) = parts_of("client_tools", connects=True)
+    own = [frame for frame in connected if b"\nid: " not in frame]
+    [snapshot, *results] = data_of(own)
+
+    assert "MESSAGES_SNAPSHOT" == snapshot["type"]
+    handed = [FACTS.call_id(name) for name in ("call_1_2", "call_1_4")]
+    assert [("TOOL_CALL_RESULT", id_) for id_ in handed] == [
+        (event["type"], event["toolCallId"]) for event in results
+    ]
+    assert of_sender == [frame for frame in connected if b"\nid: " in frame]
+
+
 def test_text_is_taken_back_by_a_snapshot() -> None:
     """After a reset the messages are those before the turn, and the turn comes under its old id."""
     [(_, frames)] = parts_of("reset")
