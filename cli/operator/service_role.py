@@ -60,11 +60,16 @@ def prepare_service(
 def switch_newer(engine: Engine, switch: str | None, lock_seconds: float) -> None:
     """Take down the wall of a schema that is newer than this code, where `switch` is off.
 
+    Where it is on, a wall that is up stays as the newer release has made it.
+
     Raises:
-        ClickException: `switch` is on.
+        ClickException: `switch` is on, and the wall is down.
         OperationalError: as `schema.migrate`.
     """
-    if switch == "on":
-        raise click.ClickException(NEWER)
     if switch == "off":
         row_security.lift(engine, lock_seconds=lock_seconds)
+    elif switch == "on":
+        with engine.connect() as sql:
+            is_on = row_security.is_on(sql)
+        if not is_on:
+            raise click.ClickException(NEWER)

@@ -103,6 +103,20 @@ def test_the_wall_is_before_the_service_alone(database: Database) -> None:
 
 
 @pytest.mark.owner
+def test_the_wall_of_a_newer_schema_stays_up(database: Database) -> None:
+    """A rollback with `--row-security on`, as `deploy/compose.walled.yaml` has it, succeeds."""
+    assert 0 == database.migrate("--row-security", "on").exit_code
+    database.make_org(database.service)
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    again = database.migrate("--row-security", "on")
+
+    assert (0, "9999") == (again.exit_code, again.output.strip())
+    assert (0, 1) == (database.count(database.service), database.count(database.service, "*"))
+
+
+@pytest.mark.owner
 def test_the_wall_of_a_newer_schema_can_be_taken_down(database: Database) -> None:
     """A release before that of the schema takes it down at once, and refuses to put it up."""
     assert 0 == database.migrate("--row-security", "on").exit_code
