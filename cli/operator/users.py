@@ -14,6 +14,7 @@ from arkloop.cli.operator.database import (
     find_org,
     org_option,
     record,
+    without_notifications,
 )
 from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.cli.output import print_json, print_line
@@ -153,7 +154,7 @@ def erase(database_url: str, yes: bool, login: str) -> None:
     All access ends, private threads are deleted, and what the user has shared with an org stays
     there without a name.
     """
-    with database(database_url, COMMAND_TIMEOUTS) as connections:
+    with without_notifications(database_url) as connections:
         with connections.reading() as sql:
             user_id = _user(sql, login)
         confirmed(f"the user {login!r}", yes)

@@ -22,7 +22,7 @@ from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import LastOwner
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import personal_data
+from arkloop.shared.runs import commands, personal_data
 from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -250,14 +250,19 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
 
 
 def _take_name_off(tx: Transaction, user_id: UUID) -> None:
-    """Keep the row that threads of the org refer to, with nothing of the person in it."""
+    """Keep the row that threads of the org refer to, with nothing of the person in it.
+
+    Runs in these threads that wait for the person to authorize access continue without it.
+    """
+    # First: transactions that have locked a run refer to the user next, whose row is locked below.
+    owner = mcp_access.owner_of(None, user_id)
+    commands.decline_visits(tx, mcp_access.forget_owner(tx, owner))
     name = f"{ERASED}-{user_id}"
     nothing = {"login": name, "email": f"{name}@invalid", "password_hash": ERASED}
     tx.sql.execute(update(users).where(users.c.id == user_id).values(**nothing))
     named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
     key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()
     idempotency.forget_actors(tx, [user_id, *key_ids])
-    mcp_access.forget_owner(tx, mcp_access.owner_of(None, user_id))
 
 
 def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID]) -> None:

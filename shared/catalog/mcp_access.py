@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, select, true, update
@@ -36,6 +37,9 @@ REQUEST_EXPIRES = timedelta(days=1)
 
 #: A run that waits, and the address of the page that it waits for.
 Page = tuple[UUID, str]
+#: A run that waits, and the hash of the state in the address of its page, by which `is_page` finds
+#: the page without a key.
+HashedPage = tuple[UUID, bytes]
 
 GRANT_PURPOSE, REQUEST_PURPOSE = "mcp_grants.grant", "mcp_authorizations.request"
 
@@ -131,12 +135,27 @@ def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = N
     return closed
 
 
-def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> None:
-    """Forget all that an owner has granted and was asked for, by default in all orgs."""
+def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> list[HashedPage]:
+    """Forget all that an owner has granted and was asked for, by default in all orgs.
+
+    Returns the pages that were open for runs. These are left to the caller: see
+    `commands.decline_visits`.
+    """
     of_org = select(mcp_configs.c.id).where(mcp_configs.c.org_id == org_id)
-    for table in (mcp_grants, mcp_authorizations):
-        is_there = true() if org_id is None else table.c.config_id.in_(of_org)
-        tx.sql.execute(delete(table).where(table.c.owner == owner, is_there))
+    grants, requests = (
+        delete(table).where(
+            table.c.owner == owner, true() if org_id is None else table.c.config_id.in_(of_org)
+        )
+        for table in (mcp_grants, mcp_authorizations)
+    )
+    tx.sql.execute(grants)
+    asked = mcp_authorizations.c
+    closed = tx.sql.execute(requests.returning(asked.run_id, asked.state_hash, asked.answered_at))
+    return [
+        (row.run_id, row.state_hash)
+        for row in closed
+        if row.run_id is not None and row.answered_at is None
+    ]
 
 
 # ---- requests ------------------------------------------------------------------------
@@ -212,6 +231,12 @@ def hold_open(sql: Connection, config_id: UUID, run_id: UUID) -> bool:
         mcp_authorizations.c.answered_at.is_(None),
     )
     return sql.scalar(held.with_for_update(read=True)) is not None
+
+
+def is_page(url: str, state_hash: bytes) -> bool:
+    """Return whether the address is that of the page of the request with this state."""
+    query = url.partition("#")[0].partition("?")[2]  # `urlsplit` refuses some of servers' addresses
+    return state_hash in map(_hash, parse_qs(query).get("state", []))
 
 
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:

@@ -20,6 +20,7 @@ from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import NewEntry
 from arkloop.shared.billing import usage_reports
+from arkloop.shared.catalog.mcp_access import HashedPage, is_page
 from arkloop.shared.errors import (
     InvalidRequest,
     NotActive,
@@ -137,9 +138,8 @@ def answer(
 
 def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) -> None:
     """Queue the run again if it waits for somebody to visit this page, which has happened."""
-    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
-    run = tx.sql.execute(query).mappings().one_or_none()
-    if run is None or run["state"] != RunState.WAITING or run["pending_input"].get("url") != url:
+    run = _waiting(tx.sql, run_id)
+    if run is None or run["pending_input"].get("url") != url:
         return
     reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
     _requeue_with_input(tx, run, reply, None)
@@ -149,6 +149,14 @@ def answer_visits(tx: Transaction, pages: Iterable[tuple[UUID, str]]) -> None:
     """Let the runs that wait for these pages, which were closed, make their calls again."""
     for run_id, url in sorted(pages):  # in one order: another transaction may close some of them
         answer_visit(tx, run_id, url, is_accepted=True)
+
+
+def decline_visits(tx: Transaction, pages: Iterable[HashedPage]) -> None:
+    """Let the runs that wait for these pages, which nobody will visit, continue without access."""
+    for run_id, state_hash in sorted(pages):  # in one order, as above
+        run = _waiting(tx.sql, run_id)
+        if run is not None and is_page(run["pending_input"].get("url") or "", state_hash):
+            _requeue_with_input(tx, run, form_replies.DECLINED, None)
 
 
 def give_results(
@@ -214,6 +222,13 @@ def _requeue_with_input(
 
 
 # ---- pieces --------------------------------------------------------------------------
+
+
+def _waiting(sql: Connection, run_id: UUID) -> RowMapping | None:
+    """Return the run, locked, if it waits for input."""
+    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
+    run = sql.execute(query).mappings().one_or_none()
+    return None if run is None or run["state"] != RunState.WAITING else run
 
 
 def _find(sql: Connection, actor: Actor, run_id: UUID, *, lock: bool = False) -> RowMapping:
