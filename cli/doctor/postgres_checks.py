@@ -128,7 +128,8 @@ def examined(
     return findings
 
 
-# A read waits for ACCESS EXCLUSIVE alone: for who has it, or is before it in the queue for it.
+# A read waits for ACCESS EXCLUSIVE alone: for who has it, or is before it in the queue for it. What
+# waits itself comes last. Transactions of other roles show their age only to pg_read_all_stats.
 _OLDEST_LOCKER = text(
     """
     WITH exclusive AS (
@@ -137,11 +138,11 @@ _OLDEST_LOCKER = text(
             SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace
         ) AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     )
-    SELECT pid, coalesce(extract(epoch FROM now() - xact_start), 0)::int AS seconds
+    SELECT pid, extract(epoch FROM now() - xact_start)::int AS seconds
     FROM pg_stat_activity WHERE pid IN (
         SELECT pid FROM exclusive UNION SELECT unnest(pg_blocking_pids(pid)) FROM exclusive
     )
-    ORDER BY xact_start LIMIT 1
+    ORDER BY pid IN (SELECT pid FROM pg_locks WHERE NOT granted), xact_start LIMIT 1
     """
 )
 
@@ -153,10 +154,12 @@ def _given_up(name: str, engine: Engine, error: DBAPIError) -> Finding:
         with transaction(engine) as sql:
             locker = sql.execute(_OLDEST_LOCKER).one_or_none()
         if locker is not None:
+            age = ""
+            if locker.seconds is not None:
+                age = f", in a transaction that began {locker.seconds:,} s ago"
             advice = (
-                f"Process {locker.pid} of Postgres locks a table, or is about to, in a transaction"
-                f" that began {locker.seconds:,} s ago: let it end, or use"
-                f" pg_terminate_backend({locker.pid})."
+                f"Process {locker.pid} of Postgres locks a table, or is about to{age}: let it end,"
+                f" or use pg_terminate_backend({locker.pid})."
             )
     reason = str(error.orig).partition("\n")[0]
     return fail(name, f"could not be looked at: {reason}", advice)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests import walls
 from tests.cli.doctor.examined import Examine, examine, own_redis
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.standby import replicated_postgres
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -122,9 +124,34 @@ def test_a_locked_table_fails_the_checks_that_read_it(
     [(_, why)] = report.of("webhooks")
     assert "canceling statement due to lock timeout" in why
     assert f"Process {pid} of Postgres locks a table" in report.advice("webhooks")
+    assert "in a transaction that began" in report.advice("webhooks")
     assert {"workers", "queue", "event partitions"} <= {
         finding["check"] for finding in report.data["findings"]
     }
+
+
+def test_a_locker_of_another_role_is_named_before_those_that_wait_for_it(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """Postgres does not show the service's role since when its transaction is open."""
+    url = new_database()
+    behind = walls.put_up(url)
+
+    def lock() -> None:
+        engine = create_engine(behind)
+        with engine.begin() as sql:
+            sql.execute(text("LOCK TABLE webhook_endpoints IN ACCESS EXCLUSIVE MODE"))
+        engine.dispose()
+
+    with ThreadPoolExecutor(1) as threads, walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text("SELECT FROM webhook_endpoints"))
+        pid = sql.scalar(text("SELECT pg_backend_pid()"))
+        threads.submit(lock)
+        waiting = text("SELECT pg_backend_pid() = ANY(pg_blocking_pids(pid)) FROM pg_locks")
+        eventually(lambda: any(sql.scalars(waiting)))
+        advice = examine(ARKLOOP_DATABASE_URL=behind).advice("webhooks")
+
+    assert f"Process {pid} of Postgres locks a table, or is about to: let it end" in advice
 
 
 def test_a_wall_with_a_gap_fails(examine: Examine, new_database: Callable[[], str]) -> None:
