@@ -100,6 +100,8 @@ class ServedRun(StepsAndCosts):
                 returned, output = _output(returned)
             elif returned is not None and not isinstance(returned, str):
                 raise ValueError(f"The agent returned {type(returned).__name__}, not text.")
+            elif returned is not None:
+                returned = clean(returned)
             streamed = self.outbox.open_text
             last = self._last_turn
             is_recorded = not streamed and last is not None and returned in (None, last.content)
@@ -108,7 +110,7 @@ class ServedRun(StepsAndCosts):
             elif returned is None:
                 content = streamed
             else:
-                content = clean(returned)
+                content = returned
                 if not content.startswith(streamed):
                     self.outbox.void_text()
                     streamed = ""
@@ -303,7 +305,7 @@ class ServedRun(StepsAndCosts):
 
 def _output(returned: Any) -> tuple[str, Any]:
     try:
-        text = returned if isinstance(returned, str) else json_of(returned)
+        text = clean(returned) if isinstance(returned, str) else json_of(returned)
         value = json.loads(text)
     except ValueError:
         value = None

@@ -242,4 +242,9 @@ def json_of(value: Any) -> str:
         raise ValueError(f"Not JSON: {error}") from None
     if is_too_deep(value):
         raise ValueError("Nested too deep.")
+    return storable_json(text)
+
+
+def storable_json(text: str) -> str:
+    """Return JSON text with U+FFFD for what Postgres cannot store, NUL as an escape, too."""
     return _ESCAPED_NUL.sub("\\1\ufffd", clean(text))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from arkloop.shared.agents.transcript import Transcript
+from arkloop.shared.agents.transcript import Transcript, storable_json
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.worker.agent.loop import Answer
@@ -60,7 +60,7 @@ def answer_of(
 
 def _output(returned: Any, output_schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
-        text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
+        text = returned if isinstance(returned, str) else _json_text(returned)
     except (TypeError, ValueError, RecursionError) as error:
         message = "The agent returned no object, which its output schema requires."
         raise RunFailure("agent.failed", message) from error
@@ -69,6 +69,11 @@ def _output(returned: Any, output_schema: Mapping[str, Any]) -> tuple[str, dict[
     if output.errors or output.value is None:
         raise RunFailure("output.invalid", " ".join(output.errors or ["It is no object."]))
     return text, output.value
+
+
+def _json_text(returned: Any) -> str:
+    """Return the JSON text with the spaces that agents stream, which `json_of` leaves out."""
+    return storable_json(json.dumps(returned, ensure_ascii=False))
 
 
 def _answer(

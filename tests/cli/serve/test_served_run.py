@@ -48,3 +48,26 @@ def test_a_call_that_is_made_again_is_not_settled_meanwhile(
     assert [("b", "paid"), ("a", "paid")] == [
         (event["tool_call_id"], event["output"]) for event in results
     ]
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object"}])
+def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
+    schema: dict[str, Any] | None,
+) -> None:
+    """It is that answer as the service has stored it, with U+FFFD for NUL."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "completed", "cancel_requested": False, "next_seq": 9}
+
+    answered = {**RUN, "fence": 1, "last_turn": '{"a": "\ufffd"}', "output_schema": schema}
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, answered, threading.Event())
+        run.finish('{"a": "\0"}')
+        run.outbox.close()
+        service.close()
+
+    [end] = sent
+    assert (answered["last_turn"], []) == (end["content"], end["events"])

@@ -372,6 +372,16 @@ def test_the_output_of_an_agent_fits_the_schema(stored: StoredRuns, process: Wor
     assert "output.invalid" == stored.row(bad)["error_code"]
 
 
+def test_an_output_may_have_nul(stored: StoredRuns, process: WorkerProcess) -> None:
+    """It is stored as U+FFFD, and an escaped backslash before `u0000` is none."""
+    run_id = created(stored, {"return": {"n": 1, "\0": "\0\\u0000"}}, **OBJECT)
+
+    execution.execute(process, run_id)
+
+    [completed] = data(stored, run_id, "run.completed")
+    assert {"n": 1, "\ufffd": "\ufffd\\u0000"} == completed["output"]
+
+
 def test_another_run_of_the_thread_reads_what_an_agent_did(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
