@@ -85,6 +85,8 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
     elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
     settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
+    if _is_of_another_type(settings.get("thinking"), extra.get("thinking")):
+        del settings["thinking"]
     if (schema := request.settings.get(output_modes.SETTING)) is not None:
         output = {"format": {"type": "json_schema", "schema": schema}}
         settings = with_extra(settings, {"output_config": output})
@@ -146,6 +148,13 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
         why = f"An output limit of {most} tokens leaves no room to think."
         raise ProviderError("invalid_request", why, refused_setting="reasoning_effort")
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _is_of_another_type(ours: Any, extra: Any) -> bool:
+    """Return whether `extra_body` has another type of thinking: each has fields of its own."""
+    if not isinstance(ours, dict) or not isinstance(extra, dict):
+        return False
+    return bool(extra.get("type", ours["type"]) != ours["type"])
 
 
 def may_cache(request: ModelRequest) -> bool:

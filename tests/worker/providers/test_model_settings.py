@@ -157,6 +157,17 @@ def test_anthropics_thinking_may_be_omitted() -> None:
     assert {"type": "adaptive", "display": "omitted"} == body["thinking"]
 
 
+@pytest.mark.parametrize("model", ["claude-opus-5", "claude-haiku-4-5"])
+@pytest.mark.parametrize(
+    "thinking", [{"type": "disabled"}, {"type": "between_tools"}, {"type": "other", "n": 1}]
+)
+def test_anthropics_thinking_of_another_type(model: str, thinking: dict[str, Any]) -> None:
+    """That of `extra_body` is sent alone: neither a `display` nor a budget is added."""
+    settings = {"reasoning_effort": "low", "extra_body": {"thinking": thinking}}
+
+    assert thinking == sent("messages", settings, model=model)["thinking"]
+
+
 def test_a_budget_needs_room_in_the_output() -> None:
     """Without it the setting counts as refused, and no request is made."""
     settings = {"reasoning_effort": "low"}
