@@ -1,7 +1,8 @@
 """The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
 
+import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -32,6 +33,8 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 #: httpx counts the requests of an authorization as redirects. So real ones are followed, too, where
 #: they stay within their origin: the SDK follows no others.
 MAX_AUTH_REQUESTS = 32
+#: After which a reply to a request of the server is sent again.
+REPEAT_SECONDS = 1.0
 #: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
 #: are about something else.
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
@@ -41,8 +44,14 @@ class CheckedClient(httpx2.AsyncClient):
     """A client for one server. Its headers are for that server alone: no redirect is followed."""
 
     def __init__(
-        self, headers: Mapping[str, str], policy: egress.Policy, auth: httpx2.Auth | None = None
+        self,
+        headers: Mapping[str, str],
+        policy: egress.Policy,
+        auth: httpx2.Auth | None = None,
+        on_lost_reply: Callable[[str | int, str], None] = lambda asked_id, why: None,
     ) -> None:
+        """Call `on_lost_reply` with the id of the server's request, and why it has no reply."""
+        self._on_lost_reply = on_lost_reply
         self.transport = _Transport(policy)
         super().__init__(
             # Whatever is compressed may be a bomb.
@@ -57,13 +66,40 @@ class CheckedClient(httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request; a POST that gets no response gets one that says so."""
+        asked_id = failed_requests.replied_to(request)
         try:
+            if asked_id is not None:
+                return await self._send_reply(request, asked_id, **options)
             return await super().send(request, **options)
         except failed_requests.FAILURES as error:
             # The SDK expects exceptions of a GET and a DELETE, but of no message in a session.
             if request.method != "POST" or failed_requests.is_of_handshake(request):
                 raise
             return failed_requests.response_to(request, error)
+
+    async def _send_reply(
+        self, request: httpx2.Request, asked_id: str | int, **options: Any
+    ) -> httpx2.Response:
+        """Send a reply to a request of the server, once more if that fails or is refused.
+
+        The SDK ignores what becomes of it. A server that has read the first one ignores the second:
+        no request of its own with this id is open any more.
+        """
+        with contextlib.suppress(*failed_requests.UNDELIVERED):
+            response = await super().send(request, **options)
+            if response.status_code < 400:
+                return response
+            await response.aclose()
+        await anyio.sleep(REPEAT_SECONDS)
+        try:
+            response = await super().send(request, **options)
+        except failed_requests.UNDELIVERED as error:
+            self._on_lost_reply(asked_id, failed_requests.reason_of(error))
+            raise
+        if response.status_code >= 400:
+            why = f"The server responded with HTTP status {response.status_code}."
+            self._on_lost_reply(asked_id, why)
+        return response
 
     @property
     def refused_with(self) -> int | None:

@@ -20,6 +20,8 @@ NOT_VALID = "The server's response is not valid MCP, or too large."
 NOT_AUTHORIZED = "The server that authorizes access is not available; try again later."
 #: What is raised for a request that gets no response.
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, egress.Refused, OSError)
+#: What is raised where a server may not have got a request; with others it has responded.
+UNDELIVERED = (httpx2.TransportError, egress.Refused, OSError)
 #: With these a server has read nothing.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, egress.Refused)
 #: They begin a session: without them there is none to continue, nor any call in progress.
@@ -31,6 +33,15 @@ _MARK = secrets.token_hex(16)
 def is_of_handshake(request: httpx2.Request) -> bool:
     """Return whether the POST is one of those that begin a session."""
     return json.loads(request.content).get("method") in _HANDSHAKE
+
+
+def replied_to(request: httpx2.Request) -> str | int | None:
+    """Return the id of the server's request that this one replies to, None if it is no reply."""
+    if request.method != "POST":
+        return None
+    message = json.loads(request.content)
+    asked: str | int | None = None if "method" in message else message.get("id")
+    return asked
 
 
 def response_to(request: httpx2.Request, error: Exception) -> httpx2.Response:

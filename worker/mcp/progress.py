@@ -55,6 +55,7 @@ class CallProgress:
         self._latest: dict[str, Any] = {}
         self._timeout: asyncio.Timeout | None = None
         self._paused_at: float | None = None
+        self._given_up: str | None = None
 
     def extends(self, timeout: asyncio.Timeout) -> None:
         """Let progress extend this time limit from now on."""
@@ -73,8 +74,7 @@ class CallProgress:
     def pause(self) -> None:
         """Stop the clock: a person is asked."""
         self._paused_at = time.monotonic()
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(None)
+        self._reschedule(None)
 
     def resume(self) -> None:
         """Let the clock run again, from `seconds` on."""
@@ -84,8 +84,15 @@ class CallProgress:
         self._paused_at = None
         self._extend(now)
 
+    def give_up(self, why: str) -> None:
+        """Let the time of the call end now; the model reads `why`."""
+        self._reschedule(0.0)
+        self._given_up = why
+
     def timeout_message(self) -> str:
-        """Return, for the model, which time limit the call has reached."""
+        """Return, for the model, which time limit the call has reached, or why it was given up."""
+        if self._given_up is not None:
+            return self._given_up
         if not self._latest:
             return f"The server did not respond within {self.seconds:g} s."
         if time.monotonic() < self.ends_at:
@@ -99,9 +106,13 @@ class CallProgress:
             self._pass_on()
 
     def _extend(self, now: float) -> None:
-        if self._timeout is not None and not self._timeout.expired():
-            seconds = min(now + self.seconds, self.ends_at) - now
-            self._timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, seconds))
+        self._reschedule(max(0.0, min(now + self.seconds, self.ends_at) - now))
+
+    def _reschedule(self, seconds: float | None) -> None:
+        if self._timeout is None or self._timeout.expired() or self._given_up is not None:
+            return
+        when = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self._timeout.reschedule(when)
 
     def _pass_on(self) -> None:
         self._timer = None

@@ -55,6 +55,7 @@ MAX_CALLS = 128
 
 #: The beginning of what the SDK says of a response that the server has not finished.
 _STREAM_ENDED = "SSE stream ended"
+REPLY_LOST = "The reply to what the server had asked could not be delivered."
 #: Added to the failure of a call that a server may have read before it was lost.
 MAY_BE_DONE = " The call may have taken effect."
 
@@ -93,6 +94,8 @@ class Session:
         self._listing = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_CALLS)
         self._calls: dict[str, OpenCall] = {}  # in progress, by the ids of their requests
+        #: By the ids of what the server has asked during them.
+        self._asked: dict[types.RequestId, OpenCall] = {}
         self._has_given_up = False  # a call that the server may still work on
         self._host = asyncio.create_task(self._hold())
 
@@ -180,6 +183,7 @@ class Session:
                 raise
             finally:
                 del self._calls[call_id]
+                self._asked = {id_: one for id_, one in self._asked.items() if one is not call}
         if isinstance(result, types.CallToolResult) and result.is_error:
             raise McpFailed(text_of(result) or "The tool failed without an error message.")
         return result
@@ -238,7 +242,7 @@ class Session:
             return program(self.server.command, self._ended, self._rules.run_as)
         url = egress.check_url(self.server.url, self._rules.policy).text
         self._http = await stack.enter_async_context(
-            CheckedClient(self.server.headers, self._rules.policy, self.oauth)
+            CheckedClient(self.server.headers, self._rules.policy, self.oauth, self._on_lost_reply)
         )
         # It counts each byte beyond ASCII twice, as `EVENT_ENCODING` is decoded.
         return streamable_http_client(url, http_client=self._http, max_sse_event_size=2 * MAX_BYTES)
@@ -267,10 +271,16 @@ class Session:
         if call is None:
             why = "The client cannot tell which call this request is about."
             return types.ErrorData(code=INVALID_REQUEST, message=why)
+        self._asked[context.request_id] = call
         if sum(one.is_asking for one in self._calls.values()) >= MAX_ASKING:
             why = "Too many calls of this session wait for people."
             return types.ErrorData(code=INVALID_REQUEST, message=why)
         return await call.ask(params)
+
+    def _on_lost_reply(self, asked_id: types.RequestId, why: str) -> None:
+        """Fail the call that has no reply to what it has asked: the server would wait for it."""
+        if (call := self._asked.get(asked_id)) is not None:
+            call.progress.give_up(f"{REPLY_LOST} {why}{MAY_BE_DONE}")
 
     @contextlib.asynccontextmanager
     async def _failing(self, call_id: str | None = None) -> AsyncIterator[None]:

@@ -28,8 +28,7 @@ class Lying(BaseHTTPRequestHandler):
         schema = {"type": "object"}
         match message.get("method"):
             case None:
-                self.replies[message["id"]].put(message)
-                self.send(202, b"")
+                self.on_reply()
             case "initialize":
                 version = message["params"]["protocolVersion"]
                 about = {"protocolVersion": version, "capabilities": {"tools": {}}}
@@ -50,6 +49,10 @@ class Lying(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         self.let_go.wait(60)
+
+    def on_reply(self) -> None:
+        self.replies[self.message["id"]].put(self.message)
+        self.send(202, b"")
 
     def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})

@@ -4,6 +4,7 @@ import json
 import queue
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from arkloop.shared.ids import new_id
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp import McpFailed, failed_requests
 from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.sessions import MAY_BE_DONE, REPLY_LOST
 from tests.waiting import eventually, in_parallel
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.odd_server import Odd
@@ -120,17 +122,19 @@ def test_a_question_is_refused_where_it_may_be_about_another_call(odd: Odd) -> N
     assert [ACCEPT] == json.loads(result)
 
 
+def ask(handler: Lying) -> None:
+    """Ask during the call, and return what was replied."""
+    question = str(handler.message["params"]["arguments"]["n"])
+    number = handler.message["id"]
+    handler.ask(question)
+    reply = handler.replies[question].get()
+    said = [{"type": "text", "text": f"{question}: {reply['result']['content']['n']}"}]
+    handler.say({"id": number, "result": {"content": said}})
+
+
 def test_each_call_over_http_gets_the_reply_to_its_own_question(http_client: McpClient) -> None:
     """Parallel calls share a session, and each has a stream of its own."""
     replies: dict[str, queue.Queue[dict[str, Any]]] = defaultdict(queue.Queue)
-
-    def ask(handler: Lying) -> None:
-        question = str(handler.message["params"]["arguments"]["n"])
-        number = handler.message["id"]
-        handler.ask(question)
-        reply = replies[question].get()
-        said = [{"type": "text", "text": f"{question}: {reply['result']['content']['n']}"}]
-        handler.say({"id": number, "result": {"content": said}})
 
     with lying(ask, replies=replies) as (url, _):
         server = server_at(url)
@@ -146,6 +150,53 @@ def test_each_call_over_http_gets_the_reply_to_its_own_question(http_client: Mcp
             return answer
 
         assert [f"{n}: reply {n}" for n in range(4)] == in_parallel(4, call)
+
+
+def _hang_up(handler: Lying) -> None:
+    handler.close_connection = True
+
+
+def _refuse(handler: Lying) -> None:
+    handler.send(404, b"")
+
+
+@pytest.mark.parametrize(
+    ("failure", "times", "expected"),
+    [
+        (_hang_up, 1, "1: reply"),
+        (_refuse, 1, "1: reply"),
+        (_hang_up, 2, f"{REPLY_LOST} {failed_requests.LOST}{MAY_BE_DONE}"),
+        (_refuse, 2, f"{REPLY_LOST} The server responded with HTTP status 404.{MAY_BE_DONE}"),
+    ],
+)
+def test_a_reply_that_fails_is_sent_once_more(
+    http_client: McpClient, failure: Callable[[Lying], None], times: int, expected: str
+) -> None:
+    """If that fails as well its call does, and does not wait for its whole time."""
+    replies: dict[str, queue.Queue[dict[str, Any]]] = defaultdict(queue.Queue)
+    failures: list[Lying] = []
+
+    def fail(handler: Lying) -> None:
+        if len(failures) == times:
+            Lying.on_reply(handler)
+        else:
+            failures.append(handler)
+            failure(handler)
+
+    with lying(ask, replies=replies, on_reply=fail) as (url, _):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+        how: dict[str, Any] = {"pinned": tool.hash, "run_id": str(new_id()), "seconds": 10.0}
+        required = asked(lambda: http_client.call(server, "lie", {"n": 1}, **how))
+        reply = {"action": "accept", "content": {"n": "reply"}}
+        try:
+            result = http_client.call(server, "lie", {}, replies=replies_to(required, reply), **how)
+        except McpFailed as failed:
+            result = str(failed)
+        replies["1"].put({"result": reply})  # in place of one that was lost
+
+    assert expected == result
+    assert times == len(failures)
 
 
 def test_a_call_that_fails_for_want_of_a_visit_is_made_again_after_it(odd: Odd) -> None:
