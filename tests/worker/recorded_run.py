@@ -49,6 +49,7 @@ class RecordedRun:
         self.is_limited = False
         self.reserved: list[tuple[str, Usage]] = []
         self.settled = 0
+        self.exhausted = 0
         self.admitted: list[tuple[str, int]] = []
         self.told_others: list[float] = []
         self.backed_off: list[float] = []
@@ -171,6 +172,9 @@ class RecordedRun:
 
     def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
         self.reserved.append((route.id, worst_case))
+
+    def note_exhausted(self) -> None:
+        self.exhausted += 1
 
     def settle(self) -> None:
         self.settled += 1

@@ -60,6 +60,7 @@ def reserve(
             if (most_usd := refused.affordable_usd) is None:
                 raise
             if (smaller := affordable(request, cost, most_usd)) is None:
+                admission.note_exhausted()
                 raise
             request = smaller
 

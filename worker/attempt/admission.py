@@ -64,6 +64,7 @@ class Admission:
         self._wait = wait
         self._persona: Persona
         self._has_reservation = False
+        self._refused: Refused | None = None  # the newest one of a model call
         self._keep_usd = self._keep_own_usd = Decimal(0)  # for the last call, on a route of the org
         self._admitted_tokens = 0  # of the current call
         self._last_throttle_reason: tuple[str, str] | None = None
@@ -130,11 +131,15 @@ class Admission:
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
-        self._reserve_by(
-            lambda tx: self._reserve(tx, route, worst_case, plan),
-            route.id,
-            _at_most(route, worst_case),
-        )
+        try:
+            self._reserve_by(lambda tx: self._reserve(tx, route, worst_case, plan), route.id)
+        except Refused as refused:
+            self._refused = refused
+            raise _exhausted(refused, _at_most(route, worst_case)) from refused
+
+    def note_exhausted(self) -> None:
+        if self._refused is not None:
+            self._note(self._refused)
 
     def add_reported(self, part: RouteCost) -> Event:
         """Count a model call that a custom agent made itself."""
@@ -153,10 +158,11 @@ class Admission:
         if not self.is_limited:
             return
         try:
-            self._reserve_by(lambda tx: self._reserve_usd(tx, most), self._claim.route_id, most)
-        except LimitExceeded:
+            self._reserve_by(lambda tx: self._reserve_usd(tx, most), self._claim.route_id)
+        except Refused as refused:
+            self._note(refused)
             self.take_over()
-            raise
+            raise _exhausted(refused, most) from refused
 
     def reserve_spent(self) -> None:
         """Reserve what the run has cost so far, also beside what others have reserved: they may use
@@ -172,7 +178,8 @@ class Admission:
         except Refused as refused:
             self.take_over()
             if not refused.others_reserved:
-                raise self._exhausted(refused, Decimal(0)) from refused
+                self._note(refused)
+                raise _exhausted(refused, Decimal(0)) from refused
 
     def _reserve_usd(self, tx: Transaction, most: Decimal) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
@@ -184,9 +191,8 @@ class Admission:
             on_own_route=is_of_org,
         )
 
-    def _reserve_by(
-        self, change: Callable[[Transaction], None], route_id: str, most: Decimal
-    ) -> None:
+    def _reserve_by(self, change: Callable[[Transaction], None], route_id: str) -> None:
+        """Reserve, after waiting for what others have reserved. Raises: Refused."""
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
@@ -194,18 +200,11 @@ class Admission:
                 return
             except Refused as refused:
                 if not refused.others_reserved or time.monotonic() > deadline:
-                    raise self._exhausted(refused, most) from refused
+                    raise
             self._throttle(route_id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
-    def _exhausted(self, refused: Refused, most: Decimal) -> LimitExceeded:
-        """Note that the budget does not suffice; return what ends the run."""
+    def _note(self, refused: Refused) -> None:
         self._write(partial(budgets.note_refusal, org_id=self._claim.org_id, refused=refused))
-        return LimitExceeded(
-            "budget.exhausted",
-            str(refused),
-            retryable=refused.others_reserved,
-            affordable_usd=most - refused.excess_usd,
-        )
 
     def settle(self) -> None:
         if self._has_reservation:
@@ -273,6 +272,16 @@ class Admission:
             self._last_throttle_reason, self._last_throttle_at = (route_id, reason), now
             self._emit(types.RunThrottled(route_id, reason, round(seconds, 3)))
         self._wait(seconds)
+
+
+def _exhausted(refused: Refused, most: Decimal) -> LimitExceeded:
+    """Return what ends the run, unless a call that costs less than `most` is made instead."""
+    return LimitExceeded(
+        "budget.exhausted",
+        str(refused),
+        retryable=refused.others_reserved,
+        affordable_usd=most - refused.excess_usd,
+    )
 
 
 def _at_most(route: Route, usage: Usage) -> Decimal:

@@ -160,6 +160,11 @@ class Admission(Protocol):
             RunFailure: the route has no prices.
         """
 
+    def note_exhausted(self) -> None:
+        """Note that no call is made instead of the one that `reserve` has just refused: what is
+        left of its budget does not suffice.
+        """
+
     def add_usage(self, route: Route, usage: Usage) -> Event:
         """Count a model call; returns the `run.cost` event with the sums so far."""
 

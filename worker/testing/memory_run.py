@@ -175,6 +175,9 @@ class MemoryRun:
     def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
         pass
 
+    def note_exhausted(self) -> None:
+        pass
+
     def add_usage(self, route: Route, usage: Usage) -> Event:
         self.last_usage = usage
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))

@@ -200,10 +200,11 @@ def test_an_answer_that_the_budget_cuts_off_says_so() -> None:
     """Its output was shortened to what the budget could pay."""
     model = Verbose("It is")
     agent = replace(agent_for(max_output_tokens=2000), chain=chain_of(model))
+    context = Poor(1000)
 
-    answer = run_loop(agent, Poor(1000))
+    answer = run_loop(agent, context)
 
-    assert ("It is", "budget") == (answer.content, answer.stop_reason)
+    assert ("It is", "budget", 0) == (answer.content, answer.stop_reason, context.exhausted)
     assert [999] == [one.max_output_tokens for one in model.requests]
 
 

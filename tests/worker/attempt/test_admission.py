@@ -7,21 +7,23 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from arkloop.shared.billing import budget_limits, credits
 from arkloop.shared.catalog import personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import Event, RunThrottled
+from arkloop.shared.events.types import Event, RouteCost, RunThrottled
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.tables.billing import reservations
+from arkloop.shared.storage.tables.billing import reservations, spending
+from arkloop.worker.agent import affordable
 from arkloop.worker.attempt.admission import Admission
 from arkloop.worker.contract import retry_deadline
 from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.outcomes import (
     CancelRequested,
     LimitExceeded,
@@ -34,8 +36,10 @@ from arkloop.worker.contract.retry_deadline import (
     RetryDeadline,
 )
 from arkloop.worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
+from tests.worker.recorded_run import chain_of, request
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
 QUARTER = Usage(input_tokens=250_000)
@@ -72,6 +76,21 @@ class Gate:
         persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)
         self.admission.set_persona(persona)
         return self.admission
+
+    def limit_org(self, usd: str) -> None:
+        limits = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(usd)}
+        with self.stored.connections.transaction() as tx:
+            budget_limits.set_(tx, self.claim.org_id, "org", **limits)
+
+    def is_org_exhausted(self) -> bool:
+        of_org = spending.c.org_id == self.claim.org_id
+        with self.stored.connections.reading() as sql:
+            return sql.scalar(select(spending.c.exhausted_at).where(of_org)) is not None
+
+    def forget_exhaustion(self) -> None:
+        of_org = spending.c.org_id == self.claim.org_id
+        with self.stored.connections.transaction() as tx:
+            tx.sql.execute(update(spending).where(of_org).values(exhausted_at=None))
 
 
 @pytest.fixture
@@ -243,6 +262,43 @@ def test_a_refusal_says_what_could_be_paid(gate: Gate, route: Route) -> None:
     reserve(100_000)
     with pytest.raises(LimitExceeded):
         reserve(100_001)
+
+
+def test_only_a_call_that_is_not_made_exhausts_a_budget(gate: Gate) -> None:
+    """A call with less output leaves the budget as it is; one that is given up exhausts it."""
+    admission = gate.set_persona()
+    gate.limit_org("0.01")
+    step = request("?", max_output_tokens=10_000)
+
+    class Verbose(ScriptedProvider):
+        def worst_case(self, request: ModelRequest) -> Usage:
+            return Usage(output_tokens=request.max_output_tokens or 0)
+
+    smaller = affordable.reserve(chain_of(Verbose()), step, admission, None)
+    assert 4999 == smaller.max_output_tokens
+    assert not gate.is_org_exhausted()
+    gate.limit_org("0.0005")
+    with pytest.raises(LimitExceeded):
+        affordable.reserve(chain_of(Verbose()), step, admission, None)
+
+    assert gate.is_org_exhausted()
+
+
+def test_an_agents_own_call_that_is_refused_exhausts_a_budget(gate: Gate) -> None:
+    """Nothing is made instead of it; nor is anything after a cost that is over the budget."""
+    admission = gate.set_persona()
+    gate.limit_org("1")
+    admission.is_limited = True
+
+    with pytest.raises(LimitExceeded):
+        admission.reserve_usd(Decimal(2))
+    assert gate.is_org_exhausted()
+    gate.forget_exhaustion()
+    admission.add_reported(RouteCost("agent:a", "m", WORST, Decimal(2)))
+    with pytest.raises(LimitExceeded):
+        admission.reserve_spent()
+
+    assert gate.is_org_exhausted()
 
 
 def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, route: Route) -> None:
