@@ -15,8 +15,8 @@ SELECT %(org_id)s, c.scope, c.month,
         SELECT FROM spending s
         WHERE s.org_id = %(org_id)s AND s.scope = c.scope AND s.month = c.month
     ) THEN 0 ELSE (
+        CASE WHEN starts_with(c.scope, 'run:') OR starts_with(c.scope, 'persona:') THEN 0
         -- An end user has an index of its own; there may be very many of them.
-        CASE WHEN starts_with(c.scope, 'run:') THEN 0
         WHEN starts_with(c.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s

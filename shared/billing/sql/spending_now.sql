@@ -1,10 +1,13 @@
 -- Read what scopes have spent and reserved this month, UTC, by Postgres' clock.
 --
--- Without a limit a scope's row is not kept up to date: what has ended is summed up instead.
+-- Without a limit a scope's row is not kept up to date: what has ended is summed up instead. A
+-- persona without a row has spent nothing; see move_spending.sql. `end_user`, which has the limits
+-- of each end user, spends nothing itself.
 SELECT w.scope, w.month,
     coalesce(CASE WHEN %(are_limited)s THEN s.spent_usd END, (
+        CASE WHEN starts_with(w.scope, 'persona:') OR w.scope = 'end_user' THEN 0
         -- An end user has an index of its own; there may be very many of them.
-        CASE WHEN starts_with(w.scope, 'end_user:') THEN (
+        WHEN starts_with(w.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s
                 AND u.end_user_id = substr(w.scope, length('end_user:') + 1)
