@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, func, or_, select, text, update
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.shared import logs, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets
+from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound
@@ -355,13 +357,17 @@ def _persona_of(sql: Connection, run: RowMapping) -> Persona:
 def _release_leaked_reservations(tx: Transaction) -> None:
     """Release the reservations of runs that an operator has deleted.
 
-    They are charged what the run had cost when it last reserved.
+    Budgets count what the run had cost when it last reserved; charged is at most what it had
+    reserved of the org's credits. The routes that it called are not known any more, and an org pays
+    for its own models elsewhere.
     """
     leaked = tx.sql.exec_driver_sql(_FIND_LEAKED_RESERVATIONS, {"batch": BATCH})
     for run in _with_reservations_locked(tx, leaked.mappings().all()):
         with _isolated(tx, run):
             log.warning("releasing the reservation of deleted run %s", run["id"])
-            budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=run["cost_usd"])
+            cost, held = run["cost_usd"], Decimal(run["held_credits"]) / CREDITS_PER_USD
+            own = max(cost - held, budgets.NOTHING)
+            budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=cost, own_usd=own)
 
 
 def start(connections: Connections) -> BackgroundLoop:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sqlalchemy import text
 
+from arkloop.shared.claim import Claim
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import sweep
 from arkloop.shared.runs.endings import Outcome
@@ -88,14 +89,41 @@ def test_what_a_deleted_run_held_is_let_go(money: Money) -> None:
     money.grant(5000)
     claim = money.stored.claimed()
     money.reserve(claim, "2")
-    with money.connections.transaction() as tx:
-        tx.sql.execute(
-            text("UPDATE holds SET cost_usd = 0.5 WHERE run_id = :id"), {"id": claim.run_id}
-        )
-        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
 
-    for _ in range(2):
-        sweep.sweep(money.connections)
+    sweep_deleted(money, claim, "0.5")
 
     assert (("0.5", "0"), []) == (money.month(), money.reservations())
     assert (4500, 0) == money.balance()
+
+
+def test_a_deleted_run_is_not_charged_for_models_of_the_org(money: Money) -> None:
+    """Its routes are not known any more: at most the credits that it held are charged."""
+    money.limit("100")
+    money.grant(5000)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.1", so_far="2", own="2")
+
+    sweep_deleted(money, claim, "2")
+
+    assert (("2", "0"), (4900, 0)) == (money.month(), money.balance())
+
+
+def test_a_deleted_run_owes_nothing(money: Money) -> None:
+    """An org that does not pay in advance holds no credits: its cost is given up."""
+    money.limit("100")
+    claim = money.stored.claimed()
+    money.reserve(claim, "2")
+
+    sweep_deleted(money, claim, "0.5")
+
+    assert (("0.5", "0"), []) == (money.month(), money.charged(claim.run_id))
+
+
+def sweep_deleted(money: Money, claim: Claim, cost: str) -> None:
+    """Delete the run's row, which has cost so much, and sweep twice."""
+    with money.connections.transaction() as tx:
+        values = {"id": claim.run_id, "cost": cost}
+        tx.sql.execute(text("UPDATE holds SET cost_usd = :cost WHERE run_id = :id"), values)
+        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
+    for _ in range(2):
+        sweep.sweep(money.connections)
