@@ -194,7 +194,8 @@ def set_(
 ) -> None:
     """Set the limits of a scope, in USD; without any its budget is gone.
 
-    They bind runs that are claimed from now on. What has ended this month counts.
+    They bind runs that are claimed from now on. What has ended this month counts; where that is all
+    of a limit already, the budget is exhausted, since no run may come to spend more.
     """
     limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
     if max_cost_usd is None and max_cost_usd_per_month is None:
@@ -209,8 +210,22 @@ def set_(
         )
     if scope == spending.END_USERS:
         spending.recount_end_users(tx.sql, org_id)
-    elif max_cost_usd_per_month is not None:
+        if max_cost_usd_per_month is not None:
+            spending.mark_end_users_exhausted(tx.sql, org_id, max_cost_usd_per_month)
+        return
+    if max_cost_usd_per_month is not None:
         spending.recount(tx.sql, org_id, scope)
+    _note_exhausted(tx.sql, org_id, scope)
+
+
+def _note_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
+    """Note that the scope's limit of the month is spent, if it is."""
+    limits, _ = _read(sql, org_id, [scope])
+    if (limit := limits[scope][1]) is None:
+        return
+    [month] = spending.now(sql, org_id, [scope])
+    if 0 < month.spent_usd >= limit:
+        spending.mark_exhausted(sql, org_id, scope)
 
 
 def forget_end_user(tx: Transaction, org_id: UUID, end_user_id: str) -> None:

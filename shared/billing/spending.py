@@ -31,6 +31,7 @@ _NOW = statement(__package__, "spending_now")
 _LOCK = statement(__package__, "lock_spending")
 _LOCK_END_USERS = statement(__package__, "lock_end_users")
 _RECOUNT_END_USERS = statement(__package__, "recount_end_users")
+_EXHAUST_END_USERS = statement(__package__, "exhaust_end_users")
 
 
 def api_key_scope(api_key_id: UUID) -> str:
@@ -121,7 +122,7 @@ def recount_end_users(sql: Connection, org_id: UUID) -> None:
 
 
 def mark_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
-    """Note that a model call was refused: what is left of this month does not suffice."""
+    """Note that what is left of this month does not suffice, as where a model call was refused."""
     [this_month] = now(sql, org_id, [scope])
     move(sql, org_id, {(scope, this_month.month): (Decimal(0), Decimal(0))})
     sql.execute(
@@ -133,6 +134,11 @@ def mark_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
         )
         .values(exhausted_at=func.now())
     )
+
+
+def mark_end_users_exhausted(sql: Connection, org_id: UUID, limit: Decimal) -> None:
+    """Do what `mark_exhausted` does for each end user that has spent this limit of each one."""
+    sql.exec_driver_sql(_EXHAUST_END_USERS, {"org_id": org_id, "limit": limit})
 
 
 def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:

@@ -16,6 +16,8 @@ from arkloop.shared.delivery import endpoints
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import User
+from tests.shared.billing.money import Money
+from tests.stored_runs import StoredRuns
 
 
 class Org:
@@ -40,6 +42,16 @@ class Org:
             [row] = spending.now(tx.sql, self.id, [scope])
             place = spending.place(scope, row.month)
             spending.move(tx.sql, self.id, {place: (Decimal(usd), Decimal(0))})
+
+    def end_run(self, stored: StoredRuns, usd: str) -> None:
+        """End a run of the end user `u1`."""
+        run_id = stored.create()
+        stored.set(run_id, end_user_id="u1")
+        claim = stored.claim(run_id)
+        assert claim is not None
+        money = Money(stored)
+        money.reserve(claim, usd)
+        money.spend(claim, usd)
 
     def refuse(self, scope: str = ORG, *, others_reserved: bool = False) -> None:
         one = Decimal(1)
@@ -126,6 +138,38 @@ def test_end_users_are_reported_by_their_own_limit_or_that_of_all(org: Org) -> N
     org.spend("1", end_user_scope("u2"))
 
     assert [("end_user:u1", 80, 10), ("end_user:vip", 80, 5)] == org.delivered()
+
+
+@pytest.mark.parametrize("limited", [ORG, END_USERS, end_user_scope("u1")])
+def test_a_limit_below_what_is_spent_is_exhausted_at_once(
+    org: Org, stored: StoredRuns, limited: str
+) -> None:
+    """No run is created that could spend more; once for each limit, and not for one of nothing."""
+    scope = ORG if limited == ORG else end_user_scope("u1")
+    org.limit("10", limited)
+    org.end_run(stored, "5")
+    org.limit("10", limited)
+    assert [] == org.delivered()
+
+    for usd in ("5", "5", "20", "4"):
+        org.limit(usd, limited)
+    org.limit("0", end_user_scope("new"))
+
+    assert [(scope, 80, 5), (scope, 100, 5), (scope, 80, 4), (scope, 100, 4)] == org.delivered()
+
+
+def test_an_end_users_own_limit_is_exhausted_alone(org: Org, stored: StoredRuns) -> None:
+    """That of each one counts for it when its own is gone."""
+    org.limit("10", end_user_scope("u1"))
+    org.end_run(stored, "5")
+    org.limit("4", END_USERS)
+    assert [] == org.delivered()
+
+    with org.connections.transaction() as tx:
+        none = {"max_cost_usd": None, "max_cost_usd_per_month": None}
+        budget_limits.set_(tx, org.id, end_user_scope("u1"), **none)
+
+    assert [("end_user:u1", 80, 4), ("end_user:u1", 100, 4)] == org.delivered()
 
 
 def test_limits_of_personas_and_runs_are_not_reported(org: Org) -> None:
