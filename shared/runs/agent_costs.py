@@ -7,13 +7,16 @@ from sqlalchemy import Connection
 
 from arkloop.shared.billing import budgets
 from arkloop.shared.catalog import reported_costs
-from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.model_routes import OF_AGENT, Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.held_runs import HeldRun
-from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.runs.transitions import Totals, recorded_totals
+
+#: The most models of a run that are counted each by itself; a run's usage has a row for each.
+MAX_MODELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,21 @@ def usd_of(
         why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
         raise InvalidRequest(events=[why])
     return Decimal(0)
+
+
+def counted_as(totals: Totals, agent: str, model: str) -> tuple[str, str]:
+    """Return the route id and the model as which a call of this model is counted.
+
+    The first model has the agent's route id; each other one has its own, since a run's usage has
+    one row for each id, with one model.
+    """
+    first = f"{OF_AGENT}{agent}"
+    models = {part.route_id: part.model for part in totals.routes}
+    other = f"{first}/{model}"
+    if models.get(first, model) == model:
+        return first, model
+    is_counted = other in models or len(models) < MAX_MODELS
+    return (other, model) if is_counted else (first, models[first])
 
 
 def hold(run: HeldRun, persona: Persona, most_usd: Decimal = Decimal(0)) -> budgets.Refused | None:

@@ -18,7 +18,6 @@ from arkloop.shared.agents.agent_run import DelegatedTask
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.catalog.catalog import Catalog
-from arkloop.shared.catalog.model_routes import OF_AGENT
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, OutdatedFence, SequenceConflict
 from arkloop.shared.events import event_log, types
@@ -253,13 +252,13 @@ def _store(run: HeldRun, change: Write, catalog: Catalog) -> bool:
     happened: list[Event] = []
     for event in change.events:
         if isinstance(event, AgentCost):
-            route_id = f"{OF_AGENT}{run.row['agent']}"
             model = event.model or run.row["model"]
             route = catalog.route(run.row["org_id"], run.row["route_id"], sql=run.tx.sql)
             usd = agent_costs.usd_of(
                 run.tx.sql, event, route, run.claim(), _persona_of(run, catalog)
             )
-            totals = totals.plus(RouteCost(route_id, model, event.usage, usd))
+            counted_as = agent_costs.counted_as(totals, run.row["agent"], model)
+            totals = totals.plus(RouteCost(*counted_as, event.usage, usd))
             event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
         happened.append(event)
     run.store(*happened)

@@ -250,6 +250,29 @@ def test_the_next_worker_knows_what_was_said_last(
         assert said == data_of(connections, run_id, "message.completed")
 
 
+def test_each_model_of_a_run_is_counted_by_itself(
+    alice: User, worker: MakeWorker, start: Callable[..., str], connections: Connections
+) -> None:
+    """A later call of a model is added to its earlier ones; of models there are 16 at most."""
+    run_id = start()
+    mine = worker()
+    mine.take()
+
+    models = ["small", "large", "small", *(f"m{i}" for i in range(20)), "small", "large"]
+    for model in models:
+        assert 200 == mine.write("append", {**cost(0.25), "model": model}).status_code
+    mine.write("complete", turn("Done."), content="Done.")
+
+    *_, last = data_of(connections, run_id, "run.cost")
+    routes = {part["route_id"]: (part["model"], part["cost_usd"]) for part in last["routes"]}
+    assert ("large", 0.5) == routes["agent/mine/large"]
+    assert ("small", 0.25 * (3 + 20 - 14)) == routes["agent/mine"]
+    assert 16 == len(routes)
+    rows = alice.get("/v1/me/usage/by-model").json or []
+    assert {(row["model"], row["cost_usd"]) for row in rows} == set(routes.values())
+    assert 0.25 * len(models) == sum(row["cost_usd"] for row in rows)
+
+
 def test_a_cost_beyond_the_budget_after_a_cancel_counts(
     alice: User, worker: MakeWorker, start: Callable[..., str]
 ) -> None:
