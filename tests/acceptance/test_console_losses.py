@@ -246,6 +246,32 @@ def test_a_message_that_may_have_arrived_keeps_its_key(
     expect(page.locator(".run .markdown")).to_have_text(["Heard."] * 3)
 
 
+def test_a_message_that_is_refused_twice_keeps_its_key(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Neither another refusal nor one before the next frame makes it another message."""
+    thread_id, said = user.thread(), script({"say": "Heard."})
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, killed, *[refused(429)] * 3)
+    alert, send = page.get_by_role("alert"), page.get_by_role("button", name="Send")
+    say(page, said)
+    expect(alert).to_contain_text("Come back later.")
+    page.clock.install()
+    for _ in range(2):
+        page.clock.pause_at(datetime.now().astimezone() + timedelta(minutes=1))
+        with page.expect_response(CREATES):
+            send.click()
+        page.clock.resume()
+        expect(alert).to_contain_text("Come back later.")
+        expect(box(page)).to_have_value(said)
+    with page.expect_response(CREATES) as response:
+        send.click()
+
+    assert response.value.ok
+    expect(box(page)).to_have_value("")
+    assert 2 == len(user.messages(thread_id))
+
+
 def test_a_message_of_yesterday_is_a_draft(context: BrowserContext, user: Caller) -> None:
     """The service no longer knows its key: the person decides whether it is sent."""
     thread_id = user.thread()

@@ -21,7 +21,6 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   const box = useRef(/** @type {HTMLTextAreaElement | null} */ (null))
   const [text, setText] = useState(() => draftOf(draftKey))
   const [onBusy, setOnBusy] = useState("enqueue")
-  useEffect(() => saveDraft(draftKey, text), [draftKey, text])
   useLayoutEffect(() => {
     const element = box.current
     if (element === null) return
@@ -49,6 +48,11 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     const outgoing = left(draftKey)
     if (outgoing !== null) void deliver(outgoing)
   }, [])
+  const write = (/** @type {string} */ written) => {
+    setText(written)
+    // At once, not after the next frame: the page may be left before it, or a message come back.
+    saveDraft(draftKey, written)
+  }
   const take = (/** @type {DragEvent | ClipboardEvent} */ event, /** @type {DataTransfer | null} */ data) => {
     if (!canAttach || !data?.files.length) return
     event.preventDefault()
@@ -65,7 +69,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     <label class="sr" for=${id}>Message</label>
     <textarea id=${id} ref=${box} rows="1" placeholder=${placeholder} value=${text} onKeyDown=${onKey}
       onPaste=${(/** @type {ClipboardEvent} */ event) => take(event, event.clipboardData)}
-      onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+      onInput=${(/** @type {any} */ event) => write(event.target.value)}></textarea>
     <div class="composer-foot">
       ${canAttach && html`<${Attach} onFiles=${files.add} />`}
       ${active ? html`<label class="sr" for=${`${id}-busy`}>When to send</label><select id=${`${id}-busy`} class="small" value=${onBusy}

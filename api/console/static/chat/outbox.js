@@ -115,7 +115,8 @@ async function request_(name, path, outgoing) {
     const isKnown = error instanceof ApiError && error.status < 500 && !(isRepeated && UNSURE.includes(error.status))
     if (isKept(name, outgoing)) {
       giveBack(name, outgoing)
-      if (!isKnown) write(name, { ...outgoing, isReturned: true })
+      // Later refusals do not say whether it has arrived, however many there are.
+      if (!isKnown) write(name, { ...outgoing, isRepeated: true, isReturned: true })
     }
     throw error
   } finally {
