@@ -9,6 +9,8 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller, script
+from tests.clients import PASSWORD
+from tests.system import System
 
 pytestmark = [
     pytest.mark.browser,
@@ -181,6 +183,29 @@ def test_a_first_message_survives_a_reload(
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     [thread_id] = titled(user, title)
     assert 2 == len(user.messages(thread_id))
+
+
+def test_a_first_message_is_sent_in_no_other_org(
+    context: BrowserContext, user: Caller, system: System
+) -> None:
+    """A page that was left while it sent one opens in another org of the person, without it."""
+    page, owner = signed_in(context, user, "/threads/new"), system.caller()
+    held = hold(context, BEGINS)
+    with page.expect_request(BEGINS):
+        say(page, "A secret of the first org")
+    address = page.url
+    page.goto("about:blank")
+    held.clear()
+    made = owner.made(f"/v1/orgs/{owner.org_id}/invitations", {"name": "x", "role": "member"})
+    body = {"login": user.login, "password": PASSWORD, "invitation": made["token"]}
+    assert context.request.post(f"{user.url}/v1/auth/login", data=body).ok
+    page.goto(address)
+    expect(page.get_by_role("navigation")).to_contain_text("member ·")
+    expect(box(page)).to_have_value("")
+    with page.expect_request(BEGINS):
+        say(page, "Hello")
+
+    assert ["Hello"] == [route.request.post_data_json["message"] for route in held]
 
 
 def test_a_refusal_that_is_not_seen_leaves_a_draft(context: BrowserContext, user: Caller) -> None:

@@ -332,8 +332,12 @@ function leave(why) {
   state.set("out")
 }
 
-/** The name in the tab's sessionStorage of a message that is not sent yet: other people do not see it. @param {string} what */
-export const draftName = (what) => `${DRAFT}${me.get()?.id}.${what}`
+/**
+ * The name in the tab's sessionStorage of a message that is not sent yet. Other people do not see it, and it is not sent
+ * in another org of the same person.
+ * @param {string} what
+ */
+export const draftName = (what) => `${DRAFT}${me.get()?.org_id}.${me.get()?.id}.${what}`
 
 function forgetDrafts() {
   for (const name of Object.keys(sessionStorage)) if (name.startsWith(DRAFT)) sessionStorage.removeItem(name)
