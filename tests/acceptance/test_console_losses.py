@@ -297,7 +297,10 @@ def test_a_message_that_is_refused_twice_keeps_its_key(
     assert 2 == len(user.messages(thread_id))
 
 
-def test_a_message_of_yesterday_is_a_draft(context: BrowserContext, user: Caller) -> None:
+@pytest.mark.parametrize("is_reloaded", [True, False])
+def test_a_message_of_yesterday_is_a_draft(
+    context: BrowserContext, user: Caller, is_reloaded: bool
+) -> None:
     """The service no longer knows its key: the person decides whether it is sent."""
     thread_id = user.thread()
     page = signed_in(context, user, f"/threads/{thread_id}")
@@ -305,7 +308,8 @@ def test_a_message_of_yesterday_is_a_draft(context: BrowserContext, user: Caller
     say(page, "Do you hear me?")
     expect(page.get_by_text("it is sent again")).to_be_visible()
     page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(hours=13))
-    page.reload()
+    if is_reloaded:
+        page.reload()
 
     expect(box(page)).to_have_value("Do you hear me?")
     expect(page.locator(".said")).to_have_count(0)

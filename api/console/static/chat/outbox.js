@@ -32,7 +32,10 @@ function write(name, outgoing) {
 }
 
 /** @param {Outgoing} outgoing */
-const isOld = (outgoing) => Date.now() - outgoing.at > MOST_AGE_MS
+const endOf = (outgoing) => outgoing.at + MOST_AGE_MS
+
+/** @param {Outgoing} outgoing */
+const isOld = (outgoing) => Date.now() > endOf(outgoing)
 
 /** Return the text of a message. @param {Outgoing} outgoing @returns {string} */
 export const textOf = ({ body: { message } }) => parts(message.content ?? message).map((part) => part.text ?? "").join("")
@@ -108,7 +111,7 @@ async function request_(name, path, outgoing) {
     requests.get(outgoing.key)?.onRetry?.()
   }
   try {
-    const made = await post(path, outgoing.body, { key: outgoing.key, onRetry })
+    const made = await post(path, outgoing.body, { key: outgoing.key, onRetry, until: endOf(outgoing) })
     if (isKept(name, outgoing)) sessionStorage.removeItem(outgoingName(name))
     return made
   } catch (error) {

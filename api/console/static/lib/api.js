@@ -107,9 +107,10 @@ export async function page(path, params = {}, signal) {
  * @param {string} method
  * @param {string} path
  * @param {unknown} [body]
- * @param {{signal?: AbortSignal, onRetry?: () => void, key?: string}} [options] `key` is that of a request before this one
+ * @param {{signal?: AbortSignal, onRetry?: () => void, key?: string, until?: number}} [options]
+ *   `key` is that of a request before this one; after `until`, in milliseconds since 1970, it is not sent again
  */
-export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID() } = {}) {
+export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID(), until = Infinity } = {}) {
   const headers = method === "POST" ? { "Idempotency-Key": key } : {}
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
@@ -122,12 +123,13 @@ export async function change(method, path, body, { signal, onRetry, key = crypto
       if (!isLost || signal?.aborted) throw error
       onRetry?.()
       await networkOr(pause)
-      if (signal?.aborted) throw error
+      // Looked at after the pause: timers sleep with the machine.
+      if (signal?.aborted || Date.now() > until) throw error
     }
   }
 }
 
-/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void, key?: string}} [options] */
+/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void, key?: string, until?: number}} [options] */
 export const post = (path, body, options) => change("POST", path, body, options)
 /** @param {string} path @param {unknown} body */
 export const patch = (path, body) => change("PATCH", path, body)
