@@ -246,6 +246,30 @@ def test_a_thread_that_is_opened_again_takes_part_in_the_request(
     expect(box(page)).to_have_value("")
 
 
+def test_stop_leaves_a_message_on_its_way(context: BrowserContext, user: Caller) -> None:
+    """No other one is sent before it has arrived, and a refusal of *Stop* is shown beside it."""
+    thread_id = user.get_run(user.run({"hang": 600}))["thread_id"]
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    held, stop = hold(context, CREATES), page.get_by_role("button", name="Stop")
+    with page.expect_request(CREATES):
+        say(page, "The first")
+    lose(context, "**/v1/runs/*:cancel", refused(429))
+    stop.click()
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    stop.click()
+    expect(stop).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    box(page).fill("The second")
+    box(page).press("Enter")
+    expect(page.get_by_role("button", name="Send")).to_have_attribute("aria-busy", "true")
+    expect(box(page)).to_have_value("The second")
+    page.reload()
+
+    expect(page.locator(".said").last).to_contain_text("The first")
+    expect(box(page)).to_have_value("The second")
+    assert all("The first" == route.request.post_data_json["message"] for route in held)
+
+
 def test_a_message_that_may_have_arrived_keeps_its_key(
     context: BrowserContext, user: Caller
 ) -> None:

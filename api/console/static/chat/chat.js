@@ -15,7 +15,8 @@ export function Chat({ id, onChange, onDelete }) {
   const [view, setView] = useState(/** @type {import("./conversation.js").View | null} */ (null))
   const conversation = useRef(/** @type {Conversation | null} */ (null))
   const thread = useRead((signal) => get(`threads/${segment(id)}`, {}, signal), [id])
-  const action = useAction()
+  const saying = useAction()
+  const stopping = useAction()
   useEffect(() => {
     const made = new Conversation(id, setView)
     conversation.current = made
@@ -46,10 +47,13 @@ export function Chat({ id, onChange, onDelete }) {
   const canWrite = may("data.runs.write")
   const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
     ({ message: messageOf(content), ...(active ? { on_busy: onBusy } : {}) })
-  const say = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => action.run(async () => {
-    await talk.say(outgoing)
-    onChange()
-  })
+  const say = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
+    stopping.clear()
+    return saying.run(async () => {
+      await talk.say(outgoing)
+      onChange()
+    })
+  }
   return html`<div class="chat">
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
@@ -61,9 +65,10 @@ export function Chat({ id, onChange, onDelete }) {
       ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
-    <${Problem} error=${view.error ?? action.error} />
-    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${action.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
-      onStop=${active && (() => action.run(() => talk.cancel(active.run_id)))}
+    <${Problem} error=${view.error ?? saying.error} />
+    <${Problem} error=${stopping.error} />
+    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
+      onStop=${active && (() => stopping.run(() => talk.cancel(active.run_id)))}
       placeholder=${active ? "Write while it works" : "Write a message"} />`}
   </div>`
 }
