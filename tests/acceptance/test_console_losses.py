@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
@@ -223,6 +224,38 @@ def test_a_refusal_that_is_not_seen_leaves_a_draft(context: BrowserContext, user
     go(page, f"/threads/{thread_id}")
 
     expect(box(page)).to_have_value("Do you hear me?")
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_files_come_back_with_their_message(
+    context: BrowserContext, user: Caller, tmp_path: Path, is_lost: bool
+) -> None:
+    """They are in the box of the thread that was left, also after a reload, and are sent once."""
+    thread_id, notes = user.thread(), tmp_path / "notes.txt"
+    notes.write_text("The meeting is at noon.")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    page.get_by_label("Files", exact=True).set_input_files([notes])
+    attached = page.get_by_role("list", name="Attached files").get_by_role("listitem")
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    lose(context, CREATES, *([killed] if is_lost else []), refused(429))
+    with page.expect_response(lambda response: response.status == 429):
+        page.get_by_role("button", name="Send").click()
+        go(page, "/threads/new")
+    expect(page.get_by_role("heading", name="New thread")).to_be_visible()
+    expect(attached).to_have_count(0)
+    go(page, f"/threads/{thread_id}")
+    expect(attached).to_contain_text("notes.txt")
+    page.reload()
+    expect(attached).to_contain_text("notes.txt")
+    with page.expect_response(CREATES) as response:
+        page.get_by_role("button", name="Send").click()
+
+    assert response.value.ok
+    expect(attached).to_have_count(0)
+    assert 1 == [role for role, *_ in user.messages(thread_id)].count("user")
+    page.reload()
+    expect(page.locator(".said")).to_have_count(1)
+    expect(attached).to_have_count(0)
 
 
 def test_a_thread_that_is_opened_again_takes_part_in_the_request(

@@ -11,13 +11,15 @@ const ACCEPTED = "image/png,image/jpeg,image/gif,image/webp,application/pdf,text
 /** @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown}} Attachment */
 
 /**
- * Keep the files of a message that is being written.
+ * Keep the files of a message that is being written, which begins with some.
+ * @param {() => Attachment[]} first
  * @returns {{list: Attachment[], add: (files: Iterable<File>) => void, remove: (key: number) => void, clear: () => void,
  *   restore: (list: Attachment[]) => void, isLoading: boolean}}
  */
-export function useAttachments() {
-  const [list, setList] = useState(/** @type {Attachment[]} */ ([]))
-  const keys = useRef(0)
+export function useAttachments(first) {
+  // Files that were kept have the keys of another page.
+  const [list, setList] = useState(() => first().map((one, index) => ({ ...one, key: index + 1 })))
+  const keys = useRef(list.length)
   const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
     setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
   const add = (/** @type {Iterable<File>} */ files) => {
@@ -35,7 +37,6 @@ export function useAttachments() {
     remove: (key) => setList((before) => before.filter((one) => one.key !== key)),
     clear: () => setList([]),
     restore: (earlier) => {
-      // Those of a message that a reload has interrupted have the numbers of another page.
       const again = earlier.map((one) => ({ ...one, key: (keys.current += 1) }))
       setList((before) => [...again, ...before])
     },

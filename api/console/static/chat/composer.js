@@ -3,7 +3,7 @@ import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../li
 import { may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
 import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
-import { draftOf, joined, left, pack, saveDraft, textOf } from "./outbox.js"
+import { draftOf, filesOf, joined, left, pack, saveDraft, saveFiles, textOf } from "./outbox.js"
 
 const BUSY = /** @type {const} */ ([
   ["enqueue", "Send after this answer"],
@@ -27,7 +27,9 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     element.style.height = "auto"
     element.style.height = `${Math.min(element.scrollHeight + 2, 240)}px`
   }, [text])
-  const files = useAttachments()
+  // After the text, whose reading may make a draft of an old message.
+  const files = useAttachments(() => filesOf(draftKey))
+  useLayoutEffect(() => saveFiles(draftKey, files.list), [draftKey, files.list])
   const canAttach = may("data.files.write")
   const isReady = (text.trim() !== "" || files.list.some((one) => one.file !== null)) && !files.isLoading
   const deliver = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {

@@ -17,19 +17,23 @@ const UNSURE = [401, 403, 429]
 /** Requests in progress by key: a page that is opened again takes part in them. @type {Map<string, {made: Promise<any>, onRetry?: () => void}>} */
 const requests = new Map()
 
+const filesName = (/** @type {string} */ name) => `${draftName(name)}.files`
 const outgoingName = (/** @type {string} */ name) => `${draftName(name)}.sending`
 
 /** @param {string} name @returns {Outgoing | null} */
 const read = (name) => JSON.parse(sessionStorage.getItem(outgoingName(name)) ?? "null")
 
-/** @param {string} name @param {Outgoing} outgoing */
-function write(name, outgoing) {
+/** @param {string} item @param {string} value */
+function store(item, value) {
   try {
-    sessionStorage.setItem(outgoingName(name), JSON.stringify(outgoing))
+    sessionStorage.setItem(item, value)
   } catch {
     // The storage is full: a long message is sent all the same, from memory.
   }
 }
+
+/** @param {string} name @param {Outgoing} outgoing */
+const write = (name, outgoing) => store(outgoingName(name), JSON.stringify(outgoing))
 
 /** @param {Outgoing} outgoing */
 const endOf = (outgoing) => outgoing.at + MOST_AGE_MS
@@ -54,12 +58,22 @@ export function draftOf(name) {
 /** @param {string} name @param {string} text */
 export function saveDraft(name, text) {
   if (text) {
-    sessionStorage.setItem(draftName(name), text)
+    store(draftName(name), text)
     return
   }
   sessionStorage.removeItem(draftName(name))
   // Where the text was deleted, the same words are another message later.
   if (read(name)?.isReturned) sessionStorage.removeItem(outgoingName(name))
+}
+
+/** Return the files of the text that is being written. @param {string} name @returns {import("./attachments.js").Attachment[]} */
+export const filesOf = (name) => JSON.parse(sessionStorage.getItem(filesName(name)) ?? "[]")
+
+/** Keep the files that are uploaded. @param {string} name @param {import("./attachments.js").Attachment[]} files */
+export function saveFiles(name, files) {
+  const kept = files.filter((one) => one.file !== null)
+  if (kept.length > 0) store(filesName(name), JSON.stringify(kept))
+  else sessionStorage.removeItem(filesName(name))
 }
 
 /**
@@ -76,6 +90,7 @@ export function pack(name, body, files) {
     : { key: crypto.randomUUID(), body, files, at: Date.now(), isRepeated: false, isReturned: false }
   write(name, made)
   saveDraft(name, "")
+  saveFiles(name, [])
   return made
 }
 
@@ -134,4 +149,5 @@ const isKept = (name, outgoing) => read(name)?.key === outgoing.key
 function giveBack(name, outgoing) {
   sessionStorage.removeItem(outgoingName(name))
   saveDraft(name, joined(textOf(outgoing), sessionStorage.getItem(draftName(name)) ?? ""))
+  saveFiles(name, [...outgoing.files, ...filesOf(name)])
 }
