@@ -143,47 +143,36 @@ class Session:
             SessionLost: it was not called.
             ToolChanged: it was not called.
         """
-        async with self._slots:
-            return await self._call(tool, arguments, pinned, meta, call, replies)
-
-    async def _call(
-        self,
-        tool: str,
-        arguments: dict[str, Any],
-        pinned: str,
-        meta: Mapping[str, Any],
-        call: OpenCall,
-        replies: Mapping[str, Any] | None,
-    ) -> types.CallToolResult | types.InputRequiredResult:
-        described = {found.name: found for found in await self.tools()}.get(tool)
-        if described is None:
-            raise ToolChanged(f"The server no longer offers the tool {tool!r}.")
-        if described.hash != pinned:
-            raise ToolChanged(f"The tool {tool!r} has changed; an admin must approve it again.")
-        call_id = secrets.token_hex(8)
-        request = types.CallToolRequest(
-            params=types.CallToolRequestParams(
-                name=tool,
-                arguments=arguments,
-                **elicitations.fields_of(replies),
-                _meta=cast(types.RequestParamsMeta, {**meta, REQUEST_ID: call_id}),
-            )
-        )
-        async with self._failing(call_id):
-            client = await asyncio.shield(self._ready)
-            self._calls[call_id] = call
-            try:
-                # Not `call_tool`: it checks the result against a schema of the server's, whose
-                # patterns may take for ever.
-                result = await client.session.send_request(
-                    request, _Answer, progress_callback=call.progress.report
+        async with self._slots:  # the check comes after the wait: the tool may change meanwhile
+            described = {found.name: found for found in await self.tools()}.get(tool)
+            if described is None:
+                raise ToolChanged(f"The server no longer offers the tool {tool!r}.")
+            if described.hash != pinned:
+                raise ToolChanged(f"The tool {tool!r} has changed; an admin must approve it again.")
+            call_id = secrets.token_hex(8)
+            request = types.CallToolRequest(
+                params=types.CallToolRequestParams(
+                    name=tool,
+                    arguments=arguments,
+                    **elicitations.fields_of(replies),
+                    _meta=cast(types.RequestParamsMeta, {**meta, REQUEST_ID: call_id}),
                 )
-            except asyncio.CancelledError:
-                self._has_given_up = True
-                raise
-            finally:
-                del self._calls[call_id]
-                self._asked = {id_: one for id_, one in self._asked.items() if one is not call}
+            )
+            async with self._failing(call_id):
+                client = await asyncio.shield(self._ready)
+                self._calls[call_id] = call
+                try:
+                    # Not `call_tool`: it checks the result against a schema of the server's, whose
+                    # patterns may take for ever.
+                    result = await client.session.send_request(
+                        request, _Answer, progress_callback=call.progress.report
+                    )
+                except asyncio.CancelledError:
+                    self._has_given_up = True
+                    raise
+                finally:
+                    del self._calls[call_id]
+                    self._asked = {id_: one for id_, one in self._asked.items() if one is not call}
         if isinstance(result, types.CallToolResult) and result.is_error:
             raise McpFailed(text_of(result) or "The tool failed without an error message.")
         return result
