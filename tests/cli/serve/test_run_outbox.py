@@ -1,19 +1,17 @@
 """Events on their way to the service: which request has them, and what becomes of refused ones."""
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.run_outbox import MAX_EVENTS, OUTDATED, RunOutbox
 from arkloop.cli.serve.service import Service
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.events.types import MessageCompleted, ToolCallRequested
 from arkloop.shared.events.usage import Usage
+from tests.cli.serve.scripted_service import scripted_service
 
 STORED = {"status": "running", "cancel_requested": False}
 LOST = {"code": OUTDATED[0], "message": "Lost.", "details": {}}
@@ -32,31 +30,18 @@ class SlowService:
 def slow() -> Iterator[tuple[SlowService, RunOutbox]]:
     slow = SlowService()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            slow.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            slow.asked.set()
-            slow.may_answer.wait(60)
-            body = json.dumps(slow.refusal or STORED).encode()
-            self.send_response(409 if slow.refusal else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def respond(_verb: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        slow.bodies.append(sent)
+        slow.asked.set()
+        slow.may_answer.wait(60)
+        return (200, STORED) if slow.refusal is None else (409, slow.refusal)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    address = ServerAddress(f"http://127.0.0.1:{server.server_port}", "key")
-    service = Service(address, "/agent-workers/a")
-    outbox = RunOutbox(service, {"run_id": "r", "fence": 1, "next_seq": 2}, lambda _: None)
-    yield slow, outbox
-    outbox.close()
-    service.close()
-    server.shutdown()
-    server.server_close()
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/a")
+        outbox = RunOutbox(service, {"run_id": "r", "fence": 1, "next_seq": 2}, lambda _: None)
+        yield slow, outbox
+        outbox.close()
+        service.close()
 
 
 def test_a_call_that_another_thread_could_not_store_is_not_made(
