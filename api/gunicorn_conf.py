@@ -75,12 +75,16 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the loops of the forked worker, and end its streams when the worker stops."""
+    """Prepare the forked worker for its first requests, start its loops, and end its streams when
+    it stops.
+    """
+    from arkloop.api.warm_up import warm_up
     from arkloop.shared.files import expiry
     from arkloop.shared.monitoring import exposition
     from arkloop.shared.runs import sweep
 
     exposition.count(_settings)
+    warm_up(worker.wsgi)
     extensions = worker.wsgi.extensions
     for hub in ("arkloop.hub", "arkloop.polls"):
         extensions[hub].stopping = lambda: not worker.alive

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from arkloop.api.app import create_app
+from arkloop.api.warm_up import warm_up
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.main import main
 from arkloop.shared.accounts import erasure
@@ -111,6 +113,21 @@ def test_no_setting_reaches_other_clients(pooled: Connections) -> None:
         other.close()
 
     assert {("0", "0", "on")} == seen
+
+
+def test_a_process_is_warm_with_one_connection_of_the_server(
+    postgres: EmbeddedPostgres, settings: Settings, tmp_path: Path
+) -> None:
+    """It holds none while it needs another: processes that start together would stop each other."""
+    with pgbouncer(postgres, tmp_path, **{**TRANSACTION_MODE, "default_pool_size": 1}) as port:
+        url = through(settings.database_url, port)
+        connections = connect(replace(settings, database_url=url), application="tests")
+        app = create_app(connections=connections)
+
+        warm_up(app)
+
+        assert 200 == app.test_client().get("/readyz").status_code
+        connections.close()
 
 
 def test_an_error_within_a_read_ends_the_read_alone(pooled: Connections) -> None:
