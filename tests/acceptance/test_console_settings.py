@@ -365,3 +365,11 @@ def test_a_report_that_has_to_wait_is_repeated_alone(page: Page) -> None:
 
     by_model = ["usage/by-model"] * 2
     assert ["usage", "usage/daily", *by_model, "usage/by-end-user"] == asked
+
+
+def test_a_day_of_the_usage_shows_its_numbers(page: Page) -> None:
+    """The line above the columns has cost, runs and tokens of the day that is pointed at."""
+    go(page, "/usage")
+    page.locator(".chart .hit").first.hover()
+
+    expect(page.locator(".chart-at")).to_contain_text("0 runs · 0 tokens")

@@ -127,8 +127,8 @@ function Days({ rows, measure }) {
   const every = Math.ceil(rows.length / Math.max(2, Math.floor((width - left) / 64)))
   const chosen = at === null ? null : rows[at]
   return html`<div class="chart" ref=${box}>
-    <p class="chart-at" aria-hidden="true">${chosen ? html`<b>${label(chosen.date)}</b> ${money(chosen.cost_usd)} · ${count(chosen.runs)} runs ·
-      ${short(chosen.input_tokens + chosen.output_tokens)} tokens` : html`<span class="faint">Point at a day to see its numbers</span>`}</p>
+    <p class="chart-at" aria-hidden="true">${chosen ? html`<b>${label(chosen.date)}</b> ${money(chosen.cost_usd)} · ${count(chosen.runs)} runs
+      · ${short(chosen.input_tokens + chosen.output_tokens)} tokens` : html`<span class="faint">Point at a day to see its numbers</span>`}</p>
     <svg width=${width} height=${HEIGHT} viewBox=${`0 0 ${width} ${HEIGHT}`} role="img" onPointerLeave=${() => setAt(null)}
       aria-label=${`By day, from ${label(rows[0]?.date ?? "")} to ${label(rows.at(-1)?.date ?? "")}: at most ${shown(Math.max(...values, 0), measure)} a day`}>
       ${parts.map(({ value, text }) => html`<g key=${value}><line class="grid" x1=${left} x2=${width} y1=${y(value)} y2=${y(value)} />
