@@ -8,6 +8,7 @@ and the reply of the person comes with another request of the worker, which cont
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import mcp_types as types
@@ -28,6 +29,14 @@ LOST = (
 Send = Callable[[Mapping[str, Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question of the server; its reply is cancelled where the server withdraws it."""
+
+    asked: Mapping[str, Any]
+    reply: asyncio.Future[Mapping[str, Any]]
+
+
 class OpenCall:
     """A request to a server; each question of the server ends a request of the worker's."""
 
@@ -40,13 +49,14 @@ class OpenCall:
         )
         self._work: asyncio.Task[dict[str, Any]] | None = None
         self._asking = asyncio.Lock()
-        self._questions: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        self._reply: asyncio.Future[Mapping[str, Any]] | None = None
+        self._questions: asyncio.Queue[_Question] = asyncio.Queue()
+        #: The question that a person has got.
+        self._shown: _Question | None = None
         self._given_up: asyncio.TimerHandle | None = None
 
     @property
     def is_asking(self) -> bool:
-        return self._reply is not None
+        return self._asking.locked()
 
     def begin(self, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
         """Start the work, which returns the fields of the response."""
@@ -58,26 +68,37 @@ class OpenCall:
         The work is cancelled with the task that waits for it here.
         """
         assert self._work is not None
+        while (question := await self._next_question(self._work)) is not None:
+            if not question.reply.done():
+                self._shown = question
+                loop = asyncio.get_running_loop()
+                self._given_up = loop.call_later(MAX_OPEN_SECONDS, self.cancel)
+                return {"required": {"asked": [question.asked], "state": None, "held": self.token}}
+        return self._work.result()
+
+    async def _next_question(self, work: asyncio.Task[dict[str, Any]]) -> _Question | None:
+        """Return the next question, which may be withdrawn by now; None if the work is done."""
         question = asyncio.create_task(self._questions.get())
         try:
-            await asyncio.wait({self._work, question}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, question}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self.cancel()
             raise
         finally:
             question.cancel()
-        if self._work.done():
-            return self._work.result()
-        self._given_up = asyncio.get_running_loop().call_later(MAX_OPEN_SECONDS, self.cancel)
-        return {"required": {"asked": [question.result()], "state": None, "held": self.token}}
+        return None if work.done() else question.result()
 
     def continue_with(self, reply: Mapping[str, Any], send: Send) -> None:
-        """Pass on the person's `{action, content?}`; a further question ends another request."""
+        """Pass on the person's `{action, content?}`; a further question ends another request.
+
+        The reply is to the question that the person has got. If the server has withdrawn it, the
+        reply is dropped: another question of the server is asked next.
+        """
         self.send = send
         if self._given_up is not None:
             self._given_up.cancel()
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_result(reply)
+        if self._shown is not None and not self._shown.reply.done():
+            self._shown.reply.set_result(reply)
 
     def cancel(self) -> None:
         """End the call, at the server too."""
@@ -93,11 +114,10 @@ class OpenCall:
         except McpFailed as error:
             return types.ErrorData(code=types.INVALID_PARAMS, message=str(error))
         async with self._asking:
-            self._reply = asyncio.get_running_loop().create_future()
+            question = _Question(asked, asyncio.get_running_loop().create_future())
             self.progress.pause()
             try:
-                self._questions.put_nowait(asked)
-                return types.ElicitResult(**await self._reply)
+                self._questions.put_nowait(question)
+                return types.ElicitResult(**await question.reply)
             finally:
-                self._reply = None
                 self.progress.resume()

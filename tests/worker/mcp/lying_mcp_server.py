@@ -66,9 +66,13 @@ class Lying(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
+        self.say(self.question(question))
+
+    def question(self, text: str) -> dict[str, Any]:
+        """Return the request for a form with this prompt, which is its id, too."""
         schema = {"type": "object", "properties": {"n": {"type": "string"}}}
-        params = {"message": question, "requestedSchema": schema}
-        self.say({"id": question, "method": "elicitation/create", "params": params})
+        params = {"message": text, "requestedSchema": schema}
+        return {"id": text, "method": "elicitation/create", "params": params}
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message in the stream."""

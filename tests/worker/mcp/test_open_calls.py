@@ -1,5 +1,6 @@
 """Calls that stay in progress while a person is asked: by the protocols before 2026-07-28."""
 
+import asyncio
 import json
 import queue
 import threading
@@ -7,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import mcp_types as types
 import pytest
 
 from arkloop.shared.ids import new_id
@@ -15,6 +17,7 @@ from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp import McpFailed, failed_requests
 from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.sessions import MAY_BE_DONE, REPLY_LOST
 from tests.waiting import eventually, in_parallel
 from tests.worker.mcp.lying_mcp_server import Lying, lying
@@ -150,6 +153,65 @@ def test_each_call_over_http_gets_the_reply_to_its_own_question(http_client: Mcp
             return answer
 
         assert [f"{n}: reply {n}" for n in range(4)] == in_parallel(4, call)
+
+
+def ask_two(handler: Lying) -> None:
+    """Ask, withdraw the question once it was shown, ask another, and return what was replied."""
+    number = handler.message["id"]
+    handler.ask("first")
+    handler.replies["shown"].get()
+    handler.say({"method": "notifications/cancelled", "params": {"requestId": "first"}})
+    handler.say(handler.question("second"))
+    # Its response says that the client has read all that came before.
+    handler.say({"id": "ping", "method": "ping"})
+    reply = handler.replies["second"].get()
+    said = [{"type": "text", "text": json.dumps(reply["result"]["content"])}]
+    handler.say({"id": number, "result": {"content": said}})
+
+
+def test_a_reply_to_a_withdrawn_question_is_dropped(http_client: McpClient) -> None:
+    """The person gets the question that the server has asked in place of it."""
+    replies: dict[str, queue.Queue[dict[str, Any]]] = defaultdict(queue.Queue)
+
+    with lying(ask_two, replies=replies) as (url, _):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+        how: dict[str, Any] = {"pinned": tool.hash, "run_id": str(new_id()), "seconds": 20.0}
+
+        def reply(required: InputRequired, n: str) -> Any:
+            given = replies_to(required, {"action": "accept", "content": {"n": n}})
+            return http_client.call(server, "lie", {}, replies=given, **how)
+
+        first = asked(lambda: http_client.call(server, "lie", {}, **how))
+        replies["shown"].put({})
+        replies["ping"].get(timeout=20)
+        second = asked(lambda: reply(first, "of the first"))
+        assert ["first", "second"] == [one.asked[0]["prompt"] for one in (first, second)]
+
+        assert {"n": "of the second"} == json.loads(reply(second, "of the second"))
+
+
+def test_a_question_withdrawn_before_it_was_shown_is_not_asked() -> None:
+    """The next question of the call is asked in its place."""
+
+    def question(text: str) -> types.ElicitRequestFormParams:
+        return types.ElicitRequestFormParams(message=text, requested_schema={"type": "object"})
+
+    async def outcome() -> dict[str, Any]:
+        call = OpenCall(20, 20, lambda fields: None)
+        withdrawn = asyncio.create_task(call.ask(question("first")))
+        await asyncio.sleep(0)
+        withdrawn.cancel()
+        asking = asyncio.create_task(call.ask(question("second")))
+        call.begin(asyncio.sleep(20, {}))
+        try:
+            return await call.outcome()
+        finally:
+            asking.cancel()
+            call.cancel()
+
+    [shown] = asyncio.run(outcome())["required"]["asked"]
+    assert "second" == shown["prompt"]
 
 
 def _hang_up(handler: Lying) -> None:
