@@ -13,6 +13,7 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_ids, responses_input, responses_runs
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_input import Approval, Input
+from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import in_new_thread, new_run
 from arkloop.shared.errors import (
@@ -97,9 +98,29 @@ def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | 
             # Answered elsewhere, or expired: the client has no id of what has become of the run.
             if given.message is None:
                 raise
+            _check_asks_nothing(tx, facts)
     if given.message is None:
         raise _without_call(given)
     return _next(tx, body, given, run)
+
+
+def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
+    """Check that the run does not wait for its client: a message would wait behind it.
+
+    Nor does the message answer what the run asks by now, which its author has not seen.
+
+    Raises:
+        NotNewestResponse: names the response that ended with what the run asks.
+    """
+    pending = queries.get(tx.sql, actor(), facts.run_id)["pending_input"]
+    if pending is None:
+        return
+    newest = responses_runs.asked_for(tx.sql, facts, set())
+    if newest.asks_client(pending):
+        raise NotNewestResponse(
+            f"The newest response of the conversation, {newest.response_id}, waits for a reply;"
+            " only this one can be continued."
+        )
 
 
 def _next(tx: Transaction, body: Body, given: Input, run: RowMapping) -> ResponseId:

@@ -59,11 +59,18 @@ class ResponseProjection:
         calls = self._asked_calls(self.asked["data"])
         return frozenset(call["tool_call_id"] for call in calls)
 
+    @property
+    def response_id(self) -> ResponseId:
+        return ResponseId(self._facts.run_id, self._first)
+
+    def asks_client(self, data: Mapping[str, Any]) -> bool:
+        """Return whether the run waits for its client, and not for an HTTP tool alone."""
+        return data["kind"] != "tool_results" or bool(self._asked_calls(data))
+
     def response(self) -> Object:
         """Return the response object as it is after the events so far."""
-        response_id = str(ResponseId(self._facts.run_id, self._first))
         changes = {**self._changes, "output": self._output.items()}
-        return response_object(self._facts, response_id, **changes)
+        return response_object(self._facts, str(self.response_id), **changes)
 
     def opening(self) -> list[bytes]:
         """Return the frames before the run's first event."""
@@ -90,7 +97,7 @@ class ResponseProjection:
         if kind != "run.waiting_for_input":
             return []
         self.waits += 1
-        if self._asks_client(data):
+        if self.asks_client(data):
             for call in self._asked_calls(data):
                 if call["tool_call_id"] in self._calls:
                     self._calls[call["tool_call_id"]].is_with_client = True
@@ -131,7 +138,7 @@ class ResponseProjection:
                     yield from self._output.close_tool(call, event["seq"], data)
             case "run.waiting_for_input":
                 self.waits += 1
-                if self._asks_client(data):
+                if self.asks_client(data):
                     yield from self._ask(event)
             case _ if is_ended:
                 yield from self._end(event)
@@ -151,10 +158,6 @@ class ResponseProjection:
                     self._calls[self._asked_call].arguments = arguments
         elif kind in ("run.cost", "run.completed", "run.failed", "run.cancelled"):
             self._usage = data["usage"]
-
-    def _asks_client(self, data: Mapping[str, Any]) -> bool:
-        """Return whether the run waits for its client, and not for an HTTP tool alone."""
-        return data["kind"] != "tool_results" or bool(self._asked_calls(data))
 
     def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         names = self._facts.client_tools

@@ -104,5 +104,34 @@ def test_a_message_after_an_answer_of_somebody_else_is_the_next_run(
     assert (f"{asked}_1", {run_id, newest}) == (same["id"], runs_of(alice))
 
 
+def park_again(stored: StoredRuns, run_id: UUID, answer: str) -> None:
+    """Let a run ask, get this answer, and ask something else."""
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, request_id := new_id())
+    stored.answer(run_id, answer, request_id)
+    again = stored.claim(run_id)
+    assert again is not None
+    stored.park(again, new_id())
+
+
+def test_a_message_that_has_not_seen_the_open_question_is_refused(
+    stored: StoredRuns, alice: User
+) -> None:
+    """It neither answers that one nor waits behind it; the error names the response to continue."""
+    run_id = stored.create(UUID(alice.thread()))
+    park_again(stored, run_id, "Rome")
+    asked = f"resp_{run_id.hex}"
+
+    refused = alice.post("/v1/responses", continuing(asked, "And Paris?"))
+    assert 409 == refused.status_code, refused.text
+    error = (refused.json or {})["error"]
+    seen = alice.post("/v1/responses", continuing(f"{asked}_1", "And Paris?")).json or {}
+
+    assert "responses.not_newest" == error["code"]
+    assert f"{asked}_1," in error["message"]
+    assert (f"{asked}_2", {run_id}) == (seen.get("id"), runs_of(alice))
+
+
 def runs_of(user: User) -> set[UUID]:
     return {UUID(run["run_id"]) for run in user.get("/v1/runs").json or []}
