@@ -150,7 +150,7 @@ def _id(text: str) -> ResponseId:
 
 def _find(wanted: ResponseId) -> RunFacts:
     with connections().reading() as sql:
-        return responses_runs.find(sql, wanted)[1]
+        return responses_runs.find(sql, wanted.run_id)[1]
 
 
 def _respond(

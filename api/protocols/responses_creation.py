@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_ids, responses_input, responses_runs
-from arkloop.api.protocols.responses_ids import ResponseId
+from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_input import Approval, Input
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
@@ -55,8 +55,8 @@ def create_once(tx: Transaction, body: Body) -> ResponseId:
     return ResponseId(creation.create(tx, _first(body, given, tx)).run_id, 0)
 
 
-def _read(body: Body) -> tuple[Input, ResponseId | UUID | None]:
-    """Return the input and what it continues: a response, or the newest one of a run."""
+def _read(body: Body) -> tuple[Input, ResponseId | ItemId | None]:
+    """Return the input and what it continues: a response, or the one that has an item."""
     given = responses_input.read(body["input"])
     text = body.get("previous_response_id")
     if text is None:
@@ -75,14 +75,16 @@ def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.
     return in_new_thread(new)
 
 
-def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | UUID) -> ResponseId:
-    response_id = ResponseId(previous, 0) if isinstance(previous, UUID) else previous
+def _continue(
+    tx: Transaction, body: Body, given: Input, previous: ResponseId | ItemId
+) -> ResponseId:
     try:
-        run, facts = responses_runs.find(tx.sql, response_id)
+        run, facts = responses_runs.find(tx.sql, previous.run_id)
     except ResponseNotFound:
         raise _unknown() from None
-    if isinstance(previous, UUID):
-        projection = responses_runs.asked_for(tx.sql, facts, set(given.results))
+    if isinstance(previous, ItemId):
+        call_ids = given.results.keys()
+        projection = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
     else:
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])
@@ -115,7 +117,7 @@ def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
     pending = queries.get(tx.sql, actor(), facts.run_id)["pending_input"]
     if pending is None:
         return
-    newest = responses_runs.asked_for(tx.sql, facts, set())
+    newest = responses_runs.asked_for(tx.sql, facts)
     if newest.asks_client(pending):
         raise NotNewestResponse(
             f"The newest response of the conversation, {newest.response_id}, waits for a reply;"

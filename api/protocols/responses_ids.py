@@ -12,7 +12,7 @@ from uuid import UUID
 from arkloop.shared.ids import parse_id
 
 _RESPONSE = re.compile("resp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
-_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr)_([0-9a-f]{32})_[0-9]{1,19}")
+_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr)_([0-9a-f]{32})_([0-9]{1,19})")
 
 
 class ResponseId(NamedTuple):
@@ -26,6 +26,13 @@ class ResponseId(NamedTuple):
         return f"resp_{self.run_id.hex}{suffix}"
 
 
+class ItemId(NamedTuple):
+    """The run of an item of a response, and the event that the item begins with."""
+
+    run_id: UUID
+    seq: int
+
+
 def parse(text: object) -> ResponseId | None:
     """Return the id; None unless `text` is its one form."""
     found = _RESPONSE.fullmatch(text) if isinstance(text, str) else None
@@ -35,10 +42,11 @@ def parse(text: object) -> ResponseId | None:
     return ResponseId(run_id, int(found[2] or 0))
 
 
-def run_of_item(text: object) -> UUID | None:
-    """Return the run whose item has this id; None if the id has another form."""
+def parse_item(text: object) -> ItemId | None:
+    """Return the id of an item; None if `text` has another form."""
     found = _ITEM.fullmatch(text) if isinstance(text, str) else None
-    return None if found is None else _run_id(found[1])
+    run_id = _run_id(found[1]) if found is not None else None
+    return None if found is None or run_id is None else ItemId(run_id, int(found[2]))
 
 
 def _run_id(digits: str) -> UUID | None:

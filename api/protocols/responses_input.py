@@ -9,12 +9,12 @@ took place elsewhere: the model reads it as a transcript, and nothing of it is a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from marshmallow import ValidationError
 
 from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import responses_ids, sent_files
+from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content
 
@@ -40,11 +40,11 @@ class Approval:
 class Input:
     """The new part of an input.
 
-    `continues` is the run whose items come before it, if any. `message` is the user's, `results`
-    are outputs of function calls by their `call_id`.
+    `continues` is the latest item of the run whose items come before it, if any. `message` is the
+    user's, `results` are outputs of function calls by their `call_id`.
     """
 
-    continues: UUID | None = None
+    continues: ItemId | None = None
     instructions: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
@@ -61,19 +61,23 @@ def read(value: Any) -> Input:
         return Input(message=_content("input", value), results={})
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
         raise InvalidRequest(input=[f"must be a string or a list of 1 to {MAX_ITEMS} items"])
-    continues, first = None, 0
+    continues: ItemId | None = None
+    first = 0
     for place, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
-        if (run_id := _run_of_output(item)) is not None:
-            continues, first = run_id, place + 1
+        if (shown := _id_of_output(item)) is not None:
+            if continues is not None and continues.run_id == shown.run_id:
+                # A function call comes last among the items, and its event may be an earlier one.
+                shown = max(continues, shown)
+            continues, first = shown, place + 1
     return _new(value, first, continues)
 
 
-def _run_of_output(item: Mapping[str, Any]) -> UUID | None:
-    """Return the run that an item of an earlier response comes from, None for other items."""
+def _id_of_output(item: Mapping[str, Any]) -> ItemId | None:
+    """Return the id of an item of an earlier response, None for other items."""
     is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
-    return responses_ids.run_of_item(item.get("id")) if is_output else None
+    return responses_ids.parse_item(item.get("id")) if is_output else None
 
 
 def with_stored_files(value: Any) -> Any:
@@ -85,7 +89,7 @@ def with_stored_files(value: Any) -> Any:
     items = value if isinstance(value, list) else []
     for place in range(len(items) - 1, -1, -1):
         item = items[place]
-        if isinstance(item, dict) and _run_of_output(item) is not None:
+        if isinstance(item, dict) and _id_of_output(item) is not None:
             break  # the server has what comes before it
         if isinstance(item, dict) and item.get("role") == "user":
             content = item.get("content")
@@ -107,7 +111,7 @@ def _stored(name: str, part: Any) -> Any:
     return part
 
 
-def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None) -> Input:
+def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | None) -> Input:
     instructions: list[str] = []
     earlier: list[str] = []
     message: Content | None = None

@@ -1,6 +1,7 @@
 """The runs behind responses: what is known of them, and their events folded so far."""
 
 import json
+from collections.abc import Set
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping
@@ -17,10 +18,10 @@ from arkloop.shared.runs import creation, overrides, queries
 _PAGE_EVENTS = 2_000
 
 
-def find(sql: Connection, response_id: ResponseId) -> tuple[RowMapping, RunFacts]:
+def find(sql: Connection, run_id: UUID) -> tuple[RowMapping, RunFacts]:
     """Return the run of a response. Raises: ResponseNotFound: there is none that the actor sees."""
     try:
-        run = queries.get(sql, actor(), response_id.run_id)
+        run = queries.get(sql, actor(), run_id)
     except RunNotFound:
         raise ResponseNotFound() from None
     before = queries.before_in_thread(sql, run)
@@ -56,8 +57,12 @@ def fold(sql: Connection, projection: ResponseProjection, run_id: UUID, after_se
     return after_seq
 
 
-def asked_for(sql: Connection, facts: RunFacts, call_ids: set[str]) -> ResponseProjection:
-    """Return the run's newest response, or the one that asked for results of these calls."""
+def asked_for(
+    sql: Connection, facts: RunFacts, call_ids: Set[str] = frozenset(), seq: int | None = None
+) -> ResponseProjection:
+    """Return the response that asked for results of these calls, else the one that has this event,
+    else the run's newest.
+    """
     waits = 0
     while True:
         projection = ResponseProjection(facts, waits)
@@ -65,5 +70,7 @@ def asked_for(sql: Connection, facts: RunFacts, call_ids: set[str]) -> ResponseP
         if projection.asked is None or last == event_log.last_seq(sql, facts.run_id):
             return projection
         if call_ids and call_ids <= projection.asked_call_ids:
+            return projection
+        if not call_ids and seq is not None and seq <= projection.asked["seq"]:
             return projection
         waits = projection.waits

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from werkzeug.test import TestResponse
 
 from arkloop.shared.accounts import org_settings
 from arkloop.shared.ids import new_id
@@ -74,10 +75,13 @@ def test_a_reply_to_an_ended_run_holds_no_lock_of_it(
         assert 409 == reply.result().status_code, reply.result().text
 
 
+#: Of every request.
+MODEL = {"model": "scripted", "background": True}
+
+
 def continuing(response: str, content: str) -> dict[str, Any]:
     """Return a request that continues a response by a message."""
-    model = {"model": "scripted", "background": True}
-    return {**model, "previous_response_id": response, "input": content}
+    return {**MODEL, "previous_response_id": response, "input": content}
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
@@ -131,6 +135,32 @@ def test_a_message_that_has_not_seen_the_open_question_is_refused(
     assert "responses.not_newest" == error["code"]
     assert f"{asked}_1," in error["message"]
     assert (f"{asked}_2", {run_id}) == (seen.get("id"), runs_of(alice))
+
+
+def test_items_sent_again_answer_only_the_question_that_they_show(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The same answer again counts once, and another one is refused, until the items have more."""
+    run_id = stored.create(UUID(alice.thread()))
+    park_again(stored, run_id, "yes")
+    asked = f"resp_{run_id.hex}"
+    events = stored.events(run_id)
+    seqs = [event.seq for event in events if event.type == "run.waiting_for_input"]
+    first, second = (
+        {"role": "assistant", "id": f"msg_{run_id.hex}_{seq}", "content": "?"} for seq in seqs
+    )
+
+    def send(content: str, *shown: Any) -> TestResponse:
+        items = [*shown, {"role": "user", "content": content}]
+        return alice.post("/v1/responses", {**MODEL, "input": items})
+
+    again, late = send("yes", first), send("no", first)
+    assert "waiting" == stored.state(run_id)
+    answer = send("yes", first, {"role": "user", "content": "yes"}, second)
+
+    assert (200, f"{asked}_1") == (again.status_code, (again.json or {})["id"]), again.text
+    assert (409, "responses.not_newest") == (late.status_code, (late.json or {})["error"]["code"])
+    assert (200, f"{asked}_2") == (answer.status_code, (answer.json or {})["id"]), answer.text
 
 
 def runs_of(user: User) -> set[UUID]:
