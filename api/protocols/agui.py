@@ -193,7 +193,10 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         facts, waits = agui_runs.facts_of(run, wanted.thread_id), int(found[2])
         # Its messages are only needed where the protocol takes text back.
         earlier = PackedMessages(agui_threads.messages_before(sql, thread.id, run))
-    return _projected(AguiProjection(facts, waits, earlier=earlier, after=int(found[3])), facts)
+    projection = AguiProjection(
+        facts, waits, earlier=earlier, after=int(found[3]), lacking=wanted.open_calls
+    )
+    return _projected(projection, facts)
 
 
 def _projected(

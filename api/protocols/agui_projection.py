@@ -69,11 +69,12 @@ class AguiProjection:
         earlier: PackedMessages | None = None,
         connects: bool = False,
         after: int = 0,
+        lacking: frozenset[str] = NO_IDS,
     ) -> None:
         """Make the projection of what follows the run's `waits`-th wait.
 
         With `connects` it begins with a snapshot of the messages. Frames up to number `after` are
-        left out.
+        left out; the client has no results of the calls `lacking`.
         """
         self.is_over = False
         #: The event that asks the client at the end.
@@ -84,6 +85,7 @@ class AguiProjection:
         self._earlier = earlier or PackedMessages()
         self._connects = connects
         self._after = after
+        self._lacking = lacking
         self._number = 0
         self._has_begun = False
         self._messages = RunMessages()
@@ -338,8 +340,9 @@ class AguiProjection:
         call_id = self._facts.call_id(data["tool_call_id"])
         message_id = f"{call_id}.result"
         self._messages.result(message_id, call_id, data["output"])
-        # A client has what it has sent, unless it connects: its snapshot is that of the wait.
-        if call_id not in self._handed or self._connects:
+        # A client has what it has sent, unless it connects: its snapshot is that of the wait. One
+        # that connects again may have left before the result of another page.
+        if call_id not in self._handed or self._connects or call_id in self._lacking:
             yield ToolCallResultEvent(
                 message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"
             )

@@ -65,6 +65,12 @@ class AguiRequest:
                 found.setdefault(message["toolCallId"], text)
         return found
 
+    @property
+    def open_calls(self) -> frozenset[str]:
+        """The ids of the calls in the messages that have no result there."""
+        calls = {call["id"] for m in self.messages for call in m.get("toolCalls") or ()}
+        return frozenset(calls - {m.get("toolCallId") for m in self.messages})
+
     def is_error(self, call_id: str) -> bool:
         """Return whether the client reports that the call has failed."""
         return any(m.get("toolCallId") == call_id and m.get("error") for m in self.messages)

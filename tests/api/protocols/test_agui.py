@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from arkloop.api.protocols import agui_runs
 from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
@@ -332,6 +334,39 @@ def test_a_connect_is_limited_to_what_its_caller_sees(alice: User, register: Reg
         assert "Last-Event-ID" in details_of(alice.post("/v1/agui/connect", ASK, headers=headers))
     types = [e["type"] for e in events_of(stranger.post("/v1/agui/connect", json=ASK))]
     assert ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"] == types
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+def test_a_page_that_connects_again_gets_the_results_that_it_lacks(
+    alice: User, stored: StoredRuns, has_result: bool
+) -> None:
+    """A page whose stream broke before the result of another page has its call without one."""
+    tool = {"name": "locate", "description": "x"}
+    alice.post("/v1/agui", json={**ASK, "tools": [tool]}).close()
+    [run_id] = runs_of(stored)
+    claim = stored.claim(run_id)
+    assert claim is not None
+    call = {"tool_call_id": "c", "name": "locate", "arguments": {}}
+    stored.write(claim, ToolCallRequested(**call))
+    asking = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(asking, new_id(), kind="tool_results", calls=[call])
+    stored.set(run_id, state=RunState.QUEUED, pending_input=None, input_expires_at=None)
+    again = stored.claim(run_id)
+    assert again is not None
+    stored.write(again, ToolResult("c", "locate", "Rome", False, 1))
+    stored.finish(replace(again, last_seq=stored.last_seq(run_id)))
+
+    id_ = f"{run_id.hex}.c"
+    function = {"name": "locate", "arguments": "{}"}
+    calls = [{"id": id_, "type": "function", "function": function}]
+    messages = [SAID, {"id": "m2", "role": "assistant", "toolCalls": calls}]
+    if has_result:
+        messages.append({"id": "m3", "role": "tool", "toolCallId": id_, "content": "Rome"})
+    body, cursor = {**ASK, "messages": messages}, {"Last-Event-ID": f"{run_id}.1.1"}
+    resumed = alice.post("/v1/agui/connect", json=body, headers=cursor)
+
+    results = [] if has_result else ["TOOL_CALL_RESULT"]
+    assert [*results, "RUN_FINISHED"] == [event["type"] for event in events_of(resumed)]
 
 
 def test_a_page_that_connects_as_its_run_asks_is_asked(
