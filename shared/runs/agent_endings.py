@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 
 from arkloop.shared import ids
 from arkloop.shared.catalog.personas import Persona
@@ -12,7 +12,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import endings, limits_reached
+from arkloop.shared.runs import approved_calls, endings, limits_reached
 from arkloop.shared.runs.endings import Ending, TakenOver
 from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
@@ -56,8 +56,9 @@ def stop(
 
 def _cut_off(run: HeldRun, limit: RunError, reason: str) -> None:
     """End the calls without a result, and note the limit."""
+    calls = approved_calls.all_open(run)
     run.store(
-        *(types.ToolResult(id_, name, _NO_RESULT, True, 0) for id_, name in _open_calls(run)),
+        *(types.ToolResult(id_, call["name"], _NO_RESULT, True, 0) for id_, call in calls.items()),
         types.RunLimitReached(reason, limit.message),
     )
 
@@ -141,27 +142,3 @@ def _last_turn(run: HeldRun, content: str) -> UUID | None:
         return None
     turn = event_log.data_of(last.payload)
     return UUID(turn["message_id"]) if turn["content"] == content else None
-
-
-def _open_calls(run: HeldRun) -> list[tuple[str, str]]:
-    """Return ids and names of the calls of the last turn that have no result."""
-    of_run = run_events.c.run_id == run.id
-    last_turn = (
-        select(func.max(run_events.c.seq))
-        .where(of_run, run_events.c.type == types.MessageCompleted.type)
-        .scalar_subquery()
-    )
-    kinds = (types.ToolCallRequested.type, types.ToolResult.type)
-    rows = run.tx.sql.execute(
-        select(run_events.c.type, run_events.c.payload)
-        .where(of_run, run_events.c.seq > last_turn, run_events.c.type.in_(kinds))
-        .order_by(run_events.c.seq)
-    )
-    calls: dict[str, str] = {}
-    for row in rows:
-        data = event_log.data_of(row.payload)
-        if row.type == types.ToolCallRequested.type:
-            calls[data["tool_call_id"]] = data["name"]
-        else:
-            calls.pop(data["tool_call_id"], None)
-    return list(calls.items())

@@ -52,6 +52,26 @@ def find(run: HeldRun, call_id: str) -> dict[str, Any]:
     return known[call_id]
 
 
+def all_open(run: HeldRun) -> dict[str, dict[str, Any]]:
+    """Return the data of the `tool.call` of each call of the run that has no result, in order.
+
+    An agent may begin a turn while calls of earlier ones are open.
+    """
+    kinds = (types.ToolCallRequested.type, types.ToolResult.type)
+    rows = run.tx.sql.execute(
+        select(run_events.c.type, func.substring(run_events.c.payload, _ID).label("id"))
+        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
+        .order_by(run_events.c.seq)
+    )
+    call_ids: set[str] = set()
+    for row in rows:
+        if row.type == types.ToolCallRequested.type:
+            call_ids.add(json.loads(row.id))
+        else:
+            call_ids.discard(json.loads(row.id))
+    return _open(run, call_ids) if call_ids else {}
+
+
 def _open(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the data of the `tool.call` of each of these calls that has no result."""
     kinds = (types.ToolCallRequested.type, types.ToolResult.type)

@@ -186,6 +186,25 @@ def test_a_run_at_a_limit_lands(
     assert "run.limit_reached" in kinds
 
 
+def test_calls_of_all_turns_have_results_after_a_landing(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """An agent may begin a turn before each call of the turns before it has its result."""
+    alice.post("/v1/personas", json={"key": "poor", "agent": "mine", "max_cost_usd": 1})
+    made = alice.post("/v1/runs", json={"persona_id": "poor", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    mine.write("append", turn(), call("slow"), call("c1"), result("c1", "1"))
+    mine.write("append", turn(), call("c1"), call("c2"), result("c2", "2"))
+    mine.write("append", turn(), cost(1.5))
+
+    results = data_of(connections, made["run_id"], "tool.result")
+    assert ["c1", "c2", "slow", "c1"] == [one["tool_call_id"] for one in results]
+    assert [False, False, True, True] == [one["is_error"] for one in results]
+
+
 @pytest.mark.parametrize("limit", ["budget", "time"])
 def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
     limit: str, alice: User, worker: MakeWorker, connections: Connections
