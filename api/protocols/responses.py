@@ -1,5 +1,7 @@
 """`/v1/responses`: runs by OpenAI's Responses API, for its SDKs and for Open Responses."""
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +98,8 @@ def create_response() -> Response:
 
 def _created(body: Mapping[str, Any]) -> ResponseId:
     """Create the response, or return that of the request's idempotency key."""
-    if check_key() is None:
+    key = check_key() or _key_by_content(body)
+    if key is None:
         made = create(body)
         sent_files.mark_used()
         return made
@@ -106,7 +109,21 @@ def _created(body: Mapping[str, Any]) -> ResponseId:
         sent_files.mark_used()
         return jsonify(id=str(made))
 
-    return _id(answered_once(check_key(), read_json(), make).get_json()["id"])
+    return _id(answered_once(key, read_json(), make).get_json()["id"])
+
+
+def _key_by_content(body: Mapping[str, Any]) -> str | None:
+    """Return a key for a request that continues a response with files of its own; else None.
+
+    Its files have other ids each time, so the same answer sent again would be another one.
+    """
+    if not sent_files.are_stored():
+        return None
+    previous = body.get("previous_response_id")
+    if previous is None and responses_input.read(body["input"]).continues is None:
+        return None
+    sent = json.dumps(read_json(), sort_keys=True).encode()
+    return f"content {hashlib.sha256(sent).hexdigest()}"
 
 
 @bp.get("/v1/responses/<response:response_id>")

@@ -75,6 +75,11 @@ def kept_if_used() -> Iterator[None]:
         _remove()
 
 
+def are_stored() -> bool:
+    """Return whether this request has stored files."""
+    return bool(g.sent_files)
+
+
 def mark_used() -> None:
     """Keep what this request has stored: a message refers to it."""
     g.are_used = True

@@ -170,6 +170,28 @@ def kept_files(connections: Connections, user: User) -> int | None:
         return sql.scalar(select(func.count()).where(of_org, files.c.expires_at.is_(None)))
 
 
+@pytest.mark.parametrize("by_id", [True, False])
+def test_an_answer_with_data_that_is_sent_again_counts_once(
+    alice: User, stored: StoredRuns, connections: Connections, by_id: bool
+) -> None:
+    """Its file is another one each time, so the content of the request is compared."""
+    run_id = stored.create(UUID(alice.thread()))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, new_id())
+    asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
+    answer = {"role": "user", "content": [{"type": "input_file", "file_data": "SGVsbG8="}]}
+    body = {**ASK, "input": [answer] if by_id else [asked, answer]}
+    if by_id:
+        body["previous_response_id"] = f"resp_{run_id.hex}"
+
+    sent = [alice.post("/v1/responses", json=body).json or {} for _ in range(2)]
+
+    assert 2 * [f"resp_{run_id.hex}_1"] == [one.get("id") for one in sent], sent
+    assert 1 == len(alice.get("/v1/runs").json or [])
+    assert 1 == kept_files(connections, alice)
+
+
 def test_nothing_is_kept_of_a_message_whose_last_file_cannot_be_stored(
     alice: User, connections: Connections
 ) -> None:
