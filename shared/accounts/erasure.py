@@ -32,6 +32,7 @@ from arkloop.shared.storage.tables.accounts import (
     invitations,
     memberships,
     orgs,
+    password_resets,
     refresh_tokens,
     users,
 )
@@ -243,7 +244,8 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
     tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
     tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
     identities.forget(tx, user_id)
-    tx.sql.execute(delete(invitations).where(invitations.c.created_by_user_id == user_id))
+    for table in (invitations, password_resets):
+        tx.sql.execute(delete(table).where(table.c.created_by_user_id == user_id))
     accounts.end_password_reset(tx, user_id)
     for org_id in tx.sql.scalars(select(keys.c.org_id).where(keys.c.user_id == user_id).distinct()):
         api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=None)

@@ -13,7 +13,13 @@ from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
-from arkloop.shared.storage.tables.accounts import invitations, memberships, orgs, users
+from arkloop.shared.storage.tables.accounts import (
+    invitations,
+    memberships,
+    orgs,
+    password_resets,
+    users,
+)
 
 ROLES = tuple(PERMISSIONS_OF_ROLE)
 OWNER = "owner"
@@ -29,8 +35,8 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[Any]:
     """Give a member of the actor's org another role; returns the member as `list_` does.
 
-    The open invitations that the member has created are revoked, and the reset of their password
-    ends: an admin may have its token, who could not make one for an owner.
+    The open invitations and password resets that the member has created are revoked, and the reset
+    of their own password ends: an admin may have its token, who could not make one for an owner.
 
     Raises:
         MemberNotFound
@@ -47,7 +53,7 @@ def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[
         if before == OWNER:
             _check_other_owner(tx, actor.org_id, user_id)
         tx.sql.execute(update(memberships).where(*_is(actor.org_id, user_id)).values(role=role))
-        _revoke_invitations(tx, actor.org_id, user_id)
+        _revoke_created(tx, actor.org_id, user_id)
         accounts.end_password_reset(tx, user_id)
     return tx.sql.execute(_members().where(*_is(actor.org_id, user_id))).one()
 
@@ -55,8 +61,9 @@ def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[
 def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     """Remove a member from the actor's org; everybody may remove themselves.
 
-    Their logins in this org, their API keys of it, their open invitations to it and the reset of
-    their password end. Active runs of the keys are cancelled; their threads and other runs stay.
+    Their logins in this org, their API keys of it, their open invitations to it, the resets that
+    they have made for its members and the reset of their own password end. Active runs of the keys
+    are cancelled; their threads and other runs stay.
 
     Raises:
         MemberNotFound
@@ -75,7 +82,7 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     tx.sql.execute(delete(memberships).where(*_is(org_id, user_id)))
     sessions.end_in_org(tx, user_id=user_id, org_id=org_id)
     api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
-    _revoke_invitations(tx, org_id, user_id)
+    _revoke_created(tx, org_id, user_id)
     accounts.end_password_reset(tx, user_id)
 
 
@@ -121,11 +128,17 @@ def _check_other_owner(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
         raise LastOwner()
 
 
-def _revoke_invitations(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
-    """Revoke what somebody has prepared with a role that they have no longer."""
+def _revoke_created(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
+    """Revoke the invitations and resets that somebody made with a role that they have no longer."""
     tx.sql.execute(
         delete(invitations).where(
             invitations.c.org_id == org_id, invitations.c.created_by_user_id == user_id
+        )
+    )
+    of_org = select(memberships.c.user_id).where(memberships.c.org_id == org_id)
+    tx.sql.execute(
+        delete(password_resets).where(
+            password_resets.c.user_id.in_(of_org), password_resets.c.created_by_user_id == user_id
         )
     )
 

@@ -1,8 +1,8 @@
 """Resets of passwords: somebody who has the token chooses a new one, once.
 
 An admin who has made a token can use it and log in as the user. So a reset ends when the user joins
-or leaves an org, and admins make none for members who are in another org, too, or who operate the
-service.
+or leaves an org, and when the admin leaves it or gets another role. Admins make none for members
+who are in another org, too, or who operate the service.
 """
 
 from datetime import datetime, timedelta
@@ -21,11 +21,17 @@ PREFIX = "alr_"
 LIFETIME = timedelta(hours=24)
 
 
-def create(tx: Transaction, user_id: UUID) -> tuple[str, datetime]:
-    """Make the token for a user's reset, in place of an earlier one; returns it and its end."""
+def create(
+    tx: Transaction, user_id: UUID, *, by_user_id: UUID | None = None
+) -> tuple[str, datetime]:
+    """Make the token for a user's reset, in place of an earlier one; returns it and its end.
+
+    It ends with the role of `by_user_id`; without one, a command of the operator makes it.
+    """
     token = secret_tokens.make(PREFIX)
     values = {
         "token_hash": secret_tokens.hash_of(token),
+        "created_by_user_id": by_user_id,
         "created_at": func.now(),
         "expires_at": func.now() + LIFETIME,
     }
@@ -61,7 +67,7 @@ def create_for_member(tx: Transaction, actor: Actor, user_id: UUID) -> tuple[str
         raise Forbidden("This user operates the service: only a command resets their password.")
     if len(roles) > 1:
         raise Forbidden("This user is in another organization, too: only an operator may do this.")
-    return create(tx, user_id)
+    return create(tx, user_id, by_user_id=actor.user_id)
 
 
 def check(sql: Connection, token: str) -> None:

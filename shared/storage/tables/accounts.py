@@ -119,6 +119,9 @@ password_resets = Table(
     metadata,
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
     Column("token_hash", Text, nullable=False, unique=True),  # SHA-256, hex
+    #: Null: an operator's command, or a release that did not store it. No foreign key: rows of
+    #: users stay, and adding one would lock their table.
+    Column("created_by_user_id", Uuid),
     created_at_(),
     time_("expires_at", required=True),
 )

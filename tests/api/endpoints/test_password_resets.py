@@ -8,7 +8,7 @@ from flask import Flask
 from sqlalchemy import func, insert, update
 from werkzeug.test import TestResponse
 
-from arkloop.shared.accounts import accounts, invitations, password_resets
+from arkloop.shared.accounts import accounts, erasure, invitations, password_resets
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.ids import new_id
@@ -184,6 +184,47 @@ def test_a_reset_ends_with_the_role_that_the_user_had(
     assert 200 == alice.patch(path, {"role": "owner"}).status_code
 
     assert (400, "password_resets.invalid") == error_of(use(token))
+
+
+@pytest.mark.parametrize("end", ["removed", "demoted", "erased"])
+def test_a_reset_ends_with_the_role_of_the_admin_who_made_it(
+    alice: User,
+    member: User,
+    register: Register,
+    use: Use,
+    connections: Connections,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    """The resets that other admins have made stay open."""
+    admin, other = (register(org_of=alice, role="admin") for _ in range(2))
+    token, kept = token_of(reset_of(admin, member)), token_of(reset_of(alice, other))
+    path = f"/v1/orgs/{alice.org_id}/members/{admin.id}"
+    if end == "removed":
+        assert 204 == alice.delete(path).status_code
+    elif end == "demoted":
+        assert 200 == alice.patch(path, {"role": "member"}).status_code
+    else:
+        monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
+        erasure.erase_user(connections, admin.id)
+
+    assert (400, "password_resets.invalid") == error_of(use(token))
+    assert 200 == log_in(member, PASSWORD)
+    assert 200 == use(kept).status_code
+
+
+def test_a_reset_that_replaces_another_has_its_own_maker(
+    alice: User, member: User, register: Register, use: Use, connections: Connections
+) -> None:
+    """The operator's token is not that of the admin before."""
+    admin = register(org_of=alice, role="admin")
+    reset_of(admin, member)
+    with connections.transaction() as tx:
+        token, _ = password_resets.create(tx, member.id)
+
+    assert 204 == alice.delete(f"/v1/orgs/{alice.org_id}/members/{admin.id}").status_code
+
+    assert 200 == use(token).status_code
 
 
 def test_nobody_joins_an_org_with_a_reset_that_was_made_at_the_same_moment(
