@@ -7,6 +7,7 @@ web process counts for itself.
 
 import hashlib
 from typing import cast
+from uuid import UUID
 
 from flask import current_app
 from limits import RateLimitItemPerMinute
@@ -27,7 +28,7 @@ class PasswordAttempts:
     def __init__(self, connections: Connections) -> None:
         self._limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.password_attempts)
 
-    def count(self, login: str) -> None:
+    def count(self, whose: str | UUID) -> None:
         """Count an attempt for this login, as logins are compared, or user id, before its password
         is compared.
 
@@ -36,13 +37,13 @@ class PasswordAttempts:
         Raises:
             TooManyAttempts: as many were made as may be.
         """
-        seconds = self._limiter.hit(_LIMIT, _name(login))
+        seconds = self._limiter.hit(_LIMIT, _name(whose))
         if seconds is not None:
             raise TooManyAttempts().after(seconds)
 
-    def forget(self, login: str) -> None:
-        """Forget the attempts for this login: the last one had the right password."""
-        name = _name(login)
+    def forget(self, whose: str | UUID) -> None:
+        """Forget the attempts for this login or user id: the last one had the right password."""
+        name = _name(whose)
         self._limiter.ask(lambda limiter: limiter.clear(_LIMIT, name))
 
 
@@ -51,6 +52,9 @@ def password_attempts() -> PasswordAttempts:
     return cast(PasswordAttempts, current_app.extensions["arkloop.password_attempts"])
 
 
-def _name(login: str) -> str:
-    """Return what stands in Redis instead of a login, which may be an email address."""
-    return hashlib.sha256(login.encode()).hexdigest()
+def _name(whose: str | UUID) -> str:
+    """Return what stands in Redis instead of a login, which may be an email address.
+
+    The id of a user stands for itself: a login may be spelled like one, but its hash is not.
+    """
+    return str(whose) if isinstance(whose, UUID) else hashlib.sha256(whose.encode()).hexdigest()

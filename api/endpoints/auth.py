@@ -227,10 +227,10 @@ def change_password() -> Response:
     body = read_body(ChangePassword())
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
-    password_attempts().count(str(user.id))
+    password_attempts().count(user.id)
     if not passwords.verify(body["current"], user.password_hash):
         raise InvalidRequest(current=["is not your current password"])
-    password_attempts().forget(str(actor().user_id))
+    password_attempts().forget(user.id)
     password_hash = passwords.hash_(body["new"])
     # The user's logins in all their orgs end.
     with connections_of_service().transaction() as tx:

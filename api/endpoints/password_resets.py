@@ -75,6 +75,7 @@ def reset_password() -> Response:
             record_login(tx, "auth.password_reset", user_id=user_id, org_id=org.id)
         names = [accounts.compared(tx.sql, name) for name in (login, email)]
     authenticator().forget()
-    for name in (str(user_id), *names):
+    password_attempts().forget(user_id)
+    for name in names:
         password_attempts().forget(name)
     return jsonify(ok=True)

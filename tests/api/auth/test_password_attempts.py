@@ -87,6 +87,30 @@ def test_the_present_password_cannot_be_guessed_with_a_stolen_token(alice: User)
     assert 200 == log_in(alice.client, alice.login, PASSWORD).status_code
 
 
+def test_a_login_spelled_like_the_id_of_a_user_does_not_count_for_that_user(
+    client: FlaskClient, alice: User
+) -> None:
+    """The attempts at the user's present password cannot be used up by others."""
+    for _ in range(ATTEMPTS + 1):
+        log_in(client, str(alice.id))
+
+    body = {"current": PASSWORD, "new": "a new password"}
+    assert 200 == alice.post("/v1/auth/password", body).status_code
+
+
+def test_an_account_named_like_the_id_of_a_user_ends_no_count_of_that_user(
+    client: FlaskClient, alice: User, register: Register
+) -> None:
+    """The thief of a token does not reset the attempts with an account of their own."""
+    named_like_alice = register(login=str(alice.id))
+    body = {"current": "wrong password", "new": "a new password"}
+    for _ in range(ATTEMPTS):
+        assert 422 == alice.post("/v1/auth/password", body).status_code
+    assert 200 == log_in(client, named_like_alice.login, PASSWORD).status_code
+
+    assert 429 == alice.post("/v1/auth/password", body).status_code
+
+
 def test_without_redis_a_process_counts_for_itself(connections: Connections) -> None:
     """The limit is kept by each web process, and a right password ends that count, too."""
     away = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
