@@ -91,7 +91,8 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
             raise LoginRefused("not_a_member", why)
         return known
     email = _verified_email(provider, person)
-    by_email = func.lower(users.c.email) == email.lower()
+    # Both by Postgres: see `accounts.compared`.
+    by_email = func.lower(users.c.email) == func.lower(email)
     query = select(users.c.id, _role(users.c.id, provider.org_id)).where(by_email)
     user = tx.sql.execute(query).one_or_none()
     if user is None:
@@ -218,7 +219,8 @@ def _free_login(tx: Transaction, person: Person, email: str) -> str:
     wanted = (person.name or email).partition("@")[0].strip()[:_MAX_LOGIN_LENGTH].strip()
     if accounts.problems_of(login=wanted, email=email):
         wanted = "user"
-    if tx.sql.scalar(select(users.c.id).where(func.lower(users.c.login) == wanted.lower())):
+    is_taken = func.lower(users.c.login) == func.lower(wanted)
+    if tx.sql.scalar(select(users.c.id).where(is_taken)):
         return f"{wanted}-{new_id().hex[-12:]}"
     return wanted
 

@@ -88,6 +88,17 @@ def test_a_member_is_found_by_their_verified_address(
     assert "identity.linked" in actions(org)
 
 
+def test_an_address_with_a_final_sigma_is_found(
+    org: User, provider: IdentityProvider, app: Flask, register: Register
+) -> None:
+    """Python lowers it to another letter than Postgres, which compares addresses."""
+    member = register(f"{org.login}-ΑΛΕΞΗΣ", org_of=org, role="member")
+    provider.claims = {"email": f"{member.login}@example.com"}
+    client = app.test_client()
+
+    assert str(member.id) == user_of(client, log_in(client, org, provider))["id"]
+
+
 @pytest.mark.parametrize("case", ["owner", "operator", "member of two"])
 def test_those_who_need_a_password_elsewhere_keep_it(
     org: User,
@@ -138,6 +149,23 @@ def test_somebody_invited_joins_in_the_role_of_the_invitation(
     assert "admin" == seen["role"]
     again = log_in(app.test_client(), alice, provider, invitation=token)
     assert (400, "invitations.invalid") == error_of(again)
+
+
+@pytest.mark.parametrize("first", ["İbrahim", "ibrahim"])
+def test_a_name_whose_capitals_python_lowers_otherwise_than_postgres_is_no_obstacle(
+    org: User, provider: IdentityProvider, app: Flask, first: str
+) -> None:
+    """Somebody whose login would be equal to that of another in Postgres gets a free one."""
+    names = [f"{name}{provider.domain}" for name in (first, "İbrahim")]
+    seen = []
+    for number, name in enumerate(names):
+        email = f"person-{number}@{provider.domain}"
+        provider.claims = {"sub": f"sub-{number}", "preferred_username": name, "email": email}
+        client = app.test_client()
+        seen.append(user_of(client, log_in(client, org, provider))["username"])
+
+    assert names[0] == seen[0]
+    assert seen[1].startswith(f"{names[1]}-")
 
 
 STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
