@@ -3,7 +3,7 @@
 import re
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify, make_response, request
+from flask import Blueprint, Response, g, jsonify, make_response, request
 from marshmallow import fields, validate
 
 from arkloop.api.auth import request_limits, stream_tickets
@@ -69,9 +69,11 @@ _QUERY, _TICKET = EventsQuery(), StreamTicket()
 )
 def stream_events(run_id: UUID) -> Response:
     """Stream the run's events after the cursor; 204 where a browser must stop reconnecting."""
-    reader = _reader(run_id)
+    g.actor = reader = _reader(run_id)
     request_limits.count(reader)
     check_ids({"run_id": run_id})
+    if "data.runs.read" not in reader.permissions:
+        raise Forbidden()
     args = query_args(_QUERY)
     resumed = [args["lastEventId"]] if "lastEventId" in args else []
     if (last_event_id := request.headers.get("Last-Event-ID")) is not None:
@@ -133,10 +135,7 @@ def _reader(run_id: UUID) -> Actor:
     """Return the reader, identified by ticket or else by bearer token."""
     tickets = request.args.getlist("ticket")
     if not tickets or "Authorization" in request.headers:
-        reader = authenticator().identify(bearer_token())
-        if "data.runs.read" not in reader.permissions:
-            raise Forbidden()
-        return reader
+        return authenticator().identify(bearer_token())
     reader = stream_tickets.verify(settings(), tickets[0], run_id)
     authenticator().check(reader)
     ended_at = hub().heads.get_seen(run_id, reader).ended_at

@@ -70,8 +70,11 @@ _RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
 )
 def give_tool_results(run_id: UUID) -> Response:
     """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
-    g.actor = _sender(run_id)
-    request_limits.count(g.actor)
+    g.actor = sender = _sender(run_id)
+    request_limits.count(sender)
+    check_ids({"run_id": run_id})
+    if "data.runs.write" not in sender.permissions:
+        raise Forbidden()
     query_args(_QUERY)
     return _give(run_id)
 
@@ -93,21 +96,13 @@ def _check_ids(results: list[CallResult]) -> None:
 
 
 def _sender(run_id: UUID) -> Actor:
-    """Return the actor, identified by ticket or else by bearer token.
-
-    Raises:
-        Unauthorized, Forbidden
-    """
+    """Return the actor, identified by ticket or else by bearer token. Raises: Unauthorized."""
     tickets = request.args.getlist("ticket")
     if not tickets or "Authorization" in request.headers:
-        sender = authenticator().identify(bearer_token())
-        check_ids({"run_id": run_id})
-    else:
-        sender = stream_tickets.verify(settings(), tickets[0], run_id)
-        authenticator().check(sender)
-        sender = authenticator().with_limits(sender)
-        if "data.runs.write" in sender.permissions:
-            sender = authenticator().up_to_date(sender)
-    if "data.runs.write" not in sender.permissions:
-        raise Forbidden()
+        return authenticator().identify(bearer_token())
+    sender = stream_tickets.verify(settings(), tickets[0], run_id)
+    authenticator().check(sender)
+    sender = authenticator().with_limits(sender)
+    if "data.runs.write" in sender.permissions:
+        sender = authenticator().up_to_date(sender)
     return sender

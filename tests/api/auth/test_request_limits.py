@@ -213,6 +213,19 @@ def test_each_way_to_identify_counts(bob: User) -> None:
     assert {429: 4} == Counter(statuses)
 
 
+def test_streams_and_results_count_that_are_refused(bob: User) -> None:
+    """A key without the permission asks for them no more often than for anything else."""
+    key = bob.api_key("data.threads.read")
+    path = f"/v1/runs/{new_id()}"
+
+    asked = [key.get(f"{path}/events") for _ in range(2)]
+    asked += [key.post(f"{path}/tool-results", []) for _ in range(2)]
+    too_many = [key.get(f"{path}/events"), key.post(f"{path}/tool-results", [])]
+
+    assert [403] * 4 == [answer.status_code for answer in asked]
+    assert [429] * 2 == [answer.status_code for answer in too_many]
+
+
 def test_too_many_requests_leave_workers_their_runs(bob: User) -> None:
     """Heartbeats count by themselves, under a limit of the same size."""
     for _ in range(6):

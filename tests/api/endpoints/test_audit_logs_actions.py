@@ -247,6 +247,29 @@ def test_denied_access_is_recorded_once_an_hour_for_each_endpoint(
     assert 2 == len(of_member)
 
 
+def test_denied_streams_and_results_are_recorded(
+    alice: User, make_run: Callable[..., UUID]
+) -> None:
+    """Both endpoints identify their callers by themselves, by a token or by a ticket."""
+    path = f"/v1/runs/{make_run(alice, alice.thread())}"
+    ticket = (alice.post(f"{path}/stream-ticket").json or {})["ticket"]
+    key = alice.api_key("data.threads.read")
+
+    refused = [
+        key.get(f"{path}/events"),
+        key.post(f"{path}/tool-results", []),
+        alice.client.post(f"{path}/tool-results?ticket={ticket}", json=[]),
+    ]
+
+    assert [(403, "auth.forbidden")] * 3 == [error_of(answer) for answer in refused]
+    denied = [entry for entry in actions(alice) if entry[0] == "access.denied"]
+    results = "POST /v1/runs/<id:run_id>/tool-results"
+    assert denied == [
+        ("access.denied", "GET /v1/runs/<id:run_id>/events", {"path": f"{path}/events"}),
+        *[("access.denied", results, {"path": f"{path}/tool-results"})] * 2,
+    ]
+
+
 def test_denials_of_an_org_are_bounded(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many actors together do not fill the log."""
     monkeypatch.setattr(denials, "_OF_ORG", RateLimitItemPerHour(3))
