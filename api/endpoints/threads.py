@@ -25,6 +25,7 @@ from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
 from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
+from arkloop.shared.runs import thread_changes
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
@@ -110,7 +111,7 @@ def change_thread(thread_id: UUID) -> Response:
     body = read_body(ChangeThread())
     refuse_fields(body, "metadata")
     with connections().transaction() as tx:
-        thread = threads.change(tx, actor(), thread_id, **body)
+        thread = thread_changes.change(tx, actor(), thread_id, **body)
     return jsonify(_shown(thread))
 
 

@@ -102,11 +102,12 @@ def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
     """Start the sub-run of a call that has begun, once; None if the run is being cancelled.
 
     It is queued, or waits for its turn where the run has as many active sub-runs as it may have.
-    It belongs to the user, the API key and the end user of its parent.
+    It belongs to the user, the API key and the end user of its parent, and is seen by those who
+    see that.
 
     Raises:
         LeaseLost
-        NotDelegated: it would be too deep, or nothing is left for it.
+        NotDelegated: it would be too deep, nothing is left for it, or the thread is deleted.
     """
     # The lock keeps apart the calls of one turn, and the ends of sub-runs that were started before.
     parent = _locked(tx.sql, claim)
@@ -115,6 +116,8 @@ def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
         return started
     if parent["cancel_requested_at"] is not None:
         return None
+    if parent["visible_to"] is None:
+        raise NotDelegated("Not executed: the thread of this run was deleted.")
     place = _place_of(tx.sql, claim, wanted.by)
     if place.levels_left < 1:
         raise NotDelegated(
@@ -209,13 +212,19 @@ def _insert(
     """Insert the run in a thread of its own.
 
     The thread has neither end user nor metadata, so that lists by these have the threads of people
-    alone; the run has those of its parent, for lists of runs and for usage.
+    alone; the run has those of its parent, for lists of runs and for usage. A private thread
+    belongs to the user who sees the parent: another one may have created that while its thread was
+    public.
     """
     thread_id = new_id()
+    is_private = parent["visible_to"] != claim.org_id
+    of_thread = {"parent_run_id": claim.run_id}
+    if is_private:
+        of_thread["created_by_user_id"] = parent["visible_to"]
     new = NewRun(
         actor=actor,
         thread_id=thread_id,
-        thread=NewThread(is_private=parent["is_private"]),
+        thread=NewThread(is_private=is_private),
         message=NewMessage(content=Content(wanted.task)),
         persona=wanted.persona,
         route=wanted.route,
@@ -227,9 +236,7 @@ def _insert(
     [run_id] = create_all(tx, [new])
     assert run_id is not None  # its thread is new
     run_spans.created(run_id, new.trace_id, claim.org_id, began=began)
-    tx.sql.execute(
-        update(threads).where(threads.c.id == thread_id).values(parent_run_id=claim.run_id)
-    )
+    tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(of_thread))
     return SubRun(run_id, thread_id, wanted.persona.id)
 
 
@@ -257,15 +264,16 @@ def _locked(sql: Connection, claim: Claim) -> RowMapping:
                 runs.c.created_by_user_id,
                 runs.c.metadata,
                 runs.c.cancel_requested_at,
-                threads.c.is_private,
+                # Not what the thread says: where this has waited for a change of the thread, which
+                # locks its runs, Postgres looks at the run's row anew, but not at the thread's.
+                runs.c.visible_to,
             )
-            .join(threads, threads.c.id == runs.c.thread_id)
             .where(
                 runs.c.id == claim.run_id,
                 runs.c.fence == claim.fence,
                 runs.c.state == RunState.EXECUTING,
             )
-            .with_for_update(of=runs, key_share=True)
+            .with_for_update(key_share=True)
         )
         .mappings()
         .one_or_none()

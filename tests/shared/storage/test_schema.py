@@ -223,6 +223,39 @@ def test_an_upgrade_counts_only_attempts_after_a_lost_worker(older: Engine) -> N
     assert {lost: 3, answered: 1, new: 0} == {row.id: row.attempt for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("change", "is_gone"), [("is_private = true", False), ("deleted_at = now()", True)]
+)
+def test_an_upgrade_hides_the_threads_of_sub_runs(
+    new_database: Callable[[], str], change: str, is_gone: bool
+) -> None:
+    """The threads on all levels below one that is private or deleted are so, with their runs."""
+    engine = migrated_to("0068", new_database())
+    runs = [str(new_id()) for _ in range(3)]
+    with engine.begin() as sql:
+        owner = _owner(sql)
+        for parent, run_id in zip((None, *runs), runs, strict=False):
+            if parent is not None:
+                owner["thread"] = str(new_id())
+                thread = "INSERT INTO threads (id, org_id, created_by_user_id, parent_run_id)"
+                thread += " VALUES (:thread, :org, :user, :parent)"
+                sql.execute(text(thread), {"parent": parent, **owner})
+            columns = {"id": run_id, "state": "completed", "position": 1}
+            sql.execute(text(_EARLIER_RUN), {**columns, **owner})
+        top = "id = (SELECT thread_id FROM runs WHERE id = :run)"
+        sql.execute(text(f"UPDATE threads SET {change} WHERE {top}"), {"run": runs[0]})
+
+    schema.migrate(engine)
+
+    with engine.connect() as sql:
+        seen = [
+            {str(row.visible_to) for row in sql.execute(text(f"SELECT visible_to FROM {table}"))}
+            for table in ("threads", "runs")
+        ]
+    engine.dispose()
+    assert [{str(None) if is_gone else owner["user"]}] * 2 == seen
+
+
 def _owner(sql: Connection) -> dict[str, str]:
     """Insert an org with a user and a thread; return their ids as parameters of `_EARLIER_RUN`."""
     ids = {name: str(new_id()) for name in ("org", "user", "thread")}

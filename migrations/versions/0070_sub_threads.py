@@ -1,0 +1,51 @@
+"""The threads of sub-runs are private, public and deleted with the thread of their parent.
+
+Revision ID: 0070
+Revises: 0069
+"""
+
+from alembic import op
+
+revision = "0070"
+down_revision = "0069"
+branch_labels = None
+depends_on = None
+
+# A trigger, as before: processes of the release before change threads, too. The threads of sub-runs
+# are looked for behind the update of the runs, which has locked the rows of their parents: with a
+# sub-run that was being started it waits for that, and each statement here sees what is committed
+# when it begins. One that is started afterwards takes after the row of its parent.
+#
+# Only the creator of a thread sees it when it is private. In a public thread another member may have
+# created the run, and with it the threads below.
+_FUNCTION = """
+CREATE OR REPLACE FUNCTION threads_take_their_runs_along() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE runs SET visible_to = NEW.visible_to WHERE thread_id = NEW.id;
+    UPDATE threads t SET is_private = NEW.is_private,
+        deleted_at = coalesce(t.deleted_at, NEW.deleted_at),
+        created_by_user_id =
+            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END
+    FROM runs r WHERE r.thread_id = NEW.id AND t.parent_run_id = r.id;
+    RETURN NULL;
+END $$;
+"""
+
+# What the function above does, for threads that were made private or deleted before it was there:
+# it does the rest for the levels below. It is committed first, so that no thread is changed by the
+# former one behind this statement.
+_REPAIR = """
+UPDATE threads t SET is_private = above.is_private,
+    deleted_at = coalesce(t.deleted_at, above.deleted_at),
+    created_by_user_id =
+        CASE WHEN above.is_private THEN above.created_by_user_id ELSE t.created_by_user_id END
+FROM runs r JOIN threads above ON above.id = r.thread_id
+WHERE t.parent_run_id = r.id AND t.deleted_at IS NULL
+    AND (above.deleted_at IS NOT NULL OR above.is_private AND NOT t.is_private)
+"""
+
+
+def upgrade() -> None:
+    op.execute(_FUNCTION)
+    with op.get_context().autocommit_block():
+        op.execute(_REPAIR)

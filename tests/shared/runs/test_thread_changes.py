@@ -1,0 +1,132 @@
+"""Changes of threads, and what becomes of their runs and of the threads below them."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+
+from arkloop.shared.runs import thread_changes
+from arkloop.shared.runs.delegation import NotDelegated, SubRun
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import threads as threads_table
+from arkloop.shared.threads import threads
+from tests.clients import Register, User
+from tests.shared.runs.delegated_runs import begun, delegate, delegated, held
+from tests.shared.runs.test_queries import actor_of, beside, listed
+from tests.stored_runs import StoredRuns
+
+
+@pytest.fixture
+def bob(stored: StoredRuns, register: Register, alice: User) -> StoredRuns:
+    """Runs of an admin of alice's org."""
+    actor = actor_of(register(org_of=alice, role="admin"), "admin")
+    return replace(stored, actor=actor)
+
+
+def change(stored: StoredRuns, thread_id: UUID, **changes: Any) -> None:
+    with stored.connections.transaction() as tx:
+        thread_changes.change(tx, stored.actor, thread_id, **changes)
+
+
+def visible_to(stored: StoredRuns, sub_run: SubRun) -> set[UUID | None]:
+    """Return who sees a sub-run and its thread, by the rows of both."""
+    with stored.connections.reading() as sql:
+        return {
+            sql.scalar(select(table.c.visible_to).where(table.c.id == id_))
+            for table, id_ in ((runs, sub_run.run_id), (threads_table, sub_run.thread_id))
+        }
+
+
+def test_sub_runs_on_all_levels_are_seen_as_the_first_thread_is(
+    stored: StoredRuns, bob: StoredRuns
+) -> None:
+    """They follow it when it becomes private, public again and deleted."""
+    root = stored.claimed()
+    thread_id = stored.row(root.run_id)["thread_id"]
+    child = delegated(stored, root)
+    grandchild = delegated(stored, held(stored, child.run_id))
+    ids = {root.run_id, child.run_id, grandchild.run_id}
+
+    for is_private, others in ((True, set()), (False, ids)):
+        change(stored, thread_id, is_private=is_private)
+        assert ids == set(listed(stored.connections, stored.actor))
+        assert others == set(listed(stored.connections, bob.actor))
+    stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+    with stored.connections.transaction() as tx:
+        threads.delete(tx, stored.actor, thread_id)
+
+    assert [] == listed(stored.connections, stored.actor)
+    assert {None} == visible_to(stored, child) == visible_to(stored, grandchild)
+
+
+def test_a_sub_run_that_waited_for_the_thread_to_become_private_is_private(
+    stored: StoredRuns,
+) -> None:
+    """Its start began when the thread was still public."""
+    root = stored.claimed()
+    call_id = begun(stored, root)
+    started: list[SubRun] = []
+    with stored.connections.transaction() as tx:
+        thread_id = stored.row(root.run_id)["thread_id"]
+        thread_changes.change(tx, stored.actor, thread_id, is_private=True)
+        join = beside(stored.connections, lambda: started.append(delegated(stored, root, call_id)))
+    join()
+
+    assert {stored.actor.user_id} == visible_to(stored, started[0])
+
+
+def test_a_thread_that_waited_for_a_new_sub_run_takes_it_along(stored: StoredRuns) -> None:
+    """The change to private began when the sub-run was not there."""
+    root = stored.claimed()
+    call_id, thread_id = begun(stored, root), stored.row(root.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        child = delegate(tx, stored, root, call_id)
+        join = beside(stored.connections, lambda: change(stored, thread_id, is_private=True))
+    join()
+
+    assert {stored.actor.user_id} == visible_to(stored, child)
+
+
+def test_a_sub_run_ends_while_the_thread_becomes_private(stored: StoredRuns) -> None:
+    """Its end has its row and needs that of its parent: there is no deadlock."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    thread_id = stored.row(root.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == child.run_id))
+        join = beside(stored.connections, lambda: change(stored, thread_id, is_private=True))
+        tx.sql.execute(lock.where(runs.c.id == root.run_id))
+    join()
+
+    assert {stored.actor.user_id} == visible_to(stored, child)
+
+
+def test_sub_runs_of_others_are_seen_by_the_creator_of_the_private_thread(
+    stored: StoredRuns, bob: StoredRuns
+) -> None:
+    """Another user's run in a thread that was public starts them, before the change and after."""
+    thread_id = stored.thread()
+    root = held(bob, bob.create(thread_id))
+    before = delegated(bob, root)
+
+    change(stored, thread_id, is_private=True)
+    after = delegated(bob, root)
+
+    assert {stored.actor.user_id} == visible_to(stored, before) == visible_to(stored, after)
+    assert bob.actor.user_id == stored.row(after.run_id)["created_by_user_id"]
+
+
+def test_a_run_whose_thread_is_deleted_starts_no_sub_run(stored: StoredRuns) -> None:
+    """A sub-run may still be active when its parent has ended and the thread of that goes."""
+    root = stored.claimed()
+    child = held(stored, delegated(stored, root).run_id)
+    stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+    with stored.connections.transaction() as tx:
+        threads.delete(tx, stored.actor, stored.row(root.run_id)["thread_id"])
+
+    with pytest.raises(NotDelegated, match="deleted"):
+        delegated(stored, child)
