@@ -122,7 +122,7 @@ def delete_thread(thread_id: UUID) -> Response:
     """Delete a thread; responds 204, or 409 while a run is active."""
     query_args(NoArguments())
     with connections().transaction() as tx:
-        threads.delete(tx, actor(), thread_id)
+        thread_changes.delete(tx, actor(), thread_id)
     return Response(status=204)
 
 

@@ -1,5 +1,7 @@
 """The threads of sub-runs are private, public and deleted with the thread of their parent.
 
+Scheduled runs of threads that were deleted are to be cancelled.
+
 Revision ID: 0070
 Revises: 0069
 """
@@ -44,8 +46,16 @@ WHERE t.parent_run_id = r.id AND t.deleted_at IS NULL
     AND (above.deleted_at IS NOT NULL OR above.is_private AND NOT t.is_private)
 """
 
+# The sweep ends them. Their time may be a year ahead, and until then they counted for limits.
+_CANCEL = """
+UPDATE runs SET cancel_requested_at = now(), cancel_requested_by = created_by_user_id
+WHERE visible_to IS NULL AND state = 'scheduled' AND cancel_requested_at IS NULL
+    AND not_before IS NOT NULL AND position >= 2251799813685248 AND ended_at IS NULL
+"""
+
 
 def upgrade() -> None:
     op.execute(_FUNCTION)
     with op.get_context().autocommit_block():
         op.execute(_REPAIR)
+        op.execute(_CANCEL)

@@ -102,8 +102,9 @@ def _outcome(sql: Connection, run_id: UUID) -> Outcome:
 def cancel(tx: Transaction, run_id: UUID, by_user_id: UUID | None = None) -> tuple[UUID, bool]:
     """Cancel a run of any org with all sub-runs below it, as `commands.cancel` does.
 
-    It is cancelled in the name of `by_user_id`, by default of the user who has created it. Returns
-    the org, and whether the run had not ended.
+    It is cancelled in the name of `by_user_id`, by default of the user who has created it; its
+    thread may be deleted, where nobody else can cancel it. Returns the org, and whether the run had
+    not ended.
 
     Raises:
         RunNotFound
@@ -111,7 +112,9 @@ def cancel(tx: Transaction, run_id: UUID, by_user_id: UUID | None = None) -> tup
     run = _find(tx.sql, run_id)
     known = interrupted_calls.look_up(tx, [run_id])
     cancelled = trees.request_cancel(
-        tx, _reader_of(run), run_id, by_user_id=by_user_id or run.created_by_user_id
+        *(tx, _reader_of(run), run_id),
+        by_user_id=by_user_id or run.created_by_user_id,
+        also_deleted=True,
     )
     trees.carry_out(tx, cancelled, known)
     return run.org_id, bool(cancelled)

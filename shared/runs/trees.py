@@ -67,14 +67,20 @@ def cancel_held(tx: Transaction, actor: Actor, run_id: UUID, entry: NewEntry) ->
 
 
 def request_cancel(
-    tx: Transaction, actor: Actor, run_id: UUID, *, by_user_id: UUID | None = None
+    tx: Transaction,
+    actor: Actor,
+    run_id: UUID,
+    *,
+    by_user_id: UUID | None = None,
+    also_deleted: bool = False,
 ) -> Sequence[Row[Any]]:
     """Request the cancellation of a run with all sub-runs below it, for `carry_out`.
 
     Returns nothing if the actor has no such run that has not ended. `by_user_id` is who cancels it,
-    by default the actor.
+    by default the actor; `also_deleted` finds runs of deleted threads, too.
     """
-    return _request_cancel(tx, actor, run_id, by_user_id or actor.user_id, _WITHOUT_ENTRY)
+    user_id = by_user_id or actor.user_id
+    return _request_cancel(tx, actor, run_id, user_id, _WITHOUT_ENTRY, also_deleted)
 
 
 def _request_cancel(
@@ -83,6 +89,7 @@ def _request_cancel(
     run_id: UUID,
     by_user_id: UUID,
     entry: Mapping[str, str | TextArray | None],
+    also_deleted: bool = False,
 ) -> Sequence[Row[Any]]:
     return tx.sql.exec_driver_sql(
         _CANCEL_TREE,
@@ -91,6 +98,7 @@ def _request_cancel(
             **seen_by(actor),
             "writer_id": by_user_id,
             "writes_all": actor.writes_all,
+            "also_deleted": also_deleted,
             **entry,
         },
     ).all()

@@ -29,7 +29,7 @@ from sqlalchemy.sql import Select
 
 from arkloop.shared import client_data
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
+from arkloop.shared.errors import NameTaken, ThreadNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import (
@@ -267,20 +267,6 @@ def change(
                 raise
             raise NameTaken(external_id=["is already the id of another thread"]) from error
     return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
-
-
-def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
-    """Hide the thread and all in it; its rows stay.
-
-    Raises:
-        ThreadNotFound, Forbidden
-        ThreadBusy: a run is active in it.
-    """
-    # Creating a run takes the same lock: none can begin in a thread that goes.
-    lock(tx, actor, thread_id)
-    if active := active_run_id(tx.sql, thread_id):
-        raise ThreadBusy(active_run_id=str(active))
-    tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(deleted_at=func.now()))
 
 
 def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> str | None:

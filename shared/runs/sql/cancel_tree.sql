@@ -8,7 +8,7 @@
 WITH RECURSIVE tree AS (
     SELECT r.id, 0 AS depth FROM runs r JOIN threads t ON t.id = r.thread_id
     WHERE r.id = %(run_id)s AND r.ended_at IS NULL
-        AND t.org_id = %(org_id)s AND t.deleted_at IS NULL
+        AND t.org_id = %(org_id)s AND (%(also_deleted)s OR t.deleted_at IS NULL)
         AND (NOT t.is_private OR t.created_by_user_id = %(user_id)s)
         AND (%(seen_end_user_id)s::text IS NULL OR t.end_user_id = %(seen_end_user_id)s)
         AND (%(seen_thread_id)s::uuid IS NULL OR t.id = %(seen_thread_id)s)

@@ -11,7 +11,7 @@ from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import BudgetExhausted, Forbidden, ThreadBusy
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import creation
+from arkloop.shared.runs import creation, thread_changes
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.storage.tables.threads import threads as threads_table
@@ -45,7 +45,7 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
     """
     free, twice, busy, private, deleted = (stored.thread() for _ in range(5))
     with stored.connections.transaction() as tx:
-        threads.delete(tx, stored.actor, deleted)
+        thread_changes.delete(tx, stored.actor, deleted)
     active = stored.create(busy)
     permissions = PERMISSIONS_OF_ROLE["member"]
     member = replace(stored.actor, user_id=new_id(), role="member", permissions=permissions)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import func, text, update
 
 from arkloop.shared.errors import LeaseLost, RunNotFound
 from arkloop.shared.ids import new_id
@@ -13,6 +13,7 @@ from arkloop.shared.runs import operated_runs
 from arkloop.shared.runs.operated_runs import Outcome, Requeued
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import threads
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
@@ -124,6 +125,19 @@ def test_a_cancel_names_the_operator(stored: StoredRuns) -> None:
 
     assert [(stored.actor.org_id, True), (stored.actor.org_id, False)] == [first, second]
     assert ("cancelled", by) == (stored.state(queued), stored.row(queued)["cancel_requested_by"])
+
+
+def test_a_run_of_a_deleted_thread_is_cancelled(stored: StoredRuns) -> None:
+    """Nobody else can do that: the org does not see the thread any more."""
+    run_id = stored.create()
+    gone = update(threads).where(threads.c.id == stored.row(run_id)["thread_id"])
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(gone.values(deleted_at=func.now()))
+
+    with stored.connections.transaction() as tx:
+        assert (stored.actor.org_id, True) == operated_runs.cancel(tx, run_id)
+
+    assert "cancelled" == stored.state(run_id)
 
 
 def test_a_run_that_does_not_exist_is_not_found(stored: StoredRuns) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text
 
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import queries
+from arkloop.shared.runs import queries, thread_changes
 from arkloop.shared.runs.states import STATUSES, RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.pages import Place
@@ -76,7 +76,7 @@ def test_runs_are_seen_as_their_thread_is(stored: StoredRuns, bob: Actor) -> Non
     looks.append(seen())
     stored.cancel(run_id)
     with stored.connections.transaction() as tx:
-        threads.delete(tx, stored.actor, thread_id)
+        thread_changes.delete(tx, stored.actor, thread_id)
     looks.append(seen())
 
     assert [(True, True), (True, False), (True, True), (True, True), (False, False)] == looks

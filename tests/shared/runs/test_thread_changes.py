@@ -7,13 +7,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
+from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import thread_changes
 from arkloop.shared.runs.delegation import NotDelegated, SubRun
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
-from arkloop.shared.storage.tables.threads import threads as threads_table
-from arkloop.shared.threads import threads
+from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register, User
+from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.delegated_runs import begun, delegate, delegated, held
 from tests.shared.runs.test_queries import actor_of, beside, listed
 from tests.stored_runs import StoredRuns
@@ -36,7 +37,7 @@ def visible_to(stored: StoredRuns, sub_run: SubRun) -> set[UUID | None]:
     with stored.connections.reading() as sql:
         return {
             sql.scalar(select(table.c.visible_to).where(table.c.id == id_))
-            for table, id_ in ((runs, sub_run.run_id), (threads_table, sub_run.thread_id))
+            for table, id_ in ((runs, sub_run.run_id), (threads, sub_run.thread_id))
         }
 
 
@@ -56,7 +57,7 @@ def test_sub_runs_on_all_levels_are_seen_as_the_first_thread_is(
         assert others == set(listed(stored.connections, bob.actor))
     stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
     with stored.connections.transaction() as tx:
-        threads.delete(tx, stored.actor, thread_id)
+        thread_changes.delete(tx, stored.actor, thread_id)
 
     assert [] == listed(stored.connections, stored.actor)
     assert {None} == visible_to(stored, child) == visible_to(stored, grandchild)
@@ -126,7 +127,54 @@ def test_a_run_whose_thread_is_deleted_starts_no_sub_run(stored: StoredRuns) -> 
     child = held(stored, delegated(stored, root).run_id)
     stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
     with stored.connections.transaction() as tx:
-        threads.delete(tx, stored.actor, stored.row(root.run_id)["thread_id"])
+        thread_changes.delete(tx, stored.actor, stored.row(root.run_id)["thread_id"])
 
     with pytest.raises(NotDelegated, match="deleted"):
         delegated(stored, child)
+
+
+def test_runs_that_wait_end_with_their_thread(stored: StoredRuns) -> None:
+    """They are cancelled, scheduled ones and those that an earlier release has left pending."""
+    thread = BusyThread(stored)
+    first, pending, later = thread.say("a"), thread.say("b"), thread.say("c", not_before=LATER)
+    stored.set(first.run_id, state=RunState.COMPLETED, ended_at=func.now())
+
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, thread.id)
+
+    assert ["completed", "cancelled", "cancelled"] == thread.states()
+    for run in (pending, later):
+        assert ["run.cancelled"] == stored.types(run.run_id)
+        assert stored.row(run.run_id)["ended_at"] is not None
+
+
+def test_a_thread_with_an_active_run_keeps_what_waits(stored: StoredRuns) -> None:
+    """It is not deleted."""
+    thread = BusyThread(stored)
+    active, later = thread.say("a"), thread.say("b", not_before=LATER)
+
+    with stored.connections.transaction() as tx, pytest.raises(ThreadBusy) as caught:
+        thread_changes.delete(tx, stored.actor, thread.id)
+
+    assert {"active_run_id": str(active.run_id)} == caught.value.details
+    assert "scheduled" == stored.state(later.run_id)
+
+
+def test_a_run_whose_time_comes_while_its_thread_is_deleted_ends(stored: StoredRuns) -> None:
+    """Its row is locked before its thread's by both: there is no deadlock."""
+    thread = BusyThread(stored)
+    later = thread.say("a", not_before=LATER)
+
+    def delete() -> None:
+        with stored.connections.transaction() as tx:
+            thread_changes.delete(tx, stored.actor, thread.id)
+
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).where(runs.c.id == later.run_id)
+        tx.sql.execute(lock.with_for_update(key_share=True))
+        join = beside(stored.connections, delete)
+        lock = select(threads.c.id).where(threads.c.id == thread.id)
+        tx.sql.execute(lock.with_for_update(key_share=True))
+    join()
+
+    assert ["cancelled"] == thread.states()

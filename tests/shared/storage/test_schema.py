@@ -256,6 +256,32 @@ def test_an_upgrade_hides_the_threads_of_sub_runs(
     assert [{str(None) if is_gone else owner["user"]}] * 2 == seen
 
 
+def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
+    new_database: Callable[[], str],
+) -> None:
+    """The sweep ends those whose cancellation is requested; others stay as they are."""
+    engine = migrated_to("0068", new_database())
+    gone, kept = (str(new_id()) for _ in range(2))
+    with engine.begin() as sql:
+        owner = _owner(sql)
+        for position, run_id in ((2**52, gone), (2**52 + 1024, kept)):
+            values = {"id": run_id, "state": "scheduled", "position": position, **owner}
+            sql.execute(text(_EARLIER_RUN), values)
+            owner["thread"] = str(new_id())
+            thread = "INSERT INTO threads (id, org_id, created_by_user_id)"
+            sql.execute(text(f"{thread} VALUES (:thread, :org, :user)"), owner)
+        sql.execute(text("UPDATE runs SET ended_at = NULL, not_before = now() + interval '1 day'"))
+        deleted = "id = (SELECT thread_id FROM runs WHERE id = :run)"
+        sql.execute(text(f"UPDATE threads SET deleted_at = now() WHERE {deleted}"), {"run": gone})
+
+    schema.migrate(engine)
+
+    query = "SELECT id::text FROM runs WHERE cancel_requested_at IS NOT NULL"
+    with engine.connect() as sql:
+        assert [gone] == list(sql.scalars(text(query)))
+    engine.dispose()
+
+
 def _owner(sql: Connection) -> dict[str, str]:
     """Insert an org with a user and a thread; return their ids as parameters of `_EARLIER_RUN`."""
     ids = {name: str(new_id()) for name in ("org", "user", "thread")}

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from arkloop.api.auth import bearer
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import ThreadBusy, ThreadNotFound
+from arkloop.shared.runs import thread_changes
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.threads import threads
 from tests.clients import User
@@ -60,7 +61,7 @@ def test_a_thread_is_not_deleted_under_a_run_that_begins(
     def delete() -> None:
         try:
             with connections.transaction() as tx:
-                threads.delete(tx, actor, thread_id)
+                thread_changes.delete(tx, actor, thread_id)
         except Exception as error:
             caught.append(error)
 
@@ -97,7 +98,7 @@ def test_nothing_begins_in_a_thread_that_is_being_deleted(
             caught.append(error)
 
     with connections.transaction() as tx:
-        threads.delete(tx, actor, thread_id)
+        thread_changes.delete(tx, actor, thread_id)
         saying = threading.Thread(target=say)
         saying.start()
         eventually(lambda: _waiting_for_locks(connections) == 1)
