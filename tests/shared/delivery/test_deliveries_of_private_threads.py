@@ -1,0 +1,73 @@
+"""Deliveries of runs that the org does not see."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import thread_changes
+from arkloop.shared.storage.connections import Connections
+from tests import stored_deliveries
+from tests.shared.delivery.test_deliveries import Org
+from tests.shared.runs.delegated_runs import delegated, held
+from tests.stored_runs import StoredRuns
+
+
+@pytest.fixture
+def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
+    """Call its methods for deliveries, which are all deleted afterwards."""
+    yield Org(connections, stored)
+    stored_deliveries.delete_all(connections)
+
+
+def hidden(data: dict[str, Any]) -> list[str]:
+    """Return the fields without a value."""
+    return [name for name, value in data.items() if value is None]
+
+
+def test_deliveries_of_a_private_thread_have_nothing_of_what_was_said(org: Org) -> None:
+    """Neither the answer and the question nor the metadata, also of sub-runs; the org's server
+    still learns of each run what has become of it.
+    """
+    endpoint, stored = org.endpoint(), org.stored
+    run_id = stored.create(metadata={"case": "7"}, end_user_id="jo")
+    with stored.connections.transaction() as tx:
+        thread_id = stored.row(run_id)["thread_id"]
+        thread_changes.change(tx, stored.actor, thread_id, is_private=True)
+    claim = held(stored, run_id)
+    child = held(stored, delegated(stored, claim).run_id)
+
+    assert stored.finish(child, message=(new_id(), "A secret."))
+    assert stored.park(claim, new_id(), prompt="Which secret?")
+    stored.cancel(run_id)
+
+    found = org.data(endpoint)
+    assert [
+        (str(child.run_id), "completed"),
+        (str(run_id), "waiting_for_input"),
+        (str(run_id), "cancelled"),
+    ] == [(data["run_id"], data["status"]) for data in found]
+    assert ["jo", "jo"] == [data["end_user_id"] for data in found[1:]]
+    for data in found[1:]:
+        assert ["metadata", "output", "event"] == hidden(data)
+    assert {"metadata", "output", "event"} <= set(hidden(found[0]))
+    assert "secret" not in str(found)
+
+
+def test_deliveries_of_a_thread_that_is_public_again_have_what_was_said(org: Org) -> None:
+    """What the org sees when the run ends, its webhooks report."""
+    endpoint, stored = org.endpoint(), org.stored
+    run_id = stored.create(metadata={"case": "7"})
+    for is_private in (True, False):
+        with stored.connections.transaction() as tx:
+            thread_id = stored.row(run_id)["thread_id"]
+            thread_changes.change(tx, stored.actor, thread_id, is_private=is_private)
+
+    assert stored.finish(held(stored, run_id), message=(new_id(), "Hello."))
+
+    [data] = org.data(endpoint)
+    assert ({"case": "7"}, "Hello.", False) == (
+        *(data["metadata"], data["output"]),
+        data["event"] is None,
+    )
