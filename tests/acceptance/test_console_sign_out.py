@@ -110,6 +110,36 @@ def test_a_person_of_a_suspended_org_signs_out(
     expect(sign_in_page(page)).to_be_visible()
 
 
+@pytest.mark.parametrize("means", ["password", "key"])
+def test_a_person_of_a_suspended_org_signs_out_after_a_reload(
+    context: BrowserContext, system: System, means: str
+) -> None:
+    """The sign-in page offers it: the log-in, or the key, would return with the organization."""
+    user = system.caller()
+    if means == "key":
+        page = context.new_page()
+        page.goto(f"{user.url}/console#/sign-in?with=key")
+        page.get_by_label("API key").fill(user.api_key(scopes=["data.threads.read"])[1])
+        press(page, "Sign in")
+        expect(page.get_by_role("navigation")).to_be_visible()
+    else:
+        page = signed_in(context, user, "/keys")
+    with system.connections.transaction() as tx:
+        suspensions.suspend(tx, user.org_id, "Unpaid bills")
+    page.wait_for_timeout(1_000 * bearer.CACHE_SECONDS)  # then all processes know it
+    page.reload()
+    expect(page.get_by_role("status")).to_contain_text("suspended")
+    press(page, "Sign out")
+    expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+    expect(sign_in_page(page)).to_be_visible()
+
+    with system.connections.transaction() as tx:
+        suspensions.resume(tx, user.org_id)
+    page.wait_for_timeout(1_000 * bearer.CACHE_SECONDS)
+    page.reload()
+    expect(sign_in_page(page)).to_be_visible()
+
+
 def test_a_service_that_cannot_end_the_log_in_of_a_suspended_org(
     context: BrowserContext, system: System
 ) -> None:

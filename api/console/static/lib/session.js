@@ -34,6 +34,10 @@ export const notice = store("")
 /** Why signing out has failed. The cookie stays then: a reload would sign in again. @type {import("./store.js").Store<string>} */
 export const stillSignedIn = store("")
 
+/** The sign-in page shows because the organization is suspended: signing out ends what would be good again once it is resumed.
+ * @type {import("./store.js").Store<boolean>} */
+export const isSuspended = store(false)
+
 export class SignedOut extends Error {}
 
 /** The code of errors while the organization is suspended. */
@@ -141,8 +145,9 @@ export async function restore() {
     } catch (error) {
       if (error instanceof Suspended) {
         // The cookie, or the key, stays where the next load of the page finds it.
-        credential = null
+        if (credential?.kind !== "key") credential = null
         notice.set(error.message)
+        isSuspended.set(true)
       }
       if (error instanceof SignedOut || error instanceof Suspended) {
         noteRefusal()
@@ -328,6 +333,7 @@ function leave(why) {
   forgetDrafts()
   notice.set(why)
   stillSignedIn.set("")
+  isSuspended.set(false)
   me.set(null)
   state.set("out")
 }

@@ -1,19 +1,21 @@
 // Signing in: with a password, or with an API key.
 import { html, useId, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
-import { beginAtProvider, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
+import { beginAtProvider, isSuspended, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
 import { Button, Dialog, Field, Problem, useAction } from "../ui/parts.js"
 
 export function SignIn() {
   const why = useStore(notice)
+  const canSignOut = useStore(isSuspended)
   const [means, setMeans] = useState(() => (ofAddress("org") ? "provider" : ofAddress("with") === "key" ? "key" : "password"))
   const { Form } = MEANS[means]
   return html`<main class="sign-in">
     <div class="card">
       <div class="sign-in-head"><${Logo} /><h1>Sign in to Arkloop Runs</h1></div>
       ${why && html`<p class="note" role="status">${why}</p>`}
+      ${canSignOut && html`<p class="switch"><button type="button" class="link" onClick=${logOut}>Sign out</button></p>`}
       <${Form} />
       <ul class="switch">${Object.entries(MEANS).filter(([name]) => name !== means).map(([name, { text }]) => html`<li key=${name}>
         <button type="button" class="link" onClick=${() => setMeans(name)}>${text}</button></li>`)}</ul>
