@@ -15,7 +15,7 @@ import click
 from arkloop.cli.client.client import Client, Refused
 from arkloop.cli.client.display import Display, in_full
 from arkloop.cli.client.event_stream import RunEvent, follow
-from arkloop.cli.client.keyboard import Keyboard
+from arkloop.cli.client.keyboard import Keyboard, NoLine
 
 STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": 130}
 CONFLICT, INVALID = 409, 422
@@ -159,13 +159,13 @@ class ForegroundRun:
             self._display.note("Type the answer:")
         self._keyboard.ask()
 
-    def _answer(self, line: str | None) -> None:
+    def _answer(self, line: str | NoLine) -> None:
         question = self._question
         if question is None:
             return  # somebody else was faster, or the run has ended
-        if line is None:
+        if isinstance(line, NoLine):
             raise click.ClickException(
-                f"The run is waiting for an answer, and standard input has ended: "
+                f"The run is waiting for an answer, and {line.value}: "
                 f"arkloop runs input {self._run_id} ANSWER, "
                 f"then arkloop runs events {self._run_id}"
             )

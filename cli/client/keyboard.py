@@ -6,17 +6,26 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from enum import Enum
 
-#: A pipe that has no line by then has nobody at its other end; at a terminal people think.
+#: A pipe that has no line by then has nobody at its other end (that of a CI job stays open until
+#: the job ends); at a terminal people think.
 PIPE_SECONDS = 10.0
 _CHUNK_BYTES = 65_536
+
+
+class NoLine(Enum):
+    """Reasons why there is no line to read, each as the end of a sentence."""
+
+    ENDED = "standard input has ended"
+    LATE = f"standard input had no complete line within {PIPE_SECONDS:.0f} seconds"
 
 
 class Keyboard:
     """Reads a line when it is asked to, on a thread of its own: the run may go on meanwhile."""
 
-    def __init__(self, give: Callable[[str | None], None]) -> None:
-        """`give` gets each line that was asked for, None if no more will come."""
+    def __init__(self, give: Callable[[str | NoLine], None]) -> None:
+        """`give` gets each line that was asked for, or the reason why there is none."""
         self._give = give
         self._rest = b""
         self._reading = False
@@ -37,25 +46,29 @@ class Keyboard:
         threading.Thread(target=self._read_line, name="keyboard", daemon=True).start()
 
     def _read_line(self) -> None:
-        # Not sys.stdin.readline(): a thread inside it would keep the process from ending.
-        line: str | None = None
-        while b"\n" not in self._rest:
-            chunk = self._read()
-            if not chunk and not self._rest:
-                break
-            self._rest += chunk or b"\n"
-        else:
-            first, _, self._rest = self._rest.partition(b"\n")
-            line = first.decode(errors="replace").rstrip("\r")
+        line = self._next_line()
         self._reading = False
         self._give(line)
 
-    def _read(self) -> bytes:
+    def _next_line(self) -> str | NoLine:
+        # Not sys.stdin.readline(): a thread inside it would keep the process from ending.
+        while b"\n" not in self._rest:
+            chunk = self._read()
+            if chunk is None:
+                return NoLine.LATE  # part of a line is no answer: its writer may be at work on it
+            if not chunk and not self._rest:
+                return NoLine.ENDED
+            self._rest += chunk or b"\n"
+        first, _, self._rest = self._rest.partition(b"\n")
+        return first.decode(errors="replace").rstrip("\r")
+
+    def _read(self) -> bytes | None:
+        """Return what has arrived, nothing at the end of the input, None if nothing arrives."""
         if self._descriptor is None:
             return b""
         try:
             seconds = None if self.is_terminal else PIPE_SECONDS
             readable, _, _ = select.select([self._descriptor], [], [], seconds)
-            return os.read(self._descriptor, _CHUNK_BYTES) if readable else b""
+            return os.read(self._descriptor, _CHUNK_BYTES) if readable else None
         except OSError:
             return b""

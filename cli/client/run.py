@@ -48,8 +48,9 @@ def run(
 
     In a pipe, standard output gets only the answer, one model turn at a time, or with --json the
     events; everything else goes to standard error. When the run asks a question, type the answer;
-    without a terminal it is read from the next line of standard input. If there is none, the
-    command exits with status 1 and the run keeps waiting: `arkloop runs input` answers it.
+    without a terminal it is read from the next line of standard input. If that has ended, or stays
+    silent for 10 seconds, the command exits with status 1 and the run keeps waiting: `arkloop runs
+    input` answers it.
 
     Ctrl-C cancels the run; a second Ctrl-C exits at once. If this process is killed, the run
     continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it.
