@@ -9,6 +9,11 @@ REQUEST: dict[str, dict[str, Any]] = {
         "description": "Repeating the request with the same key returns the first response.",
         "schema": {"type": "string", "pattern": r"^[\x20-\x7e]{1,255}$"},
     },
+    "Idempotency-Key of a secret": {
+        "name": "Idempotency-Key",
+        "description": "Accepted, but nothing is stored: a repeated request gets a new token.",
+        "schema": {"type": "string", "pattern": r"^[\x20-\x7e]{1,255}$"},
+    },
     "Prefer": {
         "description": (
             f"`wait=N`, N up to {MAX_WAIT_SECONDS}: respond when the run ends or waits for input."

@@ -63,7 +63,7 @@ _BODY = CreateClientToken()
     body=CreateClientToken,
     returns=ShownClientToken,
     status=201,
-    headers=["Idempotency-Key"],
+    headers=["Idempotency-Key of a secret"],
     raises=[PersonaNotFound],
 )
 def create_client_token() -> Response:

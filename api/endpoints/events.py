@@ -109,7 +109,7 @@ def stream_events(run_id: UUID) -> Response:
     body_optional=True,
     returns=StreamTicketShown,
     status=201,
-    headers=["Idempotency-Key"],
+    headers=["Idempotency-Key of a secret"],
 )
 def create_stream_ticket(run_id: UUID) -> Response:
     """Create a ticket for `GET …/events?ticket=`, perhaps for tool results too; responds 201.

@@ -165,12 +165,12 @@ def delete_mcp_config(config_id: UUID) -> Response:
 @bp.post("/v1/mcp-configs/<id:config_id>:discover")
 @requires("admin")
 @described(body=NoArguments, body_optional=True, returns=McpConfig, status=202)
-def discover_mcp_tools(config_id: UUID) -> Response:
+@idempotent
+def discover_mcp_tools(tx: Transaction, config_id: UUID) -> Response:
     """Have the tools listed; `discovered_at` and `discovery_error` show the result. 202."""
     read_body(NoArguments(), optional=True)
-    with connections().transaction() as tx:
-        config = mcp_configs.find(tx.sql, actor().org_id, config_id)
-        mcp_configs.discover(tx, config_id)
+    config = mcp_configs.find(tx.sql, actor().org_id, config_id)
+    mcp_configs.discover(tx, config_id)
     return make_response(jsonify(_shown(config)), 202)
 
 
@@ -215,27 +215,25 @@ def list_mcp_tools(config_id: UUID) -> Response:
 @bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")
 @requires("admin")
 @described(body=ApproveTool, returns=McpTool, raises=APPROVING)
-def approve_mcp_tool(config_id: UUID, name: str) -> Response:
+@idempotent
+def approve_mcp_tool(tx: Transaction, config_id: UUID, name: str) -> Response:
     """Approve a tool with the description of this hash, and no other."""
     hash_ = read_body(ApproveTool())["hash"]
-    if "\0" in name:
-        raise McpToolNotFound(name=name)
-    with connections().transaction() as tx:
-        [row] = mcp_configs.approve(tx, actor().org_id, config_id, {name: hash_})
-        _record_approvals(tx, config_id, {name: hash_})
+    [row] = mcp_configs.approve(tx, actor().org_id, config_id, {name: hash_})
+    _record_approvals(tx, config_id, {name: hash_})
     return jsonify(_shown_tool(row))
 
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools:approve")
 @requires("admin")
 @described(body=ApproveTools, returns=list[McpTool], raises=APPROVING)
-def approve_mcp_tools(config_id: UUID) -> Response:
+@idempotent
+def approve_mcp_tools(tx: Transaction, config_id: UUID) -> Response:
     """Approve several tools: all of them or none."""
     named = read_body(ApproveTools())["tools"]
     approvals = {tool["name"]: tool["hash"] for tool in named}
-    with connections().transaction() as tx:
-        rows = mcp_configs.approve(tx, actor().org_id, config_id, approvals)
-        _record_approvals(tx, config_id, approvals)
+    rows = mcp_configs.approve(tx, actor().org_id, config_id, approvals)
+    _record_approvals(tx, config_id, approvals)
     return jsonify([_shown_tool(row) for row in rows])
 
 

@@ -3,6 +3,7 @@
 An operator looks after runs of all orgs, but reads nothing of what they are about.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
@@ -17,8 +18,8 @@ from arkloop.api.http.audited import record_of_operator
 from arkloop.api.http.current import actor, connections_of_service, settings
 from arkloop.api.http.described import Json, Ok, Time, UuidText, described
 from arkloop.api.http.fields import Digits, Id
-from arkloop.api.http.idempotency import check_key
-from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.idempotency import answered_once, check_key
+from arkloop.api.http.json_body import NoArguments, query_args, read_body, read_json
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import suspensions
@@ -28,6 +29,7 @@ from arkloop.shared.monitoring import installation, measurements
 from arkloop.shared.runs import explanation, operated_runs
 from arkloop.shared.runs.operated_runs import Outcome
 from arkloop.shared.runs.states import RunState, phase_of
+from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("operator", __name__)
@@ -254,18 +256,20 @@ def explain_operated_run(run_id: UUID) -> Response:
 @described(body=NoArguments, body_optional=True, returns=RequeuedRun, headers=["Idempotency-Key"])
 def requeue_run(run_id: UUID) -> Response:
     """Queue a run again that no worker holds. A run that one holds stays as it is."""
-    check_key()
     read_body(NoArguments(), optional=True)
-    with connections_of_service().transaction() as tx:
+
+    def requeue(tx: Transaction) -> Response:
         done = operated_runs.requeue(tx, run_id)
         details = {"was": done.was, "outcome": done.outcome}
         record_of_operator(tx, done.org_id, "run.requeued", "run", run_id, **details)
-    return jsonify(
-        run_id=str(run_id),
-        was=done.was,
-        outcome=done.outcome,
-        lease_expires_at=rfc3339_or_none(done.lease_expires_at),
-    )
+        return jsonify(
+            run_id=str(run_id),
+            was=done.was,
+            outcome=done.outcome,
+            lease_expires_at=rfc3339_or_none(done.lease_expires_at),
+        )
+
+    return _once(requeue)
 
 
 @bp.post("/v1/operator/runs/<id:run_id>:cancel")
@@ -273,13 +277,15 @@ def requeue_run(run_id: UUID) -> Response:
 @described(body=NoArguments, body_optional=True, returns=Ok, headers=["Idempotency-Key"])
 def cancel_operated_run(run_id: UUID) -> Response:
     """Cancel a run of any org, with all sub-runs below it; 200 for one that has ended, too."""
-    check_key()
     read_body(NoArguments(), optional=True)
-    with connections_of_service().transaction() as tx:
+
+    def cancel(tx: Transaction) -> Response:
         org_id, was_active = operated_runs.cancel(tx, run_id, actor().user_id)
         if was_active:
             record_of_operator(tx, org_id, "run.cancelled", "run", run_id)
-    return jsonify(ok=True)
+        return jsonify(ok=True)
+
+    return _once(cancel)
 
 
 @bp.post("/v1/operator/orgs/<id:org_id>:suspend")
@@ -290,16 +296,19 @@ def suspend_org(org_id: UUID) -> Response:
 
     403 for the org that the operator is logged in to. May be repeated, with another reason.
     """
-    check_key()
     body = read_body(SuspendOrg())
     if org_id == actor().org_id:
         raise Forbidden("You cannot suspend the organization that you are logged in to.")
-    with connections_of_service().transaction() as tx:
+
+    def suspend(tx: Transaction) -> Response:
         row = suspensions.suspend(tx, org_id, body["reason"], by_user_id=actor().user_id)
         details = {"reason": row.suspension_reason}
         record_of_operator(tx, org_id, "org.suspended", "org", org_id, **details)
+        return jsonify(_org(row))
+
+    response = _once(suspend)
     authenticator().forget()
-    return jsonify(_org(row))
+    return response
 
 
 @bp.post("/v1/operator/orgs/<id:org_id>:resume")
@@ -313,14 +322,22 @@ def suspend_org(org_id: UUID) -> Response:
 )
 def resume_org(org_id: UUID) -> Response:
     """Open a suspended org again: its credentials are accepted, and its queued runs start."""
-    check_key()
     read_body(NoArguments(), optional=True)
-    with connections_of_service().transaction() as tx:
+
+    def resume(tx: Transaction) -> Response:
         row, was_suspended = suspensions.resume(tx, org_id)
         if was_suspended:
             record_of_operator(tx, org_id, "org.resumed", "org", org_id)
+        return jsonify(_org(row))
+
+    response = _once(resume)
     authenticator().forget()
-    return jsonify(_org(row))
+    return response
+
+
+def _once(make: Callable[[Transaction], Response]) -> Response:
+    """Build the response across orgs, or return the one of the request's idempotency key."""
+    return answered_once(check_key(), read_json(), make, using=connections_of_service())
 
 
 def _org(row: Row[Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class ResetPassword(Schema):
     body_optional=True,
     returns=CreatedPasswordReset,
     status=201,
-    headers=["Idempotency-Key"],
+    headers=["Idempotency-Key of a secret"],
 )
 def create_password_reset(org_id: UUID, user_id: UUID) -> Response:
     """Make a token with which a member chooses a new password; it replaces an earlier one.

@@ -33,7 +33,7 @@ from arkloop.api.http.described import mark
 from arkloop.api.http.json_body import read_json
 from arkloop.shared.errors import IdempotencyInProgress, InvalidRequest
 from arkloop.shared.storage import idempotency
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.idempotency import Scope, StoredAnswer
 
 WAIT_SECONDS = 5
@@ -94,22 +94,26 @@ def answered_once(
     body: Any,
     make: Callable[[Transaction], Response],
     secrets: tuple[str, ...] = (),
+    *,
+    using: Connections | None = None,
 ) -> Response:
     """Return the response that `make` builds in a transaction, or the one stored under the key.
 
-    `body` is what a request with the same key must have in common with the first one.
+    `body` is what a request with the same key must have in common with the first one. The
+    transaction is one of `using`; by default it sees what is the org's.
 
     Raises:
         IdempotencyConflict, IdempotencyInProgress: see `idempotent`.
     """
+    used = using or connections()
     if key is None:
-        with connections().transaction() as tx:
+        with used.transaction() as tx:
             return make(tx)
     scope = Scope(org_id=actor().org_id, actor_id=_sender(), path=request.path, key=key)
     request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        with connections().transaction() as tx:
+        with used.transaction() as tx:
             if idempotency.claim(tx, scope):
                 stored = idempotency.find(tx, scope, request_hash)
                 if stored is not None:

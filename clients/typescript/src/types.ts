@@ -6305,8 +6305,12 @@ export interface components {
                 };
             };
         };
-        /** @description - `mcp_configs.tool_changed`: The tool's description has changed since you fetched it; review the new description before approving. */
-        "mcp_configs.tool_changed": {
+        /**
+         * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
+         *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
+         *     - `mcp_configs.tool_changed`: The tool's description has changed since you fetched it; review the new description before approving.
+         */
+        "idempotency.conflict-idempotency.in_progress-mcp_configs.tool_changed": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -6314,7 +6318,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "mcp_configs.tool_changed";
+                    code?: "idempotency.conflict" | "idempotency.in_progress" | "mcp_configs.tool_changed";
                 };
             };
         };
@@ -8096,7 +8100,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating the request with the same key returns the first response. */
+                /** @description Accepted, but nothing is stored: a repeated request gets a new token. */
                 "Idempotency-Key"?: string;
             };
             path?: never;
@@ -8113,7 +8117,6 @@ export interface operations {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
                     Location: components["headers"]["Location"];
-                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -8124,7 +8127,6 @@ export interface operations {
             401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -10063,7 +10065,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating the request with the same key returns the first response. */
+                /** @description Accepted, but nothing is stored: a repeated request gets a new token. */
                 "Idempotency-Key"?: string;
             };
             path: {
@@ -10082,7 +10084,6 @@ export interface operations {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
                     Location: components["headers"]["Location"];
-                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -10094,7 +10095,6 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -10875,7 +10875,10 @@ export interface operations {
     "mcp_configs.discover_mcp_tools": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 config_id: string;
             };
@@ -10891,6 +10894,7 @@ export interface operations {
             202: {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -10902,6 +10906,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -10990,7 +10995,10 @@ export interface operations {
     "mcp_configs.approve_mcp_tool": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 config_id: string;
                 name: string;
@@ -11007,6 +11015,7 @@ export interface operations {
             200: {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -11018,7 +11027,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found-mcp_configs.tool_not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["mcp_configs.tool_changed"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-mcp_configs.tool_changed"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -11033,7 +11042,10 @@ export interface operations {
     "mcp_configs.approve_mcp_tools": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Repeating the request with the same key returns the first response. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 config_id: string;
             };
@@ -11049,6 +11061,7 @@ export interface operations {
             200: {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -11060,7 +11073,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-mcp_configs.not_found-mcp_configs.tool_not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["mcp_configs.tool_changed"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-mcp_configs.tool_changed"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -12408,7 +12421,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating the request with the same key returns the first response. */
+                /** @description Accepted, but nothing is stored: a repeated request gets a new token. */
                 "Idempotency-Key"?: string;
             };
             path: {
@@ -12428,7 +12441,6 @@ export interface operations {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
                     Location: components["headers"]["Location"];
-                    "Idempotency-Replayed": components["headers"]["Idempotency-Replayed"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -12440,7 +12452,6 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-members.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];

@@ -76,6 +76,33 @@ def test_all_permissions_of_an_endpoint_are_named(
     assert f"Requires the {permissions}." in text
 
 
+def test_a_replay_is_promised_where_it_is_kept(described: dict[str, Any]) -> None:
+    """A POST without a replay of its first response is an exception that http-api.md names."""
+    exceptions = (
+        r"/v1/(auth|tool-workers|agent-workers)/.*|/v1/ui/chat.*|/v1/agui.*|.*(:|/)cancel"
+        r"|/v1/client-tokens|.*/stream-ticket|.*/password-reset"
+    )
+    posts = {
+        path: operation
+        for name, operation in _operations(described)
+        for method, path in [name.split(" ")]
+        if method == "POST"
+    }
+
+    replayed = {
+        path
+        for path, operation in posts.items()
+        if any(
+            "Idempotency-Replayed" in response.get("headers", {})
+            for status, response in operation["responses"].items()
+            if status < "300"
+        )
+    }
+
+    cancelled = {"/v1/runs/{run_id}:cancel", "/v1/operator/runs/{run_id}:cancel"}
+    assert replayed == {p for p in posts if not re.fullmatch(exceptions, p)} | cancelled
+
+
 def test_an_endpoint_without_a_description_is_an_error() -> None:
     """The document cannot be made while an endpoint lacks `@described`."""
     app = Flask("other", static_folder=None)

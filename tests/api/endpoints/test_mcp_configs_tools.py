@@ -97,3 +97,20 @@ def test_a_discovery_is_asked_for(
     assert [UUID(config["id"])] * 3 == asked
     with connections.reading() as sql:
         assert mcp_configs.of_names(sql, alice.org_id, ["other"])[0].is_stale
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_repeated_approval_is_no_second_one(alice: User, found: Found, many: bool) -> None:
+    """With its `Idempotency-Key` it gets the first response, and the audit log one entry."""
+    config = make(alice)
+    found(config, Described("a", "1" * 64))
+    one, hash_ = f"{PATH}/{config['id']}", {"hash": "1" * 64}
+    path = f"{one}/tools:approve" if many else f"{one}/tools/a:approve"
+    body = {"tools": [{"name": "a", **hash_}]} if many else hash_
+    headers = {"Idempotency-Key": "one"}
+
+    first, repeated = (alice.post(path, body, headers=headers) for _ in range(2))
+
+    assert (200, first.json) == (repeated.status_code, repeated.json)
+    assert "true" == repeated.headers["Idempotency-Replayed"]
+    assert 1 == len(alice.get("/v1/audit-logs?action=mcp_config.tools_approved").json or [])

@@ -241,6 +241,40 @@ def test_an_operator_suspends_an_org_and_resumes_it(
     assert all("operator" == entry["actor"]["type"] for entry in entries)
 
 
+def test_a_repeated_suspension_does_not_undo_a_resumption(operator: User, alice: User) -> None:
+    """With its key it gets the first response again, and the org stays open; so for the others."""
+    path = f"/v1/operator/orgs/{alice.org_id}"
+    suspension = {"json": {"reason": "Unpaid bills"}, "headers": {"Idempotency-Key": "one"}}
+    first = operator.call("POST", f"{path}:suspend", **suspension)
+    resumed = operator.call("POST", f"{path}:resume", headers={"Idempotency-Key": "two"})
+
+    repeated = operator.call("POST", f"{path}:suspend", **suspension)
+
+    assert "true" == repeated.headers["Idempotency-Replayed"]
+    assert first.json == repeated.json
+    assert 200 == alice.get("/v1/me").status_code
+    again = operator.call("POST", f"{path}:resume", headers={"Idempotency-Key": "two"})
+    assert (resumed.json, "true") == (again.json, again.headers["Idempotency-Replayed"])
+    other = operator.call("POST", f"{path}:suspend", **{**suspension, "json": {"reason": "Other"}})
+    assert (409, "idempotency.conflict") == error_of(other)
+
+
+@pytest.mark.parametrize("action", [":cancel", ":requeue"])
+def test_a_repeated_action_on_a_run_gets_its_first_response(
+    operator: User, alice: User, make_run: Callable[..., UUID], action: str
+) -> None:
+    """What the run has become since does not count."""
+    run_id = make_run(alice, alice.thread(), RunState.QUEUED)
+    path, headers = f"/v1/operator/runs/{run_id}{action}", {"Idempotency-Key": "one"}
+    first = operator.call("POST", path, headers=headers)
+    alice.post(f"/v1/runs/{run_id}:cancel")
+
+    repeated = operator.call("POST", path, headers=headers)
+
+    assert (200, first.json) == (repeated.status_code, repeated.json)
+    assert "true" == repeated.headers["Idempotency-Replayed"]
+
+
 def test_an_org_that_was_copied_to_another_cell_is_not_resumed(
     operator: User, alice: User, connections: Connections
 ) -> None:
