@@ -73,13 +73,17 @@ class Service:
     addresses: dict[str, str]
 
     def execute(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script as a reader would, in a folder with `.venv` and `.arkloop`."""
+        """Run a script as a reader would, in a folder with `.venv` and `.arkloop`.
+
+        `.venv/bin` is not searched for programs: the pages activate no environment.
+        """
         for documented, address in self.addresses.items():
             script = script.replace(documented, address)
+        path = [each for each in os.environ["PATH"].split(os.pathsep) if Path(each) != BIN]
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
-            env={"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder)},
+            env={"PATH": os.pathsep.join(path), "HOME": str(self.folder)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
