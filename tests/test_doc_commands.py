@@ -147,6 +147,18 @@ def test_the_commands_of_a_page_work(service: Service, page: Path) -> None:
     assert 0 == done.returncode, f"{done.stderr}\n{done.stdout[-2000:]}"
 
 
+def test_the_examples_of_mcp_servers_end_where_there_is_none(service: Service) -> None:
+    """A reader who keeps the address of the page sees the error of the discovery."""
+    page = ROOT / "docs" / "reference" / "http-api.md"
+    texts = [block.text for block in commands(page)]
+    script = "".join([texts[0], *(text for text in texts if "$V1/mcp-configs" in text)])
+    script = script.replace("https://mcp.example.com/mcp", f"http://127.0.0.1:{free_port()}/mcp")
+
+    done = service.execute(script.replace('"archive"', '"absent"'))
+
+    assert '"discovery_error":"' in done.stdout
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
 def test_commands_that_are_not_run_are_valid_shell(page: Path) -> None:
     """A marked block is at least free of syntax errors, and its marker says why it is not run."""
