@@ -67,7 +67,12 @@ def test_every_error_code_is_documented() -> None:
 def test_every_end_of_a_failed_run_is_documented() -> None:
     """`events.md` lists the codes that the worker and the sweep can give to a failure."""
     source = "".join(p.read_text() for room in ("worker", "shared") for p in _modules(room))
-    codes = set(re.findall(r'(?:RunError|LimitExceeded)\(\s*"([a-z_]+\.[a-z_]+)"', source))
+    failure = r"(?:RunError|RunFailure|LimitExceeded)\(\s*"
+    codes = set(re.findall(rf'{failure}"([a-z_]+\.[a-z_]+)"', source))
+    # An error that becomes a failure keeps its code.
+    kept = re.findall(rf"except (\w+) as (\w+):\s+raise {failure}\2\.code", source)
+    assert kept
+    codes |= {getattr(errors, name).code for name, _ in kept}
     kinds = set(re.findall(r'ProviderError\(\s*"([a-z_]+)"', source))
     kinds |= set(scripted_provider._ERRORS.values())
     assert codes and kinds
