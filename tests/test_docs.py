@@ -82,6 +82,15 @@ def test_every_end_of_a_failed_run_is_documented() -> None:
     )
 
 
+def test_the_panels_of_the_console_are_called_what_its_page_says() -> None:
+    """`console.md` describes no panel of a run's page that the console has not."""
+    named = re.findall(r"^- \*\*([^*]+)\*\* on a run's page", _text("docs/how-to/console.md"), re.M)
+    source = "".join(path.read_text() for path in (ROOT / "api/console/static").rglob("*.js"))
+    assert "Replay" in named
+
+    assert [] == [name for name in named if not re.search(rf">{name}\s*<", source)]
+
+
 class _Recorder(dict[str, str]):
     """An environment that is empty and remembers what it was asked for."""
 
