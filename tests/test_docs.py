@@ -14,6 +14,7 @@ from flask import Flask
 from arkloop.cli.main import main
 from arkloop.shared import errors
 from arkloop.shared.catalog.model_routes import _FIELDS as ROUTE_FIELDS
+from arkloop.shared.catalog.personas import RESERVED_NAMES
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.events import types
 from arkloop.shared.storage import keys
@@ -80,6 +81,11 @@ def test_every_end_of_a_failed_run_is_documented() -> None:
     assert set() == _missing(
         codes | {f"provider.{kind}" for kind in kinds}, "docs/reference/events.md"
     )
+
+
+def test_every_reserved_name_of_a_tool_is_documented() -> None:
+    """`tools.md` says which names an org's tools cannot have."""
+    assert set() == _missing(set(RESERVED_NAMES), "docs/reference/tools.md")
 
 
 def test_the_panels_of_the_console_are_called_what_its_page_says() -> None:
