@@ -20,7 +20,8 @@ EXPOSED_HEADERS = (
     *("X-Next-Cursor", "X-Stream-Cursor", "Link", "X-Trace-Id", "Location"),
     "Idempotency-Replayed",
     *("RateLimit", "RateLimit-Policy"),
-    *("Retry-After", "Preference-Applied", "WWW-Authenticate", "Content-Disposition"),
+    *("Retry-After", "X-Should-Retry", "Preference-Applied", "WWW-Authenticate"),
+    *("Content-Disposition", "Allow", "ETag"),
     # Those of the AI SDK's protocol.
     *("x-vercel-ai-ui-message-stream", "x-workflow-run-id", "x-workflow-stream-tail-index"),
 )

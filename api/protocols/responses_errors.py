@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http import errors
 from arkloop.api.http.described import ErrorShape
-from arkloop.shared.errors import ArkloopError
+from arkloop.shared.errors import ArkloopError, IdempotencyInProgress
 
 #: Codes under which OpenAI's clients know the same; all others are our own.
 _CODES = {
@@ -25,8 +25,9 @@ _PARAMS = {
     "model_settings.verbosity": "text.verbosity",
 }
 _PREFIXES = ("model_settings.", "limits.", "message.")
-#: The SDKs send these again by themselves.
+#: The SDKs send these again by themselves, and 409, which mostly stays one.
 _WORTH_RETRYING = (408, 429)
+_PASSING = IdempotencyInProgress.code
 _MAX_REASONS = 5
 
 
@@ -79,7 +80,7 @@ def _converted(native: Response, details: Mapping[str, Any] | None = None) -> Re
     for name in ("Retry-After", "WWW-Authenticate", "Allow"):
         if name in native.headers:
             response.headers[name] = native.headers[name]
-    if status < 500 and status not in _WORTH_RETRYING:
+    if status < 500 and status not in _WORTH_RETRYING and shown["code"] != _PASSING:
         response.headers["X-Should-Retry"] = "false"
     return response
 

@@ -7,6 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from arkloop.api.app import create_app
+from arkloop.api.description.headers import RESPONSE
 from arkloop.api.http.cors import EXPOSED_HEADERS
 from arkloop.shared.storage.connections import Connections
 from tests.api.auth.test_bearer import endpoints
@@ -35,6 +36,12 @@ def test_a_listed_origin_may_read_every_response(listing: Flask, path: str) -> N
     assert ORIGIN == headers["Access-Control-Allow-Origin"]
     assert set(EXPOSED_HEADERS) == set(headers["Access-Control-Expose-Headers"].split(", "))
     assert "Origin" in headers["Vary"]
+
+
+def test_a_listed_origin_may_read_every_header_that_is_described() -> None:
+    """The headers of the API's description, and those that http-api.md names beside them."""
+    named = {*RESPONSE, "X-Should-Retry", "Allow", "ETag", "WWW-Authenticate"}
+    assert named <= set(EXPOSED_HEADERS)
 
 
 def test_a_listed_origin_may_call_every_endpoint(listing: Flask) -> None:

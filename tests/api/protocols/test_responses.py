@@ -9,11 +9,14 @@ import pytest
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
+from arkloop.api.http import idempotency as replays
 from arkloop.shared.events.types import ToolCallRequested
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource
+from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.idempotency import Scope
 from arkloop.shared.storage.tables.files import files
 from tests.clients import Register, User
 from tests.contents import png
@@ -95,6 +98,21 @@ def test_endpoints_of_others_do_not_exist(alice: User) -> None:
     """`compact` is no response to which a method does not apply: 404, and not 405."""
     for method, path in (("post", "compact"), ("get", "compact"), ("post", "input_tokens")):
         assert 404 == getattr(alice, method)(f"/v1/responses/{path}").status_code, path
+
+
+def test_a_request_whose_key_is_in_use_may_be_repeated(
+    alice: User, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SDKs are not kept from it: the 409 ends with the first request."""
+    monkeypatch.setattr(replays, "WAIT_SECONDS", 0)
+    scope = Scope(org_id=alice.org_id, actor_id=alice.id, path="/v1/responses", key="k")
+    with connections.transaction() as tx:
+        assert idempotency.claim(tx, scope)
+        early = alice.post("/v1/responses", ASK, headers=KEY)
+
+    assert (409, None, "idempotency.in_progress") == refused(early)
+    assert "X-Should-Retry" not in early.headers
+    assert 200 == alice.post("/v1/responses", ASK, headers=KEY).status_code
 
 
 def test_errors_of_all_kinds_have_the_shape(alice: User, register: Register) -> None:
