@@ -222,7 +222,9 @@ def test_a_proxy_waits_for_the_slowest_response(name: str, timeout: str) -> None
 @pytest.mark.parametrize("name", ["deploy/haproxy.cfg", "deploy/cells/haproxy.cfg"])
 def test_a_proxy_keeps_web_processes_through_an_outage_of_postgres(name: str) -> None:
     """They answer 503 with `Retry-After` then, which a proxy without servers would not pass on."""
-    assert ["GET /healthz"] == re.findall(r"(?m)^ *option httpchk (.*)$", (ROOT / name).read_text())
+    checks = re.findall(r"(?m)^ *http-check send meth GET uri (\S+)", (ROOT / name).read_text())
+
+    assert ["/healthz"] == checks
 
 
 def test_the_proxy_logs_no_query_string() -> None:

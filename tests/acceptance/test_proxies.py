@@ -16,6 +16,7 @@ from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, parsed, until_broken_off
 from tests.proxies import COMMANDS, cell_proxy, proxy
 from tests.system import System
+from tests.waiting import eventually
 from tests.web_server import ROOT, WebServer
 
 pytestmark = pytest.mark.proxies
@@ -100,6 +101,24 @@ def test_a_client_has_the_address_that_a_proxy_in_front_has_named(
     entries = user.http.get("/v1/audit-logs").json()
     [entry] = [one for one in entries if one["target"]["id"] == made["id"]]
     assert "192.0.2.7" == entry["ip"]
+
+
+@pytest.mark.parametrize("server", ["web/first", "cell-2/web-1"])
+def test_haproxy_uses_a_server_that_allows_few_host_names(
+    system: System, tmp_path: Path, server: str
+) -> None:
+    """A server with `ARKLOOP_ALLOWED_HOSTS` passes the health check of each configuration."""
+    port, other, log = free_port(), system.web[0].settings.port, tmp_path / "log"
+    with ExitStack() as stack:
+        if server.startswith("cell-"):
+            stack.enter_context(cell_proxy(tmp_path, (other, port), {"127.0.0.1": "cell-1"}))
+        else:
+            stack.enter_context(proxy("haproxy", tmp_path, port, other))
+        eventually(lambda: f"{server} is DOWN" in log.read_text())
+
+        changes = {"ARKLOOP_PORT": str(port), "ARKLOOP_ALLOWED_HOSTS": "runs.example.com"}
+        stack.enter_context(system.one_more_web_server(**changes))
+        eventually(lambda: f"{server} is UP" in log.read_text(), seconds=10)
 
 
 @pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
