@@ -19,6 +19,7 @@ from flask import Flask, request
 from werkzeug.sansio.utils import host_is_trusted
 
 from arkloop.api.http.current import settings
+from arkloop.api.http.observation import PROBES
 from arkloop.shared.errors import BadRequest, Forbidden, NotFound
 
 #: Of a path, where no client has anything to encode; what follows may be a name that needs it.
@@ -35,14 +36,17 @@ def register(app: Flask) -> None:
 def _check() -> None:
     allowed = settings().allowed_hosts
     host: str | None = request.environ.get("HTTP_HOST")
-    if allowed and not _is_allowed(host or "", allowed):
+    path: str = request.environ["PATH_INFO"]
+    may_lack_host = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+    # Health checks by address, such as HAProxy's by default. Browsers always send a Host.
+    is_check = host is None and may_lack_host and path in PROBES
+    if allowed and not is_check and not _is_allowed(host or "", allowed):
         raise Forbidden("This host name is not allowed; see ARKLOOP_ALLOWED_HOSTS.")
     if host is None:
-        if request.environ["SERVER_PROTOCOL"] != "HTTP/1.0":
+        if not may_lack_host:
             raise BadRequest()
     elif not _HOST.fullmatch(host):
         raise BadRequest()
-    path: str = request.environ["PATH_INFO"]
     if path.startswith("//"):  # of which Werkzeug makes one slash
         raise NotFound()
     sent: str = request.environ.get("RAW_URI", path)

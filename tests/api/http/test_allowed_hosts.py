@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import create_environ, run_wsgi_app
 
 from arkloop.api.app import create_app
 from arkloop.shared.config import InvalidSettings, Settings
@@ -59,6 +60,26 @@ def test_any_other_name_is_refused_before_all_else(
 
         assert (403, "auth.forbidden") == error_of(response)
         assert {"code", "message", "details", "trace_id"} == set(response.json or {})
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol", "status"),
+    [
+        ("/healthz", "HTTP/1.0", 200),
+        ("/readyz", "HTTP/1.0", 200),
+        ("/v1/runs", "HTTP/1.0", 403),
+        ("/healthz", "HTTP/1.1", 403),
+    ],
+)
+def test_only_health_checks_of_http_1_0_need_no_host(
+    strict: FlaskClient, path: str, protocol: str, status: int
+) -> None:
+    """A balancer that checks by address in HTTP/1.0 sends no `Host`, unlike any browser."""
+    environ = create_environ(path, environ_overrides={"SERVER_PROTOCOL": protocol})
+    del environ["HTTP_HOST"]
+
+    _, got, _ = run_wsgi_app(strict.application, environ)
+    assert f"{status} " == got[:4]
 
 
 def test_by_default_every_name_is_answered(client: FlaskClient) -> None:
