@@ -21,6 +21,8 @@ from tests.web_server import ROOT, answers
 
 _PATH = f"{ROOT / '.cache' / 'proxies' / 'bin'}:{os.environ['PATH']}:/usr/sbin"
 
+_CADDYS_POLICY = "lb_policy round_robin"
+
 
 def _nginx(folder: Path, port: int, first: int, second: int) -> list[str]:
     servers = f"server 127.0.0.1:{first}; server 127.0.0.1:{second} backup;"
@@ -49,6 +51,11 @@ def _haproxy(folder: Path, port: int, first: int, second: int) -> list[str]:
 
 
 def _caddy(folder: Path, port: int, first: int, second: int) -> list[str]:
+    # Without `fail_duration` it would try the first one alone.
+    return _caddy_by("lb_policy first\n\t\tfail_duration 10s", folder, port, first, second)
+
+
+def _caddy_by(policy: str, folder: Path, port: int, first: int, second: int) -> list[str]:
     path = _shipped(
         "Caddyfile",
         folder,
@@ -57,7 +64,7 @@ def _caddy(folder: Path, port: int, first: int, second: int) -> list[str]:
             "dynamic a web 8080 {\n\t\t\trefresh 5s\n\t\t}",
             f"to 127.0.0.1:{first} 127.0.0.1:{second}",
         ),
-        ("lb_policy least_conn", "lb_policy first"),
+        (_CADDYS_POLICY, policy),
     )
     return ["caddy", "run", "--adapter", "caddyfile", "--config", path]
 
@@ -89,6 +96,17 @@ def proxy(name: str, folder: Path, first: int, second: int) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with _running(COMMANDS[name](folder, port, first, second), folder, lambda: answers(url)):
+        yield url
+
+
+@contextmanager
+def caddy_in_turn(folder: Path, *ports: int) -> Iterator[str]:
+    """Start Caddy in front of two servers that it uses in turn, as shipped; yield its address."""
+    _need("caddy")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = _caddy_by(_CADDYS_POLICY, folder, port, *ports)
+    with _running(command, folder, lambda: answers(url)):
         yield url
 
 

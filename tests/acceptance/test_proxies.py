@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,10 +15,10 @@ import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, parsed, until_broken_off
-from tests.proxies import COMMANDS, cell_proxy, proxy
+from tests.proxies import COMMANDS, caddy_in_turn, cell_proxy, proxy
 from tests.system import System
 from tests.waiting import eventually
-from tests.web_server import ROOT, WebServer
+from tests.web_server import ROOT, WebServer, answers
 
 pytestmark = pytest.mark.proxies
 
@@ -119,6 +120,38 @@ def test_haproxy_uses_a_server_that_allows_few_host_names(
         changes = {"ARKLOOP_PORT": str(port), "ARKLOOP_ALLOWED_HOSTS": "runs.example.com"}
         stack.enter_context(system.one_more_web_server(**changes))
         eventually(lambda: f"{server} is UP" in log.read_text(), seconds=10)
+
+
+def test_no_client_takes_servers_out_of_caddy(system: System, tmp_path: Path) -> None:
+    """Malformed bodies, which Caddy counts as failures of the server, keep no request waiting."""
+    head = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with caddy_in_turn(tmp_path, *(server.settings.port for server in system.web)) as url:
+        port = int(url.rpartition(":")[2])
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(head + b"ZZZ\r\n")
+                assert b"HTTP/1.1 502 " == connection.recv(13)
+        assert [True] * 4 == [answers(url) for _ in range(4)]
+
+
+@pytest.mark.parametrize("second", ["refuses", "is silent"])
+def test_caddy_passes_over_a_server_that_accepts_no_connections(
+    system: System, user: Caller, tmp_path: Path, second: str
+) -> None:
+    """Requests go to the other one, even where that has streams and this one has none."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = listening.getsockname()[1]
+        if second == "refuses":
+            listening.close()
+        else:  # one more than the kernel keeps: it ignores all that follow
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        url = stack.enter_context(caddy_in_turn(tmp_path, system.web[0].settings.port, port))
+        run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+        stack.enter_context(user.at(url).stream(run_id))
+
+        assert answers(url) and answers(url)
+        user.cancel(run_id)
 
 
 @pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
