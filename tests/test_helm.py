@@ -5,7 +5,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,28 @@ FULL = {
 }
 
 
-def rendered(values: dict[str, Any], kubernetes: str = KUBERNETES[-1]) -> dict[str, Any]:
-    """Return what `chart_renderer.py` prints."""
-    return _rendered(json.dumps({"chart": str(CHART), "values": values, "kubernetes": kubernetes}))
+def rendered(
+    values: dict[str, Any],
+    kubernetes: str = KUBERNETES[-1],
+    live: Sequence[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what `chart_renderer.py` prints; `live` is what runs in the cluster."""
+    asked = {"chart": str(CHART), "values": values, "kubernetes": kubernetes, "live": live}
+    return _rendered(json.dumps(asked))
 
 
 @cache
 def _rendered(asked: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/chart_renderer.py"],
-        input=asked,
-        env={"PYTHONPATH": str(HELM), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    # Helm keeps what it has read of a cluster's API at home.
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests/chart_renderer.py"],
+            input=asked,
+            env={"PYTHONPATH": str(HELM), "PATH": os.environ["PATH"], "HOME": home},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert 0 == done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -208,6 +216,34 @@ def test_workers_scale_by_the_age_of_the_queue() -> None:
     assert {"type": "Value", "value": "5"} == external["external"]["target"]
     assert "cpu" == cpu["resource"]["name"]
     assert not [d for d in rendered(LEAST)["documents"] if d["kind"] == "HorizontalPodAutoscaler"]
+
+
+def test_switching_the_autoscaler_on_stops_no_worker() -> None:
+    """The manifest keeps the number of pods that run, also in later upgrades: one that leaves it
+    out after one that had it would set it to 1.
+    """
+    worker = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 7}}
+    worker["metadata"] = {"name": "runs-arkloop-worker"}
+
+    switched = one(rendered(FULL, live=[worker])["documents"], "Deployment", "-worker")
+    assert 7 == switched["spec"]["replicas"]
+
+    scaler = one(rendered(FULL)["documents"], "HorizontalPodAutoscaler")
+    for replicas in (9, 0):
+        now = {**switched, "spec": {"replicas": replicas}}
+        upgraded = one(rendered(FULL, live=[now, scaler])["documents"], "Deployment", "-worker")
+        assert replicas == upgraded["spec"]["replicas"]
+
+
+def test_a_release_that_began_with_the_autoscaler_leaves_the_number_to_it() -> None:
+    """No manifest has it: an upgrade whose migration takes minutes would set an old one."""
+    found = rendered(FULL)["documents"]
+    worker = one(found, "Deployment", "-worker") | {"spec": {"replicas": 7}}
+    scaler = one(found, "HorizontalPodAutoscaler")
+
+    for live in ([], [worker, scaler]):
+        upgraded = one(rendered(FULL, live=live)["documents"], "Deployment", "-worker")
+        assert "replicas" not in upgraded["spec"]
 
 
 def test_settings_reach_the_processes() -> None:

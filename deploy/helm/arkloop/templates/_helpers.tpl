@@ -117,3 +117,20 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
     matchLabels: {{- include "arkloop.selector" .root | nindent 6 }}
       app.kubernetes.io/component: {{ .component }}
 {{- end -}}
+
+{{/*
+The workers that run, where leaving `replicas` out would stop all but one: a patch deletes what the
+manifest before had, and 1 is the default. It had it before the autoscaler was there, and has it ever
+since, as the annotation says. Other manifests leave it to the autoscaler. Empty if rendered offline.
+*/}}
+{{- define "arkloop.keptReplicas" -}}
+{{- if .Values.worker.autoscaling.enabled }}
+{{- $name := printf "%s-worker" (include "arkloop.name" .) }}
+{{- $scaler := lookup "autoscaling/v2" "HorizontalPodAutoscaler" .Release.Namespace $name }}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace $name }}
+{{- if or (not $scaler) (index (.metadata.annotations | default dict) "arkloop/keeps-replicas") }}
+{{- .spec.replicas }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
