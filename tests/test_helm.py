@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -182,6 +183,16 @@ def test_the_schema_is_migrated_first(documents: list[dict[str, Any]]) -> None:
     assert "pre-install,pre-upgrade" == job["metadata"]["annotations"]["helm.sh/hook"]
     volumes = job["spec"]["template"]["spec"]["volumes"]
     assert [{"name": "tmp", "emptyDir": {}}] == volumes
+
+
+def test_the_commands_of_the_guide_wait_for_the_migration() -> None:
+    """Helm's `--timeout` is longer than the Job may take: else a repeated upgrade deletes it."""
+    guide = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    commands = re.findall(r"^helm (?:install|upgrade) .*", guide, re.MULTILINE)
+    minutes = [re.findall(r"--timeout (\d+)m", command) for command in commands]
+    deadline = one(rendered(LEAST)["documents"], "Job")["spec"]["activeDeadlineSeconds"]
+
+    assert commands and all(found and deadline < 60 * int(found[0]) for found in minutes)
 
 
 def test_the_migration_has_the_setting_that_it_reads() -> None:
