@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.shared.config import Settings
@@ -193,6 +194,24 @@ def test_the_commands_of_the_guide_wait_for_the_migration() -> None:
     deadline = one(rendered(LEAST)["documents"], "Job")["spec"]["activeDeadlineSeconds"]
 
     assert commands and all(found and deadline < 60 * int(found[0]) for found in minutes)
+
+
+def test_the_ingress_of_the_guide_passes_files_and_logs_no_tickets() -> None:
+    """What `deploy/nginx.conf` sets for all requests, its annotations set for ingress-nginx."""
+    guide = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    [values] = re.findall(r"^```yaml\n(ingress:\n.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    result = rendered(LEAST | yaml.safe_load(values))
+    annotations = one(result["documents"], "Ingress")["metadata"]["annotations"]
+
+    assert ([], []) == (result["lint"], result["invalid"])
+    assert {
+        "proxy-buffering": "off",
+        "proxy-read-timeout": "600",
+        "proxy-body-size": "0",
+        "enable-access-log": "false",
+    } == {
+        name.removeprefix("nginx.ingress.kubernetes.io/"): annotations[name] for name in annotations
+    }
 
 
 def test_the_migration_has_the_setting_that_it_reads() -> None:
