@@ -18,6 +18,7 @@ _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each 
 #: Wait for a table's lock at most this long: every query of that table waits behind it.
 _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
+_TURN_PAUSE_SECONDS = 0.25
 
 
 def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
@@ -40,7 +41,7 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
             connection.execute(text("SELECT set_config('lock_timeout', '0', false)"))
             # Without it a migration would find no rows behind row-level security.
             connection.execute(text("SELECT set_config('arkloop.orgs', '*', false)"))
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+            _take_turn(connection)
             connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
             connection.commit()
             config.attributes["connection"] = connection
@@ -49,6 +50,15 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
         finally:
             # The lock is the session's, and this session has lost its limits: end it.
             connection.invalidate()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Wait until no other session migrates; then this one holds the lock until it ends."""
+    # A statement that waits has a snapshot. The one before builds indexes beside others, which
+    # wait for the end of every older snapshot: each would wait for the other.
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
+        connection.commit()
+        time.sleep(_TURN_PAUSE_SECONDS)
 
 
 def _upgrade(config: "Config", connection: Connection, lock_seconds: float) -> None:
