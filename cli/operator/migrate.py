@@ -132,9 +132,9 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> tuple[
                 "point ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
             )
         present = schema.current_version(sql)
-    if present is not None and present > schema.needed_version():
-        return present, True
-    return schema.migrate(engine, lock_seconds=lock_seconds), False
+    if present is None or not schema.is_newer(present):
+        present = schema.migrate(engine, lock_seconds=lock_seconds)
+    return present, schema.is_newer(present)
 
 
 def _wait_for(engine: Engine, seconds: float) -> None:

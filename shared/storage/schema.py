@@ -24,6 +24,8 @@ _TURN_PAUSE_SECONDS = 0.25
 def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
     """Run all migrations that are missing; returns the schema's version then.
 
+    A schema that is newer than this code stays as it is.
+
     `lock_seconds`: how long to try where others hold a table, as dumps do.
 
     Raises:
@@ -45,7 +47,9 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
             connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
             connection.commit()
             config.attributes["connection"] = connection
-            _upgrade(config, connection, lock_seconds)
+            # Only now: a later release may have migrated while this one waited for its turn.
+            if not is_newer(current_version(connection) or ""):
+                _upgrade(config, connection, lock_seconds)
             return current_version(connection) or ""
         finally:
             # The lock is the session's, and this session has lost its limits: end it.
@@ -113,6 +117,11 @@ def current_version(connection: Connection) -> str | None:
 def needed_version() -> str:
     """Return the newest version in this code, by the names of the files, which sort as text."""
     return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*_*.py"))
+
+
+def is_newer(stored: str) -> bool:
+    """Return whether a stored version is that of a later release."""
+    return stored > needed_version()
 
 
 def shortfall(stored: str | None) -> str | None:

@@ -1,18 +1,24 @@
 """Migrations at the same time: each waits until the one before is over."""
 
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, text
 
+from arkloop.cli.main import main
 from arkloop.shared.storage import schema
+from tests import walls
 from tests.shared.storage.test_schema import migrated_to, waiting_for_locks
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.owner
 
 
+#: All releases have it in common.
+LOCK_KEY = int.from_bytes(b"arkloop")
 # A session that waits for its turn: in a statement, or between two.
 _WAITING = """
     SELECT count(*) FROM pg_stat_activity WHERE application_name = :name
@@ -44,3 +50,34 @@ def test_an_index_does_not_wait_for_a_migration_that_waits(
         assert schema.needed_version() == waiting.result()
     first.dispose()
     second.dispose()
+
+
+def test_a_migration_that_waited_for_that_of_a_later_release_changes_nothing(
+    new_database: Callable[[], str],
+) -> None:
+    """The release of the command grants nothing then, either, and exits with 0."""
+    engine = create_engine(walls.as_user(new_database(), "postgres"))
+    service = f"service_{secrets.token_hex(4)}"
+    with engine.begin() as sql:
+        sql.execute(text(f"CREATE ROLE {service} LOGIN"))
+    owner = engine.url.update_query_dict({"application_name": "older"})
+    url = owner.render_as_string(hide_password=False)
+    env = {
+        "ARKLOOP_OWNER_DATABASE_URL": url,
+        "ARKLOOP_DATABASE_URL": walls.as_user(url, service),
+    }
+    with engine.connect() as later, ThreadPoolExecutor() as pool:
+        later.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        later.commit()
+        waiting = pool.submit(CliRunner().invoke, main, ["migrate"], env=env)
+        eventually(lambda: is_waiting(engine, "older"))
+        later.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        later.commit()
+        later.invalidate()
+        done = waiting.result()
+
+    assert (0, "9999") == (done.exit_code, done.output.strip())
+    with engine.connect() as sql:
+        may_read = text("SELECT has_table_privilege(:role, 'orgs', 'SELECT')")
+        assert not sql.scalar(may_read, {"role": service})
+    engine.dispose()
