@@ -66,14 +66,14 @@ def migrate(
         _first_of("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL") or of_service
     )
     try:
-        version, is_newer = _migrate(engine, wait_seconds, lock_seconds)
-        if is_newer:
+        version = _check(engine, wait_seconds)
+        if schema.is_newer(version) and row_security != "off":
+            # Nothing is changed, so a rollback need not wait for a migration that is in progress.
             switch_newer(engine, row_security, lock_seconds)
         else:
-            role = make_url(checked(of_service)).username if of_service else None
-            prepare_service(engine, role, row_security, lock_seconds)
+            version = _change(engine, of_service, row_security, lock_seconds)
         print_line(version)
-        if not is_newer:
+        if not schema.is_newer(version):
             _make_room(engine, retention_days, lock_seconds)
     except DBAPIError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
@@ -117,8 +117,13 @@ def _engine(url: str) -> Engine:
     )
 
 
-def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> tuple[str, bool]:
-    """Migrate; return the schema's version at the end, and whether it is newer than this code."""
+def _check(engine: Engine, wait_seconds: float) -> str:
+    """Wait for the database, and return the version of its schema, which may be empty.
+
+    Raises:
+        ClickException: nothing can be migrated there.
+        OperationalError: it does not answer.
+    """
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
         try:
@@ -131,10 +136,22 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> tuple[
                 "ARKLOOP_DATABASE_URL points to a pooler, where migrations cannot hold their lock: "
                 "point ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
             )
-        present = schema.current_version(sql)
-    if present is None or not schema.is_newer(present):
-        present = schema.migrate(engine, lock_seconds=lock_seconds)
-    return present, schema.is_newer(present)
+        return schema.current_version(sql) or ""
+
+
+def _change(engine: Engine, of_service: str, switch: str | None, lock_seconds: float) -> str:
+    """Migrate, and prepare the service's role and the wall; returns the schema's version then.
+
+    All of it with one lock: privileges and policies cannot be changed by two sessions at once.
+    """
+    with schema.locked(engine) as session:
+        version = schema.upgrade(session, lock_seconds=lock_seconds)
+        if schema.is_newer(version):
+            switch_newer(engine, switch, lock_seconds)
+        else:
+            role = make_url(checked(of_service)).username if of_service else None
+            prepare_service(engine, role, switch, lock_seconds)
+    return version
 
 
 def _wait_for(engine: Engine, seconds: float) -> None:

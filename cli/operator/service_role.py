@@ -34,7 +34,7 @@ def prepare_service(
     Raises:
         ClickException: there is no such role, or the tables and their functions have different
             owners.
-        OperationalError: as `schema.migrate`.
+        OperationalError: as `schema.upgrade`.
     """
     with engine.begin() as sql:
         owner = sql.scalar(text("SELECT current_user"))
@@ -64,7 +64,7 @@ def switch_newer(engine: Engine, switch: str | None, lock_seconds: float) -> Non
 
     Raises:
         ClickException: `switch` is on, and the wall is down.
-        OperationalError: as `schema.migrate`.
+        OperationalError: as `schema.upgrade`.
     """
     if switch == "off":
         row_security.lift(engine, lock_seconds=lock_seconds)

@@ -132,7 +132,7 @@ def enforce(engine: Engine, *, for_owner: bool, lock_seconds: float = 0.0) -> li
     `for_owner`: it is before the owner of the tables, too, where the service has the owner's role.
     Each table is locked for a moment; `lock_seconds` is how long to try where others hold one.
 
-    Raises: as `schema.migrate`; what is done by then stays, and harms nobody.
+    Raises: as `schema.upgrade`; what is done by then stays, and harms nobody.
     """
     with engine.connect() as sql:
         present = _tables(sql)

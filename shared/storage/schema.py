@@ -1,17 +1,14 @@
 """The database's schema: bring it up to date, and tell whether it is new enough."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
@@ -19,66 +16,81 @@ _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each 
 _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
 _TURN_PAUSE_SECONDS = 0.25
+_LIMITS = ["statement_timeout", "lock_timeout", "idle_session_timeout"]
+_WITHOUT_LIMITS = text(
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(:names)"
+)
 
 
 def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
+    """Run all migrations that are missing, with the lock held; see `upgrade`."""
+    with locked(engine) as session:
+        return upgrade(session, lock_seconds=lock_seconds)
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """Lend a session beside which no other one changes the schema, policies or privileges.
+
+    It waits until those before it have finished, and has no time limits. At the end of the block it
+    is closed, and the lock with it.
+    """
+    with engine.connect() as session:
+        try:
+            # It is idle while other sessions of the block work; Postgres before 14 has no limit.
+            session.execute(_WITHOUT_LIMITS, {"names": _LIMITS})
+            # Without it a migration would find no rows behind row-level security.
+            session.execute(text("SELECT set_config('arkloop.orgs', '*', false)"))
+            # A statement that waits has a snapshot. The session before builds indexes beside
+            # others, which wait for the end of every older snapshot: each would wait for the other.
+            while not session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
+                session.commit()
+                time.sleep(_TURN_PAUSE_SECONDS)
+            session.commit()
+            yield session
+        finally:
+            session.invalidate()
+
+
+def upgrade(session: Connection, *, lock_seconds: float) -> str:
     """Run all migrations that are missing; returns the schema's version then.
 
     A schema that is newer than this code stays as it is.
 
-    `lock_seconds`: how long to try where others hold a table, as dumps do.
+    `session`: that of `locked`; `lock_seconds`: how long to try where others hold a table, as dumps
+    do.
 
     Raises:
         OperationalError: the database failed; with `LockNotAvailable` as its `orig`, a table was
             held all the time, and the migration that needs it has changed nothing.
     """
     # Not above: every web process reads versions and none migrates, and alembic is 9 MiB there.
+    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    with engine.connect() as connection:
-        try:
-            connection.execute(text("SELECT set_config('statement_timeout', '0', false)"))
-            connection.execute(text("SELECT set_config('lock_timeout', '0', false)"))
-            # Without it a migration would find no rows behind row-level security.
-            connection.execute(text("SELECT set_config('arkloop.orgs', '*', false)"))
-            _take_turn(connection)
-            connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
-            connection.commit()
-            config.attributes["connection"] = connection
-            # Only now: a later release may have migrated while this one waited for its turn.
-            if not is_newer(current_version(connection) or ""):
-                _upgrade(config, connection, lock_seconds)
-            return current_version(connection) or ""
-        finally:
-            # The lock is the session's, and this session has lost its limits: end it.
-            connection.invalidate()
+    config.attributes["connection"] = session
 
-
-def _take_turn(connection: Connection) -> None:
-    """Wait until no other session migrates; then this one holds the lock until it ends."""
-    # A statement that waits has a snapshot. The one before builds indexes beside others, which
-    # wait for the end of every older snapshot: each would wait for the other.
-    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
-        connection.commit()
-        time.sleep(_TURN_PAUSE_SECONDS)
-
-
-def _upgrade(config: "Config", connection: Connection, lock_seconds: float) -> None:
-    from alembic import command
-
-    def upgrade() -> None:
+    def run() -> None:
         # What a try that had to wait for too long has left.
-        connection.rollback()
+        session.rollback()
         command.upgrade(config, "head")
-        connection.commit()
+        session.commit()
 
-    _patiently(upgrade, lock_seconds)
+    session.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
+    # Only now: a later release may have migrated while this one waited for its turn.
+    stored = current_version(session)
+    session.commit()
+    if stored is None or not is_newer(stored):
+        _patiently(run, lock_seconds)
+        stored = current_version(session)
+        session.commit()
+    return stored or ""
 
 
 def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None:
-    """Execute these statements in one transaction. Raises: as `migrate`."""
+    """Execute these statements in one transaction. Raises: as `upgrade`."""
 
     def execute() -> None:
         with engine.begin() as sql:

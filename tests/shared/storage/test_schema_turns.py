@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, text
 
 from arkloop.cli.main import main
-from arkloop.shared.storage import schema
+from arkloop.shared.storage import row_security, schema
 from tests import walls
 from tests.shared.storage.test_schema import migrated_to, waiting_for_locks
 from tests.waiting import eventually
@@ -80,4 +80,23 @@ def test_a_migration_that_waited_for_that_of_a_later_release_changes_nothing(
     with engine.connect() as sql:
         may_read = text("SELECT has_table_privilege(:role, 'orgs', 'SELECT')")
         assert not sql.scalar(may_read, {"role": service})
+    engine.dispose()
+
+
+def test_policies_and_privileges_are_part_of_a_turn(new_database: Callable[[], str]) -> None:
+    """The next session waits while the wall is put up: two would make the same policies."""
+    engine = create_engine(walls.as_user(new_database(), "postgres"))
+    env = {"ARKLOOP_DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    with engine.connect() as reader, ThreadPoolExecutor() as pool:
+        row_security.lift(engine)
+        reader.execute(text("SELECT FROM orgs"))
+        migrating = pool.submit(CliRunner().invoke, main, ["migrate", "--row-security=on"], env=env)
+        eventually(lambda: waiting_for_locks(engine) > 0)
+        waiting = pool.submit(schema.migrate, engine)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1)
+        reader.rollback()
+
+        assert 0 == migrating.result().exit_code
+        assert schema.needed_version() == waiting.result()
     engine.dispose()
