@@ -244,15 +244,7 @@ def of_schema(settings: Settings, sql: Connection) -> Iterator[Finding]:
 
 def _role(settings: Settings, sql: Connection) -> Iterator[Finding]:
     name = make_url(settings.database_url).username or str(sql.scalar(text("SELECT current_user")))
-    lacking = sql.scalars(
-        text(
-            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
-            " AND relnamespace = current_schema()::regnamespace AND relname <> 'alembic_version'"
-            " AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
-            " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))"
-            " ORDER BY 1"
-        )
-    ).all()
+    lacking = service_role.lacking(sql)
     if lacking:
         yield fail(
             "privileges",

@@ -91,9 +91,13 @@ def policies() -> dict[str, str]:
     return made
 
 
+#: With this the name of each policy begins, whichever release has made it.
+_PREFIX = "of_orgs_"
+
+
 def _name_of(condition: str) -> str:
     """Return the policy's name, which says what it is: another condition has another name."""
-    return f"of_orgs_{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
+    return f"{_PREFIX}{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ def enforce(engine: Engine, *, for_owner: bool, lock_seconds: float = 0.0) -> li
         if (there := present[table]) != wanted:
             force = "FORCE" if for_owner else "NO FORCE"
             steps = [
-                *_drop(table, there.policies),
+                *_drop(engine, table, there.policies),
                 f"CREATE POLICY {wanted.policies[0]} ON {table} USING ({condition})",
                 f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY",
             ]
@@ -152,13 +156,22 @@ def enforce(engine: Engine, *, for_owner: bool, lock_seconds: float = 0.0) -> li
 
 
 def lift(engine: Engine, *, lock_seconds: float = 0.0) -> None:
-    """Take the wall down, as `enforce` puts it up."""
+    """Take the wall down, as `enforce` puts it up, also from tables that a later release has made.
+
+    Tables of other applications in the same schema keep their policies.
+    """
     with engine.connect() as sql:
         present = _tables(sql)
     for table, there in present.items():
-        if there.is_walled or there.policies:
-            off = f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
-            schema.change(engine, [off, *_drop(table, there.policies)], lock_seconds=lock_seconds)
+        is_ours = table in metadata.tables
+        dropped = [name for name in there.policies if is_ours or name.startswith(_PREFIX)]
+        if not dropped and not (is_ours and there.is_walled):
+            continue
+        steps = _drop(engine, table, dropped)
+        if dropped == there.policies:
+            off = "DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
+            steps.append(f"ALTER TABLE {_quoted(engine, table)} {off}")
+        schema.change(engine, steps, lock_seconds=lock_seconds)
 
 
 def _tables(sql: Connection) -> dict[str, _Table]:
@@ -173,5 +186,10 @@ def _tables(sql: Connection) -> dict[str, _Table]:
     return {row[0]: _Table(*row[1:]) for row in rows}
 
 
-def _drop(table: str, names: Sequence[str]) -> list[str]:
-    return [f"DROP POLICY {name} ON {table}" for name in names]
+def _drop(engine: Engine, table: str, names: Sequence[str]) -> list[str]:
+    on = _quoted(engine, table)
+    return [f"DROP POLICY {_quoted(engine, name)} ON {on}" for name in names]
+
+
+def _quoted(engine: Engine, name: str) -> str:
+    return engine.dialect.identifier_preparer.quote(name)

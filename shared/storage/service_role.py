@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from arkloop.shared.storage.tables import metadata
+
 #: What works with the privileges of the tables' owner, to keep the partitions of events.
 FUNCTIONS = "add_run_events_partition", "drop_run_events_partition", "admit_run_events"
 #: What works with the privileges of the role itself.
@@ -54,14 +56,31 @@ def handing_over(owner: str) -> str:
     return "; ".join(f"ALTER FUNCTION {name} OWNER TO {owner}" for name in FUNCTIONS)
 
 
+def lacking(sql: Connection) -> list[str]:
+    """Return the service's tables that the session's role may not read or write, by name."""
+    rows = sql.scalars(
+        text(
+            "SELECT relname FROM pg_class WHERE relname = ANY(:tables)"
+            " AND relnamespace = current_schema()::regnamespace"
+            " AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
+            " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))"
+            " ORDER BY 1"
+        ),
+        {"tables": list(metadata.tables)},
+    )
+    return list(rows)
+
+
 def grant(sql: Connection, role: str) -> None:
-    """Let the role read and write all tables of the schema, and keep its partitions; no more."""
-    quoted = sql.dialect.identifier_preparer.quote_identifier(role)
+    """Let the role read and write the service's tables, and keep its partitions; no more.
+
+    It gets nothing of other applications in the same schema, nor of the partitions by themselves.
+    """
+    quote = sql.dialect.identifier_preparer.quote_identifier
     schema = sql.scalar(text("SELECT quote_ident(current_schema())"))
     for privilege in (
         f"USAGE ON SCHEMA {schema}",
-        f"SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
-        f"USAGE ON ALL SEQUENCES IN SCHEMA {schema}",
+        f"SELECT, INSERT, UPDATE, DELETE ON {', '.join((*metadata.tables, 'alembic_version'))}",
         f"EXECUTE ON FUNCTION {', '.join((*FUNCTIONS, *OWN_FUNCTIONS))}",
     ):
-        sql.exec_driver_sql(f"GRANT {privilege} TO {quoted}")
+        sql.exec_driver_sql(f"GRANT {privilege} TO {quote(role)}")

@@ -109,6 +109,18 @@ def test_a_role_without_privileges_fails(
     assert "run_events" in report.of("privileges")[0][1]
 
 
+def test_tables_of_other_applications_need_no_privileges(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """The schema may have some that the service's role cannot read."""
+    url = new_database()
+    walls.put_up(url)
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text("CREATE TABLE theirs (id uuid)"))
+
+    assert [] == examine(ARKLOOP_DATABASE_URL=walls.behind(url)).failed()
+
+
 @pytest.mark.owner
 def test_a_locked_table_fails_the_checks_that_read_it(
     examine: Examine, new_database: Callable[[], str]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from arkloop.cli.main import main
@@ -132,6 +132,24 @@ def test_the_wall_of_a_newer_schema_can_be_taken_down(database: Database) -> Non
     assert 1 == on.exit_code
     assert "the schema is newer than this release" in on.output
     assert 1 == database.count(database.service)
+
+
+@pytest.mark.owner
+def test_tables_of_other_applications_do_not_matter(database: Database) -> None:
+    """The schema has one of another owner: the service's role gets no privilege on it."""
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text('CREATE TABLE "Their Table" (id uuid)'))
+
+    for switch in ("on", "off"):
+        assert 0 == database.migrate("--row-security", switch).exit_code
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text('ALTER TABLE "Their Table" ENABLE ROW LEVEL SECURITY'))
+        may_read = """SELECT has_table_privilege(:role, '"Their Table"', 'SELECT')"""
+        assert not sql.scalar(text(may_read), {"role": make_url(database.service).username})
+    assert 0 == database.migrate("--row-security", "off").exit_code
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        walled = "SELECT relrowsecurity FROM pg_class WHERE relname = 'Their Table'"
+        assert sql.scalar(text(walled))
 
 
 def test_a_service_with_the_owners_role_stands_before_the_wall_too(database: Database) -> None:

@@ -301,3 +301,26 @@ def test_the_wall_comes_and_goes(new_database: Callable[[], str]) -> None:
                 " WHERE (relrowsecurity OR relforcerowsecurity) AND NOT relispartition"
             )
             assert 0 == opened.scalar(text(left))
+
+
+def test_tables_of_other_applications_are_not_touched(new_database: Callable[[], str]) -> None:
+    """They keep their policies, unlike tables of a later release, whose policies have our names."""
+    with walls.owner(new_database()) as engine:
+        with engine.begin() as opened:
+            for table, policy in (("Their Table", "Their 1st"), ("ours_of_later", "of_orgs_1")):
+                for statement in (
+                    f'CREATE TABLE "{table}" (id uuid)',
+                    f'CREATE POLICY "{policy}" ON "{table}" USING (false)',
+                    f'ALTER TABLE "{table}" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
+                ):
+                    opened.execute(text(statement))
+            opened.execute(text('CREATE POLICY "On Ours" ON threads USING (true)'))
+
+        row_security.lift(engine)
+
+        with engine.begin() as opened:
+            policies = opened.scalars(text("SELECT polname FROM pg_policy")).all()
+            walled = opened.scalars(
+                text("SELECT relname FROM pg_class WHERE relforcerowsecurity")
+            ).all()
+        assert (["Their 1st"], ["Their Table"]) == (policies, walled)
