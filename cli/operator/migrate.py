@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from arkloop.cli.operator.database import checked
-from arkloop.cli.operator.service_role import prepare_service, switch_newer
+from arkloop.cli.operator.service_role import prepare_service, role_of, switch_newer
 from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
@@ -19,6 +19,7 @@ from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
+_OWNER = "ARKLOOP_OWNER_DATABASE_URL"
 
 
 @click.command()
@@ -62,9 +63,7 @@ def migrate(
     left unchanged, except that row-level security can be taken away.
     """
     of_service = _first_of("ARKLOOP_DATABASE_URL", "DATABASE_URL")
-    engine = _engine(
-        _first_of("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL") or of_service
-    )
+    engine = _engine(_first_of(_OWNER, "ARKLOOP_DIRECT_DATABASE_URL") or of_service)
     try:
         version = _check(engine, wait_seconds)
         if schema.is_newer(version) and row_security != "off":
@@ -144,13 +143,15 @@ def _change(engine: Engine, of_service: str, switch: str | None, lock_seconds: f
 
     All of it with one lock: privileges and policies cannot be changed by two sessions at once.
     """
+    url = checked(of_service) if of_service else ""
+    role = role_of(url) if url and make_url(url) != engine.url else None
+    is_apart = bool(_first_of(_OWNER))
     with schema.locked(engine) as session:
         version = schema.upgrade(session, lock_seconds=lock_seconds)
         if schema.is_newer(version):
             switch_newer(engine, switch, lock_seconds)
         else:
-            role = make_url(checked(of_service)).username if of_service else None
-            prepare_service(engine, role, switch, lock_seconds)
+            prepare_service(engine, role, switch, lock_seconds, is_apart=is_apart)
     return version
 
 

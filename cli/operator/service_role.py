@@ -1,10 +1,15 @@
 """The part of `arkloop migrate` that is about the service's role and row-level security."""
 
 import click
-from sqlalchemy import Engine, text
+import psycopg
+from sqlalchemy import Engine, make_url, text
 
 from arkloop.cli.output import print_line
 from arkloop.shared.storage import row_security, service_role
+from arkloop.shared.storage.postgres import BoundedConnection, connection_args
+
+#: Seconds. A pooler whose connections are all in use may let a statement wait for minutes.
+ANSWER_SECONDS = 3.0
 
 ABOVE = (
     "row-level security has no effect: {} is a superuser or has BYPASSRLS. Let the service have a"
@@ -23,13 +28,34 @@ NEWER = (
 )
 
 
+def role_of(url: str) -> str | None:
+    """Return the role that sessions of the service's URL have, or the name in it.
+
+    They differ behind a pooler that has users of its own. The name counts if the URL does not
+    respond.
+    """
+    try:
+        with BoundedConnection.connect(**connection_args(url), autocommit=True) as session:
+            session.answer_seconds = ANSWER_SECONDS
+            [role] = session.execute("SELECT current_user").fetchone() or (None,)
+    except psycopg.Error:
+        role = None
+    return role or make_url(url).username
+
+
 def prepare_service(
-    engine: Engine, name: str | None, switch: str | None, lock_seconds: float
+    engine: Engine,
+    name: str | None,
+    switch: str | None,
+    lock_seconds: float,
+    *,
+    is_apart: bool,
 ) -> None:
     """Give the service's role what it needs, and keep, put up or take down the wall.
 
-    `name` is the role in the service's URL, if there is one; `switch` is on, off or None, which
-    leaves the wall as it is, but adds what a new release has.
+    `name` is the service's role, if it is known; `switch` is on, off or None, which leaves the wall
+    as it is, but adds what a new release has. If the service has no role apart from the owner's, a
+    `name` without a role is taken for a pooler's name of that role.
 
     Raises:
         ClickException: there is no such role, or the tables and their functions have different
@@ -39,6 +65,8 @@ def prepare_service(
     with engine.begin() as sql:
         owner = sql.scalar(text("SELECT current_user"))
         role = service_role.find(sql, name or str(owner))
+        if role is None and not is_apart:
+            role = service_role.find(sql, str(owner))
         if role is None:
             raise click.ClickException(
                 f"ARKLOOP_DATABASE_URL: there is no role {name!r}; create it with:"

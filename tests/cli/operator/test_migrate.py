@@ -195,6 +195,33 @@ def test_a_role_that_the_wall_does_not_hold_is_named(
 
 
 @pytest.mark.owner
+def test_a_name_that_only_a_pooler_knows_is_that_of_the_owner(database: Database) -> None:
+    """A migration through `ARKLOOP_DIRECT_DATABASE_URL` needs no role of that name."""
+    env = {
+        "ARKLOOP_DATABASE_URL": walls.as_user(database.service, "postgres.project"),
+        "ARKLOOP_DIRECT_DATABASE_URL": database.owner,
+    }
+
+    done = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert (0, needed_version()) == (done.exit_code, done.output.strip())
+
+
+@pytest.mark.owner
+def test_privileges_are_for_the_role_of_the_services_sessions(database: Database) -> None:
+    """Another role than the URL names gets them, as behind a pooler."""
+    service = make_url(database.service).username
+    login = f"login_{secrets.token_hex(4)}"
+    with walls.owner(database.owner) as engine, engine.begin() as sql:
+        sql.execute(text(f"CREATE ROLE {login} LOGIN NOINHERIT IN ROLE {service}"))
+        sql.execute(text(f"ALTER ROLE {login} SET role = '{service}'"))
+
+    assert 0 == database.migrate(service=walls.as_user(database.service, login)).exit_code
+
+    assert 0 == database.count(database.service)
+
+
+@pytest.mark.owner
 def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database) -> None:
     """The reason is Postgres' own, without a traceback."""
     with walls.owner(database.owner) as engine, engine.begin() as sql:
