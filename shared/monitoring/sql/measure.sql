@@ -5,7 +5,8 @@
 -- are deliveries that are not claimed: claim.sql of deliveries has the same conditions.
 --
 -- The first process after the interval measures, and others read what it has found. One that comes
--- meanwhile waits for the row and measures nothing.
+-- meanwhile waits for the row and measures nothing. A time in the future is of a clock that was set
+-- back since.
 UPDATE measurements SET taken_at = now(), data = (
     WITH closed AS MATERIALIZED (
         SELECT id FROM orgs WHERE suspended_at IS NOT NULL
@@ -61,4 +62,5 @@ UPDATE measurements SET taken_at = now(), data = (
         'webhooks', (SELECT row_to_json(due) FROM due)
     )
 )
-WHERE taken_at < now() - make_interval(secs => %(interval)s)
+WHERE taken_at NOT BETWEEN now() - make_interval(secs => %(interval)s)
+    AND now() + make_interval(secs => %(interval)s)

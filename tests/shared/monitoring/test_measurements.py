@@ -1,6 +1,7 @@
 """Measurements of the whole installation."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -95,6 +96,19 @@ def test_postgres_is_measured_once_in_an_interval(stored: StoredRuns) -> None:
     again = measurements.current(stored.connections)
     assert first == again
     assert {} == again.data["states"]
+
+
+def test_a_measurement_of_the_future_does_not_last(stored: StoredRuns) -> None:
+    """Postgres' clock was set back by an hour: the next question is answered anew."""
+    with stored.connections.transaction() as tx:
+        tx.sql.exec_driver_sql(
+            "UPDATE measurements SET taken_at = now() + interval '1 hour', data = '{}'"
+        )
+
+    measured = measurements.current(stored.connections)
+
+    assert measured.at < datetime.now(UTC) + timedelta(minutes=1)
+    assert 0 == measured.data["workers"]
 
 
 _OLD_RUNS = """
