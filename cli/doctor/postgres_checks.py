@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -223,7 +223,7 @@ _SCHEMAS_OUT_OF_REACH = text(
 )
 
 
-def of_schema(settings: Settings, sql: Connection) -> Iterator[Finding]:
+def of_schema(_settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Compare the schema with this code, and look at role, privileges and row-level security."""
     version = schema.current_version(sql)
     if version is None and (hidden := sql.scalars(_SCHEMAS_OUT_OF_REACH).all()):
@@ -239,11 +239,12 @@ def of_schema(settings: Settings, sql: Connection) -> Iterator[Finding]:
         return
     newer = version != schema.needed_version()
     yield ok("schema", f"{version}{', newer than this code, which can use it' if newer else ''}")
-    yield from _role(settings, sql)
+    yield from _role(sql)
 
 
-def _role(settings: Settings, sql: Connection) -> Iterator[Finding]:
-    name = make_url(settings.database_url).username or str(sql.scalar(text("SELECT current_user")))
+def _role(sql: Connection) -> Iterator[Finding]:
+    # Not the user of the URL, which a pooler may have for another role.
+    name = str(sql.scalar(text("SELECT current_user")))
     lacking = service_role.lacking(sql)
     if lacking:
         yield fail(

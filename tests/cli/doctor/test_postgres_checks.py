@@ -180,3 +180,17 @@ def test_a_wall_with_a_gap_fails(examine: Examine, new_database: Callable[[], st
         sql.execute(text("ALTER TABLE threads DISABLE ROW LEVEL SECURITY"))
     [(level, why)] = examine(ARKLOOP_DATABASE_URL=behind).of("row security")
     assert ("fail", "on, but not for threads") == (level, why)
+
+
+def test_the_role_of_the_session_counts(examine: Examine, new_database: Callable[[], str]) -> None:
+    """A pooler may log in as another role than the URL names, such as a superuser."""
+    url = new_database()
+    walls.put_up(url)
+    login = f"login_{secrets.token_hex(4)}"
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text(f"CREATE ROLE {login} LOGIN NOINHERIT IN ROLE postgres"))
+        sql.execute(text(f"ALTER ROLE {login} SET role = 'postgres'"))
+
+    [(level, why)] = examine(ARKLOOP_DATABASE_URL=walls.as_user(url, login)).of("row security")
+
+    assert ("warn", True) == (level, "postgres" in why)
