@@ -117,8 +117,11 @@ class Watch:
         self.wake()
 
     def leave(self) -> None:
-        """End the stream of a client that has closed its connection."""
-        self.has_left = True
+        """End the stream of a client that has closed its connection.
+
+        Where the stream was broken off before, the end of the connection is the server's doing.
+        """
+        self.has_left = self.has_left or not self.is_broken_off
         self.interrupt()
 
     def cut(self) -> None:

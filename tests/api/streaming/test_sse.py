@@ -353,6 +353,30 @@ def test_a_client_that_takes_nothing_has_not_left(
     there.close()
 
 
+def test_a_client_that_is_cut_off_has_not_left(
+    hub: StreamHub, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own end of a slow client's connection cancels no run."""
+    monkeypatch.setattr(held_pages, "MAX_HELD_BYTES", 1)
+    monkeypatch.setattr(held_pages, "STALLED_SECONDS", 0)
+    left: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    with here, there:
+        watch = Watch(run.id, run.stored.actor, connection=here)
+        stream = sse.stream(hub, watch, {}, on_leave=lambda: left.append(True))
+        next(stream)
+        next(stream)  # a page, which the client never takes
+
+        eventually(lambda: watch.is_broken_off)
+        with hub._lock:  # the check that has cut it off has looked at the connections, too
+            pass
+        stream.close()  # type: ignore[attr-defined]  # gunicorn does so when a write fails
+
+        assert [] == left
+
+
 def test_what_is_kept_of_the_request_is_emptied(hub: StreamHub, run: FollowedRun) -> None:
     """Thousands of idle streams would hold thousands of environments."""
     environ = {"HTTP_HOST": "localhost"}
