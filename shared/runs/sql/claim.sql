@@ -25,7 +25,8 @@ WITH wanted AS (
     UPDATE runs r SET
         state = 'executing',
         owner = %(worker_id)s,
-        fence = r.fence + 1,
+        -- Random: if this commit is lost, the next claim needs another fence (decision 23).
+        fence = r.fence + 1 + floor(random() * 1000000)::bigint,
         -- Only the first execution and those after a lost worker count.
         attempt = r.attempt + (r.attempt = 0
             OR r.resume_reason IS NOT DISTINCT FROM 'worker_lost')::integer,

@@ -228,7 +228,8 @@ def test_runs_of_a_tree_spend_from_one_limit(
     helper = workers("helper")
 
     helper.take()
-    over = helper.post("reserve", run_id=helper.run["run_id"], fence=1, usd=0.8).json
+    held = {"run_id": helper.run["run_id"], "fence": helper.run["fence"]}
+    over = helper.post("reserve", **held, usd=0.8).json
     helper.take()
     helper.write("append", cost(0.5))
     helper.write("complete", content="Did it.")

@@ -36,7 +36,7 @@ def test_of_eight_claims_at_once_one_wins(stored: StoredRuns) -> None:
 
         assert 1 == len(won)
         assert ["run.started"] == stored.types(run_id)
-        assert (1, 1, 1) == (won[0].attempt, won[0].fence, won[0].last_seq)
+        assert (1, 1) == (won[0].attempt, won[0].last_seq)
 
 
 def test_a_claim_has_the_metadata_of_the_run(stored: StoredRuns) -> None:
