@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
+from arkloop.shared.runs import trees
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.accounts import api_keys
@@ -41,8 +41,8 @@ def cancel_runs(
 ) -> None:
     """Request the cancellation of all active runs of these keys, by default for their owners.
 
-    A run that is being executed ends at once, by a signal to its worker. No worker claims the
-    others any more, and the sweep ends them.
+    A run that is being executed ends at once: its worker is notified. No worker claims the others
+    any more, and the sweep ends them.
     """
     _cancel(tx, _CANCEL_RUNS_OF_KEYS, key_ids=list(key_ids), by_user_id=by_user_id)
 
@@ -60,7 +60,5 @@ def cancel_runs_of_suspended_orgs(
 def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:
     cancelled = tx.sql.exec_driver_sql(cancel, parameters).all()
     tx.after_commit += [
-        signals.Cancel(run.id, run.owner, run.cancel_requested_by)
-        for run in cancelled
-        if run.state == RunState.EXECUTING
+        trees.notification_of_cancel(run) for run in cancelled if run.state == RunState.EXECUTING
     ]

@@ -113,7 +113,11 @@ def carry_out(
 
     `known` is what `interrupted_calls.look_up` has found before the request.
     """
-    tx.after_commit += [_wish(run) for run in cancelled if _is(run, Effect.REQUEST_CANCEL)]
+    tx.after_commit += [
+        notification_of_cancel(run, is_plain=not run.has_cause)
+        for run in cancelled
+        if _is(run, Effect.REQUEST_CANCEL)
+    ]
     unheld = [run for run in cancelled if _is(run, Effect.END_ACTIVE) or _is(run, Effect.WITHDRAW)]
     end_unheld(tx, [run.id for run in unheld if run.depth == 0], known)
     # After the signals, and not before the response: each takes some milliseconds.
@@ -144,11 +148,13 @@ def start_held(tx: Transaction) -> None:
         sub_runs.start_held(tx, parent_run_id)
 
 
-def _wish(run: Row[Any]) -> Notification:
-    """Return the notification of a cancel for the owner of an executing run."""
+def notification_of_cancel(run: Row[Any], *, is_plain: bool = False) -> Notification:
+    """Return the notification of a cancel for the owner of an executing run.
+
+    Heartbeats of agent workers wait for news: no process listens to the signals of such an owner.
+    """
     if run.agent is None:
-        by_user_id = run.cancel_requested_by
-        return signals.Cancel(run.id, run.owner, by_user_id, is_plain=not run.has_cause)
+        return signals.Cancel(run.id, run.owner, run.cancel_requested_by, is_plain=is_plain)
     return signals.Wake(agent_workers.news_topic(run.owner), str(run.id), everyone=True)
 
 

@@ -18,4 +18,4 @@ UPDATE runs r
 SET cancel_requested_at = now(),
     cancel_requested_by = coalesce(%(by_user_id)s::uuid, unended.user_id)
 FROM unended WHERE r.id = unended.id
-RETURNING r.id, r.state, r.owner, r.cancel_requested_by
+RETURNING r.id, r.state, r.owner, r.agent, r.cancel_requested_by

@@ -13,4 +13,4 @@ UPDATE runs r
 SET cancel_requested_at = now(), cancel_reason = 'org_suspended',
     cancel_requested_by = coalesce(%(by_user_id)s::uuid, r.created_by_user_id)
 FROM executing WHERE r.id = executing.id
-RETURNING r.id, r.state, r.owner, r.cancel_requested_by
+RETURNING r.id, r.state, r.owner, r.agent, r.cancel_requested_by

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, text, update
 
-from arkloop.shared.accounts import api_keys
+from arkloop.shared.accounts import api_keys, suspensions
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import queries, sweep
+from arkloop.shared.runs.agent_workers import news_topic
+from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns, ago
@@ -96,6 +98,23 @@ def test_a_revoked_keys_executing_run_is_to_be_cancelled_for_the_revoker(
     assert ("executing", stored.actor.user_id) == (row["state"], row["cancel_requested_by"])
     key = stored.connections.keys.cancel(claim.run_id)
     assert str(stored.actor.user_id) == stored.connections.redis.get(key)
+
+
+@pytest.mark.parametrize("by", ["key", "suspension"])
+def test_an_agent_worker_hears_of_a_cancel_at_once(
+    stored: StoredRuns, by_key: StoredRuns, by: str
+) -> None:
+    """The heartbeat that waits for news of the worker's runs is woken."""
+    claim, key_id = by_key.claimed(), by_key.actor.api_key_id
+    stored.set(claim.run_id, agent="mine")
+    topic = news_topic(stored.row(claim.run_id)["owner"])
+
+    with stored.connections.transaction() as tx:
+        if by == "key" and key_id is not None:
+            api_keys.revoke(tx, stored.actor, key_id)
+        else:
+            suspensions.suspend(tx, stored.actor.org_id, "Unpaid bills")
+        assert Wake(topic, str(claim.run_id), everyone=True) in tx.after_commit
 
 
 def test_a_run_that_was_created_as_its_key_was_revoked_is_found_by_the_sweep(
