@@ -4,6 +4,8 @@
 there is one, then that of the thread, then that of the run which starts.
 """
 
+import logging
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -13,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Row,
     RowMapping,
+    and_,
     exists,
     func,
     literal,
@@ -21,21 +24,35 @@ from sqlalchemy import (
     update,
 )
 
+from arkloop.shared import logs
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import agent_queue, offered_messages, places
 from arkloop.shared.runs.states import ACTIVE, RunState
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
+from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import IS_ACTIVE, IS_PENDING, IS_SCHEDULED, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 
+log = logging.getLogger(__name__)
+
 #: Runs whose time has come, and threads without an active run, that one look finds.
 BATCH = 100
+#: Runs that one look finds where more have become due: they start in turns of their orgs.
+DUE_AT_ONCE = 1_000
+#: A pass starts no more than `BATCH` of them after this time: what else the sweep does must not be
+#: late.
+PASS_SECONDS = 1.0
 
+#: A thread that is locked for longer is left to the next pass, or nobody's run would start in this.
+_SHORT_LOCKS = "SET LOCAL lock_timeout = '100ms'"
 _START = statement(__package__, "start")
+_DUE_IN_TURNS = statement(__package__, "due_in_turns")
+_IS_DUE = and_(IS_SCHEDULED, runs.c.not_before <= func.now())
 _LOCK_ACTIVE = statement(__package__, "lock_active")
 _OTHER = runs.alias()
 
@@ -163,27 +180,48 @@ def start_due(connections: Connections) -> None:
     Raises:
         Unavailable
     """
+    tried: set[UUID] = set()
+    due = _find_due(connections)
+    ends_at = time.monotonic() + PASS_SECONDS
+    while due := [run for run in due if run["id"] not in tried]:
+        for run in due:
+            if time.monotonic() > ends_at and len(tried) >= BATCH:
+                return
+            tried.add(run["id"])
+            about = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
+            with logs.about(**about, trace_id=run["trace_id"]):
+                _start_due(connections, run["id"])
+        due = _find_due(connections)
+
+
+def _find_due(connections: Connections) -> Sequence[RowMapping]:
+    """Find runs whose time has come: all in the order of their times, or many in turns of orgs."""
+    oldest = select(runs.c.id, runs.c.org_id, runs.c.trace_id).where(_IS_DUE)
     with connections.reading() as sql:
-        due = sql.scalars(
-            select(runs.c.id)
-            .where(
-                IS_SCHEDULED,
-                runs.c.not_before <= func.now(),
-                # These are ended, not started, and may be many: after the loss of a key.
-                runs.c.cancel_requested_at.is_(None),
-            )
-            .order_by(runs.c.not_before)
-            .limit(BATCH)
-        ).all()
-    for run_id in due:
+        due = sql.execute(oldest.order_by(runs.c.not_before).limit(BATCH)).mappings().all()
+        if len(due) < BATCH:
+            return due
+        return sql.exec_driver_sql(_DUE_IN_TURNS, {"most": DUE_AT_ONCE}).mappings().all()
+
+
+def _start_due(connections: Connections, run_id: UUID) -> None:
+    """Start one of them; its failure does not stop the others."""
+    try:
         with connections.transaction() as tx:
+            tx.sql.exec_driver_sql(_SHORT_LOCKS)
             _is_due(tx, run_id)
+    except Unavailable as error:
+        if not postgres.is_locked(error.__cause__):
+            raise
+        log.warning("scheduled run %s is not started: its thread is locked", run_id)
+    except Exception:
+        log.exception("starting scheduled run %s failed; continuing with the others", run_id)
 
 
 def _is_due(tx: Transaction, run_id: UUID) -> None:
     run = tx.sql.execute(
         select(runs.c.id, runs.c.state, runs.c.thread_id)
-        .where(runs.c.id == run_id, IS_SCHEDULED, runs.c.cancel_requested_at.is_(None))
+        .where(runs.c.id == run_id, IS_SCHEDULED)
         .with_for_update(key_share=True, skip_locked=True)
     ).one_or_none()
     if run is None:

@@ -331,6 +331,11 @@ def is_outage(error: DBAPIError) -> bool:
     return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
 
 
+def is_locked(error: BaseException | None) -> bool:
+    """Return whether the error means that somebody else held a lock for too long."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, errors.LockNotAvailable)
+
+
 def is_unknown_to_schema(error: DBAPIError) -> bool:
     """Return whether a table, column, type or function is missing, as before a migration."""
     missing = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)

@@ -41,7 +41,9 @@ FIRST_WAITING = 2**51
 WAITS_FOR_THREAD = text(f"position >= {FIRST_WAITING} AND ended_at IS NULL")
 IS_PENDING = text(f"state = 'pending' AND {WAITS_FOR_THREAD}")
 HAS_TIME = text(f"not_before IS NOT NULL AND {WAITS_FOR_THREAD}")
-IS_SCHEDULED = text(f"state = 'scheduled' AND {HAS_TIME}")
+#: Scheduled runs without those that are to be cancelled. These are ended, not started, and may be
+#: many: after the loss of a key.
+IS_SCHEDULED = text(f"state = 'scheduled' AND {HAS_TIME} AND cancel_requested_at IS NULL")
 #: As `IS_ACTIVE`: runs that are to be cancelled and that no worker holds.
 UNHELD_AND_CANCELLED = text(
     "cancel_requested_at IS NOT NULL"
@@ -164,6 +166,12 @@ runs = Table(
         postgresql_where=text("state = 'queued' AND agent IS NULL"),
     ),
     Index("ix_runs_not_before", "not_before", postgresql_where=HAS_TIME),
+    Index(
+        "ix_runs_scheduled_org_id_not_before",
+        *("org_id", "not_before"),
+        # As above: looks at all that is due, in the order of its time, must not read this one.
+        postgresql_where=text(f"{IS_SCHEDULED} AND org_id IS NOT NULL"),
+    ),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index(
         "ix_runs_unended_cancel_requested_at",

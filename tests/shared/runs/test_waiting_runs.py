@@ -1,16 +1,20 @@
 """Runs that wait for their thread: the end of the active run starts the next one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import sweep, waiting_runs
+from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.storage.tables.runs import workers
 from arkloop.shared.storage.tables.threads import threads
+from tests.clients import Register
+from tests.query_plans import Plans, noted
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed, failed
 from tests.stored_runs import StoredRuns, ago
@@ -51,6 +55,13 @@ def test_a_message_that_waits_is_not_seen_by_the_active_run(thread: BusyThread) 
     with thread.stored.connections.reading() as sql:
         next_position = select(threads.c.next_position).where(threads.c.id == thread.id)
         assert 5 == sql.scalar(next_position)
+
+
+def later(stored: StoredRuns, seconds: float) -> Created:
+    """Create a scheduled run, in a thread of its own, whose time came this long ago."""
+    made = BusyThread(stored).say("a", not_before=LATER)
+    stored.set(made.run_id, not_before=ago(seconds=seconds))
+    return made
 
 
 def _by_worker(thread: BusyThread, run_id: UUID) -> None:
@@ -154,12 +165,79 @@ def test_cancelled_runs_do_not_keep_scheduled_ones_waiting(
 ) -> None:
     """They may be more than one look finds, and in an org that was moved they stay for good."""
     monkeypatch.setattr(waiting_runs, "BATCH", 1)
-    cancelled, later = (thread.say(text, not_before=LATER) for text in "ab")
+    cancelled, due = (thread.say(text, not_before=LATER) for text in "ab")
     thread.stored.set(cancelled.run_id, cancel_requested_at=func.now(), not_before=ago(seconds=9))
-    thread.stored.set(later.run_id, not_before=ago(seconds=1))
+    thread.stored.set(due.run_id, not_before=ago(seconds=1))
 
     waiting_runs.start_due(thread.stored.connections)
     assert ["scheduled", "queued"] == thread.states()
+
+
+def test_due_runs_start_in_turns_of_their_orgs(
+    stored: StoredRuns, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An org with very many does not delay those of others, and one pass makes several looks."""
+    monkeypatch.setattr(waiting_runs, "BATCH", 1)
+    monkeypatch.setattr(waiting_runs, "DUE_AT_ONCE", 2)
+    other = StoredRuns.of(stored.connections, register())
+    many = [later(stored, seconds=60 - at).run_id for at in range(4)]
+    few = [later(other, seconds=9 - at).run_id for at in range(2)]
+    sent: list[UUID] = []
+
+    with noted(stored.connections) as statements:
+        waiting_runs.start_due(replace(stored.connections, enqueue=sent.extend))
+
+    in_turns = next(one for one in statements if one[0].startswith("WITH RECURSIVE step"))
+    Plans(stored.connections, in_turns).check({"ix_runs_scheduled_org_id_not_before"})
+    assert [many[0], few[0], many[1], few[1], *many[2:]] == sorted(sent, key=sent.index)
+
+
+def test_a_pass_ends_in_time_and_the_next_one_starts_the_rest(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else the sweep does is not delayed by very many that are due."""
+    due = [later(stored, seconds=9 - at).run_id for at in range(2)]
+    monkeypatch.setattr(waiting_runs, "BATCH", 1)
+    monkeypatch.setattr(waiting_runs, "PASS_SECONDS", -1)
+
+    waiting_runs.start_due(stored.connections)
+    assert ["queued", "scheduled"] == [stored.state(run_id) for run_id in due]
+    waiting_runs.start_due(stored.connections)
+    assert ["queued", "queued"] == [stored.state(run_id) for run_id in due]
+
+
+def test_a_locked_thread_does_not_keep_due_runs_of_others_waiting(stored: StoredRuns) -> None:
+    """Its own run starts when the lock is released."""
+    locked, free = later(stored, seconds=9), later(stored, seconds=1)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(threads).where(threads.c.id == locked.thread_id).with_for_update())
+        waiting_runs.start_due(stored.connections)
+        assert ["scheduled", "queued"] == [stored.state(made.run_id) for made in (locked, free)]
+
+    waiting_runs.start_due(stored.connections)
+    assert "queued" == stored.state(locked.run_id)
+
+
+def test_a_due_run_that_cannot_be_started_does_not_stop_the_others(
+    stored: StoredRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure is logged, and the run is found again."""
+    broken, sound = later(stored, seconds=9), later(stored, seconds=1)
+
+    def place_messages_from(position: int) -> None:
+        of_thread = update(threads).where(threads.c.id == broken.thread_id)
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(of_thread.values(next_position=position))
+
+    place_messages_from(9223372036854775807)  # there is no place behind it
+    waiting_runs.start_due(stored.connections)
+    assert ["scheduled", "queued"] == [stored.state(made.run_id) for made in (broken, sound)]
+    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert str(broken.run_id) in error.getMessage()
+
+    place_messages_from(1)
+    waiting_runs.start_due(stored.connections)
+    assert "queued" == stored.state(broken.run_id)
 
 
 def test_a_scheduled_run_waits_for_a_busy_thread(thread: BusyThread) -> None:
