@@ -34,7 +34,7 @@ STATES = ("pending", "delivered", "dead")
 LEASE_FACTOR = 2
 #: Pauses are longer by up to this part, so that what failed together is not repeated together.
 JITTER = 0.25
-#: An endpoint that has failed for this long and responds again gets at once what waits for it.
+#: An endpoint that has failed for this long and responds again gets at once what failed meanwhile.
 STEADY_SECONDS = 5.0
 #: Deliveries that become due by one statement; the next success makes as many more due.
 HASTENED_AT_ONCE = 10_000
@@ -182,7 +182,7 @@ def claim(
             "most": most_per_endpoint,
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),
-            "lease_seconds": settings.webhook_timeout_seconds * LEASE_FACTOR,
+            "lease_seconds": _lease(settings),
         },
     ).all()
 
@@ -202,9 +202,14 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),
             "window_seconds": sum(settings.webhook_retry_seconds),
             "steady_seconds": STEADY_SECONDS,
+            "lease_seconds": _lease(settings),
             "most_hastened": HASTENED_AT_ONCE,
         },
     )
+
+
+def _lease(settings: Settings) -> float:
+    return settings.webhook_timeout_seconds * LEASE_FACTOR
 
 
 def _pause(settings: Settings, attempt: int) -> float:

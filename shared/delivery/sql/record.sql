@@ -2,8 +2,10 @@
 --
 -- A 410 of an address that the endpoint had before is a failure like others.
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
--- that responds again after failures gets at once whatever waits for it. Those that do so together
--- share `most_hastened`; one for which more may wait counts as failing until its next success.
+-- that responds again after failures gets at once what it has failed to take since they began. What it
+-- refused before then keeps its pause: a message that it always refuses is not repeated after each
+-- outage. Those that do so together share `most_hastened`; one for which more may wait counts as
+-- failing until its next success.
 --
 -- Later deliveries of the run are due no sooner than one that is pending again, or each claim would
 -- read them in vain, and at once after one that is delivered or dead. By `state = 'pending'`
@@ -54,7 +56,9 @@ WITH given AS (
     SELECT endpoint_id, bool_or(is_delivered) AS is_working, bool_or(is_gone) AS is_gone
     FROM recorded GROUP BY endpoint_id
 ), working AS (
-    SELECT e.id FROM webhook_endpoints e
+    -- The first of these attempts began before its failure, by less than a lease.
+    SELECT e.id, e.failing_since - make_interval(secs => %(lease_seconds)s) AS failing_from
+    FROM webhook_endpoints e
     JOIN result_of_endpoint r ON r.endpoint_id = e.id AND r.is_working AND NOT r.is_gone
     WHERE e.failing_since < now() - make_interval(secs => %(steady_seconds)s)
 ), share AS (
@@ -65,6 +69,7 @@ WITH given AS (
             SELECT d.id FROM webhook_deliveries d
             WHERE d.endpoint_id = w.id AND d.state = 'pending' AND d.due_at > now()
                 AND d.leased_until IS NULL
+                AND (d.tried_since IS NULL OR d.tried_since >= w.failing_from)
                 AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
             LIMIT (SELECT most FROM share)
             FOR NO KEY UPDATE SKIP LOCKED
