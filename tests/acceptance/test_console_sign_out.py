@@ -21,6 +21,13 @@ pytestmark = [
 ]
 LOGOUT = "**/v1/auth/logout"
 REFRESH = "**/v1/auth/refresh"
+BEGINS = "**/v1/runs"
+#: At once, so that no other request of the page renews the token before.
+SEND_LATER = """button => {
+  const now = Date.now
+  Date.now = () => now() + 16 * 60_000
+  button.click()
+}"""
 UNAUTHORIZED = {"code": "auth.unauthorized", "message": "Log in again.", "details": {}}
 
 
@@ -222,3 +229,64 @@ def test_nobody_else_sees_what_was_not_sent(
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
     if ending != "reload":
         assert [] == page.evaluate("Object.keys(sessionStorage)")
+
+
+def holding(context: BrowserContext) -> list[Route]:
+    """Let first messages wait on their way; returns their requests as they come."""
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    context.route(BEGINS, keep)
+    return held
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    press(page, "Send")
+
+
+@pytest.mark.parametrize(
+    ("status", "by_key"), [(502, False), (503, False), (401, False), (401, True)]
+)
+def test_a_message_that_is_on_its_way_is_sent_in_nobody_elses_name(
+    context: BrowserContext, user: Caller, system: System, status: int, by_key: bool
+) -> None:
+    """The request of a person who has signed out fails when another one is signed in."""
+    page, other = signed_in(context, user, "/threads/new"), system.caller()
+    held = holding(context)
+    with page.expect_request(BEGINS):
+        say(page, "A secret")
+    press(page, "Sign out")
+    expect(sign_in_page(page)).to_be_visible()
+    if by_key:
+        page.get_by_role("button", name="Sign in with an API key").click()
+        page.get_by_label("API key").fill(other.api_key(name="console")[1])
+    else:
+        page.get_by_label("User name or email").fill(other.login)
+        page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Sign in")
+    expect(page.get_by_role("navigation")).to_be_visible()
+    with page.expect_response(BEGINS):
+        held[0].fulfill(status=status, json=UNAUTHORIZED)
+    page.wait_for_timeout(1_500)  # the first repetition would come after half a second
+
+    assert 1 == len(held)
+    expect(page.get_by_role("navigation")).to_be_visible()
+
+
+def test_a_token_of_somebody_else_sends_no_message(
+    context: BrowserContext, user: Caller, system: System
+) -> None:
+    """The cookie is another person's by now: the page is loaded anew, and sends nothing."""
+    page, other = signed_in(context, user, "/threads/new"), system.colleague(user)
+    held = holding(context)
+    body = {"login": other.login, "password": PASSWORD}
+    assert context.request.post(f"{user.url}/v1/auth/login", data=body).ok
+    page.get_by_label("Message", exact=True).fill("A secret")
+    page.get_by_role("button", name="Send").evaluate(SEND_LATER)
+    expect(page.get_by_role("navigation")).to_contain_text("member ·")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+    assert [] == held

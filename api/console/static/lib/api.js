@@ -1,6 +1,6 @@
 // Requests to `/v1`, with the token of the session.
 import { parse } from "./exact.js"
-import { SUSPENDED, SignedOut, Suspended, bearer, state } from "./session.js"
+import { SUSPENDED, SignedOut, Suspended, bearer, me, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 
@@ -32,12 +32,17 @@ const LOST = [502, 504]
  * Send a request; on an access token that has ended, once more with a new one.
  * @param {string} method
  * @param {string} path below `/v1/`, or a URL
- * @param {{body?: unknown, headers?: Record<string, string>, signal?: AbortSignal}} [options]
+ * @param {{body?: unknown, headers?: Record<string, string>, signal?: AbortSignal, user?: import("./session.js").Me | null}} [options]
+ *   `user` is who makes the request
  * @returns {Promise<Response>} a successful one
  */
-export async function send(method, path, { body, headers = {}, signal } = {}) {
+export async function send(method, path, { body, headers = {}, signal, user = me.get() } = {}) {
   for (let attempt = 0; ; attempt += 1) {
+    // While the request failed, or waits for its token, another person may have signed in: the first
+    // must not have a token renewed that is the second's.
+    if (me.get() !== user) throw new SignedOut()
     const token = await token_(attempt > 0)
+    if (me.get() !== user) throw new SignedOut()
     let response
     try {
       response = await fetch(new URL(path, V1), {
@@ -103,7 +108,8 @@ export async function page(path, params = {}, signal) {
 }
 
 /**
- * Send a change. If the network or a proxy loses it, it is sent again with the same key, so that it is made once.
+ * Send a change. If the network or a proxy loses it, it is sent again with the same key, so that it is made once,
+ * until the person who makes it signs out.
  * @param {string} method
  * @param {string} path
  * @param {unknown} [body]
@@ -112,9 +118,10 @@ export async function page(path, params = {}, signal) {
  */
 export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID(), until = Infinity } = {}) {
   const headers = method === "POST" ? { "Idempotency-Key": key } : {}
+  const user = me.get()
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
-      const response = await send(method, path, { body, headers, signal })
+      const response = await send(method, path, { body, headers, signal, user })
       return response.status === 204 ? null : await bodyOf(response, signal)
     } catch (error) {
       // The request before was carried out, and only its response was lost.

@@ -64,7 +64,7 @@ function claims(token) {
   }
 }
 
-/** @param {string} token */
+/** Use a token from now on; false if it is another person's, for whom the page is loaded anew. @param {string} token */
 function accept(token) {
   const before = me.get()
   const { sub, org } = claims(token)
@@ -72,11 +72,12 @@ function accept(token) {
     // Another tab has signed in somebody else, or in another org: nothing from before may stay.
     forgetDrafts()
     location.reload()
-    return
+    return false
   }
   credential = { kind: "login", token }
   gotAt = Date.now()
   if (state.get() === "expired") state.set("in")
+  return true
 }
 
 /** True while the access token is good for another minute, by the server's clock and this one. */
@@ -100,8 +101,10 @@ async function refresh() {
     if (response.status === 401 || response.status === 403) return null
     if (!response.ok) throw new TypeError(`refresh: ${response.status}`)
     const { access_token: token } = await response.json()
-    accept(token)
+    const isSame = accept(token)
     channel?.postMessage({ type: "token", token })
+    // Requests of the person before are not made with it.
+    if (!isSame) throw new SignedOut()
     return token
   }
   return navigator.locks ? navigator.locks.request(LOCK, exchange) : exchange()
