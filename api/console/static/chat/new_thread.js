@@ -6,7 +6,7 @@ import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
-import { deliver } from "./outbox.js"
+import { deliver, lastBody } from "./outbox.js"
 
 /** @param {{onMade: () => void}} props */
 export function NewThread({ onMade }) {
@@ -15,9 +15,11 @@ export function NewThread({ onMade }) {
     const [personas, routes] = await Promise.all([get("personas", {}, signal), get("routes", {}, signal)])
     return { personas: newest(personas), routes }
   }, [])
-  const [persona, setPersona] = useState("")
-  const [routeId, setRoute] = useState("")
-  const [title, setTitle] = useState("")
+  // A message that is here again, or still being sent, has them already.
+  const [before] = useState(() => lastBody("new"))
+  const [persona, setPersona] = useState(before?.persona_id ?? "")
+  const [routeId, setRoute] = useState(before?.route_id ?? "")
+  const [title, setTitle] = useState(() => (before === null ? "" : titleGiven(before)))
   const action = useAction()
   const requestOf = (/** @type {any} */ message) => ({
     thread: { title: title.trim() || titleOf(message) }, message: messageOf(message), persona_id: persona || null, route_id: routeId || null,
@@ -53,6 +55,11 @@ function titleOf(message) {
   const text = parts(message).map((part) => part.text ?? "").join(" ").trim() || "Files"
   const line = text.replace(/\s+/g, " ").trim()
   return line.length <= 60 ? line : `${line.slice(0, 60).replace(/ \S*$/, "")} …`
+}
+
+/** Return the title that a person has given a thread; "" if it is the beginning of the message. @param {any} request */
+function titleGiven({ thread, message }) {
+  return thread.title === titleOf(message.content ?? message) ? "" : thread.title
 }
 
 /** @param {any[]} personas @returns {string[]} the keys, without versions */

@@ -18,6 +18,7 @@ const UNSURE = [401, 403, 429]
 const requests = new Map()
 
 const filesName = (/** @type {string} */ name) => `${draftName(name)}.files`
+const requestName = (/** @type {string} */ name) => `${draftName(name)}.request`
 const outgoingName = (/** @type {string} */ name) => `${draftName(name)}.sending`
 
 /** @param {string} name @returns {Outgoing | null} */
@@ -47,6 +48,9 @@ export const textOf = ({ body: { message } }) => parts(message.content ?? messag
 /** Join a text that comes back with what was written meanwhile. @param {string} text @param {string} now */
 export const joined = (text, now) => [text, now].filter(Boolean).join("\n\n")
 
+/** Return the body of the message that is being sent, or has come back; null if there is none. @param {string} name @returns {any} */
+export const lastBody = (name) => read(name)?.body ?? JSON.parse(sessionStorage.getItem(requestName(name)) ?? "null")
+
 /** Return the text that was being written. @param {string} name */
 export function draftOf(name) {
   const found = read(name)
@@ -62,6 +66,7 @@ export function saveDraft(name, text) {
     return
   }
   sessionStorage.removeItem(draftName(name))
+  sessionStorage.removeItem(requestName(name))
   // Where the text was deleted, the same words are another message later.
   if (read(name)?.isReturned) sessionStorage.removeItem(outgoingName(name))
 }
@@ -150,4 +155,6 @@ function giveBack(name, outgoing) {
   sessionStorage.removeItem(outgoingName(name))
   saveDraft(name, joined(textOf(outgoing), sessionStorage.getItem(draftName(name)) ?? ""))
   saveFiles(name, [...outgoing.files, ...filesOf(name)])
+  // A first message has more than a text and files. Its key is not kept here.
+  store(requestName(name), JSON.stringify(outgoing.body))
 }

@@ -1,0 +1,63 @@
+"""First messages of threads in the console, in a real Chromium: how they come back and arrive."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import (
+    BEGINS,
+    Loss,
+    box,
+    killed,
+    lose,
+    refused,
+    say,
+    unreachable,
+)
+from tests.acceptance.test_console_settings import press, signed_in
+from tests.caller import Caller, script
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+@pytest.mark.parametrize(
+    ("title", "first", "hours", "then"),
+    [
+        pytest.param("A title", unreachable, 0, refused(422), id="refused"),
+        pytest.param("", unreachable, 13, None, id="old"),
+        pytest.param("", killed, 0, refused(429), id="arrived"),
+    ],
+)
+def test_a_first_message_comes_back_whole(
+    context: BrowserContext, user: Caller, title: str, first: Loss, hours: int, then: Loss | None
+) -> None:
+    """Its persona, route and title are there after a reload, and one thread begins with it."""
+    page, said = signed_in(context, user, "/threads/new"), script({"say": "Heard."})
+    known = {thread["id"] for thread in user.get("/v1/threads")}
+    fields = {"Title": title, "Persona": "careful", "Route": "scripted"}
+    page.get_by_label("Title").fill(title)
+    for name in ("Persona", "Route"):
+        page.get_by_label(name, exact=True).select_option(fields[name])
+    lose(context, BEGINS, first, *[unreachable] * 100)
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/v1/runs")):
+        say(page, said)
+    context.unroute(BEGINS)
+    lose(context, BEGINS, *([then] if then else []))
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(hours=hours))
+    page.reload()
+    expect(box(page)).to_have_value(said)
+    for name, value in fields.items():
+        expect(page.get_by_label(name, exact=True)).to_have_value(value)
+    press(page, "Send")
+
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+    [begun] = [thread for thread in user.get("/v1/threads") if thread["id"] not in known]
+    assert begun["title"].startswith(title or '{"script"')
+    [run] = user.get(f"/v1/threads/{begun['id']}/runs")
+    made = user.get_run(run["run_id"])
+    assert ("careful@1", "scripted") == (made["persona_id"], made["route_id"])
