@@ -206,6 +206,18 @@ def test_retry_after_is_waited_for(call: str) -> None:
     assert time.monotonic() - begun >= 1
 
 
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
+    """A request before it, whose response was lost, may have been carried out."""
+    client, requests = _playing(httpx.Response(status), httpx.Response(201, json={}))
+
+    with client:
+        client.create("Hello")
+
+    [first, second] = [request.headers["Idempotency-Key"] for request in requests]
+    assert first == second
+
+
 def test_a_retry_after_beyond_the_patience_is_raised_at_once() -> None:
     """The error says how long the caller would have to wait."""
     client, requests = _playing(httpx.Response(429, headers={"Retry-After": "6"}))

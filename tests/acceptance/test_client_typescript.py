@@ -167,6 +167,16 @@ def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int)
     assert 1_000 <= made["ms"]
 
 
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
+    """A request before it, whose response was lost, may have been carried out."""
+    made = _called("create", {"status": status}, {"status": 201})
+
+    assert (2, None) == (made["attempts"], made["thrown"])
+    [key] = set(made["keys"])
+    assert key
+
+
 def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
     """The error says how long the caller would have to wait."""
     made = _called("get", {"status": 429, "headers": {"Retry-After": "6"}}, patience=5_000)

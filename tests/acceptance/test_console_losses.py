@@ -303,17 +303,19 @@ def test_stop_leaves_a_message_on_its_way(context: BrowserContext, user: Caller)
     assert all("The first" == route.request.post_data_json["message"] for route in held)
 
 
+@pytest.mark.parametrize("status", [408, 429])
 def test_a_message_that_may_have_arrived_keeps_its_key(
-    context: BrowserContext, user: Caller
+    context: BrowserContext, user: Caller, status: int
 ) -> None:
     """Sent again by the person it is there once; words that were deleted are a new message."""
     thread_id, said = user.thread(), script({"say": "Heard."})
     page = signed_in(context, user, f"/threads/{thread_id}")
-    lose(context, CREATES, killed, refused(429), None, killed, refused(429))
+    lose(context, CREATES, killed, refused(status), None, killed, refused(status))
     say(page, said)
     expect(page.get_by_role("alert")).to_contain_text("Come back later.")
     expect(box(page)).to_have_value(said)
-    page.get_by_role("button", name="Send").click()
+    with page.expect_response(CREATES):
+        page.get_by_role("button", name="Send").click()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     expect(box(page)).to_have_value("")
     assert 2 == len(user.messages(thread_id))

@@ -5,8 +5,10 @@ const given = JSON.parse(process.argv[2])
 const { call, url = "http://service", responses, patience = 5_000, firstPause = 10, clockStep = 0 } = given
 const now = Date.now
 let attempts = 0
+const keys = []
 const played = async (address, options) => {
   attempts += 1
+  keys.push(options.headers["Idempotency-Key"])
   if (responses === undefined) return fetch(address, options)
   const { status, headers, body = "{}" } = responses[Math.min(attempts, responses.length) - 1]
   Date.now = () => now() + clockStep
@@ -25,6 +27,7 @@ const cyclic = {}
 cyclic.metadata = cyclic
 const calls = {
   get: () => arkloop.getRun("run"),
+  create: () => arkloop.create({ message: "Hello" }),
   follow: () => follow(),
   cyclic: () => arkloop.create(cyclic),
   key: () => arkloop.create({}, "ключ"),
@@ -39,4 +42,4 @@ const begun = performance.now()
 await calls[call]().catch((thrown) => (error = thrown))
 const { name, code, message, retryAfter } = error ?? {}
 const thrown = error === null ? null : { name, code, message, retryAfter, reason: String(error) }
-console.log(JSON.stringify({ attempts, ms: performance.now() - begun, seen, thrown }))
+console.log(JSON.stringify({ attempts, keys, ms: performance.now() - begun, seen, thrown }))

@@ -13,7 +13,7 @@ from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 #: Statuses after which the same request may succeed; 429 is one only with `Retry-After`.
-_PASSING = frozenset({502, 503, 504})
+_PASSING = frozenset({408, 502, 503, 504})
 #: Transport errors that no repetition mends: a wrong scheme, or a token that no header can hold.
 _LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 #: The service sends a ping every 10 s: a stream that is silent for this long is lost.

@@ -13,7 +13,7 @@ export type ToolResult = Schemas["ToolResult"]
 
 const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.failed", "run.cancelled"])
 /** Statuses after which the same request may succeed; 429 is one only with `Retry-After`. */
-const PASSING: ReadonlySet<number> = new Set([502, 503, 504])
+const PASSING: ReadonlySet<number> = new Set([408, 502, 503, 504])
 /** The service sends a ping every 10 s: a stream that is silent for this long is lost. */
 const SILENCE_MS = 30_000
 const LONGEST_PAUSE_MS = 10_000

@@ -7,7 +7,7 @@ import { draftName } from "../lib/session.js"
 /** For 24 hours the service returns its first response to a key; later the message would be a second one. */
 const MOST_AGE_MS = 12 * 3_600_000
 /** Such a response does not say whether a request before it, whose response was lost, was carried out. */
-const UNSURE = [401, 403, 429]
+const UNSURE = [401, 403, 408, 429]
 
 /**
  * @typedef {{key: string, body: any, files: import("./attachments.js").Attachment[], at: number,
