@@ -10,13 +10,14 @@ from tests.acceptance.test_console_losses import (
     BEGINS,
     Loss,
     box,
+    hold,
     killed,
     lose,
     refused,
     say,
     unreachable,
 )
-from tests.acceptance.test_console_settings import press, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -61,3 +62,23 @@ def test_a_first_message_comes_back_whole(
     [run] = user.get(f"/v1/threads/{begun['id']}/runs")
     made = user.get_run(run["run_id"])
     assert ("careful@1", "scripted") == (made["persona_id"], made["route_id"])
+
+
+def test_a_first_message_leads_nobody_away(context: BrowserContext, user: Caller) -> None:
+    """Where its page was left, a form on another page stays, and the thread is in the list."""
+    page, held = signed_in(context, user, "/threads/new"), hold(context, BEGINS)
+    page.get_by_label("Title").fill("Begun meanwhile")
+    with page.expect_request(BEGINS):
+        say(page, script({"say": "Heard."}))
+    go(page, "/keys")
+    press(page, "Create key")
+    name = page.get_by_role("dialog").get_by_label("Name")
+    name.fill("Billing")
+    with page.expect_response("**/v1/threads?*"):  # the list is read again once it has arrived
+        held[0].continue_()
+    assert "#/keys" == page.evaluate("location.hash")
+    expect(name).to_have_value("Billing")
+    go(page, "/threads")
+
+    page.get_by_role("link", name="Begun meanwhile").click()
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])

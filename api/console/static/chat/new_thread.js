@@ -1,7 +1,7 @@
 // A new conversation: who is to answer, and the first message.
 import { get } from "../lib/api.js"
 import { parts } from "../lib/format.js"
-import { html, useId, useState } from "../lib/html.js"
+import { html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
@@ -21,13 +21,18 @@ export function NewThread({ onMade }) {
   const [routeId, setRoute] = useState(before?.route_id ?? "")
   const [title, setTitle] = useState(() => (before === null ? "" : titleGiven(before)))
   const action = useAction()
+  const isOpen = useRef(true)
+  useEffect(() => () => {
+    isOpen.current = false
+  }, [])
   const requestOf = (/** @type {any} */ message) => ({
     thread: { title: title.trim() || titleOf(message) }, message: messageOf(message), persona_id: persona || null, route_id: routeId || null,
   })
   const send = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => action.run(async () => {
     const made = await deliver("new", "runs", outgoing)
     onMade()
-    go(`/threads/${made.thread_id}`)
+    // It may arrive hours later, when the person is in the middle of something else.
+    if (isOpen.current) go(`/threads/${made.thread_id}`)
   })
   return html`<div class="new-thread">
     <${Head} title="New thread" back=${href("/threads")} />
