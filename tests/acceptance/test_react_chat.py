@@ -209,6 +209,25 @@ def test_stop_ends_the_run(open_page: Open, user: Caller) -> None:
     expect(page.locator(".message.assistant").last).to_contain_text("Next.")
 
 
+def test_stop_ends_a_message_that_has_not_arrived(open_page: Open) -> None:
+    """No sync sends it: the person sends it again, or takes it back."""
+    page, address = open_page(), "**/v1/ui/chat?*"
+    for choice in ("Take back", "Send again"):
+        page.route(address, lambda route: None, times=1)  # it hangs
+        with page.expect_request(address):
+            say(page, {"say": "You have sent it again."})
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".refused .failure")).to_have_text("Not sent: Stopped.")
+        with page.expect_response("**/messages?limit=*"):  # of the next sync
+            expect(page.locator(".message.user")).to_have_count(0)
+        expect(page.locator(".refused")).to_have_count(1)
+        page.get_by_role("button", name=choice).click()
+        expect(page.locator(".refused")).to_have_count(0)
+
+    expect_answers(page, "You have sent it again.")
+    assert 1 == page.locator(".message.user").count()
+
+
 def test_a_run_without_text_shows_why_it_ended(open_page: Open) -> None:
     """A failure and a stop are shown, also in another tab and after a reload; what follows them is
     answered in its place.

@@ -134,6 +134,10 @@ export function useAgent(chatId) {
     },
     takeBack: (id) => setSent((sent) => sent.filter((one) => one.id !== id)),
     stop: () => {
+      // No sync delivers what useChat is sending. If it has arrived, the next one removes it from `sent`.
+      setSent((sent) => sent.map((one) =>
+        isUndelivered(one) && has(chat.messages, one) ? { ...one, refusal: "Stopped." } : one,
+      ));
       chat.stop();
       stopRun(chatId).then(sync, () => setOffline(true));
     },
