@@ -357,3 +357,19 @@ def test_decisions_are_numbered_and_complete() -> None:
     for page in pages:
         parts = re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE)
         assert ["Context", "Decision", "Evidence", "Consequences"] == parts, page.name
+
+
+def test_the_changelog_has_each_entry_once() -> None:
+    """Neither a section nor an entry is there twice, or is cut off, as merges leave them."""
+    releases = re.split(r"^## .*\n", _text("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+    for release in releases:
+        sections = re.findall(r"^### .*$", release, re.MULTILINE)
+        assert sorted(set(sections)) == sorted(sections)
+        entries = [
+            entry.replace("\n  ", " ").strip()
+            for part in re.split(r"^### .*\n", release, flags=re.MULTILINE)[1:]
+            for entry in re.split(r"^- ", part, flags=re.MULTILINE)[1:]
+        ]
+        beginnings = [entry[:80] for entry in entries]
+        assert [] == [one for one in beginnings if beginnings.count(one) > 1]
+        assert [] == [entry for entry in entries if "\n" in entry or not entry.endswith((".", ")"))]
