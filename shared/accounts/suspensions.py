@@ -85,7 +85,8 @@ def resume(tx: Transaction, org_id: UUID, *, despite_copy: bool = False) -> tupl
     """Open a suspended org again; one that is not suspended stays as it is.
 
     One that was copied to another installation opens there, or here with `despite_copy`: then the
-    copy must never be opened. Returns its row, and whether it was suspended.
+    copy must never be opened. Its queued runs get the time of the suspension back. Returns its row,
+    and whether it was suspended.
 
     Raises:
         OrgNotFound, OrgMoved
@@ -93,15 +94,15 @@ def resume(tx: Transaction, org_id: UUID, *, despite_copy: bool = False) -> tupl
     opens_here: ColumnElement[bool] = orgs.c.moved_to.is_(None) | (orgs.c.moved_to == epoch.own())
     if despite_copy:
         opens_here = true()
-    resumed = (
-        update(orgs)
-        .where(orgs.c.id == org_id, orgs.c.suspended_at.is_not(None), opens_here)
-        .values(suspended_at=None, suspension_reason=None, moved_to=None)
-        .returning(*_SHOWN)
+    closed = select(orgs.c.suspended_at).where(
+        orgs.c.id == org_id, orgs.c.suspended_at.is_not(None), opens_here
     )
-    row = tx.sql.execute(resumed).one_or_none()
-    if row is not None:
-        return row, True
+    suspended_at = tx.sql.scalar(closed.with_for_update(key_share=True))
+    if suspended_at is not None:
+        revocations.give_time_back(tx, org_id, suspended_at)
+        values = {"suspended_at": None, "suspension_reason": None, "moved_to": None}
+        resumed = update(orgs).where(orgs.c.id == org_id).values(values).returning(*_SHOWN)
+        return tx.sql.execute(resumed).one(), True
     row = get(tx.sql, org_id)
     if row.moved_to is not None:
         raise OrgMoved(moved_to=str(row.moved_to))

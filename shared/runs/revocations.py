@@ -1,22 +1,24 @@
 """Runs of revoked API keys and of suspended orgs: they are cancelled, so that they stop spending.
 
-Of a key, all that have not ended; of an org, those that are executed. Nothing else does this. A key
+Of a key, all that have not ended; of an org, those that are executed. Nothing else does this. Those
+that such an org had in the queue get the time of the suspension back when it is resumed. A key
 that expires, a logout and a new password end access and leave runs alone: what was started by then
 was wanted.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text, update
 
 from arkloop.shared.runs import trees
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.accounts import api_keys
+from arkloop.shared.storage.tables.runs import runs
 
 #: How long the sweep looks for runs of a revoked key. A web process accepts the key for 2 s more,
 #: and runs that were locked at the moment of the revocation have to be found later.
@@ -55,6 +57,25 @@ def cancel_runs_of_suspended_orgs(
     The others are claimed by nobody, and stay as they are.
     """
     _cancel(tx, _CANCEL_RUNS_OF_SUSPENDED_ORGS, org_id=org_id, by_user_id=by_user_id)
+
+
+def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> None:
+    """Take the suspension out of the time of runs that have started and are queued.
+
+    The waits of others do not count in any case, and rows that are locked are those of runs that
+    end. The claim sees the new time together with the end of the suspension.
+    """
+    stuck = (
+        select(runs.c.id)
+        # Literal: see `tables.IS_ACTIVE`.
+        .where(runs.c.org_id == org_id, text("state = 'queued' AND ended_at IS NULL"))
+        .where(runs.c.started_at.is_not(None))
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    since = func.greatest(runs.c.queued_at, suspended_at)
+    waited = func.extract("epoch", func.now() - since) * 1000
+    longer = update(runs).where(runs.c.id.in_(stuck))
+    tx.sql.execute(longer.values(waiting_ms=runs.c.waiting_ms + waited))
 
 
 def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:

@@ -64,6 +64,28 @@ def test_a_suspension_cancels_runs_of_its_org_alone(
     assert other.actor.user_id == other.row(others)["cancel_requested_by"]
 
 
+@pytest.mark.parametrize(("queued", "used"), [(3600, 3500), (30, 3670)])
+def test_a_suspension_does_not_count_for_the_time_limit_of_a_run(
+    stored: StoredRuns, queued: int, used: int
+) -> None:
+    """What a started run has spent in the queue of a suspended org is not used, and no more is."""
+    claim, new = stored.claimed(), stored.create()
+    columns = {"state": RunState.QUEUED, "resume_reason": "input"}
+    begun = {"started_at": ago(seconds=3700), "queued_at": ago(seconds=queued)}
+    stored.set(claim.run_id, **columns, **begun)
+    suspend(stored)
+    with stored.connections.transaction() as tx:
+        since = {"suspended_at": ago(seconds=200)}
+        tx.sql.execute(update(orgs).where(orgs.c.id == stored.actor.org_id).values(since))
+
+    resume(stored)
+
+    again = stored.claim(claim.run_id)
+    assert again is not None
+    assert used == pytest.approx(again.used_seconds, abs=10)
+    assert 0 == stored.row(new)["waiting_ms"]
+
+
 def test_a_queued_run_stays_queued_until_its_org_is_resumed(stored: StoredRuns) -> None:
     """No worker claims it, by a message or by a look at the queue, and no sweep ends it."""
     run_id = stored.create()
@@ -233,6 +255,16 @@ def test_runs_of_suspended_orgs_are_found_by_indexes(stored: StoredRuns) -> None
 
     by_org = {"ix_orgs_suspended", "ix_runs_unended_org_id_state"}
     assert by_org == found - {"pk_runs"}
+
+
+def test_queued_runs_of_a_resumed_org_are_found_by_an_index(stored: StoredRuns) -> None:
+    """Runs of other orgs, and those that have ended, are not read."""
+    suspend(stored)
+    with noted(stored.connections) as statements:
+        resume(stored)
+    [longer] = [one for one in statements if "waiting_ms" in one[0]]
+
+    Plans(stored.connections, longer).check({"ix_runs_unended_org_id_state", "pk_runs"})
 
 
 def test_a_suspension_keeps_its_beginning(stored: StoredRuns) -> None:
