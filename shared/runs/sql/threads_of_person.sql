@@ -9,7 +9,12 @@ WITH RECURSIVE own AS (
 ), chosen AS (
     SELECT id FROM own
     UNION
-    SELECT t.id FROM chosen
-    JOIN runs r ON r.thread_id = chosen.id JOIN threads t ON t.parent_run_id = r.id
+    -- By the root, too: the retention may have deleted the runs between. By the runs of a thread that
+    -- is not the root.
+    SELECT below.id FROM chosen CROSS JOIN LATERAL (
+        SELECT t.id FROM threads t WHERE t.root_thread_id = chosen.id
+        UNION ALL
+        SELECT t.id FROM runs r JOIN threads t ON t.parent_run_id = r.id WHERE r.thread_id = chosen.id
+    ) AS below
 )
 SELECT id FROM chosen ORDER BY id

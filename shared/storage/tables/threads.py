@@ -38,6 +38,9 @@ threads = Table(
     ref_("org_id", "orgs.id"),
     ref_("created_by_user_id", "users.id"),
     Column("parent_run_id", Uuid),  # of a sub-run's thread: the run that has started that
+    #: Of a sub-run's thread: the thread at the top of its tree, which outlives the runs between.
+    #: A trigger sets it.
+    Column("root_thread_id", Uuid),
     Column("title", Text),
     Column("is_private", Boolean, nullable=False, server_default=text("false")),
     Column("end_user_id", Text),  # that of its runs, unless they have their own
@@ -74,6 +77,11 @@ threads = Table(
         "ix_threads_parent_run_id_created_at_id",
         *("parent_run_id", "created_at", "id"),
         postgresql_where=text("parent_run_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_threads_root_thread_id",
+        "root_thread_id",
+        postgresql_where=text("root_thread_id IS NOT NULL"),
     ),
     Index(
         UNIQUE_EXTERNAL_ID,

@@ -63,6 +63,45 @@ def test_sub_runs_on_all_levels_are_seen_as_the_first_thread_is(
     assert {None} == visible_to(stored, child) == visible_to(stored, grandchild)
 
 
+def test_threads_of_sub_runs_that_are_gone_are_seen_as_the_first_thread_is(
+    stored: StoredRuns,
+) -> None:
+    """Messages of sub-runs whose runs the retention has deleted are hidden with the thread."""
+    root = stored.claimed()
+    thread_id = stored.row(root.run_id)["thread_id"]
+    child = delegated(stored, root)
+    grandchild = delegated(stored, held(stored, child.run_id))
+    below = [child.thread_id, grandchild.thread_id]
+    with stored.connections.transaction() as tx:
+        gone = [root.run_id, child.run_id, grandchild.run_id]
+        tx.sql.execute(runs.delete().where(runs.c.id.in_(gone)))
+
+    def seen() -> set[UUID | None]:
+        query = select(threads.c.visible_to).where(threads.c.id.in_(below))
+        with stored.connections.reading() as sql:
+            return {*sql.scalars(query)}
+
+    for is_private, whose in ((True, stored.actor.user_id), (False, stored.actor.org_id)):
+        change(stored, thread_id, is_private=is_private)
+        assert {whose} == seen()
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, thread_id)
+    assert {None} == seen()
+
+
+def test_a_new_sub_run_on_a_lower_level_is_taken_along(stored: StoredRuns) -> None:
+    """The change to private began when the run on the second level was not there."""
+    root = stored.claimed()
+    child = held(stored, delegated(stored, root).run_id)
+    call_id, thread_id = begun(stored, child), stored.row(root.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        grandchild = delegate(tx, stored, child, call_id)
+        join = beside(stored.connections, lambda: change(stored, thread_id, is_private=True))
+    join()
+
+    assert {stored.actor.user_id} == visible_to(stored, grandchild)
+
+
 def test_a_sub_run_that_waited_for_the_thread_to_become_private_is_private(
     stored: StoredRuns,
 ) -> None:

@@ -252,8 +252,13 @@ def test_an_upgrade_hides_the_threads_of_sub_runs(
             {str(row.visible_to) for row in sql.execute(text(f"SELECT visible_to FROM {table}"))}
             for table in ("threads", "runs")
         ]
+        roots = sql.execute(text("SELECT parent_run_id, root_thread_id FROM threads")).all()
+        query = text("SELECT thread_id FROM runs WHERE id = :run")
+        root_id = sql.scalar(query, {"run": runs[0]})
     engine.dispose()
     assert [{str(None) if is_gone else owner["user"]}] * 2 == seen
+    below = [root for parent, root in roots if parent is not None]
+    assert [root_id, root_id] == below
 
 
 def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
