@@ -8,15 +8,31 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, RowMapping, TextClause, func, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Row,
+    RowMapping,
+    TextClause,
+    Uuid,
+    any_,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import waiting_runs
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.runs import IS_SCHEDULED, WAITS_FOR_THREAD, runs
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import IS_ACTIVE, IS_SCHEDULED, WAITS_FOR_THREAD, runs
 from arkloop.shared.storage.tables.threads import threads as threads_table
 from arkloop.shared.threads import threads
+
+_THREADS_BELOW = statement(__package__, "threads_below")
 
 
 def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Row[Any]:
@@ -34,26 +50,45 @@ def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Ro
 
 
 def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
-    """Hide the thread and all in it; its rows stay. Runs that wait end as cancelled.
+    """Hide the thread and all in it, and the threads below it; their rows stay.
+
+    Runs that wait in one of them end as cancelled. A sub-run that is still active ends by itself,
+    since its parent has ended.
 
     Raises:
         ThreadNotFound, Forbidden
-        ThreadBusy: a run is active in it.
+        ThreadBusy: a run is active in it, or one that was created by a request below it.
     """
-    _lock_runs(tx, thread_id, IS_SCHEDULED)
+    below = tx.sql.exec_driver_sql(_THREADS_BELOW, {"thread_id": thread_id}).scalars().all()
+    is_in_tree = runs.c.thread_id == any_(_array([thread_id, *below]))
+    _lock_runs(tx, is_in_tree, IS_SCHEDULED)
     # Creating a run takes the same lock: none can begin in a thread that goes.
     threads.lock(tx, actor, thread_id)
-    if active := threads.active_run_id(tx.sql, thread_id):
+    _lock_threads(tx, below)
+    counts = or_(runs.c.thread_id == thread_id, runs.c.parent_run_id.is_(None))
+    if active := tx.sql.scalar(select(runs.c.id).where(is_in_tree, IS_ACTIVE, counts).limit(1)):
         raise ThreadBusy(active_run_id=str(active))
     # Nobody could see or cancel them any more, and they would count for the limits of the org.
-    for run in _lock_runs(tx, thread_id, WAITS_FOR_THREAD):
+    for run in _lock_runs(tx, is_in_tree, WAITS_FOR_THREAD):
         waiting_runs.withdraw(tx, run)
     gone = update(threads_table).where(threads_table.c.id == thread_id)
     tx.sql.execute(gone.values(deleted_at=func.now()))
 
 
-def _lock_runs(tx: Transaction, thread_id: UUID, which: TextClause) -> Sequence[RowMapping]:
-    """Lock these runs of a thread; return what `waiting_runs.withdraw` needs of them."""
-    query = select(runs.c.id, runs.c.state).where(runs.c.thread_id == thread_id, which)
+def _lock_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> None:
+    query = select(threads_table.c.id).where(threads_table.c.id == any_(_array(thread_ids)))
+    tx.sql.execute(query.order_by(threads_table.c.id).with_for_update(key_share=True))
+
+
+def _lock_runs(
+    tx: Transaction, are_of_threads: ColumnElement[bool], which: TextClause
+) -> Sequence[RowMapping]:
+    """Lock these runs of threads; return what `waiting_runs.withdraw` needs of them."""
+    query = select(runs.c.id, runs.c.state).where(are_of_threads, which)
     locked = tx.sql.execute(query.order_by(runs.c.id).with_for_update(key_share=True))
     return locked.mappings().all()
+
+
+def _array(ids: Sequence[UUID]) -> ColumnElement[Any]:
+    """Build SQL: the ids as one value, for there may be thousands."""
+    return literal(list(ids), ARRAY(Uuid))

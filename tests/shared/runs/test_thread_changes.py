@@ -199,6 +199,39 @@ def test_a_thread_with_an_active_run_keeps_what_waits(stored: StoredRuns) -> Non
     assert "scheduled" == stored.state(later.run_id)
 
 
+@pytest.mark.parametrize("is_aged", [False, True])
+def test_runs_that_people_start_below_a_thread_are_its_own(
+    stored: StoredRuns, is_aged: bool
+) -> None:
+    """A thread with an active one below it stays; those that wait end, and sub-runs do not count.
+
+    The retention may have deleted the runs between.
+    """
+    root = stored.claimed()
+    thread_id = stored.row(root.run_id)["thread_id"]
+    first, second = (delegated(stored, root) for _ in range(2))
+    ended = {"state": RunState.COMPLETED, "ended_at": func.now(), "owner": None}
+    stored.set(root.run_id, **ended)
+    stored.set(first.run_id, **ended)
+    if is_aged:
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(runs.delete().where(runs.c.id.in_([root.run_id, first.run_id])))
+    below = BusyThread(stored)
+    below.id = first.thread_id
+    active, later = below.say("a"), below.say("b", not_before=LATER)
+
+    with stored.connections.transaction() as tx, pytest.raises(ThreadBusy) as caught:
+        thread_changes.delete(tx, stored.actor, thread_id)
+    assert {"active_run_id": str(active.run_id)} == caught.value.details
+    assert "scheduled" == stored.state(later.run_id)
+
+    stored.set(active.run_id, **ended)
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, thread_id)
+    assert ["cancelled", "queued"] == [*map(stored.state, (later.run_id, second.run_id))]
+    assert ["run.cancelled"] == stored.types(later.run_id)
+
+
 def test_a_run_whose_time_comes_while_its_thread_is_deleted_ends(stored: StoredRuns) -> None:
     """Its row is locked before its thread's by both: there is no deadlock."""
     thread = BusyThread(stored)
