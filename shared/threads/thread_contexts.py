@@ -4,14 +4,16 @@ Each is for one size of a model's context: a model with a larger one still sees 
 has no room for.
 """
 
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import erasures
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import thread_contexts
 
@@ -24,6 +26,10 @@ _FIELDS = (
     "summary",
 )
 
+#: The record of an erasure has the time at which its transaction began; what it deletes can be read
+#: until the end of that.
+_ERASURE_LASTS = timedelta(minutes=1)
+
 
 def load(sql: Connection, thread_id: UUID) -> dict[int, ContextCompacted]:
     """Return the thread's truncation points, by the model's context in tokens."""
@@ -33,7 +39,11 @@ def load(sql: Connection, thread_id: UUID) -> dict[int, ContextCompacted]:
 
 
 def move(tx: Transaction, claim: Claim, to: ContextCompacted) -> None:
-    """Store a truncation point of the run's thread; no effect if the claim is over."""
+    """Store a truncation point of the run's thread; no effect if the claim is over.
+
+    Nor with a summary by a run that began before an erasure in its org: it may have read, or summed
+    up before, what was erased. Later runs sum up anew.
+    """
     given = [bindparam(None, getattr(to, name), thread_contexts.c[name].type) for name in _FIELDS]
     held = (
         select(runs.c.thread_id, *given)
@@ -44,6 +54,9 @@ def move(tx: Transaction, claim: Claim, to: ContextCompacted) -> None:
         )
         .with_for_update(read=True)
     )
+    if to.summary is not None:
+        is_since = erasures.c.created_at > runs.c.started_at - _ERASURE_LASTS
+        held = held.where(~exists().where(erasures.c.org_id == runs.c.org_id, is_since))
     new = upsert(thread_contexts).from_select(["thread_id", *_FIELDS], held)
     changed = {name: new.excluded[name] for name in _FIELDS} | {"updated_at": func.now()}
     key = ["thread_id", "window_tokens"]

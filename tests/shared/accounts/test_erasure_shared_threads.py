@@ -4,20 +4,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from arkloop.shared.accounts import erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
-from arkloop.shared.events.types import RunSteered
+from arkloop.shared.events.types import ContextCompacted, RunSteered
 from arkloop.shared.runs import creation, sweep
 from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.storage.tables.accounts import erasures
 from arkloop.shared.storage.tables.threads import messages, thread_contexts
+from arkloop.shared.threads import thread_contexts as points
 from tests.clients import User
 from tests.end_users import ANN, BOB
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 
 
 @pytest.fixture
@@ -126,6 +128,32 @@ def summarize(thread: BusyThread, upto_position: int) -> None:
                 thread_id=thread.id, dropped_messages=1, summary="Ann asked.", **point
             )
         )
+
+
+def test_a_summary_from_before_an_erasure_does_not_come_back(thread: BusyThread) -> None:
+    """A run that was active meanwhile stores none, but where its thread begins for small models.
+
+    One that begins later does.
+    """
+    thread.answer(thread.say("Ann asks", end_user_id=ANN).run_id, "to Ann")
+    claim = thread.claim(thread.say("theirs").run_id)
+    of_org = erasures.c.org_id == thread.stored.actor.org_id
+
+    def moved(summary: str | None) -> list[str | None]:
+        point = ContextCompacted(window_tokens=8_000, upto_position=2, summary=summary)
+        with thread.stored.connections.statement() as tx:
+            points.move(tx, claim, point)
+        with thread.stored.connections.reading() as sql:
+            return [one.summary for one in points.load(sql, thread.id).values()]
+
+    assert ["Ann asked."] == moved("Ann asked.")
+    erase(thread)
+
+    assert [] == moved("Ann asked.")
+    assert [None] == moved(None)
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(update(erasures).where(of_org).values(created_at=ago(seconds=120)))
+    assert ["They asked."] == moved("They asked.")
 
 
 @pytest.mark.parametrize("then", ["kept", "retried", "rolled back"])
