@@ -119,6 +119,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
     _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
+    deliveries.forget_end_user(connections, org_id, end_user_id)
     with connections.transaction() as tx:
         found = find(tx.sql)
         file_ids = personal_data.file_ids(tx.sql, found)

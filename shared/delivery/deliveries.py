@@ -11,6 +11,7 @@ the attempt when the lease is over. So an event arrives at least once, always un
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from arkloop.shared.delivery import endpoints
 from arkloop.shared.errors import WebhookDeliveryNotFound, WebhookEndpointDisabled
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.arrays import TextArray, plain_array
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.pages import Place, after, newest
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
@@ -45,6 +46,10 @@ FORGOTTEN_AT_ONCE = 1_000
 
 _CLAIM = statement(__package__, "claim")
 _RECORD = statement(__package__, "record")
+_ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
+_FORGET_END_USER = statement(__package__, "forget_end_user")
+#: The place before all deliveries to an endpoint.
+_FIRST: Mapping[str, Any] = {"created_at": datetime.min.replace(tzinfo=UTC), "id": UUID(int=0)}
 #: Literal texts: Postgres finds a partial index by nothing else.
 _IS_STATE = {state: text(f"state = '{state}'") for state in STATES}
 _SHOWN = [c for c in webhook_deliveries.c if c.name not in ("data", "ordered_by", "leased_until")]
@@ -223,6 +228,27 @@ def _pause(settings: Settings, attempt: int) -> float:
 def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     """Delete the deliveries of these runs, pending ones, too."""
     tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.run_id.in_(run_ids)))
+
+
+def forget_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> None:
+    """Delete the deliveries that name an end user of the org, some in each transaction.
+
+    Runs may be gone before their deliveries: by their age, if `ARKLOOP_RETENTION_DAYS` is less than
+    `RETENTION_DAYS`.
+
+    Raises:
+        Unavailable
+    """
+    with connections.reading() as sql:
+        found = sql.exec_driver_sql(_ENDPOINTS_OF_ORG, {"org_id": org_id}).scalars().all()
+    for endpoint_id in found:
+        whose = {"endpoint_id": endpoint_id, "end_user_id": end_user_id}
+        place: Mapping[str, Any] | None = _FIRST
+        while place is not None:
+            values = {**whose, **place, "limit": FORGOTTEN_AT_ONCE}
+            with connections.transaction() as tx:
+                last = tx.sql.exec_driver_sql(_FORGET_END_USER, values).one_or_none()
+            place = None if last is None else last._asdict()
 
 
 def forget_budget(tx: Transaction, org_id: UUID, scope: str) -> None:
