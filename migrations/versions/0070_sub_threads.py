@@ -19,7 +19,7 @@ depends_on = None
 # when it begins. One that is started afterwards takes after the row of its parent.
 #
 # Only the creator of a thread sees it when it is private. In a public thread another member may have
-# created the run, and with it the threads below.
+# created the run, and with it the threads below; those that they have made private stay theirs.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION threads_take_their_runs_along() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,8 +27,14 @@ BEGIN
     UPDATE threads t SET is_private = NEW.is_private,
         deleted_at = coalesce(t.deleted_at, NEW.deleted_at),
         created_by_user_id =
-            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END
-    FROM runs r WHERE r.thread_id = NEW.id AND t.parent_run_id = r.id;
+            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END,
+        external_id = CASE WHEN NOT EXISTS (
+            SELECT FROM threads o WHERE o.visible_to = NEW.visible_to
+                AND o.external_id = t.external_id AND o.id <> t.id
+        ) THEN t.external_id END
+    FROM runs r WHERE r.thread_id = NEW.id AND t.parent_run_id = r.id
+        AND (NEW.deleted_at IS NOT NULL OR NOT t.is_private
+            OR t.created_by_user_id = NEW.created_by_user_id);
     RETURN NULL;
 END $$;
 """
@@ -40,7 +46,11 @@ _REPAIR = """
 UPDATE threads t SET is_private = above.is_private,
     deleted_at = coalesce(t.deleted_at, above.deleted_at),
     created_by_user_id =
-        CASE WHEN above.is_private THEN above.created_by_user_id ELSE t.created_by_user_id END
+        CASE WHEN above.is_private THEN above.created_by_user_id ELSE t.created_by_user_id END,
+    external_id = CASE WHEN NOT EXISTS (
+        SELECT FROM threads o WHERE o.visible_to = above.visible_to
+            AND o.external_id = t.external_id AND o.id <> t.id
+    ) THEN t.external_id END
 FROM runs r JOIN threads above ON above.id = r.thread_id
 WHERE t.parent_run_id = r.id AND t.deleted_at IS NULL
     AND (above.deleted_at IS NOT NULL OR above.is_private AND NOT t.is_private)

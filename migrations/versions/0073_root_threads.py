@@ -56,7 +56,8 @@ _FILL = sa.text(
 )
 
 # As in 0070, and by the root: the runs between may be gone. A thread below has its own update, by
-# which the sub-runs are found that were being started there.
+# which the sub-runs are found that were being started there. A private thread of another member stays
+# theirs. An `external_id` that the one who sees the thread has given to another one is lost.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION threads_take_their_runs_along() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -64,8 +65,15 @@ BEGIN
     UPDATE threads t SET is_private = NEW.is_private,
         deleted_at = coalesce(t.deleted_at, NEW.deleted_at),
         created_by_user_id =
-            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END
-    WHERE t.visible_to IS DISTINCT FROM NEW.visible_to AND t.id IN (
+            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END,
+        external_id = CASE WHEN NOT EXISTS (
+            SELECT FROM threads o WHERE o.visible_to = NEW.visible_to
+                AND o.external_id = t.external_id AND o.id <> t.id
+        ) THEN t.external_id END
+    WHERE t.visible_to IS DISTINCT FROM NEW.visible_to
+        AND (NEW.deleted_at IS NOT NULL OR NOT t.is_private
+            OR t.created_by_user_id = NEW.created_by_user_id)
+        AND t.id IN (
         SELECT b.id FROM threads b WHERE b.root_thread_id = NEW.id
         UNION ALL
         SELECT b.id FROM runs r JOIN threads b ON b.parent_run_id = r.id WHERE r.thread_id = NEW.id

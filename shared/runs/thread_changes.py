@@ -1,7 +1,7 @@
 """Changes of a thread in which its runs take part.
 
 Rows are locked as `thread_queue.py` says: that of the active run before that of the thread, then
-those of pending runs. That of a scheduled run is locked before both, as when its time comes.
+those of pending runs. That of a scheduled run is locked before all, as when its time comes.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,13 @@ from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import waiting_runs
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.runs import IS_ACTIVE, IS_SCHEDULED, WAITS_FOR_THREAD, runs
+from arkloop.shared.storage.tables.runs import (
+    IS_ACTIVE,
+    IS_SCHEDULED,
+    WAITS_FOR_THREAD,
+    runs,
+    sub_runs,
+)
 from arkloop.shared.storage.tables.threads import threads as threads_table
 from arkloop.shared.threads import threads
 
@@ -44,8 +50,7 @@ def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Ro
     Raises: as `threads.change`.
     """
     if "is_private" in changes:
-        # The trigger writes their rows, the root's first; their ends lock the leaves first.
-        waiting_runs.lock_active(tx.sql, thread_id, with_sub_runs=True)
+        _lock_tree(tx, thread_id)
     return threads.change(tx, actor, thread_id, **changes)
 
 
@@ -59,9 +64,8 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
         ThreadNotFound, Forbidden
         ThreadBusy: a run is active in it, or one that was created by a request below it.
     """
-    below = tx.sql.exec_driver_sql(_THREADS_BELOW, {"thread_id": thread_id}).scalars().all()
+    below = _lock_tree(tx, thread_id)
     is_in_tree = runs.c.thread_id == any_(_array([thread_id, *below]))
-    _lock_runs(tx, is_in_tree, IS_SCHEDULED)
     # Creating a run takes the same lock: none can begin in a thread that goes.
     threads.lock(tx, actor, thread_id)
     _lock_threads(tx, below)
@@ -75,6 +79,19 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     tx.sql.execute(gone.values(deleted_at=func.now()))
 
 
+def _lock_tree(tx: Transaction, thread_id: UUID) -> Sequence[UUID]:
+    """Lock scheduled and active runs of a thread and of those below it; return the latter's ids.
+
+    The trigger writes the rows of these runs, from the root on, while their ends lock the leaves
+    first, as their cancels do.
+    """
+    below = tx.sql.exec_driver_sql(_THREADS_BELOW, {"thread_id": thread_id}).scalars().all()
+    is_in_tree = runs.c.thread_id == any_(_array([thread_id, *below]))
+    _lock_runs(tx, is_in_tree, IS_SCHEDULED)
+    _lock_runs(tx, is_in_tree, IS_ACTIVE)
+    return below
+
+
 def _lock_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> None:
     query = select(threads_table.c.id).where(threads_table.c.id == any_(_array(thread_ids)))
     tx.sql.execute(query.order_by(threads_table.c.id).with_for_update(key_share=True))
@@ -83,9 +100,11 @@ def _lock_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> None:
 def _lock_runs(
     tx: Transaction, are_of_threads: ColumnElement[bool], which: TextClause
 ) -> Sequence[RowMapping]:
-    """Lock these runs of threads; return what `waiting_runs.withdraw` needs of them."""
+    """Lock these runs of threads, the deepest first; return what `waiting_runs.withdraw` needs."""
     query = select(runs.c.id, runs.c.state).where(are_of_threads, which)
-    locked = tx.sql.execute(query.order_by(runs.c.id).with_for_update(key_share=True))
+    query = query.outerjoin(sub_runs, sub_runs.c.run_id == runs.c.id)
+    query = query.order_by(func.coalesce(sub_runs.c.depth, 0).desc(), runs.c.id)
+    locked = tx.sql.execute(query.with_for_update(of=runs, key_share=True))
     return locked.mappings().all()
 
 

@@ -1,11 +1,15 @@
 """Conversations of an end user: which threads belong to them."""
 
+from dataclasses import replace
+
 from sqlalchemy import update
 
-from arkloop.shared.runs import personal_data
+from arkloop.shared.runs import personal_data, thread_changes
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
+from tests.clients import Register, User
 from tests.shared.runs.delegated_runs import delegated, held
+from tests.shared.runs.test_queries import actor_of
 from tests.stored_runs import StoredRuns
 
 
@@ -15,7 +19,8 @@ def test_threads_of_sub_runs_outlive_their_runs(stored: StoredRuns) -> None:
     child = delegated(stored, root)
     grandchild = delegated(stored, held(stored, child.run_id))
     thread_id = stored.row(root.run_id)["thread_id"]
-    expected = sorted([thread_id, child.thread_id, grandchild.thread_id])
+    # That of the root last: the others are found by it if an erasure is broken off.
+    expected = [*sorted([child.thread_id, grandchild.thread_id]), thread_id]
     of_org = runs.c.org_id == stored.actor.org_id
     with stored.connections.transaction() as tx:
         named = update(threads).where(threads.c.id == thread_id).values(end_user_id="ann")
@@ -29,3 +34,21 @@ def test_threads_of_sub_runs_outlive_their_runs(stored: StoredRuns) -> None:
     with stored.connections.transaction() as tx:
         assert 3 == tx.sql.execute(runs.delete().where(of_org)).rowcount
     assert expected == found()
+
+
+def test_private_threads_of_others_below_a_users_are_not_the_users(
+    stored: StoredRuns, register: Register, alice: User
+) -> None:
+    """They stay another member's when the thread at the top becomes private."""
+    bob = replace(stored, actor=actor_of(register(org_of=alice, role="admin"), "admin"))
+    thread_id = stored.thread()
+    root = held(bob, bob.create(thread_id))
+    mine, theirs = delegated(bob, root), delegated(bob, root)
+    for actor, changed in ((bob.actor, theirs.thread_id), (stored.actor, thread_id)):
+        with stored.connections.transaction() as tx:
+            thread_changes.change(tx, actor, changed, is_private=True)
+
+    with stored.connections.reading() as sql:
+        found = [personal_data.of_user(sql, one.actor.user_id) for one in (stored, bob)]
+
+    assert [[mine.thread_id, thread_id], [theirs.thread_id]] == [one.thread_ids for one in found]

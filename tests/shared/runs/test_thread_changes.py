@@ -13,6 +13,7 @@ from arkloop.shared.runs.delegation import NotDelegated, SubRun
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
+from arkloop.shared.threads import threads as thread_rows
 from tests.clients import Register, User
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.delegated_runs import begun, delegate, delegated, held
@@ -145,6 +146,23 @@ def test_a_sub_run_ends_while_the_thread_becomes_private(stored: StoredRuns) -> 
     assert {stored.actor.user_id} == visible_to(stored, child)
 
 
+def test_sub_runs_of_one_parent_are_cancelled_while_the_thread_becomes_private(
+    stored: StoredRuns,
+) -> None:
+    """Both lock them in one order: there is no deadlock."""
+    root = stored.claimed()
+    first, second = (delegated(stored, root) for _ in range(2))
+    thread_id = stored.row(root.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == first.run_id))
+        join = beside(stored.connections, lambda: change(stored, thread_id, is_private=True))
+        tx.sql.execute(lock.where(runs.c.id == second.run_id))
+    join()
+
+    assert {stored.actor.user_id} == visible_to(stored, first) == visible_to(stored, second)
+
+
 def test_sub_runs_of_others_are_seen_by_the_creator_of_the_private_thread(
     stored: StoredRuns, bob: StoredRuns
 ) -> None:
@@ -158,6 +176,60 @@ def test_sub_runs_of_others_are_seen_by_the_creator_of_the_private_thread(
 
     assert {stored.actor.user_id} == visible_to(stored, before) == visible_to(stored, after)
     assert bob.actor.user_id == stored.row(after.run_id)["created_by_user_id"]
+
+
+def test_a_private_thread_of_another_member_stays_theirs(
+    stored: StoredRuns, bob: StoredRuns
+) -> None:
+    """Below a thread that becomes private for somebody else, and public again."""
+    thread_id = stored.thread()
+    child = delegated(bob, held(bob, bob.create(thread_id)))
+    change(bob, child.thread_id, is_private=True)
+
+    for is_private in (True, False):
+        change(stored, thread_id, is_private=is_private)
+        assert {bob.actor.user_id} == visible_to(stored, child)
+
+
+def test_an_external_id_that_is_taken_holds_no_change_up(stored: StoredRuns) -> None:
+    """The thread of a sub-run that becomes private gives its `external_id` up."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    change(stored, child.thread_id, external_id="x")
+    with stored.connections.transaction() as tx:
+        fields = {"is_private": True, "external_id": "x"}
+        taken = thread_rows.create(tx, stored.actor, **fields).id
+
+    change(stored, stored.row(root.run_id)["thread_id"], is_private=True)
+
+    with stored.connections.reading() as sql:
+        rows = sql.execute(
+            select(threads.c.id, threads.c.external_id).where(
+                threads.c.id.in_([taken, child.thread_id])
+            )
+        )
+        assert {taken: "x", child.thread_id: None} == dict(map(tuple, rows))
+
+
+def test_a_sub_run_ends_while_the_thread_of_its_parent_is_deleted(stored: StoredRuns) -> None:
+    """Its end has its row and needs that of its parent, which has ended: there is no deadlock."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    thread_id = stored.row(root.run_id)["thread_id"]
+    stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+
+    def delete() -> None:
+        with stored.connections.transaction() as tx:
+            thread_changes.delete(tx, stored.actor, thread_id)
+
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == child.run_id))
+        join = beside(stored.connections, delete)
+        tx.sql.execute(lock.where(runs.c.id == root.run_id))
+    join()
+
+    assert {None} == visible_to(stored, child)
 
 
 def test_a_run_whose_thread_is_deleted_starts_no_sub_run(stored: StoredRuns) -> None:

@@ -261,6 +261,38 @@ def test_an_upgrade_hides_the_threads_of_sub_runs(
     assert [root_id, root_id] == below
 
 
+def test_an_upgrade_leaves_private_threads_of_others_to_them(
+    new_database: Callable[[], str],
+) -> None:
+    """Below a thread that another member has made private, on the second level, too."""
+    engine = migrated_to("0068", new_database())
+    runs, below = ([str(new_id()) for _ in range(2)] for _ in range(2))
+    with engine.begin() as sql:
+        owner = _owner(sql)
+        other = {"other": str(new_id())}
+        user = "INSERT INTO users (id, login, email, password_hash)"
+        sql.execute(text(f"{user} VALUES (:other, 'o', 'o@x', '-')"), other)
+        place = {**owner, **other}
+        for run_id, thread_id in zip(runs, below, strict=True):
+            columns = {"id": run_id, "state": "completed", "position": 1}
+            sql.execute(text(_EARLIER_RUN), {**columns, **place})
+            place["thread"] = thread_id
+            thread = "INSERT INTO threads (id, org_id, created_by_user_id, parent_run_id)"
+            values = {"parent": run_id, **place}
+            sql.execute(text(f"{thread} VALUES (:thread, :org, :other, :parent)"), values)
+        private = text("UPDATE threads SET is_private = true WHERE id = :id")
+        for thread_id in (below[1], owner["thread"]):
+            sql.execute(private, {"id": thread_id})
+
+    schema.migrate(engine)
+
+    query = text("SELECT visible_to FROM threads WHERE id = :id")
+    with engine.connect() as sql:
+        seen = [str(sql.scalar(query, {"id": id_})) for id_ in (owner["thread"], *below)]
+    engine.dispose()
+    assert [owner["user"], owner["user"], other["other"]] == seen
+
+
 def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
     new_database: Callable[[], str],
 ) -> None:
