@@ -89,7 +89,9 @@ def summarize(
     finally:
         admission.settle()
     summary = beginning(clean(reply.message.content.strip()), tokens)
-    if not summary or reply.message.tool_calls:  # what is said before a call sums up nothing
+    # A refusal sums up nothing, nor does what is said before a call.
+    is_refused = reply.end.stop_reason == "content_filter"
+    if not summary or is_refused or reply.message.tool_calls:
         context.emit(reply.cost)
         return None
     return summary, reply.cost

@@ -123,17 +123,21 @@ def test_what_no_cache_can_have_is_not_written_to_it() -> None:
     assert (False, {}) == (asked.may_cache, asked.settings)
 
 
-def test_a_summary_that_calls_a_tool_is_none() -> None:
+@pytest.mark.parametrize(
+    "end_fields",
+    [{"tool_calls": (ToolCall("c", "calculator", {}),)}, {"stop_reason": "content_filter"}],
+    ids=["a tool call", "a refusal"],
+)
+def test_what_sums_up_nothing_is_no_summary(end_fields: dict[str, Any]) -> None:
     """It is paid for once; the conversation is truncated, and an earlier summary stays."""
 
-    class Calling(Summarizing):
+    class Otherwise(Summarizing):
         def stream(self, request: ModelRequest, stop: StopSignal) -> Any:
             *chunks, end = super().stream(request, stop)
-            calls = (ToolCall("c", "calculator", {}),) if request.is_summary else ()
             yield from chunks
-            yield replace(end, tool_calls=calls)
+            yield replace(end, **end_fields) if request.is_summary else end
 
-    model, context = Calling(), RecordedRun()
+    model, context = Otherwise(), RecordedRun()
 
     run(after(summing_up(model), *talk(12)), context)
 
