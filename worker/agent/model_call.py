@@ -1,7 +1,6 @@
 """A model call: its stream is passed on, and `retry.decide` says what follows a failed try."""
 
 import contextlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +11,9 @@ from arkloop.shared import fault_points, metrics
 from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events import types
-from arkloop.shared.events.plain import is_too_deep, plain
-from arkloop.shared.events.types import Event, ProviderState
+from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
-from arkloop.worker.agent import affordable, call_spans
+from arkloop.worker.agent import affordable, call_spans, finished_turn
 from arkloop.worker.agent.attachments import attached
 from arkloop.worker.agent.call_ids import CallIds
 from arkloop.worker.agent.output_pace import FREE_CHARACTERS, OutputPace
@@ -34,7 +32,6 @@ from arkloop.worker.agent.retry import (
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.context import Admission, RunContext, Transcript
 from arkloop.worker.contract.messages import (
-    MAX_STATE_BYTES,
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -44,7 +41,6 @@ from arkloop.worker.contract.messages import (
     TurnEnd,
     UsageUpdate,
     has_state,
-    state_text,
     strip_provider_state,
 )
 from arkloop.worker.contract.outcomes import ProviderError, TooLarge
@@ -54,7 +50,6 @@ from arkloop.worker.providers import Provider, output_modes
 
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
-MAX_ARGUMENTS_CHARACTERS = 1024 * 1024
 #: Under a budget every call needs a bound: this one, where neither persona nor route has one.
 DEFAULT_OUTPUT_TOKENS = 4096
 #: Or what a small context leaves for it, but not less than this: our count is rather too high.
@@ -204,7 +199,7 @@ def _try_once(
             message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)
         cost = admission.add_usage(route, usage)
-        message = replace(message, state=_state(route, end))
+        message = replace(message, state=finished_turn.state_of(route, end))
         return Reply(
             request=request,
             message=message,
@@ -344,8 +339,8 @@ def _stream_turn(
                 streamed.usage = usage
             case TurnEnd():
                 streamed.usage = chunk.usage or streamed.usage
-                _check_arguments(chunk)
-                end = _as_far_as_it_came(chunk)
+                finished_turn.check_arguments(chunk)
+                end = finished_turn.as_far_as_it_came(chunk)
                 end = replace(end, tool_calls=ids.name(end.tool_calls))
                 return AssistantMessage("".join(text), end.tool_calls), end
     raise ProviderError("malformed", "The model's stream ended without a final chunk.")
@@ -360,35 +355,3 @@ def _watched(chunks: Iterator[Chunk], stop: StopSignal) -> Iterator[Chunk]:
             yield chunk
     finally:
         stop.is_answering = False
-
-
-def _as_far_as_it_came(end: TurnEnd) -> TurnEnd:
-    """Mark a last call that was cut off before its arguments: it must not pass for one without."""
-    if end.stop_reason not in ("length", "content_filter") or not end.tool_calls:
-        return end
-    *others, last = end.tool_calls
-    if last.arguments != {}:
-        return end
-    return replace(end, tool_calls=(*others, replace(last, arguments="")))
-
-
-def _state(route: Route, end: TurnEnd) -> ProviderState | None:
-    """Return the provider state to keep for the next request; None after a final message."""
-    if not end.tool_calls or (end.state is None and not end.call_states):
-        return None
-    if is_too_deep([end.state, *end.call_states]):
-        return None
-    calls = tuple(map(plain, end.call_states))
-    state = ProviderState(route.provider, route.model, plain(end.state), calls, route.server)
-    return state if len(state_text(state).encode()) <= MAX_STATE_BYTES else None
-
-
-def _check_arguments(end: TurnEnd) -> None:
-    for call in end.tool_calls:
-        # Text that is no JSON stays text; both are written into one event.
-        if len(json.dumps(call.arguments, default=str)) > MAX_ARGUMENTS_CHARACTERS:
-            raise ProviderError(
-                "malformed",
-                f"The model's arguments for {call.name[:100]!r} exceeded"
-                f" {MAX_ARGUMENTS_CHARACTERS:,} characters.",
-            )

@@ -56,6 +56,9 @@ _LACKS_REASONING = re.compile(
 )
 #: What they get for it; an empty text is not enough for each of them.
 _NO_REASONING = {"reasoning_content": " "}
+#: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
+#: Mistral and OpenRouter.
+_INTERRUPTED = ("insufficient_system_resource", "abort", "error")
 #: Of a call: Google puts its `thought_signature` there, and refuses the call without it.
 _SIGNED = "extra_content"
 
@@ -128,6 +131,9 @@ class OpenAIProvider:
             if finish_reason is None:
                 why = "The provider's stream ended before the response was complete."
                 raise ProviderError("connection", why)
+            if finish_reason in _INTERRUPTED:
+                why = f"The provider broke off its response: {finish_reason}."
+                raise ProviderError("overloaded", why)
             tool_calls = calls.whole()
             if usage is not None and not usage.output_tokens and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count

@@ -318,7 +318,15 @@ def test_our_bound_is_what_the_context_leaves(room: int, most: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "last"), [("length", ""), ("content_filter", ""), ("tool_calls", {})]
+    ("reason", "last"),
+    [
+        ("length", ""),
+        ("content_filter", ""),
+        ("model_length", ""),  # Mistral's
+        ("MAX_TOKENS", ""),  # Google's
+        ("tool_calls", {}),
+        ("STOP", {}),
+    ],
 )
 def test_a_call_that_was_cut_off_is_not_made_without_its_arguments(reason: str, last: Any) -> None:
     """Nobody knows what they would have been; those of calls before it are whole."""

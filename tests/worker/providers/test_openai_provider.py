@@ -34,6 +34,7 @@ from tests.worker.providers.fake_vendor import (
     delta,
     openai_stream,
     raw,
+    refusal,
     route_to,
     status,
     vendor,
@@ -380,3 +381,12 @@ def test_the_last_marker_may_be_missing() -> None:
     found = answered(delta(content="Hi"), delta(finish="length"), usage_chunk(), done=False)
 
     assert "length" == found[-1].stop_reason
+
+
+@pytest.mark.parametrize("reason", ["insufficient_system_resource", "abort", "error"])
+def test_a_server_that_breaks_off_has_not_answered(reason: str) -> None:
+    """Its finish reason says that the stream was interrupted."""
+    failure = refusal("openai", raw(openai_stream(delta(content="Hi"), delta(finish=reason))))
+
+    assert ("provider.overloaded", True) == (failure.code, failure.retryable)
+    assert reason in str(failure)
