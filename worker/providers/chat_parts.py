@@ -34,6 +34,29 @@ def images_after(messages: Iterable[Message]) -> Iterator[Message | dict[str, An
             yield {"role": "user", "content": content_of([note, *images])}
 
 
+def users_joined(messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Join neighbouring messages of the user, as a failed run or a summary leaves them.
+
+    Chat templates that demand alternating roles, such as those of Gemma and Mistral, refuse them.
+    """
+    for role, group in groupby(messages, key=lambda message: message["role"]):
+        same = list(group)
+        if role != "user" or len(same) == 1:
+            yield from same
+            continue
+        contents = [message["content"] for message in same]
+        if all(isinstance(content, str) for content in contents):
+            yield {"role": role, "content": "\n\n".join(filter(None, contents))}
+        else:
+            yield {"role": role, "content": [part for one in contents for part in _parts_of(one)]}
+
+
+def _parts_of(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return content
+
+
 def _content(part: Part) -> dict[str, Any]:
     match part:
         case TextPart(text):

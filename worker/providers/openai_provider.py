@@ -30,7 +30,7 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
-from arkloop.worker.providers.chat_parts import content_of, images_after
+from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.openai_responses import ResponsesProvider
 from arkloop.worker.providers.output_modes import OutputMode
@@ -238,10 +238,11 @@ class _Reasoning:
 
 
 def _body(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
-    messages = [
+    each = (
         message if isinstance(message, dict) else _message(message)
         for message in images_after(with_ids_for(request.model, request.messages))
-    ]
+    )
+    messages = list(users_joined(each))
     if request.system_prompt:
         messages.insert(0, {"role": "system", "content": request.system_prompt})
     body: dict[str, Any] = {

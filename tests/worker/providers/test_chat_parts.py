@@ -13,7 +13,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.contract.outcomes import ProviderError
-from arkloop.worker.providers.chat_parts import content_of, images_after
+from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
 
 PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
 PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")
@@ -59,3 +59,22 @@ def test_results_without_images_are_followed_by_nothing() -> None:
     messages: list[Message] = [UserMessage("a"), ToolMessage("1", "clock", "noon")]
 
     assert messages == list(images_after(messages))
+
+
+def test_neighbouring_messages_of_the_user_are_one() -> None:
+    """Chat templates that demand alternating roles refuse two; all other messages stay apart."""
+    text, parts = {"role": "user", "content": "a"}, {"role": "user", "content": [PNG_URL]}
+    result, said = {"role": "tool", "content": "1"}, {"role": "assistant", "content": "Yes"}
+
+    joined = list(users_joined([text, text, said, text, parts, text, said, said, result, result]))
+
+    parted = {"type": "text", "text": "a"}
+    assert [
+        {"role": "user", "content": "a\n\na"},
+        said,
+        {"role": "user", "content": [parted, PNG_URL, parted]},
+        said,
+        said,
+        result,
+        result,
+    ] == joined

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.worker import providers
-from arkloop.worker.contract.messages import Message, ModelRequest, TextDelta, UserMessage
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ModelRequest,
+    TextDelta,
+    UserMessage,
+)
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.sdk_client import json_bytes
@@ -56,7 +62,10 @@ def test_an_emoji_does_not_multiply_the_memory_of_a_request(
     provider: str, fields: dict[str, Any]
 ) -> None:
     """A long conversation is encoded without a string of all of it, of four bytes a character."""
-    messages = [UserMessage("word " * 2000 + str(number)) for number in range(800)]
+    messages: list[Message] = [
+        (AssistantMessage if number % 2 else UserMessage)("word " * 2000 + str(number))
+        for number in range(801)
+    ]
     messages[0] = UserMessage("\N{GRINNING FACE}")
     size = sum(len(message.content) for message in messages)
     _send_to_nobody(provider, fields, messages[:1])  # loads the SDK
