@@ -14,11 +14,12 @@ from arkloop.shared.events import types
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent import affordable, call_spans, finished_turn
-from arkloop.worker.agent.attachments import attached
+from arkloop.worker.agent.attachments import attached, droppable
 from arkloop.worker.agent.call_ids import CallIds
 from arkloop.worker.agent.output_pace import FREE_CHARACTERS, OutputPace
 from arkloop.worker.agent.retry import (
     JITTER,
+    DropAttachments,
     DropSetting,
     Fail,
     NextRoute,
@@ -50,6 +51,8 @@ from arkloop.worker.providers import Provider, output_modes
 
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
+#: How the event names attachments that a route's calls leave out.
+DROPPED_ATTACHMENTS = "attachments"
 #: Under a budget every call needs a bound: this one, where neither persona nor route has one.
 DEFAULT_OUTPUT_TOKENS = 4096
 #: Or what a small context leaves for it, but not less than this: our count is rather too high.
@@ -133,10 +136,14 @@ def call_model(
         except ProviderError as error:
             metrics.MODEL_CALLS.add(1, route, error.code)
             error = _never_fits(error, chain, request)
+            to_drop = set()
+            if error.refuses_attachments:
+                to_drop = droppable(request.messages, chain.refused_attachments)
             progress = replace(
                 progress,
                 has_larger=chain.has_larger,
                 sends_state=has_state(request.messages),
+                sends_attachments=bool(to_drop),
                 seconds_left=deadline.seconds_left,
             )
             match decide(error, progress, random.uniform(*JITTER)):
@@ -162,6 +169,10 @@ def call_model(
                     _drop_settings(chain, context, [name])
                     if name == output_modes.SETTING:
                         request = build(chain.route)  # with another form of it
+                case DropAttachments():
+                    _void(context, error, streamed)
+                    chain.refused_attachments.update(to_drop)
+                    _drop_settings(chain, context, [DROPPED_ATTACHMENTS])
                 case (NextRoute() as left) | Shrink(otherwise=NextRoute() as left):
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left)
@@ -194,7 +205,8 @@ def _try_once(
         wanted = request.max_output_tokens
         if admission.is_limited:
             request = affordable.reserve(chain, request, admission, last_call)
-        with attached(request, context.files, route.accepts) as sent:
+        refused = chain.refused_attachments
+        with attached(request, context.files, route.accepts, refused=refused) as sent:
             sent = replace(sent, on_send=partial(context.keep_prompt, route, sent))
             message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)

@@ -25,6 +25,7 @@ class Progress:
     `seconds_left` is how long the call may still wait for a provider that refuses it so.
     `has_next`: the chain has another route; `has_larger`: one with a larger context.
     `sends_state`: the request returns provider state.
+    `sends_attachments`: it has images or files that can be left out.
     """
 
     has_next: bool
@@ -33,6 +34,7 @@ class Progress:
     refusals: int = 0
     shrinks: int = 0
     sends_state: bool = False
+    sends_attachments: bool = False
     seconds_left: float = 0.0
 
 
@@ -86,13 +88,20 @@ class DropSetting:
     name: str
 
 
-Decision = Retry | Wait | Shrink | StripState | DropSetting | NextRoute | Fail
+@dataclass(frozen=True, slots=True)
+class DropAttachments:
+    """The same request without attachments: those before the last question, then all."""
+
+
+Decision = Retry | Wait | Shrink | StripState | DropSetting | DropAttachments | NextRoute | Fail
 
 
 def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
     """Decide what follows the error of a try; `jitter` is a random factor, within `JITTER`."""
     if error.refused_setting is not None:
         return DropSetting(error.refused_setting)
+    if error.refuses_attachments and progress.sends_attachments:
+        return DropAttachments()
     is_throttled = error.code == "provider.rate_limited"
     if is_throttled:
         pause = _pause(error, progress.refusals + 1, jitter)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.providers import Provider
 
 #: The provider of a route.
@@ -33,6 +34,7 @@ class RouteChain:
         self._provider: Provider | None = None
         self._learned = learned
         self._dropped = {route_id: set(names) for route_id, names in dropped.items()}
+        self._refused_attachments: dict[str, set[Attachment]] = {}
 
     @property
     def route(self) -> Route:
@@ -73,6 +75,11 @@ class RouteChain:
         return new
 
     @property
+    def refused_attachments(self) -> set[Attachment]:
+        """The attachments that the route's calls leave out for the rest of the attempt."""
+        return self._refused_attachments.setdefault(self.route.id, set())
+
+    @property
     def has_larger(self) -> bool:
         """True if a later route has a larger context, or one whose size is not known."""
         return any(map(self._is_larger, self._routes[1:]))
@@ -96,7 +103,9 @@ class RouteChain:
     def alone(self) -> "RouteChain":
         """Return a chain of the route in use without the later ones; it shares the provider."""
         provider = self.provider
-        return RouteChain(self._routes[:1], lambda _route: provider, self._dropped)
+        alone = RouteChain(self._routes[:1], lambda _route: provider, self._dropped)
+        alone._refused_attachments = self._refused_attachments
+        return alone
 
     def advance(self, *, to_larger: bool = False) -> Route:
         """Leave the route for the next one, or the next with a larger context; return it."""

@@ -65,7 +65,8 @@ class ProviderError(RunFailure):
     `is_gone`: what the route names, a model or an address, is not there. `is_shared`: a 429 says
     that the account's own limit is exhausted, so it concerns everybody who uses the account.
     `was_accepted`: the provider had the whole request and may bill it, though the call failed.
-    `refused_setting`: the provider would accept the call without this model setting.
+    `refused_setting`: the provider would accept the call without this model setting;
+    `refuses_attachments`: without some of its images and files.
     `idle_tokens`: a 429 came although this limit of tokens per minute was not used at all.
     """
 
@@ -81,6 +82,7 @@ class ProviderError(RunFailure):
         idle_tokens: int | None = None,
         too_large: TooLarge | None = None,
         refused_setting: str | None = None,
+        refuses_attachments: bool = False,
     ) -> None:
         retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
         super().__init__(f"provider.{kind}", message, retryable=retryable)
@@ -91,6 +93,7 @@ class ProviderError(RunFailure):
         self.idle_tokens = idle_tokens
         self.too_large = too_large
         self.refused_setting = refused_setting
+        self.refuses_attachments = refuses_attachments
 
     @property
     def is_of_route(self) -> bool:

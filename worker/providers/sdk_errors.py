@@ -16,6 +16,7 @@ from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers import rate_limit_headers, refused_settings, size_errors
+from arkloop.worker.providers.attachment_errors import is_about_attachments
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
 _MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -138,6 +139,8 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
         return ProviderError("auth", message)
     if too_large := size_errors.read(error.message, error.body, status):
         return ProviderError("invalid_request", message, too_large=too_large)
+    if status < 500 and status != 429 and is_about_attachments(error.message):
+        return ProviderError("invalid_request", message, refuses_attachments=True)
     said = _error_object(error.body) or {}
     text, param = str(said.get("message") or error.message), said.get("param")
     if refused := refused_settings.find(status, param, text, settings):

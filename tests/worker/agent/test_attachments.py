@@ -1,13 +1,28 @@
 """The attachments of a request."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
+from arkloop.shared.events.types import RunSettingsDropped
 from arkloop.worker.agent import attachments
 from arkloop.worker.agent.attachments import attached
+from arkloop.worker.agent.model_call import call_model
 from arkloop.worker.contract.attachments import Attachment, TextPart
-from arkloop.worker.contract.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from tests.worker.recorded_run import RecordedRun, request
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Chunk,
+    Message,
+    ModelRequest,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+    attachments_of,
+)
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from tests.worker.recorded_run import RecordedRun, chain_of, request
 
 
 def image(file_id: str = "1", **fields: Any) -> Attachment:
@@ -111,3 +126,69 @@ def test_the_newest_are_sent_where_all_are_too_many() -> None:
     assert ["2", "3"] == [part.file_id for part in sent]
     many = parts_sent(run, *[asked(image()) for _ in range(attachments.MAX_ATTACHMENTS + 1)])
     assert [TextPart, Attachment, Attachment] == [type(part) for part in many][:3]
+
+
+class Choosy(ScriptedProvider):
+    """Refuses requests with one of these files; keeps the files of each request."""
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__()
+        self.refused = set(refused)
+        self.sent: list[list[str]] = []
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        parts = [part for message in request.messages for part in attachments_of(message)]
+        self.sent.append([str(part.file_id) for part in parts])
+        if self.refused & set(self.sent[-1]):
+            raise ProviderError("invalid_request", "too large", refuses_attachments=True)
+        yield TurnEnd("stop")
+
+
+def test_refused_attachments_are_left_out() -> None:
+    """The attachments before the last question, then all; the run's later calls lack them too."""
+    run, model = RecordedRun(), Choosy("1")
+    run.contents = dict.fromkeys("1234", b"x")
+    chain = chain_of(model)
+    said: list[Message] = [asked(image("1")), AssistantMessage("Hm"), asked(image("2"))]
+
+    def call() -> None:
+        call_model(chain, lambda _: request(*said), run, run.stop)
+
+    call()
+    said.append(ToolMessage("call_1", "camera", "ok", (image("3"),)))
+    call()
+    model.refused = {"3"}
+    call()
+    said.append(asked(image("4")))
+    call()
+
+    assert [["1", "2"], ["2"], ["2", "3"], ["2", "3"], [], ["4"]] == model.sent
+    assert [RunSettingsDropped("scripted", ["attachments"])] == run.events
+
+
+def test_of_many_images_the_newest_are_sent_after_a_refusal() -> None:
+    """Anthropic refuses large ones in requests with more than twenty; new ones have room."""
+    run, model = RecordedRun(), Choosy("0")
+    run.contents = {str(n): b"x" for n in range(22)}
+    chain = chain_of(model)
+    images = [image(str(n)) for n in range(21)]
+
+    for said in (images, [*images, image("21")]):
+        call_model(chain, lambda _, said=said: request(asked(*said)), run, run.stop)
+
+    everything = [str(n) for n in range(22)]
+    assert [everything[:21], everything[11:21], everything[11:]] == model.sent
+
+
+def test_many_images_may_be_the_same_one() -> None:
+    """None is older than the newest then: the attachments before the last question go."""
+    run, model = RecordedRun(), Choosy("0")
+    run.contents = {"0": b"x"}
+    said: list[Message] = [
+        message for _ in range(21) for message in (asked(image("0")), AssistantMessage("Hm"))
+    ]
+    said.append(asked())
+
+    call_model(chain_of(model), lambda _: request(*said), run, run.stop)
+
+    assert [["0"] * 21, []] == model.sent
