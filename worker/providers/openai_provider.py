@@ -56,6 +56,10 @@ _LACKS_REASONING = re.compile(
 )
 #: What they get for it; an empty text is not enough for each of them.
 _NO_REASONING = {"reasoning_content": " "}
+#: Gemini 3 refuses turns whose first call is not signed, such as those of other models.
+_LACKS_SIGNATURE = re.compile(r"missing a.{0,3}thought_signature")
+#: Google's value for them; see https://ai.google.dev/gemini-api/docs/thought-signatures.
+_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 #: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
 #: Mistral and OpenRouter.
 _INTERRUPTED = ("insufficient_system_resource", "abort", "error")
@@ -80,7 +84,7 @@ class OpenAIProvider:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "chat")
-        self._fills_reasoning = False
+        self._fills_reasoning = self._fills_signatures = False
 
     def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
         if self._is_vendor:
@@ -155,20 +159,33 @@ class OpenAIProvider:
         self._client.close()
 
     def _open(self, request: ModelRequest) -> Any:
-        """Open the stream of chunks; a server that demands reasoning of each turn gets a blank."""
+        """Open the stream of chunks; what a server demands of each turn is filled in."""
         body = _body(request, self._is_vendor)
-        if not self._fills_reasoning:
+        while True:
+            sent = {**body, "messages": list(map(self._filled, body["messages"]))}
             try:
-                return self._client.open(_PATH, body)
+                return self._client.open(_PATH, sent)
             except openai.BadRequestError as error:
-                if not _LACKS_REASONING.search(error.message.replace("`", "")):
+                if not self._learn(error.message.replace("`", "")):
                     raise
-                self._fills_reasoning = True
-        body["messages"] = [
-            {**_NO_REASONING, **message} if message["role"] == "assistant" else message
-            for message in body["messages"]
-        ]
-        return self._client.open(_PATH, body)
+
+    def _learn(self, refusal: str) -> bool:
+        """Take note of what turns lack by a refusal; return whether it is anything new."""
+        before = (self._fills_reasoning, self._fills_signatures)
+        self._fills_reasoning |= _LACKS_REASONING.search(refusal) is not None
+        self._fills_signatures |= _LACKS_SIGNATURE.search(refusal) is not None
+        return before != (self._fills_reasoning, self._fills_signatures)
+
+    def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["role"] != "assistant":
+            return message
+        if self._fills_reasoning:
+            message = {**_NO_REASONING, **message}
+        calls = message.get("tool_calls") or ()
+        if self._fills_signatures and calls and not any(_SIGNED in call for call in calls):
+            first, *others = calls
+            message = {**message, "tool_calls": [{**first, _SIGNED: _NO_SIGNATURE}, *others]}
+        return message
 
 
 def _is_last(chunk: Any) -> bool:
