@@ -22,6 +22,9 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.token_estimates import beginning, tokens_of_text
 
+#: What a truncation keeps of the input: half, or a third of a large one, where half is more than
+#: this number of tokens. Each request pays for all that is kept, and the first one the full price.
+KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
 #: Roles, separators, ids.
 MESSAGE_TOKENS = 8
 #: What is left of a result, however little room there is; and what the note in it takes.
@@ -62,6 +65,11 @@ def in_force(contexts: Mapping[int, ContextCompacted], window_tokens: int) -> Co
     if newest.window_tokens == window_tokens:
         return newest
     return replace(newest, window_tokens=window_tokens, result_tokens=None)
+
+
+def kept_of(tokens: float) -> float:
+    """Return the tokens that a truncation leaves of these."""
+    return max(min(tokens * KEPT_PART, FEW_TOKENS), tokens * KEPT_OF_MANY)
 
 
 def start_of(entries: Sequence[Entry], context: ContextCompacted) -> int:

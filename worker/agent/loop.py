@@ -133,7 +133,7 @@ def _step(
     last_call = landing.last_within_budget if agent.persona.on_limit == "answer" else None
     reply = call_model(agent.chain, requests.build, context, stop, requests.shrink, last_call)
     fault_points.reach("worker.after_model")
-    requests.measured(agent.chain.route, reply.usage)
+    requests.measured(agent.chain.route, reply.request, reply.usage)
     reply = _with_output_as_text(agent, context, reply)
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls

@@ -21,15 +21,17 @@ from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
 from arkloop.worker.contract.cpu_slices import breathe, portions
-from arkloop.worker.contract.messages import Message, ModelRequest, strip_provider_state
+from arkloop.worker.contract.messages import (
+    Message,
+    ModelRequest,
+    has_state,
+    strip_provider_state,
+)
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
-#: What a truncation keeps of the input: half, or a third of a large one, where half is more than
-#: this number of tokens. Each request pays for all that is kept, and the first one the full price.
-KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
 #: The part of a refused request that its model may take, if the vendor has not said how much.
 REFUSED_PART = 0.75
 #: How many entries are shown to a model at a time, which takes about a millisecond.
@@ -66,6 +68,7 @@ class RequestBuilder:
         self._counts: dict[str, VendorCount] = {}
         self._built: dict[str, ModelRequest] = {}  # the last request of each route
         self._shown: dict[tuple[object, ...], _Shown] = {}
+        self._stateless: dict[str, tuple[int, int]] = {}  # by route: up to which entry
         self._offered = OfferedTools(agent, turns)
         self._summarizes = agent.persona.compaction == "summary"
         # The schema of the output is counted as a tool, however it is sent.
@@ -75,7 +78,7 @@ class RequestBuilder:
     def build(self, route: Route) -> ModelRequest:
         """Build the next request; moves the truncation point if the conversation is too long."""
         if self._is_unread(route) or self._is_too_long(route):
-            self._compact(route, _kept_of(self._input_tokens(route)))
+            self._compact(route, context_window.kept_of(self._input_tokens(route)))
         request = self.lost(route)
         breathe(request.messages)  # its provider will pass over them, too
         return request
@@ -112,8 +115,15 @@ class RequestBuilder:
         """Make no more calls for summaries: time and money are for the answer."""
         self._summarizes = False
 
-    def measured(self, route: Route, usage: Usage) -> None:
-        """Take over what the vendor has counted for the request that was built last."""
+    def measured(self, route: Route, sent: ModelRequest, usage: Usage) -> None:
+        """Take over what the vendor has counted for the request that was built last.
+
+        If provider state was taken out of it, the turns up to here are sent without it from now on.
+        """
+        if has_state(self._built[route.id].messages) and not has_state(sent.messages):
+            self._stateless[route.id] = self._entries()[-1].place
+            for key in [k for k, shown in self._shown.items() if has_state(shown.messages)]:
+                del self._shown[key]
         if usage.source == "reported" and usage.input_tokens:
             messages = sum(len(shown.messages) for shown in self._kept(route))
             self._count(route, usage.input_tokens, messages)
@@ -135,7 +145,7 @@ class RequestBuilder:
         )
         request = self.build(route)
         if not _is_smaller(request, refused):
-            target = _kept_of(min(self._tokens(route), self._input_tokens(route)))
+            target = context_window.kept_of(min(self._tokens(route), self._input_tokens(route)))
             self._compact(route, target, is_refused=True)
             request = self.lost(route)
         return request if _is_smaller(request, refused) else None
@@ -289,7 +299,8 @@ class RequestBuilder:
         for some in portions(new, PORTION):
             for key, entry in some:
                 cut = context_window.cut_results(entry, each, together)
-                messages = strip_provider_state(cut, keep_for=route)
+                is_refused = entry.place <= self._stateless.get(route.id, (-1, 0))
+                messages = strip_provider_state(cut, keep_for=None if is_refused else route)
                 tokens = sum(map(context_window.tokens_of, messages))
                 self._shown[key] = _Shown(messages, tokens, cut != list(entry.messages))
         return [self._shown[key] for key in keys]
@@ -361,11 +372,6 @@ class RequestBuilder:
         if self._turns and settings.get("tool_choice") != "none":
             settings.pop("tool_choice", None)
         return settings
-
-
-def _kept_of(tokens: float) -> float:
-    """Return the tokens that a truncation leaves of these."""
-    return max(min(tokens * KEPT_PART, FEW_TOKENS), tokens * KEPT_OF_MANY)
 
 
 def _summary_of(context: ContextCompacted) -> list[Message]:
