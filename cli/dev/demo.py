@@ -58,13 +58,14 @@ def _dev_server(console: Console) -> Iterator[tuple[str, str]]:
     log = folder / "output.log"
     arkloop = str(Path(sys.executable).with_name("arkloop"))
     argv = [arkloop, "dev", "--port", "0", "--data", str(folder / "data")]
-    # The caller's own settings stay out: this is about a bare machine.
+    # The caller's own settings stay out, also those of a file .env: this is about a bare machine.
     environment = {n: v for n, v in os.environ.items() if not n.startswith("ARKLOOP_")}
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 dying_with_parent(argv, death_signal=signal.SIGTERM),
                 env=environment,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
