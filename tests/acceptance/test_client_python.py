@@ -1,5 +1,6 @@
 """`clients/python` against the service: cut connections, killed servers, people and tools."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 SLOW = script({"count": 60, "delay_ms": 20}, {"tool": "calculator", "args": {"expression": "6*7"}})
+
+CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
 
 
 @pytest.fixture
@@ -111,6 +119,20 @@ def test_the_text_is_what_the_run_says(arkloop: Arkloop) -> None:
 
     assert "message.reset" in {event["type"] for event in seen}
     assert arkloop.get_run(run["run_id"])["output"] == text
+
+
+def test_the_text_is_that_of_one_turn(arkloop: Arkloop) -> None:
+    """A turn that repairs its output begins anew, though no tool was called before it."""
+    steps = script({"output": {"name": "Rome"}, "invalid": 1})
+    run_id = arkloop.create(steps, route_id="scripted", output_schema=CITY)["run_id"]
+
+    text, streamed, turns = StreamedText(), "", 0
+    for event in arkloop.follow(run_id):
+        text.add(event)
+        streamed = str(text) if event["type"] == "message.delta" else streamed
+        turns += event["type"] == "message.completed"
+
+    assert (2, {"name": "Rome"}) == (turns, json.loads(streamed))
 
 
 def test_people_answer_and_approve(arkloop: Arkloop) -> None:

@@ -34,6 +34,12 @@ STEPS = (
     {"say": "there."},
 )
 ASKING = script({"tool": "ask_user", "args": {"question": "Where?"}}, {"say": "Thanks."})
+CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
 #: What the examples of the docs use: a token, and a tool.
 OF_THE_READER = """\
 declare const token: string
@@ -117,6 +123,15 @@ def test_a_slow_caller_is_no_silence(user: Caller) -> None:
     said = _said(_started(user.url, user, options, message=ASKING))
 
     assert (1, "run.completed") == (said["opened"], said["seen"][-1]["type"])
+
+
+def test_the_text_is_that_of_one_turn(user: Caller) -> None:
+    """A turn that repairs its output begins anew, though no tool was called before it."""
+    steps = script({"output": {"name": "Rome"}, "invalid": 1})
+    said = _said(_started(user.url, user, message=steps, output_schema=CITY))
+
+    turns = [event for event in said["seen"] if event["type"] == "message.completed"]
+    assert (2, {"name": "Rome"}) == (len(turns), json.loads(said["streamed"]))
 
 
 def test_an_approval_has_its_arguments(user: Caller) -> None:

@@ -14,8 +14,10 @@ const thread = threadId ?? (await arkloop.createThread({ title: "node" })).id
 const { run_id: runId } = await arkloop.create({ ...body, thread_id: thread })
 const text = new StreamedText()
 const seen = []
+let streamed = ""
 for await (const event of arkloop.follow(runId)) {
   text.add(event)
+  if (event.type === "message.delta") streamed = String(text)
   seen.push(event)
   if (seen.length === 1) process.stderr.write("begun\n")
   if (event.type !== "run.waiting_for_input") continue
@@ -39,4 +41,5 @@ await arkloop.cancel(runId)
 const refused = await arkloop.getRun(thread).catch((error) => error)
 const code = refused instanceof ArkloopError ? refused.code : null
 const run = await arkloop.getRun(runId)
-console.log(JSON.stringify({ runId, thread, seen, rest, text: String(text), output: run.output, code, opened }))
+const texts = { text: String(text), streamed, output: run.output }
+console.log(JSON.stringify({ runId, thread, seen, rest, ...texts, code, opened }))

@@ -217,15 +217,20 @@ class StreamedText:
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, str]] = []
+        self._is_turn_complete = False
 
     def add(self, event: Event) -> None:
         if event["type"] == "message.delta":
+            if self._is_turn_complete:  # not all turns are followed by results of tools
+                self._pieces = []
+            self._is_turn_complete = False
             self._pieces.append((event["seq"], event["data"]["content"]))
         elif event["type"] == "message.reset":
             first = event["data"]["from_seq"]
             self._pieces = [piece for piece in self._pieces if piece[0] < first]
         elif event["type"] == "message.completed":
             self._pieces = [(event["seq"], event["data"]["content"])]
+            self._is_turn_complete = True
         elif event["type"] == "tool.result":
             self._pieces = []
 

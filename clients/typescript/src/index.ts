@@ -246,15 +246,19 @@ interface Prepared {
 /** The text of a run's current turn as it is streamed: what a reset voids is removed. */
 export class StreamedText {
   #pieces: { seq: number; content: string }[] = []
+  #isTurnComplete = false
 
   add(event: Event): void {
     if (event.type === "message.delta") {
+      if (this.#isTurnComplete) this.#pieces = [] // not all turns are followed by results of tools
+      this.#isTurnComplete = false
       this.#pieces.push({ seq: event.seq, content: event.data.content })
     } else if (event.type === "message.reset") {
       const first = event.data.from_seq
       this.#pieces = this.#pieces.filter((piece) => piece.seq < first)
     } else if (event.type === "message.completed") {
       this.#pieces = [{ seq: event.seq, content: event.data.content }]
+      this.#isTurnComplete = true
     } else if (event.type === "tool.result") {
       this.#pieces = []
     }
