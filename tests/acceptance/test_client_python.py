@@ -182,6 +182,18 @@ def test_client_tools_and_cancel(arkloop: Arkloop) -> None:
     assert [] == list(arkloop.follow(hanging, after_seq=last["seq"]))
 
 
+def test_open_streams_leave_room_for_requests(user: Caller) -> None:
+    """A client with a hundred open streams can cancel what it follows."""
+    with Arkloop(user.url, user.token, patience=1) as client:
+        run_id = client.create(script({"hang": 60}), route_id="scripted")["run_id"]
+        streams = [client.follow(run_id) for _ in range(100)]
+        begun = [next(stream)["type"] for stream in streams]
+        client.cancel(run_id)
+        ends = [list(stream)[-1]["type"] for stream in streams]
+
+    assert [{"run.started"}, {"run.cancelled"}] == [set(begun), set(ends)]
+
+
 def test_the_types_are_current() -> None:
     """They are those of the description; `make client-types` writes them again."""
     command = [sys.executable, str(ROOT / "scripts" / "client_types.py"), "--check"]

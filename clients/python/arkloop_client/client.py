@@ -58,7 +58,9 @@ class Arkloop:
         first_pause: float = 0.2,
         http: httpx.Client | None = None,
     ) -> None:
-        self._http = httpx.Client() if http is None else http
+        # Every run that is followed holds a connection; httpx has 100, for all requests together.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._http = httpx.Client(limits=limits) if http is None else http
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._patience = patience
