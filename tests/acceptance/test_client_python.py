@@ -32,6 +32,16 @@ CITY = {
     "additionalProperties": False,
 }
 
+#: Responses of a proxy, and the message that becomes of each.
+FOREIGN = (
+    ({"status_code": 403, "text": "Forbidden"}, "Forbidden"),
+    ({"status_code": 403, "text": " \n"}, "URL responded with 403 without a text."),
+    (
+        {"status_code": 301, "headers": {"Location": "https://service/"}, "text": "<p>Moved</p>"},
+        "URL responded with 301 and a redirect to https://service/.",
+    ),
+)
+
 
 @pytest.fixture
 def arkloop(user: Caller) -> Iterator[Arkloop]:
@@ -277,6 +287,22 @@ def test_a_request_that_cannot_be_made_is_raised_at_once(
             client.get_run("run") if call == "get" else list(client.follow("run"))
 
     assert 1 == len(requests)
+
+
+@pytest.mark.parametrize("call", ["get", "follow"])
+@pytest.mark.parametrize(("response", "message"), FOREIGN)
+def test_an_error_of_a_proxy_says_what_it_is(
+    call: str, response: dict[str, Any], message: str
+) -> None:
+    """Its text is the message; without one, and of a redirect, it is what came from where."""
+    client, _ = _playing(httpx.Response(**response))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run") if call == "get" else list(client.follow("run"))
+
+    path = "/v1/runs/run" + ("/events" if call == "follow" else "")
+    assert ("", response["status_code"]) == (error.value.code, error.value.status)
+    assert message.replace("URL", f"http://service{path}") == str(error.value)
 
 
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:

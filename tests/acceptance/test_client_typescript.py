@@ -247,6 +247,20 @@ def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
     assert ("", body) == (made["thrown"]["code"], made["thrown"]["message"])
 
 
+@pytest.mark.parametrize(
+    ("response", "what"),
+    [
+        ({"status": 403, "body": " \n"}, "403 without a text"),
+        ({"status": 301, "headers": {"Location": "/x"}}, "301 and a redirect to /x"),
+    ],
+)
+def test_an_error_without_a_text_says_what_it_is(response: dict[str, Any], what: str) -> None:
+    """The message of an empty response, and of a redirect, is what came from where."""
+    made = _called("get", response)
+
+    assert f"http://service/v1/runs/run responded with {what}." == made["thrown"]["message"]
+
+
 @pytest.mark.parametrize("step", [3_600_000, -3_600_000])
 def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
     """An hour forward does not end the patience, and one back does not make it longer."""

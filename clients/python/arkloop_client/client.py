@@ -299,7 +299,16 @@ def _error(response: httpx.Response) -> ArkloopError:
             retry_after,
         )
     except (ValueError, KeyError, TypeError):  # a proxy's own
-        return ArkloopError(response.status_code, "", response.text[:1_000], {}, retry_after)
+        return ArkloopError(response.status_code, "", _foreign_message(response), {}, retry_after)
+
+
+def _foreign_message(response: httpx.Response) -> str:
+    """Return the text of a response that is not the service's, or what is known without one."""
+    location = response.headers.get("Location")
+    if location is None and response.text.strip():
+        return response.text[:1_000]
+    what = "without a text" if location is None else f"and a redirect to {location}"
+    return f"{response.request.url} responded with {response.status_code} {what}."
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -164,7 +164,7 @@ export class Arkloop {
         yield null
         return
       }
-      if (response.status !== 200 || response.body === null) throw await errorOf(response)
+      if (response.status !== 200 || response.body === null) throw await errorOf(response, request.url)
       isOpen = response.headers.get("Content-Type")?.startsWith("text/event-stream") ?? false
       let rest = ""
       let data = ""
@@ -211,7 +211,7 @@ export class Arkloop {
       try {
         const response = await this.#sent(request, AbortSignal.timeout(SILENCE_MS))
         if (response.ok) return (await response.json()) as T
-        throw await errorOf(response)
+        throw await errorOf(response, request.url)
       } catch (error) {
         if (error instanceof ArkloopError && !isPassing(error)) throw error
         await retry.pause(error)
@@ -329,7 +329,7 @@ function isPassing(error: ArkloopError): boolean {
   return PASSING.has(error.status) || error.code === "idempotency.in_progress"
 }
 
-async function errorOf(response: Response): Promise<ArkloopError> {
+async function errorOf(response: Response, url: string): Promise<ArkloopError> {
   const text = await response.text()
   const retryAfter = secondsOf(response.headers.get("Retry-After"))
   try {
@@ -341,7 +341,15 @@ async function errorOf(response: Response): Promise<ArkloopError> {
     // It is not JSON.
   }
   // A proxy's own.
-  return new ArkloopError(response.status, "", text.slice(0, 1_000), {}, retryAfter)
+  return new ArkloopError(response.status, "", foreignMessage(response, text, url), {}, retryAfter)
+}
+
+/** Return the text of a response that is not the service's, or what is known without one. */
+function foreignMessage(response: Response, text: string, url: string): string {
+  const location = response.headers.get("Location")
+  if (location === null && text.trim() !== "") return text.slice(0, 1_000)
+  const what = location === null ? "without a text" : `and a redirect to ${location}`
+  return `${response.url || url} responded with ${response.status} ${what}.` // `fetch` may have followed
 }
 
 /** Return the seconds of a `Retry-After`; a proxy's date is as good as 0, null means that there is none. */
