@@ -12,8 +12,6 @@ import argparse
 import json
 from collections.abc import Sequence
 
-import psutil
-
 from bench.bursts import burst
 from bench.conversations import targets_of, wait_for_ends
 from bench.http_clients import Loop, Request, call_all
@@ -44,14 +42,14 @@ def main() -> None:
 
         def cost(requests: Sequence[Request], clients: int = CLIENTS) -> float:
             """Return the milliseconds of Postgres' CPU of one of them."""
-            web, before = service.cpu("web"), _cpu(service)
+            web, before = service.cpu("web"), service.cpu("postgres")
             answers = call_all(loop, targets, requests, connections=clients, seconds=600)
             wait_for_ends(connections, 600)
             statuses = {status for status, _, _ in answers}
             assert statuses <= {200, 201}, statuses
             of_web, of_postgres = (
                 (now - then) * 1000 / len(requests)
-                for now, then in ((service.cpu("web"), web), (_cpu(service), before))
+                for now, then in ((service.cpu("web"), web), (service.cpu("postgres"), before))
             )
             what = requests[0][1] if requests[0][0] == "GET" else "a run of one word"
             print(f"{what:36} {of_postgres:8.2f} ms of Postgres, {of_web:8.2f} of web", flush=True)
@@ -66,9 +64,9 @@ def main() -> None:
         creates: list[Request] = [("POST", "/v1/runs", {"message": "hello"})]
         cost(creates * options.runs)  # there is something to list, and nothing is cold
         plain = cost(creates * options.runs)
-        before = _cpu(service)
+        before = service.cpu("postgres")
         burst(loop, service, connections, 100)
-        streamed = (_cpu(service) - before) * 1000 / 100
+        streamed = (service.cpu("postgres") - before) * 1000 / 100
         print(f"{'a run of 100 pieces, followed':36} {streamed:8.2f} ms of Postgres", flush=True)
         lists, reports = gets(LISTS), gets(REPORTS)
     page = sum(lists.values()) / len(lists)
@@ -80,11 +78,6 @@ def main() -> None:
             f" {read / (read + plain):.0%} beside runs of one word,"
             f" {read / (read + streamed):.0%} beside long ones"
         )
-
-
-def _cpu(service: Service) -> float:
-    ended = psutil.Process(service.postgres.pid).cpu_times()
-    return float(service.cpu("postgres") + ended.children_user + ended.children_system)
 
 
 if __name__ == "__main__":

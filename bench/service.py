@@ -105,14 +105,16 @@ class Service:
 
     def cpu(self, role: str) -> float:
         """Return the seconds of CPU that the role's processes have used; also `postgres` and
-        `redis`.
+        `redis`. Those of Postgres include processes that have ended.
         """
-        seconds = 0.0
-        for process in self._serving(role):
-            with contextlib.suppress(psutil.NoSuchProcess):  # one of Postgres that vacuumed
-                times = process.cpu_times()
-                seconds += times.user + times.system
-        return seconds
+        if role != "postgres":
+            return self._cpu_of_living(role)
+        while True:
+            ended = self._cpu_of_ended()
+            seconds = ended + self._cpu_of_living(role)
+            # One that ended meanwhile would be in neither of the two, or in both.
+            if ended == self._cpu_of_ended():
+                return seconds
 
     def cpu_of_all(self) -> dict[str, float]:
         """Return the CPU seconds of every role, and of this process, which is the clients."""
@@ -141,6 +143,19 @@ class Service:
         return opened
 
     # ---- inside -------------------------------------------------------------------------
+
+    def _cpu_of_living(self, role: str) -> float:
+        seconds = 0.0
+        for process in self._serving(role):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one of Postgres that vacuumed
+                times = process.cpu_times()
+                seconds += times.user + times.system
+        return seconds
+
+    def _cpu_of_ended(self) -> float:
+        """Return the CPU of Postgres' processes that have ended, such as those of connections."""
+        times = psutil.Process(self.postgres.pid).cpu_times()
+        return float(times.children_user + times.children_system)
 
     def _serving(self, role: str) -> list[psutil.Process]:
         if role in ("postgres", "redis"):

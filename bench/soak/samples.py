@@ -78,7 +78,7 @@ def sample(service: Service, connections: Connections, metrics_port: int) -> dic
         numbers[files] = numbers.get(files, 0) + process.num_fds()
     numbers["memory of a process of Postgres, MiB"] = _backends(service)
     for role in ROLES:
-        numbers[f"total CPU of {role}, s"] = service.cpu(role) + _cpu_of_ended(service, role)
+        numbers[f"total CPU of {role}, s"] = service.cpu(role)
     info: Mapping[str, Any] = connections.redis.info()
     numbers["Redis memory, MiB"] = info["used_memory"] / 2**20
     numbers["Redis connections"] = info["connected_clients"]
@@ -103,14 +103,6 @@ def age(connections: Connections, kept_seconds: float) -> None:
         for statement in _AGE:
             parameters = {"kept": kept_seconds} if ":kept" in statement else {}
             tx.sql.execute(text(statement), parameters)
-
-
-def _cpu_of_ended(service: Service, role: str) -> float:
-    """Return the CPU of Postgres' processes that are there no more, such as those that vacuumed."""
-    if role != "postgres":
-        return 0.0
-    times = psutil.Process(service.postgres.pid).cpu_times()
-    return float(times.children_user + times.children_system)
 
 
 def _processes(service: Service) -> Iterator[tuple[str, psutil.Process]]:
