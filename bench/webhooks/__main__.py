@@ -5,8 +5,9 @@
 For `--seconds` six of seven receivers misbehave, each in its way, while runs end and wait, and
 every few seconds a worker or a web server is killed: at a random moment, or between the response
 of a receiver and its record. Then the receivers work again. `--real-times` has the time-outs and
-pauses of production. Exit status 1: an event is lost, came out of
-order, or shares its id with another one.
+pauses of production. Exit status 1: an event is lost, came out of order, or shares its id with
+another one; or there were no runs, no events for one of the receivers or, in 40 s or more, no kill
+between a response and its record.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from arkloop.shared.storage.connections import Connections
 from bench.service import ROOT, Service
 from bench.webhooks.load import Load
 from bench.webhooks.receiver import DOWN, GONE, HEALTHY, KINDS
-from bench.webhooks.verdict import Place, Verdict, judge
+from bench.webhooks.verdict import Place, Verdict, judge, untried
 
 ENVIRON = {
     "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -47,6 +48,7 @@ SHORT_TIMES = {
     "ARKLOOP_WEBHOOK_TIMEOUT_SECONDS": "2",
     "ARKLOOP_WEBHOOK_RETRY_SECONDS": "0.5,2,5,20,60,120,240",
 }
+SECONDS = 40.0
 RUNS_PER_SECOND = 3.0
 CLIENTS = 4
 KILL_SECONDS = 5.0
@@ -56,6 +58,7 @@ SETTLED_SECONDS = 180.0
 #: A delivery that fails just as its receiver recovers has its whole pause before it.
 MOST_SETTLED_SECONDS = 2_500.0
 ATTEMPT_SECONDS = 60.0
+UNRECORDED = "worker, between response and record"
 
 _EVENTS = """
 SELECT e.run_id::text, e.seq FROM run_events e
@@ -133,7 +136,7 @@ class Killer:
     def _replace_dead_workers(self) -> None:
         for pid in list(self._service.pids["worker"]):
             if pid in self._armed and _is_dead(pid):
-                self.kills["worker, between response and record"] += 1
+                self.kills[UNRECORDED] += 1
                 self._remove("worker", self._service.pids["worker"].index(pid))
                 self._start("worker")
 
@@ -222,7 +225,11 @@ def _try(service: Service, receiver: Receiver, options: argparse.Namespace) -> i
     print(f"{created} runs, {refused} creations without a response; kills: {kills}")
     print(f"{replayed} dead deliveries replayed; not settled: {left}")
     print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in total.items()))
-    return int(left > 0 or any(verdict.faults for verdict in verdicts.values()))
+    must_kill = None if options.no_kills or options.seconds < SECONDS else UNRECORDED
+    missing = untried(created, verdicts, killer.kills, must_kill)
+    for what in missing:
+        print(f"FAULT: {what}")
+    return int(left > 0 or bool(missing) or any(verdict.faults for verdict in verdicts.values()))
 
 
 _SUMS = ("events", "attempts", "duplicates", "lost", "order_violations")
@@ -273,7 +280,7 @@ def _line(kind: str, verdict: Verdict) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real-times", action="store_true")
     parser.add_argument("--no-kills", action="store_true")

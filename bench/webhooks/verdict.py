@@ -90,6 +90,20 @@ def judge(expected: Iterable[Place], arrivals: Iterable[Mapping[str, Any]]) -> V
     return verdict
 
 
+def untried(
+    created: int, verdicts: Mapping[str, Verdict], kills: Mapping[str, int], must_kill: str | None
+) -> list[str]:
+    """Return what did not happen, so that the verdicts do not mean that it works.
+
+    `must_kill` is the kind of kills without which nothing is shown, if any.
+    """
+    found = [] if created else ["no run was created"]
+    found += [f"no events for {kind}" for kind, verdict in verdicts.items() if not verdict.events]
+    if must_kill is not None and not kills.get(must_kill):
+        found.append(f"nothing was killed: {must_kill}")
+    return found
+
+
 def _neighbours(places: Iterable[Place]) -> Iterable[tuple[Place, Place]]:
     """Yield each event with the next one of its run."""
     ordered = sorted(places)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.webhooks.verdict import judge
+from bench.webhooks.verdict import Verdict, judge, untried
 
 Arrivals = list[dict[str, Any]]
 EXPECTED = [("run-1", 2), ("run-1", 5), ("run-2", 2)]
@@ -98,3 +98,26 @@ def test_a_verdict_notices(spoil: Callable[[Arrivals], None], fault: str) -> Non
     [noticed] = judge(EXPECTED, found).faults
 
     assert noticed.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("created", "events", "kills", "expected"),
+    [
+        (100, 90, {"worker, at a point": 1}, []),
+        (0, 90, {"worker, at a point": 1}, ["no run was created"]),
+        (100, 0, {"worker, at a point": 1}, ["no events for gone"]),
+        (100, 90, {"web": 7}, ["nothing was killed: worker, at a point"]),
+    ],
+)
+def test_what_was_not_tried_is_noticed(
+    created: int, events: int, kills: dict[str, int], expected: list[str]
+) -> None:
+    """No event is lost where there are none, or where nothing disturbs them."""
+    verdicts = {"healthy": Verdict(events=90), "gone": Verdict(events=events)}
+
+    assert expected == untried(created, verdicts, kills, "worker, at a point")
+
+
+def test_a_short_try_may_be_without_kills() -> None:
+    """A point of a kill may be beyond the end of a few seconds."""
+    assert [] == untried(1, {"healthy": Verdict(events=1)}, {}, None)
