@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import closing
+from typing import Any, Self
 
 from bench.service import Service
 from bench.tool_workers import TOOLS, Client
@@ -35,10 +35,14 @@ FATES = ("lives", "lives", "before the effect", "after the effect", "after the r
 WORKERS = 6
 LEASE_SECONDS = 3
 RUN_SECONDS = 120.0
+#: Before a worker whose requests fail is succeeded by the next one.
+RETRY_SECONDS = 0.1
 
 
 class Workers:
-    """Workers of the customer; `effects` counts those of each call, by its idempotency key."""
+    """Workers of the customer, until the block ends; `effects` counts those of each call, by its
+    idempotency key.
+    """
 
     def __init__(self, service: Service, seed: int) -> None:
         self.effects: collections.Counter[str] = collections.Counter()
@@ -52,19 +56,25 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            with suppress(OSError, AssertionError):
-                self._live_and_die()
+            client, beat = Client(self._service), Client(self._service)
+            try:
+                with closing(client.http), closing(beat.http):
+                    self._live_and_die(client, beat)
+            except (OSError, AssertionError):
+                self._ended.wait(RETRY_SECONDS)
 
-    def _live_and_die(self) -> None:
+    def _live_and_die(self, client: Client, beat: Client) -> None:
         """Run one worker, from its first poll until it is lost."""
-        client, beat = Client(self._service), Client(self._service)
         with self._lock:
             worker = f"w-{self._random.getrandbits(48):x}"
         while not self._ended.is_set():
@@ -84,8 +94,8 @@ class Workers:
                 time.sleep(0.05)
                 self._complete(client, worker, call)
                 if fate == "after the result":
-                    return client.http.close()
-        return client.http.close()
+                    return None
+        return None
 
     def _vanish(
         self, client: Client, beat: Client, worker: str, call: Mapping[str, Any], *, closes: bool
@@ -96,14 +106,12 @@ class Workers:
             body = {"worker_id": worker, "calls": [named], "lease_seconds": LEASE_SECONDS}
             beat.send("POST", f"/tool-workers/{POOL}:heartbeat", {**body, "wait_seconds": 1})
             time.sleep(0.1)
-            beat.http.close()
         else:
             time.sleep(LEASE_SECONDS + 2)
             try:
                 self._complete(client, worker, call)
             except AssertionError:
                 self.refused += 1
-        client.http.close()
 
     @staticmethod
     def _complete(client: Client, worker: str, call: Mapping[str, Any]) -> None:
@@ -118,19 +126,18 @@ def main() -> int:
         client.poll("w", pool=POOL, tools=TOOLS_HERE, wait_seconds=0)
         persona = {"key": "bench", "tool_workers": [POOL], "timeout_seconds": RUN_SECONDS}
         client.call("POST", "/personas", persona)
-        workers = Workers(service, options.seed)
         chance = random.Random(options.seed)
         faults: list[str] = []
         outcomes: collections.Counter[str] = collections.Counter()
-        for number in range(options.rounds):
-            runs = [client.run(_step("echo"), _step("pay")) for _ in range(options.runs)]
-            time.sleep(chance.uniform(0, 1))
-            service.end("worker")
-            service.start("worker")
-            for run_id in runs:
-                _judge(client, run_id, workers, faults, outcomes)
-            print(f"{number + 1} rounds: {dict(outcomes)}; {len(faults)} faults", flush=True)
-        workers.end()
+        with Workers(service, options.seed) as workers:
+            for number in range(options.rounds):
+                runs = [client.run(_step("echo"), _step("pay")) for _ in range(options.runs)]
+                time.sleep(chance.uniform(0, 1))
+                service.end("worker")
+                service.start("worker")
+                for run_id in runs:
+                    _judge(client, run_id, workers, faults, outcomes)
+                print(f"{number + 1} rounds: {dict(outcomes)}; {len(faults)} faults", flush=True)
     print(f"fates of workers: {dict(workers.fates)}; {workers.refused} late results refused")
     for fault in faults[:20]:
         print(fault)
