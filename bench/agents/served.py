@@ -78,7 +78,7 @@ class ServedBench:
     def _any_moment(self, point: str, chance: Random) -> list[Trial]:
         with self._worker() as doomed:
             run_ids = self._bench.start_runs()
-            self._bench.wait_for_step(run_ids)
+            self._bench.wait_for_step(point, run_ids)
             time.sleep(chance.uniform(0, 0.5))
             if point.startswith("agent."):
                 doomed.kill()
@@ -101,7 +101,7 @@ class ServedBench:
                 while not (first := psutil.Process(master).children()):
                     time.sleep(0.05)
                 if point == "web.any_moment":
-                    self._bench.wait_for_step(run_ids)
+                    self._bench.wait_for_step(point, run_ids)
                     time.sleep(chance.uniform(0, 0.5))
                     for process in psutil.Process(master).children():
                         process.kill()

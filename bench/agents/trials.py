@@ -14,6 +14,7 @@ import psutil
 
 from arkloop.shared import fault_points
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME
+from bench import points
 from bench.service import Service
 
 POINTS = (
@@ -131,7 +132,7 @@ class Bench:
         if doomed is None:
             time.sleep(chance.uniform(0, 0.3))
         else:
-            wait_for_status(doomed, psutil.STATUS_ZOMBIE)
+            points.wait_for_death(point, doomed, SECONDS)
         self.service.end("worker")
         self.service.start("worker")
         self.wait_for(run_ids)
@@ -142,13 +143,13 @@ class Bench:
         task = {"steps": STEPS, "file": str(self._file)}
         return [self._start(task) for _ in range(RUNS)]
 
-    def wait_for_step(self, run_ids: Sequence[str]) -> None:
-        """Wait until one of the runs has made a step."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            if self._file.exists() and any(id_ in self._file.read_text() for id_ in run_ids):
-                return
-            time.sleep(0.01)
+    def wait_for_step(self, point: str, run_ids: Sequence[str]) -> None:
+        """Wait until one of the runs has made a step. Raises: TimeoutError."""
+
+        def is_made() -> bool:
+            return self._file.exists() and any(id_ in self._file.read_text() for id_ in run_ids)
+
+        points.wait_for(point, is_made, SECONDS)
 
     def wait_for(self, run_ids: Sequence[str]) -> None:
         """Wait for the ends of the runs; those that do not end are trials with a fault."""

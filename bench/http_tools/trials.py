@@ -13,9 +13,9 @@ from random import Random
 from typing import Any, Self
 
 import httpx
-import psutil
 
 from arkloop.cli.dev.embedded_server import free_port
+from bench import points
 from bench.http_tools import receiver
 from bench.service import ROOT, Service
 
@@ -95,14 +95,11 @@ class Receiver:
         environ = {**os.environ, "BENCH_API_KEY": self._api_key}
         self._process = subprocess.Popen([*command, str(self.file), *given], cwd=ROOT, env=environ)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for its death; False if it lives."""
+    def wait_for_death(self, point: str, seconds: float) -> None:
+        """Wait until it has died at the point. Raises: TimeoutError."""
         assert self._process is not None
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        points.wait_for_death(point, self._process.pid, seconds)
+        self._process.wait()
 
     def end(self) -> None:
         assert self._process is not None
@@ -153,12 +150,12 @@ class Bench:
             time.sleep(chance.uniform(0, 0.2))
             self._service.end("worker")
         elif doomed is not None:
-            _wait_for_end(doomed)
+            points.wait_for_death(point, doomed, SECONDS)
             self._service.end("worker")
         if point.startswith("worker."):
             self._service.start("worker")
         else:
-            self._server.wait(SECONDS)
+            self._server.wait_for_death(point, SECONDS)
             self._server.start()
         ended = [self._ended(run_id) for run_id in runs]
         found = Counter(key.partition(":")[0] for key, _ in receiver.effects(self._server.file))
@@ -219,14 +216,3 @@ _CALL_TYPES = ("tool.call", "tool.result")
 
 def _time(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["created_at"]).timestamp()
-
-
-def _wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.NoSuchProcess:
-            return
-        time.sleep(0.02)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from arkloop.cli.dev.embedded_server import free_port
+from bench import points
 from bench.service import ROOT, Service
 
 WORKER_POINTS = ("worker.tool_begun", "worker.tool_returned", "worker.step_finished")
@@ -136,21 +137,17 @@ class Server:
         """Let it die before or after the nth call is written down."""
         self._death.write_text(f"{moment}:{nth}")
 
-    def wait_for_death(self) -> None:
-        deadline = time.monotonic() + SECONDS
-        while self._death.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._death.unlink(missing_ok=True)
+    def wait_for_death(self, point: str) -> None:
+        """Wait until it has died where it is doomed to. Raises: TimeoutError."""
+        points.wait_for(point, lambda: not self._death.exists(), SECONDS)
 
-    def kill(self) -> None:
-        """Kill it, whether the bench or a sidecar has started it."""
+    def kill(self) -> bool:
+        """Kill it, whether the bench or a sidecar has started it; False if there is none."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            return
-        for process in psutil.process_iter(["cmdline"]):
-            if process.info["cmdline"] == self.command:
-                process.kill()
+            return True
+        return _kill_all(lambda process: bool(process.info["cmdline"] == self.command))
 
     def restart(self) -> None:
         """Start it again if the sidecar does not."""
@@ -212,9 +209,9 @@ class Bench:
 
     def _disturb(self, point: str, moment: str, doomed: int | None, chance: Random) -> None:
         if doomed is not None:
-            _wait_for_end(doomed)
+            points.wait_for_death(point, doomed, SECONDS)
         elif point in SERVER_POINTS:
-            self._server.wait_for_death()
+            self._server.wait_for_death(point)
         elif moment == "before_discovery":
             time.sleep(chance.uniform(0.5, 2))
         elif moment == "in_call":
@@ -222,11 +219,13 @@ class Bench:
         else:
             time.sleep(chance.uniform(0.2, 1))
         if point.startswith("sidecar"):
-            for process in psutil.process_iter(["cmdline"]):
-                if _is_sidecar(process, self._service.serving("worker")):
-                    process.kill()
+            points.wait_for(point, self._kill_sidecars, SECONDS)
         elif point == "server.between_calls":
-            self._server.kill()
+            points.wait_for(point, self._server.kill, SECONDS)
+
+    def _kill_sidecars(self) -> bool:
+        workers = self._service.serving("worker")
+        return _kill_all(lambda process: _is_sidecar(process, workers))
 
     def _after(self, point: str) -> dict[str, Any]:
         """Run one call after the loss, when the org's sidecar may be started again."""
@@ -290,6 +289,15 @@ class Bench:
         return Trial(point=point, status=run["status"], outputs=outputs, effects=own, calls=calls)
 
 
+def _kill_all(is_doomed: Callable[[psutil.Process], bool]) -> bool:
+    """Kill these processes; False if there is none."""
+    doomed = [process for process in psutil.process_iter(["cmdline"]) if is_doomed(process)]
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return bool(doomed)
+
+
 def _is_sidecar(process: psutil.Process, workers: Sequence[int]) -> bool:
     """Return whether the process is a sidecar of one of these workers: a fork of their forker."""
     if "arkloop.worker.mcp.forker" not in (process.info["cmdline"] or ()):
@@ -297,14 +305,3 @@ def _is_sidecar(process: psutil.Process, workers: Sequence[int]) -> bool:
     with suppress(psutil.NoSuchProcess):
         return any(parent.pid in workers for parent in process.parents()[1:])
     return False
-
-
-def _wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.NoSuchProcess:
-            return
-        time.sleep(0.02)
