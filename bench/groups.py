@@ -9,6 +9,7 @@ from bench import (
     create,
     distance,
     flood,
+    fresh,
     latency,
     limits,
     mcp_neighbours,
@@ -63,6 +64,11 @@ GROUPS = (
         "create",
         "runs created in a closed loop, and executed meanwhile",
         lambda short: create.measure(short=short),
+    ),
+    Group(
+        "fresh",
+        "runs created by processes that have just started, beside their next ones",
+        lambda short: fresh.measure(short=short),
     ),
     Group(
         "limits",

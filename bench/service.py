@@ -185,8 +185,7 @@ class Service:
             self.start("worker")
         for _ in range(self._counts["web"]):
             self.start("web")
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self.wait_for_web, self.urls))
+        self._wait_for_all_web()
         self._wait_for_workers()
 
     def start(
@@ -223,6 +222,19 @@ class Service:
         for pid in self.pids[role]:
             os.killpg(pid, signal.SIGKILL)
         self.pids[role].clear()
+        if role == "web":
+            self.urls.clear()
+
+    def restart(self, role: str) -> None:
+        """Kill every process of that role and start as many; return when all of them serve."""
+        count = len(self.pids[role])
+        self.end(role)
+        for _ in range(count):
+            self.start(role)
+        if role == "web":
+            self._wait_for_all_web()
+        else:
+            self._wait_for_workers()
 
     def _make_key(self) -> str:
         self.owner, key = self.new_org("bench")
@@ -258,13 +270,19 @@ class Service:
             time.sleep(0.05)
         raise TimeoutError(f"{url} is not ready:\n{self.log('web')}")
 
+    def _wait_for_all_web(self) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self.wait_for_web, self.urls))
+
     def _wait_for_workers(self) -> None:
         connections = self.connect()
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             with connections.reading() as sql:
-                if sql.scalar(text("SELECT count(*) FROM workers")) == self._counts["worker"]:
-                    return
+                # Rows of killed workers stay for a while.
+                known = sql.scalars(text("SELECT pid FROM workers")).all()
+            if set(known) >= set(self.pids["worker"]):
+                return
             time.sleep(0.05)
         raise TimeoutError(f"the workers are not ready:\n{self.log('worker')}")
 

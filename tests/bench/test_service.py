@@ -2,10 +2,13 @@
 
 import psutil
 import psycopg
+import pytest
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from bench.service import Service
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.processes
 
 
 def test_the_cpu_of_postgres_includes_connections_that_were_closed(
@@ -25,3 +28,16 @@ def test_the_cpu_of_postgres_includes_connections_that_were_closed(
     eventually(lambda: not backend.is_running())
 
     assert service.cpu("postgres") >= before
+
+
+def test_a_role_is_restarted_with_as_many_processes() -> None:
+    """Clients find the fresh processes, and no others, as soon as it returns."""
+    with Service() as service:
+        before = {role: list(pids) for role, pids in service.pids.items()}
+        for role in before:
+            service.restart(role)
+
+        assert [1, 1] == [len(pids) for pids in service.pids.values()]
+        assert not [role for role, pids in before.items() if pids == service.pids[role]]
+        [url] = service.urls
+        service.wait_for_web(url)
