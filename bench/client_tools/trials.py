@@ -1,13 +1,13 @@
 """Trials: runs with client tools while the worker or the web server is killed."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import psutil
 
+from bench import points
 from bench.service import Service
 
 WORKER_POINTS = (
@@ -101,13 +102,15 @@ class Bench:
         nth = chance.randint(1, RUNS)
         armed = {"ARKLOOP_FAULT_POINT": f"{point}:{nth}:KILL"}
         urls = self._service.urls
-        doomed: int | None = None
+        doomed: int | None = None  # the process that dies at the point
+        master: int | None = None  # of the web server that dies there
         if point in WORKER_POINTS:
             self._service.end("worker")
             doomed = self._service.start("worker", armed)
         elif point in WEB_POINTS:
-            self._service.start("web", armed)
+            master = self._service.start("web", armed)
             self._wait_for(urls[-1])
+            [doomed] = [child.pid for child in psutil.Process(master).children()]
         else:
             self._service.start("web")  # the one to be killed, if it is a web server's turn
             self._wait_for(urls[-1])
@@ -125,7 +128,12 @@ class Bench:
             elif point == "web.any_moment":
                 time.sleep(chance.uniform(0, 0.5))
             elif doomed is not None:
-                _wait_for_end(doomed, [client.done for client in clients])
+                points.wait_for_death(point, doomed, SECONDS)
+            if master is not None and doomed is not None:
+                # Its master has logged by then how it died.
+                is_replaced = partial(_has_other_child, master, doomed)
+                points.wait_for(point, is_replaced, SECONDS)
+            if point in WORKER_POINTS:
                 self._service.end("worker")
             if point.startswith("worker."):
                 self._service.start("worker")
@@ -255,18 +263,9 @@ class Bench:
                     yield json.loads(line.removeprefix("data: "))
 
 
+def _has_other_child(master: int, pid: int) -> bool:
+    return any(child.pid != pid for child in psutil.Process(master).children())
+
+
 def _time(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["created_at"]).timestamp()
-
-
-def _wait_for_end(pid: int, checks: list[Any]) -> None:
-    """Wait until the process is dead, or nothing is left for it to do."""
-    deadline = time.monotonic() + SECONDS
-    pause = threading.Event()
-    while time.monotonic() < deadline and not all(check() for check in checks):
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        except psutil.NoSuchProcess:
-            return
-        pause.wait(0.02)

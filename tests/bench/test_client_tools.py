@@ -1,10 +1,13 @@
 """The verdicts of `python -m bench.client_tools`: a trial notices what must never happen."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.client_tools.trials import UNKNOWN, Trial
+from bench.client_tools.__main__ import ENVIRON
+from bench.client_tools.trials import UNKNOWN, WEB_POINTS, Bench, Trial
+from bench.service import Service
 
 CALLS = [f"call_{turn}_{call}" for turn in (1, 2) for call in (1, 2, 3)]
 RESULTS = tuple((id_, "appended" if id_.endswith("_2") else f"of {id_}") for id_ in CALLS)
@@ -45,3 +48,16 @@ def test_a_trial_notices(changes: dict[str, Any], fault: str) -> None:
     [found] = _trial(**changes).faults
 
     assert found.startswith(fault)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("point", WEB_POINTS)
+def test_the_web_server_dies_at_its_point(point: str, tmp_path: Path) -> None:
+    """It is not killed before it has come there."""
+    with Service(environ=ENVIRON) as service:
+        trials = Bench(service, tmp_path).round(point, 1)
+        log = service.log("web")
+
+    assert [] == [fault for trial in trials for fault in trial.faults]
+    # What gunicorn's master says of a process that it has not ended itself.
+    assert "was sent SIGKILL" in log
