@@ -15,6 +15,7 @@ from typing import Any
 import greenlet
 from sqlalchemy import Connection, event
 
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.notifications import Notification
@@ -128,6 +129,8 @@ class Actor:
             task()
         except Crashed:
             pass
+        except Unavailable as error:
+            self.error = error.__cause__ or error  # what Postgres said
         except BaseException as error:
             self.error = error
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection
 
 from arkloop.shared.catalog import model_routes, personas
-from arkloop.shared.errors import ArkloopError, LeaseLost
+from arkloop.shared.errors import ArkloopError, LeaseLost, Unavailable
 from arkloop.shared.runs import (
     claims,
     commands,
@@ -190,7 +190,7 @@ class Play:
             on_busy=on_busy,
             not_before=datetime.now(UTC) + AN_HOUR if is_later else None,
         )
-        with _refused():
+        with refused():
             made = crew.creators[client](new)
             fallback = made.offered[1] if made.offered else made.run_id
             self.accepted[text] = (made.run_id, fallback)
@@ -203,7 +203,7 @@ class Play:
             return
         run_id = self.dice.choice(living).id
         actor.does = Doing("cancel", client, run_id=run_id)
-        with _refused(), actor.connections.transaction() as tx:
+        with refused(), actor.connections.transaction() as tx:
             commands.cancel(tx, self.crew.world.users[client], run_id)
 
     def _answer(self, client: int) -> None:
@@ -212,7 +212,7 @@ class Play:
         for run in self._living(actor):
             if run.state == RunState.WAITING:
                 actor.does = Doing("answer", client, run_id=run.id)
-                with _refused(), actor.connections.transaction() as tx:
+                with refused(), actor.connections.transaction() as tx:
                     commands.answer(tx, self.crew.world.users[client], run.id, "yes", None)
 
     def _living(self, actor: Actor) -> list[Any]:
@@ -242,7 +242,7 @@ class Play:
         claimed = claims.claim(worker.connections, queued, self.crew.world.worker_id)
         if (claim := claimed.get(queued[0])) is None:
             return
-        with _refused():
+        with refused():
             for _ in range(steps):
                 claim = execution.step(worker, claim)
             if not parks or not execution.park(worker, claim):
@@ -314,10 +314,14 @@ _PASS = "UPDATE runs SET not_before = now() - interval '1 second' WHERE id = %s"
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
-    """Let the service refuse a request, as it may."""
-    with suppress(ArkloopError, LeaseLost):
+def refused() -> Iterator[None]:
+    """Let the service refuse a request, as it may; Postgres is always there."""
+    try:
         yield
+    except Unavailable:
+        raise  # a deadlock, or a lock that nobody frees
+    except (ArkloopError, LeaseLost):
+        pass
 
 
 @contextmanager
