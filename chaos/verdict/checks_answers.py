@@ -8,6 +8,8 @@ from chaos.verdict.violations import Allow, Violation
 CREATE = "/v1/threads/{id}/runs"
 #: The thread was busy, on purpose: an answer all the same.
 ACKNOWLEDGED = (201, 409)
+#: The seconds without Redis or the broker in which a create must have been acknowledged.
+ENOUGH_SECONDS = 5.0
 
 
 def check_answers(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
@@ -40,6 +42,7 @@ def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
     if acknowledged < allow.acknowledged * meant:
         what = f"{acknowledged} of {meant} creates outside of faults were acknowledged"
         yield Violation("NV", None, what)
+    yield from _creates_without_redis(evidence)
     if not any(run.accepted for run in evidence.runs.values()):
         yield Violation("NV", None, "no run was accepted")
     followed = [run for run in evidence.runs.values() if run.streams]
@@ -72,9 +75,29 @@ def _answer(record: Record, evidence: Evidence, allow: Allow) -> Iterator[Violat
         yield Violation("A1", None, f"{_name(record)}: {status} after {_seconds(record):.1f} s")
 
 
+def _creates_without_redis(evidence: Evidence) -> Iterator[Violation]:
+    """Check that runs were created while Redis or the broker was away, if that was long enough."""
+    windows = [
+        window
+        for window in evidence.redis_faults.windows
+        if not evidence.other_faults.meets(window.begin, window.end)
+    ]
+    seconds = sum(window.end - window.begin for window in windows)
+    is_created = any(
+        window.begin <= at_of(record) <= window.end
+        for record in evidence.answers
+        if record.get("path") == CREATE and record.get("status") in ACKNOWLEDGED
+        for window in windows
+    )
+    if seconds >= ENOUGH_SECONDS and not is_created:
+        what = f"no create was acknowledged in {seconds:.0f} s without Redis or the broker"
+        yield Violation("NV", None, what)
+
+
 def _in_fault(record: Record, evidence: Evidence, allow: Allow) -> bool:
+    """Return whether a fault excuses it; none of Redis does: everything is answered without."""
     at = at_of(record)
-    return evidence.faults.meets(at - _seconds(record), at, allow.grace)
+    return evidence.other_faults.meets(at - _seconds(record), at, allow.grace)
 
 
 def _seconds(record: Record) -> float:

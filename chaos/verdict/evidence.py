@@ -158,6 +158,8 @@ class Run:
 class Evidence:
     runs: dict[str, Run]
     faults: Windows
+    redis_faults: Windows
+    other_faults: Windows
     #: Faults, and deaths of processes that nobody meant to kill just then.
     disturbances: Windows
     answers: list[Record]
@@ -202,9 +204,12 @@ def sort(journal: Iterable[Record]) -> Evidence:
             run.events.append(run.by_seq[seq])
             seq += 1
     deaths = [r for r in kinds["process"] if r.get("what") == "died"]
+    faults = Windows.of_faults(kinds["fault"])
     return Evidence(
         runs=runs,
-        faults=Windows.of_faults(kinds["fault"]),
+        faults=faults,
+        redis_faults=Windows(tuple(w for w in faults.windows if w.is_of_redis)),
+        other_faults=Windows(tuple(w for w in faults.windows if not w.is_of_redis)),
         disturbances=Windows.of_faults(kinds["fault"], kinds["process"]),
         answers=kinds["answer"],
         no_answers=kinds["no_answer"],

@@ -27,7 +27,7 @@ INVARIANTS = {
     "I17": "A run that kills its workers is given up, and only such a run.",
     "I18": "Usage and cost are counted once.",
     "I19": "A stream that has ended answers 204 to a reconnect.",
-    "A1": "Without a fault everything is answered, in time.",
+    "A1": "Without a fault, and also without Redis, everything is answered, in time.",
     "A2": "No answer is a server error but 503 with Retry-After.",
     "NV": "The load was real: it created, reconnected and saw recoveries.",
 }

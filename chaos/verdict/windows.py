@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+#: The names of faults of Redis, or of the broker alone, begin so.
+REDIS = ("redis", "broker")
 #: A death is seen this much later than it happens, at most.
 NOTICED_SECONDS = 1.0
 
@@ -17,6 +19,10 @@ class Window:
     name: str
     begin: float
     end: float
+
+    @property
+    def is_of_redis(self) -> bool:
+        return self.name.startswith(REDIS)
 
     def meets(self, begin: float, end: float, grace: float) -> bool:
         return self.begin <= end and begin <= self.end + grace

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos.verdict.checker import CHECKED_ELSEWHERE, INVARIANTS, Allow, check, report
-from tests.chaos.correct_journal import EPOCH, Record, fault, of_kind, request
+from tests.chaos.correct_journal import EPOCH, Record, fault, of_kind, post, request
 from tests.chaos.correct_tale import correct_tale
 from tests.chaos.spoilt_journals import JOURNALS, SpoilJournal
 from tests.chaos.spoilt_tales import TALES, SpoilTale, insert, slow_cancel, tell, update
@@ -23,6 +23,8 @@ from tests.chaos.told_events import (
     started,
     waiting,
 )
+
+MANY_FAIL = Allow(acknowledged=0.5)
 
 
 def test_a_correct_journal_has_no_violation() -> None:
@@ -146,6 +148,38 @@ def test_a_fault_excuses_for_its_grace_alone() -> None:
     assert [] == check(tale.render())
     found = check(tale.render(), allow=Allow(grace=3, acknowledged=0.5))
     assert {"A1"} == {violation.invariant for violation in found}
+
+
+@pytest.mark.parametrize("name", ["redis frozen", "broker refuses"])
+@pytest.mark.parametrize(
+    "missed",
+    [
+        post(EPOCH + 85, status=503, code="service.unavailable", retry_after="1"),
+        {**request(EPOCH + 85, "no_answer"), "error": "TimeoutError"},
+    ],
+    ids=["503", "no answer"],
+)
+def test_a_fault_of_redis_excuses_no_request(name: str, missed: Record) -> None:
+    """Everything is answered without Redis; a fault of Postgres at the same time excuses."""
+    tale = correct_tale()
+    tale.requests += [missed, post(EPOCH + 86, status=201)]
+    tale.faults += [fault(84, name, "begin"), fault(87, name, "end")]
+
+    found = {violation.invariant for violation in check(tale.render(), allow=MANY_FAIL)}
+    tale.faults += [fault(83, "postgres stopped", "begin"), fault(84, "postgres stopped", "end")]
+
+    assert {"A1"} == found
+    assert [] == check(tale.render(), allow=MANY_FAIL)
+
+
+def test_creates_must_be_acknowledged_while_redis_is_away() -> None:
+    """Six seconds without Redis in which nothing was created prove nothing."""
+    tale = correct_tale()
+    tale.faults += [fault(84, "redis frozen", "begin"), fault(90, "redis frozen", "end")]
+
+    assert {"NV"} == {violation.invariant for violation in check(tale.render())}
+    tale.requests.append(post(EPOCH + 86, status=201))
+    assert [] == check(tale.render())
 
 
 def test_a_poison_run_may_lose_more_workers_to_postgres() -> None:
