@@ -93,10 +93,6 @@ class Tally:
         self.open_streams += 1
         self.most_open_streams = max(self.most_open_streams, self.open_streams)
 
-    def surprise(self, text: str) -> None:
-        """Remember what no client of a correct service meets."""
-        self.surprises.append(text)
-
 
 @dataclass(frozen=True)
 class Access:
@@ -114,6 +110,11 @@ class Access:
     def servers(self) -> Sequence[str]:
         """Return the base URLs as they are now."""
         return self.urls() if callable(self.urls) else self.urls
+
+    def surprise(self, text: str) -> None:
+        """Record what no client of a correct service meets."""
+        self.tally.surprises.append(text)
+        self.journal.write("surprise", what=text)
 
 
 @dataclass(frozen=True)

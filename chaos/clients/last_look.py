@@ -127,7 +127,7 @@ class LastLook:
                     for object_id in (ours, str(ids.new_id()))
                 ]
             except GaveUp as error:
-                self._access.tally.surprise(str(error))
+                self._access.surprise(str(error))
                 continue
             self._access.journal.write(
                 "foreign",
@@ -145,7 +145,7 @@ class LastLook:
         try:
             return await client.until(request, url=url, wanted=wanted, patience=self._left())
         except GaveUp as error:
-            self._access.tally.surprise(f"{request.object_id}: {error}")
+            self._access.surprise(f"{request.object_id}: {error}")
             return None
 
     def _left(self) -> float:

@@ -157,7 +157,7 @@ class Load:
             try:
                 await self._round(number)
             except (GaveUp, Refused) as error:
-                self.tally.surprise(f"run {number}: {error}")
+                self._access.surprise(f"run {number}: {error}")
 
     async def _round(self, number: int) -> None:
         """Create a thread, a message and a run in it, and play all that its clients do."""
@@ -183,7 +183,7 @@ class Load:
         try:
             run_id = await self._create(client, rng, planned, thread_id, key)
         except (GaveUp, Refused) as error:
-            self.tally.surprise(f"run {name}: {error}")
+            self._access.surprise(f"run {name}: {error}")
             return
         if run_id is not None:
             people = RunClients(

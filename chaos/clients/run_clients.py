@@ -80,7 +80,7 @@ class RunClients:
                 return
             self._expect_200(request, answer.status, answer.code)
         except GaveUp as error:
-            self._access.tally.surprise(f"{self._run_id}: {error}")
+            self._access.surprise(f"{self._run_id}: {error}")
 
     async def _cancel(self, after: float) -> None:
         client, rng = self._client("canceller")
@@ -96,12 +96,12 @@ class RunClients:
                     answer = await client.until(request)
             self._expect_200(request, answer.status, answer.code)
         except GaveUp as error:
-            self._access.tally.surprise(f"{self._run_id}: {error}")
+            self._access.surprise(f"{self._run_id}: {error}")
 
     def _expect_200(self, request: Request, status: int, code: str) -> None:
         if status != 200:
             what = f"{request.method} {request.template}: {status} {code}"
-            self._access.tally.surprise(f"{self._run_id}: {what}")
+            self._access.surprise(f"{self._run_id}: {what}")
 
     def _client(self, who: str) -> tuple[Client, random.Random]:
         rng = random.Random(f"{self._name}:{who}")

@@ -1,4 +1,4 @@
-"""A1, A2 and NV: the service answers, its answers are in order, and the load was real."""
+"""A1 to A3 and NV: the service answers, its answers are in order, and the load was real."""
 
 from collections.abc import Iterator
 
@@ -23,6 +23,8 @@ def check_answers(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
         if not _in_fault(record, evidence, allow):
             run_id = record.get("run_id")
             yield Violation("A1", run_id and str(run_id), "a stream was lost without a fault")
+    for record in evidence.surprises:
+        yield Violation("A3", None, str(record.get("what")))
 
 
 def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:

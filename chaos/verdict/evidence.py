@@ -165,6 +165,7 @@ class Evidence:
     answers: list[Record]
     no_answers: list[Record]
     lost_streams: list[Record]
+    surprises: list[Record]
     foreign: list[Record]
     effects: Counter[str]
     #: The last list of each thread's messages.
@@ -214,6 +215,7 @@ def sort(journal: Iterable[Record]) -> Evidence:
         answers=kinds["answer"],
         no_answers=kinds["no_answer"],
         lost_streams=[r for r in kinds["stream_end"] if r.get("why") == "lost"],
+        surprises=kinds["surprise"],
         foreign=kinds["foreign"],
         effects=Counter(str(r.get("key")) for r in kinds["effect"]),
         threads={str(record.get("thread_id")): record for record in kinds["messages"]},

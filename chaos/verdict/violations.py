@@ -29,6 +29,7 @@ INVARIANTS = {
     "I19": "A stream that has ended answers 204 to a reconnect.",
     "A1": "Without a fault, and also without Redis, everything is answered, in time.",
     "A2": "No answer is a server error but 503 with Retry-After.",
+    "A3": "No client is refused, and none gives up.",
     "NV": "The load was real: it created, reconnected and saw recoveries.",
 }
 

@@ -175,6 +175,7 @@ JOURNALS: list[tuple[str, str, SpoilJournal]] = [
     ("A2", "a server error", lambda j: _answer(j, status=500, code="internal.error")),
     ("A2", "503 without Retry-After", lambda j: _answer(j, status=503)),
     ("A2", "a bad gateway", lambda j: _answer(j, status=502)),
+    ("A3", "a refusal", lambda j: j.append({"at": EPOCH, "kind": "surprise", "what": "403"})),
     ("NV", "nobody reconnects", _nobody_reconnects),
     ("NV", "creates are refused", _creates_are_refused),
     ("NV", "nothing was accepted", lambda j: _drop(j, "accepted")),

@@ -12,6 +12,7 @@ from chaos.clients.client import Access, Client, GaveUp, Request, Tally
 from chaos.clients.follower import Follower
 from chaos.clients.load import Load
 from chaos.journal import Entry, Journal
+from chaos.verdict.checker import check
 from tests.waiting import eventually
 
 RESET, HANG = b"reset", b"hang"
@@ -139,6 +140,34 @@ def test_patience_ends() -> None:
             client = Client(access(server.url), "t", random.Random(1))
             with pytest.raises(GaveUp, match="GET /x: 503 service.unavailable"):
                 await client.until(Request("GET", "/x"), patience=0.2)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "patience"),
+    [(403, "auth.forbidden", 20.0), (503, "service.unavailable", 0.0)],
+    ids=["refused", "given up"],
+)
+def test_what_a_load_is_refused_reaches_the_verdict(
+    status: int, code: str, patience: float, tmp_path: Path
+) -> None:
+    """A refusal that no plan expects, and a client that gives up, are violations."""
+
+    async def play() -> None:
+        async with BadServer([error(status, code)]) as server:
+            load = Load(
+                [server.url],
+                "token",
+                Journal(),
+                seed=1,
+                sink=tmp_path / "sink",
+                runs=1,
+                patience=patience,
+            )
+            await asyncio.to_thread(load.run)
+        found = [v.what for v in check(load.journal.entries) if v.invariant == "A3"]
+        assert [f"run 0: POST /v1/threads: {status} {code}"] == found
 
     asyncio.run(play())
 
