@@ -111,6 +111,11 @@ def api_kills(trial: Trial) -> None:
 def poison(trial: Trial) -> None:
     """Wait while the load's poisonous runs kill their worker each time."""
     wait_until(lambda: trial.load.accepted >= 40, 60, "enough runs")
+    accepted = [entry for entry in trial.journal.entries if entry["kind"] == "accepted"]
+    poisonous = {entry["run_id"] for entry in accepted if entry["expect"]["poison"]}
+    if not poisonous:
+        raise AssertionError("no run kills its worker")
+    trial.count("poisonous runs", len(poisonous))
 
 
 def web_kills(trial: Trial) -> None:

@@ -4,7 +4,7 @@ clients saw.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,7 @@ class Scenario:
     concurrency: int = 20
     followers: int = 2
     kinds: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    first: Sequence[str] = ()  # the kinds of the first runs
     in_short_cut: bool = False  # CI plays it
     disk_megabytes: int | None = None  # Postgres has a disk of its own, of this size
     needs: Callable[[], str | None] = lambda: None  # what this machine lacks for it
@@ -144,6 +145,7 @@ def play(
             runs=None,
             concurrency=scenario.concurrency,
             kinds=scenario.kinds,
+            first=scenario.first,
             patience=patience.answer,
             followers=scenario.followers,
         )

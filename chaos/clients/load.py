@@ -10,7 +10,7 @@ load.finish(other_token=token_of_another_org)
 import asyncio
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ class Refused(Exception):
 class Load:
     """`runs` runs by `concurrency` clients at a time, endless if `runs` is None.
 
-    `kinds` says how often each kind of `chaos.clients.plans` comes, `followers` how many follow
-    each run, `hangs_up` whether they cut their streams themselves. `silence` must be beyond the
-    pings of the servers, `timeout` bounds a plain request, `patience` all repetitions of one; in
-    seconds.
+    `kinds` says how often each kind of `chaos.clients.plans` comes, `first` of which kinds the
+    first runs are, `followers` how many follow each run, `hangs_up` whether they cut their streams
+    themselves. `silence` must be beyond the pings of the servers, `timeout` bounds a plain request,
+    `patience` all repetitions of one; in seconds.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Load:
         runs: int | None = 100,
         concurrency: int = 20,
         kinds: Mapping[str, float] = WEIGHTS,
+        first: Sequence[str] = (),
         followers: int = 2,
         hangs_up: bool = True,
         org: str = "a",
@@ -61,6 +62,7 @@ class Load:
         self._runs = runs
         self._concurrency = concurrency
         self._kinds = dict(kinds)
+        self._first = tuple(first)
         self._followers = followers
         self._hangs_up = hangs_up
         self._org = org
@@ -163,6 +165,8 @@ class Load:
         """Create a thread, a message and a run in it, and play all that its clients do."""
         rng = random.Random(f"{self._seed}:{number}")
         kind = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
+        if number < len(self._first):
+            kind = self._first[number]
         planned = plan(kind, f"s{self._seed}-{number}", self._sink, rng)
         client = Client(self._access, self._token, rng)
         key = f"{self._seed}-{number}-{rng.getrandbits(64):x}"

@@ -168,6 +168,27 @@ def test_nothing_surprises_the_clients(load: Load, journal: dict[str, list[Entry
     } - {"threads.not_found", "runs.not_found"}
 
 
+def test_the_first_runs_are_of_the_given_kinds(system: System, tmp_path: Path) -> None:
+    """A kind that must come for certain does, whatever the seed makes of the others."""
+    load = Load(
+        [web.url for web in system.web],
+        system.caller().token,
+        Journal(),
+        seed=5,
+        sink=tmp_path / "sink",
+        runs=3,
+        concurrency=3,
+        kinds={"talk": 1},
+        first=("ask",),
+        silence=SILENCE_SECONDS,
+    )
+    load.run()
+
+    asks = [e["expect"]["asks"] > 0 for e in load.journal.entries if e["kind"] == "accepted"]
+    assert 1 == len({e["run_id"] for e in load.journal.entries if e["kind"] == "input_accepted"})
+    assert {True, False} == set(asks)
+
+
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_plans_are_made_by_the_seed(kind: str, tmp_path: Path) -> None:
     """The same seed makes the same plan, so that a failure can be played again."""
