@@ -1,6 +1,7 @@
 """The rows of the fault matrix, as things that are done to a system under load."""
 
 import time
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import text
@@ -15,6 +16,12 @@ from chaos.verdict.violations import Allow
 BRIEF = {"tools": 3, "ask": 3, "busy": 1, "cancel": 1}
 #: Gunicorn listens before its worker has loaded the application.
 WEB_RESTARTS = Allow(answer_in_fault=10.0, grace=8.0)
+#: Without a fault runs take some seconds, on a busy machine some more.
+CALM = Allow(end=30.0)
+#: Workers that are stopped hand over their runs, which wait for no lease.
+DEPLOY = replace(WEB_RESTARTS, end=60.0)
+#: Some of the killed workers execute nothing at that moment.
+KILLS = Allow(resumes_per_worker_death=0.5)
 #: More clients than two cores carry.
 OVERLOAD = Allow(answer_in_fault=10.0, grace=8.0, sheds=True)
 #: While Postgres is silent, a request may wait twice: for a connection, and for its answer.
@@ -41,7 +48,7 @@ def duplicates(trial: Trial) -> None:
 
 
 SCENARIOS = (
-    Scenario(name="plain", rows="", about="no fault", inject=plain),
+    Scenario(name="plain", rows="", about="no fault", inject=plain, allow=CALM),
     Scenario(
         name="kill-points",
         rows="1",
@@ -55,6 +62,7 @@ SCENARIOS = (
         rows="1, 2",
         about="SIGKILL at random times",
         inject=kills.worker_kills,
+        allow=KILLS,
         workers=4,
         kinds=BRIEF,
     ),
@@ -63,7 +71,7 @@ SCENARIOS = (
         rows="3",
         about="SIGTERM to everything",
         inject=kills.rolling_restart,
-        allow=WEB_RESTARTS,
+        allow=DEPLOY,
     ),
     Scenario(
         name="zombies",
@@ -219,7 +227,7 @@ SCENARIOS = (
         workers=6,
         kinds=BRIEF,
         concurrency=30,
-        allow=OVERLOAD,
+        allow=replace(OVERLOAD, resumes_per_worker_death=KILLS.resumes_per_worker_death),
     ),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -52,9 +52,11 @@ class Follower:
         rng: random.Random,
         on_event: Callable[[dict[str, Any]], None] = lambda event: None,
         *,
+        name: str = "follower",
         hangs_up: bool = True,
     ) -> None:
         self.run_id = run_id
+        self._name = name  # by which the checker knows its streams from others of the run
         self._client = client
         self._access = client.access
         self._rng = rng
@@ -116,6 +118,7 @@ class Follower:
             after_seq=self._cursor,
             status=200,
             url=opened.url,
+            follower=self._name,
         )
         tally.stream_opened()
         why = "lost"

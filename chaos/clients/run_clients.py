@@ -44,10 +44,13 @@ class RunClients:
                 group.create_task(self._follow(number))
 
     async def _follow(self, number: int) -> None:
-        client, rng = self._client(f"follower {number}")
+        name = f"follower {number}"
+        client, rng = self._client(name)
         if number:
             await asyncio.sleep(rng.uniform(0, LATEST_FOLLOWER_SECONDS))
-        follower = Follower(client, self._run_id, rng, self._notice, hangs_up=self._hangs_up)
+        follower = Follower(
+            client, self._run_id, rng, self._notice, name=name, hangs_up=self._hangs_up
+        )
         await follower.follow()
 
     def _notice(self, event: dict[str, Any]) -> None:

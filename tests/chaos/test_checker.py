@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.scenarios import BY_NAME
 from chaos.verdict.checker import CHECKED_ELSEWHERE, INVARIANTS, Allow, check, report
 from tests.chaos.correct_journal import EPOCH, Record, fault, of_kind, post, request
 from tests.chaos.correct_tale import correct_tale
@@ -212,6 +213,25 @@ def test_a_bound_on_the_whole_run_is_checked_where_it_is_given() -> None:
 
     assert [] == check(tale.render())
     assert {"I5"} == {v.invariant for v in check(tale.render(), allow=Allow(end=10))}
+
+
+@pytest.mark.parametrize("name", ["plain", "rolling-restart"])
+def test_a_run_that_hangs_is_found_where_workers_do_not_die(name: str) -> None:
+    """A run that ends only by its persona's time is too late there."""
+    tale = correct_tale()
+    update(tale, "talk", pause=20.0)
+
+    assert {"I5"} == {v.invariant for v in check(tale.render(), allow=BY_NAME[name].allow)}
+
+
+@pytest.mark.parametrize("name", ["worker-kills", "storm"])
+def test_kills_of_idle_workers_are_found(name: str) -> None:
+    """The scenarios that kill workers at random have runs that lose theirs."""
+    tale = correct_tale()
+    died = {"kind": "process", "role": "worker", "pid": 1, "what": "died"}
+    tale.faults += [{"at": EPOCH + 20.3, **died} for _ in range(9)]
+
+    assert {"NV"} == {v.invariant for v in check(tale.render(), allow=BY_NAME[name].allow)}
 
 
 def test_a_broken_off_call_without_numbered_text_costs_more() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,26 @@ class Replaying(BadServer):
         cursor = max([0, *map(int, found)])
         writer.write(stream(b"".join(self._frames[cursor:])) + END)
         writer.close()
+
+
+def test_a_follower_that_skips_events_is_found() -> None:
+    """The streams of one follower are known as such: none begins after what it has seen."""
+    given = access("http://127.0.0.1:1")
+    frames = [*map(frame, range(1, 40)), frame(40, "run.completed")]
+
+    async def play() -> None:
+        async with Replaying(frames) as server:
+            client = Client(replace(given, urls=[server.url]), "t", random.Random(1))
+            await Follower(client, "r", random.Random(1), name="one").follow()
+
+    asyncio.run(play())
+    told = given.journal.entries
+    opened = [entry for entry in told if entry["kind"] == "stream_open"]
+    opened[-1]["after_seq"] = 39
+
+    [found] = [v.what for v in check(told) if "asked for what is after 39" in v.what]
+
+    assert found.startswith("one had ")
 
 
 def test_a_load_that_meets_nobody_can_be_sent_home(tmp_path: Path) -> None:
