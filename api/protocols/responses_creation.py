@@ -85,6 +85,8 @@ def _continue(
     if isinstance(previous, ItemId):
         call_ids = given.results.keys()
         projection = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
+        if given.follows_message:
+            projection = responses_runs.past_failure(tx.sql, facts, projection)
     else:
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])

@@ -41,10 +41,12 @@ class Input:
     """The new part of an input.
 
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's, `results` are outputs of function calls by their `call_id`.
+    user's, and `follows_message` is true if another one is between the two. `results` are outputs
+    of function calls by their `call_id`.
     """
 
     continues: ItemId | None = None
+    follows_message: bool = False
     instructions: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
@@ -153,6 +155,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         instructions.append("\n\n".join([_TRANSCRIPT, *earlier]))
     return Input(
         continues=continues,
+        follows_message=continues is not None and bool(earlier),
         instructions=tuple(instructions),
         message=message,
         results=results,

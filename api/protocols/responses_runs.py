@@ -74,3 +74,17 @@ def asked_for(
         if not call_ids and seq is not None and seq <= projection.asked["seq"]:
             return projection
         waits = projection.waits
+
+
+def past_failure(
+    sql: Connection, facts: RunFacts, asking: ResponseProjection
+) -> ResponseProjection:
+    """Return the response after this one if it has ended without a whole answer, else this one.
+
+    A client that sends all items again may have none of that response, or leave them out.
+    """
+    answered = ResponseProjection(facts, asking.waits)
+    fold(sql, answered, facts.run_id)
+    response = answered.response()
+    is_whole = response["status"] == "completed" and response["output"]
+    return answered if answered.is_over and not is_whole else asking

@@ -11,9 +11,11 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from arkloop.shared.accounts import org_settings
+from arkloop.shared.events.types import MessageDelta, RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.runs import commands, creation, run_limits
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -161,6 +163,49 @@ def test_items_sent_again_answer_only_the_question_that_they_show(
     assert (200, f"{asked}_1") == (again.status_code, (again.json or {})["id"]), again.text
     assert (409, "responses.not_newest") == (late.status_code, (late.json or {})["error"]["code"])
     assert (200, f"{asked}_2") == (answer.status_code, (answer.json or {})["id"]), answer.text
+
+
+FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
+
+
+@pytest.mark.parametrize(
+    ("ending", "output", "counts_once"),
+    [
+        ({"error": FAILED, "state": RunState.FAILED}, "", False),
+        ({"state": RunState.CANCELLED}, "Ro", False),
+        ({}, "", False),
+        ({}, "Rome it is.", True),
+        (None, "", True),
+    ],
+)
+def test_the_same_answer_after_a_failed_response_is_the_next_run(
+    stored: StoredRuns, alice: User, ending: dict[str, Any] | None, output: str, counts_once: bool
+) -> None:
+    """Items sent again need not show that response, only the answer before it."""
+    run_id = stored.create(UUID(alice.thread()))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, request_id := new_id())
+    stored.answer(run_id, "Rome", request_id)
+    if ending is not None:
+        again = stored.claim(run_id)
+        assert again is not None
+        if output:
+            stored.write(again, MessageDelta(output))
+        stored.finish(again, **ending)
+    asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
+    answer = {"role": "user", "content": "Rome"}
+
+    def send(*items: Any) -> str:
+        sent = alice.post("/v1/responses", {**MODEL, "input": list(items)})
+        assert 200 == sent.status_code, sent.text
+        return str((sent.json or {})["id"])
+
+    repeated, tried_again = send(asked, answer), send(asked, answer, answer)
+
+    first = f"resp_{run_id.hex}_1"
+    assert (first, counts_once) == (repeated, first == tried_again)
+    assert (1 if counts_once else 2) == len(runs_of(alice))
 
 
 def runs_of(user: User) -> set[UUID]:
