@@ -92,24 +92,30 @@ def create_response() -> Response:
         reserve_stream()
     with sent_files.kept_if_used():
         body["input"] = responses_input.with_stored_files(body["input"])
-        created = _created(body)
-    return _respond(created, streams=body.get("stream"), waits=not body.get("background"))
+        created, is_replay = _created(body)
+    response = _respond(created, streams=body.get("stream"), waits=not body.get("background"))
+    if is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
 
 
-def _created(body: Mapping[str, Any]) -> ResponseId:
-    """Create the response, or return that of the request's idempotency key."""
+def _created(body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
+    """Create the response, or find that of the request's idempotency key; return its id, and
+    whether it was found.
+    """
     key = check_key() or _key_by_content(body)
     if key is None:
         made = create(body)
         sent_files.mark_used()
-        return made
+        return made, False
 
     def make(tx: Transaction) -> Response:
         made = create_once(tx, body)
         sent_files.mark_used()
         return jsonify(id=str(made))
 
-    return _id(answered_once(key, read_json(), make).get_json()["id"])
+    answer = answered_once(key, read_json(), make)
+    return _id(answer.get_json()["id"]), "Idempotency-Replayed" in answer.headers
 
 
 def _key_by_content(body: Mapping[str, Any]) -> str | None:

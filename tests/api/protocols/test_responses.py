@@ -203,9 +203,11 @@ def test_an_answer_with_data_that_is_sent_again_counts_once(
     if by_id:
         body["previous_response_id"] = f"resp_{run_id.hex}"
 
-    sent = [alice.post("/v1/responses", json=body).json or {} for _ in range(2)]
+    sent = [alice.post("/v1/responses", json=body) for _ in range(2)]
 
-    assert 2 * [f"resp_{run_id.hex}_1"] == [one.get("id") for one in sent], sent
+    ids = [(one.json or {}).get("id") for one in sent]
+    assert 2 * [f"resp_{run_id.hex}_1"] == ids, [one.text for one in sent]
+    assert [None, "true"] == [one.headers.get("Idempotency-Replayed") for one in sent]
     assert 1 == len(alice.get("/v1/runs").json or [])
     assert 1 == kept_files(connections, alice)
 
@@ -272,11 +274,19 @@ def test_data_that_is_no_file_is_refused(alice: User, part: dict[str, Any]) -> N
     assert (400, "input[0].content[0]") == (status, param)
 
 
-def test_a_request_that_is_sent_again_with_its_key_creates_nothing(alice: User) -> None:
-    """An `Idempotency-Key` names the response of the first request."""
-    key = {"Idempotency-Key": "k1"}
-    first = alice.post("/v1/responses", json=ASK, headers=key).json or {}
-    again = alice.post("/v1/responses", json=ASK, headers=key).json or {}
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_request_that_is_sent_again_with_its_key_creates_nothing(
+    alice: User, streams: bool
+) -> None:
+    """An `Idempotency-Key` names the response of the first request, and a header says so."""
+    body = {**ASK, "stream": streams}
+    first, again = (alice.post("/v1/responses", json=body, headers=KEY) for _ in range(2))
+    marks = [answer.headers.get("Idempotency-Replayed") for answer in (first, again)]
+    first.close()
+    again.close()
 
-    assert first["id"] == again["id"]
+    assert [200, 200] == [first.status_code, again.status_code]
+    assert [None, "true"] == marks
+    if not streams:
+        assert (first.json or {})["id"] == (again.json or {})["id"]
     assert 1 == len(alice.get("/v1/runs").json or [])
