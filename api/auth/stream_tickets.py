@@ -89,3 +89,9 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Unauthorized() from error
+
+
+def check_after_end(ended_at: datetime) -> None:
+    """Check that a run which has ended can still be read by ticket. Raises: Unauthorized."""
+    if ended_at + AFTER_END < now():
+        raise Unauthorized()

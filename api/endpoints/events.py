@@ -31,10 +31,9 @@ from arkloop.shared.errors import (
     Forbidden,
     InvalidRequest,
     StreamLimitExceeded,
-    Unauthorized,
 )
 from arkloop.shared.runs import queries
-from arkloop.shared.times import now, rfc3339
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("events", __name__)
 
@@ -69,7 +68,8 @@ _QUERY, _TICKET = EventsQuery(), StreamTicket()
 )
 def stream_events(run_id: UUID) -> Response:
     """Stream the run's events after the cursor; 204 where a browser must stop reconnecting."""
-    g.actor = reader = _reader(run_id)
+    reader, is_by_ticket = _reader(run_id)
+    g.actor = reader
     request_limits.count(reader)
     check_ids({"run_id": run_id})
     if "data.runs.read" not in reader.permissions:
@@ -80,6 +80,8 @@ def stream_events(run_id: UUID) -> Response:
         resumed.append(_seq(last_event_id))
     cursor = max([args["after_seq"], *resumed])
     head = hub().heads.get_seen(run_id, reader)
+    if is_by_ticket and head.ended_at is not None:
+        stream_tickets.check_after_end(head.ended_at)
     is_all = head.ended_at is not None and cursor >= head.last_seq
     if is_all and resumed:
         return Response(status=204)
@@ -131,17 +133,14 @@ def create_stream_ticket(run_id: UUID) -> Response:
     return make_response(jsonify(ticket=ticket, expires_at=rfc3339(expires_at)), 201)
 
 
-def _reader(run_id: UUID) -> Actor:
-    """Return the reader, identified by ticket or else by bearer token."""
+def _reader(run_id: UUID) -> tuple[Actor, bool]:
+    """Return the reader, identified by ticket or else by bearer token, and whether by ticket."""
     tickets = request.args.getlist("ticket")
     if not tickets or "Authorization" in request.headers:
-        return authenticator().identify(bearer_token())
+        return authenticator().identify(bearer_token()), False
     reader = stream_tickets.verify(settings(), tickets[0], run_id)
     authenticator().check(reader)
-    ended_at = hub().heads.get_seen(run_id, reader).ended_at
-    if ended_at is not None and ended_at + stream_tickets.AFTER_END < now():
-        raise Unauthorized()
-    return authenticator().with_limits(reader)
+    return authenticator().with_limits(reader), True
 
 
 def _seq(text: str) -> int:

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import func
 
 from arkloop.api.app import create_app
 from arkloop.api.auth.request_limits import RequestLimits, _reset
@@ -20,6 +22,7 @@ from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.clients import Register, User, error_of
+from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
 #: A test is over before a window with so much time left is.
@@ -224,6 +227,20 @@ def test_streams_and_results_count_that_are_refused(bob: User) -> None:
 
     assert [403] * 4 == [answer.status_code for answer in asked]
     assert [429] * 2 == [answer.status_code for answer in too_many]
+
+
+def test_streams_by_a_ticket_after_its_end_count(bob: User, connections: Connections) -> None:
+    """Their refusal takes a look at the run in Postgres, so they are counted before it."""
+    stored = StoredRuns.of(connections, bob)
+    run_id = UUID((bob.post("/v1/runs", {"message": "hello"}).json or {})["run_id"])
+    path = f"/v1/runs/{run_id}"
+    ticket = (bob.post(f"{path}/stream-ticket").json or {})["ticket"]
+    stored.cancel(run_id)
+    stored.set(run_id, ended_at=func.now() - timedelta(minutes=11))
+
+    asked = [bob.client.get(f"{path}/events?ticket={ticket}").status_code for _ in range(4)]
+
+    assert [401, 401, 401, 429] == asked
 
 
 def test_too_many_requests_leave_workers_their_runs(bob: User) -> None:
