@@ -64,6 +64,25 @@ def test_a_first_message_comes_back_whole(
     assert ("careful@1", "scripted") == (made["persona_id"], made["route_id"])
 
 
+def test_what_was_chosen_after_a_refusal_stays(context: BrowserContext, user: Caller) -> None:
+    """A persona and a title that were changed are not those of the refused message again."""
+    page = signed_in(context, user, "/threads/new")
+    lose(context, BEGINS, refused(422))
+    page.get_by_label("Title").fill("Complaint")
+    page.get_by_label("Persona", exact=True).select_option("careful")
+    with page.expect_response(BEGINS):
+        say(page, "Hello")
+    expect(box(page)).to_have_value("Hello")
+    page.get_by_label("Title").fill("")
+    page.get_by_label("Persona", exact=True).select_option("plain")
+    go(page, "/keys")
+    go(page, "/threads/new")
+
+    expect(box(page)).to_have_value("Hello")
+    expect(page.get_by_label("Title")).to_have_value("")
+    expect(page.get_by_label("Persona", exact=True)).to_have_value("plain")
+
+
 def test_a_first_message_leads_nobody_away(context: BrowserContext, user: Caller) -> None:
     """Where its page was left, a form on another page stays, and the thread is in the list."""
     page, held = signed_in(context, user, "/threads/new"), hold(context, BEGINS)

@@ -6,7 +6,7 @@ import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
-import { deliver, lastBody } from "./outbox.js"
+import { deliver, lastBody, saveBody } from "./outbox.js"
 
 /** @param {{onMade: () => void}} props */
 export function NewThread({ onMade }) {
@@ -15,11 +15,19 @@ export function NewThread({ onMade }) {
     const [personas, routes] = await Promise.all([get("personas", {}, signal), get("routes", {}, signal)])
     return { personas: newest(personas), routes }
   }, [])
-  // A message that is here again, or still being sent, has them already.
+  // A message that is being written, is here again, or is still being sent, has them already.
   const [before] = useState(() => lastBody("new"))
   const [persona, setPersona] = useState(before?.persona_id ?? "")
   const [routeId, setRoute] = useState(before?.route_id ?? "")
   const [title, setTitle] = useState(() => (before === null ? "" : titleGiven(before)))
+  /** Take what the person has changed, and keep it with the text. @param {{title?: string, persona?: string, routeId?: string}} changed */
+  const choose = (changed) => {
+    const chosen = { title, persona, routeId, ...changed }
+    setTitle(chosen.title)
+    setPersona(chosen.persona)
+    setRoute(chosen.routeId)
+    saveBody("new", { thread: { title: chosen.title }, message: "", persona_id: chosen.persona || null, route_id: chosen.routeId || null })
+  }
   const action = useAction()
   const isOpen = useRef(true)
   useEffect(() => () => {
@@ -39,13 +47,13 @@ export function NewThread({ onMade }) {
     <div class="new-thread-fields">
       <${Problem} error=${choices.error} onRetry=${choices.reload} />
       <${Field} label="Title" id=${`${id}-title`}>${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" placeholder="The beginning of the message" value=${title}
-        onInput=${(/** @type {any} */ event) => setTitle(event.target.value)} />`}</${Field}>
+        onInput=${(/** @type {any} */ event) => choose({ title: event.target.value })} />`}</${Field}>
       <${Field} label="Persona" id=${`${id}-persona`}>${(/** @type {string} */ field) => html`<select id=${field} value=${persona}
-        onChange=${(/** @type {any} */ event) => setPersona(event.target.value)}>
+        onChange=${(/** @type {any} */ event) => choose({ persona: event.target.value })}>
         <option value="">Default</option>
         ${(choices.data?.personas ?? []).map((/** @type {string} */ key) => html`<option key=${key} value=${key}>${key}</option>`)}</select>`}</${Field}>
       <${Field} label="Route" id=${`${id}-route`}>${(/** @type {string} */ field) => html`<select id=${field} value=${routeId}
-        onChange=${(/** @type {any} */ event) => setRoute(event.target.value)}>
+        onChange=${(/** @type {any} */ event) => choose({ routeId: event.target.value })}>
         <option value="">As the persona says</option>
         ${(choices.data?.routes ?? []).map((/** @type {any} */ route) => html`<option key=${route.id} value=${route.id}>
           ${route.model}${route.id === route.model ? "" : ` (${route.id})`}</option>`)}</select>`}</${Field}>

@@ -48,8 +48,11 @@ export const textOf = ({ body: { message } }) => parts(message.content ?? messag
 /** Join a text that comes back with what was written meanwhile. @param {string} text @param {string} now */
 export const joined = (text, now) => [text, now].filter(Boolean).join("\n\n")
 
-/** Return the body of the message that is being sent, or has come back; null if there is none. @param {string} name @returns {any} */
-export const lastBody = (name) => read(name)?.body ?? JSON.parse(sessionStorage.getItem(requestName(name)) ?? "null")
+/** Return the body that is being written, or that of the message that is being sent; null if there is none. @param {string} name @returns {any} */
+export const lastBody = (name) => JSON.parse(sessionStorage.getItem(requestName(name)) ?? "null") ?? read(name)?.body ?? null
+
+/** Keep what a body has besides its text and files. @param {string} name @param {any} body */
+export const saveBody = (name, body) => store(requestName(name), JSON.stringify(body))
 
 /** Return the text that was being written. @param {string} name */
 export function draftOf(name) {
@@ -156,5 +159,5 @@ function giveBack(name, outgoing) {
   saveDraft(name, joined(textOf(outgoing), sessionStorage.getItem(draftName(name)) ?? ""))
   saveFiles(name, [...outgoing.files, ...filesOf(name)])
   // A first message has more than a text and files. Its key is not kept here.
-  store(requestName(name), JSON.stringify(outgoing.body))
+  saveBody(name, outgoing.body)
 }
