@@ -105,7 +105,7 @@ def _continue(
             _check_asks_nothing(tx, facts)
     if given.message is None:
         raise _without_call(given)
-    return _next(tx, body, given, run)
+    return _next(tx, body, given, run, shows_items=isinstance(previous, ItemId))
 
 
 def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
@@ -127,12 +127,21 @@ def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
         )
 
 
-def _next(tx: Transaction, body: Body, given: Input, run: RowMapping) -> ResponseId:
-    """Create the next run of the thread."""
+def _next(
+    tx: Transaction, body: Body, given: Input, run: RowMapping, *, shows_items: bool
+) -> ResponseId:
+    """Create the next run of the thread.
+
+    A client that `shows_items` has none of a later run that failed: it may try again behind it.
+    """
     new = new_run(body, given, run["thread_id"], tx.sql)
     # It locks the active run before the thread, as the end of a run does, until the commit.
     made = creation.create(tx, new)
-    if queries.newest_of_thread(tx.sql, run["thread_id"], but=made.run_id) != run["id"]:
+    even_failed = run["id"] if shows_items else None
+    newest = queries.newest_of_thread(
+        tx.sql, run["thread_id"], but=made.run_id, even_failed=even_failed
+    )
+    if newest != run["id"]:
         raise NotNewestResponse()
     return ResponseId(made.run_id, 0)
 

@@ -255,11 +255,20 @@ def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[
     )
 
 
-def newest_of_thread(sql: Connection, thread_id: UUID, *, but: UUID | None = None) -> UUID | None:
-    """Return the thread's run that was created last, perhaps leaving one out; None without one."""
+def newest_of_thread(
+    sql: Connection, thread_id: UUID, *, but: UUID | None = None, even_failed: UUID | None = None
+) -> UUID | None:
+    """Return the thread's run that was created last, perhaps leaving one out; None without one.
+
+    With `even_failed`, runs that failed or were cancelled are left out, too, but for this one.
+    """
+    counts = true() if but is None else runs.c.id != but
+    if even_failed is not None:
+        has_failed = runs.c.state.in_((RunState.FAILED, RunState.CANCELLED))
+        counts &= or_(runs.c.id == even_failed, ~has_failed)
     return sql.scalar(
         select(runs.c.id)
-        .where(runs.c.thread_id == thread_id, true() if but is None else runs.c.id != but)
+        .where(runs.c.thread_id == thread_id, counts)
         .order_by(runs.c.created_at.desc(), runs.c.id.desc())
         .limit(1)
     )

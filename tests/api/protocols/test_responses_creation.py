@@ -208,5 +208,26 @@ def test_the_same_answer_after_a_failed_response_is_the_next_run(
     assert (1 if counts_once else 2) == len(runs_of(alice))
 
 
+def test_a_turn_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None:
+    """A client that sends all items again has nothing of the runs that failed to continue."""
+    first = stored.create(UUID(alice.thread()))
+    claim = stored.claim(first)
+    assert claim is not None
+    stored.write(claim, MessageDelta("Hello."))
+    stored.finish(claim)
+    shown = {"role": "assistant", "id": f"msg_{first.hex}_2", "content": "Hello."}
+    question = {"role": "user", "content": "Which city?"}
+
+    for _ in range(3):
+        items = [shown, *[question] * len(runs_of(alice))]
+        made = alice.post("/v1/responses", {**MODEL, "input": items})
+        assert 200 == made.status_code, made.text
+        again = stored.claim(UUID((made.json or {})["id"].removeprefix("resp_")))
+        assert again is not None
+        stored.finish(again, error=FAILED, state=RunState.FAILED)
+
+    assert 4 == len(runs_of(alice))
+
+
 def runs_of(user: User) -> set[UUID]:
     return {UUID(run["run_id"]) for run in user.get("/v1/runs").json or []}
