@@ -108,6 +108,8 @@ class Effect(StrEnum):
     START_FIRST = "start_first"
     #: The run, which has not started, ends as cancelled; its messages leave the thread.
     WITHDRAW = "withdraw"
+    #: All pending runs end as cancelled.
+    WITHDRAW_PENDING = "withdraw_pending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,14 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule("step alone", _W.STEP, holder=[_H.EXECUTING, _H.CANCELLING]),
     # ---- its end ------------------------------------------------------------------------
+    # A sub-run may outlive the thread of its parent, with which its own was deleted.
+    _rule(
+        "end in a deleted thread",
+        *(_W.END, _E.TURN_INTO_RUNS, _E.WITHDRAW_PENDING),
+        holder=_BUSY,
+        guards=[_G.IS_FOLLOWED, _G.IS_GONE],
+        becomes=_H.NONE,
+    ),
     _rule(
         "end before others",
         *(_W.END, _E.TURN_INTO_RUNS, _E.START_FIRST),

@@ -92,12 +92,12 @@ def after_end(tx: Transaction, ended: Row[Any]) -> None:
 
     `ended` is what `end.sql` returns of it.
     """
-    facts = [Guard.IS_FOLLOWED] if ended.has_followers else []
-    rule = rule_for(Happening.END, Holder.EXECUTING, facts)
+    facts: list[Guard] = []
+    if ended.has_followers:
+        is_gone = _lock_thread(tx.sql, ended.thread_id)
+        facts = [Guard.IS_FOLLOWED, *([Guard.IS_GONE] if is_gone else [])]
     position = ended.position
-    if rule.effects:
-        _lock_thread(tx.sql, ended.thread_id)
-    for effect in rule.effects:
+    for effect in rule_for(Happening.END, Holder.EXECUTING, facts).effects:
         match effect:
             case Effect.TURN_INTO_RUNS:
                 position = offered_messages.after_end(tx, ended.run_id, ended.thread_id, position)
@@ -106,6 +106,8 @@ def after_end(tx: Transaction, ended: Row[Any]) -> None:
                     offered_messages.leave(tx, ended.run_id)
             case Effect.START_FIRST:
                 start_first(tx, ended.thread_id)
+            case Effect.WITHDRAW_PENDING:
+                _withdraw_pending(tx, ended.thread_id)
 
 
 def discard(tx: Transaction, thread_id: UUID, run_id: UUID, position: int) -> None:
@@ -172,6 +174,14 @@ def withdraw(tx: Transaction, run: RowMapping, superseded_by: UUID | None = None
         .values(superseded_at=func.now())
     )
     return True
+
+
+def _withdraw_pending(tx: Transaction, thread_id: UUID) -> None:
+    """End all pending runs of a thread, whose row is locked, as cancelled."""
+    waiting = select(runs.c.id, runs.c.state).where(runs.c.thread_id == thread_id, IS_PENDING)
+    waiting = waiting.order_by(runs.c.position).with_for_update(key_share=True)
+    for run in tx.sql.execute(waiting).mappings().all():
+        withdraw(tx, run)
 
 
 def start_due(connections: Connections) -> None:

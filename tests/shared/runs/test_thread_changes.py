@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import thread_changes
 from arkloop.shared.runs.delegation import NotDelegated, SubRun
+from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
@@ -17,6 +18,7 @@ from arkloop.shared.threads import threads as thread_rows
 from tests.clients import Register, User
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.delegated_runs import begun, delegate, delegated, held
+from tests.shared.runs.test_endings import completed
 from tests.shared.runs.test_queries import actor_of, beside, listed
 from tests.stored_runs import StoredRuns
 
@@ -242,6 +244,27 @@ def test_a_run_whose_thread_is_deleted_starts_no_sub_run(stored: StoredRuns) -> 
 
     with pytest.raises(NotDelegated, match="deleted"):
         delegated(stored, child)
+
+
+def test_a_message_that_is_offered_in_a_deleted_thread_starts_no_run(stored: StoredRuns) -> None:
+    """The end of a sub-run that outlives the thread at the top cancels the run of the message."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    below = BusyThread(stored)
+    below.id = child.thread_id
+    claim = below.claim(child.run_id)
+    offered = below.say("a", "steer").offered
+    assert offered is not None
+    stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, stored.row(root.run_id)["thread_id"])
+
+    assert Outcome.ENDED == below.end(below.ending(completed, claim, "A"))
+
+    assert "cancelled" == stored.state(offered[1])
+    assert ["run.cancelled"] == stored.types(offered[1])
+    assert offered[1] not in stored.sent
+    assert "a" not in below.texts()
 
 
 def test_runs_that_wait_end_with_their_thread(stored: StoredRuns) -> None:

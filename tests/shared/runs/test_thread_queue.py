@@ -116,11 +116,20 @@ def test_whoever_ends_a_followed_run_starts_the_next_one() -> None:
         assert () == rule_for(Happening.END, holder).effects
 
 
+def test_the_end_of_a_run_in_a_deleted_thread_starts_no_other() -> None:
+    """A sub-run whose thread went with that of its parent has messages waiting for it."""
+    for holder in BUSY:
+        rule = rule_for(Happening.END, holder, [Guard.IS_FOLLOWED, Guard.IS_GONE])
+
+        assert (Effect.TURN_INTO_RUNS, Effect.WITHDRAW_PENDING) == rule.effects
+        assert () == rule_for(Happening.END, holder, [Guard.IS_GONE]).effects
+
+
 def test_every_rule_is_the_first_one_for_some_case() -> None:
     """No rule is hidden by those before it."""
     used = {rule.name for *_, rule in _creates()}
     facts = [*Guard]
-    subsets = [s for n in (0, 1) for s in combinations(facts, n)]
+    subsets = [s for n in (0, 1, 2) for s in combinations(facts, n)]
     for happening, holder, known in product(set(Happening) - {Happening.CREATE}, Holder, subsets):
         try:
             used.add(rule_for(happening, holder, known).name)
