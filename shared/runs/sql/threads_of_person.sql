@@ -1,6 +1,7 @@
--- The threads of an end user of an org, or the private ones of a user, with those of their sub-runs,
--- but for the private ones of other users: those of sub-runs first. They are found from the root while
--- it is there, and an erasure may be broken off between two of its transactions.
+-- The threads of an end user of an org, or the private ones of a user, with those of their sub-runs:
+-- those of sub-runs first. They are found from the root while it is there, and an erasure may be broken
+-- off between two of its transactions. What a user has shared with the org stays, below a private
+-- thread, too.
 WITH RECURSIVE own AS (
     SELECT id FROM threads WHERE org_id = %(org_id)s AND end_user_id = %(end_user_id)s
     UNION ALL
@@ -14,13 +15,11 @@ WITH RECURSIVE own AS (
     -- By the root, too: the retention may have deleted the runs between. By the runs of a thread that
     -- is not the root.
     SELECT below.id FROM chosen CROSS JOIN LATERAL (
-        SELECT t.id, t.is_private, t.created_by_user_id FROM threads t
-        WHERE t.root_thread_id = chosen.id
+        SELECT t.* FROM threads t WHERE t.root_thread_id = chosen.id
         UNION ALL
-        SELECT t.id, t.is_private, t.created_by_user_id
-        FROM runs r JOIN threads t ON t.parent_run_id = r.id WHERE r.thread_id = chosen.id
+        SELECT t.* FROM runs r JOIN threads t ON t.parent_run_id = r.id WHERE r.thread_id = chosen.id
     ) AS below
-    WHERE %(user_id)s::uuid IS NULL OR NOT below.is_private
-        OR below.created_by_user_id = %(user_id)s
+    WHERE %(user_id)s::uuid IS NULL OR below.created_by_user_id = %(user_id)s
+        AND (below.is_private OR below.deleted_at IS NOT NULL)
 )
 SELECT t.id FROM chosen JOIN threads t ON t.id = chosen.id ORDER BY t.parent_run_id IS NULL, t.id

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
-from sqlalchemy import update
+import pytest
+from sqlalchemy import func, update
 
 from arkloop.shared.runs import personal_data, thread_changes
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register, User
@@ -52,3 +54,24 @@ def test_private_threads_of_others_below_a_users_are_not_the_users(
         found = [personal_data.of_user(sql, one.actor.user_id) for one in (stored, bob)]
 
     assert [[mine.thread_id, thread_id], [theirs.thread_id]] == [one.thread_ids for one in found]
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_threads_that_a_user_has_shared_are_not_private(stored: StoredRuns, is_gone: bool) -> None:
+    """They stay the org's below a private thread, until they are deleted with it."""
+    root = stored.claimed()
+    thread_id = stored.row(root.run_id)["thread_id"]
+    shared, private = (delegated(stored, root).thread_id for _ in range(2))
+    for changed, is_private in ((thread_id, True), (shared, False)):
+        with stored.connections.transaction() as tx:
+            thread_changes.change(tx, stored.actor, changed, is_private=is_private)
+    if is_gone:
+        stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+        with stored.connections.transaction() as tx:
+            thread_changes.delete(tx, stored.actor, thread_id)
+
+    with stored.connections.reading() as sql:
+        found = personal_data.of_user(sql, stored.actor.user_id).thread_ids
+
+    below = [shared, private] if is_gone else [private]
+    assert [*sorted(below), thread_id] == found
