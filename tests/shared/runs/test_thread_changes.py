@@ -193,6 +193,50 @@ def test_a_private_thread_of_another_member_stays_theirs(
         assert {bob.actor.user_id} == visible_to(stored, child)
 
 
+def owner_of(stored: StoredRuns, thread_id: UUID) -> tuple[UUID, bool, bool]:
+    """Return the creator of a thread, and whether it is private and deleted."""
+    columns = (threads.c.created_by_user_id, threads.c.is_private, threads.c.deleted_at)
+    with stored.connections.reading() as sql:
+        row = sql.execute(select(*columns).where(threads.c.id == thread_id)).one()
+    return row.created_by_user_id, row.is_private, row.deleted_at is not None
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_a_private_thread_that_is_deleted_with_the_one_above_stays_its_creator_s(
+    stored: StoredRuns, bob: StoredRuns, is_private: bool
+) -> None:
+    """The export and the erasure of that person find it, and those of another one do not."""
+    thread_id = stored.thread()
+    root = held(bob, bob.create(thread_id))
+    child = delegated(bob, root)
+    change(bob, child.thread_id, is_private=True)
+    change(stored, thread_id, is_private=is_private)
+    stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, thread_id)
+
+    assert (bob.actor.user_id, True, True) == owner_of(stored, child.thread_id)
+    assert {None} == visible_to(stored, child)
+
+
+def test_a_deleted_thread_stays_private_when_the_one_above_becomes_public(
+    stored: StoredRuns,
+) -> None:
+    """The erasure of its creator finds it."""
+    root = stored.claimed()
+    thread_id = stored.row(root.run_id)["thread_id"]
+    child = delegated(stored, root)
+    change(stored, thread_id, is_private=True)
+    stored.set(child.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
+    with stored.connections.transaction() as tx:
+        thread_changes.delete(tx, stored.actor, child.thread_id)
+
+    change(stored, thread_id, is_private=False)
+
+    assert (stored.actor.user_id, True, True) == owner_of(stored, child.thread_id)
+
+
 def test_an_external_id_that_is_taken_holds_no_change_up(stored: StoredRuns) -> None:
     """The thread of a sub-run that becomes private gives its `external_id` up."""
     root = stored.claimed()
