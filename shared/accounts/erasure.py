@@ -6,7 +6,7 @@ by the next. It leaves a record of numbers.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import LastOwner
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, personal_data
+from arkloop.shared.runs import commands, offered_messages, personal_data
 from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -50,7 +50,7 @@ ERASED = "erased"
 
 
 class RunsGoOn(Exception):
-    """Runs of the person have not ended in time; nothing of their threads was erased."""
+    """Runs of the person have not ended in time: not everything was erased."""
 
 
 @dataclass(slots=True)
@@ -117,25 +117,29 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
 
     erased = Erased()
     whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
+    _take_offers_back(connections, erased, whose)
     _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
     deliveries.forget_end_user(connections, org_id, end_user_id)
     with connections.transaction() as tx:
         found = find(tx.sql)
-        file_ids = personal_data.file_ids(tx.sql, found)
-        personal_data.delete_single(tx, found)
-        erased.runs += len(found.run_ids)
-        erased.messages += len(found.message_ids)
-        erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
-        forget_responses(tx, [None])
-        usage_reports.forget_end_user(tx, org_id, end_user_id)
-        budget_limits.forget_end_user(tx, org_id, end_user_id)
-        deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
-        mcp_access.forget_owner(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
-        record = _recorded(tx, erased, kind="end_user", org_id=org_id)
-        # By the record: the id of an end user may be a name.
-        _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
-        return record
+        # Created since all others have ended: nothing is deleted then, and all is found again.
+        if not personal_data.cancel(tx, replace(found, thread_ids=())):
+            file_ids = personal_data.file_ids(tx.sql, found)
+            personal_data.delete_single(tx, found)
+            erased.runs += len(found.run_ids)
+            erased.messages += len(found.message_ids)
+            erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
+            forget_responses(tx, [None])
+            usage_reports.forget_end_user(tx, org_id, end_user_id)
+            budget_limits.forget_end_user(tx, org_id, end_user_id)
+            deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
+            mcp_access.forget_owner(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
+            record = _recorded(tx, erased, kind="end_user", org_id=org_id)
+            # By the record: the id of an end user may be a name.
+            _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
+            return record
+    raise RunsGoOn()
 
 
 def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
@@ -159,6 +163,23 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
     with connections.transaction() as tx:
         _take_name_off(tx, user_id)
         return _recorded(tx, erased, kind="user", user_id=user_id)
+
+
+def _take_offers_back(connections: Connections, erased: Erased, whose: Mapping[str, Any]) -> None:
+    """Delete messages of an end user that wait for a step of a run, and their files.
+
+    The end of the run would make new runs of them.
+    """
+    with connections.reading() as sql:
+        run_ids = offered_messages.runs_with(sql, **whose)
+    for run_id in run_ids:
+        with connections.transaction() as tx:
+            taken = offered_messages.take_back(tx, run_id, **whose)
+            file_ids = personal_data.file_ids(tx.sql, Conversations((), message_ids=taken))
+            if file_ids:
+                erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
+            personal_data.delete_messages(tx, taken)
+        erased.messages += len(taken)
 
 
 def _erase_threads(

@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     Text,
+    and_,
     cast,
     delete,
     exists,
@@ -95,6 +97,27 @@ def leave(tx: Transaction, run_id: UUID) -> None:
     tx.sql.execute(
         update(messages).where(messages.c.steered_into == run_id).values(steered_into=None)
     )
+
+
+def runs_with(sql: Connection, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
+    """Return the active runs to which messages of an end user are offered."""
+    active = select(offered_messages.c.active_run_id).where(_by(org_id, end_user_id)).distinct()
+    return sql.scalars(active).all()
+
+
+def take_back(tx: Transaction, run_id: UUID, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
+    """Take an end user's offers to a run back; returns their messages, which nothing refers to.
+
+    The run is locked first: its end makes runs of the offers.
+    """
+    tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True))
+    theirs = (offered_messages.c.active_run_id == run_id) & _by(org_id, end_user_id)
+    taken = delete(offered_messages).where(theirs).returning(offered_messages.c.message_id)
+    return tx.sql.scalars(taken).all()
+
+
+def _by(org_id: UUID, end_user_id: str) -> ColumnElement[bool]:
+    return and_(offered_messages.c.org_id == org_id, offered_messages.c.end_user_id == end_user_id)
 
 
 def _delivered(sql: Connection, run_id: UUID) -> set[UUID]:

@@ -178,6 +178,11 @@ def forget_prompts(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     tx.sql.execute(update(run_events).where(of_runs).values(prompts=None))
 
 
+def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
+    """Delete messages, and the offers of them."""
+    tx.sql.execute(delete(messages).where(messages.c.id.in_(message_ids)))
+
+
 def delete_single(tx: Transaction, found: Conversations) -> None:
     """Delete the single runs, which have ended, their messages, and what later runs had of them:
     summaries of these messages, and prompts.
@@ -197,7 +202,7 @@ def delete_single(tx: Transaction, found: Conversations) -> None:
     gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])
-    tx.sql.execute(delete(messages).where(messages.c.id.in_(found.message_ids)))
+    delete_messages(tx, found.message_ids)
 
 
 def _forget(tx: Transaction, run_ids: Sequence[tuple[UUID, UUID]]) -> None:

@@ -9,16 +9,19 @@ from sqlalchemy import insert, select, update
 from arkloop.shared.accounts import erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
 from arkloop.shared.events.types import ContextCompacted, RunSteered
-from arkloop.shared.runs import creation, sweep
+from arkloop.shared.runs import creation, offered_messages, sweep
 from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.storage.tables.accounts import erasures
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages, thread_contexts
 from arkloop.shared.threads import thread_contexts as points
 from tests.clients import User
 from tests.end_users import ANN, BOB
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
+from tests.shared.runs.test_queries import beside
 from tests.stored_runs import StoredRuns, ago
 
 
@@ -205,6 +208,79 @@ def test_a_message_that_is_offered_to_another_s_run_is_erased(thread: BusyThread
     assert Outcome.ENDED == thread.end(ending)
     assert ["theirs", "answer"] == kept(thread)
     assert ["completed"] == thread.states()
+
+
+def test_an_offered_message_becomes_no_run_while_an_erasure_waits_for_others(
+    thread: BusyThread,
+) -> None:
+    """It is deleted first: the end of the run that it is offered to starts none."""
+    made = thread.say("theirs")
+    thread.claim(made.run_id)
+    thread.say("Ann steers", "steer", end_user_id=ANN)
+    waiting = BusyThread(thread.stored).say("Ann asks", end_user_id=ANN)
+
+    with pytest.raises(RunsGoOn):
+        erase(thread)
+    ending = thread.ending(completed, thread.claims[made.run_id], "answer")
+    assert Outcome.ENDED == thread.end(ending)
+    sweep.sweep(thread.stored.connections)
+    erase(thread)
+
+    assert ["theirs", "answer"] == kept(thread)
+    assert ["completed"] == thread.states()
+    with thread.stored.connections.reading() as sql:
+        assert sql.scalar(select(runs.c.id).where(runs.c.id == waiting.run_id)) is None
+
+
+def test_a_run_that_an_end_makes_of_an_offered_message_is_cancelled(thread: BusyThread) -> None:
+    """An erasure that comes at the same moment waits for the end, and finds the run."""
+    made = thread.say("theirs")
+    thread.claim(made.run_id)
+    thread.say("Ann steers", "steer", end_user_id=ANN)
+
+    def try_to_erase() -> None:
+        with pytest.raises(RunsGoOn):
+            erase(thread)
+
+    with thread.stored.connections.transaction() as tx:
+        lock = select(runs.c.position).where(runs.c.id == made.run_id).with_for_update()
+        position = tx.sql.execute(lock).scalar_one()
+        join = beside(thread.stored.connections, try_to_erase)
+        offered_messages.after_end(tx, made.run_id, thread.id, position)
+    join()
+
+    assert ["theirs", "Ann steers"] == kept(thread)
+    sweep.sweep(thread.stored.connections)
+    erase(thread)
+    assert ["theirs"] == kept(thread)
+
+
+def test_a_run_that_is_created_during_an_erasure_ends_before_it_is_erased(
+    thread: BusyThread,
+) -> None:
+    """It is found last, and cancelled; the rest can be erased by the next command."""
+    thread.answer(thread.say("Ann asks", end_user_id=ANN).run_id, "to Ann")
+    later = thread.say("theirs")
+    thread.answer(later.run_id, "answer")
+    prompted = update(run_events).where(run_events.c.run_id == later.run_id)
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(prompted.values(prompts=b"Ann asks"))
+
+    def try_to_erase() -> None:
+        with pytest.raises(RunsGoOn):
+            erase(thread)
+
+    with thread.stored.connections.transaction() as tx:
+        # The erasure has found that all runs have ended, and forgets prompts next.
+        tx.sql.execute(select(run_events.c.seq).where(prompted.whereclause).with_for_update())
+        join = beside(thread.stored.connections, try_to_erase)
+        thread.say("Ann asks again", end_user_id=ANN)
+    join()
+
+    assert ["theirs", "answer", "Ann asks again"] == kept(thread)[2:]
+    sweep.sweep(thread.stored.connections)
+    erase(thread)
+    assert ["theirs", "answer"] == kept(thread)
 
 
 def test_a_run_that_has_taken_another_s_message_leaves_it(thread: BusyThread) -> None:
