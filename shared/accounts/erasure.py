@@ -120,11 +120,16 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     _take_offers_back(connections, erased, whose)
     _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
+    with connections.reading() as sql:
+        first = personal_data.first_places(sql, find(sql))
+    _forget_summaries(connections, first)
     deliveries.forget_end_user(connections, org_id, end_user_id)
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
-        if not personal_data.cancel(tx, replace(found, thread_ids=())):
+        unended = personal_data.cancel(tx, replace(found, thread_ids=()))
+        if not unended:
+            first = personal_data.first_places(tx.sql, found)
             file_ids = personal_data.file_ids(tx.sql, found)
             personal_data.delete_single(tx, found)
             erased.runs += len(found.run_ids)
@@ -138,8 +143,11 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             record = _recorded(tx, erased, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
-            return record
-    raise RunsGoOn()
+    if unended:
+        raise RunsGoOn()
+    # Again: until the commit, runs that were active may have stored some with these messages.
+    _forget_summaries(connections, first)
+    return record
 
 
 def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
@@ -242,6 +250,13 @@ def _forget_prompts(connections: Connections, find: Callable[[Connection], Conve
             personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE])
 
 
+def _forget_summaries(connections: Connections, first: Mapping[UUID, int]) -> None:
+    """Forget summaries of threads from these places on, each in a transaction of its own."""
+    for thread_id, position in first.items():
+        with connections.transaction() as tx:
+            personal_data.forget_summaries(tx, thread_id, position)
+
+
 def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
     """Return the API keys and users that can have issued client tokens of the org."""
     of_org = sql.execute(select(keys.c.id, keys.c.user_id).where(keys.c.org_id == org_id))
@@ -295,6 +310,7 @@ def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID])
 
 
 def _recorded(tx: Transaction, erased: Erased, **whose: Any) -> dict[str, Any]:
-    values = {"id": new_id(), **whose, **asdict(erased)}
+    # Late: `thread_contexts.move` compares this time, and until the commit all can be read.
+    values = {"id": new_id(), **whose, **asdict(erased), "created_at": func.clock_timestamp()}
     record = tx.sql.execute(insert(erasures).values(**values).returning(*erasures.c)).one()
     return dict(record._mapping)

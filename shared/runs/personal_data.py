@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     delete,
     func,
+    literal,
     select,
     union_all,
     update,
@@ -28,7 +29,8 @@ from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import inputs, runs
-from arkloop.shared.storage.tables.threads import messages, thread_contexts, threads
+from arkloop.shared.storage.tables.threads import messages, threads
+from arkloop.shared.threads import thread_contexts
 
 _THREADS = statement(__package__, "threads_of_person")
 _RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
@@ -183,11 +185,8 @@ def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
     tx.sql.execute(delete(messages).where(messages.c.id.in_(message_ids)))
 
 
-def delete_single(tx: Transaction, found: Conversations) -> None:
-    """Delete the single runs, which have ended, their messages, and what later runs had of them:
-    summaries of these messages, and prompts.
-    """
-    forget_prompts(tx, prompted_later(tx.sql, found))
+def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
+    """Return the threads of the single runs and messages, with the first position of these."""
     theirs = union_all(
         select(runs.c.thread_id, runs.c.position - 1).where(runs.c.id.in_(found.run_ids)),
         select(messages.c.thread_id, messages.c.position).where(
@@ -195,10 +194,22 @@ def delete_single(tx: Transaction, found: Conversations) -> None:
         ),
     ).subquery("theirs")
     thread_id, position = theirs.c
-    summed_up = (thread_id == thread_contexts.c.thread_id) & (
-        position <= thread_contexts.c.upto_position
-    )
-    tx.sql.execute(delete(thread_contexts).where(summed_up))
+    rows = sql.execute(select(thread_id, func.min(position)).group_by(thread_id))
+    return {row[0]: row[1] for row in rows}
+
+
+def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
+    """Delete the summaries of a thread that have what stands at this position.
+
+    The lock waits for one that is being stored.
+    """
+    tx.sql.execute(select(threads.c.id).where(threads.c.id == thread_id).with_for_update())
+    thread_contexts.forget(tx, thread_id, literal(position - 1))
+
+
+def delete_single(tx: Transaction, found: Conversations) -> None:
+    """Delete the single runs, which have ended, their messages, and later prompts of others."""
+    forget_prompts(tx, prompted_later(tx.sql, found))
     gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])

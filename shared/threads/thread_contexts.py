@@ -26,8 +26,8 @@ _FIELDS = (
     "summary",
 )
 
-#: The record of an erasure has the time at which its transaction began; what it deletes can be read
-#: until the end of that.
+#: The record of an erasure has the time at which it was written; what is deleted can be read until
+#: the commit.
 _ERASURE_LASTS = timedelta(minutes=1)
 
 

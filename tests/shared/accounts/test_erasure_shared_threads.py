@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from arkloop.shared.accounts import erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
@@ -157,6 +157,27 @@ def test_a_summary_from_before_an_erasure_does_not_come_back(thread: BusyThread)
     with thread.stored.connections.transaction() as tx:
         tx.sql.execute(update(erasures).where(of_org).values(created_at=ago(seconds=120)))
     assert ["They asked."] == moved("They asked.")
+
+
+def test_a_summary_that_is_stored_during_an_erasure_is_forgotten(thread: BusyThread) -> None:
+    """The record has a time by which runs that began before the commit store none later."""
+    thread.answer(thread.say("Ann asks", end_user_id=ANN).run_id, "to Ann")
+    claim = thread.claim(thread.say("theirs").run_id)
+    connections = thread.stored.connections
+    point = ContextCompacted(window_tokens=8_000, upto_position=2, summary="Ann asked.")
+    with connections.transaction() as tx:
+        asked = select(messages.c.id).where(messages.c.content == "Ann asks")
+        tx.sql.execute(asked.with_for_update())
+        join = beside(connections, lambda: erase(thread))
+        with connections.statement() as other:
+            points.move(other, claim, point)
+        read_at = tx.sql.scalar(select(func.clock_timestamp()))
+    join()
+
+    with connections.reading() as sql:
+        assert {} == points.load(sql, thread.id)
+        of_org = erasures.c.org_id == thread.stored.actor.org_id
+        assert sql.scalar(select(erasures.c.created_at).where(of_org)) >= read_at
 
 
 @pytest.mark.parametrize("then", ["kept", "retried", "rolled back"])
