@@ -292,7 +292,8 @@ def working_for(sql: Connection, orgs: str) -> Iterator[None]:
 def seeing_all(sql: Connection) -> Iterator[None]:
     """Let the statements in the block, which is in a transaction, see the rows of all orgs.
 
-    For questions such as whether a name is taken, whose answers say nothing else.
+    For questions such as whether a name is taken, whose answers say nothing else, and for changes
+    whose triggers ask such a question.
     """
     orgs = sql.scalar(text(f"SELECT current_setting('{ORGS}', true)"))
     set_orgs = text(f"SELECT set_config('{ORGS}', :orgs, true)")

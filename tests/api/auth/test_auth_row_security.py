@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask, g, has_request_context
@@ -15,6 +16,9 @@ from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.accounts import memberships
+from arkloop.shared.storage.tables.threads import threads
+from arkloop.shared.threads import threads as thread_rows
 from tests import walls
 from tests.api.auth.test_auth_by_caller import routes_of
 from tests.api.auth.test_auth_foreign_objects import (
@@ -27,6 +31,7 @@ from tests.api.auth.test_auth_foreign_objects import (
     shown,
 )
 from tests.clients import Register, User
+from tests.stored_runs import StoredRuns
 
 pytestmark = pytest.mark.own_database
 
@@ -155,3 +160,32 @@ def test_the_queue_before_a_run_is_that_of_all_orgs(
 
     assert queue["ahead_of_you"] >= 1
     assert queue["ahead_of_you"] == why["ahead_of_you"]
+
+
+def test_a_thread_becomes_private_beside_one_in_another_org(
+    settings: Settings,
+    alice: User,
+    register: Register,
+    connections: Connections,
+    make_run: Callable[..., Any],
+) -> None:
+    """The `external_id` that the user's private thread has there is given up by one below."""
+    elsewhere = register().org_id
+    thread_id, below = alice.thread(), alice.thread(external_id="chat-1")
+    run_id = make_run(alice, thread_id)
+    with connections.transaction() as tx:
+        values = {"user_id": alice.id, "org_id": elsewhere, "role": "member"}
+        tx.sql.execute(memberships.insert().values(**values))
+        of_sub_run = threads.update().where(threads.c.id == UUID(below))
+        tx.sql.execute(of_sub_run.values(parent_run_id=run_id))
+        actor = replace(StoredRuns.of(connections, alice).actor, org_id=elsewhere)
+        thread_rows.create(tx, actor, external_id="chat-1", is_private=True)
+    url = walls.put_up(settings.database_url)
+    opened = connect(replace(settings, database_url=url), application="tests-walled")
+
+    with app_on(opened) as app:
+        changed = through(app, alice).patch(f"/v1/threads/{thread_id}", {"is_private": True})
+        seen = through(app, alice).get(f"/v1/threads/{below}").json
+
+    assert 200 == changed.status_code, changed.text
+    assert (True, None) == (seen["is_private"], seen["external_id"])
