@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
@@ -194,10 +194,12 @@ def set_(
 ) -> None:
     """Set the limits of a scope, in USD; without any its budget is gone.
 
-    They bind runs that are claimed from now on. What has ended this month counts; where that is all
-    of a limit already, the budget is exhausted, since no run may come to spend more.
+    They bind runs that are claimed from now on. What has ended this month counts, and is summed up
+    where there was no monthly limit before; where that is all of a limit already, the budget is
+    exhausted, since no run may come to spend more.
     """
     limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
+    is_new = max_cost_usd_per_month is not None and not _keeps_count(tx.sql, org_id, scope)
     if max_cost_usd is None and max_cost_usd_per_month is None:
         tx.sql.execute(delete(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope))
     else:
@@ -209,13 +211,34 @@ def set_(
             )
         )
     if scope == spending.END_USERS:
-        spending.recount_end_users(tx.sql, org_id)
+        if is_new:
+            spending.recount_end_users(tx.sql, org_id)
         if max_cost_usd_per_month is not None:
             spending.mark_end_users_exhausted(tx.sql, org_id, max_cost_usd_per_month)
         return
-    if max_cost_usd_per_month is not None:
+    if is_new:
         spending.recount(tx.sql, org_id, scope)
     _note_exhausted(tx.sql, org_id, scope)
+
+
+def _keeps_count(sql: Connection, org_id: UUID, scope: str) -> bool:
+    """Return whether the scope has a monthly limit, so that what it spends is in its row.
+
+    Keeps that limit as it is until the commit.
+    """
+    sources = [scope]
+    if scope.startswith(spending.END_USER_SCOPE):
+        sources.append(spending.END_USERS)
+    of = budgets.c
+    # Else the limit could be removed, and runs could end without being counted, in between.
+    sql.execute(
+        select(of.scope)
+        .where(of.org_id == org_id, of.scope.in_(sources))
+        .order_by(of.scope)
+        .with_for_update()
+    )
+    limits, _ = _read(sql, org_id, [scope])
+    return limits[scope][1] is not None
 
 
 def _note_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:

@@ -6,18 +6,24 @@
 SELECT w.scope, w.month,
     coalesce(CASE WHEN %(are_limited)s THEN s.spent_usd END, (
         CASE WHEN starts_with(w.scope, 'persona:') OR w.scope = 'end_user' THEN 0
-        -- An end user has an index of its own; there may be very many of them.
+        -- End users and API keys have an index each: the org may have very many other runs.
         WHEN starts_with(w.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s
                 AND u.end_user_id = substr(w.scope, length('end_user:') + 1)
                 AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
                 AND u.month = w.month
+        )
+        WHEN starts_with(w.scope, 'api_key:') THEN (
+            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
+            WHERE u.org_id = %(org_id)s
+                AND u.api_key_id = substr(w.scope, length('api_key:') + 1)::uuid
+                AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
+                AND u.month = w.month
         ) ELSE (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
-                AND u.month = w.month
-                AND (w.scope = 'org' OR w.scope = 'api_key:' || u.api_key_id)
+                AND u.month = w.month AND w.scope = 'org'
         ) END
     )) AS spent_usd,
     coalesce(s.held_usd, 0) AS held_usd

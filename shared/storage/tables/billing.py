@@ -81,6 +81,11 @@ run_usage = Table(
         *("org_id", "end_user_id", "ended_at"),
         postgresql_where=text("end_user_id IS NOT NULL"),
     ),
+    Index(
+        "ix_run_usage_org_id_api_key_id_ended_at",
+        *("org_id", "api_key_id", "ended_at"),
+        postgresql_where=text("api_key_id IS NOT NULL"),
+    ),
 )
 
 #: Sums of `run_usage` for days (UTC) that are over, for reports: rows are only ever added, and may

@@ -136,8 +136,11 @@ def forget(money: Money, end_user_id: str) -> None:
         usage_reports.forget_end_user(tx, money.stored.actor.org_id, end_user_id)
 
 
-def test_what_an_end_user_spent_without_a_limit_counts_when_one_is_set(money: Money) -> None:
-    """It counts at first, and again after the limit was away for a while."""
+@pytest.mark.parametrize("scope", ["end_user", "end_user:a"])
+def test_what_an_end_user_spent_without_a_limit_counts_when_one_is_set(
+    money: Money, scope: str
+) -> None:
+    """It counts at first, and after the limit was away for a while, also for one of its own."""
     money.spend(of_end_user(money, "a"), "0.3")
     money.limit("1", scope="end_user")
     claim = of_end_user(money, "a")
@@ -145,7 +148,7 @@ def test_what_an_end_user_spent_without_a_limit_counts_when_one_is_set(money: Mo
     money.spend(claim, "0.4")
     money.limit(scope="end_user")
     money.spend(of_end_user(money, "a"), "0.2")
-    money.limit("1", scope="end_user")
+    money.limit("1", scope=scope)
 
     with pytest.raises(Refused) as refused:
         money.reserve(of_end_user(money, "a"), "0.2")

@@ -9,7 +9,14 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from arkloop.shared.accounts import accounts
-from arkloop.shared.billing import budget_limits, budgets, credits, usage_reports, usage_sums
+from arkloop.shared.billing import (
+    budget_limits,
+    budgets,
+    credits,
+    spending,
+    usage_reports,
+    usage_sums,
+)
 from arkloop.shared.billing.usage_reports import Period
 from arkloop.shared.catalog import personas
 from arkloop.shared.ids import new_id
@@ -201,6 +208,7 @@ def test_a_look_before_a_run_is_created(money: Money) -> None:
     assert {
         *("pk_budgets", "pk_credit_balances", "pk_spending"),
         *("ix_run_usage_org_id_ended_at", "ix_run_usage_org_id_end_user_id_ended_at"),
+        "ix_run_usage_org_id_api_key_id_ended_at",
     } >= found
     assert {"pk_budgets", "pk_spending"} <= found
 
@@ -215,6 +223,26 @@ def test_the_first_look_at_an_end_user_reads_its_rows(money: Money) -> None:
     [_, month, *_] = statements
 
     assert "ix_run_usage_org_id_end_user_id_ended_at" in indexes(money, month)
+
+
+def test_a_keys_missing_month_reads_its_runs_alone(connections: Connections, org_id: UUID) -> None:
+    """The row of a key that is first used late in a month is read and made without the runs of
+    others in its org.
+    """
+    query = text(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
+        " WHERE relname = 'run_usage'"
+    )
+    with noted(connections) as statements, connections.transaction() as tx:
+        before = tx.sql.scalar(query)
+        spending.recount(tx.sql, org_id, spending.api_key_scope(new_id()))
+        assert before == tx.sql.scalar(query)
+
+    sums = [statement for statement in statements if "sum(u.cost_usd)" in statement[0]]
+    assert 3 == len(sums)
+    for statement in sums:
+        used = Plans(connections, statement).indexes()
+        assert "ix_run_usage_org_id_api_key_id_ended_at" in used
 
 
 def test_the_locks_of_many_ends_are_found_by_index(money: Money) -> None:

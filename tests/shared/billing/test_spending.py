@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, text
 
-from arkloop.shared.billing import budget_limits, budgets
+from arkloop.shared.billing import budget_limits, budgets, spending
 from arkloop.shared.billing.spending import END_USERS
 from arkloop.shared.catalog import personas
 from tests.shared.billing.money import SERVERS, Money
 
 LIMITED = replace(personas.builtin()["assistant@1"], max_cost_usd_per_month=Decimal(1))
+KEY = spending.api_key_scope(UUID(int=1))
 
 
 class Scans:
@@ -55,6 +57,28 @@ def test_another_missing_month_reads_its_runs(money: Money, scope: str) -> None:
         scans = Scans(sql)
         budget_limits.get(sql, money.org_id, scope)
         assert 0 < scans.count()
+
+
+@pytest.mark.parametrize(
+    ("limited", "changed"),
+    [
+        *(("org", "org"), (KEY, KEY), ("end_user:a", "end_user:a")),
+        *((END_USERS, END_USERS), (END_USERS, "end_user:a")),
+    ],
+)
+def test_another_limit_of_the_month_reads_no_runs(money: Money, limited: str, changed: str) -> None:
+    """What is spent under a limit is in its row, whether that is raised, lowered or removed."""
+    money.limit("1", scope=limited)
+    with money.connections.transaction() as tx:
+        of = "end_user:a" if limited == END_USERS else limited
+        spending.mark_exhausted(tx.sql, money.org_id, of)  # makes the row
+
+    for month in (Decimal(2), Decimal("0.5"), None):
+        with money.connections.transaction() as tx:
+            scans = Scans(tx.sql)
+            limits = {"max_cost_usd": None, "max_cost_usd_per_month": month}
+            budget_limits.set_(tx, money.org_id, changed, **limits)
+            assert 0 == scans.count()
 
 
 def test_a_personas_first_reservation_reads_no_runs(money: Money) -> None:

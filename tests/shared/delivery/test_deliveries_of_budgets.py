@@ -106,8 +106,8 @@ def test_a_new_limit_has_thresholds_of_its_own(org: Org) -> None:
     """After the limit was raised its own 80 % are reported."""
     org.limit("10")
     org.spend("9")
-    org.limit("20")  # what is spent is counted anew, of runs that have ended: nothing
-    org.spend("15")
+    org.limit("20")
+    org.spend("7")
     org.spend("1")
 
     assert [("org", 80, 10), ("org", 80, 20)] == org.delivered()
@@ -174,7 +174,7 @@ def test_an_end_users_own_limit_is_exhausted_alone(org: Org, stored: StoredRuns)
 
 def test_limits_of_personas_and_runs_are_not_reported(org: Org) -> None:
     """Only the budgets that the API sets have webhooks, and only those of a month."""
-    org.limit("10", "api_key:1")
+    org.limit("10", spending.api_key_scope(org.id))
     for scope in (persona_scope("shop"), spending.run_scope(org.id)):
         org.spend("100", scope)
         org.refuse(scope)
