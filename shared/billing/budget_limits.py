@@ -140,11 +140,18 @@ def _read(
 
 
 def check_open(
-    sql: Connection, actor: Actor, persona: Persona, route: Route, end_user_id: str | None = None
+    sql: Connection,
+    actor: Actor,
+    persona: Persona,
+    route: Route,
+    end_user_id: str | None = None,
+    *,
+    agent: str | None = None,
 ) -> None:
     """Refuse the run, before it is created, if nothing is left for it.
 
-    Credits pay for routes of the server alone.
+    Credits pay for routes of the server alone, which a run of the org's agent workers never calls:
+    `agent` is theirs (None: the service's own workers execute it).
 
     Reads without a lock: what decides is `budgets.reserve`.
 
@@ -161,7 +168,7 @@ def check_open(
                 spent_usd=float(row.spent_usd),
                 held_usd=float(row.held_usd),
             ).after(RETRY_AFTER_SECONDS if row.spent_usd < limit else None)
-    if not found.is_prepaid or route.is_of_org:
+    if not found.is_prepaid or route.is_of_org or agent is not None:
         return
     has = credits.balance(sql, actor.org_id)
     if (has.balance or 0) - has.held <= 0:

@@ -48,7 +48,9 @@ def create(tx: Transaction, new: NewRun, on_busy: OnBusy) -> Created:
                 attempt.rollback()  # and with it the locks
                 continue
             end_user_id = new.end_user_id or of_thread
-            budget_limits.check_open(tx.sql, new.actor, new.persona, new.route, end_user_id)
+            budget_limits.check_open(
+                *(tx.sql, new.actor, new.persona, new.route, end_user_id), agent=new.agent
+            )
             return _Request(tx, new, on_busy, active, end_user_id).carry_out()
 
 

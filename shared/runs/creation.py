@@ -207,7 +207,9 @@ def _create(tx: Transaction, new: NewRun) -> Created:
         else:
             of_thread = new.thread.end_user_id
         end_user_id = new.end_user_id or of_thread
-        budget_limits.check_open(tx.sql, new.actor, new.persona, new.route, end_user_id)
+        budget_limits.check_open(
+            *(tx.sql, new.actor, new.persona, new.route, end_user_id), agent=new.agent
+        )
         [run_id] = create_all(tx, [new])
         if run_id is not None:
             return Created(run_id, new.thread_id, new.trace_id)

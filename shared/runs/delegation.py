@@ -22,6 +22,7 @@ from arkloop.shared.events.types import RunDelegated
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import run_spans
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, create_all
+from arkloop.shared.runs.new_runs import agent_of
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.billing import reservations
@@ -132,7 +133,10 @@ def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
         api_key_id=claim.api_key_id,
     )
     try:
-        budget_limits.check_open(tx.sql, actor, wanted.persona, wanted.route, claim.end_user_id)
+        budget_limits.check_open(
+            *(tx.sql, actor, wanted.persona, wanted.route, claim.end_user_id),
+            agent=agent_of(wanted.persona),
+        )
     except BudgetExhausted as error:
         raise NotDelegated(f"Not executed: {error.code}: {error.message}") from None
     has_turn = _active_count(tx.sql, claim.run_id) < wanted.by.max_active_children

@@ -67,14 +67,18 @@ class NewRun:
     @property
     def agent(self) -> str | None:
         """The agent whose workers execute it; None: the service's own workers."""
-        name = self.persona.agent
-        return None if name in plugins.names("agents") else name
+        return agent_of(self.persona)
 
     @property
     def size(self) -> int:
         """Characters, about."""
         said = len(self.message.content.text) if self.message else 0
         return said + sum(len(str(value)) for value in (self.options or {}).values())
+
+
+def agent_of(persona: Persona) -> str | None:
+    """Return the agent whose workers execute the persona's runs; None: the service's own do."""
+    return None if persona.agent in plugins.names("agents") else persona.agent
 
 
 class Created(NamedTuple):
