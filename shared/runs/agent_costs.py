@@ -34,13 +34,14 @@ def usd_of(
     """Return what the call costs; one without a known price costs nothing.
 
     Raises:
-        InvalidRequest: with a budget, or prepaid credits, each call must have a price.
+        InvalidRequest: under a budget each call must have a price.
     """
     usd = reported_costs.cost_of(cost.usage, route, model=cost.model, given_usd=cost.cost_usd)
     if usd is not None:
         return usd
-    limits = budgets.limits(sql, claim, persona)
-    if limits.has_budget or limits.needs_reservation:
+    # Not where it reserves for another reason: credits never pay these calls, and a sub-run has a
+    # reservation also where nothing limits it.
+    if budgets.limits(sql, claim, persona).has_budget:
         model = cost.model or claim.model
         why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
         raise InvalidRequest(events=[why])

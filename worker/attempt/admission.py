@@ -147,6 +147,26 @@ class Admission:
         self.totals = self.totals.plus(part)
         return self.cost()
 
+    def check_unpriced(self, model: str) -> None:
+        """Check that no limit needs the cost of a call that a custom agent made itself, and whose
+        price is not known.
+
+        Raises:
+            RunFailure: `budget.exhausted`: a budget needs it, or prepaid credits pay for it.
+        """
+        if self.is_limited:
+            self._write(lambda tx: self._check_unpriced(tx, model))
+
+    def _check_unpriced(self, tx: Transaction, model: str) -> None:
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        pays_credits = limits.is_prepaid and not model_routes.is_of_org(self._claim.route_id)
+        if limits.has_budget or pays_credits:
+            raise RunFailure(
+                "budget.exhausted",
+                f"The agent reported a call of {model!r}, whose price is not known; it must"
+                " report the cost itself under a budget or prepaid credits.",
+            )
+
     def reserve_usd(self, most: Decimal) -> None:
         """Reserve the cost so far and `most` for the next call that a custom agent makes itself.
 

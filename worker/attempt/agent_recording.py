@@ -37,7 +37,7 @@ from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.attempt.agent_delegation import AgentDelegation
 from arkloop.worker.attempt.claimed_run import ClaimedRun
-from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown, WaitForInput
+from arkloop.worker.contract.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -140,12 +140,8 @@ class AgentRecording:
     def cost(self, given_usd: float | None, model: str | None, usage: Usage) -> None:
         run = self._run
         cost = reported_costs.cost_of(usage, self._route, model=model, given_usd=given_usd)
-        if cost is None and run.admission.is_limited:
-            raise RunFailure(
-                "budget.exhausted",
-                f"The agent reported a call of {model or run.claim.model!r}, whose price is not"
-                " known; it must report the cost itself under a budget or prepaid credits.",
-            )
+        if cost is None:
+            run.admission.check_unpriced(model or run.claim.model)
         self.transcript.add_usage(usage)
         part = types.RouteCost(run.claim.route_id, run.claim.model, usage, cost or Decimal(0))
         run.note(run.admission.add_reported(part))

@@ -45,6 +45,29 @@ def test_a_run_of_an_agent_worker_needs_no_credits(alice: User, worker: MakeWork
     assert (429, "budget.exhausted") == error_of(refused)
 
 
+def test_a_call_without_a_known_price_counts_as_nothing(alice: User, worker: MakeWorker) -> None:
+    """Its cost is required under a budget, and not for credits or in a sub-run without a budget."""
+    alice.post("/v1/personas", json={"key": "poor", "agent": "poor", "max_cost_usd": 1})
+    boss = {"key": "boss", "agent": "boss", "delegates": ["boss"]}
+    alice.post("/v1/personas", json=boss)
+    for persona in ("poor", "boss"):
+        alice.post("/v1/runs", json={"persona_id": persona, "message": "Hi"})
+    poor, top, below = worker("poor"), worker("boss"), worker("boss")
+    unpriced = {"type": "run.cost", "model": "unheard-of", "input_tokens": 3}
+
+    poor.take()
+    refused = poor.write("append", unpriced)
+    top.take()
+    first = top.write("append", unpriced)
+    task = {"tool_call_id": "a", "persona": "boss", "task": "Do it."}
+    top.write("delegate", turn(), tasks=[task])
+    below.take()
+    second = below.write("append", unpriced)
+
+    assert (422, "validation.error") == error_of(refused)
+    assert [200, 200] == [first.status_code, second.status_code], (first.text, second.text)
+
+
 def test_a_sub_run_of_an_agent_worker_needs_no_credits(
     alice: User, worker: MakeWorker, connections: Connections
 ) -> None:

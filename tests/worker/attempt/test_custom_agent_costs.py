@@ -1,15 +1,18 @@
 """The costs of model calls that a custom agent makes itself."""
 
+import json
 import threading
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
-from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing import budget_limits, credits
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import custom_agent, execution
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown, StopRun
 from arkloop.worker.process.process import WorkerProcess
+from tests.shared.catalog.org_catalog import add_model, publish
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.attempt.agent_runs import created, data, process, stopped
@@ -38,6 +41,54 @@ def test_a_call_that_was_in_progress_when_the_run_had_to_stop_is_paid_for(
     row = stored.row(run_id)
     assert (state, Decimal("0.3"), 3) == (row["state"], row["cost_usd"], row["input_tokens"])
     assert Decimal("0.3") == Decimal(str(data(stored, run_id, "run.cost")[-1]["cost_usd"]))
+
+
+UNPRICED = {"tokens": 3, "model": "unheard-of"}
+
+
+@pytest.mark.parametrize("is_of_org", [True, False])
+def test_a_call_without_a_known_price_counts_as_nothing_unless_credits_pay_it(
+    stored: StoredRuns, process: WorkerProcess, is_of_org: bool
+) -> None:
+    """They pay what agents of the service use on routes of the server, and not on the org's."""
+    with stored.connections.transaction() as tx:
+        credits.open_prepaid(tx, stored.actor.org_id, 10)
+    run_id = created(stored, UNPRICED, {"text": "Done."})
+    if is_of_org:
+        stored.set(run_id, route_id=add_model(stored), model="m")
+
+    execution.execute(process, run_id)
+
+    row = stored.row(run_id)
+    if is_of_org:
+        assert (RunState.COMPLETED, Decimal(0), 3) == (
+            *(row["state"], row["cost_usd"], row["input_tokens"]),
+        )
+    else:
+        assert (RunState.FAILED, "budget.exhausted") == (row["state"], row["error_code"])
+
+
+@pytest.mark.parametrize("limit", [None, Decimal(1)])
+def test_a_call_without_a_known_price_counts_as_nothing_in_a_sub_run_without_a_budget(
+    stored: StoredRuns, process: WorkerProcess, limit: Decimal | None
+) -> None:
+    """It fails the sub-run if the run above has a budget, which covers both."""
+    child = publish(stored, "child", agent="script")
+    steps = json.dumps([UNPRICED, {"text": "Done."}])
+    task = {"persona": child, "task": steps, "tool_call_id": "a"}
+    of_run = {} if limit is None else {"max_cost_usd": float(limit)}
+    run_id = created(stored, {"delegate": [task]}, delegates=[child], **of_run)
+    execution.execute(process, run_id)
+    [delegated] = data(stored, run_id, "run.delegated")
+
+    execution.execute(process, UUID(delegated["run_id"]))
+
+    row = stored.row(UUID(delegated["run_id"]))
+    ended = (row["state"], row["error_code"])
+    if limit is None:
+        assert (RunState.COMPLETED, None) == ended
+    else:
+        assert (RunState.FAILED, "budget.exhausted") == ended
 
 
 def test_a_cost_waits_for_nothing_that_others_have_reserved(
