@@ -80,12 +80,14 @@ def client_of(
 ) -> dict[str, Any] | None:
     """Return our registration at the server's authorization server, if the operator has made one.
 
-    All owners share it: some authorization servers forget clients, or limit their number.
+    All owners share it: some authorization servers forget clients, or limit their number. One that
+    was used has the `issuer` which it belongs to.
     """
-    known = grant_of(sql, settings, org_id, config_id, OPERATOR) or open_request(
-        sql, settings, org_id, config_id, OPERATOR, None
-    )
-    return None if known is None else known["client"]
+    granted = grant_of(sql, settings, org_id, config_id, OPERATOR)
+    if granted is not None:
+        return {**granted["client"], "issuer": granted["at"][0]}
+    asked = open_request(sql, settings, org_id, config_id, OPERATOR, None)
+    return None if asked is None else asked["client"]
 
 
 def store_grant(

@@ -155,7 +155,7 @@ def _stored(
         with connections.transaction() as tx:
             answered = mcp_access.take_answered(tx, org_id, config_id, owner, run_id)
             access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
-            if access.grant is None:
+            if access.grant is None or answered is not None:
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
     except NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")

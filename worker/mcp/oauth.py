@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx2
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError
 from mcp.client.auth.oauth2 import PKCEParameters
-from mcp.client.auth.utils import validate_authorization_response_iss
+from mcp.client.auth.utils import issuers_match, validate_authorization_response_iss
 from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
@@ -36,6 +36,10 @@ CLIENT_NAME = "Arkloop Runs"
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
 _FAILED = "The authorization at the server failed."
+_MOVED = (
+    "The server names another authorization server than the one that its client_secret was used at."
+    " If that is right, an admin has to change `oauth`."
+)
 
 
 class EndUserOAuth(OAuthClientProvider):
@@ -64,6 +68,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._initialized = True
         self._registered = _registered(server)
         self.context.client_info = self._registered
+        self._issuer: str | None = None  # of the authorization server that the client belongs to
         self.grant: dict[str, Any] | None = None
         #: Called with each new grant at once: a request may be cancelled before it has its answer.
         self.on_grant: list[Callable[[], None]] = []
@@ -79,6 +84,7 @@ class EndUserOAuth(OAuthClientProvider):
         request with the code that came back. A grant from before one of this session is ignored.
         """
         grant, answered = access["grant"], access["answered"]
+        self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
             self._answered = answered
             self._load(answered)
@@ -135,11 +141,28 @@ class EndUserOAuth(OAuthClientProvider):
         yield request  # for its 401
 
     async def _perform_authorization(self) -> httpx2.Request:
+        if self._is_secret_of_another():
+            raise McpFailed(_MOVED)
         # A server may have revoked the access token alone, or not have said when it expires.
-        if self._may_refresh and self._answered is None and self.context.can_refresh_token():
+        may_refresh = self._may_refresh and self._answered is None and self._is_granted_here()
+        if may_refresh and self.context.can_refresh_token():
             self._may_refresh, self._is_refreshing = False, True
             return await self._refresh_token()
         return await super()._perform_authorization()
+
+    def _is_secret_of_another(self) -> bool:
+        if self._registered is None or self._registered.client_secret is None:
+            return False
+        return self._issuer is not None and not issuers_match(self._issuer, self._expected_issuer())
+
+    def _is_granted_here(self) -> bool:
+        return self.grant is not None and self.grant["at"] == self._where()
+
+    async def _refresh_token(self) -> httpx2.Request:
+        if self.grant is not None and not self._is_granted_here():
+            # An earlier request has found another authorization server, and nobody went there.
+            self._load(self.grant)
+        return await super()._refresh_token()
 
     async def _handle_token_response(self, response: httpx2.Response) -> None:
         if not self._is_refreshing:

@@ -25,7 +25,13 @@ from arkloop.worker.tools import ToolFailed
 from tests.clients import User
 
 OWNER = "end_user:a"
-GRANT = {"id": "1", "obtained_at": 1.0, "client": {"client_id": "c"}}
+ISSUER = "https://login"
+GRANT = {
+    "id": "1",
+    "obtained_at": 1.0,
+    "client": {"client_id": "c"},
+    "at": [ISSUER, f"{ISSUER}/token", "c"],
+}
 CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
 ACCEPT, DECLINE = {"action": "accept"}, {"action": "decline"}
 
@@ -76,14 +82,15 @@ def test_a_grant_that_another_worker_gets_meanwhile_is_used(
 def test_a_request_without_access_leads_to_a_page_of_the_run(
     connections: Connections, server: Server
 ) -> None:
-    """The client that the operator has registered is known to the sidecar."""
+    """The client that the operator has registered is known to the sidecar, with its issuer."""
     with connections.transaction() as tx:
         operator = mcp_access.OPERATOR
         mcp_access.store_grant(tx, server.org_id, server.config_id, operator, GRANT)
 
     def request(server: Server, access: OwnersAccess | None) -> None:
         assert access is not None
-        assert {"grant": None, "client": GRANT["client"], "answered": None} == access.fields()
+        client = {"client_id": "c", "issuer": ISSUER}
+        assert {"grant": None, "client": client, "answered": None} == access.fields()
         raise AuthorizationRequired({"url": "https://login/1", "state": "1"})
 
     with pytest.raises(AuthorizationRequired) as required:

@@ -108,10 +108,10 @@ class Process:
         return dict(problem.made)
 
 
-async def granted(internet: Internet) -> dict[str, Any]:
+async def granted(internet: Internet, **oauth: str) -> dict[str, Any]:
     """Return the grant of somebody who has authorized access."""
-    made = await Process(internet, {}).asked()
-    process = Process(internet, {"answered": {**made, "code": "the code", "iss": None}})
+    made = await Process(internet, {}, **oauth).asked()
+    process = Process(internet, {"answered": {**made, "code": "the code", "iss": None}}, **oauth)
     assert 200 == await process.post()
     assert process.oauth.grant is not None
     return process.oauth.grant
@@ -250,6 +250,59 @@ def test_a_client_of_the_admins_is_not_registered() -> None:
         [(_, form)] = internet.token_requests
         assert ("own", "hidden") == (form["client_id"], form["client_secret"])
         assert "hidden" not in made["url"]
+
+    in_loop(story)
+
+
+def test_a_refresh_token_is_not_sent_to_another_authorization_server() -> None:
+    """A resource that names another one has the person asked there; nor does the token go there
+    when the access token has expired since.
+    """
+
+    async def story(internet: Internet) -> None:
+        public = {"client_id": "own"}
+        grant = await granted(internet, **public)
+        internet.valid.clear()
+        internet.issuer = "https://evil.example.com"
+        process = Process(internet, {"grant": grant}, **public)
+        assert (await process.asked())["url"].startswith("https://evil.example.com/authorize?")
+
+        assert process.oauth.grant is not None
+        process.oauth.context.token_expiry_time = time.time() - 1
+        assert 200 == await process.post()
+        hosts = [(host, form.get("refresh_token")) for host, form in internet.token_requests]
+        assert [("login.example.com", None), ("login.example.com", "refresh-1")] == hosts
+
+    in_loop(story)
+
+
+def test_a_client_secret_is_not_sent_to_another_authorization_server() -> None:
+    """The secret belongs to the one at which the owner, or else the operator, was granted access:
+    nobody is asked for access at another one.
+    """
+
+    async def story(internet: Internet) -> None:
+        own = {"client_id": "own", "client_secret": "hidden"}
+        made = await Process(internet, {}, **own).asked()
+        grant = await granted(internet, **own)
+        client = {**grant["client"], "issuer": grant["at"][0]}
+        internet.valid.clear()
+        internet.issuer = "https://evil.example.com"
+        evil = await Process(internet, {}, **own).asked()  # while no issuer is known
+
+        answered = {**evil, "code": "c", "iss": None}
+        for access in (
+            {"grant": grant},
+            {"client": client},
+            {"client": client, "answered": answered},
+            {"client": client, "answered": {**made, "code": "c", "iss": None}},
+        ):
+            problem = await Process(internet, access, **own).refused()
+            assert "another authorization server" in str(problem)
+        assert ["login.example.com"] == [host for host, _ in internet.token_requests]
+
+        internet.issuer = ISSUER
+        assert 200 == await Process(internet, {"grant": grant}, **own).post()
 
     in_loop(story)
 
