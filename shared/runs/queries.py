@@ -244,7 +244,8 @@ def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[
         select(*_LISTED, QUEUE_POSITION, users.c.login, users.c.email)
         .select_from(page)
         .join(runs, runs.c.id == page.c.id)
-        .join(users, users.c.id == runs.c.created_by_user_id)
+        # Row-level security hides users who have left the org.
+        .outerjoin(users, users.c.id == runs.c.created_by_user_id)
         # Users who came from another org left their private threads there.
         .where(runs.c.org_id == bindparam("org_id"))
     )

@@ -189,3 +189,31 @@ def test_a_thread_becomes_private_beside_one_in_another_org(
 
     assert 200 == changed.status_code, changed.text
     assert (True, None) == (seen["is_private"], seen["external_id"])
+
+
+def test_runs_of_a_member_who_has_left_are_listed(
+    app: Flask, settings: Settings, register: Register, make_run: Callable[..., Any]
+) -> None:
+    """Behind the wall the creator has no name, and older runs follow on the next page."""
+    alice = register()
+    bob, thread_id = register(org_of=alice, role="member"), alice.thread()
+    made = [str(make_run(user, thread_id, RunState.COMPLETED)) for user in (alice, bob, alice)]
+    assert 204 == alice.delete(f"/v1/orgs/{alice.org_id}/members/{bob.id}").status_code
+    url = walls.put_up(settings.database_url)
+    opened = connect(replace(settings, database_url=url), application="tests-walled")
+
+    def listed(app: Flask, path: str) -> Iterator[dict[str, Any]]:
+        query: str | None = "?limit=1"
+        while query is not None:
+            page = through(app, alice).get(path + query)
+            yield from page.json or []
+            cursor = page.headers.get("X-Next-Cursor")
+            query = cursor and f"?limit=1&before={cursor}"
+
+    with app_on(opened) as walled:
+        for by, name in ((app, bob.login), (walled, None)):
+            [_, bobs, _] = rows = list(listed(by, "/v1/runs"))
+            assert made[::-1] == [row["run_id"] for row in rows]
+            assert (str(bob.id), name) == (bobs["created_by_user_id"], bobs["created_by_user_name"])
+            rows = list(listed(by, f"/v1/threads/{thread_id}/runs"))
+            assert made[::-1] == [row["run_id"] for row in rows]
