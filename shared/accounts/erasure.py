@@ -45,7 +45,7 @@ THREADS_AT_ONCE = 50
 RUNS_AT_ONCE = 50
 _POLL_SECONDS = 0.2
 
-#: In place of names; nobody can register it, since an email has an `@` and a login has none.
+#: In place of names.
 ERASED = "erased"
 
 
@@ -296,8 +296,9 @@ def _take_name_off(tx: Transaction, user_id: UUID) -> None:
     # First: transactions that have locked a run refer to the user next, whose row is locked below.
     owner = mcp_access.owner_of(None, user_id)
     commands.decline_visits(tx, mcp_access.forget_owner(tx, owner))
-    name = f"{ERASED}-{user_id}"
-    nothing = {"login": name, "email": f"{name}@invalid", "password_hash": ERASED}
+    # Nobody can have taken it: no login has an "@", and no email begins with it.
+    name = f"@{ERASED}-{user_id}"
+    nothing = {"login": name, "email": name, "password_hash": ERASED}
     tx.sql.execute(update(users).where(users.c.id == user_id).values(**nothing))
     named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
     key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()

@@ -276,7 +276,7 @@ def test_a_user_is_exported_and_erased(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
     record = json.loads(run("erase", "alice", "--yes").output)
     [listed] = json.loads(run("list", "--json").output)
-    assert (f"erased-{user_id}", None) == (listed["login"], listed["org_id"])
+    assert (f"@erased-{user_id}", None) == (listed["login"], listed["org_id"])
 
     assert ("user", user_id, 0) == (record["kind"], record["user_id"], record["threads"])
     assert 1 == run("erase", "alice", "--yes").exit_code

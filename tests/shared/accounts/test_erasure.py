@@ -345,7 +345,7 @@ def test_nothing_of_an_erased_user_is_left_but_what_was_shared(
         erased = tx.sql.execute(select(users).where(users.c.id == bob.id)).one()
         revoked = select(api_keys.c.revoked_at).where(api_keys.c.user_id == bob.id)
         assert None not in tx.sql.scalars(revoked).all()
-    assert (f"erased-{bob.id}", f"erased-{bob.id}@invalid") == (erased.login, erased.email)
+    assert [f"@erased-{bob.id}"] * 2 == [erased.login, erased.email]
     assert [] == places_of(connections, bob.login)
     assert "mcp_grants" not in places_of(connections, str(bob.id))
     alice.client.application.extensions["arkloop.auth"].forget()  # what 2 s do
@@ -354,6 +354,18 @@ def test_nothing_of_an_erased_user_is_left_but_what_was_shared(
         body = {"login": login, "password": PASSWORD}
         assert 401 == bob.client.post("/v1/auth/login", json=body).status_code
     assert 200 == alice.get(f"/v1/threads/{shared}").status_code
+
+
+def test_no_other_login_prevents_an_erasure(
+    connections: Connections, register: Register, bob: User
+) -> None:
+    """What stands in place of the names can be registered neither as a login nor as an email."""
+    register(f"erased-{bob.id}")
+    erasure.erase_user(connections, bob.id)
+
+    with connections.reading() as sql:
+        name = sql.scalars(select(users.c.email).where(users.c.id == bob.id)).one()
+    assert {"login", "email"} == set(accounts.problems_of(login=name, email=name))
 
 
 def test_an_export_has_the_account_and_what_it_has_created(
