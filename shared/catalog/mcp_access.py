@@ -90,30 +90,30 @@ def client_of(
     return None if asked is None else asked["client"]
 
 
+def expect_grant(tx: Transaction, org_id: UUID, config_id: UUID, owner: str) -> None:
+    """Make the row in which `store_grant` stores a first grant; the config is locked.
+
+    Until then it counts as none, here and in earlier releases.
+    """
+    nothing = _seal(tx, None, org_id, GRANT_PURPOSE)
+    values = {"config_id": config_id, "owner": owner, "grant_encrypted": nothing}
+    statement = insert(mcp_grants).values(**values, obtained_at=datetime.fromtimestamp(0, UTC))
+    tx.sql.execute(statement.on_conflict_do_nothing(index_elements=["config_id", "owner"]))
+
+
 def store_grant(
     tx: Transaction, org_id: UUID, config_id: UUID, owner: str, grant: Mapping[str, Any]
 ) -> None:
     """Store a grant in place of an older one; `obtained_at` is a part of it, in seconds.
 
-    Does nothing if the server's config is gone, or the owner has a newer one.
+    Does nothing if the owner has a newer one, or access was withdrawn while it was obtained.
     """
-    if not tx.sql.scalar(_locked(config_id)):
-        return
     obtained_at = datetime.fromtimestamp(grant["obtained_at"], UTC)
-    statement = insert(mcp_grants).values(
-        config_id=config_id,
-        owner=owner,
-        grant_encrypted=_seal(tx, grant, org_id, GRANT_PURPOSE),
-        obtained_at=obtained_at,
-    )
-    new = {name: statement.excluded[name] for name in ("grant_encrypted", "obtained_at")}
-    tx.sql.execute(
-        statement.on_conflict_do_update(
-            index_elements=["config_id", "owner"],
-            set_=new,
-            where=mcp_grants.c.obtained_at < statement.excluded.obtained_at,
-        )
-    )
+    of = mcp_grants.c
+    older = (of.config_id == config_id, of.owner == owner, of.obtained_at < obtained_at)
+    sealed = _seal(tx, grant, org_id, GRANT_PURPOSE)
+    new = {"grant_encrypted": sealed, "obtained_at": obtained_at}
+    tx.sql.execute(update(mcp_grants).where(*older).values(**new))
 
 
 def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = None) -> list[Page]:
@@ -127,13 +127,13 @@ def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = N
         )
         for table in (mcp_grants, mcp_authorizations)
     )
-    tx.sql.execute(grants)
     try:
         closed = close_open(tx, org_id, config_id, owner)
     except encryption.NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: runs wait for pages of %s", config_id)
         closed = []
     tx.sql.execute(requests)
+    tx.sql.execute(grants)  # last, with the row of a code that was just taken
     return closed
 
 
@@ -150,9 +150,10 @@ def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> 
         )
         for table in (mcp_grants, mcp_authorizations)
     )
-    tx.sql.execute(grants)
     asked = mcp_authorizations.c
-    closed = tx.sql.execute(requests.returning(asked.run_id, asked.state_hash, asked.answered_at))
+    shown = (asked.run_id, asked.state_hash, asked.answered_at)
+    closed = tx.sql.execute(requests.returning(*shown)).all()
+    tx.sql.execute(grants)  # last, as in `forget`
     return [
         (row.run_id, row.state_hash)
         for row in closed
@@ -309,15 +310,22 @@ def take_answered(
 ) -> dict[str, Any] | None:
     """Return the request of the run whose code has come, once: a code is for one use.
 
+    What the code is exchanged for can be stored until access is withdrawn.
+
     Raises:
         encryption.NoEncryptionKey
     """
+    is_it = (*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
+    if tx.sql.scalar(select(mcp_authorizations.c.state_hash).where(*is_it)) is None:
+        return None
+    tx.sql.scalar(_locked(config_id))  # first, as where configs are changed
     sealed = tx.sql.scalar(
-        delete(mcp_authorizations)
-        .where(*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
-        .returning(mcp_authorizations.c.request_encrypted)
+        delete(mcp_authorizations).where(*is_it).returning(mcp_authorizations.c.request_encrypted)
     )
-    return _open(tx.sql, tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
+    made = _open(tx.sql, tx.connections.settings, sealed, org_id, REQUEST_PURPOSE)
+    if made is not None:
+        expect_grant(tx, org_id, config_id, owner)
+    return made
 
 
 def close_open(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None) -> list[Page]:
@@ -370,9 +378,9 @@ def _hash(state: str) -> bytes:
     return hashlib.sha256(state.encode("utf-8", "surrogatepass")).digest()
 
 
-def _seal(tx: Transaction, value: Mapping[str, Any], org_id: UUID, purpose: str) -> bytes:
+def _seal(tx: Transaction, value: Mapping[str, Any] | None, org_id: UUID, purpose: str) -> bytes:
     keyring = encryption.keyring(tx.connections.settings.encryption_key)
-    return org_keys.seal(tx, keyring, json.dumps(dict(value)), org_id=org_id, purpose=purpose)
+    return org_keys.seal(tx, keyring, json.dumps(value), org_id=org_id, purpose=purpose)
 
 
 def _open(
@@ -387,5 +395,5 @@ def _open(
     except encryption.CannotOpen as error:
         log.warning("cannot decrypt %s of organization %s: %s", purpose, org_id, error)
         return None
-    value: dict[str, Any] = json.loads(text)
+    value: dict[str, Any] | None = json.loads(text)
     return value

@@ -188,6 +188,7 @@ def test_an_admin_deletes_what_one_person_has_granted(
     for owner in ("end_user:a", "end_user:b", users):
         with connections.transaction() as tx:
             grant = {"id": owner, "obtained_at": 1.0}
+            mcp_access.expect_grant(tx, alice.org_id, config_id, owner)
             mcp_access.store_grant(tx, alice.org_id, config_id, owner, grant)
 
     path = f"{PATH}/{config_id}/grants"

@@ -85,9 +85,10 @@ def files_of(user: User, *file_ids: UUID) -> list[bool]:
 def add_grant(connections: Connections, user: User, owner: str) -> None:
     made = user.post("/v1/mcp-configs", {"name": "vault", "url": "https://mcp.example.com/mcp"})
     assert made.json is not None, made.text
-    grant = {"obtained_at": 1.0, "tokens": {"access_token": "canary"}}
+    of = (user.org_id, UUID(made.json["id"]), owner)
     with connections.transaction() as tx:
-        mcp_access.store_grant(tx, user.org_id, UUID(made.json["id"]), owner, grant)
+        mcp_access.expect_grant(tx, *of)
+        mcp_access.store_grant(tx, *of, {"obtained_at": 1.0, "tokens": {"access_token": "canary"}})
 
 
 def add_event(

@@ -1,5 +1,7 @@
 """Grants and requests for access, as workers and requests of the API change them."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -11,9 +13,9 @@ from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpStateInvalid
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.connections import Connections, Transaction
 from tests.clients import User
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 OWNER = "end_user:a"
 
@@ -43,6 +45,7 @@ def test_the_newest_grant_stays(connections: Connections, alice: User, config_id
     """
     for number in (2, 3, 1):
         with connections.transaction() as tx:
+            mcp_access.expect_grant(tx, alice.org_id, config_id, OWNER)
             mcp_access.store_grant(tx, alice.org_id, config_id, OWNER, grant(number))
 
     with connections.reading() as sql:
@@ -60,6 +63,84 @@ def test_a_grant_of_a_server_that_is_gone_is_not_stored(
     """Its config was deleted while it was asked."""
     with connections.transaction() as tx:
         mcp_access.store_grant(tx, alice.org_id, new_id(), OWNER, grant(1))
+
+
+def disconnect(tx: Transaction, alice: User, config_id: UUID) -> None:
+    mcp_access.forget(tx, alice.org_id, config_id, OWNER)
+
+
+def erase(tx: Transaction, alice: User, config_id: UUID) -> None:
+    mcp_access.forget_owner(tx, OWNER, org_id=alice.org_id)
+
+
+def move(tx: Transaction, alice: User, config_id: UUID) -> None:
+    mcp_configs.change(tx, alice.org_id, config_id, {"url": "https://c.d/"})
+
+
+def rename(tx: Transaction, alice: User, config_id: UUID) -> None:
+    mcp_configs.change(tx, alice.org_id, config_id, {"name": "w"})
+
+
+Change = Callable[[Transaction, User, UUID], None]
+CHANGES = pytest.mark.parametrize(
+    ("change", "is_kept"), [(disconnect, False), (erase, False), (move, False), (rename, True)]
+)
+
+
+@CHANGES
+def test_a_token_that_is_refreshed_meanwhile_does_not_bring_access_back(
+    connections: Connections, alice: User, config_id: UUID, change: Change, is_kept: bool
+) -> None:
+    """A call that began with the grant ends after the change; a renamed server keeps the token."""
+    of = (alice.org_id, config_id, OWNER)
+    with connections.transaction() as tx:
+        mcp_access.expect_grant(tx, *of)
+        mcp_access.store_grant(tx, *of, grant(1))
+    with connections.transaction() as tx:
+        change(tx, alice, config_id)
+    with connections.transaction() as tx:
+        mcp_access.store_grant(tx, *of, grant(2))
+        expected = grant(2) if is_kept else None
+        assert expected == mcp_access.grant_of(tx.sql, connections.settings, *of)
+
+
+@CHANGES
+def test_a_code_that_is_exchanged_meanwhile_does_not_bring_access_back(
+    connections: Connections, alice: User, config_id: UUID, change: Change, is_kept: bool
+) -> None:
+    """The change comes while the code is taken, or exchanged; a code counts as no grant."""
+    of, run_id = (alice.org_id, config_id, OWNER), new_id()
+    with connections.transaction() as tx:
+        mcp_access.request(tx, *of, run_id, {"url": "https://login/1", "state": "1"})
+    with connections.transaction() as tx:
+        mcp_access.answer(tx, "1", "the code", None)
+
+    def change_meanwhile() -> None:
+        with connections.transaction() as tx:
+            change(tx, alice, config_id)
+
+    with ThreadPoolExecutor(1) as thread:
+        with connections.transaction() as tx:
+            made = mcp_access.take_answered(tx, *of, run_id)
+            assert "the code" == (made or {}).get("code")
+            changed = thread.submit(change_meanwhile)
+            eventually(lambda: changed.done() or is_waited_for(connections))
+            assert is_kept or not changed.done()
+        changed.result(30)
+    for number, expected in ((0, None), (1, grant(1) if is_kept else None)):
+        with connections.transaction() as tx:
+            if number:
+                mcp_access.store_grant(tx, *of, grant(number))
+            assert expected == mcp_access.grant_of(tx.sql, connections.settings, *of)
+
+
+def is_waited_for(connections: Connections) -> bool:
+    query = (
+        "SELECT count(*) > 0 FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with connections.reading() as sql:
+        return bool(sql.scalar(text(query)))
 
 
 def test_a_run_has_one_open_page_for_a_server(

@@ -53,9 +53,12 @@ def server(connections: Connections, alice: User) -> Server:
     return server_of(connections.settings, row)
 
 
-def store(connections: Connections, server: Server, grant: dict[str, object]) -> None:
+def store(
+    connections: Connections, server: Server, grant: dict[str, object], owner: str = OWNER
+) -> None:
     with connections.transaction() as tx:
-        mcp_access.store_grant(tx, server.org_id, server.config_id, OWNER, grant)
+        mcp_access.expect_grant(tx, server.org_id, server.config_id, owner)
+        mcp_access.store_grant(tx, server.org_id, server.config_id, owner, grant)
 
 
 def test_a_grant_that_another_worker_gets_meanwhile_is_used(
@@ -83,9 +86,7 @@ def test_a_request_without_access_leads_to_a_page_of_the_run(
     connections: Connections, server: Server
 ) -> None:
     """The client that the operator has registered is known to the sidecar, with its issuer."""
-    with connections.transaction() as tx:
-        operator = mcp_access.OPERATOR
-        mcp_access.store_grant(tx, server.org_id, server.config_id, operator, GRANT)
+    store(connections, server, GRANT, mcp_access.OPERATOR)
 
     def request(server: Server, access: OwnersAccess | None) -> None:
         assert access is not None
