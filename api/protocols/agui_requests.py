@@ -1,7 +1,7 @@
 """The body of `POST /v1/agui`, a `RunAgentInput`; of its messages only what is new counts.
 
 Clients send the whole conversation each time. The server has it already, and does not take it from
-a client again: only the newest message of the user and the results of pending calls are read.
+a client again: only the newest message of the user, or else the results of pending calls are read.
 """
 
 from collections.abc import Mapping
@@ -52,10 +52,15 @@ class AguiRequest:
     def results(self) -> dict[str, str]:
         """The results after the last message of the agent, by the ids of their calls.
 
+        There are none before a new message of the user, who has moved on. Clients keep results of
+        runs that have ended, too.
+
         Raises:
             InvalidRequest: one has other content than text.
         """
         found: dict[str, str] = {}
+        if self.messages and self.messages[-1]["role"] == "user":
+            return found
         for place in range(len(self.messages) - 1, -1, -1):
             message = self.messages[place]
             if message["role"] == "assistant":

@@ -196,8 +196,6 @@ def _give_results(
         run = None
     if run is None or thread is None or run["thread_id"] != thread.id:
         raise NotWaiting("The thread has no calls of these ids.")
-    if wanted.new_message() is not None:
-        raise InvalidRequest(messages=["must end with results or with a message, not with both"])
     facts = facts_of(run, wanted.thread_id, wanted.run_id)
     projection = last_part(tx.sql, facts, lambda p: bool(results.keys() & p.asked_call_ids))
     # The service's own calls have results among them, too.

@@ -1,0 +1,129 @@
+"""Runs by AG-UI that call tools of the page, and what their pages send next."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+from werkzeug.test import TestResponse
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import RunError, ToolCallRequested
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource, RunState
+from arkloop.shared.storage.tables.runs import runs
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+SAID = {"id": "m1", "role": "user", "content": "Hello"}
+LATER = {"id": "m9", "role": "user", "content": "Never mind."}
+TOOL = {"name": "locate", "description": "x"}
+FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
+IMAGE = [{"type": "image", "source": {"type": "url", "value": "https://example.com/a.png"}}]
+
+
+def send(alice: User, *messages: Any) -> TestResponse:
+    body = {"threadId": "chat-1", "runId": str(new_id()), "tools": [TOOL]}
+    return alice.post("/v1/agui", json={**body, "messages": list(messages)})
+
+
+def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:
+    """Create a run that waits for results of these calls of the page's tool."""
+    send(alice, SAID).close()
+    run_id = newest(stored)
+    claim = claimed(stored, run_id)
+    calls = [{"tool_call_id": id_, "name": "locate", "arguments": {}} for id_ in call_ids]
+    for call in calls:
+        with stored.connections.transaction() as tx:
+            claims.begin_tool_call(tx, claim, str(call["tool_call_id"]), ResultSource.CLIENT)
+        stored.write(claim, ToolCallRequested(**call))
+    at_end = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(at_end, new_id(), kind="tool_results", calls=calls)
+    return run_id
+
+
+def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
+    claim = stored.claim(run_id)
+    assert claim is not None
+    return claim
+
+
+def newest(stored: StoredRuns) -> UUID:
+    with stored.connections.reading() as sql:
+        is_own = runs.c.org_id == stored.actor.org_id
+        found = sql.scalar(select(runs.c.id).where(is_own).order_by(runs.c.id.desc()).limit(1))
+    assert found is not None
+    return found
+
+
+def turn(run_id: UUID, *call_ids: str) -> dict[str, Any]:
+    """Return the agent's message with these calls."""
+    call = {"type": "function", "function": {"name": "locate", "arguments": "{}"}}
+    calls = [{"id": f"{run_id.hex}.{id_}", **call} for id_ in call_ids]
+    return {"id": "m2", "role": "assistant", "toolCalls": calls}
+
+
+def result(run_id: UUID, call_id: str, content: Any = "Rome") -> dict[str, Any]:
+    return {
+        "id": f"t-{call_id}",
+        "role": "tool",
+        "toolCallId": f"{run_id.hex}.{call_id}",
+        "content": content,
+    }
+
+
+def first_cursor(response: TestResponse) -> str:
+    """Return the cursor of the first event of a stream, and close it."""
+    assert 200 == response.status_code, response.text
+    pieces = iter(response.iter_encoded())
+    sent = next(pieces)
+    while (found := re.search(rb"\nid: (.+)\n", sent)) is None:
+        sent += next(pieces)
+    response.close()
+    return found[1].decode()
+
+
+@pytest.mark.parametrize("ending", [{"error": FAILED, "state": RunState.FAILED}, {}])
+def test_a_message_follows_a_run_that_ended_after_a_result(
+    alice: User, stored: StoredRuns, ending: dict[str, Any]
+) -> None:
+    """The page keeps the result, and what it sends next ends with the message."""
+    run_id = asking(alice, stored, "c")
+    said = [SAID, turn(run_id, "c"), result(run_id, "c")]
+    assert f"{run_id}.1.1" == first_cursor(send(alice, *said))
+    stored.finish(claimed(stored, run_id), **ending)
+
+    shown = first_cursor(send(alice, *said, LATER))
+
+    assert run_id != newest(stored)
+    assert (f"{newest(stored)}.0.1", "queued") == (shown, stored.state(newest(stored)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "content"),
+    [
+        (["c", "d"], "c", "Rome"),  # given before: the run waits for the other one
+        (["c"], "c", "Rome"),  # which the run has not got
+        (["c"], "c", IMAGE),
+        (["c"], "s", "42"),  # of a tool of the service
+    ],
+)
+def test_a_message_after_a_result_cancels_the_run_that_waits(
+    alice: User, stored: StoredRuns, asked: list[str], given: str, content: Any
+) -> None:
+    """The user has moved on, whichever results of the turn the page has."""
+    run_id = asking(alice, stored, *asked)
+    said = [SAID, turn(run_id, *{*asked, given}), result(run_id, given, content)]
+    if len(asked) > 1:
+        [*_, ended] = send(alice, *said).text.splitlines()[:-1]
+        pending = json.loads(ended.removeprefix("data: "))["outcome"]["pendingToolCallIds"]
+        assert [f"{run_id.hex}.d"] == pending
+
+    shown = first_cursor(send(alice, *said, LATER))
+
+    assert f"{newest(stored)}.0.1" == shown
+    assert ["cancelled", "queued"] == [stored.state(one) for one in (run_id, newest(stored))]
