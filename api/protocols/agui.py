@@ -131,8 +131,13 @@ def run_agent() -> Response:
     with connections().reading() as sql:
         run = queries.get(sql, actor(), part.run_id)
     facts = agui_runs.facts_of(run, wanted.thread_id, wanted.run_id)
-    earlier = PackedMessages(wanted.messages)
-    return _projected(AguiProjection(facts, part.waits, earlier=earlier), facts, on_leave)
+    projection = AguiProjection(
+        facts,
+        part.waits,
+        earlier=PackedMessages(wanted.messages),
+        lacking=wanted.open_calls,  # other pages may have sent results of the same turn
+    )
+    return _projected(projection, facts, on_leave)
 
 
 @bp.post("/v1/agui/connect")

@@ -340,8 +340,8 @@ class AguiProjection:
         call_id = self._facts.call_id(data["tool_call_id"])
         message_id = f"{call_id}.result"
         self._messages.result(message_id, call_id, data["output"])
-        # A client has what it has sent, unless it connects: its snapshot is that of the wait. One
-        # that connects again may have left before the result of another page.
+        # A client has what it has sent, unless it connects: its snapshot is that of the wait. The
+        # result of another page it may lack.
         if call_id not in self._handed or self._connects or call_id in self._lacking:
             yield ToolCallResultEvent(
                 message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"

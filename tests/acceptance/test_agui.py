@@ -72,6 +72,26 @@ def test_a_client_tool_goes_around(user: Caller, client: AguiProcess) -> None:
     assert ["42", "Rome"] == [text for role, text in shown(done) if role == "tool"]
 
 
+def test_two_pages_share_the_calls_of_a_turn(user: Caller, client: AguiProcess) -> None:
+    """The page that sends the last result gets that of the other one."""
+    steps = script({"tools": [{"tool": "locate"}, {"tool": "locate"}]}, {"say": "Far."})
+    page = client.agent(user, "two-pages")
+    asked = page.run(steps, tools=[LOCATE])
+    other = client.agent(user, "two-pages", query="?")
+    other.connect()
+    calls = asked["events"][-1]["outcome"]["pendingToolCallIds"]
+    outputs = [
+        {"id": f"t{n}", "role": "tool", "toolCallId": id_, "content": f"city {n}"}
+        for n, id_ in enumerate(calls)
+    ]
+    other.run(messages=outputs[:1], tools=[LOCATE])
+    done = page.run(messages=outputs[1:], tools=[LOCATE])
+
+    assert None is done["error"]
+    assert {"city 0", "city 1"} == {text for role, text in shown(done) if role == "tool"}
+    assert ("assistant", "Far.") == shown(done)[-1]
+
+
 def test_an_interrupt_is_resumed(user: Caller, client: AguiProcess) -> None:
     """An approval and a question are interrupts; the reply to one can be sent again."""
     agent = client.agent(user, "interrupt", query="?persona_id=careful")

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import RunError, ToolCallRequested
+from arkloop.shared.events.types import RunError, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource, RunState
@@ -26,8 +26,8 @@ FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
 IMAGE = [{"type": "image", "source": {"type": "url", "value": "https://example.com/a.png"}}]
 
 
-def send(alice: User, *messages: Any) -> TestResponse:
-    body = {"threadId": "chat-1", "runId": str(new_id()), "tools": [TOOL]}
+def send(alice: User, *messages: Any, run_id: str | None = None) -> TestResponse:
+    body = {"threadId": "chat-1", "runId": run_id or str(new_id()), "tools": [TOOL]}
     return alice.post("/v1/agui", json={**body, "messages": list(messages)})
 
 
@@ -127,3 +127,25 @@ def test_a_message_after_a_result_cancels_the_run_that_waits(
 
     assert f"{newest(stored)}.0.1" == shown
     assert ["cancelled", "queued"] == [stored.state(one) for one in (run_id, newest(stored))]
+
+
+def test_a_page_gets_the_results_of_another_one(alice: User, stored: StoredRuns) -> None:
+    """The page that sends the last result of a turn lacks those that others have sent."""
+    run_id = asking(alice, stored, "c", "d")
+    said = [SAID, turn(run_id, "c", "d")]
+    send(alice, *said, result(run_id, "c")).close()
+    last = [*said, result(run_id, "d", "Paris")]
+    send(alice, *last, run_id="last").close()
+    claim = claimed(stored, run_id)
+    for call_id, output in (("c", "Rome"), ("d", "Paris")):
+        stored.write(claim, ToolResult(call_id, "locate", output, False, 1))
+    stored.finish(claim)
+
+    lines = send(alice, *last, run_id="last").text.splitlines()
+
+    events = [json.loads(line[6:]) for line in lines if line[:6] == "data: "]
+    found = {e["toolCallId"]: e["content"] for e in events if e["type"] == "TOOL_CALL_RESULT"}
+    assert {f"{run_id.hex}.c": "Rome"} == found
+    # Cursors count the same events in all streams.
+    numbers = [line.rpartition(".")[2] for line in lines if line[:4] == "id: "]
+    assert ["1", "2"] == numbers
