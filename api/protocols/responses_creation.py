@@ -82,16 +82,21 @@ def _continue(
         run, facts = responses_runs.find(tx.sql, previous.run_id)
     except ResponseNotFound:
         raise _unknown() from None
+    is_past_failure = False
     if isinstance(previous, ItemId):
         call_ids = given.results.keys()
-        projection = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
-        if given.follows_message:
-            projection = responses_runs.past_failure(tx.sql, facts, projection)
+        asking = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
+        projection = asking
+        if given.follows_message or given.follows_reply:
+            projection = responses_runs.past_failure(tx.sql, facts, asking)
+            is_past_failure = projection is not asking
     else:
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])
     if not projection.has_begun:
         raise _unknown()
+    if given.follows_reply and not is_past_failure:
+        raise InvalidRequest(input=[responses_input.ONE_OF])
     if projection.asked is not None:
         try:
             # Without the run's lock if it has ended: creating the next one first locks others.

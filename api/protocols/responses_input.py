@@ -21,6 +21,8 @@ from arkloop.shared.threads.content import Content
 MAX_ITEMS = 10_000
 #: In front of a conversation that took place elsewhere.
 _TRANSCRIPT = "The conversation before the user's message:"
+#: Why an input is refused that has none of these, or several.
+ONE_OF = "must have either a new message of the user, results of function calls or an approval"
 _CONTENT = MessageContent()
 _INSTRUCTING = ("system", "developer")
 #: Items of earlier responses: what they say is known, or is not given to models again.
@@ -41,12 +43,14 @@ class Input:
     """The new part of an input.
 
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's, and `follows_message` is true if another one is between the two. `results` are outputs
-    of function calls by their `call_id`.
+    user's, and `follows_message` is true if another one is between the two; `follows_reply` is true
+    if results or an approval are, which are left out. `results` are outputs of function calls by
+    their `call_id`.
     """
 
     continues: ItemId | None = None
     follows_message: bool = False
+    follows_reply: bool = False
     instructions: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
@@ -119,6 +123,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
     message: Content | None = None
     results: dict[str, str] = {}
     approval: Approval | None = None
+    follows_reply = False
     for place, item in enumerate(items):
         name = f"input[{place}]"
         kind, role = item.get("type", "message"), item.get("role")
@@ -129,6 +134,8 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         elif kind == "message" and role == "user":
             if message is not None:
                 earlier.append(f"User: {message.text}")
+            if continues is not None and (results or approval is not None):
+                results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output":
             call_id = item.get("call_id")
@@ -149,13 +156,13 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         else:
             raise InvalidRequest(**{name: ["items of this type or role are not supported"]})
     if sum((message is not None, bool(results), approval is not None)) != 1:
-        why = "must have either a new message of the user, results of function calls or an approval"
-        raise InvalidRequest(input=[why])
+        raise InvalidRequest(input=[ONE_OF])
     if earlier:
         instructions.append("\n\n".join([_TRANSCRIPT, *earlier]))
     return Input(
         continues=continues,
         follows_message=continues is not None and bool(earlier),
+        follows_reply=follows_reply,
         instructions=tuple(instructions),
         message=message,
         results=results,

@@ -1,0 +1,126 @@
+"""Requests for responses that have all items of a conversation, sent again each time."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from werkzeug.test import TestResponse
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import MessageDelta, RunError, ToolCallRequested
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource, RunState
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+#: Of every request.
+MODEL = {"model": "scripted", "background": True}
+FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
+TOOL = {"type": "function", "name": "t", "parameters": {"type": "object"}}
+
+
+def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
+    claim = stored.claim(run_id)
+    assert claim is not None
+    return claim
+
+
+def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list[dict[str, Any]]]:
+    """Create a run that waits for outputs of these calls; returns it and the items of the calls."""
+    made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
+    run_id = UUID(made["id"].removeprefix("resp_"))
+    claim = claimed(stored, run_id)
+    calls = [{"tool_call_id": id_, "name": "t", "arguments": {}} for id_ in call_ids]
+    for call in calls:
+        with stored.connections.transaction() as tx:
+            claims.begin_tool_call(tx, claim, str(call["tool_call_id"]), ResultSource.CLIENT)
+        stored.write(claim, ToolCallRequested(**call))
+    at_end = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(at_end, new_id(), kind="tool_results", calls=calls)
+    return run_id, [item for item in output_of(alice, made["id"]) if "call_id" in item]
+
+
+def output_of(alice: User, response_id: str) -> list[dict[str, Any]]:
+    output: list[dict[str, Any]] = (alice.get(f"/v1/responses/{response_id}").json or {})["output"]
+    return output
+
+
+def output(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": f"{call_id}!"}
+
+
+def test_a_message_after_results_whose_response_failed_is_the_next_run(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The client keeps the outputs, and sends them in front of each further message."""
+    run_id, calls = calling(stored, alice, "c")
+    said = [*calls, output("c")]
+    message = {"role": "user", "content": "And now?"}
+
+    def send(*items: Any) -> TestResponse:
+        return alice.post("/v1/responses", {**MODEL, "input": list(items)})
+
+    early = send(*said, message)
+    assert 200 == send(*said).status_code
+    in_progress = send(*said, message)
+    stored.finish(claimed(stored, run_id), error=FAILED, state=RunState.FAILED)
+    named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}_1"}
+    by_id = alice.post("/v1/responses", {**named, "input": [output("c"), message]})
+    assert [400, 400, 400] == [one.status_code for one in (early, in_progress, by_id)]
+    assert {run_id} == runs_of(alice)
+
+    for number in (1, 2):
+        made = send(*said, *[message] * number)
+        assert 200 == made.status_code, made.text
+        again = UUID((made.json or {})["id"].removeprefix("resp_"))
+        stored.finish(claimed(stored, again), error=FAILED, state=RunState.FAILED)
+
+    assert 3 == len(runs_of(alice))
+
+
+def test_a_message_after_results_with_a_whole_response_is_refused(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The client has not shown the response, which the message may be about."""
+    run_id, calls = calling(stored, alice, "c")
+    said = [*calls, output("c")]
+    alice.post("/v1/responses", {**MODEL, "input": said})
+    claim = claimed(stored, run_id)
+    stored.write(claim, MessageDelta("It is done."))
+    stored.finish(claim)
+    message = {"role": "user", "content": "And now?"}
+
+    refused = alice.post("/v1/responses", {**MODEL, "input": [*said, message]})
+    shown = output_of(alice, f"resp_{run_id.hex}_1")
+    made = alice.post("/v1/responses", {**MODEL, "input": [*said, *shown, message]})
+
+    assert [400, 200] == [refused.status_code, made.status_code], made.text
+
+
+def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The approval has been given, and is not given again."""
+    run_id = stored.create(UUID(alice.thread()))
+    claim = claimed(stored, run_id)
+    call = {"tool_call_id": "c", "name": "calculator", "arguments": {}}
+    stored.write(claim, ToolCallRequested(**call))
+    at_end = replace(claim, last_seq=stored.last_seq(run_id))
+    asked = {"kind": "tool_confirmation", "tool_call_id": "c"}
+    stored.park(at_end, new_id(), **asked)
+    request = output_of(alice, f"resp_{run_id.hex}")[-1]
+    approval = {"type": "mcp_approval_response", "approval_request_id": request["id"]}
+    said = [request, {**approval, "approve": True}]
+    message = {"role": "user", "content": "And now?"}
+
+    given = alice.post("/v1/responses", {**MODEL, "input": said})
+    stored.finish(claimed(stored, run_id), state=RunState.CANCELLED)
+    made = alice.post("/v1/responses", {**MODEL, "input": [*said, message]})
+
+    assert [200, 200] == [given.status_code, made.status_code], made.text
+    assert 2 == len(runs_of(alice))
+
+
+def runs_of(user: User) -> set[UUID]:
+    return {UUID(run["run_id"]) for run in user.get("/v1/runs").json or []}
