@@ -16,7 +16,7 @@ from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import responses_ids, sent_files
 from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.threads.content import Content
+from arkloop.shared.threads.content import Content, Part
 
 MAX_ITEMS = 10_000
 #: In front of a conversation that took place elsewhere.
@@ -43,9 +43,9 @@ class Input:
     """The new part of an input.
 
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's, and `follows_message` is true if another one is between the two; `follows_reply` is true
-    if results or an approval are, which are left out. `results` are outputs of function calls by
-    their `call_id`.
+    user's last one, with the files of those before it; `follows_message` is true if one of those is
+    between the two, and `follows_reply` if results or an approval are, which are left out.
+    `results` are outputs of function calls by their `call_id`.
     """
 
     continues: ItemId | None = None
@@ -87,40 +87,71 @@ def _id_of_output(item: Mapping[str, Any]) -> ItemId | None:
 
 
 def with_stored_files(value: Any) -> Any:
-    """Return an input with the files stored that its new message of the user has as base64.
+    """Return an input with the files stored that its new messages of the user have as base64.
+
+    Those of a conversation that took place elsewhere are left out, as the model reads it as text.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
     """
-    items = value if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return value
+    items = list(value)
+    known: dict[tuple[str, str | None], str] = {}
+    is_elsewhere = False
     for place in range(len(items) - 1, -1, -1):
         item = items[place]
-        if isinstance(item, dict) and _id_of_output(item) is not None:
+        if not isinstance(item, dict):
+            continue
+        if _id_of_output(item) is not None:
             break  # the server has what comes before it
-        if isinstance(item, dict) and item.get("role") == "user":
-            content = item.get("content")
-            if not isinstance(content, list):
-                break
+        if item.get("role") == "assistant":
+            is_elsewhere = True
+        elif item.get("role") == "user" and isinstance(content := item.get("content"), list):
             name = f"input[{place}].content"
-            parts = [_stored(f"{name}[{number}]", part) for number, part in enumerate(content)]
-            return [*items[:place], {**item, "content": parts}, *items[place + 1 :]]
-    return value
+            parts = [
+                _noted(part) if is_elsewhere else _stored(f"{name}[{number}]", part, known)
+                for number, part in enumerate(content)
+            ]
+            items[place] = {**item, "content": parts}
+    return items
 
 
-def _stored(name: str, part: Any) -> Any:
+def _stored(name: str, part: Any, known: dict[tuple[str, str | None], str]) -> Any:
+    """Store the data of a part, unless the request has had it: it is `known` then."""
+    if (found := _data_of(part)) is None:
+        return part
+    if found not in known:
+        known[found] = str(sent_files.stored(name, *found))
+    return {"type": part["type"], "file_id": known[found]}
+
+
+def _noted(part: Any) -> Any:
+    """Return a text in place of a part with data."""
+    if (found := _data_of(part)) is None:
+        return part
+    kind, (_, file_name) = part["type"].removeprefix("input_"), found
+    note = kind if file_name is None else f"{kind}: {file_name}"
+    return {"type": "input_text", "text": f"[{note}]"}
+
+
+def _data_of(part: Any) -> tuple[str, str | None] | None:
+    """Return the base64 of a part and the name of its file, None for other parts."""
     match part:
         case {"type": "input_image", "image_url": str(data)} if data.startswith("data:"):
-            return {"type": "input_image", "file_id": str(sent_files.stored(name, data))}
+            return data, None
+        case {"type": "input_file", "file_data": str(data), "filename": str(file_name)}:
+            return data, file_name
         case {"type": "input_file", "file_data": str(data)}:
-            file_id = sent_files.stored(name, data, part.get("filename"))
-            return {"type": "input_file", "file_id": str(file_id)}
-    return part
+            return data, None
+    return None
 
 
 def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | None) -> Input:
     instructions: list[str] = []
     earlier: list[str] = []
     message: Content | None = None
+    attached: list[Part] = []
     results: dict[str, str] = {}
     approval: Approval | None = None
     follows_reply = False
@@ -134,6 +165,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         elif kind == "message" and role == "user":
             if message is not None:
                 earlier.append(f"User: {message.text}")
+                attached += [part for part in message.parts or () if part["type"] != "text"]
             if continues is not None and (results or approval is not None):
                 results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
@@ -148,7 +180,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         elif kind == "message" and role == "assistant" and continues is None:
             if message is not None:
                 earlier.append(f"User: {message.text}")
-                message = None
+                message, attached = None, []
             earlier.append(f"Assistant: {_text(f'{name}.content', item.get('content'))}")
         elif (kind == "message" and role == "assistant") or kind in _OUTPUT:
             why = "is not an item of this server's responses; name the last response instead"
@@ -164,10 +196,23 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         follows_message=continues is not None and bool(earlier),
         follows_reply=follows_reply,
         instructions=tuple(instructions),
-        message=message,
+        message=message and _with_attached(message, attached),
         results=results,
         approval=approval,
     )
+
+
+def _with_attached(message: Content, attached: Sequence[Part]) -> Content:
+    """Return the message with files of those before it, which the model has to see with it."""
+    own = message.parts or [{"type": "text", "text": message.text}]
+    files = [part for place, part in enumerate(attached) if part not in [*own, *attached[:place]]]
+    if not files:
+        return message
+    try:
+        whole: Content = _CONTENT.deserialize([*files, *own])
+        return whole
+    except ValidationError as error:
+        raise InvalidRequest(input=reasons(error)) from None
 
 
 def _approval(name: str, item: Mapping[str, Any]) -> Approval:

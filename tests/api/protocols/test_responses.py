@@ -147,7 +147,7 @@ def test_a_queued_response_can_be_read_and_cancelled(alice: User) -> None:
 
 
 def test_data_within_a_message_is_stored(alice: User) -> None:
-    """A data URL or `file_data` becomes a file of the org; other messages' data is not read."""
+    """A data URL or `file_data` becomes a file of the org."""
     url = f"data:image/png;base64,{b64encode(png()).decode()}"
     parts = [
         {"type": "input_file", "filename": "a.txt", "file_data": "SGVsbG8="},
