@@ -184,11 +184,13 @@ def _decision(approval: Approval, request: str) -> str:
 def _give_results(tx: Transaction, given: Input, run: RowMapping, wanted: frozenset[str]) -> None:
     if given.message is not None and RunState(run["state"]).is_terminal:
         raise NotActive()
-    if missing := sorted(wanted - given.results.keys()):
+    earlier = {id_: text for id_, text in given.earlier_results.items() if id_ in wanted}
+    outputs = {**earlier, **given.results}
+    if missing := sorted(wanted - outputs.keys()):
         raise InvalidRequest(input=[f"No tool output found for function call {missing[0]}."])
-    if unknown := sorted(given.results.keys() - wanted):
+    if unknown := sorted(outputs.keys() - wanted):
         raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
-    results = [CallResult(tool_call_id=id_, output=text) for id_, text in given.results.items()]
+    results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]
     commands.give_results(tx, actor(), run["id"], results)
 
 

@@ -7,7 +7,8 @@ took place elsewhere: the model reads it as a transcript, and nothing of it is a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from marshmallow import ValidationError
@@ -45,7 +46,8 @@ class Input:
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
     user's last one, with the files of those before it; `follows_message` is true if one of those is
     between the two, and `follows_reply` if results or an approval are, which are left out.
-    `results` are outputs of function calls by their `call_id`.
+    `results` are outputs of function calls by their `call_id`; with them are `earlier_results`,
+    those among the latest items, whose calls may be of the same response or of one before it.
     """
 
     continues: ItemId | None = None
@@ -54,6 +56,7 @@ class Input:
     instructions: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
+    earlier_results: Mapping[str, str] = field(default_factory=dict)
     approval: Approval | None = None
 
 
@@ -198,8 +201,30 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         instructions=tuple(instructions),
         message=message and _with_attached(message, attached),
         results=results,
+        earlier_results=_earlier_results(items[:first], continues) if results else {},
         approval=approval,
     )
+
+
+def _earlier_results(
+    items: Sequence[Mapping[str, Any]], continues: ItemId | None
+) -> dict[str, str]:
+    """Return the outputs among the last of these items, which are of one run, up to a message.
+
+    Clients may send each call with its output behind it, though a response has several calls.
+    """
+    found: dict[str, str] = {}
+    for item in reversed(items):
+        if item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
+            with suppress(InvalidRequest):  # what is not needed is not checked
+                found.setdefault(item["call_id"], _text("", item.get("output")))
+            continue
+        of_run = _id_of_output(item)
+        if of_run is None or continues is None or of_run.run_id != continues.run_id:
+            break
+        if item.get("role") == "assistant":
+            break
+    return found
 
 
 def _with_attached(message: Content, attached: Sequence[Part]) -> Content:

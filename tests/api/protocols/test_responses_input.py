@@ -35,6 +35,12 @@ def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list
     """Create a run that waits for outputs of these calls; returns it and the items of the calls."""
     made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
     run_id = UUID(made["id"].removeprefix("resp_"))
+    ask(stored, run_id, *call_ids)
+    return run_id, calls_of(alice, made["id"])
+
+
+def ask(stored: StoredRuns, run_id: UUID, *call_ids: str) -> None:
+    """Let a queued run call the client's tool, and wait for the outputs."""
     claim = claimed(stored, run_id)
     calls = [{"tool_call_id": id_, "name": "t", "arguments": {}} for id_ in call_ids]
     for call in calls:
@@ -43,7 +49,10 @@ def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list
         stored.write(claim, ToolCallRequested(**call))
     at_end = replace(claim, last_seq=stored.last_seq(run_id))
     stored.park(at_end, new_id(), kind="tool_results", calls=calls)
-    return run_id, [item for item in output_of(alice, made["id"]) if "call_id" in item]
+
+
+def calls_of(alice: User, response_id: str) -> list[dict[str, Any]]:
+    return [item for item in output_of(alice, response_id) if "call_id" in item]
 
 
 def output_of(alice: User, response_id: str) -> list[dict[str, Any]]:
@@ -125,6 +134,25 @@ def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
 
     assert [200, 200] == [given.status_code, made.status_code], made.text
     assert 2 == len(runs_of(alice))
+
+
+def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> None:
+    """Outputs of a response before it, which look alike, count no more."""
+    run_id, calls = calling(stored, alice, "a", "b")
+
+    def send(*items: dict[str, Any]) -> TestResponse:
+        pairs = [one for call in items for one in (call, output(call["call_id"]))]
+        return alice.post("/v1/responses", {**MODEL, "input": pairs})
+
+    incomplete = send(calls[1])
+    assert "waiting" == stored.state(run_id)
+    whole = send(*calls)
+    assert "queued" == stored.state(run_id), whole.text
+    ask(stored, run_id, "c")
+    second = send(*calls, *calls_of(alice, f"resp_{run_id.hex}_1"))
+
+    assert "No tool output found for function call a." in incomplete.text
+    assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
 
 
 IMAGE = {
