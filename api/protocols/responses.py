@@ -45,6 +45,7 @@ from arkloop.shared.errors import (
     StreamLimitExceeded,
     ToolResultConflict,
 )
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("responses", __name__)
@@ -103,12 +104,21 @@ def _created(body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
     """Create the response, or find that of the request's idempotency key; return its id, and
     whether it was found.
     """
-    key = check_key() or _key_by_content(body)
+    if (given := check_key()) is not None:
+        return _created_once(given, body)
+    key = _key_by_content(body)
     if key is None:
         made = create(body)
         sent_files.mark_used()
         return made, False
+    made, is_replay = _created_once(key, body)
+    # By its items alone a client tries a turn again that has failed: the request is the same.
+    while is_replay and body.get("previous_response_id") is None and _has_failed(made):
+        made, is_replay = _created_once(f"{key} {made.run_id}", body)
+    return made, is_replay
 
+
+def _created_once(key: str, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
     def make(tx: Transaction) -> Response:
         made = create_once(tx, body)
         sent_files.mark_used()
@@ -116,6 +126,15 @@ def _created(body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
 
     answer = answered_once(key, read_json(), make)
     return _id(answer.get_json()["id"]), "Idempotency-Replayed" in answer.headers
+
+
+def _has_failed(made: ResponseId) -> bool:
+    """Return whether a response was a run of its own, which has failed or was cancelled."""
+    if made.waits:
+        return False
+    with connections().reading() as sql:
+        run, _ = responses_runs.find(sql, made.run_id)
+    return run["state"] in (RunState.FAILED, RunState.CANCELLED)
 
 
 def _key_by_content(body: Mapping[str, Any]) -> str | None:

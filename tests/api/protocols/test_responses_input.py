@@ -216,6 +216,24 @@ def test_a_turn_with_a_file_that_is_tried_again_has_it_once(
     assert 1 == kept_files(stored)
 
 
+def test_a_turn_with_a_file_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None:
+    """The same request is another attempt then; until it fails it counts once."""
+    body = {**MODEL, "input": [answered(stored, alice), user_says(FILE, QUESTION)]}
+
+    made = []
+    for end in (RunState.FAILED, RunState.CANCELLED, RunState.COMPLETED):
+        ids = [(alice.post("/v1/responses", body).json or {}).get("id") for _ in range(2)]
+        assert ids[0] == ids[1]
+        made += ids
+        run_id = UUID(str(ids[0]).removeprefix("resp_"))
+        stored.finish(claimed(stored, run_id), end, error=FAILED if end == "failed" else None)
+    last = alice.post("/v1/responses", body)
+
+    assert 3 == len(set(made))
+    assert (made[-1], "true") == ((last.json or {})["id"], last.headers["Idempotency-Replayed"])
+    assert 3 == kept_files(stored)
+
+
 def test_files_of_a_conversation_elsewhere_are_noted(stored: StoredRuns, alice: User) -> None:
     """The model reads that conversation as text, so its files are not stored."""
     unnamed = {"type": "input_file", "file_data": "SGVsbG8="}
