@@ -19,6 +19,7 @@ from arkloop.api.auth.id_tokens import Jwk
 from arkloop.shared import json_text
 from arkloop.shared.accounts.identity_errors import IdentityProviderUnavailable
 from arkloop.shared.security import egress
+from arkloop.shared.security.name_lookups import look_up
 
 KEPT_SECONDS = 3600
 REFETCH_SECONDS = 30
@@ -112,7 +113,7 @@ class ProviderDocuments:
             target = egress.check_url(url, self.policy)
             if target.scheme == "https":
                 return
-            addresses = egress.resolve(target.host, target.port, self.policy)
+            addresses = egress.resolve(target.host, target.port, self.policy, look_up)
         except egress.Refused as refused:
             raise IdentityProviderUnavailable(str(refused)) from None
         except OSError:

@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import httpcore2
 import httpx2
 from httpcore2._backends.sync import SyncStream  # its own module alone has it; the version is fixed
 
-from arkloop.shared.security import egress
+from arkloop.shared.security import egress, name_lookups
 from arkloop.shared.security.egress import Policy
 
 #: A connection ends when what was sent is not acknowledged within this time: the other side may
@@ -107,7 +107,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
                 raise httpcore2.ConnectError("The connection was closed.")
             self._resolving = answer
         threading.Thread(
-            target=_settle, args=(answer, lambda: _resolve(host, port, self._policy)), daemon=True
+            target=_settle, args=(answer, host, port, self._policy), daemon=True
         ).start()
         try:
             return answer.result(timeout)
@@ -117,6 +117,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
             raise httpcore2.ConnectError("Resolving the host name failed.") from error
         finally:
             self._resolving = None
+            answer.cancel()  # unless it is there
 
     def _connected(self, address: str, port: int, timeout: float | None) -> "_RecordedStream":
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -198,16 +199,19 @@ def _share(deadline: float | None, addresses: int) -> float | None:
     return left / addresses
 
 
-def _resolve(host: str, port: int, policy: Policy | None) -> list[str]:
+def _resolve(
+    host: str, port: int, policy: Policy | None, is_given_up: Callable[[], bool]
+) -> list[str]:
     if policy is not None:
-        return egress.resolve(host, port, policy)
+        look_up = partial(name_lookups.look_up, is_given_up=is_given_up)
+        return egress.resolve(host, port, policy, look_up)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-def _settle(answer: Future[list[str]], ask: Callable[[], list[str]]) -> None:
+def _settle(answer: Future[list[str]], host: str, port: int, policy: Policy | None) -> None:
     try:
-        found = ask()
+        found = _resolve(host, port, policy, answer.done)
     except Exception as error:
         with contextlib.suppress(InvalidStateError):
             answer.set_exception(error)

@@ -8,7 +8,7 @@ hop of a redirect is a new text.
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -18,7 +18,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 MAX_URL_CHARACTERS = 4096
@@ -85,6 +85,9 @@ FETCH_ALLOWED_NETWORKS = "ARKLOOP_FETCH_ALLOWED_NETWORKS"
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+#: Returns what `socket.getaddrinfo` finds for a host and a port.
+LookUp = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 class Refused(Exception):
@@ -177,19 +180,25 @@ def check_url(url: str, policy: Policy) -> CheckedUrl:
     return CheckedUrl(scheme, host, port, path, query, parts["fragment"] or "")
 
 
-def resolve(host: str, port: int, policy: Policy) -> list[str]:
+def resolve(host: str, port: int, policy: Policy, look_up: LookUp | None = None) -> list[str]:
     """Resolve the host once; returns the addresses to connect to, in the resolver's order.
+
+    `look_up` is called in place of `socket.getaddrinfo`.
 
     Raises:
         Refused: one of them is forbidden, or the host or port is.
         OSError: the name has no address, or the resolver failed.
     """
     host = _checked_host(host, port, policy)
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    found = (look_up or _found)(host, port)
     addresses = dict.fromkeys(_unwrapped(ip_address(sockaddr[0])) for *_, sockaddr in found)
     for address in addresses:
         _check_address(address, port, policy)
     return [str(address) for address in addresses]
+
+
+def _found(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
 
 
 def _checked_host(host: str, port: int, policy: Policy) -> str:

@@ -1,0 +1,81 @@
+"""Lookups of names whose name server does not respond, while threads are greenlets."""
+
+import subprocess
+import sys
+
+import pytest
+
+from arkloop.shared.security.name_lookups import MAX_LOOKUPS_OF_NAME
+
+pytestmark = pytest.mark.processes
+
+#: Lets each native lookup of a name below `dead.example` wait until `respond` is called.
+SILENT_NAME_SERVER = """
+from gevent import monkey; monkey.patch_all()
+import _socket, socket, threading, time
+from collections import Counter
+import gevent, httpcore2
+from arkloop.shared.delivery.endpoints import MAX_ENDPOINTS
+from arkloop.shared.security import egress
+from arkloop.shared.security.checked_http import CheckedBackend
+from arkloop.shared.security.egress import Policy
+from arkloop.shared.security.name_lookups import look_up
+
+silent = monkey.get_original("_thread", "allocate_lock")()
+silent.acquire()
+respond = silent.release
+begun = Counter()
+
+def getaddrinfo(host, port, *args, **kwargs):
+    begun[host] += 1
+    if host.endswith("dead.example"):
+        silent.acquire()
+        silent.release()
+        raise _socket.gaierror(_socket.EAI_AGAIN, "no response")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+_socket.getaddrinfo = getaddrinfo
+
+def attempt(host):
+    try:
+        CheckedBackend(Policy()).connect_tcp(host, 443, timeout=0.2)
+    except httpcore2.ConnectTimeout:
+        return True
+
+endpoints = [f"{n}.dead.example" for n in range(MAX_ENDPOINTS)]
+attempts = [gevent.spawn(attempt, host) for host in endpoints * 5]
+gevent.joinall(attempts, raise_error=True)
+assert all(one.value for one in attempts)
+"""
+
+
+def output(program: str) -> str:
+    command = [sys.executable, "-c", SILENT_NAME_SERVER + program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def test_a_silent_name_server_of_an_org_delays_no_other_lookup() -> None:
+    """Names of the operator and of other orgs are found while one org's are looked up in vain."""
+    shown = output("""
+with gevent.Timeout(10):
+    print(socket.getaddrinfo("vendor.example", 443)[0][4], flush=True)
+    print(egress.resolve("receiver.example", 443, Policy(), look_up))
+respond()
+""")
+    assert "('8.8.8.8', 443)\n['8.8.8.8']\n" == shown
+
+
+def test_a_lookup_that_was_given_up_is_not_made_later() -> None:
+    """Only those that had begun are made to their end, few of each name; their errors are not
+    printed.
+    """
+    shown = output("""
+before = dict(begun)
+respond()
+with gevent.Timeout(10):
+    while len(threading.enumerate()) > 1:
+        time.sleep(0.01)
+print(begun == before, {*before.values()}, len(before) == MAX_ENDPOINTS)
+""")
+    assert f"True {{{MAX_LOOKUPS_OF_NAME}}} True\n" == shown
