@@ -205,6 +205,7 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "statuses": plain_array(one.response_status for one in attempts),
             "errors": TextArray(one.error for one in attempts),
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),
+            "first_pause": _pause(settings, 1),
             "window_seconds": sum(settings.webhook_retry_seconds),
             "steady_seconds": STEADY_SECONDS,
             "lease_seconds": _lease(settings),

@@ -5,7 +5,8 @@
 -- that responds again after failures gets at once what it has failed to take since they began. What it
 -- refused before then keeps its pause: a message that it always refuses is not repeated after each
 -- outage. Those that do so together share `most_hastened`; one for which more may wait counts as
--- failing until its next success.
+-- failing until its next success. What another process is attempting at that moment may still fail
+-- as before: it becomes due during its attempt, and is repeated after the first pause.
 --
 -- Later deliveries of the run are due no sooner than one that is pending again, or each claim would
 -- read them in vain, and at once after one that is delivered or dead. By `state = 'pending'`
@@ -31,7 +32,10 @@ WITH given AS (
             WHEN r.is_gone
                 OR now() >= d.tried_since + make_interval(secs => %(window_seconds)s) THEN 'dead'
             ELSE 'pending' END,
-        due_at = now() + make_interval(secs => r.pause),
+        due_at = now() + make_interval(secs => CASE
+            WHEN d.due_at > d.leased_until - make_interval(secs => %(lease_seconds)s)
+                THEN %(first_pause)s
+            ELSE r.pause END),
         leased_until = NULL,
         tried_at = now(),
         response_status = r.response_status,
@@ -76,6 +80,19 @@ WITH given AS (
         ) AS waiting
     )
     RETURNING endpoint_id
+), hastened_attempts AS (
+    -- Attempts begin in the order of `due_at`: these are among the first.
+    UPDATE webhook_deliveries SET due_at = now() WHERE id IN (
+        SELECT d.id FROM working w CROSS JOIN LATERAL (
+            SELECT id FROM webhook_deliveries
+            WHERE endpoint_id = w.id AND state = 'pending' AND due_at <= now()
+            ORDER BY due_at LIMIT 1000
+        ) AS due JOIN webhook_deliveries d ON d.id = due.id
+        WHERE d.leased_until > now() AND d.tried_since >= w.failing_from
+            AND d.due_at <= d.leased_until - make_interval(secs => %(lease_seconds)s)
+            AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
+        FOR NO KEY UPDATE OF d SKIP LOCKED
+    )
 ), unfinished AS (
     SELECT endpoint_id FROM hastened
     GROUP BY endpoint_id HAVING count(*) >= (SELECT most FROM share)
