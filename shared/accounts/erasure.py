@@ -123,7 +123,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     with connections.reading() as sql:
         first = personal_data.first_places(sql, find(sql))
     _forget_summaries(connections, first)
-    deliveries.forget_end_user(connections, org_id, end_user_id)
+    deliveries.forget_end_user(connections, org_id, end_user_id, end_user_scope(end_user_id))
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
@@ -138,7 +138,6 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             forget_responses(tx, [None])
             usage_reports.forget_end_user(tx, org_id, end_user_id)
             budget_limits.forget_end_user(tx, org_id, end_user_id)
-            deliveries.forget_budget(tx, org_id, end_user_scope(end_user_id))
             mcp_access.forget_owner(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
             record = _recorded(tx, erased, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, cast, delete, func, literal_column, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Connection, Row, delete, func, literal_column, select, text, update
 
 from arkloop.shared.config import Settings
 from arkloop.shared.delivery import endpoints
@@ -47,6 +46,7 @@ FORGOTTEN_AT_ONCE = 1_000
 _CLAIM = statement(__package__, "claim")
 _RECORD = statement(__package__, "record")
 _ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
+_FORGET_RUNS = statement(__package__, "forget_runs")
 _FORGET_END_USER = statement(__package__, "forget_end_user")
 #: The place before all deliveries to an endpoint.
 _FIRST: Mapping[str, Any] = {"created_at": datetime.min.replace(tzinfo=UTC), "id": UUID(int=0)}
@@ -226,13 +226,20 @@ def _pause(settings: Settings, attempt: int) -> float:
 # ---- for an erasure ------------------------------------------------------------------
 
 
-def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
-    """Delete the deliveries of these runs, pending ones, too."""
-    tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.run_id.in_(run_ids)))
+def forget_runs(tx: Transaction, org_id: UUID, run_ids: Collection[UUID]) -> None:
+    """Delete the deliveries of these runs of the org, pending ones, too."""
+    whose = {
+        "endpoint_ids": plain_array(_endpoints_of(tx.sql, org_id)),
+        "run_ids": plain_array(run_ids),
+    }
+    tx.sql.exec_driver_sql(_FORGET_RUNS, whose)
 
 
-def forget_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> None:
-    """Delete the deliveries that name an end user of the org, some in each transaction.
+def forget_end_user(
+    connections: Connections, org_id: UUID, end_user_id: str, budget_scope: str
+) -> None:
+    """Delete the deliveries that name an end user of the org, or are about their budget, which has
+    this scope; some in each transaction.
 
     Runs may be gone before their deliveries: by their age, if `ARKLOOP_RETENTION_DAYS` is less than
     `RETENTION_DAYS`.
@@ -241,23 +248,20 @@ def forget_end_user(connections: Connections, org_id: UUID, end_user_id: str) ->
         Unavailable
     """
     with connections.reading() as sql:
-        found = sql.exec_driver_sql(_ENDPOINTS_OF_ORG, {"org_id": org_id}).scalars().all()
+        found = _endpoints_of(sql, org_id)
+    whose = {"end_user_id": end_user_id, "budget_scope": budget_scope}
+    whose["budget_type"] = endpoints.BUDGET_TYPE
     for endpoint_id in found:
-        whose = {"endpoint_id": endpoint_id, "end_user_id": end_user_id}
         place: Mapping[str, Any] | None = _FIRST
         while place is not None:
-            values = {**whose, **place, "limit": FORGOTTEN_AT_ONCE}
+            values = {**whose, **place, "endpoint_id": endpoint_id, "limit": FORGOTTEN_AT_ONCE}
             with connections.transaction() as tx:
                 last = tx.sql.exec_driver_sql(_FORGET_END_USER, values).one_or_none()
             place = None if last is None else last._asdict()
 
 
-def forget_budget(tx: Transaction, org_id: UUID, scope: str) -> None:
-    """Delete the deliveries about the budget of this scope."""
-    is_it = cast(webhook_deliveries.c.data, JSONB)["scope"].astext == scope
-    of_budgets = webhook_deliveries.c.type == endpoints.BUDGET_TYPE
-    of_org = webhook_deliveries.c.org_id == org_id
-    tx.sql.execute(delete(webhook_deliveries).where(of_org, of_budgets, is_it))
+def _endpoints_of(sql: Connection, org_id: UUID) -> Sequence[UUID]:
+    return sql.exec_driver_sql(_ENDPOINTS_OF_ORG, {"org_id": org_id}).scalars().all()
 
 
 # ---- for the sweep -------------------------------------------------------------------

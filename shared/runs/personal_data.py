@@ -218,4 +218,5 @@ def delete_single(tx: Transaction, found: Conversations) -> None:
 
 def _forget(tx: Transaction, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
     spending.forget_runs(tx.sql, run_ids)
-    deliveries.forget_runs(tx, [run_id for _, run_id in run_ids])
+    for org_id in {org_id for org_id, _ in run_ids}:
+        deliveries.forget_runs(tx, org_id, [run_id for of, run_id in run_ids if of == org_id])

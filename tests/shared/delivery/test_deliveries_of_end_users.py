@@ -70,7 +70,7 @@ def test_deliveries_of_an_end_user_are_found_by_indexes(
     with connections.transaction() as tx:
         deliver(connections, alice.org_id, endpoint(tx, alice.org_id), end_user_id=ANN)
     with noted(connections) as statements:
-        deliveries.forget_end_user(connections, alice.org_id, ANN)
+        deliveries.forget_end_user(connections, alice.org_id, ANN, f"end_user:{ANN}")
     by_endpoint = {
         "ix_webhook_deliveries_endpoint_id_created_at_id",
         "uq_webhook_deliveries_endpoint_id_ordered_by_seq",
@@ -81,3 +81,20 @@ def test_deliveries_of_an_end_user_are_found_by_indexes(
     assert Plans(connections, found).indexes() <= by_endpoint
     in_order = "ix_webhook_deliveries_endpoint_id_created_at_id"
     assert {in_order, "pk_webhook_deliveries"} == Plans(connections, page).indexes()
+
+
+def test_deliveries_of_runs_are_found_by_an_index(connections: Connections, alice: User) -> None:
+    """The deletion looks once for each run and endpoint of the org, whatever other orgs have."""
+    with connections.transaction() as tx:
+        hook = endpoint(tx, alice.org_id)
+    gone, kept = (deliver(connections, alice.org_id, hook) for _ in range(2))
+    with connections.reading() as sql:
+        is_it = webhook_deliveries.c.id == gone
+        run_id = sql.scalars(select(webhook_deliveries.c.run_id).where(is_it)).one()
+    with noted(connections) as statements, connections.transaction() as tx:
+        deliveries.forget_runs(tx, alice.org_id, [run_id])
+    [deleting] = [one for one in statements if "DELETE" in one[0]]
+
+    assert [False, True] == left(connections, gone, kept)
+    by_order = {"uq_webhook_deliveries_endpoint_id_ordered_by_seq", "pk_webhook_deliveries"}
+    assert by_order == Plans(connections, deleting).indexes()
