@@ -43,7 +43,7 @@ class Process:
     prepare: Callable[[], None] | None = None  # before each start; may raise to try again later
     stop_signal: signal.Signals = signal.SIGTERM
     stop_rank: int = 0  # all of one rank stop together, low ranks first
-    stop_seconds: float = 15  # after these the whole process group is killed
+    stop_seconds: float = 25  # after these the whole process group is killed
     reload_signal: signal.Signals | None = None  # makes it load its code anew; None: stop and start
 
 

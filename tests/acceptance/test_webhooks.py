@@ -1,5 +1,6 @@
 """Webhooks in the whole service: who is notified, crashes, and receivers that do not respond."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.caller import Caller
-from tests.system import System
+from tests.system import System, Worker
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 
@@ -84,6 +85,33 @@ def test_a_worker_that_is_killed_after_a_response_sends_the_message_again(
     first, *_, last = receiver.received
     assert run_id == verified(last, made["signing_secret"])["data"]["run_id"]
     assert (first.headers["webhook-id"], first.body) == (last.headers["webhook-id"], last.body)
+
+
+@pytest.mark.processes
+def test_a_worker_that_is_stopped_ends_its_attempts(
+    owner: Caller, receiver: ToolReceiver, system: System
+) -> None:
+    """A message that its receiver takes slowly during a deploy is sent once, and is recorded."""
+    made = endpoint(owner, receiver, event_types=["run.completed"])
+    hold = threading.Event()
+
+    def respond(_: Received) -> Reply:
+        hold.wait(20)
+        return Reply()
+
+    receiver.answer = respond
+    environ = {**system.environ, "ARKLOOP_WEBHOOK_TIMEOUT_SECONDS": "15"}
+    with system.without_worker():
+        worker = Worker(environ, system.folder / "stopped-worker.log")
+        worker.start()
+        owner.run({"say": "hello"})
+        eventually(lambda: len(receiver.received) == 1, seconds=60)
+        threading.Timer(6, hold.set).start()
+        worker.stop()
+        deliveries = owner.get(f"/v1/webhook-endpoints/{made['id']}/deliveries")
+
+    assert [("delivered", 1)] == [(one["state"], one["attempts"]) for one in deliveries]
+    assert 1 == len(receiver.received)
 
 
 def test_events_without_a_worker_are_delivered_in_order(

@@ -149,6 +149,7 @@ class WorkerProcess:
         """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
         self.drain()
         self._wait_for_runs(DRAIN_SECONDS + HAND_OVER_SECONDS)
+        self.webhooks.wait_until_ended()
         self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
         self._sweep.stop()
@@ -259,8 +260,11 @@ class WorkerProcess:
         self.draining.set()
 
     def wait_until_drained(self) -> None:
-        """Return once every run is handed over, or a few seconds after it should have been."""
+        """Return once every run is handed over and each webhook's attempt is recorded, or a few
+        seconds after they should have been.
+        """
         self._wait_for_runs(2 * DRAIN_SECONDS)
+        self.webhooks.wait_until_ended()
 
     def _wait_for_runs(self, seconds: float) -> None:
         """Return once no run is active, or after `seconds`."""

@@ -37,12 +37,15 @@ ORGS_SECONDS = 2.0
 #: Attempts that this process makes at a time: of all endpoints, and of one.
 MAX_ATTEMPTS = 200
 MAX_ATTEMPTS_OF_ENDPOINT = 8
+#: For how long the process waits at its end for attempts, and after that for their records.
+MAX_END_SECONDS = 15.0
+RECORD_SECONDS = 2.0
 #: The status says it all; more of a response is not read.
 MAX_RESPONSE_BYTES = 4_096
 
 
 class WebhookSender:
-    """Makes attempts until it is stopped; those that have begun go to their end."""
+    """Makes attempts until it is stopped; `wait_until_ended` waits for those that have begun."""
 
     def __init__(self, connections: Connections, stopped: threading.Event) -> None:
         self._connections = connections
@@ -54,7 +57,11 @@ class WebhookSender:
         self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
         self._endpoints: Mapping[UUID, int] | None = {}  # by org
         self._endpoints_read_at = float("-inf")
-        BackgroundLoop("webhooks", self._step, seconds=0.0, stopped=stopped)
+        self._begun_at = float("-inf")
+        self._begins_none = threading.Event()
+        BackgroundLoop(
+            "webhooks", self._step, seconds=0.0, stopped=stopped, after=self._begins_none.set
+        )
 
     def wake(self, org_id: UUID) -> None:
         """Look at once if the org, of which a run has ended or waits, has endpoints."""
@@ -68,6 +75,23 @@ class WebhookSender:
         """
         return 1 if self._endpoints is None else self._endpoints.get(org_id, 0)
 
+    def wait_until_ended(self) -> None:
+        """Return once it has stopped and no attempt is in progress.
+
+        An attempt that takes longer than its time, or than `MAX_END_SECONDS`, is not waited for:
+        another process repeats it when its lease is over.
+        """
+        self._woken.set()
+        self._begins_none.wait(RECORD_SECONDS)
+        seconds = min(self._connections.settings.webhook_timeout_seconds, MAX_END_SECONDS)
+        deadline = self._begun_at + seconds + RECORD_SECONDS
+        while self._in_progress() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _in_progress(self) -> int:
+        with self._lock:
+            return self._busy.total()
+
     def _step(self) -> None:
         self._woken.wait(LOOK_SECONDS)
         self._woken.clear()
@@ -75,7 +99,7 @@ class WebhookSender:
             with self._connections.reading() as sql:
                 self._endpoints = endpoints.counts(sql)
             self._endpoints_read_at = time.monotonic()
-        while self._begin() and not self._stopped.is_set():
+        while not self._stopped.is_set() and self._begin():
             pass
 
     def _begin(self) -> int:
@@ -90,6 +114,7 @@ class WebhookSender:
             )
         with self._lock:
             self._busy.update(row.endpoint_id for row in claimed)
+            self._begun_at = time.monotonic()
         for row in claimed:
             threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
         return len(claimed)
