@@ -18,6 +18,7 @@ from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_run import RunStopped
+from arkloop.shared.events.plain import clean
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ STOP_SECONDS = 2.0
 #: How often the main thread looks for signals.
 SIGNAL_SECONDS = 0.2
 MAX_RUNS_OF_A_POLL = 16
+#: The service accepts 8,192 bytes; a refusal with many details has more.
+MAX_MESSAGE_BYTES = 2_000
 
 AgentFunction = Callable[[Any], Any]
 
@@ -84,12 +87,12 @@ class _Execution:
             try:
                 self._outcome()
                 return
-            except (ValueError, Refused) as error:
-                log.error("run %s: %s", run.run_id, error)
-                run.outbox.send("fail", message=_shown(error))
-                return
             except RunStopped:
                 pass
+            except Exception as error:
+                log.error("run %s: %s", run.run_id, error, exc_info=not _is_shown(error))
+                run.outbox.send("fail", message=_message(error))
+                return
         if run.stopped in ("cancelled", "shutdown"):
             run.outbox.send("release")
         elif run.stopped in (None, "limit"):
@@ -136,8 +139,16 @@ class _Execution:
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
 
-def _shown(error: Exception) -> str:
-    return error.message if isinstance(error, Refused) else str(error)
+def _is_shown(error: Exception) -> bool:
+    return isinstance(error, ValueError | Refused)
+
+
+def _message(error: Exception) -> str:
+    """Return why a run could not be completed, as the service accepts it."""
+    if not _is_shown(error):
+        return f"The worker failed: {type(error).__name__}."
+    text = error.message if isinstance(error, Refused) else str(error)
+    return clean(text).encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 
 class AgentWorker:

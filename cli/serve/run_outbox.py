@@ -182,12 +182,12 @@ class RunOutbox:
             except RunStopped as stopped:
                 self._broken = stopped.reason
                 raise
-            except Refused:
+            except Exception:  # also one that has kept the request from being made
                 self._drop_from(batch)
                 raise
 
     def _drop_from(self, batch: list[tuple[int, dict[str, Any]]]) -> None:
-        """Drop refused events and those after them: only the end of the run can follow."""
+        """Drop unsendable events and those after them: only the end of the run can follow."""
         if batch:
             with self._lock:
                 self._broken = "limit"

@@ -31,7 +31,7 @@ from arkloop.shared.agents.transcript import (
     delegated_calls,
     json_of,
 )
-from arkloop.shared.events.plain import clean
+from arkloop.shared.events.plain import clean, is_too_deep
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.shared.usd import rounded
@@ -309,8 +309,12 @@ def _output(returned: Any) -> tuple[str, Any]:
         value = json.loads(text)
     except ValueError:
         value = None
+    except RecursionError:
+        raise ValueError("The agent's output is nested too deep.") from None
     if not isinstance(value, dict):
         raise ValueError("The agent returned no object, which its output schema requires.")
+    if is_too_deep(value):
+        raise ValueError("The agent's output is nested too deep.")
     return text, value
 
 

@@ -32,7 +32,7 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
         raise InvalidRequest(output=["is required by the persona's output_schema"])
     try:
         is_same = json.loads(content) == output
-    except ValueError:
+    except (ValueError, RecursionError):
         is_same = False
     if not is_same:
         raise InvalidRequest(content=["must be the JSON text of `output`"])

@@ -107,6 +107,7 @@ def test_the_output_must_fit_the_schema(
     for content, output, name in (
         ("text", None, "output"),
         ("text", {"n": 1}, "content"),
+        ("[" * 2_000, {"n": 1}, "content"),
         ('{"n": "1"}', {"n": "1"}, "output"),
     ):
         refused = mine.write("complete", content=content, output=output)

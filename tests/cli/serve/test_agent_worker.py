@@ -96,20 +96,24 @@ def _swallowed_by_the_agent(run: AgentRun) -> str:
     return "done"
 
 
-@pytest.mark.parametrize("agent", [_swallowed_by_a_step, _swallowed_by_the_agent])
-def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], str]) -> None:
-    """Its events cannot be stored any more, and it would be polled again and again."""
+def _end_of_run(
+    agent: Callable[[AgentRun], str],
+    refuses: Callable[[str, dict[str, Any]], bool],
+    reason: str,
+    **run: Any,
+) -> tuple[str, str | None] | None:
+    """Serve one run until it has ended; return the last write and its message, None: no end."""
     ended = threading.Event()
-    written: list[tuple[str, Any]] = []
+    written: list[tuple[str, str | None]] = []
 
     def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if verb in ("poll", "heartbeat"):
             is_new = verb == "poll" and body["wait_seconds"] and not body["held"] and not written
-            runs = [{**RUN, "fence": 1}] if is_new else []
+            runs = [{**RUN, "fence": 1, **run}] if is_new else []
             ended.wait(0 if runs or verb == "heartbeat" else 10)
             return 200, {"lease_seconds": 15.0, "runs": runs}
-        if any(event["type"] == "run.cost" for event in body["events"]):
-            return 422, {"code": "validation.error", "message": "No price.", "details": {}}
+        if refuses(verb, body):
+            return 422, {"code": "validation.error", "message": reason, "details": {}}
         written.append((verb, body.get("message")))
         if verb != "append":
             ended.set()
@@ -122,6 +126,35 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
         is_ended = ended.wait(10)
         worker.stop()
         working.join(30)
+    return written[-1] if is_ended else None
 
-    assert is_ended
-    assert ("fail", "The service refused the agent's events.") == written[-1]
+
+@pytest.mark.parametrize("agent", [_swallowed_by_a_step, _swallowed_by_the_agent])
+def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], str]) -> None:
+    """Its events cannot be stored any more, and it would be polled again and again."""
+
+    def has_cost(_: str, body: dict[str, Any]) -> bool:
+        return any(event["type"] == "run.cost" for event in body["events"])
+
+    end = _end_of_run(agent, has_cost, "No price.")
+
+    assert ("fail", "The service refused the agent's events.") == end
+
+
+@pytest.mark.parametrize("returned", ["[" * 1_000, '{"a":' + "[" * 200 + "]" * 200 + "}"])
+def test_a_run_whose_output_is_nested_too_deep_fails(returned: str) -> None:
+    """Brackets that are never closed exhaust the stack of Python's own parser."""
+    end = _end_of_run(lambda _: returned, lambda *_: False, "", output_schema={"type": "object"})
+
+    assert ("fail", "The agent's output is nested too deep.") == end
+
+
+def test_the_message_of_a_failure_is_as_long_as_the_service_accepts() -> None:
+    """A long refusal of the output is cut, within no character."""
+
+    def is_too_long(verb: str, body: dict[str, Any]) -> bool:
+        return verb == "complete" or len(body.get("message", "").encode()) > 8_192
+
+    end = _end_of_run(lambda _: "done", is_too_long, "\u5b57" * 5_000)
+
+    assert ("fail", "\u5b57" * 666) == end

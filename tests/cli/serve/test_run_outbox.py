@@ -79,3 +79,17 @@ def test_the_end_of_a_turn_is_sent_with_its_checkpoint(
     ends = [body for body in service.bodies if body["events"][-1]["type"] == ended.type]
     assert [at] == [body["checkpoint"] for body in ends]
     assert MAX_EVENTS + 2 == sum(len(body["events"]) for body in service.bodies)
+
+
+def test_events_of_a_request_that_cannot_be_made_give_their_numbers_back(
+    slow: tuple[SlowService, RunOutbox],
+) -> None:
+    """The failure of the run begins where the service expects it."""
+    service, outbox = slow
+    service.may_answer.set()
+
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        outbox.send("complete", MessageCompleted("m", "Hi.", Usage()), output=object())
+    outbox.send("fail", message="The worker failed.")
+
+    assert [(2, [])] == [(body["seq"], body["events"]) for body in service.bodies]
