@@ -58,13 +58,11 @@ class _Watched:
     def __init__(self, reach: Callable[[str], None]) -> None:
         self._reach, self._post = reach, Service.post
 
-    def post(
-        self, service: Service, verb: str, body: Mapping[str, Any], *, wait_seconds: float = 0
-    ) -> Any:
+    def post(self, service: Service, verb: str, body: Mapping[str, Any], **options: Any) -> Any:
         points = _points_of(verb, body)
         if points is not None:
             self._reach(points[0])
-        answer = self._post(service, verb, body, wait_seconds=wait_seconds)
+        answer = self._post(service, verb, body, **options)
         if points is not None:
             self._reach(points[1])
         elif verb == "poll" and answer["runs"]:

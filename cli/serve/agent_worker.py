@@ -249,11 +249,14 @@ class AgentWorker:
                 beating.sort(key=lambda one: one.fence)
                 named = {one.run.run_id: one for one in beating}
                 runs = [one.name for one in named.values()]
-            wait = min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
+            lease = self._lease_seconds
+            wait = min(lease / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
             body = {"worker_id": self.id, "runs": runs, "wait_seconds": int(wait)}
             began = time.monotonic()
             try:
-                news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
+                news = self._heartbeats.post(
+                    "heartbeat", body, wait_seconds=wait, lease_seconds=lease
+                )
             except (Unreachable, Refused) as error:
                 if self._heartbeats.is_aborted:
                     return  # the worker has ended its work

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 #: A response that waits for work takes this much longer than it was asked to wait, at most.
 SLACK_SECONDS = 10.0
+#: What a heartbeat is given at least, however short its lease is.
+MIN_TIMEOUT_SECONDS = 0.5
 
 
 class Unreachable(Exception):
@@ -39,8 +41,15 @@ class Service:
             trust_env=not server.is_loopback,
         )
 
-    def post(self, verb: str, body: Mapping[str, Any], *, wait_seconds: float = 0) -> Any:
-        """Return the response's JSON.
+    def post(
+        self,
+        verb: str,
+        body: Mapping[str, Any],
+        *,
+        wait_seconds: float = 0,
+        lease_seconds: float | None = None,
+    ) -> Any:
+        """Return the response's JSON; a heartbeat gives up early enough to renew this lease again.
 
         Raises:
             Unreachable: try again a little later.
@@ -49,7 +58,7 @@ class Service:
         # Escaped text would make a checkpoint of 1 MiB too long. The service refuses a lone
         # surrogate either way.
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        timeout = httpx2.Timeout(SLACK_SECONDS + wait_seconds, connect=CONNECT_SECONDS)
+        timeout = _timeout(wait_seconds, lease_seconds)
         try:
             response = self._http.post(
                 f"{self._path}:{verb}",
@@ -94,6 +103,17 @@ class Service:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _timeout(wait_seconds: float, lease_seconds: float | None) -> httpx2.Timeout:
+    slack, connect = SLACK_SECONDS, CONNECT_SECONDS
+    if lease_seconds is not None:
+        # The last heartbeat that had a response waited for a third of the lease, and so does the
+        # one that a silent web server holds. What is left is for a connection to another server,
+        # with a second attempt.
+        slack = min(slack, max(MIN_TIMEOUT_SECONDS, lease_seconds / 6))
+        connect = min(connect, max(MIN_TIMEOUT_SECONDS, lease_seconds / 10))
+    return httpx2.Timeout(slack + wait_seconds, connect=connect)
 
 
 def is_final(error: Refused) -> bool:

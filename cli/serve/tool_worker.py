@@ -142,7 +142,7 @@ class ToolWorker:
 
     def _beat(self) -> None:
         """Extend the leases of the calls in progress, and learn which are to be stopped."""
-        wait = self._lease_seconds / HEARTBEATS_PER_LEASE
+        wait = min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
         pause = FIRST_PAUSE_SECONDS
         while True:
             with self._changed:
@@ -152,11 +152,13 @@ class ToolWorker:
                 "worker_id": self.id,
                 "calls": [call.name for call in named.values()],
                 "lease_seconds": self._lease_seconds,
-                "wait_seconds": int(min(wait, WAIT_SECONDS)),
+                "wait_seconds": int(wait),
             }
             began = time.monotonic()
             try:
-                news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
+                news = self._heartbeats.post(
+                    "heartbeat", body, wait_seconds=wait, lease_seconds=self._lease_seconds
+                )
             except (Unreachable, Refused) as error:
                 if self._heartbeats.is_aborted:
                     return  # the worker has ended its work

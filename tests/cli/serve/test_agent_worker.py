@@ -12,6 +12,8 @@ from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
 from tests.cli.serve.polled_runs import RUN, RUN_ID
 from tests.cli.serve.scripted_service import scripted_service
+from tests.cli.serve.silent_heartbeats import SilentHeartbeats
+from tests.waiting import eventually
 
 
 class SlowHeartbeats:
@@ -158,3 +160,34 @@ def test_the_message_of_a_failure_is_as_long_as_the_service_accepts() -> None:
     end = _end_of_run(lambda _: "done", is_too_long, "\u5b57" * 5_000)
 
     assert ("fail", "\u5b57" * 666) == end
+
+
+def test_a_web_server_that_falls_silent_costs_no_run() -> None:
+    """The heartbeat that it holds is given up in time for another one within the lease."""
+    silent = SilentHeartbeats({"lease_seconds": 6.0, "runs": []})
+    runs = [{**RUN, "fence": 1}]
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        match verb:
+            case "heartbeat":
+                return 200, silent.respond(body)
+            case "poll":
+                if not runs:
+                    silent.is_over.wait(60)
+                return 200, {"lease_seconds": 6.0, "runs": [runs.pop()] if runs else []}
+        return 200, {"status": "completed", "cancel_requested": False, "next_seq": 9}
+
+    def agent(run: AgentRun) -> str:
+        silent.is_over.wait(60)
+        return "done"
+
+    with scripted_service(respond) as address:
+        worker = AgentWorker(address, "mine", agent, concurrency=2, grace_seconds=1)
+        working = threading.Thread(target=worker.run, daemon=True)
+        working.start()
+        eventually(lambda: len(silent.heard) > 2, seconds=30)
+        silent.is_over.set()
+        worker.stop()
+        working.join(30)
+
+    assert silent.unheard_seconds < 6

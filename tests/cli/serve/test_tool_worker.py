@@ -14,6 +14,7 @@ from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
 from tests.cli.serve.scripted_service import scripted_service
+from tests.cli.serve.silent_heartbeats import SilentHeartbeats
 from tests.waiting import eventually
 
 CALL_ID = str(ids.new_id())
@@ -119,3 +120,39 @@ def test_a_call_that_is_fetched_again_is_executed_to_its_end(
         working.join(30)
 
     assert [("complete", 2)] == twice.results
+
+
+def test_a_web_server_that_falls_silent_costs_no_call() -> None:
+    """The heartbeat that it holds is given up in time for another one within the lease."""
+    silent = SilentHeartbeats({"cancelled": [], "lost": []})
+    calls = [{**CALL, "fence": 1}]
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        match verb:
+            case "heartbeat":
+                return 200, silent.respond(body)
+            case "poll":
+                if not calls:
+                    silent.is_over.wait(60)
+                fetched = [calls.pop()] if calls else []
+                return 200, {"tools_hash": "0" * 64, "cancelled": [], "calls": fetched}
+        return 200, {"ok": True, "cancelled": []}
+
+    @tool(idempotent=True)
+    def work(context: ToolContext) -> str:
+        """Execute the call."""
+        silent.is_over.wait(60)
+        return "done"
+
+    with scripted_service(respond) as address:
+        worker = ToolWorker(
+            address, "mine", {"work": work}, concurrency=2, lease_seconds=6, grace_seconds=1
+        )
+        working = threading.Thread(target=worker.run, daemon=True)
+        working.start()
+        eventually(lambda: len(silent.heard) > 2, seconds=30)
+        silent.is_over.set()
+        worker.stop()
+        working.join(30)
+
+    assert silent.unheard_seconds < 6
