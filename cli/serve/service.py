@@ -27,13 +27,13 @@ class Unreachable(Exception):
 
 
 class Service:
-    """Requests to the service on one connection, by one thread; any thread may call `abort`."""
+    """Requests to the service on one connection, by one thread; any thread may end them."""
 
     def __init__(self, server: ServerAddress, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._aborted = False
+        self._end: int | None = None  # how connections are shut down
         self._http = httpx2.Client(
             base_url=f"{server.url}/v1",
             headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
@@ -81,28 +81,38 @@ class Service:
         """Close the connection."""
         self._http.close()
 
+    def finish(self) -> None:
+        """Send nothing more: the service gives no more work to a request that waits. A response
+        that is on its way still arrives, unless a proxy breaks it off.
+        """
+        self._shut_down(socket.SHUT_WR)
+
     def abort(self) -> None:
         """Break the connection off: the service gives no more work to a request that waits."""
-        with self._lock:
-            self._aborted = True
-            self._shut_down()
+        self._shut_down(socket.SHUT_RDWR)
 
     @property
     def is_aborted(self) -> bool:
         """True once `abort` has been called: what fails since then fails by that."""
-        return self._aborted
+        return self._end == socket.SHUT_RDWR
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
+        # TLS continues on the connection with a socket of its own.
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")
-                if self._aborted:
-                    self._shut_down()
+                self._shut_socket_down()
 
-    def _shut_down(self) -> None:
-        if self._socket is not None:
+    def _shut_down(self, how: int) -> None:
+        with self._lock:
+            self._end = how
+            self._shut_socket_down()
+
+    def _shut_socket_down(self) -> None:
+        if self._socket is not None and self._end is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # The method of a socket with TLS would let its reader take ciphertext for text.
+                socket.socket.shutdown(self._socket, self._end)
 
 
 def _timeout(wait_seconds: float, lease_seconds: float | None) -> httpx2.Timeout:

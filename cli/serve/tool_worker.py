@@ -29,6 +29,8 @@ WAIT_SECONDS = 30
 HEARTBEATS_PER_LEASE = 3
 #: How long a function may go on after it was asked to stop, when the worker ends.
 STOP_SECONDS = 1.0
+#: How long the last poll may take to end.
+LAST_POLL_SECONDS = 2.0
 #: How often the main thread looks for signals.
 SIGNAL_SECONDS = 0.2
 #: A body may have 1 MiB.
@@ -69,14 +71,22 @@ class ToolWorker:
 
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key or the tools; then drain."""
-        for task in (self._loop.run_forever, self._poll, self._beat):
+        polling = threading.Thread(target=self._poll, name="poll", daemon=True)
+        polling.start()
+        for task in (self._loop.run_forever, self._beat):
             threading.Thread(target=task, name=task.__name__, daemon=True).start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
             pass
+        deadline = time.monotonic() + self._grace_seconds
+        # The service has leased the calls of a response that is on its way.
+        self._polls.finish()
+        with self._changed:
+            self._changed.notify_all()
+        polling.join(LAST_POLL_SECONDS)
         self._polls.abort()
-        self._drain()
+        self._drain(deadline)
         self._heartbeats.abort()
 
     def stop(self, *_: object) -> None:
@@ -89,10 +99,12 @@ class ToolWorker:
         tools: dict[str, Any] = {"tools": [_definition(tool) for tool in self._tools.values()]}
         known: dict[str, Any] = tools
         pauses = Pauses(self._stopping)
-        while not self._stopping.is_set():
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._free > 0)
+                self._changed.wait_for(lambda: self._free > 0 or self._stopping.is_set())
                 free = self._free
+            if self._stopping.is_set():
+                return
             body = {
                 "worker_id": self.id,
                 "max_calls": min(free, 64),
@@ -211,9 +223,8 @@ class ToolWorker:
 
     # ---- the end ----
 
-    def _drain(self) -> None:
+    def _drain(self, deadline: float) -> None:
         """Let calls end; those that do not are asked to stop, and the service takes them back."""
-        deadline = time.monotonic() + self._grace_seconds
         self._wait_for_calls(deadline)
         with self._changed:
             left = list(self._calls)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arkloop.cli.client.server_address import ServerAddress
-from arkloop.cli.serve.tool_worker import ToolWorker
+from arkloop.cli.serve.tool_worker import SIGNAL_SECONDS, ToolWorker
 from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
@@ -156,3 +156,33 @@ def test_a_web_server_that_falls_silent_costs_no_call() -> None:
         working.join(30)
 
     assert silent.unheard_seconds < 6
+
+
+def test_a_call_that_is_on_its_way_at_the_stop_is_executed() -> None:
+    """The service has leased it to this worker, and may not give it to another one."""
+    results: list[tuple[str, Any]] = []
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        match verb:
+            case "heartbeat":
+                return 200, {"cancelled": [], "lost": []}
+            case "poll":
+                worker.stop()
+                time.sleep(3 * SIGNAL_SECONDS)
+                calls = [{**CALL, "fence": 1}]
+                return 200, {"tools_hash": "0" * 64, "cancelled": [], "calls": calls}
+        results.append((verb, body["output"]))
+        return 200, {"ok": True, "cancelled": []}
+
+    @tool(idempotent=False)
+    def work(context: ToolContext) -> str:
+        """Execute the call."""
+        return "done"
+
+    with scripted_service(respond) as address:
+        worker = ToolWorker(
+            address, "mine", {"work": work}, concurrency=1, lease_seconds=15, grace_seconds=10
+        )
+        worker.run()
+
+    assert [("complete", "done")] == results
