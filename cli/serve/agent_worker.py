@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
+
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, Pauses
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
+from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.events.plain import clean
@@ -60,9 +63,12 @@ class _Execution:
         cancelled = self.run.stopped == "cancelled"
         return {"run_id": self.run.run_id, "fence": self.fence, "cancel_requested": cancelled}
 
-    def execute(self) -> None:
-        """Call the function until it returns or the run has to stop; then end the run."""
+    def start(self) -> None:
+        """Call the function, in a thread of its own."""
         threading.Thread(target=self._call, name="agent", daemon=True).start()
+
+    def finish(self) -> None:
+        """Wait until the function returns or the run has to stop; then end the run."""
         while not self._returned.wait(SIGNAL_SECONDS):
             if self.run.stopping.is_set():
                 self._cancel_task()
@@ -164,7 +170,7 @@ class AgentWorker:
         grace_seconds: float,
     ) -> None:
         self.id = str(ids.new_id())
-        self.failure: Refused | None = None
+        self.failure: click.ClickException | None = None
         self._server, self._path = server, f"/agent-workers/{agent}"
         self._function = function
         self._grace_seconds = grace_seconds
@@ -179,7 +185,9 @@ class AgentWorker:
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key; then drain."""
         for task in (self._poll, self._beat):
-            threading.Thread(target=task, name=task.__name__, daemon=True).start()
+            threading.Thread(
+                target=stop_on_error, args=(self, task), name=task.__name__, daemon=True
+            ).start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
@@ -207,7 +215,9 @@ class AgentWorker:
                 "held": held,
             }
             try:
-                polled = self._polls.post("poll", body, wait_seconds=WAIT_SECONDS)
+                polled = self._polls.post(
+                    "poll", body, fields=("lease_seconds", "runs"), wait_seconds=WAIT_SECONDS
+                )
             except (Unreachable, Refused) as error:
                 if isinstance(error, Refused) and is_final(error):
                     self.failure = error
@@ -227,16 +237,27 @@ class AgentWorker:
             self._free -= 1
             self._executions.add(execution)
             self._changed.notify_all()
-        threading.Thread(target=self._execute, args=(execution,), name="run", daemon=True).start()
-
-    def _execute(self, execution: _Execution) -> None:
         try:
-            execution.execute()
+            execution.start()
+            threading.Thread(
+                target=self._finish, args=(execution,), name="run", daemon=True
+            ).start()
+        except RuntimeError:  # no thread is left for it
+            execution.run.stop("lost")
+            self._forget(execution)
+            raise
+
+    def _finish(self, execution: _Execution) -> None:
+        try:
+            execution.finish()
         finally:
-            with self._changed:
-                self._executions.discard(execution)
-                self._free += 1
-                self._changed.notify_all()
+            self._forget(execution)
+
+    def _forget(self, execution: _Execution) -> None:
+        with self._changed:
+            self._executions.discard(execution)
+            self._free += 1
+            self._changed.notify_all()
 
     def _beat(self) -> None:
         """Renew the lease, and learn which runs are cancelled or lost."""
@@ -255,7 +276,7 @@ class AgentWorker:
             began = time.monotonic()
             try:
                 news = self._heartbeats.post(
-                    "heartbeat", body, wait_seconds=wait, lease_seconds=lease
+                    *("heartbeat", body), fields=["runs"], wait_seconds=wait, lease_seconds=lease
                 )
             except (Unreachable, Refused) as error:
                 if self._heartbeats.is_aborted:
@@ -293,7 +314,7 @@ class AgentWorker:
         with self._changed:
             held = [one.run.run_id for one in self._executions]
         with contextlib.suppress(Unreachable, Refused):
-            while runs := last.post("poll", {**own, "held": held})["runs"]:
+            while runs := last.post("poll", {**own, "held": held}, fields=["runs"])["runs"]:
                 for run in runs:
                     claim = {"run_id": run["run_id"], "fence": run["fence"]}
                     last.post("release", {**claim, "seq": run["next_seq"]})

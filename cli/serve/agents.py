@@ -39,7 +39,7 @@ def serve(function: str, agent: str | None, concurrency: int, grace_seconds: flo
     those in progress end, or go to another worker at their next checkpoint. A second one ends it
     at once.
 
-    Exit status: 0 stopped, 1 the key was refused.
+    Exit status: 0 stopped, 1 the key was refused, or an unexpected error.
     """
     serving.log_to_stderr()
     name, called = _function_of(function)

@@ -217,11 +217,14 @@ class RunOutbox:
     def _post(self, verb: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send a request until the service has responded to it: a repeated one has no effect."""
         pause = FIRST_PAUSE_SECONDS
+        fields = {"status", "cancel_requested"}
+        if verb == "reserve":
+            fields.add("is_reserved")
         while True:
             if self._is_lost:
                 raise RunStopped("lost")
             try:
-                written: Mapping[str, Any] = self._service.post(verb, body)
+                written = self._service.post(verb, body, fields=fields)
                 break
             except Unreachable as error:
                 log.warning("%s of run %s: %s", verb, body["run_id"], error)

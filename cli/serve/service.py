@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -46,10 +46,13 @@ class Service:
         verb: str,
         body: Mapping[str, Any],
         *,
+        fields: Collection[str] = (),
         wait_seconds: float = 0,
         lease_seconds: float | None = None,
-    ) -> Any:
-        """Return the response's JSON; a heartbeat gives up early enough to renew this lease again.
+    ) -> dict[str, Any]:
+        """Return the response's JSON, an object with at least these fields.
+
+        A heartbeat gives up early enough to renew the lease of `lease_seconds` again.
 
         Raises:
             Unreachable: try again a little later.
@@ -73,9 +76,12 @@ class Service:
         if not response.is_success:
             raise refusal(response)
         try:
-            return response.json()
-        except ValueError as error:
+            value = response.json()
+        except (ValueError, RecursionError) as error:
             raise Unreachable("the response is not JSON") from error
+        if not isinstance(value, dict) or not all(name in value for name in fields):
+            raise Unreachable("the response is not that of the service")  # but of a gateway
+        return value
 
     def close(self) -> None:
         """Close the connection."""

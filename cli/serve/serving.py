@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
 
-from arkloop.cli.client.client import Refused
+log = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Worker(Protocol):
     """A worker that runs until it is stopped; `failure` is why it could not go on."""
 
-    failure: Refused | None
+    failure: click.ClickException | None
 
     def run(self) -> None: ...
 
@@ -59,7 +59,7 @@ def serve(worker: Worker, announcement: str) -> NoReturn:
     """Run the worker until a signal stops it; a second signal ends the process at once.
 
     Raises:
-        Refused: the service has refused the worker.
+        click.ClickException: the service has refused the worker, or it has failed.
     """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -74,3 +74,18 @@ def serve(worker: Worker, announcement: str) -> NoReturn:
     if worker.failure is not None:
         raise worker.failure
     sys.exit(0)
+
+
+def stop_on_error(worker: Worker, task: Callable[[], object]) -> None:
+    """Execute what a thread of the worker does; an error that it does not expect stops the worker.
+
+    Without this thread the process would look alive and do nothing.
+    """
+    try:
+        task()
+    except Exception as error:
+        log.exception("the worker stops: an unexpected error")
+        worker.failure = click.ClickException(
+            f"The worker stopped: unexpected {type(error).__name__}; its log has more."
+        )
+        worker.stop()

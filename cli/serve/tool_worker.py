@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
+
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Pauses
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
+from arkloop.cli.serve.serving import stop_on_error
 from arkloop.cli.serve.tool_call import ToolCall
 from arkloop.shared.events.plain import clean
 from arkloop.worker.tools import Tool
@@ -56,7 +59,7 @@ class ToolWorker:
         grace_seconds: float,
     ) -> None:
         self.id = f"{socket.gethostname()[:40]}-{secrets.token_hex(6)}"
-        self.failure: Refused | None = None
+        self.failure: click.ClickException | None = None
         self._tools = tools
         self._lease_seconds, self._grace_seconds = lease_seconds, grace_seconds
         self._polls, self._heartbeats, self._results = (
@@ -71,10 +74,15 @@ class ToolWorker:
 
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key or the tools; then drain."""
-        polling = threading.Thread(target=self._poll, name="poll", daemon=True)
+        threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
+        polling, beating = (
+            threading.Thread(
+                target=stop_on_error, args=(self, task), name=task.__name__, daemon=True
+            )
+            for task in (self._poll, self._beat)
+        )
         polling.start()
-        for task in (self._loop.run_forever, self._beat):
-            threading.Thread(target=task, name=task.__name__, daemon=True).start()
+        beating.start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
@@ -113,7 +121,12 @@ class ToolWorker:
                 **known,
             }
             try:
-                polled = self._polls.post("poll", body, wait_seconds=WAIT_SECONDS)
+                polled = self._polls.post(
+                    "poll",
+                    body,
+                    fields=("tools_hash", "calls", "cancelled"),
+                    wait_seconds=WAIT_SECONDS,
+                )
             except Unreachable as error:
                 pauses.after(error)
                 continue
@@ -141,7 +154,17 @@ class ToolWorker:
             self._free -= 1
             self._calls.add(call)
             self._changed.notify_all()
-        call.start(self._ended)
+        try:
+            call.start(self._ended)
+        except RuntimeError:  # no thread is left for it
+            self._forget(call)
+            raise
+
+    def _forget(self, call: ToolCall) -> None:
+        with self._changed:
+            self._calls.discard(call)
+            self._free += 1
+            self._changed.notify_all()
 
     def _cancel(self, call_ids: list[str]) -> None:
         """Stop all executions of these calls."""
@@ -169,7 +192,11 @@ class ToolWorker:
             began = time.monotonic()
             try:
                 news = self._heartbeats.post(
-                    "heartbeat", body, wait_seconds=wait, lease_seconds=self._lease_seconds
+                    "heartbeat",
+                    body,
+                    fields=("cancelled", "lost"),
+                    wait_seconds=wait,
+                    lease_seconds=self._lease_seconds,
                 )
             except (Unreachable, Refused) as error:
                 if self._heartbeats.is_aborted:
@@ -194,13 +221,12 @@ class ToolWorker:
 
     def _ended(self, call: ToolCall, verb: str, result: Mapping[str, Any]) -> None:
         """Report what came of a call, in the thread that executed it."""
-        if not call.is_abandoned:
-            body = _fitting({"worker_id": self.id, **call.name}, result)
-            self._report(call, lambda: self._results.post(verb, body))
-        with self._changed:
-            self._calls.discard(call)
-            self._free += 1
-            self._changed.notify_all()
+        try:
+            if not call.is_abandoned:
+                body = _fitting({"worker_id": self.id, **call.name}, result)
+                self._report(call, lambda: self._results.post(verb, body, fields=["cancelled"]))
+        finally:
+            self._forget(call)
 
     def _report(self, call: ToolCall, send: Callable[[], Any]) -> None:
         """Send the result, again and again while the service is away and the call is wanted."""

@@ -55,7 +55,7 @@ def serve(module: str, pool: str, concurrency: int, lease: int, grace_seconds: f
     outbound connections are made. SIGTERM and Ctrl-C end the worker: it fetches no more calls and
     waits for those in progress. A second one ends it at once.
 
-    Exit status: 0 stopped, 1 the key or the tools were refused.
+    Exit status: 0 stopped, 1 the key or the tools were refused, or an unexpected error.
     """
     serving.log_to_stderr()
     found = tool_module.load(module)

@@ -10,6 +10,7 @@ import pytest
 from arkloop.agents import AgentRun
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
+from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.polled_runs import RUN, RUN_ID
 from tests.cli.serve.scripted_service import scripted_service
 from tests.cli.serve.silent_heartbeats import SilentHeartbeats
@@ -191,3 +192,83 @@ def test_a_web_server_that_falls_silent_costs_no_run() -> None:
         working.join(30)
 
     assert silent.unheard_seconds < 6
+
+
+class OneRun:
+    """A service with one run; some of its first responses are not what a worker expects."""
+
+    def __init__(self, **first: dict[str, Any]) -> None:
+        self.written: list[str] = []
+        self.beaten = threading.Event()
+        self._first = first
+
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if (first := self._first.pop(verb, None)) is not None:
+            return 200, first
+        match verb:
+            case "poll":
+                is_new = not body["held"] and not self.written
+                self.beaten.wait(0 if is_new else 0.1)
+                runs = [{**RUN, "fence": 1}] if is_new else []
+                return 200, {"lease_seconds": 15.0, "runs": runs}
+            case "heartbeat":
+                self.beaten.set()
+                return 200, {"lease_seconds": 15.0, "runs": []}
+        self.written.append(verb)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    def served(self, grace_seconds: float, stop_when: Callable[[], bool]) -> AgentWorker:
+        """Return the worker after its end, which has to come soon."""
+
+        def agent(run: AgentRun) -> str:
+            while not self.beaten.is_set():
+                run.wait(0.05)
+            return "done"
+
+        with scripted_service(self.respond) as address:
+            worker = AgentWorker(
+                *(address, "mine", agent), concurrency=1, grace_seconds=grace_seconds
+            )
+            working = threading.Thread(target=worker.run, daemon=True)
+            working.start()
+            eventually(lambda: not working.is_alive() or stop_when(), seconds=10)
+            worker.stop()
+            working.join(10)
+            assert not working.is_alive()
+        return worker
+
+
+@pytest.mark.parametrize("verb", ["poll", "heartbeat", "complete"])
+def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
+    """A gateway responds with 200 and JSON of its own while the service is away."""
+    service = OneRun(**{verb: {"status": "ok"}})
+
+    worker = service.served(10, lambda: service.written != [])
+
+    assert ("complete", None) == (service.written[-1], worker.failure)
+
+
+@pytest.mark.parametrize(
+    ("verb", "response"),
+    [
+        ("poll", {"lease_seconds": 15.0, "runs": [{}]}),
+        ("heartbeat", {"runs": [{}]}),
+    ],
+)
+def test_an_unexpected_error_ends_the_worker(verb: str, response: dict[str, Any]) -> None:
+    """Without its polls, or its heartbeats, the process would be of no use."""
+    worker = OneRun(**{verb: response}).served(0, lambda: False)
+
+    assert "The worker stopped: unexpected KeyError; its log has more." == str(worker.failure)
+
+
+@pytest.mark.parametrize("name", ["agent", "run"])
+def test_a_run_without_a_thread_ends_the_worker(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not in progress: the worker releases it at once."""
+    refuse_threads(monkeypatch, name)
+    service = OneRun()
+
+    worker = service.served(60, lambda: False)
+
+    assert "The worker stopped: unexpected RuntimeError; its log has more." == str(worker.failure)
+    assert ["release"] == service.written

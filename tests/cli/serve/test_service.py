@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from arkloop.cli.client.server_address import ServerAddress
-from arkloop.cli.serve.service import Service
+from arkloop.cli.serve.service import Service, Unreachable
 
 SIZES: list[int] = []
 
@@ -51,6 +51,12 @@ def test_text_in_any_language_is_as_long_as_its_utf_8(service: Service) -> None:
     service.post("append", {"checkpoint": "\ud800"})
 
     assert 3 * size + 100 > SIZES[0] > 3 * size
+
+
+def test_a_response_without_what_it_must_have_is_none(service: Service) -> None:
+    """It is that of a gateway, and not of the service."""
+    with pytest.raises(Unreachable, match="not that of the service"):
+        service.post("poll", {}, fields=["runs"])
 
 
 def _respond_after_the_end(

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -13,6 +13,7 @@ from arkloop.cli.serve.tool_worker import SIGNAL_SECONDS, ToolWorker
 from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
+from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.scripted_service import scripted_service
 from tests.cli.serve.silent_heartbeats import SilentHeartbeats
 from tests.waiting import eventually
@@ -186,3 +187,84 @@ def test_a_call_that_is_on_its_way_at_the_stop_is_executed() -> None:
         worker.run()
 
     assert [("complete", "done")] == results
+
+
+class OneCall:
+    """A service with one call; some of its first responses are not what a worker expects."""
+
+    def __init__(self, **first: dict[str, Any]) -> None:
+        self.results: list[tuple[str, Any]] = []
+        self.beaten = threading.Event()
+        self._first = first
+        self._calls = [{**CALL, "fence": 1}]
+
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if (first := self._first.pop(verb, None)) is not None:
+            return 200, first
+        match verb:
+            case "poll":
+                calls = [self._calls.pop()] if self._calls else []
+                time.sleep(0 if calls else 0.1)
+                return 200, {"tools_hash": "0" * 64, "cancelled": [], "calls": calls}
+            case "heartbeat":
+                self.beaten.set()
+                return 200, {"cancelled": [], "lost": []}
+        self.results.append((verb, body["output"]))
+        return 200, {"ok": True, "cancelled": []}
+
+    def served(self, grace_seconds: float, stop_when: Callable[[], bool]) -> ToolWorker:
+        """Return the worker after its end, which has to come soon."""
+
+        @tool(idempotent=True)
+        def work(context: ToolContext) -> str:
+            """Execute the call."""
+            self.beaten.wait(30)
+            return "done"
+
+        with scripted_service(self.respond) as address:
+            worker = ToolWorker(
+                *(address, "mine", {"work": work}),
+                concurrency=1,
+                lease_seconds=15,
+                grace_seconds=grace_seconds,
+            )
+            working = threading.Thread(target=worker.run, daemon=True)
+            working.start()
+            eventually(lambda: not working.is_alive() or stop_when(), seconds=10)
+            worker.stop()
+            working.join(10)
+            assert not working.is_alive()
+        return worker
+
+
+@pytest.mark.parametrize("verb", ["poll", "heartbeat", "complete"])
+def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
+    """A gateway responds with 200 and JSON of its own while the service is away."""
+    service = OneCall(**{verb: {"status": "ok"}})
+
+    worker = service.served(10, lambda: service.results != [])
+
+    assert ([("complete", "done")], None) == (service.results, worker.failure)
+
+
+@pytest.mark.parametrize(
+    ("verb", "response"),
+    [
+        ("poll", {"tools_hash": "", "cancelled": [], "calls": [{**CALL, "tool": "other"}]}),
+        ("heartbeat", {"cancelled": [str(ids.new_id())], "lost": []}),
+    ],
+)
+def test_an_unexpected_error_ends_the_worker(verb: str, response: dict[str, Any]) -> None:
+    """Without its polls, or its heartbeats, the process would be of no use."""
+    worker = OneCall(**{verb: response}).served(0, lambda: False)
+
+    assert "The worker stopped: unexpected KeyError; its log has more." == str(worker.failure)
+
+
+def test_a_call_without_a_thread_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not in progress: the worker does not wait for it for the grace."""
+    refuse_threads(monkeypatch, "tool-work")
+
+    worker = OneCall().served(60, lambda: False)
+
+    assert "The worker stopped: unexpected RuntimeError; its log has more." == str(worker.failure)
