@@ -41,6 +41,8 @@ FOREIGN = (
         "URL responded with 301 and a redirect to https://service/.",
     ),
 )
+#: That of a hotspot, for any request.
+PAGE = {"headers": {"Content-Type": "text/html"}, "text": "<p>Log in"}
 
 
 @pytest.fixture
@@ -303,6 +305,21 @@ def test_an_error_of_a_proxy_says_what_it_is(
     path = "/v1/runs/run" + ("/events" if call == "follow" else "")
     assert ("", response["status_code"]) == (error.value.code, error.value.status)
     assert message.replace("URL", f"http://service{path}") == str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"), [("get", "200 and no JSON"), ("follow", "200 and no events")]
+)
+def test_a_success_that_is_not_the_services_is_raised_at_once(call: str, what: str) -> None:
+    """The message says where it came from, and has nothing of what it was."""
+    client, _ = _playing(httpx.Response(200, **PAGE))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run") if call == "get" else list(client.follow("run"))
+
+    path = "/v1/runs/run" + ("/events" if call == "follow" else "")
+    message = f"http://service{path} responded with {what}: the response is not the service's."
+    assert ("", f"{message} Check the address.") == (error.value.code, str(error.value))
 
 
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:

@@ -261,6 +261,20 @@ def test_an_error_without_a_text_says_what_it_is(response: dict[str, Any], what:
     assert f"http://service/v1/runs/run responded with {what}." == made["thrown"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("call", "what"), [("get", "200 and no JSON"), ("follow", "200 and no events")]
+)
+def test_a_success_that_is_not_the_services_is_thrown_at_once(call: str, what: str) -> None:
+    """The message says where it came from, and has nothing of what it was."""
+    page = {"headers": {"Content-Type": "text/html"}, "body": "<p>Log in"}
+    made = _called(call, {"status": 200, **page})
+
+    path = "/v1/runs/run" + ("/events" if call == "follow" else "")
+    message = f"http://service{path} responded with {what}: the response is not the service's."
+    assert (1, "") == (made["attempts"], made["thrown"]["code"])
+    assert f"{message} Check the address." == made["thrown"]["message"]
+
+
 @pytest.mark.parametrize("step", [3_600_000, -3_600_000])
 def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
     """An hour forward does not end the patience, and one back does not make it longer."""

@@ -170,6 +170,8 @@ class Arkloop:
             if response.status_code != 200:
                 response.read()
                 raise _error(response)
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise _not_the_services(response, "events")
             data = ""
             try:
                 for line in _lines(response.iter_bytes()):
@@ -179,8 +181,7 @@ class Arkloop:
                         yield cast(Event, json.loads(data))
                         data = ""
             finally:
-                if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    retry.had_contact()  # a run that waits for a person has no events
+                retry.had_contact()  # a run that waits for a person has no events
 
     # ---- one request ----
 
@@ -207,7 +208,10 @@ class Arkloop:
                 retry.pause(lost)
                 continue
             if response.is_success:
-                return response.json()
+                try:
+                    return response.json()
+                except ValueError:
+                    raise _not_the_services(response, "JSON") from None
             error = _error(response)
             if not _is_passing(error):
                 raise error
@@ -309,6 +313,13 @@ def _foreign_message(response: httpx.Response) -> str:
         return response.text[:1_000]
     what = "without a text" if location is None else f"and a redirect to {location}"
     return f"{response.request.url} responded with {response.status_code} {what}."
+
+
+def _not_the_services(response: httpx.Response, expected: str) -> ArkloopError:
+    """Return the error for a success that somebody else reports, such as the page of a hotspot."""
+    what = f"{response.status_code} and no {expected}: the response is not the service's"
+    message = f"{response.request.url} responded with {what}. Check the address."
+    return ArkloopError(response.status_code, "", message, {})
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -166,6 +166,7 @@ export class Arkloop {
       }
       if (response.status !== 200 || response.body === null) throw await errorOf(response, request.url)
       isOpen = response.headers.get("Content-Type")?.startsWith("text/event-stream") ?? false
+      if (!isOpen) throw notTheServices(response, "events", request.url)
       let rest = ""
       let data = ""
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
@@ -210,7 +211,7 @@ export class Arkloop {
     for (;;) {
       try {
         const response = await this.#sent(request, AbortSignal.timeout(SILENCE_MS))
-        if (response.ok) return (await response.json()) as T
+        if (response.ok) return await contentOf<T>(response, request.url)
         throw await errorOf(response, request.url)
       } catch (error) {
         if (error instanceof ArkloopError && !isPassing(error)) throw error
@@ -327,6 +328,22 @@ function elapsed(ms: number, signal?: AbortSignal): Promise<void> {
 function isPassing(error: ArkloopError): boolean {
   if (error.status === 429) return error.retryAfter !== null
   return PASSING.has(error.status) || error.code === "idempotency.in_progress"
+}
+
+async function contentOf<T>(response: Response, url: string): Promise<T> {
+  const text = await response.text()
+  try {
+    return JSON.parse(text) as T
+  } catch {
+    throw notTheServices(response, "JSON", url)
+  }
+}
+
+/** Return the error for a success that somebody else reports, such as the page of a hotspot. */
+function notTheServices(response: Response, expected: string, url: string): ArkloopError {
+  const what = `${response.status} and no ${expected}: the response is not the service's`
+  const message = `${response.url || url} responded with ${what}. Check the address.`
+  return new ArkloopError(response.status, "", message, {}, null)
 }
 
 async function errorOf(response: Response, url: string): Promise<ArkloopError> {
