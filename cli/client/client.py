@@ -24,8 +24,9 @@ READ_SECONDS = 30.0
 #: Seconds to retry a server that has responded before: it may be restarting.
 PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
-#: What proxies and the service itself say while something behind them is away.
-AWAY = frozenset({502, 503, 504})
+#: What proxies and the service itself say while something behind them is away, or a request was
+#: too slow on its way.
+AWAY = frozenset({408, 502, 503, 504})
 MAX_PAGE = 200
 
 
@@ -143,6 +144,8 @@ def refusal(response: httpx2.Response) -> Refused:
     except (ValueError, TypeError, KeyError):
         where = response.headers.get("Location")
         what = f"and a redirect to {where}" if where else "without an error of this service"
+        if response.is_success:
+            what = "and content that is not this service's"
         message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
         return Refused(status, "", message)
     if status == 401 and code != "org.suspended":

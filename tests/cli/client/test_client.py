@@ -1,0 +1,58 @@
+"""The requests of the command line, and which responses to them are not the last word."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from arkloop.cli.client.client import Client, Refused
+from arkloop.cli.client.server_address import ServerAddress
+
+Response = tuple[int, str, bytes]
+
+
+@contextmanager
+def _playing(*responses: Response) -> Iterator[Client]:
+    """Start a server with these responses, by status, content type and body; yield its client."""
+    left = list(responses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, kind, body = left.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    client = Client(ServerAddress(f"http://127.0.0.1:{server.server_port}", "key"))
+    yield client
+    client.http.close()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+def test_a_passing_failure_is_repeated(status: int) -> None:
+    """A server that has responded before is given some time."""
+    done = (200, "application/json", b"[]")
+    with _playing(done, (status, "text/plain", b""), done) as client:
+        assert [[], []] == [client.get("/runs"), client.get("/runs")]
+
+
+def test_a_success_that_is_not_the_services_is_refused() -> None:
+    """The page of a hotspot has 200 for any request: the message names where it came from."""
+    with _playing((200, "text/html", b"<p>Log in")) as client:
+        with pytest.raises(Refused) as refused:
+            client.get("/runs")
+
+        address = f"{client.server.url}/v1/runs"
+    what = "responded with 200 and content that is not this service's: check ARKLOOP_URL."
+    assert f"{address} {what}" == refused.value.message
