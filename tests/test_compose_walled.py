@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_the_file_is_of_the_compose_specification() -> None:
 def test_processes_do_not_have_the_owners_password(service: str) -> None:
     """What a request could reach of them is worth no more than the role's own rights."""
     assert GIVEN["POSTGRES_PASSWORD"] not in " ".join(environment(service).values())
+
+
+@pytest.mark.parametrize("override", ["", ":compose.override.yaml"])
+def test_the_guide_keeps_the_operators_own_file(tmp_path: Path, override: str) -> None:
+    """Compose reads the operator's file no longer by itself: the guide puts it last in the list."""
+    guide = (ROOT / "docs" / "how-to" / "operations.md").read_text()
+    [snippet] = re.findall(r"^cat >> \.env <<END\n.*?^END\n", guide, re.DOTALL | re.MULTILINE)
+    if override:
+        (tmp_path / "compose.override.yaml").touch()
+
+    subprocess.run(["sh", "-euc", snippet], cwd=tmp_path, check=True)
+
+    files = f"compose.yaml:deploy/compose.walled.yaml{override}"
+    assert f"COMPOSE_FILE={files}" in (tmp_path / ".env").read_text().splitlines()
 
 
 @pytest.mark.owner
