@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.processes
 def test_a_dump_becomes_a_service_again(
     new_database: Callable[[], str], postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    """After the loss of everything but a dump, ended runs read as before, waiting ones are answered
-    and continue, what came after the dump is not there, and new runs are executed.
+    """After the loss of everything but a dump and the files, ended runs and files read as before,
+    waiting runs are answered and continue, what came after the dump is not there, and new runs are
+    executed.
     """
     lost, restored = (new_database() for _ in range(2))
     names = "ARKLOOP_JWT_SECRET", "ARKLOOP_ENCRYPTION_KEY"
@@ -41,7 +43,9 @@ def test_a_dump_becomes_a_service_again(
         waiting = caller.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "Thanks."})
         caller.until(waiting, "status", "waiting_for_input")
         events = caller.events_so_far(ended)
+        sent = caller.http.post("/v1/files", files={"file": ("kept.txt", b"Kept.")}).json()
         dump = _dumped(postgres, lost)  # while everything is in use
+        shutil.copytree(folders[0] / "files", folders[1] / "files")
         late = caller.run({"say": "Too late."})
         caller.ended(late)
 
@@ -51,6 +55,7 @@ def test_a_dump_becomes_a_service_again(
         found = caller.at(system.web[0].url)
         assert events == found.events_so_far(ended)
         assert 404 == found.http.get(f"/v1/runs/{late}").status_code
+        assert b"Kept." == found.http.get(f"/v1/files/{sent['id']}/content").content
         assert 200 == found.answer(waiting, "yes").status_code
         assert "completed" == found.ended(waiting)["status"]
         _numbers_are_whole(found, waiting)
