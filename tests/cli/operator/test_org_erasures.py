@@ -1,6 +1,8 @@
 """`arkloop orgs erase`, orgs that come back, and copies that are given up."""
 
 import json
+import re
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -10,6 +12,8 @@ from arkloop.cli.operator import org_erasures, org_rows
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections
 from tests.full_org import AT, Run, contents
+
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "cells.md"
 
 
 def test_what_is_left_behind_is_erased_once_the_org_is_resumed(
@@ -61,6 +65,32 @@ def test_an_org_comes_back(
     with connections.reading() as sql:
         assert 0 == sql.scalar(text("SELECT count(*) FROM forgotten_events"))
     assert 0 == run("resume").exit_code
+
+
+def test_an_org_that_a_restore_brings_back_is_closed_again(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """What the guide has an operator do leaves the org as the move did: nothing resumes it here."""
+    assert 0 == run("copy").exit_code
+    assert 0 == run("resume", at=target).exit_code
+    with connections.transaction() as tx:
+        # As a backup of before the suspension has it.
+        open_ = "suspended_at = NULL, suspension_reason = NULL, moved_to = NULL"
+        tx.sql.execute(text(f"UPDATE orgs SET {open_} WHERE id = :org"), {"org": org_id})
+    with target.reading() as sql:
+        epoch = sql.scalar(text("SELECT epoch FROM installation"))
+    [closing] = re.findall(r"^```sql\n(.+?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    closing = closing.replace("…", str(epoch)).replace("slug = 'acme'", f"id = '{org_id}'")
+
+    suspended = run("suspend", "--reason", "It is in another cell.")
+    with connections.transaction() as tx:
+        tx.sql.execute(text(closing))
+    resumed = run("resume")
+    erased = run("erase", "--yes")
+
+    assert (0, 1, 0) == (suspended.exit_code, resumed.exit_code, erased.exit_code)
+    assert "was copied to another cell" in resumed.output
+    assert [] == contents(connections, org_id)["runs"]
 
 
 def _counts(connections: Connections, org_id: UUID | None = None) -> dict[str, int]:
