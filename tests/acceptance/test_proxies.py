@@ -201,3 +201,16 @@ def follower(client: str) -> list[str]:
             pytest.fail(reason)
         pytest.skip(reason)
     return ["node", str(FOLLOWER), str(MODULES), client]
+
+
+def test_a_cell_whose_names_are_gone_stops_no_other(system: System, tmp_path: Path) -> None:
+    """The proxy of cells starts, and restarts, while nameservers do not know one of the cells."""
+    hosts = {"one.test": "cell-1", "two.test": "cell-2"}
+    with cell_proxy(tmp_path, [system.web[0].settings.port], hosts) as proxied:
+        assert "cell-2-web-1:8080" in (tmp_path / "proxy.conf").read_text()
+        assert 200 == _health(proxied.url, "one.test")
+        assert 503 == _health(proxied.url, "two.test")
+
+
+def _health(url: str, host: str) -> int:
+    return httpx.get(f"{url}/healthz", headers={"Host": host}, trust_env=False).status_code

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import ConnectionError as RedisConnectionError
@@ -178,3 +179,13 @@ def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
     assert {replica.port} == {port for _, port in led_to}
     # Sentinel leaves a primary that comes back as it is for eight seconds.
     assert "master" == led_to[0][0]
+
+
+def test_a_server_whose_name_is_gone_does_not_stop_the_other(tmp_path: Path) -> None:
+    """The proxy starts, and leads to the primary, while nameservers do not know the replica."""
+    with EmbeddedRedis(tmp_path / "a", persist=False) as server:
+        password = urlsplit(server.url).password
+        url = f"redis://:{password}@127.0.0.1:{free_port()}/0"
+        with redis_proxy(tmp_path, url, [server.port]), Redis.from_url(url) as client:
+            assert "redis-2:6379" in (tmp_path / "proxy.conf").read_text()
+            assert server.port == int(client.config_get("port")["port"])
