@@ -17,7 +17,7 @@ CHECK = "settings"
 #: Variables that other parts than `Settings` read: the command line, compose.yaml.
 _OTHERS = (
     *("ARKLOOP_URL", "ARKLOOP_API_KEY", "ARKLOOP_DATA"),
-    *("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_HTTP_PORT"),
+    *("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_TARGET_DATABASE_URL", "ARKLOOP_HTTP_PORT"),
 )
 
 

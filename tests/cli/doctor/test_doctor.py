@@ -102,7 +102,8 @@ def test_servers_that_are_silent_take_seconds(examine: Examine) -> None:
 
 def test_a_misspelled_setting_is_named(examine: Examine) -> None:
     """A variable that nothing reads is reported with the setting that it resembles."""
-    report = examine(ARKLOOP_RETENTION_DAY="7", ARKLOOP_OWNER_DATABASE_URL="postgresql://db/x")
+    others = ("ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_TARGET_DATABASE_URL")  # of commands
+    report = examine(ARKLOOP_RETENTION_DAY="7", **dict.fromkeys(others, "postgresql://db/x"))
 
     assert [("warn", "ARKLOOP_RETENTION_DAY is not a setting")] == report.of("settings")
     assert "Did you mean ARKLOOP_RETENTION_DAYS?" == report.advice("settings")
