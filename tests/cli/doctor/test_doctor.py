@@ -191,8 +191,12 @@ def test_runs_that_wait_without_a_worker_fail(
         assert 120 <= seconds(why, r"was last heard ([\d,]+) s ago") < 150
 
         stored.claimed(seen_at=ago(seconds=600))
-        [(level, why)] = examine().of("sweep")
+        [(level, why)] = (report := examine()).of("sweep")
         assert ("fail", True) == (level, why.startswith("1 runs belong to workers that are gone"))
+        assert report.advice("sweep").startswith("Start a worker: while none is alive")
+
+        stored.worker()
+        assert "Their logs say why" in examine().advice("sweep")
 
 
 def test_deliveries_that_could_be_attempted_are_late(
