@@ -1,6 +1,8 @@
 """The installation as its operator sees it."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +18,8 @@ from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
 
 MakeRun = Callable[..., UUID]
+
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "operations.md"
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +169,35 @@ def test_the_retention_is_counted(connections: Connections, alice: User, make_ru
 
     assert (1, 1) == (found.runs_too_old, found.deleted_runs_with_events)
     assert found.ended_runs > 1
+
+
+def test_what_the_guide_watches_is_quiet_at_rest(
+    connections: Connections, alice: User, register: Register, make_run: MakeRun, stored: StoredRuns
+) -> None:
+    """The queries of the guide count runs that wait for workers of the service, and those workers;
+    agent workers, their runs and suspended orgs set off none.
+    """
+    suspended = register()
+    make_run(suspended, suspended.thread(), RunState.QUEUED, queued_at=ago(seconds=90))
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, suspended.org_id, "Unpaid bills")
+    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=90), agent="shop")
+    stored.worker(seen_at=ago(seconds=90), org_id=alice.org_id, hostname="shop")
+    watched = GUIDE.read_text().partition("\n## What to watch\n")[2].partition("\n## ")[0]
+    queries = re.findall(r"^\| `(SELECT .+?)` \| Postgres \|", watched, re.MULTILINE)
+    [queued] = (query for query in queries if "count(*) FROM runs WHERE state = 'queued'" in query)
+    [silent] = (query for query in queries if "FROM workers" in query)
+
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        with connections.reading() as sql:
+            return [tuple(row) for row in sql.exec_driver_sql(query.replace("%", "%%"))]
+
+    for query in queries:
+        rows(query)  # fits the schema
+    assert ([(0,)], []) == (rows(queued), rows(silent))
+
+    make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=90))
+    stored.worker(seen_at=ago(seconds=90))
+
+    assert [(1,)] == rows(queued)
+    assert [("test", 1)] == [row[:2] for row in rows(silent)]
