@@ -1,10 +1,12 @@
 """Metrics: nothing until they are on, and a bounded number of series then."""
 
+import json
 import re
 import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from arkloop.shared import metrics
 from arkloop.shared.metrics import Cells, Metric
@@ -115,6 +117,25 @@ def test_what_is_shipped_names_metrics_that_exist(path: str) -> None:
     for name in set(re.findall(r"arkloop_[a-z_]+", text)):
         base = re.sub("_(total|bucket|count|sum)$", "", name)
         assert base in known or f'"{base}"' in measured, name
+
+
+def test_no_installation_hides_another() -> None:
+    """Rules, dashboard and autoscaler look at each job and namespace by itself."""
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    for rule in groups[0]["rules"]:
+        aggregated = re.findall(r"\b(?:max|sum)\b(?! by \(job, namespace\b)", rule["expr"])
+        assert [] == aggregated, rule["expr"]
+    dashboard = json.loads((ROOT / "deploy/grafana/arkloop.json").read_text())
+    chosen = '{job="$job", namespace=~"$namespace"'
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            named = re.findall(r"arkloop_[a-z_]+", target["expr"])
+            assert len(named) == target["expr"].count(chosen), target["expr"]
+    page = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    [adapter] = re.findall(r"^rules:\n  external:\n.+?(?=^```)", page, re.DOTALL | re.MULTILINE)
+    [rule] = yaml.safe_load(adapter)["rules"]["external"]
+    assert "namespace" in rule["resources"]["overrides"]
+    assert "<<.LabelMatchers>>" in rule["metricsQuery"]
 
 
 def test_every_metric_is_documented_and_on_the_dashboard() -> None:
