@@ -63,6 +63,19 @@ def move(tx: Transaction, claim: Claim, to: ContextCompacted) -> None:
     tx.sql.execute(new.on_conflict_do_update(index_elements=key, set_=changed))
 
 
+def is_moved_since(sql: Connection, thread_id: UUID, position: int) -> bool:
+    """Return whether a point was moved after the end of the run at this position.
+
+    The run that moved it need not have finished a turn, and may have been superseded.
+    """
+    ended_at = select(func.max(runs.c.ended_at)).where(
+        runs.c.thread_id == thread_id, runs.c.position == position
+    )
+    is_later = thread_contexts.c.updated_at > ended_at.scalar_subquery()
+    later = exists().where(thread_contexts.c.thread_id == thread_id, is_later)
+    return bool(sql.scalar(select(later)))
+
+
 def forget(tx: Transaction, thread_id: UUID, position: ColumnElement[int]) -> None:
     """Delete the points that lie beyond `position`: what follows it has been superseded."""
     tx.sql.execute(

@@ -156,7 +156,9 @@ def continued(seen: History, run: ClaimedRun, earlier: ResumeState) -> History:
             contexts[one.window_tokens] = one
             run.store_context(one)  # a crash came first
     counted = counted_of(run.claim.position, earlier.turns, run.claim.route_id)
-    return replace(seen, contexts=contexts, counted=counted or seen.counted)
+    if counted is None and not earlier.compacted:
+        counted = seen.counted
+    return replace(seen, contexts=contexts, counted=counted)
 
 
 def cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:

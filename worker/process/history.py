@@ -225,12 +225,16 @@ def load(
     found = [entry for position in sorted(entries) for entry in entries[position]]
     if len(found) > 1 and found[0].position < start.upto_position and found[1].is_of_user:
         del found[0]  # the question of what was cut off
+    counted = read.newest_count()
+    if counted and contexts:
+        is_void = thread_contexts.is_moved_since(sql, claim.thread_id, counted.place[0])
+        counted = None if is_void else counted
     return History(
         found,
         contexts,
         start.dropped_messages + unread,
         is_cut=unread > 0,
-        counted=read.newest_count(),
+        counted=counted,
     )
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.process import history
 from arkloop.worker.process.history_loader import of_first_run
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 
 
 def said(stored: StoredRuns, thread_id: UUID, content: str | Content) -> None:
@@ -163,6 +164,30 @@ def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
     assert ("other", 900) == (found.route_id, found.input_tokens)
     assert None is loaded(stored, truncated).counted
     assert None is loaded(stored, of_another).counted
+
+
+@pytest.mark.parametrize("superseded_at", [None, ago(seconds=1)], ids=["failed", "superseded"])
+def test_a_count_is_void_once_a_later_run_has_moved_the_truncation_point(
+    stored: StoredRuns, superseded_at: Any
+) -> None:
+    """That run has no turn, and its events are not read where a retry has superseded it."""
+    thread_id = stored.thread()
+    point = types.ContextCompacted(window_tokens=8_000, upto_position=1)
+    ahead = claimed(stored, thread_id)
+    with stored.connections.statement() as tx:
+        thread_contexts.move(tx, ahead, replace(point, window_tokens=64_000))
+    stored.finish(ahead)
+    counted(stored, thread_id, types.MessageCompleted("m2", "answer", Usage(input_tokens=900)))
+    before = loaded(stored, thread_id).counted
+    moving = claimed(stored, thread_id)
+    stored.write(moving, point)
+    with stored.connections.statement() as tx:
+        thread_contexts.move(tx, moving, point)
+    stored.finish(moving)
+    stored.set(moving.run_id, superseded_at=superseded_at)
+
+    assert before is not None and 900 == before.input_tokens
+    assert None is loaded(stored, thread_id).counted
 
 
 def test_reading_begins_at_the_truncation_point(stored: StoredRuns, monkeypatch: Any) -> None:
