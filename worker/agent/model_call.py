@@ -120,7 +120,7 @@ def call_model(
     """
     admission = context.admission
     request, progress = build(chain.route), Progress(has_next=chain.has_next)
-    deadline = RetryDeadline(has_next=chain.has_next)
+    deadline = RetryDeadline(has_next=chain.is_replaceable)
     number = 1
     while True:
         streamed = _Streamed()
@@ -142,6 +142,7 @@ def call_model(
             progress = replace(
                 progress,
                 has_larger=chain.has_larger,
+                is_replaceable=chain.is_replaceable,
                 sends_state=has_state(request.messages),
                 sends_attachments=bool(to_drop),
                 seconds_left=deadline.seconds_left,
@@ -177,7 +178,7 @@ def call_model(
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left)
                     request, progress = build(chain.route), Progress(has_next=chain.has_next)
-                    deadline = RetryDeadline(has_next=chain.has_next)
+                    deadline = RetryDeadline(has_next=chain.is_replaceable)
                 case Fail() | Shrink():
                     raise error
         number += 1

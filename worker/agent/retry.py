@@ -24,12 +24,14 @@ class Progress:
     `tries` includes the failed one; `refusals` were HTTP 429, which count as no tries.
     `seconds_left` is how long the call may still wait for a provider that refuses it so.
     `has_next`: the chain has another route; `has_larger`: one with a larger context.
+    `is_replaceable`: the run has another route, for other calls than this one.
     `sends_state`: the request returns provider state.
     `sends_attachments`: it has images or files that can be left out.
     """
 
     has_next: bool
     has_larger: bool = False
+    is_replaceable: bool = False
     tries: int = 1
     refusals: int = 0
     shrinks: int = 0
@@ -129,7 +131,7 @@ def _max_tries(error: ProviderError, progress: Progress) -> int:
     """Return how often this route may be called; a timeout is better retried on the next one."""
     if not error.was_accepted:
         return MAX_TRIES
-    return 1 if progress.has_next else MAX_TRIES_AFTER_TIMEOUT
+    return 1 if progress.has_next or progress.is_replaceable else MAX_TRIES_AFTER_TIMEOUT
 
 
 def _pause(error: ProviderError, failures: int, jitter: float) -> float:

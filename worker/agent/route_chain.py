@@ -35,6 +35,7 @@ class RouteChain:
         self._learned = learned
         self._dropped = {route_id: set(names) for route_id, names in dropped.items()}
         self._refused_attachments: dict[str, set[Attachment]] = {}
+        self._leaves_others = False
 
     @property
     def route(self) -> Route:
@@ -61,6 +62,11 @@ class RouteChain:
     @property
     def has_next(self) -> bool:
         return len(self._routes) > 1
+
+    @property
+    def is_replaceable(self) -> bool:
+        """True if the run has a route after this one, also where this chain leaves it out."""
+        return self.has_next or self._leaves_others
 
     @property
     def dropped_settings(self) -> Collection[str]:
@@ -105,6 +111,7 @@ class RouteChain:
         provider = self.provider
         alone = RouteChain(self._routes[:1], lambda _route: provider, self._dropped)
         alone._refused_attachments = self._refused_attachments
+        alone._leaves_others = self.is_replaceable
         return alone
 
     def advance(self, *, to_larger: bool = False) -> Route:

@@ -71,6 +71,11 @@ TABLE: dict[str, tuple[ProviderError, Progress, Decision]] = {
     "accepted and timed out": (LATE, alone(), Retry(0.5)),
     "accepted and timed out twice": (LATE, alone(tries=2), Fail()),
     "accepted and timed out, another route": (LATE, beside(), NextRoute()),
+    "accepted and timed out, another route for other calls": (
+        LATE,
+        alone(is_replaceable=True),
+        Fail(),
+    ),
     "timed out unaccepted, another route": (AWAY, beside(tries=LAST), Retry(2.0)),
     "429": (BUSY, alone(), Wait(0.5)),
     "the third 429": (BUSY, alone(refusals=2), Wait(2.0)),

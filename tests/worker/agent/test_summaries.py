@@ -16,6 +16,7 @@ from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract import retry_deadline
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -24,6 +25,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.contract.outcomes import ProviderError, TimeToLand
+from arkloop.worker.contract.retry_deadline import OTHER_ROUTE_SECONDS
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import anthropic_request, output_modes
 from tests.worker.agent.looping_models import CALCULATE, Model, after, agent_for, run
@@ -157,6 +159,32 @@ def test_without_a_summary_the_thread_is_truncated(failures: int) -> None:
     [compacted] = of_type(context, ContextCompacted)
     assert (None, "nothing") == (compacted.summary, answer.content)
     assert 1 == len(of_type(context, ContextTruncated))
+
+
+@pytest.mark.parametrize(("has_other", "summary"), [(True, None), (False, f"remember: {FACT}")])
+def test_a_busy_route_holds_up_a_summary_only_where_the_run_has_no_other(
+    monkeypatch: pytest.MonkeyPatch, has_other: bool, summary: str | None
+) -> None:
+    """The run's other route would be free; without one the call for the answer waits, too."""
+
+    class Busy(Summarizing):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Any:
+            if has_other or sum(context.paused) < 60:
+                raise ProviderError("rate_limited", "no", retry_after=2)
+            return super().stream(request, stop)
+
+    context, busy, free = RecordedRun(), Busy(), Summarizing()
+    monkeypatch.setattr(retry_deadline, "monotonic", lambda: sum(context.paused))
+    agent = after(summing_up(busy), *talk(12))
+    first = agent.chain.route
+    routes = [first, replace(first, id="scripted-2")][: 1 + has_other]
+    models = {first.id: busy, "scripted-2": free}
+
+    run(replace(agent, chain=RouteChain(routes, lambda route: models[route.id])), context)
+
+    [compacted] = of_type(context, ContextCompacted)
+    assert summary == compacted.summary
+    assert (2 * OTHER_ROUTE_SECONDS >= sum(context.paused)) == has_other
 
 
 @pytest.mark.parametrize(("turns", "omits"), [(40, False), (300, True)])
