@@ -1,10 +1,12 @@
-"""The messages by which vendors refuse a request for an image or a file in it.
+"""The errors by which vendors refuse a request for an image or a file in it.
 
-There is no code for them: the words are those that users quote in public issues, among them 4778,
-5707, 8227, 16173, 19822, 23392 and 39534 of anthropics/claude-code.
+OpenAI has codes for images, such as `invalid_image_format` and `failed_to_download_image`. Others
+have none: the words are those that users quote in public issues, among them 4778, 5707, 8227,
+16173, 19822, 23392 and 39534 of anthropics/claude-code.
 """
 
 import re
+from typing import Any
 
 _WORDS = re.compile(
     r"image dimensions exceed|image exceeds .{0,20}maximum|could not process (?:image|pdf)"
@@ -14,6 +16,12 @@ _WORDS = re.compile(
 )
 
 
-def is_about_attachments(message: str) -> bool:
-    """Return whether the request might be accepted without some of its attachments."""
-    return _WORDS.search(message) is not None
+def is_about_attachments(message: str, code: Any = None) -> bool:
+    """Return whether the request might be accepted without some of its attachments.
+
+    A policy that an image violates is none of these: the model should not answer without it as if
+    nothing had been refused.
+    """
+    if _WORDS.search(message):
+        return True
+    return isinstance(code, str) and "image" in code and "policy" not in code

@@ -73,6 +73,8 @@ _WORDS = (
     ("validationexception", "invalid_request"),  # Bedrock
     ("too_large", "invalid_request"),
     ("context_length", "invalid_request"),
+    ("policy", "invalid_request"),  # OpenAI: `bio_policy`, `image_content_policy_violation`
+    ("data_residency", "invalid_request"),  # OpenAI
 )
 
 
@@ -139,9 +141,9 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
         return ProviderError("auth", message)
     if too_large := size_errors.read(error.message, error.body, status):
         return ProviderError("invalid_request", message, too_large=too_large)
-    if status < 500 and status != 429 and is_about_attachments(error.message):
-        return ProviderError("invalid_request", message, refuses_attachments=True)
     said = _error_object(error.body) or {}
+    if status < 500 and status != 429 and is_about_attachments(error.message, said.get("code")):
+        return ProviderError("invalid_request", message, refuses_attachments=True)
     text, param = str(said.get("message") or error.message), said.get("param")
     if refused := refused_settings.find(status, param, text, settings):
         return ProviderError("invalid_request", message, refused_setting=refused)
@@ -168,6 +170,8 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
         return ProviderError("invalid_request", message, too_large=too_large)
     if _is_unpaid(error):
         return ProviderError("auth", message)
+    if is_about_attachments(error.message, (_error_object(error.body) or {}).get("code")):
+        return ProviderError("invalid_request", message, refuses_attachments=True)
     kind, is_gone = _kind_in_stream(_said(error.body))
     return ProviderError(kind, message, is_gone=is_gone)
 

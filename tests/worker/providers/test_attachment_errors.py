@@ -1,8 +1,9 @@
-"""The messages by which vendors refuse a request for its images and files."""
+"""The errors by which vendors refuse a request for its images and files."""
 
 import pytest
 
 from arkloop.worker.providers.attachment_errors import is_about_attachments
+from tests.worker.providers.failing_streams import in_stream
 from tests.worker.providers.fake_vendor import refusal, status
 
 MANY = (
@@ -44,3 +45,39 @@ def test_the_error_says_that_attachments_are_refused(provider: str) -> None:
 
     assert ("provider.invalid_request", True) == (found.code, found.refuses_attachments)
     assert not refusal(provider, status("400 Bad Request")).refuses_attachments
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("invalid_image", "invalid_image_format", "invalid_base64_image", "invalid_image_url"),
+        *("invalid_image_mode", "image_too_large", "image_too_small", "image_parse_error"),
+        *("image_file_too_large", "unsupported_image_media_type", "empty_image_file"),
+        *("failed_to_download_image", "image_file_not_found"),
+    ],
+)
+def test_openais_codes_for_images_are_recognised(code: str) -> None:
+    """As the answer to the request, or as an error inside the stream; the model is not gone."""
+    for answer in (
+        status("400 Bad Request", error_code=code),
+        in_stream("openai", {"code": code, "message": "no"}),
+    ):
+        found = refusal("openai", answer)
+
+        assert ("provider.invalid_request", False) == (found.code, found.is_gone)
+        assert found.refuses_attachments
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_an_error_inside_the_stream_refuses_attachments(provider: str) -> None:
+    """It has the same words there, and no status."""
+    found = refusal(provider, in_stream(provider, {"type": "api_error", "message": MANY}))
+
+    assert ("provider.invalid_request", True) == (found.code, found.refuses_attachments)
+
+
+def test_an_image_against_a_policy_is_not_left_out() -> None:
+    """The run fails, instead of answering as if there had been no image."""
+    policy = "image_content_policy_violation"
+
+    assert not refusal("openai", status("400 Bad Request", error_code=policy)).refuses_attachments

@@ -162,6 +162,10 @@ def failed(**error: Any) -> Any:
         ("rate_limit_exceeded", "rate_limited"),
         ("invalid_prompt", "invalid_request"),
         ("insufficient_quota", "auth"),
+        ("image_content_policy_violation", "invalid_request"),
+        ("bio_policy", "invalid_request"),
+        ("misalignment_policy_violation", "invalid_request"),
+        ("data_residency_mismatch", "invalid_request"),
         (None, "overloaded"),
     ],
 )
@@ -171,6 +175,7 @@ def test_a_failed_response_is_an_error_of_its_kind(code: str | None, kind: str) 
 
     assert [TextDelta("Hi"), UsageUpdate(USAGE)] == chunks
     assert (f"provider.{kind}", "No.") == (error.code, str(error))
+    assert not error.refuses_attachments
 
 
 def test_a_context_that_is_too_small_is_recognised() -> None:
