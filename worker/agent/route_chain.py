@@ -107,9 +107,13 @@ class RouteChain:
         return self.route
 
     def alone(self) -> "RouteChain":
-        """Return a chain of the route in use without the later ones; it shares the provider."""
+        """Return a chain of the route in use without the later ones.
+
+        It shares the provider, and what the route has refused.
+        """
         provider = self.provider
-        alone = RouteChain(self._routes[:1], lambda _route: provider, self._dropped)
+        alone = RouteChain(self._routes[:1], lambda _route: provider)
+        alone._dropped = self._dropped
         alone._refused_attachments = self._refused_attachments
         alone._leaves_others = self.is_replaceable
         return alone

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared.events.types import ContextCompacted, ContextTruncated, RunCost
+from arkloop.shared.events.types import (
+    ContextCompacted,
+    ContextTruncated,
+    RunCost,
+    RunSettingsDropped,
+)
 from arkloop.shared.events.usage import Usage
 from arkloop.worker import tools
 from arkloop.worker.agent import loop, summaries
@@ -159,6 +164,22 @@ def test_without_a_summary_the_thread_is_truncated(failures: int) -> None:
     [compacted] = of_type(context, ContextCompacted)
     assert (None, "nothing") == (compacted.summary, answer.content)
     assert 1 == len(of_type(context, ContextTruncated))
+
+
+def test_a_setting_that_the_route_lacks_is_reported_once_in_the_run() -> None:
+    """The call for the answer and those for several summaries drop it."""
+
+    class Lacking(Summarizing):
+        settings = frozenset({"tool_choice"})
+
+    model, context = Lacking(), RecordedRun()
+    agent = after(summing_up(model), *talk(40))
+    persona = replace(agent.persona, model_settings={"seed": 7})
+
+    run(replace(agent, persona=persona), context)
+
+    assert 1 < len(model.summaries)
+    assert [RunSettingsDropped(ROUTE.id, ["seed"])] == of_type(context, RunSettingsDropped)
 
 
 @pytest.mark.parametrize(("has_other", "summary"), [(True, None), (False, f"remember: {FACT}")])
