@@ -87,7 +87,8 @@ class Reply:
 class _Streamed:
     """The output of a try so far; `usage` is what its provider has reported of it.
 
-    `cost` is the event of a try that broke off; None while it goes well, or if it was free.
+    `cost` is the event of a try that broke off; None while it goes well, if it was free, or once
+    it is written.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -147,7 +148,10 @@ def call_model(
                 sends_attachments=bool(to_drop),
                 seconds_left=deadline.seconds_left,
             )
-            match decide(error, progress, random.uniform(*JITTER)):
+            decision = decide(error, progress, random.uniform(*JITTER))
+            if isinstance(decision, Shrink):
+                _void(context, error, streamed)  # a move of the truncation point ends the turn
+            match decision:
                 case Retry(pause):
                     context.note(_retrying(chain.route, error, number + 1, pause))
                     context.wait(pause)
@@ -160,7 +164,6 @@ def call_model(
                     admission.back_off(chain.route, pause, is_shared=error.is_shared)
                     progress = replace(progress, refusals=progress.refusals + 1)
                 case Shrink(too_large) if smaller := shrink(chain.route, request, too_large):
-                    _void(context, error, streamed)
                     request, progress = smaller, replace(progress, shrinks=progress.shrinks + 1)
                 case StripState():
                     _void(context, error, streamed)
@@ -308,8 +311,10 @@ def _never_fits(error: ProviderError, chain: RouteChain, request: ModelRequest) 
 
 
 def _void(context: Transcript, error: ProviderError, streamed: _Streamed) -> None:
+    """Void the output of a try that broke off, with what it has cost; once, if called again."""
     if streamed.cost is not None:
         context.void_text(error.code, streamed.cost)
+        streamed.cost = None
 
 
 def _size(provider: Provider, request: ModelRequest) -> int:

@@ -4,20 +4,25 @@ from dataclasses import replace
 
 import pytest
 
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.model_call import call_model
 from arkloop.worker.agent.retry import MAX_TRIES
 from arkloop.worker.contract.messages import (
     CallDelta,
     Chunk,
+    ModelRequest,
     TextDelta,
     ThinkingDelta,
     ToolCall,
     TurnEnd,
     UsageUpdate,
 )
-from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
+from arkloop.worker.testing.memory_run import MemoryRun
 from tests.worker.agent.called_models import Replies, called, costs
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RecordedRun, chain_of, request
 
 
 def test_a_provider_that_reports_no_usage_is_estimated() -> None:
@@ -126,3 +131,29 @@ def test_a_call_that_timed_out_is_billed_if_the_provider_accepted_it(
         reply.usage.input_tokens,
         run.usage.input_tokens - reply.usage.input_tokens,
     )
+
+
+@pytest.mark.parametrize("has_smaller", [True, False])
+def test_output_before_a_request_was_too_long_is_void_before_the_point_moves(
+    has_smaller: bool,
+) -> None:
+    """The point ends the turn; the cost of a summary follows that of the output."""
+    run = MemoryRun()
+    too_large = ProviderError("invalid_request", "too long", too_large=TooLarge())
+    rest = [TextDelta("d"), TurnEnd("stop")]
+    first = [TextDelta("a b"), too_large]
+    chain = chain_of(*([Replies(first, rest)] if has_smaller else [Replies(first), Replies(rest)]))
+
+    def shrink(route: Route, refused: ModelRequest, _: TooLarge) -> ModelRequest | None:
+        summary = Usage(input_tokens=7, output_tokens=9)
+        run.compact(ContextCompacted(window_tokens=8_000), run.add_usage(route, summary))
+        return refused if has_smaller else None
+
+    call_model(chain, lambda _: request("x"), run, run.stop, shrink)
+
+    moved = ["run.cost", "context.compacted", *["run.fallback"] * (not has_smaller)]
+    expected = ["message.delta", "message.reset", "run.cost", *moved]
+    assert expected == [event["type"] for event in run.events]
+    assert 1 == run.events[1]["data"]["from_seq"]
+    written = [e["data"]["usage"] for e in run.events if e["type"] == "run.cost"]
+    assert [2, 11] == [usage["output_tokens"] for usage in written]
