@@ -51,7 +51,7 @@ FULL = Size(
     idle=(500, 2000, 5000),
     many=5000,
     active=200,
-    settle_seconds=2.0,
+    settle_seconds=8.0,  # longer than until idle streams are parked
     idle_seconds=8.0,
     measured_seconds=8.0,
     head_start=10.0,
@@ -109,7 +109,7 @@ def idle(*, short: bool = False) -> list[Figure]:
                         unit="KB",
                         numbers={"each": each},
                         count=number,
-                        at_most={"each": 20.0},
+                        at_most={"each": 14.0 if number >= 2000 else 20.0},
                         limit=Limit(name="bare gevent server", of="each", value=limit_kb),
                         scale=scale,
                     ),

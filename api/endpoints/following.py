@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flask import Response, current_app, g, request
@@ -10,12 +10,16 @@ from flask import Response, current_app, g, request
 from arkloop.api.auth.bearer import authenticator
 from arkloop.api.http.current import actor
 from arkloop.api.http.described import Frames
+from arkloop.api.http.parking import ParkableBody
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import Page
-from arkloop.api.streaming.stream_slots import Slot, StreamSlots
+from arkloop.api.streaming.stream_slots import StreamSlots
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 EVENT_STREAM = "text/event-stream"
 
@@ -65,23 +69,11 @@ def free_unused_slot(_error: BaseException | None = None) -> None:
         slot.free()
 
 
-class _InSlot:
-    """The body of a stream; its slot is free when it is closed, even if it was never begun."""
+class _StreamResponse(Response):
+    """A response whose body is closed without it: it would be kept as long as its stream."""
 
-    __slots__ = ("_body", "_slot")
-
-    def __init__(self, body: Iterator[bytes], slot: Slot) -> None:
-        self._body = body
-        self._slot = slot
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._body
-
-    def close(self) -> None:
-        try:
-            self._body.close()  # type: ignore[attr-defined]  # of a generator
-        finally:
-            self._slot.free()
+    def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
+        return cast(ParkableBody, self.response)
 
 
 def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
@@ -107,12 +99,10 @@ def streaming(
     Raises:
         StreamLimitExceeded: unless `reserve_stream` has taken a slot for it.
     """
-    body: Iterable[bytes]
     slot = g.pop("stream_slot") if "stream_slot" in g else stream_slots().take(watch.reader)
-    body = sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on)
-    if slot is not None:
-        body = _InSlot(body, slot)
-    return Response(body, headers=sse.HEADERS, direct_passthrough=True)
+    frames = sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on)
+    body = ParkableBody(frames, watch, None if slot is None else slot.free)
+    return _StreamResponse(body, headers=sse.HEADERS, direct_passthrough=True)
 
 
 @lru_cache(4096)

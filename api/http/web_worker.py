@@ -6,16 +6,20 @@ not load psycopg: only what is used after the fork is imported there.
 """
 
 import json
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import gevent
 from gunicorn import util
 from gunicorn.http import errors as refused
+from gunicorn.http.body import LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
+from arkloop.api.http.parking import Idle, ParkedConnection
 from arkloop.shared.errors import (
     ArkloopError,
     BadRequest,
@@ -26,6 +30,8 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.ids import new_trace_id
 
+#: How often it is asked whether all parked responses have ended.
+_END_SECONDS = 0.05
 # Else gevent keeps for each greenlet, and with it for each open stream, where it was started.
 gevent.config.track_greenlet_tree = False
 
@@ -45,6 +51,46 @@ _OURS = (
 
 
 class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    #: Responses that are parked, or were: their greenlets are not those of a request.
+    parked = 0
+
+    stopped_at = 0.0
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Let the worker stop."""
+        self.stopped_at = time.monotonic()
+        super().handle_exit(sig, frame)
+
+    def run(self) -> None:
+        """Serve until the worker is to stop, and until the responses that were parked have ended.
+
+        gunicorn does not know of those, and waits only for others.
+        """
+        super().run()
+        while (
+            ParkedConnection.count
+            and time.monotonic() < self.stopped_at + self.cfg.graceful_timeout
+        ):
+            self.notify()
+            gevent.sleep(_END_SECONDS)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Handle a request until its response has ended, or is parked."""
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except Idle as idle:
+            is_chunked = req.version >= (1, 1)
+            can_be_reused = is_chunked and not req.should_close() and _is_read(req)
+            end = partial(self._end, can_be_reused=can_be_reused)
+            ParkedConnection(idle.body, is_chunked=is_chunked, end=end).park(sock)
+            raise StopIteration from None  # for gunicorn the connection has ended
+
+    def _end(self, client: Any, is_whole: bool, *, can_be_reused: bool) -> None:
+        if is_whole and can_be_reused and self.alive:
+            with suppress(OSError):  # the client has left meanwhile
+                self.handle(self.sockets[0], client, client.getpeername())
+        client.close()
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what gunicorn refuses or the application did not handle; the caller closes.
 
@@ -61,6 +107,14 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.log.error("request failed", exc_info=exc, extra=extra)
         with suppress(OSError):  # the client is gone
             util.write_nonblock(client, _response(error, trace_id))
+
+
+def _is_read(req: Any) -> bool:
+    """Return whether the connection's next byte is that of another request."""
+    reader = req.body.reader
+    return (
+        isinstance(reader, LengthReader) and not reader.length and not req.unreader.take_buffered()
+    )
 
 
 def _client_error(exc: BaseException) -> type[ArkloopError] | None:

@@ -2,13 +2,14 @@
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
+from arkloop.api.http.parking import BLOCKED_WRITE_SECONDS, IDLE
 from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.stream_hub import StreamHub
-from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_pages import PING, Page
 from arkloop.api.streaming.watch import Watch
 
 HEADERS = {
@@ -18,11 +19,8 @@ HEADERS = {
 }
 #: In front of a stream's first frame. Not a frame of its own, which some clients take for an event.
 RETRY = b"retry: 1000\n"
-#: No frame and no empty line: some clients would take those for an empty event.
+#: Like `PING`, no frame.
 HELLO = b": ok\n"
-PING = b": ping\n"
-#: Seconds after which a client that takes nothing is closed.
-BLOCKED_WRITE_SECONDS = 60
 
 
 def reopening(cursor: int | str) -> bytes:
@@ -45,7 +43,7 @@ def stream(
     on_leave: Callable[[], None] = lambda: None,
     pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
     follow_on: Callable[[], bytes | None] | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Yield everything after the watch's cursor, up to the terminal event or the watch's `until`.
 
     A stream that ends before that breaks the connection off, since many clients take an orderly
@@ -59,10 +57,11 @@ def stream(
     is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     environ.clear()
     del environ
-    client = watch.connection
-    before = client.gettimeout() if client is not None else None
-    if client is not None:
+    if (client := watch.connection) is not None:
+        before = client.gettimeout()
         client.settimeout(BLOCKED_WRITE_SECONDS)
+        watch.can_park = True
+    del client  # that of a parked stream is another one afterwards
     hub.add(watch)
     try:
         yield opening
@@ -72,6 +71,12 @@ def stream(
         while not is_whole:
             while not watch.is_over:
                 page = hub.next_page(watch)
+                while page is None and watch.is_idle and not watch.is_over:
+                    watch.is_idle = False
+                    hub.expect_page(watch)
+                    yield IDLE
+                    page = watch.wait()
+                watch.is_idle = False
                 if page is not None:
                     for piece in pieces(page):
                         yield first + piece if first else piece
@@ -90,16 +95,16 @@ def stream(
             if sent:
                 yield first + sent
                 first = b""
-        if not is_whole and client is not None:
-            _break_off(client, is_chunked=is_chunked)
+        if not is_whole and watch.connection is not None:
+            _break_off(watch.connection, is_chunked=is_chunked)
     except GeneratorExit:  # a write has failed, also that to a client that has taken nothing
-        if client is None or is_closed(client):
+        if watch.connection is None or is_closed(watch.connection):
             watch.has_left = watch.has_left or not watch.ended
         raise
     finally:
         hub.remove(watch)
-        if client is not None:
-            client.settimeout(before)
+        if watch.connection is not None:
+            watch.connection.settimeout(before)
         if watch.has_left and not watch.is_complete:
             on_leave()
 

@@ -2,8 +2,8 @@
 
 A notification says up to which number a run has events, and brings the last of them if they are
 short. A watch that has not got that far is read for by the `PageReader`; what Redis does not
-report, the poll finds in Postgres. An idle stream is a watch in here and a sleeping thread, without
-a timer or a connection of its own.
+report, the poll finds in Postgres. An idle stream is a watch in here and a sleeping thread, or
+parked: it has no timer and no connection to a store.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -146,13 +146,17 @@ class StreamHub:
 
     def next_page(self, watch: Watch, seconds: float = -1) -> Page | None:
         """Wait for it. None if a ping is due, if the watch `is_over`, or after these seconds."""
+        watch.wrote_at = time.monotonic()
+        self.expect_page(watch)
+        return watch.wait(seconds)
+
+    def expect_page(self, watch: Watch) -> None:
+        """Let the next page be read, for which the watch is going to wait."""
         with self._lock:
             self._reader.release(watch)
             watch.waits = True
-            watch.wrote_at = time.monotonic()
             if watch.wants:
                 self._reader.read_for(watch.run_id)
-        return watch.wait(seconds)
 
     # ---- inside ----
 
@@ -376,21 +380,17 @@ class StreamHub:
             time.sleep(CHECK_SECONDS / len(parts))
             if self._closed:
                 return
-            self._check_some(part)
+            for watch in part:
+                if watch.may_read(watch.reader):
+                    watch.rest(self._connections.settings.sse_ping_seconds)
+                else:
+                    watch.interrupt()
         now = time.monotonic()
         with self._lock:
             for run_id, followed in self._followed.items():
                 if not followed.is_told and now > followed.asked_at + SUBSCRIBED_SECONDS:
                     followed.asked_at = now
                     self._unknown.put(run_id)
-
-    def _check_some(self, watches: Sequence[Watch]) -> None:
-        ping_before = time.monotonic() - self._connections.settings.sse_ping_seconds
-        for watch in watches:
-            if not watch.may_read(watch.reader):
-                watch.interrupt()
-            elif watch.waits and watch.wrote_at <= ping_before:
-                watch.wake()
 
     def _probe(self) -> None:
         """Ping Redis while it is down, to find out when it is back."""

@@ -26,6 +26,8 @@ PAGE_EVENTS = 2_000
 PAGE_BYTES = 131_072
 #: A page from Redis is bound by count alone; from the second on it follows the events' size.
 FIRST_PAGE_EVENTS = 16
+#: No frame and no empty line: some clients would take those for an empty event.
+PING = b": ping\n"
 #: Written at once at most, so that a slow client is seen to make progress.
 PIECE_BYTES = 32_768
 

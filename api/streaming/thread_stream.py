@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from arkloop.api.streaming import sse
 from arkloop.api.streaming.lookups import Lookups
 from arkloop.api.streaming.run_heads import RunHead
 from arkloop.api.streaming.stream_hub import StreamHub
-from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_pages import PING, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.errors import EventsLost, Unavailable
 from arkloop.shared.runs import next_runs
@@ -152,7 +151,7 @@ class ThreadStream:
             return b""
         except Unavailable:
             time.sleep(UNAVAILABLE_SECONDS)
-            return sse.PING
+            return PING
         if run is not None:
             self._position, self._run_id = run.position, run.run_id
             self._hub.move(watch, run.run_id, until=self._until(run))

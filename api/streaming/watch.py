@@ -8,8 +8,12 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from uuid import UUID
 
-from arkloop.api.streaming.stream_pages import FIRST_PAGE_EVENTS, Page
+from arkloop.api.http.parking import MOST_PARKED, ParkedConnection
+from arkloop.api.streaming.stream_pages import FIRST_PAGE_EVENTS, PING, Page
 from arkloop.shared.actors import Actor
+
+#: Seconds of silence after which a stream is parked: much more than between two words of a model.
+IDLE_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +37,10 @@ class Watch:
     awaits_run: bool = False
     last_seq: int | None = None
     connection: socket.socket | None = None
+    #: Its stream can be parked; it should be, since it is idle; and the connection if it is.
+    can_park: bool = False
+    is_idle: bool = False
+    parked: ParkedConnection | None = None
     may_read: Callable[[Actor], bool] = lambda _: True
     announced: int = field(init=False)
     limit: int = FIRST_PAGE_EVENTS
@@ -100,6 +108,32 @@ class Watch:
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is awake already
             self._wake.release()
+        if self.parked is not None:
+            parked, self.parked = self.parked, None
+            parked.resume()
+
+    def park(self, parked: ParkedConnection) -> bool:
+        """Let `wake` resume the stream; False if there is something for it already."""
+        # Looked at alone: to try to take it lets other greenlets run, and one of them may wake it.
+        if not self._wake.locked():
+            return False
+        self.parked = parked
+        return True
+
+    def rest(self, ping_seconds: float) -> None:
+        """Let the stream be parked, or send a ping, if nothing was sent for long enough."""
+        if not self.waits:
+            return
+        silent = time.monotonic() - self.wrote_at
+        can_park = self.can_park and self.parked is None and ParkedConnection.count < MOST_PARKED
+        if can_park and silent >= min(IDLE_SECONDS, ping_seconds):
+            self.is_idle = True
+            self.wake()
+        elif silent >= ping_seconds:
+            if self.parked is not None and self.parked.send(PING):
+                self.wrote_at = time.monotonic()
+            else:
+                self.wake()
 
     def give(self, page: Page) -> None:
         """Give the client its next page."""

@@ -23,7 +23,7 @@ from bench.silent_vendor import SilentVendor
 RUNS, COUNTS = 6, 150
 IDLE_STREAMS = 400
 STOPS = 50
-REST_SECONDS = 3.0
+REST_SECONDS = 8.0  # longer than until streams are parked
 _SENT_AT = re.compile(rb"\d+:(\d{10}\.\d{4}) ")
 #: What marks the lines that bring a piece of text; the text as a whole follows in others.
 _DELTAS = (b"message.delta", b"text-delta", b"output_text.delta", b"TEXT_MESSAGE_CONTENT")

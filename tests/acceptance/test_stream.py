@@ -278,6 +278,23 @@ def test_silence_is_filled_with_pings(system: System, user: Caller, waiting_run:
     assert HELLO + b": ping\n" * got.count(b"ping") == got
 
 
+def test_a_stream_that_was_idle_misses_nothing(system: System, user: Caller) -> None:
+    """Its connection was parked in silence, as with any server after some seconds."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "a b c"})
+    cursor = user.until(run_id, "status", "waiting_for_input")["last_seq"]
+    reader = user.at(system.web[1].url)
+
+    with reader.stream(run_id, after_seq=cursor) as answer:
+        chunks = answer.iter_raw()
+        got = next(chunks)
+        while got.count(b"ping") < 3:
+            got += next(chunks)
+        assert 200 == user.answer(run_id, "yes").status_code
+        got += b"".join(chunks)
+
+    assert stream_of(frames_of(system, run_id)[cursor:]) == got.replace(b": ping\n", b"")
+
+
 def test_every_text_comes_through_unharmed(user: Caller) -> None:
     """What looks like a field, a line end or an end of the stream is text all the same."""
     run_id = user.run({"say": NASTY * 50, "repeat": 2})

@@ -9,6 +9,7 @@ import pytest
 
 from arkloop.api.streaming import held_pages, sse, stream_hub, stream_pages
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.stream_pages import PING
 from arkloop.api.streaming.watch import Watch
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared import times
@@ -285,10 +286,10 @@ def test_silence_is_filled_with_pings(
         replace(connections, settings=replace(connections.settings, sse_ping_seconds=1))
     )
     client = Client(hub, run.watch())
-    eventually(lambda: 2 == client.received.count(sse.PING))
+    eventually(lambda: 2 == client.received.count(PING))
     run.end()
 
-    assert whole(run) == client.whole().replace(sse.PING, b"")
+    assert whole(run) == client.whole().replace(PING, b"")
     assert client.received.startswith(whole(run)[: len(sse.HELLO) + 20])
     hub.close()
 

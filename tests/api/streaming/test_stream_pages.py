@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from arkloop.api.streaming import page_reader, sse, stream_pages
-from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.stream_pages import PING, Page
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import MessageDelta
@@ -54,7 +54,7 @@ def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> Non
     events = [encode(i, MessageDelta(text), NOW) for i, text in enumerate(texts, 1)]
     frames = [frame_of(event, named=named) for event in events]
 
-    read = read_by_httpx_sse(sse.HELLO + sse.RETRY + b"".join(frames) + sse.PING)
+    read = read_by_httpx_sse(sse.HELLO + sse.RETRY + b"".join(frames) + PING)
 
     assert [event.payload for event in events] == [sent.data for sent in read]
     assert [str(event.seq) for event in events] == [sent.id for sent in read]
