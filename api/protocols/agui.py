@@ -39,7 +39,6 @@ from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES,
 from arkloop.api.protocols.agui_runs import Part
 from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
-from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import (
     Conflict,
@@ -96,7 +95,6 @@ def _go_on() -> None:
 
 
 @bp.post("/v1/agui")
-@gives_back_its_stack
 @requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=INPUT,
@@ -141,7 +139,6 @@ def run_agent() -> Response:
 
 
 @bp.post("/v1/agui/connect")
-@gives_back_its_stack
 @requires("data.runs.read", also=["data.threads.read"], end_users=True)
 @described(
     body=INPUT,

@@ -45,7 +45,6 @@ from arkloop.api.protocols.ai_sdk_requests import (
 )
 from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
-from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
     IdempotencyConflict,
@@ -87,7 +86,6 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 
 @bp.post("/v1/ui/chat")
-@gives_back_its_stack
 @requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=CHAT,
@@ -121,7 +119,6 @@ def send_chat() -> Response:
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
-@gives_back_its_stack
 @requires("data.runs.read", end_users=True)
 @described(
     query=StreamQuery,

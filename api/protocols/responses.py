@@ -33,7 +33,6 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import CreateResponse
 from arkloop.api.streaming.rest import wait_for_rest
-from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
     InvalidRequest,
@@ -77,7 +76,6 @@ _LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES)
 
 
 @bp.post("/v1/responses")
-@gives_back_its_stack
 @requires("data.runs.write", also=["data.runs.read", "data.threads.write"], end_users=True)
 @described(
     body=CreateResponse,
@@ -152,7 +150,6 @@ def _key_by_content(body: Mapping[str, Any]) -> str | None:
 
 
 @bp.get("/v1/responses/<response:response_id>")
-@gives_back_its_stack
 @requires("data.runs.read", end_users=True)
 @described(
     query=RetrieveQuery,
