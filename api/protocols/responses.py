@@ -21,6 +21,7 @@ from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import (
     responses_errors,
+    responses_files,
     responses_ids,
     responses_input,
     responses_runs,
@@ -90,7 +91,7 @@ def create_response() -> Response:
     if body.get("stream"):
         reserve_stream()
     with sent_files.kept_if_used():
-        body["input"] = responses_input.with_stored_files(body["input"])
+        body["input"] = responses_files.with_stored_files(body["input"])
         created, is_replay = _created(body)
     response = _respond(created, streams=body.get("stream"), waits=not body.get("background"))
     if is_replay:

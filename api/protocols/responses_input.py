@@ -14,7 +14,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from arkloop.api.http.content import MessageContent, reasons
-from arkloop.api.protocols import responses_ids, sent_files
+from arkloop.api.protocols import responses_ids
 from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content, Part
@@ -75,7 +75,7 @@ def read(value: Any) -> Input:
     for place, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
-        if (shown := _id_of_output(item)) is not None:
+        if (shown := id_of_output(item)) is not None:
             if continues is not None and continues.run_id == shown.run_id:
                 # A function call comes last among the items, and its event may be an earlier one.
                 shown = max(continues, shown)
@@ -83,71 +83,10 @@ def read(value: Any) -> Input:
     return _new(value, first, continues)
 
 
-def _id_of_output(item: Mapping[str, Any]) -> ItemId | None:
+def id_of_output(item: Mapping[str, Any]) -> ItemId | None:
     """Return the id of an item of an earlier response, None for other items."""
     is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
     return responses_ids.parse_item(item.get("id")) if is_output else None
-
-
-def with_stored_files(value: Any) -> Any:
-    """Return an input with the files stored that its new messages of the user have as base64.
-
-    Those of a conversation that took place elsewhere are left out, as the model reads it as text.
-
-    Raises:
-        InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
-    """
-    if not isinstance(value, list):
-        return value
-    items = list(value)
-    known: dict[tuple[str, str | None], str] = {}
-    is_elsewhere = False
-    for place in range(len(items) - 1, -1, -1):
-        item = items[place]
-        if not isinstance(item, dict):
-            continue
-        if _id_of_output(item) is not None:
-            break  # the server has what comes before it
-        if item.get("role") == "assistant":
-            is_elsewhere = True
-        elif item.get("role") == "user" and isinstance(content := item.get("content"), list):
-            name = f"input[{place}].content"
-            parts = [
-                _noted(part) if is_elsewhere else _stored(f"{name}[{number}]", part, known)
-                for number, part in enumerate(content)
-            ]
-            items[place] = {**item, "content": parts}
-    return items
-
-
-def _stored(name: str, part: Any, known: dict[tuple[str, str | None], str]) -> Any:
-    """Store the data of a part, unless the request has had it: it is `known` then."""
-    if (found := _data_of(part)) is None:
-        return part
-    if found not in known:
-        known[found] = str(sent_files.stored(name, *found))
-    return {"type": part["type"], "file_id": known[found]}
-
-
-def _noted(part: Any) -> Any:
-    """Return a text in place of a part with data."""
-    if (found := _data_of(part)) is None:
-        return part
-    kind, (_, file_name) = part["type"].removeprefix("input_"), found
-    note = kind if file_name is None else f"{kind}: {file_name}"
-    return {"type": "input_text", "text": f"[{note}]"}
-
-
-def _data_of(part: Any) -> tuple[str, str | None] | None:
-    """Return the base64 of a part and the name of its file, None for other parts."""
-    match part:
-        case {"type": "input_image", "image_url": str(data)} if data.startswith("data:"):
-            return data, None
-        case {"type": "input_file", "file_data": str(data), "filename": str(file_name)}:
-            return data, file_name
-        case {"type": "input_file", "file_data": str(data)}:
-            return data, None
-    return None
 
 
 def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | None) -> Input:
@@ -219,7 +158,7 @@ def _earlier_results(
             with suppress(InvalidRequest):  # what is not needed is not checked
                 found.setdefault(item["call_id"], _text("", item.get("output")))
             continue
-        of_run = _id_of_output(item)
+        of_run = id_of_output(item)
         if of_run is None or continues is None or of_run.run_id != continues.run_id:
             break
         if item.get("role") == "assistant":

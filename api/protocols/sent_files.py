@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -83,6 +83,13 @@ def are_stored() -> bool:
 def mark_used() -> None:
     """Keep what this request has stored: a message refers to it."""
     g.are_used = True
+
+
+def discard(file_ids: Collection[UUID]) -> None:
+    """Remove some of what this request has stored, which its message cannot refer to."""
+    with connections().transaction() as tx:
+        files.remove_all(tx, created_by_user_id=actor().user_id, file_ids=file_ids)
+    g.sent_files = [file_id for file_id in g.sent_files if file_id not in file_ids]
 
 
 def _remove() -> None:

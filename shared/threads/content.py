@@ -88,6 +88,32 @@ def stored_parts(sql: Connection, actor: Actor, content: Content) -> list[Part] 
     ]
 
 
+def acceptable(
+    sql: Connection, actor: Actor, parts: Sequence[Part], more: Sequence[Part]
+) -> list[Part]:
+    """Return those of the further parts that a message with these parts may have as well.
+
+    Where their files have too many bytes together, the first of them.
+    """
+    ids = {UUID(part["file_id"]) for part in (*parts, *more) if "file_id" in part}
+    rows: list[Row[Any]] = []
+    if ids and "data.files.read" in actor.permissions:
+        rows = files.of_ids(sql, actor.org_id, ids, end_user_id=actor.end_user_id)
+    found = {str(row.id): row for row in rows}
+    size = sum(found[part["file_id"]].size for part in parts if part.get("file_id") in found)
+    fitting = []
+    for part in more:
+        if "file_id" in part:
+            file = found.get(part["file_id"])
+            if file is None or _problem(part["type"], file) is not None:
+                continue
+            if size + file.size > MAX_FILE_BYTES:
+                continue
+            size += file.size
+        fitting.append(part)
+    return fitting
+
+
 def _facts(file: Row[Any]) -> dict[str, Any]:
     return {"name": file.name, "media_type": file.media_type, "size": file.size}
 

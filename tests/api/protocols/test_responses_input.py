@@ -1,12 +1,9 @@
 """Requests for responses that have all items of a conversation, sent again each time."""
 
-from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import pytest
-from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
@@ -14,9 +11,7 @@ from arkloop.shared.events.types import MessageDelta, RunError, ToolCallRequeste
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource, RunState
-from arkloop.shared.storage.tables.files import files
 from tests.clients import User
-from tests.contents import png
 from tests.stored_runs import StoredRuns
 
 #: Of every request.
@@ -153,113 +148,6 @@ def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> Non
 
     assert "No tool output found for function call a." in incomplete.text
     assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
-
-
-IMAGE = {
-    "type": "input_image",
-    "image_url": f"data:image/png;base64,{b64encode(png()).decode()}",
-}
-FILE = {"type": "input_file", "filename": "a.txt", "file_data": "SGVsbG8="}
-QUESTION = {"type": "input_text", "text": "What is this?"}
-
-
-def user_says(*parts: Any) -> dict[str, Any]:
-    return {"role": "user", "content": list(parts)}
-
-
-def newest_message(alice: User) -> Any:
-    """Return the content of the newest message of the org's one thread."""
-    [thread] = alice.get("/v1/threads").json or []
-    *_, said = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
-    return said["content"]
-
-
-def kept_files(stored: StoredRuns) -> int | None:
-    with stored.connections.reading() as sql:
-        of_org = (files.c.org_id == stored.actor.org_id) & files.c.expires_at.is_(None)
-        return sql.scalar(select(func.count()).where(of_org))
-
-
-@pytest.mark.parametrize("question", [[QUESTION], "What is this?"])
-@pytest.mark.parametrize("continues", [False, True])
-def test_files_of_all_new_messages_are_attached_to_the_last(
-    stored: StoredRuns, alice: User, continues: bool, question: Any
-) -> None:
-    """A prompt may be several messages, such as an image and the question about it."""
-    shown = [answered(stored, alice)] if continues else []
-    items = [*shown, user_says(IMAGE, FILE), {"role": "user", "content": question}]
-    made = alice.post("/v1/responses", {**MODEL, "input": items})
-
-    assert 200 == made.status_code, made.text
-    *attached, text = newest_message(alice)
-    assert ({"type": "text", "text": "What is this?"}, 2) == (text, kept_files(stored))
-    contents = [alice.get(f"/v1/files/{part['file_id']}/content").data for part in attached]
-    assert (["image", "file"], [png(), b"Hello"]) == ([p["type"] for p in attached], contents)
-
-
-def test_an_image_by_its_address_is_attached_too(alice: User) -> None:
-    """The model sees it as well as one in base64."""
-    image = {"type": "input_image", "image_url": "https://example.com/a.png"}
-    alice.post("/v1/responses", {**MODEL, "input": [user_says(image), user_says(QUESTION)]})
-    assert ["image", "text"] == [part["type"] for part in newest_message(alice)]
-
-
-def test_a_turn_with_a_file_that_is_tried_again_has_it_once(
-    stored: StoredRuns, alice: User
-) -> None:
-    """The client sends the message again behind the one whose run has failed."""
-    turn = user_says(IMAGE, QUESTION)
-    made = alice.post("/v1/responses", {**MODEL, "input": [answered(stored, alice), turn, turn]})
-
-    assert 200 == made.status_code, made.text
-    assert ["image", "text"] == [part["type"] for part in newest_message(alice)]
-    assert 1 == kept_files(stored)
-
-
-def test_a_turn_with_a_file_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None:
-    """The same request is another attempt then; until it fails it counts once."""
-    body = {**MODEL, "input": [answered(stored, alice), user_says(FILE, QUESTION)]}
-
-    made = []
-    for end in (RunState.FAILED, RunState.CANCELLED, RunState.COMPLETED):
-        ids = [(alice.post("/v1/responses", body).json or {}).get("id") for _ in range(2)]
-        assert ids[0] == ids[1]
-        made += ids
-        run_id = UUID(str(ids[0]).removeprefix("resp_"))
-        stored.finish(claimed(stored, run_id), end, error=FAILED if end == "failed" else None)
-    last = alice.post("/v1/responses", body)
-
-    assert 3 == len(set(made))
-    assert (made[-1], "true") == ((last.json or {})["id"], last.headers["Idempotency-Replayed"])
-    assert 3 == kept_files(stored)
-
-
-def test_files_of_a_conversation_elsewhere_are_noted(stored: StoredRuns, alice: User) -> None:
-    """The model reads that conversation as text, so its files are not stored."""
-    unnamed = {"type": "input_file", "file_data": "SGVsbG8="}
-    items = [
-        user_says(IMAGE, FILE, unnamed, QUESTION),
-        {"role": "assistant", "content": "A cat."},
-        user_says({"type": "input_text", "text": "Which one?"}),
-    ]
-    made = alice.post("/v1/responses", {**MODEL, "input": items})
-
-    assert 200 == made.status_code, made.text
-    instructions = (made.json or {})["instructions"]
-    assert (
-        "User: [image]\n[file: a.txt]\n[file]\nWhat is this?\n\nAssistant: A cat." in instructions
-    )
-    assert (["text"], 0) == ([p["type"] for p in newest_message(alice)], kept_files(stored))
-
-
-def answered(stored: StoredRuns, alice: User) -> dict[str, Any]:
-    """Create a run that says something, and return that item of its response."""
-    run_id = stored.create(UUID(alice.thread()))
-    claim = claimed(stored, run_id)
-    stored.write(claim, MessageDelta("Hello."))
-    stored.finish(claim)
-    [item] = output_of(alice, f"resp_{run_id.hex}")
-    return item
 
 
 def runs_of(user: User) -> set[UUID]:

@@ -1,0 +1,170 @@
+"""The files of a request for a response: those of its new messages of the user.
+
+The model reads the messages before the last one as a transcript, so their files have to be sent
+with the last one. What is wrong with a file of the last message is refused. Files of the others are
+sent as far as they can be: clients keep a message that was refused, and send it in front of each
+further one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from arkloop.api.http.content import MAX_PARTS
+from arkloop.api.http.current import actor, connections
+from arkloop.api.protocols import sent_files
+from arkloop.api.protocols.responses_input import MAX_ITEMS, id_of_output
+from arkloop.shared.errors import BodyTooLarge, Forbidden, InvalidRequest
+from arkloop.shared.ids import parse_id
+from arkloop.shared.threads.content import Part, acceptable, described
+
+#: The base64 of a file and its name, if it has one.
+Data = tuple[str, str | None]
+
+
+def with_stored_files(value: Any) -> Any:
+    """Return an input with the files stored that its new messages of the user have as base64.
+
+    A file of a message before the last one that cannot be sent with it is replaced by a text. So is
+    the data of a conversation that took place elsewhere, as the model reads it as text.
+
+    Raises:
+        InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
+    """
+    if not isinstance(value, list) or len(value) > MAX_ITEMS:
+        return value
+    items, known = list(value), dict[Data, UUID]()
+    new, elsewhere = _messages(items)
+    for place in elsewhere:
+        items[place] = _with(
+            items[place], lambda part: part if _data(part) is None else _noted(part)
+        )
+    if not new:
+        return items
+    last, *earlier = new
+    own = [part for part in _parts(items[last]) if _is_file(part)]
+    stored = [
+        _stored(f"input[{last}].content[{number}]", part, known)
+        for number, part in enumerate(_parts(items[last]))
+    ]
+    if stored:
+        items[last] = {**items[last], "content": stored}
+    room = MAX_PARTS - max(len(stored), 1)
+    wanted: list[tuple[str, Any]] = []
+    for place in earlier:
+        for number, part in reversed(list(enumerate(_parts(items[place])))):
+            is_new = _is_file(part) and part not in own and part not in [one for _, one in wanted]
+            if is_new and len(wanted) < room:
+                wanted.append((f"input[{place}].content[{number}]", part))
+    sent = [*own, *_sendable(wanted, [part for part in stored if _is_file(part)], known)]
+
+    def shown(part: Any) -> Any:
+        if not _is_file(part):
+            return part
+        return _stored("", part, known) if part in sent else _noted(part)
+
+    for place in earlier:
+        items[place] = _with(items[place], shown)
+    return items
+
+
+def _messages(items: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Return the places of the new messages of the user, the last one first, and those of messages
+    in a conversation elsewhere.
+    """
+    new: list[int] = []
+    elsewhere: list[int] = []
+    found = new
+    for place in range(len(items) - 1, -1, -1):
+        item = items[place]
+        if not isinstance(item, dict):
+            continue
+        if id_of_output(item) is not None:
+            break  # the server has what comes before it
+        if item.get("role") == "assistant":
+            found = elsewhere
+        elif item.get("role") == "user":
+            found.append(place)
+    return new, elsewhere
+
+
+def _sendable(
+    wanted: Sequence[tuple[str, Any]], own: Sequence[Any], known: dict[Data, UUID]
+) -> list[Any]:
+    """Store the data of parts with their names, and return those that a message may have as well
+    as its own.
+    """
+    ready: list[tuple[Any, Part]] = []
+    for name, part in wanted:
+        try:
+            ready.append((part, _as_stored(_stored(name, part, known))))
+        except (InvalidRequest, Forbidden, BodyTooLarge):
+            continue
+    if not ready:
+        return []
+    with connections().reading() as sql:
+        more = [part for _, part in ready]
+        fitting = acceptable(sql, actor(), [_as_stored(part) for part in own], more)
+    refused = [sent for sent, part in ready if part not in fitting]
+    if of_data := [data for part in refused if (data := _data(part)) is not None]:
+        sent_files.discard([known.pop(data) for data in of_data])
+    return [sent for sent, _ in ready if sent not in refused]
+
+
+def _parts(item: Mapping[str, Any]) -> list[Any]:
+    content = item.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _with(item: Mapping[str, Any], change: Callable[[Any], Any]) -> Mapping[str, Any]:
+    """Return the message with each of its parts changed."""
+    if not isinstance(item.get("content"), list):
+        return item
+    return {**item, "content": [change(part) for part in _parts(item)]}
+
+
+def _stored(name: str, part: Any, known: dict[Data, UUID]) -> Any:
+    """Store the data of a part, unless the request has had it: it is `known` then."""
+    if (found := _data(part)) is None:
+        return part
+    if found not in known:
+        known[found] = sent_files.stored(name, *found)
+    return {"type": part["type"], "file_id": str(known[found])}
+
+
+def _noted(part: Any) -> Any:
+    """Return a text in place of a part with a file."""
+    if (found := _data(part)) is None:
+        return {"type": "input_text", "text": described([_as_stored(part)])}
+    kind, (_, file_name) = part["type"].removeprefix("input_"), found
+    note = kind if file_name is None else f"{kind}: {file_name}"
+    return {"type": "input_text", "text": f"[{note}]"}
+
+
+def _is_file(part: Any) -> bool:
+    """Return whether a part has a file; what is malformed is refused where the input is read."""
+    return _data(part) is not None or _as_stored(part) != {}
+
+
+def _as_stored(part: Any) -> Part:
+    """Return a part without data as threads have it, and an empty one if it refers to no file."""
+    match part:
+        case {"type": "input_image" | "input_file", "file_id": str(file_id)} if parse_id(file_id):
+            return {"type": part["type"].removeprefix("input_"), "file_id": file_id}
+        case {"type": "input_image", "image_url": str(url)} if not url.startswith("data:"):
+            return {"type": "image", "url": url}
+        case {"type": "input_file", "file_url": str(url)}:
+            return {"type": "file", "url": url}
+    return {}
+
+
+def _data(part: Any) -> Data | None:
+    """Return the base64 of a part and the name of its file, None for other parts."""
+    match part:
+        case {"type": "input_image", "image_url": str(data)} if data.startswith("data:"):
+            return data, None
+        case {"type": "input_file", "file_data": str(data), "filename": str(file_name)}:
+            return data, file_name
+        case {"type": "input_file", "file_data": str(data)}:
+            return data, None
+    return None
