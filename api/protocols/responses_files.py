@@ -14,19 +14,31 @@ from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.responses_input import MAX_ITEMS, id_of_output
-from arkloop.shared.errors import BodyTooLarge, Forbidden, InvalidRequest
+from arkloop.shared.errors import (
+    BodyTooLarge,
+    Forbidden,
+    InvalidRequest,
+    RunNotFound,
+    ThreadNotFound,
+)
+from arkloop.shared.files import files
 from arkloop.shared.ids import parse_id
-from arkloop.shared.threads.content import Part, acceptable, described
+from arkloop.shared.runs import queries
+from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Part, acceptable, as_given, described
 
 #: The base64 of a file and its name, if it has one.
 Data = tuple[str, str | None]
+#: The newest messages of a thread among which those that a client sends again are looked for.
+_MAX_TURNS = 100
 
 
 def with_stored_files(value: Any) -> Any:
     """Return an input with the files stored that its new messages of the user have as base64.
 
-    A file of a message before the last one that cannot be sent with it is replaced by a text. So is
-    the data of a conversation that took place elsewhere, as the model reads it as text.
+    A file of a message before the last one that cannot be sent with it, or that the thread has in
+    the message of a run that has failed, is replaced by a text. So is the data of a conversation
+    that took place elsewhere, as the model reads it as text.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
@@ -34,7 +46,7 @@ def with_stored_files(value: Any) -> Any:
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
         return value
     items, known = list(value), dict[Data, UUID]()
-    new, elsewhere = _messages(items)
+    new, elsewhere, of_run = _messages(items)
     for place in elsewhere:
         items[place] = _with(
             items[place], lambda part: part if _data(part) is None else _noted(part)
@@ -42,6 +54,13 @@ def with_stored_files(value: Any) -> Any:
     if not new:
         return items
     last, *earlier = new
+    if of_run is not None and any(_is_file(part) for at in earlier for part in _parts(items[at])):
+        behind = _behind_known(items, earlier, of_run)
+        for place in earlier[behind:]:
+            items[place] = _with(
+                items[place], lambda part: _noted(part) if _is_file(part) else part
+            )
+        earlier = earlier[:behind]
     own = [part for part in _parts(items[last]) if _is_file(part)]
     stored = [
         _stored(f"input[{last}].content[{number}]", part, known)
@@ -68,9 +87,9 @@ def with_stored_files(value: Any) -> Any:
     return items
 
 
-def _messages(items: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Return the places of the new messages of the user, the last one first, and those of messages
-    in a conversation elsewhere.
+def _messages(items: Sequence[Any]) -> tuple[list[int], list[int], UUID | None]:
+    """Return the places of the new messages of the user, the last one first, those of messages in a
+    conversation elsewhere, and the run that the new ones follow, if any.
     """
     new: list[int] = []
     elsewhere: list[int] = []
@@ -79,13 +98,73 @@ def _messages(items: Sequence[Any]) -> tuple[list[int], list[int]]:
         item = items[place]
         if not isinstance(item, dict):
             continue
-        if id_of_output(item) is not None:
-            break  # the server has what comes before it
+        if (shown := id_of_output(item)) is not None:
+            return new, elsewhere, shown.run_id  # the server has what comes before it
         if item.get("role") == "assistant":
             found = elsewhere
         elif item.get("role") == "user":
             found.append(place)
-    return new, elsewhere
+    return new, elsewhere, None
+
+
+def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) -> int:
+    """Return how many of these messages, the last one first, come behind those of the thread.
+
+    A client has no item of a run that has failed, but the thread has its message.
+    """
+    with connections().reading() as sql:
+        try:
+            run = queries.get(sql, actor(), run_id)
+            newest = threads.list_messages(
+                sql, actor(), run["thread_id"], limit=_MAX_TURNS, before=None
+            )
+        except (RunNotFound, ThreadNotFound):
+            return len(earlier)
+        later = [
+            as_given(row.parts or [{"type": "text", "text": row.content}])
+            for row in reversed(newest)
+            if row.role == "user" and row.position > run["position"]
+        ]
+        ids = {UUID(part["file_id"]) for parts in later for part in parts if "file_id" in part}
+        found = files.of_ids(sql, actor().org_id, ids) if ids else []
+    if not later:
+        return len(earlier)
+    digests = {str(row.id): row.sha256 for row in found}
+    sent = [_compared(items[place].get("content")) for place in earlier]
+    behind = len(earlier)
+    for parts in later:
+        for number in range(behind - 1, -1, -1):
+            if _ends_with(parts, sent[number], digests):
+                behind = number
+                break
+    return behind
+
+
+def _compared(content: Any) -> list[Part]:
+    """Return the parts of a message as threads have them, with a digest in place of data."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    parts: list[Part] = []
+    for part in content if isinstance(content, list) else []:
+        if (data := _data(part)) is not None:
+            kind = part["type"].removeprefix("input_")
+            parts.append({"type": kind, "sha256": sent_files.digest(data[0])})
+        elif isinstance(part, dict) and part.get("type") == "input_text":
+            parts.append({"type": "text", "text": part.get("text")})
+        else:
+            parts.append(_as_stored(part))
+    return parts
+
+
+def _ends_with(parts: Sequence[Part], sent: Sequence[Part], digests: Mapping[str, str]) -> bool:
+    """Return whether a message of the thread is this one, with files of others in front of it."""
+    if not 1 <= len(sent) <= len(parts):
+        return False
+    return all(
+        own == part
+        or own == {"type": part["type"], "sha256": digests.get(part.get("file_id", ""), "")}
+        for part, own in zip(parts[-len(sent) :], sent, strict=True)
+    )
 
 
 def _sendable(

@@ -1,6 +1,7 @@
 """Files that clients send within a message, in base64: stored, so that the message names them."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -83,6 +84,14 @@ def are_stored() -> bool:
 def mark_used() -> None:
     """Keep what this request has stored: a message refers to it."""
     g.are_used = True
+
+
+def digest(data: str) -> str | None:
+    """Return the SHA-256 of what a client has sent, as files have it; None if it is malformed."""
+    try:
+        return hashlib.sha256(_decoded("", data)).hexdigest()
+    except InvalidRequest:
+        return None
 
 
 def discard(file_ids: Collection[UUID]) -> None:

@@ -213,6 +213,51 @@ def test_files_of_the_last_message_are_sent_or_refused(alice: User) -> None:
     assert "file not found" in refused.text
 
 
+@pytest.mark.parametrize("question", [[QUESTION], "What is this?"])
+def test_files_of_a_message_that_the_thread_has_are_not_sent_again(
+    stored: StoredRuns, alice: User, question: Any
+) -> None:
+    """The message of a run that has failed stays in the history that the model gets."""
+    by_address = {"type": "input_image", "image_url": "https://example.com/a.png"}
+    pdf = {"type": "input_file", "file_id": uploaded_pdf(alice)}
+    items = [answered(stored, alice)]
+
+    def send(*said: dict[str, Any]) -> Any:
+        items.extend(said)
+        made = alice.post("/v1/responses", {**MODEL, "input": items})
+        assert 200 == made.status_code, made.text
+        body, content = made.json or {}, newest_message(alice)
+        run_id = UUID(body["id"].removeprefix("resp_"))
+        stored.finish(claimed(stored, run_id), RunState.FAILED, error=FAILED)
+        kinds = ["text"] if isinstance(content, str) else [part["type"] for part in content]
+        return kinds, body["instructions"]
+
+    first, _ = send(user_says(IMAGE, by_address), user_says(pdf, QUESTION))
+    second, noted = send({"role": "user", "content": question})
+    third, _ = send(user_says(FILE), user_says(QUESTION))
+    fourth, _ = send(user_says(QUESTION))
+
+    assert ["image", "image", "file", "text"] == first
+    assert (["text"], ["file", "text"], ["text"]) == (second, third, fourth)
+    assert "User: [image]\n[image: https://example.com/a.png]\n\nUser: [file: 0" in noted
+    assert 3 == kept_files(stored)
+
+
+def test_another_file_than_the_one_of_a_failed_run_is_sent(stored: StoredRuns, alice: User) -> None:
+    """Files in base64 are compared by their content."""
+    other = {**IMAGE, "image_url": f"data:image/png;base64,{b64encode(png(0)).decode()}"}
+    items = [answered(stored, alice), user_says(IMAGE)]
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+    run_id = UUID((made.json or {})["id"].removeprefix("resp_"))
+    stored.finish(claimed(stored, run_id), RunState.FAILED, error=FAILED)
+    items += [user_says(other), user_says(QUESTION)]
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert 200 == made.status_code, made.text
+    [image, _] = newest_message(alice)
+    assert png(0) == alice.get(f"/v1/files/{image['file_id']}/content").data
+
+
 def answered(stored: StoredRuns, alice: User) -> dict[str, Any]:
     """Create a run that says something, and return that item of its response."""
     run_id = stored.create(UUID(alice.thread()))
