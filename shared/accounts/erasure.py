@@ -123,7 +123,8 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     with connections.reading() as sql:
         first = personal_data.first_places(sql, find(sql))
     _forget_summaries(connections, first)
-    deliveries.forget_end_user(connections, org_id, end_user_id, end_user_scope(end_user_id))
+    scope = end_user_scope(end_user_id)
+    seen_at = deliveries.forget_end_user(connections, org_id, end_user_id, scope)
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
@@ -144,8 +145,10 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
     if unended:
         raise RunsGoOn()
-    # Again: until the commit, runs that were active may have stored some with these messages.
+    # Again: until the commit, runs that were active may have stored some with these messages, and
+    # those that ended may have passed a threshold of the budget.
     _forget_summaries(connections, first)
+    deliveries.forget_end_user(connections, org_id, end_user_id, scope, since=seen_at)
     return record
 
 

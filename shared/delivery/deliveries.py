@@ -11,7 +11,7 @@ the attempt when the lease is over. So an event arrives at least once, always un
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -50,6 +50,9 @@ _FORGET_RUNS = statement(__package__, "forget_runs")
 _FORGET_END_USER = statement(__package__, "forget_end_user")
 #: The place before all deliveries to an endpoint.
 _FIRST: Mapping[str, Any] = {"created_at": datetime.min.replace(tzinfo=UTC), "id": UUID(int=0)}
+#: A delivery has the time of its statement, and is seen when the transaction commits: all have
+#: done so by then.
+_IN_PROGRESS = timedelta(minutes=5)
 #: Literal texts: Postgres finds a partial index by nothing else.
 _IS_STATE = {state: text(f"state = '{state}'") for state in STATES}
 _SHOWN = [c for c in webhook_deliveries.c if c.name not in ("data", "ordered_by", "leased_until")]
@@ -236,28 +239,37 @@ def forget_runs(tx: Transaction, org_id: UUID, run_ids: Collection[UUID]) -> Non
 
 
 def forget_end_user(
-    connections: Connections, org_id: UUID, end_user_id: str, budget_scope: str
-) -> None:
+    connections: Connections,
+    org_id: UUID,
+    end_user_id: str,
+    budget_scope: str,
+    *,
+    since: datetime | None = None,
+) -> datetime:
     """Delete the deliveries that name an end user of the org, or are about their budget, which has
     this scope; some in each transaction.
 
     Runs may be gone before their deliveries: by their age, if `ARKLOOP_RETENTION_DAYS` is less than
-    `RETENTION_DAYS`.
+    `RETENTION_DAYS`. Returns the time from which another call, with `since`, finds what this one
+    cannot have seen.
 
     Raises:
         Unavailable
     """
     with connections.reading() as sql:
         found = _endpoints_of(sql, org_id)
+        began_at: datetime = sql.execute(select(func.now() - _IN_PROGRESS)).scalar_one()
+    first = _FIRST if since is None else {**_FIRST, "created_at": since}
     whose = {"end_user_id": end_user_id, "budget_scope": budget_scope}
     whose["budget_type"] = endpoints.BUDGET_TYPE
     for endpoint_id in found:
-        place: Mapping[str, Any] | None = _FIRST
+        place: Mapping[str, Any] | None = first
         while place is not None:
             values = {**whose, **place, "endpoint_id": endpoint_id, "limit": FORGOTTEN_AT_ONCE}
             with connections.transaction() as tx:
                 last = tx.sql.exec_driver_sql(_FORGET_END_USER, values).one_or_none()
             place = None if last is None else last._asdict()
+    return began_at
 
 
 def _endpoints_of(sql: Connection, org_id: UUID) -> Sequence[UUID]:

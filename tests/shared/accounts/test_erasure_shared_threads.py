@@ -1,5 +1,6 @@
 """The export and the erasure of what an end user has said in threads that are not theirs."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -8,11 +9,14 @@ from sqlalchemy import func, insert, select, update
 
 from arkloop.shared.accounts import erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
+from arkloop.shared.billing import budget_limits, spending
+from arkloop.shared.billing.spending import end_user_scope
 from arkloop.shared.events.types import ContextCompacted, RunSteered
 from arkloop.shared.runs import creation, offered_messages, sweep
 from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.storage.tables.accounts import erasures
+from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages, thread_contexts
@@ -22,6 +26,7 @@ from tests.end_users import ANN, BOB
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
 from tests.shared.runs.test_queries import beside
+from tests.stored_deliveries import endpoint
 from tests.stored_runs import StoredRuns, ago
 
 
@@ -178,6 +183,34 @@ def test_a_summary_that_is_stored_during_an_erasure_is_forgotten(thread: BusyThr
         assert {} == points.load(sql, thread.id)
         of_org = erasures.c.org_id == thread.stored.actor.org_id
         assert sql.scalar(select(erasures.c.created_at).where(of_org)) >= read_at
+
+
+def test_a_budget_s_delivery_of_a_run_that_ends_during_an_erasure_is_deleted(
+    thread: BusyThread,
+) -> None:
+    """A limit that is reached just before the commit leaves no webhook with the end user's id."""
+    thread.answer(thread.say("Ann asks", end_user_id=ANN).run_id, "to Ann")
+    connections, org_id = thread.stored.connections, thread.stored.actor.org_id
+    scope, of = end_user_scope(ANN), webhook_deliveries.c
+    named = select(of.data).where(of.org_id == org_id, of.type == "budget.threshold_reached")
+    with connections.transaction() as tx:
+        endpoint(tx, org_id)
+        limits = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(1)}
+        budget_limits.set_(tx, org_id, scope, **limits)
+    with connections.transaction() as tx:
+        asked = select(messages.c.id).where(messages.c.content == "Ann asks")
+        tx.sql.execute(asked.with_for_update())
+        join = beside(connections, lambda: erase(thread))
+        with connections.transaction() as other:
+            [row] = spending.now(other.sql, org_id, [scope])
+            place = spending.place(scope, row.month)
+            spending.move(other.sql, org_id, {place: (Decimal(1), Decimal(0))})
+        with connections.reading() as sql:
+            assert ANN in str(sql.scalars(named).all())
+    join()
+
+    with connections.reading() as sql:
+        assert [] == sql.scalars(named).all()
 
 
 @pytest.mark.parametrize("then", ["kept", "retried", "rolled back"])
