@@ -21,6 +21,7 @@ from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, read_body
 from arkloop.api.http.schema import Schema
+from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
@@ -70,6 +71,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     """Call the view with the agent's name and the body of its request."""
 
     @wraps(view)
+    @counts_from_arrival
     @requires("agents.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         if not AGENT_NAME.fullmatch(name):
@@ -221,14 +223,15 @@ def _respond(
     otherwise: Callable[[], bytes],
     is_silent: Callable[[], bool] | None = None,
 ) -> Response:
-    """Respond with what `take` returns, now or within these seconds.
+    """Respond with what `take` returns, now or within these seconds after the request arrived.
 
     A worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
     connections open. One that is alive asks again at once.
     """
     seconds = default_seconds if seconds is None else seconds
     body = take()
-    if body is None and seconds == 0:
+    seconds -= seconds_since_arrival()
+    if body is None and seconds <= 0:
         body = otherwise()
     if body is not None:
         return Response(body, mimetype="application/json")

@@ -26,6 +26,7 @@ from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.schema import Schema
+from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog import worker_tools
 from arkloop.shared.catalog.worker_tools import Definition
@@ -159,6 +160,7 @@ def _of_pool(view: Callable[[Worker, dict[str, Any]], Response], schema: Schema)
     """Call the view with the worker and the body of its request."""
 
     @wraps(view)
+    @counts_from_arrival
     @requires("tools.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         if not worker_tools.POOL_NAME.fullmatch(name):
@@ -268,9 +270,10 @@ def _respond(
     take: Callable[[], bytes | None],
     otherwise: Callable[[], bytes],
 ) -> Response:
-    """Respond with what `take` returns, now or within these seconds."""
+    """Respond with what `take` returns, now or within these seconds after the request arrived."""
     body = take()
-    if body is None and seconds == 0:
+    seconds -= seconds_since_arrival()
+    if body is None and seconds <= 0:
         body = otherwise()
     if body is not None:
         return Response(body, mimetype="application/json")
