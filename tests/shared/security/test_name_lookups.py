@@ -1,4 +1,4 @@
-"""Lookups of names whose name server does not respond, while threads are greenlets."""
+"""Lookups of names whose name server does not respond or is slow, while threads are greenlets."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ from arkloop.shared.security.name_lookups import MAX_LOOKUPS_OF_NAME
 
 pytestmark = pytest.mark.processes
 
-#: Lets each native lookup of a name below `dead.example` wait until `respond` is called.
+#: Lets each native lookup of a name below `dead.example` or `slow.example` wait until `respond` is
+#: called.
 SILENT_NAME_SERVER = """
 from gevent import monkey; monkey.patch_all()
 import _socket, socket, threading, time
@@ -28,9 +29,10 @@ begun = Counter()
 
 def getaddrinfo(host, port, *args, **kwargs):
     begun[host] += 1
-    if host.endswith("dead.example"):
+    if host.endswith(("dead.example", "slow.example")):
         silent.acquire()
         silent.release()
+    if host.endswith("dead.example"):
         raise _socket.gaierror(_socket.EAI_AGAIN, "no response")
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
 
@@ -79,3 +81,21 @@ with gevent.Timeout(10):
 print(begun == before, {*before.values()}, len(before) == MAX_ENDPOINTS)
 """)
     assert f"True {{{MAX_LOOKUPS_OF_NAME}}} True\n" == shown
+
+
+def test_an_answer_is_shared_by_all_that_wait_for_it() -> None:
+    """A popular name is not limited to its lookups in progress; a later caller has one anew."""
+    shown = output("""
+callers = [gevent.spawn(look_up, "slow.example", 443) for _ in range(100)]
+other = gevent.spawn(look_up, "slow.example", 80)
+with gevent.Timeout(10):
+    while begun["slow.example"] < 2:
+        time.sleep(0.01)
+    respond()
+    gevent.joinall([*callers, other], raise_error=True)
+print({one.value[0][4] for one in callers}, other.value[0][4], begun["slow.example"])
+look_up("slow.example", 443)
+print(begun["slow.example"])
+""")
+    found = "{('8.8.8.8', 443)} ('8.8.8.8', 80)"
+    assert f"{found} {MAX_LOOKUPS_OF_NAME + 1}\n{MAX_LOOKUPS_OF_NAME + 2}\n" == shown
