@@ -56,8 +56,8 @@ def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
         for run in evidence.runs.values()
         for event in run.of_type("run.resumed")
     )
-    if resumes < allow.resumes_per_worker_death * evidence.worker_deaths:
-        what = f"{resumes} runs were resumed after {evidence.worker_deaths} deaths of workers"
+    if resumes < allow.resumes_per_worker_death * len(evidence.worker_deaths):
+        what = f"{resumes} runs were resumed after {len(evidence.worker_deaths)} deaths of workers"
         yield Violation("NV", None, what)
 
 

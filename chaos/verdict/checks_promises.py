@@ -18,7 +18,7 @@ RECEIVED = "run.input_received"
 def check_promises(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
     """Check all promises, for each run, and for keys, threads and strangers."""
     for run in evidence.runs.values():
-        yield from _reaches_an_end(run, allow)
+        yield from _reaches_an_end(run, evidence, allow)
         yield from _cancel(run, evidence, allow)
         yield from _inputs(run)
         yield from _waiting(run)
@@ -34,7 +34,7 @@ def check_promises(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
 # ---- I5 ------------------------------------------------------------------------------
 
 
-def _reaches_an_end(run: Run, allow: Allow) -> Iterator[Violation]:
+def _reaches_an_end(run: Run, evidence: Evidence, allow: Allow) -> Iterator[Violation]:
     if not run.accepted:
         return
     last = run.last_look
@@ -47,8 +47,9 @@ def _reaches_an_end(run: Run, allow: Allow) -> Iterator[Violation]:
     statuses = set(run.expect.get("statuses") or ())
     if run.cancels:
         statuses.add("cancelled")
-    if statuses and last.status not in statuses:
-        what = f"{last.status}, not {' or '.join(sorted(statuses))}: {last.body.get('error')}"
+    error = last.body.get("error")
+    if statuses and last.status not in statuses and not evidence.is_unlucky(run, error):
+        what = f"{last.status}, not {' or '.join(sorted(statuses))}: {error}"
         yield Violation("I5", run.id, what)
     created, ended = moment(last.body.get("created_at")), last.ended_at
     if allow.end is not None and created is not None and ended is not None:

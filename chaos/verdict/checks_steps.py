@@ -5,12 +5,18 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from chaos.verdict.evidence import TEXT, Event, Evidence, Run, whole
+from chaos.verdict.evidence import (
+    CRASHED,
+    LOSSES_OF_A_POISON_RUN,
+    TEXT,
+    Event,
+    Evidence,
+    Run,
+    whole,
+)
 from chaos.verdict.violations import Violation
 
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens")
-CRASHED = "worker.crashed"
-LOSSES_OF_A_POISON_RUN = 2
 RECOVERY_SECONDS = 20.0
 
 #: What may follow a claim while text of an earlier one is still open: no more of the work.
@@ -224,7 +230,7 @@ def _poison(run: Run, evidence: Evidence) -> Iterator[Violation]:
     told += [event.data.get("error") for event in run.of_type("run.failed")]
     codes = [error.get("code") for error in told if isinstance(error, Mapping)]
     if not run.expect.get("poison"):
-        if CRASHED in codes:
+        if CRASHED in codes and not evidence.is_unlucky(run, {"code": CRASHED}):
             yield Violation("I17", run.id, "given up as crashed, and it harms nobody")
         return
     if run.is_whole and CRASHED not in codes:

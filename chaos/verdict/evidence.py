@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from chaos.verdict.windows import Windows
+from chaos.verdict.windows import NOTICED_SECONDS, Windows
+
+CRASHED = "worker.crashed"
+LOSSES_OF_A_POISON_RUN = 2
 
 Record = Mapping[str, Any]
 
@@ -170,7 +173,17 @@ class Evidence:
     effects: Counter[str]
     #: The last list of each thread's messages.
     threads: dict[str, Record]
-    worker_deaths: int
+    worker_deaths: list[float]
+
+    def is_unlucky(self, run: Run, error: Any) -> bool:
+        """Return whether it was given up because its worker was killed three times, by chance."""
+        begin, end = run.events[0].created_at if run.events else None, run.ended_at
+        if not isinstance(error, Mapping) or error.get("code") != CRASHED:
+            return False
+        if begin is None or end is None:
+            return False
+        kills = sum(begin < at <= end + NOTICED_SECONDS for at in self.worker_deaths)
+        return kills > LOSSES_OF_A_POISON_RUN
 
     def messages(self, thread_id: str | None, after: float) -> list[Record] | None:
         """Return the thread's messages; None if nobody looked at them after that time."""
@@ -219,7 +232,7 @@ def sort(journal: Iterable[Record]) -> Evidence:
         foreign=kinds["foreign"],
         effects=Counter(str(r.get("key")) for r in kinds["effect"]),
         threads={str(record.get("thread_id")): record for record in kinds["messages"]},
-        worker_deaths=sum(r.get("role") == "worker" for r in deaths),
+        worker_deaths=[at_of(r) for r in deaths if r.get("role") == "worker"],
     )
 
 

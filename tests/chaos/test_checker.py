@@ -196,6 +196,20 @@ def test_a_poison_run_may_lose_more_workers_to_postgres() -> None:
     assert [] == check(tale.render())
 
 
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_run_may_be_given_up_whose_workers_were_killed_by_chance(deaths: int) -> None:
+    """Three of them, while it was executed: fewer are no reason to give it up."""
+    tale = correct_tale()
+    told = tale.runs["poison"]
+    told.expect = {**told.expect, "poison": False, "statuses": ["completed"]}
+    died = {"kind": "process", "role": "worker", "pid": 1, "what": "died"}
+    tale.faults += [{"at": told.at(1) + 0.01 * number, **died} for number in range(1, deaths + 1)]
+
+    found = {violation.invariant for violation in check(tale.render())}
+
+    assert (set() if deaths == 3 else {"I5", "I17"}) == found
+
+
 def test_kills_must_lead_to_recoveries_where_the_scenario_says_so() -> None:
     """A parameter: a kill that nobody noticed proves nothing."""
     journal = correct_tale().render()
