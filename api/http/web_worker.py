@@ -51,9 +51,7 @@ _OURS = (
 
 
 class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    #: Responses that are parked, or were: their greenlets are not those of a request.
-    parked = 0
-
+    #: When the worker was asked to stop, by the monotonic clock.
     stopped_at = 0.0
 
     def handle_exit(self, sig: int, frame: Any) -> None:
