@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+from uuid import uuid4
 
 import pytest
+
+from arkloop.api.http.parking import MOST_PARKED, ParkedConnection
+from arkloop.api.streaming.watch import IDLE_SECONDS, Watch
+from arkloop.shared.actors import Actor
 
 pytestmark = pytest.mark.processes
 
@@ -36,3 +41,19 @@ def test_a_stream_that_is_woken_while_it_is_parked_runs_again() -> None:
     )
 
     assert ["1"] * 4 == done.stdout.split()
+
+
+@pytest.mark.parametrize(("parked", "is_idle"), [(MOST_PARKED - 1, True), (MOST_PARKED, False)])
+def test_the_parked_streams_of_a_process_are_limited(
+    monkeypatch: pytest.MonkeyPatch, parked: int, is_idle: bool
+) -> None:
+    """Beyond them an idle stream keeps its greenlet, which gunicorn counts."""
+    monkeypatch.setattr(ParkedConnection, "count", parked)
+    reader = Actor(org_id=uuid4(), user_id=uuid4(), role="owner", permissions=frozenset())
+    watch = Watch(uuid4(), reader, can_park=True)
+    watch.waits = True
+    watch.wrote_at -= IDLE_SECONDS
+
+    watch.rest(ping_seconds=60)
+
+    assert is_idle == watch.is_idle
