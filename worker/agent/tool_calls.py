@@ -14,6 +14,7 @@ from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.spans import Span
 from arkloop.worker.agent import call_spans
 from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.awaited_results import may_wait, result_source, wait_for_results
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import begin, permitted
 from arkloop.worker.agent.questions import question
@@ -22,13 +23,7 @@ from arkloop.worker.contract.attachments import ToolOutput, images_of
 from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
 from arkloop.worker.contract.input_requests import InputRequired
 from arkloop.worker.contract.messages import ToolCall, ToolMessage
-from arkloop.worker.contract.outcomes import (
-    PendingCall,
-    ShuttingDown,
-    StopRun,
-    TimeToLand,
-    WaitForInput,
-)
+from arkloop.worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand
 from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed, as_output
 
 log = logging.getLogger(__name__)
@@ -36,8 +31,6 @@ log = logging.getLogger(__name__)
 #: Tools that heed a stop end at once; others are abandoned after this.
 STOP_SECONDS = 1.0
 
-#: Of the identity of a call, those that all calls of a run have in common.
-_RUN_FIELDS = ("run_id", "thread_id", "org_id", "end_user_id", "metadata")
 _NOT_MADE = "Not executed: the run's time is over."
 _CUT_OFF = "The run's time was over during this call; it may or may not have taken effect."
 
@@ -59,7 +52,7 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             raise asked
     context.checkpoint()
     progress = TurnProgress()
-    may_park = {call.id for call in waiting if _result_source(agent, call)}
+    may_park = {call.id for call in waiting if may_wait(agent, turn, call)}
     calls = [
         _SideBySide(agent, context, turn, call, progress, keep=bool(may_park - {call.id}))
         for call in waiting
@@ -95,46 +88,10 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     if pending:
         fault_points.reach("worker.before_park")
         asked = next(filter(None, (question(agent, turn, call) for call in pending)), None)
-        raise asked or _wait_for_results(agent, turn, pending)
+        raise asked or wait_for_results(agent, turn, pending)
     # The step is over: a crash in the next one must not ask what became of these calls.
     context.checkpoint()
     fault_points.reach("worker.step_finished")
-
-
-def _result_source(agent: Agent, call: ToolCall) -> ResultSource | None:
-    tool = agent.tools.get(call.name)
-    return tool.result_from if tool else None
-
-
-def _wait_for_results(agent: Agent, turn: Turn, pending: list[ToolCall]) -> WaitForInput:
-    made = [turn.as_made(call) for call in pending]
-    calls = [_pending(agent, call) for call in made]
-    identity = _info(agent, pending[0]).wire()
-    return WaitForInput(
-        persona=agent.persona,
-        kind="tool_results",
-        prompt=f"Waiting for the results of {', '.join(dict.fromkeys(c.name for c in made))}.",
-        calls=calls,
-        identity={name: identity[name] for name in _RUN_FIELDS},
-    )
-
-
-def _pending(agent: Agent, call: ToolCall) -> PendingCall:
-    """Return the call as those who send its result get it."""
-    tool, info = agent.tools[call.name], _info(agent, call)
-    own = next((one for one in agent.persona.client_tools if one.name == call.name), None)
-    return PendingCall(
-        call.id,
-        call.name,
-        call.arguments,
-        tool.result_from,
-        {
-            "idempotent": tool.idempotent if own is None else own.idempotent,
-            "idempotency_key": info.idempotency_key,
-            "traceparent": info.traceparent,
-        },
-        None if own is None else own.timeout_seconds,
-    )
 
 
 def cut_off_calls(context: RunContext, turn: Turn) -> list[types.ToolResult]:
@@ -199,7 +156,7 @@ class _SideBySide:
         self.is_pending = False
         self._keep = keep
         # Where a result may still be sent, as by a tool that is gone, what is read instead is kept.
-        self._keep_error = call.name not in agent.tools or _result_source(agent, call) is not None
+        self._keep_error = call.name not in agent.tools or result_source(agent, call) is not None
         self._agent, self._context, self._turn = agent, context, turn
         self._lock = threading.Lock()
         self._progress = progress
@@ -238,7 +195,8 @@ class _SideBySide:
             if self._has_outcome or (self.is_pending and reason is None):
                 return
             self._has_outcome = True
-        seconds = self._agent.tools[self.call.name].timeout_seconds
+        tool = self._agent.tools.get(self.call.name)
+        seconds = tool.timeout_seconds if tool else 0.0  # only a tool that runs can be too late
         log.warning(
             "abandoning call %s of tool %s: it did not return%s",
             self.call.id,

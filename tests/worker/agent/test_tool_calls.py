@@ -12,6 +12,7 @@ import pytest
 
 from arkloop.shared import logs
 from arkloop.shared.events.types import ToolResult
+from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.tool_calls import STOP_SECONDS
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
@@ -189,6 +190,27 @@ def test_blocked_tools_do_not_delay_a_stop(reason: BaseException) -> None:
 
     assert STOP_SECONDS <= seconds < STOP_SECONDS + 3
     assert [("call_1_1", "42", False)] == results(context)
+
+
+def test_the_call_of_a_tool_that_is_gone_does_not_delay_a_stop() -> None:
+    """The run ends by the stop, also while the ledger is asked if the call has begun."""
+    asked, release = threading.Event(), threading.Event()
+
+    class Slow(RecordedRun):
+        def begin_tool_call(
+            self, tool_call_id: str, result_from: ResultSource | None = None
+        ) -> bool:
+            asked.set()
+            return release.wait(30)
+
+    context = Slow(attempt=2)
+    threading.Thread(
+        target=lambda: (asked.wait(10), context.stop.set(ShuttingDown())), daemon=True
+    ).start()
+
+    with pytest.raises(ShuttingDown):
+        run(agent_for({"tool": "gone"}), context)
+    release.set()
 
 
 def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixture) -> None:

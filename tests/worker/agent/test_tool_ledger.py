@@ -189,6 +189,23 @@ def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
     assert [] == results(context)
 
 
+def test_the_result_of_an_accepted_call_is_awaited_without_its_tool() -> None:
+    """An HTTP tool that was deleted or renamed meanwhile can still send it; other calls end."""
+    calls = [ToolCall("call_1_1", "gone", {"n": 1}), ToolCall("call_1_2", "deleted", {})]
+    turn = Turn("m", "", calls, accepted={"call_1_1"})
+    context = RecordedRun(attempt=2, begun=["call_1_1"])
+
+    with pytest.raises(WaitForInput) as wait:
+        run(agent_for({"say": "b"}), context, [turn])
+
+    [sent] = wait.value.shown(times.now())["calls"]
+    assert ("call_1_1", {"n": 1}, "http", False) == (
+        *(sent["tool_call_id"], sent["arguments"]),
+        *(sent["result_from"], sent["idempotent"]),
+    )
+    assert ["call_1_2"] == [result.tool_call_id for result in context.done]
+
+
 def test_a_failure_is_kept_where_a_result_may_still_be_sent() -> None:
     """The sender of a later result is refused: the model has read another one."""
 
