@@ -122,6 +122,9 @@ class Turn:
     #: Calls that are made again with the replies of people, and all the replies of each.
     input_requests: dict[str, InputRequest] = field(default_factory=dict)
     replies: dict[str, list[str]] = field(default_factory=dict)
+    #: Replies to another call that count for this one, too, until it is made. They have no events
+    #: of its own, so the next attempt does not find them among `replies`.
+    shared_replies: dict[str, list[str]] = field(default_factory=dict)
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
     #: The MCP tool that each was about; None for built-in tools.
@@ -148,6 +151,10 @@ class Turn:
             return approvals.read(answer)
         except InvalidRequest:
             return ApprovalReply(approved=False, reason=answer)
+
+    def replies_to(self, call_id: str) -> list[str]:
+        """Return the replies with which the call is made again, those to other calls last."""
+        return [*self.replies.get(call_id, ()), *self.shared_replies.get(call_id, ())]
 
     def as_made(self, call: ToolCall) -> ToolCall:
         """Return the call with the arguments that a user gave in place of the model's."""

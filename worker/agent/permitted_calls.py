@@ -54,7 +54,8 @@ def begin(context: ToolLedger, tool: Tool, turn: Turn, call: ToolCall) -> Replie
         if not context.continue_tool_call(call.id):
             raise ToolFailed(UNKNOWN_OUTCOME)
         fault_points.reach("worker.tool_begun")
-        responses = request.responses(turn.replies[call.id])
+        responses = request.responses(turn.replies_to(call.id))
+        turn.shared_replies.pop(call.id, None)
         return Replies(responses, request.state, request.held)
     if not context.begin_tool_call(call.id, tool.result_from) and not tool.idempotent:
         raise ToolFailed(UNKNOWN_OUTCOME)

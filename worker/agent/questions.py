@@ -63,10 +63,10 @@ def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
 
 def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> WaitForInput | None:
     """Return what the tool still asks people for, None if there is a reply to all of it."""
-    asked = request.next(turn.replies.get(call.id, ()))
+    asked = request.next(turn.replies_to(call.id))
     if asked is not None and (reply := _reply_to_other_call(turn, asked)) is not None:
-        turn.replies.setdefault(call.id, []).append(reply)
-        asked = request.next(turn.replies[call.id])
+        turn.shared_replies.setdefault(call.id, []).append(reply)
+        asked = request.next(turn.replies_to(call.id))
     if asked is None:
         return None
     return WaitForInput(

@@ -18,8 +18,9 @@ class InputRequest:
 
     `asked` are `{key, kind, prompt, schema?, url?, is_shared?}` each, `state` is what the tool
     requires back. A page that `is_shared` is visited once for all calls of a turn that ask for it.
-    `earlier` is the number of replies that the call had before. `held` names a call that is still
-    in progress, in the process that made it: the replies continue this one.
+    `earlier` is the number of replies that the call had before, without those to other calls.
+    `held` names a call that is still in progress, in the process that made it: the replies continue
+    this one.
     """
 
     asked: Sequence[Mapping[str, Any]]

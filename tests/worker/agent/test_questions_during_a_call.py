@@ -1,9 +1,12 @@
 """Tool calls that ask people, and are made again with their replies."""
 
 import json
+from copy import deepcopy
+from typing import Any
 
 import pytest
 
+from arkloop.shared.runs import form_replies
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
 from arkloop.worker.contract.context import ToolContext
@@ -29,8 +32,24 @@ def book(context: ToolContext, info: CallInfo) -> str:
     return json.dumps([info.replies.state, info.replies.responses])
 
 
-def waits(context: RecordedRun, turns: list[Turn], tools: dict[str, Tool]) -> WaitForInput:
-    steps = ({"tools": [{"tool": "book"}, CALCULATE]}, {"say": "ok"})
+@tool(idempotent=False)
+def pay(context: ToolContext, info: CallInfo, confirm: bool = False) -> str:
+    """Return the last replies: to a visit, or with `confirm` to the form after it."""
+    if info.replies is None:
+        raise InputRequired([{**PAGE, "is_shared": True}], "page")
+    if confirm and info.replies.state == "page":
+        form = {"key": "c", "kind": "form", "prompt": "How many?", "schema": FIELDS}
+        raise InputRequired([form], "form")
+    return json.dumps(info.replies.responses)
+
+
+def waits(
+    context: RecordedRun,
+    turns: list[Turn],
+    tools: dict[str, Tool],
+    calls: tuple[dict[str, Any], ...] = ({"tool": "book"}, CALCULATE),
+) -> WaitForInput:
+    steps = ({"tools": [*calls]}, {"say": "ok"})
     with pytest.raises(WaitForInput) as asked:
         run(agent_for(*steps, extra=tools), context, turns)
     return asked.value
@@ -56,6 +75,31 @@ def test_a_call_is_made_again_with_the_replies_of_people() -> None:
     (_, booked, is_error), (_, calculated, _) = results(context)
     assert ["second", {"2": {"action": "cancel"}}] == json.loads(booked)
     assert (False, "42") == (is_error, calculated)
+
+
+def test_a_reply_that_two_calls_share_is_no_reply_to_what_one_asks_then() -> None:
+    """The second call has no event of the visit: its form is asked once, and has its reply."""
+    calls = ({"tool": "pay"}, {"tool": "pay", "args": {"confirm": True}})
+    context, turns, replies = RecordedRun(), list[Turn](), dict[str, list[str]]()
+
+    def next_attempt() -> list[Turn]:
+        """Return the turn as events and the ledger have it."""
+        [turn] = turns
+        known = {"calls": turn.calls, "results": turn.results}
+        asked = {"input_requests": turn.input_requests, "replies": deepcopy(replies)}
+        return [Turn(turn.message_id, turn.content, **known, **asked)]
+
+    assert "call_1_1" == waits(context, turns, {"pay": pay}, calls).tool_call_id
+    replies["call_1_1"] = [form_replies.ACCEPTED]
+    turns = next_attempt()
+    asked = waits(context, turns, {"pay": pay}, calls)
+    assert ("call_1_2", "How many?") == (asked.tool_call_id, asked.prompt)
+
+    replies["call_1_2"] = [ACCEPT]
+    run(agent_for({"say": "ok"}, extra={"pay": pay}), context, next_attempt())
+
+    visited, confirmed = (json.loads(output) for _, output, _ in results(context))
+    assert ({"b": {"action": "accept"}}, {"c": json.loads(ACCEPT)}) == (visited, confirmed)
 
 
 def test_a_crash_while_the_call_is_made_again_leaves_its_outcome_unknown() -> None:
