@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select, update
+from sqlalchemy import RowMapping, delete, func, select, update
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import OutdatedFence, RunNotFound
@@ -17,7 +17,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import agent_runs, runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,9 @@ class HeldRun:
         totals = recorded_totals(self.tx.sql, self.id)
         changed = update(runs).where(runs.c.id == self.id)
         self.tx.sql.execute(changed.values(**values, **totals.columns()))
+        # Its deadline is too early after a wait. The next worker gets a new one with the run, and
+        # until then, claimed or not, the run has none.
+        self.tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == self.id))
 
     def written(self, state: str) -> Written:
         """Return the run in this state."""

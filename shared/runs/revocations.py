@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from arkloop.shared.runs import trees
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.accounts import api_keys
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import agent_runs, runs
 
 #: How long the sweep looks for runs of a revoked key. A web process accepts the key for 2 s more,
 #: and runs that were locked at the moment of the revocation have to be found later.
@@ -63,7 +63,8 @@ def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> Non
     """Take the suspension out of the time of runs that have started and are queued.
 
     The waits of others do not count in any case, and rows that are locked are those of runs that
-    end. The claim sees the new time together with the end of the suspension.
+    end. The claim sees the new time together with the end of the suspension. The deadlines of agent
+    workers' runs were set without it; the next worker gets a new one with the run.
     """
     stuck = (
         select(runs.c.id)
@@ -75,7 +76,8 @@ def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> Non
     since = func.greatest(runs.c.queued_at, suspended_at)
     waited = func.extract("epoch", func.now() - since) * 1000
     longer = update(runs).where(runs.c.id.in_(stuck))
-    tx.sql.execute(longer.values(waiting_ms=runs.c.waiting_ms + waited))
+    given = longer.values(waiting_ms=runs.c.waiting_ms + waited).returning(runs.c.id).cte("given")
+    tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id.in_(select(given.c.id))))
 
 
 def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:

@@ -337,7 +337,8 @@ inputs = Table(
     time_("consumed_at"),
 )
 
-#: Active runs that an agent worker has had, when their time is over, and if they land then.
+#: Active runs that an agent worker has had since their last wait, when their time is over, and if
+#: they land then.
 agent_runs = Table(
     "agent_runs",
     metadata,

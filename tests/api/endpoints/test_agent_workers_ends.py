@@ -1,14 +1,17 @@
 """The ends of an agent worker's run: by a failure, an output, its last step or a limit."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
-from arkloop.shared.runs import sweep
+from arkloop.shared.accounts import suspensions
+from arkloop.shared.runs import claims, sweep
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.runs import agent_runs, runs
 from tests.api.endpoints.agent_worker import (
     MakeWorker,
@@ -235,6 +238,45 @@ def test_a_run_that_must_have_an_object_fails_without_one_at_a_limit(
     assert "reached its" in shown["error"]["message"]
     kinds = types_of(connections, made["run_id"])
     assert ["tool.result", "run.limit_reached", "run.failed"] == kinds[-3:]
+
+
+@pytest.mark.parametrize("waits_for", ["person", "suspension"])
+def test_a_wait_does_not_end_a_run_that_is_claimed_again(
+    waits_for: str,
+    alice: User,
+    worker: MakeWorker,
+    start: Callable[..., str],
+    connections: Connections,
+) -> None:
+    """A sweep between the claim and the hand-over does not know the deadline of before the wait."""
+    run_id = start()
+    mine = worker()
+    mine.take()
+    wait = func.make_interval(0, 0, 0, 0, 2)  # hours
+    row = update(runs).where(runs.c.id == UUID(run_id))
+    limit = update(agent_runs).where(agent_runs.c.run_id == UUID(run_id))
+    if waits_for == "person":
+        mine.write("ask", key="q1", question="Which?")
+    with connections.transaction() as tx:
+        tx.sql.execute(row.values(started_at=runs.c.started_at - wait))
+        tx.sql.execute(limit.values(deadline_at=agent_runs.c.deadline_at - wait))
+        if waits_for == "person":
+            tx.sql.execute(row.values(waiting_since=runs.c.waiting_since - wait))
+        else:
+            since = {"suspended_at": func.now() - wait, "suspension_reason": "Unpaid bills"}
+            tx.sql.execute(row.values(state="queued", queued_at=func.now() - wait))
+            tx.sql.execute(update(orgs).where(orgs.c.id == alice.org_id).values(since))
+            suspensions.resume(tx, alice.org_id)
+    if waits_for == "person":
+        alice.post(f"/v1/runs/{run_id}/input", json={"content": "b"})
+
+    assert claims.claim(connections, [UUID(run_id)], UUID(mine.id), have_agent=True)
+    sweep.sweep(connections)
+
+    deadline_at = datetime.fromisoformat(mine.take()["deadline_at"])
+    assert 800 < (deadline_at - datetime.now(UTC)).total_seconds() <= 900
+    with connections.reading() as sql:
+        assert 1 == sql.scalar(select(func.count()).where(agent_runs.c.run_id == UUID(run_id)))
 
 
 @pytest.mark.parametrize(

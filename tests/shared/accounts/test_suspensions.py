@@ -264,7 +264,8 @@ def test_queued_runs_of_a_resumed_org_are_found_by_an_index(stored: StoredRuns) 
         resume(stored)
     [longer] = [one for one in statements if "waiting_ms" in one[0]]
 
-    Plans(stored.connections, longer).check({"ix_runs_unended_org_id_state", "pk_runs"})
+    indexes = {"ix_runs_unended_org_id_state", "pk_runs", "pk_agent_runs"}
+    Plans(stored.connections, longer).check(indexes)
 
 
 def test_a_suspension_keeps_its_beginning(stored: StoredRuns) -> None:
