@@ -1,4 +1,4 @@
-"""The threads of sub-runs are found from the thread at the top when the retention has deleted runs.
+"""The threads of sub-runs have the thread at the top, for when the retention has deleted runs.
 
 Revision ID: 0073
 Revises: 0072
@@ -55,33 +55,6 @@ _FILL = sa.text(
     """
 )
 
-# As in 0070, and by the root: the runs between may be gone. A thread below has its own update, by
-# which the sub-runs are found that were being started there. A private thread of another member stays
-# theirs. An `external_id` that the one who sees the thread has given to another one is lost.
-_FUNCTION = """
-CREATE OR REPLACE FUNCTION threads_take_their_runs_along() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE runs SET visible_to = NEW.visible_to WHERE thread_id = NEW.id;
-    UPDATE threads t SET is_private = NEW.is_private,
-        deleted_at = coalesce(t.deleted_at, NEW.deleted_at),
-        created_by_user_id =
-            CASE WHEN NEW.is_private THEN NEW.created_by_user_id ELSE t.created_by_user_id END,
-        external_id = CASE WHEN NOT EXISTS (
-            SELECT FROM threads o WHERE o.visible_to = NEW.visible_to
-                AND o.external_id = t.external_id AND o.id <> t.id
-        ) THEN t.external_id END
-    WHERE t.visible_to IS DISTINCT FROM NEW.visible_to
-        AND (NEW.deleted_at IS NOT NULL OR NOT t.is_private
-            OR t.created_by_user_id = NEW.created_by_user_id)
-        AND t.id IN (
-        SELECT b.id FROM threads b WHERE b.root_thread_id = NEW.id
-        UNION ALL
-        SELECT b.id FROM runs r JOIN threads b ON b.parent_run_id = r.id WHERE r.thread_id = NEW.id
-    );
-    RETURN NULL;
-END $$;
-"""
-
 
 def upgrade() -> None:
     op.execute(_COLUMN)
@@ -95,4 +68,3 @@ def upgrade() -> None:
             f"CREATE INDEX CONCURRENTLY {_INDEX} ON threads (root_thread_id)"
             " WHERE root_thread_id IS NOT NULL"
         )
-    op.execute(_FUNCTION)

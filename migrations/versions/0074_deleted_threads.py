@@ -1,4 +1,4 @@
-"""The threads of sub-runs stay private, and their creators', when the thread above is deleted.
+"""The threads of sub-runs follow the one at the top, and not only from one level to the next.
 
 Revision ID: 0074
 Revises: 0073
@@ -11,8 +11,9 @@ down_revision = "0073"
 branch_labels = None
 depends_on = None
 
-# As in 0073, but what is deleted keeps its creator and whether it is private: by these the export and
-# the erasure of a person find it. Whose a thread was that was deleted before is not known any more.
+# As in 0070, and by the root: the runs between may be gone. A thread below has its own update, by
+# which the sub-runs are found that were being started there. An `external_id` that the one who sees
+# the thread has given to another one is lost.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION threads_take_their_runs_along() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

@@ -293,6 +293,63 @@ def test_an_upgrade_leaves_private_threads_of_others_to_them(
     assert [owner["user"], owner["user"], other["other"]] == seen
 
 
+def test_an_upgrade_leaves_threads_below_deleted_ones_to_their_creators(
+    new_database: Callable[[], str],
+) -> None:
+    """Private threads stay so; public ones below a private one become private, on all levels."""
+    engine = migrated_to("0068", new_database())
+    ids: dict[str, str] = {}
+    with engine.begin() as sql:
+        owner = _owner(sql)
+        users = {"user": owner["user"], "other": str(new_id())}
+        user = "INSERT INTO users (id, login, email, password_hash)"
+        sql.execute(text(f"{user} VALUES (:other, 'o', 'o@x', '-')"), users)
+        for position, (name, above, creator, is_private) in enumerate(
+            (
+                ("shared", None, "user", False),
+                ("own", "shared", "user", True),
+                ("another's", "shared", "other", True),
+                ("below another's", "another's", "user", True),
+                ("public", "shared", "other", False),
+                ("private", None, "user", True),
+                ("another's below", "private", "other", True),
+                ("second", "private", "other", False),
+                ("third", "second", "other", False),
+            ),
+            1,
+        ):
+            ids[name] = owner["thread"] = str(new_id())
+            values = {**owner, "creator": users[creator], "private": is_private, "parent": None}
+            if above is not None:
+                values["parent"] = str(new_id())
+                run = {"id": values["parent"], "state": "completed", "position": position}
+                sql.execute(text(_EARLIER_RUN), {**owner, **run, "thread": ids[above]})
+            columns = "id, org_id, created_by_user_id, is_private, parent_run_id"
+            thread = f"INSERT INTO threads ({columns}) VALUES (:thread, :org, :creator, :private"
+            sql.execute(text(f"{thread}, :parent)"), values)
+        gone = "UPDATE threads SET deleted_at = now() WHERE id IN (:shared, :private)"
+        sql.execute(text(gone), ids)
+
+    schema.migrate(engine)
+
+    query = "SELECT id::text, created_by_user_id::text, is_private, deleted_at IS NULL FROM threads"
+    with engine.connect() as sql:
+        found = {row[0]: row[1:] for row in sql.execute(text(query)) if row[0] in ids.values()}
+    engine.dispose()
+    names = {id_: name for name, id_ in {**ids, **users}.items()}
+    assert {
+        "shared": ("user", False, False),
+        "own": ("user", True, False),
+        "another's": ("other", True, False),
+        "below another's": ("user", True, False),
+        "public": ("other", False, False),
+        "private": ("user", True, False),
+        "another's below": ("other", True, False),
+        "second": ("user", True, False),
+        "third": ("user", True, False),
+    } == {names[id_]: (names[row[0]], *row[1:]) for id_, row in found.items()}
+
+
 def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
     new_database: Callable[[], str],
 ) -> None:
