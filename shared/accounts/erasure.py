@@ -168,6 +168,12 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
     def find(sql: Connection) -> Conversations:
         return personal_data.of_user(sql, user_id)
 
+    # Before the threads, which an erasure that is repeated does not find again. Deliveries that are
+    # made from here on are of runs that are deleted with their threads.
+    with connections.reading() as sql:
+        by_org = personal_data.by_org(sql, find(sql))
+    for org_id, thread_ids in by_org.items():
+        deliveries.forget_threads(connections, org_id, thread_ids)
     erased = Erased()
     _erase_threads(connections, find, erased, {"created_by_user_id": user_id})
     with connections.transaction() as tx:

@@ -48,6 +48,7 @@ _RECORD = statement(__package__, "record")
 _ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
 _FORGET_RUNS = statement(__package__, "forget_runs")
 _FORGET_END_USER = statement(__package__, "forget_end_user")
+_FORGET_THREADS = statement(__package__, "forget_threads")
 #: The place before all deliveries to an endpoint.
 _FIRST: Mapping[str, Any] = {"created_at": datetime.min.replace(tzinfo=UTC), "id": UUID(int=0)}
 #: A delivery has the time of its statement, and is seen when the transaction commits: all have
@@ -262,14 +263,39 @@ def forget_end_user(
     first = _FIRST if since is None else {**_FIRST, "created_at": since}
     whose = {"end_user_id": end_user_id, "budget_scope": budget_scope}
     whose["budget_type"] = endpoints.BUDGET_TYPE
-    for endpoint_id in found:
+    _forget_pages(connections, found, _FORGET_END_USER, whose, first)
+    return began_at
+
+
+def forget_threads(connections: Connections, org_id: UUID, thread_ids: Collection[UUID]) -> None:
+    """Delete the deliveries of all runs in these threads of the org, some in each transaction.
+
+    As with those of an end user, runs may be gone before their deliveries.
+
+    Raises:
+        Unavailable
+    """
+    with connections.reading() as sql:
+        found = _endpoints_of(sql, org_id)
+    whose = {"thread_ids": plain_array(thread_ids)}
+    _forget_pages(connections, found, _FORGET_THREADS, whose, _FIRST)
+
+
+def _forget_pages(
+    connections: Connections,
+    endpoint_ids: Sequence[UUID],
+    forget_page: str,
+    whose: Mapping[str, Any],
+    first: Mapping[str, Any],
+) -> None:
+    """Look through the deliveries to each endpoint from this place on, page by page."""
+    for endpoint_id in endpoint_ids:
         place: Mapping[str, Any] | None = first
         while place is not None:
             values = {**whose, **place, "endpoint_id": endpoint_id, "limit": FORGOTTEN_AT_ONCE}
             with connections.transaction() as tx:
-                last = tx.sql.exec_driver_sql(_FORGET_END_USER, values).one_or_none()
+                last = tx.sql.exec_driver_sql(forget_page, values).one_or_none()
             place = None if last is None else last._asdict()
-    return began_at
 
 
 def _endpoints_of(sql: Connection, org_id: UUID) -> Sequence[UUID]:

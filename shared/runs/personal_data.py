@@ -10,9 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     Column,
     ColumnElement,
     Connection,
+    Uuid,
+    any_,
     delete,
     func,
     literal,
@@ -81,6 +84,15 @@ def of_user(sql: Connection, user_id: UUID) -> Conversations:
     """Find the private threads of a user, in all orgs."""
     whose = {"org_id": None, "end_user_id": None, "user_id": user_id}
     return Conversations(sql.exec_driver_sql(_THREADS, whose).scalars().all())
+
+
+def by_org(sql: Connection, found: Conversations) -> Mapping[UUID, Sequence[UUID]]:
+    """Return the threads by their orgs."""
+    query = select(threads.c.org_id, func.array_agg(threads.c.id)).group_by(threads.c.org_id)
+    # One value: a statement has at most 65,535.
+    ids = literal(list(found.thread_ids), ARRAY(Uuid))
+    rows = sql.execute(query.where(threads.c.id == any_(ids)))
+    return {row[0]: row[1] for row in rows}
 
 
 def created_by(sql: Connection, user_id: UUID) -> Conversations:

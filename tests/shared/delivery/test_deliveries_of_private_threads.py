@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared.accounts import erasure
+from arkloop.shared.delivery import deliveries
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import thread_changes
+from arkloop.shared.runs import retention, thread_changes
 from arkloop.shared.storage.connections import Connections
 from tests import stored_deliveries
+from tests.clients import User
+from tests.query_plans import Plans, noted
 from tests.shared.delivery.test_deliveries import Org
 from tests.shared.runs.delegated_runs import delegated, held
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 
 
 @pytest.fixture
@@ -71,3 +75,39 @@ def test_deliveries_of_a_thread_that_is_public_again_have_what_was_said(org: Org
         *(data["metadata"], data["output"]),
         data["event"] is None,
     )
+
+
+def test_deliveries_of_runs_that_are_gone_are_erased_with_their_user(
+    org: Org, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries of threads that became private after their runs had ended; others stay."""
+    monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
+    monkeypatch.setattr(deliveries, "FORGOTTEN_AT_ONCE", 2)
+    endpoint, stored = org.endpoint(), org.stored
+    threads = [stored.thread() for _ in range(3)]
+    for thread_id in (*threads, *threads):
+        run_id = stored.create(thread_id)
+        assert stored.finish(held(stored, run_id), message=(new_id(), "A secret."))
+        stored.set(run_id, ended_at=ago(days=400))
+    with stored.connections.transaction() as tx:
+        for thread_id in threads[:2]:
+            thread_changes.change(tx, stored.actor, thread_id, is_private=True)
+        thread_changes.delete(tx, stored.actor, threads[1])
+    retention.forget(stored.connections)
+    assert 6 == len(org.listed(endpoint))
+
+    erasure.erase_user(stored.connections, alice.id)
+
+    assert [str(threads[2])] * 2 == [data["thread_id"] for data in org.data(endpoint)]
+
+
+def test_deliveries_of_threads_are_found_by_an_index(org: Org) -> None:
+    """One page of an endpoint's is read at a time."""
+    org.endpoint()
+    org.ended()
+    with noted(org.connections) as statements:
+        deliveries.forget_threads(org.connections, org.id, [new_id()])
+    page = next(one for one in statements if "DELETE" in one[0])
+
+    in_order = "ix_webhook_deliveries_endpoint_id_created_at_id"
+    assert {in_order, "pk_webhook_deliveries"} == Plans(org.connections, page).indexes()
