@@ -185,8 +185,11 @@ def _sendable(
         more = [part for _, part in ready]
         fitting = acceptable(sql, actor(), [_as_stored(part) for part in own], more)
     refused = [sent for sent, part in ready if part not in fitting]
-    if of_data := [data for part in refused if (data := _data(part)) is not None]:
-        sent_files.discard([known.pop(data) for data in of_data])
+    # The same data may be a file of another part, which is sent.
+    used = {part.get("file_id") for part in (*own, *fitting)}
+    of_data = {data for part in refused if (data := _data(part)) is not None}
+    if unused := [data for data in of_data if str(known[data]) not in used]:
+        sent_files.discard([known.pop(data) for data in unused])
     return [sent for sent, _ in ready if sent not in refused]
 
 

@@ -157,6 +157,31 @@ def test_a_file_that_was_refused_does_not_block_its_conversation(
     assert 2 == kept_files(stored)
 
 
+PDF_URL = f"data:application/pdf;base64,{b64encode(PDF).decode()}"
+AS_FILE = {"type": "input_file", "file_data": PDF_URL}
+AS_IMAGE = {"type": "input_image", "image_url": PDF_URL}
+
+
+@pytest.mark.parametrize(
+    ("items", "sent"),
+    [
+        ([user_says(AS_IMAGE), user_says(AS_FILE)], ["file"]),
+        ([user_says(AS_IMAGE), user_says(AS_FILE), user_says(QUESTION)], ["file", "text"]),
+        ([user_says(AS_IMAGE, {**AS_IMAGE, "detail": "low"}), user_says(QUESTION)], ["text"]),
+    ],
+    ids=["in the last message", "in an earlier one", "not at all"],
+)
+def test_data_that_was_refused_in_another_part_is_sent(
+    stored: StoredRuns, alice: User, items: list[Any], sent: list[str]
+) -> None:
+    """A client may correct the type of a part; what no part has as its file is not kept."""
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert 200 == made.status_code, made.text
+    assert sent == [part["type"] for part in newest_message(alice)]
+    assert sent.count("file") == kept_files(stored)
+
+
 def test_the_newest_files_are_sent_where_not_all_fit(stored: StoredRuns, alice: User) -> None:
     """A message has at most 20 parts; the others are mentioned, and not stored."""
     older = user_says(*[{**FILE, "filename": f"{number}.txt"} for number in range(12)])
