@@ -24,6 +24,10 @@ from arkloop.shared.storage.tables.runs import agent_runs, runs
 #: and runs that were locked at the moment of the revocation have to be found later.
 WATCHED = timedelta(hours=1)
 
+#: Runs that one statement cancels: a revocation must be done within the time of a request, however
+#: many runs its key has.
+BATCH = 1_000
+
 #: The `cancel_reason` of runs, also in their last event.
 ORG_SUSPENDED = "org_suspended"
 
@@ -31,22 +35,30 @@ _CANCEL_RUNS_OF_KEYS = statement(__package__, "cancel_runs_of_keys")
 _CANCEL_RUNS_OF_SUSPENDED_ORGS = statement(__package__, "cancel_runs_of_suspended_orgs")
 
 
-def recently_revoked(tx: Transaction) -> Sequence[UUID]:
-    """Return the keys that were revoked within `WATCHED`."""
-    return tx.sql.scalars(
-        select(api_keys.c.id).where(api_keys.c.revoked_at > func.now() - WATCHED)
-    ).all()
-
-
 def cancel_runs(
     tx: Transaction, key_ids: Sequence[UUID], *, by_user_id: UUID | None = None
-) -> None:
-    """Request the cancellation of all active runs of these keys, by default for their owners.
+) -> bool:
+    """Request the cancellation of a batch of the active runs of these keys.
+
+    By default they are cancelled for the owners of the keys. Returns whether more may be left,
+    which the sweep cancels.
 
     A run that is being executed ends at once: its worker is notified. No worker claims the others
     any more, and the sweep ends them.
     """
-    _cancel(tx, _CANCEL_RUNS_OF_KEYS, key_ids=list(key_ids), by_user_id=by_user_id)
+    values = {"key_ids": list(key_ids), "by_user_id": by_user_id, "batch": BATCH}
+    return _cancel(tx, _CANCEL_RUNS_OF_KEYS, **values) == BATCH
+
+
+def cancel_left(tx: Transaction) -> bool:
+    """Cancel a batch of what is left of recently revoked keys; returns whether more may be left.
+
+    These are runs beyond the batch of the revocation, and such as were created, or locked, at that
+    moment.
+    """
+    revoked = select(api_keys.c.id).where(api_keys.c.revoked_at > func.now() - WATCHED)
+    key_ids = tx.sql.scalars(revoked).all()
+    return bool(key_ids) and cancel_runs(tx, key_ids)
 
 
 def cancel_runs_of_suspended_orgs(
@@ -80,8 +92,9 @@ def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> Non
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id.in_(select(given.c.id))))
 
 
-def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> None:
+def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> int:
     cancelled = tx.sql.exec_driver_sql(cancel, parameters).all()
     tx.after_commit += [
         trees.notification_of_cancel(run) for run in cancelled if run.state == RunState.EXECUTING
     ]
+    return len(cancelled)

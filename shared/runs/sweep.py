@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 
 LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
+#: A step that leaves something to do is repeated for this long: the others must not be late.
+REPEAT_SECONDS = 1.0
 #: Periods that may pass from one look to the next.
 MOST_BETWEEN_LOOKS = 1.25
 #: The key of a worker that cannot hold a lock; only the lease says whether it lives.
@@ -98,7 +100,7 @@ def sweep(connections: Connections) -> None:
     # Each in a transaction of its own: what money their runs hold is locked in one order.
     for settle in (
         _recover_lost,
-        _cancel_runs_of_revoked_keys,
+        revocations.cancel_left,
         revocations.cancel_runs_of_suspended_orgs,
         trees.cancel_orphans,
         trees.start_held,
@@ -107,10 +109,12 @@ def sweep(connections: Connections) -> None:
         _end_overdue_agents,
         _release_leaked_reservations,
     ):
-        with connections.transaction() as tx:
-            if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
-                return
-            settle(tx)
+        is_left, until = True, time.monotonic() + REPEAT_SECONDS
+        while is_left:
+            with connections.transaction() as tx:
+                if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
+                    return
+                is_left = bool(settle(tx)) and time.monotonic() < until
     waiting_runs.start_due(connections)
     waiting_runs.start_left(connections)
 
@@ -273,12 +277,6 @@ def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> No
             with _isolated(tx, run):
                 log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
                 _recover(tx, run)
-
-
-def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:
-    """Cancel runs that were created, or locked, at the moment when their key was revoked."""
-    if key_ids := revocations.recently_revoked(tx):
-        revocations.cancel_runs(tx, key_ids)
 
 
 def _cancel_unheld(tx: Transaction) -> None:

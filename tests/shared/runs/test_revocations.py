@@ -8,7 +8,7 @@ from sqlalchemy import func, text, update
 
 from arkloop.shared.accounts import api_keys, suspensions
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import queries, sweep
+from arkloop.shared.runs import queries, revocations, sweep
 from arkloop.shared.runs.agent_workers import news_topic
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
@@ -128,6 +128,41 @@ def test_a_run_that_was_created_as_its_key_was_revoked_is_found_by_the_sweep(
 
     assert ("cancelled", "executing") == (stored.state(run_id), stored.state(claim.run_id))
     assert stored.row(claim.run_id)["cancel_requested_at"] is not None
+
+
+def test_a_key_with_any_number_of_runs_is_revoked_in_one_request(
+    stored: StoredRuns, by_key: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request cancels a batch, executing runs first, and the next sweep all others."""
+    monkeypatch.setattr(revocations, "BATCH", 2)
+    others = [by_key.create() for _ in range(6)]
+    executing = by_key.claimed().run_id
+
+    revoke(stored, by_key)
+
+    requested = [id_ for id_ in (*others, executing) if stored.row(id_)["cancel_requested_at"]]
+    assert [others[0], executing] == requested
+    started = stored.claim(others[-1])
+    assert started is not None, "it starts before the sweep comes to it"
+    sweep.sweep(stored.connections)
+    assert stored.row(started.run_id)["cancel_requested_at"] is not None
+    assert {"cancelled"} == {stored.state(id_) for id_ in others[:-1]}
+
+
+def test_a_sweep_leaves_the_rest_of_very_many_runs_to_the_next(
+    stored: StoredRuns, by_key: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recovery of lost runs is not late because a key had a million runs."""
+    revoke(stored, by_key)
+    monkeypatch.setattr(revocations, "BATCH", 1)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 0)
+    run_ids = [by_key.create(), by_key.create()]
+
+    sweep.sweep(stored.connections)
+    assert ["cancelled", "queued"] == [stored.state(run_id) for run_id in run_ids]
+
+    sweep.sweep(stored.connections)
+    assert ["cancelled", "cancelled"] == [stored.state(run_id) for run_id in run_ids]
 
 
 def test_runs_of_other_credentials_go_on(stored: StoredRuns, by_key: StoredRuns) -> None:

@@ -316,15 +316,14 @@ def test_what_a_worker_owns(connections: Connections, written: History) -> None:
 
 
 def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -> None:
-    """Looked for among the active and the waiting runs alone, and then changed by their ids."""
+    """Looked for among the unended runs of its org alone, and then changed by their ids."""
     with noted(connections) as statements, connections.transaction() as tx:
         revocations.cancel_runs(tx, [new_id()])
     sent_, values = statements[-1]
 
     plans = Plans(connections, (sent_, {**values, "by_user_id": new_id()}))
 
-    unended = {"uq_runs_unended_thread_id", WAITING, "pk_runs"}
-    assert unended == plans.indexes() - {"pk_api_keys"}
+    assert {"ix_runs_unended_org_id_state", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
