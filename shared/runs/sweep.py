@@ -86,6 +86,7 @@ TIDY_SECONDS = 30
 TURN = 0.75
 
 _TAKE_TURN = statement(__package__, "take_turn")
+_CORRECT_TIMES = statement(__package__, "correct_times")
 _FIND_LOST = statement(__package__, "find_lost")
 _DECLARE_LOST = statement(__package__, "declare_lost")
 _FIND_LEAKED_RESERVATIONS = statement(__package__, "find_leaked_reservations")
@@ -120,15 +121,19 @@ def sweep(connections: Connections) -> None:
 
 
 def take_turn(connections: Connections) -> bool:
-    """Take the turn to sweep; returns False if another process has had it in this period.
+    """Take the turn to sweep, and correct what a clock that was set back has left in its way.
+
+    Returns False if another process has had the turn in this period.
 
     Raises:
         Unavailable: Postgres is out of reach.
     """
     period = connections.settings.sweep_seconds
     with connections.transaction() as tx:
-        taken = tx.sql.exec_driver_sql(_TAKE_TURN, {"seconds": TURN * period})
-        return taken.rowcount == 1
+        taken = tx.sql.exec_driver_sql(_TAKE_TURN, {"seconds": TURN * period}).rowcount == 1
+        if taken:
+            tx.sql.exec_driver_sql(_CORRECT_TIMES)
+        return taken
 
 
 def _recover_lost(tx: Transaction) -> None:

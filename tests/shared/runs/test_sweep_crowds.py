@@ -2,15 +2,18 @@
 
 import threading
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, make_url, select, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.claim import Claim
 from arkloop.shared.runs import sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import IDENTITY
+from arkloop.shared.storage.tables.runs import workers
 from chaos.system.fault_proxy import FaultProxy
 from tests.shared.runs.swept_runs import (
     SILENT,
@@ -18,6 +21,7 @@ from tests.shared.runs.swept_runs import (
     lost,
     nothing_left_over,
     postgres_is_up_for_longer_than_a_lease,
+    with_lease,
     witness,
 )
 from tests.stored_runs import StoredRuns, ago
@@ -148,6 +152,47 @@ def test_one_process_sweeps_in_each_period(connections: Connections) -> None:
     assert sweep.take_turn(slow)
 
 
+@pytest.mark.parametrize("whose", ["of the dead", "of the living"])
+def test_a_clock_that_was_set_back_hides_no_lost_worker(stored: StoredRuns, whose: str) -> None:
+    """Its runs are recovered, whether its own time or one of the others is in the future."""
+    in_an_hour = ago(seconds=-3600)
+    dead, living = (stored.worker(started_at=ago(seconds=60)) for _ in range(2))
+    claim = stored.claimed(dead)
+    if whose == "of the dead":
+        stored.set_worker(dead, seen_at=in_an_hour)
+    else:
+        stored.set_worker(living, back_at=in_an_hour)
+    short = with_lease(stored, lease=1.5, heartbeat=0.5)
+    _swept(stored.connections, "NULL")
+
+    assert sweep.take_turn(short)
+
+    def is_recovered() -> bool:
+        stored.set_worker(living, seen_at=func.now())
+        sweep.sweep(short)
+        return stored.state(claim.run_id) == "queued"
+
+    eventually(is_recovered)
+    if whose == "of the dead":
+        query = select(workers.c.back_at).where(workers.c.id == dead)
+        with stored.connections.reading() as sql:
+            assert sql.scalar(query) is None
+
+
+def test_a_turn_leaves_the_times_of_workers_as_they_are(stored: StoredRuns) -> None:
+    """Only times in the future are corrected."""
+    silent, back = stored.worker(seen_at=SILENT), stored.worker(back_at=SILENT)
+    query = select(workers.c.seen_at, workers.c.back_at).where(workers.c.id.in_([silent, back]))
+    with stored.connections.reading() as sql:
+        before = set(sql.execute(query))
+    _swept(stored.connections, "NULL")
+
+    assert sweep.take_turn(stored.connections)
+
+    with stored.connections.reading() as sql:
+        assert before == set(sql.execute(query))
+
+
 def test_a_sweep_leaves_the_names_in_redis_as_they_are(connections: Connections) -> None:
     """Processes that connect before and after it find each other's messages and events."""
     with connections.reading() as sql:
@@ -165,11 +210,15 @@ def _swept(connections: Connections, at: str) -> None:
         tx.sql.execute(text(f"UPDATE sweep_turn SET swept_at = {at}"))
 
 
-@pytest.mark.usefixtures("witness")
 def test_a_sweep_over_a_half_open_connection_goes_on(
-    stored: StoredRuns, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    stored: StoredRuns, witness: UUID, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweep continues within the time of its limits, though neither end notices by TCP."""
+
+    def is_recovered(claim: Claim) -> bool:
+        stored.set_worker(witness, seen_at=func.now())
+        return stored.state(claim.run_id) == "queued"
+
     assert sweep.MAINTENANCE_TIMEOUTS.answer <= 12
     shorter = replace(sweep.MAINTENANCE_TIMEOUTS, statement=0.8, answer=1.0)
     monkeypatch.setattr(sweep, "MAINTENANCE_TIMEOUTS", shorter)
@@ -181,11 +230,11 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
         through = connect(quick, application="tests")
         loop = sweep.start(through)
         first = lost(stored)
-        eventually(lambda: "queued" == stored.state(first.run_id))
+        eventually(lambda: is_recovered(first))
 
         proxy.abandon()
         second = lost(stored)
-        eventually(lambda: "queued" == stored.state(second.run_id), seconds=8)
+        eventually(lambda: is_recovered(second), seconds=8)
 
         loop.stop()
         eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))
