@@ -64,12 +64,13 @@ class _Window:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, number: int, limit: int) -> None:
-        """Begin the window of this number, if it is a later one, or go on under another limit.
+        """Begin the window of this number, if it is another one, or go on under another limit.
 
-        What is left under a higher limit might be more than the new one allows.
+        An earlier one if the clock was set back: until it had caught up, all would be refused. What
+        is left under a higher limit might be more than the new one allows.
         """
-        if number > self.number or limit != self.limit:
-            self.number, self.limit = max(number, self.number), limit
+        if number != self.number or limit != self.limit:
+            self.number, self.limit = number, limit
             self.left, self.elsewhere, self.is_used_up = 0, 0, False
 
     def give_back(self) -> None:
@@ -101,7 +102,7 @@ class RequestLimits:
         for policy, whose, limit in self._limits_of(actor):
             subject = uuid5(whose, "heartbeats") if is_heartbeat else whose
             window = self._window(subject)
-            remaining = self._take(window, subject, limit, now)
+            remaining = self._take(window, subject, limit)
             if remaining is None:
                 for other in counted:
                     other.give_back()
@@ -143,10 +144,11 @@ class RequestLimits:
             window = self._windows.setdefault(subject, _Window())
         return window
 
-    def _take(self, window: _Window, subject: UUID, limit: int, now: float) -> int | None:
+    def _take(self, window: _Window, subject: UUID, limit: int) -> int | None:
         """Take a request from the window and return how many remain; None if there is none left."""
         with window.lock:
-            window.begin(_number(subject, now), limit)
+            # Read under the lock: a request that had waited for it would begin an old window again.
+            window.begin(_number(subject, time.time()), limit)
             if window.left == 0 and not window.is_used_up:
                 self._refill(window, subject, limit)
             if window.left == 0:

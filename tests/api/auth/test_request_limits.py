@@ -152,6 +152,20 @@ def test_another_limit_counts_at_once(
     assert 0 == accepted(900, 20)
 
 
+def test_a_clock_that_is_set_back_refuses_nobody(
+    limits_of: Callable[..., RequestLimits],
+    accepts: Callable[..., bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A limit that was used up by a clock that was ahead counts anew when that is corrected."""
+    limits, actor, now = limits_of(org_requests_per_minute=5), new_actor(), time.time
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now() + 3600)
+        assert 5 == sum(accepts(limits, actor) for _ in range(7))
+
+    assert 5 == sum(accepts(limits, actor) for _ in range(7))
+
+
 # ---- over HTTP -----------------------------------------------------------------------
 
 
