@@ -106,11 +106,14 @@ def heartbeat(name: str, body: dict[str, Any]) -> Response:
     """Renew the worker's lease; with `wait_seconds`, wait until a run is cancelled or lost."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
     known = {run["run_id"]: run for run in body["runs"]}
-    with connections().statement() as tx:
-        seen_at = agent_workers.renew(tx, worker)
     connection = request.environ.get("gunicorn.socket")
     topic = agent_workers.news_topic(worker.id)
     waiting = LongPoll(topic, None, connection, looks_itself=True)
+    if waiting.client_has_left():
+        # Read late, it says nothing about now: a newer heartbeat may wait at another process.
+        return Response(_beaten(connections(), {}), mimetype="application/json")
+    with connections().statement() as tx:
+        seen_at = agent_workers.renew(tx, worker)
     most = connections().settings.lease_seconds / 3
     seconds = min(body.get("wait_seconds") or 0, most)
     news = partial(_news, connections(), worker, known)

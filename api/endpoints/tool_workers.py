@@ -195,11 +195,14 @@ def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
     """Extend the leases of calls; with `wait_seconds`, wait until one of them is to be stopped."""
     calls = {call["call_id"]: call["fence"] for call in body["calls"]}
     lease_seconds = _or(body.get("lease_seconds"), 15)
-    with connections().statement() as tx:
-        held = worker_calls.extend(tx, worker, calls, lease_seconds=lease_seconds)
     topic = worker_calls.worker_topic(worker.org_id, worker.pool)
     connection = request.environ.get("gunicorn.socket")
     waiting = LongPoll(topic, frozenset({worker.id}), connection, looks_itself=True)
+    if waiting.client_has_left():
+        # Read late, it says nothing about now: a newer heartbeat may wait at another process.
+        return Response(_json(cancelled=[], lost=[]), mimetype="application/json")
+    with connections().statement() as tx:
+        held = worker_calls.extend(tx, worker, calls, lease_seconds=lease_seconds)
     seconds = min(_or(body.get("wait_seconds"), 0), lease_seconds / 2)
     news = partial(_news, connections(), worker, calls)
     nothing = partial(_unheard, connections(), waiting, worker, held)

@@ -46,7 +46,7 @@ class LongPoll:
     #: None of the hub's looks finds its news, so it looks by itself soon after the process begins
     #: to listen: what was announced before was lost.
     looks_itself: bool = False
-    #: Its client has closed the connection.
+    #: Its client has closed the connection while it waited.
     has_left: bool = False
     #: It has to respond now: its client has left, or the process stops.
     is_over: bool = False
@@ -60,6 +60,10 @@ class LongPoll:
 
     def __post_init__(self) -> None:
         self._wake.acquire()
+
+    def client_has_left(self) -> bool:
+        """Return whether the client has closed the connection by now."""
+        return self.connection is not None and is_closed(self.connection)
 
     def wake(self, news: str) -> None:
         """Let the poll look for work."""
@@ -245,7 +249,7 @@ def _taken(hub: LongPollHub, poll: LongPoll, take: Callable[[], bytes | None]) -
     """Return what `take` returns; None if the client has left, and while Postgres is unavailable:
     the status is sent.
     """
-    if poll.connection is not None and is_closed(poll.connection):
+    if poll.client_has_left():
         # Not noticed yet. What woke it is for the next one.
         if poll.sought is not None:
             hub.wake(poll.topic, poll.sought)

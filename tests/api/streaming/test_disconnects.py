@@ -1,0 +1,70 @@
+"""Requests of workers whose connection is closed before they wait."""
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import worker_calls, workers
+from tests.api.endpoints.agent_worker import MakeWorker, start, worker
+from tests.api.endpoints.test_tool_workers import post, queued
+from tests.clients import User
+from tests.tool_worker import PAY
+
+__all__ = ["queued", "start", "worker"]  # fixtures
+
+TOOL_WORKER = {"worker_id": "w", "wait_seconds": 5}
+
+
+@pytest.fixture
+def left() -> Iterator[dict[str, Any]]:
+    """The environment of a request whose client has closed the connection."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        yield {"gunicorn.socket": ours}
+
+
+def test_a_late_heartbeat_of_an_agent_worker_has_no_effect(
+    worker: MakeWorker, start: Callable[..., str], connections: Connections, left: dict[str, Any]
+) -> None:
+    """A heartbeat read after its client has left takes no run from a worker that is alive."""
+    start()
+    mine = worker()
+    mine.take()
+    mine.beat()
+    seen_at = select(workers.c.seen_at).where(workers.c.id == UUID(mine.id))
+    with connections.reading() as sql:
+        before = sql.scalar(seen_at)
+
+    held = {"run_id": mine.run["run_id"], "fence": mine.run["fence"]}
+    body = {"worker_id": mine.id, "wait_seconds": 5, "runs": [held]}
+    late = mine.user.post("/v1/agent-workers/mine:heartbeat", json=body, environ_overrides=left)
+
+    assert 200 == late.status_code, late.text
+    with connections.reading() as sql:
+        assert before == sql.scalar(seen_at)
+    assert mine.beat()[0]["is_held"]
+
+
+def test_a_late_heartbeat_of_a_tool_worker_has_no_effect(
+    alice: User, queued: UUID, connections: Connections, left: dict[str, Any]
+) -> None:
+    """A heartbeat read after its client has left takes no call from a worker that is alive."""
+    key = alice.api_key("tools.work")
+    post(key, "poll", **TOOL_WORKER, tools=[PAY])
+    row = select(worker_calls).where(worker_calls.c.id == queued)
+    with connections.reading() as sql:
+        before = sql.execute(row).one()
+
+    body = {**TOOL_WORKER, "calls": [{"call_id": str(queued), "fence": before.fence}]}
+    late = key.post("/v1/tool-workers/shop:heartbeat", json=body, environ_overrides=left)
+
+    assert 200 == late.status_code, late.text
+    assert "leased" == before.state
+    with connections.reading() as sql:
+        assert before == sql.execute(row).one()
