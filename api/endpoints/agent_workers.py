@@ -228,11 +228,12 @@ def _respond(
 ) -> Response:
     """Respond with what `take` returns, now or within these seconds after the request arrived.
 
-    A worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
+    A client that has left before takes nothing, and does not count as a worker that is gone. A
+    worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
     connections open. One that is alive asks again at once.
     """
     seconds = default_seconds if seconds is None else seconds
-    body = take()
+    body = otherwise() if poll.client_has_left() else take()
     seconds -= seconds_since_arrival()
     if body is None and seconds <= 0:
         body = otherwise()

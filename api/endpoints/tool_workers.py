@@ -273,8 +273,11 @@ def _respond(
     take: Callable[[], bytes | None],
     otherwise: Callable[[], bytes],
 ) -> Response:
-    """Respond with what `take` returns, now or within these seconds after the request arrived."""
-    body = take()
+    """Respond with what `take` returns, now or within these seconds after the request arrived.
+
+    A client that has left before takes nothing, and does not count as a worker that is gone.
+    """
+    body = otherwise() if poll.client_has_left() else take()
     seconds -= seconds_since_arrival()
     if body is None and seconds <= 0:
         body = otherwise()
