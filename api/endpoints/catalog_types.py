@@ -105,6 +105,7 @@ class Persona(Limits):
     mcp_tool_search: bool
     tool_workers: list[str]
     require_approval: list[str]
+    approved_by: Literal["anyone", "org"]
     delegates: list[str]
     max_depth: int
     max_active_children: int

@@ -171,6 +171,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "mcp_tool_search": persona.mcp_tool_search,
         "tool_workers": list(persona.tool_workers),
         "require_approval": sorted(persona.require_approval),
+        "approved_by": persona.approved_by,
         "delegates": persona.delegates,
         "max_depth": persona.max_depth,
         "max_active_children": persona.max_active_children,

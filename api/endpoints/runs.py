@@ -25,6 +25,7 @@ from arkloop.shared.errors import NotActive, NotWaiting, StaleInput
 from arkloop.shared.events.plain import money
 from arkloop.shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from arkloop.shared.runs import commands, fair_queue, overrides, queries
+from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.runs.states import STATUSES, RunState, phase_of, status_of
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
@@ -151,7 +152,11 @@ def cancel_run(tx: Transaction | None, run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>/input")
 @requires("data.runs.write", end_users=True)
 @idempotent
-@described(body=RunInput, returns=Ok, raises=[NotWaiting, NotActive, StaleInput])
+@described(
+    body=RunInput,
+    returns=Ok,
+    raises=[NotWaiting, NotActive, StaleInput, ApprovalReserved, EditReserved],
+)
 def give_input(tx: Transaction, run_id: UUID) -> Response:
     """Store a reply to a waiting run, which resumes with it; responds 200."""
     body = read_body(RunInput())

@@ -50,6 +50,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
+from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 
@@ -100,7 +101,7 @@ def _go_on() -> None:
     body=INPUT,
     query=AgentQuery,
     returns={EVENT_STREAM: AguiFrames},
-    raises=(*CREATING, RunNotFound, EventsLost),
+    raises=(*CREATING, RunNotFound, EventsLost, ApprovalReserved, EditReserved),
 )
 def run_agent() -> Response:
     """Run an agent by AG-UI; responds 200 with the events of the run."""

@@ -15,29 +15,36 @@ _REASONS = {
     "tool_confirmation": "tool_call",
     "authorization": "confirmation",
 }
-_APPROVAL = {
-    "type": "object",
-    "properties": {
-        "approved": {"type": "boolean"},
-        "editedArgs": {
-            "type": "object",
-            "description": "Arguments in place of the proposed ones, not merged with them.",
-        },
-        "reason": {"type": "string", "description": "Why it is not approved, for the agent."},
+_PROPERTIES = {
+    "approved": {"type": "boolean"},
+    "editedArgs": {
+        "type": "object",
+        "description": "Arguments in place of the proposed ones, not merged with them.",
     },
-    "required": ["approved"],
+    "reason": {"type": "string", "description": "Why it is not approved, for the agent."},
+}
+_APPROVAL = {"type": "object", "properties": _PROPERTIES, "required": ["approved"]}
+#: Of a reader who may not change the arguments.
+_APPROVAL_AS_IT_IS = {
+    **_APPROVAL,
+    "properties": {n: of for n, of in _PROPERTIES.items() if n != "editedArgs"},
 }
 UNANSWERED = "The user did not answer."
 
 
-def interrupt_of(data: Mapping[str, Any], tool_call_id: str | None) -> Interrupt:
-    """Return the interrupt of a `run.waiting_for_input`, whose id is that of the request."""
+def interrupt_of(
+    data: Mapping[str, Any], tool_call_id: str | None, *, may_edit: bool = True
+) -> Interrupt:
+    """Return the interrupt of a `run.waiting_for_input`, whose id is that of the request.
+
+    `may_edit` is whether its reader may change the arguments of a call to approve.
+    """
     return Interrupt(
         id=data["request_id"],
         reason=_REASONS.get(data["kind"], "input_required"),
         message=data["prompt"],
         tool_call_id=tool_call_id,
-        response_schema=_schema(data),
+        response_schema=_schema(data, may_edit=may_edit),
         expires_at=data["expires_at"],
         metadata={"url": data["url"]} if data.get("url") else None,
     )
@@ -66,10 +73,10 @@ def content_of(data: Mapping[str, Any], status: str, payload: Any) -> str:
     return payload
 
 
-def _schema(data: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(data: Mapping[str, Any], *, may_edit: bool) -> dict[str, Any]:
     match data["kind"]:
         case "tool_confirmation":
-            return _APPROVAL
+            return _APPROVAL if may_edit else _APPROVAL_AS_IT_IS
         case "form":
             return dict(data["schema"])
         case "authorization":

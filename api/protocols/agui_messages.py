@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Message = dict[str, Any]
@@ -43,6 +43,10 @@ class RunMessages:
         calls = self._assistant(message_id).setdefault("toolCalls", [])
         calls.append({"id": call_id, "type": "function", "function": function})
 
+    def name_of(self, call_id: str) -> str | None:
+        """Return the name of the tool that a call is for; None of an unknown call."""
+        return next((str(function["name"]) for function in self._functions(call_id)), None)
+
     def arguments_of(self, call_id: str) -> str:
         return str(self._function(call_id)["arguments"])
 
@@ -76,7 +80,10 @@ class RunMessages:
         return self._own.setdefault(message_id, {"id": message_id, "role": "assistant"})
 
     def _function(self, call_id: str) -> dict[str, Any]:
-        return next(
+        return next(self._functions(call_id))
+
+    def _functions(self, call_id: str) -> Iterator[dict[str, Any]]:
+        return (
             call["function"]
             for message in self._own.values()
             for call in message.get("toolCalls", ())

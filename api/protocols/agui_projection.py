@@ -48,6 +48,7 @@ class AguiFacts:
     thread_id: str
     client_run_id: str
     client_tools: frozenset[str] = frozenset()
+    is_for_end_user: bool = False
 
     def call_id(self, tool_call_id: str) -> str:
         """Return the id of a call for clients, who take it for unique in the thread."""
@@ -181,12 +182,20 @@ class AguiProjection:
             outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=ids)
         else:
             call_id = data.get("tool_call_id")
-            interrupt = interrupt_of(data, call_id and self._facts.call_id(call_id))
+            shown_id = call_id and self._facts.call_id(call_id)
+            interrupt = interrupt_of(data, shown_id, may_edit=self._may_edit(data))
             outcome = RunFinishedInterruptOutcome(interrupts=[interrupt])
         if self._has_begun:
             self.asked = event
             self.is_over = True
             yield self._finished(outcome)
+
+    def _may_edit(self, data: Mapping[str, Any]) -> bool:
+        """Return whether the reader may change the call's arguments, as `approvers.check` says."""
+        if not self._facts.is_for_end_user or data["kind"] != "tool_confirmation":
+            return True
+        name = self._messages.name_of(self._facts.call_id(data["tool_call_id"]))
+        return name in self._facts.client_tools
 
     def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [call for call in data["calls"] if call["name"] in self._facts.client_tools]

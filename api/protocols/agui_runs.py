@@ -79,6 +79,7 @@ def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) 
         thread_id=thread_id,
         client_run_id=client_run_id or run["metadata"].get(RUN_ID) or str(run["id"]),
         client_tools=client_tool_names(run),
+        is_for_end_user=actor().end_user_id is not None,
     )
 
 

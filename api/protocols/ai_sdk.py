@@ -63,6 +63,7 @@ from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import creation, queries, thread_entries
+from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.runs.creation import NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
@@ -75,7 +76,10 @@ RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
 #: A run, and after how many of its waits the response began.
 _RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6}))?")
 #: Errors of answers and results for a run that waits for them.
-GIVING = (NotWaiting, NotActive, StaleInput, ToolResultConflict)
+GIVING = (
+    *(NotWaiting, NotActive, StaleInput, ToolResultConflict),
+    *(ApprovalReserved, EditReserved),
+)
 
 
 class ChunkFrames(Frames):

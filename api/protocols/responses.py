@@ -45,6 +45,7 @@ from arkloop.shared.errors import (
     StreamLimitExceeded,
     ToolResultConflict,
 )
+from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 
@@ -58,7 +59,10 @@ CANCEL_SECONDS = 5.0
 
 
 #: Errors of answers and results for a run that waits for them.
-GIVING = (NotWaiting, NotActive, StaleInput, ToolResultConflict)
+GIVING = (
+    *(NotWaiting, NotActive, StaleInput, ToolResultConflict),
+    *(ApprovalReserved, EditReserved),
+)
 
 
 class ResponseFrames(Frames):

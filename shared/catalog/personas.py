@@ -94,6 +94,7 @@ class Persona:
     tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
     mcp_tool_search: bool = False  # the model searches them, instead of reading them all
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
+    approved_by: str = "anyone"  # end users included; or `org`: its members and API keys
     delegates: tuple[str, ...] = ()  # keys or ids of personas whose runs its runs may start
     max_depth: int = MAX_DEPTH  # levels of sub-runs below its runs
     max_active_children: int = MAX_ACTIVE_CHILDREN  # of one run at the same time
@@ -306,6 +307,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "mcp_tool_search": _flag,
     "require_approval": _require_approval,
+    "approved_by": _one_of("anyone", "org"),
     "delegates": _list_of(_of_form(PERSONA_ID), MAX_DELEGATES),
     "max_depth": _whole(MAX_DEPTH),
     "max_active_children": _whole(MAX_ACTIVE_CHILDREN),

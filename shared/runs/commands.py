@@ -28,7 +28,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import agent_queue, form_replies, pending_calls, trees
+from arkloop.shared.runs import agent_queue, approvers, form_replies, pending_calls, trees
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
@@ -97,6 +97,7 @@ def answer(
 
     Raises:
         RunNotFound, Forbidden
+        ApprovalReserved, EditReserved: the actor is an end user, who may not reply like this.
         NotWaiting: no request is open any more. NotActive: the run has ended.
         StaleInput: the request is another one, or has another answer.
         InvalidRequest: the answer is blank or too long, or a malformed reply to a request for
@@ -130,6 +131,7 @@ def answer(
     if run["pending_input"]["kind"] == "tool_confirmation":
         # What cannot be understood is refused while it can be corrected.
         reply = approvals.read(content)
+        approvers.check(tx.sql, actor, run, reply)
     if run["pending_input"]["kind"] in form_replies.KINDS:
         form_replies.check(run["pending_input"], content)
     _requeue_with_input(tx, run, content, actor.user_id)

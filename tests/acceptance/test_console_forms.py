@@ -1,7 +1,9 @@
 """The console's forms in a real Chromium, and the fields that they send."""
 
+from typing import Any
+
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, row, signed_in
@@ -31,6 +33,41 @@ def test_a_second_version_of_a_persona_with_an_agent(page: Page, user: Caller) -
     assert ("crew", 5, "Work together.") == tuple(
         made[name] for name in ("agent", "max_steps", "system_prompt")
     )
+
+
+def test_a_field_of_a_persona_is_not_in_its_json(page: Page, user: Caller) -> None:
+    """It would be replaced by what the field above says; the form refuses it."""
+    go(page, "/personas/new")
+    page.get_by_label("Key").fill("guarded")
+    page.get_by_text("Version and other fields").click()
+    page.get_by_label("Other fields, as JSON").fill('{"approved_by": "org"}')
+    press(page, "Publish")
+
+    expect(page.get_by_role("alert")).to_have_text("approved_by has a field of its own above")
+    assert 404 == user.http.get("/v1/personas/guarded@1").status_code
+
+
+@pytest.mark.parametrize(
+    ("shown", "value"),
+    [
+        ({"approved_by": "admins"}, "admins"),
+        ({"problems": {"approved_by": ["must be one of anyone, org"]}}, "org"),
+        ({}, ""),
+    ],
+)
+def test_a_value_of_a_later_release_is_not_lost(
+    page: Page, shown: dict[str, Any], value: str
+) -> None:
+    """The form keeps who approves, or begins with `org` if the service could not read it."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=[{**one, **shown} for one in response.json()])
+
+    page.route("**/v1/personas?*", change)
+    go(page, "/personas/assistant?publish=1")
+
+    expect(page.get_by_label("Approved by")).to_have_value(value)
 
 
 def test_forms_of_models_forget_what_belonged_to_the_value_before(page: Page, user: Caller) -> None:

@@ -148,6 +148,7 @@ def test_a_second_version_of_a_persona_and_its_difference(page: Page, user: Call
     page.get_by_role("link", name="New version").click()
     page.get_by_label("Instructions").fill("Find it.\n\nBe brief.\nCite your sources.")
     page.get_by_label("Tools", exact=True).fill("calculator\nno_such_tool")
+    page.get_by_label("Approved by").select_option("org")
     press(page, "Publish")
     expect(page.get_by_role("alert")).to_contain_text("no_such_tool")
     page.get_by_label("Tools", exact=True).fill("calculator")
@@ -160,6 +161,7 @@ def test_a_second_version_of_a_persona_and_its_difference(page: Page, user: Call
     expect(page.get_by_role("region", name="Changes of tools")).to_contain_text("calculator")
     assert ["calculator"] == user.get("/v1/personas/finder@2")["tools"]
     assert 32 == user.get("/v1/personas/finder@2")["max_steps"]
+    assert "org" == user.get("/v1/personas/finder@2")["approved_by"]
 
 
 def test_a_webhook_is_added_tested_and_delivered_again(

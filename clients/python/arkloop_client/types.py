@@ -1297,6 +1297,7 @@ class Persona(TypedDict):
     mcp_tool_search: bool
     tool_workers: list[str]
     require_approval: list[str]
+    approved_by: Literal["anyone", "org"]
     delegates: list[str]
     max_depth: int
     max_active_children: int

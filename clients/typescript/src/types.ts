@@ -4591,6 +4591,8 @@ export interface components {
             mcp_tool_search: boolean;
             tool_workers: string[];
             require_approval: string[];
+            /** @enum {string} */
+            approved_by: "anyone" | "org";
             delegates: string[];
             max_depth: number;
             max_active_children: number;
@@ -6012,6 +6014,23 @@ export interface components {
             };
         };
         /**
+         * @description - `approvals.edit_reserved`: Only members and API keys of the organization may change the arguments of this call; approve or deny it as it is.
+         *     - `approvals.reserved`: Only members and API keys of the organization may approve or deny this call.
+         *     - `auth.forbidden`: Your role or the scopes of your key do not allow this.
+         */
+        "approvals.edit_reserved-approvals.reserved-auth.forbidden": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "approvals.edit_reserved" | "approvals.reserved" | "auth.forbidden";
+                };
+            };
+        };
+        /**
          * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
          *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
          *     - `input.stale`: This input request is closed, or was already answered with different content.
@@ -6650,8 +6669,12 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
-        /** @description - `auth.forbidden`: Your role or the scopes of your key do not allow this. */
-        "OpenAIError-auth.forbidden": {
+        /**
+         * @description - `approvals.edit_reserved`: Only members and API keys of the organization may change the arguments of this call; approve or deny it as it is.
+         *     - `approvals.reserved`: Only members and API keys of the organization may approve or deny this call.
+         *     - `auth.forbidden`: Your role or the scopes of your key do not allow this.
+         */
+        "OpenAIError-approvals.edit_reserved-approvals.reserved-auth.forbidden": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -6797,6 +6820,16 @@ export interface components {
          *     - `validation.error`: The request is not valid; see `details`.
          */
         "OpenAIError-http.bad_request-validation.error": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["OpenAIError"];
+            };
+        };
+        /** @description - `auth.forbidden`: Your role or the scopes of your key do not allow this. */
+        "OpenAIError-auth.forbidden": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -9459,7 +9492,7 @@ export interface operations {
             };
             400: components["responses"]["http.bad_request"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
-            403: components["responses"]["auth.forbidden"];
+            403: components["responses"]["approvals.edit_reserved-approvals.reserved-auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-input.stale-runs.not_active-runs.not_waiting"];
@@ -12529,7 +12562,7 @@ export interface operations {
             };
             400: components["responses"]["OpenAIError-http.bad_request-personas.not_found-routes.not_found-validation.error"];
             401: components["responses"]["OpenAIError-auth.unauthorized-org.suspended"];
-            403: components["responses"]["OpenAIError-auth.forbidden"];
+            403: components["responses"]["OpenAIError-approvals.edit_reserved-approvals.reserved-auth.forbidden"];
             404: components["responses"]["OpenAIError-files.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
             409: components["responses"]["OpenAIError-idempotency.conflict-idempotency.in_progress-input.stale-responses.not_newest-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
@@ -12689,7 +12722,7 @@ export interface operations {
             };
             400: components["responses"]["http.bad_request"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
-            403: components["responses"]["auth.forbidden"];
+            403: components["responses"]["approvals.edit_reserved-approvals.reserved-auth.forbidden"];
             404: components["responses"]["files.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.in_progress-input.stale-names.taken-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
@@ -12867,7 +12900,7 @@ export interface operations {
             };
             400: components["responses"]["http.bad_request"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
-            403: components["responses"]["auth.forbidden"];
+            403: components["responses"]["approvals.edit_reserved-approvals.reserved-auth.forbidden"];
             404: components["responses"]["files.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["runs.not_active-runs.thread_busy"];

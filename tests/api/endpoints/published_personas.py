@@ -16,6 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "mcp_tool_search": False,
     "tool_workers": [],
     "require_approval": [],
+    "approved_by": "anyone",
     "delegates": [],
     "max_depth": 5,
     "max_active_children": 8,

@@ -11,12 +11,14 @@ from flask.testing import FlaskClient
 from limits import RateLimitItemPerHour
 
 from arkloop.api.http import denials
+from arkloop.shared.catalog import client_tools
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from tests.clients import PASSWORD, Register, User, error_of
 from tests.end_users import ANN, end_user
 
 SECRET = "never-in-the-log-7c1f"
+PAY = {"name": "pay", "description": "x", "parameters": {"type": "object"}, "client": True}
 
 
 def actions(user: User) -> list[tuple[str, str, dict[str, Any]]]:
@@ -182,6 +184,7 @@ def test_who_approves_what_is_recorded(
         RunState.WAITING,
         end_user_id=ANN,
         pending_input={**request, "kind": "tool_confirmation", "prompt": SECRET},
+        options={"tools": client_tools.to_text([PAY])},  # whose arguments end users may change
         input_expires_at=datetime.now(UTC) + timedelta(hours=1),
     )
 

@@ -44,6 +44,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "mcp_tool_search": True,
         "tool_workers": ["shop"],
         "require_approval": ["http_fetch", "convert_time"],
+        "approved_by": "org",
         "delegates": ["plain", "assistant@1"],
         "max_depth": 2,
         "max_active_children": 3,
@@ -183,6 +184,7 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"max_cost_usd_per_month": -1}, "max_cost_usd_per_month"),
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"on_input_expired": "wait"}, "on_input_expired"),
+        ({"approved_by": "staff"}, "approved_by"),
     ],
 )
 def test_a_bad_persona_is_refused(alice: User, body: dict[str, Any], field: str) -> None:

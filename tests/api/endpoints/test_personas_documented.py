@@ -43,6 +43,7 @@ def test_the_page_has_every_field_and_its_limit() -> None:
     shown = {
         None: "null",
         "": "empty",
+        "anyone": "`anyone`",
         "fail": "`fail`",
         "answer": "`answer`",
         "truncate": "`truncate`",

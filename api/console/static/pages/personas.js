@@ -3,7 +3,7 @@ import { get, page, post, segment } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Changes } from "../settings/diff.js"
-import { AreaField, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
+import { AreaField, FieldError, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
 import { Facts, Failed, Name, Section, Table, isAdmin } from "../settings/parts.js"
 import { Data } from "../ui/json.js"
 import { Icon } from "../ui/icons.js"
@@ -12,7 +12,7 @@ import { Badge, Code, Empty, Head, Loading, Time, useRead } from "../ui/parts.js
 /** What the service adds to the fields that were sent. */
 const NOT_SENT = ["id", "key", "version", "source", "created_by_user_id", "created_at", "problems"]
 /** Fields of the form; all others are in its JSON. */
-const OF_FORM = ["system_prompt", "route_id", "tools", "require_approval", "max_steps", "timeout_seconds", "max_cost_usd"]
+const OF_FORM = ["system_prompt", "route_id", "tools", "require_approval", "approved_by", "max_steps", "timeout_seconds", "max_cost_usd"]
 /** Fields that the service shows with their defaults, and refuses beside an agent: only its own loop uses them. */
 const OF_LOOP = ["max_equal_turns", "max_result_tokens", "compaction"]
 
@@ -119,12 +119,14 @@ function Publish({ from, onDone }) {
   const form = useForm({
     key: from?.key ?? "", version: "", system_prompt: from?.system_prompt ?? "", route_id: from?.route_id ?? "",
     tools: (from?.tools ?? []).join("\n"), require_approval: (from?.require_approval ?? []).join("\n"),
+    approved_by: approversOf(from),
     max_steps: from?.max_steps ?? "", timeout_seconds: from?.timeout_seconds ?? "", max_cost_usd: from?.max_cost_usd ?? "",
     others: from === null ? "" : JSON.stringify(others(from), null, 2),
   }, async (values) => {
     const made = await post("personas", {
-      ...jsonOf(values, "others", {}), key: values.key.trim(), version: values.version.trim() || null, system_prompt: values.system_prompt,
+      ...othersOf(values), key: values.key.trim(), version: values.version.trim() || null, system_prompt: values.system_prompt,
       route_id: values.route_id || null, tools: listOf(values.tools), require_approval: listOf(values.require_approval),
+      approved_by: values.approved_by || null,
       max_steps: numberOf(values, "max_steps"), timeout_seconds: numberOf(values, "timeout_seconds"), max_cost_usd: numberOf(values, "max_cost_usd"),
     })
     onDone()
@@ -132,6 +134,8 @@ function Publish({ from, onDone }) {
   })
   const back = from === null ? href("/personas") : href(`/personas/${segment(from.key)}`)
   const known = (routes.data ?? []).map((/** @type {any} */ route) => [route.id, route.id === route.model ? route.model : `${route.model} (${route.id})`])
+  const approvers = [["", "Anyone who may answer the run, end users included"], ["org", "Members and API keys of the organization"]]
+  const isOther = !approvers.some(([value]) => value === form.values.approved_by)
   const isGone = form.values.route_id !== "" && !known.some(([id]) => id === form.values.route_id)
   return html`<${Head} title=${from === null ? "New persona" : html`New version of <${Name} text=${from.key} />`} back=${back} />
     <div class="page page-form"><${FormBox} form=${form} action="Publish" onCancel=${() => { location.hash = back }} isReady=${form.values.key.trim() !== ""}>
@@ -140,6 +144,7 @@ function Publish({ from, onDone }) {
       <${SelectField} form=${form} name="route_id" label="Route" options=${[["", "The run's, else the default"], ...known, ...(isGone ? [[form.values.route_id, form.values.route_id]] : [])]} />
       <div class="pair"><${AreaField} form=${form} name="tools" label="Tools" rows="4" class="mono" placeholder="http_fetch" hint="One a line." />
         <${AreaField} form=${form} name="require_approval" label="Tools that need approval" rows="4" class="mono" hint="One a line; * is every tool." /></div>
+      <${SelectField} form=${form} name="approved_by" label="Approved by" options=${isOther ? [...approvers, [form.values.approved_by, form.values.approved_by]] : approvers} />
       <div class="pair"><${TextField} form=${form} name="max_steps" label="Steps at most" inputmode="numeric" placeholder="32" />
         <${TextField} form=${form} name="timeout_seconds" label="Seconds at most" inputmode="decimal" placeholder="900" />
         <${TextField} form=${form} name="max_cost_usd" label="USD per run" inputmode="decimal" placeholder="No limit" /></div>
@@ -151,6 +156,20 @@ function Publish({ from, onDone }) {
 
 /** Null is left out, as a persona with an agent of its own requires. @param {string} text */
 const listOf = (text) => (namesOf(text).length > 0 ? namesOf(text) : null)
+
+/** Who approves; the default is not sent. What this release cannot read counts as `org`, as in the service. @param {any} persona */
+function approversOf(persona) {
+  if (persona?.problems?.approved_by) return "org"
+  return persona === null || persona.approved_by === "anyone" ? "" : persona.approved_by
+}
+
+/** The fields of the form's JSON. @param {Record<string, any>} values */
+function othersOf(values) {
+  const given = jsonOf(values, "others", {})
+  const twice = OF_FORM.find((name) => Object.hasOwn(given ?? {}, name))
+  if (twice !== undefined) throw new FieldError("others", `${twice} has a field of its own above`)
+  return given
+}
 
 /** The fields of a version that the form has no field for, as far as they say something. @param {any} persona */
 function others(persona) {
