@@ -257,7 +257,7 @@ class Catalog:
         return None if sealed is None else self._with_key(org_id, sealed)
 
     def _with_key(self, org_id: UUID, sealed: SealedRoute) -> Route:
-        """Add the decrypted key; one that cannot be decrypted is logged and counts as missing."""
+        """Add the decrypted key; one that cannot be decrypted is logged, and is lost."""
         if sealed.api_key is None:
             return sealed.route
         name = (org_id, sealed.api_key, sealed.org_key)
@@ -265,7 +265,8 @@ class Catalog:
             if len(self._opened) >= _MAX_KEYS:
                 self._opened.clear()
             self._opened[name] = self._open(org_id, sealed)
-        return replace(sealed.route, api_key=self._opened[name])
+        key = self._opened[name]
+        return replace(sealed.route, api_key=key, has_lost_key=key is None)
 
     def _open(self, org_id: UUID, sealed: SealedRoute) -> str | None:
         assert sealed.api_key is not None

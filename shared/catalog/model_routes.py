@@ -58,6 +58,7 @@ class Route:
     project_id: str | None = None
     api_version: str | None = None
     api_key: str | None = field(default=None, repr=False)  # or credentials, as a JSON object
+    has_lost_key: bool = False  # it cannot be decrypted: the route must not be called without it
     prices: Prices | None = None
     has_library_prices: bool = False  # of one day: see `priced_on`
     max_output_tokens: int | None = None  # of one model call, where the persona sets none

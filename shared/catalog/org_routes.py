@@ -103,7 +103,7 @@ def effective_api(model: Row[Any], provider: Row[Any]) -> str | None:
     ).effective_api
 
 
-def _platform(provider: Row[Any]) -> dict[str, str | None]:
+def _platform(provider: Row[Any]) -> dict[str, Any]:
     return {name: getattr(provider, name) for name in ("platform", *OPTIONS)}
 
 

@@ -198,6 +198,9 @@ def _try_once(
 ) -> Reply:
     """Make one call; if it breaks off, `streamed` has what came of it and what that cost."""
     try:
+        if chain.route.has_lost_key:
+            # Not every vendor checks keys: one that does not would get the conversation.
+            raise ProviderError("auth", "The stored key of this route cannot be decrypted.")
         route, provider, admission = chain.route, chain.provider, context.admission
         if request.settings:
             _drop_settings(chain, context, request.settings.keys() - set(provider.settings))

@@ -30,9 +30,10 @@ class ContextSizes:
     def complete(self, route: Route, ask: Ask) -> Route:
         """Return the route with the size of its context, as far as it is known.
 
-        `ask` asks its server; it is called where neither route nor Redis has a size.
+        `ask` asks its server; it is called where neither route nor Redis has a size. A server that
+        no request reaches, since the route's key is lost, is not asked.
         """
-        if route.provider == "scripted":
+        if route.provider == "scripted" or route.has_lost_key:
             return route
         what = f"{route.server} {route.model}"
         until, size = self._fresh.get(f"{route.id} {what}", (0.0, None))

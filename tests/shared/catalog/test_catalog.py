@@ -96,10 +96,10 @@ def test_prices_of_the_servers_routes_are_those_of_today(
     assert today.prices == catalog.routes(org)[0].prices
 
 
-def test_a_key_that_cannot_be_opened_is_none_and_said_once(
+def test_a_key_that_cannot_be_opened_is_lost_and_said_once(
     stored: StoredRuns, org: UUID, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The org's other routes work; the log names the route."""
+    """The org's other routes work; the log names the route. One without a key has lost none."""
     lost, fine = add_model(stored, api_key="sk-1"), add_model(stored)
     settings = replace(
         stored.connections.settings, encryption_key="another key of 32 bytes or more"
@@ -111,8 +111,9 @@ def test_a_key_that_cannot_be_opened_is_none_and_said_once(
             catalog.forget(org)
             found = catalog.route(org, lost)
             assert found is not None
-            assert found.api_key is None
-    assert catalog.route(org, fine) is not None
+            assert (None, True) == (found.api_key, found.has_lost_key)
+    assert (found := catalog.route(org, fine)) is not None
+    assert not found.has_lost_key
     records = [
         record for record in caplog.records if record.name == "arkloop.shared.catalog.catalog"
     ]

@@ -42,3 +42,13 @@ def test_what_was_learned_is_for_the_same_model_at_the_same_server(
     assert 8_000 == sizes.complete(replace(ROUTE, context_tokens=9_000), never).context_tokens
     assert 7_000 == sizes.complete(other, lambda _route: 7_000).context_tokens
     assert 6_000 == sizes.complete(replace(ROUTE, context_tokens=6_000), never).context_tokens
+
+
+def test_the_server_of_a_route_whose_key_is_lost_is_not_asked(connections: Connections) -> None:
+    """Its size is open afterwards, not taken for unknown: the key may be stored again."""
+    sizes = ContextSizes(connections)
+
+    lost = sizes.complete(replace(ROUTE, has_lost_key=True), never)
+
+    assert lost.context_tokens is None
+    assert 4_096 == sizes.complete(ROUTE, lambda _route: 4_096).context_tokens
