@@ -11,6 +11,7 @@ from arkloop.cli.doctor import (
     event_checks,
     postgres_checks,
     redis_checks,
+    secret_checks,
     settings_checks,
     work_checks,
 )
@@ -19,7 +20,11 @@ from arkloop.cli.output import print_json, print_line
 from arkloop.shared.config import Settings
 
 #: What needs the schema, by the name of the finding where a check cannot be carried out.
-_CHECKS = {"event partitions": event_checks.of_events, **work_checks.CHECKS}
+_CHECKS = {
+    "event partitions": event_checks.of_events,
+    "secrets": secret_checks.of_secrets,
+    **work_checks.CHECKS,
+}
 
 
 @click.command()

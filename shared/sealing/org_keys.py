@@ -99,6 +99,19 @@ def rewrap(connections: Connections, keyring: Keyring) -> tuple[int, int]:
     return again, unreadable
 
 
+def count_unreadable(sql: Connection, keyring: Keyring, *, most: int) -> tuple[int, int]:
+    """Count the keys of the newest orgs, at most `most`, and those that cannot be decrypted."""
+    query = select(org_keys.c.org_id, org_keys.c.wrapped).order_by(org_keys.c.org_id.desc())
+    rows = sql.execute(query.limit(most)).all()
+    unreadable = 0
+    for org_id, wrapped in rows:
+        try:
+            unwrapped(keyring, wrapped, org_id)
+        except (NoEncryptionKey, CannotOpen):
+            unreadable += 1
+    return len(rows), unreadable
+
+
 def erase(tx: Transaction, org_id: UUID) -> bool:
     """Delete the key of the org, and so all secrets that it has encrypted; False without one."""
     return tx.sql.execute(delete(org_keys).where(org_keys.c.org_id == org_id)).rowcount > 0
