@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arkloop.shared import machine, redis_url, trace_settings
+from arkloop.shared import certificate_settings, machine, redis_url, trace_settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.redis_url import InvalidRedisUrl
 
@@ -51,7 +51,7 @@ class Settings:
     redis_url: str
     broker_url: str
     jwt_secret: str = field(repr=False)
-    redis_verify: bool = True  # whether `rediss://` verifies certificates; see `_verified`
+    redis_verify: bool = True  # whether `rediss://` verifies certificates; see `redis_url.verified`
     #: Postgres itself, where `database_url` leads to a pooler: for what needs a session.
     direct_database_url: str | None = None
     prepared_statements: bool | None = None  # None: wherever no pooler stands between
@@ -157,16 +157,6 @@ class Settings:
         return cls(**values)
 
 
-def _verified(url: str, verifies: bool) -> str:
-    """Return a URL of Redis that says whether certificates are verified, unless it says so itself.
-
-    A platform that renews the URL by itself, with another password, lets nobody write that into it.
-    """
-    if verifies or not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
-
-
 class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -174,10 +164,10 @@ class _Reader:
 
     def values(self) -> dict[str, Any]:
         verifies = self._plain("ARKLOOP_REDIS_VERIFY", default=True)
-        of_streams = _verified(self._redis_url("ARKLOOP_REDIS_URL"), verifies)
+        of_streams = redis_url.verified(self._redis_url("ARKLOOP_REDIS_URL"), verifies)
         of_broker = of_streams
         if self._text("ARKLOOP_BROKER_URL"):
-            of_broker = _verified(self._redis_url("ARKLOOP_BROKER_URL"), verifies)
+            of_broker = redis_url.verified(self._redis_url("ARKLOOP_BROKER_URL"), verifies)
         hosts = self._list(
             "ARKLOOP_ALLOWED_HOSTS",
             r"(?i)\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?",
@@ -218,6 +208,7 @@ class _Reader:
             **{name.lower(): self._endpoint(name, path=_PATH) for name in _URLS_OF_PROVIDERS},
             **trace_settings.read(self._text, self.problems),
         }
+        certificate_settings.check(self._environ, self.problems)
         values |= {
             setting.name: self._plain(f"ARKLOOP_{setting.name.upper()}", setting.default)
             for setting in fields(Settings)

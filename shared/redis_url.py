@@ -61,6 +61,16 @@ def check(url: str) -> None:
             raise InvalidRedisUrl(f"must have a number of seconds as {name}")
 
 
+def verified(url: str, verifies: bool) -> str:
+    """Return a URL of Redis that says whether certificates are verified, unless it says so itself.
+
+    A platform that renews the URL by itself, with another password, lets nobody write that into it.
+    """
+    if verifies or not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
+
+
 def _is_seconds(text: str) -> bool:
     """Return whether the client reads it as a length of time."""
     try:
