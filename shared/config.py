@@ -37,6 +37,12 @@ _MAY_BE_ZERO = (
     *("ARKLOOP_ORG_CONCURRENT_RUNS", "ARKLOOP_KEY_CONCURRENT_RUNS", "ARKLOOP_ORG_QUEUED_RUNS"),
     *("ARKLOOP_ORG_STREAMS", "ARKLOOP_KEY_STREAMS", "ARKLOOP_METRICS_PORT"),
 )
+_MOST = {
+    "worker_niceness": 19,
+    "retention_days": MAX_RETENTION_DAYS,
+    "port": 65_535,
+    "metrics_port": 65_535,
+}
 
 
 class InvalidSettings(Exception):
@@ -223,9 +229,10 @@ class _Reader:
                 "ARKLOOP_HEARTBEAT_SECONDS: must be at most a third of ARKLOOP_LEASE_SECONDS, "
                 f"is {heartbeat:g} of {lease:g}"
             )
-        for name, most in (("worker_niceness", 19), ("retention_days", MAX_RETENTION_DAYS)):
+        for name, most in _MOST.items():
             if (value := values[name]) > most:
-                self.problems.append(f"ARKLOOP_{name.upper()}: must be at most {most}, is {value}")
+                source = self._source(f"ARKLOOP_{name.upper()}")
+                self.problems.append(f"{source}: must be at most {most}, is {value}")
         if bool(values["s3_access_key_id"]) != bool(values["s3_secret_access_key"]):
             self.problems.append(
                 "ARKLOOP_S3_ACCESS_KEY_ID and ARKLOOP_S3_SECRET_ACCESS_KEY: set both or neither"
