@@ -68,6 +68,7 @@ from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import InvalidPersona
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.monitoring import exposition
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.runs.creation import RunCreator
 from arkloop.shared.security import egress
@@ -141,6 +142,7 @@ def create_app(connections: Connections | None = None) -> Flask:
         if connections is None:
             settings = Settings.from_env()
             fault_points.arm(settings)
+            exposition.prepare(settings)
             logs.configure()
             connections = connect(settings, application="arkloop-web", send=NotificationSender())
             server_checks.check(connections)

@@ -60,6 +60,7 @@ try:
     if settings.mcp_stdio:
         program_user.of(settings.mcp_stdio_user)  # reported now, as what else is wrong
     fault_points.arm(settings)
+    exposition.prepare(settings)
     plugins.use(settings.plugins)
     routes = model_routes.load(settings)
     personas.builtin()

@@ -10,6 +10,7 @@ from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
+from arkloop.shared.monitoring import exposition
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.security import program_user
 
@@ -62,6 +63,7 @@ def of_environment(environ: Mapping[str, str]) -> tuple[Settings | None, list[Fi
         findings += _programs(settings)
         findings += _catalog(settings)
         findings += _files(settings)
+        findings += _metrics(settings)
     return settings, findings
 
 
@@ -155,3 +157,10 @@ def _files(settings: Settings) -> Iterator[Finding]:
         return
     where = settings.s3_bucket and f"bucket {settings.s3_bucket}"
     yield ok("files", where or f"folder {settings.files_dir}")
+
+
+def _metrics(settings: Settings) -> Iterator[Finding]:
+    try:
+        exposition.check(settings)
+    except InvalidSettings as error:
+        yield fail("metrics", str(error), "Web and worker processes exit with this at their start.")

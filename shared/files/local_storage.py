@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from arkloop.shared import folders
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
 from arkloop.shared.native_threads import NativeThreads
@@ -29,13 +30,9 @@ class LocalStorage:
         Raises:
             UnusableStorage
         """
-        existing = self._root.absolute()
-        while not existing.exists():
-            existing = existing.parent
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        if (why := folders.unwritable(self._root)) is not None:
             raise UnusableStorage(
-                f"ARKLOOP_FILES_DIR: {str(self._root.absolute())!r} cannot be written:"
-                f" {str(existing)!r} is not a directory that this user may write to"
+                f"ARKLOOP_FILES_DIR: {str(self._root.absolute())!r} cannot be written: {why}"
             )
 
     @contextmanager

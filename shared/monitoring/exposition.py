@@ -20,8 +20,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from arkloop.shared import metrics
-from arkloop.shared.config import Settings
+from arkloop.shared import folders, metrics
+from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.metrics import Metric
 from arkloop.shared.monitoring import count_files, measurements
@@ -32,7 +32,44 @@ from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FOREIGN = "it belongs to another user"
 _STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
+
+
+def check(settings: Settings) -> None:
+    """Check that the folder of the counts can be used; a process creates it as it starts.
+
+    Raises:
+        InvalidSettings: it cannot be written or created, if the settings say that there are counts.
+    """
+    if not settings.metrics_port:
+        return
+    folder = _folder(settings)
+    why = folders.unwritable(folder)
+    if why is None and os.path.exists(folder) and _is_foreign(folder):
+        why = _FOREIGN
+    if why is not None:
+        raise _unusable(settings, why)
+
+
+def prepare(settings: Settings) -> None:
+    """Create the folder of the counts, if the settings say that there are any.
+
+    Raises:
+        InvalidSettings
+    """
+    check(settings)
+    if not settings.metrics_port:
+        return
+    try:
+        _create(_folder(settings))
+    except OSError as error:  # such as one of a file system that has no folders of users
+        raise _unusable(settings, error.strerror or str(error)) from error
+
+
+def _unusable(settings: Settings, why: str) -> InvalidSettings:
+    folder = str(_folder(settings).absolute())
+    return InvalidSettings(f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: {why}")
 
 
 def count(settings: Settings) -> None:
@@ -78,9 +115,7 @@ _held: list[int] = []  # descriptors of locks, for as long as the process lives
 
 def _enter(folder: Path) -> None:
     """Use the folder together with the other processes; the first one empties it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
+    _create(folder)
     # Of the folder itself: a file would be old one day, and what tidies /tmp deletes old files but
     # leaves a folder that is locked.
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -93,6 +128,17 @@ def _enter(folder: Path) -> None:
             file.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_SH)
     _held.append(lock)
+
+
+def _create(folder: Path) -> None:
+    """Create the folder, unless it is there. Raises: OSError, also if it is another user's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _is_foreign(folder):
+        raise PermissionError(_FOREIGN)
+
+
+def _is_foreign(folder: Path) -> bool:
+    return folder.stat().st_uid != os.getuid()
 
 
 class _Server(ThreadingHTTPServer):

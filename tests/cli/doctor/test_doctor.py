@@ -132,6 +132,17 @@ def test_settings_with_which_processes_do_not_work_fail(
     assert [check] == examine(**{name: value}).failed()
 
 
+def test_a_folder_of_metrics_that_cannot_be_used_fails(examine: Examine) -> None:
+    """It matters where metrics are counted."""
+    folder = "/etc/passwd/counts"
+    assert [] == examine(ARKLOOP_METRICS_DIR=folder).failed()
+
+    report = examine(ARKLOOP_METRICS_DIR=folder, ARKLOOP_METRICS_PORT="9464")
+
+    assert ["metrics"] == report.failed()
+    assert f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: " in report.of("metrics")[0][1]
+
+
 @pytest.mark.parametrize(
     ("own", "named", "expected"),
     [

@@ -4,11 +4,13 @@ import fcntl
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.monitoring import count_files, exposition
 
 pytestmark = pytest.mark.processes
@@ -120,3 +122,68 @@ def test_a_folder_of_another_user_is_refused(
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(PermissionError):
         exposition._enter(tmp_path / "metrics")
+
+
+def test_a_folder_of_another_user_is_found_by_a_check(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write to it, and would be refused at the start nevertheless."""
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    counting = replace(settings, metrics_port=9464, metrics_dir=str(tmp_path / "metrics"))
+    exposition.check(counting)
+    (tmp_path / "metrics").mkdir()
+
+    with pytest.raises(InvalidSettings, match="it belongs to another user"):
+        exposition.check(counting)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """As below one that the user may not enter, which root may."""
+    folder = tmp_path / ("long" * 100) / "counts"
+    counting = replace(settings, metrics_port=9464, metrics_dir=str(folder))
+
+    with pytest.raises(InvalidSettings, match="cannot be used: File name too long"):
+        exposition.prepare(counting)
+
+
+@pytest.mark.parametrize("folder", ["/etc/passwd/counts", "/proc/counts"])
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        ("import arkloop.worker.app", 1),
+        ("from arkloop.api.app import BOOT_ERROR, create_app; create_app()", 3),
+    ],
+)
+def test_a_process_with_a_folder_that_cannot_be_created_does_not_start(
+    start: str, status: int, folder: str
+) -> None:
+    """It ends with a line that names the variable, also where root is refused by `/proc` alone."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "ARKLOOP_DATABASE_URL": "postgresql://127.0.0.1:1/runs",
+        "ARKLOOP_REDIS_URL": "redis://127.0.0.1:1",
+        "ARKLOOP_JWT_SECRET": "j" * 32,
+        "ARKLOOP_METRICS_PORT": "9464",
+        "ARKLOOP_METRICS_DIR": folder,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", start], env=environ, capture_output=True, text=True
+    )
+
+    assert status == done.returncode, done.stderr
+    assert f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_used_matters_with_counts_alone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A check creates nothing."""
+    exposition.prepare(replace(settings, metrics_dir="/etc/passwd/counts"))
+    folder = tmp_path / "counts"
+    counting = replace(settings, metrics_port=9464, metrics_dir=str(folder))
+
+    exposition.check(counting)
+    assert not folder.exists()
+    exposition.prepare(counting)
+    assert folder.is_dir()
