@@ -60,6 +60,8 @@ _UNDER_WAY = {
 _INSTALLATION = "SELECT epoch, (SELECT version_num FROM alembic_version) FROM installation"
 _MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"
 _LEFT = "SELECT suspended_at, moved_to FROM orgs WHERE id = %s"
+#: How a message names the URL of the other cell.
+_TARGET = "--to (ARKLOOP_TARGET_DATABASE_URL)"
 
 
 _target_option = click.option(
@@ -99,8 +101,8 @@ def copy(
     began = time.monotonic()
     with (
         without_notifications(database_url) as connections,
-        _opened(database_url) as source,
-        _opened(target_url) as target,
+        _opened(checked(database_url)) as source,
+        _opened(checked(target_url, name=_TARGET)) as target,
     ):
         with connections.reading() as sql:
             org_id = find_org(sql, org)
@@ -135,8 +137,8 @@ def erase(database_url: str, org: str, target_url: str, yes: bool) -> None:
     """
     with (
         without_notifications(database_url) as connections,
-        _opened(database_url) as source,
-        _opened(target_url) as target,
+        _opened(checked(database_url)) as source,
+        _opened(checked(target_url, name=_TARGET)) as target,
     ):
         with connections.reading() as sql:
             org_id = find_org(sql, org)
@@ -164,7 +166,7 @@ def _check_left(source: org_copies.Connection, target: org_copies.Connection, or
 @contextmanager
 def _opened(url: str) -> Iterator[org_copies.Connection]:
     try:
-        with org_copies.opened(checked(url)) as connection:
+        with org_copies.opened(url) as connection:
             yield connection
     except (psycopg.OperationalError, psycopg.InternalError) as error:
         raise click.ClickException(f"Postgres: {error}") from None

@@ -29,12 +29,16 @@ org_option = click.option("--org", "org", required=True, help="Id or slug of the
 _SHOWN_IDS = 10
 
 
-def checked(url: str) -> str:
-    """Return the URL in SQLAlchemy's form. Raises: ClickException: it is malformed."""
+def checked(url: str, *, name: str = "ARKLOOP_DATABASE_URL") -> str:
+    """Return the URL in SQLAlchemy's form.
+
+    Raises:
+        ClickException: it is malformed; the message has the `name` of what gave it.
+    """
     try:
         return normalize(url)
     except InvalidDatabaseUrl as error:
-        raise click.ClickException(f"ARKLOOP_DATABASE_URL: {error}") from None
+        raise click.ClickException(f"{name}: {error}") from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
 _OWNER = "ARKLOOP_OWNER_DATABASE_URL"
+_OF_SERVICE = ("ARKLOOP_DATABASE_URL", "DATABASE_URL")
 
 
 @click.command()
@@ -62,8 +63,8 @@ def migrate(
     the service's role gets the privileges that it needs. A schema that is newer than this code is
     left unchanged, except that row-level security can be taken away.
     """
-    of_service = _first_of("ARKLOOP_DATABASE_URL", "DATABASE_URL")
-    engine = _engine(_first_of(_OWNER, "ARKLOOP_DIRECT_DATABASE_URL") or of_service)
+    of_service = _first_of(*_OF_SERVICE)
+    engine = _engine(_OWNER, "ARKLOOP_DIRECT_DATABASE_URL", *_OF_SERVICE)
     try:
         version = _check(engine, wait_seconds)
         if schema.is_newer(version) and row_security != "off":
@@ -101,13 +102,15 @@ def _first_of(*names: str) -> str:
     return next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
 
 
-def _engine(url: str) -> Engine:
-    if not url:
+def _engine(*names: str) -> Engine:
+    """Return an engine for the first of these variables that is set. Raises: ClickException."""
+    name = next(filter(_first_of, names), None)
+    if name is None:
         raise click.ClickException(
             "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
         )
     return create_engine(
-        checked(url),
+        checked(_first_of(name), name=name),
         connect_args={
             **CONNECTING,
             "connect_timeout": CONNECT_SECONDS,

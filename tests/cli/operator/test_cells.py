@@ -43,6 +43,14 @@ def test_a_copy_has_all_rows_of_the_org_and_no_others(
             assert 2 == sql.scalar(text(f"SELECT count(*) FROM {pairs}"))
 
 
+def test_a_malformed_url_of_the_other_cell_is_named(run: Run) -> None:
+    """It is not taken for that of this cell, which is well."""
+    done = run("copy", "--to", "mysql://there/runs")
+
+    assert 1 == done.exit_code
+    assert "Error: --to (ARKLOOP_TARGET_DATABASE_URL): must begin with postgresql" in done.output
+
+
 def test_a_copy_that_is_repeated_changes_nothing(
     run: Run, connections: Connections, target: Connections, org_id: UUID
 ) -> None:

@@ -87,6 +87,17 @@ def test_the_service_needs_not_own_its_tables(database: Database) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    "name", ["ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL", "DATABASE_URL"]
+)
+def test_a_malformed_url_is_named_by_its_variable(name: str) -> None:
+    """The first that is set is the one that is used, and none of the others is to blame."""
+    done = CliRunner().invoke(main, ["migrate"], env={name: "mysql://there/runs"})
+
+    assert 1 == done.exit_code
+    assert f"Error: {name}: must begin with postgresql" in done.output
+
+
 def test_the_wall_is_before_the_service_alone(database: Database) -> None:
     """The owner, who makes dumps, sees all rows; it stays with the next migration until it is
     taken down.
