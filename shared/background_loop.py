@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class BackgroundLoop:
             try:
                 pause = self.step()
             except Unavailable as error:
-                log.warning("%s skipped: %s", self.name, error.__cause__)
+                log.warning("%s skipped: %s", self.name, reason_of(error))
             except Exception:
                 log.exception("%s failed", self.name)
         self.after()

@@ -22,6 +22,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
 from arkloop.shared.monitoring import exposition
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.security import process_memory, program_user
 from arkloop.shared.storage import celery_app, rewinds, server_checks
@@ -175,7 +176,7 @@ def _installation(connections: Connections) -> str:
         try:
             rewinds.check(connections)
         except Unavailable as error:
-            log.warning("waiting for Postgres: %s", error.__cause__)
+            log.warning("waiting for Postgres: %s", reason_of(error))
         if connections.keys.installation:
             return connections.keys.installation
         time.sleep(WAIT_SECONDS)

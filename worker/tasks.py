@@ -8,6 +8,7 @@ from celery import Celery
 
 from arkloop.shared import fault_points
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import queue
 from arkloop.worker.attempt import execution
 from arkloop.worker.mcp import discovery
@@ -31,5 +32,5 @@ def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
         except Unavailable as error:
             # The first run that needs the server's tools asks for them.
             log.warning(
-                "listing the tools of MCP server %s skipped: %s", config_id, error.__cause__
+                "listing the tools of MCP server %s skipped: %s", config_id, reason_of(error)
             )

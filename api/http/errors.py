@@ -38,6 +38,7 @@ from arkloop.shared.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
+from arkloop.shared.outage_log import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def arkloop(error: ArkloopError) -> Response:
     """Return the response to an error with a code."""
     if isinstance(error, Unavailable):
         extra = {"outcome": "failed", "error_code": error.code}
-        log.warning("unavailable: %s", error.__cause__ or error, extra=extra)
+        log.warning("unavailable: %s", reason_of(error), extra=extra)
     response = answer(status_of(type(error)), error.code, str(error), error.details)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import redis
 
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import signals
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def _repeat(name: str, task: Callable[[], None], is_closed: Callable[[], bool]) 
             task()
         except (redis.RedisError, Unavailable, OSError) as error:
             if not is_closed():
-                log.warning("%s: %s", name, error)
+                log.warning("%s: %s", name, reason_of(error))
             time.sleep(signals.RECONNECT_SECONDS)
         except Exception:
             log.exception("%s failed", name)

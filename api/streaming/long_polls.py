@@ -18,6 +18,7 @@ from typing import Any
 from arkloop.api.streaming import hub_threads
 from arkloop.api.streaming.disconnects import Disconnects, is_closed
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections
 
@@ -259,5 +260,5 @@ def _taken(hub: LongPollHub, poll: LongPoll, take: Callable[[], bytes | None]) -
     try:
         return take()
     except Unavailable as error:
-        log.warning("long poll: %s", error.__cause__ or error)
+        log.warning("long poll: %s", reason_of(error))
         return None

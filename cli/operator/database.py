@@ -15,6 +15,7 @@ from arkloop.shared.audit.audit_log import OPERATOR, Detail, NewEntry
 from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage.connections import Connections, Transaction, connect
 from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS, REQUEST_TIMEOUTS, Timeouts
 
@@ -60,7 +61,9 @@ def database(
     try:
         yield connections
     except Unavailable as error:
-        raise click.ClickException(f"{error} ({error.__cause__})") from None
+        # Without a cause the error itself says what is wrong, such as a schema that is too old.
+        reason = f" ({reason_of(error)})" if error.__cause__ else ""
+        raise click.ClickException(f"{error}{reason}") from None
     finally:
         connections.close()
 

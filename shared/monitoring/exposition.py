@@ -26,6 +26,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.metrics import Metric
 from arkloop.shared.monitoring import count_files, measurements
 from arkloop.shared.native_threads import new_lock
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 
@@ -242,7 +243,7 @@ def _measured(connections: Connections) -> list[_Family]:
     try:
         measured = measurements.current(connections)
     except Unavailable as error:
-        log.warning("metrics without measurements: %s", error.__cause__)
+        log.warning("metrics without measurements: %s", reason_of(error))
         return []
     data = measured.data
     found = {row["crowd"]: row for row in data["queue"]}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from arkloop.shared.billing import usage_sums
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import retention
 from arkloop.shared.storage.connections import Connections
 
@@ -29,7 +30,7 @@ def tidy(connections: Connections) -> bool:
             is_left |= work(connections)
         except Unavailable as error:
             # Also where one statement took too long, or waited for a lock: the others may not.
-            log.warning("tidying up failed: %s: %s", name, error.__cause__)
+            log.warning("tidying up failed: %s: %s", name, reason_of(error))
         except Exception:
             log.exception("tidying up failed: %s; continuing with the rest", name)
     return is_left

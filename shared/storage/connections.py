@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.shared import fault_points
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import epoch, postgres, queue, schema
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree
 from arkloop.shared.storage.keys import Keys
@@ -147,7 +148,7 @@ class Connections:
     def _answered(self) -> Iterator[None]:
         """Turn "Postgres is out of reach" into `Unavailable`; let every other error through."""
         if not self.postgres_outage.may_try():
-            raise Unavailable()
+            raise Unavailable() from ConnectionError("Postgres was unavailable a moment ago")
         try:
             yield
         except DBAPIError as error:
@@ -178,7 +179,7 @@ class Connections:
             try:
                 problem = self._schema_problem()
             except Unavailable as error:
-                problem = str(error.__cause__ or error).partition("\n")[0]
+                problem = reason_of(error).partition("\n")[0]
             if problem is None:
                 return
             if problem != logged:

@@ -16,6 +16,7 @@ from arkloop.shared.events import event_log, prompts, types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import claims, input_requests, interrupted_calls, offered_messages
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
@@ -331,7 +332,9 @@ class ClaimedRun:
 
     def pause_for(self, outage: Unavailable) -> None:
         """Wait before a write is tried again. Raises: LeaseLost: it would be too late."""
-        log.warning("retrying to write the run's state: Postgres unavailable: %s", outage.__cause__)
+        log.warning(
+            "retrying to write the run's state: Postgres unavailable: %s", reason_of(outage)
+        )
         self.check_lease(outage)
         time.sleep(RETRY_SECONDS)
 

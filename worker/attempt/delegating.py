@@ -8,6 +8,7 @@ from arkloop.shared.agents.transcript import MAX_TASK_CHARACTERS
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.types import DELEGATE
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import delegation, trees
 from arkloop.shared.runs.delegation import NotDelegated
 from arkloop.shared.runs.states import ResultSource
@@ -57,7 +58,7 @@ def cancel_left(process: WorkerProcess, run: ClaimedRun) -> None:
         with process.connections.transaction() as tx:
             trees.cancel_orphans(tx, run.claim.run_id)
     except Unavailable as outage:
-        log.warning("the sweep will cancel what is left of the run's tree: %s", outage.__cause__)
+        log.warning("the sweep will cancel what is left of the run's tree: %s", reason_of(outage))
 
 
 def start(

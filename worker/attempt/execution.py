@@ -11,6 +11,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import run_spans
 from arkloop.shared.spans import Span
 from arkloop.shared.storage.notifications import Enqueue
@@ -133,7 +134,7 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
         return isinstance(outcome, Waiting)
     except (LeaseLost, Unavailable) as error:
         extra = _ended(None, began)
-        log.warning("abandoning run: its lease may have expired: %s", error.__cause__, extra=extra)
+        log.warning("abandoning run: its lease may have expired: %s", reason_of(error), extra=extra)
         process.mark_outage(active.run_id)
         return False
     finally:

@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.catalog.personas import BUILTIN_TOOLS
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import queries
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.attachments import ToolOutput
@@ -223,7 +224,7 @@ def _refresh(connections: Connections, client: McpClient, config_id: UUID) -> No
             discovery.discover(connections, client, config_id)
         except Unavailable as error:
             log.warning(
-                "listing the tools of MCP server %s skipped: %s", config_id, error.__cause__
+                "listing the tools of MCP server %s skipped: %s", config_id, reason_of(error)
             )
         except Exception:
             log.exception("internal error while listing MCP tools")

@@ -14,6 +14,7 @@ from arkloop.shared import fault_points, metrics
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs
@@ -151,7 +152,7 @@ class EventWriter:
             return dict.fromkeys(skipped, LOCKED_SECONDS)
         except Unavailable as error:
             self._batch_bytes = max(self._batch_bytes // 2, LEAST_BATCH_BYTES)
-            log.warning("retrying to write events: Postgres unavailable: %s", error.__cause__)
+            log.warning("retrying to write events: Postgres unavailable: %s", reason_of(error))
             for run_log in batch:
                 run_log.give_back()
             time.sleep(RETRY_SECONDS)

@@ -1,0 +1,43 @@
+"""Commands that use the database directly, when it cannot be used."""
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, text
+
+from arkloop.cli.main import main
+from arkloop.shared.storage import schema
+
+
+def listed(url: str) -> Result:
+    """Return the result of `arkloop orgs list`."""
+    return CliRunner().invoke(main, ["orgs", "list"], env={"ARKLOOP_DATABASE_URL": url})
+
+
+@pytest.mark.owner
+def test_a_database_that_was_never_migrated(new_database: Callable[[], str]) -> None:
+    """The message says what to do, and has no cause beside it."""
+    url = new_database()
+    engine = create_engine(url)
+    with engine.begin() as sql:
+        sql.execute(text("DROP SCHEMA public CASCADE"))
+        sql.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+
+    result = listed(url)
+
+    assert 1 == result.exit_code
+    assert (
+        "Error: The database schema is empty, but this version requires"
+        f" {schema.needed_version()}: run `arkloop migrate`.\n"
+    ) == result.output
+
+
+def test_a_database_that_is_away() -> None:
+    """The message has the system's own words."""
+    result = listed("postgresql://postgres@127.0.0.1:1/postgres")
+
+    assert 1 == result.exit_code
+    assert "Error: The database is unavailable; try again shortly. (" in result.output
+    assert "Connection refused" in result.output
