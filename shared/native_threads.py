@@ -4,7 +4,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import gevent
 from gevent import monkey
@@ -27,13 +27,34 @@ class NativeThreads:
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call the function in a native thread where threads are greenlets, else here."""
         if monkey.is_module_patched("threading"):
-            result: T = self._pool.apply(function, args)
+            outcome = self._pool.apply(_Outcome.of, (function, args))
+            if outcome.error is not None:
+                try:
+                    raise outcome.error
+                finally:
+                    del outcome  # the error's traceback would keep both, until garbage is collected
+            result: T = outcome.result
             return result
         return function(*args)
 
     @cached_property
     def _pool(self) -> ThreadPool:
         return ThreadPool(self._count)
+
+
+class _Outcome(NamedTuple):
+    """The result or the error of a function; gevent also reports what a thread of a pool raises."""
+
+    result: Any = None
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: Iterable[Any]) -> "_Outcome":
+        """Call the function."""
+        try:
+            return cls(result=function(*args))
+        except BaseException as error:
+            return cls(error=error)
 
 
 class _Call:
