@@ -1,16 +1,20 @@
 """`arkloop`: the one command. A sub-command's module is imported when it is used, not before."""
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 import click
 
-from arkloop.cli.output import printable
+from arkloop.cli.output import print_line, printable
 
 INTERRUPTED = 130
+#: Errors of a disk that takes no more of what is written to it, or cannot.
+_NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Entry(NamedTuple):
@@ -80,6 +84,19 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in ENTRIES.items()])
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno not in _NOT_WRITTEN:
+                raise
+            # Python would try to write the rest of the output once more when it ends.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            what = error.filename or "the output"
+            print_line(f"Error: Cannot write {what}: {error.strerror}.", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
