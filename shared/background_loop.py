@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,11 @@ class BackgroundLoop:
     stopped: threading.Event = field(default_factory=threading.Event)
     before: Callable[[threading.Event], None] = lambda stopped: None
     after: Callable[[], None] = lambda: None
+    _outage: OutageLog = field(init=False)
 
     def __post_init__(self) -> None:
         """Start the thread."""
+        self._outage = OutageLog(log, f"the background loop {self.name!r}")
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
     def stop(self) -> None:
@@ -43,8 +45,9 @@ class BackgroundLoop:
             pause = None
             try:
                 pause = self.step()
+                self._outage.worked()
             except Unavailable as error:
-                log.warning("%s skipped: %s", self.name, reason_of(error))
+                self._outage.failed("%s skipped: %s", self.name, reason_of(error))
             except Exception:
                 log.exception("%s failed", self.name)
         self.after()

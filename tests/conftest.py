@@ -268,6 +268,7 @@ def connections(settings: Settings, shared: SharedApp | None) -> Iterator[Connec
         # An outage that a test has played is over.
         shared.connections.redis_outage.answered()
         shared.connections.broker_outage.answered()
+        shared.connections.losses.clear()
     else:
         opened = connect(settings, application="tests")
         yield opened

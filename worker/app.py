@@ -22,7 +22,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
 from arkloop.shared.monitoring import exposition
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.security import process_memory, program_user
 from arkloop.shared.storage import celery_app, rewinds, server_checks
@@ -171,12 +171,14 @@ app.steps["worker"].add(_Start)
 
 def _installation(connections: Connections) -> str:
     """Wait until Postgres says which one this is: without it there is nothing to execute either."""
+    outage = OutageLog(log, "Postgres")
     while True:
         maybe_shutdown()
         try:
             rewinds.check(connections)
+            outage.worked()
         except Unavailable as error:
-            log.warning("waiting for Postgres: %s", reason_of(error))
+            outage.failed("waiting for Postgres: %s", reason_of(error))
         if connections.keys.installation:
             return connections.keys.installation
         time.sleep(WAIT_SECONDS)

@@ -12,6 +12,7 @@ from functools import partial
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import queries
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
@@ -49,8 +50,11 @@ def start(process: WorkerProcess) -> None:
 
 
 def _step(process: WorkerProcess) -> float | None:
+    if not process.lease.is_valid:
+        # Not a success: the log would say that polling works again in the middle of an outage.
+        raise Unavailable("this worker's lease is not valid")
     capacity = min(process.free_slots, BATCH)
-    if capacity <= 0 or not process.lease.is_valid:
+    if capacity <= 0:
         return None
     return MORE_PAUSE_SECONDS if poll(process, capacity) == capacity else None
 

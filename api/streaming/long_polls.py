@@ -158,16 +158,17 @@ class LongPollHub:
         if self._started:
             return
         self._started = True
-        tasks = (self._listen, self._look, self._check)
-        hub_threads.start("polls", tasks, lambda: self._closed)
+        tasks = (self._look, self._check)
+        hub_threads.start("polls", self._listen, tasks, lambda: self._closed)
 
-    def _listen(self) -> None:
+    def _listen(self, works: Callable[[], None]) -> None:
         names = self._connections.keys
         client = signals.listening_client(self._connections.settings.redis_url)
         try:
             with client.pubsub() as pubsub:
                 epoch = names.epoch
                 pubsub.subscribe(names.polls())
+                works()
                 for message in signals.listen(pubsub, names, epoch):
                     if self._closed:
                         return

@@ -198,9 +198,9 @@ class StreamHub:
         if self._started:
             return
         self._started = True
-        tasks = (self._listen, self._subscribe, self._look_up, self._make_sure, self._poll)
+        tasks = (self._subscribe, self._look_up, self._make_sure, self._poll)
         more = (self._check, self._probe, *self._reader.threads)
-        hub_threads.start("hub", (*tasks, *more), lambda: self._closed)
+        hub_threads.start("hub", self._listen, (*tasks, *more), lambda: self._closed)
 
     def _watches_of(self, run_id: UUID) -> Iterable[Watch]:
         followed = self._followed.get(run_id)
@@ -244,7 +244,7 @@ class StreamHub:
 
     # ---- the hub's threads ----
 
-    def _listen(self) -> None:
+    def _listen(self, works: Callable[[], None]) -> None:
         names = self._connections.keys
         client = signals.listening_client(self._connections.settings.redis_url)
         try:
@@ -260,11 +260,11 @@ class StreamHub:
                 if channels:
                     pubsub.subscribe(*channels)
                 self._is_listening = True
+                works()
                 for message in signals.listen(pubsub, names, epoch):
                     self._on_message(message)
         finally:
-            self._is_listening = False
-            self._pubsub = None
+            self._is_listening, self._pubsub = False, None
             client.close()
 
     def _subscribe(self) -> None:

@@ -26,6 +26,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.errors import StreamLimitExceeded
 from arkloop.shared.org_limits import OrgLimits
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class StreamSlots:
         self._accepted: dict[UUID, tuple[int, int]] = {}
         self._renew_at = 0.0
         self._loop: BackgroundLoop | None = None
+        self._outage = OutageLog(log, "sharing limits on streams")
 
     def take(self, actor: Actor) -> Slot | None:
         """Take a slot for a stream; None where there is no limit. Raises: StreamLimitExceeded."""
@@ -159,10 +161,11 @@ class StreamSlots:
             if number and ample != exact:
                 number = self._ask(exact)
         except redis.RedisError as error:
-            log.warning("Redis unavailable: limits on streams are per process: %s", error)
+            self._outage.failed("Redis unavailable: limits on streams are per process: %s", error)
             self._accepted.clear()
             self._changed.update(limit.subject for limit in limits)
             return next((limit for limit in limits if self._exceeds_share(limit)), None)
+        self._outage.worked()
         return limits[number - 1] if number else None
 
     def _has_accepted(self, limit: _Limit) -> bool:

@@ -27,6 +27,7 @@ from arkloop.shared.events.types import (
     RunResumed,
     RunWaitingForInput,
 )
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.arrays import ByteArray, TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -34,6 +35,7 @@ from arkloop.shared.storage.redis_commands import Commands, form, word
 from arkloop.shared.storage.tables.events import run_events
 
 log = logging.getLogger(__name__)
+_copies = OutageLog(log, "copying events to Redis")
 
 Batch = Mapping[UUID, Sequence[StoredEvent]]
 
@@ -175,9 +177,12 @@ def publish(
         if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
     ]
     if refused:
-        log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
+        line = "%d events not copied to Redis: %s"
+        _copies.failed(line, len(refused), refused[0])
         if isinstance(refused[0], ReadOnlyError):
             connections.disconnect_redis()
+    else:
+        _copies.worked()
 
 
 @dataclass(frozen=True, slots=True)

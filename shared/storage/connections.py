@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.shared import fault_points
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.storage import epoch, postgres, queue, schema
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree
 from arkloop.shared.storage.keys import Keys
@@ -72,6 +72,7 @@ class Connections:
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
     broker_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
+    losses: dict[str, OutageLog] = field(default_factory=dict)  # of notifications, by their kind
 
     def of(self, *org_ids: UUID) -> "Connections":
         """Return the same for statements that work for these orgs alone."""

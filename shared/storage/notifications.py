@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from arkloop.shared import fault_points, metrics
+from arkloop.shared.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,19 @@ def send_now(connections: Any, *group: Notification) -> None:
     try:
         group[0].send(connections, group)
     except Exception as error:
-        _log_loss(group, error)
+        _log_loss(connections, group, error)
+    else:
+        if (losses := connections.losses.get(group[0].kind)) is not None:
+            losses.worked()
 
 
-def _log_loss(group: Sequence[Notification], cause: object) -> None:
-    metrics.NOTIFICATIONS_LOST.add(len(group), group[0].kind)
+def _log_loss(connections: Any, group: Sequence[Notification], cause: object) -> None:
+    kind = group[0].kind
+    metrics.NOTIFICATIONS_LOST.add(len(group), kind)
+    # Of each kind: Redis may be unavailable while the broker works.
+    losses = connections.losses.setdefault(kind, OutageLog(log, f"sending notifications of {kind}"))
     ids = ",".join(str(one.subject) for one in group)
-    log.warning("notification failed: kind=%s id=%s: %s", group[0].kind, ids, cause)
+    losses.failed("notification failed: kind=%s id=%s: %s", kind, ids, cause)
 
 
 class NotificationSender:
@@ -119,7 +126,7 @@ class NotificationSender:
         try:
             self._pending.put_nowait((connections, notification))
         except queue.Full:
-            _log_loss([notification], f"{MAX_PENDING} are pending")
+            _log_loss(connections, [notification], f"{MAX_PENDING} are pending")
 
     def _run(self) -> None:
         while True:

@@ -11,12 +11,14 @@ from uuid import UUID
 from redis import RedisError
 from sqlalchemy import Connection, func, true, update
 
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import epoch
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import POSITION_TTL_SECONDS
 from arkloop.shared.storage.tables.storage import installation
 
 log = logging.getLogger(__name__)
+_records = OutageLog(log, "recording the WAL position")
 
 
 def check(connections: Connections) -> None:
@@ -49,7 +51,9 @@ def check(connections: Connections) -> None:
     try:
         connections.ask_redis(lambda redis: redis.set(seen_in, position, ex=POSITION_TTL_SECONDS))
     except RedisError as error:
-        log.warning("recording the WAL position failed: %s", error)
+        _records.failed("recording the WAL position failed: %s", error)
+    else:
+        _records.worked()
 
 
 def rotate(sql: Connection, old: UUID | None = None) -> None:

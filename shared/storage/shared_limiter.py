@@ -17,6 +17,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import RateLimiter
 
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import Keys
 
@@ -40,15 +41,17 @@ class SharedLimiter:
         #: By where the counts are: another place only after a restore.
         self._shared_at = lru_cache(maxsize=1)(self._make_shared)
         self._own = strategy(MemoryStorage())
+        self._outage = OutageLog(log, "sharing rate limits")
 
     def ask(self, question: Callable[[RateLimiter], T]) -> T:
         """Return what `question` gets from the limiter with everybody's counts, or with our own."""
         shared = self._shared_at(self._prefix_of(self._connections.keys))
         try:
             answer: T = self._connections.ask_redis(lambda _: question(shared))
+            self._outage.worked()
             return answer
         except (redis.RedisError, StorageError) as error:
-            log.warning("Redis unavailable: rate limits are per process: %s", error)
+            self._outage.failed("Redis unavailable: rate limits are per process: %s", error)
             return question(self._own)
 
     def hit(self, limit: RateLimitItem, name: str) -> int | None:

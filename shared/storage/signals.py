@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from arkloop.shared.ids import parse_id
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.redis_commands import Commands, form, word
@@ -155,6 +156,7 @@ class SignalListener:
         self._held = held
         self._on_signal = on_signal
         self._stopped = threading.Event()
+        self._outage = OutageLog(log, "the signal subscription")
         threading.Thread(target=self._run, name="signals", daemon=True).start()
 
     def stop(self) -> None:
@@ -168,7 +170,7 @@ class SignalListener:
             try:
                 self._listen()
             except redis.RedisError as error:
-                log.warning("signal subscription lost; reconnecting: %s", error)
+                self._outage.failed("signal subscription lost; reconnecting: %s", error)
             except Exception:
                 log.exception("signal subscription failed; reconnecting")
             time.sleep(RECONNECT_SECONDS)
@@ -181,6 +183,7 @@ class SignalListener:
                 if self._stopped.is_set():
                     return
                 if message["type"] == "subscribe":
+                    self._outage.worked()
                     self._look_at_keys()
                 elif message["type"] == "message":
                     self._on_message(str(message["data"]))

@@ -32,6 +32,26 @@ def test_a_step_that_fails_comes_again(caplog: pytest.LogCaptureFixture) -> None
     assert failed.exc_info is not None
 
 
+def test_an_outage_is_not_logged_by_each_step(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that fails again and again has one line, and one when it works again."""
+    calls: list[int] = []
+
+    def step() -> None:
+        calls.append(len(calls))
+        if len(calls) < 5:
+            raise Unavailable() from ConnectionError("Postgres is gone")
+
+    with caplog.at_level(logging.INFO):
+        loop = BackgroundLoop("counting", step, seconds=0.01)
+        eventually(lambda: len(calls) > 5)
+        loop.stop()
+
+    found = [record.getMessage() for record in caplog.records]
+    skipped, over = (line for line in found if "counting" in line)
+    assert "counting skipped: Postgres is gone" == skipped
+    assert over.startswith("the background loop 'counting' works again after")
+
+
 def test_a_step_says_when_it_comes_next() -> None:
     """A step that left work behind is called again at once, others after the usual pause."""
     calls: list[int] = []

@@ -8,6 +8,7 @@ from sqlalchemy import func
 
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
 from arkloop.worker import poller
 from arkloop.worker.process.process import DELIVERY_SECONDS, WorkerProcess
 from tests.clients import Register
@@ -54,6 +55,15 @@ def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
 
     eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
     process.close()
+
+
+def test_polling_without_a_lease_is_a_failure(process: WorkerProcess) -> None:
+    """An outage of Postgres is not over for the log because polling asks nothing in it."""
+    process.lease.stop(10)
+    process.lease._renewed_at = float("-inf")
+
+    with pytest.raises(Unavailable):
+        poller._step(process)
 
 
 def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: WorkerProcess) -> None:

@@ -16,7 +16,7 @@ from arkloop.shared.events import event_log, prompts, types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.runs import claims, input_requests, interrupted_calls, offered_messages
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
@@ -37,6 +37,8 @@ from arkloop.worker.process.route_limits import RouteLimits
 from arkloop.worker.process.run_log import ArgumentsOf, RunLog
 
 log = logging.getLogger(__name__)
+#: Of all runs of the process: an outage stops the writes of all, a lock timeout those of one.
+_writes = OutageLog(log, "writing runs' states")
 
 RETRY_SECONDS = 0.2
 
@@ -326,17 +328,23 @@ class ClaimedRun:
         while True:
             try:
                 with begin() as tx:
-                    return change(tx)
+                    changed = change(tx)
             except Unavailable as outage:
                 self.pause_for(outage)
+            else:
+                self.wrote()
+                return changed
 
     def pause_for(self, outage: Unavailable) -> None:
         """Wait before a write is tried again. Raises: LeaseLost: it would be too late."""
-        log.warning(
-            "retrying to write the run's state: Postgres unavailable: %s", reason_of(outage)
-        )
+        line = "retrying to write the run's state: Postgres unavailable: %s"
+        _writes.failed(line, reason_of(outage))
         self.check_lease(outage)
         time.sleep(RETRY_SECONDS)
+
+    def wrote(self) -> None:
+        """Record that Postgres has answered a write: an outage before it is over."""
+        _writes.worked()
 
     def check_lease(self, cause: Exception | None = None) -> None:
         """Check the lease. Raises: LeaseLost: the run may belong to another worker."""

@@ -132,6 +132,7 @@ class Recorder:
                     break
                 run.check_lease()
                 time.sleep(LOCKED_SECONDS)
+            run.wrote()
             if result is endings.Outcome.LOST:
                 raise LeaseLost()
             batch.is_stored = result is endings.Outcome.ENDED

@@ -14,7 +14,7 @@ from arkloop.shared import fault_points, metrics
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs
@@ -83,6 +83,7 @@ class EventWriter:
         self._due: dict[RunLog, float] = {}
         self._gather_seconds = GATHER_SECONDS
         self._batch_bytes = MAX_BATCH_BYTES
+        self._outage = OutageLog(log, "writing events")
         threading.Thread(target=self._run, name="event-writer", daemon=True).start()
 
     def mark(self, run_log: RunLog) -> None:
@@ -148,11 +149,13 @@ class EventWriter:
         """Commit the batch; returns the runs that have to come again, and in how many seconds."""
         try:
             skipped = self._commit(batch)
+            self._outage.worked()
             self._batch_bytes = min(self._batch_bytes * 2, MAX_BATCH_BYTES)
             return dict.fromkeys(skipped, LOCKED_SECONDS)
         except Unavailable as error:
             self._batch_bytes = max(self._batch_bytes // 2, LEAST_BATCH_BYTES)
-            log.warning("retrying to write events: Postgres unavailable: %s", reason_of(error))
+            line = "retrying to write events: Postgres unavailable: %s"
+            self._outage.failed(line, reason_of(error))
             for run_log in batch:
                 run_log.give_back()
             time.sleep(RETRY_SECONDS)

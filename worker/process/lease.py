@@ -23,6 +23,7 @@ from arkloop.shared import ids, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import LeaseLost
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.runs.claims import SAFE_PART
 from arkloop.shared.runs.sweep import NO_LOCK
 from arkloop.shared.storage.postgres import (
@@ -105,6 +106,7 @@ class Lease:
         self._stopped = threading.Event()
         self._stop, self._stopping = socket.socketpair()
         self._first = threading.Event()
+        self._outage = OutageLog(log, "renewing the lease")
         self._thread = threading.Thread(target=self._renew_forever, name="lease", daemon=True)
         self._thread.start()
         BackgroundLoop(
@@ -141,8 +143,9 @@ class Lease:
             try:
                 self._renew()
                 self._first.set()
+                self._outage.worked()
             except psycopg.Error as error:
-                log.warning("renewing the lease failed: %s", error)
+                self._outage.failed("renewing the lease failed: %s", error)
                 self._disconnect()
             except Exception:
                 log.exception("renewing the lease failed")

@@ -10,7 +10,12 @@ import pytest
 
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.notifications import Enqueue, Notification, NotificationSender
+from arkloop.shared.storage.notifications import (
+    Enqueue,
+    Notification,
+    NotificationSender,
+    send_now,
+)
 from tests.waiting import eventually
 
 
@@ -39,8 +44,9 @@ class Second(Held):
 
 
 @pytest.fixture(autouse=True)
-def receivers() -> None:
-    """Forget what earlier tests have sent."""
+def receivers(connections: Connections) -> None:
+    """Forget what earlier tests have sent, and lost."""
+    connections.losses.clear()
     for kind in (First, Second):
         kind.got, kind.go = [], threading.Event()
 
@@ -85,3 +91,30 @@ def test_a_lost_notification_is_logged_and_does_not_harm_the_next(
 
     assert lost.is_set()
     assert f"notification failed: kind=enqueue id={run_id}: Redis is gone" in caplog.text
+
+
+def test_an_outage_is_not_logged_by_each_notification(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one of a kind that is lost has a line, and the first that is sent afterwards."""
+    is_there = False
+
+    def enqueue(_ids: object) -> None:
+        if not is_there:
+            raise ConnectionError("Redis is gone")
+
+    monkeypatch.setattr(connections, "enqueue", enqueue)
+    lost = [new_id() for _ in range(10)]
+    First.go.set()
+    with caplog.at_level(logging.INFO):
+        for run_id in lost:
+            send_now(connections, Enqueue(run_id))
+            send_now(connections, First(1))
+        is_there = True
+        send_now(connections, Enqueue(new_id()))
+
+    found = [record.getMessage() for record in caplog.records]
+    first, over = (line for line in found if "notification" in line and "enqueue" in line)
+    assert f"notification failed: kind=enqueue id={lost[0]}: Redis is gone" == first
+    assert over.startswith("sending notifications of enqueue works again after")
+    assert "failures: 10" in over

@@ -1,9 +1,12 @@
 """Signals to workers: none is missed for long, whatever a process learns while it subscribes."""
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, replace
 from uuid import UUID
+
+import pytest
 
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -56,6 +59,39 @@ def test_nothing_is_subscribed_to_before_its_name_is_known(connections: Connecti
         listener.stop()
 
     assert [] == before
+
+
+def test_a_subscription_that_is_back_says_so(
+    connections: Connections, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has a line for its loss, and one for its return."""
+    caplog.set_level(logging.INFO)
+    worker_id = new_id()
+    url = f"{connections.settings.redis_url}?client_name={worker_id}"
+    named = replace(connections, settings=replace(connections.settings, redis_url=url))
+    with connections.reading():  # the epoch is known
+        pass
+
+    def clients() -> list[str]:
+        every = connections.redis.client_list(_type="pubsub")
+        return [one["id"] for one in every if one["name"] == str(worker_id)]
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        return [line for line in found if "signal subscription" in line]
+
+    listener = SignalListener(named, worker_id, list, lambda *_: None)
+    try:
+        eventually(clients)
+        [lost] = clients()
+        connections.redis.client_kill_filter(_id=lost)
+        eventually(lambda: len(lines()) > 1)
+    finally:
+        listener.stop()
+
+    first, over = lines()
+    assert first.startswith("signal subscription lost; reconnecting: ")
+    assert over.startswith("the signal subscription works again after ")
 
 
 def test_what_is_published_under_an_old_epoch_is_not_passed_on(connections: Connections) -> None:

@@ -1,5 +1,6 @@
 """The outcome of an attempt, as it is recorded."""
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ import pytest
 
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.events.types import RunDelegated
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.ids import new_id
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
-from arkloop.worker.attempt import execution
+from arkloop.worker.attempt import claimed_run, execution
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import Cancelled
 from arkloop.worker.attempt.recorder import Recorder
@@ -85,20 +88,52 @@ def test_a_cancel_with_a_cause_names_it(stored: StoredRuns, process: WorkerProce
     assert str(successor) == data_of(stored.events(run_id)[-1].payload)["superseded_by"]
 
 
-def test_an_abandoned_call_writes_nothing_behind_the_end(stored: StoredRuns) -> None:
-    """What it announces while the end waits for Postgres would be stored before that."""
+@pytest.fixture
+def claimed(stored: StoredRuns) -> ClaimedRun:
+    """A run that is claimed by nobody who executes it."""
     claim, connections, stop = stored.claimed(), stored.connections, StopSignal()
     log = RunLog(claim.run_id, claim.fence, claim.last_seq, stop, lambda _: None)
     storage = storage_of(connections.settings)
     files = FileLoader(connections, storage, HistoryLoader(connections).memory)
-    run = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
-    ender = RunEnder(connections)
+    return ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
+
+
+def test_an_abandoned_call_writes_nothing_behind_the_end(
+    stored: StoredRuns, claimed: ClaimedRun
+) -> None:
+    """What it announces while the end waits for Postgres would be stored before that."""
+    ender = RunEnder(stored.connections)
 
     def end_late(ending: Ending) -> Outcome:
-        run.emit(RunDelegated("call_1", str(new_id()), str(new_id()), "assistant@1"))
+        claimed.emit(RunDelegated("call_1", str(new_id()), str(new_id()), "assistant@1"))
         return ender(ending)
 
-    assert Recorder(connections, run, end_late).record(Cancelled(stored.actor.user_id))
+    recorder = Recorder(stored.connections, claimed, end_late)
+    assert recorder.record(Cancelled(stored.actor.user_id))
 
-    assert [] == log.withdraw()
-    assert "run.cancelled" == stored.types(claim.run_id)[-1]
+    assert [] == claimed.log.withdraw()
+    assert "run.cancelled" == stored.types(claimed.claim.run_id)[-1]
+
+
+def test_an_end_that_is_written_at_last_ends_the_outage(
+    stored: StoredRuns,
+    claimed: ClaimedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The end is the last write of a run: the log has a line for the outage, and one after it."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(claimed_run, "_writes", OutageLog(claimed_run.log, "writing runs' states"))
+    ender, outages = RunEnder(stored.connections), [Unavailable(), Unavailable()]
+
+    def end(ending: Ending) -> Outcome:
+        if outages:
+            raise outages.pop()
+        return ender(ending)
+
+    assert Recorder(stored.connections, claimed, end).record(Cancelled(stored.actor.user_id))
+
+    lines = [one.getMessage() for one in caplog.records if one.name == claimed_run.log.name]
+    assert 2 == len(lines), lines
+    assert lines[0].startswith("retrying to write the run's state: ")
+    assert lines[1].startswith("writing runs' states works again after ")

@@ -1,5 +1,7 @@
 """The lease of a process: its row, its lock, and how soon both are back."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +15,7 @@ from sqlalchemy import make_url, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
-from arkloop.worker.process.lease import Lease
+from arkloop.worker.process.lease import RETRY_SECONDS, Lease
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -133,6 +135,37 @@ def test_a_connection_that_is_half_open_is_replaced(
 
         eventually(lambda: sessions(connections, lease) not in ([], [lost]), seconds=5)
         lease.stop(10)
+
+
+def test_an_outage_is_not_logged_by_each_renewal(
+    postgres: EmbeddedPostgres,
+    settings: Settings,
+    lease_with: Callable[..., Lease],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first renewal that fails has a line, and the first that succeeds afterwards."""
+    caplog.set_level(logging.INFO)
+    with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
+        database = make_url(settings.database_url).database
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
+        lease = lease_with(database_url=url, lease_seconds=600, heartbeat_seconds=0.2)
+
+        proxy.refuse()
+        eventually(lambda: lines(caplog))
+        time.sleep(5 * RETRY_SECONDS)
+        proxy.pass_on()
+        eventually(lambda: len(lines(caplog)) > 1)
+        lease.stop(10)
+
+    first, over = lines(caplog)
+    assert first.startswith("renewing the lease failed: ")
+    assert over.startswith("renewing the lease works again after ")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged about renewals."""
+    found = [record.getMessage() for record in caplog.records]
+    return [line for line in found if line.startswith("renewing the lease")]
 
 
 def test_a_lease_that_comes_back_says_so(
