@@ -91,12 +91,17 @@ const Failure = ({ run }) => html`<div class="problem" role="note"><${Icon} name
 export function Turn({ turn, run, isLive }) {
   const isWriting = isLive && turn.message_id === null
   const questions = turn.questions.filter((question) => question.answer !== null)
+  const asksAgain = (/** @type {any} */ question) => question.kind === "tool_confirmation"
+    && turn.questions.findLast(({ kind, tool_call_id: call }) => kind === question.kind && call === question.tool_call_id) !== question
+  const asked = run.pending_input?.tool_call_id
+  // Only these are asked before all calls of the turn; the others of one that asks for a form, or waits for its result, are made.
+  const isBeforeCalls = asked && ["tool_confirmation", "question"].includes(run.pending_input.kind)
   return html`<div class=${classes("turn", isWriting && "writing")}>
     ${turn.reasoning && html`<${Reasoning} text=${turn.reasoning} isLive=${isWriting && turn.text === ""} />`}
     ${turn.text && html`<${Markdown} text=${turn.text} isLive=${isWriting} />`}
     ${turn.tool_calls.map((call) => html`<${Call} key=${call.tool_call_id} call=${call}
-      asked=${run.pending_input?.tool_call_id === call.tool_call_id ? run.pending_input.kind : ""} isOver=${run.ended_at !== null} />`)}
-    ${questions.map((question) => html`<${Answered} key=${question.request_id} question=${question} />`)}
+      asked=${asked === call.tool_call_id ? run.pending_input.kind : ""} hasTurn=${!isBeforeCalls} isOver=${run.ended_at !== null} />`)}
+    ${questions.map((question) => html`<${Answered} key=${question.request_id} question=${question} isAskedAgain=${asksAgain(question)} />`)}
   </div>`
 }
 
@@ -108,13 +113,13 @@ function Reasoning({ text, isLive }) {
     ${isOpen && html`<div class="reasoning-text">${plain(text)}</div>`}</div>`
 }
 
-/** @param {{call: import("./fold.js").Call, asked: string, isOver: boolean}} props */
-function Call({ call, asked, isOver }) {
+/** `hasTurn` is false while the run asks a person before another call. @param {{call: import("./fold.js").Call, asked: string, hasTurn: boolean, isOver: boolean}} props */
+function Call({ call, asked, hasTurn, isOver }) {
   const [isOpen, setOpen] = useState(false)
   const result = call.result
   const state = call.arguments_text !== undefined ? ["live", "writing"]
     : asked ? ["warn", asked === "tool_confirmation" ? "waits for approval" : "waits for an answer"]
-    : result === null || result === undefined ? (isOver ? ["mute", "no result"] : ["live", "running"])
+    : result === null || result === undefined ? (isOver ? ["mute", "no result"] : hasTurn ? ["live", "running"] : ["mute", "waits its turn"])
     : result.is_error ? ["bad", "failed"] : ["good", "done"]
   const progress = call.progress
   return html`<div class="call">

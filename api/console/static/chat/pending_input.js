@@ -44,6 +44,7 @@ function Approval({ pending, answer, isBusy }) {
   const [wrong, setWrong] = useState("")
   const name = pending.tool_name ?? "a tool"
   const isUnclear = isRounded(pending.arguments)
+  const why = whyAgain(pending)
   const edit = () => {
     setText(JSON.stringify(pending.arguments ?? {}, null, 2))
     setWrong("")
@@ -65,6 +66,7 @@ function Approval({ pending, answer, isBusy }) {
     else void answer({ decision: "edit", arguments: given })
   }
   return html`<h2><${Icon} name="alert" />Approve the call of <code>${plain(name)}</code>?</h2>
+    ${why && html`<p class="note" role="note"><${Foreign} text=${why} /></p>`}
     ${mode === "edit" ? html`
       <label for=${`${id}-edit`}>Arguments, as JSON</label>
       <textarea id=${`${id}-edit`} class="mono" rows=${Math.min(14, text.split("\n").length + 1)} spellcheck=${false} value=${text}
@@ -88,6 +90,9 @@ function Approval({ pending, answer, isBusy }) {
         <${Button} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
         <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
 }
+
+/** Return what the prompt says beside the question that the heading has: why the reply before was not taken. @param {any} pending */
+const whyAgain = ({ prompt, tool_name: name }) => (prompt ?? "").replace(`Allow the call of ${name}?`, "").trim()
 
 /** @param {FormProps} props */
 function Question({ pending, answer, isBusy }) {
@@ -165,15 +170,15 @@ function Results({ pending, runId, isBusy, onDone }) {
     <div class="ask-actions"><${Button} kind="primary" busy=${isBusy || action.isBusy} disabled=${!Object.values(outputs).some(Boolean)} onClick=${send}>Send results</${Button}></div>`
 }
 
-/** A question that has its answer. @param {{question: any}} props */
-export function Answered({ question }) {
-  const { verb, text } = spoken(question)
+/** A question that has its answer; `isAskedAgain` if that did not settle the call. @param {{question: any, isAskedAgain: boolean}} props */
+export function Answered({ question, isAskedAgain }) {
+  const { verb, text } = spoken(question, isAskedAgain)
   return html`<p class="answered"><${Icon} name="check" /><span>${question.kind === "tool_confirmation" ? "" : html`<${Foreign} text=${question.prompt} /> `}
     <b>${verb}</b> ${text && html`<${Foreign} text=${text} class="reply" />`}</span></p>`
 }
 
-/** Return how a question was answered, in words. @param {any} question */
-function spoken(question) {
+/** Return how a question was answered, in words. @param {any} question @param {boolean} isAskedAgain */
+function spoken(question, isAskedAgain) {
   const { kind, answer } = question
   if (kind === "question") return { verb: "", text: answer }
   let given
@@ -182,7 +187,8 @@ function spoken(question) {
   } catch {
     return { verb: "", text: answer }
   }
-  const verb = { approve: "Approved", deny: "Denied", edit: "Approved with other arguments", accept: "Accepted", decline: "Declined", cancel: "Cancelled" }[
+  const edited = isAskedAgain ? "Edited" : "Approved with other arguments"
+  const verb = { approve: "Approved", deny: "Denied", edit: edited, accept: "Accepted", decline: "Declined", cancel: "Cancelled" }[
     /** @type {"approve"} */ (given?.decision ?? given?.action)]
   if (!verb) return { verb: "", text: answer }
   return { verb, text: given.reason ?? (given.arguments ? JSON.stringify(given.arguments) : "") }

@@ -1,0 +1,66 @@
+"""Approvals in the console, in a real Chromium, where a reply does not settle the call."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import press, signed_in
+from tests.caller import Caller
+from tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def test_a_refused_edit_of_a_call_has_its_reason(context: BrowserContext, user: Caller) -> None:
+    """It counts as edited, not as approved; another call of the turn waits until it is settled."""
+    fields = {"tools": ["calculator"], "require_approval": ["calculator"]}
+    user.made("/v1/personas", {"key": "asking", "route_id": "scripted", **fields})
+    calls = [{"tool": "calculator", "args": {"expression": text}} for text in ("1+1", "2+2")]
+    run_id = user.run({"tools": calls}, {"say": "It is done."}, persona_id="asking")
+    thread = user.get_run(run_id)["thread_id"]
+    page, inbox = signed_in(context, user, "/keys"), context.new_page()
+    page.goto(f"{user.url}/console#/threads/{thread}")
+    inbox.goto(f"{user.url}/console#/inbox")
+    expect(page.locator(".call .badge")).to_have_text(["waits for approval", "waits its turn"])
+    press(page, "Edit …")
+    page.get_by_label("Arguments, as JSON").fill('{"expression": 3}')
+    press(page, "Call with these arguments")
+
+    for box in (page.locator(".ask"), inbox.locator(".inbox-item", has_text=run_id[-8:])):
+        expect(box.get_by_role("note")).to_have_text(
+            "Invalid arguments: The argument 'expression' must be of type string."
+        )
+    expect(page.locator(".answered b")).to_have_text(["Edited"])
+    press(page, "Edit …")
+    page.get_by_label("Arguments, as JSON").fill('{"expression": "3"}')
+    press(page, "Call with these arguments")
+    expect(page.locator(".call .badge")).to_have_text(["waits its turn", "waits for approval"])
+    expect(page.locator(".answered b")).to_have_text(["Edited", "Approved with other arguments"])
+    expect(page.locator(".ask").get_by_role("note")).to_have_count(0)
+
+
+def test_a_call_that_is_made_waits_for_no_other(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """A form is asked for within a call, while others of the turn are made."""
+    server = str(Path(__file__).parents[1] / "form_mcp_server.py")
+    command = [sys.executable, server, str(tmp_path / "log")]
+    fields = {"name": "forms", "transport": "stdio", "command": command}
+    path = f"/v1/mcp-configs/{user.made('/v1/mcp-configs', fields)['id']}"
+    eventually(lambda: user.get(path)["discovered_at"] is not None, seconds=30)
+    read = {"name": "read_title", "description": "Read the title.", "client": True}
+    declared = [{**read, "parameters": {"type": "object"}}]
+    tools = {"mcp": ["forms"], "client_tools": declared}
+    user.made("/v1/personas", {"key": "host", "route_id": "scripted", **tools})
+    calls = [{"tool": "book", "args": {"table": "4"}}, {"tool": "read_title"}]
+    run_id = user.run({"tools": calls}, persona_id="host")
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+
+    expect(page.locator(".call .badge")).to_have_text(["waits for an answer", "running"])
+    user.cancel(run_id)
