@@ -78,9 +78,9 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
         onChange=${(/** @type {any} */ event) => setOnBusy(event.target.value)}>
         ${BUSY.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`
       : html`<span class="faint hint-keys">Enter sends, Shift+Enter begins a line</span>`}
-      <span class="grow"></span>
-      ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}
-      <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReady}>Send</${Button}>
+      <div class="composer-buttons">
+        ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}
+        <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReady}>Send</${Button}></div>
     </div>
   </form>`
 }

@@ -1,0 +1,64 @@
+"""The console in narrow windows of a real Chromium: nothing that people press lies outside."""
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def assert_within(page: Page, buttons: Locator) -> None:
+    """Assert that each of them is wholly in the window."""
+    for button in buttons.all():
+        box, size = button.bounding_box(), page.viewport_size
+        assert box is not None
+        assert size is not None
+        assert 0 <= box["x"], button.inner_text()
+        assert size["width"] >= box["x"] + box["width"], button.inner_text()
+        assert size["height"] >= box["y"] + box["height"], button.inner_text()
+
+
+@pytest.mark.parametrize("width", [360, 761, 850, 950, 1200])
+def test_a_busy_thread_has_its_buttons(context: BrowserContext, user: Caller, width: int) -> None:
+    """*Stop* and *Send* are in the window beside the choice of when to send."""
+    run_id = user.run({"hang": 60}, route_id="scripted")
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": width, "height": 740})
+    page.goto(f"{user.url}/console#/threads/{user.get_run(run_id)['thread_id']}")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+
+    assert_within(page, page.locator(".composer-foot").locator("button, select"))
+    user.cancel(run_id)
+    user.ended(run_id)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    assert_within(page, page.locator(".composer-foot button"))
+
+
+@pytest.mark.parametrize("address", ["thread", "inbox"])
+def test_long_options_of_a_question_are_whole(
+    context: BrowserContext, user: Caller, address: str
+) -> None:
+    """On a phone they are wrapped, with and without spaces."""
+    options = ["Send it back " * 15, "x" * 200]
+    run_id = user.run({"tool": "ask_user", "args": {"question": "How?", "options": options}})
+    user.until(run_id, "phase", "waiting")
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": 360, "height": 740})
+    thread = f"/threads/{user.get_run(run_id)['thread_id']}"
+    page.goto(f"{user.url}/console#{thread if address == 'thread' else '/inbox'}")
+    button = page.locator(".ask-actions button")
+    expect(button.first).to_be_visible()
+
+    for one in button.all():
+        one.scroll_into_view_if_needed()
+        box = one.bounding_box()
+        assert box is not None
+        assert 360 >= box["x"] + box["width"]
+        assert one.evaluate("button => button.scrollWidth <= button.clientWidth")
+    user.cancel(run_id)
