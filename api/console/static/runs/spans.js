@@ -1,5 +1,10 @@
 // What a run did when, from its events: spans of time in lanes.
 
+/** A `run.throttled` is repeated at the latest after this time while the run waits. */
+const REPEAT_MS = 30_000
+/** What says nothing about whether a pause is over. */
+const SILENT = ["run.cost", "run.settings_dropped", "tool.progress"]
+
 /** @typedef {{lane: string, kind: "queue" | "model" | "tool" | "wait" | "throttle", label: string, from: number, to: number,
  *   isOpen?: boolean, isBad?: boolean}} Span */
 
@@ -19,6 +24,7 @@ export function spansOf(run, events, now) {
   const calls = new Map()
   let model = /** @type {Span | null} */ (null)
   let wait = /** @type {Span | null} */ (null)
+  let pause = /** @type {{span: Span, until: number} | null} */ (null)
   let queue = /** @type {Span | null} */ ({ lane: "Queue", kind: "queue", label: "Queued", from: created, to: end, isOpen: true })
   const lasting = /** @type {Span[]} */ ([queue])
   const open = (/** @type {Omit<Span, "to">} */ span) => {
@@ -33,8 +39,22 @@ export function spansOf(run, events, now) {
   const think = (/** @type {number} */ at) => {
     model ??= open({ lane: "Model", kind: "model", label: run.model ?? "Model", from: at })
   }
+  /** The next attempt has no event of its own: what follows says when the pause was over. */
+  const hold = (/** @type {number} */ at, /** @type {string} */ label, /** @type {number} */ until) => {
+    model = close(model, at)
+    pause = { span: pause?.span ?? open({ lane: "Waiting", kind: "throttle", label, from: at }), until }
+  }
+  const release = (/** @type {number} */ at) => {
+    if (pause === null) return
+    const over = Math.min(at, pause.until)
+    close(pause.span, over)
+    pause = null
+    if (over < at) think(over)
+  }
   for (const { type, data, created_at: createdAt } of events) {
     const at = Date.parse(createdAt)
+    const isRepeated = type === "run.throttled" && pause?.span.label === `throttled: ${data.reason}` && at <= pause.until
+    if (!isRepeated && !SILENT.includes(type)) release(at)
     switch (type) {
       case "run.started":
       case "run.resumed":
@@ -68,10 +88,14 @@ export function spansOf(run, events, now) {
         wait = close(wait, at)
         break
       case "run.throttled":
-        spans.push({ lane: "Waiting", kind: "throttle", label: `throttled: ${data.reason}`, from: at, to: Math.min(at + (data.seconds ?? 0) * 1000, end) })
+        // Attempts in between that fail, too, have no event until it is repeated.
+        hold(at, `throttled: ${data.reason}`, at + Math.max((data.seconds ?? 0) * 1000, REPEAT_MS))
         break
       case "run.retrying":
-        spans.push({ lane: "Waiting", kind: "throttle", label: `retry after ${data.code}`, from: at, to: Math.min(at + (data.seconds ?? 0) * 1000, end) })
+        hold(at, `retry after ${data.code}`, at + (data.seconds ?? 0) * 1000)
+        break
+      case "run.fallback":
+        think(at)
         break
       case "run.completed":
       case "run.failed":
@@ -85,6 +109,7 @@ export function spansOf(run, events, now) {
         if (type.startsWith("message.")) think(at)
     }
   }
+  if (pause !== null && pause.until < end) release(end)
   // A call that waits for an approval does not run.
   if (wait !== null) for (const call of calls.values()) if (call.isOpen && call.from >= wait.from - 50) spans.splice(spans.indexOf(call), 1)
   return [...lasting, ...spans].map((span) => ({ ...span, to: Math.max(span.to, span.from) })).filter((span) => span.to > span.from || span.kind !== "queue")

@@ -1,0 +1,73 @@
+"""The console's pages of runs in a real Chromium: what they say of a run's time, and of its end."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+BEGAN = datetime(2026, 11, 29, tzinfo=UTC)
+THROTTLED = ("run.throttled", {"reason": "provider", "seconds": 0.5})
+RETRYING = ("run.retrying", {"code": "provider.overloaded", "seconds": 2})
+FALLBACK = ("run.fallback", {"reason": "provider.overloaded"})
+TEXT = ("message.delta", {"content": "x"})
+COST, FAILED, DONE = ("run.cost", {}), ("run.failed", {}), ("message.completed", {})
+#: The seconds of each kind of span, by the module that draws the timeline.
+SECONDS = """async ([run, events, now]) => {
+  const base = document.querySelector("script[src*=app]").src
+  const { spansOf } = await import(new URL("runs/spans.js", base))
+  const sums = {}
+  for (const { kind, from, to } of spansOf(run, events, now)) {
+    sums[kind] = (sums[kind] ?? 0) + (to - from) / 1000
+  }
+  return sums
+}"""
+
+
+@pytest.fixture
+def page(context: BrowserContext, user: Caller) -> Page:
+    return signed_in(context, user, "/keys")
+
+
+def at(seconds: float) -> str:
+    return (BEGAN + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("events", "model", "throttle"),
+    [
+        pytest.param([(1, THROTTLED), (9, COST), (9, FAILED)], 1, 8, id="refused-each-time"),
+        pytest.param([(1, THROTTLED), (5, TEXT), (7, DONE)], 3, 4, id="let-in"),
+        pytest.param([(1, THROTTLED), (30, THROTTLED), (40, TEXT), (42, DONE)], 3, 39, id="long"),
+        pytest.param([(1, THROTTLED), (61, TEXT), (62, DONE)], 32, 30, id="not-repeated"),
+        pytest.param([(1, THROTTLED)], 1, 9, id="still-throttled"),
+        pytest.param([(1, RETRYING), (4, RETRYING), (7, COST), (7, FAILED)], 3, 4, id="repeated"),
+        pytest.param([(1, RETRYING), (2, ("run.cancelled", {}))], 1, 1, id="cancelled"),
+        pytest.param([(1, RETRYING)], 8, 2, id="called-again"),
+        pytest.param([(1, THROTTLED), (2, FALLBACK), (4, TEXT), (5, DONE)], 4, 1, id="fallback"),
+    ],
+)
+def test_time_between_attempts_is_not_the_models(
+    page: Page, events: list[tuple[int, tuple[str, Any]]], model: float, throttle: float
+) -> None:
+    """Each second is either the model's or a pause's, until the end, or until now."""
+    all_events = [(0, ("run.started", {})), *events]
+    frames = [
+        {"type": kind, "data": data, "created_at": at(seconds)}
+        for seconds, (kind, data) in all_events
+    ]
+    ends = {"run.failed": "failed_at", "run.cancelled": "cancelled_at"}
+    last, (kind, _) = all_events[-1]
+    run = {"created_at": at(0), "model": "m"} | ({ends[kind]: at(last)} if kind in ends else {})
+    now = BEGAN.timestamp() * 1_000 + (10_000 if last < 10 and kind not in ends else 1_000 * last)
+
+    found = page.evaluate(SECONDS, [run, frames, now])
+    assert (model, throttle) == (found["model"], found["throttle"])
