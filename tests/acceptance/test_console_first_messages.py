@@ -101,3 +101,13 @@ def test_a_first_message_leads_nobody_away(context: BrowserContext, user: Caller
 
     page.get_by_role("link", name="Begun meanwhile").click()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+
+
+def test_a_title_ends_with_a_whole_character(context: BrowserContext, user: Caller) -> None:
+    """A message without spaces has an emoji where its beginning, the title, is cut."""
+    page = signed_in(context, user, "/threads/new")
+    page.get_by_label("Route", exact=True).select_option("scripted")
+    say(page, "x" * 59 + "\N{GRINNING FACE}" * 2)
+
+    title = "x" * 59 + "\N{GRINNING FACE} …"
+    expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()

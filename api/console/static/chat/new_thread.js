@@ -67,7 +67,9 @@ export function NewThread({ onMade }) {
 function titleOf(message) {
   const text = parts(message).map((part) => part.text ?? "").join(" ").trim() || "Files"
   const line = text.replace(/\s+/g, " ").trim()
-  return line.length <= 60 ? line : `${line.slice(0, 60).replace(/ \S*$/, "")} …`
+  // By characters: half of an emoji is not valid, and the service would refuse the message.
+  const characters = [...line]
+  return characters.length <= 60 ? line : `${characters.slice(0, 60).join("").replace(/ \S*$/, "")} …`
 }
 
 /** Return the title that a person has given a thread; "" if it is the beginning of the message. @param {any} request */
