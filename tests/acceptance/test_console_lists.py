@@ -154,3 +154,20 @@ def test_a_run_with_more_events_than_its_page_shows_ends(
 
     expect(badge).to_have_text("cancelled")
     expect(page.get_by_role("heading", name="Events 20,000")).to_be_visible()
+
+
+def test_usage_is_left_by_the_browsers_back(context: BrowserContext, user: Caller) -> None:
+    """A field that has the focus changes no address when its page goes."""
+    page = signed_in(context, user, "/keys")
+    page.evaluate("location.hash = '/usage'")
+    key = page.get_by_label("Key", exact=True)
+    key.fill("team")
+    key.press("Enter")
+    expect(page).to_have_url(re.compile("key=team"))
+    key.fill("tier")
+    page.go_back()
+
+    expect(page.get_by_role("heading", name="API keys", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("#/keys$"))
+    page.go_forward()
+    expect(page).to_have_url(re.compile("#/usage.key=team"))

@@ -181,7 +181,7 @@ function ByMetadata({ period, days, initial, measure, onKey }) {
     onKey(text.trim())
   }
   return html`<form onSubmit=${submit}><${Field} label="Key" id="metadata-key">${(/** @type {string} */ field) => html`<input id=${field} class="small" placeholder="team"
-      value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} onBlur=${() => onKey(text.trim())} />`}</${Field}></form>
+      value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}></form>
     <${Problem} error=${read.error} />
     <${Wait} seconds=${wait} />
     ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" />`}
