@@ -171,3 +171,29 @@ def test_usage_is_left_by_the_browsers_back(context: BrowserContext, user: Calle
     expect(page).to_have_url(re.compile("#/keys$"))
     page.go_forward()
     expect(page).to_have_url(re.compile("#/usage.key=team"))
+
+
+def test_a_filter_of_metadata_without_a_value_shows_no_runs(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A key, a comma or `=` alone is no filter: the field says so, until it is one."""
+    made = user.made(
+        "/v1/runs", {"thread": {}, "message": "Hello", "metadata": {"team": "only-this"}}
+    )
+    page = signed_in(context, user, "/keys")
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/v1/runs?limit" in r.url else None)
+    page.goto(f"{user.url}/console#/runs?metadata=nosuchkey")
+    field = page.get_by_label("Metadata")
+    for text in ("nosuchkey", "team=only-this, =x", "team="):
+        field.fill(text)
+        expect(page.get_by_role("alert")).to_have_text("Write key=value")
+        page.wait_for_timeout(400)  # longer than the page waits for the next key
+        expect(page.locator(".runs-table, .empty, .loading")).to_have_count(0)
+    assert [] == asked
+    field.fill("team=only-this, ")
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+    rows = page.get_by_role("region", name="Runs").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text(made["run_id"][-8:])

@@ -16,32 +16,42 @@ export function Page({ params }) {
   const filters = Object.fromEntries(params)
   const list = useRuns(filters)
   const set = (/** @type {Record<string, string>} */ change) => go("/runs", { ...filters, ...change }, { replace: true })
-  const rows = list.rows ?? undefined
   const isFiltered = Object.values(filters).some(Boolean)
+  const isReadable = query(filters) !== null
+  // Those of the filters before would seem to fit.
+  const rows = isReadable ? list.rows ?? undefined : undefined
   return html`<${Head} title="Runs" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${list.reload} />`} />
     <div class="page">
       <${Filters} filters=${filters} set=${set} isFiltered=${isFiltered} />
       <${Problem} error=${list.error} onRetry=${list.reload} />
-      ${rows === undefined && !list.error && html`<${Loading} lines=${8} />`}
+      ${rows === undefined && !list.error && isReadable && html`<${Loading} lines=${8} />`}
       ${rows?.length === 0 && html`<${Empty} icon="runs" title=${isFiltered ? "No run fits the filters" : "No runs yet"}>
         <p>${list.next ? "There are older runs that were not looked at yet." : isFiltered ? "Change or clear the filters." : "Runs that clients create appear here."}</p></${Empty}>`}
       ${rows !== undefined && rows.length > 0 && html`<${Table} rows=${rows} />`}
-      ${list.next && html`<${Button} class="more" busy=${list.more.isBusy} onClick=${() => list.more.run(list.loadMore)}>Older runs</${Button}>`}
+      ${isReadable && list.next && html`<${Button} class="more" busy=${list.more.isBusy} onClick=${() => list.more.run(list.loadMore)}>Older runs</${Button}>`}
       <${Problem} error=${list.more.error} />
     </div>`
 }
 
-/** @param {Record<string, string>} filters */
+/** Return the pairs of the filter of metadata, null if one has no name or no value. @param {string | undefined} text */
+function pairsOf(text) {
+  const pairs = (text ?? "").split(",").filter((pair) => pair.trim()).map((pair) => {
+    const [name, ...value] = pair.split("=")
+    return [name.trim(), value.join("=").trim()]
+  })
+  return pairs.every(([name, value]) => name && value) ? pairs : null
+}
+
+/** Return the parameters of the request, null where the filters cannot be read. @param {Record<string, string>} filters */
 function query(filters) {
+  const pairs = pairsOf(filters.metadata)
+  if (pairs === null) return null
   const wanted = /** @type {Record<string, string>} */ ({})
   for (const name of FILTERS) if (filters[name]) wanted[name] = filters[name]
   // Browsers accept ".5" and "1e-2" in the field, the API plain decimals alone.
   if (Number(filters.min_cost) > 0) wanted.min_cost_usd = Number(filters.min_cost).toFixed(8)
   if (Number(filters.min_seconds) > 0) wanted.min_duration_ms = String(Math.round(Number(filters.min_seconds) * 1000))
-  for (const pair of (filters.metadata ?? "").split(",").filter(Boolean)) {
-    const [name, ...value] = pair.split("=")
-    wanted[`metadata.${name.trim()}`] = value.join("=").trim()
-  }
+  for (const [name, value] of pairs) wanted[`metadata.${name}`] = value
   if (PERIODS[filters.period]) wanted.created_after = new Date(Date.now() - PERIODS[filters.period]).toISOString()
   return wanted
 }
@@ -56,6 +66,7 @@ function useRuns(filters) {
   const isExtended = useRef(false)
   const load = async (/** @type {AbortSignal | undefined} */ signal, isTimed = false) => {
     const wanted = query(filters)
+    if (wanted === null) return
     try {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
       if (signal?.aborted || (isTimed && isExtended.current)) return
@@ -94,8 +105,8 @@ function useRuns(filters) {
 /** @param {{filters: Record<string, string>, set: (change: Record<string, string>) => void, isFiltered: boolean}} props */
 function Filters({ filters, set, isFiltered }) {
   const [isOpen, setOpen] = useState(() => Object.keys(filters).some((name) => !["status", "period"].includes(name)))
-  const input = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder = "", type = "text") =>
-    html`<${Filter} key=${name} name=${name} label=${label} value=${filters[name] ?? ""} placeholder=${placeholder} type=${type} set=${set} />`
+  const input = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder = "", type = "text", error = "") =>
+    html`<${Filter} key=${name} name=${name} label=${label} value=${filters[name] ?? ""} placeholder=${placeholder} type=${type} error=${error} set=${set} />`
   return html`<section class="filters" aria-label="Filters">
     <div class="chips" role="group" aria-label="Status">
       ${["", ...STATUSES].map((status) => html`<button type="button" key=${status} class=${classes("chip", (filters.status ?? "") === status && "on")}
@@ -107,7 +118,7 @@ function Filters({ filters, set, isFiltered }) {
     <button type="button" class="button small" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}><${Icon} name="filter" /><span>Filters</span></button>
     ${isFiltered && html`<button type="button" class="link" onClick=${() => go("/runs", {}, { replace: true })}>Clear</button>`}
     ${isOpen && html`<div class="filter-grid">
-      ${input("metadata", "Metadata", "team=red, tier=pro")}
+      ${input("metadata", "Metadata", "team=red, tier=pro", "text", pairsOf(filters.metadata) === null ? "Write key=value" : "")}
       ${input("end_user_id", "End user")}
       ${input("persona", "Persona", "assistant or assistant@2")}
       ${input("route_id", "Route")}
@@ -120,11 +131,14 @@ function Filters({ filters, set, isFiltered }) {
   </section>`
 }
 
-/** @param {{name: string, label: string, value: string, placeholder: string, type: string, set: (change: Record<string, string>) => void}} props */
-function Filter({ name, label, value, placeholder, type, set }) {
+/** @param {{name: string, label: string, value: string, placeholder: string, type: string, error: string,
+ *   set: (change: Record<string, string>) => void}} props */
+function Filter({ name, label, value, placeholder, type, error, set }) {
   const id = useId()
   return html`<div><label for=${id}>${label}</label><input id=${id} type=${type} min="0" step="any" class="small" placeholder=${placeholder} value=${value}
-    onInput=${(/** @type {any} */ event) => set({ [name]: event.target.value })} /></div>`
+    aria-invalid=${error ? "true" : undefined} aria-describedby=${error ? `${id}-error` : undefined}
+    onInput=${(/** @type {any} */ event) => set({ [name]: event.target.value })} />
+    ${error && html`<p class="field-error" role="alert" id=${`${id}-error`}>${error}</p>`}</div>`
 }
 
 /** @param {{rows: any[]}} props */
