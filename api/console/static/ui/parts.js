@@ -58,7 +58,24 @@ export function explained(error) {
   const fields = error.code === "validation.error"
     ? Object.entries(error.details).map(([name, why]) => `${name}: ${[why].flat().join("; ")}`).join(" · ") : ""
   const retry = error.retryAfter > 0 ? ` Try again in ${error.retryAfter} s.` : ""
-  return { text: (fields || error.message) + retry, trace: error.status >= 500 ? error.traceId : "" }
+  const text = fields || (error.code === "budget.exhausted" && exhausted(error)) || error.message
+  return { text: text + retry, trace: error.status >= 500 ? error.traceId : "" }
+}
+
+/** Whose a budget is. @type {Record<string, string>} */
+const OWNERS = { org: "the organization", api_key: "the API key", end_user: "the end user", persona: "the persona" }
+
+/** Return what is used up, and who can change that; "" if this page does not know it. @param {ApiError} error */
+function exhausted({ details, retryAfter }) {
+  const scope = String(details.scope).split(":")[0]
+  // With a time to try again, there is enough once active runs have ended.
+  if (scope === "credits") {
+    return retryAfter > 0 ? "Active runs have reserved the credits that the organization has left."
+      : "The organization has no credits left; the operator grants them."
+  }
+  if (!OWNERS[scope]) return ""
+  return retryAfter > 0 ? `Active runs have reserved the rest of the monthly budget of ${OWNERS[scope]}.`
+    : `The monthly budget of ${OWNERS[scope]} is used up; an admin can raise it.`
 }
 
 /** @param {{lines?: number}} props */
