@@ -5,7 +5,8 @@ from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import say
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_settings import go, signed_in
+from tests.caller import Caller
 from tests.system import System
 
 pytestmark = [
@@ -32,3 +33,31 @@ def test_an_org_without_credits_or_budget(context: BrowserContext, system: Syste
         expect(page.get_by_role("alert")).to_have_text(text)
         context.clear_cookies()
         page.close()
+
+
+def test_a_persona_names_the_permission_that_it_requires(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It is that of the list of personas."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/sign-in?with=key")
+    page.get_by_label("API key").fill(user.api_key(scopes=["data.threads.read"])[1])
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.get_by_role("navigation")).to_be_visible()
+    for address in ("/personas", "/personas/assistant"):
+        go(page, address)
+        expect(page.get_by_role("heading", level=1)).to_have_text("Personas")
+        expect(page.locator(".empty")).to_contain_text("the permission data.runs.read.")
+
+
+def test_a_page_names_the_permission_that_it_requires(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """Owners and admins give those of the org, the operator of the service their own."""
+    page = signed_in(context, system.colleague(user), "/keys")
+    for address in ("/webhooks", "/audit"):
+        go(page, address)
+        expect(page.locator(".empty")).to_contain_text("permission admin. An owner or admin of")
+    for address in ("/queues", "/workers", "/leases", "/stuck"):
+        go(page, address)
+        expect(page.locator(".empty")).to_contain_text("permission operator. Ask the operator")

@@ -1,7 +1,10 @@
 // What the pages of settings share: lists, secrets that are shown once, confirmations.
 import { ApiError, page } from "../lib/api.js"
 import { classes, html, useEffect, useState } from "../lib/html.js"
+import { match, route } from "../lib/router.js"
 import { may, me } from "../lib/session.js"
+import { useStore } from "../lib/store.js"
+import { PAGES } from "../pages.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction } from "../ui/parts.js"
 
@@ -75,9 +78,14 @@ export const Table = ({ label, columns, rows, id = (row) => row.id }) => html`<t
 export const Failed = ({ error, onRetry }) => error instanceof ApiError && error.status === 403
   ? html`<${Forbidden} />` : html`<${Problem} error=${error} onRetry=${onRetry} />`
 
-export const Forbidden = () => html`<${Empty} icon="alert" title="You may not see this">
-  <p>This requires the permission <code>admin</code>. An owner or admin of ${html`<${Foreign} text=${me.get()?.org_name ?? "the org"} />`} can
-  give you the role.</p></${Empty}>`
+/** What the page at this address requires, and who gives it. */
+function Forbidden() {
+  const { path } = useStore(route)
+  const permission = PAGES.find((row) => match(row.path, path))?.permission ?? "admin"
+  return html`<${Empty} icon="alert" title="You may not see this">
+    <p>This requires the permission <code>${permission}</code>. ${permission === "operator" ? "Ask the operator of the service for it."
+      : html`An owner or admin of <${Foreign} text=${me.get()?.org_name ?? "the org"} /> can give it to you.`}</p></${Empty}>`
+}
 
 export const isAdmin = () => may("admin")
 
