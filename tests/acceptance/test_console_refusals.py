@@ -5,7 +5,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import say
-from tests.acceptance.test_console_settings import go, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller
 from tests.system import System
 
@@ -61,3 +61,14 @@ def test_a_page_names_the_permission_that_it_requires(
     for address in ("/queues", "/workers", "/leases", "/stuck"):
         go(page, address)
         expect(page.locator(".empty")).to_contain_text("permission operator. Ask the operator")
+
+
+def test_a_key_as_the_list_shows_it_is_not_valid(context: BrowserContext, user: Caller) -> None:
+    """It ends with a character that a browser sends in no header."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/sign-in?with=key")
+    for key in ("al_44lVpD…", "al_44lVpD"):
+        page.get_by_label("API key").fill(key)
+        press(page, "Sign in")
+        expect(page.get_by_role("alert")).to_have_text("This API key is not valid.")
+        page.reload()

@@ -235,13 +235,17 @@ function reasons(error, response) {
   return Object.fromEntries(details.map(([name, why]) => [name, [why].flat().join("; ")]))
 }
 
+const WRONG_KEY = "This API key is not valid."
+
 /** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key */
 export async function useKey(key) {
+  // A browser sends no other characters in a header, such as the "…" of the list of keys.
+  if (!/^[\x21-\x7e]+$/.test(key)) return WRONG_KEY
   const response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${key}` } })
   if (!response.ok) {
     const found = await response.json()
     const isWrong = response.status === 401 && found.code !== SUSPENDED
-    return isWrong ? "This API key is not valid." : reason(found, response)
+    return isWrong ? WRONG_KEY : reason(found, response)
   }
   credential = { kind: "key", token: key }
   sessionStorage.setItem(KEY, key)
