@@ -72,3 +72,22 @@ def test_a_key_as_the_list_shows_it_is_not_valid(context: BrowserContext, user: 
         press(page, "Sign in")
         expect(page.get_by_role("alert")).to_have_text("This API key is not valid.")
         page.reload()
+
+
+def test_a_wrong_field_that_is_folded_is_opened(context: BrowserContext, user: Caller) -> None:
+    """The field has the focus, and the reason below it."""
+    page = signed_in(context, user, "/tools")
+    press(page, "Add tool")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("order_status")
+    form.get_by_label("Description").fill("Look up an order.")
+    form.get_by_label("Address").fill("https://shop.example.com/order")
+    summary = form.get_by_text("Timeout and headers")
+    summary.click()
+    form.get_by_label("Headers").fill("no colon")
+    summary.click()
+    expect(form.get_by_label("Headers")).to_be_hidden()
+    press(form, "Add tool")
+
+    expect(form.get_by_label("Headers")).to_be_focused()
+    expect(form.get_by_role("alert")).to_contain_text("one header a line")

@@ -43,7 +43,12 @@ export function useForm(initial, send) {
       const found = byField(error, Object.keys(values))
       setErrors(found.errors)
       setRest(found.rest)
-      setTimeout(() => /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"))?.focus())
+      setTimeout(() => {
+        const field = /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"))
+        // What is folded can be neither seen nor focused.
+        field?.closest("details")?.setAttribute("open", "")
+        field?.focus()
+      })
     }
     setBusy(false)
   }
