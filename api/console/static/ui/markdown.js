@@ -70,7 +70,6 @@ function block(token, key, depth) {
       return html`<hr key=${key} />`
     case "list": {
       const items = token.items.map((/** @type {any} */ item, /** @type {number} */ index) => html`<li key=${index}>
-        ${item.task && html`<span aria-label=${item.checked ? "done" : "to do"}>${item.checked ? "☑" : "☐"} </span>`}
         ${item.tokens.map((/** @type {any} */ one, /** @type {number} */ at) => block(one, at, depth + 1))}</li>`)
       return token.ordered ? html`<ol key=${key} start=${Number(token.start) || 1}>${items}</ol>` : html`<ul key=${key}>${items}</ul>`
     }
@@ -111,6 +110,8 @@ function inline(token, key, depth) {
       return link(token.href, inner(), key)
     case "image":
       return link(token.href, `Image: ${token.text || token.href}`, key)
+    case "checkbox":
+      return html`<span key=${key} aria-label=${token.checked ? "done" : "to do"}>${token.checked ? "☑" : "☐"} </span>`
     case "escape":
       return token.text
     case "text":

@@ -1,0 +1,25 @@
+"""Threads in the console, in a real Chromium: their texts, their titles, and how they open."""
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def test_a_task_has_one_box(context: BrowserContext, user: Caller) -> None:
+    """Neither a tight nor a loose list shows the source of the box as well."""
+    tasks = "- [ ] pack it\n- [x] send it\n\nLater:\n\n1. [ ] call\n\n2. [x] wait [x]\n"
+    run_id = user.run({"say": tasks}, route_id="scripted")
+    thread = user.ended(run_id)["thread_id"]
+    page = signed_in(context, user, f"/threads/{thread}")
+
+    expect(page.locator(".run .markdown li")).to_have_text(
+        ["☐ pack it", "☑ send it", "☐ call", "☑ wait [x]"]
+    )
