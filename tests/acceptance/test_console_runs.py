@@ -1,10 +1,11 @@
 """The console's pages of runs in a real Chromium: what they say of a run's time, and of its end."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import signed_in
@@ -71,3 +72,14 @@ def test_time_between_attempts_is_not_the_models(
 
     found = page.evaluate(SECONDS, [run, frames, now])
     assert (model, throttle) == (found["model"], found["throttle"])
+
+
+def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:
+    """A space divides the time of each from what happened."""
+    run_id = user.run({"error": "overloaded", "times": 9})
+    user.ended(run_id)
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+
+    expect(page.locator(".causes li").first).to_have_text(
+        re.compile(r"^\+\d+(\.\d+)? m?s run: retrying: provider\.overloaded$")
+    )

@@ -143,7 +143,7 @@ function RunError({ run, events }) {
     <p><strong>${plain(run.error.message)}</strong></p>
     <p><code>${run.error.code}</code> · ${run.error.retryable ? "A retry may succeed" : "A retry will not help without a change"}</p>
     ${causes.length > 0 && html`<ul class="causes">${causes.slice(-8).map((event) => html`<li key=${event.seq}>
-      <time title=${exactly(event.created_at)}>+${duration(Date.parse(event.created_at) - Date.parse(run.created_at))}</time>
+      <time title=${exactly(event.created_at)}>+${duration(Date.parse(event.created_at) - Date.parse(run.created_at))}</time>${" "}
       ${words(event.type)}: <code>${plain(String(event.data.reason ?? event.data.code ?? ""))}</code></li>`)}</ul>`}
     <p class="faint">Trace <code>${run.trace_id}</code></p></div></div>`
 }
