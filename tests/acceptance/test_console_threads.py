@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller
 
 pytestmark = [
@@ -23,3 +23,21 @@ def test_a_task_has_one_box(context: BrowserContext, user: Caller) -> None:
     expect(page.locator(".run .markdown li")).to_have_text(
         ["☐ pack it", "☑ send it", "☐ call", "☑ wait [x]"]
     )
+
+
+def test_a_tab_has_the_title_of_its_page(context: BrowserContext, user: Caller) -> None:
+    """Within a section, too: a thread's own, and that of the list behind it."""
+    thread = user.made("/v1/threads", {"title": "Order 4821"})["id"]
+    run_id = user.run({"say": "Well."}, route_id="scripted")
+    page = signed_in(context, user, "/keys")
+    for address, title in (
+        (f"/threads/{thread}", "Order 4821"),
+        ("/threads/new", "New thread"),
+        (f"/threads/{thread}", "Order 4821"),
+        ("/threads", "Threads"),
+        (f"/runs/{run_id}", "Run"),
+        ("/runs", "Runs"),
+        ("/threads/new", "New thread"),
+    ):
+        go(page, address)
+        expect(page).to_have_title(f"{title} · Arkloop Runs")

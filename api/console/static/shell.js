@@ -1,5 +1,5 @@
 // The frame of every page: navigation, theme, and who is signed in.
-import { classes, html, useEffect, useErrorBoundary, useRef, useState } from "./lib/html.js"
+import { classes, html, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./lib/html.js"
 import { go, href, match, route } from "./lib/router.js"
 import { isKey, logOut, may, me } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
@@ -17,10 +17,13 @@ export function Shell() {
   const isFirst = useRef(true)
   const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
   const section = path.split("/")[1]
+  // Before the effects of the page, which may have a better title.
+  useLayoutEffect(() => {
+    if (!["/", "/sign-in"].includes(path)) document.title = `${found?.row.title ?? "Not found"} · Arkloop Runs`
+  }, [path])
   useEffect(() => {
     setOpen(false)
     if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
-    else document.title = `${found?.row.title ?? "Not found"} · Arkloop Runs`
     // Who uses the keyboard or a screen reader continues in the new page.
     if (!isFirst.current) main.current?.focus({ preventScroll: true })
     isFirst.current = false

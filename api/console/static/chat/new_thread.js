@@ -30,8 +30,11 @@ export function NewThread({ onMade }) {
   }
   const action = useAction()
   const isOpen = useRef(true)
-  useEffect(() => () => {
-    isOpen.current = false
+  useEffect(() => {
+    document.title = "New thread · Arkloop Runs"
+    return () => {
+      isOpen.current = false
+    }
   }, [])
   const requestOf = (/** @type {any} */ message) => ({
     thread: { title: title.trim() || titleOf(message) }, message: messageOf(message), persona_id: persona || null, route_id: routeId || null,
