@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import TIMELINE, lose, unreachable
 from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller
 
@@ -41,3 +42,19 @@ def test_a_tab_has_the_title_of_its_page(context: BrowserContext, user: Caller) 
     ):
         go(page, address)
         expect(page).to_have_title(f"{title} · Arkloop Runs")
+
+
+def test_a_thread_that_was_opened_without_the_service_comes(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It appears by itself once the service is back."""
+    run_id = user.run({"say": "Here it is."}, route_id="scripted")
+    thread = user.ended(run_id)["thread_id"]
+    page = signed_in(context, user, "/keys")
+    lose(context, f"**/v1/threads/{thread}", *[unreachable] * 2)
+    lose(context, TIMELINE, unreachable)
+    go(page, f"/threads/{thread}")
+    expect(page.get_by_text("The service cannot be reached.").first).to_be_visible()
+
+    expect(page.locator(".run .markdown")).to_have_text(["Here it is."])
+    expect(page.get_by_text("The service cannot be reached.")).to_have_count(0)

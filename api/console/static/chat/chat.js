@@ -7,7 +7,7 @@ import { may } from "../lib/session.js"
 import { Button, Dialog, Empty, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
-import { Conversation, isActive, waits } from "./conversation.js"
+import { Conversation, isActive, pauseAfter, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
 
 /** @param {{id: string, onChange: () => void, onDelete: () => void}} props */
@@ -27,6 +27,12 @@ export function Chat({ id, onChange, onDelete }) {
   useEffect(() => {
     if (thread.data) document.title = `${thread.data.title ?? `Thread ${brief(id)}`} · Arkloop Runs`
   }, [thread.data])
+  useEffect(() => {
+    const seconds = thread.error ? pauseAfter(thread.error) : null
+    if (seconds === null) return
+    const timer = setTimeout(thread.reload, 1_000 * seconds)
+    return () => clearTimeout(timer)
+  }, [thread.error])
   const activeRun = view?.entries.findLast(isActive)
   useEffect(() => {
     // The list shows which threads are active.

@@ -24,7 +24,7 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop
 const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message:${entry.id}`)
 
 /** Return after how many seconds to load again; null if the service refuses for good. @param {unknown} error */
-function pauseAfter(error) {
+export function pauseAfter(error) {
   if (!(error instanceof ApiError)) return 2
   return error.status === 503 || error.status === 429 ? Math.max(2, error.retryAfter) : null
 }
