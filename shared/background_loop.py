@@ -16,8 +16,9 @@ class BackgroundLoop:
     """A daemon thread that repeats one step: after a pause, again and again.
 
     `step` returns the seconds until its next call, None for `seconds`; the first call comes after
-    `first_seconds`. A step that fails is logged and comes again, after the usual pause. `before`
-    and `after` run in the same thread. `stopped` ends the loop; without one, `stop` does.
+    `first_seconds`. A step that fails is logged and comes again, after the usual pause; once the
+    loop is stopped, a failure is no error. `before` and `after` run in the same thread. `stopped`
+    ends the loop; without one, `stop` does.
     """
 
     name: str = field(kw_only=False)
@@ -48,6 +49,10 @@ class BackgroundLoop:
                 self._outage.worked()
             except Unavailable as error:
                 self._outage.failed("%s skipped: %s", self.name, reason_of(error))
-            except Exception:
-                log.exception("%s failed", self.name)
+            except Exception as error:
+                if self.stopped.is_set():
+                    # A process closes its connections at its end, also under a step.
+                    log.info("%s stopped in the middle of a step: %r", self.name, error)
+                else:
+                    log.exception("%s failed", self.name)
         self.after()

@@ -52,6 +52,24 @@ def test_an_outage_is_not_logged_by_each_step(caplog: pytest.LogCaptureFixture) 
     assert over.startswith("the background loop 'counting' works again after")
 
 
+def test_a_step_that_fails_after_the_stop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that ends closes connections under a step in progress: one line, no traceback."""
+    ended = threading.Event()
+    stopped = threading.Event()
+
+    def step() -> None:
+        stopped.set()
+        raise OSError(9, "closed in another greenlet")
+
+    with caplog.at_level(logging.INFO):
+        BackgroundLoop("sweep", step, seconds=0, stopped=stopped, after=ended.set)
+        assert ended.wait(10)
+
+    [line] = caplog.records
+    assert (logging.INFO, None) == (line.levelno, line.exc_info)
+    assert "sweep stopped in the middle of a step: OSError" in line.getMessage()
+
+
 def test_a_step_says_when_it_comes_next() -> None:
     """A step that left work behind is called again at once, others after the usual pause."""
     calls: list[int] = []
