@@ -10,7 +10,7 @@ from typing import Any
 
 from arkloop.cli.serve.run_outbox import RunOutbox
 from arkloop.cli.serve.service import Service
-from arkloop.shared.agents import call_approvals
+from arkloop.shared.agents import call_approvals, message_files
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     UNKNOWN_OUTCOME,
@@ -61,7 +61,8 @@ class ServedRun(StepsAndCosts):
         unbegun = {one["tool_call_id"]: one["arguments"] for one in run["approvals"]}
         for begun in run["begun"]:
             unbegun.pop(begun, None)
-        self.messages: Sequence[Message] = _with_unknown(run["messages"], unbegun)
+        messages = [message_files.shown(message) for message in run["messages"]]
+        self.messages: Sequence[Message] = _with_unknown(messages, unbegun)
         self.attempt: int = run["attempt"]
         self.checkpoint_data: Any = run["checkpoint"]
         #: Set when the run has to stop; `stopped` is the first reason.

@@ -43,8 +43,9 @@ class Message(TypedDict):
     """A message of the conversation.
 
     `tool_calls` are those of an `assistant`; a `tool` message is the result of the call
-    `tool_call_id`. `files` are the images and files of a message or a result. `is_error` is true
-    in the failed results of the run's own turns.
+    `tool_call_id`. `files` are the images and files of a message or a result: the `kind` of each,
+    `image` or `file`, and its `url`, or its `file_id`, `name`, `media_type` and `size` in bytes.
+    `is_error` is true in the failed results of the run's own turns.
     """
 
     role: Literal["user", "assistant", "tool"]

@@ -1,4 +1,4 @@
-"""The run of a served agent, whose earlier execution was lost."""
+"""The run of a served agent: its messages, and what an earlier execution has left."""
 
 import threading
 from collections.abc import Iterator
@@ -8,11 +8,29 @@ import pytest
 
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service
+from arkloop.worker.attempt import agent_messages
+from arkloop.worker.contract.attachments import parts_of
+from arkloop.worker.contract.messages import UserMessage
 from tests.cli.serve.polled_runs import RUN
 from tests.cli.serve.scripted_service import scripted_service
 
 Event = dict[str, Any]
 CALL = {"id": "a", "name": "look", "arguments": {}}
+FILE_ID = "01a2278d-0000-7000-8000-000000000000"
+#: The parts of a message as its thread has them, and the files among them as an agent does.
+PARTS: list[dict[str, Any]] = [
+    {"type": "text", "text": "Look."},
+    {
+        "type": "image",
+        "file_id": FILE_ID,
+        "file": {"name": "a.png", "media_type": "image/png", "size": 7},
+    },
+    {"type": "file", "url": "https://example.com/a.pdf"},
+]
+FILES = [
+    {"kind": "image", "file_id": FILE_ID, "name": "a.png", "media_type": "image/png", "size": 7},
+    {"kind": "file", "url": "https://example.com/a.pdf"},
+]
 LOST = {**RUN, "fence": 1, "messages": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]}
 
 
@@ -31,6 +49,20 @@ def lost() -> Iterator[tuple[ServedRun, list[Event]]]:
         yield run, sent
         run.outbox.close()
         service.close()
+
+
+def test_messages_name_their_files_as_in_a_worker_of_the_service() -> None:
+    """One agent reads the same fields in both."""
+    message = {"role": "user", "content": "Look.", "files": PARTS[1:]}
+    polled = {**RUN, "fence": 1, "messages": [message]}
+    with scripted_service(lambda *_: (500, {})) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, polled, threading.Event())
+        run.outbox.close()
+        service.close()
+
+    [inside] = agent_messages.shown([UserMessage("Look.", parts=parts_of(PARTS))])
+    assert [inside] == run.messages == [{**message, "files": FILES}]
 
 
 def test_a_call_that_is_made_again_is_not_settled_meanwhile(
