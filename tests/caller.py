@@ -64,14 +64,14 @@ class Caller:
 
     # ---- making things ----
 
-    def thread(self, *contents: str, **fields: Any) -> str:
+    def thread(self, *contents: str | list[dict[str, Any]], **fields: Any) -> str:
         """Create a thread with these messages in it, and return its id."""
         thread_id = self.made("/v1/threads", fields)["id"]
         for content in contents:
             self.say(thread_id, content)
         return str(thread_id)
 
-    def say(self, thread_id: str, content: str) -> str:
+    def say(self, thread_id: str, content: str | list[dict[str, Any]]) -> str:
         return str(self.made(f"/v1/threads/{thread_id}/messages", {"content": content})["id"])
 
     def start(self, thread_id: str, **choice: Any) -> str:

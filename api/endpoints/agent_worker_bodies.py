@@ -1,4 +1,4 @@
-"""The bodies of the requests of agent workers: strict, and turned into events."""
+"""The bodies of the requests of agent workers, and a query: strict, and turned into events."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 
 from arkloop.api.http.fields import (
     BoundedList,
+    Digits,
     Id,
     JsonSchema,
     StrictBoolean,
@@ -196,6 +197,10 @@ class HoldRuns(Schema):
     worker_id = Id(required=True)
     wait_seconds = whole(0, MAX_WAIT_SECONDS)
     runs = BoundedList(fields.Nested(_KnownRun), required=True, most=MAX_HELD)
+
+
+class ReadFile(Schema):
+    fence = Digits(required=True, least=1)
 
 
 class AppendEvents(_HeldRun):

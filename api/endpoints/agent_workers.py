@@ -16,19 +16,27 @@ from flask import Blueprint, Response, current_app, jsonify, request
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
+from arkloop.api.endpoints.files import content_of
 from arkloop.api.endpoints.worker_types import HeldRuns, PolledRuns, ReservedRun, WrittenRun
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import described
-from arkloop.api.http.json_body import BodyLimits, read_body
+from arkloop.api.http.json_body import BodyLimits, query_args, read_body
 from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
-from arkloop.shared.errors import InvalidRequest, OutdatedFence, RunNotFound, SequenceConflict
+from arkloop.shared.errors import (
+    InvalidRequest,
+    OutdatedFence,
+    RunNotFound,
+    SequenceConflict,
+    StorageUnavailable,
+)
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
     agent_claims,
+    agent_files,
     agent_queue,
     agent_workers,
     agent_writes,
@@ -74,11 +82,15 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     @counts_from_arrival
     @requires("agents.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
-        if not AGENT_NAME.fullmatch(name):
-            raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])
+        _check(name)
         return view(name, read_body(schema, limits=LIMITS))
 
     return called
+
+
+def _check(name: str) -> None:
+    if not AGENT_NAME.fullmatch(name):
+        raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])
 
 
 @described(body=bodies.PollForRuns, returns=PolledRuns)
@@ -190,6 +202,20 @@ for _view, _schema in (
     (release, bodies.ReleaseRun()),
 ):
     bp.post(f"/v1/agent-workers/<name>:{_view.__name__}")(_of_agent(_view, _schema))
+
+
+@bp.get("/v1/agent-workers/<name>/runs/<id:run_id>/files/<id:file_id>")
+@requires("agents.work")
+@described(
+    query=bodies.ReadFile, returns={"*/*": bytes}, raises=[OutdatedFence, StorageUnavailable]
+)
+def get_run_file(name: str, run_id: UUID, file_id: UUID) -> Response:
+    """Send the bytes of a file that the messages of a run name to the worker that executes it."""
+    _check(name)
+    fence = query_args(bodies.ReadFile())["fence"]
+    with connections().reading() as sql:
+        file = agent_files.find(sql, actor().org_id, name, run_id, fence, file_id)
+    return content_of(file)
 
 
 def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:

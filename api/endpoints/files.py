@@ -91,6 +91,26 @@ def get_file_content(file_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         file = files.find(sql, actor(), file_id)
+    return content_of(file)
+
+
+@bp.delete("/v1/files/<id:file_id>")
+@requires("data.files.write", end_users=True)
+@described(status=204)
+def delete_file(file_id: UUID) -> Response:
+    """Delete a file; messages that refer to it stay, and models read that it is gone. 204."""
+    query_args(NoArguments())
+    with connections().transaction() as tx:
+        files.remove(tx, actor(), file_id)
+    return Response(status=204)
+
+
+def content_of(file: Row[Any]) -> Response:
+    """Send the bytes of a file as an attachment.
+
+    Raises:
+        FileMissing: they are gone. StorageUnavailable
+    """
     try:
         key = files.key_of(file.org_id, file.id)
         pieces = storage().read(key) if request.method == "GET" else iter(())
@@ -104,17 +124,6 @@ def get_file_content(file_id: UUID) -> Response:
     name = quote(file.name, safe="")
     response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
     return response
-
-
-@bp.delete("/v1/files/<id:file_id>")
-@requires("data.files.write", end_users=True)
-@described(status=204)
-def delete_file(file_id: UUID) -> Response:
-    """Delete a file; messages that refer to it stay, and models read that it is gone. 204."""
-    query_args(NoArguments())
-    with connections().transaction() as tx:
-        files.remove(tx, actor(), file_id)
-    return Response(status=204)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from arkloop.cli.serve.run_files import RunFiles
 from arkloop.cli.serve.run_outbox import RunOutbox
 from arkloop.cli.serve.service import Service
 from arkloop.shared.agents import call_approvals, message_files
@@ -69,6 +70,7 @@ class ServedRun(StepsAndCosts):
         self.stopping = threading.Event()
         self.stopped: StopReason | None = None
         self.outbox = RunOutbox(service, run, self.stop)
+        self._files = RunFiles(service, run, self.wait, self.stop)
         self._answers = {(one["key"], one["question"]): one["answer"] for one in run["answers"]}
         self._transcript = Transcript(_calls_of(run["messages"], unbegun))
         replies: dict[str, list[str]] = {}
@@ -124,6 +126,10 @@ class ServedRun(StepsAndCosts):
             self.outbox.send("complete", *ended, **fields)
 
     # ---- AgentRun ----
+
+    def file(self, file_id: str) -> bytes:
+        """Return the content of a file that the messages name."""
+        return self._files.content(message_files.find(self.messages, file_id))
 
     @property
     def pending_calls(self) -> Sequence[Call]:

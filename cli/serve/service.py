@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,10 @@ class Unreachable(Exception):
 
 
 class Service:
-    """Requests to the service on one connection, by one thread; any thread may end them."""
+    """Requests to the service on one connection, by one thread; any thread may end them.
+
+    Any thread may also `read`, on a connection beside it.
+    """
 
     def __init__(self, server: ServerAddress, path: str) -> None:
         self._path = path
@@ -71,10 +74,7 @@ class Service:
             )
         except (httpx2.HTTPError, OSError) as error:
             raise Unreachable(str(error) or type(error).__name__) from error
-        if response.status_code >= 500 or response.status_code in (408, 429):
-            raise Unreachable(f"the service responded with {response.status_code}")
-        if not response.is_success:
-            raise refusal(response)
+        _check(response)
         try:
             value = response.json()
         except (ValueError, RecursionError) as error:
@@ -82,6 +82,33 @@ class Service:
         if not isinstance(value, dict) or not all(name in value for name in fields):
             raise Unreachable("the response is not that of the service")  # but of a gateway
         return value
+
+    def read(
+        self, path: str, query: Mapping[str, Any], size: int, check: Callable[[], None]
+    ) -> bytes:
+        """Return the content of this size, in bytes, below the worker's path.
+
+        `check` is called before each piece, and may raise.
+
+        Raises:
+            Unreachable, Refused: as `post`.
+        """
+        content = bytearray()
+        try:
+            with self._http.stream("GET", f"{self._path}/{path}", params=query) as response:
+                if not response.is_success:
+                    response.read()
+                _check(response)
+                for piece in response.iter_bytes():
+                    check()
+                    content += piece
+                    if len(content) > size:
+                        break
+        except (httpx2.HTTPError, OSError) as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
+        if len(content) != size:
+            raise Unreachable("the response is not that of the service")
+        return bytes(content)
 
     def close(self) -> None:
         """Close the connection."""
@@ -119,6 +146,14 @@ class Service:
             with suppress(OSError):
                 # The method of a socket with TLS would let its reader take ciphertext for text.
                 socket.socket.shutdown(self._socket, self._end)
+
+
+def _check(response: httpx2.Response) -> None:
+    """Check that a response, which was read, is a success. Raises: Unreachable, Refused."""
+    if response.status_code >= 500 or response.status_code in (408, 429):
+        raise Unreachable(f"the service responded with {response.status_code}")
+    if not response.is_success:
+        raise refusal(response)
 
 
 def _timeout(wait_seconds: float, lease_seconds: float | None) -> httpx2.Timeout:

@@ -129,6 +129,13 @@ class AgentRun(Protocol):
         person was asked to `approve` and that has not begun, without a result.
         """
 
+    def file(self, file_id: str) -> bytes:
+        """Return the content of a stored image or file that `messages` name.
+
+        Raises:
+            LookupError: they do not name it, or it was deleted.
+        """
+
     @property
     def attempt(self) -> int:
         """1, and one more each time that the run was taken over from a lost process."""

@@ -1,6 +1,6 @@
 """The images and files that the messages of a custom agent's run name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from arkloop.shared.agents.agent_run import Message
@@ -14,6 +14,24 @@ def shown(message: Mapping[str, Any]) -> Message:
     if "files" in one:
         one["files"] = [_flat(file) for file in one["files"]]
     return one
+
+
+def find(messages: Iterable[Message], file_id: str) -> dict[str, Any]:
+    """Return what is known about a stored file that one of the messages names.
+
+    Raises:
+        LookupError: none does.
+    """
+    for message in messages:
+        for file in message.get("files", ()):
+            if file.get("file_id") == file_id:
+                return file
+    raise LookupError(f"The messages of the run name no file {file_id!r}.")
+
+
+def deleted(file_id: str) -> LookupError:
+    """Return the error for a file that a message names, and that is gone."""
+    return LookupError(f"The file {file_id} was deleted.")
 
 
 def _flat(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Subquery, exists, func, or_, select
 
 from arkloop.shared.storage.tables.threads import messages
 
@@ -17,17 +17,7 @@ Message = dict[str, Any]
 
 def messages_before(sql: Connection, thread_id: UUID, position: int) -> list[Message]:
     """Return the messages before this position, oldest first; the newest one whatever its size."""
-    newest = (
-        select(messages.c.position, messages.c.role, messages.c.content, messages.c.parts)
-        .where(
-            messages.c.thread_id == thread_id,
-            messages.c.position < position,
-            messages.c.superseded_at.is_(None),
-        )
-        .order_by(messages.c.position.desc())
-        .limit(MAX_MESSAGES)
-        .subquery()
-    )
+    newest = _newest(thread_id, position)
     length = func.octet_length(newest.c.content)
     sized = select(
         newest, func.sum(length).over(order_by=newest.c.position.desc()).label("size")
@@ -38,6 +28,27 @@ def messages_before(sql: Connection, thread_id: UUID, position: int) -> list[Mes
         .order_by(sized.c.position)
     )
     return [_shown(row.role, row.content, row.parts) for row in rows]
+
+
+def name_file(sql: Connection, thread_id: UUID, position: int, file_id: UUID) -> bool:
+    """Return whether one of the messages before this position, the newest, names the file."""
+    newest = _newest(thread_id, position)
+    named = newest.c.parts.contains([{"file_id": str(file_id)}])
+    return bool(sql.scalar(select(exists().where(named))))
+
+
+def _newest(thread_id: UUID, position: int) -> Subquery:
+    return (
+        select(messages.c.position, messages.c.role, messages.c.content, messages.c.parts)
+        .where(
+            messages.c.thread_id == thread_id,
+            messages.c.position < position,
+            messages.c.superseded_at.is_(None),
+        )
+        .order_by(messages.c.position.desc())
+        .limit(MAX_MESSAGES)
+        .subquery()
+    )
 
 
 def _shown(role: str, content: str, parts: list[dict[str, Any]] | None) -> Message:

@@ -89,6 +89,11 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             run.cost(input_tokens=value, model=step.get("model"))
         case "reserve":
             run.reserve(value)
+        case "file":
+            try:
+                run.text(run.file(value).decode())
+            except LookupError as error:
+                run.text(str(error))
         case "delegate":
             run.text(json.dumps([[one.output, one.is_error] for one in run.delegate_all(value)]))
         case "ask":

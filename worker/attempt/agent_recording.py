@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import fault_points, usd
-from arkloop.shared.agents import call_approvals
+from arkloop.shared.agents import call_approvals, message_files
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     UNKNOWN_OUTCOME,
@@ -27,6 +27,7 @@ from arkloop.shared.agents.transcript import (
 from arkloop.shared.catalog import reported_costs
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.tool_output import cut
@@ -37,6 +38,7 @@ from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.attempt.agent_delegation import AgentDelegation
 from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess
 
@@ -79,6 +81,12 @@ class AgentRecording:
 
     def check(self) -> None:
         self._run.check()
+
+    def file(self, file: Mapping[str, Any]) -> bytes:
+        content = self._content(file)
+        if content is None:
+            raise message_files.deleted(file["file_id"])
+        return content
 
     def text(self, text: str) -> None:
         self._run.check()
@@ -235,6 +243,16 @@ class AgentRecording:
         return answer_of(returned, self._run, self.transcript, self._last_turn, schema)
 
     # ---- pieces ----
+
+    def _content(self, file: Mapping[str, Any]) -> bytes | None:
+        """Return the content of a file, None if it was deleted; retried as writes are."""
+        while True:
+            self._run.check()
+            try:
+                with self._run.files.loaded([Attachment(**file)]) as contents:
+                    return contents.get(file["file_id"])
+            except Unavailable as outage:
+                self._run.pause_for(outage)
 
     def _settle(self, *, is_turn_over: bool = True) -> None:
         if ended := self.transcript.settle(is_turn_over=is_turn_over):

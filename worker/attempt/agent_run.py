@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from arkloop.shared.agents import message_files
 from arkloop.shared.agents.agent_run import (
     Call,
     DelegatedTask,
@@ -83,6 +84,10 @@ class InProcessRun(StepsAndCosts):
             self.stopped = self.stopped or reason
             self.code.wake()
             raise RunStopped(stop_reason_of(reason)) from None
+
+    def file(self, file_id: str) -> bytes:
+        """Return the content of a file that the messages name."""
+        return self._call(self.recording.file, message_files.find(self.messages, file_id))
 
     @property
     def pending_calls(self) -> Sequence[Call]:

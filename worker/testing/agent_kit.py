@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import ids
-from arkloop.shared.agents import call_approvals
+from arkloop.shared.agents import call_approvals, message_files
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     AgentRun,
@@ -45,7 +45,7 @@ class MemoryAgentRun(StepsAndCosts):
     """An `AgentRun` without a store.
 
     `answers` are people's, by the question or its key, or by the id of a call to approve;
-    `sub_runs` are the outputs of sub-runs by the ids of their calls.
+    `sub_runs` are the outputs of sub-runs by the ids of their calls, `files` contents by their ids.
     """
 
     run: MemoryRun
@@ -53,6 +53,7 @@ class MemoryAgentRun(StepsAndCosts):
     messages: Sequence[Message]
     answers: Mapping[str, str]
     sub_runs: Mapping[str, str | SubRunResult]
+    files: Mapping[str, bytes]
     checkpoint_data: Any
     end_user_id: str | None
     metadata: Mapping[str, str]
@@ -84,6 +85,14 @@ class MemoryAgentRun(StepsAndCosts):
     @property
     def output_schema(self) -> Mapping[str, Any] | None:
         return self.persona.output_schema
+
+    def file(self, file_id: str) -> bytes:
+        """Return the content that the test gives for a file that the messages name."""
+        self.check()
+        message_files.find(self.messages, file_id)
+        if file_id not in self.files:
+            raise message_files.deleted(file_id)
+        return self.files[file_id]
 
     @property
     def pending_calls(self) -> Sequence[Call]:
@@ -226,6 +235,7 @@ def play_agent(
     *,
     answers: Mapping[str, str] | None = None,
     sub_runs: Mapping[str, str | SubRunResult] | None = None,
+    files: Mapping[str, bytes] | None = None,
     checkpoint: Any = None,
     persona: Mapping[str, Any] | None = None,
     end_user_id: str | None = None,
@@ -237,8 +247,9 @@ def play_agent(
     the `answers`, and an approval whose call's id is not, ends the run with `waiting_for_input`.
     `sub_runs` are the outputs of sub-runs, by
     the `tool_call_id` of their tasks; the run ends `running` with `run.suspended` where one is
-    missing. The persona needs `delegates`; whom they name is not checked. `checkpoint` is the data
-    of an earlier execution; that of the run's last checkpoint is in the result.
+    missing. The persona needs `delegates`; whom they name is not checked. `files` are the contents
+    of files that messages name, by their ids; one that is missing counts as deleted. `checkpoint`
+    is the data of an earlier execution; that of the run's last checkpoint is in the result.
     """
     run = MemoryRun()
     of = personas.read("test", "1", persona or {})
@@ -249,6 +260,7 @@ def play_agent(
         messages=messages,
         answers=answers or {},
         sub_runs=sub_runs or {},
+        files=files or {},
         checkpoint_data=checkpoint,
         end_user_id=end_user_id,
         metadata=metadata or {},

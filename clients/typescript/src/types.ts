@@ -224,6 +224,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/agent-workers/{name}/runs/{run_id}/files/{file_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Send the bytes of a file that the messages of a run name to the worker that executes it
+         * @description Send the bytes of a file that the messages of a run name to the worker that executes it.
+         *
+         *     Requires the permission `agents.work`.
+         */
+        get: operations["agent_workers.get_run_file"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -5721,6 +5743,40 @@ export interface components {
             };
         };
         /**
+         * @description - `files.not_found`: File not found.
+         *     - `http.not_found`: No such endpoint.
+         *     - `runs.not_found`: Run not found.
+         */
+        "files.not_found-http.not_found-runs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "files.not_found" | "http.not_found" | "runs.not_found";
+                };
+            };
+        };
+        /**
+         * @description - `files.storage_unavailable`: The file storage is unavailable; try again shortly.
+         *     - `service.unavailable`: The database is unavailable; try again shortly.
+         */
+        "files.storage_unavailable-service.unavailable": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "files.storage_unavailable" | "service.unavailable";
+                };
+            };
+        };
+        /**
          * @description - `http.bad_request`: The request is not valid HTTP.
          *     - `invitations.invalid`: This invitation is unknown, has expired, or was accepted or revoked before.
          */
@@ -5977,23 +6033,6 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "rate_limit.exceeded" | "streams.limit_exceeded";
-                };
-            };
-        };
-        /**
-         * @description - `files.storage_unavailable`: The file storage is unavailable; try again shortly.
-         *     - `service.unavailable`: The database is unavailable; try again shortly.
-         */
-        "files.storage_unavailable-service.unavailable": {
-            headers: {
-                "X-Trace-Id": components["headers"]["X-Trace-Id"];
-                "Retry-After": components["headers"]["Retry-After"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/json": components["schemas"]["Error"] & {
-                    /** @enum {unknown} */
-                    code?: "files.storage_unavailable" | "service.unavailable";
                 };
             };
         };
@@ -7436,6 +7475,45 @@ export interface operations {
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
             503: components["responses"]["service.unavailable"];
+        };
+    };
+    "agent_workers.get_run_file": {
+        parameters: {
+            query: {
+                fence: number;
+            };
+            header?: never;
+            path: {
+                name: string;
+                run_id: string;
+                file_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "*/*": unknown;
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["files.not_found-http.not_found-runs.not_found"];
+            409: components["responses"]["agent_workers.outdated_fence"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["files.storage_unavailable-service.unavailable"];
         };
     };
     "health.healthz": {

@@ -137,6 +137,7 @@ POST /v1/agent-workers/<name>:reserve                       agents.work
 POST /v1/agent-workers/<name>:complete                      agents.work
 POST /v1/agent-workers/<name>:fail                          agents.work
 POST /v1/agent-workers/<name>:release                       agents.work
+GET /v1/agent-workers/<name>/runs/<id:run_id>/files/<id:file_id> agents.work
 GET /v1/webhook-endpoints                                   admin
 POST /v1/webhook-endpoints                                  admin
 GET /v1/webhook-endpoints/<id:endpoint_id>                  admin

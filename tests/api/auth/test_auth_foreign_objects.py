@@ -48,8 +48,11 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/tools/<id:tool_id>": {"description": "mine"},
     "PATCH /v1/webhook-endpoints/<id:endpoint_id>": {"description": "mine"},
 }
-#: Routes that need what only this test would have: the query of a grant.
-QUERIES = {"DELETE /v1/mcp-configs/<id:config_id>/grants": "?end_user_id=ann"}
+#: Routes that need what only this test would have: the queries of a grant and of a run's claim.
+QUERIES = {
+    "DELETE /v1/mcp-configs/<id:config_id>/grants": "?end_user_id=ann",
+    "GET /v1/agent-workers/<name>/runs/<id:run_id>/files/<id:file_id>": "?fence=1",
+}
 
 
 def made(user: User, path: str, **body: Any) -> str:

@@ -90,7 +90,7 @@ def start(alice: User) -> Callable[..., str]:
     )
     assert 201 == made.status_code, made.text
 
-    def start(message: str = "Hello", **fields: Any) -> str:
+    def start(message: str | dict[str, Any] = "Hello", **fields: Any) -> str:
         body = {"persona_id": "custom", "message": message, **fields}
         response = alice.post("/v1/runs", json=body)
         assert response.json is not None

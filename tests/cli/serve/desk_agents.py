@@ -126,6 +126,13 @@ def asker(run: AgentRun) -> str:
     return f"{name} likes {colour}"
 
 
+async def reader(run: AgentRun) -> str:
+    """Read the file of the message."""
+    [file] = run.messages[0]["files"]
+    content = await asyncio.to_thread(run.file, file["file_id"])
+    return f"{file['name']}: {content.decode()}"
+
+
 def payer(run: AgentRun) -> str:
     """Make two payments, each with a person's approval."""
     paid = [run.approve("pay", {"amount": n}, tool_call_id=f"pay-{n}") for n in (5, 6)]

@@ -9,8 +9,9 @@ from typing import Any
 
 from arkloop.cli.client.server_address import ServerAddress
 
-#: Returns status and body of the response to a request with this verb and body.
-Respond = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]
+#: Returns status and body of the response to a request with this verb and body; of a GET it gets
+#: the path, with the query.
+Respond = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any] | bytes]]
 
 
 @contextmanager
@@ -20,8 +21,13 @@ def scripted_service(respond: Respond) -> Iterator[ServerAddress]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, response = respond(self.path.rpartition(":")[2], sent)
-            body = json.dumps(response).encode()
+            self._send(*respond(self.path.rpartition(":")[2], sent))
+
+        def do_GET(self) -> None:
+            self._send(*respond(self.path, {}))
+
+        def _send(self, status: int, response: dict[str, Any] | bytes) -> None:
+            body = response if isinstance(response, bytes) else json.dumps(response).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,13 @@ class Desk:
         command = ("agents", "serve", f"desk_agents:{function}", *options)
         return self.stack.enter_context(self.arkloop.started(*command))
 
-    def run(self, function: str, content: str = "0", **persona: object) -> str:
+    def run(
+        self, function: str, content: str | list[dict[str, Any]] = "0", **persona: object
+    ) -> str:
         """Start a run of a persona of its own with this agent."""
         key = f"{function}-{self.arkloop.folder.name}"[:60]
         self.user.made("/v1/personas", {"key": key, "agent": function, **persona})
-        return self.user.run(content, persona_id=key, end_user_id="zoe")
+        return self.user.start(self.user.thread(content), persona_id=key, end_user_id="zoe")
 
     def until(self, step: str) -> None:
         eventually(lambda: self.steps.exists() and step in self.steps.read_text(), seconds=30)
@@ -231,6 +234,18 @@ def test_a_call_that_was_in_progress_at_the_cancel_is_paid_for(desk: Desk) -> No
     run = desk.user.ended(run_id)
 
     assert ("cancelled", 0.3, 3) == (run["status"], run["cost_usd"], run["usage"]["input_tokens"])
+
+
+def test_an_agent_reads_the_files_of_its_messages(desk: Desk) -> None:
+    """Its worker's key may do nothing else."""
+    desk.worker("reader")
+    form = {"file": ("notes.txt", b"At noon.")}
+    file = desk.user.http.post("/v1/files", files=form).raise_for_status().json()
+    parts = [{"type": "text", "text": "When?"}, {"type": "file", "file_id": file["id"]}]
+
+    run_id = desk.run("reader", parts)
+
+    assert "notes.txt: At noon." == desk.user.ended(run_id)["output"]
 
 
 def test_questions_are_answered_between_two_executions(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from arkloop.shared.events.event_log import data_of
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Content
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
@@ -43,15 +44,25 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
 
 
 def created(
-    stored: StoredRuns, *steps: dict[str, Any], agent: str = "script", **fields: Any
+    stored: StoredRuns,
+    *steps: dict[str, Any],
+    agent: str = "script",
+    file_ids: Sequence[str] = (),
+    **fields: Any,
 ) -> UUID:
-    """Create a run whose agent plays these steps; `fields` are those of its persona."""
+    """Create a run whose agent plays these steps; `fields` are those of its persona.
+
+    The second message of its thread has the files, if there are any.
+    """
     key = f"p{new_id().hex}"
     with stored.connections.transaction() as tx:
         published_personas.publish(tx, stored.actor, key, "1", {"agent": agent, **fields})
     thread_id = stored.thread()
     with stored.connections.transaction() as tx:
         threads.add_message(tx, stored.actor, thread_id, content=json.dumps(steps))
+        if file_ids:
+            about = Content.of([{"type": "file", "file_id": file_id} for file_id in file_ids])
+            threads.add_message(tx, stored.actor, thread_id, content=about)
     return stored.create(thread_id, persona_id=f"{key}@1")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.agents import AgentRun, RunStopped, SubRunResult
+from arkloop.agents import AgentRun, Message, RunStopped, SubRunResult
 from arkloop.testing import play_agent
 
 
@@ -138,6 +138,24 @@ def test_sub_runs_have_the_outputs_of_the_test() -> None:
     assert {"persona": "critic", "task": "A draft."} == calls[1]
     assert "running" == waits.status
     assert [["check"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]
+
+
+def test_files_have_the_contents_of_the_test() -> None:
+    """A file without content counts as deleted, and one that no message names is unknown."""
+
+    def agent(run: AgentRun) -> str:
+        found = [run.file("a").decode()]
+        for file_id in ("b", "c"):
+            with pytest.raises(LookupError) as error:
+                run.file(file_id)
+            found.append(str(error.value))
+        return " ".join(found)
+
+    files = [{"kind": "file", "file_id": name, "media_type": "text/plain"} for name in "ab"]
+    message: Message = {"role": "user", "content": "Read.", "files": files}
+    run = play_agent(agent, [message], files={"a": b"noon"})
+
+    assert "noon The file b was deleted. The messages of the run name no file 'c'." == run.output
 
 
 def test_a_test_approves_or_denies_calls_by_their_ids() -> None:
