@@ -3,7 +3,9 @@
 It needs `langgraph` and `langchain-openai`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
 """
 
-from collections.abc import Callable
+import base64
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from langchain_core.messages import (
@@ -53,7 +55,7 @@ def langgraph_shop(run: AgentRun) -> None:
 
     # A lost run continues from its own turns: they are part of the conversation.
     _lost_calls.record_unknown(run)
-    state = {"messages": [_message(message) for message in run.messages]}
+    state = {"messages": [_message(run, message) for message in run.messages]}
     for mode, event in graph.stream(state, stream_mode=["messages", "updates"]):
         if mode == "messages":
             chunk, _ = event
@@ -71,8 +73,11 @@ def _record(run: AgentRun, message: AIMessage) -> None:
         run.tool_call(call["name"], call["args"], tool_call_id=call["id"])
 
 
-def _message(message: Message) -> AnyMessage:
+def _message(run: AgentRun, message: Message) -> AnyMessage:
     if message["role"] == "user":
+        if images := list(_images(run, message)):
+            text = {"type": "text", "text": message["content"]}
+            return HumanMessage(content_blocks=[text, *images])
         return HumanMessage(message["content"])
     if message["role"] == "tool":
         return ToolMessage(message["content"], tool_call_id=message["tool_call_id"])
@@ -81,3 +86,16 @@ def _message(message: Message) -> AnyMessage:
         for call in message.get("tool_calls", ())
     ]
     return AIMessage(message["content"], tool_calls=calls)
+
+
+def _images(run: AgentRun, message: Message) -> Iterator[dict[str, Any]]:
+    """Yield the images of a message; the model reads of other files that there are some."""
+    for file in message.get("files", ()):
+        if file["kind"] != "image":
+            continue
+        if "url" in file:
+            yield {"type": "image", "url": file["url"]}
+            continue
+        with contextlib.suppress(LookupError):  # it was deleted
+            data = base64.b64encode(run.file(file["file_id"])).decode()
+            yield {"type": "image", "base64": data, "mime_type": file["media_type"]}

@@ -3,6 +3,7 @@
 They are in a worker of the service as plugins, and in processes of `arkloop agents serve`.
 """
 
+import base64
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from bench.frameworks.chat_server import INPUT, OUTPUT, ChatServer
 from tests.caller import Caller, data_of, text_of, types
+from tests.contents import png
 from tests.system import System, running_system
 from tests.web_server import ROOT
 
@@ -108,6 +110,29 @@ def test_each_framework_writes_the_same_events(shop: Shop, agent: str) -> None:
         run["usage"]["output_tokens"],
     )
     assert "A1\n" == shop.cancelled.read_text()
+
+
+def test_langgraph_gets_the_images_of_a_message(shop: Shop) -> None:
+    """The model sees a stored image and one behind a URL, and a deleted one is left out."""
+    form = {"file": ("a.png", png())}
+    kept, deleted = (shop.user.http.post("/v1/files", files=form).json()["id"] for _ in range(2))
+    url = "https://example.com/b.png"
+    parts = [{"type": "text", "text": "Cancel order A1."}]
+    parts += [{"type": "image", "file_id": file_id} for file_id in (kept, deleted)]
+    parts += [{"type": "image", "url": url}]
+    thread_id = shop.user.thread(parts)
+    shop.user.http.delete(f"/v1/files/{deleted}")
+
+    shop.user.ended(shop.user.start(thread_id, persona_id="langgraph_shop"))
+
+    [content] = [
+        message["content"]
+        for message in shop.model.bodies[-1]["messages"]
+        if message["role"] == "user"
+    ]
+    stored = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    assert [stored, url] == images
 
 
 def sorted_results(events: list[dict[str, Any]]) -> list[str]:
