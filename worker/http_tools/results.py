@@ -1,7 +1,9 @@
 """The result of a call, read from the tool's response.
 
-A body `{"output": …, "is_error"?: …}` is a result that the tool's author wrote for the model. Of
-a failure without such a body the model reads the status alone: error pages may contain secrets.
+A body that has `output` alone, or `output` and `is_error` beside any other fields, is a result that
+the tool's author wrote for the model. Of a failing status without such a body the model reads the
+status alone: error pages may contain secrets. A body of a 2xx whose `is_error` is true is a failure
+whatever else it has, since a failure must not count as success.
 """
 
 import email.message
@@ -22,8 +24,9 @@ UNKNOWN = " The call may have taken effect."
 class _Written(NamedTuple):
     """A result that the tool's author wrote."""
 
-    output: str
+    output: str | None  # None: the body has none
     is_error: bool
+    is_alone: bool  # no other fields, which the model would have to read as well
 
 
 def output_of(response: Response) -> str:
@@ -40,7 +43,7 @@ def output_of(response: Response) -> str:
         raise ToolFailed(f"HTTP status {status}: {response.problem}")
     is_ok = 200 <= status < 300
     written = _written_in(response)
-    if written is not None:
+    if written is not None and written.output is not None and (written.is_alone or not is_ok):
         if written.is_error or not is_ok:
             raise ToolFailed(written.output)
         return written.output
@@ -51,7 +54,10 @@ def output_of(response: Response) -> str:
     kind = _content_type(response)
     if not _JSON.fullmatch(kind) and not kind.startswith("text/"):
         raise ToolFailed(f"HTTP status {status}, but the response is neither JSON nor text.")
-    return response.body.decode(errors="replace")
+    text = response.body.decode(errors="replace")
+    if written is not None and written.is_error:
+        raise ToolFailed(text)
+    return text
 
 
 def refusal_of(response: Response) -> str:
@@ -61,7 +67,9 @@ def refusal_of(response: Response) -> str:
         ToolFailed: the body is not a valid result.
     """
     written = _written_in(response) if response.problem is None else None
-    return _by_status(response.status) if written is None else written.output
+    if written is None or written.output is None:
+        return _by_status(response.status)
+    return written.output
 
 
 def _by_status(status: int) -> str:
@@ -85,19 +93,25 @@ def _written(body: bytes) -> _Written | None:
     """Read a result from a JSON body; None if it is other JSON, or none.
 
     Raises:
-        ToolFailed: its `is_error` is neither true nor false.
+        ToolFailed: it has `output`, and its `is_error` is neither true nor false.
     """
     try:
         # Not by `json_text`: the output becomes a text, which is cleaned and cut before it is
         # stored. Without functions in Python for each value, 1 MiB takes less than 0.1 s.
         found: Any = json.loads(body.decode(), parse_constant=str)
-        if not isinstance(found, dict) or "output" not in found or not found.keys() <= _FIELDS:
+        if not isinstance(found, dict):
             return None
         is_error = found.get("is_error", False)
+        if "output" not in found:
+            return _Written(None, True, False) if is_error is True else None
+        is_alone = found.keys() <= _FIELDS
+        if not is_alone and "is_error" not in found:
+            return None
         if not isinstance(is_error, bool):
             raise ToolFailed("The tool's response is not valid: `is_error` must be true or false.")
         output = found["output"]
-        return _Written(output if isinstance(output, str) else _text(output), is_error)
+        output = output if isinstance(output, str) else _text(output)
+        return _Written(output, is_error, is_alone)
     except (ValueError, RecursionError):
         return None
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from arkloop.shared.security.exchange import Response
-from arkloop.worker.http_tools.results import output_of
+from arkloop.worker.http_tools.results import output_of, refusal_of
 from arkloop.worker.tools import ToolFailed
 
 #: More values than a request body may have.
@@ -42,6 +42,55 @@ def test_a_failure_of_many_values_is_a_failure(status: int, is_error: bool) -> N
         output_of(response(body, status))
 
     assert MANY == json.loads(str(failed.value))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"output": "Too old.", "is_error": true, "code": "too_old"}',
+        b'{"is_error": true, "message": "Too old."}',
+        b'{"is_error": true}',
+    ],
+)
+def test_is_error_makes_a_failure_of_any_object(body: bytes) -> None:
+    """A refusal with a field more or less is no success: the model reads the whole body."""
+    with pytest.raises(ToolFailed) as failed:
+        output_of(response(body))
+
+    assert body.decode() == str(failed.value)
+
+
+@pytest.mark.parametrize("is_error", [True, False])
+def test_other_fields_of_a_failing_status_are_not_shown(is_error: bool) -> None:
+    """`output` beside `is_error` is what the author wrote for the model; the rest may be secret."""
+    written = {"output": "Ask for the number.", "is_error": is_error, "trace": "secret"}
+    refused = response(json.dumps(written).encode(), 404)
+
+    with pytest.raises(ToolFailed) as failed:
+        output_of(refused)
+
+    assert "Ask for the number." == str(failed.value) == refusal_of(refused)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"output": "x", "exit_code": 1}',
+        b'{"output": "x", "is_error": false, "exit_code": 1}',
+        b'{"is_error": "no", "exit_code": 1}',
+    ],
+)
+def test_other_json_with_a_field_of_a_result_is_read_whole(body: bytes) -> None:
+    """A tool's own JSON may have fields of these names, and loses none of the others."""
+    assert body.decode() == output_of(response(body))
+
+
+@pytest.mark.parametrize("body", [b'{"output": "x", "code": 1}', b'{"is_error": true}'])
+def test_an_error_page_with_a_field_of_a_result_is_not_shown(body: bytes) -> None:
+    """Neither field alone says that the author wrote the body of a failing status for the model."""
+    with pytest.raises(ToolFailed, match=r"^The tool responded with HTTP status 404\.$"):
+        output_of(response(body, 404))
+    assert "The tool responded with HTTP status 404." == refusal_of(response(body, 404))
 
 
 def test_json_that_is_nested_too_deep_to_be_read_is_text() -> None:
