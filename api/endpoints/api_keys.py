@@ -43,8 +43,7 @@ class CreateApiKey(CostLimits):
     name = fields.String(required=True, validate=validate.Length(1, 200))
     scopes = BoundedList(
         fields.String(validate=validate.OneOf([*sorted(SCOPES), OPERATE])),
-        load_default=list,
-        allow_none=False,
+        least=1,  # an empty list must not become all that the creator may
         most=len(SCOPES) + 1,
     )
     expires_at = fields.AwareDateTime("iso", load_default=None, validate=_check_is_future)

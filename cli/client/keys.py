@@ -36,7 +36,8 @@ def keys() -> None:
 @_as_json
 def create(name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Create a key and print it; it is not shown again."""
-    made = Client(find_server()).post("/api-keys", {"name": name, "scopes": scopes})
+    narrowed = {"scopes": scopes} if scopes else {}
+    made = Client(find_server()).post("/api-keys", {"name": name, **narrowed})
     if as_json:
         print_json(made)
         return

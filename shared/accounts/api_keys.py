@@ -68,7 +68,7 @@ def create(
     actor: Actor,
     *,
     name: str,
-    scopes: Iterable[str] = (),
+    scopes: Iterable[str] | None = None,
     expires_at: datetime | None = None,
     max_cost_usd: Decimal | None = None,
     max_cost_usd_per_month: Decimal | None = None,
@@ -81,7 +81,7 @@ def create(
     Raises:
         Forbidden: scopes beyond the actor's own permissions; limits on costs without `admin`.
     """
-    wanted = frozenset(scopes) or actor.permissions - {OPERATE}
+    wanted = actor.permissions - {OPERATE} if scopes is None else frozenset(scopes)
     if not wanted <= actor.permissions:
         raise Forbidden("An API key cannot have scopes its creator lacks.")
     key = make()

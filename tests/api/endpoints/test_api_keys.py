@@ -92,6 +92,7 @@ def test_a_key_may_have_an_end(alice: User) -> None:
         ({"name": "a", "scopes": ["everything"]}, "scopes.0"),
         ({"name": "a", "scopes": "admin"}, "scopes"),
         ({"name": "a", "scopes": None}, "scopes"),
+        ({"name": "a", "scopes": []}, "scopes"),
         ({"name": "a", "scopes": [1]}, "scopes.0"),
         ({"name": "a", "scopes": ["admin"] * 11}, "scopes"),
         ({"name": "a", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),

@@ -265,6 +265,14 @@ def test_a_key_is_made_used_listed_and_revoked(arkloop: Arkloop, user: Caller) -
     )
 
 
+def test_a_key_without_scopes_may_what_its_creator_may(arkloop: Arkloop, user: Caller) -> None:
+    """`keys create` without `--scope` makes a key with all scopes of the caller."""
+    key = arkloop.stdout("keys", "create", "all").removesuffix("\n")
+
+    mine = client(user.url, key).get("/v1/me").json()["permissions"]
+    assert "admin" in mine
+
+
 def test_a_scope_that_does_not_exist_is_told(arkloop: Arkloop) -> None:
     """The field and what it may be, in the server's words."""
     done = arkloop("keys", "create", "wrong", "--scope", "everything")
