@@ -322,6 +322,20 @@ def test_a_success_that_is_not_the_services_is_raised_at_once(call: str, what: s
     assert ("", f"{message} Check the address.") == (error.value.code, str(error.value))
 
 
+def test_an_errors_text_says_what_is_wrong(arkloop: Arkloop, user: Caller) -> None:
+    """A log has details, status and code, and of a wrong address what was asked for."""
+    with pytest.raises(ArkloopError) as invalid:
+        arkloop.create("Hello", metadata={"a b": "c"})
+    with Arkloop(f"{user.url}/v1", user.token) as misled, pytest.raises(ArkloopError) as lost:
+        misled.get_run("run")
+
+    details = json.dumps(invalid.value.details)
+    assert "metadata.a b" in details
+    assert str(invalid.value).endswith(f" see `details`. {details} (422 validation.error)")
+    where = f"GET {user.url}/v1/v1/runs/run"
+    assert f"No such endpoint. {where} (404 http.not_found)" == str(lost.value)
+
+
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:
     """An error of the service is raised at once, with its code."""
     with pytest.raises(ArkloopError, match="Run not found") as error:

@@ -239,6 +239,24 @@ def test_an_abort_ends_a_pause() -> None:
     assert time.monotonic() - begun < 5  # the pause has at least that much
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "details", "more"),
+    [
+        (422, "validation.error", {"field": ["é"]}, ' {"field":["é"]} (422 validation.error)'),
+        (404, "runs.not_found", {}, " (404 runs.not_found)"),
+        (404, "http.not_found", {}, " GET http://service/v1/runs/run (404 http.not_found)"),
+    ],
+)
+def test_an_errors_message_says_what_is_wrong(
+    status: int, code: str, details: dict[str, Any], more: str
+) -> None:
+    """A log has details, status and code, and of a wrong address what was asked for."""
+    body = json.dumps({"code": code, "message": "No.", "details": details})
+    made = _called("get", {"status": status, "body": body})
+
+    assert f"No.{more}" == made["thrown"]["message"]
+
+
 @pytest.mark.parametrize("body", ['{"error": "blocked"}', '{"code": 403}', "null", "Forbidden"])
 def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
     """JSON of another shape than the service's has no code, and its text is the message."""

@@ -16,6 +16,8 @@ TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 _PASSING = frozenset({408, 502, 503, 504})
 #: Transport errors that no repetition mends: a wrong scheme, or a token that no header can hold.
 _LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+#: Codes of an address that the service does not have, as with a base address that ends in `/v1`.
+_NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 #: The service sends a ping every 10 s: a stream that is silent for this long is lost.
 SILENCE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -24,7 +26,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 class ArkloopError(Exception):
     """An error that the service responded with; `code` never changes, the message may.
 
-    `retry_after` are the seconds after which it expects the request again; None: it names none.
+    Its text has all that the service says: message, details, status and code. `retry_after` are the
+    seconds after which it expects the request again; None: it names none.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class ArkloopError(Exception):
         details: Mapping[str, Any],
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        shown = f" {json.dumps(details, ensure_ascii=False)}" if details else ""
+        # A foreign error has no code, and its message says where it comes from.
+        super().__init__(f"{message}{shown} ({status} {code})" if code else message)
         self.status = status
         self.code = code
         self.details = details
@@ -295,10 +300,13 @@ def _error(response: httpx.Response) -> ArkloopError:
     retry_after = _seconds(response.headers.get("Retry-After"))
     try:
         shown = response.json()
+        code, message = shown["code"], shown["message"]
+        if code in _NO_ENDPOINT:
+            message = f"{message} {response.request.method} {response.request.url}"
         return ArkloopError(
             response.status_code,
-            shown["code"],
-            shown["message"],
+            code,
+            message,
             shown.get("details", {}),
             retry_after,
         )

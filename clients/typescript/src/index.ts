@@ -14,11 +14,16 @@ export type ToolResult = Schemas["ToolResult"]
 const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.failed", "run.cancelled"])
 /** Statuses after which the same request may succeed; 429 is one only with `Retry-After`. */
 const PASSING: ReadonlySet<number> = new Set([408, 502, 503, 504])
+/** Codes of an address that the service does not have, as with a base address that ends in `/v1`. */
+const NO_ENDPOINT: ReadonlySet<string> = new Set(["http.not_found", "http.method_not_allowed"])
 /** The service sends a ping every 10 s: a stream that is silent for this long is lost. */
 const SILENCE_MS = 30_000
 const LONGEST_PAUSE_MS = 10_000
 
-/** An error that the service responded with; `code` never changes, the message may. */
+/**
+ * An error that the service responded with; `code` never changes, the message may. It has all that the
+ * service says: its text, details, status and code.
+ */
 export class ArkloopError extends Error {
   readonly status: number
   readonly code: string
@@ -33,7 +38,9 @@ export class ArkloopError extends Error {
     details: Record<string, unknown> = {},
     retryAfter: number | null = null,
   ) {
-    super(message)
+    const shown = Object.keys(details).length > 0 ? ` ${JSON.stringify(details)}` : ""
+    // A foreign error has no code, and its message says where it comes from.
+    super(code === "" ? message : `${message}${shown} (${status} ${code})`)
     this.name = "ArkloopError"
     this.status = status
     this.code = code
@@ -164,7 +171,7 @@ export class Arkloop {
         yield null
         return
       }
-      if (response.status !== 200 || response.body === null) throw await errorOf(response, request.url)
+      if (response.status !== 200 || response.body === null) throw await errorOf(response, request)
       isOpen = response.headers.get("Content-Type")?.startsWith("text/event-stream") ?? false
       if (!isOpen) throw notTheServices(response, "events", request.url)
       let rest = ""
@@ -212,7 +219,7 @@ export class Arkloop {
       try {
         const response = await this.#sent(request, AbortSignal.timeout(SILENCE_MS))
         if (response.ok) return await contentOf<T>(response, request.url)
-        throw await errorOf(response, request.url)
+        throw await errorOf(response, request)
       } catch (error) {
         if (error instanceof ArkloopError && !isPassing(error)) throw error
         await retry.pause(error)
@@ -346,13 +353,14 @@ function notTheServices(response: Response, expected: string, url: string): Arkl
   return new ArkloopError(response.status, "", message, {}, null)
 }
 
-async function errorOf(response: Response, url: string): Promise<ArkloopError> {
+async function errorOf(response: Response, { method, url }: Prepared): Promise<ArkloopError> {
   const text = await response.text()
   const retryAfter = secondsOf(response.headers.get("Retry-After"))
   try {
     const { code, message, details } = JSON.parse(text)
     if (typeof code === "string" && typeof message === "string") {
-      return new ArkloopError(response.status, code, message, details, retryAfter)
+      const where = NO_ENDPOINT.has(code) ? ` ${method} ${response.url || url}` : ""
+      return new ArkloopError(response.status, code, message + where, details ?? {}, retryAfter)
     }
   } catch {
     // It is not JSON.
