@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -274,21 +274,42 @@ def test_a_retry_after_beyond_the_patience_is_raised_at_once() -> None:
     assert (1, 6) == (len(requests), error.value.retry_after)
 
 
-@pytest.mark.parametrize("call", ["get", "follow"])
-@pytest.mark.parametrize(("scheme", "token"), [("localhost:", "token"), ("http://", "token\n")])
+@pytest.mark.parametrize(
+    ("call", "scheme"), [("get", "localhost:"), ("follow", "localhost:"), ("key", "http://")]
+)
 def test_a_request_that_cannot_be_made_is_raised_at_once(
-    user: Caller, call: str, scheme: str, token: str
+    user: Caller, call: str, scheme: str
 ) -> None:
-    """An address of no HTTP server, or a token that no header can hold, stays as it is."""
+    """An address of no HTTP server, or a key that no header can hold, stays as it is."""
     requests: list[httpx.Request] = []
     http = httpx.Client(event_hooks={"request": [requests.append]})
     url = scheme + user.url.removeprefix("http://")
 
-    with Arkloop(url, token, patience=1, first_pause=0.01, http=http) as client:
+    with Arkloop(url, "token", patience=1, first_pause=0.01, http=http) as client:
+        calls: dict[str, Callable[[], object]] = {
+            "get": lambda: client.get_run("run"),
+            "follow": lambda: list(client.follow("run")),
+            "key": lambda: client.create("Hello", idempotency_key="key\n"),
+        }
         with pytest.raises((httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-            client.get_run("run") if call == "get" else list(client.follow("run"))
+            calls[call]()
 
     assert 1 == len(requests)
+
+
+def test_a_token_of_a_file_may_end_with_a_newline(user: Caller) -> None:
+    """What surrounds the token, such as the end of the file's line, is left out."""
+    with Arkloop(user.url, f" {user.token}\r\n") as client:
+        assert client.create_thread()["id"]
+
+
+@pytest.mark.parametrize("token", ["secret\nsecret", "secret\u200b", "secrét"])
+def test_a_token_that_no_header_can_hold_is_refused_without_its_value(token: str) -> None:
+    """The error is raised where the client is made, and shows nothing of the token in logs."""
+    with pytest.raises(ValueError, match="characters other than visible ASCII") as error:
+        Arkloop("http://service", token)
+
+    assert "secr" not in str(error.value)
 
 
 @pytest.mark.parametrize("call", ["get", "follow"])

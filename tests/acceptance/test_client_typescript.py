@@ -218,6 +218,21 @@ def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) ->
     assert made["ms"] < 5_000
 
 
+def test_a_token_of_a_file_may_end_with_a_newline() -> None:
+    """What surrounds the token, such as the end of the file's line, is left out."""
+    assert ["Bearer secret"] == _called("get", {"status": 200}, token=" secret\r\n")["tokens"]
+
+
+@pytest.mark.parametrize("token", ["secret\nsecret", "secret\u200b", "secrét"])
+def test_a_token_that_no_header_can_hold_is_refused_without_its_value(token: str) -> None:
+    """The error is thrown where the client is made, and shows nothing of the token in logs."""
+    made = _called("get", {"status": 200}, token=token)
+
+    assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
+    assert "characters other than visible ASCII" in made["thrown"]["message"]
+    assert "secr" not in made["thrown"]["message"]
+
+
 def test_no_event_follows_an_abort() -> None:
     """Events that have arrived together with the last one, and the run's end, are not yielded."""
     kinds = ("run.started", "message.delta", "run.completed")

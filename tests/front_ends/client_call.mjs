@@ -2,19 +2,22 @@
 import { Arkloop } from "../../clients/typescript/src/index.ts"
 
 const given = JSON.parse(process.argv[2])
-const { call, url = "http://service", responses, patience = 5_000, firstPause = 10, clockStep = 0 } = given
+const { call, url = "http://service", token = "token", responses } = given
+const { patience = 5_000, firstPause = 10, clockStep = 0 } = given
 const now = Date.now
 let attempts = 0
 const keys = []
+const tokens = []
 const played = async (address, options) => {
   attempts += 1
+  tokens.push(options.headers.Authorization)
   keys.push(options.headers["Idempotency-Key"])
   if (responses === undefined) return fetch(address, options)
   const { status, headers, body = "{}" } = responses[Math.min(attempts, responses.length) - 1]
   Date.now = () => now() + clockStep
   return new Response(body, { status, headers })
 }
-const arkloop = new Arkloop(url, "token", { patience, firstPause, fetch: played })
+let arkloop = null
 const controller = new AbortController()
 const seen = []
 const follow = async (abortAt) => {
@@ -39,7 +42,12 @@ const calls = {
 }
 let error = null
 const begun = performance.now()
-await calls[call]().catch((thrown) => (error = thrown))
+try {
+  arkloop = new Arkloop(url, token, { patience, firstPause, fetch: played })
+  await calls[call]()
+} catch (thrown) {
+  error = thrown
+}
 const { name, code, message, retryAfter } = error ?? {}
 const thrown = error === null ? null : { name, code, message, retryAfter, reason: String(error) }
-console.log(JSON.stringify({ attempts, keys, ms: performance.now() - begun, seen, thrown }))
+console.log(JSON.stringify({ attempts, keys, tokens, ms: performance.now() - begun, seen, thrown }))

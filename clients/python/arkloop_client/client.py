@@ -14,7 +14,7 @@ from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 #: Statuses after which the same request may succeed; 429 is one only with `Retry-After`.
 _PASSING = frozenset({408, 502, 503, 504})
-#: Transport errors that no repetition mends: a wrong scheme, or a token that no header can hold.
+#: Transport errors that no repetition mends: a wrong scheme, or a header with a newline.
 _LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 #: Codes of an address that the service does not have, as with a base address that ends in `/v1`.
 _NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
@@ -67,7 +67,7 @@ class Arkloop:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.Client(limits=limits) if http is None else http
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {_checked(token)}"}
         self._patience = patience
         self._first_pause = first_pause
 
@@ -277,6 +277,18 @@ class _Retry:
         if time.monotonic() + seconds > self._since + self._patience:
             raise error
         time.sleep(seconds)
+
+
+def _checked(token: str) -> str:
+    """Return the token of a file or variable, without what surrounds it.
+
+    Raises:
+        ValueError: no header can hold it. That of an HTTP library would have the token in its text.
+    """
+    stripped = token.strip()
+    if not all("!" <= character <= "~" for character in stripped):
+        raise ValueError("The token has characters other than visible ASCII.")
+    return stripped
 
 
 def _is_passing(error: ArkloopError) -> bool:

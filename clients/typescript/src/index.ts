@@ -75,7 +75,9 @@ export class Arkloop {
 
   constructor(url: string, token: string, options: Options = {}) {
     this.#url = url.replace(/\/+$/, "")
-    this.#token = token
+    this.#token = token.trim() // that of a file ends with a newline
+    // The error of `fetch` would have the token in its message.
+    if (!/^[!-~]*$/.test(this.#token)) throw new TypeError("The token has characters other than visible ASCII.")
     this.#patience = options.patience ?? 120_000
     this.#firstPause = options.firstPause ?? 200
     this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis)
