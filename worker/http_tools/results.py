@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from arkloop.shared.security.exchange import Response
 from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.http.charsets import decoded
 from arkloop.worker.tools import ResultPending, ToolFailed
 
 _JSON = re.compile(r"application/([\w.-]+\+)?json")
@@ -54,7 +55,7 @@ def output_of(response: Response) -> str:
     kind = _content_type(response)
     if not _JSON.fullmatch(kind) and not kind.startswith("text/"):
         raise ToolFailed(f"HTTP status {status}, but the response is neither JSON nor text.")
-    text = response.body.decode(errors="replace")
+    text = _text_of(response)
     if written is not None and written.is_error:
         raise ToolFailed(text)
     return text
@@ -76,20 +77,28 @@ def _by_status(status: int) -> str:
     return f"The tool responded with HTTP status {status}."
 
 
-def _content_type(response: Response) -> str:
+def _header(response: Response) -> email.message.Message:
     header = email.message.Message()
     header["content-type"] = (response.content_type or "text/plain")[:200]
-    return header.get_content_type()
+    return header
+
+
+def _content_type(response: Response) -> str:
+    return _header(response).get_content_type()
+
+
+def _text_of(response: Response) -> str:
+    return decoded(response.body, _header(response).get_content_charset() or "")
 
 
 def _written_in(response: Response) -> _Written | None:
     if not _JSON.fullmatch(_content_type(response)):
         return None
     with cpu_slice():
-        return _written(response.body)
+        return _written(_text_of(response))
 
 
-def _written(body: bytes) -> _Written | None:
+def _written(text: str) -> _Written | None:
     """Read a result from a JSON body; None if it is other JSON, or none.
 
     Raises:
@@ -98,7 +107,7 @@ def _written(body: bytes) -> _Written | None:
     try:
         # Not by `json_text`: the output becomes a text, which is cleaned and cut before it is
         # stored. Without functions in Python for each value, 1 MiB takes less than 0.1 s.
-        found: Any = json.loads(body.decode(), parse_constant=str)
+        found: Any = json.loads(text, parse_constant=str)
         if not isinstance(found, dict):
             return None
         is_error = found.get("is_error", False)
@@ -110,11 +119,11 @@ def _written(body: bytes) -> _Written | None:
         if not isinstance(is_error, bool):
             raise ToolFailed("The tool's response is not valid: `is_error` must be true or false.")
         output = found["output"]
-        output = output if isinstance(output, str) else _text(output)
+        output = output if isinstance(output, str) else _json_of(output)
         return _Written(output, is_error, is_alone)
     except (ValueError, RecursionError):
         return None
 
 
-def _text(output: Any) -> str:
+def _json_of(output: Any) -> str:
     return json.dumps(output, ensure_ascii=False, separators=(",", ":"))

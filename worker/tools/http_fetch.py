@@ -16,6 +16,7 @@ from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tl
 from arkloop.shared.security.egress import CheckedUrl, Policy
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.http.charsets import decoded
 from arkloop.worker.http.html_text import html_text
 from arkloop.worker.tools import CallInfo, ToolFailed, tool
 
@@ -32,12 +33,6 @@ _TEXT_TYPES = re.compile(
 )
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
-#: Known by name: a codec of Python's can be slow on purpose, and each unknown name is remembered.
-_CHARSETS = re.compile(
-    r"utf-?8|utf-16(le|be)?|us-ascii|iso-8859-([1-9]|1[0-6])|latin1|windows-125[0-8]|koi8-[ru]"
-    r"|shift[_-]jis|euc-jp|iso-2022-jp|gb2312|gbk|gb18030|big5|euc-kr"
-)
-_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?([\w-]{1,40})""", re.I)
 
 
@@ -184,12 +179,7 @@ def _text(body: bytes, charset: str, content_type: str) -> str:
     is_html = content_type in _HTML_TYPES
     if is_html and not charset and (meta := _META_CHARSET.search(body[:2048])):
         charset = meta[1].decode("ascii")
-    if not _CHARSETS.fullmatch(charset.lower()):
-        charset = "utf-8"
-    for mark, marked_charset in _MARKS:
-        if body.startswith(mark):
-            charset = marked_charset
-    text = body.decode(charset, errors="replace")
+    text = decoded(body, charset)
     return html_text(text) if is_html else text
 
 

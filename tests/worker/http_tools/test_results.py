@@ -93,6 +93,29 @@ def test_an_error_page_with_a_field_of_a_result_is_not_shown(body: bytes) -> Non
     assert "The tool responded with HTTP status 404." == refusal_of(response(body, 404))
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain; charset=iso-8859-1", "café"),
+        ('application/json; charset="ISO-8859-1"', '{"output": "café"}'),
+        ("text/csv", "\ufeffcafé"),
+    ],
+)
+def test_text_is_decoded_by_its_charset(content_type: str, body: str) -> None:
+    """What the model reads has the letters that the tool's author has written."""
+    sent = body.encode("latin-1" if "charset" in content_type else "utf-8")
+
+    assert "café" == output_of(Response(200, content_type, sent))
+
+
+def test_a_result_may_have_a_byte_that_cannot_be_read() -> None:
+    """U+FFFD replaces it, and a failure stays one."""
+    with pytest.raises(ToolFailed) as failed:
+        output_of(response(b'{"output": "caf\xe9", "is_error": true}'))
+
+    assert "caf\ufffd" == str(failed.value)
+
+
 def test_json_that_is_nested_too_deep_to_be_read_is_text() -> None:
     """The model reads the body as it is."""
     body = b'{"output": ' + b"[" * 100_000
