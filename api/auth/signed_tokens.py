@@ -48,7 +48,7 @@ def verify(
     looked at. The payload must mean one thing: no claim occurs twice.
 
     Raises:
-        Unauthorized: anything else.
+        Unauthorized: anything else. Its message says so if the token has expired.
     """
     if len(token) > max_length or not _FORM.fullmatch(token):
         raise Unauthorized()
@@ -71,6 +71,9 @@ def verify(
             if type(claims.get("exp")) is not int:
                 raise Unauthorized()
             return dict(claims)
+    except jwt.ExpiredSignatureError as error:
+        # The signature is right: only the holder of the token reads this.
+        raise Unauthorized("The token has expired.") from error
     except (jwt.InvalidTokenError, ValueError) as error:
         raise Unauthorized() from error
     raise Unauthorized()

@@ -151,6 +151,7 @@ def test_only_tokens_of_this_service_are_taken(alice: User, settings: Settings) 
     ):
         response = alice.with_token(wrong).get("/v1/threads")
         assert (401, "auth.unauthorized") == error_of(response), wrong
+        assert ("The token has expired." in response.text) == (wrong == signed(exp=1)), wrong
 
 
 def test_what_an_end_user_makes_is_theirs(alice: User) -> None:
