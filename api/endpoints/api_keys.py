@@ -1,7 +1,7 @@
 """`/v1/api-keys`: make, list, limit and revoke API keys."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from arkloop.api.endpoints.budgets import CostLimits, limits_shown
 from arkloop.api.http.audited import record, texts_of
 from arkloop.api.http.current import actor, changes_catalog, connections
 from arkloop.api.http.described import described
-from arkloop.api.http.fields import BoundedList
+from arkloop.api.http.fields import BoundedList, Moment
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
@@ -28,15 +28,10 @@ from arkloop.shared.times import now, rfc3339, rfc3339_or_none
 
 bp = Blueprint("api_keys", __name__)
 
-#: Postgres stores later moments, too, but Python cannot read those beyond the year 9999 in UTC.
-END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
-
 
 def _check_is_future(moment: datetime) -> None:
     if moment <= now():
         raise ValidationError("must be in the future")
-    if moment >= END_OF_TIME:
-        raise ValidationError("must be before 9999-01-01T00:00:00Z")
 
 
 class CreateApiKey(CostLimits):
@@ -46,7 +41,7 @@ class CreateApiKey(CostLimits):
         least=1,  # an empty list must not become all that the creator may
         most=len(SCOPES) + 1,
     )
-    expires_at = fields.AwareDateTime("iso", load_default=None, validate=_check_is_future)
+    expires_at = Moment(load_default=None, validate=_check_is_future)
 
 
 @bp.post("/v1/api-keys")

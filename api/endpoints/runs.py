@@ -59,8 +59,8 @@ class ThreadRunsQuery(ClientDataQuery):
     error_code = fields.String(validate=validate.Length(1, 100))
     min_cost_usd = UsdText()
     min_duration_ms = Digits(most=_MAX_DURATION_MS)
-    created_after = Moment()
-    created_before = Moment()
+    created_after = Moment(dates=True)
+    created_before = Moment(dates=True)
 
     @post_load
     def complete(self, args: dict[str, Any], **_: Any) -> dict[str, Any]:

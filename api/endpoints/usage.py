@@ -40,8 +40,8 @@ MAX_DAYS = 366
 class UsageQuery(Schema):
     """The query of a usage report; the period includes `from` and excludes `to`."""
 
-    from_ = Moment(data_key="from")
-    to = Moment()
+    from_ = Moment(dates=True, data_key="from")
+    to = Moment(dates=True)
     persona = fields.String(
         validate=validate.Regexp(
             rf"\A{personas.KEY.pattern}\Z", error="must be a persona's key, without a version"

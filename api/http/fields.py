@@ -18,6 +18,8 @@ from arkloop.shared.catalog import model_settings
 from arkloop.shared.ids import CANONICAL, parse_id
 from arkloop.shared.runs.thread_queue import OnBusy
 
+_TIME = "must be an RFC 3339 time with an offset, such as 2026-11-29T12:00:00Z"
+_DATE_OR_TIME = "must be an RFC 3339 date or date-time"
 YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
 
 JsonSchema = dict[str, Any]
@@ -179,12 +181,16 @@ class ClientId(fields.String):
 
 
 class Moment(fields.Field[datetime]):
-    """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
+    """A time in RFC 3339 with its offset; with `dates` also a date, its first moment in UTC."""
 
-    json_schema: ClassVar[JsonSchema] = {
-        "type": "string",
-        "anyOf": [{"format": "date-time"}, {"format": "date"}],
-    }
+    def __init__(self, *, dates: bool = False, **kw: Any) -> None:
+        super().__init__(**kw)
+        self.dates = dates
+        formats: list[JsonSchema] = [{"format": "date-time"}, {"format": "date"}]
+        self.json_schema: JsonSchema = {
+            "type": "string",
+            **({"anyOf": formats} if dates else {"format": "date-time"}),
+        }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
         parts = _MOMENT.fullmatch(value) if isinstance(value, str) else None
@@ -193,11 +199,11 @@ class Moment(fields.Field[datetime]):
                 raise ValueError
             moment = datetime.fromisoformat(value.upper())
         except ValueError:
-            raise ValidationError("must be an RFC 3339 date or date-time") from None
-        if parts["time"] is None:
+            raise ValidationError(_DATE_OR_TIME if self.dates else _TIME) from None
+        if parts["time"] is None and self.dates:
             moment = moment.replace(tzinfo=UTC)
         elif parts["offset"] is None:
-            raise ValidationError("must include a UTC offset, such as Z")
+            raise ValidationError("must include a UTC offset, such as Z" if self.dates else _TIME)
         try:
             moment = moment.astimezone(UTC)
         except OverflowError:

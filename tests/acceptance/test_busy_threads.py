@@ -182,6 +182,7 @@ def test_wrong_values_are_refused(user: Caller) -> None:
         {"on_busy": "wait"},
         {"on_busy": ["enqueue"]},
         {"not_before": 5},
+        {"not_before": "2026-01-01"},
         {"not_before": "2026-01-01T00:00:00"},
         {"not_before": "2030-01-01T00:00:00Z"},
         {"not_before": _in_an_hour(), "on_busy": "interrupt"},

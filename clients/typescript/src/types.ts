@@ -3122,7 +3122,8 @@ export interface components {
             };
             /** @enum {string|null} */
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
-            not_before?: ((string | unknown | unknown) | null) | unknown | unknown;
+            /** Format: date-time */
+            not_before?: string | null;
             instructions?: unknown;
             variables?: unknown;
             model_settings?: unknown;
@@ -3163,7 +3164,8 @@ export interface components {
             };
             /** @enum {string|null} */
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
-            not_before?: ((string | unknown | unknown) | null) | unknown | unknown;
+            /** Format: date-time */
+            not_before?: string | null;
             instructions?: unknown;
             variables?: unknown;
             model_settings?: unknown;
@@ -3489,7 +3491,8 @@ export interface components {
             };
             /** @enum {string|null} */
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
-            not_before?: ((string | unknown | unknown) | null) | unknown | unknown;
+            /** Format: date-time */
+            not_before?: string | null;
             instructions?: unknown;
             variables?: unknown;
             model_settings?: unknown;

@@ -111,6 +111,15 @@ def test_a_bad_key_is_refused(alice: User, body: dict[str, object], field: str) 
     assert [field] == list(details_of(alice.post("/v1/api-keys", body)))
 
 
+@pytest.mark.parametrize("moment", ["2999-01-01", "2999-01-01T00:00:00", "tomorrow"])
+def test_an_end_has_the_form_of_a_time(alice: User, moment: str) -> None:
+    """A date, or a time without an offset, gets 422 with the form that is expected."""
+    refused = alice.post("/v1/api-keys", {"name": "a", "expires_at": moment})
+
+    why = "must be an RFC 3339 time with an offset, such as 2026-11-29T12:00:00Z"
+    assert {"expires_at": [why]} == details_of(refused)
+
+
 def test_a_revoked_key_stops_and_stays_listed(alice: User) -> None:
     """204, again and again; the list says since when."""
     key = alice.api_key()
