@@ -5,8 +5,6 @@ otherwise it answers `You said: <message>`. One word is one token.
 `docs/reference/scripted-provider.md` lists the steps.
 """
 
-import base64
-import hashlib
 import json
 import os
 import re
@@ -19,7 +17,6 @@ from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.shared.security.egress import Policy
-from arkloop.worker.contract.attachments import Attachment, TextPart
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -36,7 +33,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import output_modes, scripted_output
+from arkloop.worker.providers import output_modes, scripted_output, scripted_request
 from arkloop.worker.providers.output_modes import REJECTED, OutputMode
 
 Step = dict[str, Any]
@@ -150,9 +147,9 @@ class ScriptedProvider:
         elif "settings" in step:
             yield TextDelta(_settings_text(request))
         elif "describe" in step:
-            yield TextDelta(_described(request))
+            yield TextDelta(scripted_request.described(request))
         elif "find" in step:
-            yield TextDelta(_found(request, step["find"]))
+            yield TextDelta(scripted_request.found(request, step["find"]))
         elif "count" in step:
             start = time.monotonic()
             for i in range(step["count"]):
@@ -230,7 +227,7 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
     has_schema, last = scripted_output.schema_of(request) is not None, _last_of(request)
     if has_schema:
         steps = [{"output": None} if step is _DONE else step for step in steps]
-    said, repairs = f"You said: {_text_of(last)}", request.turn - len(turns) + 1
+    said, repairs = f"You said: {scripted_request.text_of(last)}", request.turn - len(turns) + 1
     return [
         scripted_output.answer(step, request, said, repairs) if "output" in step else step
         for step in steps
@@ -249,7 +246,7 @@ def _script(request: ModelRequest) -> list[Step]:
         spoken = [m for m in request.messages if isinstance(m, UserMessage)]
         return [{"say": "\n".join(_remembered(spoken)) or "Nothing to remember."}]
     message = _last_of(request)
-    last = _text_of(message)
+    last = scripted_request.text_of(message)
     try:
         document = json.loads(last)
     except (ValueError, RecursionError):
@@ -257,7 +254,7 @@ def _script(request: ModelRequest) -> list[Step]:
     if not isinstance(document, dict) or "script" not in document:
         if scripted_output.schema_of(request) is not None:
             return [_DONE]
-        attached = map(_shown, attachments_of(message))
+        attached = map(scripted_request.shown, attachments_of(message))
         return [{"say": " ".join([f"You said: {last}", *attached])}]
     script = document["script"]
     if not isinstance(script, list):
@@ -267,11 +264,6 @@ def _script(request: ModelRequest) -> list[Step]:
     return script
 
 
-def _text_of(message: UserMessage) -> str:
-    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
-    return "\n".join(texts) if message.parts else message.content
-
-
 def _remembered(spoken: Sequence[UserMessage]) -> list[str]:
     """Return what the messages say that a summary must say, and what an earlier one says."""
     texts: list[str] = []
@@ -279,29 +271,6 @@ def _remembered(spoken: Sequence[UserMessage]) -> list[str]:
         kept = re.findall(r'"remember": ?"([^"]*)"|^remember: (.*)$', message.content, re.MULTILINE)
         texts += [f"remember: {in_script or in_summary}" for in_script, in_summary in kept]
     return texts
-
-
-def _found(request: ModelRequest, text: str) -> str:
-    """Return the line, from this text on, that is first in what was sent; `nothing` without one."""
-    question = max(i for i, m in enumerate(request.messages) if isinstance(m, UserMessage))
-    for message in request.messages[:question]:
-        _before, found, rest = message.content.partition(text)
-        if found:
-            return found + rest.partition("\n")[0]
-    return "nothing"
-
-
-def _described(request: ModelRequest) -> str:
-    """Return what the model sees of the images and files in the whole conversation."""
-    seen = [_shown(part) for message in request.messages for part in attachments_of(message)]
-    return " ".join(seen) or "nothing"
-
-
-def _shown(part: Attachment) -> str:
-    if part.url is not None:
-        return f"[{part.kind} {part.url}]"
-    digest = hashlib.sha256(base64.b64decode(part.data or "")).hexdigest()
-    return f"[{part.media_type} {part.size} bytes sha256:{digest[:16]}]"
 
 
 def _check(step: Any, number: int) -> None:
@@ -380,9 +349,9 @@ def _output_words(step: Step, request: ModelRequest) -> int:
     if "settings" in step:
         return len(_settings_text(request).split())
     if "describe" in step:
-        return len(_described(request).split())
+        return len(scripted_request.described(request).split())
     if "find" in step:
-        return len(_found(request, step["find"]).split())
+        return len(scripted_request.found(request, step["find"]).split())
     if "count" in step:
         return int(step["count"])
     if "piece" in step and ("tool" in step or "tools" in step):
