@@ -228,7 +228,13 @@ class _LastWrite(AppendEvents):
     seq = fields.Integer(required=True, strict=True, validate=validate.Range(1, 2**63 - 1))
 
 
-class AskPerson(_LastWrite):
+class _Pause(_LastWrite):
+    """An end of this execution after which another one continues the run."""
+
+    unbegun = BoundedList(fields.String(validate=_CALL_ID), most=MAX_EVENTS)
+
+
+class AskPerson(_Pause):
     """A question, or with `approval_of` the request to approve the call with this id."""
 
     key = fields.String(load_default=None, allow_none=True, validate=_CALL_ID)
@@ -251,7 +257,7 @@ class _Task(Schema):
     task = fields.String(required=True, validate=validate.Length(1, MAX_TASK_CHARACTERS))
 
 
-class DelegateTasks(_LastWrite):
+class DelegateTasks(_Pause):
     tasks = BoundedList(fields.Nested(_Task), required=True, most=MAX_TASKS)
 
     @validates_schema
@@ -276,5 +282,5 @@ class FailRun(_LastWrite):
     retryable = StrictBoolean(load_default=False)
 
 
-class ReleaseRun(_LastWrite):
+class ReleaseRun(_Pause):
     """A return of the run to the queue."""

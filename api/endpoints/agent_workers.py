@@ -226,6 +226,7 @@ def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:
         events=body["events"],
         checkpoint=body.get("checkpoint"),
         begun=body.get("begun", ()),
+        unbegun=body.get("unbegun"),
     )
     most = connections().settings.run_output_mib * 1024 * 1024
     with connections().transaction() as tx:

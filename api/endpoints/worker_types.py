@@ -69,6 +69,7 @@ class AgentRun(TypedDict):
     answers: list[JsonObject]
     approvals: list[CallApproval]
     begun: list[str]
+    unbegun: list[str]
     checkpoint: Any
     deadline_at: Time
 

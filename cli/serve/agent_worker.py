@@ -100,7 +100,7 @@ class _Execution:
                 run.outbox.send("fail", message=_message(error))
                 return
         if run.stopped in ("cancelled", "shutdown"):
-            run.outbox.send("release")
+            run.release()
         elif run.stopped in (None, "limit"):
             self._fail_refused()
 

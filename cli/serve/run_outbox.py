@@ -231,6 +231,10 @@ class RunOutbox:
                 time.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
             except Refused as error:
+                if "unbegun" in body and "unbegun" in error.details:
+                    # The process that responds is of the release before, which stores none.
+                    body = {name: value for name, value in body.items() if name != "unbegun"}
+                    continue
                 if error.code in OUTDATED:
                     self._stop("lost")
                     raise RunStopped("lost") from None

@@ -24,7 +24,7 @@ from arkloop.shared.agents.agent_run import (
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import CallApprovals
-from arkloop.shared.agents.steps_and_costs import StepsAndCosts
+from arkloop.shared.agents.steps_and_costs import StepsAndCosts, enclosing_steps
 from arkloop.shared.agents.transcript import (
     RecordedCall,
     Transcript,
@@ -42,6 +42,8 @@ MAX_OUTPUT_BYTES = 65_000
 #: How long a run waits for money that other runs have reserved.
 MAX_RESERVE_SECONDS = 60.0
 RESERVE_PAUSE_SECONDS = 0.25
+#: Of one request.
+MAX_UNBEGUN = 500
 _CUT = "\n[cut: the output was too long]"
 
 
@@ -59,9 +61,11 @@ class ServedRun(StepsAndCosts):
         self.model: str = run["model"]
         self.model_settings: Mapping[str, Any] = run["model_settings"]
         self.output_schema: Mapping[str, Any] | None = run["output_schema"]
-        unbegun = {one["tool_call_id"]: one["arguments"] for one in run["approvals"]}
-        for begun in run["begun"]:
-            unbegun.pop(begun, None)
+        asked = {one["tool_call_id"]: one["arguments"] for one in run["approvals"]}
+        #: The calls that the last execution had not begun; a service of the release before stores
+        #: none.
+        self._known_unbegun: Sequence[str] | None = run.get("unbegun")
+        unbegun = {*asked, *(self._known_unbegun or ())} - {*run["begun"]}
         messages = [message_files.shown(message) for message in run["messages"]]
         self.messages: Sequence[Message] = _with_unknown(messages, unbegun)
         self.attempt: int = run["attempt"]
@@ -72,7 +76,7 @@ class ServedRun(StepsAndCosts):
         self.outbox = RunOutbox(service, run, self.stop)
         self._files = RunFiles(service, run, self.wait, self.stop)
         self._answers = {(one["key"], one["question"]): one["answer"] for one in run["answers"]}
-        self._transcript = Transcript(_calls_of(run["messages"], unbegun))
+        self._transcript = Transcript(_calls_of(run["messages"], unbegun, asked))
         replies: dict[str, list[str]] = {}
         for one in run["approvals"]:
             replies.setdefault(one["tool_call_id"], []).append(one["answer"])
@@ -93,6 +97,11 @@ class ServedRun(StepsAndCosts):
         if reason == "lost":
             self.outbox.lose()
         self.stopping.set()
+
+    def release(self) -> None:
+        """Give the run back: another worker continues it. Raises: RunStopped, Refused."""
+        with self._lock:
+            self.outbox.send("release", **self._unbegun(waits=False))
 
     def finish(self, returned: Any) -> None:
         """Complete the run with what the agent has returned. Raises: RunStopped, ValueError."""
@@ -171,18 +180,16 @@ class ServedRun(StepsAndCosts):
                 self._begin(call)
             elif (known := self._transcript.output_of(tool_call_id)) is not None:
                 return known
-            elif self._transcript.awaits_approval(tool_call_id):
+            elif self._transcript.is_unbegun(tool_call_id):
                 denied = self._approvals.denial(tool_call_id)
                 if denied is not None:
                     self.tool_result(tool_call_id, denied, is_error=True)
                     return denied
                 self.outbox.send("append", begun=[tool_call_id])
-                self._transcript.begin_approved(tool_call_id)
-            elif self._transcript.is_lost(tool_call_id):
-                if not is_idempotent:
-                    self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
-                    return UNKNOWN_OUTCOME
-                self._transcript.begin_again(tool_call_id)
+            elif self._transcript.is_lost(tool_call_id) and not is_idempotent:
+                self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
+                return UNKNOWN_OUTCOME
+            self._transcript.begin(tool_call_id)
         return None
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
@@ -235,8 +242,7 @@ class ServedRun(StepsAndCosts):
             fields: dict[str, Any] = {"key": key, "question": prompt}
             if options:
                 fields["options"] = [clean(_text(option)) for option in options]
-            self.outbox.send("ask", **fields)
-            self.stop("waiting")
+            self._pause("ask", **fields)
         raise RunStopped("waiting")
 
     def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:
@@ -251,9 +257,9 @@ class ServedRun(StepsAndCosts):
                 return reply
             if not self._transcript.has_call(tool_call_id):
                 self._record(call)
+            self._transcript.await_approval(tool_call_id)
             question = self._approvals.prompt(name, tool_call_id)
-            self.outbox.send("ask", approval_of=tool_call_id, question=question)
-            self.stop("waiting")
+            self._pause("ask", approval_of=tool_call_id, question=question)
         raise RunStopped("waiting")
 
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
@@ -265,12 +271,12 @@ class ServedRun(StepsAndCosts):
             if known is not None:
                 return known
             missing = [call for call in calls if self._transcript.output_of(call["id"]) is None]
-            self._settle()
             text = self.outbox.open_text
-            ended = [self._transcript.turn(text)] if self._transcript.begins_turn(text) else []
+            begins_turn = self._transcript.begins_turn(text)
+            self._settle(is_turn_over=begins_turn)
+            ended = [self._transcript.turn(text)] if begins_turn else []
             given = [{"tool_call_id": call["id"], **call["arguments"]} for call in missing]
-            self.outbox.send("delegate", *ended, tasks=given)
-            self.stop("waiting")
+            self._pause("delegate", *ended, tasks=given)
         raise RunStopped("waiting")
 
     def idempotency_key(self, tool_call_id: str) -> str:
@@ -294,6 +300,17 @@ class ServedRun(StepsAndCosts):
         with self._lock:
             self.check()
             yield
+
+    def _pause(self, verb: str, *ended: MessageCompleted, **fields: Any) -> None:
+        """End this execution; the next one begins the calls that this one has not."""
+        self._transcript.interrupt(enclosing_steps())
+        self.outbox.send(verb, *ended, **fields, **self._unbegun(waits=True))
+        self.stop("waiting")
+
+    def _unbegun(self, *, waits: bool) -> dict[str, Any]:
+        left = self._transcript.left_unbegun(waits=waits)[:MAX_UNBEGUN]
+        is_new = self._known_unbegun is not None and (left or self._known_unbegun)
+        return {"unbegun": left} if is_new else {}
 
     def _settle(self, *, is_turn_over: bool = True) -> None:
         if ended := self._transcript.settle(is_turn_over=is_turn_over):
@@ -340,14 +357,16 @@ def _with_unknown(messages: Sequence[Message], unbegun: Collection[str]) -> Sequ
     return found
 
 
-def _calls_of(messages: Sequence[Message], unbegun: Mapping[str, Any]) -> list[RecordedCall]:
-    """Return the calls; `unbegun` are the arguments that a person was asked about, by call."""
+def _calls_of(
+    messages: Sequence[Message], unbegun: Collection[str], asked: Mapping[str, Any]
+) -> list[RecordedCall]:
+    """Return the calls; `asked` are the arguments that a person was asked about, by call."""
     outputs = {one["tool_call_id"]: one["content"] for one in messages if "tool_call_id" in one}
     failed = {one["tool_call_id"] for one in messages if one.get("is_error")}
     return [
         RecordedCall(
-            Call(id=call["id"], name=call["name"], arguments=unbegun[call["id"]])
-            if call["id"] in unbegun
+            Call(id=call["id"], name=call["name"], arguments=asked[call["id"]])
+            if call["id"] in unbegun and call["id"] in asked
             else call,
             outputs.get(call["id"]),
             call["id"] in failed,

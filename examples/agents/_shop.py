@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from arkloop.agents import AgentRun
+
 #: Cancelled orders, one a line: what a repeated call would do twice.
 CANCELLED = Path(os.environ.get("SHOP_CANCELLED", "cancelled-orders.txt"))
 ORDERS = {"A1": ("tea", "2026-12-03"), "B2": ("cup", "2026-12-10")}
@@ -30,3 +32,15 @@ def cancel_order(order_id: str) -> str:
 TOOLS = {tool.__name__: tool for tool in (find_order, delivery_date, cancel_order)}
 #: Calling them twice does no harm.
 IDEMPOTENT = {"find_order", "delivery_date"}
+
+
+def denial(run: AgentRun, name: str) -> str | None:
+    """Return the tool's result if a person does not allow the call; None if it may be made.
+
+    A person is asked before what cannot be undone, where the run's metadata have `confirm`. Within
+    a step this comes first: with the answer the step is made again from its beginning.
+    """
+    if name in IDEMPOTENT or "confirm" not in run.metadata:
+        return None
+    reply = run.ask(f"Shall I call {name}?", ["yes", "no"])
+    return None if reply == "yes" else f"The customer does not allow it: {reply}"

@@ -17,13 +17,13 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_openai import ChatOpenAI
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from arkloop.agents import AgentRun, Message
 
-from . import _lost_calls, _shop
+from . import _open_calls, _shop
 
 
 def langgraph_shop(run: AgentRun) -> None:
@@ -38,7 +38,7 @@ def langgraph_shop(run: AgentRun) -> None:
         output = run.step(
             call["name"],
             call["args"],
-            lambda: execute(request).content,
+            lambda: _shop.denial(run, call["name"]) or execute(request).content,
             tool_call_id=call["id"],
             idempotent=call["name"] in _shop.IDEMPOTENT,
         )
@@ -48,14 +48,14 @@ def langgraph_shop(run: AgentRun) -> None:
     builder.add_node("model", call_model)
     tools = ToolNode(list(_shop.TOOLS.values()), handle_tool_errors=False, wrap_tool_call=call_tool)
     builder.add_node("tools", tools)
-    builder.add_edge(START, "model")
+    # A run that waited continues with the calls of its last turn.
+    builder.add_conditional_edges(START, tools_condition, {"tools": "tools", END: "model"})
     builder.add_conditional_edges("model", tools_condition)
     builder.add_edge("tools", "model")
     graph = builder.compile()
 
     # A lost run continues from its own turns: they are part of the conversation.
-    _lost_calls.record_unknown(run)
-    state = {"messages": [_message(run, message) for message in run.messages]}
+    state = {"messages": [_message(run, message) for message in _open_calls.conversation(run)]}
     for mode, event in graph.stream(state, stream_mode=["messages", "updates"]):
         if mode == "messages":
             chunk, _ = event

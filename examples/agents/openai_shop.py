@@ -22,7 +22,7 @@ from openai import AsyncOpenAI
 
 from arkloop.agents import AgentRun
 
-from . import _lost_calls, _shop
+from . import _open_calls, _shop
 
 
 async def openai_shop(run: AgentRun) -> None:
@@ -35,8 +35,12 @@ async def openai_shop(run: AgentRun) -> None:
             tools=[_recorded(run, function_tool(tool)) for tool in _shop.TOOLS.values()],
         )
         # A lost run continues from its own turns: they are part of the conversation.
-        _lost_calls.record_unknown(run)
-        items = [item for message in run.messages for item in _items(message)]
+        messages = _open_calls.conversation(run)
+        items = [item for message in messages for item in _items(message)]
+        # Calls of its last turn that have not begun are made first.
+        for made in messages[-1].get("tool_calls", ()):
+            output = await _make(run, made["name"], made["arguments"], made["id"])
+            items.append(_output(made["id"], output))
         config = RunConfig(tracing_disabled=True)
         result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)
         async for event in result.stream_events():
@@ -65,23 +69,25 @@ def _recorded(run: AgentRun, tool: FunctionTool) -> FunctionTool:
     """Call the tool as a step of the run: never twice under the same id."""
 
     async def call(context: ToolContext[Any], arguments: str) -> str:
-        function = _shop.TOOLS[tool.name]
-        return await asyncio.to_thread(
-            run.step,
-            tool.name,
-            json.loads(arguments),
-            lambda: function(**json.loads(arguments)),
-            tool_call_id=context.tool_call_id,
-            idempotent=tool.name in _shop.IDEMPOTENT,
-        )
+        return await _make(run, tool.name, json.loads(arguments), context.tool_call_id)
 
     return FunctionTool(tool.name, tool.description, tool.params_json_schema, call)
 
 
+async def _make(run: AgentRun, name: str, arguments: dict[str, Any], call_id: str) -> str:
+    return await asyncio.to_thread(
+        run.step,
+        name,
+        arguments,
+        lambda: _shop.denial(run, name) or _shop.TOOLS[name](**arguments),
+        tool_call_id=call_id,
+        idempotent=name in _shop.IDEMPOTENT,
+    )
+
+
 def _items(message: Any) -> list[Any]:
     if message["role"] == "tool":
-        output = {"type": "function_call_output", "call_id": message["tool_call_id"]}
-        return [{**output, "output": message["content"]}]
+        return [_output(message["tool_call_id"], message["content"])]
     items: list[Any] = []
     if message["content"]:
         items.append({"role": message["role"], "content": message["content"]})
@@ -90,3 +96,7 @@ def _items(message: Any) -> list[Any]:
         made = {"type": "function_call", "call_id": call["id"], "name": call["name"]}
         items.append({**made, "arguments": arguments})
     return items
+
+
+def _output(call_id: str, output: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": output}

@@ -24,16 +24,16 @@ from pydantic_ai.models.openai import OpenAIChatModel
 
 from arkloop.agents import AgentRun
 
-from . import _lost_calls, _shop
+from . import _open_calls, _shop
 
 
 async def pydantic_ai_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
     tools = [_recorded(run, name, tool) for name, tool in _shop.TOOLS.items()]
     agent = Agent(OpenAIChatModel(run.model), instructions=run.instructions, tools=tools)
-    # A lost run continues from its own turns: they are part of the conversation.
-    _lost_calls.record_unknown(run)
-    history = [_message(message) for message in run.messages]
+    # A lost run continues from its own turns: they are part of the conversation. Calls of the last
+    # one that have not begun are made first.
+    history = [_message(message) for message in _open_calls.conversation(run)]
     async with agent.iter(message_history=history) as steps:
         async for node in steps:
             if Agent.is_model_request_node(node):
@@ -54,7 +54,8 @@ def _stream(run: AgentRun, event: Any) -> None:
 def _record(run: AgentRun, response: ModelResponse) -> None:
     """Record what a finished turn cost, and its calls together, before they are made."""
     used = response.usage
-    run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+    if used.has_values():  # not that of an earlier execution
+        run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
     for part in response.parts:
         if isinstance(part, ToolCallPart):
             run.tool_call(part.tool_name, part.args_as_dict(), tool_call_id=part.tool_call_id)
@@ -68,7 +69,7 @@ def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[
             run.step,
             name,
             {"order_id": order_id},
-            lambda: function(order_id),
+            lambda: _shop.denial(run, name) or function(order_id),
             tool_call_id=context.tool_call_id or "",
             idempotent=name in _shop.IDEMPOTENT,
         )

@@ -125,8 +125,8 @@ class AgentRun(Protocol):
     def messages(self) -> Sequence[Message]:
         """The thread up to this run, then the finished turns of the run's earlier executions.
 
-        A call that was begun and has no result stands there with `UNKNOWN_OUTCOME`; one that a
-        person was asked to `approve` and that has not begun, without a result.
+        A call that was begun and has no result stands there with `UNKNOWN_OUTCOME`. One that has
+        not begun (see `pending_calls`) has none: make it before the model is called again.
         """
 
     def file(self, file_id: str) -> bytes:
@@ -148,7 +148,10 @@ class AgentRun(Protocol):
     def pending_calls(self) -> Sequence[Call]:
         """Calls that an earlier execution began without recording a result.
 
-        Those that a person was asked to `approve`, and that have not begun, are not among them.
+        Not among them are calls that have not begun: a person was asked to `approve` them, or the
+        execution that recorded them ended by `ask`, `approve` or `delegate` before their `step`, or
+        by a deploy after another `step`. A step that asked has not begun either. Of an execution
+        that was lost, or that had made no `step` at a deploy, all recorded calls count as begun.
         `step` and `tool_result` settle them by their ids. Those that are left when the agent
         finishes another turn are recorded with `UNKNOWN_OUTCOME`.
         """
@@ -193,6 +196,8 @@ class AgentRun(Protocol):
         If a result is recorded under the id, it is returned and nothing is called. If an earlier
         execution was lost during the call, it is repeated if it is `idempotent`; else its result
         is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call.
+        A function that calls `ask`, `approve` or `delegate` is called again from its beginning once
+        there is an answer: it has its effect after that.
 
         With `timeout_seconds` the function runs in a thread of its own, which is abandoned when
         the time is over, and the result says so; and, without a result, when the run has to stop.

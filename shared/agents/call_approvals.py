@@ -54,11 +54,13 @@ class CallApprovals:
         return f"The reply was neither yes nor no. {asked}" if self._replies.get(call_id) else asked
 
     def denial(self, call_id: str) -> str | None:
-        """Return the result of a call that was denied; None: it may be made.
+        """Return the result of a call that was denied; None: it may be made, or needs no approval.
 
         Raises:
             ValueError: there is no clear reply yet.
         """
+        if call_id not in self._replies:
+            return None
         reply = self._reply(call_id)
         if reply is None:
             raise ValueError(f"The call {call_id!r} has not been approved: call `approve` first.")

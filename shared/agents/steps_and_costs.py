@@ -18,6 +18,17 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS = 0.25
 
 
+#: The ids of the calls within whose steps this code runs.
+_ENCLOSING: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
+    "enclosing_steps", default=()
+)
+
+
+def enclosing_steps() -> tuple[str, ...]:
+    """Return the ids of the calls whose functions have not returned, of which this code is part."""
+    return _ENCLOSING.get()
+
+
 class _NotInTime(Exception):
     """The end of the time of a step."""
 
@@ -72,6 +83,7 @@ class StepsAndCosts(ABC):
         if known is not None:
             return known
         is_error = False
+        entered = _ENCLOSING.set((*_ENCLOSING.get(), tool_call_id))
         try:
             output = str(
                 function() if timeout_seconds is None else self._within(timeout_seconds, function)
@@ -87,6 +99,8 @@ class StepsAndCosts(ABC):
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", name, tool_call_id)
             output, is_error = f"The tool failed: {type(error).__name__}.", True
+        finally:
+            _ENCLOSING.reset(entered)
         self.tool_result(tool_call_id, output, is_error=is_error)
         return output
 

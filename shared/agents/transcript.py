@@ -17,7 +17,7 @@ from arkloop.shared.events.plain import clean, is_too_deep
 from arkloop.shared.events.types import DELEGATE, Event, MessageCompleted, ToolResult
 from arkloop.shared.events.usage import Usage
 
-#: The result of a call that was to be approved, where the agent goes another way.
+#: The result of a call that has not begun, where the agent goes another way.
 NOT_MADE = "Not executed: the agent continued without this call."
 CALL_ID = re.compile("[!-~]{1,128}")
 #: NUL as JSON text has it; after an odd number of further backslashes it is no escape.
@@ -31,13 +31,14 @@ MAX_TASKS = 64
 class RecordedCall(NamedTuple):
     """A call of an earlier execution, with its output if it has one.
 
-    With `awaits_approval` a person was asked about the call, and no execution has begun it.
+    With `is_unbegun` no execution has begun it: a person was asked about the call, or the execution
+    that recorded it ended in order before its step.
     """
 
     call: Call
     output: str | None = None
     is_error: bool = False
-    awaits_approval: bool = False
+    is_unbegun: bool = False
 
 
 class Transcript:
@@ -49,10 +50,13 @@ class Transcript:
         self._calls = {one.call["id"]: one.call for one in earlier}
         self._outputs = {one.call["id"]: one.output for one in earlier if one.output is not None}
         self._failed = {one.call["id"] for one in earlier if one.is_error}
-        self._unbegun = {one.call["id"]: one.call for one in earlier if one.awaits_approval}
-        self._unsettled = [
-            one.call for one in earlier if one.output is None and not one.awaits_approval
-        ]
+        self._unbegun = {one.call["id"]: one.call for one in earlier if one.is_unbegun}
+        self._unsettled = [one.call for one in earlier if one.output is None and not one.is_unbegun]
+        self._begun: set[str] = set()  # by this execution
+        self._asked: set[str] = set()
+        #: Whether a recorded call that no step has begun has not begun: the agent makes its calls
+        #: by steps. If it makes them by hand, nobody else knows which ones have begun.
+        self._makes_steps = bool(self._unbegun)
         self._began: dict[str, float] = {}
         self._usage = Usage()
         self._takes_calls = bool(self._unbegun)  # a later turn would have settled them
@@ -75,27 +79,48 @@ class Transcript:
 
     def await_approval(self, call_id: str) -> None:
         """Note that a person decides about the call, and that no execution has begun it."""
+        self._asked.add(call_id)
         if call_id not in self._outputs:
             self._unbegun[call_id] = self._calls[call_id]
             self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
             self._takes_calls = True
 
-    def awaits_approval(self, call_id: str) -> bool:
-        """Return whether a person was asked about the call, and it has not been begun since."""
+    def is_unbegun(self, call_id: str) -> bool:
+        """Return whether the call is of an earlier execution, and is known not to have begun."""
         return call_id in self._unbegun
 
-    def begin_approved(self, call_id: str) -> None:
-        """Note that the call, which a person was asked about, is made now."""
-        self._unbegun.pop(call_id, None)
-        self._began[call_id] = time.monotonic()
+    def begin(self, call_id: str, *, is_step: bool = True) -> None:
+        """Note that a recorded call is made now.
 
-    def begin_again(self, call_id: str) -> None:
-        """Note that a call of an earlier execution, which may be repeated, is made once more.
-
-        A further call does not settle it: it has a result of its own.
+        A further call does not settle it, if it is made once more: it has a result of its own.
         """
+        self._makes_steps |= is_step
+        self._unbegun.pop(call_id, None)
         self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
+        self._begun.add(call_id)
         self._began[call_id] = time.monotonic()
+
+    def interrupt(self, call_ids: Iterable[str]) -> None:
+        """Note that these calls have asked, and that the next execution makes them once more.
+
+        One that has asked for its own approval had begun, too: the reply alone does not undo that.
+        """
+        asking = set(call_ids)
+        self._begun -= asking
+        self._asked -= asking
+
+    def left_unbegun(self, *, waits: bool) -> list[str]:
+        """Return the calls that the next execution can begin, if this one ends in order.
+
+        Without those that a person is asked about: they begin by the reply. An agent that makes its
+        calls by hand may be within one of them, except where it has the run wait: then there are
+        none.
+        """
+        if not waits and not self._makes_steps:
+            return []
+        made = self._outputs.keys() | self._begun | self._asked
+        made |= {call["id"] for call in self._unsettled}
+        return [call_id for call_id in self._calls if call_id not in made]
 
     def output_of(self, call_id: str) -> str | None:
         """Return the output that is recorded for the call; None without one."""
@@ -181,7 +206,7 @@ class Transcript:
     def settle(self, *, is_turn_over: bool = True) -> list[Event]:
         """End the calls whose outcome is not known: a new turn or a further call begins.
 
-        If the turn is over, calls that a person was asked about are not made any more.
+        If the turn is over, calls that have not begun are not made any more.
         """
         ended = [(call["id"], UNKNOWN_OUTCOME) for call in self.pending]
         if is_turn_over:

@@ -22,12 +22,12 @@ from arkloop.shared.runs import (
     agent_endings,
     agent_queue,
     agent_workers,
-    approved_calls,
     checkpoints,
     claims,
     held_runs,
     overrides,
     sub_runs,
+    unbegun_calls,
 )
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.states import RunState
@@ -145,6 +145,9 @@ def _hand_over(
             agent_delegation.write_results(held)
             agent_costs.give_back(held, persona)  # a lost worker may have reserved more
         turns, answers, approvals = _turns(tx.sql, run) if is_continued else ([], [], [])
+        open_calls, ledger = _open_calls(turns), unbegun_calls.Ledger(set(), set())
+        if approvals or open_calls:
+            ledger = unbegun_calls.read(tx.sql, run_id)
         checkpoint = checkpoints.load(tx.sql, run_id) if is_continued else None
         return {
             "run_id": str(run_id),
@@ -169,7 +172,8 @@ def _hand_over(
             "last_turn": _said_last(turns),
             "answers": answers,
             "approvals": approvals,
-            "begun": sorted(approved_calls.begun(tx.sql, run_id)) if approvals else [],
+            "begun": sorted(ledger.begun),
+            "unbegun": sorted(ledger.unbegun & open_calls),
             "checkpoint": None if checkpoint is None else json.loads(checkpoint),
             "deadline_at": rfc3339(_deadline(run, persona)),
         }
@@ -283,6 +287,12 @@ def _by_turn(turns: Sequence[Message]) -> list[Message]:
         found.append([message])
         of_call.update((call["id"], found[-1]) for call in message.get("tool_calls", ()))
     return [message for turn in found for message in turn]
+
+
+def _open_calls(turns: Sequence[Message]) -> set[str]:
+    """Return the ids of the calls without a result."""
+    calls = {call["id"] for message in turns for call in message.get("tool_calls", ())}
+    return calls - {message.get("tool_call_id") for message in turns}
 
 
 def _said_last(turns: Sequence[Message]) -> str | None:

@@ -57,7 +57,8 @@ class Write:
     seq: int | None = None
     events: Sequence[Event | AgentCost] = ()
     checkpoint: str | None = None
-    begun: Sequence[str] = ()  # approved calls that are made now
+    begun: Sequence[str] = ()  # calls of earlier executions that are made now
+    unbegun: Sequence[str] | None = None  # calls that have not begun, when this execution ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,8 @@ def write(
     if error is not None:
         answer = then if isinstance(then, Complete) else None
         return agent_endings.stop(run, _persona_of(run, catalog), error, answer)
+    if change.unbegun is not None:
+        approved_calls.keep_unbegun(run, change.unbegun)
     match then:
         case Ask():
             asked = {

@@ -6,17 +6,15 @@ Their events are older than the approval, so that only the ledger says whether t
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from arkloop.shared.agents import call_approvals
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import event_log, types
-from arkloop.shared.runs import claims
+from arkloop.shared.runs import claims, unbegun_calls
 from arkloop.shared.runs.held_runs import HeldRun
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import tool_calls
 
 #: Of arguments in `pending_input`; the event has all of them.
 MAX_SHOWN_CHARACTERS = 8192
@@ -24,14 +22,10 @@ MAX_SHOWN_CHARACTERS = 8192
 _ID = r'"data":\{"tool_call_id":("(?:[^"\\]|\\.)*")'
 
 
-def begun(sql: Connection, run_id: UUID) -> set[str]:
-    """Return the ids of those that have begun."""
-    own = (tool_calls.c.run_id == run_id) & tool_calls.c.result_from.is_(None)
-    return set(sql.scalars(select(tool_calls.c.tool_call_id).where(own)))
-
-
 def begin(run: HeldRun, call_ids: Collection[str]) -> None:
-    """Record that an agent worker makes these calls now. A repeated request has no effect.
+    """Record that an agent worker makes these calls now, which an earlier execution recorded.
+
+    A repeated request has no effect.
 
     Raises:
         InvalidRequest: the run has no such call without a result, or it has begun before.
@@ -42,6 +36,19 @@ def begin(run: HeldRun, call_ids: Collection[str]) -> None:
             raise _not_open(call_id)
         if not claims.begin_tool_call(run.tx, run.claim(), call_id):
             raise InvalidRequest(begun=[f"{call_id!r} has begun under an earlier fence"])
+
+
+def keep_unbegun(run: HeldRun, call_ids: Collection[str]) -> None:
+    """Record that an agent worker ends its execution before it has begun these calls.
+
+    Raises:
+        InvalidRequest: the run has no such call without a result.
+    """
+    known = _open(run, call_ids) if call_ids else {}
+    for call_id in call_ids:
+        if call_id not in known:
+            raise _not_open(call_id)
+    unbegun_calls.keep(run.tx, run.claim(), call_ids)
 
 
 def find(run: HeldRun, call_id: str) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def _append(run: AgentRun, step: dict[str, Any], line: str) -> str:
         time.sleep(0.02)
     if "within" in step:
         _play(run, step["within"])
+    if "ask" in step:
+        return f"{line}: {run.ask(step['ask'])}"
     return f"appended {line}"
 
 

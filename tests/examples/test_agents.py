@@ -19,6 +19,7 @@ from bench.frameworks.chat_server import INPUT, OUTPUT, ChatServer
 from tests.caller import Caller, data_of, text_of, types
 from tests.contents import png
 from tests.system import System, running_system
+from tests.waiting import eventually
 from tests.web_server import ROOT
 
 FRAMEWORKS = ROOT / ".cache" / "agents"
@@ -140,6 +141,24 @@ def sorted_results(events: list[dict[str, Any]]) -> list[str]:
     names = [result["name"] for result in data_of(events, "tool.result")][:2]
     assert {"find_order", "delivery_date"} == set(names)
     return names
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_framework_makes_a_call_after_a_persons_answer(shop: Shop, agent: str) -> None:
+    """The tool asks within its step, whose call was recorded before: it is made, and once."""
+    asking = {"metadata": {"confirm": "yes"}}
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent, **asking)
+    shop.user.seen(run_id, "run.waiting_for_input", 1)
+    eventually(lambda: shop.user.answer(run_id, "yes").status_code == 200)
+
+    events = shop.user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    turns = data_of(events, "message.completed")
+    assert TURNS == [turn["content"] for turn in turns]
+    assert [INPUT] * 3 == [turn["usage"]["input_tokens"] for turn in turns]
+    assert "Order A1 is cancelled." == data_of(events, "tool.result")[-1]["output"]
+    assert "A1\n" == shop.cancelled.read_text()
 
 
 @contextmanager

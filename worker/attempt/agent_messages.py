@@ -46,7 +46,7 @@ def calls_of(turns: Iterable[Turn], unbegun: Collection[str] = ()) -> list[Recor
             Call(id=call.id, name=call.name, arguments=call.arguments),
             turn.results[call.id].content if call.id in turn.results else None,
             call.id in turn.failed,
-            call.id in unbegun,
+            call.id in unbegun and call.id not in turn.results,
         )
         for turn in turns
         for call in turn.calls

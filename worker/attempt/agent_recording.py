@@ -111,28 +111,27 @@ class AgentRecording:
         call = call_of(name, arguments, call_id)
         if not self.transcript.has_call(call_id):
             self._begin(call)
+            self.transcript.begin(call_id)
             fault_points.reach("worker.tool_begun")
             return None
         if (output := self.transcript.output_of(call_id)) is not None:
             return output
-        if self.transcript.awaits_approval(call_id):
-            return self._begin_approved(call_id)
-        if not self.transcript.is_lost(call_id):
-            return None
-        if is_idempotent:
-            self.transcript.begin_again(call_id)
-            return None
-        self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
-        return UNKNOWN_OUTCOME
+        if self.transcript.is_unbegun(call_id):
+            return self._begin_earlier(call_id)
+        if self.transcript.is_lost(call_id) and not is_idempotent:
+            self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
+            return UNKNOWN_OUTCOME
+        self.transcript.begin(call_id)
+        return None
 
-    def _begin_approved(self, call_id: str) -> str | None:
-        """Begin a call that a person was asked about; return its output if it was denied."""
+    def _begin_earlier(self, call_id: str) -> str | None:
+        """Begin a call that an earlier execution has not; return its output if it was denied."""
         denied = self._approvals.denial(call_id)
         if denied is not None:
             self.tool_result(call_id, denied, is_error=True)
         else:
             self._run.begin_tool_call(call_id)
-            self.transcript.begin_approved(call_id)
+            self.transcript.begin(call_id)
             fault_points.reach("worker.tool_begun")
         return denied
 
@@ -205,6 +204,7 @@ class AgentRecording:
         if reply is None:
             if not self.transcript.has_call(call_id):
                 self._record(call)
+            self.transcript.await_approval(call_id)
             self._run.admission.settle()  # others may use it meanwhile
             raise WaitForInput(
                 persona=self._persona,
@@ -227,6 +227,7 @@ class AgentRecording:
             self.delegation.begin(call)
         for call in new:
             self._begin(call)
+            self.transcript.begin(call["id"], is_step=False)
         if missing := [call for call in calls if self.transcript.output_of(call["id"]) is None]:
             self.delegation.settle(missing)
         results = self.transcript.sub_run_results(calls)

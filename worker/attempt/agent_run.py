@@ -14,7 +14,7 @@ from arkloop.shared.agents.agent_run import (
     SubRunResult,
 )
 from arkloop.shared.agents.approvals import ApprovalReply
-from arkloop.shared.agents.steps_and_costs import StepsAndCosts
+from arkloop.shared.agents.steps_and_costs import StepsAndCosts, enclosing_steps
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode, new_lock, start_thread
@@ -73,14 +73,21 @@ class InProcessRun(StepsAndCosts):
         return idempotency_key(self.run_id, tool_call_id)
 
     def _call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
-        return self.code.call_back(lambda: self._guarded(function, args, named))
+        within = enclosing_steps()
+        return self.code.call_back(lambda: self._guarded(function, args, named, within))
 
     def _guarded(
-        self, function: Callable[..., T], args: tuple[Any, ...], named: Mapping[str, Any]
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+        within: Sequence[str] = (),
     ) -> T:
         try:
             return function(*args, **named)
         except (StopRun, LeaseLost, RunFailure) as reason:
+            if isinstance(reason, WaitForInput):
+                self.recording.transcript.interrupt(within)
             self.stopped = self.stopped or reason
             self.code.wake()
             raise RunStopped(stop_reason_of(reason)) from None

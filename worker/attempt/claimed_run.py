@@ -86,6 +86,8 @@ class ClaimedRun:
         self._lost: Sequence[StoredEvent] = ()
         self._on_progress = on_progress
         self.may_have_sub_runs = False
+        #: Calls of a custom agent that this attempt leaves unbegun; None: as they were before.
+        self.unbegun_calls: Sequence[str] | None = None
         self.has_progressed = False  # whether a step was finished under this claim
 
     # ---- RunContext ----

@@ -16,7 +16,7 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode
-from arkloop.shared.runs import approved_calls, checkpoints
+from arkloop.shared.runs import checkpoints, unbegun_calls
 from arkloop.shared.runs.run_spans import attempt_key
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState, Turn
@@ -26,7 +26,7 @@ from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
 from arkloop.worker.attempt.agent_run import InProcessRun, stop_reason_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.identity import RunIdentity, traceparent
-from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, StopRun
+from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, StopRun, WaitForInput
 from arkloop.worker.process.history import MAX_BYTES
 from arkloop.worker.process.process import WorkerProcess
 
@@ -93,6 +93,10 @@ def carry_out(
         )
         try:
             return recording.answer(_call(run, function, agent_run))
+        except StopRun as stop:
+            left = recording.transcript.left_unbegun(waits=isinstance(stop, WaitForInput))
+            run.unbegun_calls = left if left or unbegun else None
+            raise
         except LimitExceeded as limit:
             reason = landing.stop_reason_of(limit, persona)
             if reason is None:
@@ -125,13 +129,14 @@ def _last_turn(turns: Sequence[Turn]) -> types.MessageCompleted | None:
 
 
 def _unbegun(process: WorkerProcess, run: ClaimedRun, earlier: ResumeState) -> set[str]:
-    """Return the calls that a person was asked about, and that have not begun."""
-    if not earlier.approvals:
-        return set()
+    """Return the calls that are known not to have begun."""
     done = {call_id for turn in earlier.turns for call_id in turn.results}
+    open_calls = {call.id for turn in earlier.turns for call in turn.calls} - done
+    if not open_calls:
+        return set()
     with process.connections.reading() as sql:
-        begun = approved_calls.begun(sql, run.claim.run_id)
-    return earlier.approvals.keys() - done - begun
+        ledger = unbegun_calls.read(sql, run.claim.run_id)
+    return open_calls & (earlier.approvals.keys() | ledger.unbegun) - ledger.begun
 
 
 def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> Any:

@@ -13,7 +13,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RunError
-from arkloop.shared.runs import claims, commands, endings
+from arkloop.shared.runs import claims, commands, endings, unbegun_calls
 from arkloop.shared.runs.endings import Ending
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -145,12 +145,14 @@ class Recorder:
         run = self._run
         with self._withdrawn([run.last_cost()]) as batch:
             progressed = run.has_progressed or any(event.ends_step for event in batch.events)
-            batch.is_stored = run.write(
-                self._connections.transaction,
-                lambda tx: claims.release(
+
+            def release(tx: Transaction) -> bool:
+                is_released = claims.release(
                     tx, run.claim, batch.events, run.totals, progressed=progressed
-                ),
-            )
+                )
+                return is_released and self._keep_unbegun(tx)
+
+            batch.is_stored = run.write(self._connections.transaction, release)
         return batch.is_stored
 
     def _park(self, wait: WaitForInput) -> bool:
@@ -177,7 +179,7 @@ class Recorder:
                 )
                 if is_parked and not has_page:
                     commands.answer_visit(tx, run.claim.run_id, wait.url or "", is_accepted=True)
-                return is_parked
+                return is_parked and self._keep_unbegun(tx)
 
             batch.is_stored = run.write(self._connections.transaction, park)
         fault_points.reach("worker.parked")
@@ -188,12 +190,21 @@ class Recorder:
         run = self._run
         suspended = types.RunSuspended([call.tool_call_id for call in wait.calls])
         with self._withdrawn([suspended]) as batch:
-            batch.is_stored = run.write(
-                self._connections.transaction,
-                lambda tx: claims.suspend(tx, run.claim, batch.events, totals=run.totals),
-            )
+
+            def suspend(tx: Transaction) -> bool:
+                is_parked = claims.suspend(tx, run.claim, batch.events, totals=run.totals)
+                return is_parked and self._keep_unbegun(tx)
+
+            batch.is_stored = run.write(self._connections.transaction, suspend)
         fault_points.reach("worker.parked")
         return batch.is_stored
+
+    def _keep_unbegun(self, tx: Transaction) -> bool:
+        """Store which calls the next attempt can begin; True."""
+        run = self._run
+        if run.unbegun_calls is not None:
+            unbegun_calls.keep(tx, run.claim, run.unbegun_calls)
+        return True
 
     @contextmanager
     def _withdrawn(self, closing: list[Event]) -> Iterator[_Batch]:

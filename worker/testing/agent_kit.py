@@ -250,6 +250,9 @@ def play_agent(
     missing. The persona needs `delegates`; whom they name is not checked. `files` are the contents
     of files that messages name, by their ids; one that is missing counts as deleted. `checkpoint`
     is the data of an earlier execution; that of the run's last checkpoint is in the result.
+
+    The agent is called once, with all answers at hand. A service calls it again from its beginning
+    after each answer and for the results of sub-runs, which this does not show.
     """
     run = MemoryRun()
     of = personas.read("test", "1", persona or {})

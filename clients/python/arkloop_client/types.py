@@ -30,6 +30,7 @@ class AgentRun(TypedDict):
     answers: list[dict[str, Any]]
     approvals: list[CallApproval]
     begun: list[str]
+    unbegun: list[str]
     checkpoint: Any
     deadline_at: str
 
@@ -75,6 +76,7 @@ class AskPerson(TypedDict):
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     begun: NotRequired[list[str]]
+    unbegun: NotRequired[list[str]]
     key: NotRequired[str | None]
     question: NotRequired[str | None]
     options: NotRequired[list[str]]
@@ -594,6 +596,7 @@ class DelegateTasks(TypedDict):
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     begun: NotRequired[list[str]]
+    unbegun: NotRequired[list[str]]
     tasks: list[Task]
 
 
@@ -1437,6 +1440,7 @@ class ReleaseRun(TypedDict):
     events: NotRequired[list[dict[str, Any]]]
     checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any] | None]
     begun: NotRequired[list[str]]
+    unbegun: NotRequired[list[str]]
 
 
 class Replay(TypedDict):

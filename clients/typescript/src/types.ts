@@ -2904,6 +2904,7 @@ export interface components {
             }[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
+            unbegun?: string[];
             /** @default null */
             key?: string | null;
             /** @default null */
@@ -2928,6 +2929,7 @@ export interface components {
             }[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
+            unbegun?: string[];
             tasks: components["schemas"]["Task"][];
         };
         ReserveMoney: {
@@ -2981,6 +2983,7 @@ export interface components {
             }[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
+            unbegun?: string[];
         };
         Register: {
             login: string;
@@ -3542,6 +3545,7 @@ export interface components {
             answers: Record<string, unknown>[];
             approvals: components["schemas"]["CallApproval"][];
             begun: string[];
+            unbegun: string[];
             checkpoint: unknown;
             /** Format: date-time */
             deadline_at: string;

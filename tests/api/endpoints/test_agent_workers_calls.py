@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from arkloop.shared.runs import unbegun_calls
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.agent_worker import MakeWorker, call, result, start, turn, worker
 from tests.clients import User, error_of
@@ -169,3 +171,45 @@ def test_a_result_follows_the_turn_of_its_call(
     messages = mine.take()["messages"][1:]
 
     assert ["One.", "2", "1", "Two.", "3"] == [message["content"] for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("ask", {"question": "Go?"}),
+        ("ask", {"approval_of": "c"}),
+        ("release", {}),
+        ("delegate", {"tasks": [{"tool_call_id": "d", "persona": "plain", "task": "Do."}]}),
+    ],
+)
+def test_a_worker_gets_the_calls_that_have_not_begun(
+    alice: User,
+    worker: MakeWorker,
+    start: Callable[..., str],
+    connections: Connections,
+    verb: str,
+    body: dict[str, Any],
+) -> None:
+    """An execution that ends in order names them, and those that begin later are left out."""
+    alice.post("/v1/personas", json={"key": "plain"})
+    delegating = {"key": "custom", "version": "2", "agent": "mine", "delegates": ["plain"]}
+    assert 201 == alice.post("/v1/personas", json=delegating).status_code
+    run_id, mine = start(), worker()
+    assert [] == mine.take()["unbegun"]
+    mine.write("append", turn(), call("a"), call("b"), call("c"))
+    refused = mine.write(verb, unbegun=["a", "x"], **body)
+    assert (422, "validation.error") == error_of(refused)
+
+    assert 200 == mine.write(verb, unbegun=["a", "b"], **body).status_code
+
+    if verb == "ask":
+        alice.post(f"/v1/runs/{run_id}/input", json={"content": "yes"})
+    if verb == "delegate":  # a worker gets the run when the sub-run has ended
+        with connections.reading() as sql:
+            assert {"a", "b"} == unbegun_calls.read(sql, UUID(run_id)).unbegun
+        return
+    assert ["a", "b"] == mine.take()["unbegun"]
+    mine.write("append", result("a", "1"))
+    assert 200 == mine.write("append", begun=["b"]).status_code
+    mine.write("release")
+    assert ([], ["b"]) == (mine.take()["unbegun"], mine.run["begun"])

@@ -133,6 +133,21 @@ async def reader(run: AgentRun) -> str:
     return f"{file['name']}: {content.decode()}"
 
 
+def confirmer(run: AgentRun) -> str:
+    """Record two payments, and ask within the first one."""
+    for number in (1, 2):
+        run.tool_call("pay", {"n": number}, tool_call_id=f"pay-{number}")
+
+    def pay(number: int) -> str:
+        reply = run.ask("Go?") if number == 1 else "yes"
+        note(f"pays {number}: {reply}")
+        return reply
+
+    return ", ".join(
+        run.step("pay", {"n": n}, lambda n=n: pay(n), tool_call_id=f"pay-{n}") for n in (1, 2)
+    )
+
+
 def payer(run: AgentRun) -> str:
     """Make two payments, each with a person's approval."""
     paid = [run.approve("pay", {"amount": n}, tool_call_id=f"pay-{n}") for n in (5, 6)]

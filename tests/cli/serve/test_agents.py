@@ -305,3 +305,17 @@ def test_what_cannot_be_served_is_said(desk: Desk) -> None:
 
     assert (1, True) == (nothing.returncode, b"no function 'nothing'" in nothing.stderr)
     assert (1, True) == (refused.returncode, b"scopes" in refused.stderr)
+
+
+def test_calls_that_were_recorded_before_a_question_are_made_after_it(desk: Desk) -> None:
+    """The one that has asked is made again with the answer; the other one had not begun."""
+    desk.worker("confirmer")
+    run_id = desk.run("confirmer")
+    desk.user.seen(run_id, "run.waiting_for_input", 1)
+    eventually(lambda: desk.user.answer(run_id, "yes").status_code == 200)
+
+    events = desk.user.events(run_id)
+
+    assert "yes, yes" == desk.user.get_run(run_id)["output"]
+    assert ["pays 1: yes", "pays 2: yes"] == desk.lines()
+    assert [False, False] == [data["is_error"] for data in data_of(events, "tool.result")]

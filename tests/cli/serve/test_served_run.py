@@ -8,6 +8,7 @@ import pytest
 
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service
+from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.worker.attempt import agent_messages
 from arkloop.worker.contract.attachments import parts_of
 from arkloop.worker.contract.messages import UserMessage
@@ -103,3 +104,101 @@ def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
 
     [end] = sent
     assert (answered["last_turn"], []) == (end["content"], end["events"])
+
+
+@pytest.mark.parametrize(
+    ("polled", "refused", "kept"),
+    [({"unbegun": []}, False, ["a", "c"]), ({}, False, None), ({"unbegun": []}, True, None)],
+)
+def test_a_question_says_which_calls_have_not_begun(
+    polled: dict[str, Any], refused: bool, kept: list[str] | None
+) -> None:
+    """The step that asks is one of them; services of the release before do not hear of it."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if verb == "ask" and refused and "unbegun" in body:
+            error = {"code": "validation.error", "message": "", "details": {"unbegun": ["unknown"]}}
+            return 422, error
+        sent.append(body)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**RUN, "fence": 1, **polled}, threading.Event())
+        for call_id in ("a", "b", "c"):
+            run.tool_call("pay", {}, tool_call_id=call_id)
+        run.step("pay", {}, lambda: "paid", tool_call_id="b")
+        with pytest.raises(RunStopped):
+            run.step("pay", {}, lambda: run.ask("Go?"), tool_call_id="c")
+        run.outbox.close()
+        service.close()
+
+    assert ("Go?", kept) == (sent[-1]["question"], sent[-1].get("unbegun"))
+
+
+@pytest.mark.parametrize(
+    ("known", "step", "kept"),
+    [([], None, None), ([], "b", ["c", "d"]), (["a"], None, ["a", "b", "c", "d"])],
+)
+def test_a_release_says_which_calls_have_not_begun_if_the_agent_makes_steps(
+    known: list[str], step: str | None, kept: list[str] | None
+) -> None:
+    """Without one it may be within a call that it makes by hand."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**LOST, "unbegun": known}, threading.Event())
+        for call_id in ("b", "c", "d"):
+            run.tool_call("pay", {}, tool_call_id=call_id)
+        if step is not None:
+            run.step("pay", {}, lambda: "paid", tool_call_id=step)
+        run.release()
+        run.outbox.close()
+        service.close()
+
+    assert kept == sent[-1].get("unbegun")
+
+
+def test_a_step_that_asks_for_its_own_approval_is_to_be_made_again() -> None:
+    """The service forgets that it has begun."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**LOST, "unbegun": ["a"]}, threading.Event())
+        with pytest.raises(RunStopped):
+            run.step(
+                "look", {}, lambda: run.approve("look", {}, tool_call_id="a"), tool_call_id="a"
+            )
+        run.outbox.close()
+        service.close()
+
+    assert [["a"], None] == [body.get("begun") for body in sent]
+    assert ("a", ["a"]) == (sent[-1]["approval_of"], sent[-1]["unbegun"])
+
+
+def test_a_call_that_had_not_begun_is_made() -> None:
+    """The service hears of it before, and the call is not one whose outcome is unknown."""
+    begun: list[list[str]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        begun.extend([body["begun"]] if "begun" in body else [])
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**LOST, "unbegun": ["a"]}, threading.Event())
+        assert ([], 1) == ([*run.pending_calls], len(run.messages))
+        assert "[['a']]" == run.step("look", {}, lambda: begun, tool_call_id="a")
+        run.outbox.close()
+        service.close()

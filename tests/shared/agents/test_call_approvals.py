@@ -14,7 +14,7 @@ PAY = Call(id="a", name="pay", arguments={"amount": 5})
 
 def asked(*replies: str) -> CallApprovals:
     """Return the approvals of a run that was asked about PAY, and got these replies."""
-    return CallApprovals(Transcript([RecordedCall(PAY, awaits_approval=True)]), {"a": replies})
+    return CallApprovals(Transcript([RecordedCall(PAY, is_unbegun=True)]), {"a": replies})
 
 
 @pytest.mark.parametrize(

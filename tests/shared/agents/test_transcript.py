@@ -66,7 +66,7 @@ def test_a_call_that_is_made_again_is_not_settled() -> None:
     """A lost call that is repeated gets the result of its repetition."""
     transcript = Transcript([RecordedCall(call("a")), RecordedCall(call("b"))])
 
-    transcript.begin_again("a")
+    transcript.begin("a")
 
     assert ["b"] == [one["id"] for one in transcript.pending]
     assert ["tool.result"] == kinds(transcript.settle())

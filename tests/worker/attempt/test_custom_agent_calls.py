@@ -8,6 +8,7 @@ import pytest
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
+from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -186,3 +187,159 @@ def test_a_call_that_is_made_again_is_not_settled_meanwhile(
     assert [("b", "appended y"), ("a", "appended x")] == [
         (result["tool_call_id"], result["output"]) for result in results
     ]
+
+
+def test_calls_that_are_recorded_before_a_question_are_made_after_it(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """No step had begun them, so they are neither lost nor made before the answer."""
+    path = str(tmp_path / "lines")
+    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b")]
+    run_id = created(stored, *calls, {"ask": "Go?"}, steps[0], {"ask": "On?"}, steps[1])
+    execution.execute(process, run_id)
+    stored.answer(run_id, "yes")
+    execution.execute(process, run_id)
+    stored.answer(run_id, "sure")
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    assert "a\nb\n" == Path(path).read_text()
+    assert ["appended a", "appended b"] == [
+        result["output"] for result in data(stored, run_id, "tool.result")
+    ]
+    assert 2 == stored.types(run_id).count("tool.call")
+
+
+def test_a_step_that_asks_is_made_again_with_the_answer(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """Its function had not returned; the other calls of its turn are made once."""
+    path = str(tmp_path / "lines")
+    asking = {"append": "a", "id": "a", "path": path, "ask": "Go?"}
+    more = {"append": "b", "id": "b", "path": path, "within": {"ask": "On?", "key": "on"}}
+    run_id = created(stored, {"call": "append", "id": "b"}, asking, more)
+    for reply in ("yes", "sure"):
+        execution.execute(process, run_id)
+        stored.answer(run_id, reply)
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    assert "a\na\nb\nb\n" == Path(path).read_text()
+    assert ["a: yes", "appended b"] == [
+        result["output"] for result in data(stored, run_id, "tool.result")
+    ]
+
+
+@pytest.mark.parametrize(("reply", "output"), [("yes", "appended x"), ("no", "denied")])
+def test_a_step_that_asks_for_its_own_approval_is_made_again(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, reply: str, output: str
+) -> None:
+    """It is not lost, though it was in the ledger: an earlier execution had recorded its call."""
+    recorded = {"call": "append", "id": "a", "arguments": {"line": "x"}}
+    approval = {"approve": "x", "id": "a", "later": True}
+    step = {"append": "x", "id": "a", "path": str(tmp_path / "lines"), "within": approval}
+    run_id = created(stored, recorded, {"ask": "Go?"}, step)
+    for answer in ("yes", reply):
+        execution.execute(process, run_id)
+        stored.answer(run_id, answer)
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    [result] = data(stored, run_id, "tool.result")
+    assert output in result["output"]
+
+
+def test_a_call_that_had_not_begun_at_a_deploy_is_made_afterwards(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """The outcome of the one in progress is unknown; the one after it is made, once."""
+    lines, gate = tmp_path / "lines", tmp_path / "gate"
+    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    made = {"path": str(lines), "gate": str(gate)}
+    steps = [{"append": id_, "id": id_, **made} for id_ in ("a", "b")]
+    run_id = created(stored, *calls, *steps)
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lines.exists)
+    process.active_runs()[run_id].set(ShuttingDown())
+    attempt.join(20)
+    gate.touch()
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    assert "a\nb\n" == lines.read_text()
+    lost, done = data(stored, run_id, "tool.result")
+    assert "unknown" in lost["output"]
+    assert ("b", "appended b") == (done["tool_call_id"], done["output"])
+
+
+@pytest.mark.parametrize("others", [(), ({"call": "append", "id": "b"}, {"result": "", "id": "b"})])
+def test_a_call_that_is_made_by_hand_at_a_deploy_is_not_made_again(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, others: tuple[dict[str, str], ...]
+) -> None:
+    """No step says that it has begun, and none that it has not: its outcome is unknown."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    making = {"meet": str(gate), "count": 2}
+    step = {"append": "x", "id": "a", "path": str(tmp_path / "lines")}
+    run_id = created(stored, *others, {"call": "append", "id": "a"}, making, step)
+    calls = len(others) // 2 + 1
+    stopped(process, stored, run_id, ShuttingDown(), after=("tool.call", calls))
+    (gate / "open").touch()
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    assert not (tmp_path / "lines").exists()
+    assert "unknown" in data(stored, run_id, "tool.result")[-1]["output"]
+
+
+def test_a_call_that_begins_after_a_question_and_is_lost_is_not_made_again(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """Its beginning is in the ledger by then; the call after it is known not to have begun."""
+    lines, gate = tmp_path / "lines", tmp_path / "gate"
+    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    made = {"path": str(lines), "gate": str(gate)}
+    steps = [{"append": id_, "id": id_, **made} for id_ in ("a", "b")]
+    run_id = created(stored, *calls, {"ask": "Go?"}, *steps)
+    execution.execute(process, run_id)
+    stored.answer(run_id, "yes")
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lines.exists)
+    process.active_runs()[run_id].set(LeaseLost())
+    attempt.join(20)
+    stored.set(run_id, **LOST)
+    gate.touch()
+
+    execution.execute(process, run_id)
+
+    assert "a\nb\n" == lines.read_text()
+    lost, done = data(stored, run_id, "tool.result")
+    assert "unknown" in lost["output"]
+    assert ("b", "appended b") == (done["tool_call_id"], done["output"])
+
+
+def test_a_call_that_a_person_is_asked_about_is_not_left_to_be_made(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """It had not begun at an earlier question, and is denied afterwards."""
+    lines = tmp_path / "lines"
+    recorded = {"call": "append", "id": "a", "arguments": {"line": "x"}}
+    approved = {"approve": "x", "id": "a", "path": str(lines)}
+    run_id = created(stored, recorded, {"ask": "Go?"}, approved)
+    for reply in ("yes", "no"):
+        execution.execute(process, run_id)
+        stored.answer(run_id, reply)
+
+    execution.execute(process, run_id)
+
+    assert not lines.exists()
+    [result] = data(stored, run_id, "tool.result")
+    assert "The call was denied: no" == result["output"]
