@@ -8,6 +8,7 @@ from arkloop.shared.agents.agent_run import (
     Message,
     RunStopped,
     SubRunResult,
+    ToolFailed,
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 
@@ -20,4 +21,5 @@ __all__ = [
     "Message",
     "RunStopped",
     "SubRunResult",
+    "ToolFailed",
 ]

@@ -17,11 +17,13 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_openai import ChatOpenAI
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.prebuilt.tool_node import ToolCallRequest, ToolInvocationError
+from langgraph.types import Command
 
-from arkloop.agents import AgentRun, Message
+from arkloop.agents import AgentRun, Message, ToolFailed
 
 from . import _open_calls, _shop
 
@@ -34,15 +36,7 @@ def langgraph_shop(run: AgentRun) -> None:
         return {"messages": [model.invoke([SystemMessage(run.instructions), *state["messages"]])]}
 
     def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
-        call = request.tool_call
-        output = run.step(
-            call["name"],
-            call["args"],
-            lambda: _shop.denial(run, call["name"]) or execute(request).content,
-            tool_call_id=call["id"],
-            idempotent=call["name"] in _shop.IDEMPOTENT,
-        )
-        return ToolMessage(output, tool_call_id=call["id"], name=call["name"])
+        return _call_tool(run, request, execute)
 
     builder = StateGraph(MessagesState)
     builder.add_node("model", call_model)
@@ -63,6 +57,55 @@ def langgraph_shop(run: AgentRun) -> None:
                 run.text(chunk.text)
         elif "model" in event:
             _record(run, event["model"]["messages"][-1])
+
+
+def _call_tool(
+    run: AgentRun, request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]
+) -> Any:
+    """Call the tool as a step of the run: never twice under the same id.
+
+    A tool may return a `Command`, whose update of the state is that of this execution alone.
+    """
+    call = request.tool_call
+    returned: list[Any] = []
+    control: list[GraphBubbleUp] = []
+
+    def make() -> str:
+        if denied := _shop.denial(run, call["name"]):
+            return denied
+        try:
+            returned.append(execute(request))
+        except ToolInvocationError as error:  # the model can correct its arguments
+            raise ToolFailed(error.message) from None
+        except GraphBubbleUp as error:
+            control.append(error)
+            raise
+        return _text(returned[0], call["id"])
+
+    output = run.step(
+        call["name"],
+        call["args"],
+        make,
+        tool_call_id=call["id"],
+        idempotent=call["name"] in _shop.IDEMPOTENT,
+    )
+    if control:
+        raise NotImplementedError(
+            f"The tool {call['name']} has stopped the graph, as by `interrupt()`, which nothing"
+            " would resume: to ask a person, call `run.ask` in the tool."
+        ) from control[0]
+    return (
+        returned[0] if returned else ToolMessage(output, tool_call_id=call["id"], name=call["name"])
+    )
+
+
+def _text(returned: ToolMessage | Command[Any], call_id: str) -> str:
+    """Return the text that is recorded of what a tool has returned."""
+    if isinstance(returned, ToolMessage):
+        return str(returned.text)
+    update = returned.update if isinstance(returned.update, dict) else {}
+    messages = [one for one in update.get("messages", ()) if isinstance(one, ToolMessage)]
+    return "".join(str(one.text) for one in messages if one.tool_call_id == call_id)
 
 
 def _record(run: AgentRun, message: AIMessage) -> None:

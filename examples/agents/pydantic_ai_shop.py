@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from pydantic_ai import Agent, RunContext, Tool
+from pydantic_ai import Agent, ModelRetry, RunContext, Tool
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.openai import OpenAIChatModel
 
-from arkloop.agents import AgentRun
+from arkloop.agents import AgentRun, ToolFailed
 
 from . import _open_calls, _shop
 
@@ -64,12 +64,18 @@ def _record(run: AgentRun, response: ModelResponse) -> None:
 def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[None]:
     """Call the tool as a step of the run: never twice under the same id."""
 
+    def make(order_id: str) -> str:
+        try:
+            return _shop.denial(run, name) or function(order_id)
+        except ModelRetry as error:  # the model reads how to call the tool
+            raise ToolFailed(error.message) from None
+
     async def call(context: RunContext[None], order_id: str) -> str:
         return await asyncio.to_thread(
             run.step,
             name,
             {"order_id": order_id},
-            lambda: _shop.denial(run, name) or function(order_id),
+            lambda: make(order_id),
             tool_call_id=context.tool_call_id or "",
             idempotent=name in _shop.IDEMPOTENT,
         )

@@ -31,6 +31,10 @@ class RunStopped(BaseException):
         self.reason = reason
 
 
+class ToolFailed(Exception):
+    """A failed call; the model reads the message as its result, and the run continues."""
+
+
 class Call(TypedDict):
     """A tool call: `id` is unique in its run, `arguments` any JSON."""
 
@@ -195,7 +199,8 @@ class AgentRun(Protocol):
 
         If a result is recorded under the id, it is returned and nothing is called. If an earlier
         execution was lost during the call, it is repeated if it is `idempotent`; else its result
-        is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call.
+        is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call, the
+        whole text that of `ToolFailed`.
         A function that calls `ask`, `approve` or `delegate` is called again from its beginning once
         there is an answer: it has its effect after that.
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult
+from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult, ToolFailed
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.usd import rounded
 
@@ -95,6 +95,8 @@ class StepsAndCosts(ABC):
                 " effect."
             )
             is_error = True
+        except ToolFailed as error:
+            output, is_error = str(error), True
         except Exception as error:
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", name, tool_call_id)

@@ -4,6 +4,7 @@ They are in a worker of the service as plugins, and in processes of `arkloop age
 """
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -161,18 +162,49 @@ def test_a_framework_makes_a_call_after_a_persons_answer(shop: Shop, agent: str)
     assert "A1\n" == shop.cancelled.read_text()
 
 
-@contextmanager
-def served(shop: Shop, agent: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve the agent in a process of the customer, under a name that is no plugin's."""
-    environ = {
+def environ_of(shop: Shop) -> dict[str, str]:
+    """Return the environment of a process with the frameworks and the shop's model."""
+    return {
         **os.environ,
-        "ARKLOOP_URL": shop.user.url,
-        "ARKLOOP_API_KEY": shop.user.api_key(scopes=["agents.work"])[1],
         "TEST_FRAMEWORKS": str(FRAMEWORKS),
         "PYTHONPATH": str(ROOT / "tests" / "examples" / "frameworks"),
         "OPENAI_BASE_URL": shop.model.url,
         "OPENAI_API_KEY": "sk-of-nobody",
         "SHOP_CANCELLED": str(shop.cancelled),
+    }
+
+
+def test_what_a_framework_says_by_exceptions_is_not_swallowed(shop: Shop) -> None:
+    """Hints for the model are results, a command of a tool is one as well, and an interrupt, which
+    nothing would resume, fails the run.
+    """
+    status, results = played(shop, "langgraph_shop")
+    assert "completed" == status
+    assert "order_id: Input should be a valid integer" in results["find_order"][0]
+    assert ["Order A1 is cancelled by a command.", False] == results["cancel_order"]
+
+    status, results = played(shop, "pydantic_ai_shop")
+    assert "completed" == status
+    assert ["Order ids have the form A01, and A1 has not.", True] == results["find_order"]
+
+    status, _ = played(shop, "langgraph_shop_interrupted")
+    assert "failed" == status
+
+
+def played(shop: Shop, agent: str) -> Any:
+    """Play a run of the agent with other tools, in a process of its own."""
+    command = [sys.executable, "-m", "odd_tools", agent]
+    made = subprocess.run(command, cwd=ROOT, env=environ_of(shop), stdout=-1, check=True)
+    return json.loads(made.stdout)
+
+
+@contextmanager
+def served(shop: Shop, agent: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the agent in a process of the customer, under a name that is no plugin's."""
+    environ = {
+        **environ_of(shop),
+        "ARKLOOP_URL": shop.user.url,
+        "ARKLOOP_API_KEY": shop.user.api_key(scopes=["agents.work"])[1],
     }
     command = ["agents", "serve", f"examples.agents.{agent}:{agent}", "--agent", f"served-{agent}"]
     process = subprocess.Popen(

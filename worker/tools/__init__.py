@@ -20,6 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from arkloop.shared import plugins
+from arkloop.shared.agents.agent_run import ToolFailed
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.security.egress import Policy
@@ -51,10 +52,6 @@ __all__ = [
 
 #: Seconds that one call may take, where the tool does not say otherwise.
 TIMEOUT_SECONDS = 60.0
-
-
-class ToolFailed(Exception):
-    """A failed call; the model reads the message as its result, and the run continues."""
 
 
 class ResultPending(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.agents import AgentRun, Message, RunStopped, SubRunResult
+from arkloop.agents import AgentRun, Message, RunStopped, SubRunResult, ToolFailed
 from arkloop.testing import play_agent
 
 
@@ -194,3 +194,20 @@ def test_a_step_has_a_time_limit_and_an_idempotency_key() -> None:
     assert ("The tool did not return within 0.2 s; the call may still take effect.", True) == late
     assert [("7", False), ("The tool failed: ValueError.", True)] == others
     assert ":late" == run.output
+
+
+def test_a_step_can_tell_the_model_why_it_failed() -> None:
+    """The text of `ToolFailed` is the result, and that of any other exception is not."""
+
+    def look(error: Exception) -> str:
+        raise error
+
+    def agent(run: AgentRun) -> None:
+        run.step("look", {}, lambda: look(ToolFailed("No such order.")), tool_call_id="a")
+        run.step("look", {}, lambda: look(ValueError("secret")), tool_call_id="b")
+
+    run = play_agent(agent, "Hi.")
+
+    assert [("No such order.", True), ("The tool failed: ValueError.", True)] == [
+        (result.output, result.is_error) for result in run.results
+    ]
