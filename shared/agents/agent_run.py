@@ -207,6 +207,10 @@ class AgentRun(Protocol):
         With `timeout_seconds` the function runs in a thread of its own, which is abandoned when
         the time is over, and the result says so; and, without a result, when the run has to stop.
         Without it the run's own time is the limit.
+
+        Raises:
+            ValueError: the function is a coroutine function, the arguments are not JSON, or the id
+                has another form.
         """
 
     def cost(

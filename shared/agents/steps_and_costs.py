@@ -2,6 +2,7 @@
 
 import _thread
 import contextvars
+import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -27,6 +28,15 @@ _ENCLOSING: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
 def enclosing_steps() -> tuple[str, ...]:
     """Return the ids of the calls whose functions have not returned, of which this code is part."""
     return _ENCLOSING.get()
+
+
+def _text_of(returned: Any) -> str:
+    if inspect.isawaitable(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()  # else Python warns that nothing has awaited it
+        kind = type(returned).__name__
+        raise ToolFailed(f"The tool failed: it returned a {kind}, which a step does not await.")
+    return str(returned)
 
 
 class _NotInTime(Exception):
@@ -79,13 +89,20 @@ class StepsAndCosts(ABC):
         timeout_seconds: float | None = None,
     ) -> str:
         """Call the function as the tool call of this id, at most once."""
+        if inspect.iscoroutinefunction(function):
+            raise ValueError(
+                "A step calls a function and awaits nothing, and this is a coroutine function: pass"
+                " `lambda: asyncio.run(function())`. An agent that is a coroutine calls `run.step`"
+                " by `asyncio.to_thread`, and passes `lambda:"
+                " asyncio.run_coroutine_threadsafe(function(), loop).result()` with its own loop."
+            )
         known = self._begin_step(name, arguments, tool_call_id, is_idempotent=idempotent)
         if known is not None:
             return known
         is_error = False
         entered = _ENCLOSING.set((*_ENCLOSING.get(), tool_call_id))
         try:
-            output = str(
+            output = _text_of(
                 function() if timeout_seconds is None else self._within(timeout_seconds, function)
             )
         except _NotInTime:

@@ -115,6 +115,18 @@ def test_agents_do_not_stop_each_other(user: Caller, tmp_path: Path) -> None:
     assert [str(i) for i in range(3) for _ in AGENTS] == texts
 
 
+def test_a_step_of_a_coroutine_waits_for_a_coroutine(user: Caller) -> None:
+    """The step runs in a thread, and what it waits for in the agent's own event loop."""
+    run_id = run_of(user, {"await": "Noon", "id": "a"}, persona="async_script")
+
+    events = user.events(run_id)
+
+    assert [("Noon!", False)] == [
+        (data["output"], data["is_error"]) for data in data_of(events, "tool.result")
+    ]
+    assert "Noon!" == text_of(events)
+
+
 def test_a_budget_ends_an_agent(user: Caller) -> None:
     """The run completes with the text so far, and every cost that was reported is counted."""
     run_id = run_of(user, {"text": "So far"}, {"usd": 1.5}, {"text": "more"}, persona="thrifty")

@@ -52,6 +52,8 @@ async def async_script(run: AgentRun) -> Any:
             _arrive(run, step["meet"])
             while not _are_there(step):
                 await asyncio.sleep(0.02)
+        elif "await" in step:
+            run.text(await _awaited_in_step(run, step))
         else:
             _play(run, step)
     return None
@@ -126,6 +128,20 @@ def _append(run: AgentRun, step: dict[str, Any], line: str) -> str:
     if "ask" in step:
         return f"{line}: {run.ask(step['ask'])}"
     return f"appended {line}"
+
+
+async def _awaited_in_step(run: AgentRun, step: dict[str, Any]) -> str:
+    """Let a step wait for a coroutine, which this event loop executes."""
+    loop = asyncio.get_running_loop()
+
+    async def shout() -> str:
+        await asyncio.sleep(0.01)
+        return f"{step['await']}!"
+
+    def make() -> str:
+        return asyncio.run_coroutine_threadsafe(shout(), loop).result()
+
+    return await asyncio.to_thread(run.step, "shout", {}, make, tool_call_id=step["id"])
 
 
 def _arrive(run: AgentRun, folder: str) -> None:

@@ -1,5 +1,6 @@
 """The part of the test kit that plays custom agents."""
 
+import asyncio
 import contextlib
 import threading
 from typing import Any
@@ -211,3 +212,27 @@ def test_a_step_can_tell_the_model_why_it_failed() -> None:
     assert [("No such order.", True), ("The tool failed: ValueError.", True)] == [
         (result.output, result.is_error) for result in run.results
     ]
+
+
+def test_a_step_does_not_take_a_coroutine_for_a_result() -> None:
+    """A coroutine function is refused before the call is recorded; a coroutine is an error."""
+    made: list[str] = []
+
+    async def book() -> str:
+        made.append("booked")
+        return "booked"
+
+    def agent(run: AgentRun) -> None:
+        with pytest.raises(ValueError, match="coroutine function"):
+            run.step("book", {}, book, tool_call_id="a")
+        run.step("book", {}, lambda: book(), tool_call_id="b")
+        run.step("book", {}, lambda: asyncio.run(book()), tool_call_id="c")
+
+    run = play_agent(agent, "Hi.")
+
+    failed = "The tool failed: it returned a coroutine, which a step does not await."
+    assert [("b", failed, True), ("c", "booked", False)] == [
+        (data["tool_call_id"], data["output"], data["is_error"])
+        for data in run.data_of("tool.result")
+    ]
+    assert ["booked"] == made
