@@ -4,7 +4,6 @@ and has a heartbeat waiting in a thread of its own.
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import threading
 import time
@@ -20,6 +19,7 @@ from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
+from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.events.plain import clean
 
@@ -34,8 +34,6 @@ SIGNAL_SECONDS = 0.2
 MAX_RUNS_OF_A_POLL = 16
 #: The service accepts 8,192 bytes; a refusal with many details has more.
 MAX_MESSAGE_BYTES = 2_000
-
-AgentFunction = Callable[[Any], Any]
 
 
 class _Execution:
@@ -52,10 +50,9 @@ class _Execution:
         self.run = ServedRun(service, run, draining)
         self.is_over = False  # the function may still go on
         self._service = service
-        self._function = function
+        self._agent = AgentCall(function)
         self._returned = threading.Event()
         self._outcome: Callable[[], None] = lambda: None
-        self._task: asyncio.Task[Any] | None = None
 
     @property
     def name(self) -> dict[str, Any]:
@@ -71,7 +68,7 @@ class _Execution:
         """Wait until the function returns or the run has to stop; then end the run."""
         while not self._returned.wait(SIGNAL_SECONDS):
             if self.run.stopping.is_set():
-                self._cancel_task()
+                self._agent.cancel()
                 if not self._returned.wait(STOP_SECONDS):
                     log.warning("run %s: its agent did not stop in time", self.run.run_id)
                 break
@@ -113,11 +110,7 @@ class _Execution:
 
     def _call(self) -> None:
         try:
-            returned = (
-                asyncio.run(self._main())
-                if inspect.iscoroutinefunction(self._function)
-                else self._function(self.run)
-            )
+            returned = self._agent(self.run)
             self._outcome = lambda: self.run.finish(returned)
         except RunStopped:
             # Without a reason: the agent has ignored the refusal of its events, and went on.
@@ -134,15 +127,6 @@ class _Execution:
             self._outcome = lambda: self.run.outbox.send("fail", message=message)
         finally:
             self._returned.set()
-
-    async def _main(self) -> Any:
-        self._task = asyncio.current_task()
-        return await self._function(self.run)
-
-    def _cancel_task(self) -> None:
-        if self._task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
 
 def _is_shown(error: Exception) -> bool:

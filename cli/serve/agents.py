@@ -6,7 +6,8 @@ import click
 
 from arkloop.cli.client.server_address import find_server
 from arkloop.cli.serve import modules, serving
-from arkloop.cli.serve.agent_worker import AgentFunction, AgentWorker
+from arkloop.cli.serve.agent_worker import AgentWorker
+from arkloop.shared.agents.agent_call import AgentFunction
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 

@@ -5,6 +5,7 @@ step that its checkpoint names.
 """
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,17 @@ from typing import Any
 
 from arkloop.agents import AgentRun
 
-Play = Callable[[AgentRun, Any, dict[str, Any]], Any]
+Play = Callable[..., Any]
+
+
+def decorated(function: Play) -> Play:
+    """Return the function behind an ordinary one, as most decorators do."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return call
 
 
 def script(run: AgentRun) -> Any:
@@ -39,6 +50,12 @@ def script(run: AgentRun) -> Any:
         else:
             _play(run, step)
     return None
+
+
+@decorated
+async def decorated_script(run: AgentRun) -> Any:
+    """Play the script in an event loop; seen from outside this is no coroutine function."""
+    return await async_script(run)
 
 
 async def async_script(run: AgentRun) -> Any:

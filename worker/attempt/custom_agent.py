@@ -1,16 +1,14 @@
 """The execution of a run by a custom agent that is installed in this worker."""
 
-import asyncio
-import contextlib
-import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from arkloop.shared import plugins
-from arkloop.shared.agents.agent_run import AgentRun, RunStopped
+from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
+from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
@@ -31,9 +29,6 @@ from arkloop.worker.process.history import MAX_BYTES
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
-
-#: A function, or a coroutine function: it returns the answer, or None if it has streamed it.
-AgentFunction = Callable[[AgentRun], Any]
 
 #: Seconds in which the agent's code can clean up when its run stops; then it is abandoned.
 STOP_SECONDS = 1.0
@@ -146,8 +141,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
         RunFailure: `agent.failed`, or a limit that one of the agent's calls has reached.
         StopRun, LeaseLost: this attempt ends.
     """
-    coroutine = _Coroutine(function) if inspect.iscoroutinefunction(function) else None
-    called = coroutine or function
+    called = AgentCall(function)
 
     def start(code: ForeignCode[Any]) -> Any:
         agent_run.code = code
@@ -163,8 +157,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
     except (StopRun, LeaseLost, RunFailure) as reason:
         why = stop_reason_of(reason)
         code.close(lambda: RunStopped(why))
-        if coroutine is not None:
-            coroutine.cancel()
+        called.cancel()
         if not _ends_in_time(code):
             log.warning("abandoning agent: it did not return after its run had to stop: %s", why)
         raise
@@ -183,24 +176,3 @@ def _ends_in_time(code: ForeignCode[Any]) -> bool:
     while not code.has_ended and (left := deadline - time.monotonic()) > 0:
         code.serve(left)
     return code.has_ended
-
-
-class _Coroutine:
-    """A call of an agent that is a coroutine function, in an event loop of its own."""
-
-    def __init__(self, function: AgentFunction) -> None:
-        self._function = function
-        self._task: asyncio.Task[Any] | None = None
-
-    def __call__(self, agent_run: AgentRun) -> Any:
-        return asyncio.run(self._main(agent_run))
-
-    async def _main(self, agent_run: AgentRun) -> Any:
-        self._task = asyncio.current_task()
-        return await self._function(agent_run)
-
-    def cancel(self) -> None:
-        """Cancel what the agent awaits; may be called in any thread."""
-        if self._task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)

@@ -1,17 +1,16 @@
 """Runs of custom agents in memory, for tests of agents."""
 
-import asyncio
-import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import ids
 from arkloop.shared.agents import call_approvals, message_files
+from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
 from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     AgentRun,
@@ -230,7 +229,7 @@ class MemoryAgentRun(StepsAndCosts):
 
 
 def play_agent(
-    function: Callable[[AgentRun], Any],
+    function: AgentFunction,
     message: str | Sequence[Message],
     *,
     answers: Mapping[str, str] | None = None,
@@ -286,11 +285,10 @@ def play_agent(
     return replace(played, checkpoint=agent_run.checkpoint_data)
 
 
-def _returned(function: Callable[[AgentRun], Any], agent_run: AgentRun) -> Any:
+def _returned(function: AgentFunction, agent_run: AgentRun) -> Any:
     """Return what the agent returns. Raises: RunFailure: it raised."""
     try:
-        returned = function(agent_run)
-        return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
+        return AgentCall(function)(agent_run)
     except RunStopped:
         return None
     except Exception as error:

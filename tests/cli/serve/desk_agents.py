@@ -37,6 +37,11 @@ async def waiter(run: AgentRun) -> str:
     return "done"
 
 
+def decorated_waiter(run: AgentRun) -> object:
+    """Return what `waiter` returns to be awaited."""
+    return waiter(run)
+
+
 def sleeper(run: AgentRun) -> str:
     """Wait as `waiter` does."""
     note("waits")

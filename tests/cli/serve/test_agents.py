@@ -210,7 +210,11 @@ def test_a_stopping_worker_hands_its_runs_over(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "line"), [("waiter", "cancelled"), ("sleeper", "stopped: cancelled")]
+    ("function", "line"),
+    [
+        *((name, "cancelled") for name in ("waiter", "decorated_waiter")),
+        ("sleeper", "stopped: cancelled"),
+    ],
 )
 def test_a_cancel_reaches_the_agent(desk: Desk, function: str, line: str) -> None:
     """A coroutine is cancelled, a function's next call raises; then the run is cancelled."""

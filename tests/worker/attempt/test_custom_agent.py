@@ -221,7 +221,7 @@ def test_a_step_during_which_its_process_is_lost(
     assert (not idempotent) == result["is_error"] == ("unknown" in result["output"])
 
 
-@pytest.mark.parametrize("agent", ["script", "async_script"])
+@pytest.mark.parametrize("agent", ["script", "async_script", "decorated_script"])
 def test_a_question_parks_the_run(stored: StoredRuns, process: WorkerProcess, agent: str) -> None:
     """After the answer the agent is called again, and asks as if it had been there all along."""
     asks = [{"ask": "Blue?", "options": ["yes", "no"]}, {"ask": "Sure?", "key": "k"}]
@@ -244,7 +244,7 @@ def test_a_question_parks_the_run(stored: StoredRuns, process: WorkerProcess, ag
     assert RunState.COMPLETED == stored.state(later)
 
 
-@pytest.mark.parametrize("agent", ["script", "async_script"])
+@pytest.mark.parametrize("agent", ["script", "async_script", "decorated_script"])
 @pytest.mark.parametrize("last", [{"wait": 30}, {"hang": 1.5}, {"swallow": 30}])
 def test_cancel_reaches_the_agent(
     stored: StoredRuns, process: WorkerProcess, agent: str, last: dict[str, Any]

@@ -1,0 +1,38 @@
+"""The call of a custom agent: a function, or one that returns something to await."""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from arkloop.shared.agents.agent_run import AgentRun
+
+#: It returns the answer, or None if it has streamed it, or what returns that when it is awaited.
+AgentFunction = Callable[[AgentRun], Any]
+
+
+class AgentCall:
+    """A call of an agent in this thread; what it returns is awaited in an event loop of its own.
+
+    Whether there is something to await, the result alone shows: a coroutine function may have a
+    decorator that is an ordinary function.
+    """
+
+    def __init__(self, function: AgentFunction) -> None:
+        self._function = function
+        self._task: asyncio.Task[Any] | None = None
+
+    def __call__(self, agent_run: AgentRun) -> Any:
+        returned = self._function(agent_run)
+        return asyncio.run(self._await(returned)) if inspect.isawaitable(returned) else returned
+
+    async def _await(self, returned: Awaitable[Any]) -> Any:
+        self._task = asyncio.current_task()
+        return await returned
+
+    def cancel(self) -> None:
+        """Cancel what the agent awaits; may be called in any thread."""
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
