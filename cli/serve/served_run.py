@@ -24,6 +24,7 @@ from arkloop.shared.agents.agent_run import (
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import CallApprovals
+from arkloop.shared.agents.questions import answer_to, question_of
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts, enclosing_steps
 from arkloop.shared.agents.transcript import (
     RecordedCall,
@@ -235,13 +236,12 @@ class ServedRun(StepsAndCosts):
     def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
         """Return a person's answer, in this execution or the next."""
         with self._recording():
-            prompt = clean(_text(question))
-            for (asked_by, asked), answer in self._answers.items():
-                if (asked_by == key) if key is not None else (asked_by is None and asked == prompt):
-                    return str(answer)
+            if (answer := answer_to(question, key, self._answers)) is not None:
+                return str(answer)
+            prompt, given = question_of(question, options)
             fields: dict[str, Any] = {"key": key, "question": prompt}
-            if options:
-                fields["options"] = [clean(_text(option)) for option in options]
+            if given:
+                fields["options"] = given
             self._pause("ask", **fields)
         raise RunStopped("waiting")
 

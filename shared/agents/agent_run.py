@@ -227,6 +227,9 @@ class AgentRun(Protocol):
         """Count a model call, once for each: in the run's usage, in the ledger and in budgets.
 
         Without `usd` the tokens are priced as those of `model`, by default the run's own.
+
+        Raises:
+            ValueError: the amount is not between 0 and 1,000,000 USD.
         """
 
     def reserve(self, usd: float) -> None:
@@ -250,6 +253,10 @@ class AgentRun(Protocol):
 
         Without one, this execution ends with `RunStopped`; once there is one, the agent is
         called again from its beginning. A question is recognised by its `key`, else by its text.
+
+        Raises:
+            ValueError: there is no answer, and the question has not 1 to 8,192 characters, or there
+                are more than 20 options, or one that has not 1 to 500 characters.
         """
 
     def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult, ToolFailed
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.usd import rounded
+from arkloop.shared.usd import parse, rounded
 
 log = logging.getLogger(__name__)
 
@@ -172,4 +172,7 @@ class StepsAndCosts(ABC):
             cache_write_tokens=cache_write_tokens,
             reasoning_tokens=reasoning_tokens,
         )
-        self._add_cost(None if usd is None else rounded(usd), model, usage)
+        amount = None if usd is None else rounded(usd)
+        if amount is not None:
+            parse(amount)
+        self._add_cost(amount, model, usage)

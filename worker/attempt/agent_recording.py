@@ -17,6 +17,7 @@ from arkloop.shared.agents.agent_run import (
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import CallApprovals
+from arkloop.shared.agents.questions import answer_to, question_of
 from arkloop.shared.agents.transcript import (
     RecordedCall,
     Transcript,
@@ -43,8 +44,6 @@ from arkloop.worker.contract.outcomes import LimitExceeded, ShuttingDown, WaitFo
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
-
-MAX_QUESTION_CHARACTERS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,20 +180,17 @@ class AgentRecording:
 
     def ask(self, question: str, options: Sequence[str], key: str | None) -> str:
         self._run.check()
-        prompt = clean(_text(question))
-        if not 1 <= len(prompt) <= MAX_QUESTION_CHARACTERS:
-            raise ValueError(f"A question has 1 to {MAX_QUESTION_CHARACTERS:,} characters.")
-        place = (None, prompt) if key is None else (clean(_text(key)), None)
-        for (asked_by, asked), answer in self._answers.items():
-            if place in ((asked_by, asked), (asked_by, None)):
-                return answer
+        stored_key = None if key is None else clean(_text(key))
+        if (answer := answer_to(question, stored_key, self._answers)) is not None:
+            return answer
+        prompt, given = question_of(question, options)
         self._run.admission.settle()  # others may use it meanwhile
         raise WaitForInput(
             persona=self._persona,
             kind="question",
             prompt=prompt,
             tool_call_id=key,
-            options=[clean(_text(option)) for option in options] or None,
+            options=given or None,
         )
 
     def approve(self, name: str, arguments: Any, call_id: str) -> ApprovalReply:

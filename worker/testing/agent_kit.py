@@ -22,6 +22,7 @@ from arkloop.shared.agents.agent_run import (
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import MAX_ASKED, CallApprovals
+from arkloop.shared.agents.questions import question_of
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.agents.transcript import Transcript, call_of, delegated_calls, json_of
 from arkloop.shared.catalog import personas, reported_costs
@@ -183,14 +184,15 @@ class MemoryAgentRun(StepsAndCosts):
         """Return the answer that the test gives; without one the run ends, and waits."""
         with self._lock:
             self.check()
+            prompt, given = question_of(question, options)
             name = question if key is None else key
             if name not in self.answers:
                 self.question = WaitForInput(
                     persona=self.persona,
                     kind="question",
-                    prompt=question,
+                    prompt=prompt,
                     tool_call_id=key,
-                    options=list(options) or None,
+                    options=given or None,
                 )
                 self.check()
             return self.answers[name]

@@ -137,6 +137,19 @@ def test_a_question_says_which_calls_have_not_begun(
     assert ("Go?", kept) == (sent[-1]["question"], sent[-1].get("unbegun"))
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_an_answered_question_has_no_limits(key: str | None) -> None:
+    """The release before accepted a longer one, and more options."""
+    question = "G" * 9000
+    answers = [{"key": key, "question": question, "answer": "yes"}]
+    with scripted_service(lambda *_: (500, {})) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**RUN, "fence": 1, "answers": answers}, threading.Event())
+        assert "yes" == run.ask(question, ["no"] * 21, key=key)
+        run.outbox.close()
+        service.close()
+
+
 @pytest.mark.parametrize(
     ("known", "step", "kept"),
     [([], None, None), ([], "b", ["c", "d"]), (["a"], None, ["a", "b", "c", "d"])],
@@ -202,3 +215,17 @@ def test_a_call_that_had_not_begun_is_made() -> None:
         assert "[['a']]" == run.step("look", {}, lambda: begun, tool_call_id="a")
         run.outbox.close()
         service.close()
+
+
+def test_questions_and_costs_have_the_limits_of_the_service(
+    lost: tuple[ServedRun, list[Event]],
+) -> None:
+    """They raise what they raise in the service, and nothing is sent that it refuses."""
+    run, sent = lost
+    for question in ("", "G" * 8193):
+        with pytest.raises(ValueError, match="1 to 8,192 characters"):
+            run.ask(question)
+    with pytest.raises(ValueError, match="between 0 and 1,000,000 USD"):
+        run.cost(-1.0)
+
+    assert [] == sent

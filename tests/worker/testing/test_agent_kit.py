@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -236,3 +237,23 @@ def test_a_step_does_not_take_a_coroutine_for_a_result() -> None:
         for data in run.data_of("tool.result")
     ]
     assert ["booked"] == made
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda run: run.ask(""),
+        lambda run: run.ask("G" * 8193),
+        lambda run: run.ask("Go?", ["x"] * 21),
+        lambda run: run.ask("Go?", [""]),
+        lambda run: run.cost(-1.0),
+    ],
+)
+def test_what_no_worker_accepts_raises(use: Callable[[AgentRun], Any]) -> None:
+    """A question and a cost have the same limits in a test, a worker and an agent worker."""
+
+    def agent(run: AgentRun) -> None:
+        with pytest.raises(ValueError, match=r"must be|A question"):
+            use(run)
+
+    assert "completed" == play_agent(agent, "Hi.").status
