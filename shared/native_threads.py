@@ -24,10 +24,15 @@ class NativeThreads:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call the function in a native thread where threads are greenlets, else here."""
+    def call(self, function: Callable[..., T], *args: Any, seconds: float | None = None) -> T:
+        """Call the function in a native thread where threads are greenlets, else here.
+
+        Raises:
+            TimeoutError: it takes longer than `seconds`, in a native thread, which stays with it.
+        """
         if monkey.is_module_patched("threading"):
-            outcome = self._pool.apply(_Outcome.of, (function, args))
+            with gevent.Timeout(seconds, TimeoutError("a call in a native thread hangs")):
+                outcome = self._pool.apply(_Outcome.of, (function, args))
             if outcome.error is not None:
                 try:
                     raise outcome.error
@@ -36,6 +41,16 @@ class NativeThreads:
             result: T = outcome.result
             return result
         return function(*args)
+
+    def finish(self, function: Callable[..., object], *args: Any, seconds: float) -> None:
+        """Make a call that must not be left out: it is waited for `seconds`, and made even later.
+
+        The function raises nothing.
+        """
+        if monkey.is_module_patched("threading"):
+            gevent.spawn(self._pool.apply, function, args).join(seconds)
+        else:
+            function(*args)
 
     @cached_property
     def _pool(self) -> ThreadPool:

@@ -38,6 +38,8 @@ def remove_expired(connections: Connections, storage: Storage) -> int:
             kept.append(row.id)
             # One line for all: most often it is the storage that is out of reach.
             why = f"{row.id}: {error.__cause__ or error!r}"
+            if isinstance(error.__cause__, TimeoutError):
+                break  # each one more would hold another thread of a storage that hangs
     if removed:
         with connections.transaction() as tx:
             files.forget(tx, removed)

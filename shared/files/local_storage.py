@@ -13,6 +13,10 @@ from arkloop.shared.native_threads import NativeThreads
 
 #: Disks may be slow, and those of a network may hang.
 _THREADS = NativeThreads(8)
+#: A slow disk takes less to store the largest file.
+HANGING_SECONDS = 60
+#: A file whose storage hangs is closed later; other waits need not be longer for it.
+CLOSING_SECONDS = 5
 _UNFINISHED = ".part"
 
 T = TypeVar("T")
@@ -70,7 +74,7 @@ class _LocalWriter:
         _call(_persist, self._file, self._path)
 
     def close(self) -> None:
-        _THREADS.call(_discard, self._file, self._path)
+        _THREADS.finish(_discard, self._file, self._path, seconds=CLOSING_SECONDS)
 
 
 def _unfinished(path: Path) -> Path:
@@ -106,15 +110,23 @@ def _discard(file: BinaryIO, path: Path) -> None:
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with file:
+    try:
         while piece := _call(file.read, PIECE_BYTES):
             yield piece
+    finally:
+        # Not here: a file that is being read in another thread is closed only after that.
+        _THREADS.finish(_close, file, seconds=CLOSING_SECONDS)
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # it was only read
+        file.close()
 
 
 def _call(function: Callable[..., T], *args: Any) -> T:
     try:
-        return _THREADS.call(function, *args)
+        return _THREADS.call(function, *args, seconds=HANGING_SECONDS)
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except OSError as error:  # one of them is TimeoutError
         raise StorageUnavailable() from error

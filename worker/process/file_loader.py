@@ -1,13 +1,16 @@
 """The stored files that this process's runs send to models, within the memory of their threads."""
 
 import base64
+import contextvars
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import select
@@ -30,6 +33,13 @@ COPIES = 4
 CACHE_BYTES = 32 * 1024 * 1024
 
 
+class Run(Waiting, Protocol):
+    """The run that waits for memory and for the storage."""
+
+    def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `abort` when the run is stopped within the block, which then raises the reason."""
+
+
 class FileLoader:
     """The loader of a process; its methods are called by the threads of many runs."""
 
@@ -41,26 +51,57 @@ class FileLoader:
         self._cache: OrderedDict[UUID, bytes] = OrderedDict()
         self._cached_bytes = 0
 
-    def content(self, org_id: UUID, file_id: UUID) -> bytes:
-        """Return the bytes of a file. Raises: ObjectMissing, StorageUnavailable."""
+    def content(self, org_id: UUID, file_id: UUID, run: Run) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            ObjectMissing, StorageUnavailable
+            what stops the run: a storage may be slow, or hang.
+        """
         with self._lock:
             if (content := self._cache.get(file_id)) is not None:
                 self._cache.move_to_end(file_id)
                 return content
-        content = b"".join(self.storage.read(files.key_of(org_id, file_id)))
+        loaded: Future[bytes] = Future()
+        # With this thread's context: lines that the storage logs name the run.
+        target, args = contextvars.copy_context().run, (self._load, org_id, file_id, loaded)
+
+        def give_up() -> None:
+            loaded.cancel()
+
+        with run.aborting(give_up):
+            threading.Thread(target=target, args=args, name="file", daemon=True).start()
+            return loaded.result()
+
+    def _load(self, org_id: UUID, file_id: UUID, loaded: Future[bytes]) -> None:
+        """Read a file for a run, until nobody waits for it any more."""
+        pieces = []
+        try:
+            for piece in self.storage.read(files.key_of(org_id, file_id)):
+                if loaded.cancelled():
+                    return
+                pieces.append(piece)
+            content = b"".join(pieces)
+            self._keep(file_id, content)
+            settle = partial(loaded.set_result, content)
+        except Exception as error:
+            settle = partial(loaded.set_exception, error)
+        with suppress(InvalidStateError):  # the run was stopped
+            settle()
+
+    def _keep(self, file_id: UUID, content: bytes) -> None:
         with self._lock:
             if file_id not in self._cache:
                 self._cache[file_id] = content
                 self._cached_bytes += len(content)
             while self._cached_bytes > CACHE_BYTES:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
-        return content
 
 
 class RunFiles:
     """The `Files` of one run."""
 
-    def __init__(self, loader: FileLoader, claim: Claim, run: Waiting) -> None:
+    def __init__(self, loader: FileLoader, claim: Claim, run: Run) -> None:
         self._loader = loader
         self._claim = claim
         self._run = run
@@ -117,7 +158,7 @@ class RunFiles:
         contents = {}
         for row in rows:
             try:
-                contents[str(row.id)] = self._loader.content(org_id, row.id)
+                contents[str(row.id)] = self._loader.content(org_id, row.id, self._run)
             except ObjectMissing:
                 continue  # it is being deleted
             except StorageUnavailable as error:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files import expiry, files
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.storage.connections import Connections
@@ -51,6 +52,30 @@ def test_a_file_that_cannot_be_removed_keeps_no_other(
     (tmp_path / files.key_of(alice.org_id, stuck)).rmdir()
     assert 1 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
     assert set() == rows(connections, alice)
+
+
+class Hanging(LocalStorage):
+    """A directory in which each removal takes too long."""
+
+    removals = 0
+
+    def remove(self, key: str) -> None:
+        self.removals += 1
+        raise StorageUnavailable() from TimeoutError()
+
+
+def test_a_storage_that_hangs_is_left_alone(
+    alice: User, connections: Connections, tmp_path: Path
+) -> None:
+    """Each removal holds a thread of the process, so a step makes no more than one."""
+    waiting = {pending_file(connections, alice) for _ in range(3)}
+    delete(connections, alice)
+    storage = Hanging(str(tmp_path))
+
+    assert [0, 0] == [expiry.remove_expired(connections, storage) for _ in range(2)]
+
+    assert (2, waiting) == (storage.removals, rows(connections, alice))
+    assert 3 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
 
 
 def test_files_that_cannot_be_removed_do_not_fill_each_batch(

@@ -109,6 +109,49 @@ def test_a_file_system_that_hangs_stops_no_other_greenlet(tmp_path: Path) -> Non
     assert "[('open', True), ('os.remove', True)]" == done.stdout.strip()
 
 
+#: Opens and reads files that hang, and prints what comes of it and of a file after that.
+HANGING = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, os, sys
+from arkloop.shared.files import local_storage
+
+local_storage.HANGING_SECONDS, local_storage.CLOSING_SECONDS = 0.5, 0.1
+folder, storage = sys.argv[1], local_storage.LocalStorage(sys.argv[1])
+for name in ("opened", "read"):
+    os.mkfifo(f"{folder}/{name}")
+writing = os.open(f"{folder}/read", os.O_RDWR)
+with open(f"{folder}/other", "wb") as file:
+    file.write(b"other")
+
+def content(name):
+    try:
+        return b"".join(storage.read(name))
+    except Exception as error:
+        return f"{type(error).__name__} {type(error.__cause__).__name__}"
+
+def all_of(*names):
+    return [waiting.get() for waiting in [gevent.spawn(content, name) for name in names]]
+
+print(all_of(*["opened", "read"] * 4, "other"))
+with gevent.Timeout(30):
+    os.write(writing, b"late")
+    os.close(writing)
+    os.close(os.open(f"{folder}/opened", os.O_RDWR))
+    print(all_of("other"))
+"""
+
+
+@pytest.mark.processes
+def test_a_file_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """All threads are taken by such files: each call ends, and the storage is used again."""
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+
+    hung = ["StorageUnavailable TimeoutError"] * 9
+    assert (f"{hung}\n[b'other']\n", "") == (done.stdout, done.stderr)
+
+
 def test_a_directory_is_checked_before_it_is_needed(tmp_path: Path) -> None:
     """It is not created by the check; one that cannot be created is named."""
     LocalStorage(str(tmp_path / "a" / "b")).check()

@@ -1,6 +1,7 @@
 """The files that a process's runs send: whose they are, and how much memory they take."""
 
 import base64
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.attachments import Attachment
-from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.contract.outcomes import CancelRequested, RunFailure
 from arkloop.worker.process import file_loader
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
 from arkloop.worker.process.history_loader import HistoryLoader, HistoryMemory
@@ -131,6 +132,38 @@ def test_a_storage_that_fails_fails_the_run(
 
     assert ("files.storage_unavailable", True) == (failed.value.code, failed.value.retryable)
     assert isinstance(failed.value.__cause__, StorageUnavailable)
+
+
+def test_a_run_that_waits_for_a_storage_can_be_stopped(
+    stored: StoredRuns, alice: User, connections: Connections
+) -> None:
+    """Its storage hangs: the reason is raised all the same, and the memory is given back."""
+    part, loader, run = image(connections, alice, png()), loader_of(connections), Patient()
+    file = Path(connections.settings.files_dir, str(alice.org_id), str(part.file_id))
+    file.unlink()
+    os.mkfifo(file)
+    writing = os.open(file, os.O_RDWR)  # until it is closed, to read the file is to wait
+    stopped, responded = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        try:
+            eventually(lambda: "file" in {thread.name for thread in threading.enumerate()})
+            run.stop.set(CancelRequested())
+            stopped.wait(10)
+        finally:
+            responded.set()
+            os.close(writing)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+
+    with pytest.raises(CancelRequested), run_files(stored, loader, run).loaded([part]):
+        pass
+
+    assert not responded.is_set()
+    assert not loader.memory._files
+    stopped.set()
+    stopping.join(10)
 
 
 def test_images_of_tools_belong_to_the_creator_of_the_run(

@@ -14,6 +14,7 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.threads import threads
 from arkloop.worker.contract.messages import UserMessage
 from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import history
 from arkloop.worker.process.history_loader import HistoryLoader, HistoryMemory
 from tests.clients import Register
@@ -46,11 +47,11 @@ class Patient:
 
     def __init__(self) -> None:
         self.waits = threading.Event()
-        self.is_cancelled = False
+        self.stop = StopSignal()
+        self.aborting = self.stop.aborting
 
     def check(self) -> None:
-        if self.is_cancelled:
-            raise CancelRequested()
+        self.stop.check()
 
     def wait_for_memory(self, seconds: float) -> None:
         self.waits.set()
@@ -196,7 +197,7 @@ def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
     text = "x" * 200_000
     held, waiting, behind = (claim_of(stored, text) for _ in range(3))
     run, cancelled = Patient(), Patient()
-    cancelled.is_cancelled = True
+    cancelled.stop.set(CancelRequested())
 
     def read() -> None:
         with loader.history_of(waiting, 200_000, run):
