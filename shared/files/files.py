@@ -2,7 +2,7 @@
 
 The row comes first: it is `pending`, with an `expires_at`, while the bytes are written, so that a
 crash at any moment leaves a row by which `expiry` finds what to remove. Deleting a file makes it
-expire now.
+expire now; the row of a pending one stays until its upload must have ended.
 """
 
 from collections.abc import Collection, Iterable
@@ -150,8 +150,10 @@ def remove_all(
 
 
 def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:
-    """List expired files, those first that expired first."""
-    query = select(files.c.id, files.c.org_id).where(files.c.expires_at <= func.now())
+    """List expired files that nobody may write any more, those first that expired first."""
+    # Bytes that are stored after they were removed would stay without a row.
+    is_written = files.c.stored_at.is_(None) & (files.c.created_at + PENDING > func.now())
+    query = select(files.c.id, files.c.org_id).where(files.c.expires_at <= func.now(), ~is_written)
     return list(sql.execute(query.order_by(files.c.expires_at).limit(limit)))
 
 

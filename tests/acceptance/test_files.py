@@ -117,8 +117,10 @@ def test_a_crash_in_the_middle_of_an_upload_leaves_nothing(system: System) -> No
         worker.wait(10)
         assert [".part"] == [file.suffix for file in stored.iterdir()]
     with system.connections.transaction() as tx:
-        late = "UPDATE files SET expires_at = now() WHERE org_id = :org_id AND stored_at IS NULL"
-        assert 1 == tx.sql.execute(sql(late), {"org_id": UUID(user.org_id)}).rowcount
+        late = "UPDATE files SET expires_at = now(), created_at = now() - interval '1 h'"
+        of_upload = "WHERE org_id = :org_id AND stored_at IS NULL"
+        update = sql(f"{late} {of_upload}")
+        assert 1 == tx.sql.execute(update, {"org_id": UUID(user.org_id)}).rowcount
 
     eventually(lambda: not list(stored.iterdir()), seconds=30)
 

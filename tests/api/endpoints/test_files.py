@@ -271,7 +271,8 @@ def test_an_interrupted_upload_is_removed(
     file.rename(file.with_name(f"{file.name}.part"))
     with connections.transaction() as tx:
         pending = "UPDATE files SET stored_at = NULL, expires_at = now() - interval '1 s'"
-        tx.sql.execute(text(f"{pending} WHERE id = :id"), {"id": made["id"]})
+        begun = "created_at = now() - interval '1 h'"
+        tx.sql.execute(text(f"{pending}, {begun} WHERE id = :id"), {"id": made["id"]})
 
     expiry.remove_expired(connections, LocalStorage(settings.files_dir))
 

@@ -5,14 +5,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from arkloop.shared.errors import StorageUnavailable
+from arkloop.shared.errors import FileMissing, StorageUnavailable
 from arkloop.shared.files import expiry, files
+from arkloop.shared.files.incoming import Facts
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files as table
 from tests.clients import User
+from tests.contents import png
 
 
 def pending_file(connections: Connections, owner: User) -> UUID:
@@ -21,9 +23,12 @@ def pending_file(connections: Connections, owner: User) -> UUID:
 
 
 def delete(connections: Connections, owner: User) -> None:
-    """Delete all files of the org, which are pending."""
+    """Delete all files of the org, which are pending since crashes of long ago."""
     with connections.transaction() as tx:
         files.end_uploads(tx, owner.org_id)
+        begun = table.c.created_at - files.PENDING
+        of_org = table.c.org_id == owner.org_id
+        tx.sql.execute(update(table).where(of_org).values(created_at=begun))
 
 
 def make_irremovable(storage_folder: Path, owner: User, file_ids: Iterable[UUID]) -> None:
@@ -51,6 +56,28 @@ def test_a_file_that_cannot_be_removed_keeps_no_other(
     assert f"expired files that could not be removed: 1, the last {stuck}: " in caplog.text
     (tmp_path / files.key_of(alice.org_id, stuck)).rmdir()
     assert 1 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
+    assert set() == rows(connections, alice)
+
+
+def test_an_upload_that_ends_after_its_file_was_deleted_leaves_nothing(
+    alice: User, connections: Connections, tmp_path: Path
+) -> None:
+    """It is refused then, and its bytes are removed once no upload can be in progress."""
+    storage, file_id = LocalStorage(str(tmp_path)), pending_file(connections, alice)
+    key = files.key_of(alice.org_id, file_id)
+    with storage.writing(key) as writer:
+        writer.write(png())
+        with connections.transaction() as tx:
+            assert 1 == files.remove_all(tx, created_by_user_id=alice.id, file_ids=[file_id])
+        assert 0 == expiry.remove_expired(connections, storage)
+        writer.commit()
+
+    with pytest.raises(FileMissing), connections.transaction() as tx:
+        files.complete(tx, file_id, Facts("image/png", len(png()), "0" * 64))
+    delete(connections, alice)
+    assert 1 == expiry.remove_expired(connections, storage)
+
+    assert [] == list((tmp_path / str(alice.org_id)).iterdir())
     assert set() == rows(connections, alice)
 
 
