@@ -185,7 +185,7 @@ def delete_mcp_grants(config_id: UUID) -> Response:
     with connections().transaction() as tx:
         mcp_configs.find(tx.sql, actor().org_id, config_id)
         owner = mcp_access.owner_of(given.get("end_user_id"), given.get("user_id"))
-        closed = mcp_access.forget(tx, actor().org_id, config_id, owner)
+        closed = mcp_access.forget(tx, config_id, owner)
         commands.answer_visits(tx, closed)
         whose = {name: str(value) for name, value in given.items()}
         record(tx, "mcp_config.grants_deleted", "mcp_config", config_id, **whose)

@@ -35,8 +35,6 @@ OPERATOR = "operator"
 #: A page that was not visited by then cannot be used any more.
 REQUEST_EXPIRES = timedelta(days=1)
 
-#: A run that waits, and the address of the page that it waits for.
-Page = tuple[UUID, str]
 #: A run that waits, and the hash of the state in the address of its page, by which `is_page` finds
 #: the page without a key.
 HashedPage = tuple[UUID, bytes]
@@ -116,10 +114,10 @@ def store_grant(
     tx.sql.execute(update(mcp_grants).where(*older).values(**new))
 
 
-def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = None) -> list[Page]:
+def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> list[HashedPage]:
     """Forget all that was granted and asked for, or all of one owner.
 
-    Returns the pages that were open, as `close_open` does; without a key it knows none.
+    Returns the pages that were open, as `close_open` does.
     """
     grants, requests = (
         delete(table).where(
@@ -127,11 +125,7 @@ def forget(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None = N
         )
         for table in (mcp_grants, mcp_authorizations)
     )
-    try:
-        closed = close_open(tx, org_id, config_id, owner)
-    except encryption.NoEncryptionKey:
-        log.error("ARKLOOP_ENCRYPTION_KEY is not set: runs wait for pages of %s", config_id)
-        closed = []
+    closed = close_open(tx, config_id, owner)
     tx.sql.execute(requests)
     tx.sql.execute(grants)  # last, with the row of a code that was just taken
     return closed
@@ -328,13 +322,10 @@ def take_answered(
     return made
 
 
-def close_open(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None) -> list[Page]:
+def close_open(tx: Transaction, config_id: UUID, owner: str | None) -> list[HashedPage]:
     """Close requests that wait for a visit, of one owner or of all; return their pages.
 
     Their runs are left to the caller: see `commands.answer_visits`.
-
-    Raises:
-        encryption.NoEncryptionKey
     """
     closed = tx.sql.execute(
         delete(mcp_authorizations)
@@ -344,14 +335,9 @@ def close_open(tx: Transaction, org_id: UUID, config_id: UUID, owner: str | None
             mcp_authorizations.c.run_id.is_not(None),
             mcp_authorizations.c.answered_at.is_(None),
         )
-        .returning(mcp_authorizations.c.run_id, mcp_authorizations.c.request_encrypted)
+        .returning(mcp_authorizations.c.run_id, mcp_authorizations.c.state_hash)
     )
-    settings = tx.connections.settings
-    opened = [
-        (run_id, _open(tx.sql, settings, sealed, org_id, REQUEST_PURPOSE))
-        for run_id, sealed in closed.all()
-    ]
-    return [(run_id, str(made["url"])) for run_id, made in opened if made is not None]
+    return [(run_id, state_hash) for run_id, state_hash in closed.all()]
 
 
 # ---- pieces --------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def create(
 
 def change(
     tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str, Any]
-) -> tuple[Row[Any], list[mcp_access.Page]]:
+) -> tuple[Row[Any], list[mcp_access.HashedPage]]:
     """Change `name`, `url`, `command`, `oauth` or `headers` (all of them, or None for none).
 
     Approvals stay: they are for descriptions, wherever these come from. Stored secrets go only
@@ -128,9 +128,9 @@ def change(
         raise InvalidRequest(headers=["must be resent when `url` changes"])
     if moved and row.has_client_secret and "oauth" not in changes:
         raise InvalidRequest(oauth=["must be resent when `url` changes"])
-    closed: list[mcp_access.Page] = []
+    closed: list[mcp_access.HashedPage] = []
     if moved or "oauth" in changes:  # it was for another server, or another client
-        closed = mcp_access.forget(tx, org_id, config_id)
+        closed = mcp_access.forget(tx, config_id)
     values = dict(changes)
     if "headers" in values:
         values |= mcp_secrets.header_values(tx, org_id, values.pop("headers") or {})
@@ -142,13 +142,13 @@ def change(
     return find(tx.sql, org_id, config_id), closed
 
 
-def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> list[mcp_access.Page]:
+def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> list[mcp_access.HashedPage]:
     """Forget the server and its tools; returns the closed pages. Raises: McpConfigNotFound."""
     is_it = _is(org_id, config_id)
     # Locked: no run asks for access between the two statements.
     if tx.sql.scalar(select(mcp_configs.c.id).where(is_it).with_for_update()) is None:
         raise McpConfigNotFound()
-    closed = mcp_access.forget(tx, org_id, config_id)
+    closed = mcp_access.forget(tx, config_id)
     tx.sql.execute(delete(mcp_configs).where(is_it))
     return closed
 

@@ -40,6 +40,8 @@ from arkloop.shared.threads.visibility import visible
 
 #: Of a person's answer, in UTF-8.
 MAX_INPUT_BYTES = 32_768
+#: Runs that one statement queues again, where thousands have waited for the same thing.
+VISITS_AT_ONCE = 500
 #: What the model reads where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."
 #: What it reads where no result of a call was sent.
@@ -134,7 +136,7 @@ def answer(
         approvers.check(tx.sql, actor, run, reply)
     if run["pending_input"]["kind"] in form_replies.KINDS:
         form_replies.check(run["pending_input"], content)
-    _requeue_with_input(tx, run, content, actor.user_id)
+    _requeue_with_input(tx, [run], content, actor.user_id)
     return None if reply is None else AnsweredApproval(run["pending_input"], reply)
 
 
@@ -144,21 +146,17 @@ def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) 
     if run is None or run["pending_input"].get("url") != url:
         return
     reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
-    _requeue_with_input(tx, run, reply, None)
+    _requeue_with_input(tx, [run], reply, None)
 
 
-def answer_visits(tx: Transaction, pages: Iterable[tuple[UUID, str]]) -> None:
+def answer_visits(tx: Transaction, pages: Iterable[HashedPage]) -> None:
     """Let the runs that wait for these pages, which were closed, make their calls again."""
-    for run_id, url in sorted(pages):  # in one order: another transaction may close some of them
-        answer_visit(tx, run_id, url, is_accepted=True)
+    _reply_to_visits(tx, pages, form_replies.ACCEPTED)
 
 
 def decline_visits(tx: Transaction, pages: Iterable[HashedPage]) -> None:
     """Let the runs that wait for these pages, which nobody will visit, continue without access."""
-    for run_id, state_hash in sorted(pages):  # in one order, as above
-        run = _waiting(tx.sql, run_id)
-        if run is not None and is_page(run["pending_input"].get("url") or "", state_hash):
-            _requeue_with_input(tx, run, form_replies.DECLINED, None)
+    _reply_to_visits(tx, pages, form_replies.DECLINED)
 
 
 def give_results(
@@ -194,33 +192,58 @@ def resume_expired(tx: Transaction, run: RowMapping) -> None:
         pending_calls.expire(tx, run, NO_RESULT)
         return
     if run["pending_input"]["kind"] in form_replies.KINDS:
-        _requeue_with_input(tx, run, form_replies.NO_REPLY, None)
+        _requeue_with_input(tx, [run], form_replies.NO_REPLY, None)
         return
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
     denial = json.dumps({"decision": "deny", "reason": UNANSWERED})
-    _requeue_with_input(tx, run, denial if is_approval else UNANSWERED, None)
+    _requeue_with_input(tx, [run], denial if is_approval else UNANSWERED, None)
+
+
+def _reply_to_visits(tx: Transaction, pages: Iterable[HashedPage], reply: str) -> None:
+    """Queue again those of the runs that wait for their page: thousands may wait for one server."""
+    hashes: dict[UUID, set[bytes]] = {}
+    for run_id, state_hash in pages:
+        hashes.setdefault(run_id, set()).add(state_hash)
+    run_ids = sorted(hashes)  # in one order: another transaction may close some of them
+    for start in range(0, len(run_ids), VISITS_AT_ONCE):
+        is_among = runs.c.id.in_(run_ids[start : start + VISITS_AT_ONCE])
+        columns = (runs.c.id, runs.c.org_id, runs.c.agent, runs.c.owner, runs.c.pending_input)
+        query = select(*columns).where(is_among, runs.c.state == RunState.WAITING)
+        locked = query.order_by(runs.c.id).with_for_update(key_share=True)
+        found = tx.sql.execute(locked).mappings().all()
+        if waiting := [run for run in found if _waits_for_page(run, hashes[run["id"]])]:
+            _requeue_with_input(tx, waiting, reply, None)
+
+
+def _waits_for_page(run: RowMapping, hashes: Iterable[bytes]) -> bool:
+    url = run["pending_input"].get("url") or ""
+    return any(is_page(url, state_hash) for state_hash in hashes)
 
 
 def _requeue_with_input(
-    tx: Transaction, run: RowMapping, content: str, user_id: UUID | None
+    tx: Transaction, waiting: Sequence[RowMapping], content: str, user_id: UUID | None
 ) -> None:
-    """Store what the open request gets, from this user or from nobody, and queue the run again."""
-    tx.sql.execute(
-        insert(inputs).values(
-            run_id=run["id"],
-            request_id=UUID(run["pending_input"]["request_id"]),
-            content=content,
-            created_by_user_id=user_id,
-        )
-    )
-    tx.sql.execute(
-        update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
-    )
-    tx.after_commit.append(signals.Input(run["id"], run["owner"]))
-    if not run["pending_input"].get("is_held"):
-        tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
-    # Else its owner is in the middle of the call, and has this signal. Another worker would find
-    # the run in Postgres a second later, and without that call.
+    """Store what the runs' open requests get, from this user or from nobody, and queue them."""
+    given = [
+        {
+            "run_id": run["id"],
+            "request_id": UUID(run["pending_input"]["request_id"]),
+            "content": content,
+            "created_by_user_id": user_id,
+        }
+        for run in waiting
+    ]
+    tx.sql.execute(insert(inputs), given)
+    are_these = runs.c.id.in_([run["id"] for run in waiting])
+    tx.sql.execute(update(runs).where(are_these).values(**queued("input"), **waiting_is_over()))
+    tx.after_commit += [signals.Input(run["id"], run["owner"]) for run in waiting]
+    tx.after_commit += [
+        agent_queue.announce(run["id"], run["org_id"], run["agent"])
+        for run in waiting
+        # Else its owner is in the middle of the call, and has this signal. Another worker would
+        # find the run in Postgres a second later, and without that call.
+        if not run["pending_input"].get("is_held")
+    ]
 
 
 # ---- pieces --------------------------------------------------------------------------

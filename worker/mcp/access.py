@@ -142,7 +142,7 @@ def _current(
 def _resume_others(connections: Connections, server: Server, owner: str) -> None:
     """Let the owner's other runs, which wait for the same access, make their calls again."""
     with connections.transaction() as tx:
-        closed = mcp_access.close_open(tx, server.org_id, server.config_id, owner)
+        closed = mcp_access.close_open(tx, server.config_id, owner)
         commands.answer_visits(tx, closed)
 
 

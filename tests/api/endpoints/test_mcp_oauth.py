@@ -9,11 +9,13 @@ from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import event
 
 from arkloop.shared.accounts import suspensions
 from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import commands
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.times import rfc3339
@@ -65,8 +67,8 @@ def waiting(
     return wait
 
 
-def made(user: User, oauth: Any) -> dict[str, Any]:
-    response = user.post(PATH, {"name": "vault", "url": URL, "oauth": oauth})
+def made(user: User, oauth: Any, name: str = "vault") -> dict[str, Any]:
+    response = user.post(PATH, {"name": name, "url": URL, "oauth": oauth})
     assert 201 == response.status_code, response.text
     return dict(response.json or {})
 
@@ -233,17 +235,56 @@ def test_runs_whose_pages_an_admin_closes_make_their_calls_again(
     assert list(resumed) == [name for name, run in shown.items() if run["pending_input"] is None]
 
 
+@contextmanager
+def statements(connections: Connections) -> Iterator[list[str]]:
+    """Record what is sent to Postgres; statements with many rows count once."""
+    sent: list[str] = []
+
+    def note(*details: Any) -> None:
+        sent.append(details[2])
+
+    event.listen(connections.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(connections.engine, "before_cursor_execute", note)
+
+
+def test_a_server_that_thousands_of_runs_wait_for_is_deleted_in_time(
+    connections: Connections,
+    alice: User,
+    waiting: Callable[[UUID, str], UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them are queued by a few statements; one for each run would take too long."""
+    few, many, crowd = (UUID(made(alice, {}, name)["id"]) for name in ("few", "many", "crowd"))
+    waiting(few, "a")
+    run_ids = [waiting(many, f"b{number}") for number in range(12)]
+    run_ids += [waiting(crowd, f"c{number}") for number in range(5)]
+    counts = []
+    for config_id in (few, many):
+        with statements(connections) as sent:
+            assert 204 == alice.delete(f"{PATH}/{config_id}").status_code
+        counts.append(len(sent))
+    monkeypatch.setattr(commands, "VISITS_AT_ONCE", 2)
+    assert 204 == alice.delete(f"{PATH}/{crowd}").status_code
+
+    assert counts[0] == counts[1]
+    shown = {(alice.get(f"/v1/runs/{run_id}").json or {})["status"] for run_id in run_ids}
+    assert {"running"} == shown
+
+
 def test_a_server_is_deleted_without_a_key(
     connections: Connections, alice: User, waiting: Callable[[UUID, str], UUID]
 ) -> None:
-    """The pages of waiting runs cannot be decrypted then; the runs wait on."""
+    """The pages of waiting runs are recognised without being decrypted."""
     config_id = UUID(made(alice, {})["id"])
     run_id = waiting(config_id, "a")
 
     with without(connections, "encryption_key"):
         assert 204 == alice.delete(f"{PATH}/{config_id}").status_code
 
-    assert "waiting_for_input" == (alice.get(f"/v1/runs/{run_id}").json or {})["status"]
+    assert "running" == (alice.get(f"/v1/runs/{run_id}").json or {})["status"]
 
 
 def test_a_look_at_the_headers_takes_no_reply(connections: Connections, alice: User) -> None:

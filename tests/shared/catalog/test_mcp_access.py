@@ -66,7 +66,7 @@ def test_a_grant_of_a_server_that_is_gone_is_not_stored(
 
 
 def disconnect(tx: Transaction, alice: User, config_id: UUID) -> None:
-    mcp_access.forget(tx, alice.org_id, config_id, OWNER)
+    mcp_access.forget(tx, config_id, OWNER)
 
 
 def erase(tx: Transaction, alice: User, config_id: UUID) -> None:
