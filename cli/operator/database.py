@@ -28,9 +28,11 @@ database_url_option = click.option(
 org_option = click.option("--org", "org", required=True, help="Id or slug of the organization.")
 
 _SHOWN_IDS = 10
+#: How a message names the URL of the option above.
+_GIVEN_BY = f"--database-url (ARKLOOP_DATABASE_URL, {FALLBACKS['ARKLOOP_DATABASE_URL']})"
 
 
-def checked(url: str, *, name: str = "ARKLOOP_DATABASE_URL") -> str:
+def checked(url: str, *, name: str = _GIVEN_BY) -> str:
     """Return the URL in SQLAlchemy's form.
 
     Raises:

@@ -63,7 +63,6 @@ def migrate(
     the service's role gets the privileges that it needs. A schema that is newer than this code is
     left unchanged, except that row-level security can be taken away.
     """
-    of_service = _first_of(*_OF_SERVICE)
     engine = _engine(_OWNER, "ARKLOOP_DIRECT_DATABASE_URL", *_OF_SERVICE)
     try:
         version = _check(engine, wait_seconds)
@@ -71,7 +70,7 @@ def migrate(
             # Nothing is changed, so a rollback need not wait for a migration that is in progress.
             switch_newer(engine, row_security, lock_seconds)
         else:
-            version = _change(engine, of_service, row_security, lock_seconds)
+            version = _change(engine, row_security, lock_seconds)
         print_line(version)
         if not schema.is_newer(version):
             _make_room(engine, retention_days, lock_seconds)
@@ -98,19 +97,25 @@ def _make_room(engine: Engine, retention_days: int, lock_seconds: float) -> None
         print_line(f"Warning: no partition of run_events was made: {_reason(error)}", err=True)
 
 
-def _first_of(*names: str) -> str:
-    return next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
+def _value_of(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _url_of(*names: str) -> str:
+    """Return the URL of the first of these variables that is set, or "". Raises: ClickException."""
+    name = next(filter(_value_of, names), None)
+    return "" if name is None else checked(_value_of(name), name=name)
 
 
 def _engine(*names: str) -> Engine:
     """Return an engine for the first of these variables that is set. Raises: ClickException."""
-    name = next(filter(_first_of, names), None)
-    if name is None:
+    url = _url_of(*names)
+    if not url:
         raise click.ClickException(
             "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
         )
     return create_engine(
-        checked(_first_of(name), name=name),
+        url,
         connect_args={
             **CONNECTING,
             "connect_timeout": CONNECT_SECONDS,
@@ -141,14 +146,14 @@ def _check(engine: Engine, wait_seconds: float) -> str:
         return schema.current_version(sql) or ""
 
 
-def _change(engine: Engine, of_service: str, switch: str | None, lock_seconds: float) -> str:
+def _change(engine: Engine, switch: str | None, lock_seconds: float) -> str:
     """Migrate, and prepare the service's role and the wall; returns the schema's version then.
 
     All of it with one lock: privileges and policies cannot be changed by two sessions at once.
     """
-    url = checked(of_service) if of_service else ""
+    url = _url_of(*_OF_SERVICE)
     role = role_of(url) if url and make_url(url) != engine.url else None
-    is_apart = bool(_first_of(_OWNER))
+    is_apart = bool(_value_of(_OWNER))
     with schema.locked(engine) as session:
         version = schema.upgrade(session, lock_seconds=lock_seconds)
         if schema.is_newer(version):

@@ -34,6 +34,25 @@ def test_a_database_that_was_never_migrated(new_database: Callable[[], str]) -> 
     ) == result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        ([], {"DATABASE_URL": "mysql://there/runs"}),
+        (["--database-url", "mysql://there/runs"], {}),
+    ],
+)
+@pytest.mark.parametrize("command", [["list"], ["copy", "--org", "acme", "--to", "postgresql://"]])
+def test_a_malformed_url_is_named_by_all_that_may_have_given_it(
+    command: list[str], options: list[str], env: dict[str, str]
+) -> None:
+    """The option comes first, and its variables after it."""
+    result = CliRunner().invoke(main, ["orgs", *command, *options], env=env)
+
+    assert 1 == result.exit_code
+    named = "--database-url (ARKLOOP_DATABASE_URL, DATABASE_URL)"
+    assert f"Error: {named}: must begin with postgresql" in result.output
+
+
 def test_a_database_that_is_away() -> None:
     """The message has the system's own words."""
     result = listed("postgresql://postgres@127.0.0.1:1/postgres")

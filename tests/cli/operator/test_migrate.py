@@ -98,6 +98,17 @@ def test_a_malformed_url_is_named_by_its_variable(name: str) -> None:
     assert f"Error: {name}: must begin with postgresql" in done.output
 
 
+def test_a_malformed_url_of_the_service_is_named_beside_that_of_the_owner(
+    database: Database,
+) -> None:
+    """It is the platform's variable that is wrong: the other one is not set."""
+    env = {"ARKLOOP_OWNER_DATABASE_URL": database.owner, "DATABASE_URL": "mysql://there/runs"}
+    done = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert 1 == done.exit_code
+    assert "Error: DATABASE_URL: must begin with postgresql" in done.output
+
+
 def test_the_wall_is_before_the_service_alone(database: Database) -> None:
     """The owner, who makes dumps, sees all rows; it stays with the next migration until it is
     taken down.
