@@ -14,7 +14,8 @@ INPUT, OUTPUT = 100, 20
 class ChatServer:
     """A server whose model calls two tools, then one, and then answers.
 
-    It goes by the results in the request. While `is_slow` is set, it stops within its answer.
+    It goes by the results in the request; it cancels a second order if the user says "A1 and B2",
+    in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer.
     """
 
     def __init__(self) -> None:
@@ -57,13 +58,14 @@ class ChatServer:
 
     def _chunks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         results = [message for message in body["messages"] if message["role"] == "tool"]
+        cancels = _cancels(body)
         if not results:
             yield _delta(role="assistant", content="Let me ")
             yield _delta(content="see. ")
-            yield from _calls(("call_a", "find_order"), ("call_b", "delivery_date"))
-        elif len(results) == 2:
+            yield from _calls(("call_a", "find_order", "A1"), ("call_b", "delivery_date", "A1"))
+        elif len(results) in cancels:
             yield _delta(role="assistant", content="")
-            yield from _calls(("call_c", "cancel_order"))
+            yield from _calls(*cancels[len(results)])
         else:
             yield _delta(role="assistant", content="It is ")
             while self.is_slow.is_set():
@@ -75,12 +77,21 @@ class ChatServer:
         yield {**_delta(), "choices": [], "usage": usage}
 
 
-def _calls(*calls: tuple[str, str]) -> Iterator[dict[str, Any]]:
-    for index, (call_id, name) in enumerate(calls):
+def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:
+    """Return the calls that cancel orders, by the number of results that come before."""
+    said = json.dumps([one["content"] for one in body["messages"] if one["role"] == "user"])
+    first, second = ("call_c", "cancel_order", "A1"), ("call_d", "cancel_order", "B2")
+    if "A1 and B2" in said:
+        return {2: [first, second]}
+    return {2: [first], 3: [second]} if "A1, then B2" in said else {2: [first]}
+
+
+def _calls(*calls: tuple[str, str, str]) -> Iterator[dict[str, Any]]:
+    for index, (call_id, name, order_id) in enumerate(calls):
         function = {"name": name, "arguments": ""}
         call = {"index": index, "id": call_id, "type": "function", "function": function}
         yield _delta(tool_calls=[call])
-        for piece in ('{"order_id"', ': "A1"}'):
+        for piece in ('{"order_id"', f': "{order_id}"}}'):
             yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
     yield _delta("tool_calls")
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from arkloop.agents import AgentRun
 
@@ -34,13 +35,14 @@ TOOLS = {tool.__name__: tool for tool in (find_order, delivery_date, cancel_orde
 IDEMPOTENT = {"find_order", "delivery_date"}
 
 
-def denial(run: AgentRun, name: str) -> str | None:
+def denial(run: AgentRun, name: str, arguments: Any, call_id: str) -> str | None:
     """Return the tool's result if a person does not allow the call; None if it may be made.
 
-    A person is asked before what cannot be undone, where the run's metadata have `confirm`. Within
-    a step this comes first: with the answer the step is made again from its beginning.
+    A person is asked before what cannot be undone, where the run's metadata have `confirm`: about
+    each call, by its id. Within a step this comes first: with the answer the step is made again
+    from its beginning.
     """
     if name in IDEMPOTENT or "confirm" not in run.metadata:
         return None
-    reply = run.ask(f"Shall I call {name}?", ["yes", "no"])
+    reply = run.ask(f"Shall I call {name} with {arguments}?", ["yes", "no"], key=call_id)
     return None if reply == "yes" else f"The customer does not allow it: {reply}"

@@ -71,7 +71,7 @@ def _call_tool(
     control: list[GraphBubbleUp] = []
 
     def make() -> str:
-        if denied := _shop.denial(run, call["name"]):
+        if denied := _shop.denial(run, call["name"], call["args"], call["id"]):
             return denied
         try:
             returned.append(execute(request))

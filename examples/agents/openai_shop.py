@@ -79,7 +79,7 @@ async def _make(run: AgentRun, name: str, arguments: dict[str, Any], call_id: st
         run.step,
         name,
         arguments,
-        lambda: _shop.denial(run, name) or _shop.TOOLS[name](**arguments),
+        lambda: _shop.denial(run, name, arguments, call_id) or _shop.TOOLS[name](**arguments),
         tool_call_id=call_id,
         idempotent=name in _shop.IDEMPOTENT,
     )

@@ -64,19 +64,21 @@ def _record(run: AgentRun, response: ModelResponse) -> None:
 def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[None]:
     """Call the tool as a step of the run: never twice under the same id."""
 
-    def make(order_id: str) -> str:
+    def make(order_id: str, call_id: str) -> str:
         try:
-            return _shop.denial(run, name) or function(order_id)
+            denied = _shop.denial(run, name, {"order_id": order_id}, call_id)
+            return denied or function(order_id)
         except ModelRetry as error:  # the model reads how to call the tool
             raise ToolFailed(error.message) from None
 
     async def call(context: RunContext[None], order_id: str) -> str:
+        call_id = context.tool_call_id or ""
         return await asyncio.to_thread(
             run.step,
             name,
             {"order_id": order_id},
-            lambda: make(order_id),
-            tool_call_id=context.tool_call_id or "",
+            lambda: make(order_id, call_id),
+            tool_call_id=call_id,
             idempotent=name in _shop.IDEMPOTENT,
         )
 

@@ -162,6 +162,24 @@ def test_a_framework_makes_a_call_after_a_persons_answer(shop: Shop, agent: str)
     assert "A1\n" == shop.cancelled.read_text()
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("text", ["Cancel order A1, then B2."])
+def test_a_framework_asks_about_each_call(shop: Shop, agent: str, text: str) -> None:
+    """An answer is for one call, with its arguments; each order is cancelled once."""
+    run_id = shop.user.run(text, persona_id=agent, metadata={"confirm": "yes"})
+    for number in (1, 2):
+        shop.user.seen(run_id, "run.waiting_for_input", number)
+        eventually(lambda: shop.user.answer(run_id, "yes").status_code == 200)
+
+    events = shop.user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert [f"Shall I call cancel_order with {{'order_id': '{id_}'}}?" for id_ in ("A1", "B2")] == (
+        sorted(data["prompt"] for data in data_of(events, "run.waiting_for_input"))
+    )
+    assert ["A1", "B2"] == sorted(shop.cancelled.read_text().split())
+
+
 def environ_of(shop: Shop) -> dict[str, str]:
     """Return the environment of a process with the frameworks and the shop's model."""
     return {
