@@ -1,6 +1,8 @@
 """The shop whose orders the agents of this folder look after: three tools, as plain functions."""
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,26 @@ def denial(run: AgentRun, name: str, arguments: Any, call_id: str) -> str | None
         return None
     reply = run.ask(f"Shall I call {name} with {arguments}?", ["yes", "no"], key=call_id)
     return None if reply == "yes" else f"The customer does not allow it: {reply}"
+
+
+class Steps:
+    """The steps of a run, which are made one after the other.
+
+    Frameworks make the calls of a turn side by side. A step that asks a person ends this execution,
+    and another one that is in progress then would be lost.
+    """
+
+    def __init__(self, run: AgentRun) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+
+    def make(self, name: str, arguments: Any, function: Callable[[], str], call_id: str) -> str:
+        """Make the call once no other one is in progress.
+
+        Raises:
+            RunStopped: the run has to stop; the call has not begun.
+        """
+        with self._lock:
+            return self._run.step(
+                name, arguments, function, tool_call_id=call_id, idempotent=name in IDEMPOTENT
+            )

@@ -32,11 +32,13 @@ def langgraph_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
     model = ChatOpenAI(model=run.model, stream_usage=True).bind_tools(list(_shop.TOOLS.values()))
 
+    steps = _shop.Steps(run)
+
     def call_model(state: MessagesState) -> dict[str, Any]:
         return {"messages": [model.invoke([SystemMessage(run.instructions), *state["messages"]])]}
 
     def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
-        return _call_tool(run, request, execute)
+        return _call_tool(run, steps, request, execute)
 
     builder = StateGraph(MessagesState)
     builder.add_node("model", call_model)
@@ -60,7 +62,10 @@ def langgraph_shop(run: AgentRun) -> None:
 
 
 def _call_tool(
-    run: AgentRun, request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]
+    run: AgentRun,
+    steps: _shop.Steps,
+    request: ToolCallRequest,
+    execute: Callable[[ToolCallRequest], Any],
 ) -> Any:
     """Call the tool as a step of the run: never twice under the same id.
 
@@ -82,13 +87,7 @@ def _call_tool(
             raise
         return _text(returned[0], call["id"])
 
-    output = run.step(
-        call["name"],
-        call["args"],
-        make,
-        tool_call_id=call["id"],
-        idempotent=call["name"] in _shop.IDEMPOTENT,
-    )
+    output = steps.make(call["name"], call["args"], make, call["id"])
     if control:
         raise NotImplementedError(
             f"The tool {call['name']} has stopped the graph, as by `interrupt()`, which nothing"

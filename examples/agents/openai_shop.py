@@ -27,19 +27,20 @@ from . import _open_calls, _shop
 
 async def openai_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
+    steps = _shop.Steps(run)
     async with AsyncOpenAI() as client:
         agent = Agent(
             name="shop",
             instructions=run.instructions,
             model=OpenAIChatCompletionsModel(run.model, client),
-            tools=[_recorded(run, function_tool(tool)) for tool in _shop.TOOLS.values()],
+            tools=[_recorded(run, steps, function_tool(tool)) for tool in _shop.TOOLS.values()],
         )
         # A lost run continues from its own turns: they are part of the conversation.
         messages = _open_calls.conversation(run)
         items = [item for message in messages for item in _items(message)]
         # Calls of its last turn that have not begun are made first.
         for made in messages[-1].get("tool_calls", ()):
-            output = await _make(run, made["name"], made["arguments"], made["id"])
+            output = await _make(run, steps, made["name"], made["arguments"], made["id"])
             items.append(_output(made["id"], output))
         config = RunConfig(tracing_disabled=True)
         result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)
@@ -65,24 +66,23 @@ class _Recorder(RunHooks[Any]):
                 self._run.tool_call(item.name, arguments, tool_call_id=item.call_id)
 
 
-def _recorded(run: AgentRun, tool: FunctionTool) -> FunctionTool:
+def _recorded(run: AgentRun, steps: _shop.Steps, tool: FunctionTool) -> FunctionTool:
     """Call the tool as a step of the run: never twice under the same id."""
 
     async def call(context: ToolContext[Any], arguments: str) -> str:
-        return await _make(run, tool.name, json.loads(arguments), context.tool_call_id)
+        return await _make(run, steps, tool.name, json.loads(arguments), context.tool_call_id)
 
     return FunctionTool(tool.name, tool.description, tool.params_json_schema, call)
 
 
-async def _make(run: AgentRun, name: str, arguments: dict[str, Any], call_id: str) -> str:
-    return await asyncio.to_thread(
-        run.step,
-        name,
-        arguments,
-        lambda: _shop.denial(run, name, arguments, call_id) or _shop.TOOLS[name](**arguments),
-        tool_call_id=call_id,
-        idempotent=name in _shop.IDEMPOTENT,
-    )
+async def _make(
+    run: AgentRun, steps: _shop.Steps, name: str, arguments: dict[str, Any], call_id: str
+) -> str:
+    def make() -> str:
+        denied = _shop.denial(run, name, arguments, call_id)
+        return denied or _shop.TOOLS[name](**arguments)
+
+    return await asyncio.to_thread(steps.make, name, arguments, make, call_id)
 
 
 def _items(message: Any) -> list[Any]:

@@ -29,15 +29,16 @@ from . import _open_calls, _shop
 
 async def pydantic_ai_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
-    tools = [_recorded(run, name, tool) for name, tool in _shop.TOOLS.items()]
+    steps = _shop.Steps(run)
+    tools = [_recorded(run, steps, name, tool) for name, tool in _shop.TOOLS.items()]
     agent = Agent(OpenAIChatModel(run.model), instructions=run.instructions, tools=tools)
     # A lost run continues from its own turns: they are part of the conversation. Calls of the last
     # one that have not begun are made first.
     history = [_message(message) for message in _open_calls.conversation(run)]
-    async with agent.iter(message_history=history) as steps:
-        async for node in steps:
+    async with agent.iter(message_history=history) as nodes:
+        async for node in nodes:
             if Agent.is_model_request_node(node):
-                async with node.stream(steps.ctx) as events:
+                async with node.stream(nodes.ctx) as events:
                     async for event in events:
                         _stream(run, event)
             elif Agent.is_call_tools_node(node):
@@ -61,7 +62,9 @@ def _record(run: AgentRun, response: ModelResponse) -> None:
             run.tool_call(part.tool_name, part.args_as_dict(), tool_call_id=part.tool_call_id)
 
 
-def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[None]:
+def _recorded(
+    run: AgentRun, steps: _shop.Steps, name: str, function: Callable[[str], str]
+) -> Tool[None]:
     """Call the tool as a step of the run: never twice under the same id."""
 
     def make(order_id: str, call_id: str) -> str:
@@ -74,12 +77,11 @@ def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[
     async def call(context: RunContext[None], order_id: str) -> str:
         call_id = context.tool_call_id or ""
         return await asyncio.to_thread(
-            run.step,
+            steps.make,
             name,
             {"order_id": order_id},
             lambda: make(order_id, call_id),
-            tool_call_id=call_id,
-            idempotent=name in _shop.IDEMPOTENT,
+            call_id,
         )
 
     return Tool(call, name=name, description=function.__doc__)

@@ -202,7 +202,9 @@ class AgentRun(Protocol):
         is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call, the
         whole text that of `ToolFailed`.
         A function that calls `ask`, `approve` or `delegate` is called again from its beginning once
-        there is an answer: it has its effect after that.
+        there is an answer: it has its effect after that. Another step that is in progress then, in
+        another thread, is lost: make steps that may ask, and those beside them, one after the
+        other.
 
         With `timeout_seconds` the function runs in a thread of its own, which is abandoned when
         the time is over, and the result says so; and, without a result, when the run has to stop.
@@ -253,6 +255,7 @@ class AgentRun(Protocol):
 
         Without one, this execution ends with `RunStopped`; once there is one, the agent is
         called again from its beginning. A question is recognised by its `key`, else by its text.
+        Steps of other threads that are in progress then are lost, as at a deploy.
 
         Raises:
             ValueError: there is no answer, and the question has not 1 to 8,192 characters, or there

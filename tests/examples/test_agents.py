@@ -163,7 +163,7 @@ def test_a_framework_makes_a_call_after_a_persons_answer(shop: Shop, agent: str)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("text", ["Cancel order A1, then B2."])
+@pytest.mark.parametrize("text", ["Cancel order A1, then B2.", "Cancel orders A1 and B2."])
 def test_a_framework_asks_about_each_call(shop: Shop, agent: str, text: str) -> None:
     """An answer is for one call, with its arguments; each order is cancelled once."""
     run_id = shop.user.run(text, persona_id=agent, metadata={"confirm": "yes"})

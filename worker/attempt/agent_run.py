@@ -119,8 +119,14 @@ class InProcessRun(StepsAndCosts):
     def _begin_step(
         self, name: str, arguments: Any, tool_call_id: str, *, is_idempotent: bool
     ) -> str | None:
-        begin = self.recording.begin_step
-        return self._call(begin, name, arguments, tool_call_id, is_idempotent=is_idempotent)
+        def begin() -> str | None:
+            if self.stopped is not None:  # another thread has asked, just now
+                raise RunStopped(stop_reason_of(self.stopped))
+            return self.recording.begin_step(
+                name, arguments, tool_call_id, is_idempotent=is_idempotent
+            )
+
+        return self._call(begin)
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         # Of a call that was in progress when the run had to stop, too: its vendor bills it.

@@ -1,9 +1,16 @@
 """Questions that a custom agent asks a person."""
 
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
 from arkloop.shared.agents import questions
+from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.worker.attempt import execution
+from arkloop.worker.attempt.agent_run import InProcessRun
+from arkloop.worker.contract.outcomes import WaitForInput
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.worker.attempt.agent_runs import created, process
@@ -24,3 +31,28 @@ def test_an_answered_question_has_no_limits(
     execution.execute(process, run_id)
 
     assert [("yes", False)] == stored.messages(run_id)
+
+
+class OpenRun:
+    """A record in which each step begins, and code whose calls back are made at once."""
+
+    def begin_step(self, *_: object, **__: object) -> None:
+        pass
+
+    def call_back(self, function: Callable[[], Any], **_: object) -> Any:
+        return function()
+
+
+def test_a_step_does_not_begin_after_another_thread_has_asked() -> None:
+    """It would be lost: the execution ends with the question."""
+    names = [one.name for one in fields(InProcessRun) if one.init and one.name != "stopped"]
+    given: dict[str, Any] = dict.fromkeys(names, OpenRun())
+    asked = WaitForInput(persona=given["messages"], kind="question", prompt="Go?")
+    run = InProcessRun(**given, stopped=asked)
+    run.code = given["messages"]
+    made: list[str] = []
+
+    with pytest.raises(RunStopped, match="waiting"):
+        run.step("pay", {}, lambda: made.append("a"), tool_call_id="a")
+
+    assert [] == made

@@ -1,0 +1,34 @@
+"""The shop of the example agents, without a framework."""
+
+import threading
+
+from arkloop.agents import AgentRun
+from arkloop.testing import play_agent
+from examples.agents import _shop
+
+
+def test_the_steps_of_a_run_are_made_one_after_the_other() -> None:
+    """A step that waits for another one has not begun, and so is not lost if that one asks."""
+    made: list[str] = []
+
+    def agent(run: AgentRun) -> str:
+        steps = _shop.Steps(run)
+
+        def second() -> str:
+            made.append("b")
+            return ""
+
+        other = threading.Thread(target=lambda: steps.make("find_order", {}, second, "b"))
+
+        def first() -> str:
+            other.start()
+            other.join(0.3)
+            made.append("a")
+            return ""
+
+        steps.make("find_order", {}, first, "a")
+        other.join(10)
+        return ""
+
+    assert "completed" == play_agent(agent, "Cancel both.").status
+    assert ["a", "b"] == made
