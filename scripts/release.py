@@ -89,7 +89,8 @@ def release(root: Path, version: str) -> list[Path]:
         shutil.rmtree(dist, ignore_errors=True)
         shutil.copytree(built, dist)
     tag = f"v{version}"
-    git(root, "tag", "--annotate", "--cleanup=verbatim", tag, commit, "--message", notes)
+    # Not as an argument, which has 128 KiB at most.
+    git(root, "tag", "--annotate", "--cleanup=verbatim", "--file=-", tag, commit, given=notes)
     try:
         git(root, "merge", "--quiet", "--ff-only", commit)
     except BaseException:  # Ctrl-C, too
@@ -207,9 +208,14 @@ def _write_sums(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Return what git prints, without space around it. Raises: Refused: git failed."""
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+def git(folder: Path, *arguments: str, given: str = "") -> str:
+    """Return what git prints, without space around it, when it is `given` an input.
+
+    Raises:
+        Refused: git failed.
+    """
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, input=given, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -138,15 +138,28 @@ def test_a_tag_that_cannot_be_made_leaves_no_trace(small: Path) -> None:
     assert before == _state(small)
 
 
+def test_notes_of_any_length_are_in_the_tag(small: Path) -> None:
+    """More than one argument of a command can hold."""
+    text = (small / "CHANGELOG.md").read_text()
+    many = NOTES + "- A change.\n" * 12_000
+    (small / "CHANGELOG.md").write_text(text.replace(NOTES, many))
+    _with_build(small, "true")
+
+    release.release(small, "0.5.0")
+
+    notes = release.git(small, "tag", "--list", "v0.5.0", "--format=%(contents)")
+    assert 12_000 == notes.count("- A change.")
+
+
 def test_an_interrupted_merge_leaves_no_tag(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C between tag and merge: the branch has no release, and no tag names one."""
     _with_build(small, "true")
     before, run = _state(small), release.git
 
-    def interrupted(root: Path, *arguments: str) -> str:
+    def interrupted(root: Path, *arguments: str, given: str = "") -> str:
         if arguments[0] == "merge":
             raise KeyboardInterrupt
-        return run(root, *arguments)
+        return run(root, *arguments, given=given)
 
     monkeypatch.setattr(release, "git", interrupted)
     with pytest.raises(KeyboardInterrupt):
