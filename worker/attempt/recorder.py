@@ -150,7 +150,9 @@ class Recorder:
                 is_released = claims.release(
                     tx, run.claim, batch.events, run.totals, progressed=progressed
                 )
-                return is_released and self._keep_unbegun(tx)
+                if is_released:
+                    self._keep_unbegun(tx)
+                return is_released
 
             batch.is_stored = run.write(self._connections.transaction, release)
         return batch.is_stored
@@ -179,7 +181,9 @@ class Recorder:
                 )
                 if is_parked and not has_page:
                     commands.answer_visit(tx, run.claim.run_id, wait.url or "", is_accepted=True)
-                return is_parked and self._keep_unbegun(tx)
+                if is_parked:
+                    self._keep_unbegun(tx)
+                return is_parked
 
             batch.is_stored = run.write(self._connections.transaction, park)
         fault_points.reach("worker.parked")
@@ -193,18 +197,19 @@ class Recorder:
 
             def suspend(tx: Transaction) -> bool:
                 is_parked = claims.suspend(tx, run.claim, batch.events, totals=run.totals)
-                return is_parked and self._keep_unbegun(tx)
+                if is_parked:
+                    self._keep_unbegun(tx)
+                return is_parked
 
             batch.is_stored = run.write(self._connections.transaction, suspend)
         fault_points.reach("worker.parked")
         return batch.is_stored
 
-    def _keep_unbegun(self, tx: Transaction) -> bool:
-        """Store which calls the next attempt can begin; True."""
+    def _keep_unbegun(self, tx: Transaction) -> None:
+        """Store which calls the next attempt can begin."""
         run = self._run
         if run.unbegun_calls is not None:
             unbegun_calls.keep(tx, run.claim, run.unbegun_calls)
-        return True
 
     @contextmanager
     def _withdrawn(self, closing: list[Event]) -> Iterator[_Batch]:
