@@ -1,7 +1,5 @@
-"""Thousands of open streams of one web process: their cost, and how soon they hear of events.
-
-Beside them a server that does nothing else than hold streams, and what Redis and Postgres give a
-program that does nothing with it.
+"""Thousands of open streams of one web process: their cost, and how soon they hear of events;
+beside them a server that does nothing else than hold streams.
 """
 
 import contextlib
@@ -23,8 +21,9 @@ from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.events import event_log
 from arkloop.shared.storage.connections import Connections
 from bench import stored_streams
+from bench.conversations import PREPARING
 from bench.figure import Figure, Limit, percentile
-from bench.http_clients import Follower, Loop, Target, call_all
+from bench.http_clients import Follower, Loop, Request, Target, call_all
 from bench.service import ROOT, Service
 
 #: Milliseconds between two deltas of an active run: 2,000 events a second of all of them.
@@ -363,7 +362,6 @@ def _open(
 
 def _start(loop: Loop, target: Target, runs: int, deltas: int, hang: float) -> list[str]:
     """Start the active runs: `hang` seconds of nothing, then `deltas` deltas, `DELAY_MS` apart.
-
     Runs that begin together are claimed together; their models are not in step with each other.
     """
     count = {"count": deltas, "delay_ms": DELAY_MS}
@@ -371,16 +369,23 @@ def _start(loop: Loop, target: Target, runs: int, deltas: int, hang: float) -> l
         json.dumps({"script": [{"hang": hang + DELAY_MS / 1000 * run / runs}, count]})
         for run in range(runs)
     ]
-    made = call_all(loop, [target], [("POST", "/v1/threads", {})] * runs)
-    threads = [json.loads(body)["id"] for _, body, _ in made]
-    said = [
+    threads = _create(loop, target, [("POST", "/v1/threads", {})] * runs, "id")
+    said: list[Request] = [
         ("POST", f"/v1/threads/{one}/messages", {"content": script})
         for one, script in zip(threads, scripts, strict=True)
     ]
-    call_all(loop, [target], said)
-    made = call_all(loop, [target], [("POST", f"/v1/threads/{one}/runs", {}) for one in threads])
-    assert {201} == {status for status, _, _ in made}
-    return [json.loads(body)["run_id"] for _, body, _ in made]
+    _create(loop, target, said, "id")
+    begun: list[Request] = [("POST", f"/v1/threads/{one}/runs", {}) for one in threads]
+    return _create(loop, target, begun, "run_id")
+
+
+def _create(loop: Loop, target: Target, requests: Sequence[Request], field: str) -> list[str]:
+    """Return `field` of each answer. Raises RuntimeError: a request is refused."""
+    answers = call_all(loop, [target], requests, connections=PREPARING)
+    for status, body, _ in answers:
+        if status != 201:
+            raise RuntimeError(f"a request was refused with {status}: {body[:300]!r}")
+    return [json.loads(body)[field] for _, body, _ in answers]
 
 
 def _wait_for(target: Target) -> None:
