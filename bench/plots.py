@@ -74,7 +74,7 @@ CHARTS = (
         "open streams",
         "KB for each stream",
         (Line("web process", r"idle stream: memory of the web process", "each"),),
-        target=("target: 20 KB", 20),
+        target=("target from 2,000 streams: 14 KB", 14),
         limit=True,
     ),
     Chart(
@@ -134,9 +134,9 @@ def _draw_lines(axes: Axes, chart: Chart, rows: Sequence[Row]) -> bool:
         ticks.update(x)
         highest = max(highest, *y)
         axes.plot(x, y, "o-", label=line.label, color=colour)
-        if len(chart.lines) == 1:
-            _name_points(axes, points)
         limits = _limits(rows, line) if chart.limit else []
+        if len(chart.lines) == 1:
+            _name_points(axes, points, dict(point for _, point in limits))
         if limits:
             x, y = zip(*[point for _, point in limits], strict=True)
             axes.plot(x, y, "s--", label=limits[0][0], color=COLOURS[-1], markersize=4)
@@ -202,9 +202,13 @@ def _of(rows: Iterable[Row], line: Line) -> list[Row]:
     return [row for row in rows if row["scale"] and re.fullmatch(line.figure, row["figure"])]
 
 
-def _name_points(axes: Axes, points: Iterable[tuple[float, float]]) -> None:
+def _name_points(
+    axes: Axes, points: Iterable[tuple[float, float]], limits: dict[float, float]
+) -> None:
+    """Write each number at its point, away from the limit at the same `x`."""
     for x, y in points:
-        axes.annotate(_number(y), (x, y), (0, -16), textcoords="offset points", ha="center")
+        offset = 8 if y > limits.get(x, y) else -16
+        axes.annotate(_number(y), (x, y), (0, offset), textcoords="offset points", ha="center")
 
 
 def _number(value: float) -> str:
