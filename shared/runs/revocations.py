@@ -47,7 +47,8 @@ def cancel_runs(
     any more, and the sweep ends them.
     """
     values = {"key_ids": list(key_ids), "by_user_id": by_user_id, "batch": BATCH}
-    return _cancel(tx, _CANCEL_RUNS_OF_KEYS, **values) == BATCH
+    cancelled = _cancel(tx, _CANCEL_RUNS_OF_KEYS, **values)
+    return bool(cancelled) and cancelled[0].found == BATCH
 
 
 def cancel_left(tx: Transaction) -> bool:
@@ -92,9 +93,9 @@ def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> Non
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id.in_(select(given.c.id))))
 
 
-def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> int:
+def _cancel(tx: Transaction, cancel: str, **parameters: Any) -> Sequence[Any]:
     cancelled = tx.sql.exec_driver_sql(cancel, parameters).all()
     tx.after_commit += [
         trees.notification_of_cancel(run) for run in cancelled if run.state == RunState.EXECUTING
     ]
-    return len(cancelled)
+    return cancelled

@@ -89,6 +89,7 @@ _TAKE_TURN = statement(__package__, "take_turn")
 _CORRECT_TIMES = statement(__package__, "correct_times")
 _FIND_LOST = statement(__package__, "find_lost")
 _DECLARE_LOST = statement(__package__, "declare_lost")
+_FIND_CANCELLED_IN_TURNS = statement(__package__, "find_cancelled_in_turns")
 _FIND_LEAKED_RESERVATIONS = statement(__package__, "find_leaked_reservations")
 
 
@@ -284,20 +285,19 @@ def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> No
                 _recover(tx, run)
 
 
-def _cancel_unheld(tx: Transaction) -> None:
-    """End runs that no worker holds, where a cancel was requested but not carried out.
+def _cancel_unheld(tx: Transaction) -> bool:
+    """End a batch of runs that no worker holds, where a cancel was requested but not carried out.
 
-    Their key was revoked, or they went back to the queue while somebody cancelled them.
+    Their key was revoked, or they went back to the queue while somebody cancelled them. Returns
+    whether more may be left.
     """
-    unheld = tx.sql.execute(
-        select(*runs.c)
-        .where(UNHELD_AND_CANCELLED, runs.c.org_id.not_in(MOVED_ORGS))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    for run in _with_reservations_locked(tx, unheld.mappings().all()):
+    ids = tx.sql.exec_driver_sql(_FIND_CANCELLED_IN_TURNS, {"most": BATCH}).scalars().all()
+    unheld = select(*runs.c).where(UNHELD_AND_CANCELLED, runs.c.id.in_(ids))
+    rows = tx.sql.execute(unheld.with_for_update(skip_locked=True)).mappings().all() if ids else ()
+    for run in _with_reservations_locked(tx, rows):
         with _isolated(tx, run):
             endings.end_unclaimed(tx, run, RunState.CANCELLED)
+    return len(ids) == BATCH
 
 
 def _expire_inputs(tx: Transaction) -> None:

@@ -2,7 +2,8 @@
 -- else by each key's own. Executing runs, which spend, come first, and then queued ones.
 --
 -- Found among those of the key's own org that have not ended. Rows are skipped, not waited for, if a
--- worker is writing their events: the sweep comes back to them.
+-- worker is writing their events: the sweep comes back to them. `found` counts those, too: a batch
+-- that is full may have left others.
 WITH of_keys AS (
     SELECT r.id, r.state, k.user_id FROM api_keys k
     JOIN runs r ON r.org_id = k.org_id AND r.api_key_id = k.id
@@ -20,4 +21,5 @@ UPDATE runs r
 SET cancel_requested_at = now(),
     cancel_requested_by = coalesce(%(by_user_id)s::uuid, unended.user_id)
 FROM unended WHERE r.id = unended.id
-RETURNING r.id, r.state, r.owner, r.agent, r.cancel_requested_by
+RETURNING r.id, r.state, r.owner, r.agent, r.cancel_requested_by,
+    (SELECT count(*) FROM batch) AS found

@@ -12,6 +12,7 @@ from arkloop.shared.runs import queries, revocations, sweep
 from arkloop.shared.runs.agent_workers import news_topic
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
+from tests.clients import Register
 from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns, ago
 
@@ -147,6 +148,52 @@ def test_a_key_with_any_number_of_runs_is_revoked_in_one_request(
     sweep.sweep(stored.connections)
     assert stored.row(started.run_id)["cancel_requested_at"] is not None
     assert {"cancelled"} == {stored.state(id_) for id_ in others[:-1]}
+
+
+def test_a_run_that_is_locked_does_not_hold_up_the_others(
+    stored: StoredRuns, by_key: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that writes its events leaves a batch with one less, and not the last one."""
+    revoke(stored, by_key)
+    monkeypatch.setattr(revocations, "BATCH", 2)
+    run_ids = [by_key.create() for _ in range(4)]
+
+    with stored.connections.transaction() as tx:
+        locked = text("SELECT FROM runs WHERE id = :id FOR SHARE")
+        tx.sql.execute(locked, {"id": run_ids[0]})
+        sweep.sweep(stored.connections)
+
+    assert ["queued", *["cancelled"] * 3] == [stored.state(run_id) for run_id in run_ids]
+
+
+def test_a_sweep_ends_any_number_of_cancelled_runs(
+    stored: StoredRuns, by_key: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It repeats a full batch at once."""
+    run_ids = [by_key.create() for _ in range(3)]
+    revoke(stored, by_key)
+    monkeypatch.setattr(sweep, "BATCH", 1)
+
+    sweep.sweep(stored.connections)
+
+    assert ["cancelled"] * 3 == [stored.state(run_id) for run_id in run_ids]
+
+
+def test_cancelled_runs_end_in_turns_of_their_keys(
+    stored: StoredRuns, by_key: StoredRuns, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key with very many runs does not delay the cancels of others, in its org and elsewhere."""
+    of_key = [by_key.create() for _ in range(3)]
+    revoke(stored, by_key)
+    others = [stored, StoredRuns.of(stored.connections, register())]
+    run_ids = [other.create(cancel_requested_at=func.now()) for other in others]
+    monkeypatch.setattr(sweep, "BATCH", 3)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 0)
+
+    sweep.sweep(stored.connections)
+
+    assert ["cancelled", "cancelled"] == [stored.state(run_id) for run_id in run_ids]
+    assert ["cancelled", "queued", "queued"] == [stored.state(run_id) for run_id in of_key]
 
 
 def test_a_sweep_leaves_the_rest_of_very_many_runs_to_the_next(
