@@ -35,6 +35,7 @@ class PendingInput(TypedDict):
     prompt: str
     expires_at: Time
     options: NotRequired[list[str]]
+    approved_by: NotRequired[Literal["org"]]
     tool_call_id: NotRequired[str]
     tool_name: NotRequired[str]
     arguments: NotRequired[Any]

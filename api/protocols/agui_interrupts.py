@@ -46,7 +46,7 @@ def interrupt_of(
         tool_call_id=tool_call_id,
         response_schema=_schema(data, may_edit=may_edit),
         expires_at=data["expires_at"],
-        metadata={"url": data["url"]} if data.get("url") else None,
+        metadata={name: data[name] for name in ("url", "approved_by") if data.get(name)} or None,
     )
 
 

@@ -74,6 +74,14 @@ class CallApprovals:
         return reply if reply.is_clear or len(replies) >= MAX_ASKED else None
 
 
+def reserved_for(kind: str, approved_by: str) -> str | None:
+    """Return `org` if end users may not reply to this kind of request, else None.
+
+    `approved_by` is that of the persona.
+    """
+    return "org" if kind == KIND and approved_by == "org" else None
+
+
 def denial(reply: ApprovalReply) -> str:
     """Return the result of a call that was denied."""
     return f"The call was denied: {reply.reason}".removesuffix(": ")

@@ -14,6 +14,7 @@ _NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
 _OPTIONAL = frozenset(
     {
         *(
+            "approved_by",
             "calls",
             "characters",
             "files",

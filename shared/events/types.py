@@ -139,9 +139,9 @@ class ToolResult:
 class RunWaitingForInput:
     """`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
 
-    `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-    `calls` are those whose results are missing; `result_from` is `http` for those of HTTP tools.
-    `identity` says on whose behalf they are made.
+    `approved_by` is `org` if only its members and keys may approve. `mcp_tool` is what an approval
+    is bound to: `{config_id, hash}`. `calls` are those whose results are missing; `result_from` is
+    `http` for those of HTTP tools. `identity` says on whose behalf they are made.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -150,6 +150,7 @@ class RunWaitingForInput:
     prompt: str
     tool_call_id: str | None = None
     options: list[str] | None = None
+    approved_by: str | None = None
     mcp_tool: Mapping[str, str] | None = None
     calls: Sequence[PendingCall] | None = None
     identity: Mapping[str, Any] | None = None

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, exists, func, select, update
 
 from arkloop.shared import ids, times
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.agents.agent_run import DelegatedTask
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.budgets import Refused
@@ -301,6 +302,7 @@ def _park(
     request: dict[str, Any] = {
         "request_id": str(ids.new_id()),
         **asked,
+        "approved_by": call_approvals.reserved_for(asked["kind"], persona.approved_by),
         "expires_at": times.rfc3339(expires_at),
     }
     shown = {name: value for name, value in request.items() if value is not None}

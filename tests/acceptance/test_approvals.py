@@ -30,8 +30,26 @@ def test_the_inbox_shows_the_exact_call(user: Caller, waiting: str) -> None:
 
     pending = inbox[waiting]["pending_input"]
     assert ("calculator", {"expression": "6*7"}) == (pending["tool_name"], pending["arguments"])
-    assert "tool_confirmation" == pending["kind"]
+    assert ("tool_confirmation", False) == (pending["kind"], "approved_by" in pending)
     user.cancel(waiting)
+
+
+def test_a_request_says_that_it_is_reserved_for_the_org(system: System) -> None:
+    """A front end of end users shows no buttons: each reply of theirs would be refused."""
+    owner = system.caller()
+    guarded = {"tools": ["calculator"], "require_approval": ["*"], "approved_by": "org"}
+    persona_id = owner.made("/v1/personas", {"key": "guarded", **guarded})["id"]
+
+    run_id = owner.run(CALL, persona_id=persona_id)
+
+    pending = owner.until(run_id, "status", "waiting_for_input")["pending_input"]
+    [asked] = [
+        event["data"]
+        for event in owner.events_so_far(run_id)
+        if event["type"] == "run.waiting_for_input"
+    ]
+    assert ("org", "org") == (pending["approved_by"], asked["approved_by"])
+    owner.cancel(run_id)
 
 
 @pytest.mark.parametrize(

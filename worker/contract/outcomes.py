@@ -23,6 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.shared import times
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.types import RunError
@@ -234,6 +235,7 @@ class WaitForInput(StopRun):
             "prompt": self.prompt,
             "tool_call_id": self.tool_call_id,
             "options": self.options,
+            "approved_by": call_approvals.reserved_for(self.kind, self.persona.approved_by),
             "mcp_tool": self.mcp_tool,
             "calls": self._sent(now) or None,
             "identity": self.identity,

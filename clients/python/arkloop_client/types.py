@@ -1270,6 +1270,7 @@ class PendingInput(TypedDict):
     prompt: str
     expires_at: str
     options: NotRequired[list[str]]
+    approved_by: NotRequired[Literal["org"]]
     tool_call_id: NotRequired[str]
     tool_name: NotRequired[str]
     arguments: NotRequired[Any]
@@ -1891,6 +1892,7 @@ class RunWaitingForInputData(TypedDict):
     prompt: str
     tool_call_id: NotRequired[str]
     options: NotRequired[list[str]]
+    approved_by: NotRequired[str]
     mcp_tool: NotRequired[dict[str, str]]
     calls: NotRequired[list[PendingCall]]
     identity: NotRequired[dict[str, Any]]

@@ -4007,6 +4007,8 @@ export interface components {
             /** Format: date-time */
             expires_at: string;
             options?: string[];
+            /** @enum {string} */
+            approved_by?: "org";
             tool_call_id?: string;
             tool_name?: string;
             arguments?: unknown;
@@ -5069,9 +5071,9 @@ export interface components {
         /**
          * @description `kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
          *
-         *     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
-         *     `calls` are those whose results are missing; `result_from` is `http` for those of HTTP tools.
-         *     `identity` says on whose behalf they are made.
+         *     `approved_by` is `org` if only its members and keys may approve. `mcp_tool` is what an approval
+         *     is bound to: `{config_id, hash}`. `calls` are those whose results are missing; `result_from` is
+         *     `http` for those of HTTP tools. `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;
@@ -5079,6 +5081,7 @@ export interface components {
             prompt: string;
             tool_call_id?: string;
             options?: string[];
+            approved_by?: string;
             mcp_tool?: {
                 [key: string]: string;
             };

@@ -42,6 +42,22 @@ def test_a_call_is_approved_before_it_begins(
     assert ["a"] == mine.take()["begun"]
 
 
+def test_an_approval_that_is_reserved_for_the_org_says_so(
+    alice: User, worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """The persona decides; a question is for everybody."""
+    guarded = {"key": "guarded", "agent": "mine", "approved_by": "org"}
+    assert 201 == alice.post("/v1/personas", json=guarded).status_code
+    pending = []
+    for ask in ({"approval_of": "a"}, {"question": "Why?"}):
+        run_id, mine = start(persona_id="guarded"), worker()
+        mine.take()
+        assert 200 == mine.write("ask", turn(), call("a"), **ask).status_code
+        pending.append(alice.get(f"/v1/runs/{run_id}").json["pending_input"])
+
+    assert ["org", None] == [one.get("approved_by") for one in pending]
+
+
 @pytest.mark.parametrize(
     "body",
     [
