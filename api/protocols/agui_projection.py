@@ -34,6 +34,7 @@ from ag_ui.core import (
     ToolCallStartEvent,
 )
 
+from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.agui_interrupts import interrupt_of
 from arkloop.api.protocols.agui_messages import NO_IDS, PackedMessages, RunMessages, usage_between
 
@@ -52,7 +53,7 @@ class AguiFacts:
 
     def call_id(self, tool_call_id: str) -> str:
         """Return the id of a call for clients, who take it for unique in the thread."""
-        return f"{self.run_id.hex}.{tool_call_id}"
+        return call_ids.shown(self.run_id, tool_call_id)
 
 
 class AguiProjection:

@@ -7,7 +7,6 @@ a client again: only the newest message of the user, or else the results of pend
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
 from ag_ui.core import ResumeEntry, RunAgentInput, Tool
 from ag_ui.core.types import Context
@@ -19,7 +18,6 @@ from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.ids import parse_id
 from arkloop.shared.runs.creation import NewMessage
 from arkloop.shared.threads.content import Content
 
@@ -153,15 +151,6 @@ def read(body: Mapping[str, Any] | None) -> AguiRequest:
         context=tuple(wanted.context or ()),
         resume=tuple(wanted.resume or ()),
     )
-
-
-def run_of_call(call_id: str) -> UUID | None:
-    """Return the run that has made a call, by the call's id for clients; None for other ids."""
-    digits, dot, _ = call_id.partition(".")
-    try:
-        return parse_id(str(UUID(digits))) if dot and len(digits) == 32 else None
-    except ValueError:
-        return None
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

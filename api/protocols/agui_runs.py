@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
-from arkloop.api.protocols import sent_files
+from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
-from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest, run_of_call
+from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest
 from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.shared.errors import (
     InvalidRequest,
@@ -67,7 +67,7 @@ def start(
     thread = threads.find(tx.sql, actor(), wanted.thread_id)
     if wanted.resume:
         return _resume(tx, wanted, thread, persona_id, route_id)
-    if run_id := next(filter(None, map(run_of_call, wanted.results)), None):
+    if run_id := next(filter(None, map(call_ids.run_of, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
     return _create(tx, wanted, thread, persona_id, route_id)
 
@@ -202,10 +202,9 @@ def _give_results(
     # The service's own calls have results among them, too.
     if not results.keys() & projection.asked_call_ids:
         raise NotWaiting("The run is not waiting for these tool results.")
-    prefix = facts.call_id("")
     given = [
         CallResult(
-            tool_call_id=call_id.removeprefix(prefix),
+            tool_call_id=call_ids.stored(run_id, call_id),
             output=text,
             is_error=wanted.is_error(call_id),
         )

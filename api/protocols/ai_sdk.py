@@ -26,7 +26,7 @@ from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
 from arkloop.api.protocols import ai_sdk_messages, sent_files
-from arkloop.api.protocols.ai_sdk_answers import Waits, answer
+from arkloop.api.protocols.ai_sdk_answers import Waits, answer, has_bare_ids
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
 from arkloop.api.protocols.ai_sdk_projection import (
     DONE,
@@ -270,7 +270,8 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
             raise RunNotFound()
         waits = _waits(tx.sql, run_id, dialect)
         answer(tx, actor(), run_id, waits, message["parts"])
-    return _stream(run_id, dialect, after=waits.count)
+    is_bare = has_bare_ids(waits, message["parts"])
+    return _stream(run_id, dialect, after=waits.count, has_bare_ids=is_bare)
 
 
 # ---- streams ----
@@ -284,10 +285,12 @@ def _stream(
     until: int | None = None,
     start: str | None = None,
     is_new: bool = False,
+    has_bare_ids: bool = False,
 ) -> Response:
     """Stream the response of a run that begins after `after` waits, from its chunk `start` on."""
     headers = {**HEADERS, RUN_HEADER: f"{run_id}.{after}" if after else str(run_id)}
-    projection = AiSdkProjection(str(run_id), dialect, after, after if until is None else until)
+    until = after if until is None else until
+    projection = AiSdkProjection(run_id, dialect, after, until, has_bare_ids=has_bare_ids)
     skip = int(start or 0)
     if skip < 0 or after:
         hub().heads.get_seen(run_id, actor())

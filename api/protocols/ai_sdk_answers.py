@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.api.http import audited
+from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_projection import (
     Dialect,
     client_calls,
@@ -53,9 +54,10 @@ def answer(
     """
     if waits.last is None:
         raise NotWaiting("The run has not asked for anything.")
-    calls = {part["toolCallId"]: part for part in parts if _is_call(part)}
+    calls = {call_ids.stored(run_id, part["toolCallId"]): part for part in parts if _is_call(part)}
     if waits.last["kind"] == "tool_results":
-        given = [_result(calls[id_]) for id_ in _ids(waits.last) if _has_output(calls.get(id_))]
+        answered = [id_ for id_ in _ids(waits.last) if _has_output(calls.get(id_))]
+        given = [_result(id_, calls[id_]) for id_ in answered]
         if not given:
             raise NotWaiting("The message has no results of the calls that the run waits for.")
         with _late_ones_ignored(waits):
@@ -64,6 +66,13 @@ def answer(
     content = _reply(waits.last, calls.get(waits.last["tool_call_id"]))
     with _late_ones_ignored(waits):
         audited.answer(tx, run_id, content, UUID(waits.last["request_id"]))
+
+
+def has_bare_ids(waits: Waits, parts: Iterable[Data]) -> bool:
+    """Return whether the page has the calls of the last wait by the ids that the run has."""
+    last = waits.last or {}
+    asked = {last.get("tool_call_id"), *_ids(last)}
+    return any(part["toolCallId"] in asked for part in parts if _is_call(part))
 
 
 @contextmanager
@@ -79,7 +88,7 @@ def _reply(wait: Data, part: Data | None) -> str:
     if wait["kind"] == "question":
         if part is None or not _has_output(part):
             raise NotWaiting("The message has no answer to the question of the run.")
-        return _result(part).output
+        return _output(part)
     approval = (part or {}).get("approval")
     # In a later state than `approval-responded` it has been answered before.
     if (
@@ -108,7 +117,11 @@ def _has_output(part: Data | None) -> bool:
     return part is not None and part.get("state") in ("output-available", "output-error")
 
 
-def _result(part: Data) -> CallResult:
+def _result(tool_call_id: str, part: Data) -> CallResult:
     is_error = part["state"] == "output-error"
-    output = part.get("errorText", "") if is_error else part.get("output")
-    return CallResult(tool_call_id=part["toolCallId"], output=text_of(output), is_error=is_error)
+    return CallResult(tool_call_id=tool_call_id, output=_output(part), is_error=is_error)
+
+
+def _output(part: Data) -> str:
+    is_error = part["state"] == "output-error"
+    return text_of(part.get("errorText", "") if is_error else part.get("output"))

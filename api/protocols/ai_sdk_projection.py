@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import UUID
 
+from arkloop.api.protocols import call_ids
 from arkloop.shared.agents import approvals
 from arkloop.shared.events.plain import is_too_deep
 from arkloop.shared.runs import pending_calls
@@ -65,12 +67,16 @@ class AiSdkProjection:
 
     The stream begins after the wait with the number `after`, 0 for the run's start, and passes the
     waits up to the number `until`, which have been answered; it ends at the next one.
+
+    `has_bare_ids` leaves the ids of calls as they are in the run, for a page that got them so from
+    the release before.
     """
 
-    run_id: str
+    run_id: UUID
     dialect: Dialect = DEFAULT
     after: int = 0
     until: int = 0
+    has_bare_ids: bool = False
     is_over: bool = False
     _waits: int = 0
     _is_begun: bool = False
@@ -102,8 +108,8 @@ class AiSdkProjection:
         """Yield the chunks that become of the event, if the stream covers it."""
         if not self._is_begun and self._waits >= self.after:
             self._is_begun = True
-            about = {"arkloop": {"run_id": self.run_id}}
-            yield {"type": "start", "messageId": self.run_id, "messageMetadata": about}
+            about = {"arkloop": {"run_id": str(self.run_id)}}
+            yield {"type": "start", "messageId": str(self.run_id), "messageMetadata": about}
         is_covered = self._is_begun
         for chunk in self._of(event["type"], event["seq"], event["data"]):
             if is_covered:
@@ -133,7 +139,7 @@ class AiSdkProjection:
                 yield from self._end(kind.removeprefix("run."), data)
             case _ if kind in _NOTICES:
                 name = "data-arkloop-" + kind.removeprefix("run.").replace(".", "-")
-                yield {"type": name, "data": dict(data), "transient": True}
+                yield {"type": name, "data": self._with_ids(data), "transient": True}
 
     # ---- a model turn ----
 
@@ -150,7 +156,7 @@ class AiSdkProjection:
     def _input_delta(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         yield from self._step()
         yield from self._close_part()
-        call_id = data["tool_call_id"]
+        call_id = self._id(data["tool_call_id"])
         if call_id not in self._inputs:
             self._inputs |= {call_id}
             self._names[call_id] = data["name"]
@@ -217,12 +223,13 @@ class AiSdkProjection:
             yield from self._step()
         yield from self._close_part()
         self._is_turn_done = self._has_calls = True
-        self._inputs -= {data["tool_call_id"]}
-        self._names[data["tool_call_id"]] = data["name"]
-        yield _input(data["tool_call_id"], data["name"], data["arguments"])
+        call_id = self._id(data["tool_call_id"])
+        self._inputs -= {call_id}
+        self._names[call_id] = data["name"]
+        yield _input(call_id, data["name"], data["arguments"])
 
     def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
-        call_id, output = data["tool_call_id"], data["output"]
+        call_id, output = self._id(data["tool_call_id"]), data["output"]
         if call_id in self._denied and data["is_error"]:
             yield {"type": "tool-output-denied", "toolCallId": call_id}
         elif data["is_error"]:
@@ -234,28 +241,40 @@ class AiSdkProjection:
             shown = {"tool_call_id": call_id, **file}
             yield {"type": "data-arkloop-file", "id": file["file_id"], "data": shown}
 
+    def _id(self, tool_call_id: str) -> str:
+        return tool_call_id if self.has_bare_ids else call_ids.shown(self.run_id, tool_call_id)
+
+    def _with_ids(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data of an event with the ids that the page has for its calls."""
+        shown = dict(data)
+        if data.get("tool_call_id") is not None:
+            shown["tool_call_id"] = self._id(data["tool_call_id"])
+        if "tool_call_ids" in data:
+            shown["tool_call_ids"] = [self._id(id_) for id_ in data["tool_call_ids"]]
+        return shown
+
     # ---- waits ----
 
     def _wait(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         if data["kind"] == pending_calls.KIND and not client_calls(data):
             return
         if not ends_response(data, self.dialect):
-            request = {"run_id": self.run_id, **data}
+            request = {"run_id": str(self.run_id), **self._with_ids(data)}
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
             return
-        call_id = data.get("tool_call_id")
         if data["kind"] == "tool_confirmation":
-            self._asked[data["request_id"]] = data["tool_call_id"]
+            call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
             request = {"approvalId": data["request_id"], "toolCallId": call_id}
             yield {"type": "tool-approval-request", **request}
         elif data["kind"] == "question":
             asked = {"question": data["prompt"]}
             if data.get("options") is not None:
                 asked["options"] = data["options"]
-            name = self._names.get(data["tool_call_id"], "ask_user")
-            yield from self._client_call(data["tool_call_id"], name, asked)
+            call_id = self._id(data["tool_call_id"])
+            yield from self._client_call(call_id, self._names.get(call_id, "ask_user"), asked)
         for call in client_calls(data):
-            yield from self._client_call(call["tool_call_id"], call["name"], call["arguments"])
+            call_id = self._id(call["tool_call_id"])
+            yield from self._client_call(call_id, call["name"], call["arguments"])
         yield from self._end_step()
         self._waits += 1
         if self._waits > self.until:
@@ -312,7 +331,7 @@ class AiSdkProjection:
         finish: Chunk = {"type": "finish"}
         if self.dialect.finish_reasons:
             finish["finishReason"] = reason
-        return {**finish, "messageMetadata": {"arkloop": {"run_id": self.run_id, **about}}}
+        return {**finish, "messageMetadata": {"arkloop": {"run_id": str(self.run_id), **about}}}
 
 
 def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:

@@ -121,6 +121,23 @@ def test_client_tools_and_questions_are_answered(
         assert live == without_part_ids(chat.do("load").messages, live)
 
 
+@pytest.mark.parametrize(("ai", "version"), CLIENTS)
+def test_each_question_of_a_chat_is_answered(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """The calls of two runs have the same id there, as those of some vendors have."""
+    setup = {"version": version, "automatic": True, "body": {"persona_id": careful}}
+    with open_chat(user, new_id(), ai, **setup) as chat:
+        for city in ("Rome", "Paris"):
+            ask = {"tool": "ask_user", "args": {"question": "Which?"}}
+            chat.do("send", text=script(ask, {"say": f"{city} it is."}))
+            asked = chat.call("ask_user")
+            assert "input-available" == asked["state"]
+            chat.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output=city)
+            assert ("ready", None) == chat.status
+            assert (city, f"{city} it is.") == (chat.call("ask_user")["output"], chat.text)
+
+
 @pytest.mark.parametrize("transport", ["default", "workflow"])
 def test_a_reload_resumes_the_answer(user: Caller, transport: str) -> None:
     """A new page shows what was said, and streams the answer from its first chunk on."""

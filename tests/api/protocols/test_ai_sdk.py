@@ -1,7 +1,6 @@
 """Requests of chat UIs: what of them counts, and what is refused."""
 
 import json
-import secrets
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,36 +13,10 @@ from arkloop.shared.events.types import RunError, RunInputReceived
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.files import files
 from arkloop.shared.times import now, rfc3339
+from tests.api.protocols.ui_chats import message, new_id, post, run_of, shown
 from tests.clients import Register, User, details_of, error_of
 from tests.end_users import ANN, BOB, end_user
 from tests.stored_runs import StoredRuns
-
-
-def new_id() -> str:
-    return secrets.token_urlsafe(9)
-
-
-def message(text: str = "Hello", **fields: Any) -> dict[str, Any]:
-    parts = [{"type": "text", "text": text}]
-    return {"id": new_id(), "role": "user", "parts": parts, **fields}
-
-
-def post(user: User, *messages: Any, chat: str = "", **fields: Any) -> TestResponse:
-    """Send a chat request; its stream is not read."""
-    body = {"id": chat or new_id(), "messages": list(messages), **fields}
-    return user.post("/v1/ui/chat", json=body, buffered=False)
-
-
-def run_of(response: TestResponse) -> str:
-    assert 200 == response.status_code, response.text
-    response.close()
-    return str(response.headers["x-workflow-run-id"])
-
-
-def shown(user: User, chat: str) -> list[dict[str, Any]]:
-    found = user.get(f"/v1/ui/chat/{chat}/messages").json
-    assert isinstance(found, list)
-    return found
 
 
 def test_a_chat_is_the_thread_with_its_id(alice: User) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_answers import Waits
 from arkloop.api.protocols.ai_sdk_projection import (
     DEFAULT,
@@ -36,7 +37,7 @@ def wait_count(name: str, dialect: Dialect) -> int:
 
 
 def frames_of(name: str, dialect: Dialect, **part: int) -> list[bytes]:
-    return project_all(events_of(name), AiSdkProjection(str(RUN_ID), dialect, **part))
+    return project_all(events_of(name), AiSdkProjection(RUN_ID, dialect, **part))
 
 
 def chunks_of(frames: list[bytes]) -> list[dict[str, Any]]:
@@ -120,11 +121,11 @@ def test_a_result_that_cannot_be_sent_as_a_value_is_a_text(output: str) -> None:
     for event in events:
         if event["type"] == "tool.result" and event["data"]["tool_call_id"] == "call_1_2":
             event["data"]["output"] = output
-    chunks = chunks_of(project_all(events, AiSdkProjection(str(RUN_ID), until=1)))
+    chunks = chunks_of(project_all(events, AiSdkProjection(RUN_ID, until=1)))
 
     kind = "tool-output-available"
     shown = {c["toolCallId"]: c["output"] for c in chunks if c["type"] == kind}
-    assert output == shown["call_1_2"]
+    assert output == shown[call_ids.shown(RUN_ID, "call_1_2")]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +142,12 @@ def test_a_response_ends_where_the_client_has_to_send_results(
 def test_a_wait_for_http_tools_alone_ends_no_response() -> None:
     """The client has nothing to send; the stream has the results once they are there."""
     of_http = ("call_1_2", "call_1_4")
-    chunks = chunks_of(project_all(events_waiting_for(of_http), AiSdkProjection(str(RUN_ID))))
+    chunks = chunks_of(project_all(events_waiting_for(of_http), AiSdkProjection(RUN_ID)))
 
     assert [] == by_client(of_http, 0)
     assert 1 == types_of(chunks).count("finish")
     assert "completed" == chunks[-1]["messageMetadata"]["arkloop"]["status"]
-    assert set(of_http) < {c["toolCallId"] for c in chunks if c["type"] == "tool-output-available"}
+    assert set(of_http) < {id_of(c) for c in chunks if c["type"] == "tool-output-available"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_an_answer_that_was_not_streamed_takes_the_streamed_text_back(
         {"seq": seq, "type": kind, "data": data} for seq, (kind, data) in enumerate(happened, 1)
     ]
 
-    chunks = chunks_of(project_all(events, AiSdkProjection(str(RUN_ID), dialect_of(version))))
+    chunks = chunks_of(project_all(events, AiSdkProjection(RUN_ID, dialect_of(version))))
 
     shown = types_of(chunks)
     texts = [c.get("delta") for c in chunks if c["type"] == "text-delta"]
@@ -187,6 +188,11 @@ def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def by_client(of_http: tuple[str, ...], number: int) -> list[str]:
     """Return the calls that a response leaves to the client."""
-    projection = AiSdkProjection(str(RUN_ID), after=number, until=number)
+    projection = AiSdkProjection(RUN_ID, after=number, until=number)
     chunks = chunks_of(project_all(events_waiting_for(of_http), projection))
-    return [c["toolCallId"] for c in chunks if c.get("providerExecuted") is False]
+    return [id_of(chunk) for chunk in chunks if chunk.get("providerExecuted") is False]
+
+
+def id_of(chunk: dict[str, Any]) -> str:
+    """Return the id that the run has for the call of a chunk."""
+    return call_ids.stored(RUN_ID, chunk["toolCallId"])

@@ -1,0 +1,78 @@
+"""Answers of pages to questions, and results of their tools."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import RunInputReceived, ToolResult
+from arkloop.shared.ids import new_id
+from tests.api.protocols import ui_chats
+from tests.api.protocols.ui_chats import message, post, run_of, shown
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+#: Of vendors that count the calls of each run anew.
+CALL = "call_1_1"
+
+
+@pytest.fixture
+def runs(connections: Any, alice: User) -> StoredRuns:
+    return StoredRuns.of(connections, alice)
+
+
+def asking(alice: User, runs: StoredRuns, chat: str) -> tuple[Claim, UUID]:
+    """Create a run of the chat that asks its user; returns its claim and the request's id."""
+    claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
+    assert claim is not None
+    request_id = new_id()
+    assert runs.park(claim, request_id, tool_call_id=CALL)
+    return claim, request_id
+
+
+def answer_to(run_id: UUID, *calls: dict[str, Any]) -> dict[str, Any]:
+    parts = [{**call, "state": "output-available"} for call in calls]
+    return {"id": str(run_id), "role": "assistant", "parts": parts}
+
+
+def end(runs: StoredRuns, run_id: UUID, request_id: UUID, output: str) -> None:
+    """End a run that has got this answer."""
+    claim = runs.claim(run_id)
+    assert claim is not None
+    runs.write(claim, RunInputReceived(str(request_id), output))
+    runs.write(claim, ToolResult(CALL, "ask_user", output, False, 1))
+    assert runs.finish(claim)
+
+
+def test_calls_of_different_runs_have_different_ids(alice: User, runs: StoredRuns) -> None:
+    """Pages give an output to the first call of the chat that has its id."""
+    chat = ui_chats.new_id()
+    first, request_id = asking(alice, runs, chat)
+    runs.answer(first.run_id, "Rome", request_id)
+    end(runs, first.run_id, request_id, "Rome")
+    second, _ = asking(alice, runs, chat)
+
+    [_, one, _, other] = [entry["parts"][-1] for entry in shown(alice, chat)]
+    assert ["output-available", "input-available"] == [one["state"], other["state"]]
+    assert one["toolCallId"] != other["toolCallId"]
+    run_of(post(alice, answer_to(second.run_id, {**other, "output": "Paris"}), chat=chat))
+    assert "queued" == runs.state(second.run_id)
+
+
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_a_page_keeps_the_ids_that_it_has(alice: User, runs: StoredRuns, is_bare: bool) -> None:
+    """A page of the release before has those of the run: it knows no call by another one."""
+    chat = ui_chats.new_id()
+    asked, request_id = asking(alice, runs, chat)
+    call_id = CALL if is_bare else f"{asked.run_id.hex}.{CALL}"
+    call = {"type": "tool-ask_user", "toolCallId": call_id, "output": "Rome"}
+    run_of(post(alice, answer_to(asked.run_id, call), chat=chat))
+    end(runs, asked.run_id, request_id, "Rome")
+
+    lines = post(alice, answer_to(asked.run_id, call), chat=chat).text.splitlines()
+
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    outputs = {c["toolCallId"]: c["output"] for c in chunks if c["type"].startswith("tool-output")}
+    assert {call_id: "Rome"} == outputs
