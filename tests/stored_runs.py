@@ -142,7 +142,7 @@ class StoredRuns:
     ) -> bool:
         """Let the run wait, as its worker would; `fields` are those of what it asks."""
         pending = {"request_id": str(request_id), "kind": "question", "prompt": "?", **fields}
-        asked = RunWaitingForInput(expires_at="", **pending)
+        asked = RunWaitingForInput(**{"expires_at": "", **pending})
         with self.connections.transaction() as tx:
             return claims.park(
                 tx,

@@ -211,17 +211,19 @@ def _give_results(
         for call_id, text in results.items()
         if call_id in projection.asked_call_ids
     ]
-    commands.give_results(tx, actor(), run_id, given)
-    missing = _missing(queries.get(tx.sql, actor(), run_id), facts)
+    # Clients send the results of a turn together, also those of calls that were given up.
+    commands.give_results(tx, actor(), run_id, given, skips_late=True)
+    missing = _missing(tx.sql, queries.get(tx.sql, actor(), run_id), facts)
     return Part(run_id=run_id, waits=projection.waits, pending=missing)
 
 
-def _missing(run: RowMapping, facts: AguiFacts) -> list[str]:
+def _missing(sql: Connection, run: RowMapping, facts: AguiFacts) -> list[str]:
     pending: Mapping[str, Any] = run["pending_input"] or {}
+    awaited = pending_calls.awaited(sql, run)
     return [
         facts.call_id(call["tool_call_id"])
         for call in pending.get("calls", ())
-        if call["name"] in facts.client_tools
+        if call["name"] in facts.client_tools and call["tool_call_id"] in awaited
     ]
 
 

@@ -61,7 +61,8 @@ def answer(
         if not given:
             raise NotWaiting("The message has no results of the calls that the run waits for.")
         with _late_ones_ignored(waits):
-            commands.give_results(tx, actor, run_id, given)
+            # `useChat` sends them once each call has one.
+            commands.give_results(tx, actor, run_id, given, skips_late=True)
         return
     content = _reply(waits.last, calls.get(waits.last["tool_call_id"]))
     with _late_ones_ignored(waits):

@@ -24,7 +24,7 @@ from arkloop.shared.errors import (
     StaleInput,
 )
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, creation, queries
+from arkloop.shared.runs import commands, creation, pending_calls, queries
 from arkloop.shared.runs.creation import RunCreator
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
@@ -186,12 +186,14 @@ def _give_results(tx: Transaction, given: Input, run: RowMapping, wanted: frozen
         raise NotActive()
     earlier = {id_: text for id_, text in given.earlier_results.items() if id_ in wanted}
     outputs = {**earlier, **given.results}
-    if missing := sorted(wanted - outputs.keys()):
+    # A call that was given up need not have one; nor is one refused that comes too late.
+    needed = wanted & pending_calls.awaited(tx.sql, run) if outputs else wanted
+    if missing := sorted(needed - outputs.keys()):
         raise InvalidRequest(input=[f"No tool output found for function call {missing[0]}."])
     if unknown := sorted(outputs.keys() - wanted):
         raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
     results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]
-    commands.give_results(tx, actor(), run["id"], results)
+    commands.give_results(tx, actor(), run["id"], results, skips_late=True)
 
 
 def _without_call(given: Input) -> InvalidRequest:

@@ -160,7 +160,12 @@ def decline_visits(tx: Transaction, pages: Iterable[HashedPage]) -> None:
 
 
 def give_results(
-    tx: Transaction, actor: Actor, run_id: UUID, results: Sequence[CallResult]
+    tx: Transaction,
+    actor: Actor,
+    run_id: UUID,
+    results: Sequence[CallResult],
+    *,
+    skips_late: bool = False,
 ) -> None:
     """Store results of tool calls that are made elsewhere; see `pending_calls.give`.
 
@@ -169,7 +174,8 @@ def give_results(
         ToolResultConflict, NotWaiting, NotActive, InvalidRequest
     """
     run = _find(tx.sql, actor, run_id, lock=True)
-    pending_calls.give(tx, run, results, by_end_user=actor.end_user_id is not None)
+    by_end_user = actor.end_user_id is not None
+    pending_calls.give(tx, run, results, by_end_user=by_end_user, skips_late=skips_late)
 
 
 def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, str | None]) -> None:

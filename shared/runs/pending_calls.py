@@ -58,12 +58,17 @@ class CallResult:
 
 
 def give(
-    tx: Transaction, run: RowMapping, results: Sequence[CallResult], *, by_end_user: bool = False
+    tx: Transaction,
+    run: RowMapping,
+    results: Sequence[CallResult],
+    *,
+    by_end_user: bool = False,
+    skips_late: bool = False,
 ) -> None:
     """Store results that were sent over the API, all or none; `run` is its locked row.
 
     A result that is stored already changes nothing. End users cannot send results of the org's
-    HTTP tools.
+    HTTP tools. With `skips_late`, results of calls whose own time is over are left out.
 
     Raises:
         ToolResultConflict: a call has another result.
@@ -73,6 +78,9 @@ def give(
     sources = _SENT_BY_END_USERS if by_end_user else _SENT
     calls = _calls(tx.sql, run["id"], results, sources)
     stored = [(calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls]
+    if skips_late:
+        time = _now(tx.sql)
+        stored = [(call, r) for call, r in stored if not _is_late(run, call, time)]
     if other := [r.tool_call_id for call, r in stored if call.done_at and not _is_same(call, r)]:
         raise ToolResultConflict(tool_call_ids=other)
     unknown = [i for i, result in enumerate(results) if result.tool_call_id not in calls]
@@ -93,6 +101,15 @@ def give(
     _store(tx.sql, run["id"], new)
     tx.after_commit.append(Reached("api.results_stored"))
     _resume_if_complete(tx, run)
+
+
+def awaited(sql: Connection, run: RowMapping) -> frozenset[str]:
+    """Return the ids of the calls that the run waits for and whose own time is not over."""
+    if not _awaits_results(run):
+        return frozenset()
+    time, ends = _now(sql), _own_ends(run)
+    ids = (call["tool_call_id"] for call in run["pending_input"]["calls"])
+    return frozenset(id_ for id_ in ids if id_ not in ends or ends[id_] > time)
 
 
 def settle(tx: Transaction, run_id: UUID, result: CallResult) -> bool:
@@ -219,13 +236,24 @@ def _now(sql: Connection) -> str:
 
 def _expires_at(run: RowMapping, tool_call_id: str) -> str:
     """Return when the result is given up, in RFC 3339: such texts are ordered as their times."""
-    pending = run["pending_input"]
-    own: dict[str, str] = {
-        c["tool_call_id"]: c["expires_at"] for c in pending["calls"] if "expires_at" in c
-    }
+    pending, own = run["pending_input"], _own_ends(run)
     # The row has the first of all these times.
     of_all: str = pending["expires_at"] if own else rfc3339(run["input_expires_at"])
     return min(of_all, own.get(tool_call_id, of_all))
+
+
+def _own_ends(run: RowMapping) -> dict[str, str]:
+    """Return when those of the awaited calls are given up that have a time of their own."""
+    calls = run["pending_input"]["calls"] if _awaits_results(run) else ()
+    return {call["tool_call_id"]: call["expires_at"] for call in calls if "expires_at" in call}
+
+
+def _is_late(run: RowMapping, call: Row[Any], time: str) -> bool:
+    """Return whether the call was given up, or is to be, since its own time is over."""
+    if call.done_at is not None:
+        return bool(call.is_error and call.output == TOO_LATE)
+    ends = _own_ends(run)
+    return call.tool_call_id in ends and ends[call.tool_call_id] <= time
 
 
 def _is_same(call: Row[Any], result: CallResult) -> bool:

@@ -13,9 +13,12 @@ from werkzeug.test import TestResponse
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunError, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims
+from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs.pending_calls import TOO_LATE
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.tables.runs import runs
+from tests.api.protocols import late_calls
+from tests.api.protocols.late_calls import LATE, OPEN
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -149,3 +152,22 @@ def test_a_page_gets_the_results_of_another_one(alice: User, stored: StoredRuns)
     # Cursors count the same events in all streams.
     numbers = [line.rpartition(".")[2] for line in lines if line[:4] == "id: "]
     assert ["1", "2"] == numbers
+
+
+@pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_a_late_result_is_left_out(
+    alice: User, stored: StoredRuns, sent: tuple[str, ...], is_swept: bool
+) -> None:
+    """The page sends it together with the others, which count, and is not asked for it again."""
+    send(alice, SAID).close()
+    run_id = newest(stored)
+    late_calls.wait_for(stored, run_id)
+    if is_swept:
+        sweep.sweep(stored.connections)
+    results = [result(run_id, id_) for id_ in sent]
+
+    shown = first_cursor(send(alice, SAID, turn(run_id, LATE, OPEN), *results))
+
+    assert f"{run_id}.1.1" == shown
+    assert {LATE: TOO_LATE, OPEN: "Rome"} == late_calls.outputs(stored, run_id)

@@ -9,7 +9,10 @@ import pytest
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunInputReceived, ToolResult
 from arkloop.shared.ids import new_id
-from tests.api.protocols import ui_chats
+from arkloop.shared.runs import sweep
+from arkloop.shared.runs.pending_calls import TOO_LATE
+from tests.api.protocols import late_calls, ui_chats
+from tests.api.protocols.late_calls import LATE, OPEN
 from tests.api.protocols.ui_chats import message, post, run_of, shown
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -76,3 +79,22 @@ def test_a_page_keeps_the_ids_that_it_has(alice: User, runs: StoredRuns, is_bare
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     outputs = {c["toolCallId"]: c["output"] for c in chunks if c["type"].startswith("tool-output")}
     assert {call_id: "Rome"} == outputs
+
+
+@pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_a_late_result_is_left_out(
+    alice: User, runs: StoredRuns, sent: tuple[str, ...], is_swept: bool
+) -> None:
+    """The page sends it together with the others, which count."""
+    chat = ui_chats.new_id()
+    run_id = UUID(run_of(post(alice, message(), chat=chat)))
+    late_calls.wait_for(runs, run_id)
+    if is_swept:
+        sweep.sweep(runs.connections)
+    calls = [{"toolCallId": f"{run_id.hex}.{id_}", "output": "Rome"} for id_ in sent]
+
+    for _ in range(2):  # the same again changes nothing
+        assert f"{run_id}.1" == run_of(post(alice, answer_to(run_id, *calls), chat=chat))
+
+    assert {LATE: TOO_LATE, OPEN: "Rome"} == late_calls.outputs(runs, run_id)

@@ -14,9 +14,12 @@ from arkloop.shared.accounts import org_settings
 from arkloop.shared.events.types import MessageDelta, RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.org_limits import OrgLimits
-from arkloop.shared.runs import commands, creation, run_limits
+from arkloop.shared.runs import commands, creation, run_limits, sweep
+from arkloop.shared.runs.pending_calls import TOO_LATE
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from tests.api.protocols import late_calls
+from tests.api.protocols.late_calls import LATE, OPEN
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -81,8 +84,8 @@ def test_a_reply_to_an_ended_run_holds_no_lock_of_it(
 MODEL = {"model": "scripted", "background": True}
 
 
-def continuing(response: str, content: str) -> dict[str, Any]:
-    """Return a request that continues a response by a message."""
+def continuing(response: str, content: Any) -> dict[str, Any]:
+    """Return a request that continues a response by a message, or by items."""
     return {**MODEL, "previous_response_id": response, "input": content}
 
 
@@ -227,6 +230,31 @@ def test_a_turn_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None
         stored.finish(again, error=FAILED, state=RunState.FAILED)
 
     assert 4 == len(runs_of(alice))
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [((LATE, OPEN), 200), ((OPEN,), 200), ((LATE,), 400), ((), 400)]
+)
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_a_late_output_is_neither_required_nor_refused(
+    stored: StoredRuns, alice: User, sent: tuple[str, ...], status: int, is_swept: bool
+) -> None:
+    """The outputs of the other calls count, and are all required."""
+    tool = {"type": "function", "name": "locate", "parameters": {"type": "object"}}
+    made = alice.post("/v1/responses", {**MODEL, "tools": [tool], "input": "Where am I?"}).json
+    response = str((made or {})["id"])
+    run_id = UUID(response.removeprefix("resp_"))
+    late_calls.wait_for(stored, run_id)
+    if is_swept:
+        sweep.sweep(stored.connections)
+    outputs = [{"type": "function_call_output", "call_id": id_, "output": "Rome"} for id_ in sent]
+
+    given = alice.post("/v1/responses", continuing(response, outputs or "Never mind."))
+
+    assert status == given.status_code, given.text
+    if status == 200:
+        assert f"{response}_1" == (given.json or {})["id"]
+        assert {LATE: TOO_LATE, OPEN: "Rome"} == late_calls.outputs(stored, run_id)
 
 
 def runs_of(user: User) -> set[UUID]:
