@@ -174,6 +174,7 @@ class AguiProjection:
     def _wait(self, event: Mapping[str, Any]) -> Iterator[BaseEvent]:
         data = event["data"]
         self.waits += 1
+        yield from self._close_turn()
         if data["kind"] == "tool_results":
             calls = self._asked_calls(data)
             if not calls:
@@ -215,9 +216,7 @@ class AguiProjection:
             yield self._snapshot()
 
     def _end(self, kind: str, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
-        yield from self._close_reasoning()
-        yield from self._close_message()
-        yield from self._close_calls()
+        yield from self._close_turn()
         self.is_over = True
         if kind == "run.failed":
             error = data["error"]
@@ -288,8 +287,10 @@ class AguiProjection:
         self._writing[call_id].append(data["arguments_delta"])
         yield ToolCallArgsEvent(tool_call_id=call_id, delta=data["arguments_delta"])
 
-    def _close_calls(self) -> Iterator[BaseEvent]:
-        """End the calls whose arguments are not complete and never will be."""
+    def _close_turn(self) -> Iterator[BaseEvent]:
+        """End all that is open, also calls whose arguments are not complete and never will be."""
+        yield from self._close_reasoning()
+        yield from self._close_message()
         for call_id in self._writing:
             yield ToolCallEndEvent(tool_call_id=call_id)
         self._writing.clear()
@@ -300,9 +301,7 @@ class AguiProjection:
         Its reasoning stays as an empty message, which the next attempt fills: clients keep
         reasoning that a snapshot without any reasoning lacks.
         """
-        yield from self._close_reasoning()
-        yield from self._close_message()
-        yield from self._close_calls()
+        yield from self._close_turn()
         self._messages.void(self._message_id)
         while self._thoughts:
             self._thoughts -= 1

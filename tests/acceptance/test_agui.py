@@ -1,5 +1,6 @@
 """`/v1/agui` by the unmodified `HttpAgent`, whose verification stage checks every event."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +110,25 @@ def test_an_interrupt_is_resumed(user: Caller, client: AguiProcess) -> None:
     assert [("tool", "54"), ("assistant", "Done.")] == shown(done)[-2:]
     again = agent.run(resume=resume)
     assert "RUN_FINISHED" == types_of(again)[-1]
+
+
+def test_a_custom_agent_asks_after_text(user: Caller, client: AguiProcess) -> None:
+    """Its text and reasoning end before the interrupt; the agent writes them anew afterwards."""
+    user.made("/v1/personas", {"key": "guide", "agent": "script"})
+    agent = client.agent(user, "custom-agent", query="?persona_id=guide")
+    steps = [{"thinking": "Hm."}, {"text": "Let me see. "}, {"ask": "Which city?"}]
+    said = json.dumps(steps)
+    asked = agent.run(said)
+
+    assert asked["error"] is None
+    [interrupt] = asked["interrupts"]
+    assert [("reasoning", "Hm."), ("assistant", "Let me see. ")] == shown(asked)[-2:]
+    resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "Rome"}]
+    done = agent.run(resume=resume)
+
+    assert done["error"] is None
+    expected = [("user", said), ("reasoning", "Hm."), ("assistant", "Let me see. Rome")]
+    assert expected == shown(done)
 
 
 def test_an_input_that_does_not_resume_is_a_run_error(user: Caller, client: AguiProcess) -> None:

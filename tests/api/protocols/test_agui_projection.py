@@ -61,6 +61,21 @@ def test_every_frame_is_an_event_of_the_protocol(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_part_ends_what_it_has_begun(name: str) -> None:
+    """A message, reasoning or call is open in one part alone, and the run ends after it."""
+    for _, frames in parts_of(name):
+        open_: set[tuple[str, str]] = set()
+        for event in data_of(frames):
+            kind, _, step = event["type"].rpartition("_")
+            opened = (kind, event.get("messageId") or event.get("toolCallId") or "")
+            if step == "START":
+                open_.add(opened)
+            elif step == "END":
+                open_.remove(opened)
+        assert set() == open_
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_cursor_has_the_frames_after_it(name: str) -> None:
     """The rest of the stream follows without a gap, whatever was received."""
     for number, (_, frames) in enumerate(parts_of(name)):
