@@ -69,7 +69,7 @@ class ResponseOutput:
             "response.output_text.delta", self._message, content_index=0, delta=text, logprobs=[]
         )
 
-    def close_message(self, status: str = "completed") -> Iterator[bytes]:
+    def _close_message(self, status: str = "completed") -> Iterator[bytes]:
         message, self._message = self._message, None
         if message is None:
             return
@@ -132,7 +132,7 @@ class ResponseOutput:
         yield from self._close_reasoning()
         if text and self._message is None:
             yield from self.text(seq, text)
-        yield from self.close_message()
+        yield from self._close_message()
         self._turn.clear()
 
     # ---- tools of the server ----
@@ -210,12 +210,20 @@ class ResponseOutput:
         yield frame
         yield self._done(request)
 
+    def question(self, seq: int, text: str) -> Iterator[bytes]:
+        yield from self.text(seq, text)
+        yield from self.close_turn()
+
     # ---- the end ----
+
+    def close_turn(self, status: str = "completed") -> Iterator[bytes]:
+        """End the text and the reasoning that are open."""
+        yield from self._close_reasoning(status)
+        yield from self._close_message(status)
 
     def interrupt(self) -> Iterator[bytes]:
         """End what is still open when the run ends."""
-        yield from self._close_reasoning("incomplete")
-        yield from self.close_message("incomplete")
+        yield from self.close_turn("incomplete")
         for tool in self._tools.values():
             tool.item["status"] = "incomplete"
             yield self._done(tool)

@@ -193,6 +193,7 @@ class ResponseProjection:
         """End the response with what the run asks its client."""
         data = event["data"]
         self.asked = event
+        yield from self._output.close_turn()
         yield from self._output.suspend_tools()
         match data["kind"]:
             case "tool_results":
@@ -203,8 +204,7 @@ class ResponseProjection:
                 to_approve = self._calls[data["tool_call_id"]]
                 yield from self._output.approval(event["seq"], to_approve)
             case _:
-                yield from self._output.text(event["seq"], _question(data))
-                yield from self._output.close_message()
+                yield from self._output.question(event["seq"], _question(data))
         yield self._finish(event, "completed", status="completed")
 
     def _lifecycle(self, kind: str) -> bytes:

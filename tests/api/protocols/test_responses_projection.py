@@ -110,6 +110,32 @@ def test_a_response_that_does_not_exist_yet_has_no_frames() -> None:
     assert [b"data: [DONE]\n\n"] == frames
 
 
+def test_a_question_is_a_message_of_its_own() -> None:
+    """Text of a custom agent before it ends as an item, and so does its reasoning."""
+    asking, _ = next(responses_of("agent_question"))
+    output = Response.model_validate(asking.response()).output
+
+    assert ["reasoning", "message", "message"] == [item.type for item in output]
+    assert ["Let me see. ", "Which city?"] == [
+        item.content[0].text for item in output if item.type == "message"
+    ]
+    assert {"completed"} == {item.status for item in output}
+
+
+def test_text_before_an_approval_ends_as_an_item() -> None:
+    """A custom agent can write after a call, and then ask for the approval of it."""
+    events = events_of("approvals")
+    wait = next(n for n, e in enumerate(events) if e["type"] == "run.waiting_for_input")
+    text = {"seq": 0, "type": "message.delta", "data": {"content": "It is risky."}}
+    projection = ResponseProjection(FACTS)
+    project_all([*events[:wait], text, events[wait]], projection)
+
+    items = projection.response()["output"][-2:]
+    assert [("message", "completed"), ("mcp_approval_request", None)] == [
+        (item["type"], item.get("status")) for item in items
+    ]
+
+
 def test_edited_arguments_are_those_of_the_call() -> None:
     """A call that a person has changed is shown as it was made."""
     events = events_of("approvals")
