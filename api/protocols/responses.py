@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -44,6 +45,7 @@ from arkloop.shared.errors import (
     StaleInput,
     StreamLimitExceeded,
     ToolResultConflict,
+    Unavailable,
 )
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.runs.states import RunState
@@ -63,6 +65,18 @@ GIVING = (
     *(NotWaiting, NotActive, StaleInput, ToolResultConflict),
     *(ApprovalReserved, EditReserved),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A response that a request has created, or that was found by the key of the request.
+
+    `counts_once` is whether the same request again gets this response, and no other.
+    """
+
+    id: ResponseId
+    is_replay: bool
+    counts_once: bool
 
 
 class ResponseFrames(Frames):
@@ -96,32 +110,38 @@ def create_response() -> Response:
         reserve_stream()
     with sent_files.kept_if_used():
         body["input"] = responses_files.with_stored_files(body["input"])
-        created, is_replay = _created(body)
-    response = _respond(created, streams=body.get("stream"), waits=not body.get("background"))
-    if is_replay:
+        created = _created(body)
+    response = _respond(
+        created.id,
+        streams=body.get("stream"),
+        waits=not body.get("background"),
+        is_repeatable=created.counts_once,
+    )
+    if created.is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     return response
 
 
-def _created(body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
-    """Create the response, or find that of the request's idempotency key; return its id, and
-    whether it was found.
-    """
+def _created(body: Mapping[str, Any]) -> Created:
+    """Create the response, or find that of the request's idempotency key."""
     if (given := check_key()) is not None:
-        return _created_once(given, body)
+        return Created(*_created_once(given, body), counts_once=True)
     key = _key_by_content(body)
     if key is None:
         made = create(body)
         sent_files.mark_used()
-        return made, False
+        is_answer = made.waits > 0  # a run takes the same answer again
+        return Created(made, is_replay=False, counts_once=is_answer)
     made, is_replay = _created_once(key, body)
     # By its items alone a client tries a turn again that has failed: the request is the same.
     while is_replay and body.get("previous_response_id") is None and _has_failed(made):
         made, is_replay = _created_once(f"{key} {made.run_id}", body)
-    return made, is_replay
+    return Created(made, is_replay, counts_once=True)
 
 
 def _created_once(key: str, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
+    """Create the response, or find that of this key; return its id, and whether it was found."""
+
     def make(tx: Transaction) -> Response:
         made = create_once(tx, body)
         sent_files.mark_used()
@@ -204,6 +224,7 @@ def _respond(
     waits: bool,
     skip: int = 0,
     seconds: float = WAIT_SECONDS,
+    is_repeatable: bool = False,
 ) -> Response:
     projection = ResponseProjection(_find(wanted), wanted.waits)
     if streams:
@@ -216,6 +237,9 @@ def _respond(
         raise ResponseNotFound()
     if waits:
         _wait(projection, wanted, last, seconds)
+        if is_repeatable and not projection.is_over and hub().stopping():
+            # Clients take a 200 for the end; the next process waits for the same response.
+            raise Unavailable("The server is stopping; send the same request again.")
     return jsonify(projection.response())
 
 

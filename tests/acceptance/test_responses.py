@@ -1,7 +1,10 @@
 """`/v1/responses` by the unmodified `openai` SDK: streams, resuming, tools, approvals, cancel."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -11,6 +14,8 @@ from openai import OpenAI
 
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
+from tests.system import System
+from tests.waiting import eventually
 
 COUNT = {"count": 30, "delay_ms": 20}
 LOCATE: Any = {
@@ -180,3 +185,38 @@ def test_a_question_is_answered_by_the_next_message(sdk: OpenAI) -> None:
     tool, message = answered.output
     assert ("ask_user", "Rome", "message") == (tool.name, tool.output, message.type)
     assert answered.id == sdk.responses.create(**said).id  # sent again, it changes nothing
+
+
+@pytest.mark.processes
+def test_a_server_that_stops_has_requests_repeated_that_count_once(
+    system: System, user: Caller, sdk: OpenAI
+) -> None:
+    """With a key, and to an answer: 503, and then the response. A run without a key is shown."""
+    long = {"count": 60, "delay_ms": 100}
+    question = {"tool": "ask_user", "args": {"question": "Which city?"}}
+    asked = sdk.responses.create(model="scripted", input=script(question, long))
+    key = {"extra_headers": {"Idempotency-Key": "stopped"}}
+    ask: Any = {"model": "scripted", "input": script(long), "metadata": {"from": "stopped"}}
+    answer: Any = {"model": "scripted", "input": "Rome", "previous_response_id": asked.id}
+    with ThreadPoolExecutor(3) as pool:
+        with system.one_more_web_server() as server:
+            there = sdk.with_options(base_url=f"{server.url}/v1")
+            keyed, unkeyed, answered = (
+                pool.submit(lambda how=how: there.responses.create(**how))
+                for how in ({**ask, **key}, ask, answer)
+            )
+            eventually(lambda: 3 == len(user.get("/v1/runs", limit=3, status="running")))
+            os.kill(server.pid, signal.SIGTERM)
+            for refused in (keyed, answered):
+                error = refused.exception(20)
+                assert isinstance(error, openai.InternalServerError)
+                assert (503, "1") == (error.status_code, error.response.headers["Retry-After"])
+            assert "in_progress" == unkeyed.result(20).status
+    again = [sdk.responses.create(**how) for how in ({**ask, **key}, answer)]
+
+    assert ["completed", "completed"] == [response.status for response in again]
+    runs = user.get("/v1/runs", limit=3)
+    of_ask = [run["run_id"] for run in runs if run["metadata"] == ask["metadata"]]
+    assert 2 == len(of_ask)
+    assert again[0].id.removeprefix("resp_") in [run_id.replace("-", "") for run_id in of_ask]
+    assert f"{asked.id}_1" == again[1].id
