@@ -221,7 +221,7 @@ def _playing(*responses: httpx.Response) -> tuple[Arkloop, list[httpx.Request]]:
         requests.append(request)
         return next(left)
 
-    http = httpx.Client(transport=httpx.MockTransport(play))
+    http = httpx.Client(transport=httpx.MockTransport(play), follow_redirects=True)
     return Arkloop("http://service", "token", patience=5, first_pause=0.01, http=http), requests
 
 

@@ -18,12 +18,12 @@ from tests.ai_sdk_pages import MODULES, NODE
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
+from tests.typescript_client import called
 
 pytestmark = needs_front_ends
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "front_ends" / "client.mjs"
-CALL = ROOT / "tests" / "front_ends" / "client_call.mjs"
 CLIENT = ROOT / "clients" / "typescript"
 STEPS = (
     {"count": 60, "delay_ms": 20},
@@ -143,24 +143,11 @@ def test_an_approval_has_its_arguments(user: Caller) -> None:
     assert ["54"] == results
 
 
-def _called(call: str, *responses: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Make one call; return what client_call.mjs says of it."""
-    given = {"call": call, **options, **({"responses": responses} if responses else {})}
-    program = subprocess.run(
-        [str(NODE), "--disable-warning=ExperimentalWarning", str(CALL), json.dumps(given)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert 0 == program.returncode, program.stderr
-    return dict(json.loads(program.stdout))
-
-
 @pytest.mark.parametrize("call", ["get", "follow"])
 def test_a_limit_that_no_waiting_lifts_is_thrown_at_once(call: str) -> None:
     """A 429 without `Retry-After`, such as that of a budget that is used up, is not repeated."""
     shown = {"code": "budget.exhausted", "message": "Nothing is left.", "details": {}}
-    made = _called(call, {"status": 429, "body": json.dumps(shown)})
+    made = called(call, {"status": 429, "body": json.dumps(shown)})
 
     assert (1, "budget.exhausted", None) == (
         made["attempts"],
@@ -176,7 +163,7 @@ def test_a_limit_that_no_waiting_lifts_is_thrown_at_once(call: str) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int) -> None:
     """The next request follows after as many seconds as the service has named."""
-    made = _called(call, {"status": status, "headers": {"Retry-After": "1"}}, last)
+    made = called(call, {"status": status, "headers": {"Retry-After": "1"}}, last)
 
     assert (2, None) == (made["attempts"], made["thrown"])
     assert 1_000 <= made["ms"]
@@ -185,7 +172,7 @@ def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int)
 @pytest.mark.parametrize("status", [408, 502, 503, 504])
 def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
     """A request before it, whose response was lost, may have been carried out."""
-    made = _called("create", {"status": status}, {"status": 201})
+    made = called("create", {"status": status}, {"status": 201})
 
     assert (2, None) == (made["attempts"], made["thrown"])
     [key] = set(made["keys"])
@@ -194,7 +181,7 @@ def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
 
 def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
     """The error says how long the caller would have to wait."""
-    made = _called("get", {"status": 429, "headers": {"Retry-After": "6"}}, patience=5_000)
+    made = called("get", {"status": 429, "headers": {"Retry-After": "6"}}, patience=5_000)
 
     assert (1, 6) == (made["attempts"], made["thrown"]["retryAfter"])
 
@@ -212,7 +199,7 @@ def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
 )
 def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) -> None:
     """A body or header that cannot be written, or an address of no HTTP server, stays as it is."""
-    made = _called(call, url=url, patience=20_000)
+    made = called(call, url=url, patience=20_000)
 
     assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
     assert made["ms"] < 5_000
@@ -220,13 +207,13 @@ def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) ->
 
 def test_a_token_of_a_file_may_end_with_a_newline() -> None:
     """What surrounds the token, such as the end of the file's line, is left out."""
-    assert ["Bearer secret"] == _called("get", {"status": 200}, token=" secret\r\n")["tokens"]
+    assert ["Bearer secret"] == called("get", {"status": 200}, token=" secret\r\n")["tokens"]
 
 
 @pytest.mark.parametrize("token", ["secret\nsecret", "secret\u200b", "secrét"])
 def test_a_token_that_no_header_can_hold_is_refused_without_its_value(token: str) -> None:
     """The error is thrown where the client is made, and shows nothing of the token in logs."""
-    made = _called("get", {"status": 200}, token=token)
+    made = called("get", {"status": 200}, token=token)
 
     assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
     assert "characters other than visible ASCII" in made["thrown"]["message"]
@@ -240,7 +227,7 @@ def test_no_event_follows_an_abort() -> None:
         f"data: {json.dumps({'seq': i, 'type': kind})}\n\n" for i, kind in enumerate(kinds, 1)
     ]
     stream = {"headers": {"Content-Type": "text/event-stream"}, "body": "".join(frames)}
-    made = _called("abortAtFirst", {"status": 200, **stream})
+    made = called("abortAtFirst", {"status": 200, **stream})
 
     assert ([1], "aborted") == (made["seen"], made["thrown"]["reason"])
 
@@ -248,7 +235,7 @@ def test_no_event_follows_an_abort() -> None:
 def test_an_abort_ends_a_pause() -> None:
     """The caller gets the signal's reason at once, and no timer keeps the program running."""
     begun = time.monotonic()
-    made = _called("abortSoon", {"status": 503}, patience=60_000, firstPause=10_000)
+    made = called("abortSoon", {"status": 503}, patience=60_000, firstPause=10_000)
 
     assert (1, "aborted") == (made["attempts"], made["thrown"]["reason"])
     assert time.monotonic() - begun < 5  # the pause has at least that much
@@ -267,7 +254,7 @@ def test_an_errors_message_says_what_is_wrong(
 ) -> None:
     """A log has details, status and code, and of a wrong address what was asked for."""
     body = json.dumps({"code": code, "message": "No.", "details": details})
-    made = _called("get", {"status": status, "body": body})
+    made = called("get", {"status": status, "body": body})
 
     assert f"No.{more}" == made["thrown"]["message"]
 
@@ -275,7 +262,7 @@ def test_an_errors_message_says_what_is_wrong(
 @pytest.mark.parametrize("body", ['{"error": "blocked"}', '{"code": 403}', "null", "Forbidden"])
 def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
     """JSON of another shape than the service's has no code, and its text is the message."""
-    made = _called("get", {"status": 403, "body": body})
+    made = called("get", {"status": 403, "body": body})
 
     assert ("", body) == (made["thrown"]["code"], made["thrown"]["message"])
 
@@ -289,7 +276,7 @@ def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
 )
 def test_an_error_without_a_text_says_what_it_is(response: dict[str, Any], what: str) -> None:
     """The message of an empty response, and of a redirect, is what came from where."""
-    made = _called("get", response)
+    made = called("get", response)
 
     assert f"http://service/v1/runs/run responded with {what}." == made["thrown"]["message"]
 
@@ -300,7 +287,7 @@ def test_an_error_without_a_text_says_what_it_is(response: dict[str, Any], what:
 def test_a_success_that_is_not_the_services_is_thrown_at_once(call: str, what: str) -> None:
     """The message says where it came from, and has nothing of what it was."""
     page = {"headers": {"Content-Type": "text/html"}, "body": "<p>Log in"}
-    made = _called(call, {"status": 200, **page})
+    made = called(call, {"status": 200, **page})
 
     path = "/v1/runs/run" + ("/events" if call == "follow" else "")
     message = f"http://service{path} responded with {what}: the response is not the service's."
@@ -312,8 +299,8 @@ def test_a_success_that_is_not_the_services_is_thrown_at_once(call: str, what: s
 def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
     """An hour forward does not end the patience, and one back does not make it longer."""
     steps = {"clockStep": step, "patience": 1_000}
-    repeated = _called("get", {"status": 503}, {"status": 200}, **steps)
-    given_up = _called("get", {"status": 503}, **steps)
+    repeated = called("get", {"status": 503}, {"status": 200}, **steps)
+    given_up = called("get", {"status": 503}, **steps)
 
     assert (2, None) == (repeated["attempts"], repeated["thrown"])
     assert given_up["ms"] < 5_000

@@ -169,7 +169,9 @@ class Arkloop:
             headers["Last-Event-ID"] = str(after_seq)  # with it, 204 says that there is no more
         timeout = httpx.Timeout(SILENCE_SECONDS)
         url = f"{self._url}/v1/runs/{run_id}/events"
-        with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+        with self._http.stream(
+            "GET", url, headers=headers, timeout=timeout, follow_redirects=False
+        ) as response:
             if response.status_code == 204:
                 raise _AtEnd()
             if response.status_code != 200:
@@ -204,8 +206,13 @@ class Arkloop:
             sent["Content-Type"] = "application/json"
         while True:
             try:
+                # A redirect would turn a POST into a GET, and lose the token on another host.
                 response = self._http.request(
-                    method, self._url + path, content=content, headers=sent
+                    method,
+                    self._url + path,
+                    content=content,
+                    headers=sent,
+                    follow_redirects=False,
                 )
             except _LOCAL:
                 raise

@@ -240,8 +240,9 @@ export class Arkloop {
     return prepared
   }
 
+  /** Make the request, and follow no redirect: it would lose the token, and turn a POST into a GET. */
   #sent({ url, ...request }: Prepared, signal: AbortSignal): Promise<Response> {
-    return this.#fetch(url, { ...request, signal })
+    return this.#fetch(url, { ...request, signal, redirect: "manual" })
   }
 }
 
@@ -373,10 +374,12 @@ async function errorOf(response: Response, { method, url }: Prepared): Promise<A
 
 /** Return the text of a response that is not the service's, or what is known without one. */
 function foreignMessage(response: Response, text: string, url: string): string {
+  // A browser shows neither status nor target.
+  if (response.type === "opaqueredirect") return `${url} responded with a redirect.`
   const location = response.headers.get("Location")
   if (location === null && text.trim() !== "") return text.slice(0, 1_000)
   const what = location === null ? "without a text" : `and a redirect to ${location}`
-  return `${response.url || url} responded with ${response.status} ${what}.` // `fetch` may have followed
+  return `${response.url || url} responded with ${response.status} ${what}.`
 }
 
 /** Return the seconds of a `Retry-After`; a proxy's date is as good as 0, null means that there is none. */
