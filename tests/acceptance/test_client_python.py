@@ -1,7 +1,9 @@
 """`clients/python` against the service: cut connections, killed servers, people and tools."""
 
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -355,6 +357,18 @@ def test_an_errors_text_says_what_is_wrong(arkloop: Arkloop, user: Caller) -> No
     assert str(invalid.value).endswith(f" see `details`. {details} (422 validation.error)")
     where = f"GET {user.url}/v1/v1/runs/run"
     assert f"No such endpoint. {where} (404 http.not_found)" == str(lost.value)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_an_error_can_be_copied(copied: Callable[[ArkloopError], ArkloopError]) -> None:
+    """An error of another process arrives whole: a pool waits forever for one that cannot."""
+    error = ArkloopError(429, "queue.full", "The queue is full.", {"limit": 5}, 2.0)
+    error.add_note("thread 7")
+
+    made = copied(error)
+
+    assert (ArkloopError, str(error)) == (type(made), str(made))
+    assert vars(error) == vars(made)
 
 
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:

@@ -45,6 +45,12 @@ class ArkloopError(Exception):
         self.code = code
         self.details = details
         self.retry_after = retry_after
+        self._message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how a copy is made, as in another process: by default of the text alone."""
+        given = (self.status, self.code, self._message, self.details, self.retry_after)
+        return type(self), given, self.__dict__
 
 
 class Arkloop:
