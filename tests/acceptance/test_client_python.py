@@ -196,6 +196,23 @@ def test_client_tools_and_cancel(arkloop: Arkloop) -> None:
     assert [] == list(arkloop.follow(hanging, after_seq=last["seq"]))
 
 
+def test_text_of_any_alphabet_is_sent_as_it_is(arkloop: Arkloop) -> None:
+    """Replies and results reach their limits by their length in UTF-8, not by that of escapes."""
+    calling = script({"tool": "calculator", "args": {"expression": "1"}}, {"say": "Done."})
+    run_id = arkloop.create(calling, route_id="scripted", persona_id="careful")["run_id"]
+    for event in arkloop.follow(run_id):
+        if event["type"] == "run.waiting_for_input":
+            arkloop.approve(run_id, event["data"]["request_id"], "deny", reason="я" * 16_000)
+    client, requests = _playing(httpx.Response(200, json={}))
+    client.send_tool_results(run_id, [{"tool_call_id": "a", "output": "я\u2028🙂"}])
+
+    assert "completed" == arkloop.get_run(run_id)["status"]
+    assert "я\u2028🙂".encode() in requests[0].content
+    with pytest.raises(ArkloopError, match="lone surrogate") as error:
+        arkloop.answer(run_id, "\ud800")
+    assert ["content"] == list(error.value.details)
+
+
 def test_open_streams_leave_room_for_requests(user: Caller) -> None:
     """A client with a hundred open streams can cancel what it follows."""
     with Arkloop(user.url, user.token, patience=1) as client:

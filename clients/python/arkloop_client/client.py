@@ -126,7 +126,8 @@ class Arkloop:
     ) -> None:
         """Decide on a tool call; `reason` goes with `deny`, `arguments` with `edit`."""
         made = {"decision": decision, "reason": reason, "arguments": arguments}
-        content = json.dumps({name: value for name, value in made.items() if value is not None})
+        given = {name: value for name, value in made.items() if value is not None}
+        content = json.dumps(given, ensure_ascii=False)  # it may have 32 KiB
         self.answer(run_id, content, request_id)
 
     def send_tool_results(self, run_id: str, results: Sequence[ToolResult]) -> None:
@@ -206,7 +207,7 @@ class Arkloop:
     ) -> Any:
         """Make the request until there is a response that counts."""
         retry = _Retry(self._patience, self._first_pause)
-        content = None if body is None else json.dumps(body).encode()
+        content = None if body is None else _encoded(body)
         sent = {**self._headers, **(headers or {})}
         if content is not None:
             sent["Content-Type"] = "application/json"
@@ -302,6 +303,14 @@ def _checked(token: str) -> str:
     if not all("!" <= character <= "~" for character in stripped):
         raise ValueError("The token has characters other than visible ASCII.")
     return stripped
+
+
+def _encoded(body: Any) -> bytes:
+    """Return the body as JSON; escapes would make text of most alphabets too long."""
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate, whose field the service names
+        return json.dumps(body).encode()
 
 
 def _is_passing(error: ArkloopError) -> bool:
