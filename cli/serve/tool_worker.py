@@ -290,10 +290,15 @@ def _fitting(body: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, An
     if len(fitting.get("images", ())) > MAX_IMAGES:
         fitting["images"] = fitting["images"][:MAX_IMAGES]
         fitting[name] = text + _CUT
-    while len(json.dumps(fitting)) > MAX_BODY_BYTES and (text or fitting.get("images")):
-        if len(json.dumps(text)) > MAX_BODY_BYTES // 2:
+    while _size(fitting) > MAX_BODY_BYTES and (text or fitting.get("images")):
+        if _size(text) > MAX_BODY_BYTES // 2:
             text = text[: len(text) * 2 // 3]
         else:
             fitting["images"] = fitting["images"][:-1]
         fitting[name] = text + _CUT
     return fitting
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of the value as the service gets it: text is not escaped."""
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -192,8 +192,9 @@ def test_a_call_that_is_on_its_way_at_the_stop_is_executed() -> None:
 class OneCall:
     """A service with one call; some of its first responses are not what a worker expects."""
 
-    def __init__(self, **first: dict[str, Any]) -> None:
+    def __init__(self, *, output: str = "done", **first: dict[str, Any]) -> None:
         self.results: list[tuple[str, Any]] = []
+        self.output = output
         self.beaten = threading.Event()
         self._first = first
         self._calls = [{**CALL, "fence": 1}]
@@ -219,7 +220,7 @@ class OneCall:
         def work(context: ToolContext) -> str:
             """Execute the call."""
             self.beaten.wait(30)
-            return "done"
+            return self.output
 
         with scripted_service(self.respond) as address:
             worker = ToolWorker(
@@ -235,6 +236,17 @@ class OneCall:
             working.join(10)
             assert not working.is_alive()
         return worker
+
+
+@pytest.mark.parametrize(("characters", "is_cut"), [(490_000, False), (510_000, True)])
+def test_a_result_is_cut_by_its_length_in_utf_8(characters: int, is_cut: bool) -> None:
+    """Text of another alphabet arrives whole up to the limit, and beyond it without its end."""
+    service = OneCall(output="я" * characters)
+
+    service.served(10, lambda: service.results != [])
+
+    [(_, output)] = service.results
+    assert (is_cut, not is_cut) == ("[cut: " in output, output == service.output)
 
 
 @pytest.mark.parametrize("verb", ["poll", "heartbeat", "complete"])
