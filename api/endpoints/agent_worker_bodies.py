@@ -228,10 +228,17 @@ class _LastWrite(AppendEvents):
     seq = fields.Integer(required=True, strict=True, validate=validate.Range(1, 2**63 - 1))
 
 
+def _check_distinct(call_ids: list[str]) -> None:
+    if len(set(call_ids)) < len(call_ids):
+        raise ValidationError("duplicate id")
+
+
 class _Pause(_LastWrite):
     """An end of this execution after which another one continues the run."""
 
-    unbegun = BoundedList(fields.String(validate=_CALL_ID), most=MAX_EVENTS)
+    unbegun = BoundedList(
+        fields.String(validate=_CALL_ID), most=MAX_EVENTS, validate=_check_distinct
+    )
 
 
 class AskPerson(_Pause):

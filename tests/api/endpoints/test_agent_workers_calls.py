@@ -9,7 +9,7 @@ import pytest
 from arkloop.shared.runs import unbegun_calls
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.agent_worker import MakeWorker, call, result, start, turn, worker
-from tests.clients import User, error_of
+from tests.clients import User, details_of, error_of
 from tests.query_plans import noted
 
 __all__ = ["start", "worker"]  # fixtures
@@ -215,6 +215,8 @@ def test_a_worker_gets_the_calls_that_have_not_begun(
     mine.write("append", turn(), call("a"), call("b"), call("c"))
     refused = mine.write(verb, unbegun=["a", "x"], **body)
     assert (422, "validation.error") == error_of(refused)
+    repeated = mine.write(verb, unbegun=["a", "b", "a"], **body)
+    assert {"unbegun": ["duplicate id"]} == details_of(repeated)
 
     assert 200 == mine.write(verb, unbegun=["a", "b"], **body).status_code
 
