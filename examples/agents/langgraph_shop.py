@@ -18,7 +18,7 @@ from langchain_core.messages import (
 )
 from langchain_openai import ChatOpenAI
 from langgraph.errors import GraphBubbleUp
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.prebuilt.tool_node import ToolCallRequest, ToolInvocationError
 from langgraph.types import Command
@@ -44,8 +44,7 @@ def langgraph_shop(run: AgentRun) -> None:
     builder.add_node("model", call_model)
     tools = ToolNode(list(_shop.TOOLS.values()), handle_tool_errors=False, wrap_tool_call=call_tool)
     builder.add_node("tools", tools)
-    # A run that waited continues with the calls of its last turn.
-    builder.add_conditional_edges(START, tools_condition, {"tools": "tools", END: "model"})
+    builder.add_conditional_edges(START, _first_node, ["tools", "model"])
     builder.add_conditional_edges("model", tools_condition)
     builder.add_edge("tools", "model")
     graph = builder.compile()
@@ -59,6 +58,12 @@ def langgraph_shop(run: AgentRun) -> None:
                 run.text(chunk.text)
         elif "model" in event:
             _record(run, event["model"]["messages"][-1])
+
+
+def _first_node(state: MessagesState) -> str:
+    """Return the node to begin with: a run that waited continues with its last turn's calls."""
+    has_calls = state["messages"] and tools_condition(state) == "tools"  # there may be no message
+    return "tools" if has_calls else "model"
 
 
 def _call_tool(

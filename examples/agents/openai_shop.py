@@ -39,9 +39,10 @@ async def openai_shop(run: AgentRun) -> None:
         messages = _open_calls.conversation(run)
         items = [item for message in messages for item in _items(message)]
         # Calls of its last turn that have not begun are made first.
-        for made in messages[-1].get("tool_calls", ()):
-            output = await _make(run, steps, made["name"], made["arguments"], made["id"])
-            items.append(_output(made["id"], output))
+        for message in messages[-1:]:  # there may be none
+            for made in message.get("tool_calls", ()):
+                output = await _make(run, steps, made["name"], made["arguments"], made["id"])
+                items.append(_output(made["id"], output))
         config = RunConfig(tracing_disabled=True)
         result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)
         async for event in result.stream_events():

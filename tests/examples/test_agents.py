@@ -137,6 +137,19 @@ def test_langgraph_gets_the_images_of_a_message(shop: Shop) -> None:
     assert [stored, url] == images
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_framework_begins_a_thread_without_messages(shop: Shop, agent: str) -> None:
+    """The model gets the instructions alone, where no call can be open."""
+    known = len(shop.model.bodies)
+    run_id = shop.user.start(shop.user.thread(), persona_id=agent)
+
+    events = shop.user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert ["Help."] == [one["content"] for one in shop.model.bodies[known]["messages"]]
+    assert "".join(TURNS) == text_of(events)
+
+
 def sorted_results(events: list[dict[str, Any]]) -> list[str]:
     """Return the two tools of the first turn in the order in which they returned."""
     names = [result["name"] for result in data_of(events, "tool.result")][:2]
