@@ -1,6 +1,7 @@
 """`clients/typescript` in Node.js and in a browser, with servers that are not the service."""
 
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -84,6 +85,16 @@ def test_a_redirect_is_not_followed(call: str, request_line: str, status: int) -
     assert [request_line] == requests
     message = f"{url}{path} responded with {status} and a redirect to {path}."
     assert ("ArkloopError", message) == (made["thrown"]["name"], made["thrown"]["message"])
+
+
+def test_a_silent_server_is_an_error_of_its_own() -> None:
+    """The last error is not that of a caller who has aborted, and says what was waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        made = called("follow", url=url, silenceMs=300, patience=200)
+
+    message = f"No data from {url}/v1/runs/run/events for 30 s."
+    assert ("TimeoutError", message) == (made["thrown"]["name"], made["thrown"]["message"])
 
 
 @pytest.fixture(scope="module")

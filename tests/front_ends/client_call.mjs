@@ -3,7 +3,9 @@ import { Arkloop } from "../../clients/typescript/src/index.ts"
 
 const given = JSON.parse(process.argv[2])
 const { call, url = "http://service", token = "token", responses } = given
-const { patience = 5_000, firstPause = 10, clockStep = 0 } = given
+const { patience = 5_000, firstPause = 10, clockStep = 0, silenceMs = 30_000 } = given
+const later = globalThis.setTimeout
+globalThis.setTimeout = (call, ms, ...more) => later(call, ms === 30_000 ? silenceMs : ms, ...more)
 const now = Date.now
 let attempts = 0
 const keys = []

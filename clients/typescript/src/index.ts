@@ -165,7 +165,9 @@ export class Arkloop {
     const abort = () => connection.abort(signal?.reason)
     signal?.throwIfAborted()
     signal?.addEventListener("abort", abort)
-    let silence = setTimeout(abort, SILENCE_MS)
+    const reason = `No data from ${request.url} for ${SILENCE_MS / 1_000} s.`
+    const giveUp = () => connection.abort(new DOMException(reason, "TimeoutError"))
+    let silence = setTimeout(giveUp, SILENCE_MS)
     let isOpen = false
     try {
       const response = await this.#sent({ ...request, headers }, connection.signal)
@@ -182,7 +184,7 @@ export class Arkloop {
       for (;;) {
         // Not while the caller has an event, and nothing is read.
         clearTimeout(silence)
-        silence = setTimeout(abort, SILENCE_MS)
+        silence = setTimeout(giveUp, SILENCE_MS)
         const { done, value } = await reader.read()
         clearTimeout(silence)
         if (done) return
