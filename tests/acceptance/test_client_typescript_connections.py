@@ -31,6 +31,7 @@ async ([url, call]) => {
   } catch (error) {
     return [error.name, error.status, error.message]
   }
+  return null
 }
 """
 
@@ -108,7 +109,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _of_a_page(context: BrowserContext, compiled: Path, url: str, call: str) -> Any:
-    """Make the call in a page of the same origin; return what it throws."""
+    """Make the call in a page of the same origin; return what it throws, or None."""
 
     def serve(route: Route) -> None:
         if route.request.url.endswith(".js"):
@@ -133,3 +134,22 @@ def test_a_page_follows_no_redirect(context: BrowserContext, compiled: Path, cal
     [request_line] = [one for one in requests if "/v1/" in one]
     path = request_line.partition("/old")[2]
     assert ["ArkloopError", 0, f"{url}{path} responded with a redirect."] == thrown
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_over_plain_http_creates_runs(context: BrowserContext, compiled: Path) -> None:
+    """Each request has a key of its own, though such a page has no `crypto.randomUUID`."""
+    keys: list[str | None] = []
+
+    def create(route: Route) -> None:
+        keys.append(route.request.header_value("Idempotency-Key"))
+        route.fulfill(status=201, json={"run_id": "run"})
+
+    context.route("**/v1/runs", create)
+
+    thrown = [_of_a_page(context, compiled, "http://app.test", "create") for _ in range(2)]
+
+    assert [None, None] == thrown
+    assert 2 == len({key for key in keys if key})
+    assert "undefined" == context.pages[-1].evaluate("typeof crypto.randomUUID")

@@ -207,7 +207,7 @@ export class Arkloop {
   }
 
   #post<T>(path: string, body: unknown, key?: string): Promise<T> {
-    return this.#call("POST", path, body, { "Idempotency-Key": key ?? crypto.randomUUID() })
+    return this.#call("POST", path, body, { "Idempotency-Key": key ?? newKey() })
   }
 
   /** Make the request until there is a response that counts. */
@@ -340,6 +340,12 @@ function elapsed(ms: number, signal?: AbortSignal): Promise<void> {
 function isPassing(error: ArkloopError): boolean {
   if (error.status === 429) return error.retryAfter !== null
   return PASSING.has(error.status) || error.code === "idempotency.in_progress"
+}
+
+/** Return a key of 32 hexadecimal digits; pages over plain HTTP have no `crypto.randomUUID`. */
+function newKey(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16))
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")
 }
 
 async function contentOf<T>(response: Response, url: string): Promise<T> {
