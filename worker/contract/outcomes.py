@@ -41,6 +41,12 @@ class RunFailure(Exception):
         self.code = code
         self.retryable = retryable
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how a copy is made, as for another process: not by `__init__`, since `args` has
+        the message alone.
+        """
+        return Exception.__new__, (type(self), *self.args), self.__dict__
+
     def as_error(self) -> RunError:
         # It may be a provider's text, and is stored together with the endings of other runs.
         return RunError(self.code, clean(str(self)), self.retryable)
