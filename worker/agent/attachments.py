@@ -24,6 +24,8 @@ from arkloop.worker.contract.messages import (
 #: Vendors refuse requests of more than 32 MB, in which base64 makes four bytes of three.
 MAX_BYTES = 20 * 1024 * 1024
 MAX_ATTACHMENTS = 100
+#: How `run.settings_dropped` names attachments that a route's calls leave out.
+DROPPED_ATTACHMENTS = "attachments"
 #: In a request with more than 20 images Anthropic refuses each that has more than 2,000 pixels in a
 #: row or column; see https://platform.claude.com/docs/en/build-with-claude/vision. Half of them
 #: leaves room for new ones.

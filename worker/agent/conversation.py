@@ -15,6 +15,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ProviderState
 from arkloop.shared.runs import form_replies
 from arkloop.worker.agent import structured_output
+from arkloop.worker.agent.attachments import DROPPED_ATTACHMENTS
 from arkloop.worker.contract.attachments import images_of, parts_of
 from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import (
@@ -32,6 +33,8 @@ TURN_TYPES = (
     types.ContextCompacted.type,
     types.MessageCompleted.type,
     types.RunFallback.type,
+    types.RunLimitReached.type,
+    types.RunSettingsDropped.type,
     types.ToolCallRequested.type,
     types.ToolResult.type,
     types.RunWaitingForInput.type,
@@ -131,8 +134,8 @@ class Turn:
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
     seq: int = 0  #: of its `message.completed`
-    #: The vendor's count of its request, if the next requests begin as that one; and the route
-    #: that made it, None for the run's own.
+    #: The vendor's count of its request, if the next requests begin as that one and it left out
+    #: nothing that they have; and the route that made it, None for the run's own.
     input_tokens: int | None = None
     route_id: str | None = None
     #: Why its text is not the run's output.
@@ -193,6 +196,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     of_call: dict[str, Turn] = {}  # the newest turn with a call of this id
     requests: dict[str, dict[str, Any]] = {}
     route_id: str | None = None
+    is_whole = True
     for event in stored:
         if event.type not in TURN_TYPES:
             continue
@@ -203,10 +207,15 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                     turn.input_tokens = None
             case types.RunFallback.type:
                 route_id = data["to_route_id"]
+            case types.RunLimitReached.type:
+                is_whole = False  # the last call may have less of the conversation
+            case types.RunSettingsDropped.type:
+                is_whole = is_whole and DROPPED_ATTACHMENTS not in data["settings"]
             case types.MessageCompleted.type:
                 turn = Turn(data["message_id"], data["content"], seq=event.seq)
                 turn.state = _state(data.get("provider_state"))
-                turn.input_tokens, turn.route_id = _reported_input(data["usage"]), route_id
+                turn.input_tokens = _reported_input(data["usage"]) if is_whole else None
+                turn.route_id = route_id
                 turn.output_errors = data.get("output_errors") or ()
                 turns.append(turn)
             case types.ToolCallRequested.type:

@@ -14,7 +14,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent import affordable, call_spans, finished_turn
-from arkloop.worker.agent.attachments import attached, droppable
+from arkloop.worker.agent.attachments import DROPPED_ATTACHMENTS, attached, droppable
 from arkloop.worker.agent.call_ids import CallIds
 from arkloop.worker.agent.output_pace import FREE_CHARACTERS, OutputPace
 from arkloop.worker.agent.retry import (
@@ -51,8 +51,6 @@ from arkloop.worker.providers import Provider, output_modes
 
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
-#: How the event names attachments that a route's calls leave out.
-DROPPED_ATTACHMENTS = "attachments"
 #: Under a budget every call needs a bound: this one, where neither persona nor route has one.
 DEFAULT_OUTPUT_TOKENS = 4096
 #: Or what a small context leaves for it, but not less than this: our count is rather too high.

@@ -21,6 +21,7 @@ from arkloop.shared.events.types import (
     ContextCompacted,
     MessageReset,
     RunCost,
+    RunFallback,
     RunLimitReached,
     RunSettingsDropped,
 )
@@ -115,7 +116,8 @@ SELECT count(*) FROM (
     LIMIT %(max_counted)s
 ) older
 """
-# By the default frame of a window, `size` includes all the events of the row's own run.
+# By the default frame of a window, `size` includes all the events of the row's own run. Those of
+# `lasting` types before the truncation point count for the run's turns after it, too.
 _TURNS = """
 SELECT position, route_id, persona_id, seq, type,
     CASE WHEN size <= %(max_bytes)s THEN payload END AS payload
@@ -129,7 +131,8 @@ FROM (
         ORDER BY position DESC LIMIT %(max_runs)s
     ) newest
     LEFT JOIN run_events e ON e.run_id = newest.id AND e.type = ANY(%(types)s)
-        AND (newest.position > %(upto_position)s OR e.seq > %(upto_seq)s)
+        AND (newest.position > %(upto_position)s OR e.seq > %(upto_seq)s
+            OR e.type = ANY(%(lasting)s))
 ) turns
 ORDER BY position DESC, seq
 """
@@ -316,6 +319,7 @@ def _turns_of_earlier_runs(
             "upto_seq": start.upto_seq,
             "max_runs": max_runs,
             "types": list(TURN_TYPES),
+            "lasting": [RunFallback.type, RunLimitReached.type, RunSettingsDropped.type],
             "max_bytes": remaining_bytes,
         }
         rows = sql.exec_driver_sql(_TURNS, values).all()
@@ -376,11 +380,7 @@ def written_bytes(sql: Connection, run_id: UUID) -> int:
 
 
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.
-_OWN_TYPES = (
-    *TURN_TYPES,
-    *(kind.type for kind in (RunSettingsDropped, RunLimitReached)),
-    *(kind.type for kind in (RunCost, MessageReset)),
-)
+_OWN_TYPES = (*TURN_TYPES, RunCost.type, MessageReset.type)
 
 
 def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.threads import thread_contexts, threads
 from arkloop.shared.threads.content import Content
-from arkloop.worker.agent.conversation import Counted, History
+from arkloop.worker.agent.conversation import History
 from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -26,7 +25,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.process import history
 from arkloop.worker.process.history_loader import of_first_run
-from tests.stored_runs import StoredRuns, ago
+from tests.stored_runs import StoredRuns
 
 
 def said(stored: StoredRuns, thread_id: UUID, content: str | Content) -> None:
@@ -108,86 +107,6 @@ def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
 
     assert [*turns(1), *turns(2), UserMessage("now")] == found.messages
     assert 0 == found.unread
-
-
-def counted(stored: StoredRuns, thread_id: UUID, *happened: types.Event) -> Claim:
-    """Store a run of two turns with these events between them, and a message after it."""
-    said(stored, thread_id, "question")
-    claim = claimed(stored, thread_id)
-    stored.write(
-        claim,
-        types.MessageCompleted("m1", "let me see", Usage(input_tokens=700)),
-        types.ToolCallRequested("c", "t", {}),
-        types.ToolResult("c", "t", "out", False, 1),
-        *happened,
-    )
-    stored.finish(claim, message=(new_id(), "answer"))
-    said(stored, thread_id, "now")
-    return claim
-
-
-def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRuns) -> None:
-    """How many tokens it had, before which turn, and on which route."""
-    thread_id = stored.thread()
-    answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
-    claim = counted(stored, thread_id, answer)
-
-    assert Counted(900, (claim.position, 5), "scripted") == loaded(stored, thread_id).counted
-
-
-@pytest.mark.parametrize(
-    "usage", [Usage(input_tokens=900, source="estimated"), Usage(input_tokens=0)]
-)
-def test_an_estimate_is_no_count(stored: StoredRuns, usage: Usage) -> None:
-    """The one that was reported before it is used."""
-    thread_id = stored.thread()
-    claim = counted(stored, thread_id, types.MessageCompleted("m2", "answer", usage))
-
-    assert Counted(700, (claim.position, 2), "scripted") == loaded(stored, thread_id).counted
-
-
-def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
-    stored: StoredRuns,
-) -> None:
-    """A fallback's is not the run's route's, and a truncation makes all counts before it void."""
-    answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
-    fallback = types.RunFallback("scripted", "other", "m", "provider.timeout")
-    moved = types.ContextCompacted(window_tokens=8_000, upto_position=1)
-    fell_back, truncated, of_another = (stored.thread() for _ in range(3))
-    counted(stored, fell_back, fallback, answer)
-    counted(stored, truncated, moved)
-    stored.set(counted(stored, of_another, answer).run_id, persona_id="other@1")
-
-    found = loaded(stored, fell_back).counted
-
-    assert found is not None
-    assert ("other", 900) == (found.route_id, found.input_tokens)
-    assert None is loaded(stored, truncated).counted
-    assert None is loaded(stored, of_another).counted
-
-
-@pytest.mark.parametrize("superseded_at", [None, ago(seconds=1)], ids=["failed", "superseded"])
-def test_a_count_is_void_once_a_later_run_has_moved_the_truncation_point(
-    stored: StoredRuns, superseded_at: Any
-) -> None:
-    """That run has no turn, and its events are not read where a retry has superseded it."""
-    thread_id = stored.thread()
-    point = types.ContextCompacted(window_tokens=8_000, upto_position=1)
-    ahead = claimed(stored, thread_id)
-    with stored.connections.statement() as tx:
-        thread_contexts.move(tx, ahead, replace(point, window_tokens=64_000))
-    stored.finish(ahead)
-    counted(stored, thread_id, types.MessageCompleted("m2", "answer", Usage(input_tokens=900)))
-    before = loaded(stored, thread_id).counted
-    moving = claimed(stored, thread_id)
-    stored.write(moving, point)
-    with stored.connections.statement() as tx:
-        thread_contexts.move(tx, moving, point)
-    stored.finish(moving)
-    stored.set(moving.run_id, superseded_at=superseded_at)
-
-    assert before is not None and 900 == before.input_tokens
-    assert None is loaded(stored, thread_id).counted
 
 
 def test_reading_begins_at_the_truncation_point(stored: StoredRuns, monkeypatch: Any) -> None:
