@@ -170,7 +170,7 @@ class Talk:
         turns.append(Turn(answer.message_id, answer.content, seq=len(run.events) + 1))
         turns[-1].input_tokens = self.vendor.usages[-1].input_tokens
         self.entries += entries_of(position + 1, turns)
-        self.counted = counted_of(position + 1, turns, "vendor")
+        self.counted = counted_of(position + 1, turns, ("vendor", "m"))
         return answer.content
 
 

@@ -70,7 +70,7 @@ class Counted:
 
     input_tokens: int
     place: tuple[int, int]
-    route_id: str
+    route: tuple[str, str]  # its id, and its model at that time
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ class Turn:
     state: ProviderState | None = None
     seq: int = 0  #: of its `message.completed`
     #: The vendor's count of its request, if the next requests begin as that one and it left out
-    #: nothing that they have; and the route that made it, None for the run's own.
+    #: nothing that they have; and the id and model of its route, None for the run's own.
     input_tokens: int | None = None
-    route_id: str | None = None
+    route: tuple[str, str] | None = None
     #: Why its text is not the run's output.
     output_errors: Sequence[str] = ()
 
@@ -195,7 +195,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     turns: list[Turn] = []
     of_call: dict[str, Turn] = {}  # the newest turn with a call of this id
     requests: dict[str, dict[str, Any]] = {}
-    route_id: str | None = None
+    route: tuple[str, str] | None = None
     is_whole = True
     for event in stored:
         if event.type not in TURN_TYPES:
@@ -206,7 +206,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 for turn in turns:
                     turn.input_tokens = None
             case types.RunFallback.type:
-                route_id = data["to_route_id"]
+                route = data["to_route_id"], data["model"]
             case types.RunLimitReached.type:
                 is_whole = False  # the last call may have less of the conversation
             case types.RunSettingsDropped.type:
@@ -215,7 +215,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 turn = Turn(data["message_id"], data["content"], seq=event.seq)
                 turn.state = _state(data.get("provider_state"))
                 turn.input_tokens = _reported_input(data["usage"]) if is_whole else None
-                turn.route_id = route_id
+                turn.route = route
                 turn.output_errors = data.get("output_errors") or ()
                 turns.append(turn)
             case types.ToolCallRequested.type:
@@ -299,11 +299,11 @@ def entries_of(
     return [Entry(position, seq, messages) for seq, messages in found if messages]
 
 
-def counted_of(position: int, turns: Sequence[Turn], route_id: str) -> Counted | None:
-    """Return the newest count of a request of the run at this position, made on `route_id`."""
+def counted_of(position: int, turns: Sequence[Turn], route: tuple[str, str]) -> Counted | None:
+    """Return the newest count of a request of the run at this position, whose own is `route`."""
     for turn in reversed(turns):
         if turn.input_tokens is not None:
-            return Counted(turn.input_tokens, (position, turn.seq), turn.route_id or route_id)
+            return Counted(turn.input_tokens, (position, turn.seq), turn.route or route)
     return None
 
 

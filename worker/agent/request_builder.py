@@ -343,8 +343,9 @@ class RequestBuilder:
 
     def _last_count(self, route: Route) -> VendorCount | None:
         """Return the vendor's last count, of this attempt or an earlier one or an earlier run."""
-        counted = self._agent.history.counted
-        if route.id not in self._counts and counted and counted.route_id == route.id:
+        counted, called = self._agent.history.counted, (route.id, route.model)
+        # Another model under the route's id may count the same differently, images above all.
+        if route.id not in self._counts and counted and counted.route == called:
             entries, context = self._entries(), self._context(route)
             kept = context_window.entries_from(entries, context_window.start_of(entries, context))
             sent = [e for e in kept if e.place < counted.place]

@@ -155,7 +155,8 @@ def continued(seen: History, run: ClaimedRun, earlier: ResumeState) -> History:
         if contexts.get(one.window_tokens) != one:
             contexts[one.window_tokens] = one
             run.store_context(one)  # a crash came first
-    counted = counted_of(run.claim.position, earlier.turns, run.claim.route_id)
+    own_route = run.claim.route_id, run.claim.model
+    counted = counted_of(run.claim.position, earlier.turns, own_route)
     if counted is None and not earlier.compacted:
         counted = seen.counted
     return replace(seen, contexts=contexts, counted=counted)

@@ -119,13 +119,14 @@ SELECT count(*) FROM (
 # By the default frame of a window, `size` includes all the events of the row's own run. Those of
 # `lasting` types before the truncation point count for the run's turns after it, too.
 _TURNS = """
-SELECT position, route_id, persona_id, seq, type,
+SELECT position, route_id, model, persona_id, seq, type,
     CASE WHEN size <= %(max_bytes)s THEN payload END AS payload
 FROM (
-    SELECT newest.position, newest.route_id, newest.persona_id, e.seq, e.type, e.payload,
+    SELECT newest.position, newest.route_id, newest.model, newest.persona_id,
+        e.seq, e.type, e.payload,
         coalesce(sum(octet_length(e.payload)) OVER (ORDER BY newest.position DESC), 0) AS size
     FROM (
-        SELECT id, position, route_id, persona_id FROM runs
+        SELECT id, position, route_id, model, persona_id FROM runs
         WHERE thread_id = %(thread_id)s AND position < %(before)s AND position >= %(first)s
             AND superseded_at IS NULL
         ORDER BY position DESC LIMIT %(max_runs)s
@@ -254,14 +255,15 @@ class _Runs:
     claim: Claim
     turns: dict[int, list[Turn]] = field(default_factory=dict)
     steered: dict[int, list[Steered]] = field(default_factory=dict)
-    routes: dict[int, str] = field(default_factory=dict)  # of those with this run's persona
+    #: Ids and models of the routes of those with this run's persona.
+    routes: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def newest_count(self) -> Counted | None:
         """Return the newest count of a vendor's, if its request had this run's prompt and tools."""
         for position, turns in self.turns.items():
             if turns:
-                route_id = self.routes.get(position)
-                return (route_id and counted_of(position, turns, route_id)) or None
+                route = self.routes.get(position)
+                return counted_of(position, turns, route) if route else None
         return None
 
 
@@ -328,7 +330,7 @@ def _turns_of_earlier_runs(
         for some_runs in portions(page, FIRST_PAGE, always_in_turn=True):
             for position, events in some_runs:
                 # The page is a run without a finished turn where its type is null.
-                stored = [StoredEvent(*row[3:]) for row in events if row.type is not None]
+                stored = [StoredEvent(*row[4:]) for row in events if row.type is not None]
                 if any(event.payload is None for event in stored):
                     return int(position) + 1
                 remaining_bytes -= sum(event.size for event in stored)
@@ -336,7 +338,7 @@ def _turns_of_earlier_runs(
                 if steered := steered_of(stored):
                     read.steered[position] = steered
                 if events[0].persona_id == claim.persona_id:
-                    read.routes[position] = events[0].route_id
+                    read.routes[position] = events[0].route_id, events[0].model
         before = page[-1][0] if page else before
         if len(page) < max_runs:
             return first

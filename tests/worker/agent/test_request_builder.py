@@ -216,7 +216,7 @@ def test_the_count_of_an_earlier_run_is_gone_by(characters: float, is_too_long: 
     earlier = talk(20 if is_too_long else 60, "word " * 100)
     agent = after(agent, *earlier)
     seen = sum(len(m.content) for m in earlier[:-1])
-    counted = Counted(round(seen / characters), (len(earlier), 1), "r0")
+    counted = Counted(round(seen / characters), (len(earlier), 1), ("r0", ROUTE.model))
     agent = replace(agent, history=replace(agent.history, counted=counted))
     context = RecordedRun()
 

@@ -16,7 +16,7 @@ from arkloop.worker.process.run_log import RunLog
 from tests.stored_runs import StoredRuns
 
 POINT = ContextCompacted(window_tokens=8_000, upto_position=3)
-OF_RUN_BEFORE = Counted(700, (4, 2), "scripted")
+OF_RUN_BEFORE = Counted(700, (4, 2), ("scripted", "scripted-1"))
 
 
 @pytest.fixture
@@ -52,4 +52,5 @@ def test_a_count_of_an_earlier_attempt_is_that_of_the_newest_request(attempt: Cl
         History(counted=OF_RUN_BEFORE), attempt, ResumeState([turn], compacted=[POINT])
     )
 
-    assert Counted(300, (attempt.claim.position, 5), attempt.claim.route_id) == found.counted
+    own_route = attempt.claim.route_id, attempt.claim.model
+    assert Counted(300, (attempt.claim.position, 5), own_route) == found.counted

@@ -16,6 +16,9 @@ from arkloop.worker.agent.conversation import Counted
 from arkloop.worker.process import history
 from tests.stored_runs import StoredRuns, ago
 
+#: The route of runs here, and its model.
+OWN = ("scripted", "scripted-1")
+
 
 def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
     with stored.connections.transaction() as tx:
@@ -55,12 +58,12 @@ def counted(stored: StoredRuns, thread_id: UUID, *happened: types.Event) -> Clai
 
 
 def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRuns) -> None:
-    """How many tokens it had, before which turn, and on which route."""
+    """How many tokens it had, before which turn, and on which route with which model."""
     thread_id = stored.thread()
     answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
     claim = counted(stored, thread_id, answer)
 
-    assert Counted(900, (claim.position, 5), "scripted") == found(stored, thread_id)
+    assert Counted(900, (claim.position, 5), OWN) == found(stored, thread_id)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_an_estimate_is_no_count(stored: StoredRuns, usage: Usage) -> None:
     thread_id = stored.thread()
     claim = counted(stored, thread_id, types.MessageCompleted("m2", "answer", usage))
 
-    assert Counted(700, (claim.position, 2), "scripted") == found(stored, thread_id)
+    assert Counted(700, (claim.position, 2), OWN) == found(stored, thread_id)
 
 
 def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
@@ -81,17 +84,20 @@ def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
     answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
     fallback = types.RunFallback("scripted", "other", "m", "provider.timeout")
     moved = types.ContextCompacted(window_tokens=8_000, upto_position=1)
-    fell_back, truncated, of_another = (stored.thread() for _ in range(3))
+    fell_back, truncated, of_another, changed = (stored.thread() for _ in range(4))
     counted(stored, fell_back, fallback, answer)
     counted(stored, truncated, moved)
     stored.set(counted(stored, of_another, answer).run_id, persona_id="other@1")
+    stored.set(counted(stored, changed, answer).run_id, model="earlier")
 
     count = found(stored, fell_back)
 
     assert count is not None
-    assert ("other", 900) == (count.route_id, count.input_tokens)
+    assert (("other", "m"), 900) == (count.route, count.input_tokens)
     assert None is found(stored, truncated)
     assert None is found(stored, of_another)
+    count = found(stored, changed)
+    assert count is not None and ("scripted", "earlier") == count.route
 
 
 @pytest.mark.parametrize(
@@ -112,19 +118,19 @@ def test_a_request_that_left_out_a_part_counts_for_no_other(
     short = types.MessageCompleted("m2", "answer", Usage(input_tokens=300))
     claim = counted(stored, thread_id, before, short)
 
-    assert Counted(700, (claim.position, 2), "scripted") == found(stored, thread_id)
+    assert Counted(700, (claim.position, 2), OWN) == found(stored, thread_id)
 
 
 @pytest.mark.parametrize(
     ("before", "expected"),
     [
-        (types.RunFallback("scripted", "other", "m", "provider.timeout"), "other"),
+        (types.RunFallback("scripted", "other", "m", "provider.timeout"), ("other", "m")),
         (types.RunSettingsDropped("scripted", ["attachments"]), None),
     ],
     ids=["fallback", "attachments"],
 )
 def test_what_a_run_does_before_its_truncation_point_counts_after_it(
-    stored: StoredRuns, before: types.Event, expected: str | None
+    stored: StoredRuns, before: types.Event, expected: tuple[str, str] | None
 ) -> None:
     """The route of a count, and whether its request left out attachments, where the truncation
     point lies between those events and the counted turn.
@@ -146,7 +152,7 @@ def test_what_a_run_does_before_its_truncation_point_counts_after_it(
 
     count = found(stored, thread_id, windows=[8_000])
 
-    assert expected == (count and count.route_id)
+    assert expected == (count and count.route)
 
 
 @pytest.mark.parametrize("superseded_at", [None, ago(seconds=1)], ids=["failed", "superseded"])
