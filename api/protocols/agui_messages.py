@@ -92,12 +92,13 @@ class RunMessages:
 
 
 def usage_between(
-    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the usage of each model between two `run.cost` events, by their routes."""
+    """Return the usage of each model between two `run.cost` events, by their `routes`."""
     shown = []
-    for route_id, part in after.items():
-        earlier = before[route_id]["usage"] if route_id in before else {}
+    used_before = {(part["route_id"], part["model"]): part["usage"] for part in before}
+    for part in after:
+        earlier = used_before.get((part["route_id"], part["model"]), {})
         used = {
             name: part["usage"].get(field, 0) - earlier.get(field, 0)
             for name, field in _TOKENS.items()

@@ -5,7 +5,7 @@ service has one run of the protocol, and one more for each time that it has aske
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -97,8 +97,8 @@ class AguiProjection:
         self._thought: list[str] | None = None
         self._writing: dict[str, list[str]] = {}  # calls whose arguments are streamed
         self._handed: frozenset[str] = NO_IDS  # calls that the client makes
-        self._routes: Mapping[str, Mapping[str, Any]] = {}
-        self._routes_before: Mapping[str, Mapping[str, Any]] = {}
+        self._routes: Sequence[Mapping[str, Any]] = ()
+        self._routes_before: Sequence[Mapping[str, Any]] = ()
 
     @property
     def has_begun(self) -> bool:
@@ -165,7 +165,7 @@ class AguiProjection:
             case "tool.result":
                 yield from self._result(data)
             case "run.cost":
-                self._routes = {part["route_id"]: part for part in data.get("routes", ())}
+                self._routes = data.get("routes", ())
             case "run.waiting_for_input":
                 yield from self._wait(event)
             case "run.completed" | "run.failed" | "run.cancelled":

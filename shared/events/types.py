@@ -301,7 +301,7 @@ class ContextCompacted:
 
 @dataclass(frozen=True, slots=True)
 class RouteCost:
-    """The usage of one route by a run so far."""
+    """The usage of one route with one model by a run so far."""
 
     route_id: str
     model: str

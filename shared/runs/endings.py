@@ -351,11 +351,11 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
 
 def _columns_of_usage(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
     """Concatenate the parts of all runs."""
-    used = [(ending.claim.run_id, part) for ending in endings for part in ending.totals.routes]
-    parts = [part for _, part in used]
+    used = [(ending.claim.run_id, row) for ending in endings for row in ending.totals.usage_rows]
+    parts = [part for _, (_, part) in used]
     return {
         "used_by": plain_array(run_id for run_id, _ in used),
-        "used_route_ids": TextArray(part.route_id for part in parts),
+        "used_route_ids": TextArray(route_id for _, (route_id, _) in used),
         "used_models": TextArray(part.model for part in parts),
         **{
             f"used_{name}": plain_array(getattr(part.usage, name) for part in parts)

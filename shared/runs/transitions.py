@@ -28,16 +28,17 @@ class Totals:
     steps: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
-    routes: tuple[RouteCost, ...] = ()  # the parts of the sum, one for each route
+    routes: tuple[RouteCost, ...] = ()  # the parts of the sum, one for each route and model
 
     def plus(self, call: RouteCost) -> "Totals":
         """Add one more model call."""
-        parts = {part.route_id: part for part in self.routes}
-        if earlier := parts.get(call.route_id):
+        parts = {(part.route_id, part.model): part for part in self.routes}
+        called = call.route_id, call.model
+        if earlier := parts.get(called):
             call = replace(
                 call, usage=earlier.usage + call.usage, cost_usd=earlier.cost_usd + call.cost_usd
             )
-        parts[call.route_id] = call
+        parts[called] = call
         routes = tuple(parts.values())
         return Totals(
             steps=self.steps,
@@ -56,6 +57,19 @@ class Totals:
         """The part of the cost for models of the org itself, which it pays at their provider."""
         own = (part.cost_usd for part in self.routes if model_routes.is_of_org(part.route_id))
         return sum(own, Decimal(0))
+
+    @property
+    def usage_rows(self) -> list[tuple[str, RouteCost]]:
+        """The parts, each with its own `run_usage.route_id`.
+
+        The model of a route may have changed while the run was active: each one after the first
+        has `{route_id}/{model}`, which no route can have.
+        """
+        rows: dict[str, RouteCost] = {}
+        for part in self.routes:
+            is_first = part.route_id not in rows
+            rows[part.route_id if is_first else f"{part.route_id}/{part.model}"] = part
+        return list(rows.items())
 
     def columns(self) -> dict[str, Any]:
         return {

@@ -1516,7 +1516,7 @@ class Route(TypedDict):
 
 
 class RouteCost(TypedDict):
-    "The usage of one route by a run so far."
+    "The usage of one route with one model by a run so far."
 
     route_id: str
     model: str

@@ -4991,7 +4991,7 @@ export interface components {
             calls?: unknown[];
             server: string;
         };
-        /** @description The usage of one route by a run so far. */
+        /** @description The usage of one route with one model by a run so far. */
         RouteCost: {
             route_id: string;
             model: string;

@@ -168,6 +168,31 @@ def test_what_each_has_used_is_counted_and_charged(stored: StoredRuns) -> None:
     assert [[], []] == [rows_of(stored, ledger_entries, claim) for claim in (free, idle)]
 
 
+def test_each_model_of_a_route_is_counted(stored: StoredRuns) -> None:
+    """The model of an org's route changed while the run waited; all of it is the org's own."""
+    claim, route_id = stored.claimed(), str(new_id())
+    calls = [
+        RouteCost(route_id, model, Usage(input_tokens=tokens), Decimal("0.001"))
+        for model, tokens in (("gpt-4o", 5), ("gpt-4o-mini", 7), ("gpt-4o", 1))
+    ]
+    totals = Totals().plus(calls[0])
+    stored.write(claim, RunCost(totals.usage, totals.cost_usd, totals.routes))
+    with stored.connections.reading() as sql:
+        totals = recorded_totals(sql, claim.run_id).plus(calls[1]).plus(calls[2])
+
+    end(stored, replace(completed(claim), totals=totals))
+
+    used = [
+        (row.route_id, row.model, row.input_tokens) for row in rows_of(stored, run_usage, claim)
+    ]
+    assert [
+        (route_id, "gpt-4o", 6),
+        (f"{route_id}/gpt-4o-mini", "gpt-4o-mini", 7),
+    ] == sorted(used, key=lambda row: row[2])
+    assert [] == rows_of(stored, ledger_entries, claim)
+    assert Decimal("0.003") == totals.own_usd == stored.row(claim.run_id)["cost_usd"]
+
+
 def test_what_is_not_ended_is_not_counted(stored: StoredRuns) -> None:
     """An ending that was not stored counts nothing, and one repeated after a lost COMMIT response
     counts nothing twice.
