@@ -36,7 +36,7 @@ class Timeouts:
 
 
 #: A request answers 503 within two seconds or so, whatever Postgres does; within one if it is
-#: other requests that keep the connections busy.
+#: other requests that keep the connections busy, or a little later if the process stood still.
 REQUEST_TIMEOUTS = Timeouts(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
 #: A run waits for a short outage rather than to be let go.
 RUN_TIMEOUTS = Timeouts(lock=3, statement=8, answer=10, checkout=Patience(10, 10))

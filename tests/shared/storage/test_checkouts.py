@@ -1,5 +1,7 @@
 """The right to use one of a pool's connections."""
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +10,40 @@ import pytest
 
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
 from tests.waiting import eventually, in_parallel
+
+#: Prints for each standstill how many of ten callers, who wait meanwhile, get the only connection.
+#: What its user waits for is there when the process continues.
+STANDSTILLS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, socket, sys
+from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
+
+stand_still = monkey.get_original("time", "sleep")
+checkouts = Checkouts(1, Patience(0.5, 0.5))
+server, client = socket.socketpair()
+
+def ask():
+    with checkouts:
+        client.recv(1)
+
+def use():
+    try:
+        with checkouts:
+            gevent.sleep(0.001)
+            return True
+    except NoneFree:
+        return False
+
+for seconds in map(float, sys.argv[1:]):
+    users = [gevent.spawn(ask)] + [gevent.spawn(use) for _ in range(10)]
+    while len(checkouts._queue) < 10:
+        gevent.sleep(0.001)
+    server.send(b"x")
+    stand_still(seconds)
+    gevent.joinall(users)
+    print(sum(user.value for user in users[1:]))
+"""
 
 
 def test_no_more_than_the_pool_has_are_in_use() -> None:
@@ -105,3 +141,26 @@ def test_none_is_lost_when_waits_end_while_connections_are_given_back() -> None:
     assert [None] * 20 == [thread.result() for thread in busy]
     with checkouts, checkouts:
         assert 0 == checkouts._free
+
+
+@pytest.mark.processes
+def test_callers_wait_again_after_a_standstill() -> None:
+    """All are served once the process continues, unless it stands still again and again."""
+    command = [sys.executable, "-c", STANDSTILLS, "0.7", "0.7"]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert "" == done.stderr
+    served, soon_after = map(int, done.stdout.split())
+    assert 10 == served
+    assert soon_after < 10
+
+
+def test_a_second_wait_is_rare() -> None:
+    """A wait that ends in time has none, nor has one that began after the last standstill."""
+    checkouts = Checkouts(1, Patience(0.05, 0.05))
+    began = time.monotonic() - 1
+
+    assert not checkouts._may_wait_again(began, time.monotonic() + 1)
+    assert checkouts._may_wait_again(began, began + 0.5)
+    assert checkouts._may_wait_again(began, began + 0.5)  # another one that waited then
+    assert not checkouts._may_wait_again(time.monotonic(), began + 0.5)
