@@ -76,7 +76,7 @@ def user_message(
 def assistant_message(run_id: UUID, events: Iterable[StoredEvent]) -> UIMessage:
     """Return the message that a client has which followed these events of the run."""
     # Every wait is passed: the answers are in the events.
-    projection = AiSdkProjection(run_id, NEWEST, until=2**31)
+    projection = AiSdkProjection(run_id, NEWEST, until=None)
     message = UIMessageFold(str(run_id))
     for event in events:
         for chunk in projection.chunks(json.loads(event.payload)):

@@ -66,7 +66,8 @@ class AiSdkProjection:
     """The fold of one run's events into chunks.
 
     The stream begins after the wait with the number `after`, 0 for the run's start, and passes the
-    waits up to the number `until`, which have been answered; it ends at the next one.
+    waits up to the number `until`, which have been answered; it ends at the next one. With None it
+    passes all, for a message that is only shown.
 
     `has_bare_ids` leaves the ids of calls as they are in the run, for a page that got them so from
     the release before.
@@ -75,7 +76,7 @@ class AiSdkProjection:
     run_id: UUID
     dialect: Dialect = DEFAULT
     after: int = 0
-    until: int = 0
+    until: int | None = 0
     has_bare_ids: bool = False
     is_over: bool = False
     _waits: int = 0
@@ -230,13 +231,16 @@ class AiSdkProjection:
 
     def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
+        call: Chunk = {"toolCallId": call_id}
+        if call_id in self._client_calls:
+            call["providerExecuted"] = False  # the input of a replay says otherwise
         if call_id in self._denied and data["is_error"]:
             yield {"type": "tool-output-denied", "toolCallId": call_id}
         elif data["is_error"]:
-            yield {"type": "tool-output-error", "toolCallId": call_id, "errorText": output}
+            yield {"type": "tool-output-error", **call, "errorText": output}
         else:
             value = value_of(output) if call_id in self._client_calls else output
-            yield {"type": "tool-output-available", "toolCallId": call_id, "output": value}
+            yield {"type": "tool-output-available", **call, "output": value}
         for file in data.get("files") or ():
             shown = {"tool_call_id": call_id, **file}
             yield {"type": "data-arkloop-file", "id": file["file_id"], "data": shown}
@@ -277,13 +281,15 @@ class AiSdkProjection:
             yield from self._client_call(call_id, call["name"], call["arguments"])
         yield from self._end_step()
         self._waits += 1
-        if self._waits > self.until:
+        if self.until is not None and self._waits > self.until:
             self.is_over = True
             yield self._finish("tool-calls", {"status": "waiting_for_input"})
 
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
         self._client_calls |= {call_id}
-        yield _input(call_id, name, arguments, by_client=True)
+        # `onToolCall` gets each call of the client: not again one that has its result already.
+        is_answered = self.until is not None and self._waits < self.until
+        yield _input(call_id, name, arguments, by_client=not is_answered)
 
     def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         request_id = data["request_id"]

@@ -159,6 +159,40 @@ def test_a_reload_resumes_the_answer(user: Caller, transport: str) -> None:
         assert first.messages == second.messages
 
 
+@pytest.mark.parametrize("ai", ["ai5-first", "ai5", "ai6-first", "ai6", "ai7-first", "ai7"])
+def test_a_reload_does_not_execute_calls_again(user: Caller, careful: str, ai: str) -> None:
+    """Calls and questions that are answered are shown with their results alone."""
+    chat_id = new_id()
+    ask = {"tool": "ask_user", "args": {"question": "Which?"}}
+    calls = {"tools": [{"tool": "get_location"}, {"tool": "get_location"}]}
+    said = script(calls, ask, {"say": "x ", "repeat": 80, "delay_ms": 25}, {"say": "end"})
+    setup: dict[str, Any] = {"version": "7.0.173", "body": {"persona_id": careful}}
+    version = {"5": "5.0.0", "6": "6.0.0", "7": "7.0.0"}[ai[2]]
+    with (
+        open_chat(user, chat_id, **setup) as first,
+        open_chat(user, chat_id, ai, version=version) as second,
+    ):
+        first.do("send", text=said)
+        found, failed = (call["toolCallId"] for call in first.said["toolCalls"])
+        first.do("output", toolCallId=found, output={"lat": 41.9})
+        first.do("output", toolCallId=failed, state="output-error", errorText="No signal.")
+        first.do("submit")
+        first.do("output", toolCallId=first.call("ask_user")["toolCallId"], output="b")
+        first.do("submitting")
+        first.do("until", text="x x")
+        second.do("load").do("resume")
+        first.do("settle")
+
+        assert ("ready", None) == second.status == first.status
+        assert [] == second.said["toolCalls"]
+        assert 3 == len(first.said["toolCalls"])
+        shown = second.messages[-1]["parts"]
+        if ai == "ai5-first":  # sees no `providerExecuted` of a `tool-output-error`
+            [error] = [part for part in shown if part.get("state") == "output-error"]
+            error["providerExecuted"] = False
+        assert shown == second.do("load").messages[-1]["parts"]
+
+
 def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
     """An error is shown, a stop ends the run, and a new message is answered after both."""
     chat_id = new_id()

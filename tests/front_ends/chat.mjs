@@ -99,6 +99,8 @@ const commands = {
   approve: (answer) => chat.addToolApprovalResponse(answer),
   output: (answer) => chat.addToolOutput(answer),
   submit: () => chat.sendMessage(),
+  // Does not wait for the answer either.
+  submitting: () => void chat.sendMessage().catch(() => {}),
   load: async () => {
     const response = await fetch(`${api}/${encodeURIComponent(given.chat)}/messages`, { headers });
     chat.messages = await response.json();

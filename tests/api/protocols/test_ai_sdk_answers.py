@@ -59,6 +59,7 @@ def test_calls_of_different_runs_have_different_ids(alice: User, runs: StoredRun
 
     [_, one, _, other] = [entry["parts"][-1] for entry in shown(alice, chat)]
     assert ["output-available", "input-available"] == [one["state"], other["state"]]
+    assert [False, False] == [one["providerExecuted"], other["providerExecuted"]]
     assert one["toolCallId"] != other["toolCallId"]
     run_of(post(alice, answer_to(second.run_id, {**other, "output": "Paris"}), chat=chat))
     assert "queued" == runs.state(second.run_id)
