@@ -8,12 +8,8 @@ from uuid import UUID
 
 from arkloop.api.http import audited
 from arkloop.api.protocols import call_ids
-from arkloop.api.protocols.ai_sdk_projection import (
-    Dialect,
-    client_calls,
-    ends_response,
-    text_of,
-)
+from arkloop.api.protocols.ai_sdk_outputs import text_of
+from arkloop.api.protocols.ai_sdk_projection import Dialect, client_calls, ends_response
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting
 from arkloop.shared.events import event_log
@@ -64,7 +60,7 @@ def answer(
             # `useChat` sends them once each call has one.
             commands.give_results(tx, actor, run_id, given, skips_late=True)
         return
-    content = _reply(waits.last, calls.get(waits.last["tool_call_id"]))
+    content = _reply(waits.last, calls)
     with _late_ones_ignored(waits):
         audited.answer(tx, run_id, content, UUID(waits.last["request_id"]))
 
@@ -72,7 +68,7 @@ def answer(
 def has_bare_ids(waits: Waits, parts: Iterable[Data]) -> bool:
     """Return whether the page has the calls of the last wait by the ids that the run has."""
     last = waits.last or {}
-    asked = {last.get("tool_call_id"), *_ids(last)}
+    asked = {last.get("request_id"), last.get("tool_call_id"), *_ids(last)}
     return any(part["toolCallId"] in asked for part in parts if _is_call(part))
 
 
@@ -85,8 +81,12 @@ def _late_ones_ignored(waits: Waits) -> Iterator[None]:
             raise
 
 
-def _reply(wait: Data, part: Data | None) -> str:
+def _reply(wait: Data, calls: Mapping[str, Data]) -> str:
+    part = calls.get(wait["tool_call_id"])
     if wait["kind"] == "question":
+        if part is not None and part.get("providerExecuted"):
+            part = None  # the step of a custom agent that the question is about
+        part = calls.get(wait["request_id"], part)
         if part is None or not _has_output(part):
             raise NotWaiting("The message has no answer to the question of the run.")
         return _output(part)

@@ -6,7 +6,6 @@ request with the answer: so a stream covers the run from one such wait to the ne
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.ai_sdk_outputs import value_of
 from arkloop.shared.agents import approvals
-from arkloop.shared.events.plain import is_too_deep
 from arkloop.shared.runs import pending_calls
 
 Chunk = dict[str, Any]
@@ -30,6 +29,9 @@ _NOTICES = frozenset(
         *("run.limit_reached", "run.delegated", "run.suspended", "run.resumed"),
     }
 )
+_ASK_USER = "ask_user"
+#: Of the outputs of a client's calls, since the inputs of a replay say otherwise.
+_BY_CLIENT = {"providerExecuted": False}
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?(?:\.([0-9]{1,6}))?(?:[-+].*)?")
 
@@ -233,7 +235,7 @@ class AiSdkProjection:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
         call: Chunk = {"toolCallId": call_id}
         if call_id in self._client_calls:
-            call["providerExecuted"] = False  # the input of a replay says otherwise
+            call |= _BY_CLIENT
         if call_id in self._denied and data["is_error"]:
             yield {"type": "tool-output-denied", "toolCallId": call_id}
         elif data["is_error"]:
@@ -271,11 +273,7 @@ class AiSdkProjection:
             request = {"approvalId": data["request_id"], "toolCallId": call_id}
             yield {"type": "tool-approval-request", **request}
         elif data["kind"] == "question":
-            asked = {"question": data["prompt"]}
-            if data.get("options") is not None:
-                asked["options"] = data["options"]
-            call_id = self._id(data["tool_call_id"])
-            yield from self._client_call(call_id, self._names.get(call_id, "ask_user"), asked)
+            yield from self._question(data)
         for call in client_calls(data):
             call_id = self._id(call["tool_call_id"])
             yield from self._client_call(call_id, call["name"], call["arguments"])
@@ -285,6 +283,24 @@ class AiSdkProjection:
             self.is_over = True
             yield self._finish("tool-calls", {"status": "waiting_for_input"})
 
+    def _question(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Have the client answer the call of `ask_user`.
+
+        A custom agent's question has none, but a key, which may be the id of another call: it is
+        shown as a call by the id of the request.
+        """
+        asked = {"question": data["prompt"]}
+        if data.get("options") is not None:
+            asked["options"] = data["options"]
+        call_id = self._id(data["tool_call_id"])
+        if self._names.get(call_id) != _ASK_USER:
+            if not self._is_step_open:
+                yield from self._step()
+            yield from self._close_part()
+            self._is_turn_done = self._has_calls = True
+            call_id = self._id(data["request_id"])
+        yield from self._client_call(call_id, _ASK_USER, asked)
+
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
         self._client_calls |= {call_id}
         # `onToolCall` gets each call of the client: not again one that has its result already.
@@ -293,6 +309,10 @@ class AiSdkProjection:
 
     def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         request_id = data["request_id"]
+        # A page of the release before has no call of this id, and its answer already.
+        if (own := self._id(request_id)) in self._client_calls and not self.has_bare_ids:
+            output = {"toolCallId": own, **_BY_CLIENT, "output": value_of(data["content"])}
+            yield {"type": "tool-output-available", **output}
         call_id = self._asked.pop(request_id, None)
         if call_id is None:
             return
@@ -352,33 +372,6 @@ def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:
 def client_calls(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the calls of a `run.waiting_for_input` whose results the client sends, not the org."""
     return [call for call in data.get("calls") or () if call.get("result_from") != "http"]
-
-
-def text_of(value: Any) -> str:
-    """Return an output of the client as text, from which `value_of` restores it."""
-    if isinstance(value, str) and value_of(value) == value:
-        return value
-    return _JSON.encode(value)
-
-
-def value_of(text: str) -> Any:
-    """Return the JSON value that the text is, if it can be sent, else the text."""
-    try:
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        if is_too_deep(value):  # Python reads more levels than it writes
-            return text
-        if "\\u" in text:  # only an escape makes a lone surrogate
-            _JSON.encode(value).encode()
-        return value
-    except (ValueError, RecursionError):
-        return text
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
 
 
 def _input(call_id: str, name: str, arguments: Any, *, by_client: bool = False) -> Chunk:

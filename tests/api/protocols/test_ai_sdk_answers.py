@@ -1,20 +1,23 @@
 """Answers of pages to questions, and results of their tools."""
 
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import RunInputReceived, ToolResult
+from arkloop.shared.events.types import RunInputReceived, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import sweep
 from arkloop.shared.runs.pending_calls import TOO_LATE
+from arkloop.shared.storage.tables.runs import inputs
 from tests.api.protocols import late_calls, ui_chats
 from tests.api.protocols.late_calls import LATE, OPEN
 from tests.api.protocols.ui_chats import message, post, run_of, shown
-from tests.clients import User
+from tests.clients import User, error_of
 from tests.stored_runs import StoredRuns
 
 #: Of vendors that count the calls of each run anew.
@@ -30,8 +33,9 @@ def asking(alice: User, runs: StoredRuns, chat: str) -> tuple[Claim, UUID]:
     """Create a run of the chat that asks its user; returns its claim and the request's id."""
     claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
     assert claim is not None
-    request_id = new_id()
-    assert runs.park(claim, request_id, tool_call_id=CALL)
+    runs.write(claim, ToolCallRequested(CALL, "ask_user", {"question": "?"}))
+    at_end, request_id = replace(claim, last_seq=runs.last_seq(claim.run_id)), new_id()
+    assert runs.park(at_end, request_id, tool_call_id=CALL)
     return claim, request_id
 
 
@@ -80,6 +84,34 @@ def test_a_page_keeps_the_ids_that_it_has(alice: User, runs: StoredRuns, is_bare
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     outputs = {c["toolCallId"]: c["output"] for c in chunks if c["type"].startswith("tool-output")}
     assert {call_id: "Rome"} == outputs
+
+
+@pytest.mark.parametrize("of_request", [True, False])
+def test_a_question_with_a_key_is_answered_by_its_own_call(
+    alice: User, runs: StoredRuns, of_request: bool
+) -> None:
+    """The step that it is about has its key as an id, and for a page of the release before that
+    call is the question.
+    """
+    chat, request_id, key = ui_chats.new_id(), new_id(), "cancel-1"
+    claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
+    assert claim is not None
+    run_id = claim.run_id
+    runs.write(claim, ToolCallRequested(key, "cancel_order", {}))
+    at_end = replace(claim, last_seq=runs.last_seq(run_id))
+    assert runs.park(at_end, request_id, tool_call_id=key)
+    step = {"toolCallId": f"{run_id.hex}.{key}", "output": "Cancelled.", "providerExecuted": True}
+    asked = {"toolCallId": f"{run_id.hex}.{request_id}", "output": "yes"}
+    if not of_request:
+        asked["toolCallId"] = key
+
+    refused = post(alice, answer_to(run_id, step), chat=chat)
+    calls = [step, asked] if of_request else [asked]
+    run_of(post(alice, answer_to(run_id, *calls), chat=chat))
+
+    assert (409, "runs.not_waiting") == error_of(refused)
+    with runs.connections.reading() as sql:
+        assert "yes" == sql.scalar(select(inputs.c.content).where(inputs.c.run_id == run_id))
 
 
 @pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])

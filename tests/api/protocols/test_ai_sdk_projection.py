@@ -7,13 +7,12 @@ import pytest
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_answers import Waits
+from arkloop.api.protocols.ai_sdk_outputs import text_of, value_of
 from arkloop.api.protocols.ai_sdk_projection import (
     DEFAULT,
     DONE,
     AiSdkProjection,
     Dialect,
-    text_of,
-    value_of,
 )
 from arkloop.api.protocols.projection import project_all
 from arkloop.shared.events.stored_events import StoredEvent
@@ -182,6 +181,23 @@ def test_an_answer_that_was_not_streamed_takes_the_streamed_text_back(
     assert void == [kind for kind in shown if "reset" in kind]
     first, second = (place for place, kind in enumerate(shown) if kind == "text-delta")
     assert first < shown.index(void[0]) < second
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_question_with_a_key_is_a_call_of_its_own(version: str) -> None:
+    """A custom agent may ask about a step, by the id of its call, or by a key that is none."""
+    chunks = chunks_of(frames_of("keyed_questions", dialect_of(version), until=2))
+
+    calls = [chunk for chunk in chunks if chunk["type"] == "tool-input-available"]
+    outputs = {c["toolCallId"]: c["output"] for c in chunks if "output" in c}
+    assert [
+        ("cancel_order", "Order A1 is cancelled."),
+        ("ask_user", "yes"),
+        ("ask_user", "No."),
+    ] == [(call["toolName"], outputs[call["toolCallId"]]) for call in calls]
+    assert [{"order_id": "A1"}, "Shall I cancel it?", "Anything else?"] == [
+        call["input"].get("question", call["input"]) for call in calls
+    ]
 
 
 def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
