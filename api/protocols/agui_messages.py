@@ -47,11 +47,13 @@ class RunMessages:
         """Return the name of the tool that a call is for; None of an unknown call."""
         return next((str(function["name"]) for function in self._functions(call_id)), None)
 
-    def arguments_of(self, call_id: str) -> str:
-        return str(self._function(call_id)["arguments"])
-
-    def change_arguments(self, call_id: str, arguments: str) -> None:
-        self._function(call_id)["arguments"] = arguments
+    def change_arguments(self, call_id: str, arguments: str) -> bool:
+        """Set the arguments of a call; returns False if they are what it has."""
+        function = next(self._functions(call_id))
+        if _parsed(function["arguments"]) == _parsed(arguments):
+            return False
+        function["arguments"] = arguments
+        return True
 
     def result(self, message_id: str, call_id: str, content: str) -> None:
         message = {"id": message_id, "role": "tool", "content": content, "toolCallId": call_id}
@@ -79,9 +81,6 @@ class RunMessages:
         self._void -= {message_id}
         return self._own.setdefault(message_id, {"id": message_id, "role": "assistant"})
 
-    def _function(self, call_id: str) -> dict[str, Any]:
-        return next(self._functions(call_id))
-
     def _functions(self, call_id: str) -> Iterator[dict[str, Any]]:
         return (
             call["function"]
@@ -89,6 +88,20 @@ class RunMessages:
             for call in message.get("toolCalls", ())
             if call["id"] == call_id
         )
+
+
+def text_of(arguments: Any) -> str:
+    """Return the arguments of a call as JSON text, as clients have them."""
+    if isinstance(arguments, str):
+        return arguments  # the model's text, which was no JSON object
+    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def usage_between(

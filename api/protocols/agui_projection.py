@@ -4,7 +4,6 @@ To AG-UI a run ends where it waits for its client, and the next one continues it
 service has one run of the protocol, and one more for each time that it has asked its client.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +35,13 @@ from ag_ui.core import (
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.agui_interrupts import interrupt_of
-from arkloop.api.protocols.agui_messages import NO_IDS, PackedMessages, RunMessages, usage_between
+from arkloop.api.protocols.agui_messages import (
+    NO_IDS,
+    PackedMessages,
+    RunMessages,
+    text_of,
+    usage_between,
+)
 
 PROTOCOL_VERSION = "1.0"
 
@@ -183,8 +188,9 @@ class AguiProjection:
             ids = [self._facts.call_id(call["tool_call_id"]) for call in calls]
             outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=ids)
         else:
-            call_id = data.get("tool_call_id")
-            shown_id = call_id and self._facts.call_id(call_id)
+            call_id = self._facts.call_id(data.get("tool_call_id") or "")
+            # The key of a custom agent's question need not be the id of a call.
+            shown_id = None if self._messages.name_of(call_id) is None else call_id
             interrupt = interrupt_of(data, shown_id, may_edit=self._may_edit(data))
             outcome = RunFinishedInterruptOutcome(interrupts=[interrupt])
         if self._has_begun:
@@ -208,10 +214,7 @@ class AguiProjection:
         for call in calls:
             call_id = self._facts.call_id(call["tool_call_id"])
             self._handed |= {call_id}
-            text = text_of(call["arguments"])
-            if _parsed(self._messages.arguments_of(call_id)) != _parsed(text):
-                self._messages.change_arguments(call_id, text)
-                is_edited = True
+            is_edited |= self._messages.change_arguments(call_id, text_of(call["arguments"]))
         if is_edited:
             yield self._snapshot()
 
@@ -382,17 +385,3 @@ def _without_number(event: BaseEvent) -> bytes:
 def encoded(event: BaseEvent) -> bytes:
     """Return the JSON of an event, on one line."""
     return event.model_dump_json(by_alias=True).encode()
-
-
-def text_of(arguments: Any) -> str:
-    """Return the arguments of a call as JSON text, as clients have them."""
-    if isinstance(arguments, str):
-        return arguments  # the model's text, which was no JSON object
-    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

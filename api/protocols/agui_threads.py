@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols import agui_runs
-from arkloop.api.protocols.agui_messages import Message
-from arkloop.api.protocols.agui_projection import AguiFacts, text_of
+from arkloop.api.protocols.agui_messages import Message, text_of
+from arkloop.api.protocols.agui_projection import AguiFacts
 from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import RunState

@@ -75,6 +75,15 @@ def test_a_part_ends_what_it_has_begun(name: str) -> None:
         assert set() == open_
 
 
+def test_an_interrupt_names_only_calls_of_the_run() -> None:
+    """A question of a custom agent may have a key that is not the id of a call."""
+    events = [event for _, frames in parts_of("keyed_questions") for event in data_of(frames)]
+
+    outcomes = [event["outcome"] for event in events if event["type"] == "RUN_FINISHED"]
+    asked = [one for outcome in outcomes for one in outcome.get("interrupts", ())]
+    assert [FACTS.call_id("cancel-1"), None] == [one.get("toolCallId") for one in asked]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cursor_has_the_frames_after_it(name: str) -> None:
     """The rest of the stream follows without a gap, whatever was received."""
