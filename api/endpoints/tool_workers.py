@@ -62,6 +62,12 @@ _WORKER_ID = validate.Regexp(
 _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
 
 
+def _check_type(parameters: dict[str, Any]) -> None:
+    """Check that the schema is of an object, as vendors require. Without a type it is one."""
+    if parameters.get("type", "object") != "object":
+        raise ValidationError('must be a JSON Schema with "type": "object"')
+
+
 class _Tool(Schema):
     name = fields.String(
         required=True,
@@ -71,7 +77,7 @@ class _Tool(Schema):
         ),
     )
     description = fields.String(required=True, validate=validate.Length(1, 8_192))
-    parameters = fields.Dict(required=True)
+    parameters = fields.Dict(required=True, validate=_check_type)
     idempotent = StrictBoolean(load_default=False)
     timeout_seconds = fields.Float(
         load_default=60.0, validate=validate.Range(1, worker_tools.MAX_TIMEOUT_SECONDS)

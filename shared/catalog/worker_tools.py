@@ -107,6 +107,18 @@ def of_pools(sql: Connection, org_id: UUID, pools: Collection[str]) -> list[Row[
     return list(sql.execute(query.order_by(worker_tools.c.pool, worker_tools.c.name)))
 
 
+def parameters_of(tool: Row[Any]) -> dict[str, Any] | None:
+    """Return the tool's schema with a type, which models require; None if it is not of an object.
+
+    Such a tool was registered before a registration checked the type.
+    """
+    parameters: dict[str, Any] = tool.parameters
+    if "type" not in parameters:
+        # Arguments are an object in any case, and some schemas say nothing of it.
+        return {"type": "object", "properties": {}, **parameters}
+    return parameters if parameters["type"] == "object" else None
+
+
 def remove(tx: Transaction, org_id: UUID, pool: str, name: str) -> None:
     """Forget a tool, until a worker registers it again. Raises: WorkerToolNotFound."""
     removed = tx.sql.execute(

@@ -4,6 +4,7 @@ The call waits in a queue; the run waits for its result as for any slow tool. Th
 for each call of the run once: an attempt that takes over from a lost process finds the call there.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from arkloop.shared.catalog.personas import BUILTIN_TOOLS
+from arkloop.shared.catalog.worker_tools import parameters_of
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.runs.worker_calls import MAX_HANDOUTS, Call
 from arkloop.worker.attempt.claimed_run import ClaimedRun
@@ -22,6 +24,8 @@ from arkloop.worker.mcp.tools import model_names
 from arkloop.worker.process.worker_calls import WorkerCalls
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 
+log = logging.getLogger(__name__)
+
 #: The call itself notices that its time is over; this is for one that does not.
 _SLACK_SECONDS = 60.0
 
@@ -31,22 +35,30 @@ def tools_of(
 ) -> tuple[dict[str, Tool], dict[str, frozenset[str]]]:
     """Make tools of what workers have registered; `reserved` are names of other tools.
 
-    Returns them by the names that the model reads, and what else each is known by.
+    Returns them by the names that the model reads, and what else each is known by. Left out are
+    those whose schema vendors refuse, and with it the whole request.
     """
-    names = model_names([(row.pool, row.name) for row in rows], {*reserved, *BUILTIN_TOOLS})
+    described = []
+    for row in rows:
+        if (parameters := parameters_of(row)) is None:
+            log.warning("tool %r of pool %r is left out: no object schema", row.name, row.pool)
+        else:
+            described.append((row, parameters))
+    pairs = [(row.pool, row.name) for row, _ in described]
+    names = model_names(pairs, {*reserved, *BUILTIN_TOOLS})
     tools = {
         name: Tool(
-            spec=ToolSpec(name, row.description, row.parameters),
+            spec=ToolSpec(name, row.description, parameters),
             function=_caller(calls, run, row),
             # The queue sees to it that the worker is not called twice.
             idempotent=True,
             timeout_seconds=(MAX_HANDOUTS + 1) * row.timeout_seconds + _SLACK_SECONDS,
         )
-        for name, row in zip(names, rows, strict=True)
+        for name, (row, parameters) in zip(names, described, strict=True)
     }
     also_named = {
         name: frozenset({row.name, f"{row.pool}_{row.name}"}) - {name}
-        for name, row in zip(names, rows, strict=True)
+        for name, (row, _) in zip(names, described, strict=True)
     }
     return tools, also_named
 

@@ -1,32 +1,14 @@
 """The preparation of an attempt: what earlier attempts have done to the history."""
 
-import pytest
-
 from arkloop.shared.events.types import ContextCompacted
-from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.threads import thread_contexts
 from arkloop.worker.agent.conversation import Counted, History, ResumeState, Turn
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.preparation import continued
-from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.process.file_loader import FileLoader
-from arkloop.worker.process.history_loader import HistoryLoader
-from arkloop.worker.process.route_limits import RouteLimits
-from arkloop.worker.process.run_log import RunLog
 from tests.stored_runs import StoredRuns
 
 POINT = ContextCompacted(window_tokens=8_000, upto_position=3)
 OF_RUN_BEFORE = Counted(700, (4, 2), ("scripted", "scripted-1"))
-
-
-@pytest.fixture
-def attempt(stored: StoredRuns) -> ClaimedRun:
-    claim, connections, stop = stored.claimed(), stored.connections, StopSignal()
-    log = RunLog(claim.run_id, claim.fence, claim.last_seq, stop, lambda _: None)
-    files = FileLoader(
-        connections, storage_of(connections.settings), HistoryLoader(connections).memory
-    )
-    return ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
 
 
 def test_a_count_is_void_once_an_earlier_attempt_has_moved_the_truncation_point(
