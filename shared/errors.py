@@ -318,8 +318,8 @@ class StaleCall(Conflict):
 
     code = "tool_workers.stale_call"
     message = (
-        "You no longer hold this call: its lease has expired, or the service has given it up."
-        " The result was not stored."
+        "You no longer hold this call: its lease has expired, the service has given it up, or it"
+        " has another result. This result was not stored."
     )
 
 

@@ -268,7 +268,7 @@ def end(
 
     Raises:
         WorkerCallNotFound
-        StaleCall: another worker has it, or its outcome was given up.
+        StaleCall: another worker has it, its outcome was given up, or it has another result.
     """
     row = tx.sql.execute(
         update(worker_calls)
@@ -285,13 +285,14 @@ def end(
     if row is not None:
         tx.after_commit.append(CallEnded(row.run_id, row.owner))
         return
-    query = select(worker_calls.c.fence, worker_calls.c.state).where(
+    names = ("fence", "state", "output", "is_error", "images")
+    query = select(*(worker_calls.c[name] for name in names)).where(
         worker_calls.c.id == call_id, _is_of(worker)
     )
     there = tx.sql.execute(query).one_or_none()
     if there is None:
         raise WorkerCallNotFound()
-    if (there.fence, there.state) != (fence, "done"):
+    if there != (fence, "done", output, is_error, list(images) or None):
         raise StaleCall(fence=there.fence, state=there.state)
 
 

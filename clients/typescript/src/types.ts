@@ -6451,7 +6451,7 @@ export interface components {
                 };
             };
         };
-        /** @description - `tool_workers.stale_call`: You no longer hold this call: its lease has expired, or the service has given it up. The result was not stored. */
+        /** @description - `tool_workers.stale_call`: You no longer hold this call: its lease has expired, the service has given it up, or it has another result. This result was not stored. */
         "tool_workers.stale_call": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];

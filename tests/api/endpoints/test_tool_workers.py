@@ -105,11 +105,38 @@ def test_a_call_is_handed_out_once(worker: User, queued: UUID) -> None:
     result = {"worker_id": "w", "call_id": str(queued), "fence": 1}
 
     assert 200 == post(worker, "complete", **result, output="1").status_code
-    assert {"ok": True, "cancelled": []} == post(worker, "complete", **result, output="2").json
     older = post(worker, "fail", **{**result, "fence": 2}, error="no")
     assert (409, "tool_workers.stale_call") == error_of(older)
     other = post(worker, "complete", **{**result, "call_id": NOBODY}, output="1")
     assert (404, "tool_workers.call_not_found") == error_of(other)
+
+
+RESULTS: list[tuple[str, dict[str, Any]]] = [
+    ("complete", {"output": "1"}),
+    ("complete", {"output": "ü", "images": ["YQ==", "Yg=="]}),
+    ("complete", {"output": "ü", "images": ["Yg=="]}),
+    ("fail", {"error": "1"}),
+]
+
+
+@pytest.mark.parametrize(("verb", "sent"), RESULTS)
+def test_only_the_same_result_can_be_sent_again(
+    worker: User, queued: UUID, verb: str, sent: dict[str, Any]
+) -> None:
+    """A worker whose result differs from the stored one reads that it was not stored."""
+    post(worker, "poll", **POLL, tools=[PAY])
+    call = {"worker_id": "w", "call_id": str(queued), "fence": 1}
+
+    same = [post(worker, verb, **call, **sent).json for _ in range(2)]
+    others = [
+        post(worker, other, **call, **fields)
+        for other, fields in RESULTS
+        if (other, fields) != (verb, sent)
+    ]
+
+    assert [{"ok": True, "cancelled": []}] * 2 == same
+    assert [(409, "tool_workers.stale_call")] * 3 == [error_of(one) for one in others]
+    assert {"fence": 1, "state": "done"} == others[0].json["details"]
 
 
 def test_a_call_of_a_cancelled_run_is_not_handed_out(
