@@ -36,6 +36,7 @@ from arkloop.shared.errors import (
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
     agent_claims,
+    agent_endings,
     agent_files,
     agent_queue,
     agent_workers,
@@ -66,7 +67,6 @@ LIMITS = BodyLimits(most_bytes=2 * 1024 * 1024, most_values=200_000)
 WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.
 GONE_SECONDS = 1.5
-FAILED = "agent.failed"
 
 
 def look(connections: Connections) -> list[tuple[str, str]]:
@@ -180,7 +180,8 @@ def complete(name: str, body: dict[str, Any]) -> Response:
 @described(body=bodies.FailRun, returns=WrittenRun, raises=WRITING)
 def fail(name: str, body: dict[str, Any]) -> Response:
     """Let the run fail."""
-    return _write(name, body, Fail(error=RunError(FAILED, body["message"], body["retryable"])))
+    error = RunError(agent_endings.FAILED, body["message"], body["retryable"])
+    return _write(name, body, Fail(error=error))
 
 
 @described(body=bodies.ReleaseRun, returns=WrittenRun, raises=WRITING)

@@ -10,6 +10,7 @@ from arkloop.shared import ids
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import approved_calls, endings, limits_reached
@@ -20,6 +21,8 @@ from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import agent_runs
 
+#: The code of a run that its agent has failed. Every other one is the service's.
+FAILED = "agent.failed"
 _NO_RESULT = "The run reached its limit before this call had a result."
 
 
@@ -122,6 +125,16 @@ def end(
     assert outcome is endings.Outcome.ENDED, outcome  # its row is locked
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run.id))
     return run.written(state)
+
+
+def is_end_by_service(event: StoredEvent) -> bool:
+    """Return whether the service ends a run with this event first: by a cancel, or at a limit."""
+    data = event_log.data_of(event.payload)
+    if event.type == types.ToolResult.type:
+        return bool(data["output"] == _NO_RESULT)
+    if event.type == types.RunFailed.type:
+        return bool(data["error"]["code"] != FAILED)
+    return event.type in (types.RunCancelRequested.type, types.RunLimitReached.type)
 
 
 def _last_turn(run: HeldRun, content: str) -> UUID | None:

@@ -22,6 +22,7 @@ from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, OutdatedFence, SequenceConflict
 from arkloop.shared.events import event_log, types
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RouteCost, RunError
 from arkloop.shared.runs import (
     agent_costs,
@@ -136,7 +137,7 @@ def write(
     run = held_runs.lock(tx, org_id, agent, change.run_id, change.fence)
     is_held = run.row["state"] == RunState.EXECUTING
     if change.seq is not None and change.seq <= run.last_seq:
-        _check_is_repeated(run, change, is_end=then is not None)
+        _check_is_repeated(run, change, then)
         return run.written(run.row["state"])
     if not is_held:
         raise OutdatedFence(run_state=run.row["state"])
@@ -221,17 +222,38 @@ def _persona_of(run: HeldRun, catalog: Catalog) -> Persona:
     return persona_of(catalog, run.row, run.tx.sql)
 
 
-def _check_is_repeated(run: HeldRun, change: Write, *, is_end: bool) -> None:
+def _check_is_repeated(run: HeldRun, change: Write, then: Then) -> None:
     """Check that what stands there is this write. Raises: SequenceConflict, OutdatedFence."""
     assert change.seq is not None
     wanted = [_type_of(event) for event in change.events]
     there = event_log.read_table(run.tx.sql, run.id, change.seq - 1, len(wanted) + 1)
-    is_whole = wanted == [event.type for event in there[: len(wanted)]]
+    is_same = wanted == [event.type for event in there[: len(wanted)]]
+    is_same = is_same and _has_ended_so(then, next(iter(there[len(wanted) :]), None))
     is_held = run.row["state"] == RunState.EXECUTING
-    if not is_whole and not is_held:
+    if not is_same and not is_held:
         raise OutdatedFence(run_state=run.row["state"])
-    if not is_whole or (is_end and is_held):
+    if not is_same or (then is not None and is_held):
         raise SequenceConflict(next_seq=run.last_seq + 1)
+
+
+def _has_ended_so(then: Then, event: StoredEvent | None) -> bool:
+    """Return whether the claim has ended with `then`, or instead by the service."""
+    if then is None:
+        return True
+    if event is None:
+        return isinstance(then, Release)
+    if agent_endings.is_end_by_service(event):
+        return True
+    match then:
+        case Ask() | AskApproval():
+            return event.type == types.RunWaitingForInput.type
+        case Delegate():
+            return event.type == types.ToolCallRequested.type
+        case Complete():
+            return event.type in (types.MessageCompleted.type, types.RunCompleted.type)
+        case Fail():
+            return event.type == types.RunFailed.type
+    return False
 
 
 def _has_calls(change: Write) -> bool:
