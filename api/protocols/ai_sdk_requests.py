@@ -63,7 +63,7 @@ def dialect_of(args: Mapping[str, Any]) -> Dialect:
 class StreamQuery(DialectQuery):
     """`seen` is the id of the last message that the page has."""
 
-    startIndex = fields.String(validate=validate.Regexp(r"-?[0-9]{1,9}"))
+    startIndex = fields.String(validate=validate.Regexp(r"\A-?[0-9]{1,9}\Z"))
     seen = fields.String()
 
 
