@@ -56,17 +56,24 @@ class Delivery:
     cancels: bool  # when the client leaves before the end
 
     def respond(self, created: Response) -> Response:
-        """Return the response for the run that `created`, perhaps a replay, names."""
+        """Return the response for the run that `created`, perhaps a replay, names.
+
+        Raises:
+            RunNotFound: it is a replay, and the run was deleted since, or is another member's now.
+        """
         if not self.streams and self.wait is None:
             return created
         body = json.loads(created.get_data())
         run_id = UUID(body["run_id"])
+        is_replay = "Idempotency-Replayed" in created.headers
+        if is_replay:
+            _find(actor(), run_id)
         on_leave = _go_on
         if self.cancels:
             on_leave = partial(cancel_after_leave, connections(), actor(), run_id)
         if self.streams:
             # With either field it may be a run that was there before.
-            is_old = "Idempotency-Replayed" in created.headers or body.keys() & {"steer", "queue"}
+            is_old = is_replay or body.keys() & {"steer", "queue"}
             last_seq = None if is_old else 0
             response = streaming(watch_of(run_id, actor(), last_seq=last_seq), on_leave=on_leave)
         elif (run := self._at_rest(run_id, on_leave)) is None:

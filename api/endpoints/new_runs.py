@@ -45,6 +45,7 @@ from arkloop.shared.errors import (
     QueueFull,
     RouteNotFound,
     RunLimitExceeded,
+    RunNotFound,
     StreamLimitExceeded,
     ThreadBusy,
     ThreadNotFound,
@@ -75,6 +76,8 @@ CREATING = (
     *(ThreadBusy, QueueFull, NotActive),
     *(RunLimitExceeded, StreamLimitExceeded),
 )
+#: And of one that responds with the run itself, which may be one from before.
+DELIVERING = (*CREATING, RunNotFound)
 
 # Schemas are made once: making one copies its fields, which was a tenth of creating a run.
 _MESSAGE = CreateMessage()
@@ -140,7 +143,7 @@ OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_U
 
 @bp.post("/v1/runs")
 @requires("data.runs.write", end_users=True)
-@described(body=CreateRunAnywhere, raises=[*CREATING, ThreadNotFound, NameTaken], **DELIVERED)
+@described(body=CreateRunAnywhere, raises=[*DELIVERING, ThreadNotFound, NameTaken], **DELIVERED)
 def create_run() -> Response:
     """Create a run, with a message and perhaps a thread; responds 201 with their ids."""
     body = read_body(_RUN_ANYWHERE)
@@ -159,7 +162,7 @@ def create_run() -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.write", end_users=True)
-@described(body=CreateRun, body_optional=True, raises=CREATING, **DELIVERED)
+@described(body=CreateRun, body_optional=True, raises=DELIVERING, **DELIVERED)
 def create_run_in_thread(thread_id: UUID) -> Response:
     """Create a run, perhaps with a message; responds 201 with its ids. The body is optional."""
     return _create(read_body(_RUN, optional=True), thread_id)
@@ -167,7 +170,7 @@ def create_run_in_thread(thread_id: UUID) -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>:retry")
 @requires("data.runs.write", end_users=True)
-@described(body=NoArguments, body_optional=True, raises=[*CREATING, InvalidState], **DELIVERED)
+@described(body=NoArguments, body_optional=True, raises=[*DELIVERING, InvalidState], **DELIVERED)
 def retry_run(thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds as `create_run` does."""
     read_body(NoArguments(), optional=True)

@@ -6149,9 +6149,10 @@ export interface components {
         };
         /**
          * @description - `files.not_found`: File not found.
+         *     - `runs.not_found`: Run not found.
          *     - `threads.not_found`: Thread not found.
          */
-        "files.not_found-threads.not_found": {
+        "files.not_found-runs.not_found-threads.not_found": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -6159,7 +6160,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "files.not_found" | "threads.not_found";
+                    code?: "files.not_found" | "runs.not_found" | "threads.not_found";
                 };
             };
         };
@@ -6218,6 +6219,24 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "budget.exhausted" | "rate_limit.exceeded" | "runs.limit_exceeded" | "streams.limit_exceeded" | "threads.queue_full";
+                };
+            };
+        };
+        /**
+         * @description - `files.not_found`: File not found.
+         *     - `http.not_found`: No such endpoint.
+         *     - `runs.not_found`: Run not found.
+         *     - `threads.not_found`: Thread not found.
+         */
+        "files.not_found-http.not_found-runs.not_found-threads.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "files.not_found" | "http.not_found" | "runs.not_found" | "threads.not_found";
                 };
             };
         };
@@ -6937,23 +6956,6 @@ export interface components {
             };
             content: {
                 "application/json": components["schemas"]["OpenAIError"];
-            };
-        };
-        /**
-         * @description - `files.not_found`: File not found.
-         *     - `runs.not_found`: Run not found.
-         *     - `threads.not_found`: Thread not found.
-         */
-        "files.not_found-runs.not_found-threads.not_found": {
-            headers: {
-                "X-Trace-Id": components["headers"]["X-Trace-Id"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/json": components["schemas"]["Error"] & {
-                    /** @enum {unknown} */
-                    code?: "files.not_found" | "runs.not_found" | "threads.not_found";
-                };
             };
         };
         /**
@@ -9314,7 +9316,7 @@ export interface operations {
             400: components["responses"]["http.bad_request"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
-            404: components["responses"]["files.not_found-http.not_found-threads.not_found"];
+            404: components["responses"]["files.not_found-http.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-runs.not_active-runs.thread_busy"];
             413: components["responses"]["http.body_too_large"];
@@ -9414,7 +9416,7 @@ export interface operations {
             400: components["responses"]["http.bad_request"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
-            404: components["responses"]["files.not_found-threads.not_found"];
+            404: components["responses"]["files.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-names.taken-runs.not_active-runs.thread_busy"];
             413: components["responses"]["http.body_too_large"];
@@ -10116,7 +10118,7 @@ export interface operations {
             400: components["responses"]["http.bad_request-runs.invalid_state"];
             401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
-            404: components["responses"]["files.not_found-http.not_found-threads.not_found"];
+            404: components["responses"]["files.not_found-http.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.conflict-idempotency.in_progress-runs.not_active-runs.thread_busy"];
             413: components["responses"]["http.body_too_large"];
