@@ -3,7 +3,7 @@
 import re
 
 from flask import request
-from werkzeug.http import parse_dict_header
+from werkzeug.http import parse_list_header, unquote_header_value
 
 MAX_WAIT_SECONDS = 60
 
@@ -11,10 +11,19 @@ MAX_WAIT_SECONDS = 60
 def wait_seconds() -> int | None:
     """Return the seconds of `Prefer: wait=N`, at most `MAX_WAIT_SECONDS`; None without it.
 
-    As the RFC demands, a preference of another form is ignored: the response then lacks
-    `Preference-Applied`.
+    As the RFC demands, names ignore case, the first of several counts, and a preference of another
+    form is ignored: the response then lacks `Preference-Applied`.
     """
-    wait = parse_dict_header(", ".join(request.headers.getlist("Prefer"))).get("wait")
-    if wait is None or not re.fullmatch("[0-9]{1,9}", wait):
+    for preference in parse_list_header(", ".join(request.headers.getlist("Prefer"))):
+        # What follows the semicolon are parameters, of which `wait` has none.
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            return _seconds(unquote_header_value(value.strip()))
+    return None
+
+
+def _seconds(text: str) -> int | None:
+    if not re.fullmatch("[0-9]+", text):
         return None
-    return min(int(wait), MAX_WAIT_SECONDS)
+    digits = text.lstrip("0")
+    return MAX_WAIT_SECONDS if len(digits) > 2 else min(int(digits or "0"), MAX_WAIT_SECONDS)
