@@ -245,7 +245,8 @@ class UsdText(Usd):
     """A query parameter that is an amount of USD."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Decimal:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,8})?", value):
+        # With an exponent, as small amounts in responses have it.
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,8})?([eE][+-]?[0-9]{1,2})?", value):
             raise ValidationError("must be an amount of USD, such as 0.05")
         return super()._deserialize(float(value), *args, **kwargs)
 

@@ -40,6 +40,8 @@ def runs(connections: Connections, alice: User, register: Register) -> dict[str,
         ("min_cost_usd=0.05", {"usual", "unended"}),
         ("min_cost_usd=0.05000000&status=completed", {"usual"}),
         ("min_cost_usd=0.04999999", {"usual", "long", "unended"}),
+        ("min_cost_usd=5e-02", {"usual", "unended"}),
+        ("min_cost_usd=4.999999E-2", {"usual", "long", "unended"}),
         ("min_cost_usd=1000000", set()),
         ("min_duration_ms=0", {"cheap", "usual", "long"}),
         ("min_duration_ms=2000", {"usual", "long"}),
@@ -59,7 +61,21 @@ def test_runs_are_filtered_by_least_cost_and_duration(
 
 @pytest.mark.parametrize("name", ["min_cost_usd", "min_duration_ms"])
 @pytest.mark.parametrize(
-    "value", ["", "-1", ".5", "1e-2", "NaN", "1,5", "٣", " 1", "0.123456789", "9999999999999"]
+    "value",
+    [
+        "",
+        "-1",
+        ".5",
+        "1e-9",
+        "1e",
+        "1e+99",
+        "NaN",
+        "1,5",
+        "٣",
+        " 1",
+        "0.123456789",
+        "9999999999999",
+    ],
 )
 def test_amounts_that_cannot_be_read_are_refused(alice: User, name: str, value: str) -> None:
     """422 that names the filter."""
