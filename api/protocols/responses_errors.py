@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http import errors
 from arkloop.api.http.described import ErrorShape
 from arkloop.shared.errors import ArkloopError, IdempotencyInProgress
 
+PATH = "/v1/responses"
 #: Codes under which OpenAI's clients know the same; all others are our own.
 _CODES = {
     "personas.not_found": "model_not_found",
@@ -51,10 +52,19 @@ SHAPE = ErrorShape(OpenAIError, {422: 400})
 
 
 def register(blueprint: Blueprint) -> None:
-    """Let the blueprint's endpoints respond with errors of this shape."""
+    """Let the blueprint's endpoints respond with errors of this shape, and paths below theirs."""
     blueprint.register_error_handler(ArkloopError, _arkloop_error)
     blueprint.register_error_handler(HTTPException, lambda error: _converted(errors.http(error)))
     blueprint.register_error_handler(Exception, lambda error: _converted(errors.unexpected(error)))
+    # A path or method that matches no endpoint belongs to no blueprint.
+    for status in (404, 405):
+        blueprint.app_errorhandler(status)(_unmatched)
+
+
+def _unmatched(error: HTTPException) -> Response:
+    native = errors.http(error)
+    is_ours = f"{request.path}/".startswith(f"{PATH}/")
+    return _converted(native) if is_ours else native
 
 
 def _arkloop_error(error: ArkloopError) -> Response:

@@ -43,6 +43,10 @@ class Only(fields.Field[Any]):
         return value
 
 
+#: Overrides that the request has as fields of its own, whose names `responses_errors` knows.
+_MADE_OF_FIELDS = ("model_settings", "limits")
+
+
 class CreateResponse(Schema):
     """Null is not given."""
 
@@ -95,7 +99,7 @@ def new_run(
         persona=persona,
         route=route,
         trace_id=trace_id(),
-        options=overrides.check(persona, route, _overrides(body, given)),
+        options=_checked(persona, route, _overrides(body, given)),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},
         on_busy=OnBusy.ENQUEUE,
@@ -153,6 +157,20 @@ def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
         "output_schema": schema,
     }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _checked(persona: Persona, route: Route, wanted: Mapping[str, Any]) -> overrides.Options | None:
+    """Check the overrides. Raises: InvalidRequest: with the names of fields, not of overrides."""
+    try:
+        return overrides.check(persona, route, wanted)
+    except InvalidRequest as error:
+        problems: dict[str, Any] = {}
+        for name, why in error.details.items():
+            if name in _MADE_OF_FIELDS:  # as a whole: the persona does not allow it
+                problems |= {f"{name}.{field}": why for field in wanted[name]}
+            else:
+                problems[name] = why
+        raise InvalidRequest(**problems) from None
 
 
 def _settings(body: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -18,7 +18,7 @@ from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.idempotency import Scope
 from arkloop.shared.storage.tables.files import files
-from tests.clients import Register, User
+from tests.clients import Register, User, error_of
 from tests.contents import png
 from tests.full_disk import full_disk
 from tests.stored_runs import StoredRuns
@@ -97,7 +97,43 @@ def test_values_that_change_nothing_are_accepted(alice: User) -> None:
 def test_endpoints_of_others_do_not_exist(alice: User) -> None:
     """`compact` is no response to which a method does not apply: 404, and not 405."""
     for method, path in (("post", "compact"), ("get", "compact"), ("post", "input_tokens")):
-        assert 404 == getattr(alice, method)(f"/v1/responses/{path}").status_code, path
+        response = getattr(alice, method)(f"/v1/responses/{path}")
+        assert (404, None, "http.not_found") == refused(response), path
+
+
+def test_other_methods_are_refused_in_the_shape(alice: User) -> None:
+    """Only paths of this API have it: those that begin alike keep the service's own."""
+    listed = alice.get("/v1/responses")
+    deleted = alice.delete(f"/v1/responses/{UNKNOWN}")
+
+    assert [(405, None, "http.method_not_allowed")] * 2 == [refused(listed), refused(deleted)]
+    assert "POST" in listed.headers["Allow"]
+    for path in ("/v1/responses-of-others", "/v1/nothing"):
+        assert (404, "http.not_found") == error_of(alice.get(path))
+    assert (405, "http.method_not_allowed") == error_of(alice.delete("/v1/runs"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 0.5}, "temperature"),
+        ({"tool_choice": "none"}, "tool_choice"),
+        ({"reasoning": {"effort": "low"}}, "reasoning.effort"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"max_output_tokens": 9}, "max_output_tokens"),
+        ({"instructions": "Be brief."}, "instructions"),
+    ],
+)
+def test_a_parameter_that_the_persona_does_not_allow_is_named(
+    alice: User, fields: dict[str, Any], param: str
+) -> None:
+    """The name is that of the request, and not that of the override."""
+    alice.post("/v1/personas", json={"key": "fixed", "overrides": []})
+
+    response = alice.post("/v1/responses", json={**ASK, "model": "fixed", **fields})
+
+    assert (400, param, "validation.error") == refused(response)
+    assert response.json["error"]["message"].startswith(f"{param}: the persona")
 
 
 def test_a_request_whose_key_is_in_use_may_be_repeated(
