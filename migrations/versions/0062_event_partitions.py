@@ -133,11 +133,12 @@ END $$;
 
 CREATE FUNCTION drop_run_events_partition(partition text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp SET lock_timeout = '100ms'
-SET "arkloop.orgs" = '*'
 AS $$
 DECLARE
     lower_bound uuid;
     upper_bound uuid;
+    orgs text := coalesce(current_setting('arkloop.orgs', true), '');
+    is_needed boolean;
 BEGIN
     SELECT coalesce(p.lower_id, '00000000-0000-0000-0000-000000000000'), p.upper_id
     INTO lower_bound, upper_bound
@@ -147,11 +148,14 @@ BEGIN
     END IF;
     -- Before anything is locked, and once more when it is.
     FOR checks IN 1..2 LOOP
-        IF EXISTS (SELECT FROM runs WHERE id >= lower_bound AND id < upper_bound)
+        -- Not by a SET clause, which only a superuser may store. On errors it is rolled back.
+        PERFORM set_config('arkloop.orgs', '*', true);
+        is_needed := EXISTS (SELECT FROM runs WHERE id >= lower_bound AND id < upper_bound)
             OR EXISTS (
                 SELECT FROM forgotten_events WHERE run_id >= lower_bound AND run_id < upper_bound
-            )
-        THEN
+            );
+        PERFORM set_config('arkloop.orgs', orgs, true);
+        IF is_needed THEN
             RETURN false;
         END IF;
         LOCK TABLE ONLY run_events IN ACCESS EXCLUSIVE MODE;

@@ -1,13 +1,20 @@
-"""Privileges of the service's role: for what it does, and for the release before it."""
+"""Privileges: those of the service's role, and what an owner who is no superuser may do."""
 
+import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pytest
 from alembic import command
-from sqlalchemy import create_engine, text
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, make_url, text
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.main import main
+from arkloop.shared.events import partitions
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage import service_role
+from arkloop.shared.storage import schema, service_role
 from tests import walls
 from tests.shared.storage.test_schema import alembic_config, migrated_to
 
@@ -56,3 +63,131 @@ def test_the_role_may_append_audit_entries_where_no_function_is_for_everybody(
         may = text("SELECT has_function_privilege(:role, CAST(:name AS regproc), 'EXECUTE')")
         assert sql.scalar(may, {"role": walls.ROLE, "name": "append_audit_entry"})
     engine.dispose()
+
+
+@pytest.fixture
+def owned(postgres: EmbeddedPostgres) -> str:
+    """The URL of an empty database for its owner, as the provider of a database gives it."""
+    name = f"owned_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres.url.replace("+psycopg", "", 1), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {name} LOGIN")
+        superuser.execute(f"CREATE ROLE {name}_service LOGIN")
+        superuser.execute(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0")
+    return walls.as_user(postgres.url_of(name), name)
+
+
+def service_of(owned: str) -> str:
+    return walls.as_user(owned, f"{make_url(owned).username}_service")
+
+
+def migrate(owned: str, service: str) -> Result:
+    env = {"ARKLOOP_OWNER_DATABASE_URL": owned, "ARKLOOP_DATABASE_URL": service}
+    return CliRunner().invoke(main, ["migrate", "--row-security", "on"], env=env)
+
+
+def custom_parameters(owned: str) -> list[str]:
+    """Return the parameters of functions that only a superuser may store, and so restore."""
+    query = """
+        SELECT DISTINCT split_part(setting, '=', 1) FROM pg_proc, unnest(proconfig) AS setting
+        WHERE split_part(setting, '=', 1) LIKE '%.%'
+    """
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        return list(sql.scalars(text(query)))
+
+
+def test_an_owner_who_is_no_superuser_migrates_an_empty_database(owned: str) -> None:
+    """The wall is put up, too: `arkloop migrate` needs no more than to own the database."""
+    done = migrate(owned, service_of(owned))
+
+    assert (0, f"{schema.needed_version()}\n") == (done.exit_code, done.stdout), done.output
+    assert [] == custom_parameters(owned)
+
+
+def test_a_migration_that_stopped_before_the_partitions_is_repeated(owned: str) -> None:
+    """The constraint that it has left, which refuses events after a week, is removed."""
+    engine = create_engine(owned)
+    config = alembic_config()
+    with engine.connect() as sql:
+        config.attributes["connection"] = sql
+        command.upgrade(config, "0061")
+        later = partitions.bound(datetime.now(UTC) - timedelta(days=1))
+        check = f"ck_run_events_is_in_the_first CHECK (run_id < '{later}')"
+        sql.execute(text(f"ALTER TABLE run_events ADD CONSTRAINT {check}"))
+        sql.commit()
+
+    done = migrate(owned, owned)
+
+    with engine.begin() as sql:
+        event = "INSERT INTO run_events VALUES (:id, 1, 'run.started', '{}')"
+        sql.execute(text("SELECT set_config('arkloop.orgs', '*', true)"))
+        sql.execute(text(event), {"id": new_id()})
+    engine.dispose()
+    assert 0 == done.exit_code, done.output
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("""ALTER FUNCTION {} SET "arkloop.orgs" = '*'""", id="made-by-a-superuser"),
+        pytest.param("DROP FUNCTION {}", id="not-restored-by-the-owner"),
+    ],
+)
+def test_an_owner_gets_the_function_that_only_a_superuser_could_make(
+    owned: str, before: str
+) -> None:
+    """The release before let it store a parameter that Postgres does not know."""
+    function = "drop_run_events_partition(text)"
+    assert 0 == migrate(owned, service_of(owned)).exit_code
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        sql.execute(text(before.format(function)))
+        sql.execute(text("UPDATE alembic_version SET version_num = '0075'"))
+
+    done = migrate(owned, service_of(owned))
+
+    assert (0, []) == (done.exit_code, custom_parameters(owned)), done.output
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        query = """
+            SELECT r.rolname FROM pg_proc, aclexplode(proacl) AS a
+            LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE pg_proc.oid = to_regprocedure(:name)
+        """
+        may = set(sql.scalars(text(query), {"name": function}))
+    assert {make_url(url).username for url in (owned, service_of(owned))} == may
+
+
+@pytest.mark.parametrize("orgs", ["", "*"])
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_the_service_drops_a_partition_without_runs(owned: str, is_apart: bool, orgs: str) -> None:
+    """A run is found whether the service sees it or not, which is then as before."""
+    service = service_of(owned) if is_apart else owned
+    assert 0 == migrate(owned, service).exit_code
+    past = partitions.bound(datetime.now(UTC) - timedelta(days=2))
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        sql.execute(text("DROP TABLE run_events_first"))
+        sql.execute(text(f"SET LOCAL role = {make_url(owned).username}"))
+        sql.execute(
+            text(
+                "CREATE TABLE run_events_past PARTITION OF run_events"
+                f" FOR VALUES FROM (MINVALUE) TO ('{past}')"
+            )
+        )
+        sql.execute(text("SET LOCAL role = postgres; SET LOCAL session_replication_role = replica"))
+        old = partitions.bound(datetime.now(UTC) - timedelta(days=3))
+        sql.execute(
+            text(
+                "INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id,"
+                " route_id, model, position, state, queued_at)"
+                " VALUES (:id, :id, :id, :id, '', '', '', '', 1, 'completed', now())"
+            ),
+            {"id": old},
+        )
+
+    drop = "SELECT drop_run_events_partition('run_events_past')"
+    with psycopg.connect(service.replace("+psycopg", "", 1)) as session:
+        session.execute("SELECT set_config('arkloop.orgs', %s, true)", [orgs])
+        kept = session.execute(drop).fetchone()
+        with walls.owner(owned) as engine, engine.begin() as sql:
+            sql.execute(text("SET LOCAL session_replication_role = replica"))
+            sql.execute(text("DELETE FROM runs"))
+        dropped = session.execute(drop).fetchone()
+        left = session.execute("SELECT current_setting('arkloop.orgs')").fetchone()
+    assert ((False,), (True,), (orgs,)) == (kept, dropped, left)
