@@ -3,7 +3,7 @@
 from arkloop.shared import fault_points
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
-from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN, is_another, is_too_many
+from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN, is_another, is_too_many, tool_of
 from arkloop.worker.contract.context import ToolLedger
 from arkloop.worker.contract.input_requests import Replies
 from arkloop.worker.contract.messages import ToolCall
@@ -24,9 +24,9 @@ def permitted(
         ToolFailed: there is no such tool, the arguments do not fit, a user has denied it, or
             has approved another one.
     """
-    tool = agent.tools.get(call.name)
+    tool = tool_of(agent, turn, call)
     if tool is None:
-        raise _not_made(context, call, f"Unknown tool {call.name!r}.")
+        raise _not_made(context, turn, call, _why_missing(turn, call))
     if is_too_many(turn, call):
         raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
     reply = None if call.name == "ask_user" else turn.approval_reply(call)
@@ -34,15 +34,26 @@ def permitted(
         raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
     if reply is not None and is_another(turn, call, tool):
         why = f"Not executed: tool {call.name!r} has changed since it was approved."
-        raise _not_made(context, call, f"{why} Call it again to request a new approval.")
+        raise _not_made(context, turn, call, f"{why} Call it again to request a new approval.")
     made = turn.as_made(call)
     tool.check(made.arguments)
     return tool, made
 
 
-def _not_made(context: ToolLedger, call: ToolCall, why: str) -> ToolFailed:
+def _why_missing(turn: Turn, call: ToolCall) -> str:
+    if call.id in turn.input_requests:  # the tool was called, and has asked people
+        return f"Not completed: tool {call.name!r} is no longer available."
+    if call.id in turn.asked_of:
+        return f"Not executed: tool {call.name!r} is no longer available."
+    return f"Unknown tool {call.name!r}."
+
+
+def _not_made(context: ToolLedger, turn: Turn, call: ToolCall, why: str) -> ToolFailed:
     """Build the error of a refused call, or of one that an earlier attempt may have made."""
-    is_new = not context.is_resumed or context.begin_tool_call(call.id)
+    if call.id in turn.input_requests:  # it has begun, has asked people, and is in the ledger
+        is_new = context.continue_tool_call(call.id)
+    else:
+        is_new = not context.is_resumed or context.begin_tool_call(call.id)
     return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
 
 

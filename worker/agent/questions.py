@@ -20,7 +20,7 @@ MAX_ASKED = 3
 
 def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
     """Return what a user must still answer before this call, None if nothing."""
-    tool = agent.tools.get(call.name)
+    tool = tool_of(agent, turn, call)
     if tool is None or is_too_many(turn, call) or misfit(tool, call.arguments):
         return None
     if call.name == "ask_user":
@@ -94,6 +94,21 @@ def _reply_to_other_call(turn: Turn, asked: Mapping[str, Any]) -> str | None:
             if one.get("is_shared") and one["url"] == asked["url"]:
                 return reply
     return None
+
+
+def tool_of(agent: Agent, turn: Turn, call: ToolCall) -> Tool | None:
+    """Return the tool of the call, None if there is none.
+
+    A tool that people were asked about is found under its new name, too: the name of an MCP tool
+    depends on which other tools there are.
+    """
+    request = turn.input_requests.get(call.id)
+    asked_of = turn.asked_of.get(call.id) if request is None else request.mcp_tool
+    if asked_of is not None:
+        for tool in agent.tools.values():
+            if tool.mcp_tool == asked_of:
+                return tool
+    return agent.tools.get(call.name)
 
 
 def is_too_many(turn: Turn, call: ToolCall) -> bool:

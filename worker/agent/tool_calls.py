@@ -17,7 +17,7 @@ from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.awaited_results import may_wait, result_source, wait_for_results
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import begin, permitted
-from arkloop.worker.agent.questions import question
+from arkloop.worker.agent.questions import question, tool_of
 from arkloop.worker.agent.tool_progress import TurnProgress
 from arkloop.worker.contract.attachments import ToolOutput, images_of
 from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
@@ -195,7 +195,7 @@ class _SideBySide:
             if self._has_outcome or (self.is_pending and reason is None):
                 return
             self._has_outcome = True
-        tool = self._agent.tools.get(self.call.name)
+        tool = tool_of(self._agent, self._turn, self.call)
         seconds = tool.timeout_seconds if tool else 0.0  # only a tool that runs can be too late
         log.warning(
             "abandoning call %s of tool %s: it did not return%s",

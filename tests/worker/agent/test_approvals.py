@@ -176,6 +176,30 @@ def test_an_approval_is_for_the_tool_that_was_asked_about(
     assert [("c1", "42", False)] == results(context)
 
 
+@pytest.mark.parametrize(
+    ("names", "result"),
+    [
+        (["shop_calculator"], ("c1", "42", False)),
+        ([], ("c1", "Not executed: tool 'calculator' is no longer available.", True)),
+    ],
+)
+def test_an_approval_follows_a_tool_to_its_new_name(
+    names: list[str], result: tuple[str, str, bool]
+) -> None:
+    """The name of an MCP tool depends on the tools of other servers."""
+    asked_of, agent = {"config_id": "a", "hash": "h"}, careful()
+    calculator = agent.tools["calculator"]
+    tools = {name: replace(calculator, mcp_tool=asked_of) for name in names}
+    if names:
+        tools["calculator"] = replace(calculator, mcp_tool={"config_id": "b", "hash": "h"})
+    context, approved = RecordedRun(), turn("yes")
+    approved.asked_of["c1"] = asked_of
+
+    run(replace(agent, tools=tools), context, [approved])
+
+    assert [result] == results(context)
+
+
 def test_a_persona_can_require_approval_of_every_tool() -> None:
     """A persona can require approval of every tool, also of unknown name, except `ask_user`."""
     agent = agent_for({"tool": "x"}, {"say": "ok"}, require_approval=frozenset({"*"}))

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,10 @@ def pay(context: ToolContext, info: CallInfo, confirm: bool = False) -> str:
         form = {"key": "c", "kind": "form", "prompt": "How many?", "schema": FIELDS}
         raise InputRequired([form], "form")
     return json.dumps(info.replies.responses)
+
+
+def never(*given: Any) -> str:
+    raise AssertionError
 
 
 def waits(
@@ -126,3 +131,30 @@ def test_another_tool_of_the_same_name_gets_no_replies() -> None:
     run(agent_for({"say": "ok"}, extra={"book": other}), context, turns)
 
     assert "has changed since it asked" in results(context)[0][1]
+
+
+def test_the_replies_reach_a_tool_that_has_another_name_now() -> None:
+    """The name of an MCP tool depends on the tools of other servers."""
+    context, turns = RecordedRun(), list[Turn]()
+    asking = replace(book, mcp_tool={"config_id": "a", "hash": "h"})
+    other = replace(book, function=never, mcp_tool={"config_id": "b", "hash": "h"})
+    waits(context, turns, {"book": asking})
+    turns[0].replies["call_1_1"] = [ACCEPT, "accept"]
+
+    asked = waits(context, turns, {"book": other, "shop_book": asking})
+    assert ("call_1_1", "authorization") == (asked.tool_call_id, asked.kind)
+
+
+def test_a_tool_that_is_gone_gets_no_replies() -> None:
+    """The result says so, and does not mention a crash; after a real one the outcome is unknown."""
+    context, turns = RecordedRun(), list[Turn]()
+    waits(context, turns, {"book": replace(book, mcp_tool={"config_id": "a", "hash": "h"})})
+    turns[0].replies["call_1_1"] = [ACCEPT, "accept"]
+    resumed, crashed = (RecordedRun(attempt=2, begun=["call_1_1"]) for _ in range(2))
+    resumed.required = context.required
+
+    run(agent_for({"say": "ok"}), resumed, deepcopy(turns))
+    run(agent_for({"say": "ok"}), crashed, turns)
+
+    assert "Not completed: tool 'book' is no longer available." == results(resumed)[0][1]
+    assert UNKNOWN_OUTCOME == results(crashed)[0][1]
