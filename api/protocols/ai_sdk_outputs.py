@@ -6,14 +6,14 @@ from typing import Any
 
 from arkloop.shared.events.plain import is_too_deep
 
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def text_of(value: Any) -> str:
     """Return an output of the client as text, from which `value_of` restores it."""
     if isinstance(value, str) and value_of(value) == value:
         return value
-    return _JSON.encode(value)
+    return JSON.encode(value)
 
 
 def value_of(text: str) -> Any:
@@ -23,7 +23,7 @@ def value_of(text: str) -> Any:
         if is_too_deep(value):  # Python reads more levels than it writes
             return text
         if "\\u" in text:  # only an escape makes a lone surrogate
-            _JSON.encode(value).encode()
+            JSON.encode(value).encode()
         return value
     except (ValueError, RecursionError):
         return text

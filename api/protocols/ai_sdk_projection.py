@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from arkloop.api.protocols import call_ids
-from arkloop.api.protocols.ai_sdk_outputs import value_of
+from arkloop.api.protocols.ai_sdk_outputs import JSON, value_of
 from arkloop.shared.agents import approvals
 from arkloop.shared.runs import pending_calls
 
@@ -32,7 +32,9 @@ _NOTICES = frozenset(
 _ASK_USER = "ask_user"
 #: Of the outputs of a client's calls, since the inputs of a replay say otherwise.
 _BY_CLIENT = {"providerExecuted": False}
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+#: What a page shows at calls that have no result when the run ends so.
+_UNFINISHED = {"cancelled": "The run was stopped.", "failed": "The run failed."}
+_FORGOTTEN = "The run ended without a result of this call."  # by an agent worker
 _VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?(?:\.([0-9]{1,6}))?(?:[-+].*)?")
 
 
@@ -99,10 +101,12 @@ class AiSdkProjection:
     _denied: frozenset[str] = _NONE
     #: Calls whose results the client sends.
     _client_calls: frozenset[str] = _NONE
+    #: Calls that have no result yet, by the ids that they have in the run.
+    _open_calls: tuple[str, ...] = ()
 
     def frames(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         for chunk in self.chunks(event):
-            yield f"data: {_JSON.encode(chunk)}\n\n".encode()
+            yield f"data: {JSON.encode(chunk)}\n\n".encode()
 
     def closing(self) -> list[bytes]:
         return [DONE]
@@ -229,10 +233,12 @@ class AiSdkProjection:
         call_id = self._id(data["tool_call_id"])
         self._inputs -= {call_id}
         self._names[call_id] = data["name"]
+        self._open_calls += (data["tool_call_id"],)
         yield _input(call_id, data["name"], data["arguments"])
 
     def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
+        self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != data["tool_call_id"])
         call: Chunk = {"toolCallId": call_id}
         if call_id in self._client_calls:
             call |= _BY_CLIENT
@@ -299,6 +305,8 @@ class AiSdkProjection:
             yield from self._close_part()
             self._is_turn_done = self._has_calls = True
             call_id = self._id(data["request_id"])
+            if not self.has_bare_ids:  # as in `_answer`
+                self._open_calls += (data["request_id"],)
         yield from self._client_call(call_id, _ASK_USER, asked)
 
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
@@ -309,6 +317,7 @@ class AiSdkProjection:
 
     def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         request_id = data["request_id"]
+        self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != request_id)
         # A page of the release before has no call of this id, and its answer already.
         if (own := self._id(request_id)) in self._client_calls and not self.has_bare_ids:
             output = {"toolCallId": own, **_BY_CLIENT, "output": value_of(data["content"])}
@@ -333,6 +342,7 @@ class AiSdkProjection:
 
     def _end(self, status: str, data: Mapping[str, Any]) -> Iterator[Chunk]:
         has_calls = self._has_calls
+        yield from self._end_calls(_UNFINISHED.get(status, _FORGOTTEN))
         yield from self._end_step()
         about = {"status": status, "usage": data["usage"], "cost_usd": data["cost_usd"]}
         if status == "completed":
@@ -352,6 +362,15 @@ class AiSdkProjection:
                 yield {"type": "start-step"}
                 yield {"type": "finish-step"}
             yield self._finish("other", about)
+
+    def _end_calls(self, why: str) -> Iterator[Chunk]:
+        """End what has no result: pages send a response to an approval until its call has one."""
+        for request_id in list(self._asked):
+            denial = json.dumps({"decision": "deny", "reason": why})
+            yield from self._answer({"request_id": request_id, "content": denial})
+        for call_id in self._open_calls:
+            result = {"tool_call_id": call_id, "output": why, "is_error": True}
+            yield from self._result(result)
 
     def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
         finish: Chunk = {"type": "finish"}

@@ -7,6 +7,7 @@ import pytest
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_answers import Waits
+from arkloop.api.protocols.ai_sdk_messages import assistant_message
 from arkloop.api.protocols.ai_sdk_outputs import text_of, value_of
 from arkloop.api.protocols.ai_sdk_projection import (
     DEFAULT,
@@ -198,6 +199,55 @@ def test_a_question_with_a_key_is_a_call_of_its_own(version: str) -> None:
     assert [{"order_id": "A1"}, "Shall I cancel it?", "Anything else?"] == [
         call["input"].get("question", call["input"]) for call in calls
     ]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed", "completed"])
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("length", [6, 8])
+def test_a_run_that_ends_leaves_no_call_open(length: int, version: str, status: str) -> None:
+    """A page repeats its response to an approval until the call has a result."""
+    events = [*events_of("approvals")[:length], ended(length + 1, status)]
+    projection = AiSdkProjection(RUN_ID, dialect_of(version), until=1)
+    chunks = chunks_of(project_all(events, projection))
+
+    calls = [c["toolCallId"] for c in chunks if c["type"] == "tool-input-available"]
+    results = {c["toolCallId"]: c["type"] for c in chunks if c["type"].startswith("tool-output")}
+    is_denied = version != "5.0.0" and length == 6  # without an answer, the call is not made
+    first = "tool-output-denied" if is_denied else "tool-output-error"
+    assert dict(zip(calls, [first, "tool-output-error"], strict=True)) == results
+    last = {"cancelled": "abort", "failed": "error", "completed": "finish"}
+    end = types_of(chunks).index(last[status])
+    assert end > max(place for place, c in enumerate(chunks) if c["type"].startswith("tool-output"))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "length", "states"),
+    [
+        ("approvals", 6, ["output-denied", "output-error"]),
+        ("approvals", 8, ["output-error", "output-error"]),
+        ("approvals", 11, ["output-error", "output-denied"]),
+        ("question", 6, ["output-error"]),
+    ],
+)
+def test_a_stored_message_has_no_open_call_either(
+    recorded: str, length: int, states: list[str]
+) -> None:
+    """An approval in it is one that was answered, as `validateUIMessages` requires."""
+    events = [*events_of(recorded)[:length], ended(length + 1, "cancelled")]
+    stored = [StoredEvent(event["seq"], event["type"], json.dumps(event)) for event in events]
+    calls = [p for p in assistant_message(RUN_ID, stored)["parts"] if "toolCallId" in p]
+
+    assert states == [call["state"] for call in calls]
+    answers = [(c["state"], c["approval"]["approved"]) for c in calls if "approval" in c]
+    assert all(approved == (state != "output-denied") for state, approved in answers)
+
+
+def ended(seq: int, status: str) -> dict[str, Any]:
+    """Return the last event of a run."""
+    error = {"code": "run.deadline_exceeded", "message": "Too late.", "retryable": False}
+    own = {"failed": {"error": error}, "completed": {"stop_reason": "stop", "output": None}}
+    data = {"usage": {}, "cost_usd": 0, **own.get(status, {})}
+    return {"seq": seq, "type": f"run.{status}", "data": data}
 
 
 def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
