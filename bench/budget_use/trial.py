@@ -1,4 +1,7 @@
-"""A trial: one run under a cap, in a thread of about 50,000 tokens that an earlier run has read."""
+"""A trial: a run under a cap, in a thread of about 50,000 tokens that an earlier run has read.
+
+Another run follows, under a cap that does not pay for the whole thread.
+"""
 
 import json
 from dataclasses import dataclass
@@ -15,6 +18,9 @@ THREAD_TOKENS = 50_000
 #: USD per million tokens: a call that reads the thread costs about 0.1 USD.
 PRICES = {"input": 2, "output": 8}
 CAPS = (Decimal("0.5"), Decimal("0.9"), Decimal(1), Decimal(2))
+#: The cap of a run after the one that has landed, whose last call may have had less of the thread.
+#: To read all of it costs more.
+NEXT_CAP = Decimal("0.08")
 #: What a run has to use of its cap before it lands, with the last call, unless the rest would not
 #: have paid for another call.
 LEAST_USED = Decimal("0.8")
@@ -23,13 +29,14 @@ MAX_STEPS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A trial's result; the costs are in USD. `landed_at` is the cost before the last call, and
-    `cheapest_call` the least that one of the others has cost.
+    """A trial's result; the costs are in USD. `landed_at` is the cost before the last call,
+    `cheapest_call` the least that one of the others has cost, and `next_cost` that of the next run.
     """
 
     seed: int
     cap: Decimal
     cost: Decimal
+    next_cost: Decimal
     landed_at: Decimal
     cheapest_call: Decimal
     calls: int
@@ -45,6 +52,8 @@ class Trial:
         faults = []
         if self.cost > self.cap:
             faults.append(f"{self.cost} USD of {self.cap} USD")
+        if self.next_cost > NEXT_CAP:
+            faults.append(f"{self.next_cost} USD of {NEXT_CAP} USD by the next run")
         had_money = self.cost + self.cheapest_call <= self.cap
         if self.stop_reason == "budget" and self.is_sparing and had_money:
             faults.append(f"only {self.cost / self.cap:.1%} of {self.cap} USD")
@@ -71,7 +80,7 @@ class Bench:
         self._http.close()
 
     def run(self, seed: int) -> Trial:
-        """Run one trial, whose cap, texts and token counts are drawn from its seed."""
+        """Make one trial, whose cap, texts and token counts are drawn from its seed."""
         chance = Random(seed)
         cap = CAPS[seed % len(CAPS)]
         thread_id = self._made("/v1/threads", {})["id"]
@@ -90,10 +99,15 @@ class Bench:
         before = [e for e in events[: landed[0] if landed else None] if e["type"] == "run.cost"]
         others = costs[: len(before)]
         answer = self._http.get(f"/v1/threads/{thread_id}/messages").json()[-1]
+        self._made(f"/v1/threads/{thread_id}/messages", {"content": f"Count on, {seed}."})
+        self._limit(NEXT_CAP)
+        _, later = self._ended(self._start(thread_id))
+        next_costs = [Decimal(str(e["data"]["cost_usd"])) for e in later if e["type"] == "run.cost"]
         return Trial(
             seed=seed,
             cap=cap,
             cost=costs[-1],
+            next_cost=max(next_costs, default=Decimal(0)),
             landed_at=others[-1] if others else Decimal(0),
             cheapest_call=min(b - a for a, b in pairwise([Decimal(0), *others]))
             if others

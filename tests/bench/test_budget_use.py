@@ -10,6 +10,9 @@ from bench.budget_use.trial import CAPS, Bench, Trial
 from bench.budget_use.vendor import counting_vendor
 from tests.system import System
 
+#: Seeds with which the last call has had a part of the thread, far less than all of it.
+SHORTENED = (21, 22)
+
 
 @pytest.fixture(scope="module")
 def bench(system: System) -> Iterator[Bench]:
@@ -20,9 +23,11 @@ def bench(system: System) -> Iterator[Bench]:
             yield made
 
 
-@pytest.mark.parametrize("seed", range(2 * len(CAPS)))
+@pytest.mark.parametrize("seed", [*range(2 * len(CAPS)), *SHORTENED])
 def test_a_run_uses_the_most_of_its_cap_and_answers(bench: Bench, seed: int) -> None:
-    """It uses 80 % of the cap and never more than it, whatever the cap and the vendor's tokens."""
+    """It uses 80 % of the cap and never more than it, whatever the cap and the vendor's tokens; nor
+    does the next run exceed its own, also where the last call had only a part of the thread.
+    """
     trial = bench.run(seed)
 
     assert [] == trial.faults
@@ -34,6 +39,7 @@ def test_a_run_uses_the_most_of_its_cap_and_answers(bench: Bench, seed: int) -> 
     ("changes", "fault"),
     [
         ({"cost": Decimal("0.51")}, "0.51 USD of 0.5 USD"),
+        ({"next_cost": Decimal("0.1")}, "0.1 USD of 0.08 USD by the next run"),
         ({"cost": Decimal("0.39")}, "only 78.0% of 0.5 USD"),
         ({"is_answered": False}, "no answer (budget)"),
     ],
@@ -44,6 +50,7 @@ def test_a_trial_notices(changes: dict[str, object], fault: str) -> None:
         "seed": 1,
         "cap": Decimal("0.5"),
         "cost": Decimal("0.45"),
+        "next_cost": Decimal("0.07"),
         "landed_at": Decimal("0.4"),
         "cheapest_call": Decimal("0.1"),
         "calls": 5,
