@@ -22,6 +22,10 @@ from arkloop.shared.sealing.sealed_columns import Counts, reseal
 from arkloop.shared.security.encryption import Keyring, keyring, split
 from arkloop.shared.storage.connections import Connections
 
+ONE_KEY = (
+    "Only one encryption key was given, so nothing that is encrypted with another one was encrypted"
+    " again. To rotate, give both keys: new,old."
+)
 COLUMNS = (*catalog.SEALED, *endpoints.SEALED, *identity_providers.SEALED)
 
 
@@ -59,6 +63,8 @@ def rotate_encryption(database_url: str, ring: Keyring) -> None:
             print_line(f"org_keys.wrapped: {unreadable} cannot be decrypted", err=True)
         total = _reseal(connections, ring)
     print_line(f"{keys} keys of organizations and {total.resealed} secrets encrypted again")
+    if ring.count == 1:
+        print_line(ONE_KEY, err=True)
     if unreadable or total.unreadable:
         raise click.ClickException(
             "Something is under other keys: keep those, or store the secrets again."

@@ -50,6 +50,11 @@ class Keyring:
             hashlib.sha256(key).digest()[:_KEY_ID_BYTES]: AESGCM(key) for key in derived
         }
 
+    @property
+    def count(self) -> int:
+        """Return how many different keys there are."""
+        return len(self._ciphers)
+
     def seal(self, text: str, *, org_id: UUID, purpose: str) -> bytes:
         """Encrypt; `purpose` names the column, and `open` requires the same.
 

@@ -117,7 +117,7 @@ def test_without_the_old_key_everything_can_still_be_read(
     assert [0, 0, 0] == [result.exit_code for result in results]
     assert "1 keys of organizations and 4 secrets encrypted again\n" == results[0].output
     assert 2 * ["0 keys of organizations and 0 secrets encrypted again\n"] == [
-        result.output for result in results[1:]
+        result.stdout for result in results[1:]
     ]
     for column in COLUMNS:
         assert all(opened(connections, column, Keyring(NEW))), column.name
@@ -179,6 +179,18 @@ def test_a_secret_under_no_known_key_is_named(
     assert 1 == done.exit_code
     assert "org_keys.wrapped: " in done.output
     assert "store the secrets again" in done.output
+
+
+def test_a_key_without_another_one_replaces_none(connections: Connections, run: Run) -> None:
+    """A command whose environment lacks the second key says so, and its status is 0."""
+    old = connections.settings.encryption_key or ""
+
+    both, one, twice = run([NEW, old]), run([NEW]), run([NEW, NEW])
+
+    assert [0, 0, 0] == [result.exit_code for result in (both, one, twice)]
+    assert "" == both.stderr
+    assert one.stderr.startswith("Only one encryption key was given")
+    assert one.stderr == twice.stderr
 
 
 @pytest.mark.parametrize("key", ["", "short", f"{NEW},short"])
