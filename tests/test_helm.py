@@ -214,14 +214,35 @@ def test_the_ingress_of_the_guide_passes_files_and_logs_no_tickets() -> None:
     }
 
 
+def migration_env(values: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the variables of the migration's container, None if it has none of its own."""
+    result = rendered(values)
+    assert [] == result["invalid"]
+    job = one(result["documents"], "Job")
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    found: list[dict[str, Any]] | None = container.get("env")
+    return found
+
+
 def test_the_migration_has_the_setting_that_it_reads() -> None:
     """It makes partitions of events for as long as runs are kept; other settings are not its."""
-    least, full = (one(rendered(values)["documents"], "Job") for values in (LEAST, FULL))
+    retention = {"name": "ARKLOOP_RETENTION_DAYS", "value": "7"}
 
-    [container] = least["spec"]["template"]["spec"]["containers"]
-    assert "env" not in container
-    [container] = full["spec"]["template"]["spec"]["containers"]
-    assert [{"name": "ARKLOOP_RETENTION_DAYS", "value": "7"}] == container["env"]
+    assert migration_env(LEAST) is None
+    assert [retention, *FULL["extraEnv"]] == migration_env(FULL)
+
+
+@pytest.mark.parametrize("own_secret", ["", "owner"])
+def test_the_migration_has_the_variables_of_the_pods(own_secret: str) -> None:
+    """The database's URL may be among them; the URL in a Secret of its own has precedence."""
+    reference = {"secretKeyRef": {"name": "db", "key": "url"}}
+    url, direct = (
+        {"name": name, "valueFrom": reference}
+        for name in ("ARKLOOP_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL")
+    )
+    values = {**LEAST, "extraEnv": [url, direct], "migrate": {"existingSecret": own_secret}}
+
+    assert ([url] if own_secret else [url, direct]) == migration_env(values)
 
 
 def test_traffic_waits_for_the_schema_and_outlives_an_outage(

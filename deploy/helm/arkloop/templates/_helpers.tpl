@@ -71,6 +71,23 @@ securityContext: {{- include "arkloop.podSecurity" . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/*
+Variables of the migration. Where it has a Secret of its own, that has the owner's URL: an entry of
+the same name would have precedence.
+*/}}
+{{- define "arkloop.migrateEnv" -}}
+{{- with .Values.settings.ARKLOOP_RETENTION_DAYS }}
+# For how long partitions of events are made, if any are.
+- {name: ARKLOOP_RETENTION_DAYS, value: {{ . | quote }}}
+{{- end }}
+{{- $ofOwner := list "ARKLOOP_OWNER_DATABASE_URL" "ARKLOOP_DIRECT_DATABASE_URL" }}
+{{- range .Values.extraEnv }}
+{{- if not (and $.Values.migrate.existingSecret (has .name $ofOwner)) }}
+- {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "arkloop.envFrom" -}}
 - secretRef: {name: {{ required "existingSecret: the name of a Secret with ARKLOOP_DATABASE_URL and others" .Values.existingSecret }}}
 {{- end -}}
