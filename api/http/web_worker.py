@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from gunicorn import util
 from gunicorn.http import errors as refused
-from gunicorn.http.body import LengthReader
+from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
 from arkloop.api.http.parking import Idle, ParkedConnection
@@ -73,7 +73,13 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             gevent.sleep(_END_SECONDS)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Handle a request until its response has ended, or is parked."""
+        """Handle a request until its response has ended, or is parked.
+
+        Raises:
+            UnsupportedTransferCoding: a body that has another coding than `chunked` as well.
+        """
+        if isinstance(req.body.reader, ChunkedReader):
+            _check_coding(req)
         try:
             super().handle_request(listener_name, req, sock, addr)
         except Idle as idle:
@@ -105,6 +111,13 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.log.error("request failed", exc_info=exc, extra=extra)
         with suppress(OSError):  # the client is gone
             util.write_nonblock(client, _response(error, trace_id))
+
+
+def _check_coding(req: Any) -> None:
+    """Check what gunicorn does not: it would hand over a body that is compressed as it is."""
+    sent = ",".join(value for name, value in req.headers if name == "TRANSFER-ENCODING")
+    if sent.strip().lower() != "chunked":
+        raise refused.UnsupportedTransferCoding(sent)
 
 
 def _is_read(req: Any) -> bool:

@@ -11,6 +11,7 @@ SECRET = "al_SECRETSECRETSECRETSECRETSECRETSECRET"
 HEAD = (
     f"GET /v1/me?ticket={SECRET} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\n"
 )
+GZIP, CHUNKED = "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"
 
 
 def _sent(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -38,6 +39,8 @@ def _sent(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes
         (f"{HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "http.bad_request"),
         (f"{HEAD}Expect: {SECRET}\r\n\r\n", 400, "http.bad_request"),
         (f"{HEAD}Transfer-Encoding: {SECRET}\r\n\r\n", 501, "http.unknown_transfer_coding"),
+        (f"{HEAD}{GZIP}, chunked\r\n\r\n0\r\n\r\n", 501, "http.unknown_transfer_coding"),
+        (f"{HEAD}{GZIP}\r\n{CHUNKED}\r\n\r\n0\r\n\r\n", 501, "http.unknown_transfer_coding"),
         (f"GET /?ticket={SECRET}{'x' * 9_000} HTTP/1.1\r\n\r\n", 414, "http.uri_too_long"),
         (f"{HEAD}X: {SECRET}{'x' * 9_000}\r\n\r\n", 431, "http.headers_too_large"),
         (HEAD + f"X: {SECRET}\r\n" * 101 + "\r\n", 431, "http.headers_too_large"),
