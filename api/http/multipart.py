@@ -3,6 +3,7 @@
 Werkzeug's decoder gets the body in pieces; nothing else of a form is accepted beside the file.
 """
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -23,13 +24,17 @@ BODY_SECONDS = 10
 BYTES_PER_SECOND = 64 * 1024
 #: RFC 2046 allows 70, but Werkzeug's own client sends up to 75 now and then.
 MAX_BOUNDARY_CHARACTERS = 200
+_WINDOWS_PATH = re.compile(
+    r"""; *filename="(?:[A-Za-z]:|\\)\\(?:[^"]*\\)?(?P<name>[^"\\]*)"$""", re.IGNORECASE
+)
 
 
 def read_file(field: str, max_bytes: int) -> tuple[str, Iterator[bytes]]:
     """Read the body up to its file, which must be the form's only field.
 
-    Returns the file's name, as the client gave it, and the pieces of its content. Reading these
-    raises the same errors. That the content is within `max_bytes` is the caller's to check.
+    Returns the file's name, as the client gave it but for the folders of Windows, and the pieces of
+    its content. Reading these raises the same errors. That the content is within `max_bytes` is the
+    caller's to check.
 
     Raises:
         UnsupportedMediaType: another body than `multipart/form-data`.
@@ -57,8 +62,17 @@ def read_file(field: str, max_bytes: int) -> tuple[str, Iterator[bytes]]:
                 raise InvalidRequest(**{str(event.name): ["unknown field"]})
             if not isinstance(event, File):
                 raise InvalidRequest(**{field: ["must be a file, with a file name"]})
-            return event.filename, _content(events)
+            return _name_of(event), _content(events)
     raise InvalidRequest(**{field: ["is required"]})
+
+
+def _name_of(file: File) -> str:
+    """Return the file's name; of a path of Windows the last part.
+
+    Such clients send it without escapes, and the decoder reads an escape in each backslash.
+    """
+    path = _WINDOWS_PATH.search(file.headers.get("Content-Disposition", ""))
+    return file.filename if path is None else path["name"].replace("%22", '"')
 
 
 def _content(events: Iterator[Event]) -> Iterator[bytes]:

@@ -139,6 +139,26 @@ def test_a_name_is_no_path(alice: User, settings: Settings, name: str) -> None:
     assert before == stored(settings)
 
 
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (r"C:\x\a.txt", "a.txt"),
+        (r"c:\\x\\a b.txt", "a b.txt"),
+        (r"\\server\share\a.txt", "a.txt"),
+        (r"C:\a.txt", "a.txt"),
+        (r"C:a.txt", "C:a.txt"),
+        (r"a\"b.txt", 'a"b.txt'),
+    ],
+)
+def test_a_windows_path_is_the_name_at_its_end(alice: User, sent: str, name: str) -> None:
+    """Some clients send the path that a file has on their computer, with escapes or without."""
+    frame = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{sent}"\r\n\r\n'
+
+    response = raw(alice, frame.encode() + png() + b"\r\n--b--\r\n")
+
+    assert (201, name) == (response.status_code, (response.json or {})["name"])
+
+
 def raw(user: User, body: bytes, **kwargs: Any) -> TestResponse:
     """Send the bytes as a form whose boundary is `b`."""
     content_type = "multipart/form-data; boundary=b"
