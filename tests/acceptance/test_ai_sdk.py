@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,43 @@ def test_each_question_of_a_chat_is_answered(
             chat.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output=city)
             assert ("ready", None) == chat.status
             assert (city, f"{city} it is.") == (chat.call("ask_user")["output"], chat.text)
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+def test_a_turn_asks_for_an_approval_and_more(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """The page sends each answer once, and none while something else is open."""
+    ask = {"tool": "ask_user", "args": {"question": "Which?"}}
+    said = script({"tools": [CALCULATE, {"tool": "get_location"}, ask]}, {"say": "ok"})
+    setup = {"version": version, "automatic": True, "body": {"persona_id": careful}}
+    with open_chat(user, new_id(), ai, **setup) as chat:
+        chat.do("send", text=said)
+        chat.do("approve", id=chat.call("calculator")["approval"]["id"], approved=True)
+        for tool, output in [("ask_user", "b"), ("get_location", {"lat": 41.9})]:
+            assert ("ready", None) == chat.status
+            chat.do("output", tool=tool, toolCallId=chat.call(tool)["toolCallId"], output=output)
+        assert ("ready", None, "ok") == (*chat.status, chat.text)
+        assert 4 == chat.said["posts"]
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+def test_a_late_approval_is_sent_once(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """The run was stopped, from another tab for example; the call has a result by that."""
+    chat_id = new_id()
+    setup = {"version": version, "automatic": True, "body": {"persona_id": careful}}
+    with open_chat(user, chat_id, ai, **setup) as chat:
+        chat.do("send", text=script(CALCULATE, {"say": "ok"}))
+        assert 200 == user.http.post(f"/v1/ui/chat/{chat_id}/stop").status_code
+        chat.do("approve", id=chat.call("calculator")["approval"]["id"], approved=True)
+        assert ("ready", None, 2) == (*chat.status, chat.said["posts"])
+        assert "output-denied" == chat.call("calculator")["state"]
+        time.sleep(0.5)  # each 100 ms is another request
+        assert 2 == chat.do("state").said["posts"]
+        chat.do("load").do("valid", versions=["ai6-first", "ai6", "ai7-first", "ai7"])
+        assert ("ready", None) == chat.status
 
 
 @pytest.mark.parametrize("transport", ["default", "workflow"])

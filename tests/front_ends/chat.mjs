@@ -1,16 +1,17 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?}'
 //
 // Each line of the standard input is a command, {"do": …}; each line of the output says how the
-// chat is after it: {messages, status, error, finished}.
+// chat is after it: {messages, status, error, finished, posts}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
 const load = (path) => import(pathToFileURL(`${modules}/${path}`).href);
-const ai = await load(`${given.ai}/dist/index.${given.ai.startsWith("ai7") ? "js" : "mjs"}`);
+const packageOf = (version) => `${version}/dist/index.${version.startsWith("ai7") ? "js" : "mjs"}`;
+const ai = await load(packageOf(given.ai));
 const headers = { authorization: `Bearer ${given.token}` };
 const query = given.version ? `?ai_sdk=${given.version}` : "";
 const api = `${given.url}/v1/ui/chat`;
@@ -40,6 +41,10 @@ function defaultTransport() {
     api: api + query,
     headers,
     body: given.body,
+    fetch: (url, options) => {
+      if (options?.method === "POST") posts += 1;
+      return fetch(url, options);
+    },
     prepareReconnectToStreamRequest: ({ id }) => ({
       api: `${api}/${encodeURIComponent(id)}/stream${query}`,
       headers,
@@ -59,6 +64,14 @@ class State {
 
 class Chat extends ai.AbstractChat {}
 
+// The guide's predicate, which names a function of the package.
+const sendAutomaticallyWhen = given.automatic
+  ? new Function("lastAssistantMessageIsCompleteWithToolCalls", `return ${given.automatic}`)(
+      ai.lastAssistantMessageIsCompleteWithToolCalls,
+    )
+  : undefined;
+
+let posts = 0;
 const finished = [];
 const toolCalls = [];
 const data = [];
@@ -66,11 +79,7 @@ const chat = new Chat({
   id: given.chat,
   state: new State(),
   transport: given.transport === "workflow" ? await workflowTransport() : defaultTransport(),
-  sendAutomaticallyWhen: given.automatic
-    ? ({ messages }) =>
-        ai.lastAssistantMessageIsCompleteWithToolCalls({ messages }) ||
-        ai.lastAssistantMessageIsCompleteWithApprovalResponses?.({ messages })
-    : undefined,
+  sendAutomaticallyWhen,
   onToolCall: ({ toolCall }) => void toolCalls.push(toolCall),
   onData: (part) => void data.push(part.type),
   onFinish: ({ message, ...how }) => void finished.push({ id: message.id, ...how, messages: undefined }),
@@ -108,14 +117,19 @@ const commands = {
   validate: async ({ versions, chunks }) => {
     for (const version of versions) await validate(version, chunks);
   },
+  // Throws if a version does not accept the messages.
+  valid: async ({ versions }) => {
+    for (const version of versions) {
+      const { validateUIMessages } = await load(packageOf(version));
+      await validateUIMessages({ messages: chat.messages });
+    }
+  },
   state: () => {},
 };
 
 // Reads the chunks by the client's own parser and schema; throws at the first that does not fit.
 async function validate(version, chunks) {
-  const { DefaultChatTransport } = await load(
-    `${version}/dist/index.${version.startsWith("ai7") ? "js" : "mjs"}`,
-  );
+  const { DefaultChatTransport } = await load(packageOf(version));
   const body = chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join("");
   const transport = new DefaultChatTransport({ fetch: async () => new Response(body) });
   const stream = await transport.sendMessages({ chatId: "1", messages: [], trigger: "submit-message" });
@@ -134,5 +148,5 @@ for await (const line of createInterface({ input: process.stdin })) {
     failure = String(error);
   }
   const { messages, status, error } = chat;
-  console.log(JSON.stringify({ messages, status, error: failure ?? error?.message, finished, toolCalls, data, log }));
+  console.log(JSON.stringify({ messages, status, error: failure ?? error?.message, finished, toolCalls, data, posts, log }));
 }

@@ -11,9 +11,10 @@ const calls = (message) =>
 
 // The answers to what a run waits for go with the next request, which useChat sends by itself.
 function isAnswered({ messages }) {
-  const states = calls(messages.at(-1)).map((part) => part.state);
-  if (states.includes("approval-responded")) return !states.includes("approval-requested");
-  return lastAssistantMessageIsCompleteWithToolCalls({ messages });
+  const last = messages.at(-1);
+  if (["completed", "failed", "cancelled"].includes(last.metadata?.arkloop?.status) || waitsFor(last)) return false;
+  const isApprovalAnswered = calls(last).some((part) => part.state === "approval-responded");
+  return isApprovalAnswered || lastAssistantMessageIsCompleteWithToolCalls({ messages });
 }
 
 const waitsFor = (message) =>
