@@ -15,11 +15,12 @@ class ChatServer:
     """A server whose model calls two tools, then one, and then answers.
 
     It goes by the results in the request; it cancels a second order if the user says "A1 and B2",
-    in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer.
+    in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer. While
+    `counts_anew` is set, the ids of its calls are unique in a turn alone, as those of some servers.
     """
 
     def __init__(self) -> None:
-        self.is_slow = threading.Event()
+        self.is_slow, self.counts_anew = threading.Event(), threading.Event()
         self.bodies: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -62,10 +63,11 @@ class ChatServer:
         if not results:
             yield _delta(role="assistant", content="Let me ")
             yield _delta(content="see. ")
-            yield from _calls(("call_a", "find_order", "A1"), ("call_b", "delivery_date", "A1"))
+            calls = [("call_a", "find_order", "A1"), ("call_b", "delivery_date", "A1")]
+            yield from self._calls(calls)
         elif len(results) in cancels:
             yield _delta(role="assistant", content="")
-            yield from _calls(*cancels[len(results)])
+            yield from self._calls(cancels[len(results)])
         else:
             yield _delta(role="assistant", content="It is ")
             while self.is_slow.is_set():
@@ -76,6 +78,16 @@ class ChatServer:
         usage["total_tokens"] = INPUT + OUTPUT
         yield {**_delta(), "choices": [], "usage": usage}
 
+    def _calls(self, calls: list[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
+        for index, (call_id, name, order_id) in enumerate(calls):
+            id_ = f"call_{index}" if self.counts_anew.is_set() else call_id
+            function = {"name": name, "arguments": ""}
+            call = {"index": index, "id": id_, "type": "function", "function": function}
+            yield _delta(tool_calls=[call])
+            for piece in ('{"order_id"', f': "{order_id}"}}'):
+                yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
+        yield _delta("tool_calls")
+
 
 def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:
     """Return the calls that cancel orders, by the number of results that come before."""
@@ -84,16 +96,6 @@ def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:
     if "A1 and B2" in said:
         return {2: [first, second]}
     return {2: [first], 3: [second]} if "A1, then B2" in said else {2: [first]}
-
-
-def _calls(*calls: tuple[str, str, str]) -> Iterator[dict[str, Any]]:
-    for index, (call_id, name, order_id) in enumerate(calls):
-        function = {"name": name, "arguments": ""}
-        call = {"index": index, "id": call_id, "type": "function", "function": function}
-        yield _delta(tool_calls=[call])
-        for piece in ('{"order_id"', f': "{order_id}"}}'):
-            yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
-    yield _delta("tool_calls")
 
 
 def _delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:

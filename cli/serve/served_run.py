@@ -81,7 +81,7 @@ class ServedRun(StepsAndCosts):
         replies: dict[str, list[str]] = {}
         for one in run["approvals"]:
             replies.setdefault(one["tool_call_id"], []).append(one["answer"])
-        self._approvals = CallApprovals(self._transcript, replies)
+        self._approvals = CallApprovals(self._transcript, replies, asked)
         said_last: str | None = run.get("last_turn")  # a service of the release before has none
         self._last_turn = None if said_last is None else MessageCompleted("", said_last, Usage())
         self._lock = threading.RLock()
@@ -159,7 +159,7 @@ class ServedRun(StepsAndCosts):
         """Record that a tool is called."""
         with self._recording():
             call = call_of(name, arguments, tool_call_id)
-            if not self._transcript.has_call(call["id"]):
+            if not self._approvals.is_recorded(call):
                 self._begin(call)
             return call["id"]
 
@@ -177,7 +177,7 @@ class ServedRun(StepsAndCosts):
     ) -> str | None:
         with self._recording():
             call = call_of(name, arguments, tool_call_id)
-            if not self._transcript.has_call(tool_call_id):
+            if not self._approvals.is_recorded(call):
                 self._begin(call)
             elif (known := self._transcript.output_of(tool_call_id)) is not None:
                 return known

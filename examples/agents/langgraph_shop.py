@@ -25,17 +25,20 @@ from langgraph.types import Command
 
 from arkloop.agents import AgentRun, Message, ToolFailed
 
-from . import _open_calls, _shop
+from . import _call_ids, _open_calls, _shop
 
 
 def langgraph_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
     model = ChatOpenAI(model=run.model, stream_usage=True).bind_tools(list(_shop.TOOLS.values()))
 
-    steps = _shop.Steps(run)
+    steps, ids = _shop.Steps(run), _call_ids.CallIds(run)
 
     def call_model(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [model.invoke([SystemMessage(run.instructions), *state["messages"]])]}
+        message = model.invoke([SystemMessage(run.instructions), *state["messages"]])
+        for call in message.tool_calls:
+            call["id"] = ids.new(call["id"])
+        return {"messages": [message]}
 
     def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
         return _call_tool(run, steps, request, execute)

@@ -24,7 +24,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 
 from arkloop.agents import AgentRun, ToolFailed
 
-from . import _open_calls, _shop
+from . import _call_ids, _open_calls, _shop
 
 
 async def pydantic_ai_shop(run: AgentRun) -> None:
@@ -35,13 +35,17 @@ async def pydantic_ai_shop(run: AgentRun) -> None:
     # A lost run continues from its own turns: they are part of the conversation. Calls of the last
     # one that have not begun are made first.
     history = [_message(message) for message in _open_calls.conversation(run)]
+    ids, is_new = _call_ids.CallIds(run), False
     async with agent.iter(message_history=history) as nodes:
         async for node in nodes:
             if Agent.is_model_request_node(node):
+                is_new = True
                 async with node.stream(nodes.ctx) as events:
                     async for event in events:
                         _stream(run, event)
             elif Agent.is_call_tools_node(node):
+                if is_new:  # else these are the calls of an earlier execution
+                    _make_ids_unique(node.model_response, ids)
                 _record(run, node.model_response)
 
 
@@ -50,6 +54,12 @@ def _stream(run: AgentRun, event: Any) -> None:
         run.text(event.part.content)
     elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
         run.text(event.delta.content_delta)
+
+
+def _make_ids_unique(response: ModelResponse, ids: _call_ids.CallIds) -> None:
+    for part in response.parts:
+        if isinstance(part, ToolCallPart):
+            part.tool_call_id = ids.new(part.tool_call_id)
 
 
 def _record(run: AgentRun, response: ModelResponse) -> None:

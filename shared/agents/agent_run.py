@@ -171,11 +171,12 @@ class AgentRun(Protocol):
     def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
         """Record that a tool is called, before it is; return the call's id.
 
-        The text streamed before it is finished and belongs to the same turn. With the id of a call
-        that is recorded already, nothing is recorded.
+        The text streamed before it is finished and belongs to the same turn. A call that is
+        recorded already is not recorded again.
 
         Raises:
-            ValueError: the arguments are not JSON, or the id has another form.
+            ValueError: the arguments are not JSON, the id has another form, or is that of a call
+                with another name or other arguments.
         """
 
     def tool_result(self, tool_call_id: str, output: str, *, is_error: bool = False) -> None:
@@ -212,7 +213,8 @@ class AgentRun(Protocol):
 
         Raises:
             ValueError: the function is a coroutine function, the arguments are not JSON, or the id
-                has another form.
+                has another form, or is that of a call with another name or other arguments, which a
+                person has not edited either.
         """
 
     def cost(

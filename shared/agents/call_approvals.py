@@ -18,11 +18,39 @@ MAX_ASKED = 3
 class CallApprovals:
     """The approvals of one run, each bound to its call: to a name, arguments and an id.
 
-    `replies` are people's to the requests to approve a call, by its id.
+    `replies` are people's to the requests to approve a call, by its id. `asked` are the arguments
+    that they were asked about, where the transcript has those that a person gave in their place.
     """
 
-    def __init__(self, transcript: Transcript, replies: Mapping[str, Sequence[str]]) -> None:
-        self._transcript, self._replies = transcript, replies
+    def __init__(
+        self,
+        transcript: Transcript,
+        replies: Mapping[str, Sequence[str]],
+        asked: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._transcript, self._replies, self._asked = transcript, replies, asked or {}
+
+    def is_recorded(self, given: Call) -> bool:
+        """Return whether the call is recorded, perhaps with arguments that a person has edited.
+
+        Raises:
+            ValueError: the id is that of another call.
+        """
+        call_id = given["id"]
+        recorded = self._transcript.call_with(call_id)
+        if recorded is None:
+            return False
+        reply = self._reply(call_id)
+        edited = None if reply is None else reply.arguments
+        known = [recorded["arguments"], *([] if edited is None else [edited])]
+        if call_id in self._asked:
+            known.append(self._asked[call_id])
+        if given["name"] != recorded["name"] or given["arguments"] not in known:
+            raise ValueError(
+                f"The id {call_id!r} is that of a call with another name or other arguments: an"
+                " id, as an approval, is valid for one call."
+            )
+        return True
 
     def reply_to(self, given: Call) -> ApprovalReply | None:
         """Return the reply that counts; None if a person is to be asked.
@@ -32,16 +60,8 @@ class CallApprovals:
         """
         call_id = given["id"]
         reply = self._reply(call_id)
-        recorded = self._transcript.call_with(call_id)
-        if recorded is None:
+        if not self.is_recorded(given):
             return reply
-        edited = None if reply is None else reply.arguments
-        known = [recorded["arguments"], *([] if edited is None else [edited])]
-        if given["name"] != recorded["name"] or given["arguments"] not in known:
-            raise ValueError(
-                f"The id {call_id!r} is that of a call with another name or other arguments: an"
-                " approval is valid for one call."
-            )
         if self._transcript.output_of(call_id) is not None:
             return reply or ApprovalReply(approved=True)  # nothing is called any more
         if reply is None:

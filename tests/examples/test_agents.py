@@ -193,6 +193,27 @@ def test_a_framework_asks_about_each_call(shop: Shop, agent: str, text: str) -> 
     assert ["A1", "B2"] == sorted(shop.cancelled.read_text().split())
 
 
+# The OpenAI Agents SDK refuses such a call itself.
+@pytest.mark.parametrize("agent", ["langgraph_shop", "pydantic_ai_shop"])
+def test_a_framework_tells_calls_of_the_same_id_apart(shop: Shop, agent: str) -> None:
+    """Some models' servers count the calls of each turn anew; each order is cancelled all the same,
+    and a person is asked about each.
+    """
+    shop.model.counts_anew.set()
+    text, confirm = "Cancel order A1, then B2.", {"confirm": "yes"}
+    run_id = shop.user.run(text, persona_id=agent, metadata=confirm)
+    for number in (1, 2):
+        shop.user.seen(run_id, "run.waiting_for_input", number)
+        eventually(lambda: shop.user.answer(run_id, "yes").status_code == 200)
+    events = shop.user.events(run_id)
+    shop.model.counts_anew.clear()
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert "A1\nB2\n" == shop.cancelled.read_text()
+    ids = [call["tool_call_id"] for call in data_of(events, "tool.call")]
+    assert 4 == len(set(ids)) == len(data_of(events, "tool.result"))
+
+
 def environ_of(shop: Shop) -> dict[str, str]:
     """Return the environment of a process with the frameworks and the shop's model."""
     return {

@@ -4,7 +4,7 @@ import threading
 
 from arkloop.agents import AgentRun
 from arkloop.testing import play_agent
-from examples.agents import _shop
+from examples.agents import _call_ids, _shop
 
 
 def test_the_steps_of_a_run_are_made_one_after_the_other() -> None:
@@ -32,3 +32,13 @@ def test_the_steps_of_a_run_are_made_one_after_the_other() -> None:
 
     assert "completed" == play_agent(agent, "Cancel both.").status
     assert ["a", "b"] == made
+
+
+def test_an_id_that_a_model_gives_twice_becomes_two() -> None:
+    """An id is that of one call: under it a run would return the result of another one."""
+
+    def agent(run: AgentRun) -> str:
+        ids = _call_ids.CallIds(run)
+        return " ".join(map(ids.new, ["call_0", "call_0", "a", "call_0", ""]))
+
+    assert "call_0 call_0-2 a call_0-3 call" == play_agent(agent, "Cancel both.").output

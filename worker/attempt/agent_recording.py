@@ -98,7 +98,7 @@ class AgentRecording:
     def tool_call(self, name: str, arguments: Any, call_id: str | None) -> str:
         self._run.check()
         call = call_of(name, arguments, call_id)
-        if not self.transcript.has_call(call["id"]):
+        if not self._approvals.is_recorded(call):
             self._begin(call)
         return call["id"]
 
@@ -108,7 +108,7 @@ class AgentRecording:
         """Begin the call; return its output if it is not to be made."""
         self._run.check()
         call = call_of(name, arguments, call_id)
-        if not self.transcript.has_call(call_id):
+        if not self._approvals.is_recorded(call):
             self._begin(call)
             self.transcript.begin(call_id)
             fault_points.reach("worker.tool_begun")

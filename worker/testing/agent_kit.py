@@ -115,7 +115,7 @@ class MemoryAgentRun(StepsAndCosts):
         with self._lock:
             self.check()
             call = call_of(name, arguments, tool_call_id)
-            if not self.transcript.has_call(call["id"]):
+            if not self._approvals.is_recorded(call):
                 self.last_turn = None
                 self.run.emit(*self.transcript.call(call, self.run.open_text))
             return call["id"]

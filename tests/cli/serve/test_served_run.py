@@ -83,6 +83,19 @@ def test_a_call_that_is_made_again_is_not_settled_meanwhile(
     ]
 
 
+def test_an_id_is_that_of_one_call(lost: tuple[ServedRun, list[Event]]) -> None:
+    """Another call under it raises: the agent would take the first one's result for its own."""
+    run, _ = lost
+    run.step("pay", {"amount": 5}, lambda: "paid", tool_call_id="b")
+
+    for other in ({"name": "refund", "arguments": {"amount": 5}}, {"name": "pay", "arguments": {}}):
+        with pytest.raises(ValueError, match="another name or other arguments"):
+            run.step(**other, function=lambda: "", tool_call_id="b")
+        with pytest.raises(ValueError, match="another name or other arguments"):
+            run.tool_call(**other, tool_call_id="b")
+    assert "paid" == run.step("pay", {"amount": 5}, lambda: "", tool_call_id="b")
+
+
 @pytest.mark.parametrize("schema", [None, {"type": "object"}])
 def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
     schema: dict[str, Any] | None,

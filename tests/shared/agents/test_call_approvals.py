@@ -63,6 +63,23 @@ def test_an_edited_call_may_be_asked_about_by_its_new_arguments() -> None:
     assert {"amount": 4} == reply.arguments
 
 
+@pytest.mark.parametrize("recorded", [PAY, {**PAY, "arguments": {"amount": 4}}])
+def test_an_edited_call_is_known_by_both_arguments(recorded: Call) -> None:
+    """A worker reads the new arguments of a call that has begun, and the agent may give either."""
+    transcript = Transcript([RecordedCall(recorded, "paid")])
+    replies = {"a": ['{"decision": "edit", "arguments": {"amount": 4}}']}
+    approvals = CallApprovals(transcript, replies, {"a": PAY["arguments"]})
+
+    for amount in (5, 4):
+        call = Call(id="a", name="pay", arguments={"amount": amount})
+        reply = approvals.reply_to(call)
+        assert approvals.is_recorded(call)
+        assert reply is not None
+        assert reply.approved
+    with pytest.raises(ValueError, match="valid for one call"):
+        approvals.is_recorded(Call(id="a", name="pay", arguments={"amount": 3}))
+
+
 def test_a_call_is_not_begun_before_it_is_approved() -> None:
     """A step that comes before its approval raises, and a denied one has its result."""
     with pytest.raises(ValueError, match="has not been approved"):

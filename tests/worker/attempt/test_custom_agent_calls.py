@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,16 @@ from tests.worker.attempt.agent_runs import LOST, created, data, process, stoppe
 __all__ = ["process"]  # a fixture
 
 
+def announced(id_: str) -> dict[str, Any]:
+    return {"call": "append", "id": id_, "arguments": {"line": id_}}
+
+
 def test_a_step_makes_a_call_that_was_announced(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path
 ) -> None:
     """Calls of one turn are recorded together, and then made one by one."""
     path = str(tmp_path / "lines")
-    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    calls = [announced(id_) for id_ in ("a", "b")]
     steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b", "a")]
     run_id = created(stored, *calls, *steps)
 
@@ -31,6 +36,20 @@ def test_a_step_makes_a_call_that_was_announced(
     assert "a\nb\n" == Path(path).read_text()
     assert 2 == stored.types(run_id).count("tool.call") == stored.types(run_id).count("tool.result")
     assert 2 == stored.types(run_id).count("message.completed")
+
+
+@pytest.mark.parametrize("first", [announced("a"), {"append": "a", "id": "a"}])
+def test_an_id_is_that_of_one_call(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, first: dict[str, Any]
+) -> None:
+    """Another call under it fails the run: the agent would take the first one's result for its."""
+    path = str(tmp_path / "lines")
+    run_id = created(stored, {**first, "path": path}, {"append": "b", "id": "a", "path": path})
+
+    execution.execute(process, run_id)
+
+    assert "The agent failed: ValueError." == stored.row(run_id)["error_message"]
+    assert not Path(path).exists() or "a\n" == Path(path).read_text()
 
 
 def test_a_call_without_a_result_is_settled_when_the_agent_goes_another_way(
@@ -98,17 +117,15 @@ def test_a_denied_call_of_an_agent_is_not_made(
     assert 1 == stored.types(run_id).count("tool.call")
 
 
-@pytest.mark.parametrize("announced", [False, True])
+@pytest.mark.parametrize("is_announced", [False, True])
 def test_calls_that_are_approved_one_by_one_are_of_one_turn(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, announced: bool
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, is_announced: bool
 ) -> None:
     """An approval does not get lost while a person is asked about the next call; all of them may
     be recorded before.
     """
     path = str(tmp_path / "lines")
-    first = [
-        {"call": "append", "id": id_, "arguments": {"line": id_}} for id_ in ("a", "b") if announced
-    ]
+    first = [announced(id_) for id_ in ("a", "b") if is_announced]
     asks = [{"approve": id_, "id": id_, "path": path, "later": True} for id_ in ("a", "b")]
     steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b")]
     run_id = created(stored, *first, *asks, *steps)
@@ -194,7 +211,7 @@ def test_calls_that_are_recorded_before_a_question_are_made_after_it(
 ) -> None:
     """No step had begun them, so they are neither lost nor made before the answer."""
     path = str(tmp_path / "lines")
-    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    calls = [announced(id_) for id_ in ("a", "b")]
     steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b")]
     run_id = created(stored, *calls, {"ask": "Go?"}, steps[0], {"ask": "On?"}, steps[1])
     execution.execute(process, run_id)
@@ -219,7 +236,7 @@ def test_a_step_that_asks_is_made_again_with_the_answer(
     path = str(tmp_path / "lines")
     asking = {"append": "a", "id": "a", "path": path, "ask": "Go?"}
     more = {"append": "b", "id": "b", "path": path, "within": {"ask": "On?", "key": "on"}}
-    run_id = created(stored, {"call": "append", "id": "b"}, asking, more)
+    run_id = created(stored, announced("b"), asking, more)
     for reply in ("yes", "sure"):
         execution.execute(process, run_id)
         stored.answer(run_id, reply)
@@ -258,7 +275,7 @@ def test_a_call_that_had_not_begun_at_a_deploy_is_made_afterwards(
 ) -> None:
     """The outcome of the one in progress is unknown; the one after it is made, once."""
     lines, gate = tmp_path / "lines", tmp_path / "gate"
-    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    calls = [announced(id_) for id_ in ("a", "b")]
     made = {"path": str(lines), "gate": str(gate)}
     steps = [{"append": id_, "id": id_, **made} for id_ in ("a", "b")]
     run_id = created(stored, *calls, *steps)
@@ -278,16 +295,16 @@ def test_a_call_that_had_not_begun_at_a_deploy_is_made_afterwards(
     assert ("b", "appended b") == (done["tool_call_id"], done["output"])
 
 
-@pytest.mark.parametrize("others", [(), ({"call": "append", "id": "b"}, {"result": "", "id": "b"})])
+@pytest.mark.parametrize("others", [(), (announced("b"), {"result": "", "id": "b"})])
 def test_a_call_that_is_made_by_hand_at_a_deploy_is_not_made_again(
-    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, others: tuple[dict[str, str], ...]
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path, others: tuple[dict[str, Any], ...]
 ) -> None:
     """No step says that it has begun, and none that it has not: its outcome is unknown."""
     gate = tmp_path / "gate"
     gate.mkdir()
     making = {"meet": str(gate), "count": 2}
-    step = {"append": "x", "id": "a", "path": str(tmp_path / "lines")}
-    run_id = created(stored, *others, {"call": "append", "id": "a"}, making, step)
+    step = {"append": "a", "id": "a", "path": str(tmp_path / "lines")}
+    run_id = created(stored, *others, announced("a"), making, step)
     calls = len(others) // 2 + 1
     stopped(process, stored, run_id, ShuttingDown(), after=("tool.call", calls))
     (gate / "open").touch()
@@ -304,7 +321,7 @@ def test_a_call_that_begins_after_a_question_and_is_lost_is_not_made_again(
 ) -> None:
     """Its beginning is in the ledger by then; the call after it is known not to have begun."""
     lines, gate = tmp_path / "lines", tmp_path / "gate"
-    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    calls = [announced(id_) for id_ in ("a", "b")]
     made = {"path": str(lines), "gate": str(gate)}
     steps = [{"append": id_, "id": id_, **made} for id_ in ("a", "b")]
     run_id = created(stored, *calls, {"ask": "Go?"}, *steps)
