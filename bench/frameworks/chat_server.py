@@ -17,10 +17,12 @@ class ChatServer:
     It goes by the results in the request; it cancels a second order if the user says "A1 and B2",
     in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer. While
     `counts_anew` is set, the ids of its calls are unique in a turn alone, as those of some servers.
+    While `slips` is set, the arguments of `find_order` are no JSON.
     """
 
     def __init__(self) -> None:
         self.is_slow, self.counts_anew = threading.Event(), threading.Event()
+        self.slips = threading.Event()
         self.bodies: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -84,7 +86,8 @@ class ChatServer:
             function = {"name": name, "arguments": ""}
             call = {"index": index, "id": id_, "type": "function", "function": function}
             yield _delta(tool_calls=[call])
-            for piece in ('{"order_id"', f': "{order_id}"}}'):
+            is_slip = name == "find_order" and self.slips.is_set()
+            for piece in ('{"order_id"', "" if is_slip else f': "{order_id}"}}'):
                 yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
         yield _delta("tool_calls")
 

@@ -107,7 +107,8 @@ class ServedRun(StepsAndCosts):
     def finish(self, returned: Any) -> None:
         """Complete the run with what the agent has returned. Raises: RunStopped, ValueError."""
         with self._recording():
-            self._settle()
+            if left := self._transcript.close():
+                self.outbox.note(*left)
             output = None
             if self.output_schema is not None:
                 returned, output = _output(returned)

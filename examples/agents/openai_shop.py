@@ -17,10 +17,12 @@ from agents import (
     Runner,
     function_tool,
 )
+from agents.function_schema import function_schema
 from agents.tool_context import ToolContext
 from openai import AsyncOpenAI
+from pydantic import ValidationError
 
-from arkloop.agents import AgentRun
+from arkloop.agents import AgentRun, ToolFailed
 
 from . import _open_calls, _shop
 
@@ -63,7 +65,7 @@ class _Recorder(RunHooks[Any]):
         self._run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
         for item in response.output:
             if item.type == "function_call":
-                arguments = json.loads(item.arguments)
+                arguments = _arguments(item.arguments)
                 self._run.tool_call(item.name, arguments, tool_call_id=item.call_id)
 
 
@@ -71,17 +73,30 @@ def _recorded(run: AgentRun, steps: _shop.Steps, tool: FunctionTool) -> Function
     """Call the tool as a step of the run: never twice under the same id."""
 
     async def call(context: ToolContext[Any], arguments: str) -> str:
-        return await _make(run, steps, tool.name, json.loads(arguments), context.tool_call_id)
+        return await _make(run, steps, tool.name, _arguments(arguments), context.tool_call_id)
 
     return FunctionTool(tool.name, tool.description, tool.params_json_schema, call)
 
 
-async def _make(
-    run: AgentRun, steps: _shop.Steps, name: str, arguments: dict[str, Any], call_id: str
-) -> str:
+def _arguments(text: str) -> Any:
+    """Return the arguments of a call; text that is no JSON is recorded as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+async def _make(run: AgentRun, steps: _shop.Steps, name: str, arguments: Any, call_id: str) -> str:
     def make() -> str:
+        tool = _shop.TOOLS[name]
+        schema = function_schema(tool)
+        try:
+            checked = schema.params_pydantic_model.model_validate(arguments)
+        except ValidationError as error:  # the model can correct its arguments
+            raise ToolFailed(f"Invalid arguments: {error}") from None
         denied = _shop.denial(run, name, arguments, call_id)
-        return denied or _shop.TOOLS[name](**arguments)
+        positional, named = schema.to_call_args(checked)
+        return denied or tool(*positional, **named)
 
     return await asyncio.to_thread(steps.make, name, arguments, make, call_id)
 
@@ -93,7 +108,9 @@ def _items(message: Any) -> list[Any]:
     if message["content"]:
         items.append({"role": message["role"], "content": message["content"]})
     for call in message.get("tool_calls", ()):
-        arguments = json.dumps(call["arguments"])
+        arguments = call["arguments"]
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments)
         made = {"type": "function_call", "call_id": call["id"], "name": call["name"]}
         items.append({**made, "arguments": arguments})
     return items

@@ -4,7 +4,7 @@ It needs `pydantic-ai-slim[openai]`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_ai import Agent, ModelRetry, RunContext, Tool
@@ -30,7 +30,8 @@ from . import _call_ids, _open_calls, _shop
 async def pydantic_ai_shop(run: AgentRun) -> None:
     """Carry out a run; the last text that it streams is the answer."""
     steps = _shop.Steps(run)
-    tools = [_recorded(run, steps, name, tool) for name, tool in _shop.TOOLS.items()]
+    given: dict[str, Any] = {}  # the arguments of calls, as the model has sent them
+    tools = [_recorded(run, steps, given, name, tool) for name, tool in _shop.TOOLS.items()]
     agent = Agent(OpenAIChatModel(run.model), instructions=run.instructions, tools=tools)
     # A lost run continues from its own turns: they are part of the conversation. Calls of the last
     # one that have not begun are made first.
@@ -40,13 +41,14 @@ async def pydantic_ai_shop(run: AgentRun) -> None:
         async for node in nodes:
             if Agent.is_model_request_node(node):
                 is_new = True
+                _record_refused(run, node.request)
                 async with node.stream(nodes.ctx) as events:
                     async for event in events:
                         _stream(run, event)
             elif Agent.is_call_tools_node(node):
                 if is_new:  # else these are the calls of an earlier execution
                     _make_ids_unique(node.model_response, ids)
-                _record(run, node.model_response)
+                given |= _record(run, node.model_response)
 
 
 def _stream(run: AgentRun, event: Any) -> None:
@@ -62,18 +64,35 @@ def _make_ids_unique(response: ModelResponse, ids: _call_ids.CallIds) -> None:
             part.tool_call_id = ids.new(part.tool_call_id)
 
 
-def _record(run: AgentRun, response: ModelResponse) -> None:
-    """Record what a finished turn cost, and its calls together, before they are made."""
+def _record_refused(run: AgentRun, request: ModelRequest) -> None:
+    """Record the results of calls that no tool has: of an unknown tool, or with bad arguments."""
+    for part in request.parts:
+        if isinstance(part, ToolReturnPart) and part.outcome != "success":
+            run.tool_result(part.tool_call_id, part.model_response_str(), is_error=True)
+
+
+def _record(run: AgentRun, response: ModelResponse) -> dict[str, Any]:
+    """Record what a finished turn cost, and its calls together, before they are made.
+
+    Returns their arguments.
+    """
     used = response.usage
     if used.has_values():  # not that of an earlier execution
         run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+    given = {}
     for part in response.parts:
         if isinstance(part, ToolCallPart):
-            run.tool_call(part.tool_name, part.args_as_dict(), tool_call_id=part.tool_call_id)
+            given[part.tool_call_id] = arguments = part.args_as_dict()
+            run.tool_call(part.tool_name, arguments, tool_call_id=part.tool_call_id)
+    return given
 
 
 def _recorded(
-    run: AgentRun, steps: _shop.Steps, name: str, function: Callable[[str], str]
+    run: AgentRun,
+    steps: _shop.Steps,
+    given: Mapping[str, Any],
+    name: str,
+    function: Callable[[str], str],
 ) -> Tool[None]:
     """Call the tool as a step of the run: never twice under the same id."""
 
@@ -89,7 +108,7 @@ def _recorded(
         return await asyncio.to_thread(
             steps.make,
             name,
-            {"order_id": order_id},
+            given[call_id],
             lambda: make(order_id, call_id),
             call_id,
         )

@@ -19,6 +19,8 @@ from arkloop.shared.events.usage import Usage
 
 #: The result of a call that has not begun, where the agent goes another way.
 NOT_MADE = "Not executed: the agent continued without this call."
+#: The result of a call that no step has made, as a handoff within a framework, at the run's end.
+NO_RESULT = "The agent ended without a result of this call."
 CALL_ID = re.compile("[!-~]{1,128}")
 #: NUL as JSON text has it; after an odd number of further backslashes it is no escape.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -216,6 +218,15 @@ class Transcript:
             for call_id, output in ended
             for event in self.result(call_id, output, is_error=True)
         ]
+
+    def close(self) -> list[Event]:
+        """End all calls without a result but for those in progress: the run ends.
+
+        At a new turn it would be too early: calls that are recorded may still be made.
+        """
+        left = [id_ for id_ in self._began if id_ not in self._begun | self._unbegun.keys()]
+        results = [self.result(call_id, NO_RESULT, is_error=True) for call_id in left]
+        return [*self.settle(), *(event for events in results for event in events)]
 
 
 def call_of(name: Any, arguments: Any, call_id: str | None) -> Call:

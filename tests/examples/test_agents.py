@@ -214,6 +214,21 @@ def test_a_framework_tells_calls_of_the_same_id_apart(shop: Shop, agent: str) ->
     assert 4 == len(set(ids)) == len(data_of(events, "tool.result"))
 
 
+# LangGraph takes such a call for none.
+@pytest.mark.parametrize("agent", ["openai_shop", "pydantic_ai_shop"])
+def test_a_call_with_bad_arguments_has_a_result(shop: Shop, agent: str) -> None:
+    """The model reads what is wrong with them, and the run continues."""
+    shop.model.slips.set()
+    events = shop.user.events(shop.user.run("Cancel order A1.", persona_id=agent))
+    shop.model.slips.clear()
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    results = {result["name"]: result for result in data_of(events, "tool.result")}
+    assert {"find_order", "delivery_date", "cancel_order"} == set(results)
+    assert results["find_order"]["is_error"]
+    assert "valid dictionary" in (said := results["find_order"]["output"]) or "Invalid JSON" in said
+
+
 def environ_of(shop: Shop) -> dict[str, str]:
     """Return the environment of a process with the frameworks and the shop's model."""
     return {

@@ -235,7 +235,8 @@ class AgentRecording:
     def answer(self, returned: Any) -> Answer:
         """Make the run's answer of what the agent has returned."""
         self._run.check()
-        self._settle()
+        if left := self.transcript.close():
+            self._run.note(*left)
         schema = self._persona.output_schema
         return answer_of(returned, self._run, self.transcript, self._last_turn, schema)
 

@@ -276,7 +276,7 @@ def play_agent(
             run.emit(types.RunSuspended(list(agent_run.awaited)))
             played = PlayedRun(status="running", events=run.events)
         elif agent_run.question is None:
-            run.note(*agent_run.transcript.settle())
+            run.note(*agent_run.transcript.close())
             last, schema = agent_run.last_turn, agent_run.output_schema
             answer = answer_of(returned, run, agent_run.transcript, last, schema)
             played = completed(run, answer)

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
-from arkloop.shared.agents.transcript import RecordedCall, Transcript, call_of, json_of
+from arkloop.shared.agents.transcript import (
+    NO_RESULT,
+    RecordedCall,
+    Transcript,
+    call_of,
+    json_of,
+)
 from arkloop.shared.events.plain import plain
-from arkloop.shared.events.types import Event, MessageCompleted
+from arkloop.shared.events.types import Event, MessageCompleted, ToolResult
 from arkloop.shared.events.usage import Usage
 
 
@@ -71,6 +77,24 @@ def test_a_call_that_is_made_again_is_not_settled() -> None:
     assert ["b"] == [one["id"] for one in transcript.pending]
     assert ["tool.result"] == kinds(transcript.settle())
     assert ["tool.result"] == kinds(transcript.result("a", "1", is_error=False))
+
+
+def test_the_run_ends_no_call_before_its_own_end() -> None:
+    """A recorded call may be made after another turn has begun; at the end it has a result. One in
+    progress is left.
+    """
+    transcript = Transcript([RecordedCall(call("a")), RecordedCall(call("b"), is_unbegun=True)])
+    for id_ in ("handoff", "step", "done"):
+        transcript.call(call(id_), "Look.")
+    transcript.begin("step")
+    transcript.result("done", "1", is_error=False)
+    assert ["a", "b"] == [one.tool_call_id for one in transcript.settle()]  # type: ignore[union-attr]  # results
+
+    [ended] = transcript.close()
+
+    assert isinstance(ended, ToolResult)
+    assert ("handoff", NO_RESULT, True) == (ended.tool_call_id, ended.output, ended.is_error)
+    assert [] == transcript.close()
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,21 @@ def test_a_call_without_a_result_is_settled_when_the_agent_goes_another_way(
     assert [("Well.", False)] == stored.messages(run_id)
 
 
+def test_a_call_that_no_step_makes_has_a_result_at_the_end(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """A framework's own call, such as a handoff, is not left open."""
+    run_id = created(stored, announced("a"), {"text": "Well."})
+
+    execution.execute(process, run_id)
+
+    [result] = data(stored, run_id, "tool.result")
+    assert ("a", "The agent ended without a result of this call.") == (
+        *(result[name] for name in ("tool_call_id", "output")),
+    )
+    assert [("Well.", False)] == stored.messages(run_id)
+
+
 def test_a_person_approves_a_call_of_an_agent(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path
 ) -> None:
