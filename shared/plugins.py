@@ -5,10 +5,11 @@ They are found by their names alone, in the metadata of installed packages and i
 when they start. `docs/how-to/plugins.md` shows how to write one.
 """
 
+import inspect
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -35,8 +36,9 @@ BUILTIN: Mapping[str, tuple[str, ...]] = {
     )
     for group, suffix in _SUFFIXES.items()
 }
-#: Names that tools of the service have without a module; see `worker/providers/output_modes.py`.
-_RESERVED = {"tools": ("final_answer",)}
+#: Names that tools of the service have without a module of their own in `worker/tools`; see
+#: `worker/attempt/delegating.py` and `worker/providers/output_modes.py`.
+_RESERVED = {"tools": ("delegate", "final_answer")}
 
 
 class InvalidPlugin(Exception):
@@ -97,6 +99,12 @@ class _Found:
                     self.personas.append(PersonaFile(file.name, str(file), text))
 
 
+#: The arguments of agents and providers: as a person reads them, and their number and names.
+_ARGUMENTS = {
+    "agents": ("(run)", 1, ()),
+    "providers": ("(route, *, faults, egress)", 1, ("faults", "egress")),
+}
+
 _found = _Found()
 _persona_files: tuple[PersonaFile, ...] = ()
 _loaded: dict[str, Mapping[str, Any]] = {}
@@ -141,17 +149,43 @@ def load(group: str) -> Mapping[str, Any]:
     A tool or an agent is the object of its name, a provider its module's `build`.
 
     Raises:
-        InvalidPlugin: a module cannot be imported, or lacks the object.
+        InvalidPlugin: a module cannot be imported, lacks the object, or has one that no run can
+            call.
     """
     if group not in _loaded:
         plugins = _found.plugins[group].values()
-        _loaded[group] = {plugin.name: _imported(plugin) for plugin in plugins}
+        _loaded[group] = {plugin.name: _usable(group, plugin) for plugin in plugins}
     return _loaded[group]
 
 
 def where(group: str, name: str) -> str:
     """Return the file or entry point of a plugin, for a message about it."""
     return _found.plugins[group][name].where
+
+
+def _usable(group: str, plugin: Plugin) -> Any:
+    found = _imported(plugin)
+    if group in _ARGUMENTS and (problem := _problem(found, *_ARGUMENTS[group])) is not None:
+        raise InvalidPlugin(f"{plugin.where}: {plugin.attribute!r} {problem}")
+    return found
+
+
+def _problem(found: Any, shown: str, positional: int, named: Collection[str]) -> str | None:
+    """Return why the object cannot be called with these arguments, None if it can."""
+    if not callable(found):
+        return f"must be a function, and is of the type {type(found).__name__}"
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        return "must not be a generator function: what it yields would be lost"
+    try:
+        # A decorator may call the function with more arguments than its own caller has.
+        signature = inspect.signature(found, follow_wrapped=False)
+    except ValueError:
+        return None  # of some functions in C nothing is known
+    try:
+        signature.bind(*[None] * positional, **dict.fromkeys(named))
+    except TypeError as error:
+        return f"must accept the arguments {shown}: {error}"
+    return None
 
 
 def _imported(plugin: Plugin) -> Any:

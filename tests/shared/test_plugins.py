@@ -23,6 +23,24 @@ def price(context: ToolContext, sku: str) -> str:
     "Look up a price."
     return PRICES[sku]
 """
+GENERATOR = """
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
+
+@tool(idempotent=True)
+def bad(context: ToolContext):
+    "Yield a text."
+    yield ""
+"""
+DECORATED = """
+import functools
+
+def with_shop(function):
+    return functools.wraps(function)(lambda run: function(run, "shop"))
+
+@with_shop
+async def clerk(run, shop): ...
+"""
 SHOP = "system_prompt: You sell things.\ntools: [price]\n"
 
 
@@ -115,6 +133,18 @@ def test_an_installed_package_has_plugins(tmp_path: Path, monkeypatch: pytest.Mo
         ("tools__bad_dot_py", "bad = print", "tools/bad.py: the function 'bad' is not a tool;"),
         ("providers__bad_dot_py", "", "providers/bad.py: the module has no 'build'"),
         ("agents__bad_dot_py", "1 / 0", "agents/bad.py: ZeroDivisionError: division by zero"),
+        ("agents__bad_dot_py", "bad = 3", "'bad' must be a function, and is of the type int"),
+        ("agents__bad_dot_py", "def bad(): ...", "'bad' must accept the arguments (run): too many"),
+        ("agents__bad_dot_py", "def bad(run, x): ...", "missing a required argument: 'x'"),
+        ("agents__bad_dot_py", "def bad(run): yield ''", "must not be a generator function"),
+        ("agents__bad_dot_py", "async def bad(run): yield ''", "must not be a generator function"),
+        (
+            "providers__bad_dot_py",
+            "def build(route): ...",
+            "(route, *, faults, egress): got an unex",
+        ),
+        ("tools__bad_dot_py", GENERATOR, "bad.py: TypeError: The function is a generator function"),
+        ("tools__delegate_dot_py", "", "'delegate' belongs to the service itself"),
         ("tools__calculator_dot_py", "", "calculator.py: the name 'calculator' belongs to the"),
         ("tools__sleep_dot_py", "", "tools/sleep.py: the name 'sleep' belongs to the service"),
         ("tools__final_answer_dot_py", "", "'final_answer' belongs to the service itself"),
@@ -143,6 +173,16 @@ def test_a_broken_plugin_is_named_with_its_reason(
 
     assert problem in str(raised.value)
     assert folder in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", [DECORATED, "class Clerk:\n    def __call__(self, run): ...\nclerk = Clerk()"]
+)
+def test_an_agent_may_be_whatever_a_run_can_call(tmp_path: Path, text: str) -> None:
+    """The decorator's function counts, and not the one within it."""
+    plugins.use([written(tmp_path / "shop", agents__clerk_dot_py=text)])
+
+    assert callable(plugins.load("agents")["clerk"])
 
 
 def test_every_problem_is_reported_at_once(shop: str, tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def tool(
     `pydantic.Field` describes and limits it.
 
     Raises:
-        TypeError: the function has no docstring, no `context`, or a parameter without a type.
+        TypeError: the function has no docstring, no `context`, or a parameter without a type, or is
+            a generator function.
         pydantic.PydanticUserError: a type has no JSON Schema.
     """
 
@@ -226,6 +227,8 @@ def tool(
             raise TypeError(
                 "The function has no docstring, which is the description that the model reads."
             )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("The function is a generator function, and a tool returns its text.")
         signature = inspect.signature(function).parameters
         if next(iter(signature), None) != "context":
             raise TypeError("The function's first parameter must be `context: ToolContext`.")
