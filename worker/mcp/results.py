@@ -23,9 +23,10 @@ _HEAD_CHARACTERS = -(-media_types.HEAD_BYTES // 3) * 4
 def reduce(result: dict[str, Any]) -> None:
     """Leave one text of a result's content, and images, for the SDK to validate and keep.
 
-    The text is that of the parts, one after the other, with a note for each part that is not text;
-    without any part the structured content as JSON. Of more than `MAX_TEXT_BYTES` the beginning is
-    kept, and marked. The first `MAX_IMAGES` images of types that models accept are kept, too.
+    The text is that of the parts, one after the other, those of embedded resources after a note
+    with the address, and a note for each part that is not text; without any part the structured
+    content as JSON. Of more than `MAX_TEXT_BYTES` the beginning is kept, and marked. The first
+    `MAX_IMAGES` images of types that models accept are kept, too.
     """
     content = result.get("content")
     if not isinstance(content, list):
@@ -90,6 +91,8 @@ def _text(part: Any) -> str:
             return f"[{kind} omitted: {_short(mime_type)}, about {len(data) * 3 // 4} bytes]"
         case {"type": "resource_link", "uri": str(uri)}:
             return f"[resource omitted: {_short(uri)}]"
+        case {"type": "resource", "resource": {"uri": str(uri), "text": str(text)}}:
+            return f"[resource: {_short(uri)}]\n{text}"
         case {"type": "resource", "resource": {"uri": str(uri)}}:
             return f"[resource omitted: {_short(uri)}]"
     return "[omitted: content of an unknown type]"

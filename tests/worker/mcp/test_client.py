@@ -68,10 +68,11 @@ def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
 
 
 def test_what_is_not_text_is_replaced_by_a_note(odd: Odd) -> None:
-    """A resource is named and not read; structured content stands in for absent text."""
+    """A resource has the text that the server sends with it, and nothing is read from its address;
+    structured content stands in for absent text.
+    """
     assert "[image omitted: image/png, about 300 bytes]\n" in odd.call("picture")
-    assert "[resource omitted: file:///etc/passwd]" in odd.call("picture")
-    assert "root" not in odd.call("picture")
+    assert odd.call("picture").endswith("[resource: file:///etc/passwd]\nroot:x:0:0")
     assert '{"answer": 42}' == odd.call("structure")
 
 
