@@ -56,6 +56,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
     StreamLimitExceeded,
+    ThreadBusy,
     ThreadNotFound,
     ToolResultConflict,
 )
@@ -75,6 +76,9 @@ HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
 #: A run, and after how many of its waits the response began.
 _RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6}))?")
+_ASKS = (
+    "The run waits for an approval, an answer or a tool's result: send it first, or stop the run."
+)
 #: Errors of answers and results for a run that waits for them.
 GIVING = (
     *(NotWaiting, NotActive, StaleInput, ToolResultConflict),
@@ -113,7 +117,7 @@ def send_chat() -> Response:
         return _stream(run_id, dialect, is_new=True)
     if body.get("messageId") is not None and body["messageId"] == message.get("id"):
         raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
-    run_id = _sent(body)
+    run_id = _sent(body, dialect)
     if body.get("on_busy") != OnBusy.STEER:
         return _stream(run_id, dialect, is_new=True)
     # A run that was active already has taken the message.
@@ -194,7 +198,7 @@ def list_chat_messages(chat_id: str) -> Response:
 # ---- POST /v1/ui/chat ----
 
 
-def _sent(body: Mapping[str, Any]) -> UUID:
+def _sent(body: Mapping[str, Any], dialect: Dialect) -> UUID:
     """Create the run that answers the new message; the same message again is answered by it."""
     message = body["message"]
     message_id: str | None = message.get("id")
@@ -213,8 +217,10 @@ def _sent(body: Mapping[str, Any]) -> UUID:
         on_busy = body.get("on_busy")
         if on_busy is None:
             # The page has shown the message already: it waits for its turn.
-            of_thread = thread.on_busy if thread and body.get("not_before") is None else None
-            on_busy = OnBusy(of_thread or OnBusy.ENQUEUE)
+            now = thread if body.get("not_before") is None else None
+            on_busy = OnBusy((now and now.on_busy) or OnBusy.ENQUEUE)
+            if now is not None and on_busy == OnBusy.ENQUEUE:
+                _check_asks_nothing(tx.sql, now.active_run_id, dialect)
         said = new_message(message, content, CLIENT_ID)
         wanted = {**body, "message": said, "on_busy": on_busy}
         opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
@@ -232,6 +238,16 @@ def _sent(body: Mapping[str, Any]) -> UUID:
     except IdempotencyConflict:
         raise _edited() from None
     return UUID(json.loads(response.get_data())["run_id"])
+
+
+def _check_asks_nothing(sql: Connection, run_id: UUID | None, dialect: Dialect) -> None:
+    """Check that the active run does not wait for the page: a message would wait behind it.
+
+    Raises: ThreadBusy
+    """
+    pending = None if run_id is None else queries.get(sql, actor(), run_id)["pending_input"]
+    if pending is not None and ends_response(pending, dialect):
+        raise ThreadBusy(_ASKS, active_run_id=str(run_id))
 
 
 def _edited() -> InvalidRequest:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,11 @@ from sqlalchemy import select
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunInputReceived, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import claims, sweep
 from arkloop.shared.runs.pending_calls import TOO_LATE
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.tables.runs import inputs
+from arkloop.shared.times import now, rfc3339
 from tests.api.protocols import late_calls, ui_chats
 from tests.api.protocols.late_calls import LATE, OPEN
 from tests.api.protocols.ui_chats import message, post, run_of, shown
@@ -131,3 +134,39 @@ def test_a_late_result_is_left_out(
         assert f"{run_id}.1" == run_of(post(alice, answer_to(run_id, *calls), chat=chat))
 
     assert {LATE: TOO_LATE, OPEN: "Rome"} == late_calls.outputs(runs, run_id)
+
+
+CLIENT_CALLS = [{"tool_call_id": CALL, "name": "locate", "arguments": {}}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_of_page"),
+    [
+        ({"kind": "question", "tool_call_id": CALL}, True),
+        ({"kind": "tool_confirmation", "tool_call_id": CALL}, True),
+        ({"kind": "tool_results", "calls": CLIENT_CALLS}, True),
+        ({"kind": "question"}, False),
+    ],
+)
+def test_a_message_does_not_wait_behind_what_its_page_is_asked(
+    alice: User, runs: StoredRuns, asked: dict[str, Any], is_of_page: bool
+) -> None:
+    """The page would wait for the response, and could not send the answer."""
+    chat, second = ui_chats.new_id(), message("Rome")
+    run_id = UUID(run_of(post(alice, message("one"), chat=chat)))
+    claim = runs.claim(run_id)
+    assert claim is not None
+    with runs.connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, CALL, ResultSource.CLIENT)
+    runs.write(claim, ToolCallRequested(CALL, "locate", {}))
+    assert runs.park(replace(claim, last_seq=runs.last_seq(run_id)), new_id(), **asked)
+    assert "waiting" == runs.state(run_id)
+
+    sent = post(alice, second, chat=chat)
+    if is_of_page:
+        assert (409, "runs.thread_busy") == error_of(sent)
+        assert second["id"] not in [one["id"] for one in shown(alice, chat)]
+        in_a_day = rfc3339(now() + timedelta(days=1))
+        run_of(post(alice, message("Later"), chat=chat, not_before=in_a_day))
+        sent = post(alice, second, chat=chat, on_busy="enqueue")
+    assert "pending" == runs.state(UUID(run_of(sent)))
