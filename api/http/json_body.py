@@ -33,6 +33,8 @@ _NO_ARGUMENTS = NoArguments()
 class BodyLimits(NamedTuple):
     """Bounds of a body; with `takes_text` JSON may come as text/plain, or without a type.
 
+    `remedy` says what the sender of a larger body can do.
+
     That is how `fetch` sends a string. A page of another origin can then send it without asking,
     so it is for endpoints that require a bearer token in a header.
     """
@@ -40,6 +42,7 @@ class BodyLimits(NamedTuple):
     most_bytes: int = MAX_BODY_BYTES
     most_values: int = json_text.MAX_VALUES
     takes_text: bool = False
+    remedy: str = ""
 
 
 _LIMITS = BodyLimits()
@@ -134,7 +137,7 @@ def read_json(limits: BodyLimits = _LIMITS) -> dict[str, Any] | list[Any] | None
 
 
 def _read_json(limits: BodyLimits) -> dict[str, Any] | list[Any] | None:
-    data = _read_bytes(limits.most_bytes, takes_text=limits.takes_text)
+    data = _read_bytes(limits)
     if not data:
         return None
     try:
@@ -146,14 +149,15 @@ def _read_json(limits: BodyLimits) -> dict[str, Any] | list[Any] | None:
     return body
 
 
-def _read_bytes(most: int, *, takes_text: bool) -> bytes:
+def _read_bytes(limits: BodyLimits) -> bytes:
+    most = limits.most_bytes
     length = request.content_length
     chunked = length is None and "HTTP_TRANSFER_ENCODING" in request.environ
     if not chunked and not length:
         return b""
-    _check_media_type(takes_text=takes_text)
+    _check_media_type(takes_text=limits.takes_text)
     if length is not None and length > most:
-        raise _too_large(most)
+        raise _too_large(limits)
     expected = most + 1 if length is None else length
     deadline = gevent.Timeout.start_new(BODY_SECONDS)
     try:
@@ -170,16 +174,15 @@ def _read_bytes(most: int, *, takes_text: bool) -> bytes:
     finally:
         deadline.close()
     if chunked and len(data) > most:
-        raise _too_large(most)
+        raise _too_large(limits)
     if not chunked and len(data) < expected:
         raise InvalidRequest(body=["is shorter than its Content-Length"])
     return data
 
 
-def _too_large(most: int) -> BodyTooLarge:
-    if most == MAX_BODY_BYTES:
-        return BodyTooLarge()
-    return BodyTooLarge(f"The body is larger than {most // 2**20} MiB.")
+def _too_large(limits: BodyLimits) -> BodyTooLarge:
+    message = f"The body is larger than {limits.most_bytes // 2**20} MiB."
+    return BodyTooLarge(f"{message} {limits.remedy}".rstrip())
 
 
 def _read_in_pieces(most: int) -> bytes:

@@ -56,7 +56,9 @@ from arkloop.shared.threads import threads
 
 bp = Blueprint("agui", __name__)
 
-_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000)
+_LIMITS = BodyLimits(
+    most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000, remedy=sent_files.REMEDY
+)
 _OTHER_INPUT = "A request with this runId had another input; each input needs a runId of its own."
 _CURSOR = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.([0-9]{1,18})")
 

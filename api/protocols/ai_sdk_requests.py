@@ -23,7 +23,12 @@ from arkloop.shared.runs.creation import NewMessage
 from arkloop.shared.threads.content import Content
 
 #: Clients send the whole conversation each time.
-LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000, takes_text=True)
+LIMITS = BodyLimits(
+    most_bytes=sent_files.MAX_BODY_BYTES,
+    most_values=200_000,
+    takes_text=True,
+    remedy=f"Send only the last message. {sent_files.REMEDY}",
+)
 MAX_MESSAGES = 5_000
 #: For clients that put a query of their own behind the address.
 VERSION_HEADER = "X-AI-SDK-Version"

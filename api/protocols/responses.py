@@ -91,7 +91,7 @@ class RetrieveQuery(Schema):
 
 _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 #: Clients may send the whole conversation each time.
-_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES)
+_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, remedy=sent_files.REMEDY)
 
 
 @bp.post("/v1/responses")

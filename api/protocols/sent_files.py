@@ -22,6 +22,7 @@ from arkloop.shared.files import files, incoming
 
 #: Of a request whose messages may have files in them.
 MAX_BODY_BYTES = 8 * 1024 * 1024
+REMEDY = "Upload large files by POST /v1/files, and refer to them."
 
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,(?P<data>[A-Za-z0-9+/=\s]*)")
 _NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")

@@ -25,7 +25,7 @@ async function workflowTransport() {
     maxConsecutiveErrors: 1000,
     prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
       // Its `fetch` sends the string as text/plain.
-      body: { ...given.body, ...body, id, messages, trigger, messageId },
+      body: { ...given.body, ...body, id, messages: messages.slice(-1), trigger, messageId },
       api: api + query,
       headers,
     }),
@@ -41,6 +41,10 @@ function defaultTransport() {
     api: api + query,
     headers,
     body: given.body,
+    // As in the guide.
+    prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
+      body: { ...body, id, messages: messages.slice(-1), trigger, messageId },
+    }),
     fetch: (url, options) => {
       if (options?.method === "POST") posts += 1;
       return fetch(url, options);
