@@ -113,10 +113,10 @@ def send_chat() -> Response:
         return _answered(body, dialect)
     if message["role"] != "user":
         raise InvalidRequest(messages=["the last message must be that of the user"])
-    if body["trigger"] == "regenerate-message" and (run_id := _retried(body)) is not None:
+    if body["trigger"] == "submit-message":
+        _check_edit(body)
+    elif (run_id := _retried(body)) is not None:
         return _stream(run_id, dialect, is_new=True)
-    if body.get("messageId") is not None and body["messageId"] == message.get("id"):
-        raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
     run_id = _sent(body, dialect)
     if body.get("on_busy") != OnBusy.STEER:
         return _stream(run_id, dialect, is_new=True)
@@ -196,6 +196,17 @@ def list_chat_messages(chat_id: str) -> Response:
 
 
 # ---- POST /v1/ui/chat ----
+
+
+def _check_edit(body: Mapping[str, Any]) -> None:
+    """Refuse to replace a message, unless it has never arrived. Raises: InvalidRequest."""
+    message_id = body.get("messageId")
+    if message_id is None or message_id != body["message"].get("id"):
+        return
+    with connections().reading() as sql:
+        thread = threads.find(sql, actor(), body["id"])
+        if thread and thread_entries.find_message(sql, thread.id, CLIENT_ID, message_id):
+            raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
 
 
 def _sent(body: Mapping[str, Any], dialect: Dialect) -> UUID:

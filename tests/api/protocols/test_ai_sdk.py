@@ -184,9 +184,23 @@ def test_what_is_wrong_is_named(alice: User, wrong: dict[str, Any], name: str) -
 
 def test_a_message_cannot_be_edited(alice: User) -> None:
     """`sendMessage` with a `messageId` would replace what the thread has."""
-    said = message()
+    chat, said = new_id(), message()
+    run_of(post(alice, said, chat=chat))
 
-    assert ["messageId"] == list(details_of(post(alice, said, messageId=said["id"])))
+    edited = message("Other", id=said["id"])
+    for one in (said, edited):
+        assert ["messageId"] == list(details_of(post(alice, one, chat=chat, messageId=said["id"])))
+
+
+@pytest.mark.parametrize("trigger", ["submit-message", "regenerate-message"])
+def test_a_message_that_never_arrived_can_be_corrected(alice: User, trigger: str) -> None:
+    """The page has it, but its request failed or was refused; the chat may have others."""
+    chat, first, said = new_id(), message("Hello"), message("Again")
+    run_of(post(alice, first, chat=chat))
+
+    for one in (chat, new_id()):
+        run_of(post(alice, said, chat=one, messageId=said["id"], trigger=trigger))
+        assert said == shown(alice, one)[-1]
 
 
 @pytest.mark.parametrize("version", ["4.3.19", "latest", ""])
