@@ -24,7 +24,7 @@ from mcp.shared.auth import (
     OAuthToken,
     ProtectedResourceMetadata,
 )
-from pydantic import AnyUrl, BaseModel, ValidationError
+from pydantic import AnyUrl, BaseModel, Field, ValidationError
 
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed
 from arkloop.worker.mcp.checked_http import call_id_of
@@ -35,7 +35,8 @@ from arkloop.worker.mcp.server import Server
 CLIENT_NAME = "Arkloop Runs"
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
-_FAILED = "The authorization at the server failed."
+_FAILED = "The authorization at the server failed"
+_BASIC, _POST = "client_secret_basic", "client_secret_post"
 _MOVED = (
     "The server names another authorization server than the one that its client_secret was used at."
     " If that is right, an admin has to change `oauth`."
@@ -74,7 +75,9 @@ class EndUserOAuth(OAuthClientProvider):
         self.on_grant: list[Callable[[], None]] = []
         self._seen: set[str] = set()
         self._answered: Mapping[str, Any] | None = None
-        self._may_refresh = self._is_refreshing = False
+        self._may_refresh = self._is_refreshing = self._is_exchanging = False
+        #: Of the exchange of a code: the SDK makes further requests before it gives up.
+        self._failure: McpFailed | None = None
         self._problems: dict[str | None, McpFailed] = {}
 
     def take(self, access: Mapping[str, Any]) -> None:
@@ -84,6 +87,7 @@ class EndUserOAuth(OAuthClientProvider):
         request with the code that came back. A grant from before one of this session is ignored.
         """
         grant, answered = access["grant"], access["answered"]
+        self._failure = None
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
             self._answered = answered
@@ -110,6 +114,10 @@ class EndUserOAuth(OAuthClientProvider):
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         if request.method == "POST":
             self._problems.pop(call_id_of(request), None)
+            if self._failure is not None:
+                self._problems[call_id_of(request)] = self._failure
+                yield request  # for its 401
+                return
         # The SDK's flow sends one request at a time, until its response begins. Those that have a
         # token need not wait; nor is a stream of notifications worth asking anybody.
         if request.method != "POST" or self.context.is_token_valid():
@@ -118,8 +126,11 @@ class EndUserOAuth(OAuthClientProvider):
             if request.method != "POST" or response.status_code not in (401, 403):
                 return
         flow = super().async_auth_flow(request)
+        problem: McpFailed | None = None
+        has_begun = False  # until then another request's flow has the lock
         try:
             outgoing = await anext(flow)
+            has_begun = True
             while True:
                 if outgoing is not request:
                     outgoing.headers.update(_HEADERS)
@@ -132,13 +143,24 @@ class EndUserOAuth(OAuthClientProvider):
         except McpFailed as failed:
             problem = failed
         except (OAuthFlowError, ValidationError, ValueError):
-            problem = McpFailed(_FAILED)
+            problem = McpFailed(f"{_FAILED}.")
         finally:
-            self._is_refreshing = False
+            if has_begun:
+                self._is_refreshing = False
+                if self._is_exchanging:
+                    self._keep_failure(problem)
             await flow.aclose()
         self._problems[call_id_of(request)] = problem
         request.headers.pop("Authorization", None)
         yield request  # for its 401
+
+    def _keep_failure(self, problem: McpFailed | None) -> None:
+        """Keep why a code was of no use, until the next `take`; None: the exchange broke off."""
+        self._is_exchanging = False
+        if not isinstance(problem, AuthorizationRequired):
+            self._failure = problem or McpFailed(NOT_AUTHORIZED)
+        if self.grant is not None:
+            self._load(self.grant)  # it is as good as before
 
     async def _perform_authorization(self) -> httpx2.Request:
         if self._is_secret_of_another():
@@ -162,16 +184,43 @@ class EndUserOAuth(OAuthClientProvider):
         if self.grant is not None and not self._is_granted_here():
             # An earlier request has found another authorization server, and nobody went there.
             self._load(self.grant)
+        self._choose_method()
         return await super()._refresh_token()
+
+    async def _exchange_token_authorization_code(
+        self, auth_code: str, code_verifier: str
+    ) -> httpx2.Request:
+        self._choose_method()
+        return await super()._exchange_token_authorization_code(auth_code, code_verifier)
+
+    def _choose_method(self) -> None:
+        """Choose how an admin's `client_secret` is sent; servers must accept Basic by default."""
+        client, metadata = self._registered, self.context.oauth_metadata
+        if client is None or client.client_secret is None:
+            return
+        supported = metadata and metadata.token_endpoint_auth_methods_supported
+        is_basic = supported is None or (_BASIC in supported and _POST not in supported)
+        client.token_endpoint_auth_method = _BASIC if is_basic else _POST
 
     async def _handle_token_response(self, response: httpx2.Response) -> None:
         if not self._is_refreshing:
-            await super()._handle_token_response(response)
+            await self._handle_exchange_response(response)
         elif not await self._handle_refresh_response(response):
             await self._perform_authorization_code_grant()
 
+    async def _handle_exchange_response(self, response: httpx2.Response) -> None:
+        if response.status_code in (200, 201):
+            await super()._handle_token_response(response)
+            return
+        error = await _error_of(response)
+        if error == "invalid_grant":  # a new code may be good
+            await self._perform_authorization_code_grant()
+        if _is_unavailable(response):
+            raise McpFailed(NOT_AUTHORIZED)
+        raise McpFailed(f"{_FAILED}: {error or f'HTTP status {response.status_code}'}.")
+
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
-        if response.status_code == 429 or response.status_code >= 500:
+        if _is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)  # the grant may still be good
         return await super()._handle_refresh_response(response)
 
@@ -180,6 +229,7 @@ class EndUserOAuth(OAuthClientProvider):
         if answered is None or answered["at"] != self._where():
             # If the server names another authorization server now, that one must not get the code.
             return await super()._perform_authorization_code_grant()
+        self._is_exchanging = True
         validate_authorization_response_iss(answered["iss"], self.context.oauth_metadata)
         return answered["code"], answered["verifier"]
 
@@ -189,7 +239,7 @@ class EndUserOAuth(OAuthClientProvider):
         ours = {"state": state, "code_challenge": pkce.code_challenge}
         page = str(httpx2.URL(url).copy_merge_params(ours))
         if len(page) > MAX_URL_CHARACTERS or not is_web_page(page):
-            raise McpFailed(_FAILED)
+            raise McpFailed(f"{_FAILED}.")
         raise AuthorizationRequired(
             {**self._state(), "url": page, "state": state, "verifier": pkce.code_verifier}
         )
@@ -231,6 +281,7 @@ class EndUserOAuth(OAuthClientProvider):
             "expires_at": self.context.token_expiry_time,
         }
         self._seen.add(self.grant["id"])
+        self._is_exchanging = False
         for keep in self.on_grant:
             keep()
 
@@ -260,10 +311,27 @@ def _registered(server: Server) -> OAuthClientInformationFull | None:
     client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
     if client_id is None:
         return None
-    method = "none" if secret is None else "client_secret_post"
+    method = "none" if secret is None else _BASIC
     return OAuthClientInformationFull(
         client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
     )
+
+
+class _Refusal(BaseModel):
+    """The response of a token endpoint that refuses a request (RFC 6749, section 5.2)."""
+
+    error: str = Field(pattern="^[a-z0-9_.-]{1,64}$")
+
+
+async def _error_of(response: httpx2.Response) -> str | None:
+    try:
+        return _Refusal.model_validate_json(await response.aread()).error
+    except ValidationError:
+        return None
+
+
+def _is_unavailable(response: httpx2.Response) -> bool:
+    return response.status_code == 429 or response.status_code >= 500
 
 
 def _plain(model: BaseModel | None) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.input_requests import Replies
-from arkloop.worker.mcp import AuthorizationRequired
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed
 from arkloop.worker.mcp.access import KEY, OwnersAccess, ask, replies_before, with_access
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.discovery import server_of
@@ -132,6 +132,8 @@ class Moving(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/register"):
             self._send(201, {"client_id": "registered", "redirect_uris": [CALLBACK]})
+        elif self.path.endswith("/token"):
+            self._send(401, {"error": "invalid_client"})
         else:
             self._send(401, {})
 
@@ -158,37 +160,59 @@ def moving() -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.processes
-def test_a_code_that_is_of_no_use_leads_to_a_page_that_works(
-    connections: Connections,
-    server: Server,
-    http_client: McpClient,
-    moving: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The server names another authorization server between the visit and the use of its code."""
-    run_id, server = new_id(), replace(server, url=moving)
+class Visitor:
+    """A run at the resource, and the person who visits its pages."""
 
-    def page() -> str:
+    def __init__(self, connections: Connections, client: McpClient, server: Server) -> None:
+        self._connections, self._client, self._server = connections, client, server
+        self._run_id = new_id()
+
+    def page(self) -> str:
         with pytest.raises(AuthorizationRequired) as required:
-            with_access(
-                connections,
-                http_client,
-                server,
-                OWNER,
-                run_id,
-                lambda server, access: http_client.tools(server, access=access),
-            )
+            self.request()
         return str(required.value.made["url"])
 
-    def visit(url: str) -> None:
+    def request(self) -> object:
+        return with_access(
+            self._connections,
+            self._client,
+            self._server,
+            OWNER,
+            self._run_id,
+            lambda server, access: self._client.tools(server, access=access),
+        )
+
+    def visit(self, url: str) -> None:
         [state] = parse_qs(urlsplit(url).query)["state"]
-        with connections.transaction() as tx:
+        with self._connections.transaction() as tx:
             mcp_access.answer(tx, state, "the code", None)
 
-    visit(first := page())
+
+@pytest.fixture
+def visitor(
+    connections: Connections, server: Server, http_client: McpClient, moving: str
+) -> Visitor:
+    return Visitor(connections, http_client, replace(server, url=moving))
+
+
+@pytest.mark.processes
+def test_a_code_that_is_of_no_use_leads_to_a_page_that_works(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server names another authorization server between the visit and the use of its code."""
+    visitor.visit(first := visitor.page())
     monkeypatch.setattr(Moving, "issuer", "/second")
-    second = page()
+    second = visitor.page()
 
     assert ["/first/authorize", "/second/authorize"] == [urlsplit(u).path for u in (first, second)]
-    visit(second)
+    visitor.visit(second)
+
+
+@pytest.mark.processes
+def test_an_exchange_that_is_refused_fails_the_request(visitor: Visitor) -> None:
+    """It has the error of the authorization server; the next request leads to another page."""
+    visitor.visit(visitor.page())
+    with pytest.raises(McpFailed, match="failed: invalid_client") as failed:
+        visitor.request()
+    assert not isinstance(failed.value, AuthorizationRequired)
+    visitor.page()

@@ -1,0 +1,122 @@
+"""A resource and an authorization server in memory, and processes with sessions at them."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx2
+
+from arkloop.shared.ids import new_id
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp.oauth import EndUserOAuth
+from arkloop.worker.mcp.server import Server
+
+RESOURCE, ISSUER = "https://mcp.example.com", "https://login.example.com"
+CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
+NOTHING = {"grant": None, "client": None, "answered": None}
+
+
+class Internet:
+    """Both servers; `valid` are the access tokens that the resource accepts."""
+
+    def __init__(self) -> None:
+        self.issuer = ISSUER
+        self.valid: set[str] = set()
+        self.token_status, self.token_error = 200, "invalid_grant"
+        self.auth_methods: list[str] | None = None  # that its metadata has
+        self.token_requests: list[tuple[str, dict[str, str]]] = []
+        self.seen: list[httpx2.Request] = []
+        self.is_slow = asyncio.Event()
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.seen.append(request)
+        match request.url.path:
+            case "/mcp":
+                token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+                if token not in self.valid:
+                    return httpx2.Response(401)
+                if request.content == b'{"slow": true}':
+                    await self.is_slow.wait()
+                return httpx2.Response(200, json={"token": token})
+            case "/.well-known/oauth-protected-resource/mcp":
+                about = {"resource": f"{RESOURCE}/mcp", "authorization_servers": [self.issuer]}
+                return httpx2.Response(200, json=about)
+            case "/.well-known/oauth-authorization-server":
+                places = {
+                    name: f"{self.issuer}/{path}"
+                    for name, path in (
+                        ("authorization_endpoint", "authorize"),
+                        ("token_endpoint", "token"),
+                        ("registration_endpoint", "register"),
+                    )
+                }
+                metadata = {"issuer": self.issuer, **places}
+                if self.auth_methods is not None:
+                    metadata |= {"token_endpoint_auth_methods_supported": self.auth_methods}
+                return httpx2.Response(200, json=metadata)
+            case "/register":
+                return httpx2.Response(201, json={"client_id": "registered"})
+            case "/token":
+                return self._issue(request)
+        return httpx2.Response(404)
+
+    def _issue(self, request: httpx2.Request) -> httpx2.Response:
+        form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
+        self.token_requests.append((request.url.host, form))
+        if self.token_status != 200:
+            return httpx2.Response(self.token_status, json={"error": self.token_error})
+        number = len(self.token_requests)
+        self.valid = {f"access-{number}"}
+        tokens = {"access_token": f"access-{number}", "refresh_token": f"refresh-{number}"}
+        return httpx2.Response(200, json={**tokens, "token_type": "Bearer", "expires_in": 3600})
+
+
+class Process:
+    """A sidecar's session with the resource, as the worker begins one from what it has stored."""
+
+    def __init__(self, internet: Internet, access: dict[str, Any], **oauth: str) -> None:
+        given = {"client_id": None, "client_secret": None, "redirect_uri": CALLBACK, **oauth}
+        server = Server(
+            org_id=new_id(), config_id=new_id(), name="v", url=f"{RESOURCE}/mcp", oauth=given
+        )
+        self.oauth = EndUserOAuth(server)
+        self.oauth.take(json.loads(json.dumps({**NOTHING, **access})))
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.MockTransport(internet),
+            auth=self.oauth,
+            headers={"X-Key": "of the resource"},
+            max_redirects=32,
+        )
+
+    async def post(self, content: str = "{}") -> int:
+        answer = await self._http.post(f"{RESOURCE}/mcp", content=content)
+        return answer.status_code
+
+    async def refused(self) -> McpFailed:
+        assert 401 == await self.post()
+        problem = self.oauth.problem_of(None)
+        assert problem is not None
+        return problem
+
+    async def asked(self) -> dict[str, Any]:
+        problem = await self.refused()
+        assert isinstance(problem, AuthorizationRequired)
+        return dict(problem.made)
+
+
+async def granted(internet: Internet, **oauth: str) -> dict[str, Any]:
+    """Return the grant of somebody who has authorized access."""
+    made = await Process(internet, {}, **oauth).asked()
+    process = Process(internet, {"answered": {**made, "code": "the code", "iss": None}}, **oauth)
+    assert 200 == await process.post()
+    assert process.oauth.grant is not None
+    return process.oauth.grant
+
+
+def in_loop(story: Callable[[Internet], Awaitable[None]]) -> None:
+    async def told() -> None:
+        await story(Internet())
+
+    asyncio.run(told())

@@ -1,0 +1,97 @@
+"""The exchange of a code for tokens: how it can fail, and how a client's secret is sent."""
+
+import pytest
+
+from arkloop.worker.mcp import AuthorizationRequired
+from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
+from tests.worker.mcp.oauth_servers import Internet, Process, granted, in_loop
+
+OWN = {"client_id": "own", "client_secret": "hidden"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "why"),
+    [
+        (401, "invalid_client", "The authorization at the server failed: invalid_client."),
+        (400, "No such thing!", "The authorization at the server failed: HTTP status 400."),
+        (503, "server_error", NOT_AUTHORIZED),
+    ],
+)
+def test_a_failed_exchange_is_reported(status: int, error: str, why: str) -> None:
+    """All requests that the session makes with the code say why; the next one asks again."""
+
+    async def story(internet: Internet) -> None:
+        made = await Process(internet, {}, **OWN).asked()
+        internet.token_status, internet.token_error = status, error
+        process = Process(internet, {"answered": {**made, "code": "c", "iss": None}}, **OWN)
+        for _ in range(2):  # the SDK makes two to begin a session
+            problem = await process.refused()
+            assert why == str(problem)
+            assert not isinstance(problem, AuthorizationRequired)
+        assert 1 == len(internet.token_requests)
+
+        process.oauth.take({"grant": None, "client": None, "answered": None})
+        await process.asked()
+
+    in_loop(story)
+
+
+def test_a_code_that_is_not_accepted_leads_to_another_page() -> None:
+    """It has expired, or was used before: another one may be good."""
+
+    async def story(internet: Internet) -> None:
+        made = await Process(internet, {}).asked()
+        internet.token_status = 400
+        process = Process(internet, {"answered": {**made, "code": "c", "iss": None}})
+        assert made["state"] != (await process.asked())["state"]
+        assert made["state"] != (await process.asked())["state"]
+        assert 1 == len(internet.token_requests)
+
+    in_loop(story)
+
+
+def test_a_failed_exchange_leaves_an_earlier_grant_as_it_was() -> None:
+    """Somebody was asked for a further scope, and calls that need no more still have access."""
+
+    async def story(internet: Internet) -> None:
+        grant = await granted(internet, **OWN)
+        made = await Process(internet, {}, **OWN).asked()
+        process = Process(internet, {"grant": grant}, **OWN)
+        access = {"grant": None, "client": None}
+        internet.token_status, internet.token_error = 401, "invalid_client"
+        process.oauth.take({**access, "answered": {**made, "code": "c", "iss": None}})
+        await process.refused()
+
+        process.oauth.take({**access, "grant": grant, "answered": None})
+        assert 200 == await process.post()
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_basic"),
+    [
+        (None, True),
+        (["client_secret_basic"], True),
+        (["client_secret_basic", "client_secret_post"], False),
+        (["private_key_jwt", "client_secret_post"], False),
+    ],
+)
+def test_a_client_secret_is_sent_as_the_authorization_server_accepts_it(
+    methods: list[str] | None, is_basic: bool
+) -> None:
+    """Basic is what metadata without the methods means (RFC 8414)."""
+
+    async def story(internet: Internet) -> None:
+        internet.auth_methods = methods
+        grant = await granted(internet, **OWN)
+        process = Process(internet, {"grant": {**grant, "expires_at": 1}}, **OWN)
+        assert 200 == await process.post()
+
+        sent = [one for one in internet.seen if one.url.path == "/token"]
+        assert 2 == len(sent)  # for the code, and to refresh
+        for one, (_, form) in zip(sent, internet.token_requests, strict=True):
+            assert is_basic == ("Authorization" in one.headers)
+            assert is_basic == ("client_secret" not in form)
+
+    in_loop(story)
