@@ -78,14 +78,18 @@ def client_of(
 ) -> dict[str, Any] | None:
     """Return our registration at the server's authorization server, if the operator has made one.
 
-    All owners share it: some authorization servers forget clients, or limit their number. One that
-    was used has the `issuer` which it belongs to.
+    All owners share it: some authorization servers limit their number. One that was used has the
+    `issuer` which it belongs to. Where the operator is asked for access with another one, the
+    authorization server has forgotten that.
     """
     granted = grant_of(sql, settings, org_id, config_id, OPERATOR)
-    if granted is not None:
-        return {**granted["client"], "issuer": granted["at"][0]}
     asked = open_request(sql, settings, org_id, config_id, OPERATOR, None)
-    return None if asked is None else asked["client"]
+    newer: dict[str, Any] | None = None if asked is None else asked["client"]
+    if granted is None:
+        return newer
+    if newer is not None and newer["client_id"] != granted["client"]["client_id"]:
+        return newer
+    return {**granted["client"], "issuer": granted["at"][0]}
 
 
 def expect_grant(tx: Transaction, org_id: UUID, config_id: UUID, owner: str) -> None:

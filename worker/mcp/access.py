@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -146,6 +147,12 @@ def _resume_others(connections: Connections, server: Server, owner: str) -> None
         commands.answer_visits(tx, closed)
 
 
+def _has_expired(grant: Mapping[str, Any]) -> bool:
+    """Return whether the access token has to be refreshed before it is used."""
+    expires_at = grant.get("expires_at")
+    return expires_at is not None and expires_at < time.time()
+
+
 def _stored(
     connections: Connections, server: Server, owner: str, run_id: UUID | None
 ) -> tuple[OwnersAccess, Mapping[str, Any] | None]:
@@ -155,7 +162,8 @@ def _stored(
         with connections.transaction() as tx:
             answered = mcp_access.take_answered(tx, org_id, config_id, owner, run_id)
             access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
-            if access.grant is None or answered is not None:
+            # A refresh may find that the client which the grant belongs to is forgotten.
+            if access.grant is None or answered is not None or _has_expired(access.grant):
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
     except NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")

@@ -43,6 +43,10 @@ _MOVED = (
 )
 
 
+class _ClientForgotten(Exception):
+    """The loss of our registration at the authorization server, which the flow begins anew for."""
+
+
 class EndUserOAuth(OAuthClientProvider):
     """The authorization of one owner at one server.
 
@@ -69,6 +73,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._initialized = True
         self._registered = _registered(server)
         self.context.client_info = self._registered
+        self._stored: OAuthClientInformationFull | None = None  # made before, by another process
         self._issuer: str | None = None  # of the authorization server that the client belongs to
         self.grant: dict[str, Any] | None = None
         #: Called with each new grant at once: a request may be cancelled before it has its answer.
@@ -88,6 +93,7 @@ class EndUserOAuth(OAuthClientProvider):
         """
         grant, answered = access["grant"], access["answered"]
         self._failure = None
+        self._stored = _parsed(OAuthClientInformationFull, access["client"])
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
             self._answered = answered
@@ -96,8 +102,9 @@ class EndUserOAuth(OAuthClientProvider):
             self.grant = None
             self._seen.clear()
             self.context.clear_tokens()
-            if self.context.client_info is None and access["client"] is not None:
-                self.context.client_info = _parsed(OAuthClientInformationFull, access["client"])
+            if self._answered is None and not self.context.lock.locked():
+                # Without one a client is registered; a flow in progress keeps its own.
+                self.context.client_info = self._registered or self._stored
         elif grant["id"] not in self._seen:
             self.grant = grant
             self._seen.add(grant["id"])
@@ -137,7 +144,13 @@ class EndUserOAuth(OAuthClientProvider):
                 response = yield outgoing
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401
-                outgoing = await flow.asend(response)
+                try:
+                    outgoing = await flow.asend(response)
+                except _ClientForgotten:
+                    request.headers.pop("Authorization", None)
+                    flow, has_begun = super().async_auth_flow(request), False
+                    outgoing = await anext(flow)
+                    has_begun = True
         except StopAsyncIteration:
             return
         except McpFailed as failed:
@@ -206,6 +219,9 @@ class EndUserOAuth(OAuthClientProvider):
         if not self._is_refreshing:
             await self._handle_exchange_response(response)
         elif not await self._handle_refresh_response(response):
+            if self.context.client_info is None:
+                self._is_refreshing = False
+                raise _ClientForgotten
             await self._perform_authorization_code_grant()
 
     async def _handle_exchange_response(self, response: httpx2.Response) -> None:
@@ -222,7 +238,15 @@ class EndUserOAuth(OAuthClientProvider):
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
         if _is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)  # the grant may still be good
+        if self._registered is None and await _error_of(response) == "invalid_client":
+            self._replace_client()
         return await super()._handle_refresh_response(response)
+
+    def _replace_client(self) -> None:
+        """Use the stored client in place of one that is forgotten, or have another registered."""
+        client, stored = self.context.client_info, self._stored
+        is_it = client is None or stored is None or stored.client_id == client.client_id
+        self.context.client_info = None if is_it else stored
 
     async def _perform_authorization_code_grant(self) -> tuple[str, str]:
         answered, self._answered = self._answered, None

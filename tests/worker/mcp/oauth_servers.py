@@ -28,6 +28,7 @@ class Internet:
         self.auth_methods: list[str] | None = None  # that its metadata has
         self.token_requests: list[tuple[str, dict[str, str]]] = []
         self.seen: list[httpx2.Request] = []
+        self.registrations = 0
         self.is_slow = asyncio.Event()
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -57,7 +58,9 @@ class Internet:
                     metadata |= {"token_endpoint_auth_methods_supported": self.auth_methods}
                 return httpx2.Response(200, json=metadata)
             case "/register":
-                return httpx2.Response(201, json={"client_id": "registered"})
+                self.registrations += 1
+                client = "registered" if self.registrations == 1 else f"c{self.registrations}"
+                return httpx2.Response(201, json={"client_id": client})
             case "/token":
                 return self._issue(request)
         return httpx2.Response(404)

