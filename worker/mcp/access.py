@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: What is asked on behalf of a server, among what the server itself asks.
 KEY = "arkloop/oauth"
 
+#: Of what a server says that a token lacks.
+MAX_SCOPE_CHARACTERS = 500
+
 T = TypeVar("T")
 
 
@@ -76,11 +79,30 @@ def with_access(
         access = _current(connections, client, server, owner, run_id)
         if access.grant is not None and access.grant != before:
             continue  # another worker has got a new one meanwhile
+        asked = {"run_id": None if run_id is None else str(run_id), "scope": made.get("scope")}
+        if run_id is not None and _was_asked(before, made, asked):
+            missing = made["missing"][:MAX_SCOPE_CHARACTERS] or "that the server requires"
+            raise McpFailed(f"The account was not given the scope {missing}.")
+        made = {**made, "asked": asked}
         with connections.transaction() as tx:
             url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
         if url is not None:
             raise AuthorizationRequired({"url": url})
         # Two runs that opened one session together got the same request: this one makes another.
+
+
+def _was_asked(
+    grant: Mapping[str, Any] | None, made: Mapping[str, Any], asked: Mapping[str, Any]
+) -> bool:
+    """Return whether a scope is missing which a page that was visited for this run has asked for.
+
+    The authorization server has not granted it then, and another page would lead to no more.
+    """
+    earlier = (grant or {}).get("asked") or {"run_id": None}
+    if made.get("missing") is None or earlier["run_id"] != asked["run_id"]:
+        return False
+    scopes, before = ((one["scope"] or "").split() for one in (asked, earlier))
+    return set(scopes) <= set(before)
 
 
 def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:

@@ -15,7 +15,12 @@ from uuid import uuid4
 import httpx2
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError
 from mcp.client.auth.oauth2 import PKCEParameters
-from mcp.client.auth.utils import issuers_match, validate_authorization_response_iss
+from mcp.client.auth.utils import (
+    extract_field_from_www_auth,
+    extract_scope_from_www_auth,
+    issuers_match,
+    validate_authorization_response_iss,
+)
 from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
@@ -80,6 +85,8 @@ class EndUserOAuth(OAuthClientProvider):
         self.on_grant: list[Callable[[], None]] = []
         self._seen: set[str] = set()
         self._answered: Mapping[str, Any] | None = None
+        self._asked: Mapping[str, Any] | None = None  # by the page that the grant is from
+        self._missing: str | None = None
         self._may_refresh = self._is_refreshing = self._is_exchanging = False
         #: Of the exchange of a code: the SDK makes further requests before it gives up.
         self._failure: McpFailed | None = None
@@ -144,6 +151,7 @@ class EndUserOAuth(OAuthClientProvider):
                 response = yield outgoing
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401
+                    self._missing = _missing_scope(response)
                 try:
                     outgoing = await flow.asend(response)
                 except _ClientForgotten:
@@ -254,6 +262,9 @@ class EndUserOAuth(OAuthClientProvider):
             # If the server names another authorization server now, that one must not get the code.
             return await super()._perform_authorization_code_grant()
         self._is_exchanging = True
+        # What a response without a `scope` has granted; the request may have asked for less.
+        metadata = self.context.client_metadata
+        metadata.scope = answered.get("scope", metadata.scope)
         validate_authorization_response_iss(answered["iss"], self.context.oauth_metadata)
         return answered["code"], answered["verifier"]
 
@@ -264,9 +275,9 @@ class EndUserOAuth(OAuthClientProvider):
         page = str(httpx2.URL(url).copy_merge_params(ours))
         if len(page) > MAX_URL_CHARACTERS or not is_web_page(page):
             raise McpFailed(f"{_FAILED}.")
-        raise AuthorizationRequired(
-            {**self._state(), "url": page, "state": state, "verifier": pkce.code_verifier}
-        )
+        ours |= {"url": page, "verifier": pkce.code_verifier}
+        scopes = {"scope": self.context.client_metadata.scope, "missing": self._missing}
+        raise AuthorizationRequired({**self._state(), **ours, **scopes})
 
     # ---- what is kept between two processes ------------------------------------------
 
@@ -283,10 +294,12 @@ class EndUserOAuth(OAuthClientProvider):
             "metadata": _plain(self.context.oauth_metadata),
             "resource": _plain(self.context.protected_resource_metadata),
             "issuer": self.context.auth_server_url,
+            "asked": self._asked,
         }
 
     def _load(self, kept: Mapping[str, Any]) -> None:
         context = self.context
+        self._asked = kept.get("asked")
         tokens = _parsed(OAuthToken, kept.get("tokens"))
         context.current_tokens, context.token_expiry_time = tokens, kept.get("expires_at")
         client = _parsed(OAuthClientInformationFull, kept["client"])
@@ -352,6 +365,14 @@ async def _error_of(response: httpx2.Response) -> str | None:
         return _Refusal.model_validate_json(await response.aread()).error
     except ValidationError:
         return None
+
+
+def _missing_scope(response: httpx2.Response) -> str | None:
+    """Return what a token lacks for a request: "" if that is not named, None if nothing."""
+    error = extract_field_from_www_auth(response, "error")
+    if response.status_code != 403 or error != "insufficient_scope":
+        return None
+    return extract_scope_from_www_auth(response) or ""
 
 
 def _is_unavailable(response: httpx2.Response) -> bool:

@@ -29,6 +29,8 @@ class Internet:
         self.token_requests: list[tuple[str, dict[str, str]]] = []
         self.seen: list[httpx2.Request] = []
         self.registrations = 0
+        self.needs, self.gives, self.shows_scope = "", "", False  # scopes, also of new tokens
+        self.scopes: dict[str, str] = {}
         self.is_slow = asyncio.Event()
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -37,7 +39,10 @@ class Internet:
             case "/mcp":
                 token = request.headers.get("Authorization", "").removeprefix("Bearer ")
                 if token not in self.valid:
-                    return httpx2.Response(401)
+                    return httpx2.Response(401, headers={"WWW-Authenticate": 'Bearer scope="base"'})
+                if not set(self.needs.split()) <= set(self.scopes[token].split()):
+                    error = f'Bearer error="insufficient_scope", scope="{self.needs}"'
+                    return httpx2.Response(403, headers={"WWW-Authenticate": error})
                 if request.content == b'{"slow": true}':
                     await self.is_slow.wait()
                 return httpx2.Response(200, json={"token": token})
@@ -72,8 +77,12 @@ class Internet:
             return httpx2.Response(self.token_status, json={"error": self.token_error})
         number = len(self.token_requests)
         self.valid = {f"access-{number}"}
+        self.scopes[f"access-{number}"] = self.gives
+        shown = {"scope": self.gives} if self.shows_scope else {}
         tokens = {"access_token": f"access-{number}", "refresh_token": f"refresh-{number}"}
-        return httpx2.Response(200, json={**tokens, "token_type": "Bearer", "expires_in": 3600})
+        return httpx2.Response(
+            200, json={**tokens, **shown, "token_type": "Bearer", "expires_in": 3600}
+        )
 
 
 class Process:

@@ -99,6 +99,43 @@ def test_a_request_without_access_leads_to_a_page_of_the_run(
     assert {"url": "https://login/1"} == required.value.made
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("files", "the scope files."), ("", "the scope that the server requires.")],
+)
+def test_a_scope_that_is_not_granted_fails_the_call(
+    connections: Connections, server: Server, missing: str, message: str
+) -> None:
+    """A page of this run has asked for it and was visited; another run asks, and so does a call
+    that needs another scope.
+    """
+    run_id = new_id()
+    asked = {"run_id": str(run_id), "scope": "base files"}
+    store(connections, server, {**GRANT, "asked": asked})
+
+    def failure(run_id: UUID, scope: str | None, missing: str | None = missing) -> McpFailed:
+        made = {"url": "https://login", "state": new_id().hex, "scope": scope, "missing": missing}
+
+        def request(server: Server, access: OwnersAccess | None) -> None:
+            raise AuthorizationRequired(made)
+
+        with pytest.raises(McpFailed) as failed:
+            with_access(connections, McpClient(), server, OWNER, run_id, request)
+        return failed.value
+
+    assert str(failure(run_id, "files base")).endswith(message)
+    assert not isinstance(failure(run_id, None), AuthorizationRequired)
+    for run, scope in ((new_id(), "base files"), (run_id, "base files mail")):
+        assert isinstance(failure(run, scope), AuthorizationRequired)
+        of_run = (server.org_id, server.config_id, OWNER, run)
+        with connections.reading() as sql:
+            stored = mcp_access.open_request(sql, connections.settings, *of_run)
+        assert {"run_id": str(run), "scope": scope} == (stored or {})["asked"]
+    assert isinstance(
+        failure(run_id, "base files", None), AuthorizationRequired
+    )  # the token is old
+
+
 def test_a_call_gets_back_the_replies_that_it_had_before(server: Server) -> None:
     """The server has asked, too, before it required access; its own state comes back."""
     earlier = Replies({"seats": {"action": "accept", "content": {"seats": 3}}}, "the server's")
