@@ -19,12 +19,14 @@
 | `{installation}:request-limits:…` | string | two minutes         | web            | web         |
 | `{installation}:reports:{org}`   | string  | the org's rest       | web            | web         |
 | `{installation}:denials/…`       | string  | one hour             | web            | web         |
+| `{installation}:mcp-refresh:…`   | string  | LEASE_SECONDS        | worker         | worker      |
 | `{installation}:streams:{id}`    | hash    | LEASE_SECONDS        | web            | web         |
 
 All of it may vanish at any moment: Postgres has the truth. `shared/storage/epoch.py` says what the
 installation is (one database) and what its epoch is (one history of it).
 """
 
+import hashlib
 from uuid import UUID
 
 CANCEL_TTL_SECONDS = 3600
@@ -117,6 +119,12 @@ class Keys:
     def streams(self, id_: UUID) -> str:
         """Name the hash of open streams of an org or an API key: process → `<number>:<expiry>`."""
         return f"{self.installation}:streams:{id_}"
+
+    def mcp_refresh(self, config_id: UUID, owner: str) -> str:
+        """Set while a worker refreshes the token of this owner at an MCP server."""
+        # Owners are named by customers, at any length.
+        hash_ = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{self.installation}:mcp-refresh:{config_id}:{hash_}"
 
     def position(self) -> str:
         """Name the key of the furthest position in Postgres' log that a process has seen."""

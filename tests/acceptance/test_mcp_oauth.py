@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -228,6 +229,23 @@ def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -
     authorize(vault.owner, vault.page(run_id))
     [other] = vault.outputs(run_id)
     assert other != person
+
+
+def test_an_expired_token_is_refreshed_once(vault: Secured) -> None:
+    """Runs that need it at the same time wait for the one that refreshes it."""
+    (vault.folder / "expires_in").write_text("1")
+    try:
+        run_id = vault.run(end_user_id="expires")
+        authorize(vault.owner, vault.page(run_id))
+        [person] = vault.outputs(run_id)
+    finally:
+        (vault.folder / "expires_in").unlink()
+    expired, before = time.monotonic() + 1, vault.log().count(f"refreshed {person}")
+    eventually(lambda: time.monotonic() > expired)
+
+    run_ids = [vault.run(end_user_id="expires") for _ in range(4)]
+    assert 4 * [[person]] == [vault.outputs(run_id) for run_id in run_ids]
+    assert before + 1 == vault.log().count(f"refreshed {person}")
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])

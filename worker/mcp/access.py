@@ -16,8 +16,9 @@ from arkloop.shared.runs.form_replies import AUTHORIZATION
 from arkloop.shared.security.encryption import NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.input_requests import InputRequired, Replies
-from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed
 from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.refresh_lease import lease
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import ToolFailed
 
@@ -70,9 +71,11 @@ def with_access(
     if server.oauth is None:
         return request(server, None)
     server = replace(server, owner=owner)
+    began = time.monotonic()
     access = _current(connections, client, server, owner, run_id)
     while True:
         try:
+            _refresh_expired(client, access, began)
             return request(server, access)
         except AuthorizationRequired as required:
             before, made = access.grant, required.made
@@ -134,8 +137,20 @@ def replies_before(replies: Replies | None) -> Replies | None:
     return None if earlier is None else Replies(**earlier)
 
 
-#: Of two calls at once the one gets the tokens for a code, and the other waits for these.
-_locks: WeakValueDictionary[tuple[UUID, str], Any] = WeakValueDictionary()
+class _Turns:
+    """Calls of one owner in this process: one gets tokens while the others wait for these."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.failed_at = float("-inf")
+        self.failure = ""
+
+
+_turns: WeakValueDictionary[tuple[UUID, str], _Turns] = WeakValueDictionary()
+
+
+def _turns_of(server: Server, owner: str) -> _Turns:
+    return _turns.setdefault((server.config_id, owner), _Turns())
 
 
 def _current(
@@ -148,8 +163,8 @@ def _current(
     Raises:
         McpFailed
     """
-    lock = _locks.setdefault((server.config_id, owner), threading.Lock())
-    with lock:
+    turns = _turns_of(server, owner)  # held, or the next caller gets others
+    with turns.lock:
         access, answered = _stored(connections, server, owner, run_id)
         if answered is not None:
             exchange = replace(access, grant=None, answered=answered)
@@ -162,6 +177,50 @@ def _current(
     return access
 
 
+def _refresh_expired(client: McpClient, access: OwnersAccess, began: float) -> None:
+    """Refresh a token that has expired, unless another call does it, here or in another worker.
+
+    `began` is when the call came: it may have waited for one of the same owner since.
+
+    Raises:
+        AuthorizationRequired: it cannot be refreshed any more.
+        McpFailed
+    """
+    if not _can_be_refreshed(access.grant):
+        return
+    turns = _turns_of(access.server, access.owner)
+    with turns.lock:
+        if turns.failed_at > began:
+            raise McpFailed(turns.failure)  # each call would wait as long as the one before
+        try:
+            _refresh(client, access)
+        except (AuthorizationRequired, Cancelled):
+            raise
+        except McpFailed as failed:
+            turns.failed_at, turns.failure = time.monotonic(), str(failed)
+            raise
+
+
+def _refresh(client: McpClient, access: OwnersAccess) -> None:
+    connections, server = access.connections, access.server
+
+    def is_needless() -> bool:
+        of = (server.org_id, server.config_id, access.owner)
+        with connections.reading() as sql:
+            access.grant = mcp_access.grant_of(sql, connections.settings, *of)
+        return not _can_be_refreshed(access.grant)
+
+    key = connections.keys.mcp_refresh(server.config_id, access.owner)
+    with lease(connections, key, is_needless):
+        if is_needless():
+            return
+        try:
+            client.tools(server, access=access)
+        except McpFailed:
+            if _can_be_refreshed(access.grant):  # else the request may succeed
+                raise
+
+
 def _resume_others(connections: Connections, server: Server, owner: str) -> None:
     """Let the owner's other runs, which wait for the same access, make their calls again."""
     with connections.transaction() as tx:
@@ -169,10 +228,16 @@ def _resume_others(connections: Connections, server: Server, owner: str) -> None
         commands.answer_visits(tx, closed)
 
 
-def _has_expired(grant: Mapping[str, Any]) -> bool:
-    """Return whether the access token has to be refreshed before it is used."""
+def _can_be_refreshed(grant: Mapping[str, Any] | None) -> bool:
+    """Return whether the access token has expired, and there is one to refresh it with."""
+    if grant is None or not _is_refreshable(grant):
+        return False
     expires_at = grant.get("expires_at")
     return expires_at is not None and expires_at < time.time()
+
+
+def _is_refreshable(grant: Mapping[str, Any]) -> bool:
+    return bool(grant["tokens"].get("refresh_token"))
 
 
 def _stored(
@@ -185,7 +250,7 @@ def _stored(
             answered = mcp_access.take_answered(tx, org_id, config_id, owner, run_id)
             access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
             # A refresh may find that the client which the grant belongs to is forgotten.
-            if access.grant is None or answered is not None or _has_expired(access.grant):
+            if access.grant is None or answered is not None or _is_refreshable(access.grant):
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
     except NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,19 +12,23 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.input_requests import Replies
-from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed, access
 from arkloop.worker.mcp.access import KEY, OwnersAccess, ask, replies_before, with_access
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.discovery import server_of
+from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
+from arkloop.worker.mcp.refresh_lease import lease
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import ToolFailed
 from tests.clients import User
+from tests.waiting import eventually, in_parallel
 
 OWNER = "end_user:a"
 ISSUER = "https://login"
@@ -31,6 +37,7 @@ GRANT = {
     "obtained_at": 1.0,
     "client": {"client_id": "c"},
     "at": [ISSUER, f"{ISSUER}/token", "c"],
+    "tokens": {"access_token": "access-1", "refresh_token": "refresh-1", "token_type": "Bearer"},
 }
 CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
 ACCEPT, DECLINE = {"action": "accept"}, {"action": "decline"}
@@ -99,6 +106,52 @@ def test_a_request_without_access_leads_to_a_page_of_the_run(
     assert {"url": "https://login/1"} == required.value.made
 
 
+EXPIRED = {**GRANT, "expires_at": 1.0}
+
+
+def test_a_token_that_another_worker_refreshes_is_waited_for(
+    connections: Connections, server: Server
+) -> None:
+    """A second use of the refresh token could cost the person all access."""
+    store(connections, server, EXPIRED)
+    refreshed = {**GRANT, "id": "2", "obtained_at": 2.0, "expires_at": time.time() + 3600}
+    looked: list[object] = []
+
+    def request(server: Server, access: OwnersAccess | None) -> object:
+        assert access is not None
+        return access.fields()["grant"]
+
+    def take() -> object:
+        looked.append(None)
+        return with_access(connections, McpClient(), server, OWNER, new_id(), request)
+
+    key = connections.keys.mcp_refresh(server.config_id, OWNER)
+    with ThreadPoolExecutor(1) as thread, lease(connections, key, lambda: False):
+        taken = thread.submit(take)
+        eventually(lambda: bool(looked))
+        with pytest.raises(TimeoutError):
+            taken.result(0.3)
+        store(connections, server, refreshed)
+        assert refreshed == taken.result(10)
+
+
+def test_calls_of_one_owner_get_access_one_after_the_other(
+    connections: Connections, server: Server
+) -> None:
+    """The second one waits for what the first one is given for its code."""
+    store(connections, server, GRANT)
+
+    def call() -> None:
+        with_access(connections, McpClient(), server, OWNER, new_id(), lambda *_: None)
+
+    with ThreadPoolExecutor(1) as thread:
+        with connections.transaction() as tx:
+            tx.sql.execute(text("LOCK TABLE mcp_authorizations"))
+            called = thread.submit(call)  # it reads what is locked
+            eventually(access._turns_of(server, OWNER).lock.locked)
+        called.result(10)
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [("files", "the scope files."), ("", "the scope that the server requires.")],
@@ -151,6 +204,7 @@ class Moving(BaseHTTPRequestHandler):
     """A resource that lets nobody in, and the authorization server that it names at the time."""
 
     issuer = "/first"
+    token_status, token_requests = 401, 0
 
     def do_GET(self) -> None:
         here = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -170,7 +224,8 @@ class Moving(BaseHTTPRequestHandler):
         if self.path.endswith("/register"):
             self._send(201, {"client_id": "registered", "redirect_uris": [CALLBACK]})
         elif self.path.endswith("/token"):
-            self._send(401, {"error": "invalid_client"})
+            type(self).token_requests += 1
+            self._send(type(self).token_status, {"error": "invalid_client"})
         else:
             self._send(401, {})
 
@@ -201,7 +256,7 @@ class Visitor:
     """A run at the resource, and the person who visits its pages."""
 
     def __init__(self, connections: Connections, client: McpClient, server: Server) -> None:
-        self._connections, self._client, self._server = connections, client, server
+        self._connections, self._client, self.server = connections, client, server
         self._run_id = new_id()
 
     def page(self) -> str:
@@ -213,7 +268,7 @@ class Visitor:
         return with_access(
             self._connections,
             self._client,
-            self._server,
+            self.server,
             OWNER,
             self._run_id,
             lambda server, access: self._client.tools(server, access=access),
@@ -253,3 +308,26 @@ def test_an_exchange_that_is_refused_fails_the_request(visitor: Visitor) -> None
         visitor.request()
     assert not isinstance(failed.value, AuthorizationRequired)
     visitor.page()
+
+
+@pytest.mark.processes
+def test_calls_that_wait_for_a_refresh_fail_with_it(
+    connections: Connections, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them would wait for the authorization server as long as the one before."""
+    monkeypatch.setattr(Moving, "token_status", 503)
+    monkeypatch.setattr(Moving, "token_requests", 0)
+    issuer = str(visitor.server.url).removesuffix("/mcp") + Moving.issuer
+    ends = {"authorization_endpoint": f"{issuer}/authorize", "token_endpoint": f"{issuer}/token"}
+    at = {"at": [issuer, f"{issuer}/token", "c"], "issuer": issuer, "resource": None}
+    store(connections, visitor.server, {**EXPIRED, **at, "metadata": {"issuer": issuer, **ends}})
+
+    def request(_: int) -> str:
+        with pytest.raises(McpFailed) as failed:
+            visitor.request()
+        return str(failed.value)
+
+    assert {NOT_AUTHORIZED} == set(in_parallel(4, request))
+    before = Moving.token_requests
+    request(0)
+    assert before == Moving.token_requests - before  # those of one call
