@@ -122,10 +122,9 @@ def content_of(message: Mapping[str, Any]) -> Content:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
     """
     parts = [part for part in message["parts"] if part.get("type") != "step-start"]
-    if all(part.get("type") == "text" for part in parts):
-        given: Any = "\n".join(str(part.get("text")) for part in parts)
-    else:
-        given = [_part(part, f"messages.parts.{number}") for number, part in enumerate(parts)]
+    read = [_part(part, f"messages.parts.{number}") for number, part in enumerate(parts)]
+    is_text = all(part["type"] == "text" for part in read)
+    given = "\n".join(part["text"] for part in read) if is_text else read
     try:
         content: Content = _CONTENT.deserialize(given)
         return content

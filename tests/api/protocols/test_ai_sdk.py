@@ -154,6 +154,9 @@ def test_the_last_answer_is_generated_again_before_a_scheduled_message(
     ]
 
 
+TEXT_OF_NUMBER = {"type": "text", "text": 7}
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
@@ -164,6 +167,8 @@ def test_the_last_answer_is_generated_again_before_a_scheduled_message(
         ({"messages": [{"role": "user", "parts": []}]}, "messages"),
         ({"messages": [{"role": "system", "parts": []}]}, "messages"),
         ({"messages": [{"role": "user", "parts": [{"type": "audio"}]}]}, "messages.parts.0"),
+        ({"messages": [{"role": "user", "parts": [{"type": "text"}]}]}, "messages.parts.0"),
+        ({"messages": [{"role": "user", "parts": [TEXT_OF_NUMBER]}]}, "messages.parts.0"),
         ({"id": ""}, "id"),
         ({"id": None}, "id"),
         ({"trigger": "resume"}, "trigger"),
