@@ -15,6 +15,7 @@ from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.timeline import Entry
 from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Part
 
 #: Messages and runs that a client is shown when it connects.
 MAX_ENTRIES = 200
@@ -70,7 +71,22 @@ def _messages(sql: Connection, thread_id: UUID, without: UUID | None) -> list[Me
 
 def _user_message(row: Row[Any]) -> Message:
     id_ = row.metadata.get(MESSAGE_ID) or str(row.id)
-    return {"id": id_, "role": row.role, "content": row.content}
+    has_parts = row.parts is not None and row.role == "user"
+    content = [_part(part) for part in row.parts] if has_parts else row.content
+    return {"id": id_, "role": row.role, "content": content}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    """Return a part as a request may have it, so that the client shows and sends it as it is."""
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    kind = "url" if "url" in part else "file"
+    file = part.get("file") or {}
+    source = {"type": kind, "value": part["url"] if kind == "url" else part["file_id"]}
+    if "media_type" in file:
+        source["mimeType"] = file["media_type"]
+    shown = {"type": "image" if part["type"] == "image" else "document", "source": source}
+    return {**shown, "metadata": {"filename": file["name"]}} if "name" in file else shown
 
 
 def _run_messages(entry: Entry) -> Iterator[Message]:
