@@ -30,6 +30,7 @@ from arkloop.api.protocols.ai_sdk_answers import Waits, answer, has_bare_ids
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
 from arkloop.api.protocols.ai_sdk_projection import (
     DONE,
+    NEWEST,
     AiSdkProjection,
     Dialect,
     ends_response,
@@ -42,6 +43,7 @@ from arkloop.api.protocols.ai_sdk_requests import (
     content_of,
     dialect_of,
     new_message,
+    of_reader,
 )
 from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
@@ -184,7 +186,9 @@ def list_chat_messages(chat_id: str) -> Response:
         if thread is None:
             return jsonify([])
         before = args.before.position if args.before else None
-        shown, end = ai_sdk_messages.latest(sql, thread.id, limit=args.limit, before=before)
+        shown, end = ai_sdk_messages.latest(
+            sql, thread.id, of_reader(NEWEST), limit=args.limit, before=before
+        )
     return page(
         shown,
         args,
@@ -296,7 +300,12 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
         if queries.get(tx.sql, actor(), run_id)["thread_id"] != thread.id:
             raise RunNotFound()
         waits = _waits(tx.sql, run_id, dialect)
-        answer(tx, actor(), run_id, waits, message["parts"])
+        try:
+            answer(tx, actor(), run_id, waits, message["parts"])
+        except NotWaiting:
+            # A reply to an approval that is reserved for the org is refused as such.
+            of_all = _waits(tx.sql, run_id, dialect._replace(org_approvals=True))
+            answer(tx, actor(), run_id, of_all, message["parts"])
     is_bare = has_bare_ids(waits, message["parts"])
     return _stream(run_id, dialect, after=waits.count, has_bare_ids=is_bare)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping
 
-from arkloop.api.protocols.ai_sdk_projection import NEWEST, AiSdkProjection, Chunk
+from arkloop.api.protocols.ai_sdk_projection import NEWEST, AiSdkProjection, Chunk, Dialect
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import thread_entries
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 def latest(
-    sql: Connection, thread_id: UUID, *, limit: int, before: int | None
+    sql: Connection, thread_id: UUID, dialect: Dialect, *, limit: int, before: int | None
 ) -> tuple[list[Entry], int | None]:
     """Return the last messages before a position, the last one first.
 
@@ -40,7 +40,7 @@ def latest(
     shown: list[Entry] = []
     size = 0
     for row in found[:limit]:
-        if (message := _message(sql, row)) is None:
+        if (message := _message(sql, row, dialect)) is None:
             continue
         shown.append(Entry(row["position"], message))
         size += len(json.dumps(message))
@@ -49,13 +49,14 @@ def latest(
     return shown, found[limit - 1]["position"] if len(found) > limit else None
 
 
-def _message(sql: Connection, row: RowMapping) -> UIMessage | None:
+def _message(sql: Connection, row: RowMapping, dialect: Dialect) -> UIMessage | None:
     if row["run_id"] is None:
         return user_message(row["message_id"], row["content"], row["parts"], row["metadata"])
     state = RunState(row["state"])
     if not state.is_terminal and state != RunState.WAITING:
         return None
-    message = assistant_message(row["run_id"], event_log.read_table(sql, row["run_id"], 0))
+    events = event_log.read_table(sql, row["run_id"], 0)
+    message = assistant_message(row["run_id"], events, dialect)
     if not message["parts"]:
         if "status" not in message["metadata"].get("arkloop", {}):
             return None  # its events are gone
@@ -73,10 +74,12 @@ def user_message(
     return {"id": metadata.get(CLIENT_ID, str(message_id)), "role": "user", "parts": shown}
 
 
-def assistant_message(run_id: UUID, events: Iterable[StoredEvent]) -> UIMessage:
+def assistant_message(
+    run_id: UUID, events: Iterable[StoredEvent], dialect: Dialect = NEWEST
+) -> UIMessage:
     """Return the message that a client has which followed these events of the run."""
     # Every wait is passed: the answers are in the events.
-    projection = AiSdkProjection(run_id, NEWEST, until=None)
+    projection = AiSdkProjection(run_id, dialect, until=None)
     message = UIMessageFold(str(run_id))
     for event in events:
         for chunk in projection.chunks(json.loads(event.payload)):

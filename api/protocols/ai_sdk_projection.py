@@ -36,8 +36,6 @@ _BY_CLIENT = {"providerExecuted": False}
 _UNFINISHED = {"cancelled": "The run was stopped.", "failed": "The run failed."}
 _FORGOTTEN = "The run ended without a result of this call."  # by an agent worker
 _VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?(?:\.([0-9]{1,6}))?(?:[-+].*)?")
-
-
 #: Where most streams have nothing: a set of its own takes 216 bytes.
 _NONE: frozenset[str] = frozenset()
 
@@ -49,6 +47,7 @@ class Dialect(NamedTuple):
     approvals: bool = True  # 6.0.0
     approval_responses: bool = False  # 7.0.0
     resets: bool = False  # 7.0.70
+    org_approvals: bool = True  # the reader may reply to approvals that are reserved for the org
 
     @classmethod
     def of(cls, version: str) -> "Dialect | None":
@@ -369,8 +368,7 @@ class AiSdkProjection:
             denial = json.dumps({"decision": "deny", "reason": why})
             yield from self._answer({"request_id": request_id, "content": denial})
         for call_id in self._open_calls:
-            result = {"tool_call_id": call_id, "output": why, "is_error": True}
-            yield from self._result(result)
+            yield from self._result({"tool_call_id": call_id, "output": why, "is_error": True})
 
     def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
         finish: Chunk = {"type": "finish"}
@@ -385,7 +383,9 @@ def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:
         return bool(client_calls(data))
     if data.get("tool_call_id") is None:
         return False
-    return data["kind"] == "question" or (data["kind"] == "tool_confirmation" and dialect.approvals)
+    if data["kind"] != "tool_confirmation":
+        return bool(data["kind"] == "question")
+    return dialect.approvals and (dialect.org_approvals or data.get("approved_by") != "org")
 
 
 def client_calls(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:

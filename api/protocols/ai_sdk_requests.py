@@ -13,6 +13,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 
 from arkloop.api.endpoints.new_runs import CreateRun
 from arkloop.api.http.content import MessageContent, reasons
+from arkloop.api.http.current import actor
 from arkloop.api.http.fields import BoundedList, ClientId
 from arkloop.api.http.json_body import BodyLimits
 from arkloop.api.http.schema import Schema
@@ -56,13 +57,17 @@ class DialectQuery(Schema):
 def dialect_of(args: Mapping[str, Any]) -> Dialect:
     """Return the dialect that the query or the header asks for. Raises: InvalidRequest."""
     if "ai_sdk" in args:
-        return cast("Dialect", args["ai_sdk"])
+        return of_reader(cast("Dialect", args["ai_sdk"]))
     version = request.headers.get(VERSION_HEADER)
-    if version is None:
-        return DEFAULT
-    if (dialect := Dialect.of(version)) is None:
+    dialect = DEFAULT if version is None else Dialect.of(version)
+    if dialect is None:
         raise InvalidRequest(**{VERSION_HEADER: [_NO_VERSION]})
-    return dialect
+    return of_reader(dialect)
+
+
+def of_reader(dialect: Dialect) -> Dialect:
+    """Return the dialect with approvals that the reader may reply to, and no others."""
+    return dialect._replace(org_approvals=actor().end_user_id is None)
 
 
 class StreamQuery(DialectQuery):

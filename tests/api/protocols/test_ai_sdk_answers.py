@@ -17,10 +17,12 @@ from arkloop.shared.runs.pending_calls import TOO_LATE
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.tables.runs import inputs
 from arkloop.shared.times import now, rfc3339
+from tests.api.endpoints.published_personas import published
 from tests.api.protocols import late_calls, ui_chats
 from tests.api.protocols.late_calls import LATE, OPEN
 from tests.api.protocols.ui_chats import message, post, run_of, shown
 from tests.clients import User, error_of
+from tests.end_users import end_user
 from tests.stored_runs import StoredRuns
 
 #: Of vendors that count the calls of each run anew.
@@ -170,3 +172,49 @@ def test_a_message_does_not_wait_behind_what_its_page_is_asked(
         run_of(post(alice, message("Later"), chat=chat, not_before=in_a_day))
         sent = post(alice, second, chat=chat, on_busy="enqueue")
     assert "pending" == runs.state(UUID(run_of(sent)))
+
+
+def test_a_page_of_an_end_user_leaves_approvals_to_the_org(alice: User, runs: StoredRuns) -> None:
+    """Its response continues meanwhile, and its responses are counted without that wait."""
+    guarded = {"tools": ["calculator"], "require_approval": ["*"], "approved_by": "org"}
+    persona_id = published(alice, **{"key": "desk", **guarded})["id"]
+    chat, ann, request_id = ui_chats.new_id(), end_user(alice, persona_id=persona_id), new_id()
+    run_id = UUID(run_of(post(ann, message(), chat=chat)))
+    claim = runs.claim(run_id)
+    assert claim is not None
+    runs.write(claim, ToolCallRequested(CALL, "calculator", {}))
+    at_end = replace(claim, last_seq=runs.last_seq(run_id))
+    assert runs.park(
+        at_end, request_id, kind="tool_confirmation", tool_call_id=CALL, approved_by="org"
+    )
+
+    states = [[part.get("state") for part in shown(one, chat)[-1]["parts"]] for one in (alice, ann)]
+    assert [[None, "approval-requested"], [None, "input-available", None]] == states
+    assert "org" == shown(ann, chat)[-1]["parts"][-1]["data"]["approved_by"]
+    stream = f"/v1/ui/chat/{chat}/stream"
+    assert 204 == alice.get(stream).status_code
+    followed = ann.get(stream, buffered=False)
+    assert 200 == followed.status_code
+    reply = {"id": str(request_id), "approved": True}
+    call = {"toolCallId": CALL, "state": "approval-responded", "approval": reply}
+    approval = {"id": str(run_id), "role": "assistant", "parts": [call]}
+    assert (403, "approvals.reserved") == error_of(post(ann, approval, chat=chat))
+
+    run_of(post(alice, approval, chat=chat))
+    again = runs.claim(run_id)
+    assert again is not None
+    runs.write(again, RunInputReceived(str(request_id), '{"decision": "approve"}'))
+    runs.write(again, ToolResult(CALL, "calculator", "42", False, 1))
+    runs.write(again, ToolCallRequested("ask", "ask_user", {}))
+    asked = replace(again, last_seq=runs.last_seq(run_id))
+    assert runs.park(asked, new_id(), tool_call_id="ask")
+
+    lines = [line[6:] for line in followed.text.splitlines() if line.startswith("data: {")]
+    types = [json.loads(line)["type"] for line in lines]
+    assert "tool-output-available" in types
+    assert "finish" == types[-1]
+    assert not [kind for kind in types if "approval" in kind]
+    assert [204, 204] == [one.get(stream).status_code for one in (alice, ann)]
+    output = {"toolCallId": f"{run_id.hex}.ask", "output": "Rome"}
+    for reader, number in [(ann, 1), (alice, 2)]:
+        assert f"{run_id}.{number}" == run_of(post(reader, answer_to(run_id, output), chat=chat))
