@@ -29,9 +29,9 @@ from mcp.shared.auth import (
     OAuthToken,
     ProtectedResourceMetadata,
 )
-from pydantic import AnyUrl, BaseModel, Field, ValidationError
+from pydantic import AnyUrl, BaseModel, ValidationError
 
-from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed, token_requests
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
@@ -41,7 +41,6 @@ CLIENT_NAME = "Arkloop Runs"
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
 _FAILED = "The authorization at the server failed"
-_BASIC, _POST = "client_secret_basic", "client_secret_post"
 _MOVED = (
     "The server names another authorization server than the one that its client_secret was used at."
     " If that is right, an admin has to change `oauth`."
@@ -152,6 +151,9 @@ class EndUserOAuth(OAuthClientProvider):
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401
                     self._missing = _missing_scope(response)
+                elif (again := await self._by_basic(outgoing, response)) is not None:
+                    again.headers.update(_HEADERS)
+                    response = await self._better_of(response, (yield again))
                 try:
                     outgoing = await flow.asend(response)
                 except _ClientForgotten:
@@ -205,23 +207,31 @@ class EndUserOAuth(OAuthClientProvider):
         if self.grant is not None and not self._is_granted_here():
             # An earlier request has found another authorization server, and nobody went there.
             self._load(self.grant)
-        self._choose_method()
+        token_requests.choose_method(self._registered, self.context.oauth_metadata)
         return await super()._refresh_token()
 
     async def _exchange_token_authorization_code(
         self, auth_code: str, code_verifier: str
     ) -> httpx2.Request:
-        self._choose_method()
+        token_requests.choose_method(self._registered, self.context.oauth_metadata)
         return await super()._exchange_token_authorization_code(auth_code, code_verifier)
 
-    def _choose_method(self) -> None:
-        """Choose how an admin's `client_secret` is sent; servers must accept Basic by default."""
-        client, metadata = self._registered, self.context.oauth_metadata
-        if client is None or client.client_secret is None:
-            return
-        supported = metadata and metadata.token_endpoint_auth_methods_supported
-        is_basic = supported is None or (_BASIC in supported and _POST not in supported)
-        client.token_endpoint_auth_method = _BASIC if is_basic else _POST
+    async def _by_basic(
+        self, sent: httpx2.Request, response: httpx2.Response
+    ) -> httpx2.Request | None:
+        """Return a request whose client was refused, with HTTP Basic, if that may be accepted."""
+        if self._registered is None or not await token_requests.is_client_refused(response):
+            return None
+        return await token_requests.by_basic(self.context, sent)
+
+    async def _better_of(
+        self, by_form: httpx2.Response, by_basic: httpx2.Response
+    ) -> httpx2.Response:
+        """Return the response that says more, and keep to Basic if the client was accepted."""
+        if self._registered is not None and await token_requests.is_client_accepted(by_basic):
+            self._registered.token_endpoint_auth_method = token_requests.BASIC
+            return by_basic
+        return by_basic if token_requests.is_unavailable(by_basic) else by_form
 
     async def _handle_token_response(self, response: httpx2.Response) -> None:
         if not self._is_refreshing:
@@ -236,17 +246,17 @@ class EndUserOAuth(OAuthClientProvider):
         if response.status_code in (200, 201):
             await super()._handle_token_response(response)
             return
-        error = await _error_of(response)
+        error = await token_requests.error_of(response)
         if error == "invalid_grant":  # a new code may be good
             await self._perform_authorization_code_grant()
-        if _is_unavailable(response):
+        if token_requests.is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)
         raise McpFailed(f"{_FAILED}: {error or f'HTTP status {response.status_code}'}.")
 
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
-        if _is_unavailable(response):
+        if token_requests.is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)  # the grant may still be good
-        if self._registered is None and await _error_of(response) == "invalid_client":
+        if self._registered is None and await token_requests.error_of(response) == "invalid_client":
             self._replace_client()
         return await super()._handle_refresh_response(response)
 
@@ -348,23 +358,10 @@ def _registered(server: Server) -> OAuthClientInformationFull | None:
     client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
     if client_id is None:
         return None
-    method = "none" if secret is None else _BASIC
+    method = "none" if secret is None else token_requests.POST
     return OAuthClientInformationFull(
         client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
     )
-
-
-class _Refusal(BaseModel):
-    """The response of a token endpoint that refuses a request (RFC 6749, section 5.2)."""
-
-    error: str = Field(pattern="^[a-z0-9_.-]{1,64}$")
-
-
-async def _error_of(response: httpx2.Response) -> str | None:
-    try:
-        return _Refusal.model_validate_json(await response.aread()).error
-    except ValidationError:
-        return None
 
 
 def _missing_scope(response: httpx2.Response) -> str | None:
@@ -373,10 +370,6 @@ def _missing_scope(response: httpx2.Response) -> str | None:
     if response.status_code != 403 or error != "insufficient_scope":
         return None
     return extract_scope_from_www_auth(response) or ""
-
-
-def _is_unavailable(response: httpx2.Response) -> bool:
-    return response.status_code == 429 or response.status_code >= 500
 
 
 def _plain(model: BaseModel | None) -> dict[str, Any] | None:

@@ -26,6 +26,8 @@ class Internet:
         self.valid: set[str] = set()
         self.token_status, self.token_error = 200, "invalid_grant"
         self.auth_methods: list[str] | None = None  # that its metadata has
+        self.refusal_status = 401
+        self.accepts: str | None = None  # how a client's secret has to be sent
         self.token_requests: list[tuple[str, dict[str, str]]] = []
         self.seen: list[httpx2.Request] = []
         self.registrations = 0
@@ -73,6 +75,9 @@ class Internet:
     def _issue(self, request: httpx2.Request) -> httpx2.Response:
         form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
         self.token_requests.append((request.url.host, form))
+        sent = "client_secret_basic" if "Authorization" in request.headers else "client_secret_post"
+        if self.accepts not in (None, sent):
+            return httpx2.Response(self.refusal_status, json={"error": "invalid_client"})
         if self.token_status != 200:
             return httpx2.Response(self.token_status, json={"error": self.token_error})
         number = len(self.token_requests)

@@ -23,6 +23,7 @@ def test_a_failed_exchange_is_reported(status: int, error: str, why: str) -> Non
     async def story(internet: Internet) -> None:
         made = await Process(internet, {}, **OWN).asked()
         internet.token_status, internet.token_error = status, error
+        internet.auth_methods = ["client_secret_post"]
         process = Process(internet, {"answered": {**made, "code": "c", "iss": None}}, **OWN)
         for _ in range(2):  # the SDK makes two to begin a session
             problem = await process.refused()
@@ -71,16 +72,15 @@ def test_a_failed_exchange_leaves_an_earlier_grant_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("methods", "is_basic"),
     [
-        (None, True),
         (["client_secret_basic"], True),
         (["client_secret_basic", "client_secret_post"], False),
         (["private_key_jwt", "client_secret_post"], False),
     ],
 )
 def test_a_client_secret_is_sent_as_the_authorization_server_accepts_it(
-    methods: list[str] | None, is_basic: bool
+    methods: list[str], is_basic: bool
 ) -> None:
-    """Basic is what metadata without the methods means (RFC 8414)."""
+    """The form comes first, of the methods that its metadata lists."""
 
     async def story(internet: Internet) -> None:
         internet.auth_methods = methods
@@ -93,5 +93,58 @@ def test_a_client_secret_is_sent_as_the_authorization_server_accepts_it(
         for one, (_, form) in zip(sent, internet.token_requests, strict=True):
             assert is_basic == ("Authorization" in one.headers)
             assert is_basic == ("client_secret" not in form)
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("accepts", ["client_secret_post", "client_secret_basic"])
+def test_a_client_secret_is_sent_by_basic_where_the_form_is_refused(
+    accepts: str, status: int
+) -> None:
+    """The metadata lists no method; for the code and to refresh, a session finds it only once."""
+
+    async def story(internet: Internet) -> None:
+        internet.accepts, internet.refusal_status = accepts, status
+        refused = ["form"] if accepts == "client_secret_basic" else []
+        accepted = "Basic b3duOmhpZGRlbg==" if refused else "form"
+
+        def sent() -> list[str]:
+            requests = [one for one in internet.seen if one.url.path == "/token"]
+            internet.seen.clear()
+            assert all(one.headers["User-Agent"] == "arkloop" for one in requests)
+            return [one.headers.get("Authorization", "form") for one in requests]
+
+        grant = await granted(internet, **OWN)
+        assert [*refused, accepted] == sent()
+        process = Process(internet, {"grant": {**grant, "expires_at": 1}}, **OWN)
+        assert 200 == await process.post()
+        assert [*refused, accepted] == sent()
+        internet.valid.clear()
+        assert 200 == await process.post()
+        assert [accepted] == sent()
+
+        forms = [{**form, "client_secret": ""} for _, form in internet.token_requests]
+        if refused:
+            assert [forms[0], forms[2]] == [forms[1], forms[3]]
+
+    in_loop(story)
+
+
+def test_a_session_keeps_to_the_form_where_basic_is_refused_as_well() -> None:
+    """The authorization server may have refused the client for a moment, whatever the method."""
+
+    async def story(internet: Internet) -> None:
+        grant = {**await granted(internet, **OWN), "expires_at": 1}
+        internet.token_requests.clear()
+        internet.token_status, internet.token_error = 401, "invalid_client"
+        process = Process(internet, {"grant": grant}, **OWN)
+        await process.asked()
+        assert ["client_secret" in form for _, form in internet.token_requests] == [True, False]
+
+        internet.token_status = 200
+        process.oauth.take({"grant": {**grant, "id": "1"}, "client": None, "answered": None})
+        assert 200 == await process.post()
+        assert "client_secret" in internet.token_requests[-1][1]
 
     in_loop(story)

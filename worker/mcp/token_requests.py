@@ -1,0 +1,73 @@
+"""Requests to a token endpoint: how an admin's `client_secret` is sent, and why one is refused."""
+
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+import httpx2
+from mcp.client.auth.oauth2 import OAuthContext
+from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata
+from pydantic import BaseModel, Field, ValidationError
+
+BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+def choose_method(
+    client: OAuthClientInformationFull | None, metadata: OAuthMetadata | None
+) -> None:
+    """Choose a method that the metadata lists, the form first; without a list it stays."""
+    supported = _methods(metadata)
+    if client is not None and client.client_secret is not None and supported is not None:
+        is_basic = BASIC in supported and POST not in supported
+        client.token_endpoint_auth_method = BASIC if is_basic else POST
+
+
+async def by_basic(context: OAuthContext, sent: httpx2.Request) -> httpx2.Request | None:
+    """Return a request with HTTP Basic in place of one with the secret in its form.
+
+    By RFC 8414 metadata without a list means Basic, but there are authorization servers without one
+    that accept only the form. None: no such request was sent, or the metadata has a list.
+    """
+    form = dict(parse_qsl((await sent.aread()).decode(), keep_blank_values=True))
+    client, secret = context.client_info, form.pop("client_secret", None)
+    if client is None or secret is None or _methods(context.oauth_metadata) is not None:
+        return None
+    client = client.model_copy(update={"token_endpoint_auth_method": BASIC})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    form, headers = replace(context, client_info=client).prepare_token_auth(form, headers)
+    return httpx2.Request("POST", sent.url, data=form, headers=headers)
+
+
+def _methods(metadata: OAuthMetadata | None) -> list[str] | None:
+    return None if metadata is None else metadata.token_endpoint_auth_methods_supported
+
+
+class _Refusal(BaseModel):
+    """The response of a token endpoint that refuses a request (RFC 6749, section 5.2)."""
+
+    error: str = Field(pattern="^[a-z0-9_.-]{1,64}$")
+
+
+async def error_of(response: httpx2.Response) -> str | None:
+    """Return why the token endpoint refuses a request."""
+    try:
+        return _Refusal.model_validate_json(await response.aread()).error
+    except ValidationError:
+        return None
+
+
+async def is_client_refused(response: httpx2.Response) -> bool:
+    """Return whether the client, or the method of its secret, is not accepted."""
+    if not response.is_client_error:
+        return False
+    error = await error_of(response)
+    return error == "invalid_client" or (response.status_code == 401 and error != "invalid_grant")
+
+
+async def is_client_accepted(response: httpx2.Response) -> bool:
+    """Return whether the client is accepted, whatever its code or refresh token is worth."""
+    return response.is_success or await error_of(response) == "invalid_grant"
+
+
+def is_unavailable(response: httpx2.Response) -> bool:
+    """Return whether the same request may be accepted later."""
+    return response.status_code == 429 or response.status_code >= 500
