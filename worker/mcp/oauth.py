@@ -47,8 +47,8 @@ _MOVED = (
 )
 
 
-class _ClientForgotten(Exception):
-    """The loss of our registration at the authorization server, which the flow begins anew for."""
+class _ClientUnusable(Exception):
+    """The lack of a registration that can be used, which the flow begins anew for."""
 
 
 class EndUserOAuth(OAuthClientProvider):
@@ -78,6 +78,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._registered = _registered(server)
         self.context.client_info = self._registered
         self._stored: OAuthClientInformationFull | None = None  # made before, by another process
+        self._made: OAuthClientInformationFull | None = None  # by this session
         self._issuer: str | None = None  # of the authorization server that the client belongs to
         self.grant: dict[str, Any] | None = None
         #: Called with each new grant at once: a request may be cancelled before it has its answer.
@@ -99,7 +100,8 @@ class EndUserOAuth(OAuthClientProvider):
         """
         grant, answered = access["grant"], access["answered"]
         self._failure = None
-        self._stored = _parsed(OAuthClientInformationFull, access["client"])
+        stored = _parsed(OAuthClientInformationFull, access["client"])
+        self._stored = stored if stored is None or self._leads_here(stored) else self._made
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
             self._answered = answered
@@ -156,7 +158,8 @@ class EndUserOAuth(OAuthClientProvider):
                     response = await self._better_of(response, (yield again))
                 try:
                     outgoing = await flow.asend(response)
-                except _ClientForgotten:
+                except _ClientUnusable:
+                    self._is_refreshing = False
                     request.headers.pop("Authorization", None)
                     flow, has_begun = super().async_auth_flow(request), False
                     outgoing = await anext(flow)
@@ -172,6 +175,8 @@ class EndUserOAuth(OAuthClientProvider):
                 self._is_refreshing = False
                 if self._is_exchanging:
                     self._keep_failure(problem)
+                if self.context.client_info is None and self.grant is not None:
+                    self._load(self.grant)  # no other client was registered
             await flow.aclose()
         self._problems[call_id_of(request)] = problem
         request.headers.pop("Authorization", None)
@@ -237,9 +242,6 @@ class EndUserOAuth(OAuthClientProvider):
         if not self._is_refreshing:
             await self._handle_exchange_response(response)
         elif not await self._handle_refresh_response(response):
-            if self.context.client_info is None:
-                self._is_refreshing = False
-                raise _ClientForgotten
             await self._perform_authorization_code_grant()
 
     async def _handle_exchange_response(self, response: httpx2.Response) -> None:
@@ -260,6 +262,12 @@ class EndUserOAuth(OAuthClientProvider):
             self._replace_client()
         return await super()._handle_refresh_response(response)
 
+    def _leads_here(self, client: OAuthClientInformationFull) -> bool:
+        """Return whether people come back from a client's pages: our address may have changed."""
+        ours = self.context.client_metadata.redirect_uris or []
+        uris = client.redirect_uris  # not known of an admin's client, and of some earlier ones
+        return not uris or str(ours[0]) in map(str, uris)
+
     def _replace_client(self) -> None:
         """Use the stored client in place of one that is forgotten, or have another registered."""
         client, stored = self.context.client_info, self._stored
@@ -270,6 +278,9 @@ class EndUserOAuth(OAuthClientProvider):
         answered, self._answered = self._answered, None
         if answered is None or answered["at"] != self._where():
             # If the server names another authorization server now, that one must not get the code.
+            if self.context.client_info is None or not self._leads_here(self.context.client_info):
+                self.context.client_info = None
+                raise _ClientUnusable
             return await super()._perform_authorization_code_grant()
         self._is_exchanging = True
         # What a response without a `scope` has granted; the request may have asked for less.
@@ -339,7 +350,12 @@ class EndUserOAuth(OAuthClientProvider):
         return self.context.client_info
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep nothing: the registration is part of the request and of the grant."""
+        """Complete a registration; as a part of the request and of the grant it is stored.
+
+        Some authorization servers leave out what they were sent, or write it in another form.
+        """
+        client_info.redirect_uris = self.context.client_metadata.redirect_uris
+        self._made = client_info
 
 
 def tokens_of(access: Mapping[str, Any] | None) -> list[str]:

@@ -31,6 +31,7 @@ class Internet:
         self.token_requests: list[tuple[str, dict[str, str]]] = []
         self.seen: list[httpx2.Request] = []
         self.registrations = 0
+        self.registered: dict[str, Any] = {}  # what the response has besides the id
         self.needs, self.gives, self.shows_scope = "", "", False  # scopes, also of new tokens
         self.scopes: dict[str, str] = {}
         self.is_slow = asyncio.Event()
@@ -67,7 +68,7 @@ class Internet:
             case "/register":
                 self.registrations += 1
                 client = "registered" if self.registrations == 1 else f"c{self.registrations}"
-                return httpx2.Response(201, json={"client_id": client})
+                return httpx2.Response(201, json={**self.registered, "client_id": client})
             case "/token":
                 return self._issue(request)
         return httpx2.Response(404)
