@@ -303,6 +303,8 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
         try:
             answer(tx, actor(), run_id, waits, message["parts"])
         except NotWaiting:
+            if dialect.org_approvals:
+                raise
             # A reply to an approval that is reserved for the org is refused as such.
             of_all = _waits(tx.sql, run_id, dialect._replace(org_approvals=True))
             answer(tx, actor(), run_id, of_all, message["parts"])
