@@ -27,14 +27,9 @@ from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
 from arkloop.api.protocols import ai_sdk_messages, sent_files
 from arkloop.api.protocols.ai_sdk_answers import Waits, answer, has_bare_ids
+from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect, ends_response
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
-from arkloop.api.protocols.ai_sdk_projection import (
-    DONE,
-    NEWEST,
-    AiSdkProjection,
-    Dialect,
-    ends_response,
-)
+from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
 from arkloop.api.protocols.ai_sdk_requests import (
     CHAT,
     LIMITS,

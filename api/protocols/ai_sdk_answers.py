@@ -8,8 +8,8 @@ from uuid import UUID
 
 from arkloop.api.http import audited
 from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.ai_sdk_dialects import Dialect, client_calls, ends_response
 from arkloop.api.protocols.ai_sdk_outputs import text_of
-from arkloop.api.protocols.ai_sdk_projection import Dialect, client_calls, ends_response
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting
 from arkloop.shared.events import event_log

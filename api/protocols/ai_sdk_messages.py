@@ -7,7 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping
 
-from arkloop.api.protocols.ai_sdk_projection import NEWEST, AiSdkProjection, Chunk, Dialect
+from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect
+from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection, Chunk
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import thread_entries

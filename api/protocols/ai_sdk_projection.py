@@ -6,13 +6,13 @@ request with the answer: so a stream covers the run from one such wait to the ne
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect, client_calls, ends_response
 from arkloop.api.protocols.ai_sdk_outputs import JSON, value_of
 from arkloop.shared.agents import approvals
 from arkloop.shared.runs import pending_calls
@@ -35,33 +35,8 @@ _BY_CLIENT = {"providerExecuted": False}
 #: What a page shows at calls that have no result when the run ends so.
 _UNFINISHED = {"cancelled": "The run was stopped.", "failed": "The run failed."}
 _FORGOTTEN = "The run ended without a result of this call."  # by an agent worker
-_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?(?:\.([0-9]{1,6}))?(?:[-+].*)?")
 #: Where most streams have nothing: a set of its own takes 216 bytes.
 _NONE: frozenset[str] = frozenset()
-
-
-class Dialect(NamedTuple):
-    """The chunks that a client's schema knows: any other ends its stream with an error."""
-
-    finish_reasons: bool = True  # 6.0.0
-    approvals: bool = True  # 6.0.0
-    approval_responses: bool = False  # 7.0.0
-    resets: bool = False  # 7.0.70
-    org_approvals: bool = True  # the reader may reply to approvals that are reserved for the org
-
-    @classmethod
-    def of(cls, version: str) -> "Dialect | None":
-        """Return the dialect of a version of `ai`; None for text that is not one from 5 on."""
-        match = _VERSION.fullmatch(version)
-        number = tuple(int(part or 0) for part in match.groups()) if match else (0,)
-        if number < (5,):
-            return None
-        return cls(number >= (6,), number >= (6,), number >= (7,), number >= (7, 0, 70))
-
-
-#: Without a version: `ai` 6 and 7 of any version, and 5 unless a call requires approval.
-DEFAULT = Dialect(finish_reasons=False)
-NEWEST = Dialect(True, True, True, True)
 
 
 @dataclass(slots=True)
@@ -375,22 +350,6 @@ class AiSdkProjection:
         if self.dialect.finish_reasons:
             finish["finishReason"] = reason
         return {**finish, "messageMetadata": {"arkloop": {"run_id": str(self.run_id), **about}}}
-
-
-def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:
-    """Return whether the client answers this `run.waiting_for_input` with a new chat request."""
-    if data["kind"] == pending_calls.KIND:
-        return bool(client_calls(data))
-    if data.get("tool_call_id") is None:
-        return False
-    if data["kind"] != "tool_confirmation":
-        return bool(data["kind"] == "question")
-    return dialect.approvals and (dialect.org_approvals or data.get("approved_by") != "org")
-
-
-def client_calls(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the calls of a `run.waiting_for_input` whose results the client sends, not the org."""
-    return [call for call in data.get("calls") or () if call.get("result_from") != "http"]
 
 
 def _input(call_id: str, name: str, arguments: Any, *, by_client: bool = False) -> Chunk:

@@ -18,7 +18,7 @@ from arkloop.api.http.fields import BoundedList, ClientId
 from arkloop.api.http.json_body import BodyLimits
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import sent_files
-from arkloop.api.protocols.ai_sdk_projection import DEFAULT, Dialect
+from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs.creation import NewMessage
 from arkloop.shared.threads.content import Content

@@ -7,14 +7,10 @@ import pytest
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_answers import Waits
+from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect
 from arkloop.api.protocols.ai_sdk_messages import assistant_message
 from arkloop.api.protocols.ai_sdk_outputs import text_of, value_of
-from arkloop.api.protocols.ai_sdk_projection import (
-    DEFAULT,
-    DONE,
-    AiSdkProjection,
-    Dialect,
-)
+from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
 from arkloop.api.protocols.projection import project_all
 from arkloop.shared.events.stored_events import StoredEvent
 from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
@@ -95,20 +91,6 @@ def test_a_client_of_5_is_sent_no_approvals() -> None:
 
     assert 2 == types.count("data-arkloop-input")
     assert set() == {kind for kind in types if "approval" in kind or "denied" in kind}
-
-
-@pytest.mark.parametrize("version", ["", "4.3.19", "x", "7.x", "latest", "7.0.1.2", "-7"])
-def test_what_is_no_version_has_no_dialect(version: str) -> None:
-    """Neither has a version before 5."""
-    assert Dialect.of(version) is None
-
-
-def test_versions_have_the_dialect_of_the_last_change_before_them() -> None:
-    """`reset-step` is sent from 7.0.70 on, also to versions that are not there yet."""
-    assert [False, False, False, True, True, True] == [
-        dialect_of(version).resets
-        for version in ("6.9.99", "7", "7.0.69", "7.0.70", "7.0.173-beta.1", "8")
-    ]
 
 
 @pytest.mark.parametrize(
