@@ -173,7 +173,9 @@ class UIMessageFold:
             case {"type": "tool-output-available", "toolCallId": call_id}:
                 self._find(call_id).update(state="output-available", output=chunk["output"])
             case {"type": "tool-output-error", "toolCallId": call_id}:
-                self._find(call_id).update(state="output-error", errorText=chunk["errorText"])
+                call = self._find(call_id)
+                call.setdefault("input", None)  # of incomplete arguments
+                call.update(state="output-error", errorText=chunk["errorText"])
             case {"type": "tool-output-denied", "toolCallId": call_id}:
                 self._find(call_id)["state"] = "output-denied"
 

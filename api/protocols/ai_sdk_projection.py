@@ -154,10 +154,7 @@ class AiSdkProjection:
             yield {"type": "reset-step"}
         else:
             yield from self._close_part()
-            for call_id in sorted(self._inputs):
-                call = {"toolCallId": call_id, "toolName": self._names[call_id], "input": None}
-                why = "The model started over."
-                yield {"type": "tool-input-error", **call, "errorText": why}
+            yield from self._end_inputs("The model started over.")
             yield {"type": "data-arkloop-reset", "data": {"reason": data["reason"]}}
         self._part = None
         self._text.clear()
@@ -196,6 +193,12 @@ class AiSdkProjection:
             kind, part_id = self._part
             self._part = None
             yield {"type": f"{kind}-end", "id": part_id}
+
+    def _end_inputs(self, why: str) -> Iterator[Chunk]:
+        """End calls whose arguments stay incomplete; 5.0.0 does not know `tool-input-error`."""
+        for call_id in sorted(self._inputs):
+            yield {"type": "tool-output-error", "toolCallId": call_id, "errorText": why}
+        self._inputs = _NONE
 
     # ---- calls ----
 
@@ -315,7 +318,7 @@ class AiSdkProjection:
     # ---- the end ----
 
     def _end(self, status: str, data: Mapping[str, Any]) -> Iterator[Chunk]:
-        has_calls = self._has_calls
+        has_calls = self._has_calls or bool(self._inputs)
         yield from self._end_calls(_UNFINISHED.get(status, _FORGOTTEN))
         yield from self._end_step()
         about = {"status": status, "usage": data["usage"], "cost_usd": data["cost_usd"]}
@@ -344,6 +347,7 @@ class AiSdkProjection:
             yield from self._answer({"request_id": request_id, "content": denial})
         for call_id in self._open_calls:
             yield from self._result({"tool_call_id": call_id, "output": why, "is_error": True})
+        yield from self._end_inputs(why)
 
     def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
         finish: Chunk = {"type": "finish"}

@@ -209,6 +209,8 @@ def test_a_run_that_ends_leaves_no_call_open(length: int, version: str, status: 
         ("approvals", 8, ["output-error", "output-error"]),
         ("approvals", 11, ["output-error", "output-denied"]),
         ("question", 6, ["output-error"]),
+        ("streamed_arguments", 3, ["output-error"]),
+        ("streamed_arguments", 6, ["output-error", "output-error"]),
     ],
 )
 def test_a_stored_message_has_no_open_call_either(
@@ -220,8 +222,40 @@ def test_a_stored_message_has_no_open_call_either(
     calls = [p for p in assistant_message(RUN_ID, stored)["parts"] if "toolCallId" in p]
 
     assert states == [call["state"] for call in calls]
+    assert all("input" in call for call in calls)
     answers = [(c["state"], c["approval"]["approved"]) for c in calls if "approval" in c]
     assert all(approved == (state != "output-denied") for state, approved in answers)
+
+
+@pytest.mark.parametrize(
+    ("status", "last"),
+    [("cancelled", ["abort", "start-step"]), ("failed", ["error"]), ("completed", ["finish"])],
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_that_ends_in_mid_arguments_leaves_no_call_open(
+    version: str, status: str, last: list[str]
+) -> None:
+    """A call whose arguments were being streamed is no call that is made later."""
+    events = [*events_of("streamed_arguments")[:5], ended(6, status)]
+    chunks = chunks_of(project_all(events, AiSdkProjection(RUN_ID, dialect_of(version))))
+
+    begun, errors = ids_of(chunks, "tool-input-start"), ids_of(chunks, "tool-output-error")
+    assert ["call_1_1", "call_1_2"] == begun == errors
+    after = [kind for kind in types_of(chunks) if kind != "finish-step"]
+    place = len(after) - after[::-1].index("tool-output-error")
+    assert last == after[place : place + len(last)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_turn_that_starts_over_ends_the_calls_it_was_writing(version: str) -> None:
+    """Clients without `reset-step` get a chunk for it that all of them know."""
+    reset = {"seq": 6, "type": "message.reset", "data": {"from_seq": 2, "reason": "output"}}
+    events = [*events_of("streamed_arguments")[:5], reset, ended(7, "cancelled")]
+    chunks = chunks_of(project_all(events, AiSdkProjection(RUN_ID, dialect_of(version))))
+
+    ended_calls = [] if version == "7.0.70" else ["call_1_1", "call_1_2"]
+    assert ended_calls == ids_of(chunks, "tool-output-error")
+    assert "tool-input-error" not in types_of(chunks)
 
 
 def ended(seq: int, status: str) -> dict[str, Any]:
@@ -247,6 +281,11 @@ def by_client(of_http: tuple[str, ...], number: int) -> list[str]:
     chunks = chunks_of(project_all(events_waiting_for(of_http), projection))
     inputs = [chunk for chunk in chunks if chunk["type"] == "tool-input-available"]
     return [id_of(chunk) for chunk in inputs if not chunk["providerExecuted"]]
+
+
+def ids_of(chunks: list[dict[str, Any]], kind: str) -> list[str]:
+    """Return the ids that the run has for the calls of these chunks."""
+    return [id_of(chunk) for chunk in chunks if chunk["type"] == kind]
 
 
 def id_of(chunk: dict[str, Any]) -> str:
