@@ -114,9 +114,9 @@ def send_chat() -> Response:
         _check_edit(body)
     elif (run_id := _retried(body)) is not None:
         return _stream(run_id, dialect, is_new=True)
-    run_id = _sent(body, dialect)
+    run_id, is_replay = _sent(body, dialect)
     if body.get("on_busy") != OnBusy.STEER:
-        return _stream(run_id, dialect, is_new=True)
+        return _stream(run_id, dialect, is_new=not is_replay)
     # A run that was active already has taken the message.
     with connections().reading() as sql:
         waits = _waits(sql, run_id, dialect)
@@ -208,8 +208,11 @@ def _check_edit(body: Mapping[str, Any]) -> None:
             raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
 
 
-def _sent(body: Mapping[str, Any], dialect: Dialect) -> UUID:
-    """Create the run that answers the new message; the same message again is answered by it."""
+def _sent(body: Mapping[str, Any], dialect: Dialect) -> tuple[UUID, bool]:
+    """Create the run that answers the new message; the same message again is answered by it.
+
+    The second value is whether the run's id is that of a stored answer: the run may be deleted.
+    """
     message = body["message"]
     message_id: str | None = message.get("id")
 
@@ -247,7 +250,8 @@ def _sent(body: Mapping[str, Any], dialect: Dialect) -> UUID:
             response = answered_once(key, message["parts"], make)
     except IdempotencyConflict:
         raise _edited() from None
-    return UUID(json.loads(response.get_data())["run_id"])
+    run_id = UUID(json.loads(response.get_data())["run_id"])
+    return run_id, "Idempotency-Replayed" in response.headers
 
 
 def _check_asks_nothing(sql: Connection, run_id: UUID | None, dialect: Dialect) -> None:

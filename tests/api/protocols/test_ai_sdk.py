@@ -111,6 +111,21 @@ def test_a_message_that_is_sent_again_is_answered_once(alice: User) -> None:
     )
 
 
+@pytest.mark.parametrize("how", [{}, {"trigger": "regenerate-message"}, {"on_busy": "steer"}])
+def test_a_message_that_is_sent_again_to_a_deleted_chat_is_404(
+    alice: User, how: dict[str, str]
+) -> None:
+    """A stream of a run that is gone would break off each time; the chat can begin anew."""
+    chat, said = new_id(), message()
+    run_id = run_of(post(alice, said, chat=chat, **how))
+    thread_id = alice.get(f"/v1/runs/{run_id}").json["thread_id"]
+    alice.post(f"/v1/runs/{run_id}:cancel")
+    assert 204 == alice.delete(f"/v1/threads/{thread_id}").status_code
+
+    assert (404, "runs.not_found") == error_of(post(alice, said, chat=chat, **how))
+    assert run_id != run_of(post(alice, message(), chat=chat, **how))
+
+
 def test_a_message_of_which_the_request_was_lost_is_sent_by_regenerate(
     alice: User, runs: StoredRuns
 ) -> None:
