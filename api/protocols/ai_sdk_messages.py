@@ -171,7 +171,9 @@ class UIMessageFold:
                     {name: chunk[name] for name in ("approved", "reason") if name in chunk}
                 )
             case {"type": "tool-output-available", "toolCallId": call_id}:
-                self._find(call_id).update(state="output-available", output=chunk["output"])
+                call = self._find(call_id)
+                call.update(state="output-available", output=chunk["output"])
+                call["providerExecuted"] = chunk.get("providerExecuted", call["providerExecuted"])
             case {"type": "tool-output-error", "toolCallId": call_id}:
                 call = self._find(call_id)
                 call.setdefault("input", None)  # of incomplete arguments

@@ -63,6 +63,8 @@ class AiSdkProjection:
     #: The model turn of the step is complete: what is streamed next belongs to another step.
     _is_turn_done: bool = False
     _has_calls: bool = False
+    #: What stays of a step that a wait has closed in mid-turn, if the turn is void: its question.
+    _kept: tuple[Chunk, ...] | None = None
     #: What the turn has streamed of its text, until it is complete.
     _text: list[str] = field(default_factory=list)
     #: The part that is being streamed: `text` or `reasoning`, and its id.
@@ -148,15 +150,16 @@ class AiSdkProjection:
 
     def _reset(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         """Void what the turn has streamed; a client that cannot is sent new parts after it."""
-        if not self._is_step_open or self._is_turn_done:
+        if self._kept is None and (not self._is_step_open or self._is_turn_done):
             return
         if self.dialect.resets:
             yield {"type": "reset-step"}
+            yield from self._kept or ()
         else:
             yield from self._close_part()
             yield from self._end_inputs("The model started over.")
             yield {"type": "data-arkloop-reset", "data": {"reason": data["reason"]}}
-        self._part = None
+        self._part = self._kept = None
         self._text.clear()
         self._inputs = _NONE
 
@@ -177,6 +180,7 @@ class AiSdkProjection:
         if not self._is_step_open:
             self._is_step_open = True
             self._is_turn_done = self._has_calls = False
+            self._kept = None
             self._text.clear()
             self._names.clear()
             self._inputs = _NONE
@@ -251,6 +255,10 @@ class AiSdkProjection:
             request = {"run_id": str(self.run_id), **self._with_ids(data)}
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
             return
+        # A custom agent may ask in mid-turn. It begins that turn anew once there is an answer, but
+        # until then the person needs the text.
+        is_in_turn = self._is_step_open and not self._is_turn_done and not self.has_bare_ids
+        self._kept = () if is_in_turn else None
         if data["kind"] == "tool_confirmation":
             call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
             request = {"approvalId": data["request_id"], "toolCallId": call_id}
@@ -284,6 +292,8 @@ class AiSdkProjection:
             call_id = self._id(data["request_id"])
             if not self.has_bare_ids:  # as in `_answer`
                 self._open_calls += (data["request_id"],)
+        if self._kept is not None:
+            self._kept += (_input(call_id, _ASK_USER, asked),)
         yield from self._client_call(call_id, _ASK_USER, asked)
 
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
@@ -298,7 +308,10 @@ class AiSdkProjection:
         # A page of the release before has no call of this id, and its answer already.
         if (own := self._id(request_id)) in self._client_calls and not self.has_bare_ids:
             output = {"toolCallId": own, **_BY_CLIENT, "output": value_of(data["content"])}
-            yield {"type": "tool-output-available", **output}
+            answer = {"type": "tool-output-available", **output}
+            if self._kept is not None:
+                self._kept += (answer,)
+            yield answer
         call_id = self._asked.pop(request_id, None)
         if call_id is None:
             return

@@ -171,7 +171,8 @@ def test_a_question_with_a_key_is_a_call_of_its_own(version: str) -> None:
     """A custom agent may ask about a step, by the id of its call, or by a key that is none."""
     chunks = chunks_of(frames_of("keyed_questions", dialect_of(version), until=2))
 
-    calls = [chunk for chunk in chunks if chunk["type"] == "tool-input-available"]
+    inputs = {c["toolCallId"]: c for c in chunks if c["type"] == "tool-input-available"}
+    calls = list(inputs.values())  # one that stays after a reset comes again
     outputs = {c["toolCallId"]: c["output"] for c in chunks if "output" in c}
     assert [
         ("cancel_order", "Order A1 is cancelled."),
@@ -218,8 +219,7 @@ def test_a_stored_message_has_no_open_call_either(
 ) -> None:
     """An approval in it is one that was answered, as `validateUIMessages` requires."""
     events = [*events_of(recorded)[:length], ended(length + 1, "cancelled")]
-    stored = [StoredEvent(event["seq"], event["type"], json.dumps(event)) for event in events]
-    calls = [p for p in assistant_message(RUN_ID, stored)["parts"] if "toolCallId" in p]
+    calls = [part for part in parts_of(events) if "toolCallId" in part]
 
     assert states == [call["state"] for call in calls]
     assert all("input" in call for call in calls)
@@ -256,6 +256,47 @@ def test_a_turn_that_starts_over_ends_the_calls_it_was_writing(version: str) -> 
     ended_calls = [] if version == "7.0.70" else ["call_1_1", "call_1_2"]
     assert ended_calls == ids_of(chunks, "tool-output-error")
     assert "tool-input-error" not in types_of(chunks)
+
+
+@pytest.mark.parametrize("approves", [False, True])
+def test_text_before_a_question_stays_until_its_answer(approves: bool) -> None:
+    """A person needs it; a custom agent that has asked in mid-turn then begins the turn anew."""
+    events = events_of("keyed_questions")
+    if approves:  # of the call before the text, in place of its result
+        asked = {"kind": "tool_confirmation", "tool_call_id": "cancel-1"}
+        events[10]["data"] = {**events[10]["data"], **asked}
+        events[12]["data"]["content"] = "yes"
+        del events[9]
+    place = next(at for at, event in enumerate(events) if event["type"] == "message.reset")
+
+    before, after = parts_of(events[: place - 2]), parts_of(events)
+    texts = [[part["text"] for part in parts if "text" in part] for parts in (before, after)]
+    assert [["Let me see. ", "Let me see. Done. "]] * 2 == texts
+    answers = [p.get("output") for p in after if p["type"] == "tool-ask_user"]
+    assert (["yes"] if approves else ["yes", "No."]) == answers
+    question = [] if approves else ["tool-ask_user"]
+    first = ["text", "tool-cancel_order", "tool-ask_user"]
+    kinds = [
+        [kind for part in parts if (kind := part["type"]) != "step-start"]
+        for parts in (before, after)
+    ]
+    assert [[*first, "text", *question], [*first, *question, "text"]] == kinds
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+def test_clients_without_resets_learn_that_text_before_a_question_is_void(version: str) -> None:
+    """As elsewhere, the text stays in the message, and a part after it says so."""
+    types = types_of(chunks_of(frames_of("keyed_questions", dialect_of(version), until=2)))
+
+    void = types.index("data-arkloop-reset")
+    assert ("finish-step", "start-step") == (types[void - 3], types[void + 1])
+    assert 1 == types.count("data-arkloop-reset")
+
+
+def parts_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parts of the message that a page loads after these events."""
+    stored = [StoredEvent(event["seq"], event["type"], json.dumps(event)) for event in events]
+    return list(assistant_message(RUN_ID, stored)["parts"])
 
 
 def ended(seq: int, status: str) -> dict[str, Any]:
