@@ -1,6 +1,5 @@
 """A run that a person or a script watches: its events, its questions, their Ctrl-C."""
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from arkloop.cli.client.answers import content_of
 from arkloop.cli.client.client import Client, Refused
 from arkloop.cli.client.display import Display, in_full
 from arkloop.cli.client.event_stream import RunEvent, follow
@@ -170,7 +170,7 @@ class ForegroundRun:
                 f"then arkloop runs events {self._run_id}"
             )
         try:
-            content = _content(line.strip(), question)
+            content = content_of(line.strip(), question)
         except (ValueError, RecursionError) as error:
             self._ask_again(click.ClickException(f"This is not valid JSON: {error}"))
             return
@@ -207,34 +207,6 @@ class ForegroundRun:
                 f"Could not cancel: {error.message} Try again with: "
                 f"arkloop runs cancel {self._run_id}"
             ) from error
-
-
-def _content(line: str, question: dict[str, Any]) -> str:
-    """Convert the line to the content of an answer.
-
-    Raises:
-        ValueError, RecursionError: it begins like JSON and is none, so it is no reason either.
-    """
-    if question["kind"] == "form" and line.startswith("{"):
-        document = json.loads(line)
-        if "action" not in document:
-            document = {"action": "accept", "content": document}
-        return json.dumps(document, ensure_ascii=False)
-    if question["kind"] != "tool_confirmation":
-        return _chosen(line, question.get("options") or ())
-    if not line.startswith("{"):
-        return line
-    document = json.loads(line)
-    if "decision" not in document:
-        document = {"decision": "edit", "arguments": document}
-    return json.dumps(document, ensure_ascii=False)
-
-
-def _chosen(line: str, options: Any) -> str:
-    """Return the option that the line numbers, else the line, which may be an option's text."""
-    if line not in options and line.isdecimal() and 1 <= int(line) <= len(options):
-        return str(options[int(line) - 1])
-    return line
 
 
 def _raise(error: BaseException) -> None:
