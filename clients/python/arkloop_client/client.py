@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -106,14 +107,14 @@ class Arkloop:
         return cast(Thread, self._post("/v1/threads", fields, idempotency_key))
 
     def get_run(self, run_id: str) -> Run:
-        return cast(Run, self._call("GET", f"/v1/runs/{run_id}"))
+        return cast(Run, self._call("GET", _path(run_id)))
 
     def answer(self, run_id: str, content: str, request_id: str | None = None) -> None:
         """Answer the question that a run waits for; without an id, the open one."""
         body = {"content": content}
         if request_id is not None:
             body["request_id"] = request_id
-        self._post(f"/v1/runs/{run_id}/input", body)
+        self._post(_path(run_id, "/input"), body)
 
     def approve(
         self,
@@ -132,11 +133,11 @@ class Arkloop:
 
     def send_tool_results(self, run_id: str, results: Sequence[ToolResult]) -> None:
         """Send results of client tools; the run resumes with the last one that is missing."""
-        self._post(f"/v1/runs/{run_id}/tool-results", list(results))
+        self._post(_path(run_id, "/tool-results"), list(results))
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run; without effect if it has ended."""
-        self._post(f"/v1/runs/{run_id}:cancel", {})
+        self._post(_path(run_id, ":cancel"), {})
 
     # ---- events ----
 
@@ -175,7 +176,7 @@ class Arkloop:
         if after_seq:
             headers["Last-Event-ID"] = str(after_seq)  # with it, 204 says that there is no more
         timeout = httpx.Timeout(SILENCE_SECONDS)
-        url = f"{self._url}/v1/runs/{run_id}/events"
+        url = self._url + _path(run_id, "/events")
         with self._http.stream(
             "GET", url, headers=headers, timeout=timeout, follow_redirects=False
         ) as response:
@@ -291,6 +292,17 @@ class _Retry:
         if time.monotonic() + seconds > self._since + self._patience:
             raise error
         time.sleep(seconds)
+
+
+def _path(run_id: str, rest: str = "") -> str:
+    """Return the path of a run, whose id may come from a page: it never leads anywhere else.
+
+    Raises:
+        ValueError: the id is a step in the path, which no escape keeps proxies from taking.
+    """
+    if str(run_id) in (".", ".."):
+        raise ValueError(f"{run_id!r} is not the id of a run.")
+    return f"/v1/runs/{quote(str(run_id), safe='')}{rest}"
 
 
 def _checked(token: str) -> str:

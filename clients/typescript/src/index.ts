@@ -93,14 +93,14 @@ export class Arkloop {
     return this.#post("/v1/threads", body, idempotencyKey)
   }
 
-  getRun(runId: string): Promise<Run> {
-    return this.#call("GET", `/v1/runs/${encodeURIComponent(runId)}`)
+  async getRun(runId: string): Promise<Run> {
+    return this.#call("GET", path(runId))
   }
 
   /** Answer the question that a run waits for; without an id, the open one. */
   async answer(runId: string, content: string, requestId?: string): Promise<void> {
     const body = requestId === undefined ? { content } : { content, request_id: requestId }
-    await this.#post(`/v1/runs/${encodeURIComponent(runId)}/input`, body)
+    await this.#post(path(runId, "/input"), body)
   }
 
   /** Decide on a tool call that waits for an approval. */
@@ -110,12 +110,12 @@ export class Arkloop {
 
   /** Send results of client tools; the run resumes with the last one that is missing. */
   async sendToolResults(runId: string, results: ToolResult[]): Promise<void> {
-    await this.#post(`/v1/runs/${encodeURIComponent(runId)}/tool-results`, results)
+    await this.#post(path(runId, "/tool-results"), results)
   }
 
   /** Cancel a run; without effect if it has ended. */
   async cancel(runId: string): Promise<void> {
-    await this.#post(`/v1/runs/${encodeURIComponent(runId)}:cancel`, {})
+    await this.#post(path(runId, ":cancel"), {})
   }
 
   /**
@@ -128,8 +128,7 @@ export class Arkloop {
     runId: string,
     { afterSeq = 0, signal }: { afterSeq?: number; signal?: AbortSignal } = {},
   ): AsyncGenerator<Event, void, undefined> {
-    const path = `/v1/runs/${encodeURIComponent(runId)}/events`
-    const request = this.#prepared("GET", path, { Accept: "text/event-stream" })
+    const request = this.#prepared("GET", path(runId, "/events"), { Accept: "text/event-stream" })
     const retry = new Retry(this.#patience, this.#firstPause, signal)
     for (;;) {
       let problem: unknown = new Error("The stream ended before the run.")
@@ -319,6 +318,16 @@ class Retry {
     if (performance.now() + wait > this.#since + this.#patience) throw problem
     await elapsed(wait, this.#signal)
   }
+}
+
+/**
+ * Return the path of a run, whose id may come from a page: it never leads anywhere else.
+ *
+ * Throws a `TypeError` if the id is a step in the path, which no escape keeps proxies from taking.
+ */
+function path(runId: string, rest = ""): string {
+  if (runId === "." || runId === "..") throw new TypeError(`"${runId}" is not the id of a run.`)
+  return `/v1/runs/${encodeURIComponent(runId)}${rest}`
 }
 
 /** Wait for some milliseconds; throws the signal's reason as soon as it is aborted. */
