@@ -1,18 +1,22 @@
-"""Answers that a person or a script types: what is sent for a line."""
+"""Answers that a person or a script types as a line, as they are sent."""
 
 import json
 from typing import Any
 
 
-def content_of(line: str, question: dict[str, Any]) -> str:
+def content_of(line: str, question: dict[str, Any], arguments: Any) -> str:
     """Convert the line to the content of an answer.
+
+    An object may be a whole reply of the API. If the call's `arguments`, or the form, have a field
+    with the name of a reply's, it is what was asked for: new arguments, or the form's fields.
 
     Raises:
         ValueError, RecursionError: it begins like JSON and is none, so it is no reason either.
     """
     if question["kind"] == "form" and line.startswith("{"):
         document = json.loads(line)
-        if "action" not in document:
+        schema = question.get("schema") or {}
+        if "action" not in document or "action" in schema.get("properties", {}):
             document = {"action": "accept", "content": document}
         return json.dumps(document, ensure_ascii=False)
     if question["kind"] != "tool_confirmation":
@@ -20,7 +24,8 @@ def content_of(line: str, question: dict[str, Any]) -> str:
     if not line.startswith("{"):
         return line
     document = json.loads(line)
-    if "decision" not in document:
+    is_argument = isinstance(arguments, dict) and "decision" in arguments
+    if "decision" not in document or is_argument:
         document = {"decision": "edit", "arguments": document}
     return json.dumps(document, ensure_ascii=False)
 

@@ -170,7 +170,8 @@ class ForegroundRun:
                 f"then arkloop runs events {self._run_id}"
             )
         try:
-            content = content_of(line.strip(), question)
+            arguments = self._arguments.get(question.get("tool_call_id") or "", {})
+            content = content_of(line.strip(), question, arguments)
         except (ValueError, RecursionError) as error:
             self._ask_again(click.ClickException(f"This is not valid JSON: {error}"))
             return
