@@ -9,7 +9,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -165,16 +165,22 @@ def where(group: str, name: str) -> str:
 
 def _usable(group: str, plugin: Plugin) -> Any:
     found = _imported(plugin)
-    if group in _ARGUMENTS and (problem := _problem(found, *_ARGUMENTS[group])) is not None:
+    if (problem := problem_of(group, found)) is not None:
         raise InvalidPlugin(f"{plugin.where}: {plugin.attribute!r} {problem}")
     return found
 
 
-def _problem(found: Any, shown: str, positional: int, named: Collection[str]) -> str | None:
-    """Return why the object cannot be called with these arguments, None if it can."""
+def problem_of(group: str, found: Any) -> str | None:
+    """Return why runs cannot call the object as one of this group, None if they can."""
+    if group not in _ARGUMENTS:
+        return None
+    shown, positional, named = _ARGUMENTS[group]
     if not callable(found):
         return f"must be a function, and is of the type {type(found).__name__}"
-    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+    if group == "agents" and inspect.isclass(found):
+        return "must be a function, and is a class"
+    called = (found, found.__call__)
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
         return "must not be a generator function: what it yields would be lost"
     try:
         # A decorator may call the function with more arguments than its own caller has.

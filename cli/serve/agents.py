@@ -8,6 +8,7 @@ from arkloop.cli.client.server_address import find_server
 from arkloop.cli.serve import modules, serving
 from arkloop.cli.serve.agent_worker import AgentWorker
 from arkloop.shared.agents.agent_call import AgentFunction
+from arkloop.shared.plugins import problem_of
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -22,9 +23,11 @@ def _function_of(target: str) -> tuple[str, AgentFunction]:
     module, _, name = target.rpartition(":")
     if not module:
         raise click.ClickException(f"{target!r} is not MODULE:FUNCTION.")
-    function = getattr(modules.imported(module), name, None)
-    if not callable(function):
+    function: AgentFunction | None = getattr(modules.imported(module), name, None)
+    if function is None:
         raise click.ClickException(f"{module} has no function {name!r}.")
+    if (problem := problem_of("agents", function)) is not None:
+        raise click.ClickException(f"{target}: {name!r} {problem}.")
     return name, function
 
 
@@ -40,7 +43,8 @@ def serve(function: str, agent: str | None, concurrency: int, grace_seconds: flo
     those in progress end, or go to another worker at their next checkpoint. A second one ends it
     at once.
 
-    Exit status: 0 stopped, 1 the key was refused, or an unexpected error.
+    Exit status: 0 stopped, 1 the function cannot be used, the key was refused, or an unexpected
+    error.
     """
     serving.log_to_stderr()
     name, called = _function_of(function)

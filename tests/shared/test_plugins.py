@@ -23,6 +23,7 @@ def price(context: ToolContext, sku: str) -> str:
     "Look up a price."
     return PRICES[sku]
 """
+CALLABLE = "class Agent:\n    def __call__(self, run): yield ''\n\nbad = Agent()"
 GENERATOR = """
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
@@ -138,6 +139,8 @@ def test_an_installed_package_has_plugins(tmp_path: Path, monkeypatch: pytest.Mo
         ("agents__bad_dot_py", "def bad(run, x): ...", "missing a required argument: 'x'"),
         ("agents__bad_dot_py", "def bad(run): yield ''", "must not be a generator function"),
         ("agents__bad_dot_py", "async def bad(run): yield ''", "must not be a generator function"),
+        ("agents__bad_dot_py", CALLABLE, "must not be a generator function"),
+        ("agents__bad_dot_py", "bad = str", "must be a function, and is a class"),
         (
             "providers__bad_dot_py",
             "def build(route): ...",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from arkloop.agents import AgentRun
@@ -210,3 +211,12 @@ def collector(run: AgentRun) -> str:
     for number in range(140):
         run.step("read", {}, lambda: "x" * 65_000, tool_call_id=f"read-{number}")
     return f"{paid}, {run.ask('Enough?')}"
+
+
+def pieces(run: AgentRun) -> Iterator[None]:
+    """Yield, which no worker could carry on from: it cannot be served."""
+    yield run.text("Hello")
+
+
+def main() -> None:
+    """Have no argument: it cannot be served, either."""

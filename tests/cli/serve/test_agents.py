@@ -304,10 +304,14 @@ def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message
 def test_what_cannot_be_served_is_said(desk: Desk) -> None:
     """A function that is none, and a key without the scope, end the command with a message."""
     nothing = desk.arkloop("agents", "serve", "desk_agents:nothing")
+    main = desk.arkloop("agents", "serve", "desk_agents:main", "--agent", "asker")
+    pieces = desk.arkloop("agents", "serve", "desk_agents:pieces", "--agent", "asker")
     other = desk.arkloop.with_(ARKLOOP_API_KEY=desk.user.api_key(scopes=["data.runs.read"])[1])
     refused = other("agents", "serve", "desk_agents:asker")
 
     assert (1, True) == (nothing.returncode, b"no function 'nothing'" in nothing.stderr)
+    assert (1, True) == (main.returncode, b"'main' must accept the arguments (run)" in main.stderr)
+    assert (1, True) == (pieces.returncode, b"must not be a generator" in pieces.stderr)
     assert (1, True) == (refused.returncode, b"scopes" in refused.stderr)
 
 
