@@ -296,8 +296,13 @@ def _open_calls(turns: Sequence[Message]) -> set[str]:
 
 
 def _said_last(turns: Sequence[Message]) -> str | None:
-    """Return the text of the last finished turn; None if it called a tool, and without one."""
-    if not turns or turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1]:
+    """Return the text of the last finished turn; None if it called a tool, and without one.
+
+    Results of calls of the turns before it may follow: those that the agent has left get one at
+    the run's end.
+    """
+    last = next((turn for turn in reversed(turns) if turn["role"] == "assistant"), None)
+    if last is None or "tool_calls" in last:
         return None
-    said: str = turns[-1]["content"]
+    said: str = last["content"]
     return said

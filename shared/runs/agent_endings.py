@@ -140,11 +140,12 @@ def is_end_by_service(event: StoredEvent) -> bool:
 def _last_turn(run: HeldRun, content: str) -> UUID | None:
     """Return the message id of the run's last turn if the final answer is all of it.
 
-    Text after that turn makes another one, unless it is void.
+    Text after that turn makes another one, unless it is void. Results of calls of the turns before
+    it do not: those that the agent has left get one at the run's end.
     """
     if event_log.open_events(run.tx.sql, run.id):
         return None
-    kinds = (types.MessageCompleted.type, types.ToolCallRequested.type, types.ToolResult.type)
+    kinds = (types.MessageCompleted.type, types.ToolCallRequested.type)
     last = run.tx.sql.execute(
         select(run_events.c.type, run_events.c.payload)
         .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))

@@ -243,22 +243,24 @@ class StreamedText:
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, str]] = []
-        self._is_turn_complete = False
+        self._is_turn_complete = self._has_calls = False
 
     def add(self, event: Event) -> None:
         if event["type"] == "message.delta":
             if self._is_turn_complete:  # not all turns are followed by results of tools
                 self._pieces = []
-            self._is_turn_complete = False
+            self._is_turn_complete = self._has_calls = False
             self._pieces.append((event["seq"], event["data"]["content"]))
         elif event["type"] == "message.reset":
             first = event["data"]["from_seq"]
             self._pieces = [piece for piece in self._pieces if piece[0] < first]
         elif event["type"] == "message.completed":
             self._pieces = [(event["seq"], event["data"]["content"])]
-            self._is_turn_complete = True
-        elif event["type"] == "tool.result":
-            self._pieces = []
+            self._is_turn_complete, self._has_calls = True, False
+        elif event["type"] == "tool.call":
+            self._has_calls = True
+        elif event["type"] == "tool.result" and self._has_calls:
+            self._pieces = []  # a call of an earlier turn may have its result later
 
     def __str__(self) -> str:
         return "".join(content for _, content in self._pieces)

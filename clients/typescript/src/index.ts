@@ -259,11 +259,12 @@ interface Prepared {
 export class StreamedText {
   #pieces: { seq: number; content: string }[] = []
   #isTurnComplete = false
+  #hasCalls = false
 
   add(event: Event): void {
     if (event.type === "message.delta") {
       if (this.#isTurnComplete) this.#pieces = [] // not all turns are followed by results of tools
-      this.#isTurnComplete = false
+      this.#isTurnComplete = this.#hasCalls = false
       this.#pieces.push({ seq: event.seq, content: event.data.content })
     } else if (event.type === "message.reset") {
       const first = event.data.from_seq
@@ -271,8 +272,11 @@ export class StreamedText {
     } else if (event.type === "message.completed") {
       this.#pieces = [{ seq: event.seq, content: event.data.content }]
       this.#isTurnComplete = true
-    } else if (event.type === "tool.result") {
-      this.#pieces = []
+      this.#hasCalls = false
+    } else if (event.type === "tool.call") {
+      this.#hasCalls = true
+    } else if (event.type === "tool.result" && this.#hasCalls) {
+      this.#pieces = [] // a call of an earlier turn may have its result later
     }
   }
 

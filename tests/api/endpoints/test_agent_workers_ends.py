@@ -287,6 +287,7 @@ def test_a_wait_does_not_end_a_run_that_is_claimed_again(
         ([turn("One."), call("c1")], None),
         ([turn("One."), call("c1"), result("c1", "42")], None),
         ([turn("One."), call("c1"), result("c1", "42"), turn("Two."), delta("Th")], "Two."),
+        ([turn("One."), call("c1"), turn("Two."), result("c1", "Left.")], "Two."),
     ],
 )
 def test_the_next_worker_knows_what_was_said_last(
