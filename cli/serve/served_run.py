@@ -267,7 +267,7 @@ class ServedRun(StepsAndCosts):
         """Return the results of sub-runs, in this execution or the next."""
         with self._recording():
             calls = delegated_calls(tasks)
-            self._transcript.new_of(calls)
+            self._approvals.new_of(calls)
             known = self._transcript.sub_run_results(calls)
             if known is not None:
                 return known

@@ -284,8 +284,8 @@ class AgentRun(Protocol):
         again from its beginning. One id starts one sub-run, whatever is lost.
 
         Raises:
-            ValueError: the run's persona has no `delegates`, the id is that of another call, or the
-                task is empty or too long.
+            ValueError: the run's persona has no `delegates`, the id is that of a call with another
+                name, persona or task, or the task is empty or too long.
         """
 
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:

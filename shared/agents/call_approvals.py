@@ -1,6 +1,6 @@
 """Approvals of calls that a custom agent is about to make: when to ask, what the replies mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arkloop.shared.agents import approvals
@@ -51,6 +51,14 @@ class CallApprovals:
                 " id, as an approval, is valid for one call."
             )
         return True
+
+    def new_of(self, delegated: Iterable[Call]) -> list[Call]:
+        """Return those of the calls of `delegate` that are not recorded yet.
+
+        Raises:
+            ValueError: the id is that of another call.
+        """
+        return [call for call in delegated if not self.is_recorded(call)]
 
     def reply_to(self, given: Call) -> ApprovalReply | None:
         """Return the reply that counts; None if a person is to be asked.

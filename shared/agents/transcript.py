@@ -128,21 +128,6 @@ class Transcript:
         """Return the output that is recorded for the call; None without one."""
         return self._outputs.get(call_id)
 
-    def new_of(self, delegated: Iterable[Call]) -> list[Call]:
-        """Return those of the calls of `delegate` that are not recorded yet.
-
-        Raises:
-            ValueError: the id is that of another call.
-        """
-        new = []
-        for call in delegated:
-            earlier = self._calls.get(call["id"])
-            if earlier is None:
-                new.append(call)
-            elif earlier["name"] != DELEGATE:
-                raise ValueError(f"The id {call['id']!r} is that of a call of {earlier['name']!r}.")
-        return new
-
     def sub_run_results(self, delegated: Iterable[Call]) -> list[SubRunResult] | None:
         """Return the results of calls of `delegate`; None if some have none yet."""
         ids_ = [call["id"] for call in delegated]

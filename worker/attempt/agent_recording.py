@@ -218,7 +218,7 @@ class AgentRecording:
     def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
         self._run.check()
         calls = delegated_calls(tasks)
-        new = self.transcript.new_of(calls)
+        new = self._approvals.new_of(calls)
         for call in new:
             self.delegation.begin(call)
         for call in new:

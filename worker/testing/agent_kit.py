@@ -204,7 +204,7 @@ class MemoryAgentRun(StepsAndCosts):
             calls = delegated_calls(tasks)
             if not self.persona.delegates:
                 raise ValueError("The run's persona has no `delegates`.")
-            new = self.transcript.new_of(calls)
+            new = self._approvals.new_of(calls)
             for call in new:
                 self.last_turn = None
                 self.run.emit(*self.transcript.call(call, self.run.open_text))

@@ -96,6 +96,23 @@ def test_an_id_is_that_of_one_call(lost: tuple[ServedRun, list[Event]]) -> None:
     assert "paid" == run.step("pay", {"amount": 5}, lambda: "", tool_call_id="b")
 
 
+def test_an_id_is_that_of_one_task() -> None:
+    """Its result is that of its sub-run; another task under the id raises, and is not sent."""
+    call = {"id": "a", "name": "delegate", "arguments": {"persona": "plain", "task": "Refund A1."}}
+    done = {"role": "tool", "content": "Done.", "tool_call_id": "a", "name": "delegate"}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    claimed = {**RUN, "fence": 1, "messages": [turn, done]}
+    with scripted_service(lambda *_: (500, {})) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, claimed, threading.Event())
+        for other in (("plain", "Refund B2."), ("assistant", "Refund A1.")):
+            with pytest.raises(ValueError, match="another name or other arguments"):
+                run.delegate(*other, tool_call_id="a")
+        assert "Done." == run.delegate("plain", "Refund A1.", tool_call_id="a").output
+        run.outbox.close()
+        service.close()
+
+
 @pytest.mark.parametrize("schema", [None, {"type": "object"}])
 def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
     schema: dict[str, Any] | None,

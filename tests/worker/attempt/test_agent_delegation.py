@@ -137,6 +137,22 @@ def test_tasks_that_are_none_fail_the_agent(
     assert [] == children(stored, run_id)
 
 
+@pytest.mark.parametrize("other", [task("a", {"say": "B"}), task("a", persona="assistant")])
+def test_an_id_is_that_of_one_task(
+    stored: StoredRuns, process: WorkerProcess, other: dict[str, str]
+) -> None:
+    """Another task under it fails the run: the agent would take the first one's result for its."""
+    run_id = created(stored, {"delegate": [task("a")]}, {"delegate": [other]}, delegates=TWO)
+    execution.execute(process, run_id)
+    [child] = children(stored, run_id)
+    execution.execute(process, child)
+
+    execution.execute(process, run_id)
+
+    assert "The agent failed: ValueError." == stored.row(run_id)["error_message"]
+    assert [child] == children(stored, run_id)
+
+
 def test_a_sub_run_spends_from_the_limit_of_the_run_that_waits_for_it(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:

@@ -142,6 +142,19 @@ def test_sub_runs_have_the_outputs_of_the_test() -> None:
     assert [["check"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]
 
 
+def test_an_id_is_that_of_one_task() -> None:
+    """A test finds what fails the run in a service: another task under a used id."""
+
+    def agent(run: AgentRun) -> str:
+        for order in ("A1", "A1", "B2"):
+            run.delegate("writer", f"Refund {order}.", tool_call_id="refund")
+        return "Done."
+
+    run = play_agent(agent, "Hi.", persona={"delegates": ["writer"]}, sub_runs={"refund": "ok"})
+
+    assert ("failed", 1) == (run.status, len(run.data_of("tool.call")))
+
+
 def test_files_have_the_contents_of_the_test() -> None:
     """A file without content counts as deleted, and one that no message names is unknown."""
 
