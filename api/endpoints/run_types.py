@@ -45,6 +45,8 @@ class PendingInput(TypedDict):
     on_expiry: NotRequired[Literal["continue"]]
     is_held: NotRequired[bool]
     mcp_tool: NotRequired[JsonObject]
+    worker_tool: NotRequired[JsonObject]
+    http_tool: NotRequired[JsonObject]
 
 
 class QueuePlace(TypedDict):

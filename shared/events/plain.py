@@ -18,6 +18,7 @@ _OPTIONAL = frozenset(
             "calls",
             "characters",
             "files",
+            "http_tool",
             "identity",
             "mcp_tool",
             "message",
@@ -27,6 +28,7 @@ _OPTIONAL = frozenset(
             "provider_state",
             "result_tokens",
             "summary",
+            "worker_tool",
         ),
         *("cancel_reason", "parts", "schema", "superseded_by", "tool_call_id", "total", "url"),
     }

@@ -66,8 +66,7 @@ class MessageReset:
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """The state that a vendor requires back with a turn that calls tools, such as its signed
-    reasoning.
+    """State, such as signed reasoning, that a vendor requires back with a turn that calls tools.
 
     Only the provider that gave it can read `turn` and `calls`, and only its model takes it back, at
     the same `server` (as `Route.server` marks it). `calls` has one for each call of the turn, or
@@ -139,9 +138,10 @@ class ToolResult:
 class RunWaitingForInput:
     """`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
 
-    `approved_by` is `org` if only its members and keys may approve. `mcp_tool` is what an approval
-    is bound to: `{config_id, hash}`. `calls` are those whose results are missing; `result_from` is
-    `http` for those of HTTP tools. `identity` says on whose behalf they are made.
+    `approved_by` is `org` if only its members and keys may approve. An approval is bound to the
+    tool of this `mcp_tool`, `{config_id, hash}`, `worker_tool`, `{pool, name}`, or `http_tool`,
+    `{tool_id}`. `calls` are those whose results are missing; `result_from` is `http` for those of
+    HTTP tools. `identity` says on whose behalf they are made.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -152,6 +152,8 @@ class RunWaitingForInput:
     options: list[str] | None = None
     approved_by: str | None = None
     mcp_tool: Mapping[str, str] | None = None
+    worker_tool: Mapping[str, str] | None = None
+    http_tool: Mapping[str, str] | None = None
     calls: Sequence[PendingCall] | None = None
     identity: Mapping[str, Any] | None = None
     schema: Mapping[str, Any] | None = None
@@ -327,9 +329,7 @@ class RunCancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class RunCompleted:
-    """`message_id` is null if the model's last turn had no text; `output` is for runs with an
-    output schema alone.
-    """
+    """`message_id` is null without a text in the last turn, `output` without an output schema."""
 
     type: ClassVar[str] = "run.completed"
     message_id: str | None

@@ -27,6 +27,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
     state_text,
 )
+from arkloop.worker.contract.outcomes import BOUND_TO
 
 #: The types that matter here; deltas count only for what a crash left open.
 TURN_TYPES = (
@@ -130,7 +131,7 @@ class Turn:
     shared_replies: dict[str, list[str]] = field(default_factory=dict)
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
-    #: The MCP tool that each was about; None for built-in tools.
+    #: The tool that each was about, as `Tool.bound_to` says.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
     seq: int = 0  #: of its `message.completed`
@@ -247,7 +248,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                     continue
                 turns[-1].answers[tool_call_id] = data["content"]
                 turns[-1].asked[tool_call_id] += 1
-                turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
+                found = (request[name] for name in BOUND_TO if name in request)
+                turns[-1].asked_of[tool_call_id] = next(found, None)
     return turns
 
 

@@ -9,7 +9,7 @@ from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import ToolCall
-from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.contract.outcomes import BOUND_TO, WaitForInput
 from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, ToolFailed
 
 #: More calls than any model makes on purpose; each is a thread while it lasts.
@@ -57,7 +57,7 @@ def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         options=["approve", "deny", "edit"],
         tool_name=call.name,
         arguments=call.arguments,
-        mcp_tool=tool.mcp_tool,
+        **{name: getattr(tool, name) for name in BOUND_TO},
     )
 
 
@@ -99,14 +99,14 @@ def _reply_to_other_call(turn: Turn, asked: Mapping[str, Any]) -> str | None:
 def tool_of(agent: Agent, turn: Turn, call: ToolCall) -> Tool | None:
     """Return the tool of the call, None if there is none.
 
-    A tool that people were asked about is found under its new name, too: the name of an MCP tool
-    depends on which other tools there are.
+    A tool that people were asked about is found under its new name, too: the names of tools of MCP
+    servers and of pools depend on which other tools there are.
     """
     request = turn.input_requests.get(call.id)
     asked_of = turn.asked_of.get(call.id) if request is None else request.mcp_tool
     if asked_of is not None:
         for tool in agent.tools.values():
-            if tool.mcp_tool == asked_of:
+            if tool.bound_to == asked_of:
                 return tool
     return agent.tools.get(call.name)
 
@@ -118,7 +118,10 @@ def is_too_many(turn: Turn, call: ToolCall) -> bool:
 
 def is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
     """Return whether the user was asked about another tool, which had this one's name then."""
-    return turn.asked_of.get(call.id) != tool.mcp_tool
+    asked_of = turn.asked_of.get(call.id)
+    if asked_of is None:  # built in, or asked by the release before, which named MCP tools alone
+        return tool.mcp_tool is not None
+    return asked_of != tool.bound_to
 
 
 def misfit(tool: Tool, arguments: Any) -> str | None:

@@ -53,6 +53,7 @@ def tools_of(
             # The queue sees to it that the worker is not called twice.
             idempotent=True,
             timeout_seconds=(MAX_HANDOUTS + 1) * row.timeout_seconds + _SLACK_SECONDS,
+            worker_tool={"pool": row.pool, "name": row.name},
         )
         for name, (row, parameters) in zip(names, described, strict=True)
     }

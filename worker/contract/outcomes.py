@@ -173,15 +173,20 @@ class PendingCall:
     timeout_seconds: float | None = None
 
 
+#: The fields of a request, and of a `Tool`, by which an approval is bound to a tool that is not
+#: built in: another one may have its name by the time of the reply.
+BOUND_TO = ("mcp_tool", "worker_tool", "http_tool")
+
+
 @dataclass(eq=False, kw_only=True)
 class WaitForInput(StopRun):
     """A person or a program must answer first, at the latest when the `persona` says.
 
     `kind` is `question`, `tool_confirmation`, `form`, `authorization` or `tool_results`;
-    `tool_name`, `arguments` and `mcp_tool` are those of the call in question, `calls` those whose
-    results are missing and `identity` that of their run, `schema` is that of a form and `url` a
-    page to visit. `is_held`: the call is in progress meanwhile, in this process, and not for long.
-    `gives_access`: the page is where access to the tool's server is authorized.
+    `tool_name`, `arguments` and one of `BOUND_TO` are those of the call in question, `calls` those
+    whose results are missing and `identity` that of their run, `schema` is that of a form and `url`
+    a page to visit. `is_held`: the call is in progress meanwhile, in this process, and not for
+    long. `gives_access`: the page is where access to the tool's server is authorized.
     """
 
     persona: Persona
@@ -193,6 +198,8 @@ class WaitForInput(StopRun):
     tool_name: str | None = None
     arguments: Any = None
     mcp_tool: Mapping[str, str] | None = None
+    worker_tool: Mapping[str, str] | None = None
+    http_tool: Mapping[str, str] | None = None
     schema: Mapping[str, Any] | None = None
     url: str | None = None
     identity: Mapping[str, Any] | None = None
@@ -243,6 +250,8 @@ class WaitForInput(StopRun):
             "options": self.options,
             "approved_by": call_approvals.reserved_for(self.kind, self.persona.approved_by),
             "mcp_tool": self.mcp_tool,
+            "worker_tool": self.worker_tool,
+            "http_tool": self.http_tool,
             "calls": self._sent(now) or None,
             "identity": self.identity,
             "schema": self.schema,

@@ -70,6 +70,7 @@ def _tool(connections: Connections, row: Row[Any]) -> Tool:
         function=call,
         idempotent=row.idempotent,
         timeout_seconds=row.timeout_seconds + GRACE_SECONDS,
+        http_tool={"tool_id": str(row.id)},
         result_from=ResultSource.HTTP,
     )
 

@@ -154,9 +154,9 @@ class Tool:
     `function` takes the arguments as one mapping, by whatever names a foreign
     schema has. `idempotent`: running it twice does no harm, so it is called again
     after a crash during the call. `timeout_seconds`: a call that takes longer is
-    abandoned, and its result is an error. `mcp_tool`: which tool of which server
-    this is, None for ours: another one of the same name is not what a user has
-    approved. `result_from`: where results come from if the function may raise
+    abandoned, and its result is an error. `mcp_tool`, `worker_tool`, `http_tool`:
+    which tool of which server or pool this is, or which HTTP tool, all None for
+    ours. `result_from`: where results come from if the function may raise
     `ResultPending`. `is_async`: `function` returns a coroutine, which only
     `arkloop tools serve` can await.
     """
@@ -166,8 +166,15 @@ class Tool:
     idempotent: bool
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
+    worker_tool: Mapping[str, str] | None = None
+    http_tool: Mapping[str, str] | None = None
     result_from: ResultSource | None = None
     is_async: bool = False
+
+    @property
+    def bound_to(self) -> Mapping[str, str] | None:
+        """The tool that people are asked about, as their approval is bound to it; None for ours."""
+        return self.mcp_tool or self.worker_tool or self.http_tool
 
     @cached_property
     def schema(self) -> ArgumentSchema:

@@ -1280,6 +1280,8 @@ class PendingInput(TypedDict):
     on_expiry: NotRequired[Literal["continue"]]
     is_held: NotRequired[bool]
     mcp_tool: NotRequired[dict[str, Any]]
+    worker_tool: NotRequired[dict[str, Any]]
+    http_tool: NotRequired[dict[str, Any]]
 
 
 class Persona(TypedDict):
@@ -1374,7 +1376,7 @@ class ProviderChanges(TypedDict):
 
 
 class ProviderState(TypedDict):
-    "The state that a vendor requires back with a turn that calls tools, such as its signed"
+    "State, such as signed reasoning, that a vendor requires back with a turn that calls tools."
 
     provider: str
     model: str
@@ -1592,7 +1594,7 @@ class RunCancelledEvent(TypedDict):
 
 
 class RunCompletedData(TypedDict):
-    "`message_id` is null if the model's last turn had no text; `output` is for runs with an"
+    "`message_id` is null without a text in the last turn, `output` without an output schema."
 
     message_id: str | None
     usage: Usage
@@ -1894,6 +1896,8 @@ class RunWaitingForInputData(TypedDict):
     options: NotRequired[list[str]]
     approved_by: NotRequired[str]
     mcp_tool: NotRequired[dict[str, str]]
+    worker_tool: NotRequired[dict[str, str]]
+    http_tool: NotRequired[dict[str, str]]
     calls: NotRequired[list[PendingCall]]
     identity: NotRequired[dict[str, Any]]
     schema: NotRequired[dict[str, Any]]

@@ -4019,6 +4019,8 @@ export interface components {
             on_expiry?: "continue";
             is_held?: boolean;
             mcp_tool?: Record<string, unknown>;
+            worker_tool?: Record<string, unknown>;
+            http_tool?: Record<string, unknown>;
         };
         /** @description A tool call whose result is missing; `pending_input` leaves out arguments that are long. */
         PendingCall: {
@@ -4977,8 +4979,7 @@ export interface components {
             source: string;
         };
         /**
-         * @description The state that a vendor requires back with a turn that calls tools, such as its signed
-         *     reasoning.
+         * @description State, such as signed reasoning, that a vendor requires back with a turn that calls tools.
          *
          *     Only the provider that gave it can read `turn` and `calls`, and only its model takes it back, at
          *     the same `server` (as `Route.server` marks it). `calls` has one for each call of the turn, or
@@ -5071,9 +5072,10 @@ export interface components {
         /**
          * @description `kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
          *
-         *     `approved_by` is `org` if only its members and keys may approve. `mcp_tool` is what an approval
-         *     is bound to: `{config_id, hash}`. `calls` are those whose results are missing; `result_from` is
-         *     `http` for those of HTTP tools. `identity` says on whose behalf they are made.
+         *     `approved_by` is `org` if only its members and keys may approve. An approval is bound to the
+         *     tool of this `mcp_tool`, `{config_id, hash}`, `worker_tool`, `{pool, name}`, or `http_tool`,
+         *     `{tool_id}`. `calls` are those whose results are missing; `result_from` is `http` for those of
+         *     HTTP tools. `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;
@@ -5083,6 +5085,12 @@ export interface components {
             options?: string[];
             approved_by?: string;
             mcp_tool?: {
+                [key: string]: string;
+            };
+            worker_tool?: {
+                [key: string]: string;
+            };
+            http_tool?: {
                 [key: string]: string;
             };
             calls?: components["schemas"]["PendingCall"][];
@@ -5189,10 +5197,7 @@ export interface components {
         RunCancelRequestedData: {
             by_user_id: string;
         };
-        /**
-         * @description `message_id` is null if the model's last turn had no text; `output` is for runs with an
-         *     output schema alone.
-         */
+        /** @description `message_id` is null without a text in the last turn, `output` without an output schema. */
         RunCompletedData: {
             message_id: string | null;
             usage: components["schemas"]["Usage"];

@@ -176,6 +176,20 @@ def test_an_approval_is_for_the_tool_that_was_asked_about(
     assert [("c1", "42", False)] == results(context)
 
 
+@pytest.mark.parametrize("field", ["worker_tool", "http_tool"])
+def test_an_approval_of_before_is_valid_for_the_name(field: str) -> None:
+    """The release before did not say which pool's or which HTTP tool it asked about."""
+    agent = careful()
+    tool = replace(agent.tools["calculator"], **{field: {"name": "x"}})
+    context, approved = RecordedRun(), turn("yes")
+    approved.asked_of["c1"] = None
+
+    run(replace(agent, tools={"calculator": tool}), context, [approved])
+
+    assert [("c1", "42", False)] == results(context)
+
+
+@pytest.mark.parametrize("field", ["mcp_tool", "worker_tool"])
 @pytest.mark.parametrize(
     ("names", "result"),
     [
@@ -184,14 +198,15 @@ def test_an_approval_is_for_the_tool_that_was_asked_about(
     ],
 )
 def test_an_approval_follows_a_tool_to_its_new_name(
-    names: list[str], result: tuple[str, str, bool]
+    names: list[str], result: tuple[str, str, bool], field: str
 ) -> None:
-    """The name of an MCP tool depends on the tools of other servers."""
+    """The name of a tool depends on the tools of other MCP servers and pools."""
     asked_of, agent = {"config_id": "a", "hash": "h"}, careful()
     calculator = agent.tools["calculator"]
-    tools = {name: replace(calculator, mcp_tool=asked_of) for name in names}
+    tools = {name: replace(calculator, **{field: asked_of}) for name in names}
     if names:
-        tools["calculator"] = replace(calculator, mcp_tool={"config_id": "b", "hash": "h"})
+        other: dict[str, Any] = {field: {"config_id": "b", "hash": "h"}}
+        tools["calculator"] = replace(calculator, **other)
     context, approved = RecordedRun(), turn("yes")
     approved.asked_of["c1"] = asked_of
 
