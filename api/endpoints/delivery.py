@@ -69,7 +69,8 @@ class Delivery:
         if is_replay:
             _find(actor(), run_id)
         on_leave = _go_on
-        if self.cancels:
+        # A run that has taken the message is another request's, whose client may still be there.
+        if self.cancels and "steer" not in body and "is_merged" not in body.get("queue", {}):
             on_leave = partial(cancel_after_leave, connections(), actor(), run_id)
         if self.streams:
             # With either field it may be a run that was there before.

@@ -256,7 +256,8 @@ def _not_before(body: Mapping[str, Any]) -> datetime | None:
 def _created(made: Created) -> Response:
     shown: dict[str, Any] = {"run_id": str(made.run_id), "trace_id": made.trace_id}
     if made.position is not None:
-        shown["queue"] = {"position": made.position}
+        merged = {"is_merged": True} if made.is_merged else {}
+        shown["queue"] = {"position": made.position, **merged}
     if made.offered is not None:
         message_id, fallback_run_id = map(str, made.offered)
         shown["steer"] = {"message_id": message_id, "fallback_run_id": fallback_run_id}

@@ -50,9 +50,10 @@ class PendingInput(TypedDict):
 
 
 class QueuePlace(TypedDict):
-    """The place of a run that waits for its thread."""
+    """The place of a run that waits for its thread; `is_merged`: it took the request's message."""
 
     position: int
+    is_merged: NotRequired[bool]
 
 
 class Run(TypedDict):

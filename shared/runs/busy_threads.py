@@ -271,7 +271,7 @@ class _Request:
             self.tx.sql.execute(update(runs).where(runs.c.id == run.id).values(metadata=metadata))
         self._say(run.position)
         position = self.pending.index(run) + 1
-        return Created(run.id, self.new.thread_id, run.trace_id, position)
+        return Created(run.id, self.new.thread_id, run.trace_id, position, is_merged=True)
 
     def _supersede_first(self) -> None:
         run = self.pending[0]

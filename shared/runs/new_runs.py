@@ -88,6 +88,7 @@ class Created(NamedTuple):
     thread_id: UUID
     trace_id: str
     position: int | None = None  # in the queue of its thread, from 1 on
+    is_merged: bool = False  # the run waited already, and has taken the message
     #: Of a message that is offered to the run: its id, and the run that it becomes otherwise.
     offered: tuple[UUID, UUID] | None = None
 

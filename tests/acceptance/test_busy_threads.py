@@ -153,6 +153,25 @@ def test_a_client_that_leaves_can_cancel_a_run_that_waits(user: Caller) -> None:
     assert ["A"] == texts(user, thread_id)[1:]
 
 
+@pytest.mark.parametrize("on_busy", ["steer", "merge"])
+def test_a_client_that_leaves_cancels_no_run_of_another_request(user: Caller, on_busy: str) -> None:
+    """The run that has taken its message ends as it would have, whose client may still be there."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"hang": 5}, {"say": "A"}), "enqueue")
+    user.until(first["run_id"], "phase", "executing")
+    second = send(user, thread_id, "b", "enqueue")
+    taken = first if on_busy == "steer" else second
+
+    body = {"message": "c", "on_busy": on_busy, "on_disconnect": "cancel", "route_id": "scripted"}
+    path, headers = f"/v1/threads/{thread_id}/runs", {"Accept": "text/event-stream"}
+    with user.http.stream("POST", path, json=body, headers=headers) as response:
+        assert response.headers["Location"].endswith(taken["run_id"])
+
+    ended = [user.ended(one["run_id"])["status"] for one in (first, second)]
+    assert ["completed", "completed"] == ended
+    assert "c" in texts(user, thread_id)
+
+
 def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     """What was accepted while the budget lasted calls no model once it is spent; none is stuck."""
     owner = system.caller()

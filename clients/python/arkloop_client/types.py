@@ -1400,9 +1400,10 @@ class QueueClass(TypedDict):
 
 
 class QueuePlace(TypedDict):
-    "The place of a run that waits for its thread."
+    "The place of a run that waits for its thread; `is_merged`: it took the request's message."
 
     position: int
+    is_merged: NotRequired[bool]
 
 
 class Queues(TypedDict):

@@ -3971,9 +3971,10 @@ export interface components {
             /** Format: date-time */
             ended_at: string | null;
         };
-        /** @description The place of a run that waits for its thread. */
+        /** @description The place of a run that waits for its thread; `is_merged`: it took the request's message. */
         QueuePlace: {
             position: number;
+            is_merged?: boolean;
         };
         /** @description A model turn; `message_id` is null while it is not finished. */
         Turn: {
