@@ -17,7 +17,8 @@ from arkloop.cli.client.display import Display, in_full
 from arkloop.cli.client.event_stream import RunEvent, follow
 from arkloop.cli.client.keyboard import Keyboard, NoLine
 
-STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": 130}
+INTERRUPTED = 130
+STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": INTERRUPTED}
 CONFLICT, INVALID = 409, 422
 #: A run that has not begun by then has somebody to wait for; the server knows whom.
 QUEUED_SECONDS = 3.0
@@ -58,14 +59,32 @@ class ForegroundRun:
     """
 
     def __init__(
-        self, client: Client, display: Display, run_id: str, interrupted: Interrupts
+        self,
+        client: Client,
+        display: Display,
+        run_id: str,
+        interrupted: Interrupts,
+        keyboard: Keyboard,
+        *,
+        is_own: bool = True,
+        message_id: str | None = None,
     ) -> None:
+        """Prepare to follow the run, with a `message_id` from where it has read this message.
+
+        It takes `interrupted` and `keyboard` over from the run that was followed before.
+        `is_own`: this command has created it, so that Ctrl-C cancels it.
+        """
+        self.was_left = False  # by Ctrl-C, before its end
+        self.has_read = message_id is None
+        self._is_own = is_own
+        self._message_id = message_id
         self._client = client
         self._display = display
         self._run_id = run_id
         # SimpleQueue: its `put` may be called by a signal handler.
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._keyboard = Keyboard(lambda line: self._inbox.put(lambda: self._answer(line)))
+        self._keyboard = keyboard
+        keyboard.give = lambda line: self._inbox.put(lambda: self._answer(line))
         self._arguments: dict[str, Any] = {}  # of each call so far, by its id
         self._question: dict[str, Any] | None = None
         self._status: int | None = None
@@ -96,13 +115,13 @@ class ForegroundRun:
             return
         try:
             degraded = self._client.get(f"{self._client.server.url}/readyz").get("degraded", [])
+            note = (
+                "No worker is running: the run stays queued until one is started."
+                if "workers" in degraded
+                else self._client.get(f"/runs/{self._run_id}:explain")["sentence"]
+            )
         except click.ClickException:
             return  # following the run tells what is wrong with the server
-        note = (
-            "No worker is running: the run stays queued until one is started."
-            if "workers" in degraded
-            else "The run is still queued: all workers are busy."
-        )
         self._inbox.put(lambda: None if self._has_begun else self._display.note(note, "yellow"))
 
     def _read_events(self) -> None:
@@ -117,10 +136,15 @@ class ForegroundRun:
 
     def _take(self, event: RunEvent) -> None:
         self._has_begun = True
-        self._display.show(event)
+        if event.type == "run.steered" and event.data["message_id"] == self._message_id:
+            self.has_read = True
+        if self.has_read:
+            self._display.show(event)
         if event.type == "tool.call":
             self._arguments[event.data["tool_call_id"]] = event.data["arguments"]
-        if event.type == "run.waiting_for_input" and event.data["kind"] == "tool_results":
+        if event.type == "run.waiting_for_input" and not self._is_open(event.data):
+            pass
+        elif event.type == "run.waiting_for_input" and event.data["kind"] == "tool_results":
             self._show_calls(event.data["calls"])
         elif event.type == "run.waiting_for_input":
             self._question = event.data
@@ -128,6 +152,13 @@ class ForegroundRun:
         elif event.type in ("run.input_received", "run.resumed") or event.is_terminal:
             self._question = None
         self._status = STATUS_OF_END.get(event.type)
+
+    def _is_open(self, request: dict[str, Any]) -> bool:
+        """Return whether a request may be open: those before the message may have got a reply."""
+        if self.has_read:
+            return True
+        pending = self._client.get(f"/runs/{self._run_id}")["pending_input"]
+        return pending is not None and bool(pending["request_id"] == request["request_id"])
 
     def _show_calls(self, calls: list[dict[str, Any]]) -> None:
         """Show the calls that a client has to make; this one only follows the run."""
@@ -200,6 +231,12 @@ class ForegroundRun:
         self._keyboard.ask()
 
     def _cancel(self) -> None:
+        if not self._is_own:
+            self.was_left = True
+            self._status = INTERRUPTED
+            note = f"Run {self._run_id} continues; `arkloop runs cancel {self._run_id}` ends it."
+            self._display.note(note, "yellow")
+            return
         self._display.note("Cancelling; press Ctrl-C again to exit without waiting.", "yellow")
         try:
             self._client.post(f"/runs/{self._run_id}:cancel")

@@ -24,9 +24,9 @@ class NoLine(Enum):
 class Keyboard:
     """Reads a line when it is asked to, on a thread of its own: the run may go on meanwhile."""
 
-    def __init__(self, give: Callable[[str | NoLine], None]) -> None:
-        """`give` gets each line that was asked for, or the reason why there is none."""
-        self._give = give
+    def __init__(self) -> None:
+        #: Gets each line that was asked for, or the reason why there is none.
+        self.give: Callable[[str | NoLine], None] = lambda line: None
         self._rest = b""
         self._reading = False
         # Closed standard input: its number may be some other file's by now.
@@ -48,7 +48,7 @@ class Keyboard:
     def _read_line(self) -> None:
         line = self._next_line()
         self._reading = False
-        self._give(line)
+        self.give(line)
 
     def _next_line(self) -> str | NoLine:
         # Not sys.stdin.readline(): a thread inside it would keep the process from ending.

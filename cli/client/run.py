@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,8 @@ import click
 
 from arkloop.cli.client.client import Client, Refused
 from arkloop.cli.client.display import Display, display_for
-from arkloop.cli.client.foreground_run import ForegroundRun, interrupts
+from arkloop.cli.client.foreground_run import ForegroundRun, Interrupts, interrupts
+from arkloop.cli.client.keyboard import Keyboard
 from arkloop.cli.client.run_options import fields_of, run_options
 from arkloop.cli.client.server_address import find_server
 
@@ -53,7 +55,8 @@ def run(
     input` answers it.
 
     Ctrl-C cancels the run; a second Ctrl-C exits at once. If this process is killed, the run
-    continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it.
+    continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it. A run that was there
+    before and takes the message, as the thread's `on_busy` may say, is left alone by Ctrl-C.
 
     Exit status: 0 completed, 1 failed or any error, 2 invalid usage, 130 cancelled.
     """
@@ -68,9 +71,8 @@ def run(
             content = [{"type": "text", "text": message}, *parts] if parts else message
             thread_id = None if thread is None else str(thread)
             choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route, **fields}
-            run_id = _start(client, display, content, choice)
-        status = ForegroundRun(client, display, run_id, interrupted).follow()
-    sys.exit(status)
+            made = _start(client, display, content, choice)
+        sys.exit(_followed(client, display, made, interrupted))
 
 
 def _standard_input() -> str:
@@ -108,8 +110,27 @@ def _uploaded(client: Client, paths: Iterable[Path]) -> Iterator[list[dict[str, 
         raise
 
 
-def _start(client: Client, display: Display, message: Any, choice: dict[str, Any]) -> str:
-    """Start the run and return its id; of one that is refused nothing is left behind."""
+def _followed(
+    client: Client, display: Display, made: dict[str, Any], interrupted: Interrupts
+) -> int:
+    """Follow the run that answers the message; returns the exit status."""
+    watched = partial(ForegroundRun, client, display, interrupted=interrupted, keyboard=Keyboard())
+    run_id, steer = made["run_id"], made.get("steer")
+    if steer is None:
+        return watched(run_id, is_own="is_merged" not in (made.get("queue") or {})).follow()
+    display.note("The thread's active run gets the message; what follows:")
+    active = watched(run_id, is_own=False, message_id=steer["message_id"])
+    status = active.follow()
+    if active.was_left or active.has_read:
+        return status
+    display.note("It has ended without the message, which a run of its own answers:")
+    return watched(steer["fallback_run_id"]).follow()
+
+
+def _start(
+    client: Client, display: Display, message: Any, choice: dict[str, Any]
+) -> dict[str, Any]:
+    """Start the run and return the response; of one that is refused nothing is left behind."""
     try:
         made = client.post("/runs", {"message": {"content": message}, **choice})
     except Refused as refused:
@@ -121,4 +142,4 @@ def _start(client: Client, display: Display, message: Any, choice: dict[str, Any
         )
         raise Refused(refused.status, refused.code, advice) from None
     display.note(f"run {made['run_id']} in thread {made['thread_id']}")
-    return str(made["run_id"])
+    return made

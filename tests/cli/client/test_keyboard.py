@@ -20,7 +20,8 @@ class Pipe:
         reading, self._writing = os.pipe()
         self._reading = os.fdopen(reading)
         monkeypatch.setattr("sys.stdin", self._reading)
-        self._keyboard = Keyboard(self._lines.put)
+        self._keyboard = Keyboard()
+        self._keyboard.give = self._lines.put
 
     def write(self, data: bytes) -> None:
         os.write(self._writing, data)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -225,6 +226,55 @@ def test_a_busy_thread_does_not_get_the_message(arkloop: Arkloop, user: Caller) 
     assert f"arkloop runs cancel {run_id}" in done.stderr.decode()
     assert 1 == len(user.messages(thread_id))
     user.cancel(run_id)
+
+
+def test_a_message_that_the_active_run_takes_is_followed_there(
+    arkloop: Arkloop, user: Caller
+) -> None:
+    """What follows it is shown, and nothing before; Ctrl-C leaves the run of the others alone."""
+    thread_id = user.thread(on_busy="steer")
+    tool = {"tool": "calculator", "args": {"expression": "1+1"}}
+    steps = script({"say": "one "}, ASK, {"hang": 10}, tool, {"say": "all done"})
+    run_id = user.start(thread_id, message=steps)
+    user.until(run_id, "status", "waiting_for_input")
+    user.answer(run_id, "red")
+    user.until(run_id, "phase", "executing")
+
+    with arkloop.started("run", "--thread", thread_id, "two") as left:
+        assert run_id in first_line(left)
+        assert "active run gets the message" in first_line(left)
+        left.send_signal(signal.SIGINT)
+        _, stderr = left.communicate(timeout=30)
+    done = arkloop("run", "--thread", thread_id, "three")
+
+    assert (130, True) == (left.returncode, f"{run_id} continues".encode() in stderr)
+    assert "completed" == user.get_run(run_id)["status"]
+    assert (0, b"You said: three\n") == (done.returncode, done.stdout)
+    assert b"Which one?" not in stderr + done.stderr
+
+
+def test_a_message_that_comes_too_late_has_a_run_of_its_own(arkloop: Arkloop, user: Caller) -> None:
+    """The active run ends without it; what follows is its own answer, to which questions belong."""
+    thread_id = user.thread(on_busy="steer")
+    run_id = user.start(thread_id, message=script({"say": "one "}, {"hang": 6}, {"say": "end"}))
+    user.seen(run_id, "message.delta")
+
+    message = script(ASK, ASK, {"say": "two"})
+    done = arkloop("run", "--thread", thread_id, message, input=b"red\nblue\n")
+
+    assert (0, b"two\n") == (done.returncode, done.stdout)
+    assert b"ended without the message" in done.stderr
+
+
+def test_a_run_that_waits_for_its_thread_says_so(arkloop: Arkloop, user: Caller) -> None:
+    """After three seconds in the queue; workers are not the reason."""
+    thread_id = user.thread(on_busy="enqueue")
+    first = user.start(thread_id, message=script({"hang": 6}))
+
+    done = arkloop("run", "--thread", thread_id, "two")
+
+    assert (0, b"You said: two\n") == (done.returncode, done.stdout)
+    assert f"behind run {first}" in done.stderr.decode()
 
 
 def test_a_run_that_is_refused_leaves_no_thread_behind(system: System, arkloop: Arkloop) -> None:
