@@ -4,7 +4,8 @@ import re
 
 #: Known by name: a codec of Python's can be slow on purpose, and each unknown name is remembered.
 _CHARSETS = re.compile(
-    r"utf-?8|utf-16(le|be)?|us-ascii|iso-8859-([1-9]|1[013-6])|latin1|windows-125[0-8]|koi8-[ru]"
+    r"utf-?8|utf-16(le|be)?|us-ascii|iso-?8859-([1-9]|1[013-6])|latin-?1|(windows-|cp)125[0-8]"
+    r"|koi8-[ru]"
     r"|shift[_-]jis|euc-jp|iso-2022-jp|gb2312|gbk|gb18030|big5|euc-kr"
 )
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))

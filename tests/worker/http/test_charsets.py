@@ -9,6 +9,8 @@ from arkloop.worker.http.charsets import decoded
     ("body", "charset", "text"),
     [
         (b"caf\xe9", "ISO-8859-1", "café"),
+        (b"caf\xe9", "latin-1", "café"),
+        (b"\x80", "cp1252", "€"),
         ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
         ("é".encode(), "", "é"),
         ("é".encode("utf-16"), "utf-8", "é"),
@@ -25,7 +27,7 @@ def test_a_body_is_decoded_by_its_charset(body: bytes, charset: str, text: str) 
 @pytest.mark.parametrize(
     "charset",
     [
-        *("utf8", "utf-8", "utf-16", "utf-16le", "utf-16be", "us-ascii", "latin1"),
+        *("utf8", "utf-8", "utf-16", "utf-16le", "utf-16be", "us-ascii", "latin1", "iso8859-15"),
         *(f"iso-8859-{part}" for part in range(17)),
         *(f"windows-125{page}" for page in range(10)),
         *("koi8-r", "koi8-u", "shift_jis", "shift-jis", "euc-jp", "iso-2022-jp"),
