@@ -1,7 +1,7 @@
 """`arkloop run`: a message to an agent, its run in the foreground, its answer in the terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,8 +93,11 @@ def _check(message: str) -> None:
 
 
 @contextmanager
-def _uploaded(client: Client, paths: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
+def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
     """Store the files and yield the parts of a message for them; what is refused leaves none."""
+    for path in paths:
+        if not path.is_file():  # a pipe, for example: its size is not known before it is sent
+            raise click.UsageError(f"{path} is not a regular file.")
     ids: list[str] = []
     try:
         parts = []

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import click
+import httpx2
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -44,10 +45,9 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
     if not url and (url := _read(folder / "url") or ""):
         _check_is_of_a_dev_server(folder / "url", url, has_key=bool(key))
     url = (url or DEFAULT_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not (host := _host(url)):
         raise click.ClickException(f"ARKLOOP_URL must look like https://host:port, is {url!r}.")
-    is_loopback = leads_to_loopback(parts.hostname)
+    is_loopback = leads_to_loopback(host)
     if not key and is_loopback:
         key = _read(folder / "api-key") or ""
     if not key:
@@ -67,11 +67,21 @@ def _check_is_of_a_dev_server(file: Path, url: str, *, has_key: bool) -> None:
             f"ARKLOOP_API_KEY is not sent to the address in {file} ({url}): set ARKLOOP_URL, or "
             "unset ARKLOOP_API_KEY to talk to the dev server of this folder."
         )
-    if not leads_to_loopback(urlsplit(url).hostname or ""):
+    if not leads_to_loopback(_host(url)):
         raise click.ClickException(
             f"The address in {file} ({url}) is not on this machine: set ARKLOOP_URL and "
             "ARKLOOP_API_KEY if you trust it."
         )
+
+
+def _host(url: str) -> str:
+    """Return the host of an address to which requests can be sent; of any other, nothing."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, httpx2.URL(url).host.encode("idna")
+    except (ValueError, httpx2.InvalidURL):
+        return ""
+    return parts.hostname or "" if parts.scheme in ("http", "https") else ""
 
 
 def _read(path: Path) -> str | None:

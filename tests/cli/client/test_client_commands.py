@@ -1,6 +1,7 @@
 """The commands that talk to a server or to the database and end at once."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,19 @@ def test_without_a_key_the_command_says_where_to_get_one(arkloop: Arkloop) -> No
     assert (1, b"") == (done.returncode, done.stdout)
     assert 1 == len(done.stderr.splitlines())
     assert b"set ARKLOOP_API_KEY, or start `arkloop dev`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1"),
+        *("http://foo..bar", "http://münchen..de"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    """The message has the address, where a library would raise an error of its own."""
+    with pytest.raises(click.ClickException, match=f"is {re.escape(repr(url))}"):
+        find_server({"ARKLOOP_URL": url, "ARKLOOP_API_KEY": "key"})
 
 
 def test_an_unreachable_server_is_told_in_one_line(arkloop: Arkloop) -> None:

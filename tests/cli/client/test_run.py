@@ -1,6 +1,7 @@
 """`arkloop run`, as people and scripts meet it: the real command against a running system."""
 
 import json
+import os
 import re
 import signal
 from contextlib import ExitStack
@@ -55,8 +56,11 @@ def test_a_file_that_is_refused_leaves_nothing(arkloop: Arkloop, user: Caller) -
 
     done = arkloop("run", "Look", "--file", "a.txt", "--file", "a.zip")
     missing = arkloop("run", "Look", "--file", "nowhere.png")
+    os.mkfifo(arkloop.folder / "pipe")
+    pipe = arkloop("run", "Look", "--file", "pipe")
 
-    assert (1, 2) == (done.returncode, missing.returncode)
+    assert (1, 2, 2) == (done.returncode, missing.returncode, pipe.returncode)
+    assert b"pipe is not a regular file" in pipe.stderr
     assert b"must be a PNG, JPEG, GIF or WebP image, a PDF, or text in UTF-8" in done.stderr
     assert threads == user.get("/v1/threads")
 
