@@ -280,5 +280,5 @@ def _create(
         on_busy=_on_busy(tx.sql, thread, answers),
     )
     made = creation.create(tx, new)
-    sent_files.mark_used()
+    sent_files.mark_used(tx)
     return Part(run_id=made.run_id)

@@ -238,7 +238,7 @@ def _sent(body: Mapping[str, Any], dialect: Dialect) -> tuple[UUID, bool]:
         wanted = {**body, "message": said, "on_busy": on_busy}
         opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
         made = creation.create(tx, new_run(wanted, new_id(), opened, tx.sql))
-        sent_files.mark_used()
+        sent_files.mark_used(tx)
         return jsonify(run_id=str(made.run_id))
 
     key = None

@@ -128,8 +128,8 @@ def _created(body: Mapping[str, Any]) -> Created:
         return Created(*_created_once(given, body), counts_once=True)
     key = _key_by_content(body)
     if key is None:
-        made = create(body)
-        sent_files.mark_used()
+        # Files are kept in the transaction that creates the message.
+        made = _created_once(None, body)[0] if sent_files.are_stored() else create(body)
         is_answer = made.waits > 0  # a run takes the same answer again
         return Created(made, is_replay=False, counts_once=is_answer)
     made, is_replay = _created_once(key, body)
@@ -139,12 +139,14 @@ def _created(body: Mapping[str, Any]) -> Created:
     return Created(made, is_replay, counts_once=True)
 
 
-def _created_once(key: str, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
-    """Create the response, or find that of this key; return its id, and whether it was found."""
+def _created_once(key: str | None, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
+    """Create the response, or find that of this key, if there is one; return its id, and whether it
+    was found.
+    """
 
     def make(tx: Transaction) -> Response:
         made = create_once(tx, body)
-        sent_files.mark_used()
+        sent_files.mark_used(tx)
         return jsonify(id=str(made))
 
     answer = answered_once(key, read_json(), make)

@@ -19,6 +19,7 @@ from arkloop.shared.errors import (
     Unavailable,
 )
 from arkloop.shared.files import files, incoming
+from arkloop.shared.storage.connections import Transaction
 
 #: Of a request whose messages may have files in them.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -31,8 +32,8 @@ _NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")
 def stored(field: str, data: str, name: Any = None) -> UUID:
     """Store what a client has sent as a `data:` URL or in base64; returns the file's id.
 
-    Call it within `kept_if_used`. `field` is the place in the request, and `name` the file's, if
-    the client gives one.
+    It expires unless `mark_used` keeps it: call this within `kept_if_used`. `field` is the place in
+    the request, and `name` the file's, if the client gives one.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
@@ -52,7 +53,7 @@ def stored(field: str, data: str, name: Any = None) -> UUID:
     except InvalidRequest as error:
         raise InvalidRequest(**{field: error.details["file"]}) from None
     with connections().transaction() as tx:
-        files.complete(tx, file_id, facts)
+        files.complete(tx, file_id, facts, kept_for=files.PENDING)
     g.sent_files.append(file_id)
     return file_id
 
@@ -69,7 +70,7 @@ def kept_if_used() -> Iterator[None]:
         _remove()
         raise
     except Unavailable:
-        raise  # the message may have been committed all the same
+        raise  # the message may have been committed, and its files with it; else they expire
     except ArkloopError:
         _remove()
         raise
@@ -82,8 +83,10 @@ def are_stored() -> bool:
     return bool(g.sent_files)
 
 
-def mark_used() -> None:
-    """Keep what this request has stored: a message refers to it."""
+def mark_used(tx: Transaction) -> None:
+    """Keep what this request has stored: the transaction creates a message that refers to it."""
+    if g.sent_files:
+        files.keep(tx, g.sent_files)
     g.are_used = True
 
 

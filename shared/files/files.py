@@ -75,6 +75,14 @@ def complete(
     return row
 
 
+def keep(tx: Transaction, file_ids: Collection[UUID]) -> None:
+    """Let files that are complete expire no more, but for those that have been deleted."""
+    # By the clock: a deletion that this waits for may have begun after the transaction.
+    is_alive = files.c.expires_at > func.clock_timestamp()
+    kept = update(files).where(files.c.id.in_(file_ids), is_alive)
+    tx.sql.execute(kept.values(expires_at=None))
+
+
 def end_uploads(tx: Transaction, org_id: UUID) -> None:
     """Make pending files of an org expire: `complete` refuses what is still being written."""
     pending = (files.c.org_id == org_id) & files.c.stored_at.is_(None) & _is_alive()

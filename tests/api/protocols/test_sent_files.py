@@ -1,9 +1,66 @@
-"""Requests with more in their messages than a body may have."""
+"""Requests with files in their messages, and with more than a body may have."""
+
+from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 
 from arkloop.api.protocols import sent_files
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.files import files
 from tests.clients import User
+
+URL = "data:text/plain;base64,SGVsbG8="
+#: A request of each protocol whose message has a file in it.
+PARTS: dict[str, Any] = {
+    "/v1/responses": {"type": "input_file", "filename": "a.txt", "file_data": URL},
+    "/v1/agui": {
+        "type": "document",
+        "source": {"type": "data", "value": "SGVsbG8=", "mimeType": "text/plain"},
+    },
+    "/v1/ui/chat": {"type": "file", "mediaType": "text/plain", "url": URL},
+}
+BODIES: dict[str, Any] = {
+    "/v1/responses": {
+        "model": "scripted",
+        "background": True,
+        "input": [{"role": "user", "content": [PARTS["/v1/responses"]]}],
+    },
+    "/v1/agui": {
+        "threadId": "chat-1",
+        "runId": "run-1",
+        "messages": [{"id": "m1", "role": "user", "content": [PARTS["/v1/agui"]]}],
+    },
+    "/v1/ui/chat": {
+        "id": "chat-1",
+        "messages": [{"id": "m1", "role": "user", "parts": [PARTS["/v1/ui/chat"]]}],
+    },
+}
+
+
+def expiring(connections: Connections, alice: User) -> list[bool]:
+    """Return of each file of the org whose bytes are stored whether it will expire."""
+    of_org = (files.c.org_id == alice.org_id) & files.c.stored_at.is_not(None)
+    query = select(files.c.expires_at.is_not(None)).where(of_org).order_by(files.c.id)
+    with connections.reading() as sql:
+        return list(sql.scalars(query))
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_files_of_a_message_that_was_not_created_expire(
+    alice: User, connections: Connections, path: str
+) -> None:
+    """After 503 the client sends the same again; a process may die at the same place."""
+    with connections.transaction() as other:
+        other.sql.execute(text("LOCK TABLE runs IN SHARE MODE"))
+        refused = alice.post(path, BODIES[path])
+    assert (503, [True]) == (refused.status_code, expiring(connections, alice))
+
+    made = alice.post(path, BODIES[path], buffered=False)
+    made.close()
+
+    assert 200 == made.status_code
+    assert [True, False] == expiring(connections, alice)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from arkloop.shared.errors import FileMissing, StorageUnavailable
 from arkloop.shared.files import expiry, files
@@ -79,6 +79,29 @@ def test_an_upload_that_ends_after_its_file_was_deleted_leaves_nothing(
 
     assert [] == list((tmp_path / str(alice.org_id)).iterdir())
     assert set() == rows(connections, alice)
+
+
+def test_a_file_that_was_deleted_before_its_message_is_not_kept(
+    alice: User, connections: Connections, tmp_path: Path
+) -> None:
+    """Its deletion counts, also if it is younger than the transaction that creates the message."""
+    kept, deleted = (pending_file(connections, alice) for _ in range(2))
+    with connections.transaction() as tx:
+        for file_id in (kept, deleted):
+            facts = Facts("image/png", len(png()), "0" * 64)
+            files.complete(tx, file_id, facts, kept_for=files.PENDING)
+
+    with connections.transaction() as tx:
+        tx.sql.execute(select(func.now()))  # it has begun
+        with connections.transaction() as other:
+            assert 1 == files.remove_all(other, created_by_user_id=alice.id, file_ids=[deleted])
+        files.keep(tx, [kept, deleted])
+
+    with connections.reading() as sql:
+        unexpired = select(table.c.id).where(table.c.org_id == alice.org_id)
+        assert [kept] == list(sql.scalars(unexpired.where(table.c.expires_at.is_(None))))
+    assert 1 == expiry.remove_expired(connections, LocalStorage(str(tmp_path)))
+    assert {kept} == rows(connections, alice)
 
 
 class Hanging(LocalStorage):
