@@ -49,17 +49,12 @@ class LocalStorage:
             writer.close()
 
     def read(self, key: str) -> Iterator[bytes]:
-        try:
-            file = _call(_open, self._root / key)
-        except FileNotFoundError:
-            raise ObjectMissing(key) from None
-        return _pieces(file)
+        return _pieces(_call(_open, self._root / key))
 
     def remove(self, key: str) -> None:
         path = self._root / key
         for name in (path, _unfinished(path)):
-            with suppress(FileNotFoundError):
-                _call(os.unlink, name)
+            _call(_remove, name)
 
 
 class _LocalWriter:
@@ -87,13 +82,26 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise ObjectMissing(path.name) from None
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _persist(file: BinaryIO, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
-    os.rename(_unfinished(path), path)
+    try:
+        os.rename(_unfinished(path), path)
+    except FileNotFoundError:
+        # NFS repeats a call whose response was lost: it was renamed by the first one.
+        if os.stat(path).st_size != os.fstat(file.fileno()).st_size:
+            raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -126,7 +134,5 @@ def _close(file: BinaryIO) -> None:
 def _call(function: Callable[..., T], *args: Any) -> T:
     try:
         return _THREADS.call(function, *args, seconds=HANGING_SECONDS)
-    except FileNotFoundError:
-        raise
     except OSError as error:  # one of them is TimeoutError
         raise StorageUnavailable() from error

@@ -82,7 +82,7 @@ class S3Storage:
         # AWS answers 204 for an absent object; some other servers answer 404.
         with suppress(ObjectMissing), _failing():
             self._s3.delete_object(Bucket=self._bucket, Key=key)
-        with _failing():
+        with _failing(may_miss=False):
             found = self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
         for upload in found.get("Uploads", ()):
             with suppress(ObjectMissing), _failing():  # its writer may end it meanwhile
@@ -98,25 +98,31 @@ class _S3Writer:
         self._s3 = s3
         self._place = place
         self._buffer = bytearray()
+        self._size = 0
         self._upload_id: str | None = None
         self._parts: list[dict[str, Any]] = []
 
     def write(self, data: bytes) -> None:
         self._buffer += data
+        self._size += len(data)
         if len(self._buffer) >= PART_BYTES:
-            with _failing():
+            with _failing(may_miss=False):
                 self._send_part()
 
     def commit(self) -> None:
-        with _failing():
+        with _failing(may_miss=False):
             if self._upload_id is None:
                 self._s3.put_object(**self._place, Body=bytes(self._buffer))
                 return
             if self._buffer:
                 self._send_part()
-            self._s3.complete_multipart_upload(
-                **self._place, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
-            )
+            try:
+                self._complete()
+            except ObjectMissing:
+                # The SDK repeats a request whose response was lost. Servers may answer that the
+                # upload is absent: it was completed by the first one.
+                if self._s3.head_object(**self._place)["ContentLength"] != self._size:
+                    raise StorageUnavailable() from None
             self._upload_id = None
 
     def close(self) -> None:
@@ -127,6 +133,12 @@ class _S3Writer:
             self._s3.abort_multipart_upload(**self._place, UploadId=self._upload_id)
         except (BotoCoreError, ClientError) as error:
             log.warning("an upload to S3 could not be aborted: %s", error)
+
+    def _complete(self) -> None:
+        with _failing():
+            self._s3.complete_multipart_upload(
+                **self._place, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+            )
 
     def _send_part(self) -> None:
         if self._upload_id is None:
@@ -153,11 +165,15 @@ def _pieces(body: Any) -> Iterator[bytes]:
 
 
 @contextmanager
-def _failing() -> Iterator[None]:
+def _failing(*, may_miss: bool = True) -> Iterator[None]:
+    """Raise errors of the SDK as those of a storage: `ObjectMissing` only if something `may_miss`.
+
+    Writers look for nothing: to them a 404 means that the storage does not work.
+    """
     try:
         yield
     except ClientError as error:
-        if error.response["Error"]["Code"] in _MISSING:
+        if may_miss and error.response["Error"]["Code"] in _MISSING:
             raise ObjectMissing() from None
         raise StorageUnavailable() from error
     except BotoCoreError as error:

@@ -59,6 +59,30 @@ def test_removal_takes_what_a_crash_left(tmp_path: Path) -> None:
     assert [] == names(tmp_path)
 
 
+def test_a_rename_whose_response_was_lost_is_done(tmp_path: Path) -> None:
+    """NFS repeats it then, and the repetition finds nothing to rename."""
+    storage = LocalStorage(str(tmp_path))
+    with storage.writing("org/1") as writer:
+        writer.write(b"a" * 300_000)
+        (tmp_path / "org" / "1.part").rename(tmp_path / "org" / "1")
+        writer.write(b"b")
+        writer.commit()
+
+    assert b"a" * 300_000 + b"b" == b"".join(storage.read("org/1"))
+    assert ["org/1"] == names(tmp_path)
+
+
+def test_a_file_that_vanishes_while_it_is_written_is_unavailable(tmp_path: Path) -> None:
+    """A writer reports no missing object: it looks for none."""
+    storage = LocalStorage(str(tmp_path))
+    with pytest.raises(StorageUnavailable), storage.writing("org/1") as writer:
+        writer.write(b"a")
+        (tmp_path / "org" / "1.part").unlink()
+        writer.commit()
+
+    assert [] == names(tmp_path)
+
+
 def test_a_disk_that_fails_is_unavailable(tmp_path: Path) -> None:
     """The error of the system becomes 503 for a client."""
     (tmp_path / "org").write_bytes(b"a file where a directory should be")
