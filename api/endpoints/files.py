@@ -17,7 +17,13 @@ from arkloop.api.http.described import described
 from arkloop.api.http.idempotency import answered_once, check_key, created
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.api.http.multipart import read_file
-from arkloop.shared.errors import FileMissing, InvalidRequest, StorageUnavailable, Unavailable
+from arkloop.shared.errors import (
+    FileMissing,
+    InvalidRequest,
+    RateLimitExceeded,
+    StorageUnavailable,
+    Unavailable,
+)
 from arkloop.shared.files import files, incoming, media_types
 from arkloop.shared.files.storage import ObjectMissing
 from arkloop.shared.times import rfc3339, rfc3339_or_none
@@ -26,6 +32,8 @@ bp = Blueprint("files", __name__)
 
 #: Uploads of one process at a time, of all orgs and of one: each has up to 10 MiB in memory.
 MAX_UPLOADS, MAX_UPLOADS_OF_ORG = 8, 4
+#: Nobody knows how long the others take: most have no more than an image.
+RETRY_AFTER_SECONDS = 1
 #: Seconds after which a client that takes nothing is closed.
 BLOCKED_WRITE_SECONDS = 60
 
@@ -128,8 +136,17 @@ def content_of(file: Row[Any]) -> Response:
 
 @contextmanager
 def _upload_slot(org_id: UUID) -> Iterator[None]:
-    """Count the upload. Raises: Unavailable: this process, or the org in it, has too many."""
-    if _uploads.total() >= MAX_UPLOADS or _uploads[org_id] >= MAX_UPLOADS_OF_ORG:
+    """Count the upload.
+
+    Raises:
+        RateLimitExceeded: the org has too many in this process, which is no fault of the service.
+        Unavailable: the process has too many.
+    """
+    if _uploads[org_id] >= MAX_UPLOADS_OF_ORG:
+        raise RateLimitExceeded(
+            "Too many uploads of the organization at the same time; try again shortly.", limit="org"
+        ).after(RETRY_AFTER_SECONDS)
+    if _uploads.total() >= MAX_UPLOADS:
         raise Unavailable("Too many uploads at the same time; try again shortly.")
     _uploads[org_id] += 1
     try:

@@ -85,7 +85,7 @@ class Client:
             with path.open("rb") as file:
                 form = {"file": (path.name, file)}
                 answer: dict[str, Any] = self._call(
-                    "POST", "/files", files=form, headers=key
+                    "POST", "/files", is_upload=True, files=form, headers=key
                 ).json()
         except OSError as error:
             raise click.ClickException(f"{path}: {error.strerror}") from None
@@ -105,23 +105,28 @@ class Client:
                 return
             query["before"] = response.headers["X-Next-Cursor"]
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+    def _call(
+        self, method: str, path: str, *, is_upload: bool = False, **kwargs: Any
+    ) -> httpx2.Response:
         """Return a successful response that is JSON, or has no content.
 
         Raises:
             Unreachable: at the first request at once, later after some tries.
-            Refused: any other answer.
+            Refused: any other answer; of an upload while there are too many, after some tries.
         """
-        deadline = time.monotonic() + (PATIENCE_SECONDS if self._answered else 0)
+        until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 response = self.http.request(method, path, **kwargs)
-                if response.status_code not in AWAY or time.monotonic() > deadline:
+            except httpx2.HTTPError as error:
+                if not self._answered or time.monotonic() > until:
+                    raise self.unreachable(error) from error
+            else:
+                is_away = self._answered and response.status_code in AWAY
+                is_passing = is_away or (is_upload and _is_crowded(response))
+                if not is_passing or time.monotonic() > until:
                     self._answered = True
                     return _successful(response)
-            except httpx2.HTTPError as error:
-                if time.monotonic() > deadline:
-                    raise self.unreachable(error) from error
             time.sleep(PAUSE_SECONDS)
 
     def unreachable(self, error: Exception) -> Unreachable:
@@ -133,6 +138,15 @@ class Client:
         )
         reason = str(error) or type(error).__name__
         return Unreachable(f"{self.server.url} is unreachable ({reason}). {advice}")
+
+
+def _is_crowded(response: httpx2.Response) -> bool:
+    """Return whether the service takes no upload at the moment, since others do so at once.
+
+    The limit on requests in a minute is another one: each try would count for it.
+    """
+    is_busy = response.status_code in (429, 503) and "Retry-After" in response.headers
+    return is_busy and "per_minute" not in refusal(response).details
 
 
 def refusal(response: httpx2.Response) -> Refused:

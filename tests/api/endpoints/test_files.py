@@ -1,7 +1,6 @@
 """`/v1/files`."""
 
 import hashlib
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from arkloop.api.endpoints import files as endpoint
 from arkloop.shared.config import Settings
 from arkloop.shared.files import expiry, incoming
 from arkloop.shared.files.local_storage import LocalStorage
@@ -297,24 +295,6 @@ def test_an_interrupted_upload_is_removed(
     expiry.remove_expired(connections, LocalStorage(settings.files_dir))
 
     assert f"{made['id']}.part" not in stored(settings)
-
-
-@pytest.fixture
-def busy(alice: User) -> Iterator[None]:
-    """Other uploads of the org take all that it may have at a time."""
-    endpoint._uploads[alice.org_id] = endpoint.MAX_UPLOADS_OF_ORG
-    yield
-    endpoint._uploads.clear()
-
-
-@pytest.mark.usefixtures("busy")
-def test_an_org_has_only_some_uploads_at_a_time(alice: User, register: Register) -> None:
-    """503 with Retry-After beyond them; other orgs still upload."""
-    response = send(alice, png())
-
-    assert (503, "service.unavailable") == error_of(response)
-    assert "1" == response.headers["Retry-After"]
-    upload(register())
 
 
 def test_a_message_has_parts(alice: User) -> None:

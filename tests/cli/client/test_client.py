@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from arkloop.cli.client.client import Client, Refused
 from arkloop.cli.client.server_address import ServerAddress
 
 Response = tuple[int, str, bytes]
+#: Of every file that is uploaded here.
+CONTENT = b"The meeting is at noon."
 
 
 @contextmanager
@@ -19,10 +22,17 @@ def _playing(*responses: Response) -> Iterator[Client]:
     left = list(responses)
 
     class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert CONTENT in body
+            self.do_GET()
+
         def do_GET(self) -> None:
             status, kind, body = left.pop(0)
             self.send_response(status)
             self.send_header("Content-Type", kind)
+            if status in (429, 503):
+                self.send_header("Retry-After", "1")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -45,6 +55,24 @@ def test_a_passing_failure_is_repeated(status: int) -> None:
     done = (200, "application/json", b"[]")
     with _playing(done, (status, "text/plain", b""), done) as client:
         assert [[], []] == [client.get("/runs"), client.get("/runs")]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_upload_among_others_is_repeated(tmp_path: Path, status: int) -> None:
+    """An org has a few uploads at a time; the file is sent from its beginning again."""
+    file, json = tmp_path / "notes.txt", "application/json"
+    file.write_bytes(CONTENT)
+    with _playing((status, json, b"{}"), (201, json, b'{"id": "x"}')) as client:
+        assert {"id": "x"} == client.upload(file)
+
+
+def test_an_upload_beyond_the_limit_of_a_minute_is_not_repeated(tmp_path: Path) -> None:
+    """Each try would count for the limit, too."""
+    file, json = tmp_path / "notes.txt", "application/json"
+    file.write_bytes(CONTENT)
+    body = b'{"code": "rate_limit.exceeded", "message": "Too many.", "details": {"per_minute": 5}}'
+    with _playing((429, json, body)) as client, pytest.raises(Refused, match="Too many"):
+        client.upload(file)
 
 
 def test_a_success_that_is_not_the_services_is_refused() -> None:
