@@ -155,6 +155,22 @@ def test_every_documented_setting_reaches_the_containers() -> None:
         assert re.fullmatch(rf"\$\{{{name}:[-?].*\}}", passed[name]), name
 
 
+def test_the_guide_says_which_variables_reach_no_container() -> None:
+    """A line of `.env` does nothing for them; the guide's own file passes them on, with files."""
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    ours = page.partition("\n## Settings\n")[2].partition("\n### Platforms\n")[0]
+    documented = set(re.findall(r"`([A-Z]+_[A-Z_]+)\b", ours)) - set(FALLBACKS.values())
+    guide = (ROOT / "docs/how-to/operations.md").read_text()
+    said, _, rest = guide.partition("\n`.env` can contain ")[2].partition("\n```yaml\n")
+    own = yaml.safe_load(rest.partition("```")[0])["services"]["worker"]
+
+    assert {"SSL_CERT_FILE", "SSL_CERT_DIR"} <= documented
+    for name in documented - set(SERVICES["web"]["environment"]):
+        assert f"`{name}`" in said
+    mounted = {volume.split(":")[1] for volume in own["volumes"]}
+    assert mounted == {value for value in own["environment"].values() if value[0] == "/"}
+
+
 def test_an_operators_settings_are_what_the_processes_read() -> None:
     """Settings from `.env` change what the processes of a container do."""
     given = {
