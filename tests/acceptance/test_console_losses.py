@@ -23,6 +23,12 @@ BEGINS = "**/v1/runs"
 TIMELINE = "**/v1/threads/*/timeline*"
 
 
+def not_found(route: Route) -> None:
+    """Respond as a web process of another release does to the address of a file."""
+    body = {"code": "http.not_found", "message": "No such endpoint.", "details": {}}
+    route.fulfill(status=404, json=body)
+
+
 def bad_gateway(route: Route) -> None:
     """Respond as nginx does while no web process is there."""
     page = "<html><h1>502 Bad Gateway</h1></html>"
@@ -117,6 +123,22 @@ def test_a_message_whose_response_is_lost_is_there_once(
     expect(page.locator(".said")).to_have_count(1)
     expect(box(page)).to_have_value("")
     assert 2 == len(user.messages(thread_id))
+
+
+def test_a_page_whose_files_are_of_another_version_says_so(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A person who loads it during a deploy reads why it is empty, until the files are there."""
+    lose(context, "**/console/*/app.js", not_found)
+    page = context.new_page()
+    late = page.get_by_text("a new version is being deployed")
+
+    page.goto(f"{user.url}/console")
+    expect(late).to_be_visible(timeout=10_000)
+
+    page.reload()
+    expect(page.get_by_role("heading").first).to_be_visible()
+    expect(late).to_have_count(0)
 
 
 def test_a_502_of_a_proxy_ends_no_view(context: BrowserContext, user: Caller) -> None:
