@@ -1,10 +1,12 @@
 """Threads in the console, in a real Chromium: their texts, their titles, and how they open."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import TIMELINE, lose, unreachable
+from tests.acceptance.test_console_losses import TIMELINE, hold, lose, unreachable
 from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller
 
@@ -58,3 +60,25 @@ def test_a_thread_that_was_opened_without_the_service_comes(
 
     expect(page.locator(".run .markdown")).to_have_text(["Here it is."])
     expect(page.get_by_text("The service cannot be reached.")).to_have_count(0)
+
+
+def test_files_that_are_dropped_together_are_uploaded_one_after_the_other(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """An org has few uploads at a time: of many at once, some would be refused."""
+    files = [tmp_path / f"{number}.txt" for number in range(3)]
+    for file in files:
+        file.write_text("The meeting is at noon.")
+    held = hold(context, "**/v1/files")
+    page = signed_in(context, user, "/threads/new")
+    page.get_by_label("Files", exact=True).set_input_files(files)
+    uploading = page.get_by_text("uploading …")
+
+    for number in range(3):
+        expect(uploading).to_have_count(3 - number)
+        page.wait_for_timeout(300)
+        assert number + 1 == len(held)
+        held[number].continue_()
+
+    expect(uploading).to_have_count(0)
+    expect(page.get_by_role("list", name="Attached files").get_by_role("alert")).to_have_count(0)

@@ -1,4 +1,4 @@
-// Files of a message: chosen, dropped or pasted, uploaded at once, and sent with the text.
+// Files of a message: chosen, dropped or pasted, uploaded before it is sent with them.
 import { bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html, useRef, useState } from "../lib/html.js"
@@ -20,13 +20,17 @@ export function useAttachments(first) {
   // Files that were kept have the keys of another page.
   const [list, setList] = useState(() => first().map((one, index) => ({ ...one, key: index + 1 })))
   const keys = useRef(list.length)
+  const last = useRef(Promise.resolve())
   const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
     setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
   const add = (/** @type {Iterable<File>} */ files) => {
     for (const file of files) {
       const key = (keys.current += 1)
       setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
-      upload(file).then(
+      // One after the other: the service takes few uploads of an org at a time.
+      const stored = last.current.then(() => upload(file))
+      last.current = stored.catch(() => {})
+      stored.then(
         (stored) => change(key, { file: stored, isLoading: false }),
         (error) => change(key, { error, isLoading: false }),
       )
