@@ -8,9 +8,12 @@ import pytest
 
 from arkloop.shared.billing import credits
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import thread_changes
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.used_models import MARCH, NOTHING, at, usage, used
 from tests.clients import Register, User, details_of, error_of
+from tests.shared.runs.delegated_runs import delegated, held
 from tests.stored_runs import StoredRuns
 
 
@@ -214,3 +217,51 @@ def test_a_runs_usage_keeps_its_client_data(stored: StoredRuns, alice: User) -> 
     assert ["red"] == [row["value"] for row in alice.get(report).json or []]
     assert 200 == alice.patch(path, {"metadata": {"team": "blue"}}).status_code
     assert ["blue"] == [row["value"] for row in alice.get(report).json or []]
+
+
+def teams(user: User) -> list[Any]:
+    """Return what the report has for the key `team`."""
+    return [row["value"] for row in user.get("/v1/me/usage/by-metadata?key=team").json or []]
+
+
+def set_private(stored: StoredRuns, thread_id: UUID, is_private: bool) -> None:
+    with stored.connections.transaction() as tx:
+        thread_changes.change(tx, stored.actor, thread_id, is_private=is_private)
+
+
+def test_the_metadata_of_private_runs_is_in_no_report(stored: StoredRuns, alice: User) -> None:
+    """Runs and sub-runs count by it only while their thread is shared."""
+    claim = stored.claimed()
+    thread_id = stored.row(claim.run_id)["thread_id"]
+    below = held(stored, delegated(stored, claim).run_id)
+    set_private(stored, thread_id, True)
+    for one, team in ((below, "blue"), (claim, "red")):
+        stored.set(one.run_id, metadata={"team": team})
+        assert stored.finish(one)
+    assert [None] == teams(alice)
+
+    path = f"/v1/runs/{claim.run_id}"
+    assert 200 == alice.patch(path, {"metadata": {"team": "green"}}).status_code
+    assert [None] == teams(alice)
+    set_private(stored, thread_id, False)
+    assert {"blue", "green"} == {*teams(alice)}
+    set_private(stored, thread_id, True)
+    assert [None] == teams(alice)
+    alice.delete(f"/v1/threads/{thread_id}")
+    assert [None] == teams(alice)
+
+
+@pytest.mark.parametrize(("is_private", "team"), [(False, "red"), (True, None)])
+def test_a_run_that_ends_in_a_deleted_thread_counts_as_before(
+    stored: StoredRuns, alice: User, is_private: bool, team: str | None
+) -> None:
+    """It counts by its metadata if the thread was shared when it was deleted."""
+    claim = stored.claimed()
+    stored.set(claim.run_id, metadata={"team": "red"})
+    thread_id = stored.row(claim.run_id)["thread_id"]
+    set_private(stored, thread_id, is_private)
+    alice.delete(f"/v1/threads/{thread_id}")
+
+    stored.finish(claim, RunState.CANCELLED)
+
+    assert [team] == teams(alice)

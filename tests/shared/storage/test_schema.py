@@ -173,10 +173,10 @@ def test_runs_that_ended_before_usage_was_kept_have_usage(older: Engine) -> None
     """The sum of `run_usage` is then that of the runs' totals; what is still active has none."""
     ended, active = (str(new_id()) for _ in range(2))
     with older.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         for run_id, state, position in ((ended, "completed", 1), (active, "executing", 2)):
             sql.execute(
-                text(_EARLIER_RUN),
+                text(EARLIER_RUN),
                 {"id": run_id, "state": state, "position": position, **owner},
             )
 
@@ -195,10 +195,10 @@ def test_an_upgrade_counts_only_attempts_after_a_lost_worker(older: Engine) -> N
     """Claims after input and deploys no longer count; a run without a claim keeps 0."""
     lost, answered, new = (str(new_id()) for _ in range(3))
     with older.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         for position, (run_id, claims) in enumerate(((lost, 4), (answered, 3), (new, 0)), 1):
             values = {"id": run_id, "state": "completed", "position": position, **owner}
-            sql.execute(text(_EARLIER_RUN), values)
+            sql.execute(text(EARLIER_RUN), values)
             sql.execute(
                 text("UPDATE runs SET attempt = :claims WHERE id = :id"),
                 {"id": run_id, "claims": claims},
@@ -233,7 +233,7 @@ def test_an_upgrade_hides_the_threads_of_sub_runs(
     engine = migrated_to("0068", new_database())
     runs = [str(new_id()) for _ in range(3)]
     with engine.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         for parent, run_id in zip((None, *runs), runs, strict=False):
             if parent is not None:
                 owner["thread"] = str(new_id())
@@ -241,7 +241,7 @@ def test_an_upgrade_hides_the_threads_of_sub_runs(
                 thread += " VALUES (:thread, :org, :user, :parent)"
                 sql.execute(text(thread), {"parent": parent, **owner})
             columns = {"id": run_id, "state": "completed", "position": 1}
-            sql.execute(text(_EARLIER_RUN), {**columns, **owner})
+            sql.execute(text(EARLIER_RUN), {**columns, **owner})
         top = "id = (SELECT thread_id FROM runs WHERE id = :run)"
         sql.execute(text(f"UPDATE threads SET {change} WHERE {top}"), {"run": runs[0]})
 
@@ -268,14 +268,14 @@ def test_an_upgrade_leaves_private_threads_of_others_to_them(
     engine = migrated_to("0068", new_database())
     runs, below = ([str(new_id()) for _ in range(2)] for _ in range(2))
     with engine.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         other = {"other": str(new_id())}
         user = "INSERT INTO users (id, login, email, password_hash)"
         sql.execute(text(f"{user} VALUES (:other, 'o', 'o@x', '-')"), other)
         place = {**owner, **other}
         for run_id, thread_id in zip(runs, below, strict=True):
             columns = {"id": run_id, "state": "completed", "position": 1}
-            sql.execute(text(_EARLIER_RUN), {**columns, **place})
+            sql.execute(text(EARLIER_RUN), {**columns, **place})
             place["thread"] = thread_id
             thread = "INSERT INTO threads (id, org_id, created_by_user_id, parent_run_id)"
             values = {"parent": run_id, **place}
@@ -300,7 +300,7 @@ def test_an_upgrade_leaves_threads_below_deleted_ones_to_their_creators(
     engine = migrated_to("0068", new_database())
     ids: dict[str, str] = {}
     with engine.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         users = {"user": owner["user"], "other": str(new_id())}
         user = "INSERT INTO users (id, login, email, password_hash)"
         sql.execute(text(f"{user} VALUES (:other, 'o', 'o@x', '-')"), users)
@@ -323,7 +323,7 @@ def test_an_upgrade_leaves_threads_below_deleted_ones_to_their_creators(
             if above is not None:
                 values["parent"] = str(new_id())
                 run = {"id": values["parent"], "state": "completed", "position": position}
-                sql.execute(text(_EARLIER_RUN), {**owner, **run, "thread": ids[above]})
+                sql.execute(text(EARLIER_RUN), {**owner, **run, "thread": ids[above]})
             columns = "id, org_id, created_by_user_id, is_private, parent_run_id"
             thread = f"INSERT INTO threads ({columns}) VALUES (:thread, :org, :creator, :private"
             sql.execute(text(f"{thread}, :parent)"), values)
@@ -357,10 +357,10 @@ def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
     engine = migrated_to("0068", new_database())
     gone, kept = (str(new_id()) for _ in range(2))
     with engine.begin() as sql:
-        owner = _owner(sql)
+        owner = owner_of_thread(sql)
         for position, run_id in ((2**52, gone), (2**52 + 1024, kept)):
             values = {"id": run_id, "state": "scheduled", "position": position, **owner}
-            sql.execute(text(_EARLIER_RUN), values)
+            sql.execute(text(EARLIER_RUN), values)
             owner["thread"] = str(new_id())
             thread = "INSERT INTO threads (id, org_id, created_by_user_id)"
             sql.execute(text(f"{thread} VALUES (:thread, :org, :user)"), owner)
@@ -376,8 +376,8 @@ def test_an_upgrade_cancels_scheduled_runs_of_deleted_threads(
     engine.dispose()
 
 
-def _owner(sql: Connection) -> dict[str, str]:
-    """Insert an org with a user and a thread; return their ids as parameters of `_EARLIER_RUN`."""
+def owner_of_thread(sql: Connection) -> dict[str, str]:
+    """Insert an org with a user and a thread; return their ids as parameters of `EARLIER_RUN`."""
     ids = {name: str(new_id()) for name in ("org", "user", "thread")}
     for statement in (
         "INSERT INTO orgs (id, name) VALUES (:org, 'o')",
@@ -388,7 +388,7 @@ def _owner(sql: Connection) -> dict[str, str]:
     return ids
 
 
-_EARLIER_RUN = """
+EARLIER_RUN = """
 INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id, model,
     position, state, queued_at, ended_at, input_tokens, output_tokens, cost_usd)
 VALUES (:id, :org, :thread, :user, 't', 'assistant@1', 'r', 'm', :position, :state, now(),
