@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, update
+from sqlalchemy import ARRAY, Connection, Uuid, any_, literal, update
 
 from arkloop.shared.billing import spending, usage_sums
 from arkloop.shared.billing.credits import CREDITS_PER_USD
@@ -134,6 +134,16 @@ def set_metadata(tx: Transaction, run_id: UUID, metadata: Mapping[str, str]) -> 
     tx.sql.execute(
         update(run_usage).where(run_usage.c.run_id == run_id).values(metadata=dict(metadata))
     )
+
+
+def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """Take the names and metadata off what these runs have used; the amounts stay.
+
+    It comes after the deletion of the runs: a change of their metadata locks these first.
+    """
+    # One value: a statement has at most 65,535.
+    is_theirs = run_usage.c.run_id == any_(literal(list(run_ids), ARRAY(Uuid)))
+    tx.sql.execute(update(run_usage).where(is_theirs).values(end_user_id=None, metadata={}))
 
 
 def forget_end_user(tx: Transaction, org_id: UUID, end_user_id: str) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from arkloop.shared.billing import spending
+from arkloop.shared.billing import spending, usage_reports
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.runs import places
 from arkloop.shared.runs.states import status_of
@@ -175,8 +175,8 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
         return None
     of_threads = select(func.count()).where(messages.c.thread_id.in_(thread_ids))
     message_count = tx.sql.scalar(of_threads) or 0
-    _forget(tx, [(run.org_id, run.id) for run in found])
     tx.sql.execute(delete(threads).where(threads.c.id.in_(thread_ids)))
+    _forget(tx, [(run.org_id, run.id) for run in found])
     return message_count, len(found)
 
 
@@ -229,6 +229,8 @@ def delete_single(tx: Transaction, found: Conversations) -> None:
 
 
 def _forget(tx: Transaction, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
+    """Forget what outlives the rows of these runs, (org, run), which are deleted already."""
     spending.forget_runs(tx.sql, run_ids)
+    usage_reports.forget_runs(tx, [run_id for _, run_id in run_ids])
     for org_id in {org_id for org_id, _ in run_ids}:
         deliveries.forget_runs(tx, org_id, [run_id for of, run_id in run_ids if of == org_id])
