@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import text
 
 from arkloop.cli.operator import org_erasures, org_rows
+from arkloop.shared.billing import credits
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections
 from tests.full_org import AT, Run, contents
@@ -40,6 +41,24 @@ def test_what_is_left_behind_is_erased_once_the_org_is_resumed(
     with connections.reading() as sql:
         assert 0 == sql.scalar(text("SELECT count(*) FROM forgotten_events"))
     assert [] == [name for name, rows in contents(target, org_id).items() if not rows]
+
+
+def test_the_ledger_of_an_erased_org_is_no_wrong_balance(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """`arkloop credits check` finds nothing wrong in either cell; the entries stay in both."""
+    with connections.transaction() as tx:
+        credits.grant(tx, org_id, 100, "paid")
+        right = "UPDATE credit_balances SET balance = 99 WHERE org_id = :org"
+        tx.sql.execute(text(right), {"org": org_id})
+    for done in (run("copy"), run("resume", at=target), run("erase", "--yes")):
+        assert 0 == done.exit_code, done.output
+
+    for cell, balance in ((connections, None), (target, 99)):
+        with cell.reading() as sql:
+            assert org_id not in {wrong for wrong, _, _ in credits.check(sql)}
+            assert balance == credits.balance(sql, org_id).balance
+            assert 99 == credits.accounts(sql, org_id)["customer"]
 
 
 def test_an_org_comes_back(
