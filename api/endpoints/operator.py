@@ -27,6 +27,7 @@ from arkloop.shared.actors import OPERATE
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.monitoring import installation, measurements
 from arkloop.shared.runs import explanation, operated_runs
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.operated_runs import Outcome
 from arkloop.shared.runs.states import RunState, phase_of
 from arkloop.shared.storage.connections import Transaction
@@ -253,7 +254,13 @@ def explain_operated_run(run_id: UUID) -> Response:
 
 @bp.post("/v1/operator/runs/<id:run_id>:requeue")
 @requires(OPERATE)
-@described(body=NoArguments, body_optional=True, returns=RequeuedRun, headers=["Idempotency-Key"])
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=RequeuedRun,
+    raises=[OrgMoved],
+    headers=["Idempotency-Key"],
+)
 def requeue_run(run_id: UUID) -> Response:
     """Queue a run again that no worker holds. A run that one holds stays as it is."""
     read_body(NoArguments(), optional=True)
@@ -274,7 +281,13 @@ def requeue_run(run_id: UUID) -> Response:
 
 @bp.post("/v1/operator/runs/<id:run_id>:cancel")
 @requires(OPERATE)
-@described(body=NoArguments, body_optional=True, returns=Ok, headers=["Idempotency-Key"])
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=Ok,
+    raises=[OrgMoved],
+    headers=["Idempotency-Key"],
+)
 def cancel_operated_run(run_id: UUID) -> Response:
     """Cancel a run of any org, with all sub-runs below it; 200 for one that has ended, too."""
     read_body(NoArguments(), optional=True)
@@ -317,7 +330,7 @@ def suspend_org(org_id: UUID) -> Response:
     body=NoArguments,
     body_optional=True,
     returns=OrgState,
-    raises=[suspensions.OrgMoved],
+    raises=[OrgMoved],
     headers=["Idempotency-Key"],
 )
 def resume_org(org_id: UUID) -> Response:

@@ -20,6 +20,7 @@ from arkloop.shared.config import MAX_RETENTION_DAYS
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import operated_runs, retention
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.times import rfc3339
 
@@ -200,16 +201,18 @@ def _each(
     run_ids: tuple[UUID, ...],
     action: Callable[[Transaction, UUID], str],
 ) -> None:
-    """Do it to each run in a transaction of its own. Raises: Exit: a run was not found."""
-    are_found = True
+    """Do it to each run in a transaction of its own. Raises: Exit: a run is not here."""
+    are_here = True
     for run_id in run_ids:
         try:
             with connections.transaction() as tx:
                 outcome = action(tx, run_id)
         except RunNotFound:
-            are_found, outcome = False, "not found"
+            are_here, outcome = False, "not found"
+        except OrgMoved:
+            are_here, outcome = False, "its organization is in another cell"
         print_line(f"{run_id}  {outcome}")
-    if not are_found:
+    if not are_here:
         raise click.exceptions.Exit(1)
 
 

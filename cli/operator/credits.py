@@ -12,6 +12,8 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.billing import credits as ledger
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.runs import moved_orgs
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
 
 
@@ -35,11 +37,17 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
     with database(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
         try:
+            moved_orgs.check(tx, org_id)
             ledger.grant(tx, org_id, amount, note)
             record(tx, org_id, "credits.granted", "org", org_id, credits=amount)
         except InvalidRequest as error:
             problems = [f"--{name}: {why[0]}" for name, why in error.details.items()]
             raise click.ClickException("\n".join(problems)) from None
+        except OrgMoved as error:
+            raise click.ClickException(
+                f"It was copied to another cell, whose epoch is {error.details['moved_to']}:"
+                " grant credits there, once it is resumed."
+            ) from None
         has = ledger.balance(tx.sql, org_id)
     print_line(has.balance)
 

@@ -14,6 +14,8 @@ from uuid import UUID
 
 import psycopg
 
+from arkloop.cli.operator import org_returns
+from arkloop.cli.operator.org_returns import Entry
 from arkloop.cli.operator.org_rows import OrgTable, tables
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.billing.usage_sums import ADD_DAY, ADD_INTERVALS, start_of
@@ -61,16 +63,8 @@ STAY: Mapping[str, str] = {
     "ledger_entries": "append-only",
     "users": "they can be in other orgs",
 }
-
-# What was pruned in the one cell while the other had a copy from before.
-_PRUNE = """
-DELETE FROM audit_entries
-WHERE org_id = %s AND seq < (SELECT min(seq) FROM moved_audit_entries)
-"""
-_NEXT_HEAD = """
-UPDATE audit_heads h SET seq = e.seq, hash = e.hash FROM audit_entries e
-WHERE h.org_id = %s AND e.org_id = h.org_id AND e.seq = h.seq + 1
-"""
+#: Of these the target may have other rows, too.
+_MAY_HAVE_MORE = ("erasures", "ledger_entries")
 
 
 class Differs(Exception):
@@ -130,9 +124,10 @@ def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple
         Differs: the target has not what was read.
         psycopg.errors.UniqueViolation: the target has a row of this id or name.
     """
+    taken: list[Entry] = []
     for table in tables():
         if table.name in STAY:
-            _add_rows(source, target, table, org_id)
+            taken += _add_rows(source, target, table, org_id)
         else:
             _copy_rows(source, target, table.select(org_id), table.name, table.quoted)
         yield table.name, _compared(source, target, table, org_id)
@@ -141,6 +136,8 @@ def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple
         "DELETE FROM forgotten_events WHERE run_id IN (SELECT id FROM runs WHERE org_id = %s)",
         [org_id],
     )
+    org_returns.append_again(target, org_id, taken)
+    org_returns.enter_contra(target, org_id)
     _copy_sums(source, target, org_id)
 
 
@@ -172,26 +169,32 @@ def _is_walled(target: Connection, name: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def _add_rows(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> None:
+def _add_rows(
+    source: Connection, target: Connection, table: OrgTable, org_id: UUID
+) -> Sequence[Entry]:
     """Add the rows that the target does not have: some are there of an org that comes back, and a
     user can be in several orgs.
+
+    Returns entries of the audit log that are to be appended again.
     """
     name = f"moved_{table.name}"
     target.execute(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name}) ON COMMIT DROP")
     _copy_rows(source, target, table.select(org_id), name, table.quoted)
+    taken: Sequence[Entry] = ()
+    if table.name == "audit_entries":
+        taken = org_returns.remove_diverged_entries(target, org_id)
+    elif table.name == "ledger_entries":
+        org_returns.detach_double_charges(target, org_id)
     key = ", ".join(column.name for column in metadata.tables[table.name].primary_key)
     target.execute(
         f"INSERT INTO {table.name} ({table.quoted}) SELECT {table.quoted} FROM {name}"
         f" ON CONFLICT ({key}) DO NOTHING"
     )
-    if table.name == "audit_entries":
-        target.execute("SELECT set_config('arkloop.audit_prune', 'on', true)")
-        target.execute(_PRUNE, [org_id])
-        target.execute("SELECT set_config('arkloop.audit_prune', 'off', true)")
-    elif table.name == "audit_heads":
-        # A trigger lets it move by one entry at a time.
-        while target.execute(_NEXT_HEAD, [org_id]).rowcount:
-            pass
+    if table.name == "audit_heads":
+        org_returns.set_head(target, org_id)
+    elif table.name == "users":
+        org_returns.restore_users(target, table.columns)
+    return taken
 
 
 def _compared(source: Connection, target: Connection, table: OrgTable, org_id: UUID) -> int:
@@ -201,6 +204,8 @@ def _compared(source: Connection, target: Connection, table: OrgTable, org_id: U
         query = table.select(org_id, _SUM_OF_USER)
         # Nothing in the target refers to them yet.
         there = f"SELECT {_SUM_OF_USER} FROM {_MOVED_USERS}"
+    elif table.name in _MAY_HAVE_MORE:
+        there = f"{query} AND t.id IN (SELECT id FROM moved_{table.name})"
     found, stored = _sum(source, query), _sum(target, there)
     if found != stored and table.name == "users":
         raise Differs(f"users with another login or address in the target: {_others(target)}")

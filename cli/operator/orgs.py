@@ -16,9 +16,9 @@ from arkloop.cli.operator.database import (
 )
 from arkloop.cli.output import print_json
 from arkloop.shared.accounts import org_settings, suspensions
-from arkloop.shared.accounts.suspensions import OrgMoved
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import WEIGHT
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.times import rfc3339_or_none
 
 DEFAULT = "default"

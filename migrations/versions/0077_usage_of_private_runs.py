@@ -1,4 +1,4 @@
-"""Usage reports have nothing of the metadata of runs in private threads.
+"""Usage reports have nothing of the metadata of runs in private threads; an org can come back.
 
 Revision ID: 0077
 Revises: 0076
@@ -71,6 +71,30 @@ BEGIN
 END $$;
 """
 
+# Of a cell that an org comes back to, `arkloop orgs copy` alone makes these settings, for its own
+# transaction: the head of the audit log moves to that of the other cell, and an entry of the ledger
+# loses its run, which was charged in both cells.
+_RETURNS = """
+CREATE OR REPLACE FUNCTION check_audit_head() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.org_id <> OLD.org_id OR NEW.seq <> OLD.seq + 1
+        AND coalesce(current_setting('arkloop.audit_prune', true), '') <> 'on'
+    THEN
+        RAISE EXCEPTION 'a head of the audit log moves by one entry'
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION ledger_entries_stay() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND current_setting('arkloop.ledger_return', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'ledger_entries is append-only';
+END $$;
+"""
+
 # By the run, of which a batch may have only a part of the rows.
 _CLEAR = sa.text(
     """
@@ -90,6 +114,7 @@ _CLEAR = sa.text(
 def upgrade() -> None:
     op.execute(_USAGE)
     op.execute(_THREADS)
+    op.execute(_RETURNS)
     # Committed first: nothing is stored behind these statements.
     with op.get_context().autocommit_block():
         after = "00000000-0000-0000-0000-000000000000"

@@ -11,20 +11,14 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select, true, update
 
-from arkloop.shared.errors import Conflict, InvalidRequest, OrgNotFound, OrgSuspended
+from arkloop.shared.errors import InvalidRequest, OrgNotFound, OrgSuspended
 from arkloop.shared.runs import revocations
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.storage import epoch
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import orgs
 
 MAX_REASON = 500  # characters
-
-
-class OrgMoved(Conflict):
-    """`details` has `moved_to`, the epoch of the other installation."""
-
-    code = "orgs.moved"
-    message = "The organization was copied to another cell, where it is resumed."
 
 
 _SHOWN: tuple[Any, ...] = (

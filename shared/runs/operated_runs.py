@@ -15,7 +15,14 @@ from sqlalchemy import Connection, Row, func, select
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RunNotFound
-from arkloop.shared.runs import agent_queue, interrupted_calls, pending_calls, sweep, trees
+from arkloop.shared.runs import (
+    agent_queue,
+    interrupted_calls,
+    moved_orgs,
+    pending_calls,
+    sweep,
+    trees,
+)
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs, workers
@@ -55,9 +62,13 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
 
     Raises:
         RunNotFound
+        OrgMoved: the org is in another cell, and the run here is what it has left behind.
     """
-    is_cancelled = runs.c.cancel_requested_at.is_not(None)
-    ends = tx.sql.scalar(select(is_cancelled).where(runs.c.id == run_id))
+    is_cancelled = runs.c.cancel_requested_at.is_not(None).label("is_cancelled")
+    before = tx.sql.execute(select(runs.c.org_id, is_cancelled).where(runs.c.id == run_id)).first()
+    if before is not None:
+        moved_orgs.check(tx, before.org_id)
+    ends = before is not None and before.is_cancelled
     known = interrupted_calls.look_up(tx, [run_id]) if ends else {}
     query = select(*runs.c).where(runs.c.id == run_id).with_for_update()
     run = tx.sql.execute(query).mappings().one_or_none()
@@ -108,8 +119,10 @@ def cancel(tx: Transaction, run_id: UUID, by_user_id: UUID | None = None) -> tup
 
     Raises:
         RunNotFound
+        OrgMoved: as `requeue`.
     """
     run = _find(tx.sql, run_id)
+    moved_orgs.check(tx, run.org_id)
     known = interrupted_calls.look_up(tx, [run_id])
     cancelled = trees.request_cancel(
         *(tx, _reader_of(run), run_id),

@@ -6105,22 +6105,6 @@ export interface components {
             };
         };
         /**
-         * @description - `http.not_found`: No such endpoint.
-         *     - `orgs.not_found`: Organization not found.
-         */
-        "http.not_found-orgs.not_found": {
-            headers: {
-                "X-Trace-Id": components["headers"]["X-Trace-Id"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/json": components["schemas"]["Error"] & {
-                    /** @enum {unknown} */
-                    code?: "http.not_found" | "orgs.not_found";
-                };
-            };
-        };
-        /**
          * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
          *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
          *     - `orgs.moved`: The organization was copied to another cell, where it is resumed.
@@ -6134,6 +6118,22 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "idempotency.conflict" | "idempotency.in_progress" | "orgs.moved";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `orgs.not_found`: Organization not found.
+         */
+        "http.not_found-orgs.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "orgs.not_found";
                 };
             };
         };
@@ -9874,7 +9874,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-orgs.moved"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -9920,7 +9920,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-runs.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-orgs.moved"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
