@@ -34,7 +34,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.tables.runs import inputs, runs
+from arkloop.shared.storage.tables.runs import inputs, runs, sub_runs
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.threads.visibility import visible
 
@@ -215,7 +215,10 @@ def _reply_to_visits(tx: Transaction, pages: Iterable[HashedPage], reply: str) -
         is_among = runs.c.id.in_(run_ids[start : start + VISITS_AT_ONCE])
         columns = (runs.c.id, runs.c.org_id, runs.c.agent, runs.c.owner, runs.c.pending_input)
         query = select(*columns).where(is_among, runs.c.state == RunState.WAITING)
-        locked = query.order_by(runs.c.id).with_for_update(key_share=True)
+        # The deepest first, as at the end of a sub-run.
+        query = query.outerjoin(sub_runs, sub_runs.c.run_id == runs.c.id)
+        query = query.order_by(func.coalesce(sub_runs.c.depth, 0).desc(), runs.c.id)
+        locked = query.with_for_update(of=runs, key_share=True)
         found = tx.sql.execute(locked).mappings().all()
         if waiting := [run for run in found if _waits_for_page(run, hashes[run["id"]])]:
             _requeue_with_input(tx, waiting, reply, None)

@@ -1,11 +1,20 @@
 -- Request the cancellation of runs by their ids or threads; returns how many have not ended. Workers
 -- see it with their next heartbeat, and the sweep ends what no worker holds.
+--
+-- Rows are locked in the order in which runs are ended: scheduled ones, active ones from the leaves of a
+-- tree to its root, and those that wait for their thread in their order. This prevents deadlocks.
 WITH unended AS (
     SELECT id FROM runs
     WHERE (id = ANY(%(run_ids)s) OR thread_id = ANY(%(thread_ids)s)) AND ended_at IS NULL
+), locked AS (
+    SELECT r.id FROM unended JOIN runs r USING (id) LEFT JOIN sub_runs s ON s.run_id = r.id
+    WHERE r.cancel_requested_at IS NULL AND r.ended_at IS NULL
+    ORDER BY r.state <> 'scheduled', r.position >= 2251799813685248, coalesce(s.depth, 0) DESC,
+        CASE WHEN r.position >= 2251799813685248 THEN r.position END, r.id
+    FOR NO KEY UPDATE OF r
 ), requested AS (
     UPDATE runs r
     SET cancel_requested_at = now(), cancel_requested_by = r.created_by_user_id
-    FROM unended u WHERE r.id = u.id AND r.cancel_requested_at IS NULL
+    FROM locked WHERE r.id = locked.id
 )
 SELECT count(*) FROM unended

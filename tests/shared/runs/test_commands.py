@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.audit import audit_log, verification
@@ -18,10 +18,13 @@ from arkloop.shared.events import types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
 from arkloop.shared.storage.signals import canceller_of
 from arkloop.shared.storage.tables.runs import runs
 from tests.query_plans import Plans, noted
+from tests.shared.runs.delegated_runs import delegated
+from tests.shared.runs.test_queries import beside
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
@@ -301,3 +304,23 @@ def test_the_end_of_a_run_that_nobody_holds_has_its_totals(stored: StoredRuns) -
         data["cost_usd"],
     )
     assert [("text", True)] == stored.messages(claim.run_id)
+
+
+def test_a_sub_run_ends_while_it_and_its_parent_get_access(stored: StoredRuns) -> None:
+    """The end of the sub-run has its row and needs that of its parent: there is no deadlock."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    for run_id in (root.run_id, child.run_id):
+        stored.set(run_id, state=RunState.WAITING, owner=None, pending_input={"kind": "question"})
+    pages = [(run_id, b"") for run_id in (root.run_id, child.run_id)]
+
+    def visit() -> None:
+        with stored.connections.transaction() as tx:
+            commands.answer_visits(tx, pages)
+
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == child.run_id))
+        join = beside(stored.connections, visit)
+        tx.sql.execute(lock.where(runs.c.id == root.run_id))
+    join()

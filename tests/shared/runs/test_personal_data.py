@@ -1,17 +1,20 @@
 """Conversations of an end user: which threads belong to them."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from arkloop.shared.runs import personal_data, thread_changes
+from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register, User
+from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.delegated_runs import delegated, held
-from tests.shared.runs.test_queries import actor_of
+from tests.shared.runs.test_queries import actor_of, beside
 from tests.stored_runs import StoredRuns
 
 
@@ -75,3 +78,47 @@ def test_threads_that_a_user_has_shared_are_not_private(stored: StoredRuns, is_g
 
     below = [shared, private] if is_gone else [private]
     assert [*sorted(below), thread_id] == found
+
+
+def cancel(stored: StoredRuns, *thread_ids: UUID) -> int:
+    with stored.connections.transaction() as tx:
+        return personal_data.cancel(tx, Conversations(thread_ids))
+
+
+def test_runs_are_cancelled_while_a_sub_run_ends(stored: StoredRuns) -> None:
+    """The end of the sub-run has its row and needs that of its parent: there is no deadlock."""
+    root = stored.claimed()
+    child = delegated(stored, root)
+    thread_id = UUID(str(stored.row(root.run_id)["thread_id"]))
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == child.run_id))
+        join = beside(stored.connections, lambda: cancel(stored, thread_id, child.thread_id))
+        tx.sql.execute(lock.where(runs.c.id == root.run_id))
+    join()
+
+    for run_id in (root.run_id, child.run_id):
+        assert stored.row(run_id)["cancel_requested_at"] is not None
+
+
+@pytest.mark.parametrize("is_scheduled", [False, True])
+def test_runs_of_a_busy_thread_are_cancelled_in_the_order_of_its_queue(
+    stored: StoredRuns, is_scheduled: bool
+) -> None:
+    """The end of the active run needs those that wait next; scheduled ones are locked before."""
+    thread = BusyThread(stored)
+    more = {"not_before": LATER} if is_scheduled else {}
+    active = thread.say("first").run_id
+    waiting = thread.say("second", **more).run_id
+    # Where Postgres finds the rows is not the order in which they are locked.
+    stored.set(waiting if is_scheduled else active, metadata={"moved": "yes"})
+    first, second = (waiting, active) if is_scheduled else (active, waiting)
+    with stored.connections.transaction() as tx:
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        tx.sql.execute(lock.where(runs.c.id == first))
+        join = beside(stored.connections, lambda: cancel(stored, thread.id))
+        tx.sql.execute(lock.where(runs.c.id == second))
+    join()
+
+    for run_id in (active, waiting):
+        assert stored.row(run_id)["cancel_requested_at"] is not None
