@@ -4,9 +4,11 @@ from arkloop.shared import fault_points
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN, is_another, is_too_many, tool_of
+from arkloop.worker.agent.structured_output import NOT_ALONE
 from arkloop.worker.contract.context import ToolLedger
 from arkloop.worker.contract.input_requests import Replies
 from arkloop.worker.contract.messages import ToolCall
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 from arkloop.worker.tools import Tool, ToolFailed
 
 UNKNOWN_OUTCOME = (
@@ -26,7 +28,7 @@ def permitted(
     """
     tool = tool_of(agent, turn, call)
     if tool is None:
-        raise _not_made(context, turn, call, _why_missing(turn, call))
+        raise _not_made(context, turn, call, _why_missing(agent, turn, call))
     if is_too_many(turn, call):
         raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
     reply = None if call.name == "ask_user" else turn.approval_reply(call)
@@ -40,11 +42,13 @@ def permitted(
     return tool, made
 
 
-def _why_missing(turn: Turn, call: ToolCall) -> str:
+def _why_missing(agent: Agent, turn: Turn, call: ToolCall) -> str:
     if call.id in turn.input_requests:  # the tool was called, and has asked people
         return f"Not completed: tool {call.name!r} is no longer available."
     if call.id in turn.asked_of:
         return f"Not executed: tool {call.name!r} is no longer available."
+    if call.name == FINAL_TOOL and agent.output is not None:
+        return NOT_ALONE
     return f"Unknown tool {call.name!r}."
 
 

@@ -27,6 +27,8 @@ _TOOL_DESCRIPTION = (
     "Gives your final answer. Call it exactly once and alone, when you have everything that you"
     " need; do not answer in text."
 )
+#: The result of a call of the final tool together with other calls.
+NOT_ALONE = f"Not accepted: call {FINAL_TOOL!r} alone, when you have all results."
 _PROMPT = "Your final answer is JSON alone, without a code fence, that fits this JSON Schema:"
 
 
@@ -102,11 +104,16 @@ def _json(content: str) -> Any:
 
 
 def as_text(reply: Reply) -> Reply | None:
-    """Return a reply that calls the final tool alone as one that says its arguments; else None."""
+    """Return a reply that calls the final tool as one that says the call's arguments; else None.
+
+    Of several such calls the last one counts. Together with other calls it is no answer, since
+    their results may change it, unless the request was for the answer alone: no call follows then.
+    """
     calls, reason = reply.message.tool_calls, reply.end.stop_reason
-    if len(calls) != 1 or calls[0].name != FINAL_TOOL:
+    final = [call for call in calls if call.name == FINAL_TOOL]
+    if not final or (len(final) < len(calls) and not reply.request.answer_only):
         return None
-    said = calls[0].arguments
+    said = final[-1].arguments
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
     end = TurnEnd("stop" if reason == "tool_calls" else reason)
     return replace(reply, message=AssistantMessage(text), end=end)

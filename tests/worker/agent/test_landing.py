@@ -145,10 +145,10 @@ def test_calls_in_the_last_words_are_not_made() -> None:
 def test_output_in_the_last_words_may_be_a_call() -> None:
     """A server that ignores `tool_choice` may have the output given by the tool as before."""
     context = RecordedRun()
-    call = ToolCall("c", FINAL_TOOL, {"name": "Rome"})
+    calls = (ToolCall("c", FINAL_TOOL, {"name": "Rome"}), ToolCall("d", "calculator", {}))
 
     answer = landed(
-        with_schema(CALCULATE), context, TextDelta("Here:"), TurnEnd("tool_calls", (call,))
+        with_schema(CALCULATE), context, TextDelta("Here:"), TurnEnd("tool_calls", calls)
     )
 
     assert ({"name": "Rome"}, "max_steps") == (answer.output, answer.stop_reason)

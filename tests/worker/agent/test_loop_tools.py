@@ -1,6 +1,7 @@
 """Tools within the loop: keys, crashes, approvals, and what is kept of their output."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from arkloop.shared.events.tool_output import MAX_OUTPUT_BYTES, cut
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
 from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN
+from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolCall, ToolMessage
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown, WaitForInput
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 from arkloop.worker.tools import CallInfo, tool
 from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
@@ -88,6 +91,20 @@ def test_a_tool_that_fails_does_not_end_the_run(call: dict[str, Any], why: str) 
     assert "ok" == answer.content
     assert is_error
     assert why in output
+
+
+def test_the_final_tool_is_called_alone() -> None:
+    """A call of it among others is refused: these are made, and their results may change it."""
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    both = {"tools": [{"tool": FINAL_TOOL, "args": {"sum": 1}}, CALCULATE]}
+    agent = agent_for(both, {"output": {"sum": 42}}, output_schema=schema)
+    context = RecordedRun()
+
+    answer = run(replace(agent, output=OutputSchema(schema)), context)
+
+    refused = "Not accepted: call 'final_answer' alone, when you have all results."
+    assert [("call_1_1", refused, True), ("call_1_2", "42", False)] == results(context)
+    assert {"sum": 42} == answer.output
 
 
 def test_a_question_parks_the_run_before_any_tool_runs() -> None:

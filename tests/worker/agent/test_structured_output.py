@@ -111,12 +111,29 @@ def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) ->
     assert cut_off is not None and "length" == cut_off.end.stop_reason
 
 
-@pytest.mark.parametrize(
-    "others", [[], ["calculator"], [FINAL_TOOL, "calculator"], [FINAL_TOOL] * 2]
-)
+@pytest.mark.parametrize("others", [[], ["calculator"], [FINAL_TOOL, "calculator"]])
 def test_other_calls_are_no_answer(others: list[str]) -> None:
     """Calls among which is the tool's own are no answer either: each of them gets a result."""
     assert as_text(reply_with(*(ToolCall(name, name, {}) for name in others))) is None
+
+
+def test_the_last_of_several_calls_of_the_tool_is_the_answer() -> None:
+    """A model that calls the tool twice has changed its mind, or repeats itself."""
+    calls = [ToolCall(name, FINAL_TOOL, {"name": name}) for name in ("Milan", "Rome")]
+
+    said = as_text(reply_with(*calls))
+
+    assert said is not None and '{"name": "Rome"}' == said.message.content
+
+
+def test_other_calls_are_left_out_where_only_an_answer_was_asked_for() -> None:
+    """No call of a run's last reply is made, so the output in it is all that there can be."""
+    calls = (ToolCall("a", FINAL_TOOL, {"name": "Rome"}), ToolCall("b", "calculator", {}))
+    reply = reply_with(*calls)
+
+    said = as_text(replace(reply, request=replace(reply.request, answer_only=True)))
+
+    assert said is not None and '{"name": "Rome"}' == said.message.content
 
 
 def test_a_model_without_tools_may_call_the_final_one() -> None:
