@@ -113,7 +113,9 @@ def as_text(reply: Reply) -> Reply | None:
     final = [call for call in calls if call.name == FINAL_TOOL]
     if not final or (len(final) < len(calls) and not reply.request.answer_only):
         return None
-    said = final[-1].arguments
+    call = final[-1]
+    # A text is of arguments that are no object: some servers encode them twice.
+    said = call.arguments if isinstance(call.arguments, str) else call.text or call.arguments
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
     end = TurnEnd("stop" if reason == "tool_calls" else reason)
     return replace(reply, message=AssistantMessage(text), end=end)

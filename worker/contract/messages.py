@@ -18,11 +18,15 @@ MAX_STATE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` is an object, or the model's text where that was not a JSON object."""
+    """`arguments` is an object, or the model's text where that was not a JSON object.
+
+    `text` is what the model wrote as the arguments of the final tool; empty for other tools.
+    """
 
     id: str
     name: str
     arguments: Any
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class _Answer:
                 before = self._thoughts.before_call()
                 begun = self._calls.add(index, block.id, block.name, None, before or None)
                 if block.input:
-                    self._inputs[index] = json.dumps(block.input)
+                    self._inputs[index] = json.dumps(block.input, ensure_ascii=False)
                 return begun
             case "text":
                 return self._text(TextDelta, block.text)

@@ -16,6 +16,7 @@ from arkloop.worker.contract.messages import (
     ToolMessage,
 )
 from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
 MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024
@@ -89,7 +90,13 @@ class PartialCalls:
         Arguments that are no JSON, or nested too deep, stay the text they were.
         """
         return tuple(
-            ToolCall(call.id or f"call_{self._turn + 1}_{number}", call.name, _arguments(call.text))
+            ToolCall(
+                call.id or f"call_{self._turn + 1}_{number}",
+                call.name,
+                _arguments(call.text),
+                # A whole output is read and kept as it is; for other calls it would be kept twice.
+                clean(call.text) if call.name == FINAL_TOOL else "",
+            )
             for number, call in enumerate(self._calls, 1)
         )
 

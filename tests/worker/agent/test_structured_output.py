@@ -20,6 +20,7 @@ from arkloop.worker.agent.structured_output import (
 from arkloop.worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
 from arkloop.worker.contract.outcomes import RunFailure
 from arkloop.worker.providers.output_modes import FINAL_TOOL
+from arkloop.worker.providers.partial_calls import PartialCalls
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from tests.worker.recorded_run import chain_of, request
 
@@ -132,6 +133,30 @@ def test_other_calls_are_left_out_where_only_an_answer_was_asked_for() -> None:
     reply = reply_with(*calls)
 
     said = as_text(replace(reply, request=replace(reply.request, answer_only=True)))
+
+    assert said is not None and '{"name": "Rome"}' == said.message.content
+
+
+def test_the_text_of_the_arguments_is_the_answer_as_the_model_wrote_it() -> None:
+    """What reading and writing JSON again would change stays, or is refused as in text."""
+    written = '{"name":"M\\u00e1laga",  "inhabitants":12345678901234567890.123}'
+    for text in (written, '{"name": "Rome", "name": "Roma"}', '{"name": "\\u0000"}'):
+        calls = PartialCalls(0)
+        for piece in (text[:5], text[5:]):
+            calls.add(0, "a", FINAL_TOOL, piece)
+
+        said = as_text(reply_with(*calls.whole()))
+
+        assert said is not None and text == said.message.content
+        assert text == written or errors(said.message.content)
+
+
+def test_arguments_that_are_encoded_twice_are_decoded() -> None:
+    """Some servers send the object as a text in JSON."""
+    calls = PartialCalls(0)
+    calls.add(0, "a", FINAL_TOOL, json.dumps('{"name": "Rome"}'))
+
+    said = as_text(reply_with(*calls.whole()))
 
     assert said is not None and '{"name": "Rome"}' == said.message.content
 
