@@ -6,7 +6,7 @@ What cannot be checked within bounds is left out.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -31,6 +31,10 @@ _SCHEMA = (
     *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
     *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
 )
+#: Subschemas for the value itself, for the items of a list, and those with a name for each.
+_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+_OF_ITEMS = ("items", "additionalItems", "contains", "unevaluatedItems")
+_DEPENDENCIES = ("dependencies", "dependentSchemas")
 _LIST_OF_SCHEMAS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAP_OF_SCHEMAS = ("dependencies", "dependentSchemas", "patternProperties", "properties")
 #: What others refer to, and what only people read.
@@ -70,12 +74,69 @@ class JsonSchema:
             raise InvalidSchema("Not a JSON Schema.") from None
         self.nodes = rebuilding.nodes
         self.patterns = rebuilding.patterns
+        self._patterned = rebuilding.patterned
+        self._rebuilt = rebuilding.result if self._patterned else None
         self.unchecked: Sequence[str] = rebuilding.left_out
 
     @cached_property
     def validator_without_patterns(self) -> Validator:
         """The validator for values that are too long for patterns."""
         return _compiled(_Rebuilding(self._schema, 0))
+
+    def matched_characters(self, value: Any, most: int) -> int:
+        """Count the characters that patterns may have to match in a value; stop beyond `most`.
+
+        Text is counted once for each pattern that may apply to it, and once more for each `anyOf`
+        and the like around the pattern, at which a validator looks for errors again: at `allOf`,
+        and so at `$ref`, it does not. Each value on the way to a pattern counts as one character.
+        """
+        found = 0
+        for characters in self._matched(self._rebuilt, value, 1):
+            found += characters
+            if found > most:
+                break
+        return found
+
+    def _matched(self, schema: Any, value: Any, times: int) -> Iterator[int]:
+        if id(schema) not in self._patterned:
+            return
+        yield times
+        if isinstance(value, str) and "pattern" in schema:
+            yield times * len(value)
+        if isinstance(value, Mapping) and "patternProperties" in schema:
+            yield times * len(schema["patternProperties"]) * sum(map(len, value))
+        for inner, part in self._parts(schema, value):
+            yield from self._matched(inner, part, times)
+        for keyword in _IN_PLACE:
+            inner = schema.get(keyword, ())
+            for one in inner if isinstance(inner, list) else (inner,):
+                yield from self._matched(one, value, times + (keyword != "allOf"))
+        for keyword in _DEPENDENCIES:
+            for one in schema.get(keyword, {}).values():
+                yield from self._matched(one, value, times + 1)
+
+    def _parts(self, schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the parts of a value, each with a subschema with patterns that may apply to it."""
+        parts: list[tuple[Any, Iterable[Any]]]
+        if isinstance(value, Mapping):
+            named = schema.get("properties", {})
+            yield from ((inner, value[name]) for name, inner in named.items() if name in value)
+            others = [v for name, v in value.items() if name not in named]
+            among = schema.get("patternProperties", {}).values()
+            parts = [(inner, value.values()) for inner in among]
+            parts.append((schema.get("propertyNames"), value))
+            parts.append((schema.get("additionalProperties"), others))
+            parts.append((schema.get("unevaluatedProperties"), value.values()))
+        elif isinstance(value, list):
+            parts = [(schema.get(keyword), value) for keyword in _OF_ITEMS]
+            for keyword in ("items", "prefixItems"):
+                if isinstance(first := schema.get(keyword), list):
+                    yield from zip(first, value, strict=False)
+        else:
+            return
+        for inner, items in parts:
+            if id(inner) in self._patterned:
+                yield from ((inner, item) for item in items)
 
 
 def _compiled(rebuilding: "_Rebuilding") -> Validator:
@@ -96,6 +157,8 @@ class _Rebuilding:
         self._root = root
         self._max_patterns = max_patterns
         self.left_out: list[str] = []
+        #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
+        self.patterned: dict[int, Any] = {}
         draft = root.get("$schema", "")
         self._refers_alone = any(name in draft for name in _OLD_DRAFTS)
         self.result = self._schema(root, ("#",), 0)
@@ -116,7 +179,7 @@ class _Rebuilding:
             raise InvalidSchema("Embedded schema resources (`$id`) are not supported.")
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
-        left_out = len(self.left_out)
+        left_out, patterns = len(self.left_out), self.patterns
         looks_twice = any(keyword in node for keyword in _UNEVALUATED)
         self._unevaluated += looks_twice
         rebuilt: dict[str, Any] = {}
@@ -134,7 +197,10 @@ class _Rebuilding:
                 rebuilt.pop(keyword, None)
             if "oneOf" in rebuilt:
                 either = {"anyOf": rebuilt.pop("oneOf")}
+                self.patterned[id(either)] = either
                 rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
+        if self.patterns > patterns:
+            self.patterned[id(rebuilt)] = rebuilt
         return rebuilt
 
     def _keyword(

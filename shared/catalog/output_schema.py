@@ -12,6 +12,9 @@ from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 
 #: As JSON, in UTF-8.
 MAX_BYTES = 65_536
+#: Characters of an output that patterns have to match: beyond it the output is refused. Each costs
+#: 10 ns as a rule, but up to 8 µs by a malicious pattern, and no other run of the process advances.
+MAX_MATCHED = 100_000
 
 
 def read(value: Any) -> Mapping[str, Any]:

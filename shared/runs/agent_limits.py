@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
+from arkloop.shared.catalog.output_schema import MAX_MATCHED
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import MessageCompleted, RunError
@@ -15,8 +16,6 @@ from arkloop.shared.storage.tables.events import run_events
 
 #: Nodes of the schema times characters of the output; some milliseconds.
 MAX_WORK = 1_000_000
-#: Patterns times characters: beyond it patterns are left out.
-MAX_MATCHED = 20_000
 #: All events of a run are counted after this number of them, and with each request of this size.
 COUNTED_EVENTS = 256
 COUNTED_BYTES = 16 * 1024
@@ -39,9 +38,9 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
     schema = JsonSchema(persona.output_schema)
     if schema.nodes * len(content) > MAX_WORK:
         raise InvalidRequest(output=["is too large to validate"])
-    has_time = schema.patterns * len(content) <= MAX_MATCHED
-    validator = schema.validator if has_time else schema.validator_without_patterns
-    if not validator.is_valid(output):
+    if schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
+        raise InvalidRequest(output=["is too large to validate"])
+    if not schema.validator.is_valid(output):
         raise InvalidRequest(output=["does not fit the persona's output_schema"])
 
 

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
+from arkloop.shared.catalog import output_schema
 from arkloop.shared.json_schema import JsonSchema, short
 from arkloop.worker.contract.cpu_slices import cpu_slice
 
 #: Nodes of the schema times the weight of the arguments: beyond it they are refused. A tenth of a
 #: second, in which no other run of the process advances.
 MAX_WORK = 1_000_000
-#: Patterns times characters of the arguments: beyond it patterns are left out. Each may cost 2 µs.
+#: Patterns times characters of arguments: beyond it patterns are left out. Each may cost 3 µs.
 MAX_MATCHED = 20_000
 
 MAX_ERRORS = 5
@@ -42,6 +43,8 @@ OUTPUT = Words("output", "property")
 class ArgumentSchema:
     """Checks values against a JSON Schema, as far as `JsonSchema` says.
 
+    Arguments that are long are checked without patterns; an output never is.
+
     Raises:
         InvalidSchema: nothing can be checked against it.
     """
@@ -49,6 +52,7 @@ class ArgumentSchema:
     def __init__(self, schema: Mapping[str, Any], words: Words = ARGUMENTS) -> None:
         self._schema = JsonSchema(schema)
         self._words = words
+        self._too_large = f"The {words.whole}: too large to validate."
 
     def errors(self, value: Any) -> list[str]:
         """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
@@ -56,7 +60,7 @@ class ArgumentSchema:
         weight, characters = _measured(value, MAX_WORK // schema.nodes)
         work, matched = schema.nodes * weight, schema.patterns * characters
         if work > MAX_WORK:
-            return [f"The {self._words.whole}: too large to validate."]
+            return [self._too_large]
         if work <= _MAX_WORK_UNFELT and matched <= _MAX_MATCHED_UNFELT:
             return self._errors(value, work, matched)
         with cpu_slice():
@@ -65,6 +69,11 @@ class ArgumentSchema:
     def _errors(self, value: Any, work: int, matched: int) -> list[str]:
         schema = self._schema
         is_short = matched <= MAX_MATCHED
+        if not is_short and self._words is OUTPUT:
+            most = output_schema.MAX_MATCHED
+            if schema.matched_characters(value, most) > most:
+                return [self._too_large]
+            is_short = True
         validator = schema.validator if is_short else schema.validator_without_patterns
         try:
             if validator.is_valid(value):

@@ -1,11 +1,15 @@
 """The limits on the writes of agent workers: what is too much ends the run."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from arkloop.api.app import create_app
 from arkloop.shared import ids
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.runs import agent_limits
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from tests.clients import User
@@ -61,6 +65,20 @@ def test_a_call_without_a_known_price_needs_one_under_a_budget(
     answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": [UNPRICED]})
 
     assert status == answer.status_code
+
+
+def test_a_long_output_has_to_fit_its_patterns() -> None:
+    """Text without a pattern may be as long as the size of the output allows."""
+    schema = {"type": "object", "properties": {"id": {"pattern": "^x+$"}, "text": {}}}
+    persona = Persona(key="p", version="1", agent="mine", output_schema=schema)
+
+    def check(**output: str) -> None:
+        agent_limits.check_output(persona, json.dumps(output), output)
+
+    check(id="x", text="y" * 50_000)
+    for output in ({"id": "y", "text": "y" * 50_000}, {"id": "x" * 100_001}):
+        with pytest.raises(InvalidRequest):
+            check(**output)
 
 
 def test_a_write_needs_one_connection(alice: User, connections: Connections) -> None:

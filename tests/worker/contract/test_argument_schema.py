@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from arkloop.shared.json_schema import InvalidSchema
-from arkloop.worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema
+from arkloop.worker.contract.argument_schema import MAX_ERRORS, OUTPUT, ArgumentSchema
 from tests.processor_time import is_within
 
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 TREE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "$defs": {
@@ -304,6 +305,75 @@ def test_long_arguments_are_checked_without_patterns() -> None:
     assert ["Missing argument 'path'."] == errors(schema, {"text": text})
     assert ["Unknown argument 'a'."] == errors(names, {"a": "x"})
     assert [] == errors(names, {"x-a": text})
+
+
+X = {"pattern": "^x*$"}
+LONG = "x" * 60_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "output"),
+    [
+        ({"properties": {"a": X, "b": X}}, {"a": LONG, "b": LONG}),
+        ({"additionalProperties": X, "properties": {"c": {}}}, {"a": LONG, "b": LONG}),
+        ({"unevaluatedProperties": X}, {"a": LONG, "b": LONG}),
+        ({"patternProperties": {"^[ab]$": X}}, {"a": LONG, "b": LONG}),
+        ({"patternProperties": {"^x*$": {}, "x": {}}}, {LONG: 1}),
+        ({"propertyNames": X}, {LONG: 1, LONG + "x": 1}),
+        ({"properties": {"a": {"items": X}}}, {"a": [LONG, LONG]}),
+        ({"properties": {"a": {"prefixItems": [X, X]}}}, {"a": [LONG, LONG]}),
+        ({"properties": {"a": {"contains": X}}}, {"a": [LONG, LONG]}),
+        ({"properties": {"a": {"unevaluatedItems": X}}}, {"a": [LONG, LONG]}),
+        ({"$schema": DRAFT_7, "properties": {"a": {"items": [X, X]}}}, {"a": [LONG, LONG]}),
+        (
+            {"$schema": DRAFT_7, "properties": {"a": {"items": [{}], "additionalItems": X}}},
+            {"a": [1, LONG, LONG]},
+        ),
+        ({"allOf": [{"properties": {"a": X}}] * 2}, {"a": LONG}),
+        ({"anyOf": [{"properties": {"a": X}}]}, {"a": LONG}),
+        ({"oneOf": [{"properties": {"a": X}}]}, {"a": LONG}),
+        ({"not": {"properties": {"a": X}, "required": ["b"]}}, {"a": LONG}),
+        ({"if": {"properties": {"a": X}}}, {"a": LONG}),
+        ({"dependentSchemas": {"a": {"properties": {"a": X}}}}, {"a": LONG}),
+        ({"$schema": DRAFT_7, "dependencies": {"a": {"properties": {"a": X}}}}, {"a": LONG}),
+        ({"$defs": {"x": X}, "properties": {"a": {"$ref": "#/$defs/x"}, "b": X}}, {"a": 2 * LONG}),
+    ],
+)
+def test_an_output_too_long_for_its_patterns_is_refused(
+    schema: dict[str, Any], output: dict[str, Any]
+) -> None:
+    """Wherever a pattern is; the same text where no pattern applies to it is accepted."""
+    beside = {"properties": {"text": {}, "id": X}}
+
+    assert ["The output: too large to validate."] == ArgumentSchema(schema, OUTPUT).errors(output)
+    assert [] == ArgumentSchema(beside, OUTPUT).errors({"text": output, "id": "x"})
+
+
+def test_a_long_output_is_checked_with_patterns() -> None:
+    """Only the characters that patterns apply to have a limit, not those of the whole output."""
+    names = [f"id{number}" for number in range(10)]
+    schema = {"properties": {name: {"pattern": "^[A-Z]{3}-[0-9]{4}$"} for name in names}}
+    output = dict.fromkeys(names, "ABC-1234") | {"text": LONG}
+
+    assert [] == ArgumentSchema(schema, OUTPUT).errors(output)
+    [error] = ArgumentSchema(schema, OUTPUT).errors(output | {"id7": "not an id"})
+    assert error.startswith("The property 'id7': ")
+    inner = {"allOf": [{"$ref": "#/$defs/x"}]}
+    referred = {"$defs": {"x": X, "y": inner}, "properties": {"a": {"$ref": "#/$defs/y"}}}
+    assert [] == ArgumentSchema(referred, OUTPUT).errors({"a": LONG})
+
+
+@pytest.mark.parametrize("levels", [0, 1, 6, 15])
+def test_no_schema_makes_the_check_of_an_output_long(levels: int) -> None:
+    """The limit holds where errors are looked for again at each level, too."""
+    schema: dict[str, Any] = {"properties": {"a": {"pattern": "(x{1,23}){1,9}y"}}}
+    for _ in range(levels):
+        schema = {"anyOf": [schema, {"required": ["b"]}]}
+    check = ArgumentSchema(schema, OUTPUT)
+
+    for characters in (5_000, 12_000, 45_000, 99_990):
+        output = {"a": "x" * characters}
+        assert is_within(2.0, lambda output=output: check.errors(output))
 
 
 def test_the_schema_given_is_left_as_it_is() -> None:
