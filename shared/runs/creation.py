@@ -18,7 +18,7 @@ from arkloop.shared.errors import (
     RunLimitExceeded,
     ThreadBusy,
 )
-from arkloop.shared.runs import busy_threads, enqueued_runs, run_limits, run_spans
+from arkloop.shared.runs import busy_threads, enqueued_runs, overrides, run_limits, run_spans
 from arkloop.shared.runs.new_runs import (
     Created,
     NewMessage,
@@ -256,6 +256,7 @@ def retry(
         ThreadNotFound, Forbidden, ThreadBusy, RunLimitExceeded
         InvalidState: the thread has no message.
         PersonaNotFound, RouteNotFound: those of the last run are gone.
+        InvalidRequest: the thread has no run, and the persona requires variables.
     """
     run_limits.check(tx, actor)
     threads.lock(tx, actor, thread_id)
@@ -315,6 +316,8 @@ def retry(
         persona_id = actor.persona_id
     persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
     route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
+    if last_run is None:
+        options = overrides.check(persona, route, {})
     new = NewRun(
         actor=actor,
         thread_id=thread_id,

@@ -16,11 +16,17 @@ from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
-from arkloop.shared.errors import BudgetExhausted, LeaseLost, PersonaNotFound, RouteNotFound
+from arkloop.shared.errors import (
+    BudgetExhausted,
+    InvalidRequest,
+    LeaseLost,
+    PersonaNotFound,
+    RouteNotFound,
+)
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunDelegated
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import run_spans
+from arkloop.shared.runs import overrides, run_spans
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, create_all
 from arkloop.shared.runs.new_runs import agent_of
 from arkloop.shared.runs.states import ResultSource, RunState
@@ -84,7 +90,7 @@ def prepare(
     A caller inside a transaction passes its connection as `sql`.
 
     Raises:
-        NotDelegated: the persona may not get tasks, or is gone.
+        NotDelegated: the persona may not get tasks, is gone, or requires variables.
     """
     if persona not in by.delegates:
         raise NotDelegated(f"Not executed: {persona!r} is none of {', '.join(by.delegates)}.")
@@ -94,8 +100,12 @@ def prepare(
         found = catalog.persona(claim.org_id, persona, sql=sql)
         route_id = found.route_id or claim.route_id
         route = catalog.choose_route(claim.org_id, route_id, found, sql=sql)
+        overrides.check(found, route, {})
     except (PersonaNotFound, RouteNotFound) as error:
         raise NotDelegated(f"Not executed: {error.code}: {error.message}") from None
+    except InvalidRequest:
+        why = f"{persona!r} requires variables, which a task cannot give."
+        raise NotDelegated(f"Not executed: {why}") from None
     return Delegation(tool_call_id=tool_call_id, by=by, persona=found, route=route, task=task)
 
 

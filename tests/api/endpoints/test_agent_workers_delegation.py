@@ -114,6 +114,21 @@ def test_a_repeated_request_starts_no_sub_run_twice(
     assert 1 == len(data_of(connections, run_id, "tool.result"))
 
 
+def test_a_persona_that_requires_variables_gets_no_task(alice: User, hire: Hire) -> None:
+    """A task gives them no values: its model would read the placeholders instead."""
+    prompt = {"system_prompt": "You see account {{account_id}} alone.", "overrides": ["variables"]}
+    alice.post("/v1/personas", json={"key": "billing", **prompt})
+    boss, run_id = hire(delegates=["helper", "billing"])
+
+    boss.write("delegate", turn(), tasks=[task("a", persona="billing")])
+    boss.take()
+
+    refused = "Not executed: 'billing' requires variables, which a task cannot give."
+    result = boss.run["messages"][-1]
+    assert (refused, True) == (result["content"], result["is_error"])
+    assert [] == alice.get(f"/v1/runs?parent_run_id={run_id}").json
+
+
 def test_a_lost_successor_gets_the_results_once_more(
     hire: Hire, workers: Callable[[str], Worker], connections: Connections
 ) -> None:

@@ -221,6 +221,20 @@ def test_runs_have_the_tokens_persona(alice: User) -> None:
         assert "plain@1" == (ann.get(f"/v1/runs/{made['run_id']}").json or {})["persona_id"]
 
 
+def test_a_retry_in_a_thread_without_a_run_leaves_no_variable_out(alice: User) -> None:
+    """No earlier run has values for them, and an end user may not give any."""
+    prompt = {"system_prompt": "You see account {{account_id}} alone.", "overrides": ["variables"]}
+    alice.post("/v1/personas", json={"key": "billing", **prompt})
+    ann = end_user(alice, persona_id="billing")
+    thread_id = ann.thread()
+    ann.say(thread_id, "Hi")
+
+    refused = ann.post(f"/v1/threads/{thread_id}:retry")
+
+    assert (422, "validation.error") == error_of(refused)
+    assert ["variables.account_id"] == list(details_of(refused))
+
+
 def test_lists_have_the_end_users_own(
     alice: User, make_run: Callable[..., UUID], connections: Connections
 ) -> None:
