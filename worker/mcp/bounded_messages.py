@@ -3,6 +3,7 @@
 A message of 4 MiB can hold two million values, of 100 bytes and more each once they are parsed.
 """
 
+import re
 from contextvars import ContextVar
 from typing import Any
 
@@ -33,6 +34,13 @@ EVENT_ENCODING = "latin-1"
 REQUEST_ID = "arkloop/request"
 #: The id of the call whose stream is being read, by the task that reads it.
 STREAM_OF: ContextVar[str | None] = ContextVar("STREAM_OF", default=None)
+#: Escapes of surrogates after all the backslashes before them, a pair as one.
+_SURROGATES = re.compile(
+    rb"(?<!\\)(\\+)u[dD](?:[89abAB]X{2}(\\u[dD][c-fC-F]X{2})?|[c-fC-F]X{2})".replace(
+        b"X", b"[0-9a-fA-F]"
+    )
+)
+_REPLACEMENT = rb"\ufffd"
 
 
 class TooLarge(httpx2.StreamError):
@@ -50,7 +58,7 @@ def parse(data: bytes) -> JSONRPCMessage:
         raise TooLarge(f"more than {MAX_BYTES:,} bytes")
     if has_more_values(data, MAX_VALUES):
         raise TooLarge(f"more than {MAX_VALUES:,} values")
-    message = jsonrpc_message_adapter.validate_json(data, by_name=False)
+    message = jsonrpc_message_adapter.validate_json(_paired(data), by_name=False)
     # Now, for the SDK formats and keeps messages.
     match message:
         case JSONRPCResponse():
@@ -64,6 +72,22 @@ def parse(data: bytes) -> JSONRPCMessage:
         case JSONRPCError():
             message.error.message = message.error.message[: MAX_ERROR_CHARACTERS + 1]
     return message
+
+
+def _paired(data: bytes) -> bytes | bytearray:
+    """Replace surrogates without their other half, with which JavaScript ends a text that it cut.
+
+    They cannot be decoded, and the message with them; `clean` would replace them later in any case.
+    """
+    if rb"\ud" not in data and rb"\uD" not in data:
+        return data
+    paired = bytearray(data)  # changed in place: `sub` would keep a piece for each
+    for escape in _SURROGATES.finditer(data):
+        backslashes, low = escape.groups()
+        is_escaped = len(backslashes) % 2 == 0  # what follows only looks like an escape
+        if is_escaped == (low is not None):
+            paired[escape.end() - len(_REPLACEMENT) : escape.end()] = _REPLACEMENT
+    return paired
 
 
 class _Adapter:

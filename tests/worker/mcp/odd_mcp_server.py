@@ -29,6 +29,7 @@ TOOLS = {
     "hang": ("Never answers.", NOTHING),
     "die": ("Ends the server.", NOTHING),
     "mumble": ("Prints nonsense before it answers.", NOTHING),
+    "halve": ("Answers with half of an emoji.", NOTHING),
     "flood": ("Answers with n MB.", NUMBER),
     "many": ("Answers with n values.", NUMBER),
     "picture": ("Answers with what is not text.", NOTHING),
@@ -118,6 +119,8 @@ def call(number: Any, params: dict[str, Any]) -> None:
         case "mumble":
             sys.stdout.write("Loading…\n{}\n[1, 2\n\n\x00\x01\n" + '{"jsonrpc": "2.0", "id": 99}\n')
             text(number, "well")
+        case "halve":
+            text(number, "half \ud83d")
         case "flood":
             text(number, "x" * arguments["n"] * 1_000_000)
         case "many":

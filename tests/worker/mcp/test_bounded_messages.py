@@ -8,7 +8,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp_types import JSONRPCNotification
 
+from arkloop.shared.events.plain import clean
 from arkloop.shared.ids import new_id
 from arkloop.worker.mcp import McpFailed
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse
@@ -49,6 +53,10 @@ HOSTILE = {
     "as many parts as are read": (_content(_many(b'{"type":0}', MAX_VALUES // 2 - 10)), None),
     "a wide text": (_content(b'{"type":"text","text":' + _LONG + b"}"), None),
     "a wide value": (_structured(_LONG), None),
+    "a text of cut characters": (
+        _content(b'{"type":"text","text":"' + rb"\ud83d--" * (_FILL // 8 - 10) + b'"}'),
+        None,
+    ),
     "a wide key": (_structured(b"{" + _LONG + b":1}"), None),
 }
 
@@ -137,3 +145,14 @@ def test_a_message_of_too_many_values_is_refused_unparsed() -> None:
         parse(message(MAX_VALUES + 1, ""))
     with pytest.raises(TooLarge, match="bytes"):
         parse(message(10, "x" * MAX_BYTES))
+
+
+@given(st.lists(st.sampled_from(["\ud83d", "\ude00", "😀", "\\", "ud83d", "ude00", '"', "a"])))
+def test_half_a_character_is_replaced(parts: list[str]) -> None:
+    """Half a character is replaced; whole ones stay, and so does text that looks like an escape."""
+    said = "".join(parts)
+    for sent in (json.dumps(said), json.dumps(said).replace("ud", "uD")):
+        message = b'{"jsonrpc":"2.0","method":"x","params":{"said":' + sent.encode() + b"}}"
+        parsed = parse(message)
+        assert isinstance(parsed, JSONRPCNotification)
+        assert {"said": clean(json.loads(sent))} == parsed.params

@@ -95,6 +95,16 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
     assert 1 == len(odd.pids)
 
 
+def test_text_that_is_cut_within_a_character_arrives(odd: Odd) -> None:
+    """JavaScript writes half of an emoji as an escape that cannot be decoded."""
+    odd.says({"name": "cut", "description": "Great \ud83d", "inputSchema": {"type": "object"}})
+
+    *others, cut = odd.client.tools(odd.server)
+    assert ("cut", "Great \ufffd", None) == (cut.name, cut.description, cut.problem)
+    assert {"double", "mumble"} < {tool.name for tool in others}
+    assert "half \ufffd" == odd.call("halve")
+
+
 def test_a_long_answer_is_cut(odd: Odd) -> None:
     """A response is cut to what the worker keeps for `read_result`, with a mark for the model."""
     assert "x" * 1_000_000 == odd.call("flood", arguments={"n": 1})
