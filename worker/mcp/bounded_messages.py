@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 from mcp.client import streamable_http
 from mcp_types import (
+    PARSE_ERROR,
+    ErrorData,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -17,6 +19,8 @@ from mcp_types import (
     JSONRPCResponse,
     jsonrpc_message_adapter,
 )
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from arkloop.shared.json_text import has_more_values
 from arkloop.worker.mcp import progress
@@ -72,6 +76,24 @@ def parse(data: bytes) -> JSONRPCMessage:
         case JSONRPCError():
             message.error.message = message.error.message[: MAX_ERROR_CHARACTERS + 1]
     return message
+
+
+def refusal_of(data: bytes) -> JSONRPCError | None:
+    """Return an error for the request whose response `parse` has refused; it would wait for one.
+
+    None if the data is no response.
+    """
+    try:
+        found = from_json(_paired(data))
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or "jsonrpc" not in found or "method" in found:
+        return None
+    error = ErrorData(code=PARSE_ERROR, message="The response is not valid.")
+    try:
+        return JSONRPCError(jsonrpc="2.0", id=found.get("id"), error=error)
+    except ValidationError:
+        return None
 
 
 def _paired(data: bytes) -> bytes | bytearray:

@@ -17,7 +17,7 @@ from mcp.shared.message import SessionMessage
 
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import launcher
-from arkloop.worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse, refusal_of
 
 #: Seconds that a program has to exit after the end of its input, and again after SIGTERM.
 GRACE_SECONDS = 1.0
@@ -97,7 +97,8 @@ def _parsed(line: bytes) -> SessionMessage | None:
     try:
         return SessionMessage(parse(line))
     except ValueError:
-        return None  # programs print other things too
+        error = refusal_of(line)
+        return None if error is None else SessionMessage(error)  # programs print other things too
 
 
 async def _how_it_ended(process: asyncio.subprocess.Process, run_as: ProgramUser | None) -> str:

@@ -30,6 +30,7 @@ TOOLS = {
     "die": ("Ends the server.", NOTHING),
     "mumble": ("Prints nonsense before it answers.", NOTHING),
     "halve": ("Answers with half of an emoji.", NOTHING),
+    "misspeak": ("Answers with a response without a result.", NOTHING),
     "flood": ("Answers with n MB.", NUMBER),
     "many": ("Answers with n values.", NUMBER),
     "picture": ("Answers with what is not text.", NOTHING),
@@ -121,6 +122,8 @@ def call(number: Any, params: dict[str, Any]) -> None:
             text(number, "well")
         case "halve":
             text(number, "half \ud83d")
+        case "misspeak":
+            say({"id": number})
         case "flood":
             text(number, "x" * arguments["n"] * 1_000_000)
         case "many":

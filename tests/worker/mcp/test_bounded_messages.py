@@ -15,7 +15,7 @@ from mcp_types import JSONRPCNotification
 from arkloop.shared.events.plain import clean
 from arkloop.shared.ids import new_id
 from arkloop.worker.mcp import McpFailed
-from arkloop.worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse, refusal_of
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.server import Server
 from tests.worker.mcp.lying_mcp_server import Lying, lying
@@ -156,3 +156,26 @@ def test_half_a_character_is_replaced(parts: list[str]) -> None:
         parsed = parse(message)
         assert isinstance(parsed, JSONRPCNotification)
         assert {"said": clean(json.loads(sent))} == parsed.params
+
+
+@pytest.mark.parametrize(
+    ("line", "refused_id"),
+    [
+        ('{"jsonrpc": "2.0", "id": 7, "result": [1]}', 7),
+        ('{"jsonrpc": "2.0", "id": "a", "error": "\\ud83d"}', "a"),
+        ('{"jsonrpc": "2.0", "id": 7, "method": 5}', None),
+        ('{"id": 7, "error": "of a log"}', None),
+        ('{"jsonrpc": "2.0", "id": 7.5}', None),
+        ("Loading…", None),
+        ("[" * 10_000, None),
+    ],
+)
+def test_the_request_of_an_invalid_response_is_known(
+    line: str, refused_id: str | int | None
+) -> None:
+    """Requests of a server, and whatever else a program prints, are no responses."""
+    data = line.encode()
+    with pytest.raises(ValueError):
+        parse(data)
+    error = refusal_of(data)
+    assert refused_id == (error.id if error is not None else None)

@@ -95,6 +95,14 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
     assert 1 == len(odd.pids)
 
 
+def test_an_invalid_response_is_reported_at_once(odd: Odd) -> None:
+    """The call does not wait for another response; the server stays."""
+    with pytest.raises(McpFailed, match="not valid MCP"):
+        odd.call("misspeak", seconds=20.0)
+    assert "4" == odd.call("double", arguments={"n": 2})
+    assert 1 == len(odd.pids)
+
+
 def test_text_that_is_cut_within_a_character_arrives(odd: Odd) -> None:
     """JavaScript writes half of an emoji as an escape that cannot be decoded."""
     odd.says({"name": "cut", "description": "Great \ud83d", "inputSchema": {"type": "object"}})
