@@ -154,7 +154,7 @@ def change_mcp_config(config_id: UUID) -> Response:
 @requires("admin")
 @described(status=204)
 def delete_mcp_config(config_id: UUID) -> Response:
-    """Delete a server; runs that already have its tools may still call them. 204."""
+    """Delete a server; its tools are not called again, in active runs either. 204."""
     query_args(NoArguments())
     with connections().transaction() as tx:
         commands.answer_visits(tx, mcp_configs.remove(tx, actor().org_id, config_id))

@@ -42,6 +42,10 @@ HashedPage = tuple[UUID, bytes]
 GRANT_PURPOSE, REQUEST_PURPOSE = "mcp_grants.grant", "mcp_authorizations.request"
 
 
+class ServerChanged(Exception):
+    """A server that was deleted, or got another address, since access to it was asked for."""
+
+
 def owner_of(end_user_id: str | None, user_id: UUID | None) -> str:
     """Return the owner of what is granted during a run."""
     return f"user:{user_id}" if end_user_id is None else f"end_user:{end_user_id}"
@@ -108,14 +112,16 @@ def store_grant(
 ) -> None:
     """Store a grant in place of an older one; `obtained_at` is a part of it, in seconds.
 
-    Does nothing if the owner has a newer one, or access was withdrawn while it was obtained.
+    Does nothing if the owner has a newer one, or access was withdrawn or the server moved since.
     """
     obtained_at = datetime.fromtimestamp(grant["obtained_at"], UTC)
-    of = mcp_grants.c
+    of, config = mcp_grants.c, mcp_configs.c
     older = (of.config_id == config_id, of.owner == owner, of.obtained_at < obtained_at)
+    url = grant.get("server_url", config.url)  # earlier releases store grants without it
+    is_there = select(config.id).where(config.id == config_id, config.url == url).exists()
     sealed = _seal(tx, grant, org_id, GRANT_PURPOSE)
     new = {"grant_encrypted": sealed, "obtained_at": obtained_at}
-    tx.sql.execute(update(mcp_grants).where(*older).values(**new))
+    tx.sql.execute(update(mcp_grants).where(*older, is_there).values(**new))
 
 
 def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> list[HashedPage]:
@@ -174,8 +180,13 @@ def request(
 
     If the run has one already that waits for a visit, that one stays, and its address is returned.
     None if the request is stored for another run.
+
+    Raises:
+        ServerChanged: `made["server_url"]`, if there is one, is not its address any more.
     """
-    tx.sql.scalar(_locked(config_id))  # of two at once, one is the first
+    url = tx.sql.scalar(_locked(config_id))  # of two at once, one is the first
+    if url is None or url != made.get("server_url", url):
+        raise ServerChanged()
     now = tx.sql.scalar(select(func.now()))
     is_over = mcp_authorizations.c.expires_at <= now
     tx.sql.execute(delete(mcp_authorizations).where(_of_config(config_id), is_over))
@@ -358,7 +369,7 @@ def _of_run(config_id: UUID, owner: str, run_id: UUID | None) -> tuple[Any, ...]
 
 def _locked(config_id: UUID) -> Any:
     return (
-        select(mcp_configs.c.id)
+        select(mcp_configs.c.url)
         .where(mcp_configs.c.id == config_id)
         .with_for_update(key_share=True)
     )

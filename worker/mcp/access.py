@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from sqlalchemy import Connection
+
 from arkloop.shared.catalog import mcp_access
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.form_replies import AUTHORIZATION
@@ -87,8 +89,11 @@ def with_access(
             missing = made["missing"][:MAX_SCOPE_CHARACTERS] or "that the server requires"
             raise McpFailed(f"The account was not given the scope {missing}.")
         made = {**made, "asked": asked}
-        with connections.transaction() as tx:
-            url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
+        try:
+            with connections.transaction() as tx:
+                url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
+        except mcp_access.ServerChanged:
+            raise McpFailed("Not called: the server was deleted or changed meanwhile.") from None
         if url is not None:
             raise AuthorizationRequired({"url": url})
         # Two runs that opened one session together got the same request: this one makes another.
@@ -205,9 +210,8 @@ def _refresh(client: McpClient, access: OwnersAccess) -> None:
     connections, server = access.connections, access.server
 
     def is_needless() -> bool:
-        of = (server.org_id, server.config_id, access.owner)
         with connections.reading() as sql:
-            access.grant = mcp_access.grant_of(sql, connections.settings, *of)
+            access.grant = _grant(sql, access)
         return not _can_be_refreshed(access.grant)
 
     key = connections.keys.mcp_refresh(server.config_id, access.owner)
@@ -248,7 +252,9 @@ def _stored(
     try:
         with connections.transaction() as tx:
             answered = mcp_access.take_answered(tx, org_id, config_id, owner, run_id)
-            access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
+            if not _is_for(server, answered):
+                answered = None
+            access.grant = _grant(tx.sql, access)
             # A refresh may find that the client which the grant belongs to is forgotten.
             if access.grant is None or answered is not None or _is_refreshable(access.grant):
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
@@ -256,3 +262,19 @@ def _stored(
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")
         raise McpFailed("The access that was granted cannot be decrypted here.") from None
     return access, answered
+
+
+def _grant(sql: Connection, access: OwnersAccess) -> Mapping[str, Any] | None:
+    server = access.server
+    of = (server.org_id, server.config_id, access.owner)
+    grant = mcp_access.grant_of(sql, access.connections.settings, *of)
+    return grant if _is_for(server, grant) else None
+
+
+def _is_for(server: Server, kept: Mapping[str, Any] | None) -> bool:
+    """Return whether a grant or a request is for this address of the server.
+
+    The config may have got another one since `server` was read, or while another call got tokens.
+    """
+    # Earlier releases have not stored the address.
+    return kept is None or kept.get("server_url", server.url) == server.url

@@ -311,6 +311,7 @@ class EndUserOAuth(OAuthClientProvider):
     def _state(self) -> dict[str, Any]:
         return {
             "at": self._where(),
+            "server_url": self._server.url,
             "client": _plain(self.context.client_info),
             "metadata": _plain(self.context.oauth_metadata),
             "resource": _plain(self.context.protected_resource_metadata),

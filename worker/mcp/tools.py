@@ -159,12 +159,15 @@ def _as_tools(
 
 
 def _caller(
-    connections: Connections, client: McpClient, server: Server, tool: str, pinned: str
+    connections: Connections, client: McpClient, listed: Server, tool: str, pinned: str
 ) -> Callable[[ToolContext, CallInfo, Mapping[str, Any]], str | ToolOutput]:
     def call(
         context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
     ) -> str | ToolOutput:
         replies = access.replies_before(info.replies)
+        is_held = replies is not None and replies.held is not None
+        # One that is held continues where it has begun, whatever its config is by now.
+        server = listed if is_held else _current(connections, listed)
 
         def made(server: Server, access: OwnersAccess | None) -> str | ToolOutput:
             return client.call(
@@ -201,6 +204,25 @@ def _caller(
             raise ToolFailed(str(failed)) from None
 
     return call
+
+
+def _current(connections: Connections, server: Server) -> Server:
+    """Return the server as it is now: a changed address or secret applies at once.
+
+    Raises:
+        ToolFailed: it was deleted meanwhile, or its secrets cannot be decrypted here.
+    """
+    try:
+        with connections.reading() as sql:
+            row = mcp_configs.of_id(sql, server.config_id)
+    except Unavailable:
+        return server
+    if row is None:
+        raise ToolFailed(f"Not called: the server {server.name!r} was deleted.")
+    try:
+        return discovery.server_of(connections.settings, row)
+    except McpFailed as failed:
+        raise ToolFailed(str(failed)) from None
 
 
 def _owner(connections: Connections, end_user_id: str | None, run_id: UUID) -> str:

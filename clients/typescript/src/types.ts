@@ -1858,7 +1858,7 @@ export interface paths {
         post?: never;
         /**
          * Delete a server
-         * @description Delete a server; runs that already have its tools may still call them. 204.
+         * @description Delete a server; its tools are not called again, in active runs either. 204.
          *
          *     Requires the permission `admin`.
          */

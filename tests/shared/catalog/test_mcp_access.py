@@ -65,6 +65,23 @@ def test_a_grant_of_a_server_that_is_gone_is_not_stored(
         mcp_access.store_grant(tx, alice.org_id, new_id(), OWNER, grant(1))
 
 
+def test_a_grant_for_a_former_address_does_not_replace_one_for_the_new(
+    connections: Connections, alice: User, config_id: UUID
+) -> None:
+    """A call in progress gets it at the former address after people have authorized the new one."""
+    of = (alice.org_id, config_id, OWNER)
+    moved = {**grant(1), "server_url": "https://c.d/"}
+    with connections.transaction() as tx:
+        mcp_configs.change(tx, alice.org_id, config_id, {"url": "https://c.d/"})
+        mcp_access.expect_grant(tx, *of)
+
+    late = {**grant(2), "server_url": "https://a.b/"}
+    for given, expected in ((late, None), (moved, moved), (late, moved), (grant(3), grant(3))):
+        with connections.transaction() as tx:
+            mcp_access.store_grant(tx, *of, given)
+            assert expected == mcp_access.grant_of(tx.sql, connections.settings, *of)
+
+
 def disconnect(tx: Transaction, alice: User, config_id: UUID) -> None:
     mcp_access.forget(tx, config_id, OWNER)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -68,6 +68,12 @@ def store(
         mcp_access.store_grant(tx, server.org_id, server.config_id, owner, grant)
 
 
+def set_url(connections: Connections, server: Server, url: str) -> None:
+    with connections.transaction() as tx:
+        moved = text("UPDATE mcp_configs SET url = :url WHERE id = :id")
+        tx.sql.execute(moved, {"url": url, "id": server.config_id})
+
+
 def test_a_grant_that_another_worker_gets_meanwhile_is_used(
     connections: Connections, server: Server
 ) -> None:
@@ -107,6 +113,50 @@ def test_a_request_without_access_leads_to_a_page_of_the_run(
 
 
 EXPIRED = {**GRANT, "expires_at": 1.0}
+
+
+@pytest.mark.parametrize("grant", [GRANT, EXPIRED])
+def test_access_to_a_server_at_another_address_is_not_used(
+    connections: Connections, server: Server, grant: dict[str, object]
+) -> None:
+    """A call that has the former address gets no token of the new one, and asks for none."""
+    moved = "https://new.b/"
+    set_url(connections, server, moved)
+    store(connections, server, {**grant, "server_url": moved})
+
+    def used(server: Server) -> object:
+        return with_access(
+            *(connections, McpClient(), server, OWNER, new_id()),
+            lambda _, access: None if access is None else access.grant,
+        )
+
+    assert None is used(server)
+    with connections.reading() as sql:
+        of = (server.org_id, server.config_id, OWNER)
+        assert {**grant, "server_url": moved} == mcp_access.grant_of(sql, connections.settings, *of)
+    set_url(connections, server, str(server.url))
+    store(connections, server, {**GRANT, "id": "2", "obtained_at": 2.0, "server_url": server.url})
+    assert "2" == cast(dict[str, object], used(server))["id"]
+
+
+@pytest.mark.parametrize("changes", [{"url": "https://new.b/"}, None])
+def test_a_server_that_changes_meanwhile_is_not_asked_for_access(
+    connections: Connections, server: Server, alice: User, changes: dict[str, str] | None
+) -> None:
+    """Nobody is sent to the page of a server that was moved, or deleted, during the call."""
+    made = {"url": "https://login/1", "state": "1", "server_url": server.url}
+
+    def request(_: Server, access: OwnersAccess | None) -> None:
+        with connections.transaction() as tx:
+            if changes is None:
+                mcp_configs.remove(tx, alice.org_id, server.config_id)
+            else:
+                mcp_configs.change(tx, alice.org_id, server.config_id, changes)
+        raise AuthorizationRequired(made)
+
+    with pytest.raises(McpFailed, match="was deleted or changed") as failed:
+        with_access(connections, McpClient(), server, OWNER, new_id(), request)
+    assert not isinstance(failed.value, AuthorizationRequired)
 
 
 def test_a_token_that_another_worker_refreshes_is_waited_for(
@@ -284,6 +334,7 @@ class Visitor:
 def visitor(
     connections: Connections, server: Server, http_client: McpClient, moving: str
 ) -> Visitor:
+    set_url(connections, server, moving)
     return Visitor(connections, http_client, replace(server, url=moving))
 
 

@@ -16,6 +16,7 @@ from tests.worker.mcp.oauth_servers import (
     CALLBACK,
     ISSUER,
     NOTHING,
+    RESOURCE,
     Internet,
     Process,
     granted,
@@ -83,6 +84,7 @@ def test_an_expired_token_is_refreshed_where_it_is_from() -> None:
         refreshed = process.oauth.grant
         assert refreshed is not None
         assert grant["id"] != refreshed["id"]
+        assert f"{RESOURCE}/mcp" == grant["server_url"] == refreshed["server_url"]
         process.oauth.take({**NOTHING, "grant": grant})  # another request still has the old one
         assert refreshed == process.oauth.grant
 

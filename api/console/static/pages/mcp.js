@@ -70,7 +70,7 @@ function Server({ id }) {
       run=${async () => { await post(`${path}/tools:approve`, { tools: waiting.map(({ name, hash }) => ({ name, hash })) }); await update() }}>
       <p>Personas that name this server may call them, as they are described now.</p></${Confirm}>`}
     ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async () => { await remove(path); go("/mcp") }}>
-      <p>Personas that name <b><${Foreign} text=${data.name} /></b> lose its tools. Runs that already have them may still call them.</p></${Confirm}>`}`
+      <p>Personas that name <b><${Foreign} text=${data.name} /></b> lose its tools. They are not called again, in active runs either.</p></${Confirm}>`}`
 }
 
 /** @param {any} tool */
