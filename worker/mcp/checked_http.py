@@ -1,8 +1,9 @@
 """The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -35,6 +36,10 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_AUTH_REQUESTS = 32
 #: After which a reply to a request of the server is sent again.
 REPEAT_SECONDS = 1.0
+#: For the response to a notification or a reply, before the next message is sent.
+BRIEF_SECONDS = 1.0
+#: For a notification in all.
+NOTIFY_SECONDS = 20.0
 #: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
 #: are about something else.
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
@@ -52,6 +57,7 @@ class CheckedClient(httpx2.AsyncClient):
     ) -> None:
         """Call `on_lost_reply` with the id of the server's request, and why it has no reply."""
         self._on_lost_reply = on_lost_reply
+        self._left: set[asyncio.Task[None]] = set()  # what `_begin` does not wait for any more
         self.transport = _Transport(policy)
         super().__init__(
             # Whatever is compressed may be a bomb.
@@ -66,16 +72,48 @@ class CheckedClient(httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request; a POST that gets no response gets one that says so."""
-        asked_id = failed_requests.replied_to(request)
+        message = failed_requests.message_of(request)
+        asked_id = failed_requests.replied_to(message)
         try:
             if asked_id is not None:
-                return await self._send_reply(request, asked_id, **options)
+                return await self._begin(request, self._send_reply(request, asked_id, **options))
+            if failed_requests.is_notification(message):
+                return await self._begin(request, self._notify(request, **options))
             return await super().send(request, **options)
         except failed_requests.FAILURES as error:
             # The SDK expects exceptions of a GET and a DELETE, but of no message in a session.
             if request.method != "POST" or failed_requests.is_of_handshake(request):
                 raise
             return failed_requests.response_to(request, error)
+
+    async def _begin(
+        self, request: httpx2.Request, sending: Coroutine[Any, Any, httpx2.Response]
+    ) -> httpx2.Response:
+        """Send a notification or a reply, and wait for its response for a moment only.
+
+        The SDK sends nothing else of the session until it has one, of which it makes no use.
+        """
+        task = asyncio.create_task(sending)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=BRIEF_SECONDS)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            return task.result()
+        left = asyncio.create_task(_finish(task))
+        self._left.add(left)
+        left.add_done_callback(self._left.discard)
+        return httpx2.Response(202, request=request)
+
+    async def __aexit__(self, *error: Any) -> None:
+        for left in self._left:
+            left.cancel()
+        await super().__aexit__(*error)
+
+    async def _notify(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        async with asyncio.timeout(NOTIFY_SECONDS):
+            return await super().send(request, **options)
 
     async def _send_reply(
         self, request: httpx2.Request, asked_id: str | int, **options: Any
@@ -197,6 +235,11 @@ def _meta_of(request: httpx2.Request) -> dict[str, Any]:
         return {}  # a form, with which OAuth asks for tokens
     params = json.loads(request.content).get("params") or {}
     return params.get("_meta") or {}
+
+
+async def _finish(sending: asyncio.Task[httpx2.Response]) -> None:
+    with contextlib.suppress(*failed_requests.FAILURES):
+        await (await sending).aclose()
 
 
 async def _read(response: httpx2.Response) -> None:

@@ -6,6 +6,7 @@ a response that is made here, an error of JSON-RPC.
 
 import json
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
@@ -35,13 +36,21 @@ def is_of_handshake(request: httpx2.Request) -> bool:
     return json.loads(request.content).get("method") in _HANDSHAKE
 
 
-def replied_to(request: httpx2.Request) -> str | int | None:
+def message_of(request: httpx2.Request) -> Mapping[str, Any]:
+    """Return the message that a POST sends, an empty one for other requests."""
+    message: Mapping[str, Any] = json.loads(request.content) if request.method == "POST" else {}
+    return message
+
+
+def replied_to(message: Mapping[str, Any]) -> str | int | None:
     """Return the id of the server's request that this one replies to, None if it is no reply."""
-    if request.method != "POST":
-        return None
-    message = json.loads(request.content)
     asked: str | int | None = None if "method" in message else message.get("id")
     return asked
+
+
+def is_notification(message: Mapping[str, Any]) -> bool:
+    """Return whether the message is a notification within a session."""
+    return "method" in message and "id" not in message and message["method"] not in _HANDSHAKE
 
 
 def response_to(request: httpx2.Request, error: Exception) -> httpx2.Response:

@@ -1,19 +1,28 @@
-"""Sessions of MCP over HTTP: lost, replaced and ended."""
+"""Sessions of MCP over HTTP: shared, lost, replaced and ended."""
 
 import asyncio
 import json
+import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import httpx2
 import pytest
 
+from arkloop.shared.ids import new_id
 from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.input_requests import InputRequired, Replies
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp import McpFailed, sessions
 from arkloop.worker.mcp.checked_http import CheckedClient, call_id_of
 from arkloop.worker.mcp.client import ChangedTools, McpClient
 from arkloop.worker.mcp.sessions import Rules, Session
+from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.sdk_server import Sdk, lie_of, server_at
 
@@ -171,3 +180,46 @@ def test_a_server_that_does_not_take_its_end_is_left_without_one(
         asyncio.run(asyncio.wait_for(life(url), 30))
         assert not let_go.is_set()
         let_go.set()
+
+
+@pytest.mark.parametrize("is_reply", [False, True], ids=["cancel", "reply"])
+def test_a_slow_response_to_what_needs_none_delays_no_call(
+    http_client: McpClient, is_reply: bool
+) -> None:
+    """A server that is slow to confirm a cancel, or a reply, still gets calls of other runs."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    def on_call(handler: Lying) -> None:
+        if handler.message["params"]["arguments"]:
+            begun.set()
+            if is_reply:
+                handler.ask("how many")
+            let_go.wait(30)
+        handler.result(handler.message, {"content": [{"type": "text", "text": "done"}]})
+
+    def send(handler: Lying, status: int, body: bytes, **headers: str) -> None:
+        if status == 202 and handler.message.get("method") != "notifications/initialized":
+            let_go.wait(30)
+        Lying.send(handler, status, body, **headers)
+
+    replies: dict[str, queue.Queue[dict[str, object]]] = defaultdict(queue.Queue)
+    with lying(on_call, send=send, replies=replies) as (url, _), ThreadPoolExecutor(1) as thread:
+        server, stop = server_at(url), StopSignal()
+        [tool] = http_client.tools(server)
+        call = partial(http_client.call, server, "lie", pinned=tool.hash, run_id=str(new_id()))
+        try:
+            if is_reply:
+                with pytest.raises(InputRequired) as asked:
+                    call({"is": "first"})
+                answered = {asked.value.asked[0]["key"]: {"action": "accept", "content": {}}}
+                again = Replies(answered, asked.value.state, asked.value.held)
+                thread.submit(call, {}, replies=again)
+                eventually(lambda: not replies["how many"].empty())
+            else:
+                first = thread.submit(call, {"is": "first"}, context=stop)
+                assert begun.wait(30)
+                stop.set(CancelRequested())
+                assert isinstance(first.exception(30), CancelRequested)
+            assert "done" == call({}, seconds=10.0)
+        finally:
+            let_go.set()
