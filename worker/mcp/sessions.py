@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from arkloop.worker.mcp.server import Server
-from arkloop.worker.mcp.stdio import program
+from arkloop.worker.mcp.stdio import EXITED, program
 from arkloop.worker.mcp.tool_lists import description_of
 
 #: For the connection, the handshake and the first list of tools.
@@ -204,15 +204,7 @@ class Session:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    client = await stack.enter_async_context(
-                        Client(
-                            await self._transport(stack),
-                            client_info=types.Implementation(name="arkloop", version="1"),
-                            message_handler=self._on_message,
-                            elicitation_callback=self._on_elicitation,
-                            cache=None,
-                        )
-                    )
+                    client = await self._connected(stack)
                 self._ready.set_result(client)
                 await self._closing.wait()
         except Exception as error:
@@ -224,11 +216,53 @@ class Session:
                 self._ready.set_exception(problem or McpFailed(self._reason))
                 self._ready.exception()  # nobody may be waiting for it
 
-    async def _transport(self, stack: contextlib.AsyncExitStack) -> Any:
+    async def _connected(self, stack: contextlib.AsyncExitStack) -> Client:
+        """Connect by the newest protocol that the server knows.
+
+        Some programs, such as those of the Rust SDK 1.x, end at a first message that is not
+        `initialize`. One that ends during the handshake is started once more, and gets that first.
+        """
+        exits: list[str] = []
+        is_connected = False
+
+        def ended(reason: str) -> None:
+            if is_connected or reason != EXITED:
+                self._ended(reason)
+            else:
+                exits.append(reason)
+
+        try:
+            client = await self._connected_by("auto", stack, ended)
+        except Exception:
+            if not exits:
+                raise
+            return await self._connected_by("legacy", stack, self._ended)
+        is_connected = True
+        if exits:
+            self._ended(EXITED)
+        return client
+
+    async def _connected_by(
+        self, mode: str, stack: contextlib.AsyncExitStack, ended: Callable[[str], None]
+    ) -> Client:
+        return await stack.enter_async_context(
+            Client(
+                await self._transport(stack, ended),
+                mode=mode,
+                client_info=types.Implementation(name="arkloop", version="1"),
+                message_handler=self._on_message,
+                elicitation_callback=self._on_elicitation,
+                cache=None,
+            )
+        )
+
+    async def _transport(
+        self, stack: contextlib.AsyncExitStack, ended: Callable[[str], None]
+    ) -> Any:
         if self.server.url is None:
             if not self._rules.stdio:
                 raise McpFailed("This installation does not start programs as MCP servers.")
-            return program(self.server.command, self._ended, self._rules.run_as)
+            return program(self.server.command, ended, self._rules.run_as)
         url = egress.check_url(self.server.url, self._rules.policy).text
         self._http = await stack.enter_async_context(
             CheckedClient(self.server.headers, self._rules.policy, self.oauth, self._on_lost_reply)

@@ -21,6 +21,7 @@ from arkloop.worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse, refu
 
 #: Seconds that a program has to exit after the end of its input, and again after SIGTERM.
 GRACE_SECONDS = 1.0
+EXITED = "The server process exited."
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +105,7 @@ def _parsed(line: bytes) -> SessionMessage | None:
 async def _how_it_ended(process: asyncio.subprocess.Process, run_as: ProgramUser | None) -> str:
     await _has_gone(process)
     if process.returncode != launcher.CANNOT_START:
-        return "The server process exited."
+        return EXITED
     user = f" as the user {run_as.name}" if run_as else ""
     return f"The program cannot be started{user}, or it exited with the status 127."
 

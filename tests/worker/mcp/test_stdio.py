@@ -2,8 +2,9 @@
 
 import os
 import pwd
+import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ while read -r line; do
   esac
   echo '{"jsonrpc":"2.0","id":'$id',"result":'$result'}' | tr -d '\n'; echo
 done
+"""
+
+
+#: A server that takes no first message but `initialize`; it counts its starts in a file.
+STRICT = r"""
+import json, sys
+with open(sys.argv[1], "a") as starts: starts.write("+")
+about = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}}
+results = {
+    "initialize": {**about, "serverInfo": {"name": "strict", "version": "1"}},
+    "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]},
+}
+for number, line in enumerate(sys.stdin):
+    message = json.loads(line)
+    if number == 0 and message["method"] != "initialize" or len(sys.argv) > 2: sys.exit(1)
+    if message["method"] in results:
+        reply = {"jsonrpc": "2.0", "id": message["id"], "result": results[message["method"]]}
+        print(json.dumps(reply), flush=True)
 """
 
 
@@ -81,6 +100,16 @@ def test_a_program_that_exits_as_if_it_were_missing_is_not_called_so() -> None:
         pytest.raises(McpFailed, match="or it exited with the status 127"),
     ):
         client.tools(server("/bin/sh", "-c", "no-such-command"))
+
+
+def test_a_program_that_exits_at_the_newest_protocol_gets_an_older_one(tmp_path: Path) -> None:
+    """It is started once more, and only once if it exits again."""
+    with closing(McpClient(stdio=True)) as client:
+        for name, *more in (("first",), ("second", "exits")):
+            command = (sys.executable, "-I", "-S", "-c", STRICT, str(tmp_path / name), *more)
+            with nullcontext() if not more else pytest.raises(McpFailed, match="process exited"):
+                assert ["t"] == [tool.name for tool in client.tools(server(*command))]
+            assert "++" == (tmp_path / name).read_text()
 
 
 @AS_ROOT
