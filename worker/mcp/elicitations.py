@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import mcp_types as types
 from pydantic import ValidationError
 
-from arkloop.shared.events.plain import clean, is_too_deep
+from arkloop.shared.events.plain import clean, is_too_deep, plain
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 from arkloop.shared.runs.form_replies import AUTHORIZATION, FORM
 from arkloop.worker.mcp import McpFailed
@@ -78,6 +78,8 @@ def asked(key: str, params: types.ElicitRequestParams) -> dict[str, Any]:
     try:
         if len(str(schema)) > MAX_SCHEMA_CHARACTERS or is_too_deep(schema):
             raise InvalidSchema("it is too large")
+        if plain(schema) != schema:  # it would fail the run, which shows it as JSON in Postgres
+            raise InvalidSchema("it has a NUL, half a character or a number that is not finite")
         JsonSchema(schema)
     except InvalidSchema as error:
         raise McpFailed(f"The tool requests input with an unusable schema: {error}") from None

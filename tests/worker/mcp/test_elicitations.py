@@ -1,5 +1,6 @@
 """The input that servers request from people: what a run asks, and what it does not."""
 
+import math
 from typing import Any
 
 import mcp_types as types
@@ -20,6 +21,10 @@ def result(*params: dict[str, Any], state: str | None = None) -> types.InputRequ
     return types.InputRequiredResult.model_validate(fields)
 
 
+def form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**FORM, "requestedSchema": {"type": "object", "properties": {}, **schema}}
+
+
 def test_forms_and_pages_are_asked_in_their_order() -> None:
     """Each under the server's key, with the state that it requires back."""
     expected = [
@@ -38,6 +43,9 @@ def test_forms_and_pages_are_asked_in_their_order() -> None:
         (result({**PAGE, "url": "https://["}), "no web page"),
         (result({**FORM, "requestedSchema": {"type": "cat"}}), "unusable schema"),
         (result({**FORM, "requestedSchema": {"x": "y" * 20_000}}), "too large"),
+        (result(form({"title": "a\0"})), "has a NUL"),
+        (result(form({"properties": {"a\0": {"type": "string"}}})), "has a NUL"),
+        (result(form({"properties": {"a": {"maximum": math.inf}}})), "not finite"),
         (types.InputRequiredResult(request_state="s"), "called again later"),
         (
             types.InputRequiredResult(input_requests={"k": types.ListRootsRequest()}),
