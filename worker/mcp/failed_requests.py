@@ -18,6 +18,7 @@ from arkloop.worker.mcp.bounded_messages import TooLarge
 LOST = "The connection to the server was lost."
 NOT_CONNECTED = "Connecting to the server failed."
 NOT_VALID = "The server's response is not valid MCP, or too large."
+COMPRESSED = "The server's response is compressed although `identity` was requested."
 NOT_AUTHORIZED = "The server that authorizes access is not available; try again later."
 #: What is raised for a request that gets no response.
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, egress.Refused, OSError)
@@ -85,6 +86,8 @@ def reason_of(error: BaseException) -> str:
             return str(error)
         case TooLarge():
             return NOT_VALID
+        case httpx2.DecodingError():
+            return COMPRESSED
         case TimeoutError() | httpx2.TimeoutException():
             return "The server did not respond in time."
         case httpx2.ConnectError():

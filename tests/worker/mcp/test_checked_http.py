@@ -105,7 +105,7 @@ LIES: dict[str, tuple[Callable[[Lying], None], str]] = {
     "100 MB in one event": (_flood_of_one_event, "error|too large"),
     "a bomb": (
         lambda h: _json(h, gzip.compress(b" " * 50_000_000), **{"Content-Encoding": "gzip"}),
-        "connection to the server was lost",
+        "compressed although `identity` was requested",
     ),
 }
 

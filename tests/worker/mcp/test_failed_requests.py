@@ -115,7 +115,7 @@ def _refuse_connections(handler: Lying) -> None:
     [
         (_hang_up, [LOST]),
         (_break_off, [LOST]),
-        (_compress, [LOST]),
+        (_compress, [f"{failed_requests.COMPRESSED}{MAY_BE_DONE}"]),
         # The call after it needs a new connection.
         (_refuse_connections, ["done", failed_requests.NOT_CONNECTED]),
     ],
