@@ -347,7 +347,7 @@ async def _list(client: Client) -> list[Description]:
         if len(found) > MAX_TOOLS:
             raise McpFailed(f"The server offers more than {MAX_TOOLS} tools.")
         cursor = page.next_cursor
-        if cursor is None:
+        if not cursor:  # some write an empty one where none follows; sent, it means the first page
             return found
     raise McpFailed(f"The server's list of tools has more than {MAX_PAGES} pages.")
 

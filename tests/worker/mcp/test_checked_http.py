@@ -138,6 +138,16 @@ def test_tools_that_are_none_leave_the_others(http_client: McpClient) -> None:
     assert "inputSchema.type" in (found["bad"].problem or "")
 
 
+def test_an_empty_cursor_ends_the_list(http_client: McpClient) -> None:
+    """Some servers write one on their last page."""
+
+    def result(handler: Lying, message: dict[str, Any], result: dict[str, Any]) -> None:
+        Lying.result(handler, message, {**result, "nextCursor": ""})
+
+    with lying(lambda handler: None, result=result) as (url, _):
+        assert ["lie"] == [tool.name for tool in http_client.tools(server_at(url))]
+
+
 def test_the_value_of_a_header_is_not_in_an_error(http_client: McpClient) -> None:
     """Some servers repeat what they do not like, and the model would read it."""
 
