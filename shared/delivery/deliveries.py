@@ -46,6 +46,7 @@ FORGOTTEN_AT_ONCE = 1_000
 _CLAIM = statement(__package__, "claim")
 _RECORD = statement(__package__, "record")
 _ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
+_FORGET_DELETED_ENDPOINTS = statement(__package__, "forget_deleted_endpoints")
 _FORGET_RUNS = statement(__package__, "forget_runs")
 _FORGET_END_USER = statement(__package__, "forget_end_user")
 _FORGET_THREADS = statement(__package__, "forget_threads")
@@ -318,4 +319,15 @@ def forget(tx: Transaction) -> bool:
         .with_for_update(skip_locked=True)
     )
     gone = tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.id.in_(old)))
+    return bool(gone.rowcount == FORGOTTEN_AT_ONCE)
+
+
+def forget_deleted_endpoints(tx: Transaction) -> bool:
+    """Delete pending deliveries to endpoints that are deleted; returns whether more are left.
+
+    An event that is stored while its endpoint is deleted can leave one behind, so that the deletion
+    of the endpoint cannot do it.
+    """
+    limit = {"limit": FORGOTTEN_AT_ONCE}
+    gone = tx.sql.exec_driver_sql(_FORGET_DELETED_ENDPOINTS, limit)
     return bool(gone.rowcount == FORGOTTEN_AT_ONCE)

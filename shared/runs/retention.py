@@ -1,4 +1,5 @@
 """The deletion of what is too old: runs with their events, responses, deliveries, dead workers.
+Deliveries that wait for a deleted endpoint go sooner.
 
 A run goes in two steps. Its row goes first, and with it everything by which
 anybody could reach it: requests get 404, and its id is noted in
@@ -64,6 +65,7 @@ def forget(connections: Connections, *, waits: bool = False) -> bool:
         _collect_events,
         _drop_partition,
         _forget_answers,
+        deliveries.forget_deleted_endpoints,
         deliveries.forget,
         _forget_workers,
     ):
