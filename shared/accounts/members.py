@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 from arkloop.shared.accounts import accounts, api_keys, credentials, sessions
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
 from arkloop.shared.storage.tables.accounts import (
     invitations,
     memberships,
-    orgs,
     password_resets,
     users,
 )
@@ -105,9 +105,7 @@ def lock(tx: Transaction, actor: Actor) -> str:
 
 def lock_org(tx: Transaction, org_id: UUID) -> None:
     """Let nobody else change the members of the org until the transaction ends."""
-    org = select(orgs.c.id).where(orgs.c.id == org_id)
-    # Rows that refer to the org can be inserted meanwhile.
-    tx.sql.execute(org.with_for_update(key_share=True))
+    org_locks.lock(tx, org_id)
 
 
 def check_may_give(own_role: str, role: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import LIMITS, MOST, MOST_WEIGHT, WEIGHT, OrgLimits
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import org_settings, orgs
 
@@ -61,7 +62,7 @@ def change(
     if problems := {name: why for name, n in values.items() if (why := _problem_of(name, n))}:
         raise InvalidRequest(**problems)
     # The lock: two changes at once would each record what the other one has replaced.
-    tx.sql.execute(select(orgs.c.id).where(orgs.c.id == org_id).with_for_update(key_share=True))
+    org_locks.lock(tx, org_id)
     before = own_of(tx.sql, org_id)
     changed = {name: value for name, value in values.items() if value != before[name]}
     if all(value is None for value in (before | changed).values()):

@@ -21,6 +21,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress, encryption, signatures
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, fitting, newest, newest_first
 from arkloop.shared.storage.tables.catalog import http_tools
@@ -55,6 +56,9 @@ def create(
         NameTaken, InvalidRequest: see `change`; or the org has `MAX_TOOLS` already.
     """
     given = {"name": name, "parameters": parameters, "url": url}
+    # One at a time in an org, so that each counts those of the others. Before the headers are
+    # sealed, which may lock the org's key: other creates have this order.
+    org_locks.lock(tx, org_id)
     values = _checked(tx, org_id, {**given, "headers": headers})
     count = select(func.count()).where(http_tools.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_TOOLS:

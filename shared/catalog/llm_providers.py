@@ -18,9 +18,9 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress
 from arkloop.shared.security.encryption import NoEncryptionKey, keyring
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
-from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.catalog import llm_models, llm_providers
 
 KINDS = ("anthropic", "openai")
@@ -271,13 +271,8 @@ def _is(actor: Actor, provider_id: UUID) -> Any:
 
 
 def _lock(tx: Transaction, actor: Actor) -> None:
-    """Lock the org: names, counts and the default are checked before they are set.
-
-    Not FOR UPDATE: that would hold up every insert that refers to the org.
-    """
-    tx.sql.execute(
-        select(orgs.c.id).where(orgs.c.id == actor.org_id).with_for_update(key_share=True)
-    )
+    """Lock the org: names, counts and the default are checked before they are set."""
+    org_locks.lock(tx, actor.org_id)
 
 
 def _checked(tx: Transaction, base_url: str | None) -> str | None:

@@ -27,6 +27,7 @@ from arkloop.shared.errors import (
 from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Discover
 from arkloop.shared.storage.pages import Place, after, fitting, newest
@@ -83,6 +84,8 @@ def create(
     needed = "url" if transport == STREAMABLE_HTTP else "command"
     if given[needed] is None:
         raise InvalidRequest(**{needed: [f"is required for the transport {transport}"]})
+    # One at a time in an org, so that each counts those of the others.
+    org_locks.lock(tx, org_id)
     count = select(func.count()).where(mcp_configs.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_CONFIGS:
         raise InvalidRequest(name=[f"limit reached: {MAX_CONFIGS} MCP servers per organization"])

@@ -21,9 +21,9 @@ from arkloop.shared.catalog.personas import (
     tools_of_server,
 )
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import fitting
-from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.catalog import mcp_configs, personas
 
 #: Versions of all keys of one org.
@@ -45,9 +45,7 @@ def publish(
             next number.
     """
     # One at a time in an org, so that two get different numbers.
-    tx.sql.execute(
-        select(orgs.c.id).where(orgs.c.id == actor.org_id).with_for_update(key_share=True)
-    )
+    org_locks.lock(tx, actor.org_id)
     _check_tools(tx.sql, actor.org_id, definition.get("tools") or [])
     _check_mcp(tx.sql, actor.org_id, definition.get("mcp") or [])
     _check_delegates(tx.sql, actor.org_id, key, definition.get("delegates") or [])

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.errors import InvalidRequest, WorkerToolNotFound
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.catalog import worker_tools
 
@@ -66,12 +67,8 @@ def register(tx: Transaction, org_id: UUID, pool: str, tools: Sequence[Definitio
     if not changed:
         return
     _check_schemas(tools, changed)
-    count = tx.sql.scalar(
-        select(func.count()).select_from(worker_tools).where(worker_tools.c.org_id == org_id)
-    )
-    if (count or 0) + len({tool.name for tool in changed} - known.keys()) > MAX_TOOLS_OF_ORG:
-        why = f"limit reached: {MAX_TOOLS_OF_ORG:,} tools of workers per organization"
-        raise InvalidRequest(tools=[why])
+    if {tool.name for tool in changed} - known.keys():
+        _check_count(tx, org_id, pool, {tool.name for tool in tools})
     values = [
         {**asdict(tool), "org_id": org_id, "pool": pool, "hash": tool.hash} for tool in changed
     ]
@@ -86,6 +83,20 @@ def register(tx: Transaction, org_id: UUID, pool: str, tools: Sequence[Definitio
             },
         )
     )
+
+
+def _check_count(tx: Transaction, org_id: UUID, pool: str, names: Collection[str]) -> None:
+    """Check that the org can have these tools of the pool with all others. Raises: InvalidRequest.
+
+    Other workers of the pool may register them at the same time: each counts them once.
+    """
+    # One at a time in an org, so that each counts those of the others.
+    org_locks.lock(tx, org_id)
+    is_one = (worker_tools.c.pool == pool) & worker_tools.c.name.in_(names)
+    others = select(func.count()).where(worker_tools.c.org_id == org_id, ~is_one)
+    if (tx.sql.scalar(others) or 0) + len(names) > MAX_TOOLS_OF_ORG:
+        why = f"limit reached: {MAX_TOOLS_OF_ORG:,} tools of workers per organization"
+        raise InvalidRequest(tools=[why])
 
 
 def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -> None:

@@ -19,6 +19,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security import egress, encryption, signatures
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
 from arkloop.shared.storage.tables.delivery import webhook_endpoints
@@ -59,6 +60,8 @@ def create(
     """
     settings = tx.connections.settings
     _check_url(settings, url)
+    # One at a time in an org, so that each counts those of the others.
+    org_locks.lock(tx, org_id)
     count = select(func.count()).where(webhook_endpoints.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_ENDPOINTS:
         raise InvalidRequest(url=[f"limit reached: {MAX_ENDPOINTS} endpoints per organization"])
