@@ -327,6 +327,7 @@ def test_settings_reach_the_processes() -> None:
         ({"existingSecret": ""}, "existingSecret"),
         ({"settings": {}}, "files: set settings.ARKLOOP_S3_BUCKET, or files.existingClaim"),
         ({"settings": {"ARKLOOP_JWT_SECRET": "x"}}, "invalid propertyName 'ARKLOOP_JWT_SECRET'"),
+        ({"settings": {"REDIS_URL": "x"}}, "invalid propertyName 'REDIS_URL'"),
         ({"settings": {"ARKLOOP_S3_BUCKET": "b", "ARKLOOP_RETENTION_DAYS": 7}}, "RETENTION_DAYS"),
         ({"web": {"replica": 3}}, "replica"),
         ({"worker": {"autoscaling": {"enabled": True}}}, "metrics.enabled"),
