@@ -4,7 +4,7 @@ import { match, route } from "./lib/router.js"
 import { notice, restore, state } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { Join, Reset } from "./pages/join.js"
-import { SignIn, SignInAgain, StillSignedIn } from "./pages/sign_in.js"
+import { NotLetIn, SignIn, SignInAgain, StillSignedIn } from "./pages/sign_in.js"
 import { Shell } from "./shell.js"
 import { Logo } from "./ui/icons.js"
 
@@ -21,7 +21,7 @@ function App() {
   const forgot = match("/reset/:token", path)
   if (forgot !== null) return html`<${Reset} token=${forgot.token} />`
   if (session === "out") return html`<${SignIn} />`
-  return html`<${Shell} />${session === "expired" && html`<${SignInAgain} />`}`
+  return html`<${Shell} />${session === "in" && html`<${NotLetIn} />`}${session === "expired" && html`<${SignInAgain} />`}`
 }
 
 function Starting() {

@@ -4,6 +4,7 @@ import { go, href, match, route } from "./lib/router.js"
 import { isKey, logOut, may, me } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { PAGES } from "./pages.js"
+import { ChangeOrg } from "./pages/sign_in.js"
 import { Icon, Logo } from "./ui/icons.js"
 import { Button, Empty, Foreign, Loading } from "./ui/parts.js"
 import { waitingCount } from "./waiting.js"
@@ -79,12 +80,15 @@ function Waiting() {
 
 function Account() {
   const user = useStore(me)
+  const [isChanging, setChanging] = useState(false)
   if (user === null) return null
   return html`<div class="account">
     <div class="account-who"><p class="account-name">${user.username}</p>
       <p class="faint">${isKey() ? "API key" : user.role} · <${Foreign} text=${user.org_name} /></p></div>
     <${Theme} />
     <${Button} kind="quiet" icon="out" label="Sign out" onClick=${logOut} />
+    ${user.orgs.length > 1 && html`<button type="button" class="link" onClick=${() => setChanging(true)}>Change organization</button>`}
+    ${isChanging && html`<${ChangeOrg} onClose=${() => setChanging(false)} />`}
   </div>`
 }
 

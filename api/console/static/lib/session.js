@@ -29,7 +29,7 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop
 export const state = store("unknown")
 /** @type {import("./store.js").Store<Me | null>} */
 export const me = store(null)
-/** Why the last attempt failed, for the sign-in page. @type {import("./store.js").Store<string>} */
+/** Why the last attempt failed: for the sign-in page, or for people who were signed in before and still are. @type {import("./store.js").Store<string>} */
 export const notice = store("")
 /** Why signing out has failed. The cookie stays then: a reload would sign in again. @type {import("./store.js").Store<string>} */
 export const stillSignedIn = store("")
@@ -69,8 +69,9 @@ function accept(token) {
   const before = me.get()
   const { sub, org } = claims(token)
   if (before !== null && (sub !== before.id || org !== before.org_id)) {
-    // Another tab has signed in somebody else, or in another org: nothing from before may stay.
+    // This page, or another tab, has signed in somebody else, or in another org: nothing from before may stay.
     forgetDrafts()
+    if (org !== before.org_id) leaveAddress()
     location.reload()
     return false
   }
@@ -78,6 +79,12 @@ function accept(token) {
   gotAt = Date.now()
   if (state.get() === "expired") state.set("in")
   return true
+}
+
+/** Keep of the address what another org has, too: an id is of the org before. Links of invitations are of none. */
+function leaveAddress() {
+  const [, page = ""] = location.hash.split(/[/?]/)
+  if (!["join", "reset"].includes(page)) history.replaceState(null, "", `#/${page}`)
 }
 
 /** True while the access token is good for another minute, by the server's clock and this one. */
@@ -153,7 +160,7 @@ export async function restore() {
         isSuspended.set(true)
       }
       if (error instanceof SignedOut || error instanceof Suspended) {
-        noteRefusal()
+        notice.set(takeRefusal() || notice.get())
         state.set("out")
         return
       }
@@ -171,7 +178,7 @@ async function readMe() {
   }
   if (!response.ok) throw new TypeError(`me: ${response.status}`)
   me.set(await response.json())
-  notice.set("")
+  notice.set(takeRefusal())
   state.set("in")
 }
 
@@ -250,6 +257,7 @@ export async function useKey(key) {
   credential = { kind: "key", token: key }
   sessionStorage.setItem(KEY, key)
   me.set(await response.json())
+  notice.set("")
   state.set("in")
   return ""
 }
@@ -282,12 +290,12 @@ const REFUSALS = {
   "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
 }
 
-/** Show why a login at a provider has failed, if this page was opened by one. */
-function noteRefusal() {
+/** Return why a login at a provider has failed, once, if this page was opened by one; else "". */
+function takeRefusal() {
   const code = new URLSearchParams(location.search).get("error")
-  if (code === null) return
-  notice.set(REFUSALS[code] ?? "The login has failed. Try again.")
+  if (code === null) return ""
   history.replaceState(null, "", location.pathname + location.hash)
+  return REFUSALS[code] ?? "The login has failed. Try again."
 }
 
 /** @param {{message?: string, details?: Record<string, string[]>}} error @param {Response} response */

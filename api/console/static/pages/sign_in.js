@@ -1,4 +1,5 @@
-// Signing in: with a password, or with an API key.
+// Signing in: with a password, an API key, or an identity provider; again, or in another org.
+import { plain } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
 import { beginAtProvider, isSuspended, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
@@ -25,7 +26,7 @@ export function SignIn() {
 
 /** The ways to sign in. @type {Record<string, {text: string, Form: () => any}>} */
 const MEANS = {
-  password: { text: "Sign in with a password", Form: () => html`<${PasswordForm} />` },
+  password: { text: "Sign in with a password", Form: () => html`<${PasswordForm} orgId=${ofAddress("org")} />` },
   key: { text: "Sign in with an API key", Form: KeyForm },
   provider: { text: "Sign in with your identity provider", Form: ProviderForm },
 }
@@ -43,6 +44,23 @@ export function SignInAgain() {
   </${Dialog}>`
 }
 
+/** Another org of the person: a log-in is in one, so that changing is signing in again. @param {{onClose: () => void}} props */
+export function ChangeOrg({ onClose }) {
+  const id = useId()
+  const user = useStore(me)
+  const others = user?.orgs.filter((org) => org.id !== user.org_id) ?? []
+  const [org, setOrg] = useState(others[0]?.id ?? "")
+  const [isByProvider, setByProvider] = useState(false)
+  return html`<${Dialog} title="Change organization" onClose=${onClose}>
+    <p>Sign in again to change. Messages that you have not sent are forgotten.</p>
+    <${Field} label="Organization" id=${`${id}-org`}>${(/** @type {string} */ field) => html`
+      <select id=${field} value=${org} onChange=${(/** @type {any} */ event) => setOrg(event.target.value)}>${others.map((one) => html`
+        <option key=${one.id} value=${one.id}>${plain(one.name)} (${one.role})</option>`)}</select>`}</${Field}>
+    ${isByProvider ? html`<${ProviderForm} key=${org} orgId=${org} />` : html`<${PasswordForm} login=${user?.username} orgId=${org} />`}
+    <p class="switch"><button type="button" class="link" onClick=${() => setByProvider(!isByProvider)}>${MEANS[isByProvider ? "password" : "provider"].text}</button></p>
+  </${Dialog}>`
+}
+
 /** Signing out has failed, which somebody who leaves the computer must know. */
 export function StillSignedIn() {
   const why = useStore(stillSignedIn)
@@ -54,6 +72,19 @@ export function StillSignedIn() {
     <${Problem} error=${why} />
     <div class="dialog-actions"><${Button} onClick=${close}>Stay signed in</${Button}>
       <${Button} kind="primary" busy=${action.isBusy} onClick=${() => action.run(logOut)}>Sign out</${Button}></div>
+  </${Dialog}>`
+}
+
+/** A provider has refused somebody who was signed in before, and still is: such as to another org. */
+export function NotLetIn() {
+  const why = useStore(notice)
+  const user = useStore(me)
+  if (why === "") return null
+  const close = () => notice.set("")
+  return html`<${Dialog} title="Signing in has failed" onClose=${close}>
+    <${Problem} error=${why} />
+    <p>You are still signed in to ${plain(user?.org_name ?? "")}.</p>
+    <div class="dialog-actions"><${Button} kind="primary" onClick=${close}>Close</${Button}></div>
   </${Dialog}>`
 }
 
@@ -86,14 +117,16 @@ function KeyForm() {
   </form>`
 }
 
-function ProviderForm() {
+/** @param {{orgId?: string}} props asks for the org without `orgId` */
+function ProviderForm({ orgId }) {
   const id = useId()
-  const [org, setOrg] = useState(() => ofAddress("org") ?? lastOrg())
+  const [org, setOrg] = useState(() => orgId ?? ofAddress("org") ?? lastOrg())
   const { error, isBusy, submit } = useForm(() => beginAtProvider(org.trim()))
   return html`<form onSubmit=${submit}>
-    <${Field} label="Organization id" id=${`${id}-org`} error=${error} hint="Your organization's link to this page has it.">
+    ${orgId === undefined ? html`<${Field} label="Organization id" id=${`${id}-org`} error=${error} hint="Your organization's link to this page has it.">
       ${(/** @type {string} */ field) => html`<input id=${field} name="org" autocomplete="organization" spellcheck=${false} required
-        aria-describedby=${`${field}-hint`} value=${org} onInput=${(/** @type {any} */ event) => setOrg(event.target.value)} />`}</${Field}>
+        aria-describedby=${`${field}-hint`} value=${org} onInput=${(/** @type {any} */ event) => setOrg(event.target.value)} />`}</${Field}>`
+      : html`<${Problem} error=${error || null} />`}
     <${Button} kind="primary" class="wide" type="submit" busy=${isBusy}>Continue</${Button}>
   </form>`
 }

@@ -1,0 +1,153 @@
+"""Signing in to the console in a real Chromium: in which org, and how again."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Route, expect
+
+from arkloop.cli.dev.embedded_server import free_port
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.caller import Caller, client
+from tests.clients import PASSWORD
+from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
+from tests.system import System
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def join(user: Caller, owner: Caller) -> None:
+    """Let a user join the org of another one, besides their own."""
+    path = f"/v1/orgs/{owner.org_id}/invitations"
+    invitation = owner.made(path, {"name": "x", "role": "member"})["token"]
+    body = {"login": user.login, "password": PASSWORD, "invitation": invitation}
+    assert client(user.url).post("/v1/auth/login", json=body).is_success
+
+
+@pytest.fixture(scope="module")
+def home(system: System) -> Iterator[str]:
+    """The origin of a web server to which identity providers lead back."""
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    with system.one_more_web_server(ARKLOOP_PORT=str(port), ARKLOOP_PUBLIC_URL=origin):
+        yield origin
+
+
+def choose(
+    provider: IdentityProvider, owner: Caller, person: Caller, context: BrowserContext
+) -> None:
+    """Give the owner's org a provider that knows a member, and sends browsers back at once."""
+
+    def come_back(route: Route) -> None:
+        query = provider.authorize(route.request.url)
+        address = f"{owner.url}/v1/auth/oidc/callback?{query}"
+        route.fulfill(status=302, headers={"Location": address})
+
+    provider.claims = {"email": f"{person.login}@example.com"}
+    body = {"issuer": provider.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    path = f"/v1/orgs/{owner.org_id}/identity-provider"
+    assert owner.http.put(path, json=body).is_success
+    context.route(f"{provider.url}/**", come_back)
+
+
+@pytest.fixture
+def both(system: System) -> tuple[Caller, Caller]:
+    """A user of two orgs, the owner of the first, and the owner of the second."""
+    user, owner = system.caller(), system.caller()
+    join(user, owner)
+    return user, owner
+
+
+def enter(page: Page, login: str) -> None:
+    """Fill the form for a password, and send it."""
+    page.get_by_label("User name or email").fill(login)
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Sign in")
+
+
+def test_a_person_changes_between_orgs(
+    context: BrowserContext, both: tuple[Caller, Caller]
+) -> None:
+    """All tabs are in the chosen org, and show nothing that the address names in the one before."""
+    user, _ = both
+    page, other = signed_in(context, user, "/keys"), context.new_page()
+    other.goto(f"{user.url}/console#/threads/{user.thread('Hello')}")
+    expect(other.get_by_text("Hello")).to_be_visible()
+    go(page, "/threads/new")
+    page.get_by_label("Message", exact=True).fill("A secret of the first org")
+    press(page, "Change organization")
+    dialog = page.get_by_role("dialog", name="Change organization")
+    expect(dialog.get_by_label("Organization").get_by_role("option")).to_have_count(1)
+    dialog.get_by_label("Password").fill("wrong")
+    press(dialog, "Sign in")
+    expect(dialog.get_by_role("alert")).to_have_text("Wrong login or password.")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    press(dialog, "Sign in")
+
+    for tab in (page, other):
+        expect(tab.get_by_role("navigation")).to_contain_text("member ·")
+        expect(tab).to_have_url(re.compile("#/threads$"))
+    go(page, "/threads/new")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
+def test_the_link_of_an_org_leads_there_with_a_password(
+    context: BrowserContext, both: tuple[Caller, Caller]
+) -> None:
+    """Without it, a log-in is in the org that the person joined first."""
+    user, owner = both
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/sign-in?org={owner.org_id}")
+    press(page, "Sign in with a password")
+    enter(page, user.login)
+
+    expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+
+def test_a_provider_that_refuses_a_change_leaves_the_person_signed_in(
+    context: BrowserContext, both: tuple[Caller, Caller], home: str
+) -> None:
+    """The refusal shows once, in the org from before, and not at the next sign-in."""
+    user, owner = (one.at(home) for one in both)
+    page = signed_in(context, user, "/keys")
+    with IdentityProvider() as provider:
+        choose(provider, owner, user, context)
+        provider.claims = {"email": "somebody-else@example.com"}
+        press(page, "Change organization")
+        dialog = page.get_by_role("dialog", name="Change organization")
+        press(dialog, "Sign in with your identity provider")
+        press(dialog, "Continue")
+        refusal = page.get_by_role("dialog", name="Signing in has failed")
+
+        expect(refusal.get_by_role("alert")).to_contain_text("does not let you in")
+        expect(page.get_by_role("navigation")).to_contain_text("owner ·")
+        assert "?error" not in page.url
+        press(refusal.locator(".dialog-actions"), "Close")
+        expect(refusal).to_have_count(0)
+        press(page, "Sign out")
+        expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
+        expect(page.get_by_text("does not let you in")).to_have_count(0)
+
+
+def test_an_org_is_entered_by_its_provider(
+    context: BrowserContext, both: tuple[Caller, Caller], home: str
+) -> None:
+    """The dialog says if it has none; else the provider leads back into the chosen org."""
+    user, owner = (one.at(home) for one in both)
+    page = signed_in(context, user, "/keys")
+    press(page, "Change organization")
+    dialog = page.get_by_role("dialog", name="Change organization")
+    press(dialog, "Sign in with your identity provider")
+    press(dialog, "Continue")
+    expect(dialog.get_by_role("alert")).to_contain_text("has no identity provider")
+    with IdentityProvider() as provider:
+        choose(provider, owner, user, context)
+        press(dialog, "Continue")
+
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
