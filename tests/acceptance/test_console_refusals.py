@@ -1,18 +1,46 @@
 """Refusals in the console, in a real Chromium: what it says, and who can change it."""
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import say
+from tests.acceptance.test_console_losses import Loss, lose, refused, say
 from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller
+from tests.clients import PASSWORD
 from tests.system import System
 
 pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
+#: Keeps what the page says while it waits, which may be short.
+NOTE_SAID = """
+window.said = new Set()
+new MutationObserver(() => {
+  for (const { textContent } of document.querySelectorAll("[role=status]")) said.add(textContent)
+}).observe(document, { childList: true, characterData: true, subtree: true })
+"""
+#: Of requests to the service itself.
+REQUESTS = "The organization's limit of 12 requests per minute is reached."
+
+
+def limited(seconds: int) -> Loss:
+    """Refuse a request by the org's limit on requests."""
+    details = {"limit": "org", "per_minute": 12}
+    body = {"code": "rate_limit.exceeded", "message": "See `details`.", "details": details}
+    return lambda route: _refuse(route, body, seconds)
+
+
+def crowded(route: Route) -> None:
+    """Refuse a stream while the org has as many as it may."""
+    details = {"scope": "org", "most": 3}
+    body = {"code": "streams.limit_exceeded", "message": "See `details`.", "details": details}
+    _refuse(route, body, 1)
+
+
+def _refuse(route: Route, body: dict[str, object], seconds: int) -> None:
+    route.fulfill(status=429, json=body, headers={"Retry-After": str(seconds)})
 
 
 def test_an_org_without_credits_or_budget(context: BrowserContext, system: System) -> None:
@@ -91,3 +119,76 @@ def test_a_wrong_field_that_is_folded_is_opened(context: BrowserContext, user: C
 
     expect(form.get_by_label("Headers")).to_be_focused()
     expect(form.get_by_role("alert")).to_contain_text("one header a line")
+
+
+def join(page: Page, user: Caller, name: str) -> None:
+    """Accept an invitation to the org of a user with a new account."""
+    path = f"/v1/orgs/{user.org_id}/invitations"
+    token = user.made(path, {"name": name, "role": "member"})["token"]
+    page.goto(f"{user.url}/console#/join/{token}")
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Email").fill(f"{name}@example.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Create account and join")
+
+
+def sign_in(page: Page, user: Caller, name: str) -> None:
+    page.goto(f"{user.url}/console")
+    page.get_by_label("User name or email").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Sign in")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_log_in_counts_before_the_service_says_whose_it_is(
+    context: BrowserContext, system: System, status: int
+) -> None:
+    """An invitation is accepted once, and a log-in made once; the page says why it waits."""
+    user = system.caller()
+    loss = limited(2) if status == 429 else refused(status)
+    why = f"{REQUESTS} Trying again in 2 s." if status == 429 else "Come back later. Trying again …"
+    name, page = f"joiner-{status}-{user.login}", context.new_page()
+    page.add_init_script(NOTE_SAID)
+    sent: list[str] = []
+    page.on("request", lambda r: sent.append(r.url) if "/auth/" in r.url else None)
+    for enter in (join, sign_in):
+        lose(context, "**/v1/me", loss)
+        enter(page, user, name)
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        assert why in page.evaluate("[...said]")
+        context.unroute("**/v1/me")
+        lose(context, "**/v1/me", loss)
+        page.reload()
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        assert why in page.evaluate("[...said]")
+        context.unroute("**/v1/me")
+        press(page, "Sign out")
+        expect(page.get_by_label("User name or email")).to_be_visible()
+
+    ways = [url.rpartition("/")[2] for url in sent]
+    assert ["register", "login"] == [way for way in ways if way in ("register", "login")]
+
+
+def test_a_limit_is_no_lost_network(context: BrowserContext, user: Caller) -> None:
+    """A thread and the page of a run name it, and follow on when there is room."""
+    run_id = user.run({"say": "one two three four five", "delay_ms": 500})
+    for stream in ("**/v1/threads/*/events*", "**/v1/runs/*/events*"):
+        lose(context, stream, *[crowded] * 3)
+    text = "The organization's limit of 3 open streams is reached."
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    for shown in (".run .markdown", ".events"):
+        expect(page.locator("[role=status]").filter(has_text=text)).to_be_visible()
+        expect(page.get_by_text("No connection")).to_have_count(0)
+        expect(page.locator("[role=status]").filter(has_text=text)).to_have_count(0)
+        expect(page.locator(shown)).to_contain_text("three")
+        go(page, f"/runs/{run_id}")
+
+
+def test_reports_name_the_limit_on_requests(context: BrowserContext, user: Caller) -> None:
+    """The reports are not what has to wait then."""
+    lose(context, "**/v1/me/usage?*", limited(2))
+    page = signed_in(context, user, "/usage")
+    expect(page.get_by_text(f"{REQUESTS} The page continues in 2 s.")).to_be_visible()
+    expect(page.get_by_text("have to wait")).to_have_count(0)
+
+    expect(page.get_by_role("heading", name="By end user")).to_be_visible()

@@ -71,6 +71,7 @@ export function Chat({ id, onChange, onDelete }) {
       ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
+    ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}
     <${Problem} error=${view.error ?? saying.error} />
     <${Problem} error=${stopping.error} />
     ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy} active=${active} requestOf=${requestOf} onSend=${say}

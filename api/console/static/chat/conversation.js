@@ -14,7 +14,7 @@ const TERMINAL = ["completed", "failed", "cancelled"]
  * @typedef {{type: "message", id: string, role: string, content: any, run_id: string | null, partial: boolean,
  *   created_at: string}} MessageEntry
  * @typedef {RunEntry | MessageEntry} Entry
- * @typedef {{entries: Entry[], older: string | null, connection: string, error: Error | null,
+ * @typedef {{entries: Entry[], older: string | null, connection: string, limit: string, error: Error | null,
  *   isLoaded: boolean, sending: {key: number, text: string, isRepeated: boolean} | null}} View
  */
 
@@ -51,7 +51,7 @@ export class Conversation {
   constructor(threadId, onChange) {
     this.threadId = threadId
     /** @type {View} */
-    this.view = { entries: [], older: null, connection: "connecting", error: null, isLoaded: false, sending: null }
+    this.view = { entries: [], older: null, connection: "connecting", limit: "", error: null, isLoaded: false, sending: null }
     this.onChange = onChange
     this.stopFollowing = () => {}
     this.isClosed = false
@@ -119,7 +119,7 @@ export class Conversation {
     this.stopFollowing = follow(cursor, {
       path: (after) => `threads/${segment(this.threadId)}/events${after ? `?after=${encodeURIComponent(after)}` : ""}`,
       onFrame: (frame) => this.receive(frame),
-      onState: (connection) => this.update({ connection }),
+      onState: (connection, limit = "") => this.update({ connection, limit }),
       onRefused: (error) => {
         if (error.status === 404 || error.status === 403) {
           this.update({ error })

@@ -1,5 +1,6 @@
 // A stream that is followed for as long as a page shows it, over cut connections, sleep and new tokens.
 import { ApiError, NetworkError, networkOr, send } from "./api.js"
+import { reached } from "./reached.js"
 import { SignedOut } from "./session.js"
 import { frames } from "./sse.js"
 
@@ -11,7 +12,8 @@ const MOST_PAUSE_MS = 10_000
  * @typedef {object} Followed
  * @property {(cursor: string | null) => string} path the request that continues after a cursor
  * @property {(frame: {id: string, data: string}) => void} onFrame
- * @property {(state: "connecting" | "live" | "offline" | "ended") => void} onState
+ * @property {(state: "connecting" | "live" | "offline" | "limited" | "ended", limit?: string) => void} onState
+ *   `limit` says which one is reached
  * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about an error response
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
  */
@@ -45,6 +47,7 @@ export function follow(cursor, followed) {
   const run = async () => {
     let failures = 0
     while (!isStopped) {
+      let leastPause = 0
       connection = new AbortController()
       lastByte = Date.now()
       try {
@@ -62,19 +65,23 @@ export function follow(cursor, followed) {
         if (followed.isEnd?.() ?? false) break
       } catch (error) {
         if (isStopped) return
-        if (error instanceof SignedOut) {
+        const isLimited = error instanceof ApiError && error.status === 429
+        if (isLimited) {
+          followed.onState("limited", reached(error) || error.message)
+          leastPause = 1_000 * error.retryAfter
+        } else if (error instanceof SignedOut) {
           followed.onState("offline")
-        } else if (error instanceof ApiError && error.status !== 503 && error.status !== 429) {
+        } else if (error instanceof ApiError && error.status !== 503) {
           if (followed.onRefused(error) === "stop") return
         } else if (error instanceof NetworkError && !navigator.onLine) followed.onState("offline")
         failures += 1
-        if (failures > 1) followed.onState("offline")
+        if (failures > 1 && !isLimited) followed.onState("offline")
       } finally {
         connection = null
       }
       if (isStopped) return
       const pause = Math.min(250 * 2 ** failures, MOST_PAUSE_MS)
-      await networkOr(pause * (0.5 + Math.random()))
+      await networkOr(Math.max(leastPause, pause * (0.5 + Math.random())))
     }
     if (!isStopped) followed.onState("ended")
   }

@@ -4,6 +4,7 @@
 // script reads. An API key is in the tab's sessionStorage: it survives a reload, and ends with the tab.
 // All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
 // time exchanges it, under a lock of the browser, and gives the new access token to the others.
+import { reached } from "./reached.js"
 import { store } from "./store.js"
 
 /** @typedef {{kind: "login" | "key", token: string}} Credential */
@@ -45,6 +46,15 @@ export const SUSPENDED = "org.suspended"
 
 /** The organization is suspended: the log-in, or the key, is good again once it is resumed. */
 export class Suspended extends Error {}
+
+/** The service has refused a request, and says why. */
+class Refused extends Error {
+  /** @param {any} error @param {Response} response */
+  constructor(error, response) {
+    super(said(error, response))
+    this.retryAfter = Number(response.headers.get("Retry-After")) || 0
+  }
+}
 
 channel?.addEventListener("message", ({ data }) => {
   if (data.type === "signed-out" && (credential?.kind === "login" || state.get() === "expired")) leave("You signed out in another tab.")
@@ -96,7 +106,7 @@ function isFresh() {
   return Date.now() < gotAt + (exp - iat) * 1000 - MARGIN_MS
 }
 
-/** Exchange the cookie for an access token; null if there is no log-in. Throws if the network fails, or `Suspended`. */
+/** Exchange the cookie for an access token; null if there is no log-in. Throws `Suspended`, `Refused`, or if the network fails. */
 async function refresh() {
   const before = credential?.token
   const exchange = async () => {
@@ -106,7 +116,7 @@ async function refresh() {
     const response = await fetch(new URL("refresh", AUTH), { method: "POST", keepalive: true })
     if (response.status === 401) await checkOrg(response)
     if (response.status === 401 || response.status === 403) return null
-    if (!response.ok) throw new TypeError(`refresh: ${response.status}`)
+    if (!response.ok) throw await failure(response)
     const { access_token: token } = await response.json()
     const isSame = accept(token)
     channel?.postMessage({ type: "token", token })
@@ -121,6 +131,12 @@ async function refresh() {
 async function checkOrg(response) {
   const found = await response.json().catch(() => ({}))
   if (found.code === SUSPENDED) throw new Suspended(reason(found, response))
+}
+
+/** Return the error to throw for a response: one without a message is of a proxy that has lost the service. @param {Response} response */
+async function failure(response) {
+  const found = await response.json().catch(() => null)
+  return found?.message ? new Refused(found, response) : new TypeError(`HTTP ${response.status}`)
 }
 
 /**
@@ -147,6 +163,13 @@ export async function bearer(renew = false) {
 export async function restore() {
   const key = sessionStorage.getItem(KEY)
   if (key !== null) credential = { kind: "key", token: key }
+  await begin()
+}
+
+/** Read who is signed in, until the service says it. A log-in counts before: it must not be made again. */
+async function begin() {
+  notice.set("")
+  state.set("unknown")
   for (let pause = 500; ; pause = Math.min(2 * pause, 8_000)) {
     try {
       await bearer()
@@ -164,8 +187,10 @@ export async function restore() {
         state.set("out")
         return
       }
-      notice.set("The service cannot be reached; trying again …")
-      await new Promise((resolve) => setTimeout(resolve, pause))
+      const seconds = error instanceof Refused ? error.retryAfter : 0
+      const why = error instanceof Refused ? error.message : "The service cannot be reached."
+      notice.set(`${why} Trying again ${seconds > 0 ? `in ${seconds} s.` : "…"}`)
+      await new Promise((resolve) => setTimeout(resolve, 1_000 * seconds || pause))
     }
   }
 }
@@ -176,7 +201,7 @@ async function readMe() {
     await checkOrg(response)
     response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
   }
-  if (!response.ok) throw new TypeError(`me: ${response.status}`)
+  if (!response.ok) throw await failure(response)
   me.set(await response.json())
   notice.set(takeRefusal())
   state.set("in")
@@ -199,8 +224,8 @@ export async function logIn(login, password, orgId = null) {
   if (!response.ok) return reason(found, response)
   sessionStorage.removeItem(KEY)
   accept(found.access_token)
-  if (me.get() === null) await readMe()
   channel?.postMessage({ type: "token", token: found.access_token })
+  if (me.get() === null) void begin()
   return ""
 }
 
@@ -222,8 +247,8 @@ export async function join(invitation, values, isKnown) {
   if (!response.ok) return reasons(found, response)
   sessionStorage.removeItem(KEY)
   accept(found.access_token)
-  await readMe()
   channel?.postMessage({ type: "token", token: found.access_token })
+  void begin()
   return {}
 }
 
@@ -301,8 +326,14 @@ function takeRefusal() {
 /** @param {{message?: string, details?: Record<string, string[]>}} error @param {Response} response */
 function reason(error, response) {
   const retry = response.headers.get("Retry-After")
+  return `${said(error, response)}${retry ? ` Try again in ${retry} s.` : ""}`
+}
+
+/** @param {{code?: string, message?: string, details?: Record<string, string[]>}} error @param {Response} response */
+function said(error, response) {
   const fields = Object.values(error.details ?? {}).flat().filter((why) => typeof why === "string")
-  return `${response.status === 422 && fields.length > 0 ? fields.join("; ") : error.message ?? response.statusText}${retry ? ` Try again in ${retry} s.` : ""}`
+  if (response.status === 422 && fields.length > 0) return fields.join("; ")
+  return reached(error) || (error.message ?? response.statusText)
 }
 
 export const isKey = () => credential?.kind === "key"
@@ -317,7 +348,7 @@ export async function logOut() {
         return
       }
     } catch (error) {
-      stillSignedIn.set(error instanceof Suspended ? error.message : "The service cannot be reached.")
+      stillSignedIn.set(error instanceof Suspended || error instanceof Refused ? error.message : "The service cannot be reached.")
       return
     }
     channel?.postMessage({ type: "signed-out" })

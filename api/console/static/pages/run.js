@@ -47,7 +47,8 @@ function Run({ id }) {
       <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
     <div class="page run-page">
       <${Problem} error=${action.error ?? problem} />
-      ${connection === "offline" && html`<p class="note" role="status">No connection; the page continues when it is back.</p>`}
+      ${connection.state === "offline" && html`<p class="note" role="status">No connection; the page continues when it is back.</p>`}
+      ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
       <${Explanation} run=${data} mark=${mark} />
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
       ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} pending=${data.pending_input} onDone=${run.reload} />`}
@@ -87,7 +88,7 @@ function Recorded({ run, events, children }) {
 function useEvents(id) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]))
   const [mark, setMark] = useState(0)
-  const [connection, setConnection] = useState("connecting")
+  const [connection, setConnection] = useState({ state: "connecting", limit: "" })
   const [problem, setProblem] = useState(/** @type {Error | null} */ (null))
   const pending = useRef(/** @type {any[]} */ ([]))
   useEffect(() => {
@@ -110,7 +111,7 @@ function useEvents(id) {
         pending.current.push(event)
         frame ||= requestAnimationFrame(flush)
       },
-      onState: setConnection,
+      onState: (state, limit = "") => setConnection({ state, limit }),
       onRefused: (error) => {
         setProblem(error)
         return "stop"

@@ -2,6 +2,7 @@
 import { ApiError, get } from "../lib/api.js"
 import { count, money, short } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { reached } from "../lib/reached.js"
 import { go } from "../lib/router.js"
 import { Empty, Field, Foreign, Head, Loading, Problem, useRead } from "../ui/parts.js"
 
@@ -24,11 +25,11 @@ const REPORTS = /** @type {const} */ ([["total", "me/usage", {}], ["daily", "me/
   ["people", "me/usage/by-end-user", { limit: 20 }]])
 
 /**
- * Read a report, again and again while the organization's reports have to wait.
+ * Read a report, again and again while the organization's reports, or its requests, have to wait.
  * @param {string} path
  * @param {Record<string, string | number>} params
  * @param {AbortSignal} signal
- * @param {(seconds: number) => void} onWait is called with how long it waits, and with 0 once it has waited
+ * @param {(why: string) => void} onWait is called with why it waits, and with "" once it has waited
  */
 async function report(path, params, signal, onWait) {
   for (;;) {
@@ -37,13 +38,14 @@ async function report(path, params, signal, onWait) {
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 429) throw error
       const seconds = error.retryAfter || 1
-      onWait(seconds)
+      const limit = reached(error)
+      onWait(limit ? `${limit} The page continues in ${seconds} s.` : `The organization's reports have to wait for ${seconds} s.`)
       await new Promise((resolve) => {
         setTimeout(resolve, 1_000 * seconds)
         signal.addEventListener("abort", resolve, { once: true })
       })
       signal.throwIfAborted()
-      onWait(0)
+      onWait("")
     }
   }
 }
@@ -56,10 +58,10 @@ export function Page({ params }) {
   const set = (/** @type {Record<string, string>} */ change) => go("/usage", { ...Object.fromEntries(params), ...change }, { replace: true })
   const period = periodOf(days)
   const [data, setData] = useState(/** @type {Record<string, any>} */ ({}))
-  const [wait, setWait] = useState(0)
+  const [wait, setWait] = useState("")
   const read = useRead(async (signal) => {
     setData({})
-    setWait(0)
+    setWait("")
     // One after the other: an organization has one report at a time, and others may read theirs too.
     for (const [name, path, more] of REPORTS) {
       const found = await report(path, { ...period, ...more }, signal, setWait)
@@ -89,13 +91,13 @@ export function Page({ params }) {
           <section class="panel"><h2>By end user</h2><${Shares} rows=${data.people} name="end_user_id" measure=${measure} none="No end user" /></section>
           <section class="panel"><h2>By metadata</h2><${ByMetadata} period=${period} days=${days} initial=${key} measure=${measure} onKey=${(/** @type {string} */ name) => set({ key: name })} /></section>`}
         </div>`}
-      <${Wait} seconds=${wait} />
+      <${Wait} why=${wait} />
       ${!data.people && !read.error && html`<${Loading} lines=${8} />`}
     </div>`
 }
 
-/** @param {{seconds: number}} props */
-const Wait = ({ seconds }) => seconds > 0 && html`<p class="faint" role="status">The organization's reports have to wait for ${seconds} s.</p>`
+/** @param {{why: string}} props */
+const Wait = ({ why }) => why && html`<p class="faint" role="status">${why}</p>`
 
 /** @param {number} part @param {number} whole */
 const share = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : "–")
@@ -171,9 +173,9 @@ function Shares({ rows, name, measure, none = "None" }) {
 /** @param {{period: any, days: number, initial: string, measure: string, onKey: (key: string) => void}} props */
 function ByMetadata({ period, days, initial, measure, onKey }) {
   const [text, setText] = useState(initial)
-  const [wait, setWait] = useState(0)
+  const [wait, setWait] = useState("")
   const read = useRead(async (signal) => {
-    setWait(0)
+    setWait("")
     return initial ? report("me/usage/by-metadata", { ...period, key: initial }, signal, setWait) : null
   }, [initial, days])
   const submit = (/** @type {Event} */ event) => {
@@ -183,7 +185,7 @@ function ByMetadata({ period, days, initial, measure, onKey }) {
   return html`<form onSubmit=${submit}><${Field} label="Key" id="metadata-key">${(/** @type {string} */ field) => html`<input id=${field} class="small" placeholder="team"
       value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}></form>
     <${Problem} error=${read.error} />
-    <${Wait} seconds=${wait} />
+    <${Wait} why=${wait} />
     ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" />`}
     ${!initial && html`<${Empty} icon="usage" title="">Enter a key of your runs' metadata to compare its values.</${Empty}>`}`
 }

@@ -2,6 +2,7 @@
 import { ApiError } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/session.js"
 import { Icon } from "./icons.js"
 
@@ -58,7 +59,7 @@ export function explained(error) {
   const fields = error.code === "validation.error"
     ? Object.entries(error.details).map(([name, why]) => `${name}: ${[why].flat().join("; ")}`).join(" · ") : ""
   const retry = error.retryAfter > 0 ? ` Try again in ${error.retryAfter} s.` : ""
-  const text = fields || (error.code === "budget.exhausted" && exhausted(error)) || error.message
+  const text = fields || (error.code === "budget.exhausted" && exhausted(error)) || reached(error) || error.message
   return { text: text + retry, trace: error.status >= 500 ? error.traceId : "" }
 }
 
