@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -151,3 +152,33 @@ def test_an_org_is_entered_by_its_provider(
         press(dialog, "Continue")
 
         expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+
+def test_a_session_by_a_provider_is_continued_by_it(
+    context: BrowserContext, system: System, home: str
+) -> None:
+    """The provider is in a new tab; the page keeps what was typed. A password does it, too."""
+    owner = system.caller().at(home)
+    person = system.colleague(owner)
+    with IdentityProvider() as provider:
+        choose(provider, owner, person, context)
+        page = context.new_page()
+        page.goto(f"{home}/console#/sign-in?org={owner.org_id}")
+        press(page, "Continue")
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        go(page, "/threads/new")
+        page.get_by_label("Message", exact=True).fill("A draft")
+        context.clear_cookies()
+        page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        dialog = page.get_by_role("dialog", name="Your session has ended")
+        press(dialog, "Sign in with a password")
+        expect(dialog.get_by_label("Password")).to_be_visible()
+        press(dialog, "Sign in with your identity provider")
+        with context.expect_page() as opened:
+            dialog.get_by_role("link", name="Sign in with your identity provider").click()
+        press(opened.value, "Continue")
+        expect(opened.value.get_by_role("navigation")).to_contain_text("member ·")
+
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_label("Message", exact=True)).to_have_value("A draft")

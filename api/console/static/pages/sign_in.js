@@ -1,7 +1,7 @@
 // Signing in: with a password, an API key, or an identity provider; again, or in another org.
 import { plain } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
-import { match, route } from "../lib/router.js"
+import { href, match, route } from "../lib/router.js"
 import { beginAtProvider, isSuspended, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
@@ -37,10 +37,17 @@ const ofAddress = (name) => (match("/sign-in", route.get().path) ? route.get().p
 /** The session has ended while the page was open: what it shows, and what was typed, stays. */
 export function SignInAgain() {
   const user = useStore(me)
+  const [isByProvider, setByProvider] = useState(() => lastOrg() === user?.org_id)
+  // In a new tab, since the provider's pages would replace this one. The log-in comes from there to all tabs.
   return html`<${Dialog} title="Your session has ended" isRequired=${true} onClose=${() => {}}>
     <p>Sign in again to continue where you are.</p>
-    <${PasswordForm} login=${user?.username ?? ""} orgId=${user?.org_id ?? null} />
-    <p class="switch"><button type="button" class="link" onClick=${logOut}>Sign out</button></p>
+    ${isByProvider
+      ? html`<div><a class="button primary wide" target="_blank" href=${href("/sign-in", { org: user?.org_id ?? "" })}>${MEANS.provider.text}</a>
+        <p class="hint">This opens a new tab. Come back here once you are signed in.</p></div>`
+      : html`<${PasswordForm} login=${user?.username ?? ""} orgId=${user?.org_id ?? null} />`}
+    <ul class="switch">
+      <li><button type="button" class="link" onClick=${() => setByProvider(!isByProvider)}>${MEANS[isByProvider ? "password" : "provider"].text}</button></li>
+      <li><button type="button" class="link" onClick=${logOut}>Sign out</button></li></ul>
   </${Dialog}>`
 }
 
