@@ -102,6 +102,20 @@ def test_a_key_as_the_list_shows_it_is_not_valid(context: BrowserContext, user: 
         page.reload()
 
 
+def test_a_page_that_no_key_may_use_names_both_kinds_of_log_in(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A log-in by an identity provider may do what one with a password may."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/sign-in?with=key")
+    page.get_by_label("API key").fill(user.api_key()[1])
+    press(page, "Sign in")
+    expect(page.get_by_role("navigation")).to_be_visible()
+    for address in ("/members", "/sessions"):
+        go(page, address)
+        expect(page.get_by_text("with a password or your identity provider to")).to_be_visible()
+
+
 def test_a_wrong_field_that_is_folded_is_opened(context: BrowserContext, user: Caller) -> None:
     """The field has the focus, and the reason below it."""
     page = signed_in(context, user, "/tools")

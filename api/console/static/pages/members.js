@@ -33,7 +33,7 @@ export function Page() {
   const reset = async (/** @type {any} */ member) => setMade({ kind: "reset", login: member.login, ...await post(`${org}/members/${member.user_id}/password-reset`) })
   return html`<${Head} title="Members" actions=${canManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Invite</${Button}>`} />
     <div class="page">
-      <p class="lead">${ABOUT} ${isAdmin() && isKey() && "Sign in with a password to change members: an API key may not."}</p>
+      <p class="lead">${ABOUT} ${isAdmin() && isKey() && "Sign in with a password or your identity provider to change members: an API key may not."}</p>
       <${Listing} list=${members} label="Members" id=${(/** @type {any} */ member) => member.user_id}
         columns=${columns({ org, canManage, reload: members.reload, remove: setLeaving, reset })}
         empty=${html`<${Empty} icon="members" title="No members" />`} />
