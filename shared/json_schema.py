@@ -21,6 +21,10 @@ MAX_PATTERNS = 32
 #: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
 MAX_UNEVALUATED = 3
 
+#: Nodes of the schema times the weight of a value (`measured`): beyond it the value is refused. A
+#: tenth of a second, in which nothing else of the process advances.
+MAX_WORK = 1_000_000
+
 _MAX_REASON_CHARACTERS = 240
 
 #: Linear in the length of the text and in the size of the pattern; sizes in bytes.
@@ -255,6 +259,29 @@ class _Rebuilding:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise InvalidSchema("The schema is too large.")
+
+
+def measured(value: Any, limit: int) -> tuple[int, int]:
+    """Measure how much work checking takes, at least `limit + 1` beyond that, and the characters.
+
+    Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
+    digits weigh the square of what they are too long.
+    """
+    weight, characters, waiting = 0, 0, [value]
+    while waiting and weight + characters // 64 <= limit:
+        value = waiting.pop()
+        weight += 1
+        match value:
+            case Mapping():
+                waiting.extend(value.values())
+                characters += sum(map(len, value))
+            case list():
+                waiting.extend(value)
+            case str():
+                characters += len(value)
+            case int():
+                weight += (value.bit_length() // 64) ** 2
+    return weight + characters // 64, characters
 
 
 def short(text: str) -> str:

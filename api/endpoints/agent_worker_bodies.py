@@ -18,6 +18,7 @@ from arkloop.api.http.fields import (
 )
 from arkloop.api.http.schema import Schema
 from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES
+from arkloop.shared.agents.questions import MAX_KEY_CHARACTERS
 from arkloop.shared.agents.transcript import (
     CALL_ID,
     MAX_NAME_CHARACTERS,
@@ -29,6 +30,7 @@ from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import MAX_TOKENS, TOKEN_FIELDS, Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.agent_costs import AgentCost
+from arkloop.shared.runs.agent_endings import CODES, FAILED
 
 MAX_WAIT_SECONDS = 30
 MAX_RUNS = 16
@@ -244,7 +246,9 @@ class _Pause(_LastWrite):
 class AskPerson(_Pause):
     """A question, or with `approval_of` the request to approve the call with this id."""
 
-    key = fields.String(load_default=None, allow_none=True, validate=_CALL_ID)
+    key = fields.String(
+        load_default=None, allow_none=True, validate=validate.Length(1, MAX_KEY_CHARACTERS)
+    )
     question = fields.String(load_default=None, validate=utf8_length(1, MAX_QUESTION_BYTES))
     options = BoundedList(fields.String(validate=validate.Length(1, 500)), most=20)
     approval_of = fields.String(load_default=None, validate=_CALL_ID)
@@ -287,6 +291,7 @@ class CompleteRun(_LastWrite):
 class FailRun(_LastWrite):
     message = fields.String(required=True, validate=utf8_length(1, 8_192))
     retryable = StrictBoolean(load_default=False)
+    code = fields.String(load_default=FAILED, validate=validate.OneOf(CODES))
 
 
 class ReleaseRun(_Pause):

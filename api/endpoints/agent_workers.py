@@ -36,7 +36,6 @@ from arkloop.shared.errors import (
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
     agent_claims,
-    agent_endings,
     agent_files,
     agent_queue,
     agent_workers,
@@ -61,12 +60,14 @@ from arkloop.shared.storage.connections import Connections
 
 bp = Blueprint("agent_workers", __name__)
 
-#: A checkpoint may have 1 MiB, and is made of small values sometimes.
-LIMITS = BodyLimits(most_bytes=2 * 1024 * 1024, most_values=200_000)
+#: A checkpoint may have 1 MiB, of which each value takes two bytes at least.
+LIMITS = BodyLimits(most_bytes=2 * 1024 * 1024, most_values=600_000)
 #: Errors of every write of a worker.
 WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.
 GONE_SECONDS = 1.5
+#: The output of a run may have long integers, whether a model or an agent gives it.
+ANSWER_LIMITS = LIMITS._replace(takes_long_integers=True)
 
 
 def look(connections: Connections) -> list[tuple[str, str]]:
@@ -77,13 +78,14 @@ def look(connections: Connections) -> list[tuple[str, str]]:
 
 def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -> Any:
     """Call the view with the agent's name and the body of its request."""
+    limits = ANSWER_LIMITS if view is complete else LIMITS
 
     @wraps(view)
     @counts_from_arrival
     @requires("agents.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         _check(name)
-        return view(name, read_body(schema, limits=LIMITS))
+        return view(name, read_body(schema, limits=limits))
 
     return called
 
@@ -180,7 +182,7 @@ def complete(name: str, body: dict[str, Any]) -> Response:
 @described(body=bodies.FailRun, returns=WrittenRun, raises=WRITING)
 def fail(name: str, body: dict[str, Any]) -> Response:
     """Let the run fail."""
-    error = RunError(agent_endings.FAILED, body["message"], body["retryable"])
+    error = RunError(body["code"], body["message"], body["retryable"])
     return _write(name, body, Fail(error=error))
 
 

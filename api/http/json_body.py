@@ -33,7 +33,8 @@ _NO_ARGUMENTS = NoArguments()
 class BodyLimits(NamedTuple):
     """Bounds of a body; with `takes_text` JSON may come as text/plain, or without a type.
 
-    `remedy` says what the sender of a larger body can do.
+    With `takes_long_integers` those beyond 64 bits are accepted, of at most 1,000 digits. `remedy`
+    says what the sender of a larger body can do.
 
     That is how `fetch` sends a string. A page of another origin can then send it without asking,
     so it is for endpoints that require a bearer token in a header.
@@ -42,6 +43,7 @@ class BodyLimits(NamedTuple):
     most_bytes: int = MAX_BODY_BYTES
     most_values: int = json_text.MAX_VALUES
     takes_text: bool = False
+    takes_long_integers: bool = False
     remedy: str = ""
 
 
@@ -141,7 +143,11 @@ def _read_json(limits: BodyLimits) -> dict[str, Any] | list[Any] | None:
     if not data:
         return None
     try:
-        body = json_text.loads(data, max_values=limits.most_values)
+        body = json_text.loads(
+            data,
+            max_values=limits.most_values,
+            takes_long_integers=limits.takes_long_integers,
+        )
     except json_text.InvalidJSON as error:
         raise InvalidRequest(**{name: [why] for name, why in error.problems.items()}) from None
     if not isinstance(body, dict | list):

@@ -15,6 +15,7 @@ import click
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, Pauses
+from arkloop.cli.serve.returned_output import InvalidOutput
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
 from arkloop.cli.serve.serving import stop_on_error
@@ -34,6 +35,7 @@ SIGNAL_SECONDS = 0.2
 MAX_RUNS_OF_A_POLL = 16
 #: The service accepts 8,192 bytes; a refusal with many details has more.
 MAX_MESSAGE_BYTES = 2_000
+OUTPUT_INVALID = "output.invalid"
 
 
 class _Execution:
@@ -94,7 +96,10 @@ class _Execution:
                 pass
             except Exception as error:
                 log.error("run %s: %s", run.run_id, error, exc_info=not _is_shown(error))
-                run.outbox.send("fail", message=_message(error))
+                if (problem := _problem_of_output(error)) is not None:
+                    run.outbox.send("fail", message=_cut(problem), code=OUTPUT_INVALID)
+                else:
+                    run.outbox.send("fail", message=_message(error))
                 return
         if run.stopped in ("cancelled", "shutdown"):
             run.release()
@@ -121,9 +126,10 @@ class _Execution:
                     "fail", message="The agent failed: CancelledError."
                 )
         except BaseException as error:
-            # Its text may hold secrets: it goes to the log of this worker alone.
+            # Its text may hold secrets, unless it is the service's: it goes to this worker's log.
             log.exception("the agent raised in run %s", self.run.run_id)
-            message = f"The agent failed: {type(error).__name__}."
+            why = _message(error) if isinstance(error, Refused) else f"{type(error).__name__}."
+            message = f"The agent failed: {why}"
             self._outcome = lambda: self.run.outbox.send("fail", message=message)
         finally:
             self._returned.set()
@@ -133,11 +139,31 @@ def _is_shown(error: Exception) -> bool:
     return isinstance(error, ValueError | Refused)
 
 
+def _problem_of_output(error: Exception) -> str | None:
+    """Return why what the agent has returned is not the output of its run; None if it may be."""
+    if isinstance(error, Refused):
+        # A service of the release before refuses long integers of the output, each by its name.
+        problems = [
+            f"{_field(name)} {'; '.join(map(str, why))}."
+            for name, why in error.details.items()
+            if name == "output" or name.startswith("output.")
+        ]
+        return " ".join(problems) or None
+    return str(error) if isinstance(error, InvalidOutput) else None
+
+
+def _field(name: str) -> str:
+    return "The output" if name == "output" else f"The property {name.removeprefix('output.')!r}:"
+
+
 def _message(error: Exception) -> str:
     """Return why a run could not be completed, as the service accepts it."""
     if not _is_shown(error):
         return f"The worker failed: {type(error).__name__}."
-    text = error.message if isinstance(error, Refused) else str(error)
+    return _cut(error.message if isinstance(error, Refused) else str(error))
+
+
+def _cut(text: str) -> str:
     return clean(text).encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 

@@ -33,6 +33,8 @@ MAX_BATCH_BYTES = 512 * 1024
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
 
+#: Fields that a service of the release before refuses.
+NEW_FIELDS = ("unbegun", "code")
 OUTDATED = ("agent_workers.outdated_fence", "runs.not_found")
 
 TextKind = type[MessageDelta] | type[MessageThinking]
@@ -231,9 +233,10 @@ class RunOutbox:
                 time.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
             except Refused as error:
-                if "unbegun" in body and "unbegun" in error.details:
-                    # The process that responds is of the release before, which stores none.
-                    body = {name: value for name, value in body.items() if name != "unbegun"}
+                unknown = {name for name in NEW_FIELDS if name in body and name in error.details}
+                if unknown:
+                    # The process that responds is of the release before, which has none.
+                    body = {name: value for name, value in body.items() if name not in unknown}
                     continue
                 if error.code in OUTDATED:
                     self._stop("lost")

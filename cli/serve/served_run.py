@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from arkloop.cli.serve.returned_output import output_of
 from arkloop.cli.serve.run_files import RunFiles
 from arkloop.cli.serve.run_outbox import RunOutbox
 from arkloop.cli.serve.service import Service
@@ -33,7 +34,7 @@ from arkloop.shared.agents.transcript import (
     delegated_calls,
     json_of,
 )
-from arkloop.shared.events.plain import clean, is_too_deep
+from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.shared.usd import rounded
@@ -111,7 +112,7 @@ class ServedRun(StepsAndCosts):
                 self.outbox.note(*left)
             output = None
             if self.output_schema is not None:
-                returned, output = _output(returned)
+                returned, output = output_of(returned)
             elif returned is not None and not isinstance(returned, str):
                 raise ValueError(f"The agent returned {type(returned).__name__}, not text.")
             elif returned is not None:
@@ -239,8 +240,8 @@ class ServedRun(StepsAndCosts):
         with self._recording():
             if (answer := answer_to(question, key, self._answers)) is not None:
                 return str(answer)
-            prompt, given = question_of(question, options)
-            fields: dict[str, Any] = {"key": key, "question": prompt}
+            prompt, given, stored_key = question_of(question, options, key)
+            fields: dict[str, Any] = {"key": stored_key, "question": prompt}
             if given:
                 fields["options"] = given
             self._pause("ask", **fields)
@@ -326,21 +327,6 @@ class ServedRun(StepsAndCosts):
         self._settle(is_turn_over=self._transcript.begins_turn(text))
         self._last_turn = None
         self.outbox.add(*self._transcript.call(call, text))
-
-
-def _output(returned: Any) -> tuple[str, Any]:
-    try:
-        text = clean(returned) if isinstance(returned, str) else json_of(returned)
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    except RecursionError:
-        raise ValueError("The agent's output is nested too deep.") from None
-    if not isinstance(value, dict):
-        raise ValueError("The agent returned no object, which its output schema requires.")
-    if is_too_deep(value):
-        raise ValueError("The agent's output is nested too deep.")
-    return text, value
 
 
 def _with_unknown(messages: Sequence[Message], unbegun: Collection[str]) -> Sequence[Message]:

@@ -260,8 +260,9 @@ class AgentRun(Protocol):
         Steps of other threads that are in progress then are lost, as at a deploy.
 
         Raises:
-            ValueError: there is no answer, and the question has not 1 to 8,192 characters, or there
-                are more than 20 options, or one that has not 1 to 500 characters.
+            ValueError: there is no answer, and the question has not 1 to 8,192 characters, the
+                `key` not 1 to 128, or there are more than 20 options, or one that has not 1 to 500
+                characters.
         """
 
     def approve(self, name: str, arguments: Any, *, tool_call_id: str) -> ApprovalReply:

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import Connection
-
 from arkloop.shared.billing import budgets
 from arkloop.shared.catalog import reported_costs
 from arkloop.shared.catalog.model_routes import OF_AGENT, Route
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.claim import Claim
-from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.held_runs import HeldRun
 from arkloop.shared.runs.transitions import Totals, recorded_totals
@@ -28,24 +25,24 @@ class AgentCost:
     cost_usd: float | None  # None: as the prices of its model say
 
 
-def usd_of(
-    sql: Connection, cost: AgentCost, route: Route | None, claim: Claim, persona: Persona
-) -> Decimal:
-    """Return what the call costs; one without a known price costs nothing.
+def usd_of(cost: AgentCost, route: Route | None) -> Decimal | None:
+    """Return what the call costs; None if its price is not known."""
+    return reported_costs.cost_of(cost.usage, route, model=cost.model, given_usd=cost.cost_usd)
 
-    Raises:
-        InvalidRequest: under a budget each call must have a price.
+
+def check_unpriced(run: HeldRun, persona: Persona, model: str) -> RunError | None:
+    """Return the error of a run with a call of a model whose price is not known: under a budget
+    each call must have one.
     """
-    usd = reported_costs.cost_of(cost.usage, route, model=cost.model, given_usd=cost.cost_usd)
-    if usd is not None:
-        return usd
     # Not where it reserves for another reason: credits never pay these calls, and a sub-run has a
     # reservation also where nothing limits it.
-    if budgets.limits(sql, claim, persona).has_budget:
-        model = cost.model or claim.model
-        why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
-        raise InvalidRequest(events=[why])
-    return Decimal(0)
+    if not budgets.limits(run.tx.sql, run.claim(), persona).has_budget:
+        return None
+    message = (
+        f"The agent reported a call of {model!r}, whose price is not known; it must report the cost"
+        " itself under a budget."
+    )
+    return RunError("budget.exhausted", message, False)
 
 
 def counted_as(totals: Totals, agent: str, model: str) -> tuple[str, str]:

@@ -21,8 +21,10 @@ from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import agent_runs
 
-#: The code of a run that its agent has failed. Every other one is the service's.
 FAILED = "agent.failed"
+#: The codes with which an agent can fail its run. Every other one is the service's, which writes
+#: another event before an `output.invalid`.
+CODES = (FAILED, "output.invalid")
 _NO_RESULT = "The run reached its limit before this call had a result."
 
 
@@ -133,7 +135,7 @@ def is_end_by_service(event: StoredEvent) -> bool:
     if event.type == types.ToolResult.type:
         return bool(data["output"] == _NO_RESULT)
     if event.type == types.RunFailed.type:
-        return bool(data["error"]["code"] != FAILED)
+        return bool(data["error"]["code"] not in CODES)
     return event.type in (types.RunCancelRequested.type, types.RunLimitReached.type)
 
 

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from jsonschema_rs import ValidationError
 from sqlalchemy import Connection, func, select
 
-from arkloop.shared.catalog.output_schema import MAX_MATCHED
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import MessageCompleted, RunError
-from arkloop.shared.json_schema import JsonSchema
+from arkloop.shared.json_schema import MAX_WORK, JsonSchema, measured, short
 from arkloop.shared.storage.tables.events import run_events
 
-#: Nodes of the schema times characters of the output; some milliseconds.
-MAX_WORK = 1_000_000
+#: Characters of an output under patterns: a web process checks it, and serves nothing meanwhile.
+MAX_MATCHED = 20_000
 #: All events of a run are counted after this number of them, and with each request of this size.
 COUNTED_EVENTS = 256
 COUNTED_BYTES = 16 * 1024
@@ -36,12 +36,22 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
     if not is_same:
         raise InvalidRequest(content=["must be the JSON text of `output`"])
     schema = JsonSchema(persona.output_schema)
-    if schema.nodes * len(content) > MAX_WORK:
+    weight, _ = measured(output, MAX_WORK // schema.nodes)
+    is_heavy = schema.nodes * weight > MAX_WORK
+    if is_heavy or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])
-    if schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
-        raise InvalidRequest(output=["is too large to validate"])
-    if not schema.validator.is_valid(output):
-        raise InvalidRequest(output=["does not fit the persona's output_schema"])
+    try:
+        schema.validator.validate(output)
+    except ValidationError as error:
+        why = f"does not fit the persona's output_schema: {_misfit(error)}"
+        raise InvalidRequest(output=[why]) from None
+
+
+def _misfit(error: ValidationError) -> str:
+    """Name the property that does not fit, and say why, without its value."""
+    path = short(".".join(map(str, error.instance_path)))
+    reason = short(error.message)
+    return f"property {path!r}: {reason}" if path else reason
 
 
 def check_steps(sql: Connection, run_id: UUID, persona: Persona) -> RunError | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, exists, func, select, update
@@ -144,15 +144,18 @@ def write(
     if change.seq is not None and change.seq != run.last_seq + 1:
         raise SequenceConflict(next_seq=run.last_seq + 1)
     costs = _store(run, change, catalog)
+    unpriced: RunError | None = None
+    if costs.unpriced is not None:
+        unpriced = agent_costs.check_unpriced(run, _persona_of(run, catalog), costs.unpriced)
     _note(run, change)
     approved_calls.begin(run, change.begun)
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
-    error: RunError | None = None
-    if costs and (refused := agent_costs.hold(run, _persona_of(run, catalog))):
+    error = unpriced
+    if costs.has_any and (refused := agent_costs.hold(run, _persona_of(run, catalog))):
         if refused.others_reserved:  # they may use less
             agent_costs.give_back(run, _persona_of(run, catalog))
         else:
-            error = _exhausted(run, _persona_of(run, catalog), refused)
+            error = error or _exhausted(run, _persona_of(run, catalog), refused)
     if isinstance(then, Delegate) or _has_calls(change):
         error = error or agent_limits.check_steps(tx.sql, run.id, _persona_of(run, catalog))
     error = error or agent_limits.check_output_size(
@@ -162,6 +165,8 @@ def write(
         return agent_endings.end(run, RunState.CANCELLED)
     if isinstance(then, Complete):
         agent_limits.check_output(_persona_of(run, catalog), then.content, then.output)
+    if unpriced is not None:
+        return agent_endings.end(run, RunState.FAILED, unpriced)
     if error is not None:
         answer = then if isinstance(then, Complete) else None
         return agent_endings.stop(run, _persona_of(run, catalog), error, answer)
@@ -264,10 +269,17 @@ def _type_of(event: Event | AgentCost) -> str:
     return types.RunCost.type if isinstance(event, AgentCost) else event.type
 
 
-def _store(run: HeldRun, change: Write, catalog: Catalog) -> bool:
-    """Store the events; returns whether there are costs among them."""
+class _Costs(NamedTuple):
+    """The costs of a write: whether there are any, and a model of theirs without a known price."""
+
+    has_any: bool = False
+    unpriced: str | None = None
+
+
+def _store(run: HeldRun, change: Write, catalog: Catalog) -> _Costs:
+    """Store the events; a model call without a known price costs nothing."""
     if not change.events:
-        return False
+        return _Costs()
     first = next(
         (e for e in change.events if isinstance(e, (*_OF_TURN, types.MessageCompleted))), None
     )
@@ -276,19 +288,19 @@ def _store(run: HeldRun, change: Write, catalog: Catalog) -> bool:
     has_costs = any(isinstance(event, AgentCost) for event in change.events)
     totals = recorded_totals(run.tx.sql, run.id) if has_costs else Totals()
     happened: list[Event] = []
+    unpriced: str | None = None
     for event in change.events:
         if isinstance(event, AgentCost):
             model = event.model or run.row["model"]
             route = catalog.route(run.row["org_id"], run.row["route_id"], sql=run.tx.sql)
-            usd = agent_costs.usd_of(
-                run.tx.sql, event, route, run.claim(), _persona_of(run, catalog)
-            )
+            usd = agent_costs.usd_of(event, route)
+            unpriced = model if usd is None else unpriced
             counted_as = agent_costs.counted_as(totals, run.row["agent"], model)
-            totals = totals.plus(RouteCost(*counted_as, event.usage, usd))
+            totals = totals.plus(RouteCost(*counted_as, event.usage, usd or Decimal(0)))
             event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
         happened.append(event)
     run.store(*happened)
-    return has_costs
+    return _Costs(has_costs, unpriced)
 
 
 def _has_turn(sql: Connection, run_id: UUID) -> bool:

@@ -30,7 +30,6 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import types
-from arkloop.shared.events.plain import clean
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints
@@ -180,16 +179,15 @@ class AgentRecording:
 
     def ask(self, question: str, options: Sequence[str], key: str | None) -> str:
         self._run.check()
-        stored_key = None if key is None else clean(_text(key))
-        if (answer := answer_to(question, stored_key, self._answers)) is not None:
+        if (answer := answer_to(question, key, self._answers)) is not None:
             return answer
-        prompt, given = question_of(question, options)
+        prompt, given, stored_key = question_of(question, options, key)
         self._run.admission.settle()  # others may use it meanwhile
         raise WaitForInput(
             persona=self._persona,
             kind="question",
             prompt=prompt,
-            tool_call_id=key,
+            tool_call_id=stored_key,
             options=given or None,
         )
 

@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
 from arkloop.shared.catalog import output_schema
-from arkloop.shared.json_schema import JsonSchema, short
+from arkloop.shared.json_schema import MAX_WORK, JsonSchema, measured, short
 from arkloop.worker.contract.cpu_slices import cpu_slice
 
-#: Nodes of the schema times the weight of the arguments: beyond it they are refused. A tenth of a
-#: second, in which no other run of the process advances.
-MAX_WORK = 1_000_000
 #: Patterns times characters of arguments: beyond it patterns are left out. Each may cost 3 µs.
 MAX_MATCHED = 20_000
 
@@ -57,7 +54,7 @@ class ArgumentSchema:
     def errors(self, value: Any) -> list[str]:
         """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         schema = self._schema
-        weight, characters = _measured(value, MAX_WORK // schema.nodes)
+        weight, characters = measured(value, MAX_WORK // schema.nodes)
         work, matched = schema.nodes * weight, schema.patterns * characters
         if work > MAX_WORK:
             return [self._too_large]
@@ -93,29 +90,6 @@ def _found(validator: Validator, value: Any, want_all: bool) -> list[ValidationE
     except ValidationError as error:
         return [error]
     return []
-
-
-def _measured(value: Any, limit: int) -> tuple[int, int]:
-    """Measure how much work checking takes, at least `limit + 1` beyond that, and the characters.
-
-    Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
-    digits weigh the square of what they are too long.
-    """
-    weight, characters, waiting = 0, 0, [value]
-    while waiting and weight + characters // 64 <= limit:
-        value = waiting.pop()
-        weight += 1
-        match value:
-            case Mapping():
-                waiting.extend(value.values())
-                characters += sum(map(len, value))
-            case list():
-                waiting.extend(value)
-            case str():
-                characters += len(value)
-            case int():
-                weight += (value.bit_length() // 64) ** 2
-    return weight + characters // 64, characters
 
 
 def _sentences(error: ValidationError, words: Words) -> Iterator[str]:

@@ -184,14 +184,14 @@ class MemoryAgentRun(StepsAndCosts):
         """Return the answer that the test gives; without one the run ends, and waits."""
         with self._lock:
             self.check()
-            prompt, given = question_of(question, options)
+            prompt, given, stored_key = question_of(question, options, key)
             name = question if key is None else key
             if name not in self.answers:
                 self.question = WaitForInput(
                     persona=self.persona,
                     kind="question",
                     prompt=prompt,
-                    tool_call_id=key,
+                    tool_call_id=stored_key,
                     options=given or None,
                 )
                 self.check()

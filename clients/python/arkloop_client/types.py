@@ -724,6 +724,7 @@ class FailRun(TypedDict):
     begun: NotRequired[list[str]]
     message: str
     retryable: NotRequired[bool]
+    code: NotRequired[Literal["agent.failed", "output.invalid"]]
 
 
 class File(TypedDict):

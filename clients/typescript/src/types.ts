@@ -2971,6 +2971,11 @@ export interface components {
             message: string;
             /** @default false */
             retryable?: boolean;
+            /**
+             * @default agent.failed
+             * @enum {string}
+             */
+            code?: "agent.failed" | "output.invalid";
         };
         ReleaseRun: {
             /** Format: uuid */

@@ -222,7 +222,7 @@ def test_a_question_parks_the_run_until_it_is_answered(
     asked = mine.write(
         "ask",
         turn("Hm."),
-        key="q1",
+        key="refund of order 7",
         question="Which?",
         options=["a", "b"],
     )
@@ -234,7 +234,7 @@ def test_a_question_parks_the_run_until_it_is_answered(
     alice.post(f"/v1/runs/{run_id}/input", json={"content": "b"})
     run = worker().take()
 
-    answer = {"key": "q1", "question": "Which?", "answer": "b"}
+    answer = {"key": "refund of order 7", "question": "Which?", "answer": "b"}
     assert ([answer], 1) == (run["answers"], run["attempt"])
 
 

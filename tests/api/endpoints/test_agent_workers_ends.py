@@ -1,5 +1,6 @@
 """The ends of an agent worker's run: by a failure, an output, its last step or a limit."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -112,15 +113,53 @@ def test_the_output_must_fit_the_schema(
         ("text", {"n": 1}, "content"),
         ("[" * 2_000, {"n": 1}, "content"),
         ('{"n": "1"}', {"n": "1"}, "output"),
+        ("{}", {}, "output"),
     ):
         refused = mine.write("complete", content=content, output=output)
         assert (422, "validation.error") == error_of(refused)
         assert [name] == list(refused.json["details"])
+        assert "text" == content or name == "content" or '"' in refused.json["details"][name][0]
     mine.write("complete", content='{"n": 1}', output={"n": 1})
 
     shown = alice.get(f"/v1/runs/{made['run_id']}").json
     assert shown is not None
     assert ("completed", {"n": 1}) == (shown["status"], shown["output"])
+
+
+def test_an_output_may_be_as_large_as_that_of_any_run(alice: User, worker: MakeWorker) -> None:
+    """Nodes of the schema times values may be 1,000,000, where 64 characters count as one more."""
+    rows = {"type": "array", "items": {"type": "string"}}
+    schema = {"type": "object", "properties": {f"f{n}": rows for n in range(40)}}
+    alice.post("/v1/personas", json={"key": "exact", "agent": "mine", "output_schema": schema})
+    for count, status in ((80, 200), (140, 422)):
+        alice.post("/v1/runs", json={"persona_id": "exact", "message": "Hi"})
+        mine = worker()
+        mine.take()
+        output = {f"f{n}": ["x" * 30] * count for n in range(40)}
+
+        written = mine.write("complete", content=json.dumps(output), output=output)
+
+        assert status == written.status_code
+    assert {"output": ["is too large to validate"]} == written.json["details"]
+
+
+def test_an_agent_says_that_its_output_is_none(
+    alice: User, worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """Its run fails with the code of a run whose model has none; a repeated request is no other."""
+    run_id = start()
+    mine = worker()
+    mine.take()
+    seq = mine.seq
+
+    refused = mine.write("fail", message="No.", code="worker.crashed")
+    failed = [mine.write("fail", message="No.", code="output.invalid", seq=seq) for _ in range(2)]
+    other = mine.write("complete", content="x", seq=seq)
+
+    assert [422, 200, 200, 409] == [one.status_code for one in (refused, *failed, other)]
+    shown = alice.get(f"/v1/runs/{run_id}").json
+    assert shown is not None
+    assert {"code": "output.invalid", "message": "No.", "retryable": False} == shown["error"]
 
 
 def test_a_call_after_the_last_step_ends_the_run(

@@ -192,6 +192,17 @@ def mispriced(run: AgentRun) -> str:
     return "free"
 
 
+def refused(run: AgentRun) -> str:
+    """Report a call of a model whose name is too long for the service."""
+    run.cost(0.1, model="m" * 201)
+    return "free"
+
+
+def misfit(_run: AgentRun) -> dict[str, str]:
+    """Return an object that is not of the form which the persona requires."""
+    return {"n": "one"}
+
+
 def sayer(run: AgentRun) -> str:
     """Make a step that may be repeated, after some text; its first execution hangs within it."""
     run.text("Looking. ")

@@ -103,6 +103,7 @@ def _end_of_run(
     agent: Callable[[AgentRun], str],
     refuses: Callable[[str, dict[str, Any]], bool],
     reason: str,
+    details: dict[str, list[str]] | None = None,
     **run: Any,
 ) -> tuple[str, str | None] | None:
     """Serve one run until it has ended; return the last write and its message, None: no end."""
@@ -116,7 +117,7 @@ def _end_of_run(
             ended.wait(0 if runs or verb == "heartbeat" else 10)
             return 200, {"lease_seconds": 15.0, "runs": runs}
         if refuses(verb, body):
-            return 422, {"code": "validation.error", "message": reason, "details": {}}
+            return 422, {"code": "validation.error", "message": reason, "details": details or {}}
         written.append((verb, body.get("message")))
         if verb != "append":
             ended.set()
@@ -144,12 +145,48 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
     assert ("fail", "The service refused the agent's events.") == end
 
 
-@pytest.mark.parametrize("returned", ["[" * 1_000, '{"a":' + "[" * 200 + "]" * 200 + "}"])
-def test_a_run_whose_output_is_nested_too_deep_fails(returned: str) -> None:
-    """Brackets that are never closed exhaust the stack of Python's own parser."""
-    end = _end_of_run(lambda _: returned, lambda *_: False, "", output_schema={"type": "object"})
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[" * 10_000, "The output is nested deeper than 64 levels."),
+        ('{"a":' + "[" * 200 + "]" * 200 + "}", "The property 'a': is nested deeper than 64"),
+        ('{"a": 1, "a": 2}', "The property 'a': duplicate field."),
+        ("[1]", "The output must be of type object."),
+    ],
+)
+def test_a_run_whose_output_is_no_object_fails(returned: str, message: str) -> None:
+    """It has the code of the service; brackets that are never closed exhaust Python's parser."""
+    codes: list[str | None] = []
 
-    assert ("fail", "The agent's output is nested too deep.") == end
+    def refuses(_: str, body: dict[str, Any]) -> bool:
+        codes.append(body.get("code"))
+        return False
+
+    end = _end_of_run(lambda _: returned, refuses, "", output_schema={"type": "object"})
+
+    assert end is not None
+    assert ("fail", "output.invalid") == (end[0], codes[-1])
+    assert (end[1] or "").startswith(message)
+
+
+def test_an_output_whose_property_the_service_refuses_is_invalid() -> None:
+    """A service of the release before names a long integer by the path of its property."""
+    codes: list[str | None] = []
+
+    def refuses(verb: str, body: dict[str, Any]) -> bool:
+        codes.append(body.get("code"))
+        return verb == "complete"
+
+    end = _end_of_run(
+        lambda _: {"n": 2**63},
+        refuses,
+        "The request is not valid; see `details`.",
+        {"output.n": ["does not fit in 64 bits"]},
+        output_schema={"type": "object"},
+    )
+
+    assert ("fail", "The property 'n': does not fit in 64 bits.") == end
+    assert "output.invalid" == codes[-1]
 
 
 def test_the_message_of_a_failure_is_as_long_as_the_service_accepts() -> None:

@@ -19,6 +19,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}}
 AGENTS = Path(__file__).with_name("desk_agents.py")
 
 
@@ -287,15 +288,19 @@ def test_sub_runs_are_executed_between_executions(desk: Desk) -> None:
     ("function", "code", "message"),
     [
         ("failing", "agent.failed", "The agent failed: ValueError."),
-        ("mispriced", "agent.failed", "The agent failed: Refused."),
+        ("mispriced", "budget.exhausted", "'nobody-knows-it', whose price is not known"),
+        ("refused", "agent.failed", "The agent failed: The request is not valid; see `details`."),
+        ("misfit", "output.invalid", "property 'n': the value is not of type \"integer\""),
         ("greedy", "budget.exhausted", "may bring the cost to 1.25 USD"),
     ],
 )
 def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message: str) -> None:
-    """An exception is shown by its class alone; beyond its budget a run ends."""
+    """An exception is shown by its class alone, unless it is a refusal of the service."""
     desk.worker(function)
 
-    run = desk.user.ended(desk.run(function, max_cost_usd=1, on_limit="fail"))
+    persona = {"output_schema": NUMBER} if function == "misfit" else {}
+
+    run = desk.user.ended(desk.run(function, max_cost_usd=1, on_limit="fail", **persona))
 
     assert ("failed", code) == (run["status"], run["error"]["code"])
     assert message in run["error"]["message"]

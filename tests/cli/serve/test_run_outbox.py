@@ -93,3 +93,23 @@ def test_events_of_a_request_that_cannot_be_made_give_their_numbers_back(
     outbox.send("fail", message="The worker failed.")
 
     assert [(2, [])] == [(body["seq"], body["events"]) for body in service.bodies]
+
+
+def test_a_service_of_the_release_before_gets_no_code_of_a_failure() -> None:
+    """It refuses the field, and would poll the run again and again."""
+    codes: list[str | None] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        codes.append(body.get("code"))
+        if "code" in body:
+            return 422, {"code": "validation.error", "message": "", "details": {"code": ["?"]}}
+        return 200, {**STORED, "status": "failed"}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/a")
+        outbox = RunOutbox(service, {"run_id": "r", "fence": 1, "next_seq": 2}, lambda _: None)
+        outbox.send("fail", message="No.", code="output.invalid")
+        outbox.close()
+        service.close()
+
+    assert ["output.invalid", None] == codes

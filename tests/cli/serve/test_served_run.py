@@ -180,6 +180,31 @@ def test_an_answered_question_has_no_limits(key: str | None) -> None:
         service.close()
 
 
+@pytest.mark.parametrize("stored", ["refund of order 7", "schl\u00fcssel\ufffd"])
+def test_the_key_of_a_question_is_any_text(stored: str) -> None:
+    """It is sent as it is stored, and recognised as such in the next execution."""
+    key, sent = stored.replace("\ufffd", "\0"), list[dict[str, Any]]()
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "waiting_for_input", "cancel_requested": False, "next_seq": 9}
+
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, {**RUN, "fence": 1}, threading.Event())
+        with pytest.raises(ValueError, match="1 to 128 characters"):
+            run.ask("Sure?", key="k" * 129)
+        with pytest.raises(RunStopped):
+            run.ask("Sure?", key=key)
+        run.outbox.close()
+        [asked] = sent
+        answers = [{"key": asked["key"], "question": "Sure?", "answer": "yes"}]
+        run = ServedRun(service, {**RUN, "fence": 2, "answers": answers}, threading.Event())
+        assert (stored, "yes") == (asked["key"], run.ask("Sure?", key=key))
+        run.outbox.close()
+        service.close()
+
+
 @pytest.mark.parametrize(
     ("known", "step", "kept"),
     [([], None, None), ([], "b", ["c", "d"]), (["a"], None, ["a", "b", "c", "d"])],

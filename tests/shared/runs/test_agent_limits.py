@@ -55,16 +55,34 @@ def test_a_run_that_writes_too_much_fails(small: User, characters: int) -> None:
     assert ("failed", "run.output_limit") == (run["status"], run["error"]["code"])
 
 
-@pytest.mark.parametrize(("persona", "status"), [("custom", 200), ("poor", 422)])
-def test_a_call_without_a_known_price_needs_one_under_a_budget(
-    small: User, persona: str, status: int
+@pytest.mark.parametrize(
+    ("persona", "status", "code"),
+    [("custom", "running", None), ("poor", "failed", "budget.exhausted")],
+)
+def test_a_call_without_a_known_price_fails_the_run_under_a_budget(
+    small: User, persona: str, status: str, code: str | None
 ) -> None:
-    """Without a budget it counts as 0, as that of an agent in the service's own worker."""
+    """Without a budget it counts as 0; both as for an agent in the service's own worker."""
     own = taken(small, persona)
 
-    answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": [UNPRICED]})
+    answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": [UNPRICED]}).json
 
-    assert status == answer.status_code
+    run = small.get(f"/v1/runs/{own['run_id']}").json
+    assert answer is not None
+    assert run is not None
+    assert (status, status) == (answer["status"], run["status"])
+    error = run["error"] or {"code": None, "message": "'nobody-knows-it'"}
+    assert code == error["code"]
+    assert "'nobody-knows-it'" in error["message"]
+    assert 10 == run["usage"]["input_tokens"] or status == "running"
+
+
+def test_a_checkpoint_of_a_mebibyte_may_have_as_many_values_as_it_can(small: User) -> None:
+    """It is limited by its size alone, as that of an agent in the service's own worker."""
+    own = taken(small, "custom")
+    body = {"run_id": own["run_id"], "fence": own["fence"], "checkpoint": [0] * 524_287}
+
+    assert 200 == small.post("/v1/agent-workers/mine:checkpoint", json=body).status_code
 
 
 def test_a_long_output_has_to_fit_its_patterns() -> None:

@@ -33,6 +33,25 @@ def test_an_answered_question_has_no_limits(
     assert [("yes", False)] == stored.messages(run_id)
 
 
+@pytest.mark.parametrize(("key", "is_asked"), [("refund of order 7\0", True), ("k" * 129, False)])
+def test_a_key_has_the_limits_of_agent_workers(
+    stored: StoredRuns, process: WorkerProcess, key: str, is_asked: bool
+) -> None:
+    """Any text of at most 128 characters is one; NUL is stored as U+FFFD."""
+    run_id = created(stored, {"ask": "Sure?", "key": key})
+    execution.execute(process, run_id)
+
+    if is_asked:
+        stored.answer(run_id, "yes")
+        execution.execute(process, run_id)
+        assert [("yes", False)] == stored.messages(run_id)
+    else:
+        row = stored.row(run_id)
+        assert ("agent.failed", "The agent failed: ValueError.") == (
+            *(row["error_code"], row["error_message"]),
+        )
+
+
 class OpenRun:
     """A record in which each step begins, and code whose calls back are made at once."""
 

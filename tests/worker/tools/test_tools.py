@@ -311,7 +311,7 @@ def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
         f"{json_schema.MAX_DEPTH} levels",
         f"at most {json_schema.MAX_PATTERNS} are",
         f"more than {argument_schema.MAX_MATCHED:,}",
-        f"may be {argument_schema.MAX_WORK:,}",
+        f"may be {json_schema.MAX_WORK:,}",
     ):
         assert text in page
 
