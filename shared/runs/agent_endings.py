@@ -42,12 +42,16 @@ def lands(persona: Persona) -> bool:
 
 
 def stop(
-    run: HeldRun, persona: Persona, error: RunError, answer: Complete | None = None
+    run: HeldRun,
+    persona: Persona,
+    error: RunError,
+    answer: Complete | None = None,
+    text: str = "",
 ) -> Written:
     """End a run at a limit: it fails, or lands where its persona says so.
 
-    The `answer` is what its agent has just given. Without one, text is no output of a run that
-    must have an object.
+    The `answer` is what its agent has just given, and `text` that of a turn which is not stored.
+    Without an answer, text is no output of a run that must have an object.
     """
     reason = limits_reached.STOP_REASONS.get(error.code)
     if not lands(persona) or reason is None:
@@ -56,7 +60,7 @@ def stop(
         _cut_off(run, error, reason)
         missing = RunError("output.invalid", limits_reached.no_answer(reason), False)
         return end(run, RunState.FAILED, missing)
-    return _land(run, error, answer)
+    return _land(run, error, answer or (Complete(content=text) if text.strip() else None))
 
 
 def _cut_off(run: HeldRun, limit: RunError, reason: str) -> None:

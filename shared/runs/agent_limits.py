@@ -1,4 +1,4 @@
-"""The demands on the writes of an agent worker: the output, the number of steps, the size."""
+"""The demands on the writes of an agent worker: the output, and the size of the events."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.events.types import MessageCompleted, RunError
+from arkloop.shared.events.types import RunError
 from arkloop.shared.json_schema import MAX_WORK, JsonSchema, measured, short
 from arkloop.shared.storage.tables.events import run_events
 
@@ -52,19 +52,6 @@ def _misfit(error: ValidationError) -> str:
     path = short(".".join(map(str, error.instance_path)))
     reason = short(error.message)
     return f"property {path!r}: {reason}" if path else reason
-
-
-def check_steps(sql: Connection, run_id: UUID, persona: Persona) -> RunError | None:
-    """Return the error of a run that has made more steps than its persona allows."""
-    steps = sql.scalar(
-        select(func.count()).where(
-            run_events.c.run_id == run_id, run_events.c.type == MessageCompleted.type
-        )
-    )
-    if (steps or 0) <= persona.max_steps:
-        return None
-    message = f"The run reached its persona's limit of {persona.max_steps} steps."
-    return RunError("run.max_steps", message, False)
 
 
 def check_output_size(

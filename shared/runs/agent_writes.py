@@ -5,7 +5,7 @@ repeated because its response was lost changes nothing, and a hole is refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from arkloop.shared.runs import (
     agent_endings,
     agent_limits,
     agent_queue,
+    agent_steps,
     approved_calls,
     checkpoints,
     held_runs,
@@ -38,6 +39,7 @@ from arkloop.shared.runs import (
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.agent_costs import AgentCost
 from arkloop.shared.runs.agent_endings import Complete
+from arkloop.shared.runs.agent_steps import BeyondLimit
 from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, queued, recorded_totals
@@ -137,12 +139,18 @@ def write(
     run = held_runs.lock(tx, org_id, agent, change.run_id, change.fence)
     is_held = run.row["state"] == RunState.EXECUTING
     if change.seq is not None and change.seq <= run.last_seq:
-        _check_is_repeated(run, change, then)
+        _check_is_repeated(run, change, then, catalog)
         return run.written(run.row["state"])
     if not is_held:
         raise OutdatedFence(run_state=run.row["state"])
     if change.seq is not None and change.seq != run.last_seq + 1:
         raise SequenceConflict(next_seq=run.last_seq + 1)
+    beyond: BeyondLimit | None = None
+    if isinstance(then, Delegate) or _has_calls(change):
+        persona = _persona_of(run, catalog)
+        delegates = isinstance(then, Delegate)
+        beyond = agent_steps.check(run, persona, change.events, delegates=delegates)
+        change = change if beyond is None else replace(change, events=beyond.events)
     costs = _store(run, change, catalog)
     unpriced: RunError | None = None
     if costs.unpriced is not None:
@@ -156,8 +164,7 @@ def write(
             agent_costs.give_back(run, _persona_of(run, catalog))
         else:
             error = error or _exhausted(run, _persona_of(run, catalog), refused)
-    if isinstance(then, Delegate) or _has_calls(change):
-        error = error or agent_limits.check_steps(tx.sql, run.id, _persona_of(run, catalog))
+    error = error or (None if beyond is None else beyond.error)
     error = error or agent_limits.check_output_size(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
     )
@@ -169,7 +176,8 @@ def write(
         return agent_endings.end(run, RunState.FAILED, unpriced)
     if error is not None:
         answer = then if isinstance(then, Complete) else None
-        return agent_endings.stop(run, _persona_of(run, catalog), error, answer)
+        text = "" if beyond is None else beyond.text
+        return agent_endings.stop(run, _persona_of(run, catalog), error, answer, text)
     if change.unbegun is not None:
         approved_calls.keep_unbegun(run, change.unbegun)
     match then:
@@ -227,7 +235,7 @@ def _persona_of(run: HeldRun, catalog: Catalog) -> Persona:
     return persona_of(catalog, run.row, run.tx.sql)
 
 
-def _check_is_repeated(run: HeldRun, change: Write, then: Then) -> None:
+def _check_is_repeated(run: HeldRun, change: Write, then: Then, catalog: Catalog) -> None:
     """Check that what stands there is this write. Raises: SequenceConflict, OutdatedFence."""
     assert change.seq is not None
     wanted = [_type_of(event) for event in change.events]
@@ -236,9 +244,27 @@ def _check_is_repeated(run: HeldRun, change: Write, then: Then) -> None:
     is_same = is_same and _has_ended_so(then, next(iter(there[len(wanted) :]), None))
     is_held = run.row["state"] == RunState.EXECUTING
     if not is_same and not is_held:
+        is_same = _has_ended_at_last_step(run, change, then, catalog, there)
+    if not is_same and not is_held:
         raise OutdatedFence(run_state=run.row["state"])
     if not is_same or (then is not None and is_held):
         raise SequenceConflict(next_seq=run.last_seq + 1)
+
+
+def _has_ended_at_last_step(
+    run: HeldRun, change: Write, then: Then, catalog: Catalog, there: Sequence[StoredEvent]
+) -> bool:
+    """Return whether this write had a turn beyond the limit of steps, and the run ended by that."""
+    assert change.seq is not None
+    persona, delegates = _persona_of(run, catalog), isinstance(then, Delegate)
+    stored = agent_steps.stored_of(run, persona, change.seq, change.events, delegates=delegates)
+    ends = (n for n, event in enumerate(there) if agent_endings.is_end_by_service(event))
+    end = next(ends, None)
+    if stored is None or end is None:
+        return False
+    text = types.MessageDelta.type  # stands for the turn, where it was not streamed
+    wanted = [kind for event in stored if (kind := _type_of(event)) != text]
+    return wanted == [event.type for event in there[:end] if event.type != text]
 
 
 def _has_ended_so(then: Then, event: StoredEvent | None) -> bool:

@@ -1,0 +1,121 @@
+"""The limit of steps on the writes of an agent worker: a turn beyond it is not stored.
+
+Its text stays what the run has streamed, as in a run of an agent in the service, so that the run
+can land with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import Event, RunError
+from arkloop.shared.runs.agent_costs import AgentCost
+from arkloop.shared.runs.held_runs import HeldRun
+from arkloop.shared.storage.tables.events import run_events
+
+Events = Sequence[Event | AgentCost]
+
+
+@dataclass(frozen=True, slots=True)
+class BeyondLimit:
+    """The rest of a write whose calls belong to a turn beyond the limit, and that turn's text."""
+
+    error: RunError
+    events: Events
+    text: str
+
+
+def check(run: HeldRun, persona: Persona, events: Events, *, delegates: bool) -> BeyondLimit | None:
+    """Return what is to be stored of a write instead of its events; None: all of them.
+
+    The write has these events, and with `delegates` calls after them.
+    """
+    if not delegates and not any(isinstance(event, types.ToolCallRequested) for event in events):
+        return None
+    steps = _steps(run.tx.sql, run, run.last_seq + 1)
+    found = _first_beyond(persona.max_steps - steps, events, delegates=delegates)
+    if found is None:
+        return None
+    turn = events[found] if found < len(events) else None
+    is_open = _is_streamed(run, events[:found])
+    kept, text = _without(events, found), ""
+    if isinstance(turn, types.MessageCompleted):
+        text = turn.content
+        if text and not is_open:
+            kept.insert(found, types.MessageDelta(text))
+    elif not is_open:
+        text = _stored_text(run)
+    message = f"The run reached its persona's limit of {persona.max_steps} steps."
+    return BeyondLimit(RunError("run.max_steps", message, False), kept, text)
+
+
+def _is_streamed(run: HeldRun, before: Events) -> bool:
+    """Return whether text of the turn that follows these events has been streamed."""
+    for event in reversed(before):
+        if isinstance(event, types.MessageDelta):
+            return True
+        if isinstance(event, types.MessageCompleted | types.MessageReset):
+            return False
+    return bool(event_log.text_of(event_log.open_events(run.tx.sql, run.id)))
+
+
+def stored_of(
+    run: HeldRun, persona: Persona, seq: int, events: Events, *, delegates: bool
+) -> Events | None:
+    """Return what was stored of a write from the number `seq` on if a turn of it was beyond the
+    limit, but for text; None: it had no such turn.
+    """
+    steps = _steps(run.tx.sql, run, seq)
+    found = _first_beyond(persona.max_steps - steps, events, delegates=delegates)
+    return None if found is None else _without(events, found)
+
+
+def _steps(sql: Connection, run: HeldRun, before_seq: int) -> int:
+    steps = sql.scalar(
+        select(func.count()).where(
+            run_events.c.run_id == run.id,
+            run_events.c.seq < before_seq,
+            run_events.c.type == types.MessageCompleted.type,
+        )
+    )
+    return steps or 0
+
+
+def _first_beyond(left: int, events: Events, *, delegates: bool) -> int | None:
+    """Return the index of the turn that has calls after `left` turns, or else of its first call."""
+    turn: int | None = None
+    for index, event in enumerate(events):
+        if isinstance(event, types.MessageCompleted):
+            left, turn = left - 1, index
+        elif isinstance(event, types.ToolCallRequested) and left < 0:
+            return index if turn is None else turn
+    if not delegates or left >= 0:
+        return None
+    return len(events) if turn is None else turn
+
+
+def _without(events: Events, found: int) -> list[Event | AgentCost]:
+    """Leave out the turn and its calls; costs, and results of other calls, count all the same."""
+    rest = events[found:]
+    dropped = {one.tool_call_id for one in rest if isinstance(one, types.ToolCallRequested)}
+    kept = [
+        event
+        for event in rest
+        if isinstance(event, AgentCost)
+        or (isinstance(event, types.ToolResult) and event.tool_call_id not in dropped)
+    ]
+    return [*events[:found], *kept]
+
+
+def _stored_text(run: HeldRun) -> str:
+    """Return the text of the last turn; empty without one."""
+    payload = run.tx.sql.scalar(
+        select(run_events.c.payload)
+        .where(run_events.c.run_id == run.id, run_events.c.type == types.MessageCompleted.type)
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+    )
+    return str(event_log.data_of(payload)["content"]) if payload is not None else ""
