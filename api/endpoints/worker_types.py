@@ -46,6 +46,13 @@ class CallApproval(TypedDict):
     answer: str
 
 
+class WholeResult(TypedDict):
+    """The whole output of a sub-run of which `messages` have a part; null if it is too long."""
+
+    tool_call_id: str
+    output: str | None
+
+
 class AgentRun(TypedDict):
     """A run with all that its agent needs."""
 
@@ -66,6 +73,7 @@ class AgentRun(TypedDict):
     output_schema: JsonObject | None
     messages: list[JsonObject]
     last_turn: str | None
+    sub_run_results: list[WholeResult]
     answers: list[JsonObject]
     approvals: list[CallApproval]
     begun: list[str]

@@ -78,7 +78,12 @@ class ServedRun(StepsAndCosts):
         self.outbox = RunOutbox(service, run, self.stop)
         self._files = RunFiles(service, run, self.wait, self.stop)
         self._answers = {(one["key"], one["question"]): one["answer"] for one in run["answers"]}
-        self._transcript = Transcript(_calls_of(run["messages"], unbegun, asked))
+        #: The outputs of sub-runs that `messages` have cut, None: too long; a service of the
+        #: release before has none.
+        given = run.get("sub_run_results", ())
+        whole = {one["tool_call_id"]: one["output"] for one in given}
+        self._whole = {id_: output for id_, output in whole.items() if output is not None}
+        self._transcript = Transcript(_calls_of(run["messages"], unbegun, asked, whole))
         replies: dict[str, list[str]] = {}
         for one in run["approvals"]:
             replies.setdefault(one["tool_call_id"], []).append(one["answer"])
@@ -269,7 +274,7 @@ class ServedRun(StepsAndCosts):
         with self._recording():
             calls = delegated_calls(tasks)
             self._approvals.new_of(calls)
-            known = self._transcript.sub_run_results(calls)
+            known = self._transcript.sub_run_results(calls, lambda _: self._whole)
             if known is not None:
                 return known
             missing = [call for call in calls if self._transcript.output_of(call["id"]) is None]
@@ -345,7 +350,10 @@ def _with_unknown(messages: Sequence[Message], unbegun: Collection[str]) -> Sequ
 
 
 def _calls_of(
-    messages: Sequence[Message], unbegun: Collection[str], asked: Mapping[str, Any]
+    messages: Sequence[Message],
+    unbegun: Collection[str],
+    asked: Mapping[str, Any],
+    cut: Collection[str],
 ) -> list[RecordedCall]:
     """Return the calls; `asked` are the arguments that a person was asked about, by call."""
     outputs = {one["tool_call_id"]: one["content"] for one in messages if "tool_call_id" in one}
@@ -358,6 +366,7 @@ def _calls_of(
             outputs.get(call["id"]),
             call["id"] in failed,
             call["id"] in unbegun and call["id"] not in outputs,
+            call["id"] in cut,
         )
         for message in messages
         for call in message.get("tool_calls", ())

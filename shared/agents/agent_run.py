@@ -71,10 +71,14 @@ class DelegatedTask(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class SubRunResult:
-    """The result of a sub-run: its output as text, or with `is_error` why there is none."""
+    """The result of a sub-run: its output as text, or with `is_error` why there is none.
+
+    With `is_cut` the output is a part: the results together were too long.
+    """
 
     output: str
     is_error: bool
+    is_cut: bool = False
 
 
 class AgentRun(Protocol):

@@ -7,7 +7,7 @@ text before it, and calls up to the first result belong to one turn.
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arkloop.shared import ids
@@ -30,17 +30,21 @@ MAX_TASK_CHARACTERS = 100_000
 MAX_TASKS = 64
 
 
+ReadOutputs = Callable[[Sequence[str]], Mapping[str, str]]
+
+
 class RecordedCall(NamedTuple):
     """A call of an earlier execution, with its output if it has one.
 
     With `is_unbegun` no execution has begun it: a person was asked about the call, or the execution
-    that recorded it ended in order before its step.
+    that recorded it ended in order before its step. With `is_cut` the output is a part.
     """
 
     call: Call
     output: str | None = None
     is_error: bool = False
     is_unbegun: bool = False
+    is_cut: bool = False
 
 
 class Transcript:
@@ -52,6 +56,7 @@ class Transcript:
         self._calls = {one.call["id"]: one.call for one in earlier}
         self._outputs = {one.call["id"]: one.output for one in earlier if one.output is not None}
         self._failed = {one.call["id"] for one in earlier if one.is_error}
+        self._cut = {one.call["id"] for one in earlier if one.is_cut}
         self._unbegun = {one.call["id"]: one.call for one in earlier if one.is_unbegun}
         self._unsettled = [one.call for one in earlier if one.output is None and not one.is_unbegun]
         self._begun: set[str] = set()  # by this execution
@@ -128,12 +133,22 @@ class Transcript:
         """Return the output that is recorded for the call; None without one."""
         return self._outputs.get(call_id)
 
-    def sub_run_results(self, delegated: Iterable[Call]) -> list[SubRunResult] | None:
-        """Return the results of calls of `delegate`; None if some have none yet."""
+    def sub_run_results(
+        self, delegated: Iterable[Call], read: ReadOutputs = lambda _: {}
+    ) -> list[SubRunResult] | None:
+        """Return the results of calls of `delegate`; None if some have none yet.
+
+        `read` returns outputs of which the record has a part, whole, as far as there is room.
+        """
         ids_ = [call["id"] for call in delegated]
         if any(id_ not in self._outputs for id_ in ids_):
             return None
-        return [SubRunResult(self._outputs[id_], id_ in self._failed) for id_ in ids_]
+        cut = [id_ for id_ in ids_ if id_ in self._cut]
+        outputs = {**self._outputs, **(whole := read(cut) if cut else {})}
+        return [
+            SubRunResult(outputs[id_], id_ in self._failed, id_ in cut and id_ not in whole)
+            for id_ in ids_
+        ]
 
     def add_usage(self, usage: Usage) -> None:
         """Count a model call: the next turn has its usage."""
@@ -183,6 +198,8 @@ class Transcript:
         """Note that the call has this result."""
         call_id = ended.tool_call_id
         self._outputs[call_id] = ended.output
+        if ended.characters is not None:
+            self._cut.add(call_id)
         if ended.is_error:
             self._failed.add(call_id)
         self._unbegun.pop(call_id, None)

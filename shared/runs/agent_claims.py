@@ -28,6 +28,7 @@ from arkloop.shared.runs import (
     overrides,
     sub_runs,
     unbegun_calls,
+    whole_results,
 )
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.states import RunState
@@ -144,7 +145,8 @@ def _hand_over(
         if is_continued:
             agent_delegation.write_results(held)
             agent_costs.give_back(held, persona)  # a lost worker may have reserved more
-        turns, answers, approvals = _turns(tx.sql, run) if is_continued else ([], [], [])
+        turns, answers, approvals, cut = _turns(tx.sql, run) if is_continued else ([], [], [], [])
+        whole = whole_results.read(tx.sql, run_id, cut) if cut else {}
         open_calls, ledger = _open_calls(turns), unbegun_calls.Ledger(set(), set())
         if approvals or open_calls:
             ledger = unbegun_calls.read(tx.sql, run_id)
@@ -170,6 +172,7 @@ def _hand_over(
                 *_by_turn(turns),
             ],
             "last_turn": _said_last(turns),
+            "sub_run_results": [{"tool_call_id": id_, "output": whole.get(id_)} for id_ in cut],
             "answers": answers,
             "approvals": approvals,
             "begun": sorted(ledger.begun),
@@ -207,8 +210,9 @@ def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
 
 def _turns(
     sql: Connection, run: RowMapping
-) -> tuple[Sequence[Message], list[Message], list[Message]]:
-    """Return the finished turns of earlier attempts, and people's answers and approvals.
+) -> tuple[Sequence[Message], list[Message], list[Message], list[str]]:
+    """Return the finished turns of earlier attempts, people's answers and approvals, and the calls
+    whose sub-runs have results of which the turns have a part.
 
     None is left out: what a worker does not know it does again.
     """
@@ -227,6 +231,7 @@ def _turns(
     calls: dict[str, Message] = {}
     answers: list[Message] = []
     approvals: list[Message] = []
+    cut: list[str] = []
     for row in rows:
         data = event_log.data_of(row.payload)
         match row.type:
@@ -243,6 +248,9 @@ def _turns(
                 if turn is not None:  # else the worker has given out tasks without a turn
                     turn.setdefault("tool_calls", []).append(call)
             case types.ToolResult.type:
+                is_part = data.get("characters") or data["output"].endswith(_MARK)
+                if data["name"] == types.DELEGATE and is_part:
+                    cut.append(data["tool_call_id"])
                 turns.append(
                     {
                         "role": "tool",
@@ -270,7 +278,7 @@ def _turns(
     for one in approvals:
         if (edited := call_approvals.edited(one["answer"])) is not None:
             calls[one["tool_call_id"]]["arguments"] = edited
-    return turns, answers, approvals
+    return turns, answers, approvals, cut
 
 
 def _by_turn(turns: Sequence[Message]) -> list[Message]:

@@ -47,6 +47,7 @@ def calls_of(turns: Iterable[Turn], unbegun: Collection[str] = ()) -> list[Recor
             turn.results[call.id].content if call.id in turn.results else None,
             call.id in turn.failed,
             call.id in unbegun and call.id not in turn.results,
+            call.id in turn.results and turn.results[call.id].characters is not None,
         )
         for turn in turns
         for call in turn.calls

@@ -32,7 +32,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import types
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import checkpoints
+from arkloop.shared.runs import checkpoints, whole_results
 from arkloop.shared.storage.connections import Transaction
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
@@ -224,7 +224,7 @@ class AgentRecording:
             self.transcript.begin(call["id"], is_step=False)
         if missing := [call for call in calls if self.transcript.output_of(call["id"]) is None]:
             self.delegation.settle(missing)
-        results = self.transcript.sub_run_results(calls)
+        results = self.transcript.sub_run_results(calls, self._read_whole)
         assert results is not None
         return results
 
@@ -247,6 +247,16 @@ class AgentRecording:
             try:
                 with self._run.files.loaded([Attachment(**file)]) as contents:
                     return contents.get(file["file_id"])
+            except Unavailable as outage:
+                self._run.pause_for(outage)
+
+    def _read_whole(self, call_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return results of sub-runs; retried as writes are."""
+        while True:
+            self._run.check()
+            try:
+                with self._process.connections.reading() as sql:
+                    return whole_results.read(sql, self._run.claim.run_id, call_ids)
             except Unavailable as outage:
                 self._run.pause_for(outage)
 

@@ -214,7 +214,11 @@ class MemoryAgentRun(StepsAndCosts):
                 given = self.sub_runs[call["id"]]
                 result = SubRunResult(given, False) if isinstance(given, str) else given
                 self.tool_result(call["id"], result.output, is_error=result.is_error)
-            return self.transcript.sub_run_results(calls) or []
+            return self.transcript.sub_run_results(calls, self._read_whole) or []
+
+    def _read_whole(self, call_ids: Sequence[str]) -> Mapping[str, str]:
+        given = {call_id: self.sub_runs[call_id] for call_id in call_ids}
+        return {id_: one if isinstance(one, str) else one.output for id_, one in given.items()}
 
     def idempotency_key(self, tool_call_id: str) -> str:
         """Return the key of a call, the same whenever it is repeated."""

@@ -27,6 +27,7 @@ class AgentRun(TypedDict):
     output_schema: dict[str, Any] | None
     messages: list[dict[str, Any]]
     last_turn: str | None
+    sub_run_results: list[WholeResult]
     answers: list[dict[str, Any]]
     approvals: list[CallApproval]
     begun: list[str]
@@ -2314,6 +2315,13 @@ class WebhookEndpointWithSecret(TypedDict):
 
 class WebhookEndpointsRotateSecret(TypedDict):
     overlap_seconds: NotRequired[float]
+
+
+class WholeResult(TypedDict):
+    "The whole output of a sub-run of which `messages` have a part; null if it is too long."
+
+    tool_call_id: str
+    output: str | None
 
 
 class WholeWebhookDelivery(TypedDict):

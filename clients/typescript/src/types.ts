@@ -3547,6 +3547,7 @@ export interface components {
             output_schema: Record<string, unknown> | null;
             messages: Record<string, unknown>[];
             last_turn: string | null;
+            sub_run_results: components["schemas"]["WholeResult"][];
             answers: Record<string, unknown>[];
             approvals: components["schemas"]["CallApproval"][];
             begun: string[];
@@ -3554,6 +3555,11 @@ export interface components {
             checkpoint: unknown;
             /** Format: date-time */
             deadline_at: string;
+        };
+        /** @description The whole output of a sub-run of which `messages` have a part; null if it is too long. */
+        WholeResult: {
+            tool_call_id: string;
+            output: string | null;
         };
         /** @description A person's reply to the request to approve a call with these arguments. */
         CallApproval: {

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared.runs import agent_claims, whole_results
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.agent_worker import (
     Worker,
@@ -93,6 +94,50 @@ def test_a_run_waits_for_its_sub_runs_and_is_polled_with_their_results(
         {"role": "tool", "content": "Did Two.", "tool_call_id": "b", "name": "delegate"},
     ] == again["messages"][-2:]
     assert {run_id} == {shown(alice, run["run_id"])["parent_run_id"] for run in polled}
+
+
+@pytest.mark.parametrize("most", [10_000_000, 150_000])
+def test_a_long_result_is_polled_whole(
+    hire: Hire, workers: Callable[[str], Worker], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The message has a part of it, as the event; of too much the newest is whole."""
+    monkeypatch.setattr(whole_results, "MAX_CHARACTERS", most)
+    boss, _ = hire()
+    boss.write("delegate", turn(), tasks=[task("a"), task("short"), task("b")])
+    helper = workers("helper")
+    for text in ("a" * 100_000, "Short.", "b" * 100_001):
+        helper.take()
+        helper.write("complete", content=text)
+
+    run = boss.take()
+
+    first, short, last = run["messages"][-3:]
+    assert "Short." == short["content"]
+    assert all("truncated: the output had 10000" in one["content"] for one in (first, last))
+    assert [("a", "a" * 100_000 if most > 200_001 else None), ("b", "b" * 100_001)] == [
+        (one["tool_call_id"], one["output"]) for one in run["sub_run_results"]
+    ]
+
+
+def test_a_result_that_newer_turns_leave_no_room_for_is_polled_whole(
+    hire: Hire, workers: Callable[[str], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has the beginning of it alone, although its event has all of it."""
+    monkeypatch.setattr(agent_claims, "MAX_TURN_BYTES", 3_000)
+    boss, _ = hire()
+    boss.write("delegate", turn(), tasks=[task("a")])
+    helper = workers("helper")
+    helper.take()
+    helper.write("complete", content="a" * 2_000)
+    first = boss.take()["sub_run_results"]
+    boss.write("append", turn("b" * 2_000))
+    boss.write("release")
+
+    run = boss.take()
+
+    assert [] == first
+    assert 2_000 > len(run["messages"][-2]["content"])
+    assert [{"tool_call_id": "a", "output": "a" * 2_000}] == run["sub_run_results"]
 
 
 def test_a_repeated_request_starts_no_sub_run_twice(

@@ -8,7 +8,7 @@ import pytest
 
 from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service
-from arkloop.shared.agents.agent_run import RunStopped
+from arkloop.shared.agents.agent_run import DelegatedTask, RunStopped
 from arkloop.worker.attempt import agent_messages
 from arkloop.worker.contract.attachments import parts_of
 from arkloop.worker.contract.messages import UserMessage
@@ -270,6 +270,28 @@ def test_a_call_that_had_not_begun_is_made() -> None:
         assert "[['a']]" == run.step("look", {}, lambda: begun, tool_call_id="a")
         run.outbox.close()
         service.close()
+
+
+def test_a_result_of_a_sub_run_is_whole_or_says_that_it_is_cut() -> None:
+    """The messages have a part of a long one, which may be broken JSON."""
+    task: DelegatedTask = {"persona": "p", "task": "t", "tool_call_id": ""}
+    calls = [
+        {"id": id_, "name": "delegate", "arguments": {"persona": "p", "task": "t"}} for id_ in "abc"
+    ]
+    results = [{"role": "tool", "content": "…", "tool_call_id": id_} for id_ in "abc"]
+    messages = [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    whole = [{"tool_call_id": "a", "output": "Whole."}, {"tool_call_id": "b", "output": None}]
+    polled = {**RUN, "fence": 1, "messages": messages, "sub_run_results": whole}
+    with scripted_service(lambda *_: (500, {})) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, polled, threading.Event())
+        found = run.delegate_all([{**task, "tool_call_id": id_} for id_ in "abc"])
+        run.outbox.close()
+        service.close()
+
+    assert [("Whole.", False), ("…", True), ("…", False)] == [
+        (one.output, one.is_cut) for one in found
+    ]
 
 
 def test_questions_and_costs_have_the_limits_of_the_service(

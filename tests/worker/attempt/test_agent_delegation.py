@@ -1,17 +1,18 @@
 """Sub-runs that an agent in a worker process starts."""
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from arkloop.shared.errors import LeaseLost
+from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, delegation
+from arkloop.shared.runs import claims, delegation, whole_results
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
@@ -61,6 +62,37 @@ def test_an_agent_gets_the_results_of_its_sub_runs_in_their_order(
     assert second[1] and second[0].startswith("The sub-run failed: provider.invalid_request: ")
     results = data(stored, run_id, "tool.result")
     assert ["a", "b"] == [one["tool_call_id"] for one in results]
+
+
+@pytest.mark.parametrize("most", [10_000_000, 100_000])
+def test_an_agent_gets_a_long_result_whole(
+    stored: StoredRuns, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Its event has a part, which JSON cannot be read from; of too much the newest is whole."""
+    monkeypatch.setattr(whole_results, "MAX_CHARACTERS", most)
+    said = ["a" * 70_000, "b" * 70_001]
+    tasks = [task(text[0], {"say": text}) for text in said]
+    run_id = created(stored, {"delegate": tasks}, delegates=["plain"])
+    execution.execute(process, run_id)
+    for child in children(stored, run_id):
+        execution.execute(process, child)
+    outages = iter([Unavailable()])
+    read = whole_results.read
+
+    def read_after_an_outage(*args: Any) -> Mapping[str, str]:
+        for outage in outages:
+            raise outage
+        return read(*args)
+
+    monkeypatch.setattr(whole_results, "read", read_after_an_outage)
+    execution.execute(process, run_id)
+
+    results = {one["tool_call_id"]: one for one in data(stored, run_id, "tool.result")}
+    assert [70_000, 70_001] == [results[name]["characters"] for name in "ab"]
+    [(answer, _)] = stored.messages(run_id)
+    [first, second] = json.loads(answer)
+    assert [said[1], False] == second
+    assert [said[0] if most > 140_001 else results["a"]["output"], False] == first
 
 
 @pytest.mark.parametrize("is_started", [False, True])

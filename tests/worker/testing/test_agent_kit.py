@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +154,20 @@ def test_an_id_is_that_of_one_task() -> None:
     run = play_agent(agent, "Hi.", persona={"delegates": ["writer"]}, sub_runs={"refund": "ok"})
 
     assert ("failed", 1) == (run.status, len(run.data_of("tool.call")))
+
+
+def test_a_long_output_of_a_sub_run_is_whole() -> None:
+    """The event has a part of it, as in a service."""
+    given = {"rows": "x" * 70_000}
+
+    def agent(run: AgentRun) -> str:
+        found = run.delegate("plain", "List them.", tool_call_id="list")
+        return str(json.loads(found.output) == given)
+
+    persona = {"delegates": ["plain"]}
+    played = play_agent(agent, "Hi.", persona=persona, sub_runs={"list": json.dumps(given)})
+
+    assert "True" == played.output
 
 
 def test_files_have_the_contents_of_the_test() -> None:
