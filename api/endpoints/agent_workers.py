@@ -60,8 +60,9 @@ from arkloop.shared.storage.connections import Connections
 
 bp = Blueprint("agent_workers", __name__)
 
-#: A checkpoint may have 1 MiB, of which each value takes two bytes at least.
-LIMITS = BodyLimits(most_bytes=2 * 1024 * 1024, most_values=600_000)
+#: An answer of 1 MiB that is an object is there as `output`, and as `content`, in which each quote
+#: takes two bytes. A checkpoint may have 1 MiB, of which each value takes two bytes at least.
+LIMITS = BodyLimits(most_bytes=4 * 1024 * 1024, most_values=600_000)
 #: Errors of every write of a worker.
 WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.

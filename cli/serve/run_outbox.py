@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from arkloop.cli.client.client import Refused
-from arkloop.cli.serve.service import Service, Unreachable
+from arkloop.cli.serve.service import Service, Unreachable, encoded
 from arkloop.shared.agents.agent_run import RunStopped, StopReason
 from arkloop.shared.events import types
 from arkloop.shared.events.types import (
@@ -27,9 +27,11 @@ log = logging.getLogger(__name__)
 #: The first piece of text goes at once, the rest after this time, gathered.
 GATHER_SECONDS = 0.04
 MAX_TEXT_CHARACTERS = 8_192  # of one event, at most 32 KiB of UTF-8
-#: One request has at most so much; the service accepts 2 MiB and 500 events.
+#: One request has at most so much; the service accepts 4 MiB, 2 before, and 500 events.
 MAX_EVENTS = 200
 MAX_BATCH_BYTES = 512 * 1024
+#: Of the request that ends the run, with the last events; a longer one has none.
+MAX_END_BYTES = 1024 * 1024
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
 
@@ -178,7 +180,14 @@ class RunOutbox:
             batch, is_last = self._take()
             try:
                 if is_last and verb != "append":
-                    self._post(verb, self._body(batch, fields))
+                    body = self._body(batch, fields)
+                    if batch and len(encoded(body)) > MAX_END_BYTES:
+                        # A long answer is the last turn's text, too. Either alone fits, except for
+                        # services of the release before if much of it is escaped, or is `output`.
+                        self._post("append", self._body(batch, {}))
+                        body = {**body, "seq": batch[-1][0] + 1, "events": []}
+                        batch = []
+                    self._post(verb, body)
                 elif batch or fields:
                     self._post("append", self._body(batch, fields if is_last else {}))
             except RunStopped as stopped:

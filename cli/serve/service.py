@@ -61,9 +61,7 @@ class Service:
             Unreachable: try again a little later.
             Refused: the service responded with another error.
         """
-        # Escaped text would make a checkpoint of 1 MiB too long. The service refuses a lone
-        # surrogate either way.
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        content = encoded(body)
         timeout = _timeout(wait_seconds, lease_seconds)
         try:
             response = self._http.post(
@@ -146,6 +144,12 @@ class Service:
             with suppress(OSError):
                 # The method of a socket with TLS would let its reader take ciphertext for text.
                 socket.socket.shutdown(self._socket, self._end)
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """Return the body as it is sent: as short as JSON can be, since its length is limited."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass")  # the service refuses a lone surrogate either way
 
 
 def _check(response: httpx2.Response) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arkloop.cli.serve.run_outbox import MAX_EVENTS, OUTDATED, RunOutbox
-from arkloop.cli.serve.service import Service
+from arkloop.cli.serve.service import Service, encoded
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.events.types import MessageCompleted, ToolCallRequested
 from arkloop.shared.events.usage import Usage
@@ -79,6 +79,33 @@ def test_the_end_of_a_turn_is_sent_with_its_checkpoint(
     ends = [body for body in service.bodies if body["events"][-1]["type"] == ended.type]
     assert [at] == [body["checkpoint"] for body in ends]
     assert MAX_EVENTS + 2 == sum(len(body["events"]) for body in service.bodies)
+
+
+@pytest.mark.parametrize(
+    ("answer", "bodies"),
+    [
+        ("x" * 1_000, [(2, [MessageCompleted.type], True)]),
+        ("x" * 1_048_576, [(2, [MessageCompleted.type], False), (3, [], True)]),
+        ("\u5b57" * 349_525, [(2, [MessageCompleted.type], False), (3, [], True)]),
+    ],
+    ids=["short", "long", "few characters of many bytes"],
+)
+def test_a_long_answer_is_sent_beside_its_turn(
+    answer: str,
+    bodies: list[tuple[int, list[str], bool]],
+    slow: tuple[SlowService, RunOutbox],
+) -> None:
+    """Both have the same text, which is too much for one request if it has a mebibyte."""
+    service, outbox = slow
+    service.may_answer.set()
+
+    outbox.send("complete", MessageCompleted("m", answer, Usage()), content=answer)
+
+    assert bodies == [
+        (body["seq"], [event["type"] for event in body["events"]], "content" in body)
+        for body in service.bodies
+    ]
+    assert all(len(encoded(body)) < 2 * 1024 * 1024 for body in service.bodies)
 
 
 def test_events_of_a_request_that_cannot_be_made_give_their_numbers_back(
