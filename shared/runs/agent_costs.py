@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
+from sqlalchemy import RowMapping, exists, select
+
 from arkloop.shared.billing import budgets
 from arkloop.shared.catalog import reported_costs
 from arkloop.shared.catalog.model_routes import OF_AGENT, Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import held_runs
 from arkloop.shared.runs.held_runs import HeldRun
 from arkloop.shared.runs.transitions import Totals, recorded_totals
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.billing import reservations
 
 #: The most models of a run that are counted each by itself; a run's usage has a row for each.
 MAX_MODELS = 16
@@ -87,3 +92,18 @@ def give_back(run: HeldRun, persona: Persona) -> None:
     limits = budgets.limits(run.tx.sql, claim, persona)
     if limits.needs_reservation:
         budgets.settle(run.tx, claim, totals.cost_usd, limits, own_usd=totals.own_usd)
+
+
+def give_back_lost(tx: Transaction, row: RowMapping) -> None:
+    """Reduce the reservation of a run that an agent worker has lost to what it has cost so far.
+
+    A call that was in progress reports nothing any more, and the wait for another worker may have
+    no end. Of a run of the service's own workers nothing changes: what their calls have used is
+    estimated at the next claim. The run's row and its reservation are locked.
+    """
+    has_one = exists().where(reservations.c.run_id == row["id"])
+    if row["agent"] is None or not tx.sql.scalar(select(has_one)):
+        return
+    totals = recorded_totals(tx.sql, row["id"])
+    claim = held_runs.of_row(tx, row).claim()
+    budgets.settle(tx, claim, totals.cost_usd, own_usd=totals.own_usd)

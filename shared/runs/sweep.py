@@ -1,10 +1,9 @@
 """The sweep, which finds what no notification reports: lost owners, lost cancels, deadlines.
 
-Every `web` and every `worker` process asks for the turn to sweep every two
-seconds, and the first one in a period gets it: a process that dies or freezes is
-replaced in the next. An advisory lock keeps a sweep that takes longer than the
-period alone. Whatever is done twice all the same is harmless: each change is
-guarded by the run's row lock and raises its fence.
+Every `web` and every `worker` process asks for the turn to sweep every two seconds, and the first
+one in a period gets it: a process that dies or freezes is replaced in the next. An advisory lock
+keeps a sweep that takes longer than the period alone. Whatever is done twice all the same is
+harmless: each change is guarded by the run's row lock and raises its fence.
 """
 
 import logging
@@ -27,6 +26,7 @@ from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from arkloop.shared.runs import (
+    agent_costs,
     agent_endings,
     agent_queue,
     agent_workers,
@@ -251,6 +251,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
     if crashes >= MAX_CRASHES:
         endings.end_unclaimed(tx, run, RunState.FAILED, CRASHED)
     else:
+        agent_costs.give_back_lost(tx, run)
         tx.sql.execute(
             update(runs)
             .where(runs.c.id == run["id"])
