@@ -93,16 +93,12 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
     email = _verified_email(provider, person)
     # Both by Postgres: see `accounts.compared`.
     by_email = func.lower(users.c.email) == func.lower(email)
-    query = select(users.c.id, _role(users.c.id, provider.org_id)).where(by_email)
-    user = tx.sql.execute(query).one_or_none()
+    query = select(users.c.id, users.c.password_hash, _role(users.c.id, provider.org_id))
+    user = tx.sql.execute(query.where(by_email)).one_or_none()
     if user is None:
         return _join(tx, provider, person, email, invitation)
     if user.role is None:
-        raise LoginRefused(
-            "address_of_another_user",
-            "An account with your address exists that is not in this organization. Log in with its"
-            " password and an invitation first.",
-        )
+        raise _refused_as_another(user)
     return _link(tx, provider, person, user)
 
 
@@ -157,6 +153,19 @@ def _is_like_another(email: str) -> bool:
     becomes a k: the address would be that of somebody else.
     """
     return any(not letter.isascii() and letter.lower()[0].isascii() for letter in email)
+
+
+def _refused_as_another(user: Row[Any]) -> LoginRefused:
+    """Say how the owner of an account outside the org can bring it in."""
+    why = "An account with your address exists that is not in this organization"
+    if user.password_hash != accounts.NO_PASSWORD:
+        how = "Log in with its password and an invitation first."
+        return LoginRefused("address_of_another_user", f"{why}. {how}")
+    how = (
+        "Ask an admin of an organization that it is in, or the operator of the service, to reset"
+        " its password; then log in with the new password and an invitation."
+    )
+    return LoginRefused("address_of_user_without_password", f"{why} and has no password. {how}")
 
 
 def _join(

@@ -219,6 +219,29 @@ def test_an_account_outside_the_org_is_not_taken_in_by_its_address(
     assert 200 == squatter.get("/v1/me").status_code
 
 
+def test_an_account_of_another_org_s_provider_comes_in_by_a_reset_of_its_password(
+    org: User, provider: IdentityProvider, app: Flask, register: Register
+) -> None:
+    """It has no password to log in with, so the refusal says how it gets one."""
+    bob = user_of(first := app.test_client(), log_in(first, org, provider))
+    second = register()
+    assert 200 == put(second, provider, email_domains=[provider.domain]).status_code
+    named = {"name": "Bob", "role": "member"}
+    invited = second.post(f"/v1/orgs/{second.org_id}/invitations", named).json or {}
+    for fields in ({}, {"invitation": invited["token"]}):
+        refused = log_in(app.test_client(), second, provider, **fields)
+        assert (403, "auth.login_refused") == error_of(refused)
+        assert "has no password" in refused.text and "to reset its password" in refused.text
+
+    reset = org.post(f"/v1/orgs/{org.org_id}/members/{bob['id']}/password-reset").json or {}
+    chosen = {"token": reset["token"], "password": "horse battery"}
+    assert 200 == app.test_client().post("/v1/auth/password-reset", json=chosen).status_code
+    body = {"login": bob["username"], "password": "horse battery", "invitation": invited["token"]}
+    assert 200 == app.test_client().post("/v1/auth/login", json=body).status_code
+    client = app.test_client()
+    assert bob["id"] == user_of(client, log_in(client, second, provider))["id"]
+
+
 def test_an_address_that_was_given_to_somebody_else_is_no_way_in(
     org: User, provider: IdentityProvider, app: Flask
 ) -> None:
