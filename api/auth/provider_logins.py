@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from arkloop.api.auth.provider_documents import (
 from arkloop.shared.accounts import identity_providers
 from arkloop.shared.accounts.identities import Person
 from arkloop.shared.accounts.identity_errors import (
+    ClientRefused,
     IdentityProviderUnavailable,
     LoginRefused,
     LoginStateInvalid,
@@ -45,6 +47,12 @@ log = logging.getLogger(__name__)
 LIFETIME = timedelta(minutes=10)
 SCOPE = "openid email profile"
 MAX_COOKIE_LENGTH = 4_000
+
+#: Codes of errors (RFC 6749, 4.1.2.1 and 5.2) that are kept; other texts of providers are not.
+_ERROR = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+#: Those of a token endpoint that refuse this service, for all people alike. In a reply anybody
+#: can write them: what a browser brings says nothing of the provider.
+_CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
 
 _TYPE = "oidc+jwt"
 _AUDIENCE = "arkloop-oidc"
@@ -71,6 +79,7 @@ class Reply:
     state: str
     code: str | None
     issuer: str | None
+    error: str | None
 
 
 def begin(
@@ -154,10 +163,15 @@ def identify(
 
     Raises:
         LoginRefused: the reply, or what the provider gave for it, proves nothing.
+        ClientRefused
         IdentityProviderUnavailable
     """
     if reply.code is None:
-        raise LoginRefused("denied_at_provider", "The identity provider did not log you in.")
+        raise _refusal(
+            provider,
+            reply.error,
+            LoginRefused("denied_at_provider", "The identity provider did not log you in."),
+        )
     if UUID(pending.provider_id) != provider.id or pending.issuer != provider.issuer:
         raise LoginStateInvalid()
     metadata = documents.metadata(provider.issuer)
@@ -195,7 +209,13 @@ def _exchange(
     redirect_uri: str,
     secret: str | None,
 ) -> dict[str, Any]:
-    """Exchange a code for tokens. Raises: LoginRefused, IdentityProviderUnavailable."""
+    """Exchange a code for tokens.
+
+    Raises:
+        LoginRefused
+        ClientRefused
+        IdentityProviderUnavailable
+    """
     from arkloop.shared.security import exchange
 
     form = {
@@ -214,7 +234,7 @@ def _exchange(
     elif metadata.token_auth is not None:
         form |= {"client_id": provider.client_id, "client_secret": secret}
     else:
-        raise IdentityProviderUnavailable("The provider takes no client secret in a usable form.")
+        raise ClientRefused("The identity provider accepts client secrets in no supported form.")
     documents.check(metadata.token_endpoint)
     try:
         response = exchange.post(
@@ -230,11 +250,30 @@ def _exchange(
         raise IdentityProviderUnavailable(f"The identity provider: {error}") from None
     if response.status in (400, 401, 403):
         log.warning("provider %s refused the code: HTTP status %d", provider.id, response.status)
-        raise LoginRefused("code_refused")
+        code_of_error = _error_in(response.body)
+        is_client = code_of_error in _CLIENT_ERRORS
+        refused = ClientRefused() if is_client else LoginRefused("code_refused")
+        raise _refusal(provider, code_of_error, refused)
     if response.status != 200 or response.problem is not None:
         why = response.problem or f"It responded with HTTP status {response.status}."
         raise IdentityProviderUnavailable(f"The identity provider: {why}")
     return object_of(response.body)
+
+
+def _error_in(body: bytes) -> Any:
+    """Return the `error` of a token endpoint's refusal, None without one."""
+    try:
+        return object_of(body).get("error")
+    except IdentityProviderUnavailable:
+        return None
+
+
+def _refusal(provider: Row[Any], error: Any, refused: LoginRefused) -> LoginRefused:
+    """Add the code of an error of the provider to a refusal, and log it; returns the refusal."""
+    if isinstance(error, str) and _ERROR.fullmatch(error):
+        log.info("provider %s did not log a person in: %s", provider.id, error)
+        refused.provider_error = error
+    return refused
 
 
 def _userinfo(

@@ -15,7 +15,7 @@ from arkloop.api.auth.provider_attempts import provider_attempts
 from arkloop.api.auth.provider_documents import provider_documents
 from arkloop.api.auth.provider_logins import PendingLogin, Reply
 from arkloop.api.endpoints.auth import COOKIE_PATH, check_origin, set_refresh_cookie
-from arkloop.api.http import denials
+from arkloop.api.http import denials, errors
 from arkloop.api.http.audited import record_login, record_refused_login
 from arkloop.api.http.client_address import client_address
 from arkloop.api.http.current import connections, public_path, settings
@@ -27,6 +27,7 @@ from arkloop.api.http.schema import Schema
 from arkloop.shared.accounts import identities, identity_providers, sessions, suspensions
 from arkloop.shared.accounts.identities import Known, Person
 from arkloop.shared.accounts.identity_errors import (
+    ClientRefused,
     IdentityProviderNotFound,
     IdentityProviderUnavailable,
     LoginRefused,
@@ -128,6 +129,7 @@ def begin_provider_login() -> Response:
     raises=[
         LoginStateInvalid,
         LoginRefused,
+        ClientRefused,
         IdentityProviderUnavailable,
         InvitationInvalid,
         AlreadyMember,
@@ -148,16 +150,17 @@ def complete_provider_login() -> Response:
         raise InvalidRequest(code=["is required, or `error`; not both"])
     if request.method == "HEAD":  # the reply is for one use, and its page comes with GET
         return Response(content_type=_HTML)
-    reply = Reply(given["state"], given.get("code"), given.get("iss"))
+    reply = Reply(given["state"], given.get("code"), given.get("iss"), given.get("error"))
     cookie = request.cookies.get(COOKIE, "")
     pending = provider_logins.pending_of(settings(), cookie, reply)
     try:
         session = _log_in(pending, reply)
     except ArkloopError as error:
         if isinstance(error, LoginRefused):
-            _record_refusal(pending, error.reason)
+            _record_refusal(pending, error.reason, error.provider_error)
         if pending.return_to is None:
             raise
+        errors.note(error)
         mark = "&" if "?" in pending.return_to else "?"
         response = _sent_to(f"{pending.return_to}{mark}error={quote(error.code)}")
     else:
@@ -213,10 +216,11 @@ def _record(tx: Transaction, known: Known, org_id: UUID) -> None:
         record_login(tx, action, user_id=known.user_id, org_id=org_id, by="identity_provider")
 
 
-def _record_refusal(pending: PendingLogin, reason: str) -> None:
+def _record_refusal(pending: PendingLogin, reason: str, provider_error: str | None) -> None:
     org_id, provider_id = UUID(pending.org_id), UUID(pending.provider_id)
+    of_provider = {} if provider_error is None else {"provider_error": provider_error}
     if denials.may_record(org_id):
-        record_refused_login(org_id=org_id, provider_id=provider_id, reason=reason)
+        record_refused_login(org_id=org_id, provider_id=provider_id, reason=reason, **of_provider)
 
 
 def _may_return_to(url: str) -> bool:

@@ -101,10 +101,10 @@ def record_failed_login(*, user_id: UUID, org_id: UUID) -> None:
     connections().notify(AppendLater(entry))
 
 
-def record_refused_login(*, org_id: UUID, provider_id: UUID, reason: str) -> None:
+def record_refused_login(*, org_id: UUID, provider_id: UUID, **details: Detail) -> None:
     """Record, beside the response, that a login by the org's identity provider was refused."""
     target = ("identity_provider", provider_id)
-    entry = _entry(org_id, "auth.login_failed", audit_log.UNKNOWN, target, {"reason": reason})
+    entry = _entry(org_id, "auth.login_failed", audit_log.UNKNOWN, target, details)
     connections().notify(AppendLater(entry))
 
 

@@ -130,12 +130,21 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, unexpected)
 
 
-def arkloop(error: ArkloopError) -> Response:
-    """Return the response to an error with a code."""
+def note(error: ArkloopError) -> int:
+    """Log an outage, and have the line of the request name the error; returns its status.
+
+    A response that sends a browser on has another status, and fails all the same.
+    """
     if isinstance(error, Unavailable):
         extra = {"outcome": "failed", "error_code": error.code}
         log.warning("unavailable: %s", reason_of(error), extra=extra)
-    response = answer(status_of(type(error)), error.code, str(error), error.details)
+    g.error_code, g.error_status = error.code, status_of(type(error))
+    return status_of(type(error))
+
+
+def arkloop(error: ArkloopError) -> Response:
+    """Return the response to an error with a code."""
+    response = answer(note(error), error.code, str(error), error.details)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -88,7 +88,7 @@ def _write(seen: Seen) -> None:
         "route": seen.route,
         "status": seen.status,
         "duration_ms": round(seen.seconds * 1000),
-        "outcome": outcome_of(seen.status),
+        "outcome": outcome_of(_status_of_error(seen)),
         "error_code": g.get("error_code"),
     }
     log.info("request", extra=extra)
@@ -121,11 +121,16 @@ def _end_span(seen: Seen) -> None:
     span.attributes = {
         "arkloop.org.id": fields.get("org_id"),
         "arkloop.run.id": fields.get("run_id"),
-        "arkloop.error.code": g.get("error_code") if seen.status >= 400 else None,
+        "arkloop.error.code": g.get("error_code") if _status_of_error(seen) >= 400 else None,
     }
     if seen.status >= 500:
         span.fail(str(seen.status))
     span.end()
+
+
+def _status_of_error(seen: Seen) -> int:
+    """Return the status, or that of the error with which a browser is sent on."""
+    return max(seen.status, int(g.get("error_status", 0)))
 
 
 def outcome_of(status: int) -> str:

@@ -22,11 +22,29 @@ class LoginStateInvalid(ArkloopError):
 
 
 class LoginRefused(Forbidden):
-    """`reason` is for the audit log: a word that is never secret."""
+    """`reason` is for the audit log: a word that is never secret; so is `provider_error`, the
+    code of the provider's own error, if it has sent one.
+    """
 
     code = "auth.login_refused"
     message = "The identity provider's reply was refused."
 
-    def __init__(self, reason: str, message: str | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str | None = None, *, provider_error: str | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.provider_error = provider_error
+
+
+class ClientRefused(LoginRefused):
+    """Refusal of this service by the provider, for all people alike: no time mends it."""
+
+    code = "identity_providers.client_refused"
+    message = (
+        "The identity provider refuses this service as its client: an owner of the organization"
+        " must check the client id and set the client secret again."
+    )
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__("client_refused", message)

@@ -116,14 +116,14 @@ def test_a_code_is_of_use_once_and_to_its_own_login(org: User, app: Flask) -> No
 
 
 def test_a_wrong_secret_lets_nobody_in(org: User, app: Flask, issuer: str) -> None:
-    """The provider refuses the exchange."""
+    """The provider refuses this service as its client, which an owner has to mend."""
     path = f"/v1/orgs/{org.org_id}/identity-provider"
     body = {"issuer": issuer, "client_id": "arkloop", "email_domains": ["corp.example"]}
     wrong = {**body, "client_secret": "wrong"}
     assert 200 == org.call("PUT", path, json=wrong).status_code
     client, url = begin(app, org)
     response = client.get(f"{CALLBACK}?{visit(url, 'dave')}")
-    assert (403, "auth.login_refused") == error_of(response)
+    assert (403, "identity_providers.client_refused") == error_of(response)
 
 
 def test_an_algorithm_that_it_does_not_sign_with_is_refused(

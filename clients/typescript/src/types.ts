@@ -6680,8 +6680,9 @@ export interface components {
         /**
          * @description - `auth.forbidden`: Your role or the scopes of your key do not allow this.
          *     - `auth.login_refused`: The identity provider's reply was refused.
+         *     - `identity_providers.client_refused`: The identity provider refuses this service as its client: an owner of the organization must check the client id and set the client secret again.
          */
-        "auth.forbidden-auth.login_refused": {
+        "auth.forbidden-auth.login_refused-identity_providers.client_refused": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -6689,7 +6690,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "auth.forbidden" | "auth.login_refused";
+                    code?: "auth.forbidden" | "auth.login_refused" | "identity_providers.client_refused";
                 };
             };
         };
@@ -12546,7 +12547,7 @@ export interface operations {
             };
             400: components["responses"]["auth.login_state_invalid-http.bad_request-invitations.invalid"];
             401: components["responses"]["org.suspended"];
-            403: components["responses"]["auth.forbidden-auth.login_refused"];
+            403: components["responses"]["auth.forbidden-auth.login_refused-identity_providers.client_refused"];
             409: components["responses"]["accounts.taken-members.already_member"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];

@@ -8,6 +8,7 @@ from pathlib import Path
 from flask.testing import FlaskClient
 
 from arkloop.api.console.pages import PAGE_SECURITY, console_files
+from arkloop.shared.accounts import identity_errors
 from arkloop.shared.audit.audit_log import ACTIONS
 from tests.clients import error_of
 
@@ -91,3 +92,16 @@ def test_vendored_files_are_those_of_the_packages() -> None:
         if file.name != "packages.json"
     }
     assert noted == found
+
+
+def test_each_way_in_which_a_provider_s_login_fails_has_words_of_its_own() -> None:
+    """The browser comes back with the code alone; a person must know whether to try again."""
+    module = (STATIC / "lib" / "session.js").read_text()
+    known = module.partition("const REFUSALS = {")[2].partition("}")[0]
+    errors = (
+        identity_errors.LoginStateInvalid,
+        identity_errors.LoginRefused,
+        identity_errors.ClientRefused,
+        identity_errors.IdentityProviderUnavailable,
+    )
+    assert {error.code for error in errors} == set(re.findall(r'^  "([a-z_.]+)":', known, re.M))

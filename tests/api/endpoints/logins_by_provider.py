@@ -27,7 +27,8 @@ HOME = "https://runs.example.com"
 def settings(settings: Settings) -> Settings:
     allowed = ("127.0.0.0/8",)
     origins = ("https://app.example.com",)
-    return replace(settings, public_url=HOME, allowed_networks=allowed, cors_origins=origins)
+    known = replace(settings, public_url=HOME, allowed_networks=allowed, cors_origins=origins)
+    return replace(known, request_log=True)
 
 
 @pytest.fixture(autouse=True)

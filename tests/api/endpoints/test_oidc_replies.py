@@ -277,7 +277,8 @@ def test_a_provider_out_of_order_is_503(
     "response",
     [
         (400, {"error": "invalid_grant", "error_description": "canary"}),
-        (401, {"error": "invalid_client"}),
+        (401, {"error": ["invalid_client"]}),
+        (403, "no JSON"),
         (200, {"access_token": "x"}),
         (200, {"id_token": 7}),
         (200, {"id_token": ""}),

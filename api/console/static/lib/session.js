@@ -312,6 +312,8 @@ export async function beginAtProvider(orgId) {
 const REFUSALS = {
   "auth.login_state_invalid": "That login has expired, or was begun in another browser. Try again.",
   "auth.login_refused": "Your identity provider, or your organization, does not let you in.",
+  "identity_providers.client_refused":
+    "Your identity provider refuses this service. An owner of your organization must check the client id and secret.",
   "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
 }
 
