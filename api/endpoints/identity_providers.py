@@ -25,6 +25,7 @@ from arkloop.shared.accounts import identity_providers
 from arkloop.shared.accounts.identity_errors import (
     IdentityProviderNotFound,
     IdentityProviderUnavailable,
+    NoOwnerWithPassword,
 )
 from arkloop.shared.errors import Forbidden, InvalidRequest
 from arkloop.shared.times import rfc3339
@@ -103,11 +104,12 @@ def get_identity_provider(org_id: UUID) -> Response:
 
 @bp.put("/v1/orgs/<id:org_id>/identity-provider")
 @requires()
-@described(body=SetIdentityProvider, returns=IdentityProvider)
+@described(body=SetIdentityProvider, returns=IdentityProvider, raises=[NoOwnerWithPassword])
 def set_identity_provider(org_id: UUID) -> Response:
     """Set the identity provider of the org, all of it but the client secret, which stays.
 
-    Its discovery document is read. For owners only.
+    Its discovery document is read. For owners only. With another issuer or client an owner must
+    have a password.
     """
     query_args(NoArguments())
     _check_owns(org_id)
@@ -124,9 +126,12 @@ def set_identity_provider(org_id: UUID) -> Response:
 
 @bp.delete("/v1/orgs/<id:org_id>/identity-provider")
 @requires()
-@described(status=204, raises=[IdentityProviderNotFound])
+@described(status=204, raises=[IdentityProviderNotFound, NoOwnerWithPassword])
 def remove_identity_provider(org_id: UUID) -> Response:
-    """Remove the identity provider; logins by it end within 5 s. For owners only. 204."""
+    """Remove the identity provider; logins by it end within 5 s. For owners only. 204.
+
+    An owner must have a password.
+    """
     query_args(NoArguments())
     _check_owns(org_id)
     with connections().transaction() as tx:

@@ -1,6 +1,6 @@
 """Errors of logins by an identity provider."""
 
-from arkloop.shared.errors import ArkloopError, Forbidden, NotFound, Unavailable
+from arkloop.shared.errors import ArkloopError, Conflict, Forbidden, NotFound, Unavailable
 
 
 class IdentityProviderNotFound(NotFound):
@@ -11,6 +11,15 @@ class IdentityProviderNotFound(NotFound):
 class IdentityProviderUnavailable(Unavailable):
     code = "identity_providers.unavailable"
     message = "The identity provider did not respond as OpenID Connect demands; try again shortly."
+
+
+class NoOwnerWithPassword(Conflict):
+    code = "identity_providers.required"
+    message = (
+        "No owner of the organization has a password: without the identity provider nobody could"
+        " log in as one. Have the password of an owner reset first, by another owner or by the"
+        " operator of the service."
+    )
 
 
 class LoginStateInvalid(ArkloopError):

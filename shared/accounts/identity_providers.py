@@ -10,10 +10,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from arkloop.shared.accounts import members
+from arkloop.shared.accounts import accounts, members
 from arkloop.shared.accounts.identity_errors import (
     IdentityProviderNotFound,
     IdentityProviderUnavailable,
+    NoOwnerWithPassword,
 )
 from arkloop.shared.actors import Actor
 from arkloop.shared.config import Settings
@@ -23,7 +24,7 @@ from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import identity_providers
+from arkloop.shared.storage.tables.accounts import identity_providers, memberships, users
 
 CALLBACK_PATH = "/v1/auth/oidc/callback"
 SECRET_PURPOSE = "identity_providers.client_secret"  # noqa: S105 - what it is sealed for
@@ -60,6 +61,7 @@ def put(
         Forbidden: the actor is no owner.
         InvalidRequest: a stored secret is not given again with another issuer or client, or this
             server lacks a setting.
+        NoOwnerWithPassword: with another issuer or client; a mistake in them would lock all out.
     """
     _lock(tx, actor)
     settings = tx.connections.settings
@@ -72,6 +74,7 @@ def put(
         if before.client_secret_encrypted is not None and "client_secret" not in secret:
             why = "must be resent when `issuer` or `client_id` changes"
             raise InvalidRequest(client_secret=[why])
+        _check_owner_with_password(tx.sql, actor.org_id)
         tx.sql.execute(delete(identity_providers).where(identity_providers.c.id == before.id))
     columns = {**values, **_sealed(tx, actor, secret)}
     if is_same and before is not None:
@@ -90,6 +93,7 @@ def remove(tx: Transaction, actor: Actor) -> UUID:
     Raises:
         Forbidden: the actor is no owner.
         IdentityProviderNotFound
+        NoOwnerWithPassword: nobody could log in as an owner any more.
     """
     _lock(tx, actor)
     is_it = identity_providers.c.org_id == actor.org_id
@@ -97,6 +101,7 @@ def remove(tx: Transaction, actor: Actor) -> UUID:
     removed = tx.sql.scalar(statement)
     if removed is None:
         raise IdentityProviderNotFound()
+    _check_owner_with_password(tx.sql, actor.org_id)
     return UUID(str(removed))
 
 
@@ -120,6 +125,14 @@ def secret_of(settings: Settings, row: Row[Any]) -> str | None:
 def _lock(tx: Transaction, actor: Actor) -> None:
     if members.lock(tx, actor) != members.OWNER:
         raise Forbidden("Only an owner can choose the identity provider.")
+
+
+def _check_owner_with_password(sql: Connection, org_id: UUID) -> None:
+    owners = select(memberships.c.user_id).join(users, users.c.id == memberships.c.user_id)
+    is_owner = (memberships.c.org_id == org_id) & (memberships.c.role == members.OWNER)
+    has_password = users.c.password_hash != accounts.NO_PASSWORD
+    if sql.scalar(owners.where(is_owner, has_password).limit(1)) is None:
+        raise NoOwnerWithPassword()
 
 
 def _with_key() -> Any:

@@ -2496,13 +2496,16 @@ export interface paths {
          * Set the identity provider of the org, all of it but the client secret, which stays
          * @description Set the identity provider of the org, all of it but the client secret, which stays.
          *
-         *     Its discovery document is read. For owners only.
+         *     Its discovery document is read. For owners only. With another issuer or client an owner must
+         *     have a password.
          */
         put: operations["identity_providers.set_identity_provider"];
         post?: never;
         /**
          * Remove the identity provider
          * @description Remove the identity provider; logins by it end within 5 s. For owners only. 204.
+         *
+         *     An owner must have a password.
          */
         delete: operations["identity_providers.remove_identity_provider"];
         options?: never;
@@ -6627,6 +6630,19 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "http.not_found" | "identity_providers.not_found" | "orgs.not_found";
+                };
+            };
+        };
+        /** @description - `identity_providers.required`: No owner of the organization has a password: without the identity provider nobody could log in as one. Have the password of an owner reset first, by another owner or by the operator of the service. */
+        "identity_providers.required": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "identity_providers.required";
                 };
             };
         };
@@ -12429,6 +12445,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-orgs.not_found"];
             408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["identity_providers.required"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -12463,6 +12480,7 @@ export interface operations {
             401: components["responses"]["auth.unauthorized-org.suspended"];
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["http.not_found-identity_providers.not_found-orgs.not_found"];
+            409: components["responses"]["identity_providers.required"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];

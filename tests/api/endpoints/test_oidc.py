@@ -29,7 +29,7 @@ from tests.api.endpoints.logins_by_provider import (
     user_of,
 )
 from tests.clients import PASSWORD, Register, User, error_of
-from tests.identity_provider import IdentityProvider
+from tests.identity_provider import CLIENT_ID, IdentityProvider
 from tests.waiting import eventually, in_parallel
 
 __all__ = ["attempts", "documents", "org", "provider", "settings"]  # fixtures
@@ -369,3 +369,30 @@ def test_logins_end_with_the_provider(org: User, provider: IdentityProvider, app
     assert 401 == client.post("/v1/auth/refresh").status_code
     begun = app.test_client().post(BEGIN, json={"org_id": str(org.org_id)})
     assert (404, "identity_providers.not_found") == error_of(begun)
+
+
+def test_the_only_way_in_of_an_org_s_owners_is_not_removed(
+    org: User, provider: IdentityProvider, app: Flask
+) -> None:
+    """The same holds for replacing it. Owners who have joined by it have no password; beside one
+    with a password they do both.
+    """
+    members = f"/v1/orgs/{org.org_id}/members"
+    bob = user_of(first := app.test_client(), log_in(first, org, provider))
+    assert 200 == org.patch(f"{members}/{bob['id']}", {"role": "owner"}).status_code
+    assert 200 == org.patch(f"{members}/{org.id}", {"role": "member"}).status_code
+    client = app.test_client()
+    header = user_of(client, log_in(client, org, provider))["header"]
+
+    other = {"issuer": provider.url, "client_id": "another", "client_secret": "another"}
+    for refused in (
+        client.delete(path(org), headers=header),
+        client.put(path(org), headers=header, json=other),
+    ):
+        assert (409, "identity_providers.required") == error_of(refused)
+    same = client.put(path(org), headers=header, json={**other, "client_id": CLIENT_ID})
+    assert 200 == same.status_code, same.text
+    assert 200 == client.get("/v1/me", headers=header).status_code
+    again = client.patch(f"{members}/{org.id}", json={"role": "owner"}, headers=header)
+    assert 200 == again.status_code
+    assert 204 == client.delete(path(org), headers=header).status_code
