@@ -19,7 +19,14 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.cli.output import print_json, print_line
 from arkloop.cli.private_file import write_private
-from arkloop.shared.accounts import accounts, api_keys, erasure, operators, password_resets
+from arkloop.shared.accounts import (
+    accounts,
+    api_keys,
+    erasure,
+    identity_providers,
+    operators,
+    password_resets,
+)
 from arkloop.shared.actors import OPERATE, PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.errors import LoginTaken
 from arkloop.shared.security import passwords
@@ -152,11 +159,20 @@ def erase(database_url: str, yes: bool, login: str) -> None:
     """Erase a user, and print the record of it as JSON.
 
     All access ends, private threads are deleted, and what the user has shared with an org stays
-    there without a name.
+    there without a name. An org that would take the person in anew is named on standard error.
     """
     with without_notifications(database_url) as connections:
         with connections.reading() as sql:
             user_id = _user(sql, login)
+            open_orgs = identity_providers.open_to(sql, user_id)
+        for org in open_orgs:
+            domains = ", ".join(org.email_domains)
+            print_line(
+                f"Org {org.org_id} takes in people of {domains} by its identity provider. Once"
+                " erased, the person can join it as a new user, even if the org has removed them"
+                " before: have the identity provider refuse them.",
+                err=True,
+            )
         confirmed(f"the user {login!r}", yes)
         print_record(lambda: erasure.erase_user(connections, user_id))
 

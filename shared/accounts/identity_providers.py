@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, any_, delete, exists, func, insert, select, update
 
 from arkloop.shared.accounts import accounts, members
 from arkloop.shared.accounts.identity_errors import (
@@ -24,7 +24,12 @@ from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import identity_providers, memberships, users
+from arkloop.shared.storage.tables.accounts import (
+    identities,
+    identity_providers,
+    memberships,
+    users,
+)
 
 CALLBACK_PATH = "/v1/auth/oidc/callback"
 SECRET_PURPOSE = "identity_providers.client_secret"  # noqa: S105 - what it is sealed for
@@ -48,6 +53,26 @@ def get(sql: Connection, org_id: UUID) -> Row[Any]:
     if row is None:
         raise IdentityProviderNotFound()
     return row
+
+
+def open_to(sql: Connection, user_id: UUID) -> list[Row[Any]]:
+    """List `org_id` and `email_domains` of the providers that could make a user a member anew.
+
+    After an erasure nothing says that they have been one. Their people join by their address, and
+    the provider knows the user, or names the domain of the user's address.
+    """
+    knows = identities.c.provider_id == identity_providers.c.id
+    has_domain = func.split_part(func.lower(users.c.email), "@", 2) == any_(
+        identity_providers.c.email_domains
+    )
+    query = (
+        select(identity_providers.c.org_id, identity_providers.c.email_domains)
+        .join(users, users.c.id == user_id)
+        .where(func.cardinality(identity_providers.c.email_domains) > 0)
+        .where(has_domain | exists().where(knows, identities.c.user_id == user_id))
+        .order_by(identity_providers.c.org_id)
+    )
+    return list(sql.execute(query))
 
 
 def put(

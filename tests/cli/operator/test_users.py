@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from arkloop.api.app import create_app
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.operator.users import ensure_dev_key, users
-from arkloop.shared.accounts import erasure
+from arkloop.shared.accounts import accounts, erasure
 from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.accounts import identities, identity_providers
 from tests.clients import PASSWORD
 
 Run = Callable[..., Result]
@@ -281,6 +283,41 @@ def test_a_user_is_exported_and_erased(run: Run, monkeypatch: pytest.MonkeyPatch
     assert ("user", user_id, 0) == (record["kind"], record["user_id"], record["threads"])
     assert 1 == run("erase", "alice", "--yes").exit_code
     assert 0 == run("create", *options()).exit_code
+
+
+def test_orgs_that_would_take_an_erased_person_in_again_are_named(
+    run: Run, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the domain of the address, or their provider knows the person."""
+    monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
+    user_id = run("create", *options("--create", email="alice@Corp.example")).output.strip()
+    connections = connect(replace(settings, database_url=database), application="tests")
+    with connections.transaction() as tx:
+        names = ("domain", "known", "another", "no domain")
+        org_ids = [accounts.create_org(tx, name) for name in names]
+        domains: list[list[str]] = [["corp.example"], ["other.example"], ["other.example"], []]
+        providers = [
+            {"id": new_id(), "org_id": org_id, "email_domains": of_org}
+            for org_id, of_org in zip(org_ids, domains, strict=True)
+        ]
+        same = {"issuer": "https://login.example.com", "client_id": "arkloop", "session_hours": 12}
+        same |= {"signing_algorithm": "RS256", "joining_role": "admin"}
+        same |= {"assumes_verified_email": False}
+        tx.sql.execute(insert(identity_providers), [{**same, **one} for one in providers])
+        known = [
+            {"id": new_id(), "provider_id": one["id"], "subject": "sub-1", "user_id": user_id}
+            for one in (providers[1], providers[3])
+        ]
+        tx.sql.execute(insert(identities), known)
+    connections.close()
+
+    erased = run("erase", "alice", "--yes")
+
+    json.loads(erased.stdout)
+    lines = erased.stderr.splitlines()
+    expected = [(str(org_ids[0]), "corp.example"), (str(org_ids[1]), "other.example")]
+    named = sorted((line.split()[1], line.split()[6]) for line in lines)
+    assert sorted(expected) == named, erased.stderr
 
 
 def test_the_only_owner_of_others_is_not_erased(run: Run) -> None:
