@@ -3,7 +3,8 @@ and their keys (RFC 7517).
 
 A process keeps each for an hour. A key that is not among those that are kept has them read again,
 but not more often than every `REFETCH_SECONDS`, whatever tokens say; so is a document that could
-not be read. Every address is reached by the client that refuses what is not public.
+not be read. An owner who sets the provider has its metadata read at once. Every address is reached
+by the client that refuses what is not public.
 """
 
 import threading
@@ -69,13 +70,14 @@ class ProviderDocuments:
         self._documents: dict[str, _Document] = {}
 
     def metadata(self, issuer: str, *, is_new: bool = False) -> Metadata:
-        """Return the metadata of a provider; with `is_new` it is read again, unless just now.
+        """Return the metadata of a provider; with `is_new` it is read again at once.
 
         Raises:
             IdentityProviderUnavailable: the message says what is wrong with it.
         """
         self.check(issuer)
-        found = self._read(issuer.rstrip("/") + _PATH, 0 if is_new else KEPT_SECONDS)
+        max_age = 0 if is_new else KEPT_SECONDS
+        found = self._read(issuer.rstrip("/") + _PATH, max_age, at_once=is_new)
         if found.get("issuer") != issuer:
             raise IdentityProviderUnavailable("The discovery document is that of another issuer.")
         methods = found.get("code_challenge_methods_supported")
@@ -128,18 +130,21 @@ class ProviderDocuments:
         self.check(url)
         return url
 
-    def _read(self, url: str, max_age: float) -> dict[str, Any]:
+    def _read(self, url: str, max_age: float, *, at_once: bool = False) -> dict[str, Any]:
         """Return the document, not older than `max_age` seconds; of callers at once one reads it.
 
-        If it was asked for just now, or cannot be read, an older one is returned.
+        If it was asked for just now, or cannot be read, an older one is returned. With `at_once`,
+        just now is since this call.
         """
+        called = time.monotonic()
         if len(self._documents) >= _MAX_KEPT:
             self._documents.clear()
         document = self._documents.setdefault(url, _Document())
         with document.lock:
             now = time.monotonic()
             is_old = document.value is None or now - document.read_at >= max_age
-            if is_old and now - document.asked_at >= self._refetch_seconds:
+            pause = now - called if at_once else self._refetch_seconds
+            if is_old and now - document.asked_at >= pause:
                 document.asked_at = now
                 try:
                     document.value, document.read_at = self.ask(url, {}), now

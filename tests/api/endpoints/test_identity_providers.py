@@ -160,6 +160,25 @@ def test_a_provider_whose_document_is_wrong_is_refused(
     assert [field] == list(details_of(put(alice, provider)))
 
 
+def test_a_mistake_that_was_mended_at_the_provider_is_not_reported_again(
+    alice: User,
+    provider: IdentityProvider,
+    app: Flask,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An owner who tries again has the document read, however soon that is."""
+    policy = egress.Policy.of(settings.allowed_networks)
+    app.extensions["arkloop.provider_documents"] = ProviderDocuments(policy)
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "published", lambda _path: None)
+        assert ["issuer"] == list(details_of(put(alice, provider)))
+    provider.metadata = {"code_challenge_methods_supported": ["plain"]}
+    assert "PKCE" in details_of(put(alice, provider))["issuer"][0]
+    provider.metadata = {}
+    assert 200 == put(alice, provider).status_code
+
+
 @pytest.mark.parametrize("setting", ["public_url", "encryption_key"])
 def test_without_a_setting_no_provider_is_taken(
     alice: User, provider: IdentityProvider, connections: Connections, setting: str
