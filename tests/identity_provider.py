@@ -66,6 +66,8 @@ class IdentityProvider:
     forge: Callable[["IdentityProvider", dict[str, Any]], str] | None = None
     #: In place of the token endpoint's response: status and body.
     token_response: tuple[int, Any] | None = None
+    #: Paths that it has left; each works below `/v2`, too.
+    gone: set[str] = field(default_factory=set)
     #: What was asked for: the paths, and the forms of the token endpoint.
     asked: list[str] = field(default_factory=list)
     forms: list[dict[str, str]] = field(default_factory=list)
@@ -99,7 +101,10 @@ class IdentityProvider:
             found: dict[str, Any] = {name: f"{self.url}/{end}" for name, end in names.items()}
             found |= {"issuer": self.url, "code_challenge_methods_supported": ["S256"]}
             return {**found, **self.metadata}
-        return {"/jwks": {"keys": self.keys}, "/userinfo": self.userinfo}.get(path)
+        if path in self.gone:
+            return None
+        documents = {"/jwks": {"keys": self.keys}, "/userinfo": self.userinfo}
+        return documents.get(path.removeprefix("/v2"))
 
     def exchange(self, form: dict[str, str], authorization: str) -> tuple[int, Any]:
         """Exchange a code, once, for the client and the verifier that it was made for."""
@@ -142,6 +147,8 @@ def _handler(provider: IdentityProvider) -> type[BaseHTTPRequestHandler]:
             provider.asked.append(self.path)
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             form = {name: values[0] for name, values in parse_qs(body).items()}
+            if self.path in provider.gone:
+                return self._respond(404, {})
             provider.forms.append(form)
             self._respond(*provider.exchange(form, self.headers.get("Authorization", "")))
 

@@ -44,6 +44,10 @@ class BadIdToken(Exception):
     """The token proves nothing; the message is for the log, and has nothing of the token."""
 
 
+class BadKey(BadIdToken):
+    """A token that no published key fits: perhaps they were read too long ago."""
+
+
 def verify(
     token: str,
     keys_of: Callable[[str | None], Sequence[Jwk]],
@@ -59,7 +63,7 @@ def verify(
     `keys_of` returns the provider's published keys with a `kid`, or all of them for None.
 
     Raises:
-        BadIdToken
+        BadIdToken: `BadKey` if other keys could verify it.
     """
     if len(token) > MAX_LENGTH or not _FORM.fullmatch(token):
         raise BadIdToken("not a signed JWT")
@@ -75,6 +79,8 @@ def verify(
             leeway=LEEWAY_SECONDS,
             options={"require": ["iss", "sub", "aud", "exp", "iat"], "verify_aud": False},
         )
+    except jwt.InvalidSignatureError:
+        raise BadKey("another signature") from None
     except (PyJWTError, ValueError, TypeError, OverflowError) as error:
         raise BadIdToken(type(error).__name__) from None
     claims = _object(payload)
@@ -100,7 +106,7 @@ def _kid(header: Mapping[str, Any], algorithm: str) -> str | None:
 
 
 def _key(published: Sequence[Jwk], algorithm: str) -> Any:
-    """Return the only one of these keys that this algorithm can use. Raises: BadIdToken."""
+    """Return the only one of these keys that this algorithm can use. Raises: BadKey."""
     kty, curve = ALGORITHMS[algorithm]
     fitting = [
         jwk
@@ -114,13 +120,13 @@ def _key(published: Sequence[Jwk], algorithm: str) -> Any:
         and "d" not in jwk  # everybody could sign with it
     ]
     if len(fitting) != 1:
-        raise BadIdToken("no such key" if not fitting else "no kid, and several keys")
+        raise BadKey("no such key" if not fitting else "no kid, and several keys")
     try:
         key = jwt.PyJWK(dict(fitting[0]), algorithm).key
     except (PyJWTError, ValueError, TypeError, KeyError) as error:
-        raise BadIdToken("the published key cannot be read") from error
+        raise BadKey("the published key cannot be read") from error
     if kty == "RSA" and key.key_size < MIN_RSA_BITS:
-        raise BadIdToken(f"the published key has less than {MIN_RSA_BITS} bits")
+        raise BadKey(f"the published key has less than {MIN_RSA_BITS} bits")
     return key
 
 

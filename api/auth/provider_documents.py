@@ -1,18 +1,21 @@
 """The documents that identity providers publish: their metadata (OpenID Connect Discovery 1.0)
 and their keys (RFC 7517).
 
-A process keeps each for an hour. A key that is not among those that are kept has them read again,
-but not more often than every `REFETCH_SECONDS`, whatever tokens say; so is a document that could
-not be read. An owner who sets the provider has its metadata read at once. Every address is reached
-by the client that refuses what is not public.
+A process keeps each for an hour. They are read again before that if an owner has saved the provider
+since, a key is not among those that are kept, or an address of theirs does not work; but not more
+often than every `REFETCH_SECONDS`, whatever tokens say. So is a document that could not be read.
+The request that sets a provider has its metadata read at once. One that cannot be used takes the
+place of none: a provider in trouble sends pages of any kind. Every address is reached by the
+client that refuses what is not public.
 """
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from flask import current_app
 
@@ -28,10 +31,13 @@ REFETCH_SECONDS = 30
 FETCH_SECONDS, EXCHANGE_SECONDS = 2.5, 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
-#: Documents that a process keeps; beyond that it reads all of them anew.
+#: Documents of a kind that a process keeps; beyond that it reads all of them anew.
 _MAX_KEPT = 1_000
 
+_T = TypeVar("_T")
+
 _PATH = "/.well-known/openid-configuration"
+_NEVER = datetime.min.replace(tzinfo=UTC)
 #: How a client shows its secret, those that are supported, the better one first.
 BASIC, POST = "client_secret_basic", "client_secret_post"
 
@@ -51,13 +57,14 @@ class Metadata:
 
 
 @dataclass(slots=True, eq=False)
-class _Document:
+class _Document(Generic[_T]):
     """A document as it was last read, or why it could not be."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     asked_at: float = float("-inf")
     read_at: float = float("-inf")
-    value: dict[str, Any] | None = None
+    saved_at: datetime = _NEVER
+    value: _T | None = None
     failure: str = ""
 
 
@@ -67,17 +74,37 @@ class ProviderDocuments:
     def __init__(self, policy: egress.Policy, refetch_seconds: float = REFETCH_SECONDS) -> None:
         self.policy = policy
         self._refetch_seconds = refetch_seconds
-        self._documents: dict[str, _Document] = {}
+        # By issuer and by address: no org's wrong one must stand in the way of another's.
+        self._metadata: dict[str, _Document[Metadata]] = {}
+        self._keys: dict[str, _Document[Sequence[Jwk]]] = {}
 
-    def metadata(self, issuer: str, *, is_new: bool = False) -> Metadata:
-        """Return the metadata of a provider; with `is_new` it is read again at once.
+    def metadata(
+        self, issuer: str, *, is_new: bool = False, saved_at: datetime = _NEVER
+    ) -> Metadata:
+        """Return the metadata of a provider, which an owner has saved at `saved_at`.
+
+        With `is_new` it is read again at once.
 
         Raises:
             IdentityProviderUnavailable: the message says what is wrong with it.
         """
-        self.check(issuer)
         max_age = 0 if is_new else KEPT_SECONDS
-        found = self._read(issuer.rstrip("/") + _PATH, max_age, at_once=is_new)
+        return self._metadata_of(issuer, max_age, saved_at=saved_at, at_once=is_new)
+
+    def renewed(self, issuer: str) -> Metadata:
+        """Return the metadata, read again unless just now. Raises: IdentityProviderUnavailable."""
+        return self._metadata_of(issuer, 0)
+
+    def _metadata_of(self, issuer: str, max_age: float, **how: Any) -> Metadata:
+        self.check(issuer)
+        url = issuer.rstrip("/") + _PATH
+
+        def ask() -> Metadata:
+            return self._checked(issuer, self.ask(url, {}))
+
+        return self._read(self._metadata, issuer, ask, max_age, **how)
+
+    def _checked(self, issuer: str, found: Mapping[str, Any]) -> Metadata:
         if found.get("issuer") != issuer:
             raise IdentityProviderUnavailable("The discovery document is that of another issuer.")
         methods = found.get("code_challenge_methods_supported")
@@ -96,14 +123,28 @@ class ProviderDocuments:
             algorithms=_texts(found.get("id_token_signing_alg_values_supported")),
         )
 
-    def keys(self, jwks_uri: str, kid: str | None) -> Sequence[Jwk]:
+    def keys(
+        self,
+        jwks_uri: str,
+        kid: str | None,
+        *,
+        is_new: bool = False,
+        saved_at: datetime = _NEVER,
+    ) -> Sequence[Jwk]:
         """Return the published keys with this `kid`, or all of them for None.
+
+        With `is_new` they are read again, unless just now.
 
         Raises:
             IdentityProviderUnavailable
         """
-        found = _with(kid, self._read(jwks_uri, KEPT_SECONDS))
-        return found or _with(kid, self._read(jwks_uri, 0))
+
+        def ask() -> Sequence[Jwk]:
+            return _keys_in(self.ask(jwks_uri, {}))
+
+        max_age = 0 if is_new else KEPT_SECONDS
+        found = self._read(self._keys, jwks_uri, ask, max_age, saved_at=saved_at)
+        return _with(kid, found) or _with(kid, self._read(self._keys, jwks_uri, ask, 0))
 
     def check(self, url: str) -> None:
         """Check that an address may be asked, and by TLS unless it is one of the operator's own.
@@ -130,27 +171,40 @@ class ProviderDocuments:
         self.check(url)
         return url
 
-    def _read(self, url: str, max_age: float, *, at_once: bool = False) -> dict[str, Any]:
-        """Return the document, not older than `max_age` seconds; of callers at once one reads it.
+    def _read(
+        self,
+        documents: dict[str, _Document[_T]],
+        name: str,
+        ask: Callable[[], _T],
+        max_age: float,
+        *,
+        saved_at: datetime = _NEVER,
+        at_once: bool = False,
+    ) -> _T:
+        """Return a document, not older than `max_age` seconds; of callers at once one asks for it.
 
-        If it was asked for just now, or cannot be read, an older one is returned. With `at_once`,
-        just now is since this call.
+        One that was read for an earlier `saved_at` is too old. If it was asked for just now, or
+        cannot be used, an older one is returned. With `at_once`, just now is
+        since this call, and an older one is not enough.
         """
         called = time.monotonic()
-        if len(self._documents) >= _MAX_KEPT:
-            self._documents.clear()
-        document = self._documents.setdefault(url, _Document())
+        if len(documents) >= _MAX_KEPT:
+            documents.clear()
+        document = documents.setdefault(name, _Document())
         with document.lock:
             now = time.monotonic()
             is_old = document.value is None or now - document.read_at >= max_age
+            is_old = is_old or saved_at > document.saved_at
             pause = now - called if at_once else self._refetch_seconds
             if is_old and now - document.asked_at >= pause:
                 document.asked_at = now
                 try:
-                    document.value, document.read_at = self.ask(url, {}), now
+                    document.value, document.read_at, document.failure = ask(), now, ""
+                    document.saved_at = max(saved_at, document.saved_at)
                 except IdentityProviderUnavailable as error:
                     document.failure = str(error)
-            if document.value is None or now - document.read_at >= KEPT_SECONDS:
+            has_failed = at_once and document.failure
+            if has_failed or document.value is None or now - document.read_at >= KEPT_SECONDS:
                 raise IdentityProviderUnavailable(document.failure or None)
             return document.value
 
@@ -187,10 +241,15 @@ def provider_documents() -> ProviderDocuments:
     return cast(ProviderDocuments, current_app.extensions["arkloop.provider_documents"])
 
 
-def _with(kid: str | None, document: Mapping[str, Any]) -> list[Jwk]:
+def _keys_in(document: Mapping[str, Any]) -> Sequence[Jwk]:
     keys = document.get("keys")
-    found = [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
-    return [key for key in found[:MAX_KEYS] if kid is None or key.get("kid") == kid]
+    if not isinstance(keys, list):
+        raise IdentityProviderUnavailable("The provider's document of keys has none.")
+    return [key for key in keys if isinstance(key, dict)][:MAX_KEYS]
+
+
+def _with(kid: str | None, keys: Sequence[Jwk]) -> Sequence[Jwk]:
+    return [key for key in keys if kid is None or key.get("kid") == kid]
 
 
 def _texts(value: Any) -> list[str]:

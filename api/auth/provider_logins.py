@@ -21,7 +21,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from arkloop.api.auth import id_tokens, signed_tokens
-from arkloop.api.auth.id_tokens import BadIdToken
+from arkloop.api.auth.id_tokens import BadIdToken, BadKey
 from arkloop.api.auth.provider_documents import (
     BASIC,
     EXCHANGE_SECONDS,
@@ -174,30 +174,90 @@ def identify(
         )
     if UUID(pending.provider_id) != provider.id or pending.issuer != provider.issuer:
         raise LoginStateInvalid()
-    metadata = documents.metadata(provider.issuer)
+    metadata = documents.metadata(provider.issuer, saved_at=provider.updated_at)
     if (reply.issuer is not None or metadata.names_issuer) and reply.issuer != provider.issuer:
         raise LoginRefused("another_issuer")
-    secret = identity_providers.secret_of(settings, provider)
-    tokens = _exchange(documents, metadata, provider, pending, reply.code, redirect_uri, secret)
+    secret, code = identity_providers.secret_of(settings, provider), reply.code
+    tokens = _ask(
+        documents,
+        metadata,
+        "token_endpoint",
+        lambda now: _exchange(documents, now, provider, pending, code, redirect_uri, secret),
+    )
     id_token, access_token = tokens.get("id_token"), tokens.get("access_token")
     if not isinstance(id_token, str):
         raise LoginRefused("no_id_token")
+    access_token = access_token if isinstance(access_token, str) else None
     try:
-        claims = id_tokens.verify(
+        claims = _claims(documents, metadata, provider, pending, id_token, access_token)
+    except BadIdToken as error:
+        log.warning("ID token of provider %s refused: %s", provider.id, error)
+        raise LoginRefused("id_token_invalid") from None
+    if "email" not in claims and access_token is not None and needs_address(claims["sub"]):
+        token, subject = access_token, claims["sub"]
+        claims |= _ask(
+            documents,
+            metadata,
+            "userinfo_endpoint",
+            lambda now: _userinfo(documents, now.userinfo_endpoint, token, subject),
+        )
+    return _person(claims)
+
+
+def _ask(
+    documents: ProviderDocuments,
+    known: Metadata,
+    endpoint: str,
+    ask: Callable[[Metadata], dict[str, Any]],
+) -> dict[str, Any]:
+    """Ask a provider at an endpoint, once more if that fails and it has moved, or if it refuses
+    this service as its client and has another way to show the secret.
+
+    A code must not be sent twice to where it was taken (RFC 6749, 4.1.2).
+    """
+    try:
+        return ask(known)
+    except (IdentityProviderUnavailable, ClientRefused) as error:
+        now = documents.renewed(known.issuer)
+        is_another = getattr(now, endpoint) != getattr(known, endpoint)
+        if isinstance(error, ClientRefused):
+            is_another = is_another or now.token_auth != known.token_auth
+        if not is_another:
+            raise
+        return ask(now)
+
+
+def _claims(
+    documents: ProviderDocuments,
+    known: Metadata,
+    provider: Row[Any],
+    pending: PendingLogin,
+    id_token: str,
+    access_token: str | None,
+) -> dict[str, Any]:
+    """Verify an ID token, by the keys as they are now if it is not by those that are kept.
+
+    Raises:
+        BadIdToken
+        IdentityProviderUnavailable
+    """
+
+    def verified(metadata: Metadata, *, is_new: bool) -> dict[str, Any]:
+        uri, saved_at = metadata.jwks_uri, provider.updated_at
+        return id_tokens.verify(
             id_token,
-            lambda kid: documents.keys(metadata.jwks_uri, kid),
+            lambda kid: documents.keys(uri, kid, is_new=is_new, saved_at=saved_at),
             algorithm=provider.signing_algorithm,
             issuer=provider.issuer,
             client_id=provider.client_id,
             nonce=pending.nonce,
-            access_token=access_token if isinstance(access_token, str) else None,
+            access_token=access_token,
         )
-    except BadIdToken as error:
-        log.warning("ID token of provider %s refused: %s", provider.id, error)
-        raise LoginRefused("id_token_invalid") from None
-    if "email" not in claims and isinstance(access_token, str) and needs_address(claims["sub"]):
-        claims |= _userinfo(documents, metadata.userinfo_endpoint, access_token, claims["sub"])
-    return _person(claims)
+
+    try:
+        return verified(known, is_new=False)
+    except (BadKey, IdentityProviderUnavailable):
+        return verified(documents.renewed(provider.issuer), is_new=True)
 
 
 def _exchange(

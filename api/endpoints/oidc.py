@@ -108,7 +108,7 @@ def begin_provider_login() -> Response:
             return_to=["must be an address below ARKLOOP_PUBLIC_URL or one of ARKLOOP_CORS_ORIGINS"]
         )
     provider = _provider_of(body["org_id"])
-    metadata = provider_documents().metadata(provider.issuer)
+    metadata = provider_documents().metadata(provider.issuer, saved_at=provider.updated_at)
     pending, ends_at = provider_logins.begin(
         provider, return_to=return_to, invitation=body.get("invitation")
     )

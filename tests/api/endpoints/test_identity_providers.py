@@ -179,6 +179,22 @@ def test_a_mistake_that_was_mended_at_the_provider_is_not_reported_again(
     assert 200 == put(alice, provider).status_code
 
 
+def test_what_is_wrong_now_is_reported_whatever_was_right_before(
+    alice: User, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that is kept for logins does not hide that it cannot be read any more."""
+    assert 200 == put(alice, provider).status_code
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "published", lambda _path: None)
+        assert "HTTP status 404" in details_of(put(alice, provider))["issuer"][0]
+    provider.metadata = {"code_challenge_methods_supported": ["plain"]}
+    assert "PKCE" in details_of(put(alice, provider))["issuer"][0]
+    begun = alice.call("POST", "/v1/auth/oidc/begin", json={"org_id": str(alice.org_id)})
+    assert 200 == begun.status_code
+    provider.metadata = {}
+    assert 200 == put(alice, provider).status_code
+
+
 @pytest.mark.parametrize("setting", ["public_url", "encryption_key"])
 def test_without_a_setting_no_provider_is_taken(
     alice: User, provider: IdentityProvider, connections: Connections, setting: str

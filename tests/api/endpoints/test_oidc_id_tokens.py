@@ -231,7 +231,7 @@ def test_a_forged_id_token_is_refused(
     assert "reply was refused" in (response.json or {})["message"]
     assert 401 == client.post("/v1/auth/refresh").status_code
     assert seconds < 2
-    assert {"/jwks", "/token"} >= {*provider.asked[1:]}
+    assert {"/.well-known/openid-configuration", "/jwks", "/token"} >= {*provider.asked}
 
 
 def test_a_right_id_token_is_taken(org: User, provider: IdentityProvider, app: Flask) -> None:
