@@ -29,7 +29,8 @@ BEGIN
     RETURN NEW;
 END $$;
 
-CREATE OR REPLACE TRIGGER threads_have_their_root BEFORE INSERT OR UPDATE OF parent_run_id ON threads
+DROP TRIGGER IF EXISTS threads_have_their_root ON threads;
+CREATE TRIGGER threads_have_their_root BEFORE INSERT OR UPDATE OF parent_run_id ON threads
     FOR EACH ROW WHEN (NEW.parent_run_id IS NOT NULL AND NEW.root_thread_id IS NULL)
     EXECUTE FUNCTION threads_have_their_root();
 """
