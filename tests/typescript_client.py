@@ -1,4 +1,4 @@
-"""A call of `@arkloop/client` in Node.js: see tests/front_ends/client_call.mjs."""
+"""Programs that use `@arkloop/client` in Node.js: see client_*.mjs in tests/front_ends."""
 
 import json
 import subprocess
@@ -10,16 +10,12 @@ from tests.ai_sdk_pages import NODE, PROGRAMS
 def called(call: str, *responses: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Make one call, which gets these responses if there are any; return what became of it."""
     given = {"call": call, **options, **({"responses": responses} if responses else {})}
-    program = subprocess.run(
-        [
-            str(NODE),
-            "--disable-warning=ExperimentalWarning",
-            str(PROGRAMS / "client_call.mjs"),
-            json.dumps(given),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert 0 == program.returncode, program.stderr
-    return dict(json.loads(program.stdout))
+    return dict(run("client_call.mjs", given))
+
+
+def run(program: str, given: Any) -> Any:
+    """Run a program of tests/front_ends with this JSON; return the JSON that it prints."""
+    command = [str(NODE), "--disable-warning=ExperimentalWarning", str(PROGRAMS / program)]
+    done = subprocess.run([*command, json.dumps(given)], capture_output=True, text=True, timeout=60)
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)

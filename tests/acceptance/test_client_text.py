@@ -1,15 +1,13 @@
 """`StreamedText` of both client libraries: the text of one turn."""
 
-import json
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from arkloop_client import StreamedText
 
+from tests import typescript_client
 from tests.ai_sdk_chat import needs_front_ends
-from tests.ai_sdk_pages import NODE, PROGRAMS
 
 
 def in_python(events: list[Any]) -> list[str]:
@@ -21,19 +19,7 @@ def in_python(events: list[Any]) -> list[str]:
 
 
 def in_typescript(events: list[Any]) -> list[str]:
-    program = subprocess.run(
-        [
-            str(NODE),
-            "--disable-warning=ExperimentalWarning",
-            str(PROGRAMS / "client_text.mjs"),
-            json.dumps(events),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert 0 == program.returncode, program.stderr
-    return list(json.loads(program.stdout))
+    return list(typescript_client.run("client_text.mjs", events))
 
 
 SHOWN = pytest.mark.parametrize(
