@@ -141,7 +141,7 @@ class Client:
 
 
 def _is_crowded(response: httpx2.Response) -> bool:
-    """Return whether the service takes no upload at the moment, since others do so at once.
+    """Return whether the service takes no upload at the moment, and says when to come back.
 
     The limit on requests in a minute is another one: each try would count for it.
     """

@@ -28,9 +28,9 @@ export function useAttachments(first) {
       const key = (keys.current += 1)
       setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
       // One after the other: the service takes few uploads of an org at a time.
-      const stored = last.current.then(() => upload(file))
-      last.current = stored.catch(() => {})
-      stored.then(
+      const uploaded = last.current.then(() => upload(file))
+      last.current = uploaded.catch(() => {})
+      uploaded.then(
         (stored) => change(key, { file: stored, isLoading: false }),
         (error) => change(key, { error, isLoading: false }),
       )
