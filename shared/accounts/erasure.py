@@ -24,7 +24,7 @@ from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands, offered_messages, personal_data
 from arkloop.shared.runs.personal_data import Conversations
-from arkloop.shared.storage import idempotency
+from arkloop.shared.storage import idempotency, org_locks
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.accounts import api_keys as keys
 from arkloop.shared.storage.tables.accounts import (
@@ -274,7 +274,7 @@ def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:
     for org in sorted(accounts.orgs_of(tx.sql, user_id), key=lambda org: str(org.id)):
-        members.lock_org(tx, org.id)
+        org_locks.lock(tx, org.id)
         in_org = memberships.c.org_id == org.id
         count = tx.sql.scalar(select(func.count()).where(in_org)) or 0
         owners = select(func.count()).where(in_org, memberships.c.role == members.OWNER)

@@ -17,6 +17,7 @@ from arkloop.shared.accounts import accounts, invitations, members, operators, s
 from arkloop.shared.accounts.identity_errors import LoginRefused, LoginStateInvalid
 from arkloop.shared.errors import InvitationInvalid
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import (
     identities,
@@ -76,7 +77,7 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
     """
     found = user_of(tx.sql, provider, person.subject)
     if found is None:
-        members.lock_org(tx, provider.org_id)  # of two at once, one is the first
+        org_locks.lock(tx, provider.org_id)  # of two at once, one is the first
         is_it = identity_providers.c.id == provider.id
         if tx.sql.scalar(select(identity_providers.c.id).where(is_it)) is None:
             raise LoginStateInvalid()  # it was replaced while it was asked

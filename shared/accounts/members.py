@@ -95,17 +95,12 @@ def lock(tx: Transaction, actor: Actor) -> str:
         Forbidden: none any more.
         Unauthorized: their login has ended.
     """
-    lock_org(tx, actor.org_id)
+    org_locks.lock(tx, actor.org_id)
     role = _role(tx, actor.org_id, actor.user_id)
     if role is None:
         raise Forbidden()
     credentials.permissions_now(tx.sql, actor)
     return role
-
-
-def lock_org(tx: Transaction, org_id: UUID) -> None:
-    """Let nobody else change the members of the org until the transaction ends."""
-    org_locks.lock(tx, org_id)
 
 
 def check_may_give(own_role: str, role: str) -> None:

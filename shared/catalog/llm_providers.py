@@ -60,7 +60,7 @@ def create(
         InvalidRequest: `base_url` may not be asked, the platform lacks an option, the org has too
             many, or this server cannot store a key.
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     count = tx.sql.execute(
         select(func.count()).where(llm_providers.c.org_id == actor.org_id)
     ).scalar_one()
@@ -121,7 +121,7 @@ def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> 
         InvalidRequest: as `create`, a key that is not given again, another `kind` than openai
             while a model has an `api`.
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     before = get(tx.sql, actor, provider_id)
     values = {name: value for name, value in changes.items() if name not in _SECRETS}
     of_route = ("kind", "base_url", "platform", *platforms.OPTIONS)
@@ -164,7 +164,7 @@ def delete_(tx: Transaction, actor: Actor, provider_id: UUID) -> None:
     Raises:
         ProviderNotFound
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     found = tx.sql.execute(delete(llm_providers).where(_is(actor, provider_id)))
     if not found.rowcount:
         raise ProviderNotFound()
@@ -183,7 +183,7 @@ def create_model(tx: Transaction, actor: Actor, provider_id: UUID, **fields: Any
         NameTaken: the provider has this model.
         InvalidRequest: the org has too many; `api` is for providers of kind openai alone.
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     return _create_model(tx, get(tx.sql, actor, provider_id), **fields)
 
 
@@ -231,7 +231,7 @@ def change_model(
         NameTaken: the provider has another of this model.
         InvalidRequest: `api` is for providers of kind openai alone.
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     get_model(tx.sql, actor, provider_id, model_id)
     _check_api(get(tx.sql, actor, provider_id), changes)
     if "model" in changes and tx.sql.scalar(
@@ -258,7 +258,7 @@ def delete_model(tx: Transaction, actor: Actor, provider_id: UUID, model_id: UUI
     Raises:
         ProviderNotFound, ModelNotFound
     """
-    _lock(tx, actor)
+    org_locks.lock(tx, actor.org_id)
     get_model(tx.sql, actor, provider_id, model_id)
     tx.sql.execute(delete(llm_models).where(llm_models.c.id == model_id))
 
@@ -268,11 +268,6 @@ def delete_model(tx: Transaction, actor: Actor, provider_id: UUID, model_id: UUI
 
 def _is(actor: Actor, provider_id: UUID) -> Any:
     return (llm_providers.c.id == provider_id) & (llm_providers.c.org_id == actor.org_id)
-
-
-def _lock(tx: Transaction, actor: Actor) -> None:
-    """Lock the org: names, counts and the default are checked before they are set."""
-    org_locks.lock(tx, actor.org_id)
 
 
 def _checked(tx: Transaction, base_url: str | None) -> str | None:
