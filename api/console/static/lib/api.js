@@ -1,6 +1,7 @@
 // Requests to `/v1`, with the token of the session.
 import { parse } from "./exact.js"
-import { SUSPENDED, SignedOut, Suspended, bearer, me, state } from "./session.js"
+import { SUSPENDED, SignedOut, Suspended } from "./refusals.js"
+import { bearer, me, state } from "./session.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 

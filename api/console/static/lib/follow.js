@@ -1,7 +1,7 @@
 // A stream that is followed for as long as a page shows it, over cut connections, sleep and new tokens.
 import { ApiError, NetworkError, networkOr, send } from "./api.js"
 import { reached } from "./reached.js"
-import { SignedOut } from "./session.js"
+import { SignedOut } from "./refusals.js"
 import { frames } from "./sse.js"
 
 /** The service pings every 10 s: a connection that is silent for longer than this is dead. */

@@ -4,7 +4,7 @@
 // script reads. An API key is in the tab's sessionStorage: it survives a reload, and ends with the tab.
 // All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
 // time exchanges it, under a lock of the browser, and gives the new access token to the others.
-import { reached } from "./reached.js"
+import { Refused, SUSPENDED, SignedOut, Suspended, checkOrg, failure, reason, reasons } from "./refusals.js"
 import { store } from "./store.js"
 
 /** @typedef {{kind: "login" | "key", token: string}} Credential */
@@ -38,23 +38,6 @@ export const stillSignedIn = store("")
 /** The sign-in page shows because the organization is suspended: signing out ends what would be good again once it is resumed.
  * @type {import("./store.js").Store<boolean>} */
 export const isSuspended = store(false)
-
-export class SignedOut extends Error {}
-
-/** The code of errors while the organization is suspended. */
-export const SUSPENDED = "org.suspended"
-
-/** The organization is suspended: the log-in, or the key, is good again once it is resumed. */
-export class Suspended extends Error {}
-
-/** The service has refused a request, and says why. */
-class Refused extends Error {
-  /** @param {any} error @param {Response} response */
-  constructor(error, response) {
-    super(said(error, response))
-    this.retryAfter = Number(response.headers.get("Retry-After")) || 0
-  }
-}
 
 channel?.addEventListener("message", ({ data }) => {
   if (data.type === "signed-out" && (credential?.kind === "login" || state.get() === "expired")) leave("You signed out in another tab.")
@@ -125,18 +108,6 @@ async function refresh() {
     return token
   }
   return navigator.locks ? navigator.locks.request(LOCK, exchange) : exchange()
-}
-
-/** Throw `Suspended` if that is why a request was refused. @param {Response} response */
-async function checkOrg(response) {
-  const found = await response.json().catch(() => ({}))
-  if (found.code === SUSPENDED) throw new Suspended(reason(found, response))
-}
-
-/** Return the error to throw for a response: one without a message is of a proxy that has lost the service. @param {Response} response */
-async function failure(response) {
-  const found = await response.json().catch(() => null)
-  return found?.message ? new Refused(found, response) : new TypeError(`HTTP ${response.status}`)
 }
 
 /**
@@ -260,13 +231,6 @@ export async function setPassword(token, password) {
   return response.ok ? {} : reasons(await response.json(), response)
 }
 
-/** @param {{message?: string, details?: Record<string, any>}} error @param {Response} response @returns {Record<string, string>} */
-function reasons(error, response) {
-  const details = response.status === 422 ? Object.entries(error.details ?? {}) : []
-  if (details.length === 0) return { "": reason(/** @type {any} */ (error), response) }
-  return Object.fromEntries(details.map(([name, why]) => [name, [why].flat().join("; ")]))
-}
-
 const WRONG_KEY = "This API key is not valid."
 
 /** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key */
@@ -323,19 +287,6 @@ function takeRefusal() {
   if (code === null) return ""
   history.replaceState(null, "", location.pathname + location.hash)
   return REFUSALS[code] ?? "The login has failed. Try again."
-}
-
-/** @param {{message?: string, details?: Record<string, string[]>}} error @param {Response} response */
-function reason(error, response) {
-  const retry = response.headers.get("Retry-After")
-  return `${said(error, response)}${retry ? ` Try again in ${retry} s.` : ""}`
-}
-
-/** @param {{code?: string, message?: string, details?: Record<string, string[]>}} error @param {Response} response */
-function said(error, response) {
-  const fields = Object.values(error.details ?? {}).flat().filter((why) => typeof why === "string")
-  if (response.status === 422 && fields.length > 0) return fields.join("; ")
-  return reached(error) || (error.message ?? response.statusText)
 }
 
 export const isKey = () => credential?.kind === "key"

@@ -3,7 +3,7 @@ import { ApiError } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
-import { SignedOut } from "../lib/session.js"
+import { SignedOut } from "../lib/refusals.js"
 import { Icon } from "./icons.js"
 
 /**
