@@ -164,6 +164,7 @@ def identify(
     Raises:
         LoginRefused: the reply, or what the provider gave for it, proves nothing.
         ClientRefused
+        ClientSecretUnreadable
         IdentityProviderUnavailable
     """
     if reply.code is None:

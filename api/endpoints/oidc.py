@@ -28,6 +28,7 @@ from arkloop.shared.accounts import identities, identity_providers, sessions, su
 from arkloop.shared.accounts.identities import Known, Person
 from arkloop.shared.accounts.identity_errors import (
     ClientRefused,
+    ClientSecretUnreadable,
     IdentityProviderNotFound,
     IdentityProviderUnavailable,
     LoginRefused,
@@ -130,6 +131,7 @@ def begin_provider_login() -> Response:
         LoginStateInvalid,
         LoginRefused,
         ClientRefused,
+        ClientSecretUnreadable,
         IdentityProviderUnavailable,
         InvitationInvalid,
         AlreadyMember,

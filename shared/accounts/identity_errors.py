@@ -13,6 +13,14 @@ class IdentityProviderUnavailable(Unavailable):
     message = "The identity provider did not respond as OpenID Connect demands; try again shortly."
 
 
+class ClientSecretUnreadable(Unavailable):
+    code = "identity_providers.secret_unreadable"
+    message = (
+        "The client secret of the identity provider cannot be decrypted on this server; the log of"
+        " the server says why."
+    )
+
+
 class NoOwnerWithPassword(Conflict):
     code = "identity_providers.required"
     message = (

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Row, any_, delete, exists, func, insert, sele
 
 from arkloop.shared.accounts import accounts, members
 from arkloop.shared.accounts.identity_errors import (
+    ClientSecretUnreadable,
     IdentityProviderNotFound,
-    IdentityProviderUnavailable,
     NoOwnerWithPassword,
 )
 from arkloop.shared.actors import Actor
@@ -131,7 +131,7 @@ def remove(tx: Transaction, actor: Actor) -> UUID:
 
 
 def secret_of(settings: Settings, row: Row[Any]) -> str | None:
-    """Return the client secret of a row of `get`. Raises: IdentityProviderUnavailable."""
+    """Return the client secret of a row of `get`. Raises: ClientSecretUnreadable."""
     if row.client_secret_encrypted is None:
         return None
     try:
@@ -143,8 +143,7 @@ def secret_of(settings: Settings, row: Row[Any]) -> str | None:
             purpose=SECRET_PURPOSE,
         )
     except (NoEncryptionKey, CannotOpen) as error:
-        message = "The client secret of the identity provider cannot be decrypted on this server."
-        raise IdentityProviderUnavailable(message) from error
+        raise ClientSecretUnreadable() from error  # which is what the log says
 
 
 def _lock(tx: Transaction, actor: Actor) -> None:

@@ -101,6 +101,7 @@ def test_each_way_in_which_a_provider_s_login_fails_has_words_of_its_own() -> No
         identity_errors.LoginStateInvalid,
         identity_errors.LoginRefused,
         identity_errors.ClientRefused,
+        identity_errors.ClientSecretUnreadable,
         identity_errors.IdentityProviderUnavailable,
     )
     assert {error.code for error in errors} == set(re.findall(r'^  "([a-z_.]+)":', known, re.M))

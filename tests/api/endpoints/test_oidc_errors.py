@@ -6,7 +6,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from flask import Flask
+from sqlalchemy import update
 
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import identity_providers
 from tests.api.endpoints.logins_by_provider import (
     CALLBACK,
     HOME,
@@ -66,6 +69,28 @@ def test_a_provider_that_takes_secrets_in_no_known_form_refuses_the_client(
     assert (403, "identity_providers.client_refused") == error_of(answer)
     assert [] == provider.forms
     eventually(lambda: [{"reason": "client_refused"}] == refusals(org))
+
+
+def test_a_secret_that_cannot_be_decrypted_is_a_matter_of_the_operator(
+    org: User,
+    provider: IdentityProvider,
+    app: Flask,
+    connections: Connections,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The provider, which is not asked, has not failed; the log has the reason."""
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            update(identity_providers)
+            .where(identity_providers.c.org_id == org.org_id)
+            .values(client_secret_encrypted=b"\x01 of another key")
+        )
+    answer = log_in(app.test_client(), org, provider)
+
+    assert (503, "identity_providers.secret_unreadable") == error_of(answer)
+    assert [] == provider.forms
+    assert "unavailable: encrypted with a key that is not in ARKLOOP_ENCRYPTION_KEY" in caplog.text
+    assert [] == refusals(org)
 
 
 def test_a_refused_code_is_recorded_with_the_provider_s_error(

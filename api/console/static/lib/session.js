@@ -278,6 +278,8 @@ const REFUSALS = {
   "auth.login_refused": "Your identity provider, or your organization, does not let you in.",
   "identity_providers.client_refused":
     "Your identity provider refuses this service. An owner of your organization must check the client id and secret.",
+  "identity_providers.secret_unreadable":
+    "This service cannot read the secret that it shares with your identity provider. Ask its operator.",
   "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
 }
 
