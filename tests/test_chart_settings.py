@@ -48,13 +48,14 @@ def test_other_settings_are_accepted() -> None:
     """All but secrets, and those that the chart itself decides."""
     decided = {
         *("ARKLOOP_HOST", "ARKLOOP_PORT", "ARKLOOP_API_WORKERS", "ARKLOOP_WORKER_CONCURRENCY"),
-        *("ARKLOOP_ROUTES", "ARKLOOP_FILES_DIR"),
+        *("ARKLOOP_ROUTES", "ARKLOOP_FILES_DIR", "PORT", "WEB_CONCURRENCY"),
         *("ARKLOOP_METRICS_PORT", "ARKLOOP_METRICS_HOST", "ARKLOOP_METRICS_DIR"),
     }
     others = {name for name in documented() if not _SECRET.search(name)} - decided
 
     assert len(others) > 50
     assert set() == {name for name in others if not is_accepted(name)}
+    assert set() == {name for name in decided if is_accepted(name)}
 
 
 def test_a_secret_is_known_by_its_name() -> None:
