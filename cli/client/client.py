@@ -166,7 +166,10 @@ def refusal(response: httpx2.Response) -> Refused:
         message += " Check ARKLOOP_API_KEY."
     if details:
         message += f" {json.dumps(details, ensure_ascii=False)}"
-    return Refused(status, code, f"{message} ({status} {code})", details)
+    message += f" ({status} {code})"
+    if (seconds := response.headers.get("Retry-After", "")).isdecimal():  # a proxy's may be a date
+        message += f" Try again in {seconds} s."
+    return Refused(status, code, message, details)
 
 
 def _successful(response: httpx2.Response) -> httpx2.Response:
