@@ -40,7 +40,7 @@ from arkloop.shared.runs import (
     agent_queue,
     agent_workers,
     agent_writes,
-    sweep,
+    recovery,
 )
 from arkloop.shared.runs.agent_endings import Complete
 from arkloop.shared.runs.agent_workers import AgentWorker
@@ -328,7 +328,7 @@ def _unheard(
     """Return that there is no news; if the worker is gone, take its runs from it."""
     if poll.has_left and known:
         time.sleep(GONE_SECONDS)
-        sweep.recover_from(connections, worker.id, seen_at)
+        recovery.recover_from(connections, worker.id, seen_at)
     return _beaten(
         connections,
         {

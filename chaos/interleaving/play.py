@@ -16,6 +16,7 @@ from arkloop.shared.errors import ArkloopError, LeaseLost, Unavailable
 from arkloop.shared.runs import (
     claims,
     commands,
+    recovery,
     sweep,
     thread_queue,
     waiting_runs,
@@ -270,7 +271,7 @@ class Play:
         for run in living:
             if run.state == RunState.EXECUTING and (doubts or worker.is_done):
                 actor.does = Doing("recover", run_id=run.id)
-                sweep.recover_orphan(connections, run.id, run.owner, False)
+                recovery.recover_orphan(connections, run.id, run.owner, False)
             if run.state == RunState.SCHEDULED:
                 actor.does = Doing("clock")
                 with connections.statement() as tx:

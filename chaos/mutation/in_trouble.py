@@ -26,7 +26,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lost owners are not looked for",
         "workers-killed",
         "I5",
-        Edit("shared/runs/sweep.py", "        _recover_lost,\n", ""),
+        Edit("shared/runs/sweep.py", "        recovery.recover_batch,\n", ""),
     ),
     mutant(
         "unfinished text is not declared void",
@@ -99,7 +99,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "poison-run",
         "I5 I17",
         Edit(
-            "shared/runs/sweep.py",
+            "shared/runs/recovery.py",
             'crashes = (0 if progressed else run["crashes"]) + int(is_crash)',
             "crashes = 0",
         ),

@@ -20,7 +20,8 @@ from arkloop.shared.runs import (
     interrupted_calls,
     moved_orgs,
     pending_calls,
-    sweep,
+    recovery,
+    swept_batches,
     trees,
 )
 from arkloop.shared.runs.states import RunState
@@ -80,7 +81,7 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     if expires_at is not None:
         return Requeued(run["org_id"], was, Outcome.HELD, expires_at)
     if was is RunState.EXECUTING:
-        sweep.recover_lost(tx, run)
+        recovery.recover_lost(tx, run)
     elif not was.is_terminal and run["cancel_requested_at"] is not None:
         trees.end_unheld(tx, [run_id], known)
     elif was is RunState.QUEUED:
@@ -139,7 +140,7 @@ def end_cancelled(tx: Transaction, org_id: UUID) -> None:
     For an org that leaves for another cell: the sweep ends those of all others.
     """
     query = select(runs.c.id).where(UNHELD_AND_CANCELLED, runs.c.org_id == org_id)
-    run_ids = tx.sql.scalars(query.limit(sweep.BATCH)).all()
+    run_ids = tx.sql.scalars(query.limit(swept_batches.BATCH)).all()
     trees.end_unheld(tx, run_ids, interrupted_calls.look_up(tx, run_ids))
 
 

@@ -8,68 +8,50 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
 from decimal import Decimal
-from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, or_, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, RowMapping, func, or_, select, text
 
-from arkloop.shared import logs, metrics
+from arkloop.shared import metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.errors import PersonaNotFound
-from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
+from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
-    agent_costs,
     agent_endings,
-    agent_queue,
     agent_workers,
     commands,
     endings,
     held_runs,
     overrides,
     pending_calls,
+    recovery,
     revocations,
-    run_spans,
-    sub_runs,
     tidying,
     trees,
     waiting_runs,
 )
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.transitions import MAX_CRASHES, queued
-from arkloop.shared.storage import postgres, rewinds
+from arkloop.shared.runs.swept_batches import BATCH, isolated, with_reservations_locked
+from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.notifications import Recovered
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.accounts import MOVED_ORGS
-from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, agent_runs, runs, workers
+from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, agent_runs, runs
 
 log = logging.getLogger(__name__)
 
 LOCK_KEY = 0x7377656570  # "sweep"
-BATCH = 100
 #: A step that leaves something to do is repeated for this long: the others must not be late.
 REPEAT_SECONDS = 1.0
-#: Periods that may pass from one look to the next.
-MOST_BETWEEN_LOOKS = 1.25
 #: The key of a worker that cannot hold a lock; only the lease says whether it lives.
 NO_LOCK = 0
 
-CRASHED = RunError(
-    "worker.crashed",
-    "The worker executing this run crashed three times during the same step.",
-    False,
-)
 EXPIRED = RunError("input.expired", commands.UNANSWERED, False)
 OVERDUE = RunError("run.timeout", "The run took longer than its persona allows.", True)
 #: An agent worker that has not ended a run for this long after a cancel does not get to it.
@@ -87,8 +69,6 @@ TURN = 0.75
 
 _TAKE_TURN = statement(__package__, "take_turn")
 _CORRECT_TIMES = statement(__package__, "correct_times")
-_FIND_LOST = statement(__package__, "find_lost")
-_DECLARE_LOST = statement(__package__, "declare_lost")
 _FIND_CANCELLED_IN_TURNS = statement(__package__, "find_cancelled_in_turns")
 _FIND_LEAKED_RESERVATIONS = statement(__package__, "find_leaked_reservations")
 
@@ -101,7 +81,7 @@ def sweep(connections: Connections) -> None:
     """
     # Each in a transaction of its own: what money their runs hold is locked in one order.
     for settle in (
-        _recover_lost,
+        recovery.recover_batch,
         revocations.cancel_left,
         revocations.cancel_runs_of_suspended_orgs,
         trees.cancel_orphans,
@@ -137,155 +117,6 @@ def take_turn(connections: Connections) -> bool:
         return taken
 
 
-def _recover_lost(tx: Transaction) -> None:
-    settings = tx.connections.settings
-    lost = tx.sql.exec_driver_sql(
-        _FIND_LOST,
-        {
-            "lease": settings.lease_seconds,
-            "agents_lease": settings.lease_seconds
-            - min(MOST_BETWEEN_LOOKS * settings.sweep_seconds, settings.lease_seconds / 5),
-            "missed": settings.heartbeat_seconds * 1.25,
-            "batch": BATCH,
-        },
-    ).all()
-    if not lost:
-        return
-    owners = {"owners": list({row.owner for row in lost}), "lease": settings.lease_seconds}
-    tx.sql.exec_driver_sql(_DECLARE_LOST, owners)
-    is_crash = {row.id: row.is_crash for row in lost}
-    rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
-    for run in _with_reservations_locked(tx, rows):
-        with _isolated(tx, run):
-            log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
-            _recover(tx, run, is_crash=is_crash[run["id"]])
-
-
-def _with_reservations_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
-    """Lock all that the ends of these locked runs will change; returns those that may end now.
-
-    A sub-run whose parent somebody has locked comes back in the next sweep.
-    """
-    if not rows:
-        return rows
-    parents = {None, *sub_runs.lock_parents(tx, rows, wait=False)}
-    rows = [run for run in rows if run.get("parent_run_id") in parents]
-    budgets.lock(tx, [run["id"] for run in rows])
-    return rows
-
-
-@contextmanager
-def _isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
-    """Isolate the work on one run, so that its failure does not stop the others."""
-    pending = len(tx.after_commit)
-    with logs.about(**_subject(run)):
-        try:
-            with tx.sql.begin_nested():
-                yield
-        except Exception as error:
-            if isinstance(error, DBAPIError) and postgres.is_outage(error):
-                raise
-            del tx.after_commit[pending:]
-            log.exception("sweeping run %s failed; continuing with the others", run["id"])
-
-
-def _subject(run: RowMapping) -> dict[str, str]:
-    """Return the fields of the lines about a run; not every statement reads its trace."""
-    fields = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
-    return fields | ({"trace_id": run["trace_id"]} if "trace_id" in run else {})
-
-
-def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
-    """Take a run from its own, living owner, who knows that no thread of it holds the run.
-
-    `is_crash` says whether that counts towards the three crashes which end a run.
-
-    Raises:
-        Unavailable
-    """
-    with connections.transaction() as tx:
-        executing = tx.sql.execute(
-            select(*runs.c)
-            .where(runs.c.id == run_id, runs.c.owner == owner, runs.c.state == RunState.EXECUTING)
-            .with_for_update()
-        )
-        for run in executing.mappings().all():
-            _recover(tx, run, is_crash=is_crash)
-
-
-def recover_lost(tx: Transaction, run: RowMapping) -> None:
-    """Take an executing run, which the caller has locked, from a worker whose lease has expired.
-
-    An operator has decided that; the sweep would wait until more is known about the silence.
-    """
-    sub_runs.lock_parents(tx, [run], wait=True)
-    budgets.lock(tx, [run["id"]])
-    log.warning("recovering run %s from worker %s for an operator", run["id"], run["owner"])
-    _recover(tx, run, is_crash=False)
-
-
-def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
-    """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
-    if is_crash and run["agent"] is None:  # the operator cannot mend agent workers
-        tx.after_commit.append(Recovered(run["id"]))
-    run_spans.lost(tx.sql, run)
-    if run["cancel_requested_at"] is not None:
-        endings.end_unclaimed(tx, run, RunState.CANCELLED)
-        return
-    of_run = run_events.c.run_id == run["id"]
-    begun = (
-        select(func.max(run_events.c.seq))
-        .where(of_run, run_events.c.type.in_((RunStarted.type, RunResumed.type)))
-        .scalar_subquery()
-    )
-    progressed = tx.sql.scalar(
-        select(run_events.c.seq)
-        .where(
-            of_run,
-            run_events.c.seq > begun,
-            run_events.c.type.in_(STEP_TYPES),
-        )
-        .limit(1)
-    )
-    crashes = (0 if progressed else run["crashes"]) + int(is_crash)
-    if crashes >= MAX_CRASHES:
-        endings.end_unclaimed(tx, run, RunState.FAILED, CRASHED)
-    else:
-        agent_costs.give_back_lost(tx, run)
-        tx.sql.execute(
-            update(runs)
-            .where(runs.c.id == run["id"])
-            .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
-        )
-        tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
-
-
-def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> None:
-    """Take the runs of an agent worker whose connection was closed and that was not heard since.
-
-    `seen_at` is when it renewed its lease over that connection.
-
-    Raises:
-        Unavailable
-    """
-    lease = func.make_interval(0, 0, 0, 0, 0, 0, connections.settings.lease_seconds)
-    is_silent = (workers.c.id == owner) & (workers.c.seen_at == seen_at)
-    with connections.transaction() as tx:
-        lost = update(workers).where(is_silent).values(seen_at=func.now() - lease)
-        if not tx.sql.execute(lost).rowcount:
-            return
-        executing = tx.sql.execute(
-            select(*runs.c)
-            .where(runs.c.owner == owner, text("state = 'executing'"))
-            .order_by(runs.c.id)
-            .with_for_update(skip_locked=True)
-        )
-        for run in _with_reservations_locked(tx, executing.mappings().all()):
-            with _isolated(tx, run):
-                log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
-                _recover(tx, run)
-
-
 def _cancel_unheld(tx: Transaction) -> bool:
     """End a batch of runs that no worker holds, where a cancel was requested but not carried out.
 
@@ -295,8 +126,8 @@ def _cancel_unheld(tx: Transaction) -> bool:
     ids = tx.sql.exec_driver_sql(_FIND_CANCELLED_IN_TURNS, {"most": BATCH}).scalars().all()
     unheld = select(*runs.c).where(UNHELD_AND_CANCELLED, runs.c.id.in_(ids))
     rows = tx.sql.execute(unheld.with_for_update(skip_locked=True)).mappings().all() if ids else ()
-    for run in _with_reservations_locked(tx, rows):
-        with _isolated(tx, run):
+    for run in with_reservations_locked(tx, rows):
+        with isolated(tx, run):
             endings.end_unclaimed(tx, run, RunState.CANCELLED)
     return len(ids) == BATCH
 
@@ -309,8 +140,8 @@ def _expire_inputs(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    for run in _with_reservations_locked(tx, waiting.mappings().all()):
-        with _isolated(tx, run):
+    for run in with_reservations_locked(tx, waiting.mappings().all()):
+        with isolated(tx, run):
             if pending_calls.give_up_late(tx, run):
                 continue
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
@@ -334,8 +165,8 @@ def _end_overdue_agents(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(of=runs, skip_locked=True)
     )
-    for run in _with_reservations_locked(tx, overdue.mappings().all()):
-        with _isolated(tx, run):
+    for run in with_reservations_locked(tx, overdue.mappings().all()):
+        with isolated(tx, run):
             if run["cancel_requested_at"] is not None:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
             elif run["lands"]:
@@ -366,8 +197,8 @@ def _release_leaked_reservations(tx: Transaction) -> None:
     for its own models elsewhere.
     """
     leaked = tx.sql.exec_driver_sql(_FIND_LEAKED_RESERVATIONS, {"batch": BATCH})
-    for run in _with_reservations_locked(tx, leaked.mappings().all()):
-        with _isolated(tx, run):
+    for run in with_reservations_locked(tx, leaked.mappings().all()):
+        with isolated(tx, run):
             log.warning("releasing the reservation of deleted run %s", run["id"])
             cost, held = run["cost_usd"], Decimal(run["held_credits"]) / CREDITS_PER_USD
             own = max(cost - held, budgets.NOTHING)

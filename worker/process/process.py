@@ -18,7 +18,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.files.configured_storage import storage_of
-from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs import claims, recovery, sweep
 from arkloop.shared.runs.endings import RunEnder
 from arkloop.shared.runs.fair_queue import FairQueue
 from arkloop.shared.runs.worker_calls import CallEnded
@@ -294,7 +294,7 @@ class WorkerProcess:
             log.error(
                 "no thread of this process executes its run %s: requeueing it", run_id, extra=extra
             )
-            sweep.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
+            recovery.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
         except Unavailable:
             return  # the next heartbeat finds the run again
         with self._lock:

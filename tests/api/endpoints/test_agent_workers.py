@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from arkloop.shared import ids
-from arkloop.shared.runs import claims, queries, sweep
+from arkloop.shared.runs import claims, queries, recovery, sweep
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import agent_runs, runs, workers
 from tests.api.endpoints.agent_worker import (
@@ -172,12 +172,12 @@ def test_a_closed_connection_hands_the_runs_over(
     assert before is not None
     gone.beat()
 
-    sweep.recover_from(connections, UUID(gone.id), before)
+    recovery.recover_from(connections, UUID(gone.id), before)
     assert [] == worker().poll()
     with connections.reading() as sql:
         now = sql.scalar(of_gone)
     assert now is not None
-    sweep.recover_from(connections, UUID(gone.id), now)
+    recovery.recover_from(connections, UUID(gone.id), now)
 
     assert 2 == worker().take()["attempt"]
     assert [False] == [run["is_held"] for run in gone.beat()]

@@ -18,7 +18,7 @@ from arkloop.shared.errors import NotWaiting, ThreadBusy, Unavailable
 from arkloop.shared.events import types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs import claims, recovery, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import workers
 from arkloop.worker.attempt.outcome import Completed, HandedOff, Outcome
@@ -172,7 +172,7 @@ class Pieces(RuleBasedStateMachine):
 
     def _give_up(self, run: ModelRun, *, is_crash: bool) -> None:
         assert run.owner is not None
-        sweep.recover_orphan(self.stored.connections, run.id, run.owner.id, is_crash)
+        recovery.recover_orphan(self.stored.connections, run.id, run.owner.id, is_crash)
         run.is_lost(is_crash=is_crash)
 
     def _claim(self, run: ModelRun, by: ModelWorker, outage: str | None = None) -> None:

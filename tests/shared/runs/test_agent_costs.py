@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from arkloop.shared import ids
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import recovery, sweep
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.billing import reservations
 from arkloop.shared.storage.tables.runs import workers
@@ -25,7 +25,7 @@ def lose(connections: Connections, lost: Worker, *, by_sweep: bool) -> None:
         with connections.reading() as sql:
             seen_at = sql.scalar(select(workers.c.seen_at).where(of_lost))
         assert seen_at is not None
-        sweep.recover_from(connections, UUID(lost.id), seen_at)
+        recovery.recover_from(connections, UUID(lost.id), seen_at)
         return
     silent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 60)
     with connections.transaction() as tx:

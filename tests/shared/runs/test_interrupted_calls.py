@@ -28,7 +28,7 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import endings, interrupted_calls, operated_runs, sweep
+from arkloop.shared.runs import endings, interrupted_calls, operated_runs, recovery, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.tables.billing import ledger_entries, reservations, run_usage
@@ -64,7 +64,7 @@ def given_up(stored: StoredRuns, claim: Claim) -> list[dict[str, Any]]:
     """End it as the sweep does after the third crash; the data of its costs and of its end."""
     with stored.connections.transaction() as tx:
         run = tx.sql.execute(select(*runs.c).where(runs.c.id == claim.run_id)).mappings().one()
-        endings.end_unclaimed(tx, run, RunState.FAILED, sweep.CRASHED)
+        endings.end_unclaimed(tx, run, RunState.FAILED, recovery.CRASHED)
     told = [event for event in stored.events(claim.run_id) if event.type != MessageDelta.type]
     return [data_of(event.payload) for event in told if "usage" in event.payload]
 

@@ -19,7 +19,7 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import recovery, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import inputs
 from tests.shared.runs.swept_runs import (
@@ -267,10 +267,10 @@ def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
     owner = stored.worker()
     claim = stored.claimed(owner)
     stored.set(claim.run_id, crashes=1)
-    sweep.recover_orphan(stored.connections, claim.run_id, new_id(), is_crash)
+    recovery.recover_orphan(stored.connections, claim.run_id, new_id(), is_crash)
     assert "executing" == stored.state(claim.run_id)
 
-    sweep.recover_orphan(stored.connections, claim.run_id, owner, is_crash)
+    recovery.recover_orphan(stored.connections, claim.run_id, owner, is_crash)
 
     row = stored.row(claim.run_id)
     assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])
@@ -282,7 +282,7 @@ def test_a_run_counts_as_recovered_if_its_worker_was_lost(
 ) -> None:
     """A living worker takes runs back after an outage; a run that could not be taken is none."""
     owner = stored.worker()
-    sweep.recover_orphan(stored.connections, stored.claimed(owner).run_id, owner, False)
+    recovery.recover_orphan(stored.connections, stored.claimed(owner).run_id, owner, False)
     broken = lost(stored, crashes=2)
     with stored.connections.transaction() as tx:
         # Its terminal event has no place: the number is beyond what the column holds.
