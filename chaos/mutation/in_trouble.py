@@ -100,8 +100,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I5 I17",
         Edit(
             "shared/runs/recovery.py",
-            'crashes = (0 if progressed else run["crashes"]) + int(is_crash)',
-            "crashes = 0",
+            '(0 if run["id"] in progressed else run["crashes"]) + int(is_crash[run["id"]])',
+            "0",
         ),
     ),
     # ---- a worker is frozen, taken for lost, and continues

@@ -1,21 +1,24 @@
 """Recovery of runs whose worker is lost: they are queued again, or end."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy import Connection, RowMapping, func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
+from arkloop.shared import logs
 from arkloop.shared.billing import budgets
-from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
+from arkloop.shared.events.types import STEP_TYPES, RunError
 from arkloop.shared.runs import agent_costs, agent_queue, endings, run_spans, sub_runs
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.swept_batches import BATCH, isolated, with_reservations_locked
+from arkloop.shared.runs.swept_batches import BATCH, isolated, subject, with_reservations_locked
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
+from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Recovered
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs, workers
 
 log = logging.getLogger(__name__)
@@ -31,9 +34,14 @@ CRASHED = RunError(
 
 _FIND_LOST = statement(__package__, "find_lost")
 _DECLARE_LOST = statement(__package__, "declare_lost")
+_FIND_PROGRESSED = statement(__package__, "find_progressed")
 
 
-def recover_batch(tx: Transaction) -> None:
+def recover_batch(tx: Transaction) -> bool:
+    """Take a batch of runs from lost workers, cancelled ones first, since somebody waits for them.
+
+    Returns whether more may be left.
+    """
     settings = tx.connections.settings
     lost = tx.sql.exec_driver_sql(
         _FIND_LOST,
@@ -46,15 +54,53 @@ def recover_batch(tx: Transaction) -> None:
         },
     ).all()
     if not lost:
-        return
+        return False
     owners = {"owners": list({row.owner for row in lost}), "lease": settings.lease_seconds}
     tx.sql.exec_driver_sql(_DECLARE_LOST, owners)
     is_crash = {row.id: row.is_crash for row in lost}
-    rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
-    for run in with_reservations_locked(tx, rows):
-        with isolated(tx, run):
+    found = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
+    rows = with_reservations_locked(tx, found)
+    for run in rows:
+        with logs.about(**subject(run)):
             log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
-            _recover(tx, run, is_crash=is_crash[run["id"]])
+    settled = _queue_together(tx, rows, is_crash)
+    for run in rows:
+        if run["id"] not in settled:
+            with isolated(tx, run, settled):
+                _recover(tx, run, is_crash=is_crash[run["id"]])
+    return len(lost) == BATCH and bool(settled)
+
+
+def _queue_together(
+    tx: Transaction, rows: Sequence[RowMapping], is_crash: Mapping[UUID, bool]
+) -> list[UUID]:
+    """Queue those of these lost runs again that need nothing else; returns them.
+
+    A worker may have lost hundreds: a round trip for each would take longer than the next claim.
+    """
+    plain = [run for run in rows if run["agent"] is None and run["cancel_requested_at"] is None]
+    pending = len(tx.after_commit)
+    by_crashes: dict[int, list[RowMapping]] = {}
+    try:
+        with tx.sql.begin_nested():
+            claimed = run_spans.claimed_at(tx.sql, plain)
+            for run, crashes in zip(plain, _crashes(tx.sql, plain, is_crash), strict=True):
+                if crashes < MAX_CRASHES:
+                    by_crashes.setdefault(crashes, []).append(run)
+            for crashes, of_these in by_crashes.items():
+                _queue(tx, of_these, crashes)
+    except Exception as error:
+        if isinstance(error, DBAPIError) and postgres.is_outage(error):
+            raise
+        del tx.after_commit[pending:]
+        log.exception(
+            "recovering %d runs together failed; they are recovered one by one", len(plain)
+        )
+        return []
+    done = [run for of_these in by_crashes.values() for run in of_these]
+    for run in done:
+        _note(tx, run, claimed, is_crash=is_crash[run["id"]])
+    return [run["id"] for run in done]
 
 
 def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
@@ -88,37 +134,45 @@ def recover_lost(tx: Transaction, run: RowMapping) -> None:
 
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
-    if is_crash and run["agent"] is None:  # the operator cannot mend agent workers
-        tx.after_commit.append(Recovered(run["id"]))
-    run_spans.lost(tx.sql, run)
+    _note(tx, run, run_spans.claimed_at(tx.sql, [run]), is_crash=is_crash)
     if run["cancel_requested_at"] is not None:
         endings.end_unclaimed(tx, run, RunState.CANCELLED)
         return
-    of_run = run_events.c.run_id == run["id"]
-    begun = (
-        select(func.max(run_events.c.seq))
-        .where(of_run, run_events.c.type.in_((RunStarted.type, RunResumed.type)))
-        .scalar_subquery()
-    )
-    progressed = tx.sql.scalar(
-        select(run_events.c.seq)
-        .where(
-            of_run,
-            run_events.c.seq > begun,
-            run_events.c.type.in_(STEP_TYPES),
-        )
-        .limit(1)
-    )
-    crashes = (0 if progressed else run["crashes"]) + int(is_crash)
+    [crashes] = _crashes(tx.sql, [run], {run["id"]: is_crash})
     if crashes >= MAX_CRASHES:
         endings.end_unclaimed(tx, run, RunState.FAILED, CRASHED)
     else:
         agent_costs.give_back_lost(tx, run)
-        tx.sql.execute(
-            update(runs)
-            .where(runs.c.id == run["id"])
-            .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
-        )
+        _queue(tx, [run], crashes)
+
+
+def _note(tx: Transaction, run: RowMapping, claimed: Mapping[UUID, int], *, is_crash: bool) -> None:
+    """Count the recovery, and record the attempt that has ended by it."""
+    if is_crash and run["agent"] is None:  # the operator cannot mend agent workers
+        tx.after_commit.append(Recovered(run["id"]))
+    run_spans.lost(run, claimed)
+
+
+def _crashes(
+    sql: Connection, rows: Sequence[RowMapping], is_crash: Mapping[UUID, bool]
+) -> list[int]:
+    """Return how many crashes of the same step each of these lost runs has behind it."""
+    ids = [run["id"] for run in rows]
+    steps = {"ids": ids, "steps": sorted(STEP_TYPES)}
+    progressed = set(sql.exec_driver_sql(_FIND_PROGRESSED, steps).scalars())
+    return [
+        (0 if run["id"] in progressed else run["crashes"]) + int(is_crash[run["id"]])
+        for run in rows
+    ]
+
+
+def _queue(tx: Transaction, rows: Sequence[RowMapping], crashes: int) -> None:
+    tx.sql.execute(
+        update(runs)
+        .where(runs.c.id.in_([run["id"] for run in rows]))
+        .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
+    )
+    for run in rows:
         tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
 
 

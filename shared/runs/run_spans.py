@@ -7,19 +7,21 @@ attempt, side by side in the one trace that its `trace_id` names.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping
 
 from arkloop.shared import spans
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import RunResumed, RunStarted
 from arkloop.shared.ids import span_id_of
 from arkloop.shared.spans import Common, Kind, Span
 from arkloop.shared.storage import queue
-from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.sql_files import statement
+
+_FIND_CLAIM_EVENTS = statement(__package__, "find_claim_events")
 
 #: The `error.type` of an attempt whose worker is gone.
 LOST = "worker_lost"
@@ -107,12 +109,24 @@ def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:
     )
 
 
-def lost(sql: Connection, run: RowMapping) -> None:
-    """Record the attempt that a lost worker cannot record itself, before the run's fence is raised.
+def claimed_at(sql: Connection, rows: Sequence[RowMapping]) -> Mapping[UUID, int]:
+    """Return when these runs were claimed last, in ns since 1970; none of those without spans."""
+    ids = [run["id"] for run in rows if _is_recorded(run["trace_id"])]
+    if not ids:
+        return {}
+    found = sql.exec_driver_sql(_FIND_CLAIM_EVENTS, {"ids": ids}).all()
+    times = {
+        id_: datetime.fromisoformat(json.loads(payload)["created_at"]) for id_, payload in found
+    }
+    return {id_: int(at.timestamp() * 1e9) for id_, at in times.items()}
+
+
+def lost(run: RowMapping, claimed: Mapping[UUID, int]) -> None:
+    """Record the attempt that a lost worker cannot record itself; `run` has the fence of that.
 
     Its finished calls are in the trace already, as its children.
     """
-    if not spans.is_on() or not spans.is_sampled(run["trace_id"]):
+    if not _is_recorded(run["trace_id"]):
         return
     name, common = _agent(run["persona_id"], run["model"])
     span = spans.begin(
@@ -129,24 +143,13 @@ def lost(sql: Connection, run: RowMapping) -> None:
             "arkloop.outcome": LOST,
         },
     )
-    span.began = _claimed_at(sql, run["id"]) or span.began
+    span.began = claimed.get(run["id"], span.began)
     span.fail(LOST)
     span.end()
 
 
-def _claimed_at(sql: Connection, run_id: UUID) -> int | None:
-    """Return when the last claim began, in ns since 1970."""
-    of_claims = run_events.c.type.in_((RunStarted.type, RunResumed.type))
-    payload = sql.scalar(
-        select(run_events.c.payload)
-        .where(run_events.c.run_id == run_id, of_claims)
-        .order_by(run_events.c.seq.desc())
-        .limit(1)
-    )
-    if payload is None:
-        return None
-    at = datetime.fromisoformat(json.loads(payload)["created_at"])
-    return int(at.timestamp() * 1e9)
+def _is_recorded(trace_id: str) -> bool:
+    return spans.is_on() and spans.is_sampled(trace_id)
 
 
 @lru_cache(1_000)

@@ -9,6 +9,7 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 import logging
 import time
 from decimal import Decimal
+from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, func, or_, select, text
 
@@ -126,13 +127,15 @@ def _cancel_unheld(tx: Transaction) -> bool:
     ids = tx.sql.exec_driver_sql(_FIND_CANCELLED_IN_TURNS, {"most": BATCH}).scalars().all()
     unheld = select(*runs.c).where(UNHELD_AND_CANCELLED, runs.c.id.in_(ids))
     rows = tx.sql.execute(unheld.with_for_update(skip_locked=True)).mappings().all() if ids else ()
+    settled: list[UUID] = []
     for run in with_reservations_locked(tx, rows):
-        with isolated(tx, run):
+        with isolated(tx, run, settled):
             endings.end_unclaimed(tx, run, RunState.CANCELLED)
-    return len(ids) == BATCH
+    return len(ids) == BATCH and bool(settled)
 
 
-def _expire_inputs(tx: Transaction) -> None:
+def _expire_inputs(tx: Transaction) -> bool:
+    """End, or continue, a batch of waits that are over. Returns whether more may be left."""
     waiting = tx.sql.execute(
         select(*runs.c)
         .where(WAITING, runs.c.input_expires_at < func.now(), runs.c.org_id.not_in(MOVED_ORGS))
@@ -140,18 +143,24 @@ def _expire_inputs(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    for run in with_reservations_locked(tx, waiting.mappings().all()):
-        with isolated(tx, run):
+    rows = waiting.mappings().all()
+    settled: list[UUID] = []
+    for run in with_reservations_locked(tx, rows):
+        with isolated(tx, run, settled):
             if pending_calls.give_up_late(tx, run):
                 continue
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
                 commands.resume_expired(tx, run)
             else:
                 endings.end_unclaimed(tx, run, RunState.FAILED, EXPIRED)
+    return len(rows) == BATCH and bool(settled)
 
 
-def _end_overdue_agents(tx: Transaction) -> None:
-    """End runs of agent workers whose time is over, or that ignore a cancel."""
+def _end_overdue_agents(tx: Transaction) -> bool:
+    """End a batch of runs of agent workers whose time is over, or that ignore a cancel.
+
+    Returns whether more may be left.
+    """
     grace = func.make_interval(0, 0, 0, 0, 0, 0, CANCEL_SECONDS)
     is_cancelled = runs.c.cancel_requested_at < func.now() - grace
     overdue = tx.sql.execute(
@@ -165,8 +174,10 @@ def _end_overdue_agents(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(of=runs, skip_locked=True)
     )
-    for run in with_reservations_locked(tx, overdue.mappings().all()):
-        with isolated(tx, run):
+    rows = overdue.mappings().all()
+    settled: list[UUID] = []
+    for run in with_reservations_locked(tx, rows):
+        with isolated(tx, run, settled):
             if run["cancel_requested_at"] is not None:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
             elif run["lands"]:
@@ -175,6 +186,7 @@ def _end_overdue_agents(tx: Transaction) -> None:
                 endings.end_unclaimed(tx, run, RunState.FAILED, OVERDUE)
             topic = agent_workers.news_topic(run["owner"])
             tx.after_commit.append(Wake(topic, str(run["id"]), everyone=True))
+    return len(rows) == BATCH and bool(settled)
 
 
 def _persona_of(sql: Connection, run: RowMapping) -> Persona:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from uuid import UUID
 
 from sqlalchemy import RowMapping
 from sqlalchemy.exc import DBAPIError
@@ -32,13 +33,18 @@ def with_reservations_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Seq
 
 
 @contextmanager
-def isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
-    """Isolate the work on one run, so that its failure does not stop the others."""
+def isolated(tx: Transaction, run: RowMapping, settled: list[UUID] | None = None) -> Iterator[None]:
+    """Isolate the work on one run, so that its failure does not stop the others.
+
+    Where it succeeds, the run is added to `settled`: a batch without any would be found again.
+    """
     pending = len(tx.after_commit)
-    with logs.about(**_subject(run)):
+    with logs.about(**subject(run)):
         try:
             with tx.sql.begin_nested():
                 yield
+            if settled is not None:
+                settled.append(run["id"])
         except Exception as error:
             if isinstance(error, DBAPIError) and postgres.is_outage(error):
                 raise
@@ -46,7 +52,7 @@ def isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
             log.exception("sweeping run %s failed; continuing with the others", run["id"])
 
 
-def _subject(run: RowMapping) -> dict[str, str]:
+def subject(run: RowMapping) -> dict[str, str]:
     """Return the fields of the lines about a run; not every statement reads its trace."""
     fields = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
     return fields | ({"trace_id": run["trace_id"]} if "trace_id" in run else {})

@@ -50,4 +50,4 @@ WHERE r.state = 'executing' AND (
         )
     )
 )
-ORDER BY r.id LIMIT %(batch)s FOR UPDATE OF r SKIP LOCKED
+ORDER BY r.cancel_requested_at IS NULL, r.id LIMIT %(batch)s FOR UPDATE OF r SKIP LOCKED
