@@ -28,7 +28,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import output_modes, token_counts
+from arkloop.worker.providers import error_bodies, output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
 from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
 from arkloop.worker.providers.openai_client import Client
@@ -166,7 +166,7 @@ class OpenAIProvider:
             try:
                 return self._client.open(_PATH, sent)
             except openai.BadRequestError as error:
-                if not self._learn(error.message.replace("`", "")):
+                if not self._learn(error_bodies.text_of(error).replace("`", "")):
                     raise
 
     def _learn(self, refusal: str) -> bool:

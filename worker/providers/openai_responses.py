@@ -26,7 +26,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import output_modes, responses_request, token_counts
+from arkloop.worker.providers import error_bodies, output_modes, responses_request, token_counts
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import MAX_CALLS, PartialCalls
@@ -106,11 +106,11 @@ class ResponsesProvider:
 
 def _refused_option(error: openai.APIStatusError, settings: Mapping[str, Any]) -> str:
     """Return the option that the refusal is about; empty if it is about something else."""
-    if error.param:
-        if error.param == "reasoning.effort" and "reasoning_effort" in settings:
+    if param := (error_bodies.object_of(error) or {}).get("param"):
+        if param == "reasoning.effort" and "reasoning_effort" in settings:
             return ""
-        return str(error.param).partition(".")[0].partition("[")[0]
-    message = error.message.lower()
+        return str(param).partition(".")[0].partition("[")[0]
+    message = error_bodies.text_of(error).lower()
     return next((option for word, option in _REFUSED if word in message), "")
 
 

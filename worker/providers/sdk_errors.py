@@ -15,7 +15,7 @@ import httpx2
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
-from arkloop.worker.providers import rate_limit_headers, refused_settings, size_errors
+from arkloop.worker.providers import error_bodies, rate_limit_headers, refused_settings, size_errors
 from arkloop.worker.providers.attachment_errors import is_about_attachments
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
@@ -136,16 +136,16 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     status: int = error.status_code
     if status < 300:  # the response had begun well, and reported the error later
         return _error_in_stream(error, api_key)
-    message = f"The provider responded with HTTP {status}: {_short(error.message, api_key)}"
+    text, said = error_bodies.text_of(error), error_bodies.object_of(error) or {}
+    message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
     if status < 500 and _is_unpaid(error):
         return ProviderError("auth", message)
-    if too_large := size_errors.read(error.message, error.body, status):
+    if too_large := size_errors.read(text, said, status):
         return ProviderError("invalid_request", message, too_large=too_large)
-    said = _error_object(error.body) or {}
-    if status < 500 and status != 429 and is_about_attachments(error.message, said.get("code")):
+    if status < 500 and status != 429 and is_about_attachments(text, said.get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
-    text, param = str(said.get("message") or error.message), said.get("param")
-    if refused := refused_settings.find(status, param, text, settings):
+    words, param = str(said.get("message") or text), said.get("param")
+    if refused := refused_settings.find(status, param, words, settings):
         return ProviderError("invalid_request", message, refused_setting=refused)
     return _refused(status, error.response.headers, message)
 
@@ -165,14 +165,15 @@ def _refused(status: int, headers: Mapping[str, str], message: str) -> ProviderE
 
 
 def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
-    message = _short(error.message, api_key)
-    if too_large := size_errors.read(error.message, error.body):
+    text, said = error_bodies.text_of(error), error_bodies.object_of(error)
+    message = _short(text, api_key)
+    if too_large := size_errors.read(text, said):
         return ProviderError("invalid_request", message, too_large=too_large)
     if _is_unpaid(error):
         return ProviderError("auth", message)
-    if is_about_attachments(error.message, (_error_object(error.body) or {}).get("code")):
+    if is_about_attachments(text, (said or {}).get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
-    kind, is_gone = _kind_in_stream(_said(error.body))
+    kind, is_gone = _kind_in_stream(_codes(said))
     return ProviderError(kind, message, is_gone=is_gone)
 
 
@@ -180,33 +181,27 @@ def _kind_of_status(status: int) -> str:
     return _KINDS.get(status) or ("overloaded" if status >= 500 else "invalid_request")
 
 
-def _said(body: Any) -> list[str] | None:
+def _codes(said: Mapping[str, Any] | None) -> list[str] | None:
     """Return the codes of an error object, in lower case; None without such an object."""
-    error = _error_object(body)
-    if error is None:
+    if said is None:
         return None
-    return [str(error.get(name)).lower() for name in ("code", "status", "type")]
-
-
-def _error_object(body: Any) -> Mapping[str, Any] | None:
-    error = body.get("error", body) if isinstance(body, Mapping) else None
-    return error if isinstance(error, Mapping) else None
+    return [str(said.get(name)).lower() for name in ("code", "status", "type")]
 
 
 def _is_unpaid(error: Any) -> bool:
-    codes = " ".join(_said(error.body) or ())
-    message = str(error.message).lower()
+    codes = " ".join(_codes(error_bodies.object_of(error)) or ())
+    message = error_bodies.text_of(error).lower()
     return any(word in codes for word in _UNPAID) or any(t in message for t in _UNPAID_TEXTS)
 
 
-def _kind_in_stream(said: list[str] | None) -> tuple[str, bool]:
+def _kind_in_stream(codes: list[str] | None) -> tuple[str, bool]:
     """Return the kind of error and whether something is gone, by the status or type in it."""
-    if said is None:
+    if codes is None:
         return "overloaded", False
-    for number in said:
+    for number in codes:
         if number.isdecimal() and 400 <= int(number[:4]) < 600:
             return _kind_of_status(int(number)), int(number) in _GONE
-    text = " ".join(said)
+    text = " ".join(codes)
     kind = next((kind for word, kind in _WORDS if word in text), "overloaded")
     return kind, kind == "invalid_request" and "not_found" in text
 

@@ -77,12 +77,14 @@ _SENT_FIELD, _LIMIT_FIELD = "n_prompt_tokens", "n_ctx"
 
 
 def read(message: str, body: Any, status: int | None = None) -> TooLarge | None:
-    """Read what the error says about the request's size; None if it is about something else."""
+    """Read what the error says about the request's size; None if it is about something else.
+
+    `body` is the error's object, or whatever there is without one.
+    """
     if found := _PER_MINUTE.search(message):
         limit, sent = map(_int, found.groups())
         return TooLarge(limit_tokens=limit, sent_tokens=sent, is_per_minute=True)
-    error = body.get("error", body) if isinstance(body, Mapping) else None
-    fields = error if isinstance(error, Mapping) else {}
+    fields = body if isinstance(body, Mapping) else {}
     text = " ".join([message, *(str(fields.get(name)) for name in ("code", "type"))]).lower()
     is_of_context = _CONTEXT.search(text) is not None
     if status == 429 or not (is_of_context or status == 413 or _UNCLEAR.search(text)):

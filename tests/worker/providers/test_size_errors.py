@@ -179,7 +179,7 @@ def test_numbers_may_be_fields_of_their_own() -> None:
 )
 def test_a_code_is_enough(code: str, is_unclear: bool) -> None:
     """An error code is sufficient, whatever the language; some are of other limits, too."""
-    found = read("?", {"error": {"code": code, "message": "?"}})
+    found = read("?", {"code": code, "message": "?"})
 
     assert TooLarge(is_unclear=is_unclear) == found
 
