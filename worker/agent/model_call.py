@@ -140,6 +140,7 @@ def call_model(
                 to_drop = droppable(request.messages, chain.refused_attachments)
             progress = replace(
                 progress,
+                is_billed=streamed.cost is not None,
                 has_larger=chain.has_larger,
                 is_replaceable=chain.is_replaceable,
                 sends_state=has_state(request.messages),
@@ -160,7 +161,11 @@ def call_model(
                     _void(context, error, streamed)
                     admission.settle()  # other runs may spend what the try might have cost
                     admission.back_off(chain.route, pause, is_shared=error.is_shared)
-                    progress = replace(progress, refusals=progress.refusals + 1)
+                    progress = replace(
+                        progress,
+                        refusals=progress.refusals + 1,
+                        tries=progress.tries + int(progress.is_billed),
+                    )
                 case Shrink(too_large) if smaller := shrink(chain.route, request, too_large):
                     request, progress = smaller, replace(progress, shrinks=progress.shrinks + 1)
                 case StripState():

@@ -21,7 +21,8 @@ JITTER = (0.75, 1.25)
 class Progress:
     """The progress of a model call on its current route.
 
-    `tries` includes the failed one; `refusals` were HTTP 429, which count as no tries.
+    `tries` includes the failed one; `refusals` were HTTP 429, which count as no tries unless they
+    came after some output: `is_billed` says that of the failed one.
     `seconds_left` is how long the call may still wait for a provider that refuses it so.
     `has_next`: the chain has another route; `has_larger`: one with a larger context.
     `is_replaceable`: the run has another route, for other calls than this one.
@@ -34,6 +35,7 @@ class Progress:
     is_replaceable: bool = False
     tries: int = 1
     refusals: int = 0
+    is_billed: bool = False
     shrinks: int = 0
     sends_state: bool = False
     sends_attachments: bool = False
@@ -107,7 +109,8 @@ def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
     is_throttled = error.code == "provider.rate_limited"
     if is_throttled:
         pause = _pause(error, progress.refusals + 1, jitter)
-        if pause <= progress.seconds_left:
+        may_wait = not progress.is_billed or progress.tries < MAX_TRIES
+        if may_wait and pause <= progress.seconds_left:
             return Wait(pause)
     elif error.retryable and progress.tries < _max_tries(error, progress):
         return Retry(_pause(error, progress.tries, jitter))

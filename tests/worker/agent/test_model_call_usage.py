@@ -157,3 +157,14 @@ def test_output_before_a_request_was_too_long_is_void_before_the_point_moves(
     assert 1 == run.events[1]["data"]["from_seq"]
     written = [e["data"]["usage"] for e in run.events if e["type"] == "run.cost"]
     assert [2, 11] == [usage["output_tokens"] for usage in written]
+
+
+def test_a_refusal_after_some_text_is_a_try() -> None:
+    """Each of them is billed: a vendor that breaks off so is not asked for minutes."""
+    run = RecordedRun()
+    cut = [TextDelta("a b "), ProviderError("rate_limited", "slow down", retry_after=0.01)]
+
+    with pytest.raises(ProviderError, match="slow down"):
+        called(run, Replies(*[cut] * MAX_TRIES))
+
+    assert MAX_TRIES - 1 == len(run.backed_off)

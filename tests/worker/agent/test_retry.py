@@ -81,6 +81,13 @@ TABLE: dict[str, tuple[ProviderError, Progress, Decision]] = {
     "the third 429": (BUSY, alone(refusals=2), Wait(2.0)),
     "429, another route": (BUSY, beside(), Wait(0.5)),
     "429 after the last try": (BUSY, alone(tries=MAX_TRIES), Wait(0.5)),
+    "429 after some output": (BUSY, alone(is_billed=True, tries=LAST), Wait(0.5)),
+    "429 after some output, the last try": (BUSY, alone(is_billed=True, tries=MAX_TRIES), Fail()),
+    "429 after some output, the last try of this route": (
+        BUSY,
+        beside(is_billed=True, tries=MAX_TRIES),
+        NextRoute(),
+    ),
     "overloaded after nine 429s": (BROKEN, alone(refusals=9), Retry(0.5)),
     "429 for the 1501st time": (BUSY, alone(refusals=1500), Wait(30)),
     "429, Retry-After: 7": (error("rate_limited", retry_after=7), alone(), Wait(7)),
