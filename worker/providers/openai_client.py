@@ -58,6 +58,8 @@ class Client:
         is_azure = route.platform == "azure" and route.api_version is not None
         credentials = {"api-key": key} if is_azure else {"authorization": f"Bearer {key}"}
         base_url = address(route, egress)
+        if route.platform == "azure":  # whose portal shows an address with the path of its v1 API
+            base_url = base_url.rstrip("/").removesuffix("/openai/v1")
         self._connections = AbortableClient.of_run(route, egress, credentials=credentials)
         options: dict[str, Any] = {
             "api_key": key,
@@ -71,7 +73,7 @@ class Client:
             )
         else:
             if route.platform == "azure":
-                base_url = f"{base_url.rstrip('/')}/openai/v1/"
+                base_url += "/openai/v1/"
             self.sdk = _OpenAI(base_url=base_url, **options)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from tests.worker.providers.fake_vendor import REQUEST
 from tests.worker.providers.platform_server import KEY, PlatformServer
 
 
+@pytest.mark.parametrize("end", ["/", "/openai/v1/", "/openai/v1"])
 @pytest.mark.parametrize("is_of_org", [True, False])
 @pytest.mark.parametrize(
     ("api", "version", "path"),
@@ -32,10 +33,11 @@ def test_azure(
     api: str | None,
     version: str | None,
     path: str,
+    end: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The v1 API without a version, else the one that the version names; the Responses API
-    unless the route says otherwise.
+    unless the route says otherwise. The address may have the path that the portal shows.
     """
     for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "of-the-operator")
@@ -47,7 +49,7 @@ def test_azure(
             platform="azure",
             api=api,
             api_version=version,
-            base_url=f"{server.url}/",
+            base_url=server.url + end,
             api_key=KEY,
             is_of_org=is_of_org,
         )
