@@ -13,6 +13,8 @@ def reason_of(error: BaseException) -> str:
     """
     while isinstance(error, LeaseLost | Unavailable) and error.__cause__ is not None:
         error = error.__cause__
+    # SQLAlchemy's errors quote the statement, with thousands of characters, behind the driver's.
+    error = getattr(error, "orig", None) or error
     return str(error) or type(error).__name__
 
 

@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared import outage_log
 from arkloop.shared.config import Settings
@@ -28,6 +29,7 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         (StorageUnavailable(), StorageUnavailable.message),
         (LeaseLost(), "LeaseLost"),
         (raised(Unavailable(), TimeoutError()), "TimeoutError"),
+        (raised(Unavailable(), DBAPIError("SELECT 1", {}, OSError("disk full"))), "disk full"),
     ],
 )
 def test_a_reason_is_the_cause_or_the_error_itself(error: BaseException, reason: str) -> None:
