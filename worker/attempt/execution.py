@@ -11,7 +11,7 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.runs import run_spans
 from arkloop.shared.spans import Span
 from arkloop.shared.storage.notifications import Enqueue
@@ -42,6 +42,7 @@ from arkloop.worker.process.process import ActiveRun, WorkerProcess
 from arkloop.worker.process.run_log import RunLog
 
 log = logging.getLogger(__name__)
+_claims = OutageLog(log, "claiming runs")
 
 #: Seconds for which the process that parked a run listens for its input, while slots are free.
 LINGER_SECONDS = 2.0
@@ -119,7 +120,14 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
     """Make one attempt; return whether the run now waits for a person, None if it has no claim."""
     began, began_ns = time.monotonic(), time.time_ns()
     try:
-        claim = _claim(process, active, by_message=by_message)
+        try:
+            claim = _claim(process, active, by_message=by_message)
+        except Unavailable as error:
+            # The poller finds the run again and again, and each try would have a line.
+            _claims.failed("claiming a run failed: %s", reason_of(error))
+            process.mark_outage(active.run_id)  # the response to its claim may be lost
+            return False
+        _claims.worked()
         if claim is None:
             return None
         logs.bind(
