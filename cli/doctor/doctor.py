@@ -14,6 +14,7 @@ from arkloop.cli.doctor import (
     secret_checks,
     settings_checks,
     work_checks,
+    write_checks,
 )
 from arkloop.cli.doctor.findings import Finding, Level, worst
 from arkloop.cli.output import print_json, print_line
@@ -75,6 +76,7 @@ def _postgres(settings: Settings) -> list[Finding]:
         of_schema = postgres_checks.examined("schema", postgres_checks.of_schema, settings, engine)
         findings += of_schema
         if worst(of_schema) is not Level.FAIL:
+            findings += write_checks.of_writes(engine)
             for name, check in _CHECKS.items():
                 findings += postgres_checks.examined(name, check, settings, engine)
     except DBAPIError as error:

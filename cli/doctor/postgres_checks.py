@@ -1,7 +1,7 @@
 """Postgres: reachable, writable, recent enough, migrated; poolers, roles and row-level security."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
@@ -59,10 +59,10 @@ def engine_of(url: str) -> Engine:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """Begin a transaction with limits that see the rows of all orgs; nothing is written in it."""
+def transaction(engine: Engine, mode: str = "READ ONLY") -> Iterator[Connection]:
+    """Begin a transaction with limits that sees the rows of all orgs; it is rolled back."""
     with engine.connect() as sql:
-        sql.exec_driver_sql("BEGIN READ ONLY")
+        sql.exec_driver_sql(f"BEGIN {mode}")
         try:
             sql.exec_driver_sql(_LIMITS)
             yield sql
@@ -98,9 +98,12 @@ _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
     """Explain why a statement could not be executed; libpq quotes no password."""
-    reason = str(error.orig).partition("\n")[0]
     advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), _ELSE)
-    return fail(name, f"{place(url)}: {reason}", advice.format(variable))
+    return fail(name, f"{place(url)}: {first_line(error)}", advice.format(variable))
+
+
+def first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
 
 
 def examined(
@@ -124,17 +127,19 @@ def examined(
     except DBAPIError as error:
         if not isinstance(error.orig, LockNotAvailable | QueryCanceled):
             raise
-        findings.append(_given_up(name, engine, error))
+        findings.append(given_up(name, engine, error))
     return findings
 
 
-# A read waits for ACCESS EXCLUSIVE alone: for who has it, or is before it in the queue for it. What
-# waits itself comes last. Transactions of other roles show their age only to pg_read_all_stats.
+#: The locks that a read waits for.
+_AGAINST_READS = ("AccessExclusiveLock",)
+# Who has such a lock, or is before it in the queue for it. What waits itself comes last.
+# Transactions of other roles show their age only to pg_read_all_stats.
 _OLDEST_LOCKER = text(
     """
     WITH exclusive AS (
         SELECT pid FROM pg_locks
-        WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND relation IN (
+        WHERE locktype = 'relation' AND mode = ANY(:modes) AND relation IN (
             SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace
         ) AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     )
@@ -147,12 +152,16 @@ _OLDEST_LOCKER = text(
 )
 
 
-def _given_up(name: str, engine: Engine, error: DBAPIError) -> Finding:
-    """Explain why a check was given up; the transaction that locks its table is named."""
+def given_up(
+    name: str, engine: Engine, error: DBAPIError, modes: Sequence[str] = _AGAINST_READS
+) -> Finding:
+    """Explain why a check was given up; the transaction that locks its table, in one of these
+    modes, is named.
+    """
     advice = _SLOW
     if isinstance(error.orig, LockNotAvailable):
         with transaction(engine) as sql:
-            locker = sql.execute(_OLDEST_LOCKER).one_or_none()
+            locker = sql.execute(_OLDEST_LOCKER, {"modes": list(modes)}).one_or_none()
         if locker is not None:
             age = ""
             if locker.seconds is not None:
@@ -161,8 +170,7 @@ def _given_up(name: str, engine: Engine, error: DBAPIError) -> Finding:
                 f"Process {locker.pid} of Postgres locks a table, or is about to{age}: let it end,"
                 f" or use pg_terminate_backend({locker.pid})."
             )
-    reason = str(error.orig).partition("\n")[0]
-    return fail(name, f"could not be looked at: {reason}", advice)
+    return fail(name, f"could not be looked at: {first_line(error)}", advice)
 
 
 def _version(
