@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import psycopg
 from psycopg.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -34,12 +35,27 @@ _CAUSES = (
         "Raise max_connections, lower ARKLOOP_DATABASE_POOL_SIZE or use a pooler.",
     ),
     ("remaining connection slots", "Raise max_connections or lower ARKLOOP_DATABASE_POOL_SIZE."),
+    (
+        "too many connections",
+        "Raise the CONNECTION LIMIT of the role or database, or lower ARKLOOP_DATABASE_POOL_SIZE.",
+    ),
+    ("not permitted to log in", "ALTER ROLE … LOGIN, or correct the user in {}."),
+    ("No space left", "Free space on its disk."),
+    ("could not write", "Free space on its disk; its log has the reason."),
+    ("starting up", "Wait until it has started: after a crash it reads its WAL first."),
+    ("in recovery mode", "Wait until it has recovered from its crash; its log has the reason."),
+    ("server login", "The pooler does not reach Postgres: start that, or correct its settings."),
     ("does not exist", "Create it, or correct {}."),
     ("resolve host", "Correct the host in {}, or the name service of this machine."),
     ("translate host", "Correct the host in {}, or the name service of this machine."),
     ("canceling statement", _SLOW),
     ("SSL", "Correct sslmode and the certificates in {}."),
 )
+_SET_READ_ONLY = (
+    "default_transaction_read_only is on, though it is the primary: vendors set it on a full disk."
+    " Free space, or switch it off."
+)
+_SERVERS_WORD = "Postgres, or a pooler before it, says so: its log has more."
 _ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
 
 
@@ -98,8 +114,28 @@ _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
     """Explain why a statement could not be executed; libpq quotes no password."""
-    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), _ELSE)
+    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), None)
+    if "session is read-only" in str(error.orig) and _is_primary(url):
+        advice = _SET_READ_ONLY
+    elif advice is None:
+        advice = _SERVERS_WORD if _has_responded(error) else _ELSE
     return fail(name, f"{place(url)}: {first_line(error)}", advice.format(variable))
+
+
+def _is_primary(url: str) -> bool:
+    """Return whether a server that accepts no writes is a primary all the same."""
+    args = {**connection_args(url), "target_session_attrs": "any"}
+    try:
+        with psycopg.connect(**args, autocommit=True) as connection:
+            row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+    except psycopg.Error:
+        return False
+    return row == (False,)
+
+
+def _has_responded(error: DBAPIError) -> bool:
+    """Return whether the error is a server's: libpq's own have neither a code nor its severity."""
+    return getattr(error.orig, "sqlstate", None) is not None or "FATAL:" in str(error.orig)
 
 
 def first_line(error: DBAPIError) -> str:
@@ -231,8 +267,21 @@ _SCHEMAS_OUT_OF_REACH = text(
 )
 
 
+#: NULL where the table is not there.
+_MAY_READ_VERSION = text(
+    "SELECT has_table_privilege(to_regclass('alembic_version')::oid, 'SELECT')"
+)
+
+
 def of_schema(_settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Compare the schema with this code, and look at role, privileges and row-level security."""
+    if sql.scalar(_MAY_READ_VERSION) is False:
+        yield fail(
+            "privileges",
+            f"the role {sql.scalar(text('SELECT current_user'))} may not read the tables",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
+        )
+        return
     version = schema.current_version(sql)
     if version is None and (hidden := sql.scalars(_SCHEMAS_OUT_OF_REACH).all()):
         yield fail(

@@ -194,3 +194,45 @@ def test_the_role_of_the_session_counts(examine: Examine, new_database: Callable
     [(level, why)] = examine(ARKLOOP_DATABASE_URL=walls.as_user(url, login)).of("row security")
 
     assert ("warn", True) == (level, "postgres" in why)
+
+
+def test_what_postgres_itself_says_is_no_matter_of_the_network(
+    examine: Examine, new_database: Callable[[], str], postgres: EmbeddedPostgres
+) -> None:
+    """The advice fits the reason that the server has given."""
+    url = new_database()
+    walls.put_up(url)
+    name = make_url(url).database
+    strangers = f"stranger_{secrets.token_hex(4)}"
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+
+        def advised(change: str, check: str, url: str, undo: str) -> str:
+            sql.execute(text(change))
+            try:
+                report = examine(ARKLOOP_DATABASE_URL=url)
+            finally:
+                sql.execute(text(undo))
+            assert [check] == report.failed()
+            return report.advice(check)
+
+        of_stranger = make_url(url).set(username=strangers, password=None)
+        stranger = of_stranger.render_as_string(hide_password=False)
+        drop = f"DROP ROLE {strangers}"
+        limited = f"ALTER ROLE {walls.ROLE} CONNECTION LIMIT"
+        read_only = f"ALTER DATABASE {name}"
+
+        advice = advised(f"CREATE ROLE {strangers} NOLOGIN", "postgres", stranger, drop)
+        assert "LOGIN" in advice
+        advice = advised(f"CREATE ROLE {strangers} LOGIN", "privileges", stranger, drop)
+        assert "arkloop migrate" in advice
+        advice = advised(f"{limited} 0", "postgres", walls.behind(url), f"{limited} -1")
+        assert "CONNECTION LIMIT" in advice
+        advice = advised(
+            f"{read_only} SET default_transaction_read_only = on",
+            "postgres",
+            url,
+            f"{read_only} RESET default_transaction_read_only",
+        )
+        assert "default_transaction_read_only is on" in advice
+    engine.dispose()
