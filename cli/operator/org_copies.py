@@ -184,7 +184,7 @@ def _add_rows(
     if table.name == "audit_entries":
         taken = org_returns.remove_diverged_entries(target, org_id)
     elif table.name == "ledger_entries":
-        org_returns.detach_double_charges(target, org_id)
+        org_returns.detach_charges(target, org_id)
     key = ", ".join(column.name for column in metadata.tables[table.name].primary_key)
     target.execute(
         f"INSERT INTO {table.name} ({table.quoted}) SELECT {table.quoted} FROM {name}"

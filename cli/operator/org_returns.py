@@ -48,10 +48,11 @@ UPDATE users u SET {columns} FROM moved_users m
 WHERE u.id = m.id AND u.login = '@erased-' || u.id AND u.login <> m.login
 """
 
-# A run whose end is charged in both cells has one charge of each kind.
-_CHARGED_TWICE = """
-SELECT l.id FROM ledger_entries l JOIN moved_ledger_entries m USING (run_id, debit_account)
-WHERE l.org_id = %(org_id)s AND l.id <> m.id
+# The other cell has charged these runs as well, or has yet to end them: each is charged once.
+_CHARGED_HERE = """
+SELECT l.id FROM ledger_entries l
+WHERE l.org_id = %(org_id)s AND l.run_id IS NOT NULL
+    AND NOT EXISTS (SELECT FROM moved_ledger_entries m WHERE m.id = l.id)
 """
 _LEDGER = "arkloop.ledger_return"
 _TAKE_RUN_OFF = "UPDATE ledger_entries SET run_id = NULL WHERE id = ANY (%s)"
@@ -119,12 +120,12 @@ def restore_users(target: Connection, columns: Sequence[str]) -> None:
     target.execute(_RESTORE_USERS.format(columns=values))
 
 
-def detach_double_charges(target: Connection, org_id: UUID) -> None:
-    """Take the run off movements of the ledger that were made in both cells for the same run."""
-    twice = [id_ for (id_,) in target.execute(_CHARGED_TWICE, {"org_id": org_id})]
-    if twice:
+def detach_charges(target: Connection, org_id: UUID) -> None:
+    """Take the run off movements of the ledger that the other cell does not have."""
+    charged = [id_ for (id_,) in target.execute(_CHARGED_HERE, {"org_id": org_id})]
+    if charged:
         target.execute(_ALLOW, [_LEDGER, "on"])
-        target.execute(_TAKE_RUN_OFF, [twice])
+        target.execute(_TAKE_RUN_OFF, [charged])
         target.execute(_ALLOW, [_LEDGER, "off"])
 
 

@@ -140,6 +140,25 @@ def test_movements_of_the_ledger_that_were_made_here_get_contra_entries(
     assert contents(connections, org_id) == contents(target, org_id)
 
 
+def test_a_run_that_has_ended_here_alone_is_charged_at_its_end_after_the_return(
+    left: Run, come_back: Return, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A cell that was restored has ended it; in the other cell, which has the truth, it waits."""
+    charge(connections, org_id, 5)
+    assert 0 == left("resume", at=target).exit_code
+    assert 0 == left("erase", "--yes").exit_code
+    done = come_back()
+    assert 0 == done.exit_code, done.output
+    assert 0 == left("resume").exit_code
+
+    charge(connections, org_id, 7)
+
+    with connections.reading() as sql, target.reading() as target_sql:
+        owed = {"receivable": -7, "revenue": 7}
+        before, after = credits.accounts(target_sql, org_id), credits.accounts(sql, org_id)
+        assert {name: before.get(name, 0) + owed.get(name, 0) for name in after} == after
+
+
 def test_users_and_records_of_erasures_here_keep_no_org_away(
     left: Run,
     come_back: Return,
