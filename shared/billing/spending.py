@@ -12,8 +12,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, tuple_, update
+from sqlalchemy import Connection, Row, delete, func, update
 
+from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import spending
 
@@ -28,6 +29,7 @@ _EVERY_MONTH = date(1970, 1, 1)
 
 _MOVE = statement(__package__, "move_spending")
 _NOW = statement(__package__, "spending_now")
+_FORGET_RUNS = statement(__package__, "forget_runs")
 _LOCK = statement(__package__, "lock_spending")
 _LOCK_END_USERS = statement(__package__, "lock_end_users")
 _RECOUNT_END_USERS = statement(__package__, "recount_end_users")
@@ -143,10 +145,13 @@ def mark_end_users_exhausted(sql: Connection, org_id: UUID, limit: Decimal) -> N
 
 def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
     """Delete the rows of these runs, (org, run), with their sub-runs."""
-    scopes = [(org_id, run_scope(run_id)) for org_id, run_id in run_ids]
-    if scopes:
-        of = tuple_(spending.c.org_id, spending.c.scope)
-        sql.execute(delete(spending).where(of.in_(scopes), spending.c.month == _EVERY_MONTH))
+    if run_ids:
+        parameters = {
+            "orgs": plain_array(org_id for org_id, _ in run_ids),
+            "scopes": plain_array(run_scope(run_id) for _, run_id in run_ids),
+            "month": _EVERY_MONTH,
+        }
+        sql.exec_driver_sql(_FORGET_RUNS, parameters)
 
 
 def forget_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> None:

@@ -15,12 +15,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Connection, Uuid, any_, literal, update
+from sqlalchemy import Connection, update
 
 from arkloop.shared.billing import spending, usage_sums
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.billing.usage_sums import INTERVAL, Progress, interval_of, start_of
 from arkloop.shared.events.usage import TOKEN_FIELDS
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import run_usage
@@ -141,8 +142,7 @@ def forget_runs(tx: Transaction, run_ids: Sequence[UUID]) -> None:
 
     It comes after the deletion of the runs: a change of their metadata locks these first.
     """
-    # One value: a statement has at most 65,535.
-    is_theirs = run_usage.c.run_id == any_(literal(list(run_ids), ARRAY(Uuid)))
+    is_theirs = is_among(run_usage.c.run_id, run_ids)
     tx.sql.execute(update(run_usage).where(is_theirs).values(end_user_id=None, metadata={}))
 
 

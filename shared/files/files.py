@@ -16,6 +16,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.errors import FileMissing
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.files import files
 
@@ -152,7 +153,7 @@ def remove_all(
     if org_id is not None and end_user_id is not None:
         which = _is_of_end_user(org_id, end_user_id, file_ids)
     else:
-        which = files.c.id.in_(file_ids) & (files.c.created_by_user_id == created_by_user_id)
+        which = is_among(files.c.id, file_ids) & (files.c.created_by_user_id == created_by_user_id)
     removed = update(files).where(which, _is_alive()).values(expires_at=func.now())
     return tx.sql.execute(removed).rowcount
 
@@ -178,7 +179,7 @@ def forget(tx: Transaction, file_ids: Collection[UUID]) -> None:
 
 
 def _is_of_end_user(org_id: UUID, end_user_id: str, also: Collection[UUID]) -> ColumnElement[bool]:
-    is_also = files.c.end_user_id.is_(None) & files.c.id.in_(also)
+    is_also = files.c.end_user_id.is_(None) & is_among(files.c.id, also)
     return (files.c.org_id == org_id) & ((files.c.end_user_id == end_user_id) | is_also)
 
 

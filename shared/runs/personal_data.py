@@ -10,12 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
     Column,
     ColumnElement,
     Connection,
-    Uuid,
-    any_,
     delete,
     func,
     literal,
@@ -28,6 +25,7 @@ from arkloop.shared.billing import spending, usage_reports
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.runs import places
 from arkloop.shared.runs.states import status_of
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
@@ -89,9 +87,7 @@ def of_user(sql: Connection, user_id: UUID) -> Conversations:
 def by_org(sql: Connection, found: Conversations) -> Mapping[UUID, Sequence[UUID]]:
     """Return the threads by their orgs."""
     query = select(threads.c.org_id, func.array_agg(threads.c.id)).group_by(threads.c.org_id)
-    # One value: a statement has at most 65,535.
-    ids = literal(list(found.thread_ids), ARRAY(Uuid))
-    rows = sql.execute(query.where(threads.c.id == any_(ids)))
+    rows = sql.execute(query.where(is_among(threads.c.id, found.thread_ids)))
     return {row[0]: row[1] for row in rows}
 
 
@@ -119,8 +115,8 @@ def exported(connections: Connections, found: Conversations) -> Iterator[dict[st
         yield from entries
     with connections.reading() as sql:
         entries = [
-            *_rows(sql, "message", messages.c.id.in_(found.message_ids)),
-            *_runs(sql, runs.c.id.in_(found.run_ids)),
+            *_rows(sql, "message", is_among(messages.c.id, found.message_ids)),
+            *_runs(sql, is_among(runs.c.id, found.run_ids)),
         ]
     yield from entries
 
@@ -188,21 +184,21 @@ def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
 
 def forget_prompts(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     """Forget what vendors received of these runs; the runs and their events stay."""
-    of_runs = run_events.c.run_id.in_(run_ids) & run_events.c.prompts.is_not(None)
+    of_runs = is_among(run_events.c.run_id, run_ids) & run_events.c.prompts.is_not(None)
     tx.sql.execute(update(run_events).where(of_runs).values(prompts=None))
 
 
 def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
     """Delete messages, and the offers of them."""
-    tx.sql.execute(delete(messages).where(messages.c.id.in_(message_ids)))
+    tx.sql.execute(delete(messages).where(is_among(messages.c.id, message_ids)))
 
 
 def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
     """Return the threads of the single runs and messages, with the first position of these."""
     theirs = union_all(
-        select(runs.c.thread_id, runs.c.position - 1).where(runs.c.id.in_(found.run_ids)),
+        select(runs.c.thread_id, runs.c.position - 1).where(is_among(runs.c.id, found.run_ids)),
         select(messages.c.thread_id, messages.c.position).where(
-            messages.c.id.in_(found.message_ids)
+            is_among(messages.c.id, found.message_ids)
         ),
     ).subquery("theirs")
     thread_id, position = theirs.c
@@ -222,7 +218,7 @@ def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
 def delete_single(tx: Transaction, found: Conversations) -> None:
     """Delete the single runs, which have ended, their messages, and later prompts of others."""
     forget_prompts(tx, prompted_later(tx.sql, found))
-    gone = delete(runs).where(runs.c.id.in_(found.run_ids), runs.c.ended_at.is_not(None))
+    gone = delete(runs).where(is_among(runs.c.id, found.run_ids), runs.c.ended_at.is_not(None))
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])
     delete_messages(tx, found.message_ids)

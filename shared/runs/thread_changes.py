@@ -9,15 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Row,
     RowMapping,
     TextClause,
-    Uuid,
-    any_,
     func,
-    literal,
     or_,
     select,
     update,
@@ -26,6 +22,7 @@ from sqlalchemy import (
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import waiting_runs
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import (
@@ -65,7 +62,7 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
         ThreadBusy: a run is active in it, or one that was created by a request below it.
     """
     below = _lock_tree(tx, thread_id)
-    is_in_tree = runs.c.thread_id == any_(_array([thread_id, *below]))
+    is_in_tree = is_among(runs.c.thread_id, [thread_id, *below])
     # Creating a run takes the same lock: none can begin in a thread that goes.
     threads.lock(tx, actor, thread_id)
     _lock_threads(tx, below)
@@ -86,14 +83,14 @@ def _lock_tree(tx: Transaction, thread_id: UUID) -> Sequence[UUID]:
     first, as their cancels do.
     """
     below = tx.sql.exec_driver_sql(_THREADS_BELOW, {"thread_id": thread_id}).scalars().all()
-    is_in_tree = runs.c.thread_id == any_(_array([thread_id, *below]))
+    is_in_tree = is_among(runs.c.thread_id, [thread_id, *below])
     _lock_runs(tx, is_in_tree, IS_SCHEDULED)
     _lock_runs(tx, is_in_tree, IS_ACTIVE)
     return below
 
 
 def _lock_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> None:
-    query = select(threads_table.c.id).where(threads_table.c.id == any_(_array(thread_ids)))
+    query = select(threads_table.c.id).where(is_among(threads_table.c.id, thread_ids))
     tx.sql.execute(query.order_by(threads_table.c.id).with_for_update(key_share=True))
 
 
@@ -106,8 +103,3 @@ def _lock_runs(
     query = query.order_by(func.coalesce(sub_runs.c.depth, 0).desc(), runs.c.id)
     locked = tx.sql.execute(query.with_for_update(of=runs, key_share=True))
     return locked.mappings().all()
-
-
-def _array(ids: Sequence[UUID]) -> ColumnElement[Any]:
-    """Build SQL: the ids as one value, for there may be thousands."""
-    return literal(list(ids), ARRAY(Uuid))

@@ -1,16 +1,19 @@
-"""Strings and bytes as parameters of type text[] and bytea[], in Postgres' binary format.
+"""Arrays as parameters, one for however many values: a statement has at most 65,535 parameters.
 
 The driver writes a list of strings as an array literal: it quotes and escapes every character, at
-0.7 s for a million that need it, during which no other run of the process gets on. In the binary
-format a string is its length and its bytes.
+0.7 s for a million that need it, during which no other run of the process gets on. Those of strings
+and bytes have Postgres' binary format here, in which a string is its length and its bytes.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+from uuid import UUID
 
 from psycopg import adapters, postgres
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, literal
 
 _TEXT, _BYTEA = postgres.types["text"], postgres.types["bytea"]
 #: Number of dimensions, whether there are NULLs, type of the elements, their number, first index;
@@ -69,3 +72,8 @@ def plain_array(values: Iterable[object]) -> str:
     conversion of a list.
     """
     return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
+
+
+def is_among(column: ColumnElement[Any], ids: Collection[UUID]) -> ColumnElement[bool]:
+    """Build SQL: the id is one of these, however many they are."""
+    return column == any_(literal(list(ids), ARRAY(Uuid)))

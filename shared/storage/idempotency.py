@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.errors import IdempotencyConflict
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.storage import idempotency_keys
 
@@ -112,7 +113,7 @@ def delete_old(tx: Transaction, *, limit: int) -> int:
 
 def forget_actors(tx: Transaction, actor_ids: Collection[UUID]) -> None:
     """Delete the stored responses to these API keys or users."""
-    tx.sql.execute(delete(idempotency_keys).where(idempotency_keys.c.actor_id.in_(actor_ids)))
+    tx.sql.execute(delete(idempotency_keys).where(is_among(idempotency_keys.c.actor_id, actor_ids)))
 
 
 def forget_end_user(
@@ -129,8 +130,7 @@ def forget_end_user(
     senders = [
         sender(issuer, end_user_id, thread_id) for issuer in issuers for thread_id in thread_ids
     ]
-    # One parameter, however many they are.
-    of_theirs = idempotency_keys.c.actor_id == any_(literal(senders, ARRAY(Uuid())))
+    of_theirs = is_among(idempotency_keys.c.actor_id, senders)
     tx.sql.execute(delete(idempotency_keys).where(idempotency_keys.c.org_id == org_id, of_theirs))
 
 
