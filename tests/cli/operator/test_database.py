@@ -1,13 +1,18 @@
 """Commands that use the database directly, when it cannot be used."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
 from arkloop.cli.main import main
+from arkloop.cli.operator.database import database
 from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
 
 
 def listed(url: str) -> Result:
@@ -60,3 +65,17 @@ def test_a_database_that_is_away() -> None:
     assert 1 == result.exit_code
     assert "Error: The database is unavailable; try again shortly. (" in result.output
     assert "Connection refused" in result.output
+
+
+def test_a_statement_that_takes_too_long_is_not_shown(connections: Connections) -> None:
+    """The message has the reason alone."""
+    short, url = replace(REQUEST_TIMEOUTS, statement=0.1), connections.settings.database_url
+
+    with pytest.raises(click.ClickException) as raised, database(url, short) as opened:
+        with opened.reading() as sql:
+            sql.execute(text("SELECT pg_sleep(5)"))
+
+    assert (
+        "The database is unavailable; try again shortly. (canceling statement due to statement"
+        " timeout)"
+    ) == raised.value.message
