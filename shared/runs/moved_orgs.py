@@ -23,9 +23,15 @@ def check(tx: Transaction, org_id: UUID) -> None:
     Raises:
         OrgMoved
     """
+    # By the id alone: an org that a condition leaves out would not be locked. Where it is leaving,
+    # this waits, and reads its row as it is then.
+    row = tx.sql.execute(
+        select(orgs.c.suspended_at, orgs.c.moved_to, epoch.own().label("own_epoch"))
+        .where(orgs.c.id == org_id)
+        .with_for_update(read=True, key_share=True, of=orgs)
+    ).one_or_none()
+    if row is None or row.suspended_at is None or row.moved_to is None:
+        return
     # A copy that is not resumed yet has the epoch of the cell that it is in.
-    has_left = orgs.c.suspended_at.is_not(None) & (orgs.c.moved_to != epoch.own())
-    moved_to = select(orgs.c.moved_to).where(orgs.c.id == org_id, has_left)
-    found = tx.sql.scalar(moved_to.with_for_update(read=True, key_share=True, of=orgs))
-    if found is not None:
-        raise OrgMoved(moved_to=str(found))
+    if row.moved_to != row.own_epoch:
+        raise OrgMoved(moved_to=str(row.moved_to))
