@@ -21,17 +21,26 @@ from arkloop.shared.times import rfc3339
 Connection = psycopg.Connection[Any]
 Entry = dict[str, Any]
 
-# Those from before the first one of the other cell were pruned there, or would have been.
+# Of what the other cell does not have, it had the entries up to `common` and has pruned them: its
+# first one follows an entry of this cell, or is later than the copy that it was made from. Only
+# where this cell knows of no copy do the times decide: after a restore, or if this cell has pruned
+# its `org.copied`.
 _TAKE_ENTRIES = """
-WITH taken AS (
+WITH first AS (
+    SELECT seq, prev_hash, created_at FROM moved_audit_entries ORDER BY seq LIMIT 1
+), common AS (
+    SELECT max(e.seq) AS seq FROM audit_entries e JOIN first f ON e.seq < f.seq
+    WHERE e.org_id = %(org_id)s
+        AND (e.action = 'org.copied' OR (e.seq, e.hash) = (f.seq - 1, f.prev_hash))
+), taken AS (
     DELETE FROM audit_entries e WHERE org_id = %(org_id)s AND NOT EXISTS (
         SELECT FROM moved_audit_entries m WHERE m.seq = e.seq AND m.hash = e.hash
     )
     RETURNING *
 )
-SELECT * FROM taken
-WHERE created_at >= (SELECT created_at FROM moved_audit_entries ORDER BY seq LIMIT 1)
-ORDER BY seq
+SELECT t.* FROM taken t, common c, first f
+WHERE t.seq > c.seq OR c.seq IS NULL AND t.created_at >= f.created_at
+ORDER BY t.seq
 """
 _LOCK_HEAD = "SELECT seq FROM audit_heads WHERE org_id = %(org_id)s FOR UPDATE"
 _SET_HEAD = """
@@ -95,7 +104,7 @@ def set_head(target: Connection, org_id: UUID) -> None:
 
 
 def append_again(target: Connection, org_id: UUID, entries: Sequence[Entry]) -> None:
-    """Append entries that were taken, with their former numbers and times in `details`."""
+    """Append entries that were taken, with their first numbers and times in `details`."""
     for entry in entries:
         by = {name: entry[f"actor_{name}"] for name in ("type", "user_id", "api_key_id")}
         former = {
@@ -108,7 +117,7 @@ def append_again(target: Connection, org_id: UUID, entries: Sequence[Entry]) -> 
             action=entry["action"],
             by=By(**by, end_user_id=entry["actor_end_user_id"]),
             target=(entry["target_type"], entry["target_id"]) if has_target else None,
-            details={**entry["details"], **former},
+            details={**former, **entry["details"]},  # an earlier return has noted them
             origin=Origin(ip=entry["ip"], user_agent=entry["user_agent"]),
         )
         target.execute(_APPEND, audit_log.arguments(again))

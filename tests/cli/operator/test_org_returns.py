@@ -19,6 +19,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables import metadata
 from arkloop.shared.storage.tables.billing import ledger_entries
+from arkloop.shared.times import now, rfc3339
 from tests.full_org import AT, Run, contents
 
 #: Calls `arkloop orgs copy` at the target, to the first cell, after a suspension there.
@@ -99,6 +100,46 @@ def test_entries_of_the_audit_log_that_were_added_here_are_appended_again(
     with connections.reading() as sql:
         assert (again[-1].seq, again[-1].hash) == audit_log.head(sql, org_id)
     assert 0 == left("resume").exit_code
+
+
+def test_entries_that_were_added_here_survive_a_pruning_in_the_other_cell(
+    left: Run, come_back: Return, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """They come back, though nothing there is as old; what was pruned there does not."""
+    pruned = log(connections, org_id)
+    fail_to_log_in(connections, org_id, 2)
+    assert 0 == left("resume", at=target).exit_code
+    with target.transaction() as tx:
+        assert len(pruned) < audit_log.prune(tx, org_id, now())
+    assert 0 == left("erase", "--yes").exit_code
+
+    done = come_back()
+
+    assert 0 == done.exit_code, done.output
+    entries, there = log(connections, org_id), log(target, org_id)
+    assert there == entries[: len(there)]
+    assert "audit.pruned" == there[0].action
+    assert ["auth.login_failed"] * 2 == [one.action for one in entries[len(there) :]]
+
+
+def test_entries_keep_their_first_time_in_each_return(
+    left: Run, come_back: Return, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """A second return of the org moves entries that a first one has appended again."""
+    fail_to_log_in(connections, org_id, 1)
+    failed = log(connections, org_id)[-1]
+    assert 0 == left("resume", at=target).exit_code
+    assert 0 == left("erase", "--yes").exit_code
+    assert 0 == come_back().exit_code
+    assert 0 == left("resume", "--despite-copy", at=target).exit_code
+    assert 0 == left("erase", "--yes").exit_code
+
+    done = come_back()
+
+    assert 0 == done.exit_code, done.output
+    again = log(connections, org_id)[-1]
+    former = {"former_seq": failed.seq, "former_created_at": rfc3339(failed.created_at)}
+    assert ("auth.login_failed", former) == (again.action, again.details)
 
 
 def test_movements_of_the_ledger_that_were_made_here_get_contra_entries(
