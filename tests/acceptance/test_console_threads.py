@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import TIMELINE, hold, lose, unreachable
+from tests.acceptance.test_console_losses import TIMELINE, Loss, hold, lose, unreachable
 from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller
 
@@ -14,6 +14,19 @@ pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
+
+UPLOADS = "**/v1/files"
+CROWDED = "Too many uploads of the organization at the same time; try again shortly."
+
+
+def crowded(seconds: int) -> Loss:
+    """Refuse an upload as an org does that has as many as it may."""
+    body = {"code": "rate_limit.exceeded", "message": CROWDED, "details": {"limit": "org"}}
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=429, json=body, headers={"Retry-After": str(seconds)})
+
+    return refuse
 
 
 def test_a_task_has_one_box(context: BrowserContext, user: Caller) -> None:
@@ -69,7 +82,7 @@ def test_files_that_are_dropped_together_are_uploaded_one_after_the_other(
     files = [tmp_path / f"{number}.txt" for number in range(3)]
     for file in files:
         file.write_text("The meeting is at noon.")
-    held = hold(context, "**/v1/files")
+    held = hold(context, UPLOADS)
     page = signed_in(context, user, "/threads/new")
     page.get_by_label("Files", exact=True).set_input_files(files)
     uploading = page.get_by_text("uploading …")
@@ -82,3 +95,19 @@ def test_files_that_are_dropped_together_are_uploaded_one_after_the_other(
 
     expect(uploading).to_have_count(0)
     expect(page.get_by_role("list", name="Attached files").get_by_role("alert")).to_have_count(0)
+
+
+def test_an_upload_is_repeated_while_the_org_has_too_many(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """Other members and tabs upload at the same time; where that takes long, the page says so."""
+    notes, more = tmp_path / "notes.txt", tmp_path / "more.txt"
+    for file in (notes, more):
+        file.write_text("The meeting is at noon.")
+    lose(context, UPLOADS, crowded(1), None, crowded(60))
+    page = signed_in(context, user, "/threads/new")
+    attached = page.get_by_role("list", name="Attached files").get_by_role("listitem")
+
+    page.get_by_label("Files", exact=True).set_input_files([notes, more])
+
+    expect(attached).to_have_text(["notes.txt", f"more.txt {CROWDED}"])

@@ -1,12 +1,16 @@
 // Files of a message: chosen, dropped or pasted, uploaded before it is sent with them.
-import { bodyOf, get, segment, send } from "../lib/api.js"
+import { ApiError, bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html, useRef, useState } from "../lib/html.js"
+import { reached } from "../lib/reached.js"
+import { me } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Foreign, Problem, useAction, useRead } from "../ui/parts.js"
 
 /** What the service takes, for the dialog that chooses; it looks at the content itself. */
 const ACCEPTED = "image/png,image/jpeg,image/gif,image/webp,application/pdf,text/*,.md,.csv,.json,.log"
+/** How long an upload waits for others of the organization to end, in milliseconds. */
+const PATIENCE = 15_000
 
 /** @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown}} Attachment */
 
@@ -24,11 +28,12 @@ export function useAttachments(first) {
   const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
     setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
   const add = (/** @type {Iterable<File>} */ files) => {
+    const user = me.get()
     for (const file of files) {
       const key = (keys.current += 1)
       setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
       // One after the other: the service takes few uploads of an org at a time.
-      const uploaded = last.current.then(() => upload(file))
+      const uploaded = last.current.then(() => upload(file, user))
       last.current = uploaded.catch(() => {})
       uploaded.then(
         (stored) => change(key, { file: stored, isLoading: false }),
@@ -48,12 +53,33 @@ export function useAttachments(first) {
   }
 }
 
-/** @param {File} file */
-async function upload(file) {
+/**
+ * Upload a file, again while the service takes no upload at the moment.
+ * @param {File} file
+ * @param {import("../lib/session.js").Me | null} user who has attached it
+ */
+async function upload(file, user) {
   const body = new FormData()
   body.append("file", file, file.name)
-  return bodyOf(await send("POST", "files", { body, headers: { "Idempotency-Key": crypto.randomUUID() } }))
+  const headers = { "Idempotency-Key": crypto.randomUUID() }
+  const until = Date.now() + PATIENCE
+  for (;;) {
+    try {
+      return await bodyOf(await send("POST", "files", { body, headers, user }))
+    } catch (error) {
+      const pause = error instanceof ApiError && isCrowded(error) ? 1000 * error.retryAfter : Infinity
+      if (Date.now() + pause > until) throw error
+      await new Promise((resolve) => setTimeout(resolve, pause))
+    }
+  }
 }
+
+/**
+ * Return whether there are too many uploads, and the service says when to come back. The limit on requests in a
+ * minute is another one: each try would count for it.
+ * @param {ApiError} error
+ */
+const isCrowded = ({ status, retryAfter, details }) => (status === 429 || status === 503) && retryAfter > 0 && !details.per_minute
 
 /** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list */
 export function contentOf(text, list) {
@@ -86,8 +112,8 @@ export const Attached = ({ list, onRemove }) => list.length === 0 ? null : html`
       ${one.error ? html` <span role="alert">${one.error instanceof Error ? plain(reasonOf(one.error)) : "failed"}</span>` : ""}</span>
     <${Button} kind="quiet" class="small" icon="close" label=${`Remove ${one.name}`} onClick=${() => onRemove(one.key)} /></li>`)}</ul>`
 
-/** @param {Error & {details?: Record<string, any>}} error */
-const reasonOf = (error) => Object.values(error.details ?? {}).flat().filter((why) => typeof why === "string").join("; ") || error.message
+/** Return why a file was refused: the only field is the file. @param {Error & {code?: string, details?: Record<string, any>}} error */
+const reasonOf = (error) => (error.code === "validation.error" && Object.values(error.details ?? {}).flat().join("; ")) || reached(error) || error.message
 
 /** A file that a message refers to, by its name, to be saved. @param {{part: {type: string, file_id?: string, url?: string}}} props */
 export function FileOf({ part }) {
