@@ -111,3 +111,28 @@ def test_an_upload_is_repeated_while_the_org_has_too_many(
     page.get_by_label("Files", exact=True).set_input_files([notes, more])
 
     expect(attached).to_have_text(["notes.txt", f"more.txt {CROWDED}"])
+
+
+def test_a_removed_file_holds_up_no_other(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """Its upload ends, and one that waits for it is never begun if its file is removed, too."""
+    files = [tmp_path / f"{number}.txt" for number in range(3)]
+    for file in files:
+        file.write_text("The meeting is at noon.")
+    held = hold(context, UPLOADS)
+    page = signed_in(context, user, "/threads/new")
+    page.get_by_label("Files", exact=True).set_input_files(files)
+    expect(page.get_by_text("uploading …")).to_have_count(3)
+
+    page.get_by_role("button", name="Remove 1.txt").click()
+    with page.expect_request(UPLOADS):
+        page.get_by_role("button", name="Remove 0.txt").click()
+    with page.expect_response(UPLOADS) as response:
+        held[-1].continue_()
+
+    assert "2.txt" == response.value.json()["name"]
+    assert 2 == len(held)
+    attached = page.get_by_role("list", name="Attached files").get_by_role("listitem")
+    expect(attached).to_have_text(["2.txt"])
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()

@@ -25,26 +25,40 @@ export function useAttachments(first) {
   const [list, setList] = useState(() => first().map((one, index) => ({ ...one, key: index + 1 })))
   const keys = useRef(list.length)
   const last = useRef(Promise.resolve())
+  // By the keys of their files: one that hangs and is removed must not hold up the others.
+  const uploads = useRef(/** @type {Map<number, AbortController>} */ (new Map()))
   const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
     setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
+  const begin = (/** @type {number} */ key) => {
+    const controller = new AbortController()
+    uploads.current.set(key, controller)
+    return controller
+  }
   const add = (/** @type {Iterable<File>} */ files) => {
     const user = me.get()
     for (const file of files) {
       const key = (keys.current += 1)
       setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
+      const { signal } = begin(key)
       // One after the other: the service takes few uploads of an org at a time.
-      const uploaded = last.current.then(() => upload(file, user))
+      const uploaded = last.current.then(() => upload(file, user, signal))
       last.current = uploaded.catch(() => {})
       uploaded.then(
         (stored) => change(key, { file: stored, isLoading: false }),
         (error) => change(key, { error, isLoading: false }),
-      )
+      ).finally(() => uploads.current.delete(key))
     }
   }
   return {
     list, add,
-    remove: (key) => setList((before) => before.filter((one) => one.key !== key)),
-    clear: () => setList([]),
+    remove: (key) => {
+      uploads.current.get(key)?.abort()
+      setList((before) => before.filter((one) => one.key !== key))
+    },
+    clear: () => {
+      for (const controller of uploads.current.values()) controller.abort()
+      setList([])
+    },
     restore: (earlier) => {
       const again = earlier.map((one) => ({ ...one, key: (keys.current += 1) }))
       setList((before) => [...again, ...before])
@@ -54,22 +68,27 @@ export function useAttachments(first) {
 }
 
 /**
- * Upload a file, again while the service takes no upload at the moment.
+ * Upload a file, again while the service takes no upload at the moment, unless it is removed.
  * @param {File} file
  * @param {import("../lib/session.js").Me | null} user who has attached it
+ * @param {AbortSignal} signal
  */
-async function upload(file, user) {
+async function upload(file, user, signal) {
   const body = new FormData()
   body.append("file", file, file.name)
   const headers = { "Idempotency-Key": crypto.randomUUID() }
   const until = Date.now() + PATIENCE
   for (;;) {
+    signal.throwIfAborted()
     try {
-      return await bodyOf(await send("POST", "files", { body, headers, user }))
+      return await bodyOf(await send("POST", "files", { body, headers, signal, user }), signal)
     } catch (error) {
       const pause = error instanceof ApiError && isCrowded(error) ? 1000 * error.retryAfter : Infinity
       if (Date.now() + pause > until) throw error
-      await new Promise((resolve) => setTimeout(resolve, pause))
+      await new Promise((resolve) => {
+        setTimeout(resolve, pause)
+        signal.addEventListener("abort", resolve)
+      })
     }
   }
 }
