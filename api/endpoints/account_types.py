@@ -17,7 +17,7 @@ class Readiness(Health):
     """The state of the service; `degraded` names what is missing."""
 
     schema_version: str
-    degraded: NotRequired[list[Literal["redis", "workers"]]]
+    degraded: NotRequired[list[Literal["redis", "workers", "writes"]]]
 
 
 class Tokens(TypedDict):

@@ -4,12 +4,16 @@ from flask import Blueprint, Response, jsonify
 from redis import RedisError
 
 from arkloop.api.endpoints.account_types import Health, Readiness
+from arkloop.api.http import errors
 from arkloop.api.http.current import connections, settings
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import live_workers
 from arkloop.shared.storage import postgres, schema
+
+#: How long a write that Postgres has refused counts.
+WRITE_SECONDS = 10
 
 bp = Blueprint("health", __name__)
 
@@ -25,8 +29,8 @@ def healthz() -> Response:
 @bp.get("/readyz")
 @described(returns=Readiness)
 def readyz() -> Response:
-    """Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
-    while Postgres is down or read-only.
+    """Respond 200, with `degraded` while Redis is down, no worker is alive or Postgres refuses to
+    write; 503 with the reason while Postgres is down or read-only.
     """
     query_args(NoArguments())
     with connections().reading() as sql:
@@ -44,6 +48,8 @@ def readyz() -> Response:
         degraded.append("redis")
     if not has_workers:
         degraded.append("workers")
+    if errors.has_refused_writes(WRITE_SECONDS):
+        degraded.append("writes")
     if degraded:
         answer["degraded"] = degraded
     return jsonify(answer)

@@ -1,11 +1,12 @@
 """Errors on the wire: one table from class to status, one shape for all of them."""
 
 import logging
+import time
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http.current import trace_id
@@ -39,8 +40,12 @@ from arkloop.shared.errors import (
     UriTooLong,
 )
 from arkloop.shared.outage_log import reason_of
+from arkloop.shared.storage import postgres
 
 log = logging.getLogger(__name__)
+
+READING = ("GET", "HEAD", "OPTIONS")
+_REFUSED_AT = "arkloop.write_refused_at"
 
 #: A class that is not listed has the status of its nearest base.
 STATUS: dict[type[ArkloopError], int] = {
@@ -138,8 +143,16 @@ def note(error: ArkloopError) -> int:
     if isinstance(error, Unavailable):
         extra = {"outcome": "failed", "error_code": error.code}
         log.warning("unavailable: %s", reason_of(error), extra=extra)
+        if request.method not in READING and postgres.refuses_writes(error.__cause__):
+            current_app.extensions[_REFUSED_AT] = time.monotonic()
     g.error_code, g.error_status = error.code, status_of(type(error))
     return status_of(type(error))
+
+
+def has_refused_writes(seconds: float) -> bool:
+    """Return whether this process has refused a write in these seconds, since Postgres did."""
+    at: float | None = current_app.extensions.get(_REFUSED_AT)
+    return at is not None and time.monotonic() - at < seconds
 
 
 def arkloop(error: ArkloopError) -> Response:

@@ -337,6 +337,12 @@ def is_locked(error: BaseException | None) -> bool:
     return isinstance(error, DBAPIError) and isinstance(error.orig, errors.LockNotAvailable)
 
 
+def refuses_writes(error: BaseException | None) -> bool:
+    """Return whether a server that works could not write: for its disk, its mode or a lock."""
+    code = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    return code.startswith(("53", "58")) or code in ("25006", "55P03")
+
+
 def is_unknown_to_schema(error: DBAPIError) -> bool:
     """Return whether a table, column, type or function is missing, as before a migration."""
     missing = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)

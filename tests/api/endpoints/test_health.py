@@ -16,7 +16,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import workers
-from tests.clients import error_of
+from tests.clients import User, error_of
 
 pytestmark = pytest.mark.own_database
 
@@ -133,3 +133,28 @@ def test_readyz_wants_a_schema_that_is_new_enough(
 
 def _nowhere() -> str:
     return f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+
+
+def test_readyz_says_that_postgres_refuses_to_write(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """Reads work on a full disk, or behind a lock, and requests that write get 503."""
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " RAISE 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+            )
+        )
+        tx.sql.execute(
+            text("CREATE TRIGGER refuse BEFORE INSERT ON threads EXECUTE FUNCTION refuse()")
+        )
+    assert "degraded" not in (client.get("/readyz").json or {})
+
+    assert (503, "service.unavailable") == error_of(alice.post("/v1/threads"))
+
+    response = client.get("/readyz")
+    assert (200, ["writes"]) == (response.status_code, (response.json or {})["degraded"])
+    with connections.transaction() as tx:
+        tx.sql.execute(text("DROP TRIGGER refuse ON threads"))
+        tx.sql.execute(text("DROP FUNCTION refuse()"))
