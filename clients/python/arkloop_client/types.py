@@ -1421,7 +1421,7 @@ class Readiness(TypedDict):
 
     status: Literal["ok"]
     schema_version: str
-    degraded: NotRequired[list[Literal["redis", "workers"]]]
+    degraded: NotRequired[list[Literal["redis", "workers", "writes"]]]
 
 
 class Register(TypedDict):

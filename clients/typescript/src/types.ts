@@ -274,9 +274,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Respond 200, with degraded while Redis is down or no worker is alive
-         * @description Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
-         *     while Postgres is down or read-only.
+         * Respond 200, with degraded while Redis is down, no worker is alive or Postgres refuses to write
+         * @description Respond 200, with `degraded` while Redis is down, no worker is alive or Postgres refuses to
+         *     write; 503 with the reason while Postgres is down or read-only.
          */
         get: operations["health.readyz"];
         put?: never;
@@ -3609,7 +3609,7 @@ export interface components {
             /** @enum {string} */
             status: "ok";
             schema_version: string;
-            degraded?: ("redis" | "workers")[];
+            degraded?: ("redis" | "workers" | "writes")[];
         };
         /** @description A new user, who is logged in. */
         RegisteredUser: {
@@ -6723,6 +6723,24 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "accounts.taken" | "members.already_member";
+                };
+            };
+        };
+        /**
+         * @description - `identity_providers.secret_unreadable`: The client secret of the identity provider cannot be decrypted on this server; the log of the server says why.
+         *     - `identity_providers.unavailable`: The identity provider did not respond as OpenID Connect demands; try again shortly.
+         *     - `service.unavailable`: The database is unavailable; try again shortly.
+         */
+        "identity_providers.secret_unreadable-identity_providers.unavailable-service.unavailable": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "identity_providers.secret_unreadable" | "identity_providers.unavailable" | "service.unavailable";
                 };
             };
         };
@@ -12573,7 +12591,7 @@ export interface operations {
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
-            503: components["responses"]["identity_providers.unavailable-service.unavailable"];
+            503: components["responses"]["identity_providers.secret_unreadable-identity_providers.unavailable-service.unavailable"];
         };
     };
     "password_resets.create_password_reset": {
