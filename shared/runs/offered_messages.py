@@ -32,7 +32,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import api_keys
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import offered_messages, runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, offered_messages, runs
 from arkloop.shared.storage.tables.threads import messages, thread_contexts, threads
 
 #: The columns that a run has of its offered message.
@@ -148,18 +148,35 @@ def _turn_into_runs(tx: Transaction, run_id: UUID) -> None:
 
 
 def _place(tx: Transaction, run_id: UUID, thread_id: UUID, position: int) -> int:
-    """Move an ended run, with what it has left in the thread, behind the messages it had."""
+    """Move an ended run, with what it has left in the thread, behind the messages it had.
+
+    Others that were sent while it ran move behind it: the next run answers them.
+    """
     steered = tx.sql.scalars(
         select(messages.c.id).where(messages.c.steered_into == run_id).order_by(messages.c.position)
     ).all()
     if not steered:
         return position
+    sent = (
+        select(messages.c.id, func.row_number().over(order_by=messages.c.position).label("number"))
+        .where(
+            messages.c.thread_id == thread_id,
+            messages.c.position > position,
+            messages.c.position < FIRST_WAITING,
+            messages.c.steered_into.is_distinct_from(run_id),
+        )
+        .subquery()
+    )
+    count = tx.sql.scalar(select(func.count()).select_from(sent)) or 0
     last = tx.sql.execute(
         update(threads)
         .where(threads.c.id == thread_id)
-        .values(next_position=threads.c.next_position + len(steered))
-        .returning(threads.c.next_position - 1)
+        .values(next_position=threads.c.next_position + len(steered) + count)
+        .returning(threads.c.next_position - 1 - count)
     ).scalar_one()
+    if count:
+        behind = update(messages).where(messages.c.id == sent.c.id)
+        tx.sql.execute(behind.values(position=last + sent.c.number))
     moved = {"position": last}
     tx.sql.execute(update(messages).where(messages.c.run_id == run_id).values(moved))
     tx.sql.execute(update(runs).where(runs.c.id == run_id).values(moved))

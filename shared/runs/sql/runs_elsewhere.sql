@@ -24,7 +24,7 @@ WITH RECURSIVE single AS (
         AND m.thread_id = h.thread_id
 ), before AS (
     -- The end of a run moves it behind what it was steered with, the first of which gets its place:
-    -- what was posted meanwhile is between them.
+    -- its question is before that.
     SELECT run_id, created_by_user_id, id, handed_to, thread_id, NULL::uuid AS message_id,
         true AS is_of_creator,
         least(position, (SELECT min(position) FROM steered s WHERE s.run_id = h.id)) AS position

@@ -200,7 +200,10 @@ def test_runs_appear_in_the_order_in_which_they_start(alice: User, stored: Store
 
 
 def test_a_run_that_was_steered_is_sent_once(alice: User, stored: StoredRuns) -> None:
-    """Its end moves it behind the message, which stands in its event alone, in a replay, too."""
+    """Its end moves it behind the message, which stands in its event alone, in a replay, too.
+
+    A message that was sent while it ran is announced with the next run.
+    """
     thread = alice.thread()
     alice.say(thread, "a")
     claim = stored.claim(stored.create(UUID(thread)))
@@ -208,6 +211,7 @@ def test_a_run_that_was_steered_is_sent_once(alice: User, stored: StoredRuns) ->
     request = {"message": "b", "on_busy": "steer"}
 
     with following(alice, thread) as frames:
+        alice.say(thread, "sent meanwhile")
         made = alice.post(f"/v1/threads/{thread}/runs", request).json or {}
         stored.write(claim, RunSteered(made["steer"]["message_id"], "b"))
         eventually(lambda: ids_of((claim.run_id, 2)) == ids(frames()))
@@ -217,6 +221,9 @@ def test_a_run_that_was_steered_is_sent_once(alice: User, stored: StoredRuns) ->
         every = ids_of((claim.run_id, 3), (last, 2))
         assert every == ids(frames())
         assert [f.data for f in frames()] == [f.data for f in there(alice, thread)]
+        begun = [f.json()["data"]["messages"] for f in frames() if f.id.endswith(":0")]
+        said = [[m["content"] for m in messages] for messages in begun]
+        assert [["a"], ["sent meanwhile", "say ()"]] == said
 
 
 def test_a_run_in_progress_is_resumed(alice: User, stored: StoredRuns) -> None:

@@ -15,6 +15,7 @@ from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import threads
 from arkloop.shared.threads.content import Content
 from tests.shared.runs.test_endings import completed
 from tests.stored_runs import StoredRuns
@@ -42,6 +43,11 @@ class BusyThread:
                 **more,
             )
         )
+
+    def send(self, text: str) -> None:
+        """Put a message into the thread without a run."""
+        with self.stored.connections.transaction() as tx:
+            threads.add_message(tx, self.stored.actor, self.id, content=text)
 
     def claim(self, run_id: UUID) -> Claim:
         claim = self.stored.claim(run_id)

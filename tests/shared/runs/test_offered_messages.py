@@ -3,10 +3,12 @@
 import pytest
 
 from arkloop.shared.errors import LeaseLost, NotActive
-from arkloop.shared.events.types import RunSteered
-from arkloop.shared.runs import offered_messages
+from arkloop.shared.events.types import ContextCompacted, RunSteered
+from arkloop.shared.runs import next_runs, offered_messages
 from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.threads import thread_contexts
+from arkloop.worker.process import history
 from tests.shared.runs.busy_thread import BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
 from tests.stored_runs import StoredRuns
@@ -41,6 +43,32 @@ def test_a_message_that_was_delivered_is_part_of_the_run(thread: BusyThread) -> 
     assert ["a", "b", "c", "ABC", "d"] == thread.texts()
     assert ["completed", "queued"] == thread.states()
     assert not thread.stored.row(first.run_id)["has_offered"]
+
+
+def test_a_message_that_was_sent_meanwhile_is_left_to_the_next_run(thread: BusyThread) -> None:
+    """It is no part of the run that was steered, so that it stands behind that run's answer."""
+    first = thread.say("a")
+    claim = thread.claim(first.run_id)
+    for text in ("b", "c"):
+        deliver(thread, thread.say(text, "steer"), text)
+        thread.send(f"meanwhile {text}")
+    cut = ContextCompacted(window_tokens=100, upto_position=claim.position)
+    with thread.stored.connections.transaction() as tx:
+        thread_contexts.move(tx, claim, cut)
+    waiting = thread.say("d")
+
+    assert Outcome.ENDED == thread.end(thread.ending(completed, claim, "ABC"))
+
+    sent = ["meanwhile b", "meanwhile c"]
+    assert ["a", "b", "c", "ABC", *sent, "d"] == thread.texts()
+    next_ = thread.claim(waiting.run_id)
+    with thread.stored.connections.reading() as sql:
+        [opening] = history.load_openings(sql, [next_])
+        seen = history.load(sql, next_, opening, history.MAX_BYTES, [100])
+        place = next_runs.Place(thread.id, thread.stored.row(first.run_id)["position"])
+        found = next_runs.after(sql, [place])[place]
+    assert ["b", "c", *sent, "d"] == [message.content for message in seen.messages]
+    assert (waiting.run_id, [*sent, "d"]) == (found.row.id, [row.content for row in found.messages])
 
 
 def test_a_message_that_no_step_took_becomes_a_run(thread: BusyThread) -> None:
