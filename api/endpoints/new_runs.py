@@ -52,7 +52,14 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import creation, overrides
-from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
+from arkloop.shared.runs.creation import (
+    Created,
+    LastRunDeleted,
+    NewMessage,
+    NewRun,
+    NewThread,
+    RunCreator,
+)
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 
@@ -170,7 +177,12 @@ def create_run_in_thread(thread_id: UUID) -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>:retry")
 @requires("data.runs.write", end_users=True)
-@described(body=NoArguments, body_optional=True, raises=[*DELIVERING, InvalidState], **DELIVERED)
+@described(
+    body=NoArguments,
+    body_optional=True,
+    raises=[*DELIVERING, InvalidState, LastRunDeleted],
+    **DELIVERED,
+)
 def retry_run(thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds as `create_run` does."""
     read_body(NoArguments(), optional=True)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -62,7 +63,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import creation, queries, thread_entries
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
-from arkloop.shared.runs.creation import NewThread
+from arkloop.shared.runs.creation import LastRunDeleted, NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
@@ -96,7 +97,10 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
     body=CHAT,
     query=DialectQuery,
     returns={EVENT_STREAM: ChunkFrames},
-    raises=(*CREATING, ThreadNotFound, RunNotFound, NameTaken, *GIVING, IdempotencyInProgress),
+    raises=(
+        *(*CREATING, ThreadNotFound, RunNotFound, NameTaken, *GIVING, IdempotencyInProgress),
+        LastRunDeleted,
+    ),
 )
 def send_chat() -> Response:
     """Take a new message, a retry or answers, and stream the run from there on."""
@@ -282,8 +286,15 @@ def _retried(body: Mapping[str, Any]) -> UUID | None:
                 return None
             if known.id != newest.id:
                 raise InvalidRequest(messageId=["only the last answer can be generated again"])
-        trace = trace_id()
-        return creation.retry(tx, actor(), thread.id, catalog(), trace_id=trace).run_id
+        # Pages send these fields with every request: they count where no run has them any more.
+        given = {**body, "message": None, "on_busy": None, "not_before": None}
+        has_persona = body.get("persona_id") or actor().persona_id
+        made = creation.retry(
+            *(tx, actor(), thread.id, catalog()),
+            trace_id=trace_id(),
+            otherwise=partial(new_run, given, thread.id, None, tx.sql) if has_persona else None,
+        )
+        return made.run_id
 
 
 def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:

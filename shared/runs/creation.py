@@ -1,7 +1,7 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.errors import (
+    Conflict,
     Forbidden,
     InvalidRequest,
     InvalidState,
@@ -39,6 +40,7 @@ from arkloop.shared.threads.end_users import check_fields, own_thread
 
 __all__ = [
     "Created",
+    "LastRunDeleted",
     "NewMessage",
     "NewRun",
     "NewThread",
@@ -56,6 +58,14 @@ END_USER_OVERRIDES = frozenset({"tools"})
 #: How often a request tries to wait for a thread in which other processes have the locks: each
 #: time for a few milliseconds. After that it waits for them, with a connection of its own.
 TRIES = 5
+
+
+class LastRunDeleted(Conflict):
+    code = "runs.last_run_deleted"
+    message = (
+        "The thread's last run is no longer stored, so its persona and route are unknown. Create a"
+        " run with a message instead."
+    )
 
 
 class RunCreator:
@@ -249,12 +259,16 @@ def retry(
     catalog: Catalog,
     *,
     trace_id: str,
+    otherwise: Callable[[], NewRun] | None = None,
 ) -> Created:
     """Do the thread's last round again: its assistant turn goes, a new run comes.
+
+    `otherwise` returns the run to create where none of the thread's runs is stored.
 
     Raises:
         ThreadNotFound, Forbidden, ThreadBusy, RunLimitExceeded
         InvalidState: the thread has no message.
+        LastRunDeleted: nothing says which persona the new run has.
         PersonaNotFound, RouteNotFound: those of the last run are gone.
         InvalidRequest: the thread has no run, and the persona requires variables.
     """
@@ -275,12 +289,6 @@ def retry(
     ).one_or_none()
     if last_message is None:
         raise InvalidState()
-    if last_message.role == "assistant":
-        tx.sql.execute(
-            update(messages)
-            .where(messages.c.id == last_message.id)
-            .values(superseded_at=func.now())
-        )
     last_run = tx.sql.execute(
         select(
             *(runs.c[name] for name in ("persona_id", "route_id", "options")),
@@ -290,6 +298,15 @@ def retry(
         .order_by(runs.c.position.desc())
         .limit(1)
     ).one_or_none()
+    has_persona = last_run is not None or otherwise is not None or actor.persona_id is not None
+    if not has_persona and _had_run(tx.sql, thread_id):
+        raise LastRunDeleted()
+    if last_message.role == "assistant":
+        tx.sql.execute(
+            update(messages)
+            .where(messages.c.id == last_message.id)
+            .values(superseded_at=func.now())
+        )
     # Runs of this round without an assistant message (failed, cancelled) go as well:
     # their tool turns must not be part of what the new run sees.
     last_position = (
@@ -311,26 +328,41 @@ def retry(
         update(messages).where(messages.c.steered_into.in_(gone)).values(steered_into=None)
     )
     thread_contexts.forget(tx, thread_id, last_position)
-    persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
-    if last_run is None:
-        persona_id = actor.persona_id
-    persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
-    route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
-    if last_run is None:
-        options = overrides.check(persona, route, {})
-    new = NewRun(
-        actor=actor,
-        thread_id=thread_id,
-        persona=persona,
-        route=route,
-        trace_id=trace_id,
-        options=options,
-        end_user_id=actor.end_user_id or end_user_id,
-        metadata=client_data or {},
-        on_busy=OnBusy.REJECT,
-    )
+    if last_run is None and otherwise is not None:
+        new = replace(_of_end_user(otherwise()), on_busy=OnBusy.REJECT)
+    else:
+        persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
+        if last_run is None:
+            persona_id = actor.persona_id
+        persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
+        route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
+        if last_run is None:
+            options = overrides.check(persona, route, {})
+        new = NewRun(
+            actor=actor,
+            thread_id=thread_id,
+            persona=persona,
+            route=route,
+            trace_id=trace_id,
+            options=options,
+            end_user_id=actor.end_user_id or end_user_id,
+            metadata=client_data or {},
+            on_busy=OnBusy.REJECT,
+        )
     # What the org gave the run stays, also where an end user retries it.
     began = time.time_ns()
     made = _create(tx, new)
     _announce(made, actor, began)
     return made
+
+
+def _had_run(sql: Connection, thread_id: UUID) -> bool:
+    """Return whether the thread had a run, which need not be stored any more."""
+    # Every message and every run has a place of its own: people's messages do not fill them all.
+    said = select(func.count()).where(
+        messages.c.thread_id == thread_id,
+        messages.c.role == "user",
+        messages.c.position < FIRST_WAITING,
+    )
+    taken = select(threads_table.c.next_position - 1 > said.scalar_subquery())
+    return bool(sql.scalar(taken.where(threads_table.c.id == thread_id)))

@@ -6297,6 +6297,25 @@ export interface components {
         /**
          * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
          *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
+         *     - `runs.last_run_deleted`: The thread's last run is no longer stored, so its persona and route are unknown. Create a run with a message instead.
+         *     - `runs.not_active`: The run has ended.
+         *     - `runs.thread_busy`: The thread has an active run; cancel it or wait for its end.
+         */
+        "idempotency.conflict-idempotency.in_progress-runs.last_run_deleted-runs.not_active-runs.thread_busy": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "idempotency.conflict" | "idempotency.in_progress" | "runs.last_run_deleted" | "runs.not_active" | "runs.thread_busy";
+                };
+            };
+        };
+        /**
+         * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
+         *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
          *     - `runs.not_active`: The run has ended.
          *     - `runs.not_waiting`: The run is not waiting for input.
          *     - `tool_results.conflict`: These tool calls already have a different result; see `details`.
@@ -7014,12 +7033,13 @@ export interface components {
          * @description - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
          *     - `input.stale`: This input request is closed, or was already answered with different content.
          *     - `names.taken`: This name is already in use in your organization.
+         *     - `runs.last_run_deleted`: The thread's last run is no longer stored, so its persona and route are unknown. Create a run with a message instead.
          *     - `runs.not_active`: The run has ended.
          *     - `runs.not_waiting`: The run is not waiting for input.
          *     - `runs.thread_busy`: The thread has an active run; cancel it or wait for its end.
          *     - `tool_results.conflict`: These tool calls already have a different result; see `details`.
          */
-        "idempotency.in_progress-input.stale-names.taken-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict": {
+        "idempotency.in_progress-input.stale-names.taken-runs.last_run_deleted-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -7027,7 +7047,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "idempotency.in_progress" | "input.stale" | "names.taken" | "runs.not_active" | "runs.not_waiting" | "runs.thread_busy" | "tool_results.conflict";
+                    code?: "idempotency.in_progress" | "input.stale" | "names.taken" | "runs.last_run_deleted" | "runs.not_active" | "runs.not_waiting" | "runs.thread_busy" | "tool_results.conflict";
                 };
             };
         };
@@ -10172,7 +10192,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             404: components["responses"]["files.not_found-http.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.conflict-idempotency.in_progress-runs.not_active-runs.thread_busy"];
+            409: components["responses"]["idempotency.conflict-idempotency.in_progress-runs.last_run_deleted-runs.not_active-runs.thread_busy"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
@@ -12869,7 +12889,7 @@ export interface operations {
             403: components["responses"]["approvals.edit_reserved-approvals.reserved-auth.forbidden"];
             404: components["responses"]["files.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
-            409: components["responses"]["idempotency.in_progress-input.stale-names.taken-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
+            409: components["responses"]["idempotency.in_progress-input.stale-names.taken-runs.last_run_deleted-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];

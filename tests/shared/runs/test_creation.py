@@ -5,14 +5,21 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import BudgetExhausted, Forbidden, ThreadBusy
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import creation, thread_changes
-from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
+from arkloop.shared.runs.creation import (
+    LastRunDeleted,
+    NewMessage,
+    NewRun,
+    NewThread,
+    RunCreator,
+)
+from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.storage.tables.threads import threads as threads_table
 from arkloop.shared.threads import threads
@@ -204,6 +211,46 @@ def test_a_rollback_tells_nobody(stored: StoredRuns) -> None:
         raise ZeroDivisionError
 
     assert [] == stored.sent
+
+
+@pytest.mark.parametrize("last", ["answered", "failed", "followed by a message"])
+def test_a_thread_whose_runs_are_deleted_is_not_retried(stored: StoredRuns, last: str) -> None:
+    """Nothing says which persona they had: the thread stays as it is, and has no new run."""
+    thread_id = stored.thread()
+    said(stored, thread_id, "Hi")
+    claim = stored.claim(stored.create(thread_id))
+    assert claim is not None
+    stored.finish(claim, message=(new_id(), "Hello") if last == "answered" else None)
+    if last == "followed by a message":
+        said(stored, thread_id, "And?")
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(runs).where(runs.c.id == claim.run_id))
+
+    with pytest.raises(LastRunDeleted), stored.connections.transaction() as tx:
+        creation.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
+
+    with stored.connections.reading() as sql:
+        of_thread = messages.c.thread_id == thread_id
+        gone = select(messages.c.content).where(of_thread, messages.c.superseded_at.is_not(None))
+        assert [] == sql.scalars(gone).all()
+        assert [] == sql.scalars(select(runs.c.id).where(runs.c.thread_id == thread_id)).all()
+
+
+def test_a_thread_of_messages_alone_is_retried_with_the_default(stored: StoredRuns) -> None:
+    """No run was there whose persona it could have."""
+    thread_id = stored.thread()
+    for text in ("Hi", "Hello?"):
+        said(stored, thread_id, text)
+
+    with stored.connections.transaction() as tx:
+        made = creation.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
+
+    assert "assistant@1" == stored.row(made.run_id)["persona_id"]
+
+
+def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
+    with stored.connections.transaction() as tx:
+        threads.add_message(tx, stored.actor, thread_id, content=content)
 
 
 def test_a_run_without_limits_is_created_in_one_statement(stored: StoredRuns) -> None:
