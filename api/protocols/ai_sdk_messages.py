@@ -51,6 +51,10 @@ def latest(
 
 
 def _message(sql: Connection, row: RowMapping, dialect: Dialect) -> UIMessage | None:
+    if row["role"] == "assistant":
+        text = {"type": "text", "text": row["content"], "state": "done"}
+        parts = [{"type": "step-start"}, text]
+        return {"id": str(row["message_id"]), "role": "assistant", "metadata": {}, "parts": parts}
     if row["run_id"] is None:
         return user_message(row["message_id"], row["content"], row["parts"], row["metadata"])
     state = RunState(row["state"])

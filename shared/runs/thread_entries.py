@@ -10,16 +10,17 @@ from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 
+# An answer whose run the retention has deleted stands for it.
 # Two indexes by position are merged: however long the thread is, only a page of it is read.
 # Runs that wait for their turn, or were cancelled before it, have no place in the conversation.
 _ENTRIES = """
-SELECT position, id AS message_id, content, parts, metadata, NULL::uuid AS run_id,
+SELECT position, id AS message_id, role, content, parts, metadata, NULL::uuid AS run_id,
     NULL::text AS state
 FROM messages
-WHERE thread_id = %(thread_id)s AND role = 'user' AND superseded_at IS NULL
+WHERE thread_id = %(thread_id)s AND (role = 'user' OR run_id IS NULL) AND superseded_at IS NULL
     AND position < %(before)s
 UNION ALL
-SELECT position, NULL, NULL, NULL, NULL, id, state
+SELECT position, NULL, NULL, NULL, NULL, NULL, id, state
 FROM runs
 WHERE thread_id = %(thread_id)s AND superseded_at IS NULL
     AND position < LEAST(%(before)s, %(first_waiting)s)
@@ -34,7 +35,8 @@ def list_(
     """List the last entries before a position, the last one first, without superseded ones.
 
     Messages that wait for their turn are among them, their runs are not.
-    An entry has either `message_id`, `content`, `parts` and `metadata`, or `run_id` and `state`.
+    An entry has either `message_id`, `role`, `content`, `parts` and `metadata`, or `run_id` and
+    `state`.
     """
     places = {"before": before or 2**63 - 1, "first_waiting": FIRST_WAITING}
     given = {"thread_id": thread_id, "limit": limit, **places}

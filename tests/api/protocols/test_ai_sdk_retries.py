@@ -1,4 +1,4 @@
-"""Answers that are generated again although the retention has deleted the runs of the chat."""
+"""Chats whose runs the retention has deleted: what they show, and answers generated again."""
 
 from typing import Any
 from uuid import UUID
@@ -47,6 +47,18 @@ def test_a_persona_of_which_nothing_is_stored_is_not_replaced(
     assert [(409, "runs.last_run_deleted")] * 2 == [error_of(one) for one in refused]
     left = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
     assert ["Hello", "The answer"] == [one["content"] for one in left]
+
+
+def test_an_answer_stays_in_the_chat_when_its_run_is_deleted(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Its text is all that is stored of it; a page loads both messages."""
+    chat, said = answered_long_ago(alice, stored)
+
+    assert said == shown(alice, chat)[0]
+    [_, answer] = shown(alice, chat)
+    text = {"type": "text", "text": "The answer", "state": "done"}
+    assert ("assistant", [{"type": "step-start"}, text]) == (answer["role"], answer["parts"])
 
 
 def test_the_request_s_persona_counts_where_no_run_has_one(alice: User, stored: StoredRuns) -> None:
