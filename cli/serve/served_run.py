@@ -273,15 +273,21 @@ class ServedRun(StepsAndCosts):
         """Return the results of sub-runs, in this execution or the next."""
         with self._recording():
             calls = delegated_calls(tasks)
-            self._approvals.new_of(calls)
+            new = self._approvals.new_of(calls)
+            for call_id, denied in self._approvals.denied_of(calls):
+                self.tool_result(call_id, denied, is_error=True)
             known = self._transcript.sub_run_results(calls, lambda _: self._whole)
             if known is not None:
                 return known
             missing = [call for call in calls if self._transcript.output_of(call["id"]) is None]
-            text = self.outbox.open_text
-            begins_turn = self._transcript.begins_turn(text)
-            self._settle(is_turn_over=begins_turn)
-            ended = [self._transcript.turn(text)] if begins_turn else []
+            for call in missing:
+                if call not in new:  # before a new call of another turn settles it
+                    self._transcript.begin(call["id"], is_step=False)
+            text, ended = self.outbox.open_text, []
+            if new:
+                begins_turn = self._transcript.begins_turn(text)
+                self._settle(is_turn_over=begins_turn)
+                ended = [self._transcript.turn(text)] if begins_turn else []
             given = [{"tool_call_id": call["id"], **call["arguments"]} for call in missing]
             self._pause("delegate", *ended, tasks=given)
         raise RunStopped("waiting")

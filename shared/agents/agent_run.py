@@ -286,7 +286,8 @@ class AgentRun(Protocol):
 
         The persona is one of the `delegates` of the run's own. While the sub-run is active, this
         run waits without a process: this execution ends with `RunStopped`, and the agent is called
-        again from its beginning. One id starts one sub-run, whatever is lost.
+        again from its beginning. One id starts one sub-run, whatever is lost. A call of `delegate`
+        that is recorded already, as by `approve`, is given out, unless it was denied.
 
         Raises:
             ValueError: the run's persona has no `delegates`, the id is that of a call with another

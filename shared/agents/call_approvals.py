@@ -56,9 +56,38 @@ class CallApprovals:
         """Return those of the calls of `delegate` that are not recorded yet.
 
         Raises:
-            ValueError: the id is that of another call.
+            ValueError: the id is that of another call, or a person has replaced its task.
         """
-        return [call for call in delegated if not self.is_recorded(call)]
+        calls = list(delegated)
+        new = [call for call in calls if not self.is_recorded(call)]
+        for call in calls:
+            if self._transcript.output_of(call["id"]) is None:
+                self._check_task(call)
+        return new
+
+    def _check_task(self, given: Call) -> None:
+        """Check that a task which is given out now is the one that a person gave, if any did."""
+        reply = self._reply(given["id"])
+        edited = None if reply is None else reply.arguments
+        if edited is not None and given["arguments"] != edited:
+            raise ValueError(
+                f"A person has edited the call {given['id']!r}: delegate the persona and the task"
+                " of the reply's `arguments`."
+            )
+
+    def denied_of(self, delegated: Iterable[Call]) -> list[tuple[str, str]]:
+        """Return the ids of recorded calls that were denied, with their results.
+
+        Raises:
+            ValueError: a person was asked about one of them, and there is no clear reply yet.
+        """
+        found = []
+        for call in delegated:
+            call_id = call["id"]
+            if self._transcript.is_unbegun(call_id):
+                denied = self.denial(call_id)
+                found += [] if denied is None else [(call_id, denied)]
+        return found
 
     def reply_to(self, given: Call) -> ApprovalReply | None:
         """Return the reply that counts; None if a person is to be asked.
@@ -95,11 +124,7 @@ class CallApprovals:
         return None if reply.approved else denial(reply)
 
     def _reply(self, call_id: str) -> ApprovalReply | None:
-        replies = self._replies.get(call_id, ())
-        if not replies:
-            return None
-        reply = _read(replies[-1])
-        return reply if reply.is_clear or len(replies) >= MAX_ASKED else None
+        return last_reply(self._replies.get(call_id, ()))
 
 
 def reserved_for(kind: str, approved_by: str) -> str | None:
@@ -113,6 +138,14 @@ def reserved_for(kind: str, approved_by: str) -> str | None:
 def denial(reply: ApprovalReply) -> str:
     """Return the result of a call that was denied."""
     return f"The call was denied: {reply.reason}".removesuffix(": ")
+
+
+def last_reply(contents: Sequence[str]) -> ApprovalReply | None:
+    """Return the reply that counts of those to a call; None if a person is to be asked again."""
+    if not contents:
+        return None
+    reply = _read(contents[-1])
+    return reply if reply.is_clear or len(contents) >= MAX_ASKED else None
 
 
 def edited(content: str) -> dict[str, Any] | None:

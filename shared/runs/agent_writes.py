@@ -279,7 +279,7 @@ def _has_ended_so(then: Then, event: StoredEvent | None) -> bool:
         case Ask() | AskApproval():
             return event.type == types.RunWaitingForInput.type
         case Delegate():
-            return event.type == types.ToolCallRequested.type
+            return event.type in agent_delegation.FIRST_TYPES
         case Complete():
             return event.type in (types.MessageCompleted.type, types.RunCompleted.type)
         case Fail():

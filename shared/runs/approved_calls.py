@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from arkloop.shared.agents import call_approvals
+from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import event_log, types
 from arkloop.shared.runs import claims, unbegun_calls
@@ -30,7 +31,7 @@ def begin(run: HeldRun, call_ids: Collection[str]) -> None:
     Raises:
         InvalidRequest: the run has no such call without a result, or it has begun before.
     """
-    known = _open(run, call_ids) if call_ids else {}
+    known = open_of(run, call_ids) if call_ids else {}
     for call_id in call_ids:
         if call_id not in known:
             raise _not_open(call_id)
@@ -44,7 +45,7 @@ def keep_unbegun(run: HeldRun, call_ids: Collection[str]) -> None:
     Raises:
         InvalidRequest: the run has no such call without a result.
     """
-    known = _open(run, call_ids) if call_ids else {}
+    known = open_of(run, call_ids) if call_ids else {}
     for call_id in call_ids:
         if call_id not in known:
             raise _not_open(call_id)
@@ -53,7 +54,7 @@ def keep_unbegun(run: HeldRun, call_ids: Collection[str]) -> None:
 
 def find(run: HeldRun, call_id: str) -> dict[str, Any]:
     """Return the data of the call's `tool.call`. Raises: InvalidRequest: it is not open."""
-    known = _open(run, [call_id])
+    known = open_of(run, [call_id])
     if call_id not in known:
         raise _not_open(call_id)
     return known[call_id]
@@ -76,10 +77,10 @@ def all_open(run: HeldRun) -> dict[str, dict[str, Any]]:
             call_ids.add(json.loads(row.id))
         else:
             call_ids.discard(json.loads(row.id))
-    return _open(run, call_ids) if call_ids else {}
+    return open_of(run, call_ids) if call_ids else {}
 
 
-def _open(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def open_of(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the data of the `tool.call` of each of these calls that has no result."""
     kinds = (types.ToolCallRequested.type, types.ToolResult.type)
     # Postgres looks for the ids: the outputs of all other calls may be very long.
@@ -100,6 +101,28 @@ def _open(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         else:
             found.pop(data["tool_call_id"], None)
     return found
+
+
+def replies(run: HeldRun, call_ids: Collection[str]) -> dict[str, ApprovalReply | None]:
+    """Return the reply that counts to each of these calls about which a person was asked.
+
+    None: there is no clear one yet.
+    """
+    kinds = (types.RunWaitingForInput.type, types.RunInputReceived.type)
+    payloads = run.tx.sql.scalars(
+        select(run_events.c.payload)
+        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
+        .order_by(run_events.c.seq)
+    )
+    asked: dict[str, str] = {}
+    contents: dict[str, list[str]] = {}
+    for data in map(event_log.data_of, payloads):
+        if data.get("kind") == call_approvals.KIND and data.get("tool_call_id") in call_ids:
+            asked[data["request_id"]] = data["tool_call_id"]
+            contents.setdefault(data["tool_call_id"], [])
+        elif "content" in data and (call_id := asked.get(data["request_id"])) is not None:
+            contents[call_id].append(data["content"])
+    return {id_: call_approvals.last_reply(given) for id_, given in contents.items()}
 
 
 def _not_open(call_id: str) -> InvalidRequest:

@@ -256,7 +256,8 @@ def begin_tool_call(
 ) -> bool:
     """Record that a call begins; False if an earlier claim began it already.
 
-    `result_from` may send the result from now on; clients accept every call.
+    `result_from` may send the result from now on; clients accept every call. A sub-run does so
+    also for a call that has begun as one of the run's own.
 
     Raises:
         LeaseLost
@@ -277,7 +278,9 @@ def begin_tool_call(
         )
         .on_conflict_do_update(
             index_elements=["run_id", "tool_call_id"],
-            set_={"tool_call_id": tool_call_id},
+            set_={"tool_call_id": tool_call_id}
+            if result_from is not ResultSource.RUN
+            else {"result_from": result_from},
         )
         .returning(tool_calls.c.fence)
     )

@@ -1,13 +1,13 @@
 """Delegation: a run starts another one, a sub-run, by one of its tool calls."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, Row, RowMapping, func, insert, select, update
 
 from arkloop.shared.actors import DATA_PERMISSIONS, Actor
 from arkloop.shared.agents.transcript import MAX_TASK_CHARACTERS
@@ -210,14 +210,24 @@ def announcement(tool_call_id: str, sub_run: SubRun) -> RunDelegated:
 
 def begun(sql: Connection, run_id: UUID, call_ids: Collection[str]) -> set[str]:
     """Return those of the run's calls that start sub-runs, whether they have done so or not."""
-    is_call = (tool_calls.c.run_id == run_id) & tool_calls.c.tool_call_id.in_(call_ids)
-    return set(
-        sql.scalars(
-            select(tool_calls.c.tool_call_id).where(
-                is_call, tool_calls.c.result_from == ResultSource.RUN
-            )
+    return {row.tool_call_id for row in _ledger(sql, run_id, call_ids)}
+
+
+def accepted(sql: Connection, run_id: UUID, call_ids: Collection[str]) -> set[str]:
+    """Return those of the run's calls that have started a sub-run, or have the result of one."""
+    rows = _ledger(sql, run_id, call_ids)
+    return {row.tool_call_id for row in rows if row.accepted_at or row.done_at}
+
+
+def _ledger(sql: Connection, run_id: UUID, call_ids: Collection[str]) -> Sequence[Row[Any]]:
+    columns = (tool_calls.c[name] for name in ("tool_call_id", "accepted_at", "done_at"))
+    return sql.execute(
+        select(*columns).where(
+            tool_calls.c.run_id == run_id,
+            tool_calls.c.tool_call_id.in_(call_ids),
+            tool_calls.c.result_from == ResultSource.RUN,
         )
-    )
+    ).all()
 
 
 def _insert(

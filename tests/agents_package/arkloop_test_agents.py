@@ -115,6 +115,8 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
                 run.text(str(error))
         case "delegate":
             run.text(json.dumps([[one.output, one.is_error] for one in run.delegate_all(value)]))
+        case "delegate_recorded" | "delegate_approved":
+            _delegate_one(run, step, value)
         case "ask":
             run.text(run.ask(value, step.get("options", ()), key=step.get("key")))
         case "wait" if run.attempt <= step.get("attempts", run.attempt):
@@ -132,6 +134,21 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             _swallow(run, value)
         case "kill" if run.attempt <= value:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _delegate_one(run: AgentRun, step: dict[str, Any], call: dict[str, str]) -> None:
+    """Give out a task whose call is on record before: by hand, or since a person approves it."""
+    call_id, made = call["tool_call_id"], {name: call[name] for name in ("persona", "task")}
+    if "delegate_approved" in step:
+        reply = run.approve("delegate", made, tool_call_id=call_id)
+        made = made if reply.arguments is None else dict(reply.arguments)
+    else:
+        run.tool_call("delegate", made, tool_call_id=call_id)
+    for other in step.get("between", ()):
+        _play(run, other)
+    also = step.get("also", [])
+    given = run.delegate_all([{**made, "tool_call_id": call_id}, *also])
+    run.text(json.dumps([[one.output, one.is_error] for one in given]))
 
 
 def _append(run: AgentRun, step: dict[str, Any], line: str) -> str:

@@ -15,6 +15,7 @@ from arkloop.worker.attempt import delegating
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.messages import ToolMessage
 from arkloop.worker.contract.outcomes import PendingCall, WaitForInput
+from arkloop.worker.process.history import take_done_calls
 from arkloop.worker.process.process import WorkerProcess
 
 
@@ -30,11 +31,13 @@ class AgentDelegation:
     ) -> None:
         self._process, self._run, self._persona = process, run, persona
         self._transcript = transcript
-        self._results: Mapping[str, ToolResult] = {}  # in the ledger, without an event
+        self._results: dict[str, ToolResult] = {}  # in the ledger, without an event
         self._accepted: set[str] = set()  # their sub-runs have been started
 
-    def resume(self, turn: Turn) -> None:
-        """Settle the calls in the last turn of an earlier execution, before the agent is called.
+    def resume(self, turns: Sequence[Turn]) -> None:
+        """Settle the calls of earlier executions, before the agent is called.
+
+        They are in the last of the turns, unless an agent has recorded one long before its task.
 
         Raises:
             WaitForInput: sub-runs are active.
@@ -42,11 +45,18 @@ class AgentDelegation:
         open_calls = {call["id"]: call for call in self._transcript.pending}
         with self._process.connections.reading() as sql:
             begun = delegation.begun(sql, self._run.claim.run_id, open_calls.keys())
+            turn_of = {call.id: turn for turn in turns for call in turn.calls if call.id in begun}
+            for turn in turns[:-1]:
+                if any(call.id in begun for call in turn.calls):
+                    take_done_calls(sql, self._run.claim.run_id, turn)
         if not begun:
             return
         delegating.announce(self._process, self._run)
-        self._results, self._accepted = turn.ledger_results, turn.accepted
+        for turn in turn_of.values():
+            self._results |= turn.ledger_results
+            self._accepted |= turn.accepted
         for seq, result in self.settle([call for id_, call in open_calls.items() if id_ in begun]):
+            turn = turn_of[result.tool_call_id]
             turn.results[result.tool_call_id] = ToolMessage(
                 result.tool_call_id,
                 result.name,

@@ -217,12 +217,17 @@ class AgentRecording:
         self._run.check()
         calls = delegated_calls(tasks)
         new = self._approvals.new_of(calls)
-        for call in new:
+        for call_id, denied in self._approvals.denied_of(calls):
+            self.tool_result(call_id, denied, is_error=True)
+        missing = [call for call in calls if self.transcript.output_of(call["id"]) is None]
+        for call in missing:
             self.delegation.begin(call)
+            if call not in new:  # before a new call of another turn settles it
+                self.transcript.begin(call["id"], is_step=False)
         for call in new:
             self._begin(call)
             self.transcript.begin(call["id"], is_step=False)
-        if missing := [call for call in calls if self.transcript.output_of(call["id"]) is None]:
+        if missing:
             self.delegation.settle(missing)
         results = self.transcript.sub_run_results(calls, self._read_whole)
         assert results is not None

@@ -14,7 +14,7 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode
-from arkloop.shared.runs import checkpoints, unbegun_calls
+from arkloop.shared.runs import checkpoints, delegation, unbegun_calls
 from arkloop.shared.runs.run_spans import attempt_key
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState, Turn
@@ -65,7 +65,7 @@ def carry_out(
     route = process.catalog.route(claim.org_id, claim.route_id)
     recording = AgentRecording(process, run, persona, route, beginning)
     if earlier.turns:
-        recording.delegation.resume(earlier.turns[-1])
+        recording.delegation.resume(earlier.turns)
     with process.histories.history_of(claim, MAX_BYTES, run) as seen:
         agent_run = InProcessRun(
             run_id=identity.run_id,
@@ -131,7 +131,8 @@ def _unbegun(process: WorkerProcess, run: ClaimedRun, earlier: ResumeState) -> s
         return set()
     with process.connections.reading() as sql:
         ledger = unbegun_calls.read(sql, run.claim.run_id)
-    return open_calls & (earlier.approvals.keys() | ledger.unbegun) - ledger.begun
+        begun = ledger.begun | delegation.accepted(sql, run.claim.run_id, open_calls)
+    return open_calls & (earlier.approvals.keys() | ledger.unbegun) - begun
 
 
 def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> Any:

@@ -1,7 +1,7 @@
 """Recording the outcome of an attempt: its last events and the end of its claim, in one write."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,13 +13,13 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RunError
-from arkloop.shared.runs import claims, commands, endings, unbegun_calls
+from arkloop.shared.runs import claims, commands, delegation, endings, unbegun_calls
 from arkloop.shared.runs.endings import Ending
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
-from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.contract.outcomes import RunFailure, WaitForInput
 
 #: The pause before an ending is tried again whose row another transaction has locked.
 LOCKED_SECONDS = 0.02
@@ -192,12 +192,13 @@ class Recorder:
     def _suspend(self, wait: WaitForInput) -> bool:
         """Let the run wait for its sub-runs without a worker."""
         run = self._run
-        suspended = types.RunSuspended([call.tool_call_id for call in wait.calls])
-        with self._withdrawn([suspended]) as batch:
+        call_ids = [call.tool_call_id for call in wait.calls]
+        with self._withdrawn([types.RunSuspended(call_ids)]) as batch:
 
             def suspend(tx: Transaction) -> bool:
                 is_parked = claims.suspend(tx, run.claim, batch.events, totals=run.totals)
                 if is_parked:
+                    _check_awaited(tx, run.claim.run_id, call_ids)
                     self._keep_unbegun(tx)
                 return is_parked
 
@@ -240,6 +241,18 @@ class Recorder:
     def _cancelled_for(self) -> tuple[UUID | None, UUID | None, str | None]:
         with self._connections.reading() as sql:
             return claims.cancelled_for(sql, self._run.claim)
+
+
+def _check_awaited(tx: Transaction, run_id: UUID, call_ids: Sequence[str]) -> None:
+    """Check that results of these calls can arrive: else the run would be queued again at once,
+    to wait for them again.
+
+    Raises:
+        RunFailure
+    """
+    if missing := set(call_ids) - delegation.accepted(tx.sql, run_id, call_ids):
+        names = ", ".join(map(repr, sorted(missing)))
+        raise RunFailure("worker.crashed", f"No results of sub-runs can arrive for: {names}.")
 
 
 def _has_page(tx: Transaction, run_id: UUID, wait: WaitForInput) -> bool:

@@ -208,12 +208,14 @@ class MemoryAgentRun(StepsAndCosts):
             for call in new:
                 self.last_turn = None
                 self.run.emit(*self.transcript.call(call, self.run.open_text))
-            self.awaited = [call["id"] for call in new if call["id"] not in self.sub_runs]
+            ids_ = [call["id"] for call in calls]
+            missing = [id_ for id_ in ids_ if self.transcript.output_of(id_) is None]
+            self.awaited = [id_ for id_ in missing if id_ not in self.sub_runs]
             self.check()
-            for call in new:
-                given = self.sub_runs[call["id"]]
+            for call_id in missing:
+                given = self.sub_runs[call_id]
                 result = SubRunResult(given, False) if isinstance(given, str) else given
-                self.tool_result(call["id"], result.output, is_error=result.is_error)
+                self.tool_result(call_id, result.output, is_error=result.is_error)
             return self.transcript.sub_run_results(calls, self._read_whole) or []
 
     def _read_whole(self, call_ids: Sequence[str]) -> Mapping[str, str]:

@@ -8,7 +8,15 @@ import pytest
 
 from arkloop.shared.runs import unbegun_calls
 from arkloop.shared.storage.connections import Connections
-from tests.api.endpoints.agent_worker import MakeWorker, call, result, start, turn, worker
+from tests.api.endpoints.agent_worker import (
+    MakeWorker,
+    call,
+    data_of,
+    result,
+    start,
+    turn,
+    worker,
+)
 from tests.clients import User, details_of, error_of
 from tests.query_plans import noted
 
@@ -231,3 +239,30 @@ def test_a_worker_gets_the_calls_that_have_not_begun(
     assert 200 == mine.write("append", begun=["b"]).status_code
     mine.write("release")
     assert ([], ["b"]) == (mine.take()["unbegun"], mine.run["begun"])
+
+
+@pytest.mark.parametrize(
+    "reply", ["no", "perhaps", '{"decision": "edit", "arguments": {"persona": "p", "task": "B"}}']
+)
+def test_a_task_that_a_person_has_not_approved_is_not_given_out(
+    alice: User, worker: MakeWorker, connections: Connections, reply: str
+) -> None:
+    """The person has denied the call, said neither, or replaced the task by another one."""
+    alice.post("/v1/personas", json={"key": "p", "system_prompt": "Hi"})
+    alice.post("/v1/personas", json={"key": "boss", "agent": "mine", "delegates": ["p"]})
+    run_id = alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"}).json["run_id"]
+    mine = worker()
+    mine.take()
+    asked = call("a", "delegate", persona="p", task="A")
+    mine.write("ask", turn(), asked, approval_of="a")
+    alice.post(f"/v1/runs/{run_id}/input", json={"content": reply})
+    mine.take()
+
+    given = {"tool_call_id": "a", "persona": "p"}
+    refused = mine.write("delegate", begun=["a"], tasks=[{**given, "task": "A"}])
+
+    assert (422, "validation.error") == error_of(refused)
+    assert ["tasks"] == list(details_of(refused))
+    assert [] == data_of(connections, run_id, "run.delegated")
+    replaced = mine.write("delegate", begun=["a"], tasks=[{**given, "task": "B"}])
+    assert (200 if "edit" in reply else 422) == replaced.status_code

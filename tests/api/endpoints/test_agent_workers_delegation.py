@@ -1,5 +1,6 @@
 """Sub-runs and reservations of runs that agent workers execute."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -250,6 +251,8 @@ def test_a_cancel_of_a_run_that_waits_ends_its_sub_runs(
         ([turn()], {"tasks": [task("")]}, "tasks.0.tool_call_id"),
         ([turn()], {}, "tasks"),
         ([turn(), call("a"), result("a", "1")], {"tasks": [task("a")]}, "tasks"),
+        ([turn(), call("a", persona="helper", task="Do it.")], {"tasks": [task("a")]}, "tasks"),
+        ([turn(), call("a", "delegate", persona="helper")], {"tasks": [task("a")]}, "tasks"),
     ],
 )
 def test_tasks_that_are_none_are_refused(
@@ -263,6 +266,35 @@ def test_tasks_that_are_none_are_refused(
     assert (422, "validation.error") == error_of(refused)
     assert [field] == list(refused.json["details"])
     assert 200 == boss.write("complete", content="Never mind.").status_code
+
+
+@pytest.mark.parametrize("key", ["helper", "nobody"])
+def test_a_task_whose_call_is_on_record_is_given_out(
+    alice: User, hire: Hire, workers: Callable[[str], Worker], connections: Connections, key: str
+) -> None:
+    """A person has approved it and edited another, and the agent has recorded the third."""
+    boss, run_id = hire()
+    calls = [call(id_, "delegate", persona=key, task="Do it.") for id_ in "abc"]
+    boss.write("append", turn(), *calls[:2])
+    edited = {"decision": "edit", "arguments": {"persona": key, "task": "Do more."}}
+    for id_, reply in (("a", "yes"), ("b", json.dumps(edited))):
+        boss.write("ask", approval_of=id_)
+        alice.post(f"/v1/runs/{run_id}/input", json={"content": reply})
+        boss.take()
+    tasks = [task("a", persona=key), task("b", "Do more.", key), task("c", persona=key)]
+    given = {"seq": boss.seq, "events": [calls[2]], "begun": ["a"], "tasks": tasks}
+
+    first, again = (boss.write("delegate", **given) for _ in range(2))
+
+    assert (200, first.json) == (first.status_code, again.json), first.text
+    helper = workers("helper")
+    for _ in data_of(connections, run_id, "run.delegated"):
+        helper.take()
+        helper.write("complete", content=helper.run["messages"][0]["content"])
+    said = [one["content"] for one in boss.take()["messages"][-3:]]
+    refused = ["Not executed: 'nobody' is none of helper."] * 3
+    assert said == (["Do it.", "Do more.", "Do it."] if key == "helper" else refused)
+    assert 3 == len(data_of(connections, run_id, "tool.call"))
 
 
 def test_a_persona_without_delegates_gives_out_no_tasks(hire: Hire) -> None:

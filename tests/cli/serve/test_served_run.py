@@ -272,6 +272,40 @@ def test_a_call_that_had_not_begun_is_made() -> None:
         service.close()
 
 
+@pytest.mark.parametrize("reply", ["yes", "no"])
+def test_a_task_whose_call_is_on_record_is_given_out_without_a_turn(reply: str) -> None:
+    """A person has approved it, or the agent has recorded it just now; a denied one is not."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    made = {"persona": "p", "task": "t"}
+    tasks: list[DelegatedTask] = [
+        {"persona": "p", "task": "t", "tool_call_id": id_} for id_ in "ab"
+    ]
+    call = {"id": "a", "name": "delegate", "arguments": made}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    replies = [{"tool_call_id": "a", "arguments": made, "answer": reply}]
+    polled = {**RUN, "fence": 1, "messages": [turn], "approvals": replies, "unbegun": []}
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, polled, threading.Event())
+        run.tool_call("delegate", made, tool_call_id="b")
+        with pytest.raises(RunStopped):
+            run.delegate_all(tasks)
+        run.outbox.close()
+        service.close()
+
+    given = [one["tool_call_id"] for one in sent[-1]["tasks"]]
+    assert (["a", "b"] if reply == "yes" else ["b"]) == given
+    assert [] == sent[-1].get("unbegun", [])
+    results = [one for body in sent for one in body["events"] if one["type"] == "tool.result"]
+    assert ([] if reply == "yes" else ["The call was denied: no"]) == [r["output"] for r in results]
+    assert "message.completed" not in [one["type"] for one in sent[-1]["events"]]
+
+
 def test_a_result_of_a_sub_run_is_whole_or_says_that_it_is_cut() -> None:
     """The messages have a part of a long one, which may be broken JSON."""
     task: DelegatedTask = {"persona": "p", "task": "t", "tool_call_id": ""}

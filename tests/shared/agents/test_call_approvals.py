@@ -87,3 +87,28 @@ def test_a_call_is_not_begun_before_it_is_approved() -> None:
 
     assert "The call was denied: no" == asked("no").denial("a")
     assert asked("yes").denial("a") is None
+
+
+def test_a_task_that_was_denied_is_not_given_out() -> None:
+    """It has its result, and one without a clear reply raises, as in a step."""
+    with pytest.raises(ValueError, match="has not been approved"):
+        asked("maybe").denied_of([PAY])
+
+    assert [("a", "The call was denied: no")] == asked("no").denied_of([PAY])
+    assert [] == asked("yes").denied_of([PAY])
+
+
+@pytest.mark.parametrize("recorded", [PAY, {**PAY, "arguments": {"amount": 4}}])
+def test_a_task_that_a_person_has_replaced_is_not_given_out(recorded: Call) -> None:
+    """The task of the reply is, and once it has a result the agent may come to it with either."""
+    replies = {"a": ['{"decision": "edit", "arguments": {"amount": 4}}']}
+    first, later = (
+        CallApprovals(Transcript([one]), replies, {"a": PAY["arguments"]})
+        for one in (RecordedCall(recorded, is_unbegun=True), RecordedCall(recorded, "paid"))
+    )
+
+    with pytest.raises(ValueError, match="A person has edited the call 'a'"):
+        first.new_of([PAY])
+
+    edited = Call(id="a", name="pay", arguments={"amount": 4})
+    assert [] == first.new_of([edited]) == later.new_of([PAY]) == later.new_of([edited])

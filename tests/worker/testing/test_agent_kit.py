@@ -143,6 +143,27 @@ def test_sub_runs_have_the_outputs_of_the_test() -> None:
     assert [["check"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]
 
 
+@pytest.mark.parametrize("reply", ["yes", "no"])
+def test_a_task_whose_call_is_on_record_has_the_output_of_the_test(reply: str) -> None:
+    """A person has approved it, or the agent has recorded it by hand."""
+
+    def agent(run: AgentRun) -> str:
+        task = {"persona": "writer", "task": "Write."}
+        run.approve("delegate", task, tool_call_id="a")
+        run.tool_call("delegate", task, tool_call_id="b")
+        given = run.delegate_all([{**task, "tool_call_id": id_} for id_ in "ab"])
+        return " ".join(one.output for one in given)
+
+    given = {"persona": {"delegates": ["writer"]}, "answers": {"a": reply}}
+    ends = play_agent(agent, "Hi.", sub_runs={"a": "A draft.", "b": "Another."}, **given)
+    waits = play_agent(agent, "Hi.", sub_runs={"a": "A draft."}, **given)
+
+    made = "A draft." if reply == "yes" else "The call was denied: no"
+    assert f"{made} Another." == ends.output
+    assert 2 == len(ends.data_of("tool.call"))
+    assert [["b"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]
+
+
 def test_an_id_is_that_of_one_task() -> None:
     """A test finds what fails the run in a service: another task under a used id."""
 
