@@ -42,6 +42,7 @@ from arkloop.api.protocols.agui_messages import (
     text_of,
     usage_between,
 )
+from arkloop.shared.events.open_turn import OpenTurn
 
 PROTOCOL_VERSION = "1.0"
 
@@ -98,6 +99,7 @@ class AguiProjection:
         self._messages = RunMessages()
         self._turn = 0  # number of the model turn that is not finished
         self._thoughts = 0  # of this turn
+        self._open_turn = OpenTurn()
         self._text: list[str] | None = None
         self._thought: list[str] | None = None
         self._writing: dict[str, list[str]] = {}  # calls whose arguments are streamed
@@ -125,7 +127,9 @@ class AguiProjection:
     def frames(self, event: Mapping[str, Any]) -> Iterable[bytes]:
         if self.is_over:
             return []
-        found = [self._frame(one) for one in self._events(event)]
+        found = [
+            self._frame(one) for part in self._open_turn.add(event) for one in self._events(part)
+        ]
         frames = [frame for frame in found if frame is not None]
         if not self._has_begun and self.waits == self.first > 0:
             frames += self._begin()

@@ -15,6 +15,7 @@ from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect, client_calls, ends_response
 from arkloop.api.protocols.ai_sdk_outputs import JSON, value_of
 from arkloop.shared.agents import approvals
+from arkloop.shared.events.open_turn import OpenTurn
 from arkloop.shared.runs import pending_calls
 
 Chunk = dict[str, Any]
@@ -65,6 +66,7 @@ class AiSdkProjection:
     _has_calls: bool = False
     #: What stays of a step that a wait has closed in mid-turn, if the turn is void: its question.
     _kept: tuple[Chunk, ...] | None = None
+    _open_turn: OpenTurn = field(default_factory=OpenTurn)
     #: What the turn has streamed of its text, until it is complete.
     _text: list[str] = field(default_factory=list)
     #: The part that is being streamed: `text` or `reasoning`, and its id.
@@ -94,9 +96,10 @@ class AiSdkProjection:
             about = {"arkloop": {"run_id": str(self.run_id)}}
             yield {"type": "start", "messageId": str(self.run_id), "messageMetadata": about}
         is_covered = self._is_begun
-        for chunk in self._of(event["type"], event["seq"], event["data"]):
-            if is_covered:
-                yield chunk
+        for one in self._open_turn.add(event):
+            for chunk in self._of(one["type"], one["seq"], one["data"]):
+                if is_covered:
+                    yield chunk
 
     def _of(self, kind: str, seq: int, data: Mapping[str, Any]) -> Iterator[Chunk]:
         match kind:

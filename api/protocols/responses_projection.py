@@ -20,6 +20,7 @@ from arkloop.api.protocols.responses_object import (
 from arkloop.api.protocols.responses_output import Call, ResponseOutput
 from arkloop.shared.agents import approvals
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events.open_turn import OpenTurn
 
 DONE = b"data: [DONE]\n\n"
 #: Why a run has completed without a whole answer.
@@ -41,6 +42,7 @@ class ResponseProjection:
         #: What the events have changed of the object, which is made for each frame that has it.
         self._changes: Object = {"status": "queued"}
         self._output = ResponseOutput(facts.run_id)
+        self._open_turn = OpenTurn()
         self._calls: dict[str, Call] = {}
         self._asked_call: str | None = None
         self._usage: Mapping[str, Any] = {}
@@ -81,7 +83,7 @@ class ResponseProjection:
             return ()
         if self.waits < self._first:
             return self._before(event)
-        return self._after(event)
+        return [frame for one in self._open_turn.add(event) for frame in self._after(one)]
 
     def closing(self) -> Iterable[bytes]:
         return (DONE,)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from arkloop.cli.client.event_stream import RunEvent
 from arkloop.cli.output import compact, printable, shortened, write, write_json
+from arkloop.shared.events.open_turn import OpenTurn
 
 #: Longest one-line form of a tool's arguments or output on a terminal.
 SHOWN_CHARACTERS = 160
@@ -95,15 +96,26 @@ class PipedText:
 class TerminalText:
     """The text as it comes, and arguments of calls if they are streamed; thinking dim, all else as
     short lines between.
+
+    A terminal takes nothing back: what a reset keeps of the text is printed again after its line.
     """
 
     def __init__(self) -> None:
         self._console = _console()
+        self._open_turn = OpenTurn()
         self._streamed: tuple[str, str | None] = ("", None)
         self._shown_calls: set[str] = set()
         self._at_line_start = True
 
     def show(self, event: RunEvent) -> None:
+        for one in self._open_turn.add(event._asdict()):
+            self._show(RunEvent(**one))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        self._start_line()
+        _print_line(self._console, text, style)
+
+    def _show(self, event: RunEvent) -> None:
         data = event.data
         match event.type:
             case "message.delta":
@@ -119,10 +131,6 @@ class TerminalText:
             return
         if line := line_of(event):
             self.note(line, style_of(event))
-
-    def note(self, text: str, style: str = "dim") -> None:
-        self._start_line()
-        _print_line(self._console, text, style)
 
     def _stream(self, event: RunEvent, text: str, style: str) -> None:
         streamed = (event.type, event.data.get("tool_call_id"))

@@ -18,6 +18,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from sqlalchemy import Connection, func, select, text
 
 from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.turns import still_open
 from arkloop.shared.events.types import (
     STREAMED_TYPES,
     Event,
@@ -303,13 +304,10 @@ def data_of(payload: str) -> dict[str, Any]:
 
 
 def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
-    """Return what was streamed since the last finished or void model turn, in order."""
+    """Return what was streamed since the last finished model turn and is not void, in order."""
     boundary = (
         select(func.coalesce(func.max(run_events.c.seq), 0))
-        .where(
-            run_events.c.run_id == run_id,
-            run_events.c.type.in_((MessageCompleted.type, MessageReset.type)),
-        )
+        .where(run_events.c.run_id == run_id, run_events.c.type == MessageCompleted.type)
         .scalar_subquery()
     )
     rows = sql.execute(
@@ -317,11 +315,11 @@ def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
         .where(
             run_events.c.run_id == run_id,
             run_events.c.seq > boundary,
-            run_events.c.type.in_(STREAMED_TYPES),
+            run_events.c.type.in_((*STREAMED_TYPES, MessageReset.type)),
         )
         .order_by(run_events.c.seq)
     )
-    return [StoredEvent(*row) for row in rows]
+    return still_open(StoredEvent(*row) for row in rows)
 
 
 def text_of(streamed: Iterable[StoredEvent]) -> str:

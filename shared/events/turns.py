@@ -6,7 +6,7 @@ that who reads from Postgres may leave those out (`SUPERFLUOUS_TYPES`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -215,3 +215,17 @@ def _size(payload: str) -> int:
     if payload.isascii():
         return len(payload)
     return len(encode_basestring_ascii(payload))
+
+
+def still_open(stored: Iterable[StoredEvent]) -> list[StoredEvent]:
+    """Return the events of these that belong to the model turn which is not finished."""
+    found: list[StoredEvent] = []
+    for event in stored:
+        if event.type == types.MessageCompleted.type:
+            found.clear()
+        elif event.type == types.MessageReset.type:
+            from_seq = json.loads(event.payload)["data"]["from_seq"]
+            found = [one for one in found if one.seq < from_seq]
+        elif event.type in types.STREAMED_TYPES:
+            found.append(event)
+    return found

@@ -54,12 +54,16 @@ def check(run: HeldRun, persona: Persona, events: Events, *, delegates: bool) ->
 
 def _is_streamed(run: HeldRun, before: Events) -> bool:
     """Return whether text of the turn that follows these events has been streamed."""
-    for event in reversed(before):
+    stored = event_log.open_events(run.tx.sql, run.id)
+    text = [event.seq for event in stored if event.type == types.MessageDelta.type]
+    for seq, event in enumerate(before, run.last_seq + 1):
         if isinstance(event, types.MessageDelta):
-            return True
-        if isinstance(event, types.MessageCompleted | types.MessageReset):
-            return False
-    return bool(event_log.text_of(event_log.open_events(run.tx.sql, run.id)))
+            text.append(seq)
+        elif isinstance(event, types.MessageCompleted):
+            text.clear()
+        elif isinstance(event, types.MessageReset):
+            text = [one for one in text if one < event.from_seq]
+    return bool(text)
 
 
 def stored_of(

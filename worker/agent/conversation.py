@@ -12,6 +12,7 @@ from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import types
 from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.turns import still_open
 from arkloop.shared.events.types import ProviderState
 from arkloop.shared.runs import form_replies
 from arkloop.worker.agent import structured_output
@@ -335,7 +336,7 @@ class ResumeState:
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
     """Read from all of a run's events where it continues."""
-    lost = lost_events_of(stored)
+    lost = still_open(stored)  # a lost attempt streamed it and did not finish
     costs = [event.seq for event in stored if event.type == types.RunCost.type]
     return ResumeState(
         turns_of(stored),
@@ -387,14 +388,3 @@ def _dropped_settings(stored: Iterable[StoredEvent]) -> dict[str, set[str]]:
             data = json.loads(event.payload)["data"]
             dropped.setdefault(data["route_id"], set()).update(data["settings"])
     return dropped
-
-
-def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """Return what a lost attempt streamed and did not finish."""
-    lost: list[StoredEvent] = []
-    for event in stored:
-        if event.type in (types.MessageCompleted.type, types.MessageReset.type):
-            lost.clear()
-        elif event.type in types.STREAMED_TYPES:
-            lost.append(event)
-    return lost

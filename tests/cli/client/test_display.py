@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.cli.client.display import line_of
+from arkloop.cli.client.display import PipedText, TerminalText, line_of
 from arkloop.cli.client.event_stream import RunEvent
 
 
@@ -50,3 +50,31 @@ def test_why_a_run_waits_or_changes_is_said_in_words(
     event = RunEvent(seq=2, type=event_type, data=data, created_at="", text="")
 
     assert line == line_of(event)
+
+
+def show_reset(display: PipedText | TerminalText) -> None:
+    """Show a turn of which a reset keeps the beginning."""
+    turn: list[tuple[str, dict[str, Any]]] = [
+        ("message.thinking", {"content": "Hm."}),
+        ("message.delta", {"content": "Hello "}),
+        ("message.delta", {"content": "there. "}),
+        ("message.delta", {"content": "wrong"}),
+        ("message.reset", {"from_seq": 4, "reason": "agent"}),
+        ("message.delta", {"content": "It is 42."}),
+        ("message.completed", {"content": "Hello there. It is 42."}),
+    ]
+    for seq, (event_type, data) in enumerate(turn, 1):
+        display.show(RunEvent(seq=seq, type=event_type, data=data, created_at="", text=""))
+
+
+def test_a_terminal_shows_the_text_that_a_reset_keeps_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What stands below the line is the whole turn, as a pipe gets it."""
+    show_reset(TerminalText())
+    above, below = capsys.readouterr().out.split("the model starts again\n")
+    show_reset(PipedText())
+
+    assert "Hm.\nHello there. wrong\n✗ Discard the unfinished text above (agent): " == above
+    assert "Hm.\nHello there. It is 42." == below
+    assert "Hello there. It is 42.\n" == capsys.readouterr().out

@@ -140,12 +140,13 @@ def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> No
         ([MessageDelta("a"), MessageCompleted("m", "a", Usage()), MessageDelta("b")], "b"),
         ([MessageDelta("a"), MessageReset(2, "x"), MessageDelta("b")], "b"),
         ([MessageDelta("a"), MessageReset(2, "x")], ""),
+        ([MessageDelta("a"), MessageDelta("b"), MessageReset(3, "x"), MessageDelta("c")], "ac"),
     ],
 )
 def test_open_text_is_what_no_turn_has_finished(
     stored: StoredRuns, happened: list[MessageDelta], text: str
 ) -> None:
-    """Since the last finished or void turn, without reasoning."""
+    """Since the last finished turn, without reasoning and without what is void."""
     claim = stored.claimed()
     if happened:
         stored.write(claim, *happened)

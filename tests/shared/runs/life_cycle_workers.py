@@ -16,6 +16,7 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import types
 from arkloop.shared.events.event_log import text_of
+from arkloop.shared.events.turns import still_open
 from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.files.configured_storage import storage_of
@@ -23,7 +24,6 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs.endings import RunEnder
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.worker.agent.conversation import lost_events_of
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import Failed, Waiting
@@ -121,7 +121,7 @@ def begin_attempt(
     attempt = ModelAttempt(run, by, claimed, recorder, run.tokens)
     if claim.is_resumed:
         with connections.reading() as sql:
-            lost = lost_events_of(history.own_events(sql, run.id))
+            lost = still_open(history.own_events(sql, run.id))
             claimed.admission.totals = recorded_totals(sql, run.id)
         assert run.open_text == text_of(lost)
         if lost:

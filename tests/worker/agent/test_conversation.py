@@ -11,7 +11,6 @@ from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.conversation import (
-    lost_events_of,
     messages_of,
     resume_state_from,
     turns_of,
@@ -173,6 +172,7 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
         ([STARTED, types.MessageDelta("a"), completed("a")], None),
         ([STARTED, types.MessageDelta("a"), completed("a"), types.MessageDelta("b")], 4),
         ([STARTED, types.MessageDelta("a"), types.MessageReset(2, "x")], None),
+        ([STARTED, *map(types.MessageDelta, "ab"), types.MessageReset(3, "x")], 2),
         (
             [
                 STARTED,
@@ -187,8 +187,8 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
     ],
 )
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
-    """The void text begins with the first delta after the last finished turn or reset."""
-    lost = lost_events_of(stored(*happened))
+    """It begins with the first delta after the last finished turn that is not void already."""
+    lost = resume_state_from(stored(*happened)).lost
 
     assert seq == (lost[0].seq if lost else None)
 
