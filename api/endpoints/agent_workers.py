@@ -62,13 +62,12 @@ bp = Blueprint("agent_workers", __name__)
 
 #: An answer of 1 MiB that is an object is there as `output`, and as `content`, in which each quote
 #: takes two bytes. A checkpoint may have 1 MiB, of which each value takes two bytes at least.
-LIMITS = BodyLimits(most_bytes=4 * 1024 * 1024, most_values=600_000)
+#: Calls, checkpoints and the output may have long integers, as those of an agent in the service.
+LIMITS = BodyLimits(most_bytes=4 * 1024 * 1024, most_values=600_000, takes_long_integers=True)
 #: Errors of every write of a worker.
 WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.
 GONE_SECONDS = 1.5
-#: The output of a run may have long integers, whether a model or an agent gives it.
-ANSWER_LIMITS = LIMITS._replace(takes_long_integers=True)
 
 
 def look(connections: Connections) -> list[tuple[str, str]]:
@@ -79,14 +78,13 @@ def look(connections: Connections) -> list[tuple[str, str]]:
 
 def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -> Any:
     """Call the view with the agent's name and the body of its request."""
-    limits = ANSWER_LIMITS if view is complete else LIMITS
 
     @wraps(view)
     @counts_from_arrival
     @requires("agents.work", is_heartbeat=view is heartbeat)
     def called(name: str) -> Response:
         _check(name)
-        return view(name, read_body(schema, limits=limits))
+        return view(name, read_body(schema, limits=LIMITS))
 
     return called
 
