@@ -86,6 +86,13 @@ def hold(run: HeldRun, persona: Persona, most_usd: Decimal = Decimal(0)) -> budg
     return None
 
 
+def exhausted(run: HeldRun, persona: Persona, refused: budgets.Refused) -> RunError:
+    """Return the error of a run that has exceeded a budget; its costs count all the same."""
+    give_back(run, persona)
+    budgets.note_refusal(run.tx, run.row["org_id"], refused)
+    return RunError("budget.exhausted", str(refused), refused.others_reserved)
+
+
 def give_back(run: HeldRun, persona: Persona) -> None:
     """Reduce the run's reservation to what it has cost so far, whatever that exceeds."""
     claim, totals = run.claim(), recorded_totals(run.tx.sql, run.id)

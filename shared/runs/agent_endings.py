@@ -1,10 +1,10 @@
 """The ends of runs that an agent worker holds: by its agent, by a limit, by a cancel."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 
 from arkloop.shared import ids
 from arkloop.shared.catalog.personas import Persona
@@ -78,8 +78,9 @@ def _land(run: HeldRun, limit: RunError, answer: Complete | None = None) -> Writ
     _cut_off(run, limit, reason)
     if answer is None:
         text = event_log.text_of(event_log.open_events(run.tx.sql, run.id))
-        answer = Complete(content=text)
-        if not text.strip():
+        last = None if text.strip() else _said_last(run)
+        answer = Complete(content=text if last is None else last.content)
+        if not answer.content.strip():
             answer = Complete(content=limits_reached.no_answer(reason))
             run.store(types.MessageDelta(answer.content))
     return end(run, RunState.COMPLETED, answer=answer, stop_reason=reason)
@@ -146,19 +147,38 @@ def is_end_by_service(event: StoredEvent) -> bool:
 def _last_turn(run: HeldRun, content: str) -> UUID | None:
     """Return the message id of the run's last turn if the final answer is all of it.
 
-    Text after that turn makes another one, unless it is void. Results of calls of the turns before
-    it do not: those that the agent has left get one at the run's end.
+    Text after that turn makes another one, unless it is void or white space alone.
     """
-    if event_log.open_events(run.tx.sql, run.id):
+    if event_log.text_of(event_log.open_events(run.tx.sql, run.id)).strip():
         return None
-    kinds = (types.MessageCompleted.type, types.ToolCallRequested.type)
+    last = _said_last(run)
+    return last.message_id if last is not None and last.content == content else None
+
+
+class _Said(NamedTuple):
+    message_id: UUID
+    content: str
+
+
+def _said_last(run: HeldRun) -> _Said | None:
+    """Return the run's last turn with text; None if calls follow it, and without one.
+
+    Results of calls of the turns before may follow it: those that the agent has left get one at
+    the run's end.
+    """
+    # In a string the quotes would be escaped.
+    has_text = run_events.c.payload.not_like('%"content":""%')
+    is_turn = (run_events.c.type == types.MessageCompleted.type) & has_text
     last = run.tx.sql.execute(
         select(run_events.c.type, run_events.c.payload)
-        .where(run_events.c.run_id == run.id, run_events.c.type.in_(kinds))
+        .where(
+            run_events.c.run_id == run.id,
+            or_(run_events.c.type == types.ToolCallRequested.type, is_turn),
+        )
         .order_by(run_events.c.seq.desc())
         .limit(1)
     ).one_or_none()
     if last is None or last.type != types.MessageCompleted.type:
         return None
     turn = event_log.data_of(last.payload)
-    return UUID(turn["message_id"]) if turn["content"] == content else None
+    return _Said(UUID(turn["message_id"]), turn["content"])

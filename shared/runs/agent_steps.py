@@ -1,11 +1,12 @@
-"""The limit of steps on the writes of an agent worker: a turn beyond it is not stored.
+"""The limits on the writes of an agent worker: a turn with calls beyond one is not stored.
 
-Its text stays what the run has streamed, as in a run of an agent in the service, so that the run
-can land with it.
+It is beyond the limit of steps, or behind the cost that a budget does not allow. Its text stays
+what the run has streamed, as in a run of an agent in the service, so that the run can land with it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlalchemy import Connection, func, select
 
@@ -39,17 +40,46 @@ def check(run: HeldRun, persona: Persona, events: Events, *, delegates: bool) ->
     found = _first_beyond(persona.max_steps - steps, events, delegates=delegates)
     if found is None:
         return None
+    message = f"The run reached its persona's limit of {persona.max_steps} steps."
+    return _beyond(run, events, found, RunError("run.max_steps", message, False))
+
+
+def behind_cost(
+    run: HeldRun, events: Events, error: RunError, *, delegates: bool
+) -> BeyondLimit | None:
+    """Return what is to be stored of the events behind a cost that ends the run by this error.
+
+    None: all of them. Otherwise as `check`.
+    """
+    found = _first_behind(events, delegates=delegates)
+    return None if found is None else _beyond(run, events, found, error)
+
+
+def parts(events: Events, *, delegates: bool) -> list[Events]:
+    """Split the events after each cost that is followed by a call, so that a budget can end the run
+    before the call is stored.
+    """
+    cuts, behind_cost = [0], None
+    for index, event in enumerate(events):
+        if isinstance(event, AgentCost):
+            behind_cost = index + 1
+        elif isinstance(event, types.ToolCallRequested) and behind_cost is not None:
+            cuts.append(behind_cost)
+            behind_cost = None
+    if delegates and behind_cost is not None:
+        cuts.append(behind_cost)
+    return [events[first:last] for first, last in pairwise([*cuts, len(events)])]
+
+
+def _beyond(run: HeldRun, events: Events, found: int, error: RunError) -> BeyondLimit:
+    """Leave out the turn with this index; its text counts as streamed."""
     turn = events[found] if found < len(events) else None
-    is_open = _is_streamed(run, events[:found])
     kept, text = _without(events, found), ""
     if isinstance(turn, types.MessageCompleted):
         text = turn.content
-        if text and not is_open:
+        if text and not _is_streamed(run, events[:found]):
             kept.insert(found, types.MessageDelta(text))
-    elif not is_open:
-        text = _stored_text(run)
-    message = f"The run reached its persona's limit of {persona.max_steps} steps."
-    return BeyondLimit(RunError("run.max_steps", message, False), kept, text)
+    return BeyondLimit(error, kept, text)
 
 
 def _is_streamed(run: HeldRun, before: Events) -> bool:
@@ -68,13 +98,20 @@ def _is_streamed(run: HeldRun, before: Events) -> bool:
 
 def stored_of(
     run: HeldRun, persona: Persona, seq: int, events: Events, *, delegates: bool
-) -> Events | None:
-    """Return what was stored of a write from the number `seq` on if a turn of it was beyond the
-    limit, but for text; None: it had no such turn.
+) -> list[Events]:
+    """Return what may have been stored of a write from the number `seq` on, but for text, if a
+    turn of it was beyond a limit.
     """
     steps = _steps(run.tx.sql, run, seq)
     found = _first_beyond(persona.max_steps - steps, events, delegates=delegates)
-    return None if found is None else _without(events, found)
+    stored: list[Events] = [] if found is None else [_without(events, found)]
+    first = 0
+    for part in parts(events, delegates=delegates)[:-1]:
+        first += len(part)
+        found = _first_behind(events[first:], delegates=delegates)
+        if found is not None:
+            stored.append(_without(events, first + found))
+    return stored
 
 
 def _steps(sql: Connection, run: HeldRun, before_seq: int) -> int:
@@ -101,6 +138,12 @@ def _first_beyond(left: int, events: Events, *, delegates: bool) -> int | None:
     return len(events) if turn is None else turn
 
 
+def _first_behind(events: Events, *, delegates: bool) -> int | None:
+    """Return the index of the first turn that has calls, or else of its first call."""
+    found = _first_beyond(-1, events, delegates=delegates)
+    return None if found == len(events) else found
+
+
 def _without(events: Events, found: int) -> list[Event | AgentCost]:
     """Leave out the turn and its calls; costs, and results of other calls, count all the same."""
     rest = events[found:]
@@ -112,14 +155,3 @@ def _without(events: Events, found: int) -> list[Event | AgentCost]:
         or (isinstance(event, types.ToolResult) and event.tool_call_id not in dropped)
     ]
     return [*events[:found], *kept]
-
-
-def _stored_text(run: HeldRun) -> str:
-    """Return the text of the last turn; empty without one."""
-    payload = run.tx.sql.scalar(
-        select(run_events.c.payload)
-        .where(run_events.c.run_id == run.id, run_events.c.type == types.MessageCompleted.type)
-        .order_by(run_events.c.seq.desc())
-        .limit(1)
-    )
-    return str(event_log.data_of(payload)["content"]) if payload is not None else ""

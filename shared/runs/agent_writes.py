@@ -5,29 +5,28 @@ repeated because its response was lost changes nothing, and a hole is refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import func, update
 
 from arkloop.shared import ids, times
 from arkloop.shared.agents import call_approvals
 from arkloop.shared.agents.agent_run import DelegatedTask
-from arkloop.shared.billing import budgets
-from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.errors import InvalidRequest, OutdatedFence, SequenceConflict
+from arkloop.shared.errors import OutdatedFence, SequenceConflict
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.events.types import Event, RouteCost, RunError
+from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.runs import (
     agent_costs,
     agent_delegation,
     agent_endings,
+    agent_events,
     agent_limits,
     agent_queue,
     agent_steps,
@@ -39,17 +38,11 @@ from arkloop.shared.runs import (
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.agent_costs import AgentCost
 from arkloop.shared.runs.agent_endings import Complete
-from arkloop.shared.runs.agent_steps import BeyondLimit
 from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.transitions import Totals, queued, recorded_totals
+from arkloop.shared.runs.transitions import queued
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
-
-#: Events that belong to a model turn, which must have begun before.
-_OF_TURN = (types.ToolCallRequested, types.ToolResult)
-_WITHOUT_TURN = "a call or result needs a `message.completed` before it, whose turn it is of"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,39 +138,24 @@ def write(
         raise OutdatedFence(run_state=run.row["state"])
     if change.seq is not None and change.seq != run.last_seq + 1:
         raise SequenceConflict(next_seq=run.last_seq + 1)
-    beyond: BeyondLimit | None = None
-    if isinstance(then, Delegate) or _has_calls(change):
-        persona = _persona_of(run, catalog)
-        delegates = isinstance(then, Delegate)
-        beyond = agent_steps.check(run, persona, change.events, delegates=delegates)
-        change = change if beyond is None else replace(change, events=beyond.events)
-    costs = _store(run, change, catalog)
-    unpriced: RunError | None = None
-    if costs.unpriced is not None:
-        unpriced = agent_costs.check_unpriced(run, _persona_of(run, catalog), costs.unpriced)
+    sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
+    stored = agent_events.store(
+        run, change.events, catalog, delegates=_delegates(run, change, then)
+    )
     _note(run, change)
     approved_calls.begin(run, change.begun)
-    sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
-    error = unpriced
-    if costs.has_any and (refused := agent_costs.hold(run, _persona_of(run, catalog))):
-        if refused.others_reserved:  # they may use less
-            agent_costs.give_back(run, _persona_of(run, catalog))
-        else:
-            error = error or _exhausted(run, _persona_of(run, catalog), refused)
-    error = error or (None if beyond is None else beyond.error)
-    error = error or agent_limits.check_output_size(
+    error = stored.error or agent_limits.check_output_size(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
     )
     if run.row["cancel_requested_at"] is not None and (then is not None or error is not None):
         return agent_endings.end(run, RunState.CANCELLED)
     if isinstance(then, Complete):
         agent_limits.check_output(_persona_of(run, catalog), then.content, then.output)
-    if unpriced is not None:
-        return agent_endings.end(run, RunState.FAILED, unpriced)
+    if error is not None and stored.is_unpriced:
+        return agent_endings.end(run, RunState.FAILED, error)
     if error is not None:
         answer = then if isinstance(then, Complete) else None
-        text = "" if beyond is None else beyond.text
-        return agent_endings.stop(run, _persona_of(run, catalog), error, answer, text)
+        return agent_endings.stop(run, _persona_of(run, catalog), error, answer, stored.text)
     if change.unbegun is not None:
         approved_calls.keep_unbegun(run, change.unbegun)
     match then:
@@ -227,7 +205,8 @@ def reserve(
     persona = _persona_of(run, catalog)
     refused = agent_costs.hold(run, persona, hold.usd)
     if refused is not None and (hold.gives_up or not refused.others_reserved):
-        return agent_endings.stop(run, persona, _exhausted(run, persona, refused)), False
+        error = agent_costs.exhausted(run, persona, refused)
+        return agent_endings.stop(run, persona, error), False
     return run.written(RunState.EXECUTING), refused is None
 
 
@@ -244,27 +223,39 @@ def _check_is_repeated(run: HeldRun, change: Write, then: Then, catalog: Catalog
     is_same = is_same and _has_ended_so(then, next(iter(there[len(wanted) :]), None))
     is_held = run.row["state"] == RunState.EXECUTING
     if not is_same and not is_held:
-        is_same = _has_ended_at_last_step(run, change, then, catalog, there)
+        is_same = _has_ended_at_limit(run, change, then, catalog, there)
     if not is_same and not is_held:
         raise OutdatedFence(run_state=run.row["state"])
     if not is_same or (then is not None and is_held):
         raise SequenceConflict(next_seq=run.last_seq + 1)
 
 
-def _has_ended_at_last_step(
+def _has_ended_at_limit(
     run: HeldRun, change: Write, then: Then, catalog: Catalog, there: Sequence[StoredEvent]
 ) -> bool:
-    """Return whether this write had a turn beyond the limit of steps, and the run ended by that."""
+    """Return whether this write had a turn beyond a limit, and the run ended by that."""
     assert change.seq is not None
-    persona, delegates = _persona_of(run, catalog), isinstance(then, Delegate)
-    stored = agent_steps.stored_of(run, persona, change.seq, change.events, delegates=delegates)
+    persona, delegates = _persona_of(run, catalog), _delegates(run, change, then)
     ends = (n for n, event in enumerate(there) if agent_endings.is_end_by_service(event))
     end = next(ends, None)
-    if stored is None or end is None:
+    if end is None:
         return False
     text = types.MessageDelta.type  # stands for the turn, where it was not streamed
-    wanted = [kind for event in stored if (kind := _type_of(event)) != text]
-    return wanted == [event.type for event in there[:end] if event.type != text]
+    found = [event.type for event in there[:end] if event.type != text]
+    stored = agent_steps.stored_of(run, persona, change.seq, change.events, delegates=delegates)
+    return found in [[kind for one in many if (kind := _type_of(one)) != text] for many in stored]
+
+
+def _delegates(run: HeldRun, change: Write, then: Then) -> bool:
+    """Return whether calls of `delegate` follow the events of the write that are not recorded."""
+    if not isinstance(then, Delegate):
+        return False
+    assert change.seq is not None
+    call_ids = {task["tool_call_id"] for task in then.tasks}
+    for event in change.events:
+        if isinstance(event, types.ToolCallRequested):
+            call_ids.discard(event.tool_call_id)
+    return not call_ids <= approved_calls.recorded(run, call_ids, change.seq)
 
 
 def _has_ended_so(then: Then, event: StoredEvent | None) -> bool:
@@ -287,51 +278,8 @@ def _has_ended_so(then: Then, event: StoredEvent | None) -> bool:
     return False
 
 
-def _has_calls(change: Write) -> bool:
-    return any(isinstance(event, types.ToolCallRequested) for event in change.events)
-
-
 def _type_of(event: Event | AgentCost) -> str:
     return types.RunCost.type if isinstance(event, AgentCost) else event.type
-
-
-class _Costs(NamedTuple):
-    """The costs of a write: whether there are any, and a model of theirs without a known price."""
-
-    has_any: bool = False
-    unpriced: str | None = None
-
-
-def _store(run: HeldRun, change: Write, catalog: Catalog) -> _Costs:
-    """Store the events; a model call without a known price costs nothing."""
-    if not change.events:
-        return _Costs()
-    first = next(
-        (e for e in change.events if isinstance(e, (*_OF_TURN, types.MessageCompleted))), None
-    )
-    if isinstance(first, _OF_TURN) and not _has_turn(run.tx.sql, run.id):
-        raise InvalidRequest(events=[_WITHOUT_TURN])
-    has_costs = any(isinstance(event, AgentCost) for event in change.events)
-    totals = recorded_totals(run.tx.sql, run.id) if has_costs else Totals()
-    happened: list[Event] = []
-    unpriced: str | None = None
-    for event in change.events:
-        if isinstance(event, AgentCost):
-            model = event.model or run.row["model"]
-            route = catalog.route(run.row["org_id"], run.row["route_id"], sql=run.tx.sql)
-            usd = agent_costs.usd_of(event, route)
-            unpriced = model if usd is None else unpriced
-            counted_as = agent_costs.counted_as(totals, run.row["agent"], model)
-            totals = totals.plus(RouteCost(*counted_as, event.usage, usd or Decimal(0)))
-            event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
-        happened.append(event)
-    run.store(*happened)
-    return _Costs(has_costs, unpriced)
-
-
-def _has_turn(sql: Connection, run_id: UUID) -> bool:
-    turn = (run_events.c.run_id == run_id) & (run_events.c.type == types.MessageCompleted.type)
-    return bool(sql.scalar(select(exists().where(turn))))
 
 
 def _note(run: HeldRun, change: Write) -> None:
@@ -341,13 +289,6 @@ def _note(run: HeldRun, change: Write) -> None:
     checkpoints.store(run.tx, run.id, change.fence, change.checkpoint)
     if run.row["crashes"]:
         run.tx.sql.execute(update(runs).where(runs.c.id == run.id).values(crashes=0))
-
-
-def _exhausted(run: HeldRun, persona: Persona, refused: Refused) -> RunError:
-    """Return the error of a run that has exceeded a budget; its costs count all the same."""
-    agent_costs.give_back(run, persona)
-    budgets.note_refusal(run.tx, run.row["org_id"], refused)
-    return RunError("budget.exhausted", str(refused), refused.others_reserved)
 
 
 def _park(
@@ -384,8 +325,7 @@ def _park(
 def _delegate(run: HeldRun, catalog: Catalog, then: Delegate) -> Written:
     """Let the run wait for sub-runs without a worker."""
     persona = _persona_of(run, catalog)
-    if not _has_turn(run.tx.sql, run.id):
-        raise InvalidRequest(events=[_WITHOUT_TURN])
+    agent_events.check_turn(run)
     agent_costs.give_back(run, persona)
     return agent_delegation.delegate(run, catalog, persona, then.tasks)
 

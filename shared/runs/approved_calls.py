@@ -103,6 +103,22 @@ def open_of(run: HeldRun, call_ids: Collection[str]) -> dict[str, dict[str, Any]
     return found
 
 
+def recorded(run: HeldRun, call_ids: Collection[str], before_seq: int) -> set[str]:
+    """Return those of these calls that the run has made before the event with this number."""
+    if not call_ids:
+        return set()
+    id_ = func.substring(run_events.c.payload, _ID)
+    found = run.tx.sql.scalars(
+        select(id_).where(
+            run_events.c.run_id == run.id,
+            run_events.c.seq < before_seq,
+            run_events.c.type == types.ToolCallRequested.type,
+            id_.in_(map(json.dumps, call_ids)),
+        )
+    )
+    return set(map(json.loads, found))
+
+
 def replies(run: HeldRun, call_ids: Collection[str]) -> dict[str, ApprovalReply | None]:
     """Return the reply that counts to each of these calls about which a person was asked.
 

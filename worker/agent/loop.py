@@ -220,10 +220,17 @@ def _land(
     )
 
 
-def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Event) -> Answer:
+def cut_off(
+    persona: Persona,
+    context: RunContext,
+    reason: str,
+    cost: types.Event,
+    last_turn: types.MessageCompleted | None = None,
+) -> Answer:
     """Answer with the text so far of a call that was cut off, else that there is none.
 
-    `cost` is the run's last `run.cost`.
+    `cost` is the run's last `run.cost`; `last_turn` is the last one of a custom agent, if it called
+    no tool: without later text the run has that.
 
     Raises:
         RunFailure: neither would be the output that the run must have.
@@ -232,6 +239,9 @@ def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Even
         raise RunFailure("output.invalid", limits_reached.no_answer(reason))
     message_id, content = str(ids.new_id()), context.open_text
     usage = context.admission.last_usage if content else Usage()
+    if not content.strip() and last_turn is not None and last_turn.content.strip():
+        message_id, content = last_turn.message_id, last_turn.content
+        return Answer(message_id=message_id, content=content, stop_reason=reason, closing=(cost,))
     if not content.strip():
         content = _unanswered(context, reason)
     completed = types.MessageCompleted(message_id, clean(content), usage)

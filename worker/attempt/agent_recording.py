@@ -34,6 +34,7 @@ from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints, whole_results
 from arkloop.shared.storage.connections import Transaction
+from arkloop.worker.agent import loop
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.attempt.agent_delegation import AgentDelegation
@@ -242,6 +243,10 @@ class AgentRecording:
             self._run.note(*left)
         schema = self._persona.output_schema
         return answer_of(returned, self._run, self.transcript, self._last_turn, schema)
+
+    def cut_off(self, reason: str, cost: types.Event) -> Answer:
+        """Make the run's answer of its text so far: it has reached a limit."""
+        return loop.cut_off(self._persona, self._run, reason, cost, self._last_turn)
 
     # ---- pieces ----
 

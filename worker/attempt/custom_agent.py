@@ -24,7 +24,13 @@ from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
 from arkloop.worker.attempt.agent_run import InProcessRun, stop_reason_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.identity import RunIdentity, traceparent
-from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, StopRun, WaitForInput
+from arkloop.worker.contract.outcomes import (
+    DeadlineExceeded,
+    LimitExceeded,
+    RunFailure,
+    StopRun,
+    WaitForInput,
+)
 from arkloop.worker.process.history import MAX_BYTES
 from arkloop.worker.process.process import WorkerProcess
 
@@ -52,7 +58,8 @@ def carry_out(
     if run.is_resumed:
         run.admission.take_over()
     if earlier.limit_reached:
-        return loop.cut_off(persona, run, earlier.limit_reached, run.admission.cost())
+        said = said_last(earlier.turns)
+        return loop.cut_off(persona, run, earlier.limit_reached, run.admission.cost(), said)
     claim = run.claim
     unbegun = _unbegun(process, run, earlier)
     beginning = Beginning(
@@ -60,7 +67,7 @@ def carry_out(
         answers=earlier.answers,
         approvals=earlier.approvals,
         checkpoint=_checkpoint(process, run) if run.is_resumed else None,
-        last_turn=_last_turn(earlier.turns),
+        last_turn=said_last(earlier.turns),
     )
     route = process.catalog.route(claim.org_id, claim.route_id)
     recording = AgentRecording(process, run, persona, route, beginning)
@@ -91,13 +98,15 @@ def carry_out(
         except StopRun as stop:
             left = recording.transcript.left_unbegun(waits=isinstance(stop, WaitForInput))
             run.unbegun_calls = left if left or unbegun else None
-            raise
+            if not isinstance(stop, DeadlineExceeded) or persona.on_limit == "fail":
+                raise
+            return recording.cut_off("timeout", run.last_cost())
         except LimitExceeded as limit:
             reason = landing.stop_reason_of(limit, persona)
             if reason is None:
                 raise
             run.note(types.RunLimitReached(reason, str(limit)))
-            return loop.cut_off(persona, run, reason, run.admission.cost())
+            return recording.cut_off(reason, run.admission.cost())
 
 
 def _function(name: str) -> AgentFunction:
@@ -113,7 +122,7 @@ def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:
         return checkpoints.load(sql, run.claim.run_id)
 
 
-def _last_turn(turns: Sequence[Turn]) -> types.MessageCompleted | None:
+def said_last(turns: Sequence[Turn]) -> types.MessageCompleted | None:
     """Return the last finished turn: the agent may have had nothing to do after it but to return.
 
     None if it called a tool, and without one.

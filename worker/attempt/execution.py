@@ -292,4 +292,5 @@ def _answer_of_agent(
     except DeadlineExceeded:
         if persona.on_limit == "fail":
             raise
-        return loop.cut_off(persona, run, "timeout", run.last_cost())
+        said = custom_agent.said_last(earlier.turns)
+        return loop.cut_off(persona, run, "timeout", run.last_cost(), said)

@@ -20,6 +20,10 @@ from tests.api.endpoints.agent_worker import (
 )
 from tests.clients import User
 
+SAID = "It costs 42 USD."
+THOUGHT = {"type": "message.thinking", "content": "Hm."}
+TASK = {"tool_call_id": "c", "persona": "assistant", "task": "Check."}
+
 pytestmark = pytest.mark.own_database
 
 __all__ = ["start", "worker"]  # fixtures
@@ -112,3 +116,84 @@ def test_text_before_the_number_of_a_reset_counts_as_streamed(
     assert "completed" == ended.json["status"]
     shown = [one["content"] for one in data_of(connections, run_id, "message.delta")]
     assert ["Hello there. ", "wrong"] == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "last", "body"),
+    [
+        ([delta(SAID)], "append", [cost(5)], {}),
+        ([], "append", [delta(SAID), cost(5), turn(SAID), call("c")], {}),
+        ([], "append", [delta(SAID), cost(0.1), cost(5), turn(SAID), call("c"), cost(1)], {}),
+        (
+            [],
+            "append",
+            [delta(SAID), cost(5), turn(SAID), call("c"), result("c", "1"), cost(1)],
+            {},
+        ),
+        ([delta(SAID)], "append", [cost(5), turn(SAID), call("c")], {}),
+        ([], "append", [cost(5), turn(SAID), call("c")], {}),
+        ([], "append", [delta(SAID), turn(SAID), cost(5), call("c")], {}),
+        ([], "append", [delta(SAID), cost(5), turn(SAID)], {}),
+        ([turn(SAID)], "append", [cost(5), turn(), call("c")], {}),
+        ([turn(SAID)], "append", [THOUGHT, cost(5)], {}),
+        ([turn(SAID), delta("\n")], "append", [cost(5)], {}),
+        ([delta(SAID)], "ask", [cost(5), turn(SAID), call("c")], {"approval_of": "c"}),
+        ([delta(SAID)], "delegate", [cost(5), turn(SAID)], {"tasks": [TASK]}),
+        ([turn(SAID)], "delegate", [cost(5)], {"tasks": [TASK]}),
+    ],
+)
+def test_text_beside_the_cost_that_is_too_much_is_the_answer(
+    before: list[dict[str, Any]],
+    verb: str,
+    last: list[dict[str, Any]],
+    body: dict[str, Any],
+    alice: User,
+    limited: Callable[..., tuple[Worker, str]],
+    connections: Connections,
+) -> None:
+    """It does not matter in how many requests it came: calls behind the cost are not stored.
+    A repeated request has the same response.
+    """
+    mine, run_id = limited(max_cost_usd=1, delegates=["assistant"])
+    if before:
+        mine.write("append", *before)
+    seq = mine.seq
+
+    first, again = (mine.write(verb, *last, seq=seq, **body) for _ in range(2))
+
+    run = alice.get(f"/v1/runs/{run_id}").json
+    assert run is not None
+    assert ("completed", "budget", SAID) == (run["status"], run["stop_reason"], run["output"])
+    assert sum(one["cost_usd"] for one in last if "cost_usd" in one) == run["cost_usd"]
+    assert (200, first.json) == (again.status_code, again.json)
+    assert [SAID] == [text for text in said(alice, run_id) if text.strip()]
+    assert [] == data_of(connections, run_id, "tool.call")
+
+
+def test_a_cost_that_is_too_much_leaves_the_text_of_a_run_that_fails(
+    alice: User, limited: Callable[..., tuple[Worker, str]]
+) -> None:
+    """It is a partial message, as without the turn behind the cost."""
+    mine, run_id = limited(max_cost_usd=1, on_limit="fail")
+
+    mine.write("append", delta(SAID), cost(5), turn(SAID), call("c"))
+
+    run = alice.get(f"/v1/runs/{run_id}").json
+    assert run is not None
+    messages = alice.get(f"/v1/threads/{run['thread_id']}/messages").json
+    assert messages is not None
+    assert ("failed", "budget.exhausted") == (run["status"], run["error"]["code"])
+    assert (SAID, True) == (messages[-1]["content"], messages[-1]["partial"])
+
+
+def test_calls_behind_a_cost_within_the_budget_are_stored(
+    limited: Callable[..., tuple[Worker, str]], connections: Connections
+) -> None:
+    """All steps of a request are those of the run."""
+    mine, run_id = limited(max_cost_usd=1)
+    steps = [(cost(0.1), turn(SAID), call(id_), result(id_, "1")) for id_ in "abc"]
+
+    written = mine.write("append", *(event for step in steps for event in step))
+
+    assert ("running", 14) == (written.json["status"], written.json["next_seq"])
+    assert 3 == len(data_of(connections, run_id, "tool.call"))

@@ -28,6 +28,10 @@ THOUGHT = {"type": "message.thinking", "content": "Hm."}
 TASK = {"tool_call_id": "d", "persona": "plain", "task": "Check."}
 
 
+#: A call that is recorded before its task is given out.
+GIVEN = call("g", "delegate", persona="plain", task="Check.")
+
+
 def at_last_step(alice: User, worker: MakeWorker, **fields: Any) -> Worker:
     """Take a run that has made its only step."""
     persona = {"key": "short", "agent": "mine", "max_steps": 1, "delegates": ["plain"], **fields}
@@ -47,9 +51,12 @@ def at_last_step(alice: User, worker: MakeWorker, **fields: Any) -> Worker:
         ([], "append", [delta(SAID), turn(SAID), call("c2"), result("c2", "2"), call("c3")], {}),
         ([], "append", [turn(SAID), call("c2")], {}),
         ([turn(SAID)], "append", [call("c2")], {}),
+        ([turn(SAID)], "append", [turn(""), call("c2")], {}),
+        ([turn(SAID), THOUGHT], "append", [turn(""), call("c2")], {}),
         ([delta(SAID)], "ask", [turn(SAID), call("c2")], {"approval_of": "c2"}),
         ([delta(SAID)], "delegate", [turn(SAID)], {"tasks": [TASK]}),
         ([turn(SAID)], "delegate", [], {"tasks": [TASK]}),
+        ([GIVEN, turn(SAID)], "delegate", [], {"tasks": [{**TASK, "tool_call_id": "g"}, TASK]}),
     ],
 )
 def test_the_text_of_a_turn_beyond_the_last_step_is_the_answer(
@@ -81,7 +88,8 @@ def test_the_text_of_a_turn_beyond_the_last_step_is_the_answer(
     assert ["Looking.", SAID] == [
         one["content"] for one in data_of(connections, run_id, "message.completed")
     ]
-    assert ["c1"] == [one["tool_call_id"] for one in data_of(connections, run_id, "tool.call")]
+    calls = [one["tool_call_id"] for one in data_of(connections, run_id, "tool.call")]
+    assert ["c1"] == [id_ for id_ in calls if id_ != "g"]
     messages = alice.get(f"/v1/threads/{mine.run['thread_id']}/messages").json
     assert messages is not None
     assert SAID == messages[-1]["content"]
@@ -155,3 +163,21 @@ def test_an_answer_in_the_request_of_the_last_calls_is_no_step_too_many(
     assert run is not None
     assert "running" == written.json["status"]
     assert ("completed", "stop", SAID) == (run["status"], run["stop_reason"], run["output"])
+
+
+@pytest.mark.parametrize("events", [[], [turn(SAID)], [turn(SAID), cost(0.5)]])
+def test_a_task_whose_call_is_on_record_is_no_step(
+    events: list[dict[str, Any]], alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """Its call belongs to an earlier turn, whatever text has followed."""
+    mine = at_last_step(alice, worker)
+    mine.write("append", GIVEN, turn("Let me check."))
+    seq, tasks = mine.seq, [{**TASK, "tool_call_id": "g"}]
+
+    first, again = (mine.write("delegate", *events, seq=seq, tasks=tasks) for _ in range(2))
+
+    run_id = mine.run["run_id"]
+    run = alice.get(f"/v1/runs/{run_id}").json
+    assert run is not None
+    assert ("running", 1) == (run["status"], len(data_of(connections, run_id, "run.delegated")))
+    assert (200, first.json) == (first.status_code, again.json)
