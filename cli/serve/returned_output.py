@@ -3,7 +3,7 @@
 from typing import Any
 
 from arkloop.shared import json_text
-from arkloop.shared.agents.transcript import json_of
+from arkloop.shared.agents.transcript import output_json
 from arkloop.shared.events.plain import clean
 from arkloop.shared.json_text import InvalidJSON
 
@@ -12,16 +12,16 @@ class InvalidOutput(ValueError):
     """A returned value that is not the output which the run must have."""
 
 
-def output_of(returned: Any) -> tuple[str, dict[str, Any]]:
-    """Return the JSON text and the object that an agent has returned.
+def output_of(returned: Any, said: str) -> tuple[str, dict[str, Any]]:
+    """Return the JSON text and the object that an agent has returned; `said` is its last text.
 
     Raises:
-        InvalidOutput: it is no object.
+        InvalidOutput: it is no object, or a property is not JSON, such as NaN.
         ValueError: it is not JSON at all, as an object of Python.
     """
     try:
-        text = clean(returned) if isinstance(returned, str) else json_of(returned)
-    except ValueError as error:
+        text = clean(returned) if isinstance(returned, str) else output_json(returned, said)
+    except (TypeError, ValueError, RecursionError) as error:
         message = "The agent returned no object, which its output schema requires."
         raise ValueError(message) from error
     try:

@@ -116,14 +116,14 @@ class ServedRun(StepsAndCosts):
             if left := self._transcript.close():
                 self.outbox.note(*left)
             output = None
+            streamed, last = self.outbox.open_text, self._last_turn
             if self.output_schema is not None:
-                returned, output = output_of(returned)
+                said = streamed or ("" if last is None else last.content)
+                returned, output = output_of(returned, said)
             elif returned is not None and not isinstance(returned, str):
                 raise ValueError(f"The agent returned {type(returned).__name__}, not text.")
             elif returned is not None:
                 returned = clean(returned)
-            streamed = self.outbox.open_text
-            last = self._last_turn
             is_recorded = not streamed and last is not None and returned in (None, last.content)
             if is_recorded and last is not None:
                 content = last.content

@@ -24,7 +24,11 @@ NO_RESULT = "The agent ended without a result of this call."
 CALL_ID = re.compile("[!-~]{1,128}")
 #: NUL as JSON text has it; after an odd number of further backslashes it is no escape.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+#: DEL, too, as `json.dumps` escapes it.
+_NOT_ASCII = re.compile(r"[^\x00-~]+")
 MAX_NAME_CHARACTERS = 128
+#: Of the text of an output that agent workers may send.
+MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_TASK_CHARACTERS = 100_000
 #: Of one call of `delegate_all`.
 MAX_TASKS = 64
@@ -281,6 +285,30 @@ def json_of(value: Any) -> str:
     if is_too_deep(value):
         raise ValueError("Nested too deep.")
     return storable_json(text)
+
+
+def output_json(returned: Any, said: str) -> str:
+    """Return the JSON text of an object that an agent has returned, as it has `said` it, if it has.
+
+    Agents stream it with spaces, as Python writes it, or without, as models do, and with other
+    characters than ASCII as they are or escaped. Values that JSON does not have, such as NaN, are
+    written as Python writes them, and the nesting may be of any depth: the reader of the text
+    reports the property that is not JSON.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it cannot be written as JSON.
+    """
+    spaced = storable_json(json.dumps(returned, ensure_ascii=False))
+    compact = storable_json(json.dumps(returned, ensure_ascii=False, separators=(",", ":")))
+    spellings = [spaced, compact, _escaped(spaced), _escaped(compact)]
+    fitting = [text for text in spellings if len(text.encode()) <= MAX_OUTPUT_BYTES] or spellings
+    return next((text for text in fitting if text.startswith(said)), fitting[0])
+
+
+def _escaped(text: str) -> str:
+    """Return JSON text with escapes of the characters that are not ASCII."""
+    # Of the text, not of the value: what cannot be stored has been replaced in it.
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def storable_json(text: str) -> str:

@@ -1,10 +1,9 @@
 """The answer of a custom agent's run, made of what the agent has returned and streamed."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from arkloop.shared.agents.transcript import Transcript, storable_json
+from arkloop.shared.agents.transcript import Transcript, output_json
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.worker.agent.loop import Answer
@@ -39,12 +38,13 @@ def answer_of(
         RunFailure: what was returned is no answer.
     """
     value: dict[str, Any] | None = None
+    streamed = clean(run.open_text)
     if output_schema is not None:
-        returned, value = _output(returned, output_schema)
+        said = streamed or (last_turn.content if last_turn else "")
+        returned, value = _output(returned, output_schema, said)
     elif returned is not None and not isinstance(returned, str):
         kind = type(returned).__name__
         raise RunFailure("agent.failed", f"The agent returned {kind}, not text.")
-    streamed = clean(run.open_text)
     if returned is not None:
         returned = clean(returned)
     if not streamed and last_turn and returned in (None, last_turn.content):
@@ -58,9 +58,11 @@ def answer_of(
     return _answer(completed, value, (completed,))
 
 
-def _output(returned: Any, output_schema: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _output(
+    returned: Any, output_schema: Mapping[str, Any], said: str
+) -> tuple[str, dict[str, Any]]:
     try:
-        text = returned if isinstance(returned, str) else _json_text(returned)
+        text = returned if isinstance(returned, str) else output_json(returned, said)
     except (TypeError, ValueError, RecursionError) as error:
         message = "The agent returned no object, which its output schema requires."
         raise RunFailure("agent.failed", message) from error
@@ -69,11 +71,6 @@ def _output(returned: Any, output_schema: Mapping[str, Any]) -> tuple[str, dict[
     if output.errors or output.value is None:
         raise RunFailure("output.invalid", " ".join(output.errors or ["It is no object."]))
     return text, output.value
-
-
-def _json_text(returned: Any) -> str:
-    """Return the JSON text with the spaces that agents stream, which `json_of` leaves out."""
-    return storable_json(json.dumps(returned, ensure_ascii=False))
 
 
 def _answer(

@@ -145,6 +145,11 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
     assert ("fail", "The service refused the agent's events.") == end
 
 
+def nested(levels: int) -> list[Any]:
+    """Return a list within a list, and so on."""
+    return [nested(levels - 1)] if levels else []
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -152,9 +157,12 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
         ('{"a":' + "[" * 200 + "]" * 200 + "}", "The property 'a': is nested deeper than 64"),
         ('{"a": 1, "a": 2}', "The property 'a': duplicate field."),
         ("[1]", "The output must be of type object."),
+        ({"mean": float("nan")}, "The property 'mean': NaN is not valid JSON."),
+        ({"a": [float("-inf")]}, "The property 'a.0': -Infinity is not valid JSON."),
+        ({"a": nested(70)}, "The property 'a': is nested deeper than 64 levels."),
     ],
 )
-def test_a_run_whose_output_is_no_object_fails(returned: str, message: str) -> None:
+def test_a_run_whose_output_is_no_object_fails(returned: Any, message: str) -> None:
     """It has the code of the service; brackets that are never closed exhaust Python's parser."""
     codes: list[str | None] = []
 

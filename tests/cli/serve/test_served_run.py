@@ -136,6 +136,34 @@ def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
     assert (answered["last_turn"], []) == (end["content"], end["events"])
 
 
+@pytest.mark.parametrize("said", ['{"a": 1, "b": [2]}', '{"a":1,"b":[2]}'])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_an_object_that_was_streamed_as_text_is_not_said_again(
+    said: str, is_checkpointed: bool
+) -> None:
+    """Its text is that which the agent has streamed, with spaces or without."""
+    sent: list[dict[str, Any]] = []
+
+    def respond(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        sent.append(body)
+        return 200, {"status": "running", "cancel_requested": False, "next_seq": 9}
+
+    claimed = {**RUN, "fence": 1, "output_schema": {"type": "object"}}
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, claimed, threading.Event())
+        run.text(said)
+        if is_checkpointed:
+            run.checkpoint(1)
+        run.finish({"a": 1, "b": [2]})
+        run.outbox.close()
+        service.close()
+
+    events = [event for body in sent for event in body["events"]]
+    assert ["message.delta", "message.completed"] == [event["type"] for event in events]
+    assert said == sent[-1]["content"]
+
+
 @pytest.mark.parametrize(
     ("polled", "refused", "kept"),
     [({"unbegun": []}, False, ["a", "c"]), ({}, False, None), ({"unbegun": []}, True, None)],

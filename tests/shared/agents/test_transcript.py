@@ -7,11 +7,13 @@ import pytest
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
 from arkloop.shared.agents.transcript import (
+    MAX_OUTPUT_BYTES,
     NO_RESULT,
     RecordedCall,
     Transcript,
     call_of,
     json_of,
+    output_json,
 )
 from arkloop.shared.events.plain import plain
 from arkloop.shared.events.types import Event, MessageCompleted, ToolResult
@@ -140,3 +142,28 @@ def test_a_value_that_is_nested_too_deep_is_refused() -> None:
 
     with pytest.raises(ValueError):
         json_of(deep)
+
+
+def test_an_output_has_spaces_as_far_as_they_fit() -> None:
+    """They do not make it longer than a service accepts."""
+    rows = ["a"] * 230_000
+
+    assert '{"a": 1}' == output_json({"a": 1}, "")
+    assert '{"a":1}' == output_json({"a": 1}, '{"a":1')
+    for said in ("", "Working on it. ", '{"rows": ["a"'):
+        assert MAX_OUTPUT_BYTES > len(output_json({"rows": rows}, said))
+    assert '{"a": NaN}' == output_json({"a": float("nan")}, "")
+
+
+@pytest.mark.parametrize("is_ascii", [True, False])
+@pytest.mark.parametrize("separators", [None, (",", ":")])
+def test_an_output_is_spelled_as_it_was_streamed(
+    is_ascii: bool, separators: tuple[str, str] | None
+) -> None:
+    """Python escapes what is not ASCII unless it is asked not to, and models do not."""
+    output = {"city": "Zürich \x7f\U0001f600\n", "rows": [1, 2]}
+    text = json.dumps(output, ensure_ascii=is_ascii, separators=separators)
+
+    assert text == output_json(output, text) == output_json(output, text[:20])
+    assert json.dumps(output, ensure_ascii=False) == output_json(output, "")
+    assert '"\ufffd"' == output_json("\ud800", '"\\ud800"')

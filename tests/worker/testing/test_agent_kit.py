@@ -107,6 +107,26 @@ def test_what_an_agent_returns_is_checked(
     assert (returned if code is None else None) == run.output
 
 
+@pytest.mark.parametrize("said", ['{"b": [1, 2]}', '{"b":[1,2]}'])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_an_object_that_was_streamed_as_text_is_not_said_again(
+    said: str, is_checkpointed: bool
+) -> None:
+    """Its text is that which the agent has streamed, with spaces or without."""
+
+    def agent(run: AgentRun) -> dict[str, Any]:
+        run.text(said)
+        if is_checkpointed:
+            run.checkpoint(None)
+        return {"b": [1, 2]}
+
+    run = play_agent(agent, "Hi.", persona={"output_schema": {"type": "object"}})
+
+    assert ({"b": [1, 2]}, "completed") == (run.output, run.status)
+    assert [] == run.data_of("message.reset")
+    assert [said] == [data["content"] for data in run.data_of("message.completed")]
+
+
 def test_an_execution_begins_with_a_checkpoint_and_its_conversation() -> None:
     """An agent can be tested from the middle of its work."""
 
