@@ -213,12 +213,18 @@ def _give_results(
     ]
     # Clients send the results of a turn together, also those of calls that were given up.
     commands.give_results(tx, actor(), run_id, given, skips_late=True)
-    missing = _missing(tx.sql, queries.get(tx.sql, actor(), run_id), facts)
+    missing = _missing(tx.sql, queries.get(tx.sql, actor(), run_id), facts, _request_id(projection))
     return Part(run_id=run_id, waits=projection.waits, pending=missing)
 
 
-def _missing(sql: Connection, run: RowMapping, facts: AguiFacts) -> list[str]:
+def _missing(sql: Connection, run: RowMapping, facts: AguiFacts, request_id: str) -> list[str]:
+    """Return the calls of this request whose results the run still waits for.
+
+    Where the results were sent before, the run may ask for others by now, in the part that follows.
+    """
     pending: Mapping[str, Any] = run["pending_input"] or {}
+    if pending.get("request_id") != request_id:
+        return []
     awaited = pending_calls.awaited(sql, run)
     return [
         facts.call_id(call["tool_call_id"])

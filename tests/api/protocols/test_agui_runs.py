@@ -38,6 +38,12 @@ def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:
     """Create a run that waits for results of these calls of the page's tool."""
     send(alice, SAID).close()
     run_id = newest(stored)
+    ask(stored, run_id, *call_ids)
+    return run_id
+
+
+def ask(stored: StoredRuns, run_id: UUID, *call_ids: str) -> None:
+    """Let the run wait for results of these calls of the page's tool."""
     claim = claimed(stored, run_id)
     calls = [{"tool_call_id": id_, "name": "locate", "arguments": {}} for id_ in call_ids]
     for call in calls:
@@ -46,7 +52,6 @@ def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:
         stored.write(claim, ToolCallRequested(**call))
     at_end = replace(claim, last_seq=stored.last_seq(run_id))
     stored.park(at_end, new_id(), kind="tool_results", calls=calls)
-    return run_id
 
 
 def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
@@ -77,6 +82,11 @@ def result(run_id: UUID, call_id: str, content: Any = "Rome") -> dict[str, Any]:
         "toolCallId": f"{run_id.hex}.{call_id}",
         "content": content,
     }
+
+
+def events_of(response: TestResponse) -> list[dict[str, Any]]:
+    lines = response.text.splitlines()
+    return [json.loads(line[6:]) for line in lines if line[:6] == "data: "]
 
 
 def first_cursor(response: TestResponse) -> str:
@@ -122,8 +132,7 @@ def test_a_message_after_a_result_cancels_the_run_that_waits(
     run_id = asking(alice, stored, *asked)
     said = [SAID, turn(run_id, *{*asked, given}), result(run_id, given, content)]
     if len(asked) > 1:
-        [*_, ended] = send(alice, *said).text.splitlines()[:-1]
-        pending = json.loads(ended.removeprefix("data: "))["outcome"]["pendingToolCallIds"]
+        pending = events_of(send(alice, *said))[-1]["outcome"]["pendingToolCallIds"]
         assert [f"{run_id.hex}.d"] == pending
 
     shown = first_cursor(send(alice, *said, LATER))
@@ -144,14 +153,30 @@ def test_a_page_gets_the_results_of_another_one(alice: User, stored: StoredRuns)
         stored.write(claim, ToolResult(call_id, "locate", output, False, 1))
     stored.finish(claim)
 
-    lines = send(alice, *last, run_id="last").text.splitlines()
+    again = send(alice, *last, run_id="last")
 
-    events = [json.loads(line[6:]) for line in lines if line[:6] == "data: "]
-    found = {e["toolCallId"]: e["content"] for e in events if e["type"] == "TOOL_CALL_RESULT"}
+    results = [e for e in events_of(again) if e["type"] == "TOOL_CALL_RESULT"]
+    found = {event["toolCallId"]: event["content"] for event in results}
     assert {f"{run_id.hex}.c": "Rome"} == found
     # Cursors count the same events in all streams.
-    numbers = [line.rpartition(".")[2] for line in lines if line[:4] == "id: "]
+    numbers = [line.rpartition(".")[2] for line in again.text.splitlines() if line[:4] == "id: "]
     assert ["1", "2"] == numbers
+
+
+def test_results_that_are_sent_again_lead_to_what_followed_them(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The run asks for others meanwhile, which this page has not seen, nor a second one."""
+    run_id = asking(alice, stored, "c")
+    said = [SAID, turn(run_id, "c"), result(run_id, "c")]
+    send(alice, *said).close()
+    ask(stored, run_id, "d")
+
+    again = events_of(send(alice, *said))
+
+    names = ["RUN_STARTED", "TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "RUN_FINISHED"]
+    assert names == [event["type"] for event in again]
+    assert [f"{run_id.hex}.d"] == again[-1]["outcome"]["pendingToolCallIds"]
 
 
 @pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])
