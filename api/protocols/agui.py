@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,12 +11,14 @@ from ag_ui.core import (
     BaseEvent,
     MessagesSnapshotEvent,
     RunErrorEvent,
+    RunFinishedCancelledOutcome,
     RunFinishedEvent,
     RunFinishedSuccessOutcome,
     RunStartedEvent,
 )
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import fields, validate
+from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.delivery import cancel_after_leave
@@ -51,8 +54,10 @@ from arkloop.shared.errors import (
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
+from arkloop.shared.times import EPOCH
 
 bp = Blueprint("agui", __name__)
 
@@ -125,7 +130,8 @@ def run_agent() -> Response:
         why = "; ".join(f"{name}: {reasons[0]}" for name, reasons in error.details.items())
         return _stream(wanted, RunErrorEvent(message=why or str(error), code=error.code))
     if part.pending:
-        return _stream(wanted, _finished(wanted, part.pending))
+        outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=part.pending)
+        return _stream(wanted, _finished(wanted, outcome))
     on_leave = _go_on
     if args.get("on_disconnect") == "cancel":
         on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
@@ -162,7 +168,7 @@ def connect_agent() -> Response:
         thread = agui_threads.read(sql, wanted.thread_id)
     if thread.active is None:
         snapshot = MessagesSnapshotEvent(messages=thread.messages)
-        return _stream(wanted, snapshot, _finished(wanted))
+        return _stream(wanted, snapshot, _ended(wanted, thread.last))
     facts, waits = thread.active
     earlier = PackedMessages(thread.messages)
     return _projected(AguiProjection(facts, waits, earlier=earlier, connects=True), facts)
@@ -211,8 +217,21 @@ def _projected(
     return projected(facts.run_id, actor(), projection, opening=opening, on_leave=on_leave)
 
 
-def _finished(wanted: AguiRequest, pending: list[str] | None = None) -> RunFinishedEvent:
-    outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=pending)
+def _ended(wanted: AguiRequest, last: Row[Any] | None) -> BaseEvent:
+    """Return the event with which the last run of a thread has ended, as its followers got it.
+
+    An error has the time at which the run failed, so that pages can tell one that they have shown.
+    """
+    if last is not None and last.state == RunState.FAILED:
+        failed_at = (last.ended_at - EPOCH) // timedelta(milliseconds=1)
+        error = {"message": last.error_message, "code": last.error_code}
+        return RunErrorEvent(**error, timestamp=failed_at)
+    if last is not None and last.state == RunState.CANCELLED:
+        return _finished(wanted, RunFinishedCancelledOutcome())
+    return _finished(wanted, RunFinishedSuccessOutcome())
+
+
+def _finished(wanted: AguiRequest, outcome: Any) -> RunFinishedEvent:
     return RunFinishedEvent(thread_id=wanted.thread_id, run_id=wanted.run_id, outcome=outcome)
 
 

@@ -1,6 +1,6 @@
 """A thread as AG-UI shows it: the messages of its runs, and the run that is active."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from arkloop.api.protocols.agui_messages import Message, text_of
 from arkloop.api.protocols.agui_projection import AguiFacts
 from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.runs import queries, timeline
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.timeline import Entry
 from arkloop.shared.threads import threads
 from arkloop.shared.threads.content import Part
@@ -29,20 +29,25 @@ class ActiveRun(NamedTuple):
 
 
 class ShownThread(NamedTuple):
-    """The messages of a thread, without those of its active run."""
+    """The messages of a thread, without those of its active run; `last` is its last run if none is.
+
+    `last` is None where the thread has no run yet, or none any more.
+    """
 
     messages: list[Any]
-    active: ActiveRun | None
+    active: ActiveRun | None = None
+    last: Row[Any] | None = None
 
 
 def read(sql: Connection, external_id: str) -> ShownThread:
     """Read the thread with this id of the client; it is empty if there is none."""
     thread = threads.find(sql, actor(), external_id)
     if thread is None:
-        return ShownThread([], None)
+        return ShownThread([])
     run_id = threads.active_run_id(sql, thread.id)
     if run_id is None:
-        return ShownThread(_messages(sql, thread.id, None), None)
+        entries = _entries(sql, thread.id)
+        return ShownThread(_shown(entries, None), last=_last_run(entries))
     run = queries.get(sql, actor(), run_id)
     facts = agui_runs.facts_of(run, external_id)
     projection = agui_runs.last_part(sql, facts)
@@ -50,18 +55,32 @@ def read(sql: Connection, external_id: str) -> ShownThread:
     state = queries.get(sql, actor(), run_id)["state"]
     has_reply = projection.asked is not None and state != RunState.WAITING
     active = ActiveRun(facts, projection.waits if has_reply else projection.first)
-    return ShownThread(_messages(sql, thread.id, run_id), active)
+    return ShownThread(_shown(_entries(sql, thread.id), run_id), active)
 
 
 def messages_before(sql: Connection, thread_id: UUID, run: RowMapping) -> list[Message]:
     """Return the messages of a thread without those of this run."""
-    return _messages(sql, thread_id, run["id"])
+    return _shown(_entries(sql, thread_id), run["id"])
 
 
-def _messages(sql: Connection, thread_id: UUID, without: UUID | None) -> list[Message]:
-    found = timeline.read(sql, actor(), thread_id, limit=MAX_ENTRIES, before=None)
+def _entries(sql: Connection, thread_id: UUID) -> Sequence[Entry]:
+    """Return the latest entries of a thread, the newest first."""
+    return timeline.read(sql, actor(), thread_id, limit=MAX_ENTRIES, before=None).entries
+
+
+def _last_run(entries: Sequence[Entry]) -> Row[Any] | None:
+    """Return the last run that counts and does not wait for its thread, None if there is none."""
+    for entry in entries:
+        row = entry.row
+        has_begun = entry.turns is not None and row.state not in WAITING_FOR_THREAD
+        if has_begun and row.superseded_at is None:
+            return row
+    return None
+
+
+def _shown(entries: Sequence[Entry], without: UUID | None) -> list[Message]:
     shown: list[Message] = []
-    for entry in reversed(found.entries):
+    for entry in reversed(entries):
         if entry.turns is None:
             shown.append(_user_message(entry.row))
         elif entry.row.id != without and entry.row.superseded_at is None:

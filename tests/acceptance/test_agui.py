@@ -176,6 +176,19 @@ def test_a_connect_shows_the_thread(user: Caller, client: AguiProcess) -> None:
     assert ([], None) == (empty["messages"], empty["error"])
 
 
+def test_a_connect_shows_that_a_run_has_failed(user: Caller, client: AguiProcess) -> None:
+    """The page gets the error that followers of the run got; its `connectAgent()` returns."""
+    failed = client.agent(user, "failed").run(script(CALCULATE, {"error": "invalid_request"}))
+    seen = client.agent(user, "failed", query="?").connect()
+
+    followed, shown_later = failed["events"][-1], seen["events"][-1]
+    assert ("RUN_ERROR", None) == (followed["type"], seen["error"])
+    assert [followed[of] for of in ("type", "code", "message")] == [
+        shown_later[of] for of in ("type", "code", "message")
+    ]
+    assert failed["messages"] == seen["messages"]
+
+
 def test_a_user_who_moves_on_is_answered(user: Caller, client: AguiProcess) -> None:
     """A message in place of the results of the page's tools ends the run that waits for them."""
     agent = client.agent(user, "moves-on")

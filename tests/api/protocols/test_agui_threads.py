@@ -1,10 +1,18 @@
 """Threads as AG-UI shows them to a page that connects."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import pytest
+
+from arkloop.shared.events.types import RunError
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.times import EPOCH, now, rfc3339
 from tests.clients import User
+from tests.stored_runs import StoredRuns
 
 URL = {"type": "url", "value": "https://example.com/a.png"}
 DATA = {"type": "data", "value": "aGVsbG8=", "mimeType": "text/plain"}
@@ -18,13 +26,54 @@ SAID = {
 }
 
 
-def snapshot(alice: User, thread: str) -> list[dict[str, Any]]:
+def connected(alice: User, thread: str) -> list[dict[str, Any]]:
+    """Return the events that a page gets which connects to the thread."""
     body = {"threadId": thread, "runId": str(new_id()), "messages": []}
     lines = alice.post("/v1/agui/connect", json=body).text.splitlines()
-    events = [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
-    [shown] = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
+    return [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
+
+
+def snapshot(alice: User, thread: str) -> list[dict[str, Any]]:
+    [shown] = [event for event in connected(alice, thread) if event["type"] == "MESSAGES_SNAPSHOT"]
     messages: list[dict[str, Any]] = shown["messages"]
     return messages
+
+
+FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown"),
+    [
+        (
+            {"error": FAILED, "state": RunState.FAILED},
+            {"type": "RUN_ERROR", "message": FAILED.message, "code": FAILED.code},
+        ),
+        ({"state": RunState.CANCELLED}, {"type": "RUN_FINISHED", "outcome": {"type": "cancelled"}}),
+        ({}, {"type": "RUN_FINISHED", "outcome": {"type": "success"}}),
+    ],
+)
+def test_the_end_of_the_last_run_is_shown(
+    alice: User, stored: StoredRuns, ending: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    """A page whose stream was cut before it learns by a connect that its run has failed."""
+    thread_id = UUID(alice.thread(external_id=(name := str(new_id()))))
+    # Neither a run before it counts, nor one that waits for its time.
+    endings: list[dict[str, Any]] = [{"error": FAILED, "state": RunState.FAILED}, ending]
+    for how in endings:
+        claim = stored.claim(run_id := stored.create(thread_id))
+        assert claim is not None
+        stored.finish(claim, **how)
+    later = {"message": "Hello", "not_before": rfc3339(now() + timedelta(hours=1))}
+    assert 201 == alice.post(f"/v1/threads/{thread_id}/runs", json=later).status_code
+
+    ended = connected(alice, name)[-1]
+
+    assert shown.items() <= ended.items(), ended
+    if ended["type"] == "RUN_ERROR":  # by which a page knows it again
+        run: Any = alice.get(f"/v1/runs/{run_id}").json
+        failed_at = datetime.fromisoformat(run["failed_at"])
+        assert failed_at == EPOCH + timedelta(milliseconds=ended["timestamp"])
 
 
 def test_files_of_a_message_are_shown_as_parts(alice: User) -> None:
