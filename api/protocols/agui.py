@@ -133,7 +133,7 @@ def run_agent() -> Response:
         outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=part.pending)
         return _stream(wanted, _finished(wanted, outcome))
     on_leave = _go_on
-    if args.get("on_disconnect") == "cancel":
+    if _cancels(args):
         on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
     with connections().reading() as sql:
         run = queries.get(sql, actor(), part.run_id)
@@ -142,6 +142,7 @@ def run_agent() -> Response:
         facts,
         part.waits,
         earlier=PackedMessages(wanted.messages),
+        connects=part.connects,
         lacking=wanted.open_calls,  # other pages may have sent results of the same turn
     )
     return _projected(projection, facts, on_leave)
@@ -184,11 +185,24 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
         stored = wanted.with_stored_files()
 
         def make(tx: Transaction) -> Response:
-            part = agui_runs.start(tx, stored, args.get("persona_id"), args.get("route_id"))
-            return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
+            agent = args.get("persona_id"), args.get("route_id")
+            # A run that is cancelled when its client leaves ends with the response that was lost.
+            part = agui_runs.start(tx, stored, *agent, joins=not _cancels(args))
+            shown = {"waits": part.waits, "pending": part.pending, "connects": part.connects}
+            return jsonify(run_id=str(part.run_id), **shown)
 
         made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()
-    return Part(run_id=UUID(made["run_id"]), waits=made["waits"], pending=made["pending"])
+    return Part(
+        run_id=UUID(made["run_id"]),
+        waits=made["waits"],
+        pending=made["pending"],
+        connects=made.get("connects", False),  # processes of earlier releases have stored others
+    )
+
+
+def _cancels(args: Mapping[str, Any]) -> bool:
+    """Return whether the run is to be cancelled when its client leaves."""
+    return args.get("on_disconnect") == "cancel"
 
 
 def _resumed(wanted: AguiRequest, cursor: str) -> Response:

@@ -56,10 +56,17 @@ class AguiFacts:
     client_run_id: str
     client_tools: frozenset[str] = frozenset()
     is_for_end_user: bool = False
+    #: The request that the run waits with, and the ids of its calls that have no result yet.
+    awaits: tuple[str, frozenset[str]] = ("", NO_IDS)
 
     def call_id(self, tool_call_id: str) -> str:
         """Return the id of a call for clients, who take it for unique in the thread."""
         return call_ids.shown(self.run_id, tool_call_id)
+
+    def missing(self, request_id: str, ids: list[str]) -> list[str]:
+        """Return those of a request's calls that have no result; all if that is not known."""
+        awaited_id, awaited = self.awaits
+        return [id_ for id_ in ids if awaited_id == request_id and id_ in awaited] or ids
 
 
 class AguiProjection:
@@ -190,7 +197,8 @@ class AguiProjection:
                 return  # for HTTP tools alone, which send their results themselves
             yield from self._hand_over(calls)
             ids = [self._facts.call_id(call["tool_call_id"]) for call in calls]
-            outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=ids)
+            missing = self._facts.missing(data["request_id"], ids)
+            outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=missing)
         else:
             call_id = self._facts.call_id(data.get("tool_call_id") or "")
             # The key of a custom agent's question need not be the id of a call.

@@ -36,6 +36,7 @@ from arkloop.shared.runs import (
 )
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
@@ -47,18 +48,28 @@ _PAGE_EVENTS = 2_000
 class Part:
     """A run of the protocol: what follows a run's `waits`-th wait, or nothing yet.
 
-    `pending` are calls whose results are still missing: then the run does not go on.
+    `pending` are calls whose results are still missing: then the run does not go on. With
+    `connects`, the client lacks the parts before this one.
     """
 
     run_id: UUID
     waits: int = 0
     pending: list[str] = field(default_factory=list)
+    connects: bool = False
 
 
 def start(
-    tx: Transaction, wanted: AguiRequest, persona_id: str | None, route_id: str | None
+    tx: Transaction,
+    wanted: AguiRequest,
+    persona_id: str | None,
+    route_id: str | None,
+    *,
+    joins: bool = True,
 ) -> Part:
-    """Do what the request asks for: resume a run, give it results, or create one.
+    """Do what the request asks for: resume a run, give it results, join one, or create one.
+
+    With `joins`, a message that is sent again is answered by the run that is already active or
+    waits for its turn.
 
     Raises:
         Conflict: the run does not wait for this, or no longer.
@@ -69,17 +80,22 @@ def start(
         return _resume(tx, wanted, thread, persona_id, route_id)
     if run_id := next(filter(None, map(call_ids.run_of, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
+    if joins and (joined := _joined(tx.sql, wanted, thread, persona_id, route_id)) is not None:
+        return joined
     return _create(tx, wanted, thread, persona_id, route_id)
 
 
 def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) -> AguiFacts:
     """Return the facts about a run of the thread with this id of the client."""
+    pending: Mapping[str, Any] = run["pending_input"] or {}
+    awaited = (call_ids.shown(run["id"], c["tool_call_id"]) for c in pending.get("calls", ()))
     return AguiFacts(
         run_id=run["id"],
         thread_id=thread_id,
         client_run_id=client_run_id or run["metadata"].get(RUN_ID) or str(run["id"]),
         client_tools=client_tool_names(run),
         is_for_end_user=actor().end_user_id is not None,
+        awaits=(pending.get("request_id", ""), frozenset(awaited)),
     )
 
 
@@ -97,6 +113,24 @@ def last_part(
         if last == event_log.last_seq(sql, facts.run_id):
             return projection
         waits = projection.waits
+
+
+def waits_before_shown(sql: Connection, facts: AguiFacts) -> int:
+    """Return the number of waits before the part of a run that a joining client is shown.
+
+    It is the last part. If that ends with a request which has been replied to, or which only lacks
+    results of HTTP tools, the client is shown what follows it.
+    """
+    projection = last_part(sql, facts)
+    if projection.asked is None:
+        return projection.first
+    # Read after its events, which are stored together with it: the run may have asked meanwhile.
+    run = queries.get(sql, actor(), facts.run_id)
+    pending = (run["pending_input"] if run["state"] == RunState.WAITING else None) or {}
+    is_open = pending.get("request_id") == _request_id(projection)
+    if pending.get("kind") == pending_calls.KIND:
+        is_open &= any(call["name"] in facts.client_tools for call in pending["calls"])
+    return projection.first if is_open else projection.waits
 
 
 def _fold(sql: Connection, projection: AguiProjection, run_id: UUID) -> int:
@@ -157,8 +191,8 @@ def _asked(
 ) -> tuple[UUID, AguiProjection, ResumeEntry]:
     """Return the run and its part that asks what the entry replies to. Raises: NotWaiting."""
     entries = {entry.interrupt_id: entry for entry in wanted.resume}
-    run_id = thread and (
-        threads.active_run_id(sql, thread.id) or queries.newest_of_thread(sql, thread.id)
+    run_id: UUID | None = thread and (
+        thread.active_run_id or queries.newest_of_thread(sql, thread.id)
     )
     if not run_id or len(entries) != len(wanted.resume):
         raise NotWaiting("The thread has no open interrupt of this id.")
@@ -202,6 +236,10 @@ def _give_results(
     # The service's own calls have results among them, too.
     if not results.keys() & projection.asked_call_ids:
         raise NotWaiting("The run is not waiting for these tool results.")
+    # Others have sent some of them since a client was asked, perhaps with another output: they
+    # would refuse those that the run lacks.
+    sent = [call_id for call_id in results if call_id in projection.asked_call_ids]
+    lacking = facts.missing(_request_id(projection), sent)
     given = [
         CallResult(
             tool_call_id=call_ids.stored(run_id, call_id),
@@ -209,7 +247,7 @@ def _give_results(
             is_error=wanted.is_error(call_id),
         )
         for call_id, text in results.items()
-        if call_id in projection.asked_call_ids
+        if call_id in lacking
     ]
     # Clients send the results of a turn together, also those of calls that were given up.
     commands.give_results(tx, actor(), run_id, given, skips_late=True)
@@ -236,6 +274,39 @@ def _missing(sql: Connection, run: RowMapping, facts: AguiFacts, request_id: str
 # ---- a new run -----------------------------------------------------------------------
 
 
+def _joined(
+    sql: Connection,
+    wanted: AguiRequest,
+    thread: Row[Any] | None,
+    persona_id: str | None,
+    route_id: str | None,
+) -> Part | None:
+    """Return the agent's run that is about to answer the very message of the request, None without.
+
+    A client that has lost a response sends the message again, perhaps with another `runId`. A page
+    with several agents sends it to each of them.
+    """
+    message = wanted.new_message()
+    message_id = None if message is None else message.metadata.get(MESSAGE_ID)
+    if message is None or message_id is None or thread is None or thread.active_run_id is None:
+        return None
+    for found in thread_entries.unended_runs(sql, thread.id, MESSAGE_ID, message_id):
+        is_agent = _has_agent(found, persona_id or actor().persona_id, route_id)
+        if is_agent and found.content == message.content.text:
+            break
+    else:
+        return None
+    run = queries.get(sql, actor(), found.id)
+    waits = waits_before_shown(sql, facts_of(run, wanted.thread_id, wanted.run_id))
+    return Part(run_id=found.id, waits=waits, connects=waits > 0)
+
+
+def _has_agent(run: Row[Any], persona_id: str | None, route_id: str | None) -> bool:
+    """Return whether a run has the persona and the route, as far as these are given."""
+    key, _, _ = run.persona_id.partition("@")  # also of the version before the newest
+    return persona_id in (None, run.persona_id, key) and route_id in (None, run.route_id)
+
+
 def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> OnBusy:
     """Return what becomes of a message while the thread's run is active.
 
@@ -245,7 +316,7 @@ def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> O
     Raises:
         ThreadBusy: an interrupt is open, which the protocol has answered first.
     """
-    run_id = None if thread is None else threads.active_run_id(sql, thread.id)
+    run_id: UUID | None = None if thread is None else thread.active_run_id
     pending = None if run_id is None else queries.get(sql, actor(), run_id)["pending_input"]
     if pending is None:
         return OnBusy.ENQUEUE

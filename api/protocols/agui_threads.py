@@ -12,7 +12,7 @@ from arkloop.api.protocols.agui_messages import Message, text_of
 from arkloop.api.protocols.agui_projection import AguiFacts
 from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.runs import queries, timeline
-from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
+from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.runs.timeline import Entry
 from arkloop.shared.threads import threads
 from arkloop.shared.threads.content import Part
@@ -44,17 +44,13 @@ def read(sql: Connection, external_id: str) -> ShownThread:
     thread = threads.find(sql, actor(), external_id)
     if thread is None:
         return ShownThread([])
-    run_id = threads.active_run_id(sql, thread.id)
+    run_id: UUID | None = thread.active_run_id
     if run_id is None:
         entries = _entries(sql, thread.id)
         return ShownThread(_shown(entries, None), last=_last_run(entries))
     run = queries.get(sql, actor(), run_id)
     facts = agui_runs.facts_of(run, external_id)
-    projection = agui_runs.last_part(sql, facts)
-    # Read after its events, which are stored together with it: the run may have asked meanwhile.
-    state = queries.get(sql, actor(), run_id)["state"]
-    has_reply = projection.asked is not None and state != RunState.WAITING
-    active = ActiveRun(facts, projection.waits if has_reply else projection.first)
+    active = ActiveRun(facts, agui_runs.waits_before_shown(sql, facts))
     return ShownThread(_shown(_entries(sql, thread.id), run_id), active)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping, Select, String, select
+from sqlalchemy import Connection, Row, RowMapping, Select, String, select, union_all
 
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
-from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, IS_ACTIVE, WAITS_FOR_THREAD, runs
 from arkloop.shared.storage.tables.threads import messages
 
 # An answer whose run the retention has deleted stands for it.
@@ -83,6 +83,42 @@ def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[
     has_pair = messages.c.metadata[key].astext == value
     is_it = messages.c.id.cast(String) == value
     return sql.execute(_of_users(thread_id).where(has_pair | is_it).limit(1)).one_or_none()
+
+
+def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequence[Row[Any]]:
+    """Return the runs that are to answer the message with this pair of metadata, in their order.
+
+    They are active or wait for their turn, and are not being cancelled. A row has the run's `id`,
+    `persona_id` and `route_id`, and the `content` of the message. Of each such run only the last
+    message before it is looked at.
+    """
+    # Not with OR: the other runs of the thread would be read, too.
+    unended = union_all(
+        *(
+            select(runs.c.id, runs.c.position, runs.c.persona_id, runs.c.route_id).where(
+                runs.c.thread_id == thread_id, is_unended, runs.c.cancel_requested_at.is_(None)
+            )
+            for is_unended in (IS_ACTIVE, WAITS_FOR_THREAD)
+        )
+    ).subquery()
+    said = (
+        select(messages.c.content, messages.c.metadata)
+        .where(
+            messages.c.thread_id == thread_id,
+            messages.c.position < unended.c.position,
+            messages.c.role == "user",
+            messages.c.superseded_at.is_(None),
+        )
+        .order_by(messages.c.position.desc())
+        .limit(1)
+        .lateral()
+    )
+    query: Select[Any] = (
+        select(unended.c.id, unended.c.persona_id, unended.c.route_id, said.c.content)
+        .join(said, said.c.metadata[key].astext == value)
+        .order_by(unended.c.position)
+    )
+    return sql.execute(query).all()
 
 
 def _of_users(thread_id: UUID) -> Select[Any]:

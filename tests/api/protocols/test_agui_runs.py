@@ -29,9 +29,9 @@ FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
 IMAGE = [{"type": "image", "source": {"type": "url", "value": "https://example.com/a.png"}}]
 
 
-def send(alice: User, *messages: Any, run_id: str | None = None) -> TestResponse:
+def send(alice: User, *messages: Any, run_id: str | None = None, query: str = "") -> TestResponse:
     body = {"threadId": "chat-1", "runId": run_id or str(new_id()), "tools": [TOOL]}
-    return alice.post("/v1/agui", json={**body, "messages": list(messages)})
+    return alice.post(f"/v1/agui{query}", json={**body, "messages": list(messages)})
 
 
 def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:
@@ -60,12 +60,15 @@ def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
     return claim
 
 
-def newest(stored: StoredRuns) -> UUID:
+def all_runs(stored: StoredRuns) -> list[UUID]:
+    """Return the runs of the org, the oldest first."""
     with stored.connections.reading() as sql:
         is_own = runs.c.org_id == stored.actor.org_id
-        found = sql.scalar(select(runs.c.id).where(is_own).order_by(runs.c.id.desc()).limit(1))
-    assert found is not None
-    return found
+        return list(sql.scalars(select(runs.c.id).where(is_own).order_by(runs.c.id)))
+
+
+def newest(stored: StoredRuns) -> UUID:
+    return all_runs(stored)[-1]
 
 
 def turn(run_id: UUID, *call_ids: str) -> dict[str, Any]:
@@ -85,19 +88,141 @@ def result(run_id: UUID, call_id: str, content: Any = "Rome") -> dict[str, Any]:
 
 
 def events_of(response: TestResponse) -> list[dict[str, Any]]:
-    lines = response.text.splitlines()
-    return [json.loads(line[6:]) for line in lines if line[:6] == "data: "]
+    return events_in(response.text)
+
+
+def events_in(sent: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in sent.splitlines() if line[:6] == "data: "]
+
+
+def types_of(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"] for event in events]
 
 
 def first_cursor(response: TestResponse) -> str:
     """Return the cursor of the first event of a stream, and close it."""
     assert 200 == response.status_code, response.text
+    found = re.search(rb"\nid: (.+)\n", until(response, rb"\nid: .+\n"))
+    assert found is not None
+    return found[1].decode()
+
+
+def until(response: TestResponse, pattern: bytes) -> bytes:
+    """Return what a stream has had when this was there, and close it."""
     pieces = iter(response.iter_encoded())
     sent = next(pieces)
-    while (found := re.search(rb"\nid: (.+)\n", sent)) is None:
+    while re.search(pattern, sent) is None:
         sent += next(pieces)
     response.close()
-    return found[1].decode()
+    return sent
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_a_message_that_is_sent_again_has_its_run(
+    alice: User, stored: StoredRuns, is_pending: bool
+) -> None:
+    """A page whose response was lost sends it again with a `runId` of its own."""
+    said = LATER if is_pending else SAID
+    send(alice, SAID).close()
+    send(alice, LATER).close()
+    run_ids = all_runs(stored)
+
+    shown = [first_cursor(send(alice, said, run_id=id_)) for id_ in ("again", "again", "other")]
+
+    assert [f"{run_ids[is_pending]}.0.1"] * 3 == shown
+    assert run_ids == all_runs(stored)
+
+
+def test_a_message_for_two_agents_has_a_run_of_each(alice: User, stored: StoredRuns) -> None:
+    """A page sends it to both, and again to the one whose response was lost."""
+    plain, scripted = "?persona_id=plain", "?persona_id=plain&route_id=scripted"
+    queries = ("?persona_id=assistant", plain, plain, "?persona_id=assistant@1", scripted, "")
+
+    shown = [first_cursor(send(alice, SAID, query=query)) for query in queries]
+
+    [first, second] = all_runs(stored)
+    assert [f"{run_id}.0.1" for run_id in (first, second, second, first, second, first)] == shown
+
+
+def test_a_message_that_is_sent_again_is_asked_again(alice: User, stored: StoredRuns) -> None:
+    """The page has lost the calls of its tools, and does not mean to cancel them."""
+    run_id = asking(alice, stored, "c")
+
+    again = events_of(send(alice, SAID))
+
+    assert ["TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"] == types_of(again)[1:-1]
+    assert [f"{run_id.hex}.c"] == again[-1]["outcome"]["pendingToolCallIds"]
+    assert [run_id] == all_runs(stored)
+
+
+def test_a_message_that_is_sent_again_has_all_of_its_run(alice: User, stored: StoredRuns) -> None:
+    """What another page has replied to is shown as to one that connects, with its result."""
+    run_id = asking(alice, stored, "c")
+    send(alice, SAID, turn(run_id, "c"), result(run_id, "c")).close()
+    claim = claimed(stored, run_id)
+    stored.write(claim, ToolResult("c", "locate", "Rome", False, 1))
+
+    found = events_in(until(send(alice, SAID), b"TOOL_CALL_RESULT").decode())
+
+    assert ["RUN_STARTED", "MESSAGES_SNAPSHOT", "TOOL_CALL_RESULT"] == types_of(found)
+    assert ["user", "assistant"] == [message["role"] for message in found[1]["messages"]]
+    assert (f"{run_id.hex}.c", "Rome") == (found[2]["toolCallId"], found[2]["content"])
+
+
+@pytest.mark.parametrize("path", ["", "/connect"])
+def test_a_page_that_joins_is_asked_for_what_is_missing(
+    alice: User, stored: StoredRuns, path: str
+) -> None:
+    """Another page has sent the first result. One that sends it too, differently, is in time for
+    the second.
+    """
+    run_id = asking(alice, stored, "c", "d")
+    said = [SAID, turn(run_id, "c", "d")]
+    send(alice, *said, result(run_id, "c")).close()
+
+    joined = events_of(send(alice, SAID, query=path))
+    late = [result(run_id, "c", "Oslo"), result(run_id, "d", "Paris")]
+    shown = first_cursor(send(alice, *said, *late))
+
+    assert [f"{run_id.hex}.d"] == joined[-1]["outcome"]["pendingToolCallIds"]
+    assert f"{run_id}.1.1" == shown
+    assert {"c": "Rome", "d": "Paris"} == late_calls.outputs(stored, run_id)
+
+
+@pytest.mark.parametrize("path", ["", "/connect"])
+def test_a_page_that_joins_is_asked_for_nothing_where_the_org_is(
+    alice: User, stored: StoredRuns, path: str
+) -> None:
+    """It follows what comes after the result of an HTTP tool, as the page that was asked does."""
+    run_id = asking(alice, stored, "c")
+    with stored.connections.reading() as sql:
+        pending = sql.scalars(select(runs.c.pending_input).where(runs.c.id == run_id)).one()
+    calls = [{"tool_call_id": "h", "name": "look_up", "arguments": {}, "result_from": "http"}]
+    stored.set(run_id, pending_input={**pending, "calls": calls})
+
+    assert f"{run_id}.1.1" == first_cursor(send(alice, SAID, query=path))
+
+
+@pytest.mark.parametrize("why", ["ended", "cancelled", "other text", "cancels"])
+def test_a_message_that_is_sent_anew_has_a_new_run(
+    alice: User, stored: StoredRuns, why: str
+) -> None:
+    """An answer may be generated again, and a run that is cancelled answers nothing."""
+    send(alice, SAID).close()
+    [run_id] = all_runs(stored)
+    claim = claimed(stored, run_id)
+    if why == "ended":
+        stored.finish(claim)
+    if why == "cancelled":
+        assert alice.post(f"/v1/runs/{run_id}:cancel").status_code < 300
+    said = {**SAID, "content": "Good-bye"} if why == "other text" else SAID
+
+    shown = first_cursor(
+        send(alice, said, query="?on_disconnect=cancel" if why == "cancels" else "")
+    )
+
+    [_, newer] = all_runs(stored)
+    assert f"{newer}.0.1" == shown
 
 
 @pytest.mark.parametrize("ending", [{"error": FAILED, "state": RunState.FAILED}, {}])
@@ -175,7 +300,7 @@ def test_results_that_are_sent_again_lead_to_what_followed_them(
     again = events_of(send(alice, *said))
 
     names = ["RUN_STARTED", "TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "RUN_FINISHED"]
-    assert names == [event["type"] for event in again]
+    assert names == types_of(again)
     assert [f"{run_id.hex}.d"] == again[-1]["outcome"]["pendingToolCallIds"]
 
 
