@@ -1,0 +1,120 @@
+"""The clients that guides show, while a server behind a proxy restarts."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.caller import Caller, data_of
+from tests.restarting_proxy import RestartingProxy, restarting_proxy
+
+GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
+COUNT = {"count": 60, "delay_ms": 20}
+
+
+def sample(guide: str, language: str, part: str) -> str:
+    """Return the block of the guide in this language that has this part."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (GUIDES / guide).read_text(), re.M | re.S)
+    [found] = [block for block in blocks if part in block]
+    return str(found)
+
+
+@pytest.fixture
+def proxy(user: Caller) -> Iterator[RestartingProxy]:
+    with restarting_proxy(int(user.url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def page(browser: Browser, proxy: RestartingProxy) -> Iterator[Page]:
+    """A page of the same origin, which may know where it is."""
+    place: Any = {"latitude": 41.9, "longitude": 12.5}
+    context = browser.new_context(geolocation=place, permissions=["geolocation"])
+    page = context.new_page()
+    page.goto(f"{proxy.url}/page")
+    yield page
+    context.close()
+
+
+def test_a_client_in_python_gets_every_event_once(user: Caller, proxy: RestartingProxy) -> None:
+    """It connects again after a broken stream and after each 502."""
+    run_id = user.run(COUNT)
+    names: dict[str, Any] = {}
+    exec(sample("follow-a-run.md", "python", "def events("), names)
+    with httpx.Client(base_url=proxy.url, headers=user.http.headers, timeout=60) as client:
+        seen = list(names["events"](client, run_id))
+
+    assert (True, 0) == (proxy.has_cut, proxy.refused)
+    assert user.events(run_id) == seen
+
+
+def run_in(page: Page, code: str, **given: str) -> None:
+    """Run a sample as a script of the page, with these names."""
+    page.evaluate("(given) => Object.assign(window, given)", given)
+    page.add_script_tag(content=code)
+    assert "[native code]" in page.evaluate("String(open)")  # links of the page still need it
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_gets_every_event_once(user: Caller, proxy: RestartingProxy, page: Page) -> None:
+    """The browser's own source gives up at a 502, and the page opens another one."""
+    run_id = user.run(COUNT)
+    follow = sample("follow-a-run.md", "js", "new EventSource(")
+    page.evaluate("() => { window.shown = []; window.show = (event) => shown.push(event) }")
+    run_in(page, follow, runId=run_id, ticket=user.ticket(run_id))
+    page.wait_for_function("shown.at(-1)?.type === 'run.completed'", timeout=60_000)
+
+    assert (True, 0) == (proxy.has_cut, proxy.refused)
+    assert user.events(run_id) == page.evaluate("shown")
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_executes_its_tools(user: Caller, proxy: RestartingProxy, page: Page) -> None:
+    """It gets a call that came after the 502s, and sends its result again after another one."""
+    parameters = {"type": "object", "properties": {"exact": {"type": "boolean"}}}
+    tool = {"name": "get_location", "description": "Return the place.", "client": True}
+    call = {"tool": "get_location", "args": {"exact": True}}
+    run_id = user.run(COUNT, call, {"say": "ok"}, tools=[{**tool, "parameters": parameters}])
+    ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+    execute = sample("client-tools.md", "js", "new EventSource(")
+    run_in(page, execute, base="", runId=run_id, ticket=ticket)
+    user.ended(run_id)
+
+    assert (True, 0, 0) == (proxy.has_cut, proxy.refused, proxy.refused_posts)
+    [result] = data_of(user.events(run_id), "tool.result")
+    assert '{"latitude":41.9,"longitude":12.5}' == result["output"]
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.parametrize(("status", "requests"), [(200, 1), (500, 1), (502, 60), (None, 60)])
+def test_a_result_is_sent_again_only_while_the_server_is_down(
+    page: Page, status: int | None, requests: int
+) -> None:
+    """Other errors stay, and a server that stays down is given up. None: it is not reached."""
+    page.evaluate(
+        """(status) => {
+            window.EventSource = class {}
+            window.setTimeout = (call) => queueMicrotask(call)
+            window.requests = 0
+            window.fetch = async () => {
+                requests += 1
+                if (requests > 100) return { status: 200 }
+                if (status === null) throw new TypeError("Failed to fetch")
+                return { status }
+            }
+        }""",
+        status,
+    )
+    sent = sample("client-tools.md", "js", "new EventSource(")
+    run_in(page, sent, base="", runId="run", ticket="ticket")
+    page.evaluate("execute({ tool_call_id: 'c', name: 'missing', arguments: {} })")
+
+    assert requests == page.evaluate("requests")

@@ -1,0 +1,97 @@
+"""A proxy whose server restarts: streams are cut, and the requests after it are answered by 502."""
+
+import http.client
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+_PAGE = b"<!doctype html><title>A page of the same origin</title>"
+
+
+@dataclass
+class RestartingProxy:
+    """The first stream breaks after `length` bytes; then the server is gone for `refused` requests.
+
+    It is also gone for the first `refused_posts`.
+    """
+
+    target_port: int
+    length: int = 1500
+    refused: int = 2
+    refused_posts: int = 1
+    has_cut: bool = False
+    url: str = ""
+
+    def refuses(self, *, is_post: bool) -> bool:
+        """Return whether the server is gone as this request comes."""
+        if is_post:
+            self.refused_posts -= (is_gone := self.refused_posts > 0)
+        else:
+            self.refused -= (is_gone := self.has_cut and self.refused > 0)
+        return is_gone
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    proxy: RestartingProxy
+
+    def do_GET(self) -> None:
+        if self.path == "/page":
+            self._answer(200, _PAGE, "text/html")
+        else:
+            self._pass_on(None)
+
+    def do_POST(self) -> None:
+        self._pass_on(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _pass_on(self, body: bytes | None) -> None:
+        if self.proxy.refuses(is_post=body is not None):
+            self._answer(502, b"Bad Gateway", "text/html")
+            return
+        server = http.client.HTTPConnection("127.0.0.1", self.proxy.target_port)
+        names = ("Authorization", "Accept", "Cache-Control", "Content-Type", "Last-Event-ID")
+        headers = {name: self.headers[name] for name in names if name in self.headers}
+        server.request(self.command, self.path, body, headers)
+        response = server.getresponse()
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.headers["Content-Type"] or "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        sent = 0
+        while piece := response.read1(65536):
+            self.wfile.write(b"%X\r\n%b\r\n" % (len(piece), piece))
+            sent += len(piece)
+            if body is None and not self.proxy.has_cut and sent > self.proxy.length:
+                self.proxy.has_cut = True
+                break  # without the last chunk: the connection has broken
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
+        server.close()
+
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def restarting_proxy(target_port: int) -> Iterator[RestartingProxy]:
+    """Run a proxy for the length of the block."""
+    proxy = RestartingProxy(target_port)
+    handler = type("_Of", (_Handler,), {"proxy": proxy})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        proxy.url = f"http://127.0.0.1:{server.server_port}"
+        yield proxy
+        server.shutdown()
