@@ -16,10 +16,13 @@ class CuttingProxy:
     """Each of the first `cuts` connections ends after a random number of the server's bytes.
 
     Every other cut is a reset, the rest look like an orderly end. The seed
-    makes the lengths the same in every run of a test.
+    makes the lengths the same in every run of a test. Connections after the cuts have to wait
+    until `is_open` is set.
     """
 
     def __init__(self, target_port: int, *, cuts: int, longest: int, seed: int) -> None:
+        self.is_open = threading.Event()
+        self.is_open.set()
         self.cuts_left = cuts
         self._longest = longest
         self._random = random.Random(seed)
@@ -42,6 +45,7 @@ class CuttingProxy:
             while True:
                 client, _ = self._listener.accept()
                 cut = self.cuts_left > 0
+                assert cut or self.is_open.wait(60)
                 self.cuts_left -= cut
                 length = self._random.randint(1, self._longest) if cut else None
                 thread = threading.Thread(

@@ -72,8 +72,15 @@ bp = Blueprint("ai_sdk", __name__)
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
-#: A run, and after how many of its waits the response began.
-_RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6}))?")
+#: A run, after how many of its waits the response began, and how many it passes if these are more.
+_RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6})(?:\.([0-9]{1,6}))?)?")
+_FINISH = b'data: {"type":"finish"}\n\n'
+#: For a client that has more chunks than there are. It may have followed the chat while another
+#: run was the newest one, and without a `finish` it would try again at once, and without end.
+_BEYOND = (
+    b'data: {"type":"error","errorText":"The answer that was cut off cannot be resumed from here; '
+    b'load the chat again."}\n\n' + _FINISH
+)
 _ASKS = (
     "The run waits for an approval, an answer or a tool's result: send it first, or stop the run."
 )
@@ -145,7 +152,8 @@ def resume_chat(chat_id: str) -> Response:
     if (response := _RESPONSE_ID.fullmatch(chat_id)) and (run_id := parse_id(response[1])):
         # A chat may have an id of this form, too.
         with suppress(RunNotFound):
-            return _stream(run_id, dialect, after=int(response[2] or 0), start=start)
+            after, until = int(response[2] or 0), int(response[3] or 0)
+            return _stream(run_id, dialect, after=after, until=max(after, until), start=start)
     with connections().reading() as sql:
         thread = threads.find(sql, actor(), chat_id)
         run_id = None if thread is None else thread.active_run_id
@@ -336,8 +344,10 @@ def _stream(
     has_bare_ids: bool = False,
 ) -> Response:
     """Stream the response of a run that begins after `after` waits, from its chunk `start` on."""
-    headers = {**HEADERS, RUN_HEADER: f"{run_id}.{after}" if after else str(run_id)}
     until = after if until is None else until
+    passed = (after, until) if until > after else (after,) if after else ()
+    # By this id the same response is resumed, whatever was answered since.
+    headers = {**HEADERS, RUN_HEADER: ".".join(map(str, (run_id, *passed)))}
     projection = AiSdkProjection(run_id, dialect, after, until, has_bare_ids=has_bare_ids)
     skip = int(start or 0)
     if skip < 0 or after:
@@ -350,7 +360,9 @@ def _stream(
         count = _count(events, replace(projection))
         headers[TAIL_HEADER] = str(count - 1)
         skip = max(0, count + skip)
-    return projected(run_id, actor(), projection, skip=skip, headers=headers, is_new=is_new)
+    return projected(
+        run_id, actor(), projection, skip=skip, beyond=_BEYOND, headers=headers, is_new=is_new
+    )
 
 
 def _count(events: Iterable[StoredEvent], projection: AiSdkProjection) -> int:
@@ -367,8 +379,7 @@ def _nothing(start: str | None) -> Response:
     """
     if start is None:
         return Response(status=204)
-    finish = b'data: {"type":"finish"}\n\n' + DONE
-    return Response([finish], headers={**sse.HEADERS, **HEADERS})
+    return Response([_FINISH + DONE], headers={**sse.HEADERS, **HEADERS})
 
 
 def _waits(sql: Connection, run_id: UUID, dialect: Dialect) -> Waits:

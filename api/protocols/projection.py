@@ -46,14 +46,17 @@ def projected(
     *,
     skip: int = 0,
     opening: Sequence[bytes] = (),
+    beyond: bytes = b"",
     headers: Mapping[str, str] = MappingProxyType({}),
     is_new: bool = False,
     on_leave: Callable[[], None] = lambda: None,
 ) -> Response:
     """Return a response that streams the run without its first `skip` frames.
 
-    `opening` are the frames before the run's first event. `is_new` spares the lookup of a run that
-    this request has created.
+    `opening` are the frames before the run's first event. `beyond` are those before the closing
+    ones where there is no frame after the first `skip`: the client's are of something else. It is
+    sent as soon as that is certain, and without it the client waits. `is_new` spares the lookup of
+    a run that this request has created.
 
     Raises:
         RunNotFound: there is none that the reader sees.
@@ -73,7 +76,7 @@ def projected(
             watch,
             opening=sse.HELLO + b"".join(opening[skip:]),
             on_leave=on_leave,
-            pieces=Pieces(watch, projection, max(0, skip - len(opening))),
+            pieces=Pieces(watch, projection, max(0, skip - len(opening)), beyond),
         )
     response.headers.update(headers)
     return response
@@ -82,12 +85,15 @@ def projected(
 class Pieces:
     """The pieces of a projected stream, made from the pages of its watch."""
 
-    __slots__ = ("_projection", "_skip", "_watch")
+    __slots__ = ("_beyond", "_projection", "_skip", "_watch")
 
-    def __init__(self, watch: Watch, projection: Projection, skip: int) -> None:
+    def __init__(
+        self, watch: Watch, projection: Projection, skip: int, beyond: bytes = b""
+    ) -> None:
         self._watch = watch
         self._projection = projection
         self._skip = skip  # frames to leave out
+        self._beyond = beyond if skip else b""
 
     def __call__(self, page: Page) -> Iterator[bytes]:
         piece = bytearray()
@@ -95,15 +101,21 @@ class Pieces:
             if self._skip:
                 self._skip -= 1
                 continue
+            self._beyond = b""
             piece += frame
             if len(piece) >= PIECE_BYTES:
                 yield bytes(piece)
                 piece.clear()
-        if self._projection.is_over or page.ended:
-            piece += b"".join(self._projection.closing())
+        if self._projection.is_over or page.ended or self._is_beyond(page):
+            piece += self._beyond + b"".join(self._projection.closing())
             self._watch.end()
         if piece:
             yield bytes(piece)
+
+    def _is_beyond(self, page: Page) -> bool:
+        """Return whether frames are left out beyond those that there were when the stream began."""
+        known = self._watch.last_seq or 0
+        return bool(self._beyond) and self._skip > 0 and page.last_seq >= known
 
 
 def project_all(events: Iterable[Mapping[str, Any]], projection: Projection) -> list[bytes]:

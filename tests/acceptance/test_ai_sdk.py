@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from tests.ai_sdk_chat import needs_front_ends, open_chat
-from tests.ai_sdk_pages import KINDS, Pages
 from tests.caller import Caller, script
-from tests.cutting_proxy import cutting_proxy
-from tests.system import System
 
 pytestmark = needs_front_ends
 
@@ -287,26 +284,3 @@ def test_goldens_fit_the_schemas_of_their_versions(user: Caller) -> None:
                 chunks = [json.loads(one) for one in data]
                 chat.do("validate", versions=names, chunks=chunks)
                 assert None is chat.said.get("error"), golden
-
-
-def test_pages_get_the_whole_answer_through_cuts(system: System, user: Caller) -> None:
-    """Cuts at random bytes, up to ten, change nothing, with each client that resumes."""
-    port = system.web[0].settings.port
-    with Pages() as pages:
-        for number, (ai, version, transport) in enumerate(KINDS):
-            with cutting_proxy(port, cuts=10, longest=3_000, seed=number) as proxy:
-                result = pages.play(
-                    number,
-                    url=proxy.url,
-                    direct=user.url,
-                    token=user.token,
-                    chat=new_id(),
-                    ai=ai,
-                    version=version,
-                    transport=transport,
-                    text=script(
-                        {"say": "x ", "repeat": 40, "delay_ms": 10}, CALCULATE, {"say": "end"}
-                    ),
-                )
-            assert [] == result["faults"]
-            assert 10 > proxy.cuts_left

@@ -7,6 +7,8 @@
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
+import { workflowTransport } from "./guide.mjs";
+
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
 const load = (path) => import(pathToFileURL(`${modules}/${path}`).href);
@@ -17,24 +19,6 @@ const query = given.version ? `?ai_sdk=${given.version}` : "";
 const api = `${given.url}/v1/ui/chat`;
 const log = [];
 console.error = (...words) => log.push(words.join(" "));
-
-async function workflowTransport() {
-  const { WorkflowChatTransport } = await load("@ai-sdk/workflow/dist/client.js");
-  return new WorkflowChatTransport({
-    api,
-    maxConsecutiveErrors: 1000,
-    prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
-      // Its `fetch` sends the string as text/plain.
-      body: { ...given.body, ...body, id, messages: messages.slice(-1), trigger, messageId },
-      api: api + query,
-      headers,
-    }),
-    prepareReconnectToStreamRequest: ({ api }) => ({
-      api,
-      headers: given.version ? { ...headers, "X-AI-SDK-Version": given.version } : headers,
-    }),
-  });
-}
 
 function defaultTransport() {
   return new ai.DefaultChatTransport({
@@ -54,6 +38,11 @@ function defaultTransport() {
       headers,
     }),
   });
+}
+
+async function transportOfWorkflow() {
+  const { WorkflowChatTransport } = await load("@ai-sdk/workflow/dist/client.js");
+  return workflowTransport(WorkflowChatTransport, { url: api, version: query, headers });
 }
 
 class State {
@@ -82,7 +71,7 @@ const data = [];
 const chat = new Chat({
   id: given.chat,
   state: new State(),
-  transport: given.transport === "workflow" ? await workflowTransport() : defaultTransport(),
+  transport: given.transport === "workflow" ? await transportOfWorkflow() : defaultTransport(),
   sendAutomaticallyWhen,
   onToolCall: ({ toolCall }) => void toolCalls.push(toolCall),
   onData: (part) => void data.push(part.type),
@@ -94,11 +83,13 @@ const settled = async () => {
   while (chat.status === "submitted" || chat.status === "streaming");
 };
 
+// The guide's WorkflowChatTransport has no fields of its own.
+const options = given.transport === "workflow" ? { body: given.body } : {};
 const commands = {
   send: ({ text, parts, files, id }) =>
-    chat.sendMessage(parts ? { role: "user", parts, id } : { text, files, id }),
+    chat.sendMessage(parts ? { role: "user", parts, id } : { text, files, id }, options),
   // Does not wait for the answer.
-  begin: ({ text }) => void chat.sendMessage({ text }).catch(() => {}),
+  begin: ({ text }) => void chat.sendMessage({ text }, options).catch(() => {}),
   until: async ({ text }) => {
     const said = ({ role, parts } = {}) => (role === "assistant" ? JSON.stringify(parts) : "");
     while (!said(chat.messages.at(-1)).includes(text)) {
@@ -108,6 +99,8 @@ const commands = {
   settle: settled,
   regenerate: ({ messageId }) => chat.regenerate({ messageId }),
   resume: () => chat.resumeStream(),
+  // Does not wait for the answer, either.
+  resuming: () => void chat.resumeStream().catch(() => {}),
   stop: () => chat.stop(),
   approve: (answer) => chat.addToolApprovalResponse(answer),
   output: (answer) => chat.addToolOutput(answer),

@@ -9,6 +9,8 @@
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
+import { workflowTransport } from "./guide.mjs";
+
 const modules = process.argv[2];
 const load = (path) => import(pathToFileURL(`${modules}/${path}`).href);
 const packages = {
@@ -34,15 +36,9 @@ function open(trial, url, { seen } = {}) {
   const ai = packages[trial.ai];
   const headers = { authorization: `Bearer ${trial.token}`, "X-AI-SDK-Version": trial.version };
   const api = `${url}/v1/ui/chat`;
-  const body = ({ id, messages, trigger, messageId }) => ({ id, messages, trigger, messageId });
   const transport =
     trial.transport === "workflow" && !seen
-      ? new WorkflowChatTransport({
-          api,
-          maxConsecutiveErrors: 1000,
-          prepareSendMessagesRequest: (options) => ({ body: body(options), headers }),
-          prepareReconnectToStreamRequest: ({ api }) => ({ api, headers }),
-        })
+      ? workflowTransport(WorkflowChatTransport, { url: api, version: `?ai_sdk=${trial.version}`, headers })
       : new ai.DefaultChatTransport({
           api,
           headers,

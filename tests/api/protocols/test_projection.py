@@ -77,6 +77,23 @@ def test_a_cursor_leaves_out_the_first_frames(app: Flask, run: FollowedRun) -> N
         assert OPENING + b"".join(rest) == b"".join(stream(app, run, Doubled(), skip=skip))
 
 
+def test_a_cursor_beyond_the_frames_ends_the_stream(app: Flask, run: FollowedRun) -> None:
+    """A client that has had more frames than there are cannot have had those of this run."""
+    run.write("a", "b")
+    count = len(project_all(stored(run), Doubled()))
+    beyond = b"data: beyond\n\n"
+    not_there = OPENING + beyond + DONE
+
+    active = stream(app, run, Doubled(), skip=count, beyond=beyond)
+    assert sse.HELLO == next(active)
+    assert not_there == b"".join(stream(app, run, Doubled(), skip=count + 1, beyond=beyond))
+    run.end()
+    *frames, _ = project_all(stored(run), Doubled())
+    assert sse.RETRY + b"".join(frames[count:]) + DONE == b"".join(active)
+    for skip in (len(frames), len(frames) + 1):
+        assert not_there == b"".join(stream(app, run, Doubled(), skip=skip, beyond=beyond))
+
+
 def test_a_projection_ends_before_its_run(app: Flask, run: FollowedRun) -> None:
     """A response that is over is closed in order, and events after that are not in it."""
     live = stream(app, run, Doubled(last=2))
