@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.ai_sdk_pages import MODULES, NODE, PROGRAMS, ROOT
+from tests.ai_sdk_pages import MODULES, NODE, PROGRAMS
 from tests.caller import Caller
 
 #: For modules of tests that need the packages of tests/front_ends/package.json.
@@ -67,8 +67,6 @@ class Chat:
 def open_chat(user: Caller, chat_id: str, ai: str = "ai7", **setup: Any) -> Iterator[Chat]:
     """Open a page with the chat, and close it after the block; an `automatic` one sends answers."""
     given = {"ai": ai, "url": user.url, "token": user.token, "chat": chat_id, **setup}
-    if setup.get("automatic"):
-        given["automatic"] = _when_of_guide()
     process = subprocess.Popen(
         [str(NODE), str(PROGRAMS / "chat.mjs"), str(MODULES), json.dumps(given)],
         stdin=subprocess.PIPE,
@@ -80,9 +78,3 @@ def open_chat(user: Caller, chat_id: str, ai: str = "ai7", **setup: Any) -> Iter
     finally:
         process.kill()
         process.communicate()
-
-
-def _when_of_guide() -> str:
-    """Return the function `sendAutomaticallyWhen` of the guide."""
-    guide = (ROOT / "docs" / "how-to" / "ai-sdk.md").read_text()
-    return guide.partition("sendAutomaticallyWhen: ")[2].partition("\n```")[0]

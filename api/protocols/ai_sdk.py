@@ -163,7 +163,7 @@ def resume_chat(chat_id: str) -> Response:
         waits = None if run_id is None else _waits(sql, run_id, dialect)
     if run_id is None or waits is None:
         return _nothing(start)
-    is_lacking = "seen" in args and args["seen"] != str(run_id)
+    is_lacking = "seen" in args and not waits.is_seen(run_id, args["seen"])
     if start is None and not is_lacking and (not is_active or waits.is_open):
         return _nothing(start)
     return _stream(run_id, dialect, until=waits.answered, start=start)
@@ -319,15 +319,17 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
             raise RunNotFound()
         waits = _waits(tx.sql, run_id, dialect)
         try:
-            answer(tx, actor(), run_id, waits, message["parts"])
+            number = answer(tx, actor(), run_id, waits, message["parts"])
         except NotWaiting:
             if dialect.org_approvals:
                 raise
             # A reply to an approval that is reserved for the org is refused as such.
             of_all = _waits(tx.sql, run_id, dialect._replace(org_approvals=True))
             answer(tx, actor(), run_id, of_all, message["parts"])
-    is_bare = has_bare_ids(waits, message["parts"])
-    return _stream(run_id, dialect, after=waits.count, has_bare_ids=is_bare)
+            number = waits.count
+    is_bare = number > 0 and has_bare_ids(waits.asked[number - 1], message["parts"])
+    until = max(number, waits.answered)
+    return _stream(run_id, dialect, after=number, until=until, has_bare_ids=is_bare)
 
 
 # ---- streams ----

@@ -1,7 +1,7 @@
 """Answers in a submitted assistant message: to approvals, questions, and calls of client tools."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -27,57 +27,108 @@ class Waits:
     def __init__(self, events: Iterable[StoredEvent], last_seq: int, dialect: Dialect) -> None:
         asked = [(event.seq, event_log.data_of(event.payload)) for event in events]
         ending = [(seq, data) for seq, data in asked if ends_response(data, dialect)]
-        self.count = len(ending)
-        self.last: Data | None = ending[-1][1] if ending else None
+        self.asked: list[Data] = [data for _, data in ending]
         self.is_open = bool(ending) and ending[-1][0] == last_seq
+
+    @property
+    def count(self) -> int:
+        return len(self.asked)
 
     @property
     def answered(self) -> int:
         return self.count - self.is_open
 
+    def is_seen(self, run_id: UUID, seen: str) -> bool:
+        """Return whether a page has the run as far as it goes, which has seen this answer.
 
-def answer(
-    tx: Transaction, actor: Actor, run_id: UUID, waits: Waits, parts: Iterable[Data]
-) -> None:
-    """Store what the parts say to the last wait; an answer that it has already changes nothing.
+        It may also name the call or approval that the page shows as open, behind the answer's id:
+        then the run has to wait for that.
+        """
+        answer_id, _, open_id = seen.partition(".")
+        if answer_id != str(run_id):
+            return False
+        return not open_id or (
+            self.is_open and call_ids.stored(run_id, open_id) in _names(self.asked[-1])
+        )
 
-    Nor does one that comes too late, unless the wait has ended with another answer.
+
+def answer(tx: Transaction, actor: Actor, run_id: UUID, waits: Waits, parts: Sequence[Data]) -> int:
+    """Store what the parts say to a wait; returns its number, from 1 on.
+
+    It is the last wait, or an earlier one if the page has not seen what the run asked after it. An
+    answer that the wait has already changes nothing. Nor does one that comes too late, unless the
+    wait has ended with another answer.
 
     Raises:
         NotWaiting: the run has asked nothing, or the parts do not answer it.
         StaleInput, ToolResultConflict: it has another answer.
         RunNotFound, Forbidden, NotActive, InvalidRequest
     """
-    if waits.last is None:
-        raise NotWaiting("The run has not asked for anything.")
     calls = {call_ids.stored(run_id, part["toolCallId"]): part for part in parts if _is_call(part)}
-    if waits.last["kind"] == "tool_results":
-        answered = [id_ for id_ in _ids(waits.last) if _has_output(calls.get(id_))]
-        given = [_result(id_, calls[id_]) for id_ in answered]
-        if not given:
-            raise NotWaiting("The message has no results of the calls that the run waits for.")
-        with _late_ones_ignored(waits):
+    number = _number_of_answered(waits, calls)
+    wait, is_open = waits.asked[number - 1], waits.is_open and number == waits.count
+    if wait["kind"] == "tool_results":
+        given = [_result(id_, calls[id_]) for id_ in _ids(wait) if _has_output(calls.get(id_))]
+        with _late_ones_ignored(is_open):
             # `useChat` sends them once each call has one.
             commands.give_results(tx, actor, run_id, given, skips_late=True)
-        return
-    content = _reply(waits.last, calls)
-    with _late_ones_ignored(waits):
-        audited.answer(tx, run_id, content, UUID(waits.last["request_id"]))
+    else:
+        content = _reply(wait, calls)
+        with _late_ones_ignored(is_open):
+            audited.answer(tx, run_id, content, UUID(wait["request_id"]))
+    return number
 
 
-def has_bare_ids(waits: Waits, parts: Iterable[Data]) -> bool:
-    """Return whether the page has the calls of the last wait by the ids that the run has."""
-    last = waits.last or {}
-    asked = {last.get("request_id"), last.get("tool_call_id"), *_ids(last)}
+def has_bare_ids(wait: Data, parts: Iterable[Data]) -> bool:
+    """Return whether the page has the calls of the wait by the ids that the run has."""
+    asked = _names(wait)
     return any(part["toolCallId"] in asked for part in parts if _is_call(part))
 
 
+def _number_of_answered(waits: Waits, calls: Mapping[str, Data]) -> int:
+    """Return the number of the last wait that the calls answer, if none after it is among them.
+
+    Raises: NotWaiting
+    """
+    refusal = NotWaiting("The run has not asked for anything.")
+    for number in range(waits.count, 0, -1):
+        wait = waits.asked[number - 1]
+        try:
+            _check_answered(wait, calls)
+        except NotWaiting as error:
+            if number == waits.count:
+                refusal = error
+            if _is_seen(wait, calls):
+                break
+        else:
+            return number
+    raise refusal
+
+
+def _check_answered(wait: Data, calls: Mapping[str, Data]) -> None:
+    """Check that the calls answer the wait. Raises: NotWaiting, InvalidRequest."""
+    if wait["kind"] != "tool_results":
+        _reply(wait, calls)
+    elif not any(_has_output(calls.get(id_)) for id_ in _ids(wait)):
+        raise NotWaiting("The message has no results of the calls that the run waits for.")
+
+
+def _is_seen(wait: Data, calls: Mapping[str, Data]) -> bool:
+    """Return whether a page that has not answered the wait has been asked."""
+    if wait["kind"] == "tool_confirmation":
+        approval = calls.get(wait["tool_call_id"], {}).get("approval")
+        return isinstance(approval, dict) and approval.get("id") == wait["request_id"]
+    # A client's calls are shown before, as if the service executed them.
+    ids = _ids(wait) or [wait["request_id"], wait["tool_call_id"]]
+    return any(id_ in calls and not calls[id_].get("providerExecuted") for id_ in ids)
+
+
 @contextmanager
-def _late_ones_ignored(waits: Waits) -> Iterator[None]:
+def _late_ones_ignored(is_open: bool) -> Iterator[None]:
     try:
         yield
     except (NotActive, NotWaiting):
-        if waits.is_open:
+        if is_open:
             raise
 
 
@@ -108,6 +159,11 @@ def _reply(wait: Data, calls: Mapping[str, Data]) -> str:
 
 def _ids(wait: Data) -> list[str]:
     return [call["tool_call_id"] for call in client_calls(wait)]
+
+
+def _names(wait: Data) -> set[str | None]:
+    """Return the ids of the request and of its calls."""
+    return {wait.get("request_id"), wait.get("tool_call_id"), *_ids(wait)}
 
 
 def _is_call(part: Data) -> bool:

@@ -71,7 +71,10 @@ def of_reader(dialect: Dialect) -> Dialect:
 
 
 class StreamQuery(DialectQuery):
-    """`seen` is the id of the last message that the page has."""
+    """`seen` is the id of the last answer that the page has as far as it goes.
+
+    `.` and the id of the approval or call may follow that the page shows as open.
+    """
 
     startIndex = fields.String(validate=validate.Regexp(r"\A-?[0-9]{1,9}\Z"))
     seen = fields.String()

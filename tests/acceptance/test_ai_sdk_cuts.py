@@ -1,6 +1,9 @@
 """Pages of the AI SDK that lose their connection, as the guide has them."""
 
 import secrets
+from typing import Any
+
+import pytest
 
 from tests.ai_sdk_chat import needs_front_ends, open_chat
 from tests.ai_sdk_pages import KINDS, Pages
@@ -12,6 +15,9 @@ pytestmark = needs_front_ends
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
 VERSION = "7.0.173"
+#: For a proxy's first connection: it is cut in an answer, or before the response begins.
+IN_ANSWER = {"cuts": 1, "longest": 3_000, "seed": 6}
+IN_HEAD = {"cuts": 1, "longest": 1, "seed": 1}
 
 
 def new_id() -> str:
@@ -49,7 +55,7 @@ def test_a_reloaded_page_continues_the_answer_that_was_cut_off(
     setup = {"version": VERSION}
     first_text = script({"say": "x ", "repeat": 60, "delay_ms": 25}, {"say": "end"})
     with (
-        cutting_proxy(port, cuts=1, longest=3_000, seed=6) as proxy,
+        cutting_proxy(port, **IN_ANSWER) as proxy,
         open_chat(user, chat_id, **setup) as first,
         open_chat(user, chat_id, **setup) as other,
         open_chat(user, chat_id, **setup, url=proxy.url, transport="workflow") as reloaded,
@@ -67,3 +73,78 @@ def test_a_reloaded_page_continues_the_answer_that_was_cut_off(
         assert ("ready", None) == reloaded.status == first.status
         assert first.answer == reloaded.answer
         assert other.text.startswith("y y ")
+
+
+@pytest.mark.parametrize("end", [{"say": "end"}, {"tool": "ask_user", "args": {"question": "?"}}])
+def test_an_answer_that_ended_while_its_page_was_cut_off_is_resumed(
+    system: System, user: Caller, end: dict[str, Any]
+) -> None:
+    """The page gets the rest of it, and what the run waits for."""
+    chat_id, port = new_id(), system.web[0].settings.port
+    said = script({"say": "x ", "repeat": 60, "delay_ms": 25}, end)
+    with (
+        cutting_proxy(port, **IN_ANSWER) as proxy,
+        open_chat(user, chat_id, version=VERSION, url=proxy.url) as page,
+    ):
+        proxy.is_open.clear()
+        page.do("begin", text=said)
+        page.do("settle")
+        assert "error" == page.status[0]
+        run = user.until(page.answer["id"], "status", "completed", "waiting_for_input")
+        proxy.is_open.set()
+        page.do("resume")
+
+        assert ("ready", None) == page.status
+        assert run["status"] == page.answer["metadata"]["arkloop"]["status"]
+        resumed = page.answer["parts"]
+        assert resumed == page.do("load").answer["parts"]
+        assert resumed == page.do("resume").answer["parts"]
+
+
+@pytest.mark.parametrize("again", ["resume", "submit"])
+def test_a_page_whose_answer_got_no_response_sees_the_next_question(
+    system: System, user: Caller, again: str
+) -> None:
+    """It resumes, or sends the answer again as a second page does that has the same one."""
+    chat_id, port = new_id(), system.web[0].settings.port
+    ask = {"tool": "ask_user", "args": {"question": "?"}}
+    setup: dict[str, Any] = {"version": VERSION, "automatic": True}
+    with (
+        cutting_proxy(port, **IN_HEAD) as proxy,
+        open_chat(user, chat_id, **setup) as first,
+        open_chat(user, chat_id, **setup, url=proxy.url, direct=user.url) as second,
+    ):
+        first.do("send", text=script(ask, {"say": "Well. "}, ask, {"say": "Bye."}))
+        call_id, run_id = first.call("ask_user")["toolCallId"], first.answer["id"]
+        proxy.is_open.clear()
+        second.do("load").do("output", tool="ask_user", toolCallId=call_id, output="a")
+        assert "error" == second.status[0]
+        user.seen(run_id, "run.waiting_for_input", 2)
+        proxy.is_open.set()
+        second.do(again)
+
+        first.do("output", tool="ask_user", toolCallId=call_id, output="a")
+        for page in (second, first):
+            assert ("ready", None, "Well. ") == (*page.status, page.text)
+        asked = second.answer["parts"][-1]
+        assert "input-available" == asked["state"]
+        second.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output="b")
+        assert ("ready", None, "Well. Bye.") == (*second.status, second.text)
+
+
+def test_a_page_catches_up_with_the_answer_of_another_device(user: Caller) -> None:
+    """It shows a question that the other one has answered; the run asks the next, and ends."""
+    chat_id = new_id()
+    ask = {"tool": "ask_user", "args": {"question": "?"}}
+    setup: dict[str, Any] = {"version": VERSION, "automatic": True}
+    with open_chat(user, chat_id, **setup) as first, open_chat(user, chat_id, **setup) as second:
+        first.do("send", text=script(ask, {"say": "Well. "}, ask, {"say": "Bye."}))
+        second.do("load")
+        for said in ("Well. ", "Well. Bye."):
+            asked = first.answer["parts"][-1]
+            first.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output="a")
+            # The second time there is nothing new, and nothing is shown twice.
+            for _ in range(2):
+                second.do("resume")
+                assert ("ready", None, said) == (*second.status, second.text)
+        assert first.answer["parts"] == second.answer["parts"]

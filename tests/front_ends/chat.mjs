@@ -1,13 +1,13 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?}'
 //
-// Each line of the standard input is a command, {"do": …}; each line of the output says how the
+// With `direct`, messages are loaded from there. Each line of the standard input is a command, {"do": …}; each line of the output says how the
 // chat is after it: {messages, status, error, finished, posts}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { workflowTransport } from "./guide.mjs";
+import { automatic, seen, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -34,7 +34,7 @@ function defaultTransport() {
       return fetch(url, options);
     },
     prepareReconnectToStreamRequest: ({ id }) => ({
-      api: `${api}/${encodeURIComponent(id)}/stream${query}`,
+      api: `${api}/${encodeURIComponent(id)}/stream${query || "?"}&seen=${seen(chat.messages)}`,
       headers,
     }),
   });
@@ -57,11 +57,8 @@ class State {
 
 class Chat extends ai.AbstractChat {}
 
-// The guide's predicate, which names a function of the package.
 const sendAutomaticallyWhen = given.automatic
-  ? new Function("lastAssistantMessageIsCompleteWithToolCalls", `return ${given.automatic}`)(
-      ai.lastAssistantMessageIsCompleteWithToolCalls,
-    )
+  ? automatic(ai.lastAssistantMessageIsCompleteWithToolCalls)
   : undefined;
 
 let posts = 0;
@@ -108,7 +105,8 @@ const commands = {
   // Does not wait for the answer either.
   submitting: () => void chat.sendMessage().catch(() => {}),
   load: async () => {
-    const response = await fetch(`${api}/${encodeURIComponent(given.chat)}/messages`, { headers });
+    const path = `/v1/ui/chat/${encodeURIComponent(given.chat)}/messages`;
+    const response = await fetch((given.direct ?? given.url) + path, { headers });
     chat.messages = await response.json();
   },
   validate: async ({ versions, chunks }) => {

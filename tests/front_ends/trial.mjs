@@ -9,7 +9,7 @@
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { workflowTransport } from "./guide.mjs";
+import { isEnded, seen, workflowTransport } from "./guide.mjs";
 
 const modules = process.argv[2];
 const load = (path) => import(pathToFileURL(`${modules}/${path}`).href);
@@ -32,28 +32,29 @@ class State {
   snapshot = (thing) => structuredClone(thing);
 }
 
-function open(trial, url, { seen } = {}) {
+function open(trial, url, { isUndisturbed } = {}) {
   const ai = packages[trial.ai];
   const headers = { authorization: `Bearer ${trial.token}`, "X-AI-SDK-Version": trial.version };
   const api = `${url}/v1/ui/chat`;
   const transport =
-    trial.transport === "workflow" && !seen
+    trial.transport === "workflow" && !isUndisturbed
       ? workflowTransport(WorkflowChatTransport, { url: api, version: `?ai_sdk=${trial.version}`, headers })
       : new ai.DefaultChatTransport({
           api,
           headers,
           prepareReconnectToStreamRequest: ({ id }) => ({
-            api: `${api}/${id}/stream${seen ? `?seen=${seen}` : ""}`,
+            api: `${api}/${id}/stream?seen=${seen(page.messages)}`,
             headers,
           }),
         });
   class Chat extends ai.AbstractChat {}
-  return new Chat({ id: trial.chat, state: new State(), transport });
+  const page = new Chat({ id: trial.chat, state: new State(), transport });
+  return page;
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const isDone = ({ messages, status }) =>
-  status === "ready" && ["completed", "failed"].includes(messages.at(-1)?.metadata?.arkloop?.status);
+  status === "ready" && isEnded(messages.at(-1));
 
 // The message without the order of its fields, and without ids of parts, which `ai` 6 does not keep.
 const plain = (value) =>
@@ -78,7 +79,7 @@ async function stored(trial, url) {
 // be killed, too: then it tries again.
 async function undisturbed(trial, message) {
   for (;;) {
-    const page = open(trial, trial.direct, { seen: "nothing" });
+    const page = open(trial, trial.direct, { isUndisturbed: true });
     page.messages = [message];
     await page.resumeStream();
     if (isDone(page)) {
@@ -103,9 +104,10 @@ async function play(trial) {
     if (page.status === "error" && hasBegun && trial.transport !== "workflow") {
       result.resumes += 1;
       await page.resumeStream();
+      if (page.status !== "error" && !isDone(page)) result.faults.push("a part of the answer was resumed");
       if (page.status === "error" || isDone(page)) continue;
     }
-    // It ended while the page was away, or the page has nothing to resume: reload.
+    // The page has nothing to resume: reload.
     result.reloads += 1;
     await pause(50);
     try {

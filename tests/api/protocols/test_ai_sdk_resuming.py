@@ -9,11 +9,13 @@ import pytest
 from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import MessageDelta, RunInputReceived
+from arkloop.shared.events.types import MessageDelta, RunInputReceived, ToolCallRequested
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource
 from tests.api.protocols import ui_chats
 from tests.api.protocols.ui_chats import message, post, run_of
-from tests.clients import User
+from tests.clients import User, error_of
 from tests.stored_runs import StoredRuns
 
 
@@ -25,6 +27,12 @@ def runs(connections: Any, alice: User) -> StoredRuns:
 def begin(alice: User, runs: StoredRuns, chat: str) -> Claim:
     """Send a message to the chat, and claim its run."""
     claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
+    assert claim is not None
+    return claim
+
+
+def claimed(runs: StoredRuns, run_id: UUID) -> Claim:
+    claim = runs.claim(run_id)
     assert claim is not None
     return claim
 
@@ -111,3 +119,110 @@ def test_a_response_that_passes_waits_is_resumed_as_it_was(alice: User, runs: St
     assert chunks[6:] == chunks_of(alice.get(f"{whole}?startIndex=6"))
     # By the run's id, a response ends at the first wait.
     assert "" == text_of(chunks_of(alice.get(f"/v1/ui/chat/{asked.run_id}/stream")))
+
+
+def output(run_id: UUID, *outputs: tuple[str, str | None]) -> dict[str, Any]:
+    """Return an assistant message with these calls, of which one without an output is open."""
+    parts = []
+    for call_id, text in outputs:
+        state = "input-available" if text is None else "output-available"
+        part = {"type": "tool-ask_user", "toolCallId": call_id, "state": state}
+        parts.append(part if text is None else {**part, "output": text})
+    return {"id": str(run_id), "role": "assistant", "parts": parts}
+
+
+def test_an_answer_that_is_sent_again_shows_what_was_asked_after_it(
+    alice: User, runs: StoredRuns
+) -> None:
+    """Its response was lost, or it comes from a second page, which has the same answer."""
+    chat = ui_chats.new_id()
+    claim = begin(alice, runs, chat)
+    run_id = claim.run_id
+    first, first_call = ask(runs, claim)
+    again = reply(runs, run_id, first, "yes")
+    say(runs, again, "A", "B")
+    second, second_call = ask(runs, again)
+
+    sent = post(alice, output(run_id, (first_call, "yes")), chat=chat)
+    assert f"{run_id}.1" == sent.headers["x-workflow-run-id"]
+    chunks = chunks_of(sent)
+    assert ("AB", "waiting_for_input") == (text_of(chunks), status_of(chunks))
+    assert second_call in [chunk.get("toolCallId") for chunk in chunks]
+    refused = post(alice, output(run_id, (first_call, "no")), chat=chat)
+    assert (409, "input.stale") == error_of(refused)
+    # A page that has seen the second question would have the text twice.
+    refused = post(alice, output(run_id, (first_call, "yes"), (second_call, None)), chat=chat)
+    assert (409, "runs.not_waiting") == error_of(refused)
+
+    at_end = reply(runs, run_id, second, "no")
+    say(runs, at_end, "C")
+    assert runs.finish(at_end)
+    for answers, text in [([(first_call, "yes")], "ABC"), ([(second_call, "no")], "C")]:
+        chunks = chunks_of(post(alice, output(run_id, *answers), chat=chat))
+        assert (text, "completed") == (text_of(chunks), status_of(chunks))
+
+
+@pytest.mark.parametrize("kind", ["tool_confirmation", "tool_results"])
+def test_approvals_and_results_that_are_sent_again_are_those_of_their_wait(
+    alice: User, runs: StoredRuns, kind: str
+) -> None:
+    """The run asks for something else by now."""
+    chat, request_id = ui_chats.new_id(), new_id()
+    claim = begin(alice, runs, chat)
+    run_id = claim.run_id
+    with runs.connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, "1", ResultSource.CLIENT)
+    runs.write(claim, ToolCallRequested("1", "locate", {}))
+    asked: dict[str, Any] = {
+        "tool_call_id": "1",
+        "calls": [{"tool_call_id": "1", "name": "x", "arguments": {}}],
+    }
+    at_end = replace(claim, last_seq=runs.last_seq(run_id))
+    assert runs.park(at_end, request_id, kind=kind, **asked)
+    [sent] = output(run_id, (f"{run_id.hex}.1", "Rome"))["parts"]
+    other = {**sent, "output": "Paris"}
+    if kind == "tool_confirmation":
+        reply = {"id": str(request_id), "approved": True}
+        sent, other = ({**sent, "approval": {**reply, "approved": yes}} for yes in (True, False))
+
+    def give(part: dict[str, Any]) -> TestResponse:
+        return post(alice, {"id": str(run_id), "role": "assistant", "parts": [part]}, chat=chat)
+
+    assert f"{run_id}.1" == run_of(give(sent))
+    again = runs.claim(run_id)
+    assert again is not None
+    ask(runs, again)
+    assert f"{run_id}.1" == run_of(give(sent))
+    assert 409 == give(other).status_code
+
+
+@pytest.mark.parametrize("kind", ["question", "tool_confirmation", "tool_results"])
+def test_a_page_catches_up_with_what_others_have_answered(
+    alice: User, runs: StoredRuns, kind: str
+) -> None:
+    """It names the call that it shows as open, for which the run waits no more."""
+    chat, request_id = ui_chats.new_id(), new_id()
+    claim = begin(alice, runs, chat)
+    run_id = claim.run_id
+    with runs.connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, "1", ResultSource.CLIENT)
+    runs.write(claim, ToolCallRequested("1", "locate", {}))
+    asked: dict[str, Any] = {"tool_call_id": "1"}
+    if kind == "tool_results":
+        asked = {"calls": [{"tool_call_id": "1", "name": "locate", "arguments": {}}]}
+    at_end = replace(claim, last_seq=runs.last_seq(run_id))
+    assert runs.park(at_end, request_id, kind=kind, **asked)
+    shown = {"question": f"{run_id.hex}.{request_id}", "tool_confirmation": request_id}
+    seen = f"/v1/ui/chat/{chat}/stream?seen={run_id}"
+    with_call = f"{seen}.{shown.get(kind, f'{run_id.hex}.1')}"
+
+    assert [204, 204] == [alice.get(path).status_code for path in (seen, with_call)]
+    replied = {"state": "queued", "pending_input": None, "input_expires_at": None}
+    runs.set(run_id, **replied)
+    ask(runs, claimed(runs, run_id))
+    assert 204 == alice.get(seen).status_code
+    assert "waiting_for_input" == status_of(chunks_of(alice.get(with_call)))
+    runs.set(run_id, **replied)
+    assert runs.finish(claimed(runs, run_id))
+    assert 204 == alice.get(seen).status_code
+    assert "completed" == status_of(chunks_of(alice.get(with_call)))
