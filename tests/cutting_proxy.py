@@ -17,12 +17,13 @@ class CuttingProxy:
 
     Every other cut is a reset, the rest look like an orderly end. The seed
     makes the lengths the same in every run of a test. Connections after the cuts have to wait
-    until `is_open` is set.
+    until `is_open` is set, or are closed at once while `refuses` is true.
     """
 
     def __init__(self, target_port: int, *, cuts: int, longest: int, seed: int) -> None:
         self.is_open = threading.Event()
         self.is_open.set()
+        self.refuses = False
         self.cuts_left = cuts
         self._longest = longest
         self._random = random.Random(seed)
@@ -46,6 +47,9 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 cut = self.cuts_left > 0
                 assert cut or self.is_open.wait(60)
+                if self.refuses and not cut:
+                    client.close()
+                    continue
                 self.cuts_left -= cut
                 length = self._random.randint(1, self._longest) if cut else None
                 thread = threading.Thread(

@@ -1,12 +1,15 @@
 """Pages of the AI SDK that lose their connection, as the guide has them."""
 
+import re
 import secrets
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.ai_sdk_chat import needs_front_ends, open_chat
-from tests.ai_sdk_pages import KINDS, Pages
+from tests.ai_sdk_pages import KINDS, MODULES, NODE, ROOT, Pages
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
@@ -148,3 +151,41 @@ def test_a_page_catches_up_with_the_answer_of_another_device(user: Caller) -> No
                 second.do("resume")
                 assert ("ready", None, said) == (*second.status, second.text)
         assert first.answer["parts"] == second.answer["parts"]
+
+
+def test_a_transport_that_has_given_up_is_resumed(system: System, user: Caller) -> None:
+    """`WorkflowChatTransport` does so where a connection is refused; nothing is there twice."""
+    chat_id, port = new_id(), system.web[0].settings.port
+    ask = {"tool": "ask_user", "args": {"question": "?"}}
+    setup: dict[str, Any] = {"version": VERSION, "transport": "workflow"}
+    with (
+        cutting_proxy(port, **IN_ANSWER) as proxy,
+        open_chat(user, chat_id, **setup, url=proxy.url) as page,
+        open_chat(user, chat_id, **setup) as reloaded,
+    ):
+        proxy.refuses = True
+        page.do("begin", text=script({"say": "x ", "repeat": 60, "delay_ms": 25}, ask))
+        page.do("settle")
+        assert ("error", "fetch failed") == page.status
+        proxy.refuses = False
+        page.do("resume")
+        assert ("ready", None, "x " * 60) == (*page.status, page.text)
+
+        loaded = reloaded.do("load").answer["parts"]
+        assert page.answer["parts"] == loaded == reloaded.do("resume").answer["parts"]
+
+
+def test_the_guides_transport_compiles(tmp_path: Path) -> None:
+    """TypeScript accepts it in its strict mode."""
+    guide = (ROOT / "docs" / "how-to" / "ai-sdk.md").read_text()
+    blocks = re.findall(r"^```tsx\n(.*?)^```", guide, re.M | re.S)
+    [block] = [one for one in blocks if "new WorkflowChatTransport" in one]
+    given = "declare const url: string, version: string, headers: Record<string, string>;"
+    imported = 'import { WorkflowChatTransport } from "@ai-sdk/workflow";'
+    (tmp_path / "page.ts").write_text("\n".join((imported, given, block)))
+    (tmp_path / "node_modules").symlink_to(MODULES)
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--target", "es2022"]
+    options += ["--lib", "es2023,dom", "--module", "esnext", "--moduleResolution", "bundler"]
+    command = [str(NODE), str(MODULES / "typescript/bin/tsc"), *options, "page.ts"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stdout)

@@ -101,7 +101,7 @@ async function play(trial) {
   await page.sendMessage(message);
   while (!isDone(page) && Date.now() < deadline) {
     const hasBegun = page.messages.at(-1)?.role === "assistant";
-    if (page.status === "error" && hasBegun && trial.transport !== "workflow") {
+    if (page.status === "error" && hasBegun) {
       result.resumes += 1;
       await page.resumeStream();
       if (page.status !== "error" && !isDone(page)) result.faults.push("a part of the answer was resumed");
