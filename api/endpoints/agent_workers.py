@@ -323,10 +323,10 @@ def _unheard(
     known: Mapping[UUID, Mapping[str, Any]],
     seen_at: datetime,
 ) -> bytes:
-    """Return that there is no news; if the worker is gone, take its runs from it."""
+    """Return that there is no news; if the worker is gone, take the runs of the heartbeat."""
     if poll.has_left and known:
         time.sleep(GONE_SECONDS)
-        recovery.recover_from(connections, worker.id, seen_at)
+        recovery.recover_from(connections, worker.id, seen_at, known.keys())
     return _beaten(
         connections,
         {

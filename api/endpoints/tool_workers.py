@@ -211,7 +211,7 @@ def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
         held = worker_calls.extend(tx, worker, calls, lease_seconds=lease_seconds)
     seconds = min(_or(body.get("wait_seconds"), 0), lease_seconds / 2)
     news = partial(_news, connections(), worker, calls)
-    nothing = partial(_unheard, connections(), waiting, worker, held)
+    nothing = partial(_unheard, connections(), waiting, held)
     return _respond(waiting, seconds, news, nothing)
 
 
@@ -340,14 +340,12 @@ def _news(connections: Connections, worker: Worker, calls: Mapping[UUID, int]) -
     return _json(cancelled=cancelled, lost=sorted(map(str, lost)))
 
 
-def _unheard(
-    connections: Connections, poll: LongPoll, worker: Worker, held: Mapping[UUID, datetime]
-) -> bytes:
-    """Return that there is no news; if the worker is gone, take its calls from it."""
+def _unheard(connections: Connections, poll: LongPoll, held: Mapping[UUID, datetime]) -> bytes:
+    """Return that there is no news; if the worker is gone, take the calls of the heartbeat."""
     if poll.has_left and held:
         time.sleep(GONE_SECONDS)
         with connections.transaction() as tx:
-            worker_calls.lose(tx, worker, max(held.values()))
+            worker_calls.lose(tx, held)
     return _json(cancelled=[], lost=[])
 
 

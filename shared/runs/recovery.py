@@ -1,23 +1,31 @@
 """Recovery of runs whose worker is lost: they are queued again, or end."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, select, text, update
+from sqlalchemy import Connection, RowMapping, case, exists, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared import logs
 from arkloop.shared.billing import budgets
 from arkloop.shared.events.types import STEP_TYPES, RunError
-from arkloop.shared.runs import agent_costs, agent_queue, endings, run_spans, sub_runs
+from arkloop.shared.runs import (
+    agent_costs,
+    agent_queue,
+    agent_workers,
+    endings,
+    run_spans,
+    sub_runs,
+)
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.swept_batches import BATCH, isolated, subject, with_reservations_locked
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
 from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Recovered
+from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import runs, workers
 
@@ -176,23 +184,31 @@ def _queue(tx: Transaction, rows: Sequence[RowMapping], crashes: int) -> None:
         tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
 
 
-def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> None:
-    """Take the runs of an agent worker whose connection was closed and that was not heard since.
+def recover_from(
+    connections: Connections, owner: UUID, seen_at: datetime, run_ids: Collection[UUID]
+) -> None:
+    """Take runs of an agent worker whose connection was closed and that was not heard since.
 
-    `seen_at` is when it renewed its lease over that connection.
+    `seen_at` is when it renewed its lease over that connection, and `run_ids` are those that it
+    named there. A worker that has others may still be alive with another heartbeat waiting; its
+    other runs are recovered when the lease expires.
 
     Raises:
         Unavailable
     """
     lease = func.make_interval(0, 0, 0, 0, 0, 0, connections.settings.lease_seconds)
     is_silent = (workers.c.id == owner) & (workers.c.seen_at == seen_at)
+    has_others = exists().where(
+        runs.c.owner == owner, text("state = 'executing'"), runs.c.id.not_in(run_ids)
+    )
+    left = case((has_others, workers.c.seen_at), else_=func.now() - lease)
     with connections.transaction() as tx:
-        lost = update(workers).where(is_silent).values(seen_at=func.now() - lease)
+        lost = update(workers).where(is_silent).values(seen_at=left)
         if not tx.sql.execute(lost).rowcount:
             return
         executing = tx.sql.execute(
             select(*runs.c)
-            .where(runs.c.owner == owner, text("state = 'executing'"))
+            .where(runs.c.owner == owner, text("state = 'executing'"), runs.c.id.in_(run_ids))
             .order_by(runs.c.id)
             .with_for_update(skip_locked=True)
         )
@@ -200,3 +216,5 @@ def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> No
             with isolated(tx, run):
                 log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
                 _recover(tx, run)
+        # An earlier heartbeat may wait that names these runs, too.
+        tx.after_commit.append(Wake(agent_workers.news_topic(owner), str(owner), everyone=True))

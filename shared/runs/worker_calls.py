@@ -151,8 +151,7 @@ def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> Non
 
 def expire(tx: Transaction, call_ids: Collection[UUID]) -> None:
     """Take those of the calls from their workers whose leases have expired."""
-    nobody = dict.fromkeys(("org_id", "pool", "worker_id", "heard_at"))
-    _lose(tx, {"ids": list(call_ids), **nobody})
+    _lose(tx, call_ids, heard_at=None)
 
 
 def states(sql: Connection, call_ids: Collection[UUID]) -> list[Row[Any]]:
@@ -248,10 +247,13 @@ def held(sql: Connection, worker: Worker, calls: Mapping[UUID, int]) -> set[UUID
     return set(sql.scalars(select(worker_calls.c.id).where(_is_held(worker, calls))))
 
 
-def lose(tx: Transaction, worker: Worker, heard_at: datetime) -> None:
-    """Take all calls from a worker that has sent no heartbeat since this one."""
-    of_worker = {"org_id": worker.org_id, "pool": worker.pool, "worker_id": worker.id}
-    _lose(tx, {"ids": [], **of_worker, "heard_at": heard_at})
+def lose(tx: Transaction, held: Mapping[UUID, datetime]) -> None:
+    """Take calls, as `extend` has returned them, that no heartbeat of their worker has named since.
+
+    The worker may be alive, and have closed the connection because one of its calls has ended.
+    """
+    [heard_at] = set(held.values())  # of one heartbeat
+    _lose(tx, held, heard_at=heard_at)
 
 
 def end(
@@ -296,9 +298,13 @@ def end(
         raise StaleCall(fence=there.fence, state=there.state)
 
 
-def _lose(tx: Transaction, parameters: Mapping[str, Any]) -> None:
-    parameters = {**parameters, "max_handouts": MAX_HANDOUTS}
-    for row in tx.sql.exec_driver_sql(_LOSE, parameters):
+def _lose(tx: Transaction, call_ids: Collection[UUID], *, heard_at: datetime | None) -> None:
+    """Take calls, and let other heartbeats of their workers report that."""
+    parameters = {"ids": list(call_ids), "heard_at": heard_at, "max_handouts": MAX_HANDOUTS}
+    rows = tx.sql.exec_driver_sql(_LOSE, parameters).all()
+    workers = {(worker_topic(row.org_id, row.pool), row.worker_id) for row in rows}
+    tx.after_commit += [Wake(topic, id_, everyone=True) for topic, id_ in workers]
+    for row in rows:
         if row.state == "queued":
             tx.after_commit.append(Wake(calls_topic(row.org_id, row.pool), row.tool))
         else:

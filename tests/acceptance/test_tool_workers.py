@@ -147,6 +147,22 @@ def test_a_worker_whose_connection_closes_is_gone(
     assert ("done", False) == result(user, run_id)
 
 
+def test_a_worker_with_a_heartbeat_for_each_call_may_close_one(
+    user: Caller, worker: ToolWorker, run: Run
+) -> None:
+    """A heartbeat's closed connection leaves the calls that it did not name with their worker."""
+    run("echo", "echo")
+    kept, lost = worker.take(lease_seconds=300), worker.take(lease_seconds=300)
+    worker.heartbeat(kept, lease_seconds=300)
+
+    worker.leave(lost, lease_seconds=300)
+    again = replace(worker, id="other").take()
+
+    assert lost["call_id"] == again["call_id"]
+    assert {"cancelled": [], "lost": []} == worker.heartbeat(kept)
+    assert 200 == worker.complete(kept, "done").status_code
+
+
 def test_a_call_that_takes_too_long_is_stopped(user: Caller, pool: str) -> None:
     """The model reads that the call is not over, and its worker is asked to stop."""
     worker = ToolWorker.of(user, pool, tools=[{**PAY, "timeout_seconds": 1}])

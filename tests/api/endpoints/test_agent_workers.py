@@ -163,7 +163,7 @@ def test_a_closed_connection_hands_the_runs_over(
     worker: MakeWorker, start: Callable[..., str], connections: Connections
 ) -> None:
     """Runs of a worker whose connection was closed go to another one, unless it was heard since."""
-    start()
+    named = [UUID(start())]
     gone = worker()
     gone.take()
     with connections.reading() as sql:
@@ -172,12 +172,12 @@ def test_a_closed_connection_hands_the_runs_over(
     assert before is not None
     gone.beat()
 
-    recovery.recover_from(connections, UUID(gone.id), before)
+    recovery.recover_from(connections, UUID(gone.id), before, named)
     assert [] == worker().poll()
     with connections.reading() as sql:
         now = sql.scalar(of_gone)
     assert now is not None
-    recovery.recover_from(connections, UUID(gone.id), now)
+    recovery.recover_from(connections, UUID(gone.id), now, named)
 
     assert 2 == worker().take()["attempt"]
     assert [False] == [run["is_held"] for run in gone.beat()]

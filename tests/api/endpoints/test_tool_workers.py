@@ -1,10 +1,12 @@
 """`/v1/tool-workers`: the requests of workers, without a run that waits."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
+from flask import Flask
 from sqlalchemy import text
 
 from arkloop.shared.runs import worker_calls
@@ -12,6 +14,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 from tests.tool_worker import ECHO, PAY
+from tests.waiting import eventually
 
 POLL = {"worker_id": "w", "wait_seconds": 0}
 NOBODY = "01a20e81-4bd5-70da-88f9-366c61169856"
@@ -109,6 +112,33 @@ def test_a_call_is_handed_out_once(worker: User, queued: UUID) -> None:
     assert (409, "tool_workers.stale_call") == error_of(older)
     other = post(worker, "complete", **{**result, "call_id": NOBODY}, output="1")
     assert (404, "tool_workers.call_not_found") == error_of(other)
+
+
+def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
+    app: Flask, alice: User, worker: User, queued: UUID, connections: Connections
+) -> None:
+    """Both named the call, and the connection of the later one was closed."""
+    post(worker, "poll", **POLL, tools=[PAY])
+    named, reported = [{"call_id": str(queued), "fence": 1}], list[list[str]]()
+
+    def beat(wait_seconds: int) -> None:
+        body = {"calls": named, "lease_seconds": 60, "wait_seconds": wait_seconds}
+        reported.append(post(worker, "heartbeat", worker_id="w", **body).json["lost"])
+
+    beat(1)  # each looks once more when its process begins to listen
+    waiting = threading.Thread(target=beat, args=[30], daemon=True)
+    waiting.start()
+    hub, topic = app.extensions["arkloop.polls"], worker_calls.worker_topic(alice.org_id, "shop")
+    eventually(lambda: topic in hub._waiting and hub._is_listening)
+    with connections.statement() as tx:
+        mine = worker_calls.Worker(alice.org_id, "shop", "w")
+        broken_off = worker_calls.extend(tx, mine, {queued: 1}, lease_seconds=60)
+
+    with connections.transaction() as tx:
+        worker_calls.lose(tx, broken_off)
+    waiting.join(10)
+
+    assert [[], [str(queued)]] == reported
 
 
 RESULTS: list[tuple[str, dict[str, Any]]] = [

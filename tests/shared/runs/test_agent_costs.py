@@ -25,7 +25,8 @@ def lose(connections: Connections, lost: Worker, *, by_sweep: bool) -> None:
         with connections.reading() as sql:
             seen_at = sql.scalar(select(workers.c.seen_at).where(of_lost))
         assert seen_at is not None
-        recovery.recover_from(connections, UUID(lost.id), seen_at)
+        named = [UUID(lost.run["run_id"])]
+        recovery.recover_from(connections, UUID(lost.id), seen_at, named)
         return
     silent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 60)
     with connections.transaction() as tx:

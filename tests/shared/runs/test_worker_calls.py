@@ -1,6 +1,7 @@
 """The queue of calls: its rows, as attempts of a run and their processes change them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -82,15 +83,59 @@ def test_a_lease_that_has_not_expired_is_kept(connections: Connections, call: Ca
     with connections.statement() as tx:
         worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=60)
     with connections.statement() as tx:
-        [first] = worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=60).values()
+        first = worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=60)
     with connections.statement() as tx:
-        [second] = worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=60).values()
+        second = worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=60)
 
     with connections.statement() as tx:
         worker_calls.expire(tx, [call_id])
     with connections.statement() as tx:
-        worker_calls.lose(tx, worker, first)
+        worker_calls.lose(tx, first)
     assert ("leased", 1) == state_of(connections, call_id)
     with connections.statement() as tx:
-        worker_calls.lose(tx, worker, second)
+        worker_calls.lose(tx, second)
     assert ("queued", 1) == state_of(connections, call_id)
+
+
+def test_a_heartbeat_that_breaks_off_loses_what_it_has_named(
+    connections: Connections, call: Call
+) -> None:
+    """Other calls of the worker are kept: another heartbeat names them, or they are new."""
+    worker, ids = Worker(call.org_id, "shop", "w"), {}
+    for name in ("ended", "beating", "new"):
+        with connections.statement() as tx:
+            ids[name] = worker_calls.add(tx, replace(call, tool_call_id=name), fence=2)
+        with connections.statement() as tx:
+            worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=60)
+    with connections.statement() as tx:
+        worker_calls.extend(tx, worker, {ids["beating"]: 1}, lease_seconds=60)
+    with connections.statement() as tx:
+        broken_off = worker_calls.extend(tx, worker, {ids["ended"]: 1}, lease_seconds=60)
+
+    with connections.statement() as tx:
+        worker_calls.lose(tx, broken_off)
+
+    states = {name: state_of(connections, call_id)[0] for name, call_id in ids.items()}
+    assert {"ended": "queued", "beating": "leased", "new": "leased"} == states
+
+
+def test_a_call_that_was_handed_out_again_is_not_lost_with_the_heartbeat_before(
+    connections: Connections, call: Call
+) -> None:
+    """It has another worker, no heartbeat of which has named it yet."""
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, call, fence=2)
+    frozen, other = (Worker(call.org_id, "shop", name) for name in ("frozen", "other"))
+    with connections.statement() as tx:
+        worker_calls.take(tx, frozen, ["pay"], limit=1, lease_seconds=60)
+    with connections.statement() as tx:
+        broken_off = worker_calls.extend(tx, frozen, {call_id: 1}, lease_seconds=-1)
+    with connections.statement() as tx:
+        worker_calls.expire(tx, [call_id])
+    with connections.statement() as tx:
+        worker_calls.take(tx, other, ["pay"], limit=1, lease_seconds=60)
+
+    with connections.statement() as tx:
+        worker_calls.lose(tx, broken_off)
+
+    assert ("leased", 2) == state_of(connections, call_id)
