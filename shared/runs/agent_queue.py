@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import Connection, select, text, union_all
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from arkloop.shared.storage.notifications import Enqueue, Notification
 from arkloop.shared.storage.signals import Wake
@@ -53,7 +54,7 @@ def look(sql: Connection) -> Iterable[tuple[str, str]]:
     """Return topic and run id of one queued run of each agent that has some."""
     waiting = (
         select(runs.c.id, runs.c.org_id, runs.c.agent)
-        .distinct(runs.c.org_id, runs.c.agent)
+        .ext(distinct_on(runs.c.org_id, runs.c.agent))
         .where(_QUEUED, runs.c.cancel_requested_at.is_(None))
         .order_by(runs.c.org_id, runs.c.agent, runs.c.queued_at)
     )
