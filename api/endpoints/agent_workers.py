@@ -5,6 +5,7 @@ the worker's lease, and a connection that closes while it waits says that the wo
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -32,8 +33,10 @@ from arkloop.shared.errors import (
     RunNotFound,
     SequenceConflict,
     StorageUnavailable,
+    Unavailable,
 )
 from arkloop.shared.events.types import RunError
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import (
     agent_claims,
     agent_files,
@@ -59,6 +62,7 @@ from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Connections
 
 bp = Blueprint("agent_workers", __name__)
+log = logging.getLogger(__name__)
 
 #: An answer of 1 MiB that is an object is there as `output`, and as `content`, in which each quote
 #: takes two bytes. A checkpoint may have 1 MiB, of which each value takes two bytes at least.
@@ -98,20 +102,18 @@ def _check(name: str) -> None:
 def poll(name: str, body: dict[str, Any]) -> Response:
     """Wait for runs, for at most `wait_seconds`; each comes with all that its agent needs."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
-    take = partial(
-        _take,
-        connections(),
-        worker,
-        catalog(),
-        frozenset(body["held"]),
-        1 if body.get("max_runs") is None else body["max_runs"],
-    )
+    limit = 1 if body.get("max_runs") is None else body["max_runs"]
+    # Of the time when the request arrived: what the worker has got since, by another poll, is not
+    # among them.
+    held = frozenset(body["held"])
+    take = partial(_take, connections(), worker, catalog(), limit, held)
+    claim = partial(_claim, connections(), worker, catalog(), limit)
     topic = agent_queue.topic(worker.org_id, name)
     waiting = LongPoll(topic, None, request.environ.get("gunicorn.socket"))
     nothing = partial(_polled, connections(), [])
     seconds = body.get("wait_seconds")
     is_silent = partial(_is_silent, connections(), worker) if body["held"] else None
-    return _respond(waiting, seconds, bodies.MAX_WAIT_SECONDS, take, nothing, is_silent)
+    return _respond(waiting, seconds, bodies.MAX_WAIT_SECONDS, take, nothing, claim, is_silent)
 
 
 @described(body=bodies.HoldRuns, returns=HeldRuns)
@@ -131,7 +133,7 @@ def heartbeat(name: str, body: dict[str, Any]) -> Response:
     seconds = min(body.get("wait_seconds") or 0, most)
     news = partial(_news, connections(), worker, known)
     nothing = partial(_unheard, connections(), waiting, worker, known, seen_at)
-    return _respond(waiting, seconds, 0, news, nothing)
+    return _respond(waiting, seconds, 0, news, nothing, news)
 
 
 @described(body=bodies.AppendEvents, returns=WrittenRun, raises=WRITING)
@@ -253,9 +255,11 @@ def _respond(
     default_seconds: float,
     take: Callable[[], bytes | None],
     otherwise: Callable[[], bytes],
+    take_later: Callable[[], bytes | None],
     is_silent: Callable[[], bool] | None = None,
 ) -> Response:
-    """Respond with what `take` returns, now or within these seconds after the request arrived.
+    """Respond with what `take` returns now, or `take_later` within these seconds after the request
+    arrived.
 
     A client that has left before takes nothing, and does not count as a worker that is gone. A
     worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
@@ -275,7 +279,7 @@ def _respond(
         if is_silent is not None and is_silent():
             hub.wake(poll.topic, "")
             return otherwise()
-        return take() if is_valid() else None
+        return take_later() if is_valid() else None
 
     later = respond_later(hub, poll, request.environ, seconds, take_if_heard, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)
@@ -285,12 +289,27 @@ def _take(
     connections: Connections,
     worker: AgentWorker,
     catalog: Catalog,
-    held: frozenset[UUID],
     limit: int,
+    held: frozenset[UUID] | None,
 ) -> bytes | None:
-    """Take runs for the worker; None if there are none."""
+    """Take runs for the worker; None if there are none. Without `held`, none that it has."""
     taken = agent_claims.take(connections, worker, catalog, held=held, limit=limit)
     return _polled(connections, taken) if taken else None
+
+
+def _claim(
+    connections: Connections, worker: AgentWorker, catalog: Catalog, limit: int
+) -> bytes | None:
+    """Claim queued runs for a poll that has waited; None if there are none.
+
+    If Postgres fails, the poll responds without runs: some may be claimed already, and only the
+    arrival of the worker's next poll returns them.
+    """
+    try:
+        return _take(connections, worker, catalog, limit, None)
+    except Unavailable as error:
+        log.warning("agent worker %s: a poll ends early: %s", worker.id, reason_of(error))
+        return _polled(connections, [])
 
 
 def _is_silent(connections: Connections, worker: AgentWorker) -> bool:

@@ -75,19 +75,20 @@ def take(
     worker: AgentWorker,
     catalog: Catalog,
     *,
-    held: Collection[UUID],
+    held: Collection[UUID] | None,
     limit: int,
 ) -> list[dict[str, Any]]:
     """Return the worker's runs that it does not know of, then at most `limit` in all.
 
-    The response that had brought a run of its own was lost.
+    The response that had brought a run of its own was lost. `held` are those that it knows;
+    None: only claim queued runs.
 
     Raises:
         Unavailable: some may have been claimed; the worker gets them with its next request.
     """
     with connections.reading() as sql:
         owned, queued = agent_queue.find(sql, worker.org_id, worker.agent, worker.id, limit)
-    taken = [run_id for run_id in owned if run_id not in held][:MAX_OWN]
+    taken = [run_id for run_id in owned if held is not None and run_id not in held][:MAX_OWN]
     wanted = queued[: max(0, limit - len(taken))]
     if wanted:
         with connections.statement() as tx:

@@ -1,0 +1,77 @@
+"""Several polls of one agent worker at the same time."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from arkloop.shared.runs import agent_queue
+from arkloop.shared.storage.connections import Connections
+from tests.api.endpoints.agent_worker import MakeWorker, Worker, start, worker
+from tests.clients import User
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.own_database
+
+__all__ = ["start", "worker"]  # fixtures
+
+
+@pytest.fixture
+def waiting(app: Flask, alice: User) -> Callable[[int], None]:
+    """Call it to wait until this many polls wait."""
+    polls, topic = app.extensions["arkloop.polls"], agent_queue.topic(alice.org_id, "mine")
+    return lambda count: eventually(lambda: len(polls._waiting.get(topic, ())) == count)
+
+
+class Poll(threading.Thread):
+    """A poll that waits, in a thread of its own; it has the runs at its end."""
+
+    def __init__(self, worker: Worker, **body: Any) -> None:
+        super().__init__(daemon=True)
+        self._worker, self._body = worker, body
+        self.runs: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        body = {"worker_id": self._worker.id, "wait_seconds": 30, **self._body}
+        self.runs += [run["run_id"] for run in self._worker.post("poll", **body).json["runs"]]
+
+
+def test_polls_that_wait_get_a_run_each(
+    waiting: Callable[[int], None], worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """A poll that waited while another one got a run gets the next run, and not the same again."""
+    mine = worker()
+    polls = [Poll(mine) for _ in range(2)]
+    waiting(2)
+
+    first = start()
+    eventually(lambda: any(poll.runs for poll in polls))
+    second = start()
+    for poll in polls:
+        poll.join(10)
+
+    assert sorted([[first], [second]]) == sorted(poll.runs for poll in polls)
+
+
+def test_a_run_that_a_woken_poll_cannot_hand_over_comes_with_the_next_poll(
+    waiting: Callable[[int], None],
+    worker: MakeWorker,
+    start: Callable[..., str],
+    connections: Connections,
+) -> None:
+    """The poll has claimed it for its worker, and ends: only an arrival returns such runs."""
+    mine = worker()
+    poll = Poll(mine)
+    waiting(1)
+
+    with connections.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE agent_runs IN EXCLUSIVE MODE"))  # a claim needs none of it
+        run_id = start()
+        poll.join(20)
+    assert (False, []) == (poll.is_alive(), poll.runs)
+
+    assert [run_id] == [run["run_id"] for run in mine.poll()]
