@@ -10,6 +10,7 @@ from typing import Any
 
 _WORDS = re.compile(
     r"image dimensions exceed|image exceeds .{0,20}maximum|could not process (?:image|pdf)"
+    r"|pdf specified (?:was not valid|is password protected)|unable to download the file"
     r"|too much media|too many images and documents|\d pdf pages may be provided"
     r"|at most \d+ (?:image|video|audio|file)\(s\) may be provided",  # vLLM
     re.IGNORECASE,

@@ -6,15 +6,10 @@ from typing import Any
 
 from arkloop.worker.contract.attachments import Attachment, Part, TextPart
 from arkloop.worker.contract.messages import Message, ToolMessage
-from arkloop.worker.contract.outcomes import ProviderError
 
 
 def content_of(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return the content of a user's message.
-
-    Raises:
-        ProviderError: a file by its URL, which this API does not accept.
-    """
+    """Return the content of a user's message."""
     return list(map(_content, parts))
 
 
@@ -66,8 +61,5 @@ def _content(part: Part) -> dict[str, Any]:
         case Attachment(url=None):
             file = {"filename": part.name, "file_data": part.address}
             return {"type": "file", "file": file}
-        case _:
-            raise ProviderError(
-                "invalid_request",
-                "Chat completions accept no files by URL: upload the file to /v1/files.",
-            )
+        case _:  # this API accepts no files by URL
+            return {"type": "text", "text": f"[{part.label} omitted: it was not uploaded]"}

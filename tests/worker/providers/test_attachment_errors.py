@@ -24,6 +24,9 @@ MANY = (
         "too many images and documents: 104 + 1 > 100",
         "messages.38.content.0.pdf.source.base64.data: A maximum of 100 PDF pages may be provided.",
         "Could not process image",
+        "messages.0.content.0.pdf.source.base64.data: The PDF specified was not valid.",
+        "messages.0.content.0.pdf.source.base64.data: The PDF specified is password protected.",
+        "Unable to download the file. Please verify the URL and try again.",
         "At most 1 image(s) may be provided in one prompt.",
     ],
 )

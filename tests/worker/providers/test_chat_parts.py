@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from arkloop.worker.contract.attachments import Attachment, TextPart
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -12,7 +10,6 @@ from arkloop.worker.contract.messages import (
     ToolMessage,
     UserMessage,
 )
-from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
 
 PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
@@ -33,11 +30,14 @@ def test_attachments_are_sent_as_the_api_takes_them() -> None:
     ] == content_of([TextPart("Look"), PNG, PDF, replace(PNG, url="https://e.com/i")])
 
 
-def test_a_file_by_its_url_is_refused() -> None:
-    """The run fails, and its error says what to do."""
-    with pytest.raises(ProviderError, match="upload the file") as refused:
-        content_of([replace(PDF, url="https://e.com/f")])
-    assert ("provider.invalid_request", False) == (refused.value.code, refused.value.retryable)
+def test_a_note_stands_for_a_file_by_its_url() -> None:
+    """The other attachments are sent, and the thread can be continued."""
+    by_url = replace(PDF, url="https://e.com/f")
+
+    [note, image] = content_of([by_url, PNG])
+
+    expected = {"type": "text", "text": f"[{by_url.label} omitted: it was not uploaded]"}
+    assert (expected, "image_url") == (note, image["type"])
 
 
 def test_images_of_results_follow_the_last_result() -> None:
