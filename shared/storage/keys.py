@@ -89,7 +89,7 @@ class Keys:
         return f"{self.epoch}:route:{route_id}:pause" + (f":{org_id}" if org_id else "")
 
     def route_context(self, route_id: str) -> str:
-        """Set to the mark of a server, a model, and the size of its context in tokens."""
+        """Set to the mark of a server, a model, the setting of the route, and the size found."""
         return f"{self.epoch}:route:{route_id}:context"
 
     def route_limits(self) -> str:

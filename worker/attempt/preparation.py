@@ -77,7 +77,7 @@ def chain_of(
 
     sizes = process.context_sizes
     sized = [sizes.complete(route, ask) for route in routes]
-    return RouteChain(sized, connect, earlier.dropped_settings, sizes.learn)
+    return RouteChain(sized, connect, earlier.dropped_settings, sizes.learner(routes))
 
 
 def agent_of(

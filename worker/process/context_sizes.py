@@ -4,7 +4,7 @@ Remembered in Redis for all workers, and in this process for a moment.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import redis
@@ -35,7 +35,7 @@ class ContextSizes:
         """
         if route.provider == "scripted" or route.has_lost_key:
             return route
-        what = f"{route.server} {route.model}"
+        what = _about(route)
         until, size = self._fresh.get(f"{route.id} {what}", (0.0, None))
         if time.monotonic() > until:
             size = self._stored(route.id, what)
@@ -45,10 +45,15 @@ class ContextSizes:
         known = [tokens for tokens in (route.context_tokens, size) if tokens is not None]
         return replace(route, context_tokens=min(known, default=None))
 
+    def learner(self, routes: Iterable[Route]) -> Callable[[Route, int], None]:
+        """Return `learn` for a run that knows these routes as `complete` has returned them."""
+        configured = {route.id: route for route in routes}
+        return lambda route, context_tokens: self.learn(configured[route.id], context_tokens)
+
     def learn(self, route: Route, context_tokens: int) -> None:
-        """Remember that the route's context has no more than this."""
+        """Remember that the route, as it is configured, has no larger context than this."""
         self._remember(route, context_tokens)
-        key, value = self._key(route.id), f"{route.server} {route.model} {context_tokens}"
+        key, value = self._key(route.id), f"{_about(route)} {context_tokens}"
         try:
             self._connections.ask_redis(
                 lambda server: server.set(key, value, ex=CONTEXT_TTL_SECONDS)
@@ -62,15 +67,21 @@ class ContextSizes:
             stored = self._connections.ask_redis(lambda server: server.get(key))
         except redis.RedisError:
             return None
-        # The route may have had another model, or another server, then.
+        # The route may have had another model, another server or another setting then.
         about, _, size = str(stored or "").rpartition(" ")
         return int(size) if about == what and size.isdecimal() else None
 
     def _remember(self, route: Route, size: int | None) -> None:
         if len(self._fresh) >= MAX_REMEMBERED:
             self._fresh.clear()
-        key = f"{route.id} {route.server} {route.model}"
+        key = f"{route.id} {_about(route)}"
         self._fresh[key] = (time.monotonic() + FRESH_SECONDS, size)
 
     def _key(self, route_id: str) -> str:
         return self._connections.keys.route_context(route_id)
+
+
+def _about(route: Route) -> str:
+    """Return what a size was found for; a new setting of the route's own makes it outdated."""
+    about = f"{route.server} {route.model}"
+    return about if route.context_tokens is None else f"{about} {route.context_tokens}"

@@ -35,13 +35,38 @@ def test_what_was_learned_is_for_the_same_model_at_the_same_server(
     connections: Connections,
 ) -> None:
     """It applies where it is less than what the route says; another model is asked for anew."""
-    ContextSizes(connections).learn(ROUTE, 8_000)
+    configured = replace(ROUTE, context_tokens=9_000)
+    ContextSizes(connections).learn(configured, 8_000)
     sizes = ContextSizes(connections)
     other = replace(ROUTE, model="n")
 
-    assert 8_000 == sizes.complete(replace(ROUTE, context_tokens=9_000), never).context_tokens
+    assert 8_000 == sizes.complete(configured, never).context_tokens
     assert 7_000 == sizes.complete(other, lambda _route: 7_000).context_tokens
     assert 6_000 == sizes.complete(replace(ROUTE, context_tokens=6_000), never).context_tokens
+
+
+def test_a_new_setting_counts_at_once(connections: Connections) -> None:
+    """A size that was asked for, or learned under another setting, does not apply to it."""
+    sizes, route = ContextSizes(connections), replace(ROUTE, id="set")
+    configured = replace(route, context_tokens=32_768)
+    assert 4_096 == sizes.complete(route, lambda _route: 4_096).context_tokens
+
+    assert 32_768 == sizes.complete(configured, never).context_tokens
+    assert 32_768 == ContextSizes(connections).complete(configured, never).context_tokens
+    sizes.learn(configured, 16_384)
+    again = replace(configured, context_tokens=32_000)
+    assert 32_000 == sizes.complete(again, never).context_tokens
+
+
+def test_a_run_learns_again_what_it_has_learned_before(connections: Connections) -> None:
+    """The size is kept for the route as it is configured, and not as the run had completed it."""
+    sizes, configured = ContextSizes(connections), replace(ROUTE, id="again", context_tokens=9_000)
+    sizes.learn(configured, 8_000)
+    learn = sizes.learner([configured])
+
+    learn(sizes.complete(configured, never), 7_000)
+
+    assert 7_000 == ContextSizes(connections).complete(configured, never).context_tokens
 
 
 def test_the_server_of_a_route_whose_key_is_lost_is_not_asked(connections: Connections) -> None:
