@@ -53,11 +53,13 @@ def request_for(
             settings = model_settings.without(settings, ["tool_choice"])
     elif request.tools:
         settings = {**settings, "tool_choice": "none"}
+    most = min(SUMMARY_TOKENS, (route.context_tokens or 2 * SUMMARY_TOKENS) // 2)
     return replace(
         request,
         messages=[*messages, instruction],
         counted_messages=min(request.counted_messages, len(messages)),
-        max_output_tokens=max(request.max_output_tokens or SUMMARY_TOKENS, 2 * tokens),
+        # Servers such as vLLM refuse a request whose input and this are more than the context.
+        max_output_tokens=max(request.max_output_tokens or most, 2 * tokens),
         settings=settings,
         answer_only=True,
         is_summary=True,

@@ -67,8 +67,10 @@ def talk(turns: int) -> list[Message]:
     return [m for text in said for m in (UserMessage(text), AssistantMessage("Yes. " * 20))]
 
 
-def summing_up(model: Model, *steps: Any, context_tokens: int = 2_000) -> Agent:
-    route = replace(ROUTE, context_tokens=context_tokens, max_output_tokens=200)
+def summing_up(
+    model: Model, *steps: Any, context_tokens: int = 2_000, max_output_tokens: int | None = 200
+) -> Agent:
+    route = replace(ROUTE, context_tokens=context_tokens, max_output_tokens=max_output_tokens)
     agent = agent_for(*(steps or [{"find": "The code"}]), compaction="summary", tools=())
     return replace(agent, chain=RouteChain([route], lambda _: model), tools={})
 
@@ -118,6 +120,17 @@ def test_anthropic_has_all_but_the_instruction_in_its_cache(chosen: str | None) 
     assert asked["extra_body"] == step["extra_body"]
     assert (asked["system"], asked["tools"]) == (step["system"], step["tools"])
     assert "cache_control" in asked["messages"][-1]["content"][-1]
+
+
+@pytest.mark.parametrize(("context_tokens", "most"), [(2_000, 1_000), (20_000, 4_096)])
+def test_a_small_context_has_room_for_the_summary(context_tokens: int, most: int) -> None:
+    """Where nobody limits the output, it may have half of the context at most, as answers may."""
+    model = Summarizing()
+    agent = summing_up(model, context_tokens=context_tokens, max_output_tokens=None)
+
+    run(after(agent, *talk(6 * context_tokens // 1_000)), RecordedRun())
+
+    assert {most} == {asked.max_output_tokens for asked in model.summaries}
 
 
 def test_what_no_cache_can_have_is_not_written_to_it() -> None:
