@@ -96,7 +96,9 @@ class ResponsesProvider:
         An option that the server refuses is dropped for the rest of the run.
         """
         while True:
-            body = with_extra(responses_request.body(request), self._options)
+            body = with_extra(dict(self._options), responses_request.body(request))
+            if needed := self._options.get("include"):  # a list of `extra_body` does not replace it
+                body["include"] = list(dict.fromkeys([*needed, *(body["include"] or ())]))
             try:
                 return self._client.open("/responses", body)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:

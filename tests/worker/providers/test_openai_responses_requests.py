@@ -106,6 +106,26 @@ def test_a_model_that_does_not_reason_is_not_asked_for_reasoning(model: str) -> 
     assert not fake.bodies[0].keys() & {"include", "reasoning"}
 
 
+def test_what_else_a_response_includes_is_sent_beside_what_is_needed() -> None:
+    """Without the encrypted reasoning the next step would lack that of this one."""
+    extra = {"include": ["message.output_text.logprobs"]}
+    with OpenAIVendor(lambda _: [message("1", "2")]) as fake:
+        call(at(fake), replace(asked(), settings={"extra_body": extra}))
+
+    assert ["reasoning.encrypted_content", *extra["include"]] == fake.bodies[0]["include"]
+
+
+@pytest.mark.parametrize("summary", ["detailed", None])
+def test_an_option_that_is_set_is_sent_as_it_was_set(summary: str | None) -> None:
+    """`extra_body` decides about summaries, and what it does not name stays."""
+    settings = {"reasoning_effort": "low", "extra_body": {"reasoning": {"summary": summary}}}
+    with OpenAIVendor(lambda _: [message("1", "2")]) as fake:
+        call(at(fake), replace(asked(), settings=settings))
+
+    assert {"effort": "low", "summary": summary} == fake.bodies[0]["reasoning"]
+    assert ["reasoning.encrypted_content"] == fake.bodies[0]["include"]
+
+
 @pytest.mark.parametrize(
     ("settings", "left"),
     [({"reasons": False}, set()), ({"is_verified": False}, {"include"})],
