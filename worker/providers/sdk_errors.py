@@ -5,6 +5,7 @@ The SDKs are generated alike: their errors have the same names and parts.
 
 import contextlib
 import email.utils
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -32,6 +33,7 @@ _KINDS = {
     429: "rate_limited",
 }
 _GONE = (404, 410)
+_BROKEN = "The connection to the provider broke, or the response was too long."
 #: Parts of the types and codes that vendors use for an account without money, as a 4xx or in the
 #: stream: waiting does not fill it.
 _UNPAID = (
@@ -98,7 +100,9 @@ def provider_errors(
             if refused := _refusal(error):
                 raise refused from error
             why = f"Connecting to the provider failed: {error}"
-            if tls := tls_failure(error):
+            if _is_break(error.__cause__):
+                why = _BROKEN  # OpenAI's SDK has the same error for a stream that breaks
+            elif tls := tls_failure(error):
                 why = f"TLS error at the provider: {tls}."
             raise ProviderError("connection", why) from error
         except sdk.APIError as error:
@@ -119,10 +123,28 @@ def http_errors() -> Iterator[None]:
         raise _timed_out(error) from error
     except httpx2.HTTPError as error:
         # What it says quotes the answer, and that may quote the key.
-        why = "The connection to the provider broke, or the response was too long."
-        raise ProviderError("connection", why) from error
+        raise ProviderError("connection", _BROKEN) from error
     except _MISSHAPEN as error:
         raise ProviderError("malformed", "The provider's stream is malformed.") from error
+
+
+def _is_break(cause: BaseException | None) -> bool:
+    """Return whether a connection broke that there was, or was given up for what came over it."""
+    is_of_connection = isinstance(cause, httpx2.NetworkError | httpx2.ProtocolError)
+    return is_of_connection and not isinstance(cause, httpx2.ConnectError) and not _is_alert(cause)
+
+
+def _is_alert(cause: BaseException | None) -> bool:
+    """Return whether TLS was refused by an alert, as for a missing certificate of the client.
+
+    With TLS 1.3 that comes with the first read.
+    """
+    while cause is not None:
+        for found in (cause, *cause.args):
+            if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
+                return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _timed_out(cause: BaseException | None) -> ProviderError:

@@ -350,3 +350,15 @@ def test_the_route_of_the_operator_may_be_anywhere(provider: str) -> None:
             list(loaded.stream(REQUEST, StopSignal()))
         loaded.close()
         assert 1 == len(fake.bodies)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_server_that_demands_a_certificate_has_refused_tls(
+    provider: str, tls: ssl.SSLContext
+) -> None:
+    """With TLS 1.3 its alert comes with the first read: no stream has broken."""
+    tls.verify_mode = ssl.CERT_REQUIRED
+    with vendor(HELLO, tls=tls) as fake, pytest.raises(ProviderError) as refused:
+        ask(provider, fake.url)
+
+    assert "TLS error at the provider: handshake failed." == str(refused.value)

@@ -133,6 +133,14 @@ def test_a_broken_connection_may_be_tried_again(
     assert ("provider.connection", True) == (error.code, error.retryable)
 
 
+@pytest.mark.parametrize("text", ["", "x" * 5 * 1024 * 1024])
+def test_a_stream_that_breaks_is_no_failure_to_connect(provider: str, text: str) -> None:
+    """The error of a stream that is cut, or has too long an event, says that this may be why."""
+    answer = raw(hello(provider, text)) if text else _begin_and_reset
+
+    assert "connection to the provider broke, or the response" in str(refusal(provider, answer))
+
+
 def test_a_stream_that_ends_too_soon_is_not_taken_for_an_answer(provider: str) -> None:
     """A clean end without a reason for it: the SDKs say nothing about that."""
     error = refusal(provider, raw(hello(provider, ends=False)))
@@ -223,6 +231,7 @@ def test_an_unreachable_provider_is_a_connection_error(provider: str) -> None:
         ask(provider, "http://127.0.0.1:1/v1")
 
     assert "provider.connection" == caught.value.code
+    assert "Connecting to the provider failed" in str(caught.value)
 
 
 def test_letters_that_are_cut_apart_stay_whole(provider: str) -> None:
