@@ -124,10 +124,11 @@ def find(sql: Connection, call_id: UUID) -> Row[Any]:
     return row
 
 
-def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> None:
+def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> bool:
     """Withdraw a call that was not fetched yet; ask its worker to stop if it was.
 
     Does nothing if `fence` is not that of the run any more: a later attempt waits for the call.
+    Returns whether the call is withdrawn now and was never fetched.
     """
     is_queued = worker_calls.c.state == "queued"
     row = tx.sql.execute(
@@ -147,6 +148,7 @@ def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> Non
     if row is not None and row.state == "leased":
         topic = worker_topic(row.org_id, row.pool)
         tx.after_commit.append(Wake(topic, row.worker_id, everyone=True))
+    return row is not None and row.state == "withdrawn" and not row.fence
 
 
 def expire(tx: Transaction, call_ids: Collection[UUID]) -> None:

@@ -19,7 +19,7 @@ from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.contract.outcomes import ShuttingDown, StopRun
+from arkloop.worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand
 from arkloop.worker.mcp.tools import model_names
 from arkloop.worker.process.worker_calls import WorkerCalls
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
@@ -87,6 +87,13 @@ def _caller(
             return _result(_ended(calls, run, context, call_id), tool)
         except ShuttingDown:
             raise  # the next attempt waits for it
+        except TimeToLand:
+            if not _withdraw(calls, run, call_id):
+                raise  # the run's last call reads that it may have taken effect
+            raise ToolFailed(
+                f"Not executed: the run's time was over before a worker of pool {tool.pool!r}"
+                " fetched the call."
+            ) from None
         except StopRun:
             _withdraw(calls, run, call_id)
             raise
@@ -114,9 +121,9 @@ def _ended(calls: WorkerCalls, run: ClaimedRun, context: ToolContext, call_id: U
                 is_late = True
 
 
-def _withdraw(calls: WorkerCalls, run: ClaimedRun, call_id: UUID) -> None:
+def _withdraw(calls: WorkerCalls, run: ClaimedRun, call_id: UUID) -> bool:
     claim = run.claim
-    run.write(
+    return run.write(
         calls.connections.statement,
         lambda tx: worker_calls.withdraw(tx, call_id, run_id=claim.run_id, fence=claim.fence),
     )
