@@ -47,12 +47,20 @@ def play(
     """Play a run with these tools, in memory: no server is needed.
 
     `message` is the user's, or the steps of a script for the scripted model, which plays it; a
-    `provider` takes its place. `persona` has fields of a persona, such as `max_steps`.
-    `allowed_networks`, in CIDR notation, are not public, and tools may reach them.
+    `provider` takes its place. `persona` has fields of a persona, such as `max_steps`, of
+    which `tools` and `require_approval` may name these tools, too. `allowed_networks`, in CIDR
+    notation, are not public, and tools may reach them.
     """
     run = MemoryRun()
     played = provider or ScriptedProvider()
-    of = personas.read("test", "1", persona or {})
+    given = {tool.spec.name: tool for tool in tools}
+    fields = persona or {}
+    named, approved = fields.get("tools") or [], fields.get("require_approval")
+    if isinstance(named, list) and isinstance(approved, list):
+        # A persona may require approval of its own tools alone.
+        named = [*named, *(name for name in given if name in approved and name not in named)]
+    of = personas.read("test", "1", {**fields, "tools": named})
+    loaded = load(name for name in (*of.tools, *AUTOMATIC_TOOLS) if name not in given)
     text = message if isinstance(message, str) else json.dumps({"script": list(message)})
     agent = Agent(
         identity=RunIdentity(
@@ -65,7 +73,7 @@ def play(
         ),
         persona=of,
         chain=RouteChain([ROUTE], lambda _route: played),
-        tools={**load((*of.tools, *AUTOMATIC_TOOLS)), **{tool.spec.name: tool for tool in tools}},
+        tools={**loaded, **given},
         history=History([Entry(1, 1, [UserMessage(text)])]),
         position=_POSITION,
         output=OutputSchema(of.output_schema) if of.output_schema else None,

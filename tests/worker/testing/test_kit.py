@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,6 +117,28 @@ def test_a_run_heeds_the_fields_of_its_persona() -> None:
     assert ["tool_confirmation"] == [d["kind"] for d in careful.data_of("run.waiting_for_input")]
     assert ("failed", "run.max_steps") == (limited.status, (limited.error or {})["code"])
     assert ("completed", {}) == (shaped.status, shaped.output)
+
+
+@pytest.mark.parametrize("named", [{}, {"tools": ["order", "calculator"]}, {"tools": None}])
+def test_a_persona_names_the_tools_that_are_given(named: dict[str, Any]) -> None:
+    """It may require approval of one of them, and have it in its list beside built-in tools."""
+    ordering = {"tool": "order", "args": {"items": [{"sku": "tea"}]}}
+    persona = {"require_approval": ["order"], **named}
+
+    careful = play([ordering], tools=[order], persona=persona)
+
+    assert ("waiting_for_input", []) == (careful.status, careful.results)
+    assert ["tool_confirmation"] == [d["kind"] for d in careful.data_of("run.waiting_for_input")]
+
+
+def test_more_tools_can_be_given_than_a_persona_can_name() -> None:
+    """Only those that the persona requires approval of count among its own."""
+    many = [replace(order, spec=replace(order.spec, name=f"order_{i}")) for i in range(129)]
+    ordering = {"tool": "order_128", "args": {"items": [{"sku": "tea"}]}}
+
+    run = play([ordering], tools=many, persona={"require_approval": ["order_1"]})
+
+    assert ("completed", "1 tea for None {}") == (run.status, run.results[0].output)
 
 
 def test_a_long_result_is_read_in_parts() -> None:
