@@ -191,7 +191,10 @@ def _fail(tx: Transaction, run: RowMapping, error: PersonaNotFound) -> None:
     if run["cancel_requested_at"] is not None:
         agent_endings.end(held, RunState.CANCELLED)
         return
-    message = f"The server cannot load persona {run['persona_id']!r}; see the server logs."
+    message = (
+        f"This server does not have persona {run['persona_id']!r}, or its release does not"
+        " support it, which a deploy can cause; see the server logs."
+    )
     agent_endings.end(held, RunState.FAILED, RunError("worker.crashed", message, True))
 
 

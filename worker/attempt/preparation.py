@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona, tools_of_server
 from arkloop.shared.claim import Claim
@@ -46,7 +47,10 @@ def persona_of(process: WorkerProcess, claim: Claim) -> Persona:
         return overrides.apply(persona, claim.options)
     except PersonaNotFound as error:
         log.error("%s", error.details["persona_id"][0])
-        message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."
+        message = (
+            f"This worker does not have persona {claim.persona_id!r}, or its release does not"
+            " support it, which a deploy can cause; see the worker logs."
+        )
         raise RunFailure("worker.crashed", message, retryable=True) from error
 
 
@@ -56,13 +60,13 @@ def chain_of(
     """Build the route chain.
 
     Raises:
-        ProviderError: this worker does not have the run's route.
+        RunFailure: this worker does not have the run's route.
         StopRun: the run has to stop while a server is asked for the context of its model.
     """
     settings, claim = process.settings, run.claim
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
     if not routes:
-        raise ProviderError("invalid_request", f"Route {claim.route_id!r} no longer exists.")
+        raise _route_missing(claim.route_id)
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
 
@@ -78,6 +82,21 @@ def chain_of(
     sizes = process.context_sizes
     sized = [sizes.complete(route, ask) for route in routes]
     return RouteChain(sized, connect, earlier.dropped_settings, sizes.learner(routes))
+
+
+def _route_missing(route_id: str) -> RunFailure:
+    """Build the error of a run none of whose routes exist here.
+
+    A route of an org is in the database, for all processes. One of the server is in the settings,
+    which web processes and other workers may have newer or older ones of during a deploy.
+    """
+    if model_routes.is_of_org(route_id):
+        return ProviderError("invalid_request", f"Route {route_id!r} no longer exists.")
+    message = (
+        f"This worker does not have the server's route {route_id!r}: it was removed, or web and"
+        " worker processes have different settings, which a deploy can cause."
+    )
+    return RunFailure("provider.invalid_request", message, retryable=True)
 
 
 def agent_of(

@@ -73,7 +73,8 @@ def test_a_run_whose_persona_cannot_be_read_ends_alone(
         assert "cancelled" == shown["status"]
     else:
         assert ("worker.crashed", True) == (shown["error"]["code"], shown["error"]["retryable"])
-        assert "cannot load persona 'custom@1'" in shown["error"]["message"]
+        message = shown["error"]["message"]
+        assert "does not have persona 'custom@1', or its release does not support it" in message
     assert [] == mine.poll(held=[other])
 
 

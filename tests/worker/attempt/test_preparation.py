@@ -1,10 +1,17 @@
-"""The preparation of an attempt: what earlier attempts have done to the history."""
+"""The preparation of an attempt: what this worker lacks, and what earlier attempts have done."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
 
 from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.threads import thread_contexts
 from arkloop.worker.agent.conversation import Counted, History, ResumeState, Turn
 from arkloop.worker.attempt.claimed_run import ClaimedRun
-from arkloop.worker.attempt.preparation import continued
+from arkloop.worker.attempt.preparation import chain_of, continued, persona_of
+from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 
 POINT = ContextCompacted(window_tokens=8_000, upto_position=3)
@@ -36,3 +43,47 @@ def test_a_count_of_an_earlier_attempt_is_that_of_the_newest_request(attempt: Cl
 
     own_route = attempt.claim.route_id, attempt.claim.model
     assert Counted(300, (attempt.claim.position, 5), own_route) == found.counted
+
+
+def chain_failure(process: WorkerProcess, attempt: ClaimedRun, route_id: str) -> RunFailure:
+    attempt.claim = replace(attempt.claim, route_id=route_id)
+    persona = process.catalog.persona(attempt.claim.org_id, None)
+    with pytest.raises(RunFailure) as failed:
+        chain_of(process, attempt, persona, ResumeState())
+    return failed.value
+
+
+def test_a_server_route_that_this_worker_lacks_can_be_retried(
+    process: WorkerProcess, attempt: ClaimedRun
+) -> None:
+    """A run that a newer web process has accepted in a deploy fails with a retryable error, which
+    does not say that the route is gone.
+    """
+    failure = chain_failure(process, attempt, "openai")
+
+    assert ("provider.invalid_request", True) == (failure.code, failure.retryable)
+    assert "This worker does not have the server's route 'openai'" in str(failure)
+
+
+def test_a_deleted_route_of_an_org_cannot_be_retried(
+    process: WorkerProcess, attempt: ClaimedRun
+) -> None:
+    """A route that the org has deleted is missing for all workers."""
+    route_id = str(uuid4())
+
+    failure = chain_failure(process, attempt, route_id)
+
+    assert ("provider.invalid_request", False) == (failure.code, failure.retryable)
+    assert f"Route '{route_id}' no longer exists." == str(failure)
+
+
+def test_a_persona_that_this_worker_lacks_is_no_crash_in_the_message(
+    process: WorkerProcess, attempt: ClaimedRun
+) -> None:
+    """The message of a missing persona names it, and a deploy as what can cause that."""
+    with pytest.raises(RunFailure) as failed:
+        persona_of(process, replace(attempt.claim, persona_id="new@1"))
+
+    assert failed.value.retryable
+    assert "This worker does not have persona 'new@1'" in str(failed.value)
+    assert "which a deploy can cause" in str(failed.value)
