@@ -82,9 +82,13 @@ class CheckedBackend(httpcore2.NetworkBackend):
                 return self._connected(address, port, _share(deadline, len(addresses) - number))
             except OSError as error:
                 failure = error
-        if isinstance(failure, TimeoutError):
-            raise httpcore2.ConnectTimeout("Connecting timed out.") from failure
-        raise httpcore2.ConnectError("Connecting failed.") from failure
+        # Within its handler: httpcore2's pool erases the cause, and leaves the context.
+        try:
+            raise failure
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout("Connecting timed out.") from error
+        except OSError as error:
+            raise httpcore2.ConnectError("Connecting failed.") from error
 
     def cut(self) -> None:
         """Shut down every connection, those still to come included."""

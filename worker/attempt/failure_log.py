@@ -5,6 +5,8 @@ import logging
 import ssl
 from urllib.parse import urlsplit
 
+import httpcore2
+
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import RunError
 
@@ -48,8 +50,8 @@ def _address(route: Route | None) -> tuple[str | None, int | None]:
 
 def _root(error: BaseException | None) -> str:
     """Describe the root cause of the error; only system errors are free of what was sent."""
-    while error is not None and error.__cause__ is not None:
-        error = error.__cause__
+    while error is not None and (cause := _cause(error)) is not None:
+        error = cause
     response = getattr(error, "response", None)
     if status := getattr(response, "status_code", None):
         return f"{type(error).__name__}: {status}"
@@ -58,3 +60,14 @@ def _root(error: BaseException | None) -> str:
     if isinstance(error, ssl.SSLError):
         return f"{type(error).__name__}: {error.reason or error.strerror}"
     return type(error).__name__ if error is not None else "-"
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return what the error was raised from, also where httpcore2's pool has erased that.
+
+    Not the context of any error: a timeout says less in the system's words, and a vendor's refusal
+    is named by its SDK.
+    """
+    if error.__cause__ is None and isinstance(error, httpcore2.NetworkError):
+        return error.__context__
+    return error.__cause__

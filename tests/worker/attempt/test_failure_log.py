@@ -1,6 +1,7 @@
 """The line that says why a run failed: enough for an operator, and no secret."""
 
 import logging
+import socket
 
 import httpx2
 import pytest
@@ -9,6 +10,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import RunError
 from arkloop.worker.attempt import failure_log
 from arkloop.worker.contract.outcomes import ProviderError
+from tests.worker.providers.fake_vendor import ask
 
 ERROR = RunError("provider.connection", "The provider cannot be reached.", True)
 
@@ -78,3 +80,34 @@ def test_the_line_does_with_what_is_known(
     failure_log.report(ERROR, "own", at, cause)
 
     assert f"run failed: provider.connection, {shown}" == caplog.records[0].getMessage()
+
+
+def failed_call(provider: str, base_url: str) -> ProviderError:
+    with pytest.raises(ProviderError) as failed:
+        ask(provider, base_url)
+    return failed.value
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_the_cause_of_a_failed_connection_is_the_system_s_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """A port that is closed and a host that is unknown have different causes, through the SDK and
+    the HTTP client.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    failure_log.report(ERROR, "own", None, failed_call(provider, f"http://127.0.0.1:{port}"))
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    failure_log.report(ERROR, "own", None, failed_call(provider, "http://nowhere.example"))
+
+    lines = [r for r in caplog.records if r.name == failure_log.__name__]
+    assert [
+        "ConnectionRefusedError: Connection refused",
+        "gaierror: Name or service not known",
+    ] == [vars(record)["cause"] for record in lines]
