@@ -1,7 +1,7 @@
 """`/healthz`: the process lives. `/readyz`: it can serve."""
 
 from flask import Blueprint, Response, jsonify
-from redis import RedisError
+from redis import Redis, RedisError
 
 from arkloop.api.endpoints.account_types import Health, Readiness
 from arkloop.api.http import errors
@@ -11,6 +11,7 @@ from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import live_workers
 from arkloop.shared.storage import postgres, schema
+from arkloop.shared.storage.keys import PROBE_MILLISECONDS
 
 #: How long a write that Postgres has refused counts.
 WRITE_SECONDS = 10
@@ -43,7 +44,7 @@ def readyz() -> Response:
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
     degraded = []
     try:
-        connections().ask_redis(lambda redis: redis.ping())
+        connections().ask_redis(_use)
     except (RedisError, OSError):
         degraded.append("redis")
     if not has_workers:
@@ -53,3 +54,17 @@ def readyz() -> Response:
     if degraded:
         answer["degraded"] = degraded
     return jsonify(answer)
+
+
+def _use(redis: Redis) -> None:
+    """Write a key and send a message, in one round trip: a replica, a full Redis and a user without
+    rights answer PING all the same.
+
+    Raises:
+        RedisError: it is out of reach, or rejects one of them.
+    """
+    name = connections().keys.probe()
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.set(name, 1, px=PROBE_MILLISECONDS)
+    pipeline.publish(name, 1)
+    pipeline.execute()

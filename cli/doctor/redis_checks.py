@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from redis import Redis
 from redis.connection import parse_url
 from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
+    OutOfMemoryError,
     RedisError,
     ResponseError,
 )
@@ -17,6 +19,7 @@ from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.keys import DOCTOR_PROBE, PROBE_MILLISECONDS
 from arkloop.shared.storage.server_checks import OLDEST_REDIS
 
 _ANOTHER = "Use a server that {}, or correct {}."
@@ -59,7 +62,7 @@ def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
         )
     else:
         yield from _version(name, variable, where, info, seconds)
-        yield from _role(name, variable, info)
+        yield _writes(name, variable, info, client)
         yield from _memory(name, info)
         try:
             yield clocks.of_server(name, lambda: _seconds(client.time()))
@@ -108,19 +111,33 @@ def _version(
         yield ok(name, f"{product} {shown} at {where}, {seconds * 1000:.1f} ms")
 
 
-def _role(name: str, variable: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+def _writes(name: str, variable: str, info: Mapping[str, Any], client: Redis) -> Finding:
+    check = f"{name} writes"
     if info.get("role") == "slave":
-        yield fail(
-            f"{name} writes",
+        return fail(
+            check,
             "is a replica, which rejects writes",
             f"Point {variable} to the primary, or promote this server.",
         )
-    elif info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
-        yield fail(
-            f"{name} writes",
+    if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
+        return fail(
+            check,
             "could not save to its disk, and may reject writes",
             "Free space on its disk, or correct the rights of its folder; its log has the reason.",
         )
+    try:
+        client.set(DOCTOR_PROBE, 1, px=PROBE_MILLISECONDS)
+        if name == "redis":  # Celery publishes nothing that runs need
+            client.publish(DOCTOR_PROBE, 1)
+    except OutOfMemoryError as error:
+        advice = "Delete keys that never expire and are not this service's, or raise maxmemory."
+        return fail(check, f"is full, and rejects writes: {_reason(error)}", advice)
+    except NoPermissionError as error:
+        advice = "Allow this user all keys and channels (ACL SETUSER … ~* &* +@all)."
+        return warn(check, f"rejects some of this user's: {_reason(error)}", advice)
+    except RedisError as error:
+        return fail(check, f"are rejected: {_reason(error)}", "See the server's log.")
+    return ok(check, "accepted")
 
 
 def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
@@ -147,8 +164,20 @@ def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
             f"{shown}: a full Redis rejects events and messages",
             "CONFIG SET maxmemory-policy volatile-ttl: it then evicts streams, which Postgres has.",
         )
+    elif used > 0.95 * most and not _evictable(info):
+        yield fail(
+            check,
+            f"{shown}: keys that never expire fill it, and it cannot evict them",
+            "Delete those that are not this service's, or raise maxmemory.",
+        )
     else:
         yield ok(check, shown)
+
+
+def _evictable(info: Mapping[str, Any]) -> int:
+    """Return the number of keys that expire, in all databases: `volatile-…` evicts no others."""
+    databases = [value for field, value in info.items() if re.fullmatch(r"db\d+", field)]
+    return sum(int(database["expires"]) for database in databases)
 
 
 def _seconds(time_: tuple[int, int]) -> float:

@@ -13,6 +13,8 @@
 | `{epoch}:route:{id}:pause:{org}` | string  | as its 429 says      | worker         | worker      |
 | `{epoch}:route:{id}:context`     | string  | CONTEXT_TTL_SECONDS  | worker         | worker      |
 | `{epoch}:position`               | string  | POSITION_TTL_SECONDS | all            | all         |
+| `{epoch}:probe`                  | both    | PROBE_MILLISECONDS   | web            | –           |
+| `arkloop-doctor:probe`           | both    | PROBE_MILLISECONDS   | the doctor     | –           |
 | `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
 | `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
 | `{installation}:provider-attempts/…` | string | a minute          | web            | web         |
@@ -35,6 +37,10 @@ INPUT_TTL_SECONDS = 60
 CONTEXT_TTL_SECONDS = 86_400
 #: A stream whose run never ends (its worker and Redis both lost) still goes some day.
 LIVE_STREAM_TTL_SECONDS = 7 * 86400
+#: The answers of Redis count alone: nobody reads a probe, and nobody subscribes to its channel.
+PROBE_MILLISECONDS = 100
+#: The command knows Redis also where it cannot learn the epoch from Postgres.
+DOCTOR_PROBE = "arkloop-doctor:probe"
 #: As long as anything else of its epoch can live.
 POSITION_TTL_SECONDS = LIVE_STREAM_TTL_SECONDS
 
@@ -125,6 +131,10 @@ class Keys:
         # Owners are named by customers, at any length.
         hash_ = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{self.installation}:mcp-refresh:{config_id}:{hash_}"
+
+    def probe(self) -> str:
+        """Name the key, and the channel, by which a process tests whether Redis does its work."""
+        return f"{self.epoch}:probe"
 
     def position(self) -> str:
         """Name the key of the furthest position in Postgres' log that a process has seen."""

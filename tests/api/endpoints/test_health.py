@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
+from redis import Redis
 from sqlalchemy import delete, func, insert, text, update
 
 from arkloop.api.app import create_app
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
@@ -72,6 +75,43 @@ def test_readyz_is_degraded_without_redis(client_with: Callable[..., FlaskClient
     """Without Redis runs are still accepted: the answer stays 200 and says what is missing."""
     response = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
 
+    assert (200, ["redis"]) == (response.status_code, response.json["degraded"])
+
+
+def _as_replica(redis: Redis) -> str:
+    redis.replicaof("127.0.0.1", 1)
+    return ""
+
+
+def _full(redis: Redis) -> str:
+    redis.config_set("maxmemory-policy", "volatile-ttl")
+    redis.config_set("maxmemory", "64kb")
+    return ""
+
+
+def _without_channels(redis: Redis) -> str:
+    redis.acl_setuser(
+        "mute", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all"], channels=[]
+    )
+    return "mute:x"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("spoil", [_as_replica, _full, _without_channels])
+def test_readyz_is_degraded_where_redis_answers_and_does_not_work(
+    client_with: Callable[..., FlaskClient], tmp_path: Path, spoil: Callable[[Redis], str]
+) -> None:
+    """A Redis that responds to PING alone brings no message to workers and no event to streams."""
+    with EmbeddedRedis(tmp_path / "redis", persist=False) as server:
+        client = client_with(redis_url=server.url)
+        before = client.get("/readyz").json
+        with Redis.from_url(server.url) as redis:
+            login = spoil(redis)
+        if login:
+            client = client_with(redis_url=f"redis://{login}@127.0.0.1:{server.port}/0")
+        response = client.get("/readyz")
+
+    assert "degraded" not in before
     assert (200, ["redis"]) == (response.status_code, response.json["degraded"])
 
 

@@ -68,3 +68,31 @@ def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRe
 
     assert ["warn"] == [level for level, _ in report.of("redis")]
     assert "+info" in report.advice("redis")
+
+
+def test_a_redis_full_of_keys_that_never_expire_fails(
+    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis
+) -> None:
+    """A server with the recommended policy has nothing to evict, and rejects writes."""
+    configure(maxmemory="64kb", maxmemory_policy="volatile-ttl")
+
+    report = examine()
+
+    assert ["redis writes", "redis memory"] == report.failed()
+    assert "is full, and rejects writes" in report.of("redis writes")[0][1]
+    assert "never expire" in report.of("redis memory")[0][1]
+
+
+def test_a_user_without_channels_is_found(examine: Examine, own_redis: EmbeddedRedis) -> None:
+    """Streams of such a user get no messages, so that they are late."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.acl_setuser(
+            "mute", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all"], channels=[]
+        )
+        place = own_redis.url.rpartition("@")[2]
+        report = examine(ARKLOOP_REDIS_URL=f"redis://mute:x@{place}")
+        client.acl_deluser("mute")
+
+    [(level, text)] = report.of("redis writes")
+    assert ("warn", True) == (level, "channel" in text)
+    assert "&*" in report.advice("redis writes")
