@@ -117,11 +117,15 @@ class StepsAndCosts(ABC):
         except Exception as error:
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", name, tool_call_id)
-            output, is_error = f"The tool failed: {type(error).__name__}.", True
+            output, is_error = self._failure_text(error), True
         finally:
             _ENCLOSING.reset(entered)
         self.tool_result(tool_call_id, output, is_error=is_error)
         return output
+
+    def _failure_text(self, error: Exception) -> str:
+        """Return what the model reads of an exception in a step."""
+        return f"The tool failed: {type(error).__name__}."
 
     def _within(self, seconds: float, function: Callable[[], Any]) -> Any:
         """Call the function in a thread of its own, which is abandoned when its time is over.

@@ -115,6 +115,22 @@ def test_agents_do_not_stop_each_other(user: Caller, tmp_path: Path) -> None:
     assert [str(i) for i in range(3) for _ in AGENTS] == texts
 
 
+def test_an_agent_starts_no_program(user: Caller, tmp_path: Path) -> None:
+    """The refusal comes before the program's effect, and says where programs can be started."""
+    made = tmp_path / "made"
+    where = "An agent in the service's workers cannot start programs: use an agent worker."
+
+    steps = [
+        user.ended(run_of(user, {kind: str(made), "id": "a"})) for kind in ("program", "system")
+    ]
+    failed = user.ended(run_of(user, {"program": str(made)}, persona="async_script"))
+
+    refused = f"The tool failed: ProgramRefused. {where}"
+    assert [refused, refused] == [step["output"] for step in steps]
+    assert f"The agent failed: ProgramRefused. {where}" == failed["error"]["message"]
+    assert not made.exists()
+
+
 def test_a_step_of_a_coroutine_waits_for_a_coroutine(user: Caller) -> None:
     """The step runs in a thread, and what it waits for in the agent's own event loop."""
     run_id = run_of(user, {"await": "Noon", "id": "a"}, persona="async_script")

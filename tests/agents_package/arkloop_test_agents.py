@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,9 @@ async def async_script(run: AgentRun) -> Any:
             _arrive(run, step["meet"])
             while not _are_there(step):
                 await asyncio.sleep(0.02)
+        elif "program" in step:
+            made = await asyncio.create_subprocess_exec("/bin/touch", step["program"])
+            await made.wait()
         elif "await" in step:
             run.text(await _awaited_in_step(run, step))
         else:
@@ -102,6 +106,12 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
                 tool_call_id=step["id"],
                 idempotent=step.get("idempotent", False),
             )
+        case "program":
+            made = ["/bin/sh", "-c", f"echo made >> {value}"]
+            run.text(run.step("program", {}, lambda: subprocess.run(made), tool_call_id=step["id"]))
+        case "system":
+            command = f"echo made >> {value}"
+            run.text(run.step("system", {}, lambda: os.system(command), tool_call_id=step["id"]))
         case "usd":
             run.cost(value, input_tokens=step.get("input_tokens", 0))
         case "tokens":

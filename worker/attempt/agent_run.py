@@ -18,6 +18,7 @@ from arkloop.shared.agents.steps_and_costs import StepsAndCosts, enclosing_steps
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode, new_lock, start_thread
+from arkloop.worker.attempt import native_limits
 from arkloop.worker.attempt.agent_recording import AgentRecording
 from arkloop.worker.contract.identity import idempotency_key
 from arkloop.worker.contract.outcomes import (
@@ -127,6 +128,9 @@ class InProcessRun(StepsAndCosts):
             )
 
         return self._call(begin)
+
+    def _failure_text(self, error: Exception) -> str:
+        return native_limits.explained(super()._failure_text(error), error)
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         # Of a call that was in progress when the run had to stop, too: its vendor bills it.

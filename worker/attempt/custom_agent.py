@@ -19,7 +19,7 @@ from arkloop.shared.runs.run_spans import attempt_key
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState, Turn
 from arkloop.worker.agent.loop import Answer
-from arkloop.worker.attempt import agent_messages
+from arkloop.worker.attempt import agent_messages, native_limits
 from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
 from arkloop.worker.attempt.agent_run import InProcessRun, stop_reason_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
@@ -157,6 +157,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
         agent_run.code = code
         return called(agent_run)
 
+    native_limits.refuse_programs()
     code = ForeignCode(start)
     try:
         with run.aborting(code.wake):
@@ -178,7 +179,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
         return code.result
     log.error("the agent raised", exc_info=code.error)
     message = f"The agent failed: {type(code.error).__name__}."
-    raise RunFailure("agent.failed", message) from code.error
+    raise RunFailure("agent.failed", native_limits.explained(message, code.error)) from code.error
 
 
 def _ends_in_time(code: ForeignCode[Any]) -> bool:

@@ -1,0 +1,68 @@
+"""Limits of an agent's code in a native thread, whose greenlets have a hub of their own."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+from gevent import monkey
+
+NO_PROGRAMS = "An agent in the service's workers cannot start programs: use an agent worker."
+
+
+class ProgramRefused(OSError):
+    """The refusal to start a program; an OSError, as of a program that cannot be executed.
+
+    Libraries that only ask a program for a detail do without it then.
+    """
+
+
+@functools.cache
+def refuse_programs() -> None:
+    """Raise ProgramRefused before a program starts in a native thread beside greenlets.
+
+    gevent starts it and then raises, since only the main hub can wait for programs: the
+    effect would be there, and would be recorded as failed.
+    """
+    if not monkey.is_module_patched("os"):
+        return
+    from gevent import os as gevent_os
+    from gevent import subprocess as gevent_subprocess
+
+    fork = _refusing(gevent_os.fork_and_watch)
+    gevent_os.fork_and_watch = fork  # `os.fork` and `os.forkpty` look it up here
+    gevent_subprocess.fork_and_watch = fork
+    for name in ("posix_spawn", "posix_spawnp", "system"):
+        setattr(os, name, _refusing(getattr(os, name)))
+
+
+def _refusing(start: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(start)
+    def checked(*args: Any, **named: Any) -> Any:
+        if not gevent.get_hub().loop.default:
+            raise ProgramRefused(NO_PROGRAMS)
+        return start(*args, **named)
+
+    return checked
+
+
+def explained(text: str, error: BaseException) -> str:
+    """Add the limit to the text that the error comes from, if it comes from one."""
+    for one in _causes(error):
+        if isinstance(one, ProgramRefused):
+            return f"{text} {NO_PROGRAMS}"
+    return text
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, and those that it wraps or follows."""
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        left += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
