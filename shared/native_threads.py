@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import gevent
 from gevent import monkey
 from gevent.event import Event
+from gevent.exceptions import LoopExit
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -118,9 +119,21 @@ class _Thread:
             job, self._job = self._job, None
             assert job is not None
             # In a greenlet of its own: what is local to a thread ends with it.
-            gevent.spawn(job).join()
+            _join(gevent.spawn(job))
             del job
             _Thread.idle.append(self)
+
+
+def _join(greenlet: gevent.Greenlet) -> None:
+    """Wait for the greenlet; raise in it that nothing in this thread can end what it waits for.
+
+    gevent raises that here, and the greenlet would never end.
+    """
+    while not greenlet.ready():
+        try:
+            greenlet.join()
+        except LoopExit as error:
+            greenlet.kill(error, block=False)
 
 
 class ForeignCode(Generic[T]):

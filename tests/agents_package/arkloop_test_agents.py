@@ -14,7 +14,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gevent import socket
+from gevent.event import Event
+
 from arkloop.agents import AgentRun
+
+#: As of a client at module level, and what a process has in which threads are greenlets.
+SHARED, _OTHER_END = socket.socketpair()
+SHARED_EVENT = Event()
 
 Play = Callable[..., Any]
 
@@ -112,6 +119,11 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
         case "system":
             command = f"echo made >> {value}"
             run.text(run.step("system", {}, lambda: os.system(command), tool_call_id=step["id"]))
+        case "receive":
+            run.step("receive", {}, lambda: SHARED.recv(1), tool_call_id=value)
+            SHARED.recv(1)
+        case "await_shared":
+            SHARED_EVENT.wait()
         case "usd":
             run.cost(value, input_tokens=step.get("input_tokens", 0))
         case "tokens":

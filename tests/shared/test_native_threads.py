@@ -4,6 +4,8 @@ import threading
 from typing import Any
 
 import pytest
+from gevent.event import Event
+from gevent.exceptions import LoopExit
 
 from arkloop.shared.native_threads import ForeignCode
 from tests.waiting import eventually
@@ -11,8 +13,8 @@ from tests.waiting import eventually
 
 def finished(code: ForeignCode[Any]) -> ForeignCode[Any]:
     """Make the code's calls until it has ended."""
-    while not code.serve(10):
-        pass
+    while not code.has_ended:
+        code.serve(10)
     code.close(RuntimeError)
     code.release()
     return code
@@ -37,6 +39,24 @@ def test_an_error_of_the_code_is_kept() -> None:
         raise KeyError("x")
 
     assert isinstance(finished(ForeignCode(code)).error, KeyError)
+
+
+def test_code_that_waits_for_what_no_other_can_bring_about_ends() -> None:
+    """A wait that only another native thread could end is an error, as gevent reports it."""
+    threads: set[int] = set()
+
+    def code(_own: ForeignCode[Any]) -> None:
+        threads.add(threading.get_ident())
+        with pytest.raises(LoopExit):
+            Event().wait()
+        Event().wait()
+
+    for _ in range(5):
+        started = ForeignCode(code)
+        assert started.serve(10), "it waits forever"
+        assert isinstance(finished(started).error, LoopExit)
+
+    assert 2 >= len(threads), "they are used again"
 
 
 def test_threads_are_used_again() -> None:

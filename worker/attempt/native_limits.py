@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+import greenlet
 from gevent import monkey
+from gevent.exceptions import InvalidSwitchError, InvalidThreadUseError, LoopExit
 
 NO_PROGRAMS = "An agent in the service's workers cannot start programs: use an agent worker."
+NOT_SHARED = (
+    "It has used a client, pool, queue or executor that was made outside the run: make one in each"
+    " run, or use an agent worker."
+)
+#: Raised where a greenlet waits for, or wakes, one of another native thread.
+_OTHER_HUB = (greenlet.error, InvalidSwitchError, InvalidThreadUseError, LoopExit)
 
 
 class ProgramRefused(OSError):
@@ -52,6 +60,8 @@ def explained(text: str, error: BaseException) -> str:
     for one in _causes(error):
         if isinstance(one, ProgramRefused):
             return f"{text} {NO_PROGRAMS}"
+        if isinstance(one, _OTHER_HUB):
+            return f"{text} {NOT_SHARED}"
     return text
 
 

@@ -329,6 +329,8 @@ def test_a_reservation_keeps_an_agent_within_a_budget(
         ([{"return_no_json": 1}], OBJECT, "agent.failed", "The agent returned no object,"),
         ([{"return": "\ud800"}], OBJECT, "output.invalid", "JSON"),
         ([{"call": "x", "id": ""}], {}, "agent.failed", "The agent failed: ValueError."),
+        ([{"receive": "a"}], {}, "agent.failed", "The agent failed: error. It has used a client,"),
+        ([{"await_shared": 1}], {}, "agent.failed", "The agent failed: LoopExit. It has used a"),
         ([{"usd": -1}], {}, "agent.failed", "The agent failed: ValueError."),
         ([], {"agent": "missing"}, "agent.not_found", "No agent 'missing' is installed"),
         ([{"wait": 30}], {"timeout_seconds": 1, "on_limit": "fail"}, "run.timeout", "1 s"),
