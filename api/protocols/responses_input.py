@@ -3,9 +3,11 @@
 Clients either name the response that they continue, or send all items again with those of earlier
 responses among them. The ids of these say which run they come from: what the server has already is
 not taken from the client again, only what follows the last of them. A conversation without such ids
-took place elsewhere: the model reads it as a transcript, and nothing of it is a turn of its own.
+took place elsewhere: the model reads it, with its calls, as a transcript, and nothing of it is a
+turn of its own.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +26,14 @@ MAX_ITEMS = 10_000
 _TRANSCRIPT = "The conversation before the user's message:"
 #: Why an input is refused that has none of these, or several.
 ONE_OF = "must have either a new message of the user, results of function calls or an approval"
+_FOREIGN = "is not an item of this server's responses; name the last response instead"
 _CONTENT = MessageContent()
 _INSTRUCTING = ("system", "developer")
 #: Items of earlier responses: what they say is known, or is not given to models again.
+_CALLS = ("function_call", "mcp_call")
+_ANSWERS = (*_CALLS, "mcp_approval_request")
+#: Items of another service that say nothing to this one's model.
+_UNSAID = ("reasoning", "mcp_list_tools")
 _OUTPUT = ("reasoning", "function_call", "mcp_call", "mcp_approval_request", "item_reference")
 
 
@@ -89,9 +96,52 @@ def id_of_output(item: Mapping[str, Any]) -> ItemId | None:
     return responses_ids.parse_item(item.get("id")) if is_output else None
 
 
+class _Transcript:
+    """Lines of a conversation that took place elsewhere, or of what precedes the last message."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.last_call: str | None = None  # the name of its item in the input
+        self._lines_of_calls: dict[str, int] = {}
+        self._requests = set[str]()
+
+    def add_call(self, name: str, item: Mapping[str, Any]) -> None:
+        """Add a call, with its output if the item has it."""
+        texts = [item.get(field) for field in ("name", "arguments")]
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidRequest(**{name: ["must have a name and arguments, which are strings"]})
+        self.last_call = name
+        if isinstance(call_id := item.get("call_id"), str):
+            self._lines_of_calls[call_id] = len(self.lines)
+        self.lines.append("Called {}({})".format(*texts))
+        if item.get("output") is not None:
+            self.lines[-1] += f": {_line(f'{name}.output', item['output'])}"
+        if (error := item.get("error")) is not None:
+            self.lines[-1] += f": error: {error if isinstance(error, str) else json.dumps(error)}"
+
+    def add_request(self, name: str, item: Mapping[str, Any]) -> None:
+        """Note a request for approval, of which the call says all that the model has to know."""
+        self.last_call = name
+        if isinstance(request_id := item.get("id"), str):
+            self._requests.add(request_id)
+
+    def has_request(self, item: Mapping[str, Any]) -> bool:
+        """Return whether the item is the reply to one of these requests."""
+        request_id = item.get("approval_request_id")
+        return isinstance(request_id, str) and request_id in self._requests
+
+    def add_output(self, name: str, item: Mapping[str, Any]) -> bool:
+        """Add the output of one of these calls; returns whether it is that."""
+        call_id = item.get("call_id")
+        line = self._lines_of_calls.pop(call_id, None) if isinstance(call_id, str) else None
+        if line is not None:
+            self.lines[line] += f": {_line(f'{name}.output', item.get('output'))}"
+        return line is not None
+
+
 def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | None) -> Input:
     instructions: list[str] = []
-    earlier: list[str] = []
+    earlier = _Transcript()
     message: Content | None = None
     attached: list[Part] = []
     results: dict[str, str] = {}
@@ -106,36 +156,51 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
             continue
         elif kind == "message" and role == "user":
             if message is not None:
-                earlier.append(f"User: {message.text}")
+                earlier.lines.append(f"User: {message.text}")
                 attached += [part for part in message.parts or () if part["type"] != "text"]
             if continues is not None and (results or approval is not None):
                 results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
+        elif kind == "function_call_output" and earlier.add_output(name, item):
+            continue
         elif kind == "function_call_output":
             call_id = item.get("call_id")
             if not isinstance(call_id, str) or call_id in results:
                 why = "must be a string that no other item has"
                 raise InvalidRequest(**{f"{name}.call_id": [why]})
             results[call_id] = _text(f"{name}.output", item.get("output"))
+        elif kind == "mcp_approval_response" and earlier.has_request(item):
+            continue
         elif kind == "mcp_approval_response":
             approval = _approval(name, item)
-        elif kind == "message" and role == "assistant" and continues is None:
+        elif continues is None and (
+            kind in _ANSWERS or (kind == "message" and role == "assistant")
+        ):
             if message is not None:
-                earlier.append(f"User: {message.text}")
+                earlier.lines.append(f"User: {message.text}")
                 message, attached = None, []
-            earlier.append(f"Assistant: {_text(f'{name}.content', item.get('content'))}")
+            if kind in _CALLS:
+                earlier.add_call(name, item)
+            elif kind in _ANSWERS:
+                earlier.add_request(name, item)
+            else:
+                said = _line(f"{name}.content", item.get("content"))
+                earlier.lines.append(f"Assistant: {said}")
+        elif continues is None and kind in _UNSAID:
+            continue
         elif (kind == "message" and role == "assistant") or kind in _OUTPUT:
-            why = "is not an item of this server's responses; name the last response instead"
-            raise InvalidRequest(**{f"{name}.id": [why]})
+            raise InvalidRequest(**{f"{name}.id": [_FOREIGN]})
         else:
             raise InvalidRequest(**{name: ["items of this type or role are not supported"]})
+    if message is None and not results and approval is None and earlier.last_call is not None:
+        raise InvalidRequest(**{f"{earlier.last_call}.id": [_FOREIGN]})
     if sum((message is not None, bool(results), approval is not None)) != 1:
         raise InvalidRequest(input=[ONE_OF])
-    if earlier:
-        instructions.append("\n\n".join([_TRANSCRIPT, *earlier]))
+    if earlier.lines:
+        instructions.append("\n\n".join([_TRANSCRIPT, *earlier.lines]))
     return Input(
         continues=continues,
-        follows_message=continues is not None and bool(earlier),
+        follows_message=continues is not None and bool(earlier.lines),
         follows_reply=follows_reply,
         instructions=tuple(instructions),
         message=message and _with_attached(message, attached),
@@ -199,6 +264,25 @@ def _text(name: str, content: Any) -> str:
     if None in texts:
         raise InvalidRequest(**{name: ["must be a string or a list of texts"]})
     return "\n".join(text for text in texts if text is not None)
+
+
+def _line(name: str, content: Any) -> str:
+    """Read a content of which a transcript has the text, and a note in place of each file."""
+    if isinstance(content, list):
+        content = [_noted(part) for part in content]
+    return _text(name, content)
+
+
+def _noted(part: Any) -> Any:
+    match part:
+        case {"type": "refusal", "refusal": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image" | "input_file"}:
+            kind = part["type"].removeprefix("input_")
+            names = (part.get(field) for field in ("file_id", "image_url", "file_url", "filename"))
+            shown = (name for name in names if isinstance(name, str) and name[:5] != "data:")
+            return {"type": "text", "text": f"[{kind}: {next(shown, 'without a name')}]"}
+    return part
 
 
 def _text_part(part: Any) -> str | None:

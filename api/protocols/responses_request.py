@@ -146,7 +146,15 @@ def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
     if given.instructions:
         if instructions is not None and not isinstance(instructions, str):
             raise InvalidRequest(instructions=["must be a string"])
-        instructions = "\n\n".join(filter(None, (instructions, *given.instructions)))
+        own = instructions or ""
+        instructions = "\n\n".join(filter(None, (own, *given.instructions)))
+        most_bytes = overrides.MAX_INSTRUCTIONS_BYTES
+        if len(own.encode()) <= most_bytes < len(instructions.encode()):
+            why = (
+                "the conversation before the message, with all instructions, must have at most"
+                f" {most_bytes:,} bytes of UTF-8: leave out its beginning"
+            )
+            raise InvalidRequest(input=[why])
     settings, schema = _settings(body)
     most = body.get("max_output_tokens")
     wanted = {

@@ -150,5 +150,97 @@ def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> Non
     assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
 
 
+def elsewhere(*items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a conversation of another service: its question, these items, and a new message."""
+    asked = {"role": "user", "content": "Weather?"}
+    return [asked, *items, {"role": "user", "content": "Hello"}]
+
+
+CALL = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": '{"in": "Rome"}'}
+
+
+def test_calls_of_a_conversation_elsewhere_are_lines_of_its_transcript(alice: User) -> None:
+    """Each output is behind its call, with ids of items or without; reasoning is left out."""
+    items = elsewhere(
+        {"type": "reasoning", "id": "rs_68af", "summary": [], "encrypted_content": "x"},
+        {**CALL, "id": "fc_68af", "status": "completed"},
+        {**CALL, "call_id": "d"},
+        output("c"),
+        {"type": "mcp_call", "id": "mcp_1", "name": "news", "arguments": "{}", "output": "None."},
+        {**output("d"), "output": [{"type": "input_text", "text": "Rain."}]},
+        {"role": "assistant", "content": "Sunny."},
+    )
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert 200 == made.status_code, made.text
+    lines = (made.json or {})["instructions"].split("\n\n")
+    called = 'Called weather({"in": "Rome"}): '
+    expected = [f"{called}c!", f"{called}Rain.", "Called news({}): None.", "Assistant: Sunny."]
+    assert ["User: Weather?", *expected] == lines[1:]
+
+
+def test_calls_of_mcp_elsewhere_are_lines_of_the_transcript(alice: User) -> None:
+    """Lists of tools and approvals are left out; an error is there in place of the output."""
+    news = {"type": "mcp_call", "server_label": "d", "name": "news", "arguments": "{}"}
+    asked = {**news, "type": "mcp_approval_request", "id": "mcpr_1"}
+    approved = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    items = elsewhere(
+        {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "d", "tools": []},
+        *(asked, approved),
+        {**news, "id": "mcp_1", "output": "Rain.", "error": None},
+        {**news, "id": "mcp_2", "output": None, "error": "HTTP 500"},
+        {**news, "id": "mcp_3", "output": None, "error": {"code": 500}},
+    )
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+    open_one = alice.post("/v1/responses", {**MODEL, "input": [items[0], asked, approved]})
+
+    assert 200 == made.status_code, made.text
+    ends = ("Rain.", "error: HTTP 500", 'error: {"code": 500}')
+    lines = (made.json or {})["instructions"].split("\n\n")[1:]
+    assert ["User: Weather?", *(f"Called news({{}}): {end}" for end in ends)] == lines
+    assert (400, "input[1].id") == (
+        open_one.status_code,
+        (open_one.json or {})["error"]["param"],
+    )
+
+
+def test_files_of_a_conversation_elsewhere_are_mentioned(alice: User) -> None:
+    """Their outputs are not read: they have a note in place of each file."""
+    parts = [
+        {"type": "input_text", "text": "A map:"},
+        {"type": "input_image", "image_url": "https://example.com/x.png"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,A"},
+    ]
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    items = elsewhere(CALL, {**output("c"), "output": parts}, refusal)
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert 200 == made.status_code, made.text
+    notes = "[image: https://example.com/x.png]\n[image: without a name]\n[file: a.pdf]"
+    lines = (made.json or {})["instructions"].split("\n\n")
+    assert lines[2].endswith(f": A map:\n{notes}")
+    assert "Assistant: No." == lines[3]
+
+
+def test_what_no_conversation_elsewhere_can_have_is_refused(alice: User) -> None:
+    """The error names an output that nothing waits for, a reference, or a call without name."""
+    reference = {"type": "item_reference", "id": "msg_68af"}
+    cases: dict[str, list[dict[str, Any]]] = {
+        "input[1].id": elsewhere(CALL, output("c"))[:-1],
+        "input[2].id": elsewhere(CALL, reference),
+        "input[1]": elsewhere({**CALL, "name": None}),
+        "input": elsewhere({"role": "assistant", "content": 70_000 * "x"}),
+    }
+    for place, items in cases.items():
+        refused = alice.post("/v1/responses", {**MODEL, "input": items})
+        assert (400, place) == (refused.status_code, (refused.json or {})["error"]["param"])
+
+    instructions = {**MODEL, "input": cases["input"][-1:], "instructions": 70_000 * "x"}
+    assert (
+        "instructions" == (alice.post("/v1/responses", instructions).json or {})["error"]["param"]
+    )
+
+
 def runs_of(user: User) -> set[UUID]:
     return {UUID(run["run_id"]) for run in user.get("/v1/runs").json or []}
