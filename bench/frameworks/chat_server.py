@@ -17,12 +17,15 @@ class ChatServer:
     It goes by the results in the request; it cancels a second order if the user says "A1 and B2",
     in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer. While
     `counts_anew` is set, the ids of its calls are unique in a turn alone, as those of some servers.
-    While `slips` is set, the arguments of `find_order` are no JSON.
+    While `slips` is set, the arguments of `find_order` are no JSON, and while `cuts` is set, those
+    of `cancel_order` break off where the model reaches its output limit. While `breaks_lines` is set,
+    the order of `find_order` has a line break that is not escaped.
     """
 
     def __init__(self) -> None:
         self.is_slow, self.counts_anew = threading.Event(), threading.Event()
-        self.slips = threading.Event()
+        self.slips, self.cuts = threading.Event(), threading.Event()
+        self.breaks_lines = threading.Event()
         self.bodies: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -86,10 +89,14 @@ class ChatServer:
             function = {"name": name, "arguments": ""}
             call = {"index": index, "id": id_, "type": "function", "function": function}
             yield _delta(tool_calls=[call])
+            if name == "find_order" and self.breaks_lines.is_set():
+                order_id += "\n"
             is_slip = name == "find_order" and self.slips.is_set()
-            for piece in ('{"order_id"', "" if is_slip else f': "{order_id}"}}'):
+            is_cut = name == "cancel_order" and self.cuts.is_set()
+            end = f': "{order_id}' if is_cut else f': "{order_id}"}}'
+            for piece in ('{"order_id"', "" if is_slip else end):
                 yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
-        yield _delta("tool_calls")
+        yield _delta("length" if is_cut else "tool_calls")
 
 
 def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:

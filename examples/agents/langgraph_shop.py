@@ -5,6 +5,7 @@ It needs `langgraph` and `langchain-openai`, and `OPENAI_API_KEY` or `OPENAI_BAS
 
 import base64
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from langchain_core.messages import (
     AnyMessage,
     HumanMessage,
     SystemMessage,
+    ToolCall,
     ToolMessage,
 )
 from langchain_openai import ChatOpenAI
@@ -33,14 +35,20 @@ def langgraph_shop(run: AgentRun) -> None:
     model = ChatOpenAI(model=run.model, stream_usage=True).bind_tools(list(_shop.TOOLS.values()))
 
     steps, ids = _shop.Steps(run), _call_ids.CallIds(run)
+    bad = _bad_arguments(run)
 
     def call_model(state: MessagesState) -> dict[str, Any]:
-        message = model.invoke([SystemMessage(run.instructions), *state["messages"]])
-        for call in message.tool_calls:
-            call["id"] = ids.new(call["id"])
-        return {"messages": [message]}
+        message: Any = None
+        for chunk in model.stream([SystemMessage(run.instructions), *state["messages"]]):
+            message = chunk if message is None else message + chunk
+        return {"messages": [_with_whole_calls(message, ids, bad)]}
 
     def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
+        call = request.tool_call
+        if call["id"] in bad:
+            given = bad[call["id"]]
+            output = steps.make(call["name"], given, lambda: _refuse(given), call["id"])
+            return ToolMessage(output, tool_call_id=call["id"], name=call["name"])
         return _call_tool(run, steps, request, execute)
 
     builder = StateGraph(MessagesState)
@@ -60,7 +68,55 @@ def langgraph_shop(run: AgentRun) -> None:
             if isinstance(chunk, AIMessageChunk) and chunk.text:
                 run.text(chunk.text)
         elif "model" in event:
-            _record(run, event["model"]["messages"][-1])
+            _record(run, event["model"]["messages"][-1], bad)
+
+
+def _bad_arguments(run: AgentRun) -> dict[str, Any]:
+    """Return the arguments of recorded calls that are no object, which LangChain cannot have."""
+    return {
+        call["id"]: call["arguments"]
+        for message in run.messages
+        for call in message.get("tool_calls", ())
+        if not isinstance(call["arguments"], dict)
+    }
+
+
+def _with_whole_calls(
+    message: AIMessageChunk, ids: _call_ids.CallIds, bad: dict[str, Any]
+) -> AIMessage:
+    """Return the message with all of its calls; those without an object as arguments are in `bad`.
+
+    LangChain completes arguments that break off, as where the model reaches its output limit:
+    `{"order_id": "A1` would be a call about order A1, though the model meant A12.
+    """
+    calls = []
+    is_cut = message.response_metadata.get("finish_reason") == "length"
+    for part in message.tool_call_chunks:
+        call_id = ids.new(part["id"])
+        arguments = _arguments(part["args"] or ("" if is_cut else "{}"))
+        if not isinstance(arguments, dict):
+            bad[call_id], arguments = arguments, {}
+        calls.append(ToolCall(name=part["name"] or "", args=arguments, id=call_id))
+    return AIMessage(
+        message.content,
+        id=message.id,
+        tool_calls=calls,
+        usage_metadata=message.usage_metadata,
+        response_metadata=message.response_metadata,
+    )
+
+
+def _arguments(text: str) -> Any:
+    """Return the arguments of a call; text that is no JSON is recorded as it is."""
+    try:
+        # Some models put line breaks into strings as they are.
+        return json.loads(text, strict=False)
+    except ValueError:
+        return text
+
+
+def _refuse(arguments: Any) -> str:
+    raise ToolFailed(f"Invalid arguments, which are no JSON object: {arguments!r:.200}")
 
 
 def _first_node(state: MessagesState) -> str:
@@ -115,12 +171,13 @@ def _text(returned: ToolMessage | Command[Any], call_id: str) -> str:
     return "".join(str(one.text) for one in messages if one.tool_call_id == call_id)
 
 
-def _record(run: AgentRun, message: AIMessage) -> None:
+def _record(run: AgentRun, message: AIMessage, bad: dict[str, Any]) -> None:
     """Record what a finished turn cost, and its calls together, before they are made."""
     if usage := message.usage_metadata:
         run.cost(input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"])
     for call in message.tool_calls:
-        run.tool_call(call["name"], call["args"], tool_call_id=call["id"])
+        arguments = bad.get(call["id"], call["args"])
+        run.tool_call(call["name"], arguments, tool_call_id=call["id"])
 
 
 def _message(run: AgentRun, message: Message) -> AnyMessage:
@@ -132,8 +189,9 @@ def _message(run: AgentRun, message: Message) -> AnyMessage:
     if message["role"] == "tool":
         return ToolMessage(message["content"], tool_call_id=message["tool_call_id"])
     calls = [
-        {"id": call["id"], "name": call["name"], "args": call["arguments"], "type": "tool_call"}
+        ToolCall(id=call["id"], name=call["name"], args=given if isinstance(given, dict) else {})
         for call in message.get("tool_calls", ())
+        for given in [call["arguments"]]
     ]
     return AIMessage(message["content"], tool_calls=calls)
 

@@ -214,8 +214,7 @@ def test_a_framework_tells_calls_of_the_same_id_apart(shop: Shop, agent: str) ->
     assert 4 == len(set(ids)) == len(data_of(events, "tool.result"))
 
 
-# LangGraph takes such a call for none.
-@pytest.mark.parametrize("agent", ["openai_shop", "pydantic_ai_shop"])
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_call_with_bad_arguments_has_a_result(shop: Shop, agent: str) -> None:
     """The model reads what is wrong with them, and the run continues."""
     shop.model.slips.set()
@@ -226,7 +225,31 @@ def test_a_call_with_bad_arguments_has_a_result(shop: Shop, agent: str) -> None:
     results = {result["name"]: result for result in data_of(events, "tool.result")}
     assert {"find_order", "delivery_date", "cancel_order"} == set(results)
     assert results["find_order"]["is_error"]
-    assert "valid dictionary" in (said := results["find_order"]["output"]) or "Invalid JSON" in said
+    said = results["find_order"]["output"]
+    assert any(text in said for text in ("valid dictionary", "Invalid JSON", "no JSON object"))
+
+
+def test_langgraph_reads_line_breaks_that_are_not_escaped(shop: Shop) -> None:
+    """LangChain reads them, too: the arguments are an object."""
+    shop.model.breaks_lines.set()
+    events = shop.user.events(shop.user.run("Cancel order A1.", persona_id="langgraph_shop"))
+    shop.model.breaks_lines.clear()
+
+    called = {call["name"]: call["arguments"] for call in data_of(events, "tool.call")}
+    assert {"order_id": "A1\n"} == called["find_order"]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_call_that_was_cut_off_is_not_made(shop: Shop, agent: str) -> None:
+    """The model meant order A12, and reached its output limit after A1."""
+    shop.model.cuts.set()
+    events = shop.user.events(shop.user.run("Cancel order A12.", persona_id=agent))
+    shop.model.cuts.clear()
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    failed = [result["name"] for result in data_of(events, "tool.result") if result["is_error"]]
+    assert ["cancel_order"] == failed
+    assert not shop.cancelled.exists()
 
 
 def environ_of(shop: Shop) -> dict[str, str]:
