@@ -11,6 +11,7 @@ from arkloop.shared.agents.agent_run import (
     ToolFailed,
 )
 from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.agents.transcript import InvalidCallId
 
 __all__ = [
     "UNKNOWN_OUTCOME",
@@ -18,6 +19,7 @@ __all__ = [
     "ApprovalReply",
     "Call",
     "DelegatedTask",
+    "InvalidCallId",
     "Message",
     "RunStopped",
     "SubRunResult",

@@ -18,13 +18,14 @@ class ChatServer:
     in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer. While
     `counts_anew` is set, the ids of its calls are unique in a turn alone, as those of some servers.
     While `slips` is set, the arguments of `find_order` are no JSON, and while `cuts` is set, those
-    of `cancel_order` break off where the model reaches its output limit. While `breaks_lines` is set,
+    of `cancel_order` break off where the model reaches its output limit. While `signs` is set, its
+    ids have a signature in them, as those of Gemini behind LiteLLM. While `breaks_lines` is set,
     the order of `find_order` has a line break that is not escaped.
     """
 
     def __init__(self) -> None:
         self.is_slow, self.counts_anew = threading.Event(), threading.Event()
-        self.slips, self.cuts = threading.Event(), threading.Event()
+        self.slips, self.cuts, self.signs = (threading.Event() for _ in range(3))
         self.breaks_lines = threading.Event()
         self.bodies: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -86,6 +87,7 @@ class ChatServer:
     def _calls(self, calls: list[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
         for index, (call_id, name, order_id) in enumerate(calls):
             id_ = f"call_{index}" if self.counts_anew.is_set() else call_id
+            id_ += 1200 * "Q" if self.signs.is_set() else ""
             function = {"name": name, "arguments": ""}
             call = {"index": index, "id": id_, "type": "function", "function": function}
             yield _delta(tool_calls=[call])

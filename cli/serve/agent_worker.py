@@ -22,6 +22,7 @@ from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
 from arkloop.shared.agents.agent_run import RunStopped
+from arkloop.shared.agents.transcript import shown
 from arkloop.shared.events.plain import clean
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class _Execution:
         except BaseException as error:
             # Its text may hold secrets, unless it is the service's: it goes to this worker's log.
             log.exception("the agent raised in run %s", self.run.run_id)
-            why = _message(error) if isinstance(error, Refused) else f"{type(error).__name__}."
+            why = _message(error) if isinstance(error, Refused) else shown(error)
             message = f"The agent failed: {why}"
             self._outcome = lambda: self.run.outbox.send("fail", message=message)
         finally:

@@ -8,6 +8,8 @@ from typing import Any
 
 from arkloop.agents import AgentRun
 
+from . import _call_ids
+
 #: Cancelled orders, one a line: what a repeated call would do twice.
 CANCELLED = Path(os.environ.get("SHOP_CANCELLED", "cancelled-orders.txt"))
 ORDERS = {"A1": ("tea", "2026-12-03"), "B2": ("cup", "2026-12-10")}
@@ -46,7 +48,8 @@ def denial(run: AgentRun, name: str, arguments: Any, call_id: str) -> str | None
     """
     if name in IDEMPOTENT or "confirm" not in run.metadata:
         return None
-    reply = run.ask(f"Shall I call {name} with {arguments}?", ["yes", "no"], key=call_id)
+    question = f"Shall I call {name} with {arguments}?"
+    reply = run.ask(question, ["yes", "no"], key=_call_ids.recorded(call_id))
     return None if reply == "yes" else f"The customer does not allow it: {reply}"
 
 
@@ -67,7 +70,8 @@ class Steps:
         Raises:
             RunStopped: the run has to stop; the call has not begun.
         """
+        recorded = _call_ids.recorded(call_id)
         with self._lock:
             return self._run.step(
-                name, arguments, function, tool_call_id=call_id, idempotent=name in IDEMPOTENT
+                name, arguments, function, tool_call_id=recorded, idempotent=name in IDEMPOTENT
             )

@@ -177,7 +177,7 @@ def _record(run: AgentRun, message: AIMessage, bad: dict[str, Any]) -> None:
         run.cost(input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"])
     for call in message.tool_calls:
         arguments = bad.get(call["id"], call["args"])
-        run.tool_call(call["name"], arguments, tool_call_id=call["id"])
+        run.tool_call(call["name"], arguments, tool_call_id=_call_ids.recorded(call["id"]))
 
 
 def _message(run: AgentRun, message: Message) -> AnyMessage:

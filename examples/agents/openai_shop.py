@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from arkloop.agents import AgentRun, ToolFailed
 
-from . import _open_calls, _shop
+from . import _call_ids, _open_calls, _shop
 
 
 async def openai_shop(run: AgentRun) -> None:
@@ -66,7 +66,8 @@ class _Recorder(RunHooks[Any]):
         for item in response.output:
             if item.type == "function_call":
                 arguments = _arguments(item.arguments)
-                self._run.tool_call(item.name, arguments, tool_call_id=item.call_id)
+                call_id = _call_ids.recorded(item.call_id)
+                self._run.tool_call(item.name, arguments, tool_call_id=call_id)
 
 
 def _recorded(run: AgentRun, steps: _shop.Steps, tool: FunctionTool) -> FunctionTool:

@@ -68,7 +68,8 @@ def _record_refused(run: AgentRun, request: ModelRequest) -> None:
     """Record the results of calls that no tool has: of an unknown tool, or with bad arguments."""
     for part in request.parts:
         if isinstance(part, ToolReturnPart) and part.outcome != "success":
-            run.tool_result(part.tool_call_id, part.model_response_str(), is_error=True)
+            call_id = _call_ids.recorded(part.tool_call_id)
+            run.tool_result(call_id, part.model_response_str(), is_error=True)
 
 
 def _record(run: AgentRun, response: ModelResponse) -> dict[str, Any]:
@@ -83,7 +84,8 @@ def _record(run: AgentRun, response: ModelResponse) -> dict[str, Any]:
     for part in response.parts:
         if isinstance(part, ToolCallPart):
             given[part.tool_call_id] = arguments = part.args_as_dict()
-            run.tool_call(part.tool_name, arguments, tool_call_id=part.tool_call_id)
+            call_id = _call_ids.recorded(part.tool_call_id)
+            run.tool_call(part.tool_name, arguments, tool_call_id=call_id)
     return given
 
 

@@ -51,6 +51,18 @@ class RecordedCall(NamedTuple):
     is_cut: bool = False
 
 
+class InvalidCallId(ValueError):
+    """An id that is too long, or has other characters than a call's; the text is shown."""
+
+
+def shown(error: BaseException) -> str:
+    """Return the class of an agent's exception, and of InvalidCallId the text: others' may hold
+    secrets.
+    """
+    name = f"{type(error).__name__}."
+    return f"{name} {error}" if isinstance(error, InvalidCallId) else name
+
+
 class Transcript:
     """The calls of a run and its open turn; its methods return the events to be written."""
 
@@ -239,14 +251,14 @@ def call_of(name: Any, arguments: Any, call_id: str | None) -> Call:
     """Check a call of an agent; without an id it gets one.
 
     Raises:
-        ValueError
+        ValueError: InvalidCallId among them.
     """
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise ValueError(f"The name of a tool has 1 to {MAX_NAME_CHARACTERS} characters.")
     if call_id is None:
         call_id = f"call_{ids.new_id().hex}"
     elif not isinstance(call_id, str) or not CALL_ID.fullmatch(call_id):
-        raise ValueError("The id of a call has 1 to 128 printable ASCII characters.")
+        raise InvalidCallId("The id of a call has 1 to 128 printable ASCII characters.")
     return Call(id=call_id, name=clean(name), arguments=json.loads(json_of(arguments)))
 
 

@@ -252,6 +252,25 @@ def test_a_call_that_was_cut_off_is_not_made(shop: Shop, agent: str) -> None:
     assert not shop.cancelled.exists()
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_long_id_is_recorded_as_a_short_one(shop: Shop, agent: str) -> None:
+    """The model gets its own id with the result: it may have a signature that the model checks."""
+    shop.model.signs.set()
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent, metadata={"confirm": "yes"})
+    shop.user.seen(run_id, "run.waiting_for_input", 1)
+    sent = [one for one in shop.model.bodies[-1]["messages"] if one["role"] == "tool"]
+    eventually(lambda: shop.user.answer(run_id, "yes").status_code == 200)
+    events = shop.user.events(run_id)
+    shop.model.signs.clear()
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert {f"call_{one}{1200 * 'Q'}" for one in "ab"} == {one["tool_call_id"] for one in sent}
+    ids = [call["tool_call_id"] for call in data_of(events, "tool.call")]
+    assert set(ids) == {result["tool_call_id"] for result in data_of(events, "tool.result")}
+    assert 3 == len(set(ids)) and max(map(len, ids)) <= 128
+    assert "A1\n" == shop.cancelled.read_text()
+
+
 def environ_of(shop: Shop) -> dict[str, str]:
     """Return the environment of a process with the frameworks and the shop's model."""
     return {

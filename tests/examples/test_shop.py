@@ -3,6 +3,7 @@
 import threading
 
 from arkloop.agents import AgentRun
+from arkloop.shared.agents.transcript import CALL_ID
 from arkloop.testing import play_agent
 from examples.agents import _call_ids, _shop
 
@@ -42,3 +43,14 @@ def test_an_id_that_a_model_gives_twice_becomes_two() -> None:
         return " ".join(map(ids.new, ["call_0", "call_0", "a", "call_0", ""]))
 
     assert "call_0 call_0-2 a call_0-3 call" == play_agent(agent, "Cancel both.").output
+
+
+def test_an_id_that_no_run_can_record_gets_another_one() -> None:
+    """It is the same each time, and ids that differ at their ends stay two."""
+    ids = [600 * "x" + "1", 600 * "x" + "2", "a b", "functions.a:0"]
+
+    found = [_call_ids.recorded(call_id) for call_id in ids]
+
+    assert 4 == len(set(found)) and found == [*map(_call_ids.recorded, found)]
+    assert all(CALL_ID.fullmatch(call_id) for call_id in found)
+    assert "functions.a:0" == found[-1]

@@ -9,6 +9,7 @@ from typing import Any
 from arkloop.shared import plugins
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
 from arkloop.shared.agents.agent_run import RunStopped
+from arkloop.shared.agents.transcript import shown
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
@@ -178,7 +179,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
     if code.error is None:
         return code.result
     log.error("the agent raised", exc_info=code.error)
-    message = f"The agent failed: {type(code.error).__name__}."
+    message = f"The agent failed: {shown(code.error)}"
     raise RunFailure("agent.failed", native_limits.explained(message, code.error)) from code.error
 
 

@@ -24,7 +24,7 @@ from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import MAX_ASKED, CallApprovals
 from arkloop.shared.agents.questions import question_of
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
-from arkloop.shared.agents.transcript import Transcript, call_of, delegated_calls, json_of
+from arkloop.shared.agents.transcript import Transcript, call_of, delegated_calls, json_of, shown
 from arkloop.shared.catalog import personas, reported_costs
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import types
@@ -301,5 +301,5 @@ def _returned(function: AgentFunction, agent_run: AgentRun) -> Any:
         return None
     except Exception as error:
         log.exception("the agent raised")
-        message = f"The agent failed: {type(error).__name__}."
+        message = f"The agent failed: {shown(error)}"
         raise RunFailure("agent.failed", message) from error

@@ -185,6 +185,11 @@ def failing(_run: AgentRun) -> str:
     raise ValueError("postgres://user:password@db")
 
 
+def misnaming(run: AgentRun) -> None:
+    """Record a call under an id that is too long."""
+    run.tool_call("pay", {}, tool_call_id="p" * 200)
+
+
 def mispriced(run: AgentRun) -> str:
     """Report a call whose price nobody knows."""
     note("began")

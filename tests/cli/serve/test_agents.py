@@ -288,6 +288,7 @@ def test_sub_runs_are_executed_between_executions(desk: Desk) -> None:
     ("function", "code", "message"),
     [
         ("failing", "agent.failed", "The agent failed: ValueError."),
+        ("misnaming", "agent.failed", "The agent failed: InvalidCallId. The id of a call has 1 to"),
         ("mispriced", "budget.exhausted", "'nobody-knows-it', whose price is not known"),
         ("refused", "agent.failed", "The agent failed: The request is not valid; see `details`."),
         ("misfit", "output.invalid", "property 'n': the value is not of type \"integer\""),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.agents import AgentRun, Message, RunStopped, SubRunResult, ToolFailed
+from arkloop.agents import AgentRun, InvalidCallId, Message, RunStopped, SubRunResult, ToolFailed
 from arkloop.testing import play_agent
 
 
@@ -105,6 +105,22 @@ def test_what_an_agent_returns_is_checked(
     assert code == (run.error or {}).get("code")
     assert "password" not in str(run)
     assert (returned if code is None else None) == run.output
+
+
+def test_an_invalid_id_of_a_call_is_explained() -> None:
+    """The run's error says the limit, and an agent can catch the exception by its name."""
+    caught: list[str] = []
+
+    def agent(run: AgentRun) -> None:
+        try:
+            run.tool_call("pay", {}, tool_call_id="p" * 200)
+        except InvalidCallId as error:
+            caught.append(str(error))
+            raise
+
+    run = play_agent(agent, "Hi.")
+
+    assert f"The agent failed: InvalidCallId. {caught[0]}" == (run.error or {})["message"]
 
 
 @pytest.mark.parametrize("said", ['{"b": [1, 2]}', '{"b":[1,2]}'])
