@@ -2,12 +2,11 @@
 // links, HTML is text, and only http, https and mailto are followed, after a click.
 import { plain } from "../lib/format.js"
 import { html, useRef } from "../lib/html.js"
-import { lexer } from "../vendor/marked.js"
+import { MOST_DEPTH, tokensOf } from "./lexer.js"
 import { Code } from "./parts.js"
 
 /** Longer texts are shown as they are: to lay them out would take longer than a frame. */
 const MOST_CHARACTERS = 100_000
-const MOST_DEPTH = 24
 const SCHEMES = ["http:", "https:", "mailto:"]
 
 /** Return the address that a link of a model may lead to, null if it may not. @param {string} text */
@@ -26,21 +25,18 @@ export function safeUrl(text) {
  * @param {{text: string, isLive?: boolean}} props
  */
 export function Markdown({ text, isLive = false }) {
-  const last = useRef({ text: "", tokens: /** @type {any[]} */ ([]), cost: 0, at: 0 })
-  if (text.length > MOST_CHARACTERS) return html`<pre class="long-text" tabindex="0">${plain(text)}</pre>`
+  const last = useRef({ text: "", tokens: /** @type {any[] | null} */ ([]), cost: 0, at: 0 })
+  if (text.length > MOST_CHARACTERS) return asItIs(text)
   const known = last.current
   const isDue = !isLive || performance.now() - known.at > 8 * known.cost
   if (known.text !== text && isDue) {
     const began = performance.now()
-    try {
-      known.tokens = lexer(plain(text), { gfm: true })
-    } catch {
-      known.tokens = [{ type: "text", text: plain(text) }]
-    }
+    known.tokens = tokensOf(plain(text))
     known.text = text
     known.at = performance.now()
     known.cost = known.at - began
   }
+  if (known.tokens === null) return asItIs(text)
   // The page's own heading is of level 1; a text that begins with `###` leaves out no level after it.
   let level = 1
   return html`<div class="markdown">${known.tokens.map((token, index) => {
@@ -49,6 +45,9 @@ export function Markdown({ text, isLive = false }) {
     return html`<div key=${index} class=${`heading depth-${token.depth}`} role="heading" aria-level=${level}>${inlines(token.tokens, 1)}</div>`
   })}</div>`
 }
+
+/** @param {string} text */
+const asItIs = (text) => html`<pre class="long-text" tabindex="0">${plain(text)}</pre>`
 
 /** @param {any} token @param {number} key @param {number} depth @returns {any} */
 function block(token, key, depth) {

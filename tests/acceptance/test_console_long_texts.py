@@ -1,0 +1,64 @@
+"""Long texts of models in the console, in a real Chromium: they do not keep the page busy."""
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import go, signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+#: The longest time, in milliseconds, in which the page could do nothing else.
+MEASURE = """() => {
+  let last = performance.now()
+  window.longest = 0
+  setInterval(() => {
+    const now = performance.now()
+    window.longest = Math.max(window.longest, now - last)
+    last = now
+  }, 20)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("piece", "repeat"),
+    [
+        pytest.param("*a_", 10_000, id="emphasis"),
+        pytest.param("a\n-\n", 24_000, id="dashes"),
+        pytest.param("!", 60_000, id="images"),
+        pytest.param("-" * 30_000 + " end", 1, id="a line of dashes that is none"),
+    ],
+)
+def test_a_text_that_takes_long_to_parse_is_shown_as_it_is(
+    context: BrowserContext, user: Caller, piece: str, repeat: int
+) -> None:
+    """The search for emphasis and tables ends early; the page of the run stays in use."""
+    run_id = user.run({"say": piece, "repeat": repeat})
+    assert "completed" == user.ended(run_id)["status"]
+    page = signed_in(context, user, "/keys")
+    page.evaluate(MEASURE)
+
+    go(page, f"/runs/{run_id}")
+    output = page.get_by_role("heading", name="Output").locator("xpath=..")
+    expect(output).to_contain_text(piece.strip(), timeout=60_000)
+    page.wait_for_timeout(100)
+    assert 2_500 > page.evaluate("longest")
+
+
+def test_a_long_ordinary_text_is_laid_out(context: BrowserContext, user: Caller) -> None:
+    """Its tables, lists and emphasis are elements, however many there are."""
+    rows = "| **cell** _one_ | **cell** `two` |\n" * 400
+    items = "- **Bold** and _other_ text of an item\n" * 400
+    prose = "**Lorem** ipsum _dolor_ sit `amet` " * 200
+    text = f"| a | b |\n|---|---|\n{rows}\n\nTitle\n---\n\n{items}\n\n{prose}"
+    run_id = user.run({"say": text})
+    assert "completed" == user.ended(run_id)["status"]
+    page = signed_in(context, user, f"/runs/{run_id}")
+
+    markdown = page.locator(".markdown")
+    expect(markdown.locator("td strong")).to_have_count(800)
+    expect(markdown.locator("li em")).to_have_count(400)
+    expect(markdown.locator("p em")).to_have_count(200)
