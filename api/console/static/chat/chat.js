@@ -67,7 +67,7 @@ export function Chat({ id, onChange, onDelete }) {
       ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
         : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
-            onCancel=${() => talk.cancel(entry.run_id)} onRetry=${() => talk.retry()} />`))}
+            onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} />`))}
       ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
@@ -75,7 +75,7 @@ export function Chat({ id, onChange, onDelete }) {
     <${Problem} error=${view.error ?? saying.error} />
     <${Problem} error=${stopping.error} />
     ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
-      onStop=${active && (() => stopping.run(() => talk.cancel(active.run_id)))}
+      onStop=${active && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
       placeholder=${active ? "Write while it works" : "Write a message"} />`}
   </div>`
 }
@@ -101,7 +101,7 @@ function Rename({ id, title, onDone, onClose }) {
   const action = useAction()
   const save = async (/** @type {Event} */ event) => {
     event.preventDefault()
-    if (await action.run(() => patch(`threads/${segment(id)}`, { title: text.trim() || null }))) onDone()
+    if (await action.run((sending) => patch(`threads/${segment(id)}`, { title: text.trim() || null }, sending))) onDone()
   }
   return html`<${Dialog} title="Rename the thread" onClose=${onClose}><form onSubmit=${save}>
     <${Field} label="Title" id="thread-title">${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" value=${text}
@@ -115,7 +115,7 @@ function Rename({ id, title, onDone, onClose }) {
 function Delete({ id, title, onDone, onClose }) {
   const action = useAction()
   const act = async () => {
-    if (await action.run(() => remove(`threads/${segment(id)}`))) onDone()
+    if (await action.run((sending) => remove(`threads/${segment(id)}`, sending))) onDone()
   }
   return html`<${Dialog} title="Delete the thread?" onClose=${onClose}>
     <p>“<${Foreign} text=${title} />” and its runs can no longer be read, here and through the API.</p>

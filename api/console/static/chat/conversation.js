@@ -208,14 +208,15 @@ export class Conversation {
     }
   }
 
-  async retry() {
-    await post(`threads/${segment(this.threadId)}:retry`)
+  /** @param {import("../lib/api.js").Sending} [sending] */
+  async retry(sending) {
+    await post(`threads/${segment(this.threadId)}:retry`, undefined, sending)
     await this.load()
   }
 
-  /** @param {string} runId */
-  async cancel(runId) {
-    await post(`runs/${segment(runId)}:cancel`)
+  /** @param {string} runId @param {import("../lib/api.js").Sending} [sending] */
+  async cancel(runId, sending) {
+    await post(`runs/${segment(runId)}:cancel`, undefined, sending)
     channel?.postMessage({ thread_id: this.threadId })
     // One that waited for its turn has no event in the stream.
     const run = this.view.entries.find((entry) => entry.type === "run" && entry.run_id === runId)

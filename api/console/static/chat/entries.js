@@ -43,8 +43,8 @@ function SaidText({ text }) {
 const textOf = (content) => parts(content).map((part) => part.text ?? "").join("")
 
 /**
- * @param {{run: import("./fold.js").RunEntry, isLast: boolean, waitsForThread: boolean, onCancel: () => Promise<void>,
- *   onRetry: () => Promise<void>}} props
+ * @param {{run: import("./fold.js").RunEntry, isLast: boolean, waitsForThread: boolean, onCancel: (sending: import("../lib/api.js").Sending) => Promise<void>,
+ *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>}} props
  */
 export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
   const action = useAction()

@@ -17,10 +17,10 @@ import { countWaiting } from "../waiting.js"
  */
 export function PendingInput({ runId, pending, onDone }) {
   const action = useAction()
-  const answer = (/** @type {string | object} */ content) => action.run(async () => {
+  const answer = (/** @type {string | object} */ content) => action.run(async (sending) => {
     const text = typeof content === "string" ? content : JSON.stringify(content)
-    await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id })
-    void countWaiting()
+    // The run's events may say that it is answered before the response does, and this box goes.
+    await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id }, sending).finally(() => void countWaiting())
     onDone?.()
   })
   const Form = { tool_confirmation: Approval, question: Question, form: Form_, authorization: Authorization, tool_results: Results }[
@@ -153,10 +153,10 @@ function Results({ pending, runId, isBusy, onDone }) {
   const [outputs, setOutputs] = useState(/** @type {Record<string, string>} */ ({}))
   const action = useAction()
   const calls = pending.calls ?? []
-  const send = () => action.run(async () => {
+  const send = () => action.run(async (sending) => {
     const results = calls.filter((/** @type {any} */ call) => outputs[call.tool_call_id])
       .map((/** @type {any} */ call) => ({ tool_call_id: call.tool_call_id, output: outputs[call.tool_call_id] }))
-    await post(`runs/${segment(runId)}/tool-results`, results)
+    await post(`runs/${segment(runId)}/tool-results`, results, sending)
     onDone?.()
   })
   return html`<h2><${Icon} name="clock" />Waits for results of the client's tools</h2>

@@ -2,6 +2,7 @@
 import { parse } from "./exact.js"
 import { SUSPENDED, SignedOut, Suspended } from "./refusals.js"
 import { bearer, me, state } from "./session.js"
+import { store } from "./store.js"
 
 export const V1 = new URL("v1/", document.baseURI)
 
@@ -21,10 +22,18 @@ export class ApiError extends Error {
 
 /** The network, or a proxy, has lost the request or its response. */
 export class NetworkError extends Error {
-  constructor() {
-    super("The service cannot be reached.")
+  /** @param {string} [message] */
+  constructor(message = "The service cannot be reached.") {
+    super(message)
   }
 }
+
+/** For how long a change is sent again: after that, nobody expects it to be made any more. */
+const MOST_MS = 5 * 60_000
+const UNSURE = "The service cannot be reached. An attempt may have arrived: see whether it was carried out before you try again."
+
+/** The number of changes that were called off, and may have been made all the same: what is shown is read again then. */
+export const calledOff = store(0)
 
 /** Responses of a proxy that has lost the service, maybe after it carried the request out. */
 const LOST = [502, 504]
@@ -110,16 +119,17 @@ export async function page(path, params = {}, signal) {
 
 /**
  * Send a change. If the network or a proxy loses it, it is sent again with the same key, so that it is made once,
- * until the person who makes it signs out.
+ * until the person who makes it signs out, or `signal` calls it off.
  * @param {string} method
  * @param {string} path
  * @param {unknown} [body]
- * @param {{signal?: AbortSignal, onRetry?: () => void, key?: string, until?: number}} [options]
+ * @param {Sending} [options]
  *   `key` is that of a request before this one; after `until`, in milliseconds since 1970, it is not sent again
  */
-export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID(), until = Infinity } = {}) {
+export async function change(method, path, body, { signal, onRetry, key = crypto.randomUUID(), until = Date.now() + MOST_MS } = {}) {
   const headers = method === "POST" ? { "Idempotency-Key": key } : {}
   const user = me.get()
+  let isUnsure = false
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
       const response = await send(method, path, { body, headers, signal, user })
@@ -128,23 +138,33 @@ export async function change(method, path, body, { signal, onRetry, key = crypto
       // The request before was carried out, and only its response was lost.
       if (isRepeated && method === "DELETE" && error instanceof ApiError && error.status === 404) return null
       const isLost = error instanceof NetworkError || (error instanceof ApiError && (error.status === 503 || error.code === "idempotency.in_progress"))
-      if (!isLost || signal?.aborted) throw error
-      onRetry?.()
-      await networkOr(pause)
+      isUnsure ||= !(error instanceof ApiError) || error.status !== 503
+      if (isLost && !signal?.aborted) {
+        onRetry?.()
+        await networkOr(pause, signal)
+      }
+      if (signal?.aborted) {
+        // One that the service makes now is there a moment later.
+        setTimeout(() => calledOff.set(calledOff.get() + 1), 1_000)
+        throw error
+      }
+      if (!isLost) throw error
       // Looked at after the pause: timers sleep with the machine.
-      if (signal?.aborted || Date.now() > until) throw error
+      if (Date.now() > until) throw isUnsure ? new NetworkError(UNSURE) : error
     }
   }
 }
 
-/** @param {string} path @param {unknown} [body] @param {{signal?: AbortSignal, onRetry?: () => void, key?: string, until?: number}} [options] */
+/** @typedef {{signal?: AbortSignal, onRetry?: () => void, key?: string, until?: number}} Sending */
+
+/** @param {string} path @param {unknown} [body] @param {Sending} [options] */
 export const post = (path, body, options) => change("POST", path, body, options)
-/** @param {string} path @param {unknown} body */
-export const patch = (path, body) => change("PATCH", path, body)
-/** @param {string} path @param {unknown} body */
-export const put = (path, body) => change("PUT", path, body)
-/** @param {string} path */
-export const remove = (path) => change("DELETE", path)
+/** @param {string} path @param {unknown} body @param {Sending} [options] */
+export const patch = (path, body, options) => change("PATCH", path, body, options)
+/** @param {string} path @param {unknown} body @param {Sending} [options] */
+export const put = (path, body, options) => change("PUT", path, body, options)
+/** @param {string} path @param {Sending} [options] */
+export const remove = (path, options) => change("DELETE", path, undefined, options)
 
 /** @param {Record<string, string | number | null | undefined>} params */
 function query(params) {
@@ -153,18 +173,24 @@ function query(params) {
   return `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`
 }
 
-/** Wait for some time, or until the network is back, or somebody has signed in again. @param {number} ms */
-export function networkOr(ms) {
+/**
+ * Wait for some time, or until the network is back, or somebody has signed in again, or `signal` ends it.
+ * @param {number} ms
+ * @param {AbortSignal} [signal]
+ */
+export function networkOr(ms, signal) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer)
       stop()
       removeEventListener("online", done)
+      signal?.removeEventListener("abort", done)
       resolve(undefined)
     }
     const timer = setTimeout(done, ms)
     const stop = state.subscribe(done)
     addEventListener("online", done)
+    signal?.addEventListener("abort", done)
   })
 }
 

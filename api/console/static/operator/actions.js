@@ -24,13 +24,13 @@ export function useRunActions(reload) {
   const [explaining, setExplaining] = useState(/** @type {string | null} */ (null))
   const [cancelling, setCancelling] = useState(/** @type {string | null} */ (null))
   const doing = useAction()
-  const requeue = (/** @type {string} */ id) => doing.run(async () => {
-    const done = await post(`operator/runs/${segment(id)}:requeue`)
+  const requeue = (/** @type {string} */ id) => doing.run(async (sending) => {
+    const done = await post(`operator/runs/${segment(id)}:requeue`, undefined, sending)
     setSaid(`Run ${brief(id)} ${OUTCOMES[done.outcome] ?? done.outcome}`)
     reload()
   })
-  const cancel = async (/** @type {string} */ id) => {
-    await post(`operator/runs/${segment(id)}:cancel`)
+  const cancel = async (/** @type {string} */ id, /** @type {import("../lib/api.js").Sending} */ sending) => {
+    await post(`operator/runs/${segment(id)}:cancel`, undefined, sending)
     setSaid(`Run ${brief(id)} is cancelled.`)
     reload()
   }
@@ -41,7 +41,7 @@ export function useRunActions(reload) {
   const notes = html`<div role="status">${said && html`<p class="note">${said}</p>`}</div><${Problem} error=${doing.error} />`
   const dialogs = html`
     ${explaining && html`<${Why} id=${explaining} onClose=${() => setExplaining(null)} />`}
-    ${cancelling && html`<${Confirm} title="Cancel this run?" action="Cancel run" onClose=${() => setCancelling(null)} run=${() => cancel(cancelling)}>
+    ${cancelling && html`<${Confirm} title="Cancel this run?" action="Cancel run" onClose=${() => setCancelling(null)} run=${(/** @type {import("../lib/api.js").Sending} */ sending) => cancel(cancelling, sending)}>
       <p><${Id} id=${cancelling} /></p><p>It ends with all its sub-runs; what it has said so far stays. The audit log of its organization says that an operator
         has done this.</p></${Confirm}>`}`
   return { cell, notes, dialogs }

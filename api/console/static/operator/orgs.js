@@ -22,8 +22,8 @@ export function useOrgActions(reload) {
     setSuspending(null)
     reload()
   }
-  const resume = async (/** @type {Org} */ org) => {
-    await post(`operator/orgs/${segment(org.org_id)}:resume`)
+  const resume = async (/** @type {Org} */ org, /** @type {import("../lib/api.js").Sending} */ sending) => {
+    await post(`operator/orgs/${segment(org.org_id)}:resume`, undefined, sending)
     done(org, "is resumed; its queued runs start.")
   }
   const cell = (/** @type {Org} */ org) => org.suspended_at !== null
@@ -32,15 +32,15 @@ export function useOrgActions(reload) {
   const note = html`<div role="status">${said && html`<p class="note">${said}</p>`}</div>`
   const dialogs = html`
     ${suspending && html`<${Suspension} org=${suspending} onClose=${() => setSuspending(null)} onDone=${() => done(suspending, "is suspended.")} />`}
-    ${resuming && html`<${Confirm} title="Resume this organization?" action="Resume" kind="primary" onClose=${() => setResuming(null)} run=${() => resume(resuming)}>
+    ${resuming && html`<${Confirm} title="Resume this organization?" action="Resume" kind="primary" onClose=${() => setResuming(null)} run=${(/** @type {import("../lib/api.js").Sending} */ sending) => resume(resuming, sending)}>
       <p><${Foreign} text=${resuming.name} /></p><p>Its credentials are accepted again, and its queued runs start.</p></${Confirm}>`}`
   return { cell, note, dialogs }
 }
 
 /** @param {{org: Org, onClose: () => void, onDone: () => void}} props */
 function Suspension({ org, onClose, onDone }) {
-  const form = useForm({ reason: "" }, async ({ reason }) => {
-    await post(`operator/orgs/${segment(org.org_id)}:suspend`, { reason: reason.trim() })
+  const form = useForm({ reason: "" }, async ({ reason }, sending) => {
+    await post(`operator/orgs/${segment(org.org_id)}:suspend`, { reason: reason.trim() }, sending)
     onDone()
   })
   return html`<${Dialog} title="Suspend this organization?" onClose=${onClose}>

@@ -43,7 +43,7 @@ export function Page() {
       lost="The key was created, but the network has lost the response that contained it. Revoke this key and create another.">
       <p>Send it as <code>Authorization: Bearer …</code> with each request.</p></${Secret}>`}
     ${leaving && html`<${Confirm} title="Revoke this key?" action="Revoke key" onClose=${() => setLeaving(null)}
-      run=${async () => { await remove(`api-keys/${leaving.id}`); await list.reload() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`api-keys/${leaving.id}`, sending); await list.reload() }}>
       <p><b><${Foreign} text=${leaving.name} /></b> (<code>${leaving.key_prefix}…</code>) stops working within 5 seconds, and its active runs are cancelled.</p>
       <p>This cannot be undone.</p></${Confirm}>`}`
 }
@@ -89,14 +89,14 @@ function NewKey({ onMade, onClose }) {
     name: "", scopes: scopes.map(([scope]) => scope).filter((scope) => scope.startsWith("data.")), expires_at: "90",
     hasLimits: false, max_cost_usd: "", max_cost_usd_per_month: "",
   }
-  const form = useForm(initial, async (values) => {
+  const form = useForm(initial, async (values, sending) => {
     const days = Number(values.expires_at)
     const limits = values.hasLimits
       ? { max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month") } : {}
     onMade(await post("api-keys", {
       name: values.name.trim(), scopes: values.scopes, ...limits,
       ...(days ? { expires_at: new Date(Date.now() + days * 86_400_000).toISOString() } : {}),
-    }))
+    }, sending))
   })
   return html`<${Dialog} title="Create an API key" onClose=${onClose}>
     <${FormBox} form=${form} action="Create key" onCancel=${onClose} isReady=${form.values.name.trim() !== "" && form.values.scopes.length > 0}>

@@ -67,11 +67,11 @@ function EndUsers() {
 
 /** @param {{title: string, path: string, values: any, endUser?: string, onDone: () => void, onClose: () => void}} props */
 function Edit({ title, path, values: before, endUser, onDone, onClose }) {
-  const form = useForm({ max_cost_usd: before.max_cost_usd ?? "", max_cost_usd_per_month: before.max_cost_usd_per_month ?? "" }, async (values) => {
+  const form = useForm({ max_cost_usd: before.max_cost_usd ?? "", max_cost_usd_per_month: before.max_cost_usd_per_month ?? "" }, async (values, sending) => {
     await put(path, {
       max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month"),
       ...(endUser === undefined ? {} : { end_user_id: endUser }),
-    })
+    }, sending)
     onDone()
   })
   return html`<${Dialog} title=${title} onClose=${onClose}><${FormBox} form=${form} action="Save" onCancel=${onClose} isReady=${form.isChanged}>

@@ -47,10 +47,9 @@ function Server({ id }) {
   useInterval(() => { if (isWaiting) void update() }, 1_500, [isWaiting])
   if (data === null) return html`<${Head} title="MCP server" back=${href("/mcp")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const waiting = (tools.rows ?? []).filter((tool) => !tool.is_approved && tool.is_present && !tool.problem)
-  const approve = (/** @type {any} */ tool) => action.run(async () => { await post(`${path}/tools/${segment(tool.name)}:approve`, { hash: tool.hash }); await update() })
   const page = data.oauth?.authorization_url
   return html`<${Head} title=${html`<${Name} text=${data.name} />`} back=${href("/mcp")} actions=${html`
-      <${Button} busy=${action.isBusy} icon="retry" onClick=${() => action.run(async () => { await post(`${path}:discover`); setTimeout(update, 1_500) })}>Discover again</${Button}>
+      <${Button} busy=${action.isBusy} icon="retry" onClick=${() => action.run(async (sending) => { await post(`${path}:discover`, undefined, sending); setTimeout(update, 1_500) })}>Discover again</${Button}>
       <${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>
       <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete</${Button}>`}><${Status} server=${data} /></${Head}>
     <div class="page">
@@ -65,11 +64,11 @@ function Server({ id }) {
       </${Section}>
     </div>
     ${open?.kind === "edit" && html`<${Edit} server=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); void update() }} />`}
-    ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} onClose=${() => setOpen(null)} onApprove=${async () => { if (await approve(open.tool)) setOpen(null) }} action=${action} />`}
+    ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} path=${path} onApproved=${update} onClose=${() => setOpen(null)} />`}
     ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${waiting.length} tools?`} action="Approve all" kind="primary" onClose=${() => setOpen(null)}
-      run=${async () => { await post(`${path}/tools:approve`, { tools: waiting.map(({ name, hash }) => ({ name, hash })) }); await update() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}/tools:approve`, { tools: waiting.map(({ name, hash }) => ({ name, hash })) }, sending); await update() }}>
       <p>Personas that name this server may call them, as they are described now.</p></${Confirm}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async () => { await remove(path); go("/mcp") }}>
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/mcp") }}>
       <p>Personas that name <b><${Foreign} text=${data.name} /></b> lose its tools. They are not called again, in active runs either.</p></${Confirm}>`}`
 }
 
@@ -89,26 +88,36 @@ const toolColumns = (show) => [
   { title: "Actions", isHidden: true, cell: (tool) => html`<${Button} kind="quiet" class="small" aria-label=${`${tool.is_approved ? "Show" : "Review"} ${tool.name}`} onClick=${() => show(tool)}>${tool.is_approved ? "Show" : "Review"}</${Button}>` },
 ]
 
-/** @param {{tool: any, action: ReturnType<typeof useAction>, onApprove: () => void, onClose: () => void}} props */
-const ToolDialog = ({ tool, action, onApprove, onClose }) => html`<${Dialog} title=${tool.name} onClose=${onClose}>
-  <div><p class="confirm"><${Foreign} text=${tool.description || "It has no description."} /></p>
-    ${tool.problem && html`<p class="field-error"><${Foreign} text=${tool.problem} /></p>`}
-    <${Data} value=${tool.parameters} label="Parameters" /></div>
-  <${Problem} error=${action.error} />
-  <div class="dialog-actions"><${Button} onClick=${onClose}>Close</${Button}>
-    ${!tool.is_approved && tool.is_present && !tool.problem && html`<${Button} kind="primary" busy=${action.isBusy} onClick=${onApprove}>Approve</${Button}>`}</div></${Dialog}>`
+/** @param {{tool: any, path: string, onApproved: () => Promise<void>, onClose: () => void}} props */
+function ToolDialog({ tool, path, onApproved, onClose }) {
+  const action = useAction()
+  const approve = async () => {
+    const isDone = await action.run(async (sending) => {
+      await post(`${path}/tools/${segment(tool.name)}:approve`, { hash: tool.hash }, sending)
+      await onApproved()
+    })
+    if (isDone) onClose()
+  }
+  return html`<${Dialog} title=${tool.name} onClose=${onClose}>
+    <div><p class="confirm"><${Foreign} text=${tool.description || "It has no description."} /></p>
+      ${tool.problem && html`<p class="field-error"><${Foreign} text=${tool.problem} /></p>`}
+      <${Data} value=${tool.parameters} label="Parameters" /></div>
+    <${Problem} error=${action.error} />
+    <div class="dialog-actions"><${Button} onClick=${onClose}>Close</${Button}>
+      ${!tool.is_approved && tool.is_present && !tool.problem && html`<${Button} kind="primary" busy=${action.isBusy} onClick=${approve}>Approve</${Button}>`}</div></${Dialog}>`
+}
 
 /** @param {{server: any | null, onDone: (server: any) => void, onClose: () => void}} props */
 function Edit({ server, onDone, onClose }) {
   const isProgram = server !== null && server.transport === "stdio"
-  const form = useForm({ name: server?.name ?? "", url: server?.url ?? "", headers: "", isCleared: false, oauth: server?.oauth != null }, async (values) => {
+  const form = useForm({ name: server?.name ?? "", url: server?.url ?? "", headers: "", isCleared: false, oauth: server?.oauth != null }, async (values, sending) => {
     const headers = headersOf(values, "headers")
     const body = {
       name: values.name.trim(), ...(isProgram ? {} : { url: values.url.trim() }),
       ...(values.isCleared ? { headers: null } : Object.keys(headers).length > 0 ? { headers } : {}),
       ...(values.oauth !== (server?.oauth != null) ? { oauth: values.oauth ? {} : null } : {}),
     }
-    onDone(server === null ? await post("mcp-configs", body) : await patch(`mcp-configs/${server.id}`, body))
+    onDone(server === null ? await post("mcp-configs", body, sending) : await patch(`mcp-configs/${server.id}`, body, sending))
   })
   const has = server !== null && server.header_names.length > 0
   return html`<${Dialog} title=${server === null ? "Add an MCP server" : "Edit the server"} onClose=${onClose}>

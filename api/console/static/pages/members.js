@@ -30,7 +30,7 @@ export function Page() {
     setMade({ kind: "invitation", ...invitation })
     setTurn(turn + 1)
   }
-  const reset = async (/** @type {any} */ member) => setMade({ kind: "reset", login: member.login, ...await post(`${org}/members/${member.user_id}/password-reset`) })
+  const reset = async (/** @type {any} */ member, /** @type {import("../lib/api.js").Sending} */ sending) => setMade({ kind: "reset", login: member.login, ...await post(`${org}/members/${member.user_id}/password-reset`, undefined, sending) })
   return html`<${Head} title="Members" actions=${canManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Invite</${Button}>`} />
     <div class="page">
       <p class="lead">${ABOUT} ${isAdmin() && isKey() && "Sign in with a password or your identity provider to change members: an API key may not."}</p>
@@ -47,13 +47,13 @@ export function Page() {
       lost="The network has lost the response that contained the link. Create another; it replaces this one.">
       <p>Send this link to <b><${Foreign} text=${made.login} /></b>. It works once, until <${Time} at=${made.expires_at} />. Their log-ins end when they use it.</p></${Secret}>`}
     ${leaving && html`<${Confirm} title=${leaving.user_id === me.get()?.id ? "Leave the organization?" : "Remove this member?"} action=${leaving.user_id === me.get()?.id ? "Leave" : "Remove member"}
-      onClose=${() => setLeaving(null)} run=${async () => { await remove(`${org}/members/${leaving.user_id}`); await members.reload() }}>
+      onClose=${() => setLeaving(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`${org}/members/${leaving.user_id}`, sending); await members.reload() }}>
       <p><b><${Foreign} text=${leaving.login} /></b> loses access within 5 seconds. Their API keys of this organization are revoked and the active runs of these keys are cancelled.</p>
       <p>Their threads, runs and files stay; private threads are seen by nobody.</p></${Confirm}>`}`
 }
 
 /**
- * @param {{org: string, canManage: boolean, reload: () => Promise<void>, remove: (member: any) => void, reset: (member: any) => Promise<void>}} options
+ * @param {{org: string, canManage: boolean, reload: () => Promise<void>, remove: (member: any) => void, reset: (member: any, sending: import("../lib/api.js").Sending) => Promise<void>}} options
  * @returns {import("../settings/parts.js").Column[]}
  */
 const columns = ({ org, canManage, reload, remove: onRemove, reset }) => [
@@ -70,11 +70,11 @@ const columns = ({ org, canManage, reload, remove: onRemove, reset }) => [
   } },
 ]
 
-/** @param {{member: any, onReset: (member: any) => Promise<void>}} props */
+/** @param {{member: any, onReset: (member: any, sending: import("../lib/api.js").Sending) => Promise<void>}} props */
 function Reset({ member, onReset }) {
   const action = useAction()
   return html`<${Button} kind="quiet" class="small" busy=${action.isBusy} aria-label=${`Reset password of ${member.login}`}
-      onClick=${() => action.run(() => onReset(member))}>Reset password</${Button}>
+      onClick=${() => action.run((sending) => onReset(member, sending))}>Reset password</${Button}>
     <${Problem} error=${action.error} />`
 }
 
@@ -90,7 +90,7 @@ function Role({ org, member, onDone }) {
   return html`<select class="small" key=${turn} aria-label=${`Role of ${member.login}`} value=${member.role} onChange=${(/** @type {any} */ event) => setAsked(event.target.value)}>
       ${givable().map(([role, text]) => html`<option key=${role} value=${role}>${text}</option>`)}</select>
     ${asked && asked !== member.role && html`<${Confirm} title="Change the role?" action="Change role" kind="primary" onClose=${onClose}
-      run=${async () => { await patch(`${org}/members/${member.user_id}`, { role: asked }); await onDone() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await patch(`${org}/members/${member.user_id}`, { role: asked }, sending); await onDone() }}>
       <p><b><${Foreign} text=${member.login} /></b> becomes ${name}. It takes effect within 5 seconds, and the invitations that they have sent are revoked.</p></${Confirm}>`}`
 }
 
@@ -109,16 +109,16 @@ function Invitations({ org }) {
           aria-label=${`Revoke the invitation for ${one.name}`} onClick=${() => setLeaving(one)}>Revoke</${Button}>` },
       ]} />
     ${leaving && html`<${Confirm} title="Revoke this invitation?" action="Revoke invitation" onClose=${() => setLeaving(null)}
-      run=${async () => { await remove(`${org}/invitations/${leaving.id}`); await list.reload() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`${org}/invitations/${leaving.id}`, sending); await list.reload() }}>
       <p>The link for <b><${Foreign} text=${leaving.name} /></b> stops working.</p></${Confirm}>`}
   </${Section}>`
 }
 
 /** @param {{org: string, onMade: (invitation: any) => void, onClose: () => void}} props */
 function Invite({ org, onMade, onClose }) {
-  const form = useForm({ name: "", role: "member", lifetime_seconds: "604800" }, async (values) => onMade(await post(`${org}/invitations`, {
+  const form = useForm({ name: "", role: "member", lifetime_seconds: "604800" }, async (values, sending) => onMade(await post(`${org}/invitations`, {
     name: values.name.trim(), role: values.role, lifetime_seconds: Number(values.lifetime_seconds),
-  })))
+  }, sending)))
   return html`<${Dialog} title="Invite somebody" onClose=${onClose}>
     <${FormBox} form=${form} action="Create invitation" onCancel=${onClose} isReady=${form.values.name.trim() !== ""}>
       <${TextField} form=${form} name="name" label="Name" required autofocus maxlength="200" placeholder="Bob" hint="For the list; it is not compared with who comes." />

@@ -122,13 +122,13 @@ function Publish({ from, onDone }) {
     approved_by: approversOf(from),
     max_steps: from?.max_steps ?? "", timeout_seconds: from?.timeout_seconds ?? "", max_cost_usd: from?.max_cost_usd ?? "",
     others: from === null ? "" : JSON.stringify(others(from), null, 2),
-  }, async (values) => {
+  }, async (values, sending) => {
     const made = await post("personas", {
       ...othersOf(values), key: values.key.trim(), version: values.version.trim() || null, system_prompt: values.system_prompt,
       route_id: values.route_id || null, tools: listOf(values.tools), require_approval: listOf(values.require_approval),
       approved_by: values.approved_by || null,
       max_steps: numberOf(values, "max_steps"), timeout_seconds: numberOf(values, "timeout_seconds"), max_cost_usd: numberOf(values, "max_cost_usd"),
-    })
+    }, sending)
     onDone()
     go(`/personas/${segment(made.key)}`, from === null ? {} : { version: made.version, to: from.version }, { replace: true })
   })

@@ -28,7 +28,7 @@ export function Page() {
     ${open?.kind === "provider" && html`<${ProviderForm} provider=${open.provider ?? null} onDone=${done} onClose=${close} />`}
     ${open?.kind === "model" && html`<${ModelForm} provider=${open.provider} model=${open.model ?? null} onDone=${done} onClose=${close} />`}
     ${open?.kind === "delete" && html`<${Confirm} title=${open.model ? "Delete this model?" : "Delete this provider?"} action="Delete" onClose=${close}
-      run=${async () => { await remove(`llm-providers/${open.provider.id}${open.model ? `/models/${open.model.id}` : ""}`); await update() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`llm-providers/${open.provider.id}${open.model ? `/models/${open.model.id}` : ""}`, sending); await update() }}>
       <p><b><${Foreign} text=${open.model?.model ?? open.provider.name} /></b>${open.model ? "" : " and all its models"}: runs that are queued or waiting and use it fail; one that is executing continues until it waits.</p></${Confirm}>`}`
 }
 
@@ -47,8 +47,8 @@ const routeColumns = [
 /** @param {{provider: any, open: (what: any) => void, update: () => Promise<void>}} props */
 function Provider({ provider, open, update }) {
   const action = useAction()
-  const setDefault = (/** @type {any} */ model) => action.run(async () => {
-    await patch(`llm-providers/${provider.id}/models/${model.id}`, { is_default: !model.is_default })
+  const setDefault = (/** @type {any} */ model) => action.run(async (sending) => {
+    await patch(`llm-providers/${provider.id}/models/${model.id}`, { is_default: !model.is_default }, sending)
     await update()
   })
   const where = provider.platform ?? (provider.base_url || "the vendor's own address")
@@ -83,7 +83,7 @@ function ProviderForm({ provider, onDone, onClose }) {
   const form = useForm({
     name: provider?.name ?? "", kind: provider?.kind ?? "openai", base_url: provider?.base_url ?? "", platform: provider?.platform ?? "",
     region: provider?.region ?? "", project_id: provider?.project_id ?? "", api_version: provider?.api_version ?? "", api_key: "", credentials: "", models: "",
-  }, async (values) => {
+  }, async (values, sending) => {
     const isCloud = values.platform === "bedrock" || values.platform === "vertex"
     const secret = isCloud ? (values.credentials.trim() ? { credentials: jsonOf(values, "credentials") } : {}) : values.api_key ? { api_key: values.api_key.trim() } : {}
     const names = values.models.split("\n").map((/** @type {string} */ line) => line.trim()).filter(Boolean)
@@ -91,7 +91,7 @@ function ProviderForm({ provider, onDone, onClose }) {
       name: values.name.trim(), kind: values.kind, base_url: values.base_url.trim() || null, platform: values.platform || null,
       region: values.region.trim() || null, project_id: values.project_id.trim() || null, api_version: values.api_version.trim() || null, ...secret,
     }
-    await (provider === null ? post("llm-providers", { ...body, models: names.map((/** @type {string} */ model) => ({ model })) }) : patch(`llm-providers/${provider.id}`, body))
+    await (provider === null ? post("llm-providers", { ...body, models: names.map((/** @type {string} */ model) => ({ model })) }, sending) : patch(`llm-providers/${provider.id}`, body, sending))
     onDone()
   })
   const { kind, platform } = form.values

@@ -42,7 +42,7 @@ function Run({ id }) {
   const actions = html`
     <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
     ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
-      onClick=${() => action.run(async () => { await post(`runs/${segment(id)}:cancel`); run.reload() })}>Cancel run</${Button}>`}`
+      onClick=${() => action.run(async (sending) => { await post(`runs/${segment(id)}:cancel`, undefined, sending); run.reload() })}>Cancel run</${Button}>`}`
   return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} actions=${actions}>
       <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
     <div class="page run-page">

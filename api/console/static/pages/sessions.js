@@ -26,6 +26,6 @@ function Sessions() {
         : html`<${Button} kind="quiet" class="small danger-text" onClick=${() => setEnding(one)}>End</${Button}>` },
     ]} />
     ${ending && html`<${Confirm} title="End this log-in?" action="End log-in" onClose=${() => setEnding(null)}
-      run=${async () => { await remove(`auth/sessions/${ending.id}`); reload() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`auth/sessions/${ending.id}`, sending); reload() }}>
       <p>Its pages and streams stop working within 5 seconds. Runs and API keys are not affected.</p></${Confirm}>`}`
 }

@@ -23,9 +23,9 @@ export function Page() {
     ${open?.kind === "secret" && html`<${Secret} title="Signing secret" secret=${open.tool.signing_secret} label="Signing secret" lost=${LOST} onClose=${close}>
       <p>Calls of <b><${Foreign} text=${open.tool.name} /></b> are signed with it. Your service verifies them by a library of Standard Webhooks.</p></${Secret}>`}
     ${open?.kind === "rotate" && html`<${Confirm} title="Rotate the signing secret?" action="Rotate secret" kind="primary" onClose=${() => setOpen((/** @type {any} */ now) => (now?.kind === "secret" ? now : null))}
-      run=${async () => { setOpen({ kind: "secret", tool: await post(`tools/${open.tool.id}:rotate-secret`) }); await list.reload() }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { setOpen({ kind: "secret", tool: await post(`tools/${open.tool.id}:rotate-secret`, undefined, sending) }); await list.reload() }}>
       <p>For 24 hours calls are signed by both secrets, so that none is refused while you replace it.</p></${Confirm}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this tool?" action="Delete tool" onClose=${close} run=${async () => { await remove(`tools/${open.tool.id}`); await list.reload() }}>
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this tool?" action="Delete tool" onClose=${close} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`tools/${open.tool.id}`, sending); await list.reload() }}>
       <p><b><${Foreign} text=${open.tool.name} /></b> is not called again. In active runs the model reads that it was deleted; later runs do without it.</p></${Confirm}>`}`
 }
 
@@ -45,14 +45,14 @@ function Edit({ tool, onSaved, onClose }) {
   const form = useForm({
     name: tool?.name ?? "", description: tool?.description ?? "", url: tool?.url ?? "", idempotent: tool?.idempotent ?? false,
     parameters: JSON.stringify(tool?.parameters ?? { type: "object", properties: {} }, null, 2), timeout_seconds: tool?.timeout_seconds ?? 60, headers: "", isCleared: false,
-  }, async (values) => {
+  }, async (values, sending) => {
     const headers = headersOf(values, "headers")
     const body = {
       name: values.name.trim(), description: values.description, url: values.url.trim(), idempotent: values.idempotent,
       parameters: jsonOf(values, "parameters", { type: "object" }), timeout_seconds: numberOf(values, "timeout_seconds") ?? 60,
       ...(values.isCleared ? { headers: null } : Object.keys(headers).length > 0 ? { headers } : {}),
     }
-    onSaved(tool === null ? await post("tools", body) : await patch(`tools/${tool.id}`, body), tool === null)
+    onSaved(tool === null ? await post("tools", body, sending) : await patch(`tools/${tool.id}`, body, sending), tool === null)
   })
   const isReady = [form.values.name, form.values.description, form.values.url].every((text) => text.trim() !== "")
   const has = tool !== null && tool.header_names.length > 0

@@ -48,9 +48,9 @@ function Status({ endpoint }) {
 function Edit({ endpoint, onDone, onClose }) {
   const form = useForm({
     url: endpoint?.url ?? "", description: endpoint?.description ?? "", event_types: endpoint?.event_types ?? EVENTS.map(([name]) => name),
-  }, async (values) => {
+  }, async (values, sending) => {
     const body = { ...values, url: values.url.trim() }
-    onDone(endpoint === null ? await post("webhook-endpoints", body) : await patch(`webhook-endpoints/${endpoint.id}`, body))
+    onDone(endpoint === null ? await post("webhook-endpoints", body, sending) : await patch(`webhook-endpoints/${endpoint.id}`, body, sending))
   })
   return html`<${Dialog} title=${endpoint === null ? "Add an endpoint" : "Edit the endpoint"} onClose=${onClose}>
     <${FormBox} form=${form} action=${endpoint === null ? "Add endpoint" : "Save"} onCancel=${onClose} isReady=${form.values.url.trim() !== "" && form.values.event_types.length > 0}>
@@ -75,8 +75,8 @@ function Endpoint({ id, state }) {
   if (data === null) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
-  const test = () => action.run(async () => { await post(`${path}:test`); await update() })
-  const replay = (/** @type {any} */ body) => action.run(async () => { await post(`${path}:replay`, body); await update() })
+  const test = () => action.run(async (sending) => { await post(`${path}:test`, undefined, sending); await update() })
+  const replay = (/** @type {any} */ body) => action.run(async (sending) => { await post(`${path}:replay`, body, sending); await update() })
   return html`<${Head} title=${html`<${Name} text=${data.url} />`} back=${href("/webhooks")} actions=${html`
       <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>`}>
       <${Status} endpoint=${data} /></${Head}>
@@ -94,17 +94,17 @@ function Endpoint({ id, state }) {
       </${Section}>
       <${Section} title="Administration"><div class="actions">
         <${Button} onClick=${() => setOpen({ kind: "rotate" })}>Rotate secret</${Button}>
-        <${Button} busy=${action.isBusy} onClick=${() => action.run(async () => { await patch(path, { enabled: !data.enabled }); await update() })}>${data.enabled ? "Disable" : "Enable"}</${Button}>
+        <${Button} busy=${action.isBusy} onClick=${() => action.run(async (sending) => { await patch(path, { enabled: !data.enabled }, sending); await update() })}>${data.enabled ? "Disable" : "Enable"}</${Button}>
         <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete endpoint</${Button}></div></${Section}>
     </div>
     ${open?.kind === "edit" && html`<${Edit} endpoint=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
     ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${() => setOpen(null)} />`}
     ${open?.kind === "secret" && html`<${Signing} title="New signing secret" endpoint=${open.endpoint} onClose=${() => { setOpen(null); reload() }} />`}
-    ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async () => { await post(`${path}:replay`); await update() }}>
+    ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}:replay`, undefined, sending); await update() }}>
       <p>The 1,000 oldest dead deliveries are tried again, under the ids that they have.</p></${Confirm}>`}
     ${open?.kind === "rotate" && html`<${Confirm} title="Rotate the signing secret?" action="Rotate secret" kind="primary" onClose=${() => setOpen((/** @type {any} */ now) => (now?.kind === "secret" ? now : null))}
-      run=${async () => setOpen({ kind: "secret", endpoint: await post(`${path}:rotate-secret`) })}><p>For 24 hours messages are signed by both secrets, so that no message is refused while you replace it.</p></${Confirm}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async () => { await remove(path); go("/webhooks") }}>
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => setOpen({ kind: "secret", endpoint: await post(`${path}:rotate-secret`, undefined, sending) })}><p>For 24 hours messages are signed by both secrets, so that no message is refused while you replace it.</p></${Confirm}>`}
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/webhooks") }}>
       <p>Nothing is delivered to <b><${Foreign} text=${data.url} /></b> any more, and its deliveries are no longer shown.</p></${Confirm}>`}`
 }
 

@@ -2,7 +2,7 @@
 import { ApiError } from "../lib/api.js"
 import { parseWritten } from "../lib/exact.js"
 import { classes, html, useId, useState } from "../lib/html.js"
-import { Button, Field, Problem } from "../ui/parts.js"
+import { Button, Field, Problem, useSending } from "../ui/parts.js"
 
 /** @typedef {{values: Record<string, any>, set: (name: string, value: any) => void, errors: Record<string, string>,
  *   rest: unknown, isBusy: boolean, submit: (event: Event) => Promise<void>, isChanged: boolean}} Form */
@@ -19,7 +19,7 @@ export class FieldError extends Error {
 /**
  * Keep the values of a form, and what is wrong with each.
  * @param {Record<string, any>} initial
- * @param {(values: Record<string, any>) => Promise<unknown>} send
+ * @param {(values: Record<string, any>, sending: import("../lib/api.js").Sending) => Promise<unknown>} send
  * @returns {Form}
  */
 export function useForm(initial, send) {
@@ -27,6 +27,7 @@ export function useForm(initial, send) {
   const [errors, setErrors] = useState(/** @type {Record<string, string>} */ ({}))
   const [rest, setRest] = useState(/** @type {unknown} */ (null))
   const [isBusy, setBusy] = useState(false)
+  const sending = useSending(setRest)
   const set = (/** @type {string} */ name, /** @type {any} */ value) => {
     setValues((before) => ({ ...before, [name]: value }))
     setErrors(({ [name]: _, ...others }) => others)
@@ -38,7 +39,8 @@ export function useForm(initial, send) {
     setRest(null)
     setErrors({})
     try {
-      await send(values)
+      await send(values, sending)
+      setRest(null)
     } catch (error) {
       const found = byField(error, Object.keys(values))
       setErrors(found.errors)

@@ -36,15 +36,15 @@ export function ModelForm({ provider, model, onDone, onClose }) {
       ...(provider.kind === "openai" ? { api: values.api || null } : {}),
     }
   }
-  const entered = useForm(initial, async (values) => {
+  const entered = useForm(initial, async (values, sending) => {
     const fields = fieldsOf(shown(values))
-    if (model === null) await post(path, fields)
+    if (model === null) await post(path, fields, sending)
     else {
       // What is left out is kept: a value that follows from the name or the address is not set by saving the rest.
       const before = /** @type {Record<string, any>} */ (fieldsOf(shown(initial)))
       const changed = Object.entries(fields).filter(([name, value]) =>
         JSON.stringify(value) !== JSON.stringify(before[name]) || (isRenamed(values) && DERIVED.includes(name)))
-      if (changed.length > 0) await patch(`${path}/${model.id}`, Object.fromEntries(changed))
+      if (changed.length > 0) await patch(`${path}/${model.id}`, Object.fromEntries(changed), sending)
     }
     onDone()
   })

@@ -1,5 +1,5 @@
 // What the pages of settings share: lists, secrets that are shown once, confirmations.
-import { ApiError, page } from "../lib/api.js"
+import { ApiError, calledOff, page } from "../lib/api.js"
 import { classes, html, useEffect, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
 import { may, me } from "../lib/session.js"
@@ -38,6 +38,8 @@ export function useList(path, params = {}) {
     return () => mine.abort()
   }, [key])
   const reload = async () => control === null ? undefined : read(control.signal)
+  const changes = useStore(calledOff)
+  useEffect(() => void (changes > 0 && reload()), [changes])
   const more = async () => {
     const found = await page(path, { ...params, before: state.next }, control?.signal)
     setState((before) => ({ ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
@@ -106,7 +108,7 @@ export const Secret = ({ title, secret, label, children, onClose, lost }) => htm
 
 /**
  * A question before something that cannot be undone.
- * @param {{title: string, children: any, action: string, run: () => Promise<unknown>, onClose: () => void, kind?: "danger" | "primary"}} props
+ * @param {{title: string, children: any, action: string, run: (sending: import("../lib/api.js").Sending) => Promise<unknown>, onClose: () => void, kind?: "danger" | "primary"}} props
  */
 export function Confirm({ title, children, action, run, onClose, kind = "danger" }) {
   const doing = useAction()

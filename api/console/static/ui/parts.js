@@ -1,9 +1,10 @@
 // Small parts that all pages share.
-import { ApiError } from "../lib/api.js"
+import { ApiError, calledOff } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/refusals.js"
+import { useStore } from "../lib/store.js"
 import { Icon } from "./icons.js"
 
 /**
@@ -39,9 +40,15 @@ export const Time = ({ at }) => html`<time datetime=${at ?? ""} title=${exactly(
 /** Text of others, in which no character turns the direction around. @param {{text: string, class?: string}} props */
 export const Foreign = ({ text, class: name }) => html`<bdi class=${name}>${plain(text)}</bdi>`
 
+/** In the place of an error while a change is sent again. */
+class SentAgain {}
+
 /** @param {{error: unknown, onRetry?: () => void}} props */
 export function Problem({ error, onRetry }) {
   if (error === null || error === undefined) return null
+  if (error instanceof SentAgain) {
+    return html`<p class="note" role="status">No response: it is sent again until you cancel it or leave the page. An attempt may have arrived already.</p>`
+  }
   const { text, trace } = explained(error)
   return html`<div class="problem" role="alert">
     <${Icon} name="alert" />
@@ -149,7 +156,7 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
 }
 
 /**
- * Keep what a request returns; it is sent again when `keys` change.
+ * Keep what a request returns; it is sent again when `keys` change, or a change was called off that may have been made.
  * @template T
  * @param {(signal: AbortSignal) => Promise<T>} read
  * @param {unknown[]} keys
@@ -158,6 +165,7 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
 export function useRead(read, keys) {
   const [state, setState] = useState({ data: /** @type {any} */ (null), error: /** @type {unknown} */ (null), isLoading: true })
   const [turn, setTurn] = useState(0)
+  const changes = useStore(calledOff)
   useEffect(() => {
     const control = new AbortController()
     setState((before) => ({ ...before, isLoading: true }))
@@ -166,20 +174,33 @@ export function useRead(read, keys) {
       (error) => !control.signal.aborted && setState((before) => ({ ...before, error, isLoading: false })),
     )
     return () => control.abort()
-  }, [...keys, turn])
+  }, [...keys, turn, changes])
   return { ...state, reload: () => setTurn((before) => before + 1) }
 }
 
 /**
+ * Return what changes of a component are sent with: they are called off with it.
+ * @param {(error: unknown) => void} show is called with what to say while one is sent again
+ * @returns {import("../lib/api.js").Sending}
+ */
+export function useSending(show) {
+  const [control] = useState(() => new AbortController())
+  useEffect(() => () => control.abort(), [])
+  return { signal: control.signal, onRetry: () => show(new SentAgain()) }
+}
+
+/**
  * Run something that may fail, and know whether it runs.
- * @returns {{isBusy: boolean, error: unknown, run: (action: () => Promise<unknown>) => Promise<boolean>, clear: () => void}}
+ * @returns {{isBusy: boolean, error: unknown, run: (action: (sending: import("../lib/api.js").Sending) => Promise<unknown>) => Promise<boolean>,
+ *   clear: () => void}}
  */
 export function useAction() {
   const [state, setState] = useState({ isBusy: false, error: /** @type {unknown} */ (null) })
-  const run = async (/** @type {() => Promise<unknown>} */ action) => {
+  const sending = useSending((error) => setState({ isBusy: true, error }))
+  const run = async (/** @type {(sending: import("../lib/api.js").Sending) => Promise<unknown>} */ action) => {
     setState({ isBusy: true, error: null })
     try {
-      await action()
+      await action(sending)
       setState({ isBusy: false, error: null })
       return true
     } catch (error) {

@@ -1,0 +1,96 @@
+"""Changes in the console, in a real Chromium, that people call off while the service is away."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import killed, lose, unreachable
+from tests.acceptance.test_console_settings import go, press, row, signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+SENT_AGAIN = "No response: it is sent again"
+
+
+def is_back(context: BrowserContext, page: Page) -> None:
+    """Bring the network back, and wait for longer than a request takes to be sent again."""
+    context.set_offline(False)
+    page.wait_for_timeout(1_500)
+
+
+@pytest.mark.parametrize("way", ["Cancel", "Esc", "another page"])
+def test_a_key_is_not_revoked_after_the_person_has_left(
+    context: BrowserContext, user: Caller, way: str
+) -> None:
+    """The dialog says that it tries again; what was cancelled is not done once it could be."""
+    user.api_key(name=way)
+    page = signed_in(context, user, "/keys")
+    press(row(page, way), f"Revoke {way}")
+    context.set_offline(True)
+    press(page.get_by_role("dialog"), "Revoke key")
+    expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text(SENT_AGAIN)
+    if way == "Cancel":
+        press(page.get_by_role("dialog"), "Cancel")
+    elif way == "Esc":
+        page.keyboard.press("Escape")
+    else:
+        go(page, "/threads")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    is_back(context, page)
+
+    [key] = [one for one in user.get("/v1/api-keys") if one["name"] == way]
+    assert key["revoked_at"] is None
+
+
+def test_a_persona_is_not_published_after_the_form_was_left(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The page that the person went to stays."""
+    page = signed_in(context, user, "/personas/new")
+    page.get_by_label("Key").fill("late")
+    context.set_offline(True)
+    press(page, "Publish")
+    expect(page.get_by_role("status").filter(has_text=SENT_AGAIN)).to_be_visible()
+    go(page, "/runs")
+    is_back(context, page)
+
+    assert page.url.endswith("#/runs")
+    assert 404 == user.http.get("/v1/personas/late@1").status_code
+
+
+def test_what_arrived_before_it_was_called_off_is_shown(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The list is read again, so that the key can be revoked."""
+    page = signed_in(context, user, "/keys")
+    lose(context, "**/v1/api-keys", killed, *[unreachable] * 50)
+    press(page, "Create key")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("Arrived")
+    press(form, "Create key")
+    expect(form.get_by_role("status")).to_contain_text("may have arrived already")
+    context.unroute("**/v1/api-keys")
+    press(form, "Cancel")
+
+    expect(row(page, "Arrived")).to_be_visible()
+    assert 1 == len([one for one in user.get("/v1/api-keys") if one["name"] == "Arrived"])
+
+
+def test_a_change_is_not_sent_again_for_ever(context: BrowserContext, user: Caller) -> None:
+    """The dialog stays, and says that an attempt may have arrived."""
+    user.api_key(name="Kept")
+    page = signed_in(context, user, "/keys")
+    press(row(page, "Kept"), "Revoke Kept")
+    context.set_offline(True)
+    press(page.get_by_role("dialog"), "Revoke key")
+    expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text(SENT_AGAIN)
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=6))
+
+    alert = page.get_by_role("dialog").get_by_role("alert")
+    expect(alert).to_contain_text("An attempt may have arrived", timeout=20_000)
+    expect(page.get_by_role("button", name="Revoke key")).to_be_enabled()
