@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_lists import renew
 from tests.acceptance.test_console_settings import press, signed_in
 from tests.caller import Caller
 from tests.waiting import eventually
@@ -64,3 +65,62 @@ def test_a_call_that_is_made_waits_for_no_other(
 
     expect(page.locator(".call .badge")).to_have_text(["waits for an answer", "running"])
     user.cancel(run_id)
+
+
+def calling(user: Caller, *expressions: str) -> str:
+    """Begin a run that waits until a person approves its first call; return its id."""
+    fields = {"tools": ["calculator"], "require_approval": ["calculator"]}
+    user.http.post("/v1/personas", json={"key": "calling", "route_id": "scripted", **fields})
+    calls = [{"tool": "calculator", "args": {"expression": text}} for text in expressions]
+    run_id = user.run({"tools": calls}, {"say": "It is done."}, persona_id="calling")
+    user.until(run_id, "phase", "waiting")
+    return run_id
+
+
+def middle_of(button: Locator) -> tuple[float, float]:
+    box = button.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_click_approves_no_call_that_has_taken_the_place_of_another(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A run that begins to wait is put above the one that a person is about to approve."""
+    page = signed_in(context, user, "/keys")
+    seen = calling(user, "1+1")
+    page.goto(f"{user.url}/console#/inbox")
+    approve = page.get_by_role("button", name="Approve", exact=True)
+    approve.first.click(trial=True)
+    count, place = approve.count(), middle_of(approve.first)
+    new = calling(user, "666*666")
+    renew(page)
+    expect(approve).to_have_count(count + 1)
+    page.mouse.click(*place)
+    approve.first.click(trial=True)
+
+    assert "waiting" == user.get_run(new)["phase"]
+    approve.nth(1).click()
+    assert "completed" == user.ended(seen)["status"]
+    user.cancel(new)
+
+
+@pytest.mark.parametrize("shown", ["runs", "threads"])
+def test_a_second_click_does_not_approve_the_next_call(
+    context: BrowserContext, user: Caller, shown: str
+) -> None:
+    """The next approval comes in the place of the first, and takes clicks after a second."""
+    page = signed_in(context, user, "/keys")
+    run_id = calling(user, "1+1", "666*666")
+    key = "run_id" if shown == "runs" else "thread_id"
+    page.goto(f"{user.url}/console#/{shown}/{user.get_run(run_id)[key]}")
+    ask = page.locator(".ask")
+    approve = ask.get_by_role("button", name="Approve", exact=True)
+    approve.click()
+    expect(ask).to_contain_text("666*666")
+    page.mouse.click(*middle_of(approve))
+    approve.click(trial=True)
+
+    assert "waiting" == user.get_run(run_id)["phase"]
+    approve.click()
+    assert "completed" == user.ended(run_id)["status"]

@@ -2,7 +2,7 @@
 import { ApiError, post, segment } from "../lib/api.js"
 import { isRounded, parse, parseWritten } from "../lib/exact.js"
 import { plain, when } from "../lib/format.js"
-import { html, useId, useState } from "../lib/html.js"
+import { html, useId, useLayoutEffect, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
@@ -10,13 +10,28 @@ import { safeUrl } from "../ui/markdown.js"
 import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
+/** For how long a box that has just come under the pointer takes no click. */
+const NEW_MS = 1_000
+
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
  * from any person or client.
- * @param {{runId: string, pending: any, onDone?: () => void}} props
+ * @param {{runId: string, pending: any, place?: string, onDone?: () => void}} props `place` changes when the box may have moved
  */
-export function PendingInput({ runId, pending, onDone }) {
+export function PendingInput({ runId, pending, place = "", onDone }) {
   const action = useAction()
+  const [isNew, setNew] = useState(true)
+  useLayoutEffect(() => {
+    setNew(true)
+    const timer = setTimeout(() => setNew(false), NEW_MS)
+    return () => clearTimeout(timer)
+  }, [place])
+  // The click was for what was there before. The keyboard's come from an element that has the focus, and keeps it.
+  const onClick = (/** @type {MouseEvent} */ event) => {
+    if (!isNew || event.detail === 0) return
+    event.preventDefault()
+    event.stopPropagation()
+  }
   const answer = (/** @type {string | object} */ content) => action.run(async (sending) => {
     const text = typeof content === "string" ? content : JSON.stringify(content)
     // The run's events may say that it is answered before the response does, and this box goes.
@@ -27,7 +42,8 @@ export function PendingInput({ runId, pending, onDone }) {
     /** @type {"question"} */ (pending.kind)] ?? Question
   const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
   return html`<section class="ask" aria-label="The run waits for you">
-    ${may("data.runs.write") ? html`<${Form} pending=${pending} runId=${runId} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} />`
+    ${may("data.runs.write") ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
+      <${Form} pending=${pending} runId=${runId} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
       : html`<p>${plain(pending.prompt)}</p>`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
     <p class="faint ask-until">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} ${when(pending.expires_at)}</p>
