@@ -104,9 +104,13 @@ export class Conversation {
     // Of older pages that were loaded, what comes before this one stays.
     const cut = this.view.entries.findIndex((entry) => known.has(idOf(entry)))
     const before = isFirst || cut < 0 ? [] : this.view.entries.slice(0, cut)
+    // So do the first turns of a run that goes over two pages, unless there are turns between them and this page.
+    const rest = cut < 0 ? null : restOf(this.view.entries[cut], entries[0])
+    const isWhole = rest !== null && (rest.length > 0 || before.length > 0)
+    if (rest?.length) entries[0] = { ...entries[0], first_turn: entries[0].first_turn - rest.length, turns: [...rest, ...entries[0].turns] }
     this.update({
-      entries: [...before, ...entries],
-      older: before.length > 0 ? this.view.older : response.headers.get("X-Next-Cursor"),
+      entries: isWhole ? [...before, ...entries] : entries,
+      older: isWhole ? this.view.older : response.headers.get("X-Next-Cursor"),
       error: null,
       isLoaded: true,
     })
@@ -173,6 +177,8 @@ export class Conversation {
       started_at: null, ended_at: null,
     })
     this.update({ entries })
+    // Messages that are too long for the stream are in the timeline alone.
+    if (data.truncated) void this.load()
   }
 
   /** Load the page before the oldest entry. */
@@ -222,6 +228,17 @@ export class Conversation {
     const run = this.view.entries.find((entry) => entry.type === "run" && entry.run_id === runId)
     if (run?.type === "run" && run.seq === 0) await this.load()
   }
+}
+
+/**
+ * Return the turns before a page that begins within a run; null if those that are shown do not reach up to it.
+ * @param {Entry} shown @param {Entry} first the first entry of the page
+ */
+function restOf(shown, first) {
+  if (first.type !== "run" || first.first_turn === 0) return []
+  if (shown.type !== "run" || shown.run_id !== first.run_id) return null
+  const length = first.first_turn - shown.first_turn
+  return length < 0 || shown.turns.length < length ? null : shown.turns.slice(0, length)
 }
 
 /** Return where the messages begin that belong to a run that waits. @param {Entry[]} entries @param {number} at */

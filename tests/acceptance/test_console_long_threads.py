@@ -1,0 +1,61 @@
+"""Threads in the console, in a real Chromium, of which one page or frame does not have all."""
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import press, signed_in
+from tests.caller import Caller
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def test_the_first_turns_of_a_long_run_stay(context: BrowserContext, user: Caller) -> None:
+    """They were loaded before a message is sent, and the thread is read again."""
+    fields = {"tools": ["calculator"], "route_id": "scripted"}
+    user.made("/v1/personas", {"key": "long", **fields})
+    turns = [
+        step
+        for number in range(10)
+        for step in (
+            {"say": f"turn {number} " + "lorem ipsum " * 170, "repeat": 60},
+            {"tool": "calculator", "args": {"expression": f"{number}+1"}},
+        )
+    ]
+    run_id = user.run(*turns, {"say": "The end."}, persona_id="long")
+    thread = user.ended(run_id, seconds=60)["thread_id"]
+    page = signed_in(context, user, f"/threads/{thread}")
+    shown = page.locator(f'article[data-run="{run_id}"]').locator(".turn")
+    older = page.get_by_role("button", name="Earlier messages")
+    expect(page.get_by_text("The end.").first).to_be_visible()
+    part = shown.count()
+    assert part < 11
+    older.click()
+    expect(shown).to_have_count(11)
+    expect(older).to_have_count(0)
+    page.get_by_label("Message", exact=True).fill("Thanks")
+    press(page, "Send")
+
+    expect(page.locator(".said").last).to_have_text("Thanks")
+    expect(page.locator("article[data-run]")).to_have_count(2)
+    expect(shown).to_have_count(11)
+
+
+def test_messages_that_a_frame_has_no_room_for_are_shown(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Another client has posted them; the frame of the run says that it has not all messages."""
+    thread = user.thread()
+    page = signed_in(context, user, f"/threads/{thread}")
+    expect(page.get_by_text("Nothing said yet")).to_be_visible()
+    path = f"/v1/threads/{thread}/messages"
+    user.made(path, {"content": "The early one."})
+    user.made(path, {"content": f"The long one. {'A' * 70_000}"})
+    user.start(thread, route_id="scripted")
+
+    said = page.locator(".said")
+    expect(said.filter(has_text="The long one.")).to_be_visible()
+    expect(said.filter(has_text="The early one.")).to_be_visible()
