@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import killed, lose, unreachable
@@ -45,6 +45,23 @@ def test_a_key_is_not_revoked_after_the_person_has_left(
 
     [key] = [one for one in user.get("/v1/api-keys") if one["name"] == way]
     assert key["revoked_at"] is None
+
+
+def test_a_first_attempt_arrives_though_the_person_leaves(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Nothing said that it would not: a run that somebody cancels does not go on."""
+    run_id = user.run({"hang": 60})
+    page = signed_in(context, user, f"/runs/{run_id}")
+    held: list[Route] = []
+    context.route("**/v1/runs/*:cancel", lambda route: held.append(route))
+    press(page, "Cancel run")
+    expect(page.get_by_role("button", name="Cancel run")).to_be_disabled()
+    go(page, "/threads")
+    held[0].continue_()
+    page.wait_for_timeout(200)
+
+    assert "cancelled" == user.ended(run_id)["status"]
 
 
 def test_a_persona_is_not_published_after_the_form_was_left(

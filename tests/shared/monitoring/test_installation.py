@@ -66,6 +66,29 @@ def test_queues_are_ordered_by_the_longest_wait(
     ] == [(row.org_id, tuple(row._mapping[name] for name in counts)) for row in rows]
 
 
+def test_a_suspended_org_is_found_behind_many_others(
+    connections: Connections,
+    register: Register,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The list is as long as before, and keeps its order."""
+    monkeypatch.setattr(installation, "MOST", 4)
+    orgs = [register() for _ in range(6)]
+    for number, one in enumerate(orgs):
+        make_run(one, one.thread(), RunState.QUEUED, queued_at=ago(seconds=90 - number))
+    suspended = register()
+    with connections.transaction() as tx:
+        suspensions.suspend(tx, suspended.org_id, "Unpaid bills")
+
+    with connections.reading() as sql:
+        rows = installation.queues(sql)
+    found = [row.org_id for row in rows]
+    assert 4 == len(found)
+    assert [one.org_id for one in orgs[:2]] == found[:2]
+    assert suspended.org_id in found
+
+
 def test_workers_are_alive_by_what_was_heard(stored: StoredRuns) -> None:
     """Heartbeats show one of the service, a lease shows an agent worker; each has its runs."""
     alive = stored.worker()

@@ -1,5 +1,5 @@
 // A new conversation: who is to answer, and the first message.
-import { get } from "../lib/api.js"
+import { all, get } from "../lib/api.js"
 import { parts } from "../lib/format.js"
 import { html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
@@ -12,7 +12,7 @@ import { deliver, lastBody, saveBody } from "./outbox.js"
 export function NewThread({ onMade }) {
   const id = useId()
   const choices = useRead(async (signal) => {
-    const [personas, routes] = await Promise.all([get("personas", {}, signal), get("routes", {}, signal)])
+    const [personas, routes] = await Promise.all([all("personas", signal), get("routes", {}, signal)])
     return { personas: newest(personas), routes }
   }, [])
   // A message that is being written, is here again, or is still being sent, has them already.

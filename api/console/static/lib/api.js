@@ -118,6 +118,25 @@ export async function page(path, params = {}, signal) {
 }
 
 /**
+ * Read all pages of a list.
+ * @param {string} path
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any[]>}
+ */
+export async function all(path, signal) {
+  /** @type {any[]} */
+  const rows = []
+  /** @type {string | null} */
+  let before = null
+  do {
+    const found = await page(path, { limit: 200, before }, signal)
+    rows.push(...found.rows)
+    before = found.next
+  } while (before !== null)
+  return rows
+}
+
+/**
  * Send a change. If the network or a proxy loses it, it is sent again with the same key, so that it is made once,
  * until the person who makes it signs out, or `signal` calls it off.
  * @param {string} method
@@ -132,8 +151,11 @@ export async function change(method, path, body, { signal, onRetry, key = crypto
   let isUnsure = false
   for (let pause = 500, isRepeated = false; ; pause = Math.min(2 * pause, 8_000), isRepeated = true) {
     try {
-      const response = await send(method, path, { body, headers, signal, user })
-      return response.status === 204 ? null : await bodyOf(response, signal)
+      // The first attempt goes to its end: most arrive, and nobody would know what became of one that was cut off.
+      const response = await send(method, path, { body, headers, signal: isRepeated ? signal : undefined, user })
+      const made = response.status === 204 ? null : await bodyOf(response)
+      signal?.throwIfAborted() // what would follow is not expected any more
+      return made
     } catch (error) {
       // The request before was carried out, and only its response was lost.
       if (isRepeated && method === "DELETE" && error instanceof ApiError && error.status === 404) return null

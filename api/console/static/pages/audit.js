@@ -1,5 +1,5 @@
 // The audit log: who did what, and the head of its chain.
-import { get, page } from "../lib/api.js"
+import { all, get } from "../lib/api.js"
 import { exactly } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
 import { go } from "../lib/router.js"
@@ -13,9 +13,9 @@ import { Code, Dialog, Empty, Head, Id, Problem, Time, useRead } from "../ui/par
 export function Page({ params }) {
   const filters = { action: params.get("action") ?? "", actor_user_id: params.get("actor_user_id") ?? "" }
   const list = useList("audit-logs", { ...filters, limit: 50 })
-  const members = useRead((signal) => page(`orgs/${me.get()?.org_id}/members`, { limit: 200 }, signal), [])
+  const members = useRead((signal) => all(`orgs/${me.get()?.org_id}/members`, signal), [])
   const [open, setOpen] = useState(/** @type {any} */ (null))
-  const names = new Map((members.data?.rows ?? []).map((member) => [member.user_id, member.login]))
+  const names = new Map((members.data ?? []).map((member) => [member.user_id, member.login]))
   const filter = (/** @type {Partial<typeof filters>} */ changed) => go("/audit", { ...filters, ...changed })
   const isKnown = filters.actor_user_id === "" || names.has(filters.actor_user_id)
   return html`<${Head} title="Audit log" />

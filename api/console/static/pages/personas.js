@@ -1,5 +1,5 @@
 // Personas: the list, a persona's versions with their difference, and the next version.
-import { get, page, post, segment } from "../lib/api.js"
+import { all, get, post, segment } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Changes } from "../settings/diff.js"
@@ -34,17 +34,9 @@ export function Page({ name, params }) {
 
 /** All personas, the newest version of each first. @param {AbortSignal} signal */
 async function readAll(signal) {
-  /** @type {any[]} */
-  const all = []
-  /** @type {string | null} */
-  let before = null
-  do {
-    const found = await page("personas", { limit: 200, before }, signal)
-    all.push(...found.rows)
-    before = found.next
-  } while (before !== null)
+  const found = await all("personas", signal)
   const age = (/** @type {any} */ persona) => persona.created_at ?? ""
-  return all.sort((a, b) => (age(a) < age(b) ? 1 : age(a) > age(b) ? -1 : b.version.localeCompare(a.version, "en", { numeric: true })))
+  return found.sort((a, b) => (age(a) < age(b) ? 1 : age(a) > age(b) ? -1 : b.version.localeCompare(a.version, "en", { numeric: true })))
 }
 
 /** @param {{personas: any[]}} props */

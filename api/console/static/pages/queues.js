@@ -7,6 +7,8 @@ import { Failed, Name, Section, Table } from "../settings/parts.js"
 import { Button, Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
 const CLASSES = ["1", "2-10", "11-100", "101+"]
+/** The service lists no more organizations. */
+const MOST = 200
 
 export function Page() {
   const { data, error, reload } = useRead((signal) => get("operator/queues", {}, signal), [])
@@ -15,6 +17,7 @@ export function Page() {
   if (data === null) return html`<${Head} title="Queues" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const sum = (/** @type {string} */ name) => data.orgs.reduce((/** @type {number} */ all, /** @type {any} */ org) => all + org[name], 0)
   const oldest = data.orgs[0]?.oldest_queued_at
+  const isPart = data.orgs.length >= MOST
   const figures = [
     ["Queued", count(sum("queued"))],
     ["Oldest", oldest ? duration(Math.max(0, Date.now() - Date.parse(oldest))) : "–"],
@@ -25,7 +28,8 @@ export function Page() {
   ]
   return html`<${Head} title="Queues" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />
     <div class="page">
-      <p class="lead">Runs of all organizations that have not ended. It is read again every 5 seconds.</p>
+      <p class="lead">Runs ${isPart ? `of the ${MOST} organizations below` : "of all organizations"} that have not ended. It is read again every 5 seconds.
+        ${isPart && " There may be more organizations: only the classes count the queued runs of all."}</p>
       <${Problem} error=${error} onRetry=${reload} />
       ${note}
       <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
@@ -37,7 +41,7 @@ export function Page() {
           { title: "Oldest waits for", class: "number", cell: (/** @type {any} */ row) => row.runs ? duration(row.oldest_seconds * 1000) : "–" },
         ]} />
         <p class="faint">Measured <${Time} at=${data.measured_at} />.</p></${Section}>
-      <${Section} title="By organization" about="The longest wait for a worker comes first. Suspended organizations are listed without runs, too.">
+      <${Section} title="By organization" about="The longest wait for a worker comes first, of at most 200. Suspended organizations are listed without runs, too.">
         ${data.orgs.length === 0 ? html`<${Empty} icon="runs" title="Nothing is going on"><p>No run is queued, executed or waiting.</p></${Empty}>` : html`<${Table} label="Queue by organization"
           id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${columns(cell)} />`}</${Section}>
       ${dialogs}

@@ -20,9 +20,13 @@ function periodOf(days) {
   return { from: day(Date.now() - (days - 1) * 86_400_000), to: day(Date.now() + 86_400_000) }
 }
 
+/** Rows of the reports by end user and by value of metadata. */
+const MOST_PEOPLE = 20
+const MOST_VALUES = 100
+
 /** What the page shows of a period, the most important first. */
 const REPORTS = /** @type {const} */ ([["total", "me/usage", {}], ["daily", "me/usage/daily", {}], ["models", "me/usage/by-model", {}],
-  ["people", "me/usage/by-end-user", { limit: 20 }]])
+  ["people", "me/usage/by-end-user", { limit: MOST_PEOPLE }]])
 
 /**
  * Read a report, again and again while the organization's reports, or its requests, have to wait.
@@ -88,7 +92,7 @@ export function Page({ params }) {
         <div class="panels">
           <section class="panel"><h2>By model</h2><${Shares} rows=${data.models} name="model" measure=${measure} /></section>
           ${data.people && html`
-          <section class="panel"><h2>By end user</h2><${Shares} rows=${data.people} name="end_user_id" measure=${measure} none="No end user" /></section>
+          <section class="panel"><h2>By end user</h2><${Shares} rows=${data.people} name="end_user_id" measure=${measure} none="No end user" most=${MOST_PEOPLE} /></section>
           <section class="panel"><h2>By metadata</h2><${ByMetadata} period=${period} days=${days} initial=${key} measure=${measure} onKey=${(/** @type {string} */ name) => set({ key: name })} /></section>`}
         </div>`}
       <${Wait} why=${wait} />
@@ -158,12 +162,12 @@ const dayMonth = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "shor
 /** @param {string} date */
 const label = (date) => (date ? dayMonth.format(new Date(date)) : "")
 
-/** Rows with a bar each. @param {{rows: any[], name: string, measure: string, none?: string}} props */
-function Shares({ rows, name, measure, none = "None" }) {
+/** Rows with a bar each; of `most` rows, there may be cheaper ones. @param {{rows: any[], name: string, measure: string, none?: string, most?: number}} props */
+function Shares({ rows, name, measure, none = "None", most: limit = Infinity }) {
   if (rows.length === 0) return html`<p class="faint">Nothing in this period.</p>`
   const sorted = [...rows].sort((a, b) => valueOf(b, measure) - valueOf(a, measure))
   const most = Math.max(...sorted.map((row) => valueOf(row, measure)), 1e-9)
-  return html`<ul class="shares">${sorted.map((row) => html`<li key=${row[name] ?? ""}>
+  return html`${rows.length >= limit && html`<p class="faint">The ${limit} most expensive.</p>`}<ul class="shares">${sorted.map((row) => html`<li key=${row[name] ?? ""}>
     <span class="share-name">${row[name] === null ? html`<span class="faint">${none}</span>` : html`<${Foreign} text=${row[name]} />`}</span>
     <span class="number">${shown(valueOf(row, measure), measure)}</span>
     <svg class="share-bar" height="4" width="100%" aria-hidden="true"><rect class="track" width="100%" height="4" rx="2" />
@@ -176,7 +180,7 @@ function ByMetadata({ period, days, initial, measure, onKey }) {
   const [wait, setWait] = useState("")
   const read = useRead(async (signal) => {
     setWait("")
-    return initial ? report("me/usage/by-metadata", { ...period, key: initial }, signal, setWait) : null
+    return initial ? report("me/usage/by-metadata", { ...period, key: initial, limit: MOST_VALUES }, signal, setWait) : null
   }, [initial, days])
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault()
@@ -186,6 +190,6 @@ function ByMetadata({ period, days, initial, measure, onKey }) {
       value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}></form>
     <${Problem} error=${read.error} />
     <${Wait} why=${wait} />
-    ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" />`}
+    ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" most=${MOST_VALUES} />`}
     ${!initial && html`<${Empty} icon="usage" title="">Enter a key of your runs' metadata to compare its values.</${Empty}>`}`
 }

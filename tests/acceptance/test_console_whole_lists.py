@@ -1,0 +1,88 @@
+"""Lists in the console, in a real Chromium, of which a page of the service has a part."""
+
+import re
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Route, expect
+
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import go, signed_in
+from tests.caller import Caller, client
+from tests.clients import PASSWORD
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+
+
+def shorten(page: Page, pattern: str) -> None:
+    """Let each page of a list have one row."""
+
+    def ask(route: Route) -> None:
+        route.continue_(url=re.sub(r"limit=\d+", "limit=1", route.request.url))
+
+    page.route(pattern, ask)
+
+
+def member(user: Caller, name: str) -> tuple[str, str]:
+    """Add a member to the org; return login and token."""
+    invited = {"name": name, "role": "member"}
+    invitation = user.made(f"/v1/orgs/{user.org_id}/invitations", invited)["token"]
+    login = f"{name}-{user.login}"
+    body = {"login": login, "email": f"{login}@example.com", "password": PASSWORD}
+    made = client(user.url).post("/v1/auth/register", json={**body, "invitation": invitation})
+    assert 201 == made.status_code, made.text
+    return login, made.json()["access_token"]
+
+
+def test_a_new_thread_offers_all_personas(context: BrowserContext, user: Caller) -> None:
+    """Versions of one persona do not hide the personas that come after it."""
+    for number in range(51):
+        user.made("/v1/personas", {"key": "billing", "version": str(number + 1)})
+    user.made("/v1/personas", {"key": "support"})
+    page = signed_in(context, user, "/threads/new")
+
+    expect(page.get_by_label("Persona").locator("option", has_text="billing")).to_have_count(1)
+    expect(page.get_by_label("Persona").locator("option", has_text="support")).to_have_count(1)
+
+
+def test_the_audit_log_offers_all_members(context: BrowserContext, user: Caller) -> None:
+    """The members are read page by page."""
+    login, _ = member(user, "audited")
+    page = signed_in(context, user, "/keys")
+    shorten(page, "**/members?*")
+    go(page, "/audit")
+
+    expect(page.get_by_label("Member").locator("option", has_text=login)).to_have_count(1)
+    expect(
+        page.get_by_label("Member").get_by_role("option", name=user.login, exact=True)
+    ).to_have_count(1)
+
+
+def test_queues_of_some_orgs_are_not_called_those_of_all(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Where the service lists as many as it can, the sums are of these."""
+    org = {"name": "acme", "slug": None, "weight": 1, "suspended_at": None, "queued": 1}
+    rest = {"queued_for_agents": 0, "executing": 0, "waiting": 0, "not_yet_due": 0}
+    orgs = [
+        {**org, **rest, "org_id": str(number), "oldest_queued_at": None} for number in range(200)
+    ]
+    body = {"measured_at": "2026-11-27T06:10:02.113Z", "classes": [], "orgs": orgs}
+    context.route("**/v1/operator/queues", lambda route: route.fulfill(json=body))
+    page = signed_in(context, user, "/queues")
+
+    expect(page.locator(".lead")).to_contain_text("of the 200 organizations below")
+    body["orgs"] = orgs[:199]
+    expect(page.locator(".lead")).to_contain_text("of all organizations", timeout=15_000)
+
+
+def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, user: Caller) -> None:
+    """The service returns the most expensive ones, which the page sorts by another measure."""
+    row = {"runs": 1, "input_tokens": 1, "output_tokens": 1, "cost_usd": 0.5}
+    rows = [{**row, "end_user_id": f"customer-{number}"} for number in range(20)]
+    context.route("**/v1/me/usage/by-end-user*", lambda route: route.fulfill(json=rows))
+    page = signed_in(context, user, "/usage?measure=runs")
+
+    expect(page.get_by_text("The 20 most expensive.")).to_be_visible(timeout=30_000)
