@@ -80,3 +80,49 @@ def test_esc_closes_any_other_dialog(context: BrowserContext, user: Caller) -> N
         expect(page.get_by_role("dialog")).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.parametrize("way", ["Esc", "Cancel"])
+def test_a_closed_dialog_returns_the_focus(context: BrowserContext, user: Caller, way: str) -> None:
+    """The keyboard continues at the button that opened it."""
+    page = signed_in(context, user, "/keys")
+    button = page.get_by_role("button", name="Create key", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_label("Name")).to_be_focused()
+    if way == "Esc":
+        page.keyboard.press("Escape")
+    else:
+        press(page.get_by_role("dialog"), "Cancel")
+
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(button).to_be_focused()
+
+
+def test_the_focus_goes_to_the_page_where_the_button_is_gone(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A key that is revoked has no button *Revoke*."""
+    user.api_key(name="Gone")
+    page = signed_in(context, user, "/keys")
+    press(row(page, "Gone"), "Revoke Gone")
+    press(page.get_by_role("dialog"), "Revoke key")
+
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()
+
+
+def test_each_of_two_dialogs_has_its_own_name(context: BrowserContext, user: Caller) -> None:
+    """A session that ends while a form is open is announced as such."""
+    page = signed_in(context, user, "/keys")
+    press(page, "Create key")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("Late")
+    context.clear_cookies()
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+    press(form, "Create key")
+
+    expect(page.get_by_role("dialog", name="Your session has ended")).to_be_visible()
+    labels = "one => document.getElementById(one.getAttribute('aria-labelledby')).innerText"
+    names = f"[...document.querySelectorAll('dialog')].map({labels})"
+    assert ["Create an API key", "Your session has ended"] == page.evaluate(names)

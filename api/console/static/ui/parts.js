@@ -1,7 +1,7 @@
 // Small parts that all pages share.
 import { ApiError, calledOff } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
-import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/refusals.js"
 import { useStore } from "../lib/store.js"
@@ -137,7 +137,17 @@ export const Head = ({ title, children, actions, back }) => html`<header class="
  */
 export function Dialog({ title, onClose, children, isRequired = false }) {
   const element = useRef(/** @type {HTMLDialogElement | null} */ (null))
-  useEffect(() => element.current?.showModal(), [])
+  const id = useId()
+  useEffect(() => {
+    const before = /** @type {HTMLElement | null} */ (document.activeElement)
+    element.current?.showModal()
+    // A dialog that is removed gives the focus to nothing: who uses the keyboard continues where it was, or in the page.
+    return () => queueMicrotask(() => {
+      if (document.activeElement !== document.body) return
+      if (before?.isConnected && before !== document.body) before.focus()
+      else document.getElementById("main")?.focus({ preventScroll: true })
+    })
+  }, [])
   const onCancel = (/** @type {Event} */ event) => {
     event.preventDefault()
     if (!isRequired) onClose()
@@ -147,9 +157,9 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
     if (!isRequired) onClose()
     else if (element.current?.isConnected) element.current.showModal()
   }
-  return html`<dialog class="dialog" ref=${element} aria-labelledby="dialog-title" closedby=${isRequired ? "none" : undefined}
+  return html`<dialog class="dialog" ref=${element} aria-labelledby=${id} closedby=${isRequired ? "none" : undefined}
     onCancel=${onCancel} onClose=${onClosed}>
-    <header><h2 id="dialog-title">${title}</h2>
+    <header><h2 id=${id}>${title}</h2>
       ${!isRequired && html`<${Button} kind="quiet" icon="close" label="Close" onClick=${onClose} />`}</header>
     ${children}
   </dialog>`
