@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import go, signed_in
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
@@ -86,3 +87,24 @@ def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, us
     page = signed_in(context, user, "/usage?measure=runs")
 
     expect(page.get_by_text("The 20 most expensive.")).to_be_visible(timeout=30_000)
+
+
+def test_a_late_reading_of_runs_is_not_shown_under_other_filters(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The timer has asked for all runs before a person chose those that have failed."""
+    run_id = user.run({"say": "Well."})
+    assert "completed" == user.ended(run_id)["status"]
+    page = signed_in(context, user, "/runs")
+    rows = page.locator(".runs-table tbody tr")
+    expect(rows.first).to_be_visible()
+    held = hold(context, "**/v1/runs?limit=50")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_role("button", name="failed", exact=True).click()
+    expect(page.get_by_text("No run fits the filters")).to_be_visible()
+    assert 1 == len(held)
+    held[0].fulfill(json=[one for one in user.get("/v1/runs") if one["run_id"] == run_id])
+    page.wait_for_timeout(500)
+
+    # At once: the timer would read those that have failed again.
+    assert 0 == rows.count()

@@ -64,29 +64,33 @@ function useRuns(filters) {
   const more = useAction()
   // Older runs are shown, or asked for: the timer leaves them alone.
   const isExtended = useRef(false)
-  const load = async (/** @type {AbortSignal | undefined} */ signal, isTimed = false) => {
+  const control = useRef(new AbortController())
+  const load = async (isTimed = false) => {
+    const { signal } = control.current
     const wanted = query(filters)
     if (wanted === null) return
     try {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
-      if (signal?.aborted || (isTimed && isExtended.current)) return
+      if (signal.aborted || (isTimed && isExtended.current)) return
       isExtended.current = false
       setState({ rows: found.rows, next: found.next, error: null, query: wanted })
     } catch (error) {
-      if (!signal?.aborted) setState((before) => ({ ...before, error }))
+      if (!signal.aborted) setState((before) => ({ ...before, error }))
     }
   }
   useEffect(() => {
-    const control = new AbortController()
+    // Also those of the timer and the button: with other filters, what they find would seem to fit.
+    const mine = new AbortController()
+    control.current = mine
     // While somebody types, one request in a while.
-    const timer = setTimeout(() => load(control.signal), state.rows === null ? 0 : 250)
+    const timer = setTimeout(() => load(), state.rows === null ? 0 : 250)
     return () => {
       clearTimeout(timer)
-      control.abort()
+      mine.abort()
     }
   }, [key])
   // Only the first page is kept fresh: older ones would jump while they are read.
-  useInterval(() => !isExtended.current && void load(undefined, true), 10_000, [key])
+  useInterval(() => !isExtended.current && void load(true), 10_000, [key])
   const loadMore = async () => {
     const wasExtended = isExtended.current
     isExtended.current = true
@@ -99,7 +103,7 @@ function useRuns(filters) {
       throw error
     }
   }
-  return { ...state, more, loadMore, reload: () => void load(undefined) }
+  return { ...state, more, loadMore, reload: () => void load() }
 }
 
 /** @param {{filters: Record<string, string>, set: (change: Record<string, string>) => void, isFiltered: boolean}} props */
