@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import hold
-from tests.acceptance.test_console_settings import go, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 
@@ -108,3 +108,26 @@ def test_a_late_reading_of_runs_is_not_shown_under_other_filters(
 
     # At once: the timer would read those that have failed again.
     assert 0 == rows.count()
+
+
+def test_an_end_user_is_looked_for_again(context: BrowserContext, user: Caller) -> None:
+    """After a refusal, a second click asks the service again."""
+    refusals = [1]
+
+    def refuse(route: Route) -> None:
+        if not refusals:
+            route.continue_()
+            return
+        refusals.pop()
+        error = {"code": "rate_limit.exceeded", "message": "Slow down.", "details": {}}
+        route.fulfill(status=429, headers={"Retry-After": "1"}, json=error)
+
+    context.route("**/v1/budget/end-users?*", refuse)
+    page = signed_in(context, user, "/limits")
+    page.get_by_label("End user").fill("customer-7")
+    press(page, "Show budget")
+    expect(page.get_by_role("alert")).to_contain_text("Try again in 1 s.")
+    press(page, "Show budget")
+
+    expect(page.get_by_role("heading", name="customer-7")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)

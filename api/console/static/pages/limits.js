@@ -48,7 +48,9 @@ function EndUsers() {
   const [open, setOpen] = useState(/** @type {"" | "each" | "one"} */ (""))
   const search = (/** @type {Event} */ event) => {
     event.preventDefault()
-    setOne(typed.trim())
+    // The same name is looked for again: after an error, or when the numbers may have changed.
+    if (typed.trim() === one) found.reload()
+    else setOne(typed.trim())
   }
   const done = () => { setOpen(""); each.reload(); found.reload() }
   return html`<${Section} title="Budget of each end user" about="For those that have no budget of their own."
