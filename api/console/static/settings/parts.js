@@ -22,9 +22,15 @@ export function useList(path, params = {}) {
   })
   const key = path + JSON.stringify(params)
   const [control, setControl] = useState(/** @type {AbortController | null} */ (null))
-  const read = async (/** @type {AbortSignal} */ signal) => {
+  const read = async (/** @type {AbortSignal} */ signal, least = 0) => {
     try {
-      const found = await page(path, params, signal)
+      const { rows, next } = await page(path, params, signal)
+      const found = { rows, next }
+      while (found.next !== null && found.rows.length < least) {
+        const older = await page(path, { ...params, before: found.next }, signal)
+        found.rows.push(...older.rows)
+        found.next = older.next
+      }
       if (!signal.aborted) setState({ ...found, error: null })
     } catch (error) {
       if (!signal.aborted) setState((before) => ({ ...before, error }))
@@ -37,12 +43,20 @@ export function useList(path, params = {}) {
     void read(mine.signal)
     return () => mine.abort()
   }, [key])
-  const reload = async () => control === null ? undefined : read(control.signal)
+  // All rows that are shown: a row that was changed may be far down.
+  const reload = async () => control === null ? undefined : read(control.signal, state.rows?.length)
   const changes = useStore(calledOff)
   useEffect(() => void (changes > 0 && reload()), [changes])
   const more = async () => {
-    const found = await page(path, { ...params, before: state.next }, control?.signal)
-    setState((before) => ({ ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
+    const signal = control?.signal
+    const found = await page(path, { ...params, before: state.next }, signal).catch((error) => {
+      if (!signal?.aborted) throw error
+      return null
+    })
+    // The list has other filters by now.
+    if (found === null || signal?.aborted) return
+    // Or was read again: what was found follows other rows then.
+    setState((before) => (before.next !== state.next ? before : { ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
   }
   return { ...state, reload, more }
 }
