@@ -175,3 +175,18 @@ def test_rows_of_other_filters_are_not_waited_for(context: BrowserContext, user:
 
     assert len(held) > 0
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_member_who_leaves_is_signed_out(context: BrowserContext, user: Caller) -> None:
+    """Nobody asks them to sign in again to an org that refuses them."""
+    login, _ = member(user, "leaving")
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/members")
+    page.get_by_label("User name or email").fill(login)
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Sign in")
+    press(page, "Leave the organization")
+    press(page.get_by_role("dialog"), "Leave")
+
+    expect(page.get_by_text("You have left the organization.")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)

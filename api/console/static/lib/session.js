@@ -294,7 +294,13 @@ function takeRefusal() {
 export const isKey = () => credential?.kind === "key"
 
 /** End the log-in, for all tabs. If the service does not end it, this page stays signed in and says so. */
-export async function logOut() {
+export const logOut = () => end("")
+
+/** End the log-in in an org that the person has left: signing in again would be refused. */
+export const leaveOrg = () => end("You have left the organization.")
+
+/** @param {string} why */
+async function end(why) {
   if (credential?.kind !== "key") {
     try {
       const response = await endLogIn()
@@ -308,7 +314,7 @@ export async function logOut() {
     }
     channel?.postMessage({ type: "signed-out" })
   }
-  leave("")
+  leave(why)
 }
 
 /** Ask the service to end the log-in; null if there is none. Throws as `refresh` does. */

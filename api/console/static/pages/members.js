@@ -1,7 +1,8 @@
 // Members of the org, and invitations to it.
-import { patch, post, remove } from "../lib/api.js"
+import { ApiError, patch, post, remove } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
-import { isKey, me } from "../lib/session.js"
+import { SignedOut } from "../lib/refusals.js"
+import { isKey, leaveOrg, me } from "../lib/session.js"
 import { FormBox, SelectField, TextField, useForm } from "../settings/fields.js"
 import { Confirm, Listing, Name, Secret, Section, isAdmin, useList } from "../settings/parts.js"
 import { Badge, Button, Dialog, Empty, Foreign, Head, Problem, Time, useAction } from "../ui/parts.js"
@@ -30,6 +31,20 @@ export function Page() {
     setMade({ kind: "invitation", ...invitation })
     setTurn(turn + 1)
   }
+  const onRemove = async (/** @type {import("../lib/api.js").Sending} */ sending) => {
+    const isSelf = leaving.user_id === me.get()?.id
+    let isRepeated = false
+    const onRetry = () => {
+      isRepeated = true
+      sending.onRetry?.()
+    }
+    await remove(`${org}/members/${leaving.user_id}`, { ...sending, onRetry }).catch((error) => {
+      // The attempt before was carried out, and has ended the log-in.
+      const isOut = error instanceof SignedOut || (error instanceof ApiError && error.status === 401)
+      if (!(isSelf && isRepeated && isOut)) throw error
+    })
+    await (isSelf ? leaveOrg() : members.reload())
+  }
   const reset = async (/** @type {any} */ member, /** @type {import("../lib/api.js").Sending} */ sending) => setMade({ kind: "reset", login: member.login, ...await post(`${org}/members/${member.user_id}/password-reset`, undefined, sending) })
   return html`<${Head} title="Members" actions=${canManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Invite</${Button}>`} />
     <div class="page">
@@ -47,7 +62,7 @@ export function Page() {
       lost="The network has lost the response that contained the link. Create another; it replaces this one.">
       <p>Send this link to <b><${Foreign} text=${made.login} /></b>. It works once, until <${Time} at=${made.expires_at} />. Their log-ins end when they use it.</p></${Secret}>`}
     ${leaving && html`<${Confirm} title=${leaving.user_id === me.get()?.id ? "Leave the organization?" : "Remove this member?"} action=${leaving.user_id === me.get()?.id ? "Leave" : "Remove member"}
-      onClose=${() => setLeaving(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`${org}/members/${leaving.user_id}`, sending); await members.reload() }}>
+      onClose=${() => setLeaving(null)} run=${onRemove}>
       <p><b><${Foreign} text=${leaving.login} /></b> loses access within 5 seconds. Their API keys of this organization are revoked and the active runs of these keys are cancelled.</p>
       <p>Their threads, runs and files stay; private threads are seen by nobody.</p></${Confirm}>`}`
 }
@@ -81,13 +96,9 @@ function Reset({ member, onReset }) {
 /** @param {{org: string, member: any, onDone: () => Promise<void>}} props */
 function Role({ org, member, onDone }) {
   const [asked, setAsked] = useState("")
-  const [turn, setTurn] = useState(0)
   const name = ROLES.find(([role]) => role === asked)?.[1]
-  const onClose = () => {
-    setAsked("")
-    setTurn(turn + 1)
-  }
-  return html`<select class="small" key=${turn} aria-label=${`Role of ${member.login}`} value=${member.role} onChange=${(/** @type {any} */ event) => setAsked(event.target.value)}>
+  const onClose = () => setAsked("")
+  return html`<select class="small" aria-label=${`Role of ${member.login}`} value=${asked || member.role} onChange=${(/** @type {any} */ event) => setAsked(event.target.value)}>
       ${givable().map(([role, text]) => html`<option key=${role} value=${role}>${text}</option>`)}</select>
     ${asked && asked !== member.role && html`<${Confirm} title="Change the role?" action="Change role" kind="primary" onClose=${onClose}
       run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await patch(`${org}/members/${member.user_id}`, { role: asked }, sending); await onDone() }}>
