@@ -109,7 +109,9 @@ def poll(name: str, body: dict[str, Any]) -> Response:
     take = partial(_take, connections(), worker, catalog(), limit, held)
     claim = partial(_claim, connections(), worker, catalog(), limit)
     topic = agent_queue.topic(worker.org_id, name)
-    waiting = LongPoll(topic, None, request.environ.get("gunicorn.socket"))
+    # The arrival has looked for runs that the worker has; a poll for these alone is never woken.
+    details = None if limit else frozenset[str]()
+    waiting = LongPoll(topic, details, request.environ.get("gunicorn.socket"))
     nothing = partial(_polled, connections(), [])
     seconds = body.get("wait_seconds")
     is_silent = partial(_is_silent, connections(), worker) if body["held"] else None
@@ -263,7 +265,7 @@ def _respond(
 
     A client that has left before takes nothing, and does not count as a worker that is gone. A
     worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
-    connections open. One that is alive asks again at once.
+    connections open. One that is alive asks again at once. Nor does one whose key was revoked.
     """
     seconds = default_seconds if seconds is None else seconds
     body = otherwise() if poll.client_has_left() else take()
@@ -276,10 +278,10 @@ def _respond(
     is_valid = partial(authenticator().still_valid, actor())
 
     def take_if_heard() -> bytes | None:
-        if is_silent is not None and is_silent():
-            hub.wake(poll.topic, "")
+        if (is_silent is not None and is_silent()) or not is_valid():
+            hub.pass_on(poll)
             return otherwise()
-        return take_later() if is_valid() else None
+        return take_later()
 
     later = respond_later(hub, poll, request.environ, seconds, take_if_heard, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)

@@ -281,7 +281,8 @@ def _respond(
 ) -> Response:
     """Respond with what `take` returns, now or within these seconds after the request arrived.
 
-    A client that has left before takes nothing, and does not count as a worker that is gone.
+    A client that has left before takes nothing, and does not count as a worker that is gone. One
+    whose key was revoked takes nothing either.
     """
     body = otherwise() if poll.client_has_left() else take()
     seconds -= seconds_since_arrival()
@@ -291,9 +292,14 @@ def _respond(
         return Response(body, mimetype="application/json")
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
     is_valid = partial(authenticator().still_valid, shared(actor()))
-    later = respond_later(
-        hub, poll, request.environ, seconds, lambda: take() if is_valid() else None, otherwise
-    )
+
+    def take_if_valid() -> bytes | None:
+        if not is_valid():
+            hub.pass_on(poll)
+            return otherwise()
+        return take()
+
+    later = respond_later(hub, poll, request.environ, seconds, take_if_valid, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)
 
 

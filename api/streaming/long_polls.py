@@ -141,6 +141,11 @@ class LongPollHub:
                     if not everyone:
                         return
 
+    def pass_on(self, poll: LongPoll) -> None:
+        """Wake a poll for the work that this one was woken for and does not take."""
+        if poll.sought is not None:
+            self.wake(poll.topic, poll.sought)
+
     def _remove(self, poll: LongPoll) -> None:
         waiting = self._waiting[poll.topic]
         del waiting[poll]
@@ -252,9 +257,7 @@ def _taken(hub: LongPollHub, poll: LongPoll, take: Callable[[], bytes | None]) -
     the status is sent.
     """
     if poll.client_has_left():
-        # Not noticed yet. What woke it is for the next one.
-        if poll.sought is not None:
-            hub.wake(poll.topic, poll.sought)
+        hub.pass_on(poll)  # not noticed yet
         poll.has_left = True
         poll.end()
         return None

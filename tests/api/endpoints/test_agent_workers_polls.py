@@ -75,3 +75,37 @@ def test_a_run_that_a_woken_poll_cannot_hand_over_comes_with_the_next_poll(
     assert (False, []) == (poll.is_alive(), poll.runs)
 
     assert [run_id] == [run["run_id"] for run in mine.poll()]
+
+
+def test_a_poll_for_no_new_runs_leaves_them_to_others(
+    waiting: Callable[[int], None], worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """With `max_runs` 0 it waits, and is not woken in place of a poll that can take the run."""
+    full = Poll(worker(), max_runs=0)
+    waiting(1)
+    free = Poll(worker())
+    waiting(2)
+
+    run_id = start()
+    free.join(10)
+
+    assert ([run_id], True) == (free.runs, full.is_alive())
+
+
+def test_a_poll_whose_key_was_revoked_leaves_runs_to_others(
+    alice: User, waiting: Callable[[int], None], worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """It ends when it is woken, and another poll of the agent is woken at once."""
+    key = alice.post("/v1/api-keys", json={"name": "old", "scopes": ["agents.work"]}).json
+    assert key is not None
+    revoked = Poll(Worker(alice.with_token(key["key"])))
+    waiting(1)
+    other = Poll(worker())
+    waiting(2)
+    assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+
+    run_id = start()
+    for poll in (other, revoked):
+        poll.join(10)
+
+    assert ([run_id], [], False) == (other.runs, revoked.runs, revoked.is_alive())

@@ -26,11 +26,11 @@ def worker(alice: User) -> User:
 
 
 @pytest.fixture
-def queued(connections: Connections, alice: User, make_run: Callable[..., UUID]) -> UUID:
-    """A call of `pay` that waits in the pool `shop`, and whose service worker is away."""
+def call(alice: User, make_run: Callable[..., UUID]) -> worker_calls.Call:
+    """A call of `pay` in the pool `shop`, of a run whose service worker is away."""
     owner = UUID(NOBODY)
     run_id = make_run(alice, alice.thread(), RunState.EXECUTING, fence=1, owner=owner)
-    call = worker_calls.Call(
+    return worker_calls.Call(
         run_id=run_id,
         tool_call_id="c",
         org_id=alice.org_id,
@@ -40,6 +40,11 @@ def queued(connections: Connections, alice: User, make_run: Callable[..., UUID])
         idempotent=False,
         timeout_seconds=60,
     )
+
+
+@pytest.fixture
+def queued(connections: Connections, call: worker_calls.Call) -> UUID:
+    """The call, which waits in the pool."""
     with connections.statement() as tx:
         return worker_calls.add(tx, call, fence=1)
 
@@ -139,6 +144,34 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
     waiting.join(10)
 
     assert [[], [str(queued)]] == reported
+
+
+def test_a_poll_whose_key_was_revoked_leaves_calls_to_others(
+    app: Flask, alice: User, worker: User, call: worker_calls.Call, connections: Connections
+) -> None:
+    """It ends when it is woken, and another poll of the pool is woken at once."""
+    key = alice.post("/v1/api-keys", json={"name": "old", "scopes": ["tools.work"]}).json
+    assert key is not None
+    hub, topic = app.extensions["arkloop.polls"], worker_calls.calls_topic(alice.org_id, "shop")
+    found: dict[str, list[str]] = {}
+
+    def poll(name: str, user: User) -> None:
+        response = post(user, "poll", worker_id=name, wait_seconds=30, tools=[PAY])
+        found[name] = [call["call_id"] for call in response.json["calls"]]
+
+    polls = []
+    for name, user in (("revoked", alice.with_token(key["key"])), ("other", worker)):
+        polls.append(threading.Thread(target=poll, args=[name, user], daemon=True))
+        polls[-1].start()
+        eventually(lambda: len(hub._waiting.get(topic, ())) == len(polls))
+    assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, call, fence=1)
+    for one in polls:
+        one.join(10)
+
+    assert {"revoked": [], "other": [str(call_id)]} == found
 
 
 RESULTS: list[tuple[str, dict[str, Any]]] = [

@@ -10,12 +10,12 @@ from sqlalchemy import Select, select, text
 from arkloop.shared import ids
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import worker_calls, workers
-from tests.api.endpoints.test_tool_workers import queued
+from tests.api.endpoints.test_tool_workers import call, queued
 from tests.clients import User
 from tests.shared.runs.test_queries import beside
 from tests.tool_worker import PAY
 
-__all__ = ["queued"]  # a fixture
+__all__ = ["call", "queued"]  # fixtures
 
 SLOW_SECONDS = 0.8
 

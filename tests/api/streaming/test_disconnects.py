@@ -11,12 +11,12 @@ from sqlalchemy import select
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import worker_calls, workers
 from tests.api.endpoints.agent_worker import MakeWorker, start, worker
-from tests.api.endpoints.test_tool_workers import post, queued
+from tests.api.endpoints.test_tool_workers import call, post, queued
 from tests.clients import User
 from tests.shared.runs.test_queries import beside
 from tests.tool_worker import PAY
 
-__all__ = ["queued", "start", "worker"]  # fixtures
+__all__ = ["call", "queued", "start", "worker"]  # fixtures
 
 TOOL_WORKER = {"worker_id": "w", "wait_seconds": 5}
 
