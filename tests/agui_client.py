@@ -32,8 +32,8 @@ class AguiProcess:
         agent = Agent(self, f"{thread_id} {url} {query}")
         base = f"{url or user.url}/v1/agui"
         headers = {"Authorization": f"Bearer {user.token}"}
-        urls = {"url": base + query, "connectUrl": f"{base}/connect"}
-        self.perform(op="new", agent=agent.name, threadId=thread_id, headers=headers, **urls)
+        about = {"threadId": thread_id, "headers": headers, "url": base + query}
+        self.perform(op="new", agent=agent.name, **about)
         return agent
 
 
@@ -49,6 +49,11 @@ class Agent:
         messages = [{"id": f"m-{hash(text)}", "role": "user", "content": text} for text in said]
         messages += how.pop("messages", [])
         return self.process.perform(op="run", agent=self.name, messages=messages, **how)
+
+    def send(self, text: str, **how: Any) -> dict[str, Any]:
+        """Send a message of the user as the guide does."""
+        message = {"id": f"m-{hash(text)}", "role": "user", "content": text}
+        return self.process.perform(op="send", agent=self.name, messages=[message], **how)
 
     def connect(self) -> dict[str, Any]:
         return self.process.perform(op="connect", agent=self.name)

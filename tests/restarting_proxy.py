@@ -15,13 +15,15 @@ _PAGE = b"<!doctype html><title>A page of the same origin</title>"
 class RestartingProxy:
     """The first stream breaks after `length` bytes; then the server is gone for `refused` requests.
 
-    It is also gone for the first `refused_posts`.
+    It is also gone for the first `refused_posts`. With `ends_posts`, it is the first stream of a
+    POST that breaks, and it ends in order, as if it were complete.
     """
 
     target_port: int
     length: int = 1500
     refused: int = 2
     refused_posts: int = 1
+    ends_posts: bool = False
     has_cut: bool = False
     url: str = ""
 
@@ -60,13 +62,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         sent = 0
+        may_cut = self.proxy.ends_posts == (body is not None)
         while piece := response.read1(65536):
             self.wfile.write(b"%X\r\n%b\r\n" % (len(piece), piece))
             sent += len(piece)
-            if body is None and not self.proxy.has_cut and sent > self.proxy.length:
+            if may_cut and not self.proxy.has_cut and sent > self.proxy.length:
                 self.proxy.has_cut = True
-                break  # without the last chunk: the connection has broken
-        else:
+                break
+        if not piece or self.proxy.ends_posts:  # without the last chunk, the connection has broken
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
         server.close()
@@ -85,9 +88,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def restarting_proxy(target_port: int) -> Iterator[RestartingProxy]:
+def restarting_proxy(target_port: int, **how: Any) -> Iterator[RestartingProxy]:
     """Run a proxy for the length of the block."""
-    proxy = RestartingProxy(target_port)
+    proxy = RestartingProxy(target_port, **how)
     handler = type("_Of", (_Handler,), {"proxy": proxy})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True

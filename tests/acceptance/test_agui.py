@@ -10,6 +10,7 @@ from tests.agui_client import AguiProcess, agui_process
 from tests.ai_sdk_chat import needs_front_ends
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
+from tests.restarting_proxy import restarting_proxy
 
 pytestmark = needs_front_ends
 
@@ -209,3 +210,44 @@ def test_a_cut_stream_is_joined_again(user: Caller, client: AguiProcess) -> None
             seen = agent.connect()
     assert client.agent(user, "cut").connect()["messages"] == seen["messages"]
     assert ["user", "reasoning", "assistant", "tool", "assistant"] == [r for r, _ in shown(seen)]
+
+
+@pytest.mark.parametrize("how", ["broken", "ended in order"])
+def test_the_guides_send_gets_the_whole_answer(user: Caller, client: AguiProcess, how: str) -> None:
+    """It connects after a cut, also where the end of the stream looks like that of a run."""
+    port, thread_id = int(user.url.rpartition(":")[2]), f"sent {how}"
+    said = script({"say": how}, {"count": 40, "delay_ms": 20})
+    broken = cutting_proxy(port, cuts=1, longest=3_000, seed=6)
+    with (
+        broken if how == "broken" else restarting_proxy(port, ends_posts=True, refused_posts=0)
+    ) as proxy:
+        sent = client.agent(user, thread_id, url=proxy.url).send(said)
+
+    assert [None, 2] == [sent["error"], types_of(sent).count("RUN_STARTED")]
+    assert ["user", "assistant"] == [role for role, _ in shown(sent)]
+    assert sent["messages"] == client.agent(user, thread_id).connect()["messages"]
+
+
+def test_the_guides_send_reports_a_message_that_has_not_arrived(
+    user: Caller, client: AguiProcess
+) -> None:
+    """It can be sent again."""
+    port = int(user.url.rpartition(":")[2])
+    with restarting_proxy(port, refused_posts=1) as proxy:
+        agent = client.agent(user, "not-arrived", url=proxy.url)
+        refused = agent.send("Hello")
+        sent = agent.send("Hello")
+
+    assert (True, []) == ("502" in refused["error"], refused["messages"])
+    assert [None, ("assistant", "You said: Hello")] == [sent["error"], shown(sent)[-1]]
+
+
+def test_an_agent_that_was_aborted_connects_again(user: Caller, client: AguiProcess) -> None:
+    """A page that has stopped reading, which `send` respects, can read the rest later."""
+    agent = client.agent(user, "aborted")
+    aborted = agent.send(script({"count": 40, "delay_ms": 20}), abortAt="TEXT_MESSAGE_CONTENT")
+    seen = agent.connect()
+
+    assert "RUN_FINISHED" not in types_of(aborted)
+    assert ["RUN_STARTED", "MESSAGES_SNAPSHOT"] == types_of(seen)[:2]
+    assert "RUN_FINISHED" == types_of(seen)[-1]

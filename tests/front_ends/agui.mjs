@@ -2,44 +2,41 @@
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
 
-const client = pathToFileURL(`${process.argv[2]}/@ag-ui/client/dist/index.mjs`)
-const { HttpAgent, runHttpRequest, transformHttpEventStream } = await import(client)
+import { agentClass, sendBy } from "./guide.mjs"
+
+const Agent = agentClass(await import(pathToFileURL(`${process.argv[2]}/@ag-ui/client/dist/index.mjs`)))
 
 // HttpAgent reports a broken connection to its caller, and once more to nobody.
 process.on("unhandledRejection", () => {})
-
-// HttpAgent leaves `connect` to its users.
-class ConnectingAgent extends HttpAgent {
-  connect(input) {
-    return transformHttpEventStream(runHttpRequest(() => this.fetch(`${this.connectUrl}`, this.requestInit(input))))
-  }
-}
 
 const agents = new Map()
 
 async function perform({ op, agent: name, ...how }) {
   if (op === "new") {
-    const agent = new ConnectingAgent({ url: how.url, threadId: how.threadId, headers: how.headers })
-    agent.connectUrl = how.connectUrl
-    agents.set(name, agent)
+    agents.set(name, new Agent({ url: how.url, threadId: how.threadId, headers: how.headers }))
     return {}
   }
   const agent = agents.get(name)
-  if (op === "url") {
-    Object.assign(agent, how)
-    return {}
-  }
-  for (const message of how.messages ?? []) agent.addMessage(message)
+  if (op !== "send") for (const message of how.messages ?? []) agent.addMessage(message)
   const events = []
-  const seen = { onEvent: ({ event }) => void events.push(event) }
-  const { runId, tools, context, resume } = how
-  const call = op === "connect" ? agent.connectAgent.bind(agent) : agent.runAgent.bind(agent)
+  const { runId, tools, context, resume, abortAt } = how
+  const onEvent = ({ event }) => {
+    events.push(event)
+    if (event.type === abortAt) agent.abortRun()
+  }
+  const calls = {
+    run: () => agent.runAgent({ runId, tools, context, resume }),
+    connect: () => agent.connectAgent(),
+    send: () => sendBy(agent, tools, context)(how.messages[0]),
+  }
+  const seen = agent.subscribe({ onEvent })
   let error = null
   try {
-    await call({ runId, tools, context, resume }, seen)
+    await calls[op]()
   } catch (caught) {
     error = String(caught.message ?? caught)
   }
+  seen.unsubscribe()
   return { events, error, messages: agent.messages, interrupts: agent.pendingInterrupts }
 }
 

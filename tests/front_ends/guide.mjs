@@ -1,15 +1,19 @@
-// The code of docs/how-to/ai-sdk.md, as pages copy it.
+// The code of docs/how-to/ai-sdk.md and ag-ui.md, as pages copy it.
 import { readFileSync } from "node:fs";
 
-const text = readFileSync(new URL("../../docs/how-to/ai-sdk.md", import.meta.url), "utf8");
-const blocks = [...text.matchAll(/```tsx\n(.*?)\n```/gs)].map(([, code]) => code);
-
-// Returns the one block of the guide that has this text.
-function blockWith(sign) {
-  const [code, ...others] = blocks.filter((block) => block.includes(sign));
-  if (!code || others.length) throw new Error(`${others.length + !!code} blocks of the guide have: ${sign}`);
-  return code;
+// Returns a function that returns the one block of the guide that has a text.
+function blocksOf(guide, language) {
+  const text = readFileSync(new URL(`../../docs/how-to/${guide}`, import.meta.url), "utf8");
+  const blocks = [...text.matchAll(new RegExp(`\`\`\`${language}\\n(.*?)\\n\`\`\``, "gs"))].map(([, code]) => code);
+  return (sign) => {
+    const [code, ...others] = blocks.filter((block) => block.includes(sign));
+    if (!code || others.length) throw new Error(`${others.length + !!code} blocks of the guide have: ${sign}`);
+    return code;
+  };
 }
+
+const blockWith = blocksOf("ai-sdk.md", "tsx");
+const aguiBlockWith = blocksOf("ag-ui.md", "js");
 
 const ofReload = new Function(`${blockWith("function seen(")}; return { isEnded, isOpen, seen };`)();
 export const { isEnded, seen } = ofReload;
@@ -26,4 +30,17 @@ export function workflowTransport(WorkflowChatTransport, { url, version, headers
   const code = `${blockWith("new WorkflowChatTransport")}; return transport;`;
   const make = new Function("WorkflowChatTransport", "url", "version", "headers", code);
   return Object.assign(make(WorkflowChatTransport, url, version, headers), { maxConsecutiveErrors: 1000 });
+}
+
+// Returns the guide's class of agents, which names exports of the package `@ag-ui/client`.
+export function agentClass(client) {
+  const code = aguiBlockWith("class Agent ").replace(/^import .*$/m, "");
+  const names = ["HttpAgent", "runHttpRequest", "transformHttpEventStream"];
+  return new Function(...names, `${code}; return Agent;`)(...names.map((name) => client[name]));
+}
+
+// Returns the guide's `send` of an agent.
+export function sendBy(agent, tools, context) {
+  const code = `${aguiBlockWith("async function send(")}; return send;`;
+  return new Function("agent", "tools", "context", code)(agent, tools, context);
 }
