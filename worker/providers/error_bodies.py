@@ -36,11 +36,11 @@ def object_of(error: Any) -> Mapping[str, Any] | None:
         return {"message": text} if text and not text.startswith("<") else None
     if not isinstance(body, Mapping):
         return None
-    error, errors = body.get("error"), body.get("errors")
-    if isinstance(error, Mapping):
-        return error
-    if isinstance(error, str):  # xAI, TGI, LM Studio, Ollama
-        return {**body, "message": error}
+    inner, errors = body.get("error"), body.get("errors")
+    if isinstance(inner, Mapping):
+        return inner
+    if isinstance(inner, str):  # xAI, TGI, LM Studio, Ollama
+        return {**body, "message": inner}
     if isinstance(errors, list) and errors and isinstance(errors[0], Mapping):  # Cloudflare
         return errors[0]
     message = body.get("message")
