@@ -75,13 +75,19 @@ def test_a_thread_that_was_opened_without_the_service_comes(
     expect(page.get_by_text("The service cannot be reached.")).to_have_count(0)
 
 
+def written(folder: Path, *names: str) -> list[Path]:
+    """Write text files, for a message to have."""
+    files = [folder / name for name in names]
+    for file in files:
+        file.write_text("The meeting is at noon.")
+    return files
+
+
 def test_files_that_are_dropped_together_are_uploaded_one_after_the_other(
     context: BrowserContext, user: Caller, tmp_path: Path
 ) -> None:
     """An org has few uploads at a time: of many at once, some would be refused."""
-    files = [tmp_path / f"{number}.txt" for number in range(3)]
-    for file in files:
-        file.write_text("The meeting is at noon.")
+    files = written(tmp_path, "0.txt", "1.txt", "2.txt")
     held = hold(context, UPLOADS)
     page = signed_in(context, user, "/threads/new")
     page.get_by_label("Files", exact=True).set_input_files(files)
@@ -101,14 +107,13 @@ def test_an_upload_is_repeated_while_the_org_has_too_many(
     context: BrowserContext, user: Caller, tmp_path: Path
 ) -> None:
     """Other members and tabs upload at the same time; where that takes long, the page says so."""
-    notes, more = tmp_path / "notes.txt", tmp_path / "more.txt"
-    for file in (notes, more):
-        file.write_text("The meeting is at noon.")
     lose(context, UPLOADS, crowded(1), None, crowded(60))
     page = signed_in(context, user, "/threads/new")
     attached = page.get_by_role("list", name="Attached files").get_by_role("listitem")
 
-    page.get_by_label("Files", exact=True).set_input_files([notes, more])
+    page.get_by_label("Files", exact=True).set_input_files(
+        written(tmp_path, "notes.txt", "more.txt")
+    )
 
     expect(attached).to_have_text(["notes.txt", f"more.txt {CROWDED}"])
 
@@ -117,9 +122,7 @@ def test_a_removed_file_holds_up_no_other(
     context: BrowserContext, user: Caller, tmp_path: Path
 ) -> None:
     """Its upload ends, and one that waits for it is never begun if its file is removed, too."""
-    files = [tmp_path / f"{number}.txt" for number in range(3)]
-    for file in files:
-        file.write_text("The meeting is at noon.")
+    files = written(tmp_path, "0.txt", "1.txt", "2.txt")
     held = hold(context, UPLOADS)
     page = signed_in(context, user, "/threads/new")
     page.get_by_label("Files", exact=True).set_input_files(files)
