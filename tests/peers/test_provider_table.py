@@ -265,7 +265,7 @@ def refused(server: Server, asked: str) -> ProviderError:
         ("down", "overloaded", None),
         ("cut", "connection", None),
         # A 200 with a page of another type instead of a stream.
-        ("garbled", "connection", None),
+        ("garbled", "malformed", None),
     ],
 )
 def test_failures_aimock(

@@ -1,6 +1,6 @@
 """The clients of Anthropic's SDK: for its own servers, and for platforms that sell its models."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import anthropic
@@ -12,6 +12,7 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers import google_tokens
 from arkloop.worker.providers.abortable_http import SENT_HEADERS, AbortableClient
 from arkloop.worker.providers.bounded_response import MAX_EVENT_BYTES
+from arkloop.worker.providers.not_events import only_events
 from arkloop.worker.providers.sdk_client import with_encoded_body
 
 #: The length of a frame of Amazon's event streams, at its beginning.
@@ -24,15 +25,21 @@ class _EncodedBody:
         return super()._build_request(with_encoded_body(options), **retries)  # type: ignore[misc]  # of a mixin
 
 
-class _Anthropic(_EncodedBody, anthropic.Anthropic):
+class _CheckedEvents(_EncodedBody):
+    # A private method: the version is pinned, and a test sends what is no event.
+    def _make_sse_decoder(self) -> Any:
+        return _Decoder(super()._make_sse_decoder(), only_events)  # type: ignore[misc]  # of a mixin
+
+
+class _Anthropic(_CheckedEvents, anthropic.Anthropic):
     """Sends the key as `Authorization`, since the API's version 2026-10-21."""
 
 
-class _Foundry(_EncodedBody, anthropic.AnthropicFoundry):
+class _Foundry(_CheckedEvents, anthropic.AnthropicFoundry):
     pass
 
 
-class _Vertex(_EncodedBody, anthropic.AnthropicVertex):
+class _Vertex(_CheckedEvents, anthropic.AnthropicVertex):
     pass
 
 
@@ -45,17 +52,19 @@ class _Bedrock(_EncodedBody, anthropic.AnthropicBedrock):
         super()._prepare_request(request)
 
     def _make_sse_decoder(self) -> Any:
-        return _Decoder(super()._make_sse_decoder())
+        # The SDK's decoder of Amazon's event streams would keep 24 MB of a frame.
+        return _Decoder(super()._make_sse_decoder(), bounded_frames)
 
 
 class _Decoder:
-    """The SDK's decoder of Amazon's event streams, which would keep 24 MB of a frame."""
+    """The SDK's decoder, with its input checked."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, checked: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
         self._decoder = decoder
+        self._checked = checked
 
     def iter_bytes(self, parts: Iterator[bytes]) -> Iterator[Any]:
-        return iter(self._decoder.iter_bytes(bounded_frames(parts)))
+        return iter(self._decoder.iter_bytes(self._checked(parts)))
 
 
 def bounded_frames(parts: Iterable[bytes]) -> Iterator[bytes]:

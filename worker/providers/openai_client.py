@@ -12,6 +12,7 @@ from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.abortable_http import AbortableClient
+from arkloop.worker.providers.not_events import only_events
 from arkloop.worker.providers.sdk_client import address, read_to_end, with_encoded_body
 from arkloop.worker.providers.sdk_errors import provider_errors
 
@@ -23,7 +24,7 @@ class _Decoder:
         self._connections = connections
 
     def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[ServerSentEvent]:
-        for event in SSEDecoder().iter_bytes(iterator):
+        for event in SSEDecoder().iter_bytes(only_events(iterator)):
             if event.data.startswith("[DONE]"):
                 # The SDK stops reading here, and what is unread would close the connection.
                 self._connections.drain(iterator)

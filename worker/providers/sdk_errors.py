@@ -5,6 +5,7 @@ The SDKs are generated alike: their errors have the same names and parts.
 
 import contextlib
 import email.utils
+import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers import error_bodies, rate_limit_headers, refused_settings, size_errors
 from arkloop.worker.providers.attachment_errors import is_about_attachments
+from arkloop.worker.providers.not_events import NotEvents
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
 _MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -107,6 +109,8 @@ def provider_errors(
             raise ProviderError("connection", why) from error
         except sdk.APIError as error:
             raise _error_in_stream(error, api_key) from error
+        except NotEvents as error:
+            raise _not_events(error, api_key) from error
 
 
 @contextlib.contextmanager
@@ -197,6 +201,21 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
         return ProviderError("invalid_request", message, refuses_attachments=True)
     kind, is_gone = _kind_in_stream(_codes(said))
     return ProviderError(kind, message, is_gone=is_gone)
+
+
+def _not_events(error: NotEvents, api_key: str | None) -> ProviderError:
+    """Report the vendor's error in a body with HTTP 200, or that it is something else."""
+    said = error_bodies.object_of(error)
+    if isinstance(error.body, Mapping | list) and said and isinstance(said.get("message"), str):
+        found = _error_in_stream(error, api_key)
+        if found.code != "provider.overloaded" or any(said.get(n) for n in ("code", "type")):
+            return found
+    if isinstance(error.body, str) and error.body.startswith("<"):
+        what = "a page, so that the route's address may be wrong"
+    else:
+        text = error.body if isinstance(error.body, str) else json.dumps(error.body)
+        what = f"this: {_short(text, api_key)}"
+    return ProviderError("malformed", f"Instead of events, the provider responded with {what}")
 
 
 def _kind_of_status(status: int) -> str:
