@@ -29,13 +29,17 @@ MEASURE = """() => {
         pytest.param("*a_", 10_000, id="emphasis"),
         pytest.param("a\n-\n", 24_000, id="dashes"),
         pytest.param("!", 60_000, id="images"),
+        pytest.param("> - a\nb\n", 12_000, id="quotes with a list"),
+        pytest.param("> ```\nb\n", 12_000, id="quotes with code"),
+        pytest.param("> - a\nb\n\t> c\n", 7_000, id="quotes with tabs"),
+        pytest.param("> - a\n\u00a0b\n", 10_000, id="quotes with other spaces"),
         pytest.param("-" * 30_000 + " end", 1, id="a line of dashes that is none"),
     ],
 )
 def test_a_text_that_takes_long_to_parse_is_shown_as_it_is(
     context: BrowserContext, user: Caller, piece: str, repeat: int
 ) -> None:
-    """The search for emphasis and tables ends early; the page of the run stays in use."""
+    """Searches that read a text over and over end early; the page of the run stays in use."""
     run_id = user.run({"say": piece, "repeat": repeat})
     assert "completed" == user.ended(run_id)["status"]
     page = signed_in(context, user, "/keys")
@@ -53,7 +57,13 @@ def test_a_long_ordinary_text_is_laid_out(context: BrowserContext, user: Caller)
     rows = "| **cell** _one_ | **cell** `two` |\n" * 400
     items = "- **Bold** and _other_ text of an item\n" * 400
     prose = "**Lorem** ipsum _dolor_ sit `amet` " * 200
-    text = f"| a | b |\n|---|---|\n{rows}\n\nTitle\n---\n\n{items}\n\n{prose}"
+    quotes = "> an old line of a mail\nan answer to it\n" * 400
+    changes = (
+        "## Version 1.2.3\n- A change of the service that people notice\n- Another one\n" * 400
+    )
+    code = "```\n" + "> someFunction(1, 2)\n3.14159\n" * 500 + "```\n"
+    table = f"| a | b |\n|---|---|\n{rows}"
+    text = "\n\n".join((table, "Title\n---", items, prose, code, changes, quotes))
     run_id = user.run({"say": text})
     assert "completed" == user.ended(run_id)["status"]
     page = signed_in(context, user, f"/runs/{run_id}")
@@ -62,3 +72,6 @@ def test_a_long_ordinary_text_is_laid_out(context: BrowserContext, user: Caller)
     expect(markdown.locator("td strong")).to_have_count(800)
     expect(markdown.locator("li em")).to_have_count(400)
     expect(markdown.locator("p em")).to_have_count(200)
+    expect(markdown.locator("pre code")).to_have_count(1)
+    expect(markdown.locator("li")).to_have_count(1_200)
+    expect(markdown.locator("blockquote").first).to_be_visible()
