@@ -105,6 +105,36 @@ def test_a_click_approves_no_call_that_has_taken_the_place_of_another(
     user.cancel(new)
 
 
+#: Notes when an element begins to take no clicks.
+WATCH = """element => {
+  window.guarded = 0
+  const note = () => (window.guarded += element.ariaDisabled === "true")
+  new MutationObserver(note).observe(element, { attributeFilter: ["aria-disabled"] })
+}"""
+
+
+def test_a_box_takes_no_click_after_one_above_has_changed(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The run above asks for something else, which may have another height."""
+    page = signed_in(context, user, "/keys")
+    seen, above = calling(user, "1+1"), calling(user, "2+2", "3+3")
+    page.goto(f"{user.url}/console#/inbox")
+    box = page.locator(".inbox-item", has_text=seen[-8:])
+    box.get_by_role("button", name="Approve", exact=True).click(trial=True)
+    box.get_by_role("group", name="Reply").evaluate(WATCH)
+    renew(page)
+    assert 0 == page.evaluate("window.guarded")
+    assert 202 >= user.answer(above, "approve").status_code
+    eventually(lambda: "3+3" in str(user.get_run(above)["pending_input"]))
+    renew(page)
+
+    expect(page.locator(".inbox-item", has_text=above[-8:])).to_contain_text("3+3")
+    assert 1 == page.evaluate("window.guarded")
+    for run_id in (seen, above):
+        user.cancel(run_id)
+
+
 @pytest.mark.parametrize("shown", ["runs", "threads"])
 def test_a_second_click_does_not_approve_the_next_call(
     context: BrowserContext, user: Caller, shown: str

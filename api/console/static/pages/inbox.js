@@ -61,6 +61,8 @@ export function Page() {
     setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.run_id !== runId) ?? null }))
     void countWaiting()
   }
+  // Boxes move with what is above them: others, with a request of another height, or an error.
+  const place = [...(rows ?? []).map(({ run_id, pending_input }) => `${run_id}:${pending_input?.request_id}`), error?.code].join()
   return html`<${Head} title="Inbox" />
     <div class="page inbox">
       ${rows === null && (error ? null : html`<${Loading} lines=${6} />`)}
@@ -73,7 +75,7 @@ export function Page() {
           <span class="faint">${row.created_by_user_name && html`<${Foreign} text=${row.created_by_user_name} /> · `}<${Time} at=${row.created_at} /></span>
           <span class="grow"></span>
           <a class="faint" href=${href(`/runs/${row.run_id}`)}>Run ${brief(row.run_id)}</a></header>
-        <${PendingInput} runId=${row.run_id} pending=${row.pending_input} place=${rows.map(({ run_id }) => run_id).join()} onDone=${() => onDone(row.run_id)} />
+        <${PendingInput} runId=${row.run_id} pending=${row.pending_input} place=${place} onDone=${() => onDone(row.run_id)} />
       </article>`)}
       ${next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(older)}>More</${Button}>`}
       <${Problem} error=${more.error} />
