@@ -47,25 +47,29 @@ def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> 
     if status not in (400, 422) or not settings:
         return None
     if isinstance(param, str) and param:
-        found = (name for word, name in _words(settings) if _is_of(param, word))
-        return next(found, None)
+        found = [(len(word), name) for word, name in _words(settings) if _is_of(param, word)]
+        return max(found, key=lambda one: one[0])[1] if found else None
     text = message.lower()
     if text.startswith("messages.") and _THINKING_IS_ON not in text:
         return None
     text = _NAMED_LAST.split(text)[-1]
     places = [
-        (match.start(), name)
+        (match.start(), -len(word), name)
         for word, name in _words(settings)
         if (match := re.search(rf"(?<![\w.]){re.escape(word.lower())}(?!\w)", text))
     ]
-    return min(places)[1] if places else None
+    return min(places)[2] if places else None
 
 
 def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what a refusal may call each of the settings, with its name here."""
     for name in settings:
         if name == "extra_body":
-            yield from ((field, f"extra_body.{field}") for field in settings[name])
+            for field, value in settings[name].items():
+                members = value if isinstance(value, Mapping) else ()
+                # The longest word counts: a summary of the reasoning is not its effort.
+                for word in (field, *(f"{field}.{member}" for member in members)):
+                    yield word, f"extra_body.{field}"
         else:
             words = (name, *_ALIASES.get(name, ()))
             yield from ((word, name) for word in words)

@@ -89,6 +89,18 @@ def test_the_refused_setting_is_found(param: Any, message: str, refused: str | N
     assert refused == refused_settings.find(400, param, message, SETTINGS)
 
 
+@pytest.mark.parametrize("param", ["reasoning.summary", None])
+def test_a_field_of_an_object_is_not_its_namesake(param: str | None) -> None:
+    """A refused summary of the reasoning leaves the effort as it is."""
+    settings = {"reasoning_effort": "high", "extra_body": {"reasoning": {"summary": "detailed"}}}
+    message = "Unsupported parameter: 'reasoning.summary' is not supported with this model."
+
+    assert "extra_body.reasoning" == refused_settings.find(400, param, message, settings)
+    effort = message.replace("summary", "effort")
+    param = param and "reasoning.effort"
+    assert "reasoning_effort" == refused_settings.find(400, param, effort, settings)
+
+
 @pytest.mark.parametrize("status", [401, 404, 429, 500])
 def test_other_failures_are_about_no_setting(status: int) -> None:
     """Only an invalid request can be."""
