@@ -19,16 +19,20 @@ _BARE = re.compile(r"Error code: \d+|An error occurred during streaming")
 def text_of(error: Any) -> str:
     """Return the text of an SDK's `APIError`, with what the vendor says."""
     said = (object_of(error) or {}).get("message")
-    if isinstance(said, str) and said and _BARE.fullmatch(error.message):
-        return f"{error.message} - {said}"
-    return str(error.message)
+    if not isinstance(said, str) or said in error.message:
+        return str(error.message)
+    bare = _BARE.match(error.message)
+    return f"{bare[0]} - {said}" if bare else said
 
 
 def object_of(error: Any) -> Mapping[str, Any] | None:
     """Return the object that has the `message` of an SDK's `APIError`, and maybe a `code`, `type`
     and `param`; None if there is no object, and no text.
     """
-    body = _body(error)
+    return _object(_body(error))
+
+
+def _object(body: Any) -> Mapping[str, Any] | None:
     if isinstance(body, list):  # Gemini
         body = body[0] if body else None
     if isinstance(body, str):
@@ -38,17 +42,35 @@ def object_of(error: Any) -> Mapping[str, Any] | None:
         return None
     inner, errors = body.get("error"), body.get("errors")
     if isinstance(inner, Mapping):
-        return inner
-    if isinstance(inner, str):  # xAI, TGI, LM Studio, Ollama
-        return {**body, "message": inner}
+        return _with_upstream(inner)
+    message = body.get("message")
+    if isinstance(inner, str):  # xAI, TGI, LM Studio, Ollama; with a message NestJS, Spring
+        texts = [inner, *(message if isinstance(message, list) else [message])]
+        said = dict.fromkeys(text for text in texts if isinstance(text, str))
+        return {**body, "message": ": ".join(said)}
     if isinstance(errors, list) and errors and isinstance(errors[0], Mapping):  # Cloudflare
         return errors[0]
-    message = body.get("message")
     if isinstance(message, Mapping) and "detail" in message:  # Mistral
         return {**body, "message": _detail(message["detail"])}
     if "detail" in body and not message:  # FastAPI
         return {**body, "message": _detail(body["detail"])}
-    return body
+    return _with_upstream(body)  # the object itself, as the SDKs keep one of a stream
+
+
+def _with_upstream(inner: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add what OpenRouter quotes of the server behind it, below "Provider returned error"."""
+    metadata = inner.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if isinstance(raw, str):
+        with contextlib.suppress(ValueError, RecursionError):  # it is a text
+            raw = json.loads(raw)
+    quoted = _object(raw) or {}
+    if not isinstance(message := quoted.get("message"), str):
+        return inner
+    named = {name: quoted[name] for name in ("code", "type", "param") if quoted.get(name)}
+    if outer := inner.get("message"):
+        message = f"{outer}: {message}"
+    return {"status": inner.get("code"), **inner, **named, "message": message}
 
 
 def _body(error: Any) -> Any:

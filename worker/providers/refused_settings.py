@@ -35,6 +35,8 @@ _ALIASES = {
 }
 #: DeepSeek: "Thinking mode does not support this tool_choice", which is no matter of the thinking.
 _NAMED_LAST = re.compile(r"does not support this (?=\w)")
+#: Anthropic, of a place in the conversation; others in front of it put their own words before.
+_OF_MESSAGES = re.compile(r"(?:.{0,80}: )?messages\.")
 #: Anthropic, where earlier turns lack the thinking that the request enables.
 _THINKING_IS_ON = "`thinking` is enabled"
 
@@ -50,7 +52,7 @@ def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> 
         found = [(len(word), name) for word, name in _words(settings) if _is_of(param, word)]
         return max(found, key=lambda one: one[0])[1] if found else None
     text = message.lower()
-    if text.startswith("messages.") and _THINKING_IS_ON not in text:
+    if _OF_MESSAGES.match(text) and _THINKING_IS_ON not in text:
         return None
     text = _NAMED_LAST.split(text)[-1]
     places = [

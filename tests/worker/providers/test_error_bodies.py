@@ -27,6 +27,13 @@ from tests.worker.providers.fake_vendor import (
     vendor,
 )
 
+
+def routed(raw: Any) -> dict[str, Any]:
+    """Build OpenRouter's error, which quotes the server behind it."""
+    metadata = {"raw": raw, "provider_name": "Together"}
+    return {"error": {"message": "Provider returned error", "code": 400, "metadata": metadata}}
+
+
 SHAPES: dict[str, Callable[[str], Any]] = {
     "Gemini": lambda text: [{"error": {"code": 400, "message": text, "status": "INVALID"}}],
     "xAI": lambda text: {"code": "Some requested entity was not found", "error": text},
@@ -38,6 +45,10 @@ SHAPES: dict[str, Callable[[str], Any]] = {
     "a detail beside the text": lambda text: {"message": text, "detail": {"trace": "1"}},
     "Cloudflare": lambda text: {"success": False, "errors": [{"code": 5021, "message": text}]},
     "SGLang": lambda text: {"object": "error", "message": text, "code": 400},
+    "NestJS": lambda text: {"statusCode": 400, "error": "Bad Request", "message": [text]},
+    "Spring": lambda text: {"status": 400, "error": "Bad Request", "message": text},
+    "OpenRouter": lambda text: routed(json.dumps({"error": {"message": text}})),
+    "OpenRouter, of a text": routed,
     "no JSON": lambda text: text,
 }
 SHAPED = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -59,8 +70,9 @@ def test_the_vendors_words_are_passed_on(shape: Callable[[str], Any]) -> None:
     """Without the key, which some repeat."""
     error = refusal("openai", body(400, shape("No. Your key sk-test-key is fine.")))
 
-    said = "The provider responded with HTTP 400: Error code: 400 - No. Your key [key] is fine."
-    assert ("provider.invalid_request", said) == (error.code, str(error))
+    assert "provider.invalid_request" == error.code
+    assert str(error).startswith("The provider responded with HTTP 400: Error code: 400 - ")
+    assert str(error).endswith("No. Your key [key] is fine.")
 
 
 @SHAPED
@@ -92,6 +104,15 @@ def test_a_refused_setting_is_named(shape: Callable[[str], Any]) -> None:
         ask("openai", fake.url, request)
 
     assert "top_p" == caught.value.refused_setting
+
+
+def test_the_code_of_the_server_behind_another_counts() -> None:
+    """The one in front has the status alone."""
+    upstream = {"error": {"message": "Too long.", "code": "context_length_exceeded"}}
+    error = refusal("openai", body(400, routed(json.dumps(upstream))))
+
+    assert error.too_large is not None
+    assert str(error).endswith("Error code: 400 - Provider returned error: Too long.")
 
 
 def test_a_refused_field_is_named_by_its_place() -> None:
@@ -141,6 +162,14 @@ def test_a_page_of_a_proxy_is_not_quoted() -> None:
     error = refusal("openai", body(502, "<html><h1>Bad gateway</h1></html>"))
 
     assert "The provider responded with HTTP 502: Error code: 502" == str(error)
+
+
+def test_the_words_of_the_server_behind_another_count_in_a_stream() -> None:
+    """OpenRouter begins its streams before that server has answered."""
+    quoted = routed("This model's maximum prompt length is 8192 but the request contains 9000.")
+    error = refusal("openai", in_stream("openai", quoted["error"]))
+
+    assert error.too_large is not None
 
 
 def test_an_error_in_a_stream_may_be_a_text() -> None:

@@ -43,6 +43,7 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
         (None, "stop_sequences: each stop sequence must contain non-whitespace", "stop"),
         (None, "tool_choice: Tool 'x' not found in provided tools", "tool_choice"),
         (None, "messages.1.content.0.thinking: Invalid signature in thinking block", None),
+        (None, "Provider returned error: messages.1.content.0.thinking: Invalid signature", None),
         (
             None,
             "messages.1.content.0.type: Expected `thinking`, but found `tool_use`. When `thinking`"
