@@ -29,8 +29,8 @@ def keys() -> None:
     multiple=True,
     help=(
         "data.threads.read, data.threads.write, data.runs.read, data.runs.write, data.files.read,"
-        " data.files.write or admin;"
-        " may be repeated. None: all scopes that you have."
+        " data.files.write, tools.work, agents.work, admin or operator;"
+        " may be repeated. None: all that you have, without operator."
     ),
 )
 @_as_json

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from arkloop.cli.client.server_address import find_server
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.main import ENTRIES, main
+from arkloop.shared import actors
 from arkloop.shared.storage import schema
 from tests.caller import Caller, client, script
 from tests.cli.command import Arkloop
@@ -285,6 +286,14 @@ def test_a_key_without_scopes_may_what_its_creator_may(arkloop: Arkloop, user: C
 
     mine = client(user.url, key).get("/v1/me").json()["permissions"]
     assert "admin" in mine
+
+
+def test_the_help_of_keys_names_all_scopes(arkloop: Arkloop) -> None:
+    """Workers and operators have scopes of their own."""
+    shown = " ".join(arkloop.stdout("keys", "create", "--help").split())
+
+    named = set(shown.partition("--scope TEXT ")[2].partition("; may be repeated")[0].split())
+    assert actors.SCOPES | {actors.OPERATE, "or"} == {word.strip(",") for word in named}
 
 
 def test_a_scope_that_does_not_exist_is_told(arkloop: Arkloop) -> None:
