@@ -22,7 +22,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 .PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads audit sbom wheel-twice check lock http-tools webhooks ai-sdk testing-figures
 
 help: ## Show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Make .venv with everything pinned; .venv/bin/arkloop is the command
 
