@@ -48,6 +48,7 @@ COMMAND_TIMEOUTS = Timeouts(lock=30, statement=300, answer=310, checkout=Patienc
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+FIRST_WITH_IDLE_SESSION_TIMEOUT = 140_000
 #: A statement is prepared at its fourth execution by a connection.
 PREPARED_AFTER = 3
 
@@ -219,6 +220,7 @@ def make_engine(
         # A report of one org must not take the processors that other orgs' runs need.
         "max_parallel_workers_per_gather": "0",
         "TimeZone": "UTC",
+        "DateStyle": "ISO",  # psycopg reads no other
         # A statement outside of a transaction waits for locks, and then reads what others wrote.
         "default_transaction_isolation": "read committed",
         ORGS: SERVICE,
@@ -234,7 +236,10 @@ def make_engine(
             of_server = dict(values)
             if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
                 of_server["transaction_timeout"] = str(round(transaction * 1000))
-            is_direct = _set_for_session(connection, of_server)
+            of_session = dict(of_server)
+            if connection.info.server_version >= FIRST_WITH_IDLE_SESSION_TIMEOUT:
+                of_session["idle_session_timeout"] = "0"  # a pool's connections rest for hours
+            is_direct = _set_for_session(connection, of_session)
             on_connect(connection)
         except BaseException:
             connection.close()

@@ -196,6 +196,16 @@ def test_the_role_of_the_session_counts(examine: Examine, new_database: Callable
     assert ("warn", True) == (level, "postgres" in why)
 
 
+def test_dates_are_read_however_a_role_writes_them(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """The service sets its own style, too."""
+    url = make_url(new_database()).update_query_dict({"options": "-c datestyle=SQL,DMY"})
+    report = examine(ARKLOOP_DATABASE_URL=url.render_as_string(hide_password=False))
+
+    assert "ok" == report.of("postgres clock")[0][0]
+
+
 def test_what_postgres_itself_says_is_no_matter_of_the_network(
     examine: Examine, new_database: Callable[[], str], postgres: EmbeddedPostgres
 ) -> None:

@@ -3,13 +3,15 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from arkloop.shared.config import Settings
@@ -22,6 +24,7 @@ from tests.waiting import eventually, in_parallel
 
 pytestmark = pytest.mark.processes
 
+_BEGAN = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 QUICK = postgres.Timeouts(lock=0.2, statement=0.5, answer=1, checkout=Patience(1, 1))
 
 
@@ -75,6 +78,23 @@ def test_a_statement_alone_reads_what_others_have_committed(
 
     with opened.statement() as tx:
         assert "read committed" == tx.sql.scalar(text("SHOW transaction_isolation"))
+    opened.close()
+
+
+def test_the_settings_of_a_role_do_not_matter(settings: Settings) -> None:
+    """Times are read in any case, and a connection that has rested is still there."""
+    theirs = {"options": "-c datestyle=German -c idle_session_timeout=100"}
+    url = make_url(settings.database_url).update_query_dict(theirs)
+    shown = url.render_as_string(hide_password=False)
+    opened = connect(replace(settings, database_url=shown), application="tests", pool_size=1)
+
+    with opened.reading() as sql:
+        before = sql.scalar(text(_BEGAN))
+    time.sleep(0.5)
+    with opened.reading() as sql:
+        after = sql.scalar(text(_BEGAN))
+    assert isinstance(before, datetime)
+    assert before == after
     opened.close()
 
 
