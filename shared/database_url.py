@@ -5,7 +5,7 @@ patched anything.
 """
 
 import re
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 DRIVER = "postgresql+psycopg"
@@ -71,7 +71,8 @@ class InvalidDatabaseUrl(ValueError):
 
 
 def normalize(url: str) -> str:
-    """Return the URL with its driver, and with a list of hosts as `?host=a,b&port=1,2`.
+    """Return the URL with its driver, a list of hosts or a socket's folder as
+    `?host=a,b&port=1,2`, and user and password escaped.
 
     So both SQLAlchemy and libpq, which the probe of workers uses, read it.
 
@@ -107,18 +108,27 @@ def normalize(url: str) -> str:
             raise InvalidDatabaseUrl(
                 f"target_session_attrs must be read-write, is {value!r}: the service writes"
             )
-    addresses = _addresses(parts["hosts"].split(","))
+    addresses = _addresses(unquote(parts["hosts"]).split(","))  # libpq's //%2Frun%2Fpostgresql/db
+    is_folder = addresses[0][0].startswith("/")
     in_query = [value for name, value in query if name == "host"]
     if in_query:
         addresses = _addresses([host for value in in_query for host in value.split(",")])
+    user = _escaped(parts["user"] or "")
     # SQLAlchemy reads a port behind the host in the query; libpq takes it for a part of the name.
-    if len(addresses) == 1 and not (in_query and addresses[0][1]):
-        return f"{DRIVER}://{url.partition('://')[2]}"
+    if len(addresses) == 1 and not is_folder and not (in_query and addresses[0][1]):
+        return f"{DRIVER}://{user}{url[parts.start('hosts') :]}"
     ports = _ports([value for name, value in query if name == "port"], addresses)
     query = [(name, value) for name, value in query if name not in ("host", "port")]
     query += [("host", ",".join(host for host, _ in addresses)), ("port", ",".join(ports))]
     database = parts["database"] or ""
-    return f"{DRIVER}://{parts['user'] or ''}{database}?{urlencode(query, quote_via=quote)}"
+    return f"{DRIVER}://{user}{database}?{urlencode(query, quote_via=quote)}"
+
+
+def _escaped(user: str) -> str:
+    """Escape the user and the password before the hosts: libpq ends a password at `/`."""
+    name, colon, password = user.removesuffix("@").partition(":")
+    at = "@" if user else ""
+    return quote(unquote(name), safe="") + colon + quote(unquote(password), safe="") + at
 
 
 def _is_choice(name: str, value: str) -> bool:

@@ -50,6 +50,36 @@ def test_other_parameters_of_a_list_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "password"),
+    [("w1/a:b", "w1/a:b"), ("50%off", "50%off"), ("a b", "a b"), ("a%2Fb%25+", "a/b%+"), ("", "")],
+)
+def test_the_probe_of_workers_reads_each_password(written: str, password: str) -> None:
+    """It gives the URL to libpq, which ends an unescaped password at a slash."""
+    url = normalize(f"postgresql://u%40x:{written}@db1:5433/name")
+    _, args = PGDialect_psycopg().create_connect_args(make_url(url))
+    read = of_libpq(url)
+
+    assert ("u@x", password) == (args["user"], args.get("password", ""))
+    assert ("u@x", password, "db1") == (read["user"], read["password"] or "", read["host"])
+
+
+def test_the_folder_of_a_socket_may_stand_for_the_host() -> None:
+    """The documentation of libpq writes it like this."""
+    url = normalize("postgresql://u:p@%2Frun%2Fpg:5433/name")
+    _, args = PGDialect_psycopg().create_connect_args(make_url(url))
+    read = of_libpq(url)
+
+    assert ("/run/pg", "5433", "name") == (args["host"], args["port"], args["dbname"])
+    assert ("/run/pg", "5433", "name") == (read["host"], read["port"], read["dbname"])
+
+
+def of_libpq(url: str) -> dict[str, str | None]:
+    """Return what libpq reads in a URL, which has no driver for it."""
+    options = Conninfo.parse(url.replace("+psycopg", "", 1).encode())
+    return {o.keyword.decode(): o.val.decode() if o.val is not None else None for o in options}
+
+
+@pytest.mark.parametrize(
     ("url", "why"),
     [
         ("mysql://u@db1/name", "must begin with postgresql://"),
