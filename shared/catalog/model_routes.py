@@ -299,9 +299,13 @@ def _route(entry: Any) -> Route:
             raise ValueError("`api` is for `provider: openai` only")
     api_key = None
     if variable := entry.get("api_key_variable"):
-        api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
+        value = os.environ.get(str(variable), "")  # noqa: TID251 - the file names the variable
+        api_key = value.strip()  # it may come from a file that ends with a newline
         if not api_key:
             raise ValueError(f"the environment variable {variable} is not set")
+        is_ours = entry["provider"] in PROVIDERS and not api_key.startswith("{")  # Google's objects
+        if is_ours and not api_key.isprintable():
+            raise ValueError(f"the environment variable {variable} has characters that no key has")
     of_platform = _platform(entry, api_key)
     for name, least in _NUMBERS.items():
         number = entry.get(name)

@@ -162,7 +162,7 @@ def test_a_file_adds_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A file's route has an address, a key from a variable, and prices; cache reads cost what input
     does.
     """
-    monkeypatch.setenv("MY_KEY", "secret")
+    monkeypatch.setenv("MY_KEY", "secret\n")  # as from a file
     routes = from_file(
         tmp_path,
         """
@@ -294,6 +294,10 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "routes: [{id: a, provider: openai, model: m, api_key_variable: NOT_SET}]",
             "the environment variable NOT_SET is not set",
         ),
+        (
+            "routes: [{id: a, provider: openai, model: m, api_key_variable: TWO_LINES}]",
+            "the environment variable TWO_LINES has characters that no key has",
+        ),
         ("routes: [{id: a, provider: openai, model: m, prices: 1}]", "`prices` may only contain"),
         (
             "routes: [{id: a, provider: openai, model: m, prices: {}}]",
@@ -353,8 +357,11 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ),
     ],
 )
-def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_wrong_file_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
     """A problem in a routes file is reported with the number of the route."""
+    monkeypatch.setenv("TWO_LINES", "sk-1\nsk-2")
     with pytest.raises(InvalidSettings) as raised:
         from_file(tmp_path, text)
 
