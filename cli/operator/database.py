@@ -39,7 +39,7 @@ def checked(url: str, *, name: str = _GIVEN_BY) -> str:
         ClickException: it is malformed; the message has the `name` of what gave it.
     """
     try:
-        return normalize(url)
+        return normalize(url.strip())  # it may come from a file that ends with a newline
     except InvalidDatabaseUrl as error:
         raise click.ClickException(f"{name}: {error}") from None
 

@@ -39,6 +39,11 @@ def test_a_database_that_was_never_migrated(new_database: Callable[[], str]) -> 
     ) == result.output
 
 
+def test_a_url_from_a_file_ends_with_a_newline(connections: Connections) -> None:
+    """The service takes it, and so do these commands."""
+    assert 0 == listed(f"{connections.settings.database_url}\n").exit_code
+
+
 @pytest.mark.parametrize(
     ("options", "env"),
     [
