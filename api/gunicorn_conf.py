@@ -41,11 +41,8 @@ class _Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
         root.setLevel(logging.INFO)
 
 
-bind = (
-    f"[{_settings.host}]:{_settings.port}"
-    if ":" in _settings.host
-    else (f"{_settings.host}:{_settings.port}")
-)
+_host = _settings.host.strip("[]")
+bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.port}"
 workers = _settings.api_workers
 worker_class = "arkloop.api.http.web_worker.WebWorker"
 worker_connections = 10_000
