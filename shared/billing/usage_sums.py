@@ -10,6 +10,7 @@ all transactions that began before its end: one that ends a run may wait for a s
 commit for as long as that is away.
 """
 
+import logging
 import time as clock
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -19,7 +20,9 @@ from sqlalchemy import Connection, func, select, text, update
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.billing import usage_days_until, usage_intervals
+from arkloop.shared.storage.tables.billing import usage_days, usage_days_until, usage_intervals
+
+log = logging.getLogger(__name__)
 
 INTERVAL = timedelta(minutes=10)  # as in add_usage_intervals.sql
 #: How long ago an interval has ended when it is summed up: the clock of a standby that becomes the
@@ -74,6 +77,10 @@ class Progress:
         until = self.interval + INTERVAL
         return (self.interval, until) if until <= now - OVER else None
 
+    def is_ahead(self, now: datetime) -> bool:
+        """Return whether Postgres' clock was set back: runs end again in what is summed up."""
+        return self.interval > now - OVER + INTERVAL
+
 
 def start_of(day: date) -> datetime:
     """Return the first moment of a day, UTC."""
@@ -116,7 +123,8 @@ def add_next(connections: Connections) -> bool:
     """
     with connections.reading() as sql:
         found = progress(sql)
-        if found is not None and found.due(_now(sql)) is None:
+        now = _now(sql)
+        if found is not None and found.due(now) is None and not found.is_ahead(now):
             return False
     with connections.transaction() as tx:
         if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
@@ -131,6 +139,11 @@ def add_next(connections: Connections) -> bool:
             tx.sql.execute(usage_intervals.delete())
             _note(tx, day=min(tx.sql.scalar(_FIRST) or today, today), interval_at=None)
             return True
+        if found.is_ahead(now):
+            day = min(found.day, now.astimezone(UTC).date())
+            # A clock may be wrong while it is in the past, too: before NTP has set it.
+            _begin_again(tx, max(day, min(tx.sql.scalar(_FIRST) or found.day, found.day)))
+            return True
         match found.due(now):
             case None:
                 return False
@@ -142,6 +155,14 @@ def add_next(connections: Connections) -> bool:
                 tx.sql.exec_driver_sql(ADD_DAY, {"day": day, "org_id": None})
                 _note(tx, day=day + timedelta(days=1))
         return True
+
+
+def _begin_again(tx: Transaction, day: date) -> None:
+    """Forget the sums from a day on: its intervals may be deleted, so that all of it is read."""
+    log.warning("the clock of Postgres was set back: usage since %s is summed up again", day)
+    tx.sql.execute(usage_days.delete().where(usage_days.c.day >= day))
+    tx.sql.execute(usage_intervals.delete().where(usage_intervals.c.began_at >= start_of(day)))
+    _note(tx, day=day, interval_at=None)
 
 
 def _add_interval(tx: Transaction, since: datetime, until: datetime) -> None:

@@ -146,6 +146,43 @@ def test_reports_are_the_same_after_what_others_have_left(
     assert before == reports(connections, org_id)
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=3)])
+def test_reports_have_what_ends_after_the_clock_was_set_back(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    """What was summed up in the future, and since midnight, is summed up again."""
+    connections, org_id = stored.connections, stored.actor.org_id
+    use(connections, org_id, 5, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(usage_sums, "_now", lambda sql: datetime.now(UTC) + ahead)
+        roll_up_all(connections)
+    assert progress(connections).interval > datetime.now(UTC)
+    with connections.transaction() as tx:
+        use_run(tx.sql, new_id(), org_id, datetime.now(UTC) - timedelta(seconds=1))
+
+    roll_up_all(connections)
+
+    assert progress(connections).interval <= datetime.now(UTC) - usage_sums.OVER
+    with connections.reading() as sql:
+        period = Period(since=TODAY - timedelta(days=10), until=TODAY + timedelta(days=1))
+        assert 101 == usage_reports.total(sql, org_id, period)["runs"]
+
+
+def test_a_clock_that_is_far_in_the_past_forgets_no_more_than_there_is(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would otherwise take hours to sum up the empty years since then."""
+    connections, org_id = stored.connections, stored.actor.org_id
+    use(connections, org_id, 6, 50)
+    roll_up_all(connections)
+    with connections.reading() as sql:
+        first = sql.scalar(select(func.min(run_usage.c.ended_at)))
+    monkeypatch.setattr(usage_sums, "_now", lambda sql: datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert usage_sums.add_next(connections)
+    assert first.astimezone(UTC).date() == progress(connections).day
+
+
 def test_what_is_summed_up_is_not_read_again(stored: StoredRuns) -> None:
     """Whole days are read from their sums, and the time after them from those of its intervals."""
     connections, org_id = stored.connections, stored.actor.org_id
