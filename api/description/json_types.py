@@ -31,7 +31,7 @@ _PLAIN: dict[Any, JsonSchema] = {
     bool: {"type": "boolean"},
     NoneType: {"type": "null"},
     dict: {"type": "object"},
-    list: {"type": "array"},
+    list: {"type": "array", "items": {}},
     Any: {},
     object: {},
 }

@@ -165,7 +165,8 @@ class Checkpoint(fields.Field[str]):
     """Any JSON, as text; null is a checkpoint, too."""
 
     json_schema: ClassVar[JsonSchema] = {
-        "type": ["string", "number", "boolean", "object", "array", "null"]
+        "type": ["string", "number", "boolean", "object", "array", "null"],
+        "items": {},
     }
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 #: Of every endpoint that creates a run, for `@described`.
 DELIVERED: Mapping[str, Any] = {
-    "returns": {"application/json": CreatedRun | AwaitedRun, EVENT_STREAM: EventFrames},
+    "returns": {"application/json": AwaitedRun | CreatedRun, EVENT_STREAM: EventFrames},
     "status": 201,
     "headers": ["Prefer", "Idempotency-Key"],
 }

@@ -37,7 +37,10 @@ MAX_CALL_ID_CHARACTERS = 256
 class Output(fields.Field[str]):
     """A string, which is taken as it is, or any other JSON value, which becomes its text."""
 
-    json_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean", "object", "array"]}
+    json_schema: ClassVar[JsonSchema] = {
+        "type": ["string", "number", "boolean", "object", "array"],
+        "items": {},
+    }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
         if isinstance(value, str):

@@ -31,7 +31,12 @@ class Only(fields.Field[Any]):
 
     @property
     def json_schema(self) -> JsonSchema:
-        return {"enum": [*self.allowed, None]}
+        match self.allowed:  # generators have no names for objects in an enum
+            case (dict(), *_):
+                return {"type": "object"}
+            case (list(), *_):
+                return {"type": "array", "items": {}, "maxItems": 0}
+        return {"enum": [*dict.fromkeys(self.allowed), None]}
 
     def __init__(self, *allowed: Any, **kwargs: Any) -> None:
         super().__init__(allow_none=True, **kwargs)

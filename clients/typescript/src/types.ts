@@ -3471,19 +3471,15 @@ export interface components {
             truncation?: "auto" | null;
             /** @enum {unknown} */
             service_tier?: "auto" | "default" | null;
-            /** @enum {unknown} */
-            include?: never[] | null;
-            /** @enum {unknown} */
-            stream_options?: Record<string, never> | {
-                include_obfuscation: false;
-            } | null;
+            include?: unknown[] | null;
+            stream_options?: Record<string, unknown> | null;
             prompt_cache_key?: string | null;
             /** @enum {unknown} */
             top_logprobs?: 0 | null;
             /** @enum {unknown} */
-            presence_penalty?: 0 | 0 | null;
+            presence_penalty?: 0 | null;
             /** @enum {unknown} */
-            frequency_penalty?: 0 | 0 | null;
+            frequency_penalty?: 0 | null;
             /** @enum {unknown} */
             max_tool_calls?: null;
             /** @enum {unknown} */
@@ -4466,23 +4462,6 @@ export interface components {
             /** Format: date-time */
             expires_at: string;
         };
-        /** @description The ids of a new run, or of the active one that was given the message. */
-        CreatedRun: {
-            /** Format: uuid */
-            run_id: string;
-            trace_id: string;
-            /** Format: uuid */
-            thread_id?: string;
-            queue?: components["schemas"]["QueuePlace"];
-            steer?: components["schemas"]["SteeringMessage"];
-        };
-        /** @description A message that was given to the active run, and the run that answers it otherwise. */
-        SteeringMessage: {
-            /** Format: uuid */
-            message_id: string;
-            /** Format: uuid */
-            fallback_run_id: string;
-        };
         /** @description A run whose end was waited for, by the request that created it or gave it a message. */
         AwaitedRun: {
             /** Format: uuid */
@@ -4539,6 +4518,23 @@ export interface components {
             /** @description The final text, or the object that an output schema requires. */
             output: unknown;
             error: components["schemas"]["RunProblem"] | null;
+            steer?: components["schemas"]["SteeringMessage"];
+        };
+        /** @description A message that was given to the active run, and the run that answers it otherwise. */
+        SteeringMessage: {
+            /** Format: uuid */
+            message_id: string;
+            /** Format: uuid */
+            fallback_run_id: string;
+        };
+        /** @description The ids of a new run, or of the active one that was given the message. */
+        CreatedRun: {
+            /** Format: uuid */
+            run_id: string;
+            trace_id: string;
+            /** Format: uuid */
+            thread_id?: string;
+            queue?: components["schemas"]["QueuePlace"];
             steer?: components["schemas"]["SteeringMessage"];
         };
         /** @description A token that opens the stream of one run. */
@@ -9381,7 +9377,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
+                    "application/json": components["schemas"]["AwaitedRun"] | components["schemas"]["CreatedRun"];
                     "text/event-stream": unknown;
                 };
             };
@@ -9481,7 +9477,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
+                    "application/json": components["schemas"]["AwaitedRun"] | components["schemas"]["CreatedRun"];
                     "text/event-stream": unknown;
                 };
             };
@@ -10183,7 +10179,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CreatedRun"] | components["schemas"]["AwaitedRun"];
+                    "application/json": components["schemas"]["AwaitedRun"] | components["schemas"]["CreatedRun"];
                     "text/event-stream": unknown;
                 };
             };

@@ -1,5 +1,6 @@
 """The OpenAPI document describes all that there is, and describes it right."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -33,6 +34,46 @@ def _operations(described: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 def test_the_document_is_valid(described: dict[str, Any]) -> None:
     """The validator of others finds no fault in it, JSON Schema included."""
     validate(described)
+
+
+def _schemas(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects in a part of the document, whichever of them are schemas."""
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if type(part) is list else ():
+        yield from _schemas(inner)
+
+
+def test_generators_can_name_each_type(described: dict[str, Any]) -> None:
+    """They need the items of each list, and enums of texts or of numbers alone."""
+    for one in _schemas(described):
+        kinds = one.get("type")
+        if kinds == "array" or (isinstance(kinds, list) and "array" in kinds):
+            assert "items" in one, one
+        if isinstance(values := one.get("enum"), list):
+            assert 1 >= len({type(value) for value in values if value is not None}), one
+            assert not any(isinstance(value, dict | list) for value in values), one
+
+
+def test_the_first_type_that_fits_is_the_right_one(described: dict[str, Any]) -> None:
+    """Generated clients try the alternatives in turn; the longer one comes first."""
+    components = described["components"]["schemas"]
+    seen = 0
+    for one in _schemas(described):
+        names = [
+            other["$ref"].rpartition("/")[2] for other in one.get("anyOf", ()) if "$ref" in other
+        ]
+        for first, second in itertools.combinations(names, 2):
+            shorter, longer = components[first], components[second]
+            seen += 1
+            fits = set(shorter.get("required", ())) <= set(longer.get("required", ()))
+            are_distinct = any(
+                "enum" in longer["properties"].get(name, {}) and kind != longer["properties"][name]
+                for name, kind in shorter["properties"].items()
+                if "enum" in kind
+            )
+            assert are_distinct or not fits, (first, second)
+    assert seen
 
 
 def test_every_route_and_method_is_described(app: Flask, described: dict[str, Any]) -> None:
