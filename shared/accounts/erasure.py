@@ -17,7 +17,7 @@ from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
 from arkloop.shared.billing import budget_limits, usage_reports
 from arkloop.shared.billing.spending import end_user_scope
-from arkloop.shared.catalog import mcp_access
+from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import LastOwner
 from arkloop.shared.files import files
@@ -139,7 +139,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             forget_responses(tx, [None])
             usage_reports.forget_end_user(tx, org_id, end_user_id)
             budget_limits.forget_end_user(tx, org_id, end_user_id)
-            mcp_access.forget_owner(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
+            mcp_owners.forget(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
             record = _recorded(tx, erased, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
@@ -303,7 +303,7 @@ def _take_name_off(tx: Transaction, user_id: UUID) -> None:
     """
     # First: transactions that have locked a run refer to the user next, whose row is locked below.
     owner = mcp_access.owner_of(None, user_id)
-    commands.decline_visits(tx, mcp_access.forget_owner(tx, owner))
+    commands.decline_visits(tx, mcp_owners.forget(tx, owner))
     # Nobody can have taken it: no login has an "@", and no email begins with it.
     name = f"@{ERASED}-{user_id}"
     nothing = {"login": name, "email": name, "password_hash": ERASED}

@@ -141,30 +141,6 @@ def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> list[H
     return closed
 
 
-def forget_owner(tx: Transaction, owner: str, *, org_id: UUID | None = None) -> list[HashedPage]:
-    """Forget all that an owner has granted and was asked for, by default in all orgs.
-
-    Returns the pages that were open for runs. These are left to the caller: see
-    `commands.decline_visits`.
-    """
-    of_org = select(mcp_configs.c.id).where(mcp_configs.c.org_id == org_id)
-    grants, requests = (
-        delete(table).where(
-            table.c.owner == owner, true() if org_id is None else table.c.config_id.in_(of_org)
-        )
-        for table in (mcp_grants, mcp_authorizations)
-    )
-    asked = mcp_authorizations.c
-    shown = (asked.run_id, asked.state_hash, asked.answered_at)
-    closed = tx.sql.execute(requests.returning(*shown)).all()
-    tx.sql.execute(grants)  # last, as in `forget`
-    return [
-        (row.run_id, row.state_hash)
-        for row in closed
-        if row.run_id is not None and row.answered_at is None
-    ]
-
-
 # ---- requests ------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_owners
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpStateInvalid
 from arkloop.shared.ids import new_id
@@ -87,7 +87,7 @@ def disconnect(tx: Transaction, alice: User, config_id: UUID) -> None:
 
 
 def erase(tx: Transaction, alice: User, config_id: UUID) -> None:
-    mcp_access.forget_owner(tx, OWNER, org_id=alice.org_id)
+    mcp_owners.forget(tx, OWNER, org_id=alice.org_id)
 
 
 def move(tx: Transaction, alice: User, config_id: UUID) -> None:
