@@ -31,7 +31,7 @@ from arkloop.api.auth.provider_documents import (
     object_of,
 )
 from arkloop.shared.accounts import identity_providers
-from arkloop.shared.accounts.identities import Person
+from arkloop.shared.accounts.identities import Account, Person
 from arkloop.shared.accounts.identity_errors import (
     ClientRefused,
     IdentityProviderUnavailable,
@@ -56,6 +56,7 @@ _CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
 
 _TYPE = "oidc+jwt"
 _AUDIENCE = "arkloop-oidc"
+_OF_ACCOUNT = ("user_id", "session_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,9 @@ class PendingLogin:
     verifier: str
     return_to: str | None
     invitation: str | None
+    #: The account to link the person to, and the login in which they gave its password.
+    user_id: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,11 @@ class Reply:
 
 
 def begin(
-    provider: Row[Any], *, return_to: str | None, invitation: str | None
+    provider: Row[Any],
+    *,
+    return_to: str | None,
+    invitation: str | None = None,
+    account: Account | None = None,
 ) -> tuple[PendingLogin, datetime]:
     """Begin a login; returns it and the time of its end."""
     state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
@@ -96,13 +104,20 @@ def begin(
         verifier=verifier,
         return_to=return_to,
         invitation=invitation,
+        user_id=None if account is None else str(account.user_id),
+        session_id=None if account is None else str(account.session_id),
     )
     return pending, (datetime.now(UTC) + LIFETIME).replace(microsecond=0)
 
 
 def cookie_of(settings: Settings, pending: PendingLogin, ends_at: datetime) -> str:
     """Sign a login for the browser that has begun it."""
-    claims = {"aud": _AUDIENCE, "exp": int(ends_at.timestamp()), "login": asdict(pending)}
+    login = asdict(pending)
+    # Apart from the rest: processes of earlier releases know no other fields of a login.
+    account = {name: login.pop(name) for name in _OF_ACCOUNT}
+    claims = {"aud": _AUDIENCE, "exp": int(ends_at.timestamp()), "login": login}
+    if pending.user_id is not None:
+        claims["account"] = account
     return signed_tokens.sign(settings, _TYPE, claims)
 
 
@@ -121,11 +136,18 @@ def pending_of(settings: Settings, cookie: str, reply: Reply) -> PendingLogin:
         raise LoginStateInvalid() from None
     if claims["exp"] > time.time() + LIFETIME.total_seconds() + id_tokens.LEEWAY_SECONDS:
         raise LoginStateInvalid()
-    pending = PendingLogin(**claims["login"])
+    pending = PendingLogin(**claims["login"], **claims.get("account", {}))
     given = reply.state.encode(errors="replace")
     if not hmac.compare_digest(given, pending.state.encode()):
         raise LoginStateInvalid()
     return pending
+
+
+def account_of(pending: PendingLogin) -> Account | None:
+    """Return the account that the person is to be linked to, None if there is none."""
+    if pending.user_id is None or pending.session_id is None:
+        return None
+    return Account(user_id=UUID(pending.user_id), session_id=UUID(pending.session_id))
 
 
 def authorization_url(

@@ -11,6 +11,8 @@ from marshmallow import EXCLUDE, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth import provider_logins
+from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.auth.password_attempts import password_attempts
 from arkloop.api.auth.provider_attempts import provider_attempts
 from arkloop.api.auth.provider_documents import provider_documents
 from arkloop.api.auth.provider_logins import PendingLogin, Reply
@@ -18,19 +20,33 @@ from arkloop.api.endpoints.auth import COOKIE_PATH, check_origin, set_refresh_co
 from arkloop.api.http import denials, errors
 from arkloop.api.http.audited import record_login, record_refused_login
 from arkloop.api.http.client_address import client_address
-from arkloop.api.http.current import connections, public_path, settings
+from arkloop.api.http.current import (
+    actor,
+    connections,
+    connections_of_service,
+    public_path,
+    settings,
+)
 from arkloop.api.http.described import Time, described
 from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.schema import Schema
-from arkloop.shared.accounts import identities, identity_providers, sessions, suspensions
-from arkloop.shared.accounts.identities import Known, Person
+from arkloop.shared.accounts import (
+    accounts,
+    identities,
+    identity_providers,
+    sessions,
+    suspensions,
+)
+from arkloop.shared.accounts.identities import Account, Known, Person
 from arkloop.shared.accounts.identity_errors import (
     ClientRefused,
     ClientSecretUnreadable,
     IdentityProviderNotFound,
     IdentityProviderUnavailable,
+    LinkRefused,
+    LinkRequired,
     LoginRefused,
     LoginStateInvalid,
 )
@@ -38,12 +54,14 @@ from arkloop.shared.accounts.sessions import Session
 from arkloop.shared.errors import (
     AlreadyMember,
     ArkloopError,
+    Forbidden,
     InvalidRequest,
     InvitationInvalid,
     LoginTaken,
     OrgSuspended,
     TooManyAttempts,
 )
+from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("oidc", __name__)
@@ -68,6 +86,13 @@ class BeginLogin(Schema):
     org_id = Id(required=True)
     return_to = fields.String(validate=validate.Length(1, _MAX_RETURN_CHARACTERS))
     invitation = fields.String(validate=validate.Length(1, 200))
+
+
+class LinkAccount(Schema):
+    password = fields.String(
+        required=True, validate=validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
+    )
+    return_to = fields.String(validate=validate.Length(1, _MAX_RETURN_CHARACTERS))
 
 
 class BegunLogin(TypedDict):
@@ -103,16 +128,52 @@ def begin_provider_login() -> Response:
     provider_attempts().count(client_address())
     check_origin()
     body = read_body(BeginLogin())
-    return_to = body.get("return_to")
+    _check_return(return_to := body.get("return_to"))
+    provider = _provider_of(body["org_id"])
+    return _begun(provider, return_to=return_to, invitation=body.get("invitation"))
+
+
+@bp.post("/v1/auth/oidc/link")
+@requires()
+@described(
+    body=LinkAccount,
+    returns=BegunLogin,
+    raises=[IdentityProviderNotFound, IdentityProviderUnavailable, TooManyAttempts],
+)
+def link_identity_provider() -> Response:
+    """Begin a login by the identity provider of the token's org that links this user to the person.
+
+    It requires the user's password: a stolen access token must not be enough. Not for API keys.
+    """
+    session_id = actor().session_id
+    if session_id is None:
+        raise Forbidden("An API key cannot link an identity provider.")
+    provider_attempts().count(client_address())
+    check_origin()
+    body = read_body(LinkAccount())
+    _check_return(return_to := body.get("return_to"))
+    provider = _provider_of(actor().org_id)
+    with connections_of_service().reading() as sql:
+        user = accounts.profile(sql, actor().user_id, actor().org_id)
+    password_attempts().count(user.id)
+    if not passwords.verify(body["password"], user.password_hash):
+        raise InvalidRequest(password=["is not your password"])
+    password_attempts().forget(user.id)
+    account = Account(user_id=user.id, session_id=session_id)
+    return _begun(provider, return_to=return_to, account=account)
+
+
+def _check_return(return_to: str | None) -> None:
     if return_to is not None and not _may_return_to(return_to):
         raise InvalidRequest(
             return_to=["must be an address below ARKLOOP_PUBLIC_URL or one of ARKLOOP_CORS_ORIGINS"]
         )
-    provider = _provider_of(body["org_id"])
+
+
+def _begun(provider: Row[Any], **login: Any) -> Response:
+    """Begin a login, of which the browser keeps what it needs in the end."""
     metadata = provider_documents().metadata(provider.issuer, saved_at=provider.updated_at)
-    pending, ends_at = provider_logins.begin(
-        provider, return_to=return_to, invitation=body.get("invitation")
-    )
+    pending, ends_at = provider_logins.begin(provider, **login)
     cookie = provider_logins.cookie_of(settings(), pending, ends_at)
     if len(cookie) > provider_logins.MAX_COOKIE_LENGTH:
         raise InvalidRequest(return_to=["is too long for a cookie"])
@@ -130,6 +191,8 @@ def begin_provider_login() -> Response:
     raises=[
         LoginStateInvalid,
         LoginRefused,
+        LinkRequired,
+        LinkRefused,
         ClientRefused,
         ClientSecretUnreadable,
         IdentityProviderUnavailable,
@@ -198,24 +261,34 @@ def _log_in(pending: PendingLogin, reply: Reply) -> Session:
     )
     with connections().transaction() as tx:
         identities.spend_state(tx, pending.state, provider_logins.LIFETIME)
-        known = identities.identify(tx, provider, person, pending.invitation)
+        known = identities.identify(
+            tx,
+            provider,
+            person,
+            invitation=pending.invitation,
+            account=provider_logins.account_of(pending),
+        )
         lasts = timedelta(hours=provider.session_hours)
         session = sessions.begin(
             tx, user_id=known.user_id, org_id=provider.org_id, by=(known.identity_id, lasts)
         )
         _record(tx, known, provider.org_id)
+    if known.linked_by is not None:  # other logins may have ended
+        authenticator().forget()
     return session
 
 
 def _record(tx: Transaction, known: Known, org_id: UUID) -> None:
     done = {
         "user.created": known.is_new,
-        "identity.linked": known.is_linked,
+        "identity.linked": known.linked_by is not None,
         "member.joined": known.has_joined,
         "auth.logged_in": True,
     }
     for action in (action for action, is_done in done.items() if is_done):
-        record_login(tx, action, user_id=known.user_id, org_id=org_id, by="identity_provider")
+        proof = {"proof": known.linked_by} if action == "identity.linked" else {}
+        by = {"by": "identity_provider", **proof}
+        record_login(tx, action, user_id=known.user_id, org_id=org_id, **by)
 
 
 def _record_refusal(pending: PendingLogin, reason: str, provider_error: str | None) -> None:

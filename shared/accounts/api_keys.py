@@ -37,6 +37,10 @@ _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHOWN_CHARACTERS = 6  # enough to tell keys apart, few enough to leave 142 secret bits
 
 
+_IN_FORCE = (
+    api_keys.c.revoked_at.is_(None),
+    or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now()),
+)
 _LIMITS = ("max_cost_usd", "max_cost_usd_per_month")
 _WITH_LIMITS = select(api_keys, budgets.c.max_cost_usd, budgets.c.max_cost_usd_per_month).join(
     budgets,
@@ -180,6 +184,12 @@ def revoke_all(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID
     revocations.cancel_runs(tx, revoked, by_user_id=by_user_id)
 
 
+def has_any(sql: Connection, *, org_id: UUID, user_id: UUID) -> bool:
+    """Return whether a key of the user in the org is in force."""
+    of_user = (api_keys.c.org_id == org_id) & (api_keys.c.user_id == user_id)
+    return bool(sql.scalar(select(select(api_keys.c.id).where(of_user, *_IN_FORCE).exists())))
+
+
 def find(sql: Connection, key: str) -> Row[Any] | None:
     """Find the row of a valid key, with its user's `role`, and since when its org is suspended.
 
@@ -212,11 +222,7 @@ def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
             (memberships.c.user_id == api_keys.c.user_id)
             & (memberships.c.org_id == api_keys.c.org_id),
         )
-        .where(
-            matching,
-            api_keys.c.revoked_at.is_(None),
-            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now()),
-        )
+        .where(matching, *_IN_FORCE)
     ).one_or_none()
 
 

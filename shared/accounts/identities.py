@@ -2,19 +2,33 @@
 
 An address leads to a user only the first time, only if the provider has verified it, and only to a
 member of the provider's org. Addresses of users are not verified here: a person who registered with
-one before its owner came would otherwise get into the org with them.
+one before its owner came would otherwise get into the org with them. So an address alone leads to
+no account that somebody could use without the provider: that takes the account's password, too.
 """
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared.accounts import accounts, invitations, members, operators, secret_tokens
-from arkloop.shared.accounts.identity_errors import LoginRefused, LoginStateInvalid
+from arkloop.shared.accounts import (
+    accounts,
+    api_keys,
+    invitations,
+    members,
+    operators,
+    secret_tokens,
+)
+from arkloop.shared.accounts.identity_errors import (
+    LinkRefused,
+    LinkRequired,
+    LoginRefused,
+    LoginStateInvalid,
+)
+from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.errors import InvitationInvalid
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage import org_locks
@@ -43,12 +57,20 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account whose password a person has just given, and their login in the provider's org."""
+
+    user_id: UUID
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """The user that a person is, and what became of it by this login."""
 
     identity_id: UUID
     user_id: UUID
-    is_linked: bool = False
+    linked_by: Literal["address", "password"] | None = None  # None: not by this login
     is_new: bool = False
     has_joined: bool = False
 
@@ -65,15 +87,25 @@ def user_of(sql: Connection, provider: Row[Any], subject: str) -> Row[Any] | Non
     return sql.execute(query).one_or_none()
 
 
-def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: str | None) -> Known:
+def identify(
+    tx: Transaction,
+    provider: Row[Any],
+    person: Person,
+    *,
+    invitation: str | None,
+    account: Account | None,
+) -> Known:
     """Find or make the user that the person is, as a member of the provider's org.
+
+    With `account` they are this user, and nobody else.
 
     Raises:
         LoginRefused: they are not a member and may not become one by themselves, or it is not
             certain who they are.
         InvitationInvalid, AlreadyMember: see `invitations.accept`.
         LoginTaken: somebody took the address at this very moment.
-        LoginStateInvalid: the provider is not that of the org any more.
+        LoginStateInvalid: the provider is not that of the org any more, or the login of the account
+            has ended.
     """
     found = user_of(tx.sql, provider, person.subject)
     if found is None:
@@ -82,6 +114,8 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
         if tx.sql.scalar(select(identity_providers.c.id).where(is_it)) is None:
             raise LoginStateInvalid()  # it was replaced while it was asked
         found = user_of(tx.sql, provider, person.subject)
+    if account is not None:
+        _check_account(tx, provider, account, found)
     if found is not None:
         known = Known(identity_id=found.id, user_id=found.user_id)
         if invitation is not None:
@@ -95,12 +129,17 @@ def identify(tx: Transaction, provider: Row[Any], person: Person, invitation: st
     # Both by Postgres: see `accounts.compared`.
     by_email = func.lower(users.c.email) == func.lower(email)
     query = select(users.c.id, users.c.password_hash, _role(users.c.id, provider.org_id))
-    user = tx.sql.execute(query.where(by_email)).one_or_none()
+    # Nobody gives the user a password until the transaction ends.
+    locked = query.where(by_email).with_for_update(of=users, key_share=True)
+    user = tx.sql.execute(locked).one_or_none()
+    if account is not None and (user is None or user.id != account.user_id):
+        why = "Your address at the identity provider is not that of the account."
+        raise LinkRefused("address_of_another_account", why)
     if user is None:
         return _join(tx, provider, person, email, invitation)
     if user.role is None:
         raise _refused_as_another(user)
-    return _link(tx, provider, person, user)
+    return _link(tx, provider, person, user, by="address" if account is None else "password")
 
 
 def spend_state(tx: Transaction, state: str, lifetime: timedelta) -> None:
@@ -160,7 +199,10 @@ def _refused_as_another(user: Row[Any]) -> LoginRefused:
     """Say how the owner of an account outside the org can bring it in."""
     why = "An account with your address exists that is not in this organization"
     if user.password_hash != accounts.NO_PASSWORD:
-        how = "Log in with its password and an invitation first."
+        how = (
+            "If it is yours, log in with its password and an invitation first; if it is not, ask"
+            " the operator of the service to erase it."
+        )
         return LoginRefused("address_of_another_user", f"{why}. {how}")
     how = (
         "Ask an admin of an organization that it is in, or the operator of the service, to reset"
@@ -190,12 +232,39 @@ def _join(
     return Known(identity_id=identity_id, user_id=user_id, is_new=True, has_joined=True)
 
 
-def _link(tx: Transaction, provider: Row[Any], person: Person, user: Row[Any]) -> Known:
+def _check_account(
+    tx: Transaction, provider: Row[Any], account: Account, found: Row[Any] | None
+) -> None:
+    """Check that the person may be this user. Raises: LinkRefused, LoginStateInvalid."""
+    login = {"user_id": account.user_id, "session_id": account.session_id}
+    if accounts.membership(tx.sql, org_id=provider.org_id, **login) is None:
+        raise LoginStateInvalid()
+    if found is not None and found.user_id != account.user_id:
+        why = "The identity provider's account that you have used is linked to another user."
+        raise LinkRefused("identity_of_another_account", why)
+
+
+def _link(
+    tx: Transaction,
+    provider: Row[Any],
+    person: Person,
+    user: Row[Any],
+    *,
+    by: Literal["address", "password"],
+) -> Known:
     """Tie a member to the person. From then on they log in by the provider alone.
 
-    A person who has registered with the address keeps no way in; nor does one who has left at the
-    provider. Owners keep their password, for the day on which the provider is out of order, and so
-    do members of other orgs, which have no part in this, and operators, who need it to be ones.
+    Owners keep their password, for the day on which the provider is out of order, and so do members
+    of other orgs, which have no part in this, and operators, who need it to be ones.
+
+    `by` an address alone, another person who has registered with it must keep no way in, nor get
+    by their own access to an MCP server what the person sends there. Where the account has no
+    password, the provider has made it or was linked to it before, and what it has is the person's.
+
+    Raises:
+        LoginRefused: the provider knows the member as somebody else.
+        LinkRequired: the account would keep a password, API keys or access to MCP servers, and `by`
+            does not prove whose they are.
     """
     taken = select(identities.c.id).where(
         identities.c.provider_id == provider.id, identities.c.user_id == user.id
@@ -206,10 +275,23 @@ def _link(tx: Transaction, provider: Row[Any], person: Person, user: Row[Any]) -
             "Your address belongs to a member whom the identity provider knows as somebody else.",
         )
     is_the_orgs_own = user.role != members.OWNER and len(accounts.orgs_of(tx.sql, user.id)) == 1
-    if is_the_orgs_own and not tx.sql.scalar(select(operators.is_operator(literal(user.id)))):
+    keeps_password = not is_the_orgs_own or bool(
+        tx.sql.scalar(select(operators.is_operator(literal(user.id))))
+    )
+    if not keeps_password:
+        # Before the keys are looked for: it waits for a login that is making one.
         accounts.change_password(tx, user_id=user.id, password_hash=accounts.NO_PASSWORD)
+    if by == "address" and user.password_hash != accounts.NO_PASSWORD:
+        of_user = {"org_id": provider.org_id, "user_id": user.id}
+        owner = mcp_access.owner_of(None, user.id)
+        if (
+            keeps_password
+            or api_keys.has_any(tx.sql, **of_user)
+            or mcp_owners.has_any(tx.sql, provider.org_id, owner)
+        ):
+            raise LinkRequired()
     identity_id = _insert(tx, provider, person, user.id)
-    return Known(identity_id=identity_id, user_id=user.id, is_linked=True)
+    return Known(identity_id=identity_id, user_id=user.id, linked_by=by)
 
 
 def _insert(tx: Transaction, provider: Row[Any], person: Person, user_id: UUID) -> UUID:

@@ -54,6 +54,25 @@ class LoginRefused(Forbidden):
         self.provider_error = provider_error
 
 
+class LinkRequired(LoginRefused):
+    code = "auth.link_required"
+    message = (
+        "A member of the organization has your address, and the password, API keys or access to MCP"
+        " servers of that account may be somebody else's. If the account is yours, log in with its"
+        " password and link the identity provider from there. If it is not, ask an owner of the"
+        " organization to remove the member."
+    )
+
+    def __init__(self) -> None:
+        super().__init__("link_required")
+
+
+class LinkRefused(LoginRefused):
+    """Refusal of an identity for the account from which it was to be linked."""
+
+    code = "auth.link_refused"
+
+
 class ClientRefused(LoginRefused):
     """Refusal of this service by the provider, for all people alike: no time mends it."""
 

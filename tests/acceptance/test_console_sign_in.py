@@ -55,6 +55,18 @@ def choose(
     context.route(f"{provider.url}/**", come_back)
 
 
+def link(provider: IdentityProvider, owner: Caller, person: Caller) -> None:
+    """Link the provider of the owner's org to a member's account, as the console does."""
+    browser = client(owner.url)
+    body = {"login": person.login, "password": PASSWORD, "org_id": owner.org_id}
+    token = browser.post("/v1/auth/login", json=body).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = {"password": PASSWORD}
+    begun = browser.post("/v1/auth/oidc/link", json=asked, headers=headers).json()
+    query = provider.authorize(begun["authorization_url"])
+    assert browser.get(f"/v1/auth/oidc/callback?{query}").is_success
+
+
 @pytest.fixture
 def both(system: System) -> tuple[Caller, Caller]:
     """A user of two orgs, the owner of the first, and the owner of the second."""
@@ -149,7 +161,59 @@ def test_an_org_is_entered_by_its_provider(
     expect(dialog.get_by_role("alert")).to_contain_text("has no identity provider")
     with IdentityProvider() as provider:
         choose(provider, owner, user, context)
+        link(provider, owner, user)
         press(dialog, "Continue")
+
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+
+def test_a_member_with_a_key_links_the_provider_to_their_account(
+    context: BrowserContext, system: System, home: str
+) -> None:
+    """The sign-in page says that it takes the password; the provider does afterwards, and the key
+    stays in force.
+    """
+    owner = system.caller().at(home)
+    person = system.colleague(owner).at(home)
+    _, key = person.api_key()
+    with IdentityProvider() as provider:
+        choose(provider, owner, person, context)
+        page = context.new_page()
+        page.goto(f"{home}/console#/sign-in?org={owner.org_id}")
+        press(page, "Continue")
+        expect(page.get_by_role("status")).to_contain_text("sign in with the password")
+        enter(page, person.login)
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        go(page, "/sessions")
+        page.get_by_role("link", name="Link identity provider").click()
+        page.get_by_label("Your password").fill("wrong")
+        press(page, "Continue")
+        expect(page.get_by_text("is not your password")).to_be_visible()
+        page.get_by_label("Your password").fill(PASSWORD)
+        with page.expect_response(re.compile("/v1/auth/oidc/callback")):
+            press(page, "Continue")
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        press(page, "Sign out")
+        press(page, "Sign in with your identity provider")
+        press(page, "Continue")
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+        assert person.at(token=key).http.get("/v1/me").is_success
+        assert not person.http.get("/v1/me").is_success
+
+
+def test_a_password_after_a_refusal_leads_to_the_org_whose_provider_is_to_be_linked(
+    context: BrowserContext, both: tuple[Caller, Caller], home: str
+) -> None:
+    """There alone can its provider be linked; a password leads to the first org otherwise."""
+    user, owner = (one.at(home) for one in both)
+    with IdentityProvider() as provider:
+        choose(provider, owner, user, context)
+        page = context.new_page()
+        page.goto(f"{home}/console#/sign-in?org={owner.org_id}")
+        press(page, "Continue")
+        expect(page.get_by_role("status")).to_contain_text("sign in with the password")
+        enter(page, user.login)
 
         expect(page.get_by_role("navigation")).to_contain_text("member ·")
 

@@ -38,5 +38,6 @@ export const PAGES = [
   { path: "/leases", title: "Leases", icon: "clock", group: "operator", permission: "operator", load: () => import("./pages/leases.js") },
   { path: "/stuck", title: "Stuck runs", icon: "alert", group: "operator", permission: "operator", load: () => import("./pages/stuck.js") },
   { path: "/password", title: "Password", load: () => import("./pages/password.js") },
+  { path: "/identity-provider", title: "Identity provider", load: () => import("./pages/identity_provider.js") },
   { path: "/sessions", title: "Log-ins", icon: "clock", group: "settings", load: () => import("./pages/sessions.js") },
 ]

@@ -891,6 +891,11 @@ class LimitUse(TypedDict):
     resets_at: str | None
 
 
+class LinkAccount(TypedDict):
+    password: str
+    return_to: NotRequired[str]
+
+
 class ListedRun(TypedDict):
     "A run in the list of an org."
 

@@ -2535,6 +2535,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/auth/oidc/link": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Begin a login by the identity provider of the token's org that links this user to the person
+         * @description Begin a login by the identity provider of the token's org that links this user to the person.
+         *
+         *     It requires the user's password: a stolen access token must not be enough. Not for API keys.
+         */
+        post: operations["oidc.link_identity_provider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/auth/oidc/callback": {
         parameters: {
             query?: never;
@@ -3440,6 +3462,10 @@ export interface components {
             org_id: string;
             return_to?: string;
             invitation?: string;
+        };
+        LinkAccount: {
+            password: string;
+            return_to?: string;
         };
         ResetPassword: {
             token: string;
@@ -6710,10 +6736,12 @@ export interface components {
         };
         /**
          * @description - `auth.forbidden`: Your role or the scopes of your key do not allow this.
+         *     - `auth.link_refused`: The identity provider's reply was refused.
+         *     - `auth.link_required`: A member of the organization has your address, and the password, API keys or access to MCP servers of that account may be somebody else's. If the account is yours, log in with its password and link the identity provider from there. If it is not, ask an owner of the organization to remove the member.
          *     - `auth.login_refused`: The identity provider's reply was refused.
          *     - `identity_providers.client_refused`: The identity provider refuses this service as its client: an owner of the organization must check the client id and set the client secret again.
          */
-        "auth.forbidden-auth.login_refused-identity_providers.client_refused": {
+        "auth.forbidden-auth.link_refused-auth.link_required-auth.login_refused-identity_providers.client_refused": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 [name: string]: unknown;
@@ -6721,7 +6749,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "auth.forbidden" | "auth.login_refused" | "identity_providers.client_refused";
+                    code?: "auth.forbidden" | "auth.link_refused" | "auth.link_required" | "auth.login_refused" | "identity_providers.client_refused";
                 };
             };
         };
@@ -12563,6 +12591,45 @@ export interface operations {
             503: components["responses"]["identity_providers.unavailable-service.unavailable"];
         };
     };
+    "oidc.link_identity_provider": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LinkAccount"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BegunLogin"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized-org.suspended"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["identity_providers.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            429: components["responses"]["auth.too_many_attempts-rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["identity_providers.unavailable-service.unavailable"];
+        };
+    };
     "oidc.complete_provider_login": {
         parameters: {
             query: {
@@ -12599,7 +12666,7 @@ export interface operations {
             };
             400: components["responses"]["auth.login_state_invalid-http.bad_request-invitations.invalid"];
             401: components["responses"]["org.suspended"];
-            403: components["responses"]["auth.forbidden-auth.login_refused-identity_providers.client_refused"];
+            403: components["responses"]["auth.forbidden-auth.link_refused-auth.link_required-auth.login_refused-identity_providers.client_refused"];
             409: components["responses"]["accounts.taken-members.already_member"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];

@@ -40,6 +40,7 @@ PATCH /v1/api-keys/<id:key_id>                              manager
 DELETE /v1/api-keys/<id:key_id>                             manager
 POST /v1/client-tokens                                      anyone
 POST /v1/auth/password                                      person
+POST /v1/auth/oidc/link                                     person
 GET /v1/auth/sessions                                       person
 DELETE /v1/auth/sessions/<id:session_id>                    person
 GET /v1/orgs/<id:org_id>/members                            manager

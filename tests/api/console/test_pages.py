@@ -100,6 +100,8 @@ def test_each_way_in_which_a_provider_s_login_fails_has_words_of_its_own() -> No
     errors = (
         identity_errors.LoginStateInvalid,
         identity_errors.LoginRefused,
+        identity_errors.LinkRequired,
+        identity_errors.LinkRefused,
         identity_errors.ClientRefused,
         identity_errors.ClientSecretUnreadable,
         identity_errors.IdentityProviderUnavailable,

@@ -15,10 +15,11 @@ from arkloop.api.auth.provider_documents import ProviderDocuments
 from arkloop.shared.config import Settings
 from arkloop.shared.security import egress
 from arkloop.shared.storage.connections import Connections
-from tests.clients import User
+from tests.clients import PASSWORD, User
 from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
 
 BEGIN, CALLBACK = "/v1/auth/oidc/begin", "/v1/auth/oidc/callback"
+LINK = "/v1/auth/oidc/link"
 
 HOME = "https://runs.example.com"
 
@@ -77,6 +78,24 @@ def begin(client: FlaskClient, owner: User, **fields: Any) -> str:
 def log_in(client: FlaskClient, owner: User, provider: IdentityProvider, **fields: Any) -> Any:
     query = provider.authorize(begin(client, owner, **fields))
     return client.get(f"{CALLBACK}?{query}")
+
+
+def link(user: User, provider: IdentityProvider, password: str = PASSWORD) -> Any:
+    """Log in at the provider as a person whom the user's login is to be linked to."""
+    begun = user.post(LINK, {"password": password})
+    assert 200 == begun.status_code, begun.text
+    query = provider.authorize((begun.json or {})["authorization_url"])
+    return user.client.get(f"{CALLBACK}?{query}")
+
+
+def join(user: User, owner: User) -> User:
+    """Let a user join the owner's org, besides their own; returns them by a login in it."""
+    invited = owner.post(f"/v1/orgs/{owner.org_id}/invitations", {"name": "x", "role": "member"})
+    body = {"login": user.login, "password": PASSWORD}
+    body["invitation"] = (invited.json or {})["token"]
+    joined = user.client.post("/v1/auth/login", json=body)
+    assert 200 == joined.status_code, joined.text
+    return replace(user, org_id=owner.org_id, token=(joined.json or {})["access_token"])
 
 
 def user_of(client: FlaskClient, response: TestResponse) -> dict[str, Any]:

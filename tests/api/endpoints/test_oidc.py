@@ -4,13 +4,13 @@
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Flask
 from sqlalchemy import select, update
 
-from arkloop.shared.accounts import operators
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import refresh_tokens
 from tests.api.endpoints.logins_by_provider import (
@@ -20,6 +20,8 @@ from tests.api.endpoints.logins_by_provider import (
     attempts,
     begin,
     documents,
+    join,
+    link,
     log_in,
     org,
     path,
@@ -97,36 +99,6 @@ def test_an_address_with_a_final_sigma_is_found(
     client = app.test_client()
 
     assert str(member.id) == user_of(client, log_in(client, org, provider))["id"]
-
-
-@pytest.mark.parametrize("case", ["owner", "operator", "member of two"])
-def test_those_who_need_a_password_elsewhere_keep_it(
-    org: User,
-    provider: IdentityProvider,
-    app: Flask,
-    register: Register,
-    connections: Connections,
-    case: str,
-) -> None:
-    """An owner for a provider that is out of order, an operator to be one, a member of another org
-    since that has no part in this.
-    """
-    roles = {"owner": "owner", "operator": "member"}
-    user = register(org_of=org, role=roles[case]) if case in roles else register()
-    if case == "operator":
-        with connections.transaction() as tx:
-            operators.add(tx, user.id)
-    if case == "member of two":
-        name = {"name": "x", "role": "member"}
-        token = (org.post(f"/v1/orgs/{org.org_id}/invitations", name).json or {})["token"]
-        body = {"login": user.login, "password": PASSWORD, "invitation": token}
-        assert 200 == app.test_client().post("/v1/auth/login", json=body).status_code
-    provider.claims = {"email": f"{user.login}@example.com"}
-    client = app.test_client()
-    assert str(user.id) == user_of(client, log_in(client, org, provider))["id"]
-
-    body = {"login": user.login, "password": PASSWORD}
-    assert 200 == app.test_client().post("/v1/auth/login", json=body).status_code
 
 
 def test_somebody_invited_joins_in_the_role_of_the_invitation(
@@ -237,9 +209,11 @@ def test_an_account_of_another_org_s_provider_comes_in_by_a_reset_of_its_passwor
     chosen = {"token": reset["token"], "password": "horse battery"}
     assert 200 == app.test_client().post("/v1/auth/password-reset", json=chosen).status_code
     body = {"login": bob["username"], "password": "horse battery", "invitation": invited["token"]}
-    assert 200 == app.test_client().post("/v1/auth/login", json=body).status_code
     client = app.test_client()
-    assert bob["id"] == user_of(client, log_in(client, second, provider))["id"]
+    joined = (client.post("/v1/auth/login", json=body).json or {})["access_token"]
+    member = User(client, bob["username"], bob["id"], second.org_id, joined)
+    linked = link(member, provider, password="horse battery")
+    assert bob["id"] == user_of(client, linked)["id"]
 
 
 def test_an_address_that_was_given_to_somebody_else_is_no_way_in(
@@ -317,13 +291,9 @@ def test_a_login_by_a_provider_is_bound_to_its_org(
 ) -> None:
     """It neither sees nor ends what the user has elsewhere: its org's owners chose the provider."""
     user = register()
-    body: dict[str, Any] = {"name": "x", "role": "member"}
-    token = (org.post(f"/v1/orgs/{org.org_id}/invitations", body).json or {})["token"]
-    body = {"login": user.login, "password": PASSWORD, "invitation": token}
-    assert 200 == app.test_client().post("/v1/auth/login", json=body).status_code
+    member = join(replace(user, client=app.test_client()), org)
     provider.claims = {"email": f"{user.login}@example.com"}
-    client = app.test_client()
-    seen = user_of(client, log_in(client, org, provider))
+    seen = user_of(client := member.client, link(member, provider))
 
     assert [str(org.org_id)] == [one["id"] for one in seen["orgs"]]
     assert 2 == len((user.get("/v1/me").json or {})["orgs"])

@@ -256,25 +256,38 @@ const ORG = "arkloop.org"
 /** Return the org whose identity provider was used last in this browser. */
 export const lastOrg = () => localStorage.getItem(ORG) ?? ""
 
-/** Leave for the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId */
-export async function beginAtProvider(orgId) {
+/** Return the address of the console, to which identity providers lead back. */
+export function returnAddress() {
   const page = new URL(location.href)
   page.hash = ""
   page.search = ""
+  return page.href
+}
+
+/** Leave for the identity provider of an org. @param {string} orgId @param {string} url */
+export function leaveFor(orgId, url) {
+  localStorage.setItem(ORG, orgId)
+  location.assign(url)
+}
+
+/** Log in at the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId */
+export async function beginAtProvider(orgId) {
   const response = await fetch(new URL("oidc/begin", AUTH), {
     method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ org_id: orgId, return_to: page.href }),
+    body: JSON.stringify({ org_id: orgId, return_to: returnAddress() }),
   })
   const found = await response.json()
   if (!response.ok) return reason(found, response)
-  localStorage.setItem(ORG, orgId)
-  location.assign(found.authorization_url)
+  leaveFor(orgId, found.authorization_url)
   return ""
 }
 
 /** What a provider's page has brought back, in words. @type {Record<string, string>} */
 const REFUSALS = {
   "auth.login_state_invalid": "That login has expired, or was begun in another browser. Try again.",
+  "auth.link_required":
+    "An account of your organization has your address, and what it gives access to may be somebody else's. If it is yours, sign in with the password, and link your identity provider under Log-ins. If it is not, ask an owner of your organization.",
+  "auth.link_refused": "Your identity provider knows you by another address than this account has, or as another user. Nothing has changed.",
   "auth.login_refused": "Your identity provider, or your organization, does not let you in.",
   "identity_providers.client_refused":
     "Your identity provider refuses this service. An owner of your organization must check the client id and secret.",
@@ -283,11 +296,16 @@ const REFUSALS = {
   "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
 }
 
+/** The org whose provider is to be linked to an account first: its owner signs in there. @type {string | null} */
+let orgToLink = null
+export const linkedFirst = () => orgToLink
+
 /** Return why a login at a provider has failed, once, if this page was opened by one; else "". */
 function takeRefusal() {
   const code = new URLSearchParams(location.search).get("error")
   if (code === null) return ""
   history.replaceState(null, "", location.pathname + location.hash)
+  if (code === "auth.link_required") orgToLink = lastOrg()
   return REFUSALS[code] ?? "The login has failed. Try again."
 }
 
@@ -336,6 +354,7 @@ async function endLogIn() {
 /** @param {string} why */
 function leave(why) {
   credential = null
+  orgToLink = null
   sessionStorage.removeItem(KEY)
   forgetDrafts()
   notice.set(why)

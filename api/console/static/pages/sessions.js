@@ -7,7 +7,8 @@ import { Confirm, Failed, Table } from "../settings/parts.js"
 import { Badge, Button, Empty, Head, Loading, Time, useRead } from "../ui/parts.js"
 
 export function Page() {
-  return html`<${Head} title="Log-ins" actions=${!isKey() && html`<a class="button" href=${href("/password")}>Change password</a>`} /><div class="page">${isKey()
+  return html`<${Head} title="Log-ins" actions=${!isKey() && html`<a class="button" href=${href("/identity-provider")}>Link identity provider</a>
+    <a class="button" href=${href("/password")}>Change password</a>`} /><div class="page">${isKey()
     ? html`<${Empty} icon="system" title="An API key has no log-ins"><p>Sign in with a password or your identity provider to see where you are signed in.</p></${Empty}>`
     : html`<${Sessions} />`}</div>`
 }

@@ -2,7 +2,7 @@
 import { plain } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
 import { href, match, route } from "../lib/router.js"
-import { beginAtProvider, isSuspended, lastOrg, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
+import { beginAtProvider, isSuspended, lastOrg, linkedFirst, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
 import { Button, Dialog, Field, Problem, useAction } from "../ui/parts.js"
@@ -26,7 +26,7 @@ export function SignIn() {
 
 /** The ways to sign in. @type {Record<string, {text: string, Form: () => any}>} */
 const MEANS = {
-  password: { text: "Sign in with a password", Form: () => html`<${PasswordForm} orgId=${ofAddress("org")} />` },
+  password: { text: "Sign in with a password", Form: () => html`<${PasswordForm} orgId=${ofAddress("org") ?? linkedFirst()} />` },
   key: { text: "Sign in with an API key", Form: KeyForm },
   provider: { text: "Sign in with your identity provider", Form: ProviderForm },
 }

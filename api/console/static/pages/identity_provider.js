@@ -1,0 +1,26 @@
+// The identity provider of the org, linked to the user's own account.
+import { send } from "../lib/api.js"
+import { html } from "../lib/html.js"
+import { href } from "../lib/router.js"
+import { isKey, leaveFor, me, returnAddress } from "../lib/session.js"
+import { FormBox, TextField, useForm } from "../settings/fields.js"
+import { Empty, Head } from "../ui/parts.js"
+
+export function Page() {
+  return html`<${Head} title="Identity provider" back=${href("/sessions")} /><div class="page page-form">${isKey()
+    ? html`<${Empty} icon="key" title="An API key cannot link an identity provider"><p>Sign in with a password to link it.</p></${Empty}>`
+    : html`<${LinkProvider} />`}</div>`
+}
+
+function LinkProvider() {
+  const form = useForm({ password: "" }, async ({ password }) => {
+    // Not twice: a wrong password counts each time.
+    const response = await send("POST", "auth/oidc/link", { body: { password, return_to: returnAddress() } })
+    leaveFor(me.get()?.org_id ?? "", (await response.json()).authorization_url)
+  })
+  return html`<p class="lead">Sign in at your organization's identity provider once, and then always with it. It must know you by this account's address.
+      Your API keys stay. Your password ends, unless you are an owner, an operator, or in other organizations, too.</p>
+    <${FormBox} form=${form} action="Continue" isReady=${form.values.password !== ""}>
+      <${TextField} form=${form} name="password" label="Your password" type="password" autocomplete="current-password" required />
+    </${FormBox}>`
+}
