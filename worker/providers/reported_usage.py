@@ -7,6 +7,7 @@ does not know is read as the API's own vendor.
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from genai_prices.types import UsageExtractor
 
@@ -24,6 +25,9 @@ _APIS = {
 }
 #: Where servers report cached tokens other than in `prompt_tokens_details`: Kimi, DeepSeek.
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens")
+#: Google's Gemini API and Vertex AI: thinking is output in their bills, and in a chat completion's
+#: usage a part of the total alone. Totals of other servers say nothing.
+_GOOGLE = ".googleapis.com"
 
 
 class UsageReader:
@@ -34,12 +38,16 @@ class UsageReader:
         known = prices.usage_extractors(route.provider, route.address)
         found = [_first(known, names), _first(prices.usage_extractors(vendor, None), (own,))]
         self._extractors = [extractor for extractor in found if extractor is not None]
+        host = urlsplit(route.address or "").hostname or ""
+        self._counts_total = api == "chat" and host.endswith(_GOOGLE)
 
     def read(self, reported: Any) -> Usage | None:
         """Return the usage; None where it is missing or cannot be read."""
         if not isinstance(reported, Mapping):
             return None
         usage = _completed(reported)
+        if self._counts_total:
+            usage = _with_thinking(usage)
         for extractor in self._extractors:
             try:
                 _, found = extractor.extract({"usage": usage})
@@ -75,3 +83,18 @@ def _completed(reported: Mapping[str, Any]) -> dict[str, Any]:
             details["cached_tokens"] = usage[name]
             usage["prompt_tokens_details"] = details
     return usage
+
+
+def _with_thinking(usage: dict[str, Any]) -> dict[str, Any]:
+    """Count tokens that only the total has as output, and as reasoning if none is reported."""
+    total, prompt = usage.get("total_tokens"), usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens")
+    if not (isinstance(total, int) and isinstance(prompt, int) and isinstance(completion, int)):
+        return usage
+    if (thinking := total - prompt - completion) <= 0:
+        return usage
+    details = usage.get("completion_tokens_details")
+    details = dict(details) if isinstance(details, Mapping) else {}
+    details["reasoning_tokens"] = details.get("reasoning_tokens") or thinking
+    completed = {"completion_tokens": completion + thinking, "completion_tokens_details": details}
+    return {**usage, **completed}

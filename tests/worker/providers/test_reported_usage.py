@@ -65,6 +65,35 @@ def test_xai_reports_reasoning_besides_the_output(base_url: str | None, output_t
     assert expected == read(base_url, OPENAI)
 
 
+GOOGLE = "https://us-central1-aiplatform.googleapis.com/v1/projects/p/locations/l/endpoints/openapi"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "reported", "output_tokens", "reasoning_tokens"),
+    [
+        (GOOGLE, {"total_tokens": 105}, 96, 93),
+        # Where the output has the thinking already, the total adds nothing.
+        (GOOGLE, {"completion_tokens": 96, "total_tokens": 105}, 96, 0),
+        (GOOGLE, {"completion_tokens_details": {"reasoning_tokens": 9}, "total_tokens": 99}, 90, 9),
+        (GOOGLE, {"completion_tokens": None, "total_tokens": 102}, 93, 93),
+        # Totals that are missing, too low or no number.
+        (GOOGLE, {}, 3, 0),
+        (GOOGLE, {"total_tokens": 0}, 3, 0),
+        (GOOGLE, {"total_tokens": "105"}, 3, 0),
+        # Totals of other servers.
+        ("https://api.openai.com/v1", {"total_tokens": 105}, 3, 0),
+        ("https://googleapis.com.example.com/v1", {"total_tokens": 105}, 3, 0),
+    ],
+)  # fmt: skip
+def test_google_reports_thinking_in_the_total_alone(
+    base_url: str, reported: dict[str, Any], output_tokens: int, reasoning_tokens: int
+) -> None:
+    """The rest of the total is output, at Google alone."""
+    expected = Usage(input_tokens=9, output_tokens=output_tokens, reasoning_tokens=reasoning_tokens)
+
+    assert expected == read(base_url, {"prompt_tokens": 9, "completion_tokens": 3, **reported})
+
+
 @pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
 @pytest.mark.parametrize("base_url", ["https://api.moonshot.ai/v1", "http://127.0.0.1:8000/v1"])
 def test_cached_tokens_may_stand_beside_the_prompts(base_url: str, name: str) -> None:
@@ -247,6 +276,15 @@ BILLS: dict[str, tuple[str, str, dict[str, Any], str, float]] = {
         },
         "23:00",
         400 * 0.135 + 600 * 0.035 + 20 * 0.55,
+    ),
+    # https://ai.google.dev/gemini-api/docs/pricing: output includes thinking, which chat
+    # completions report in the total alone.
+    "Google": (
+        "https://generativelanguage.googleapis.com/v1beta/openai/",
+        "gemini-2.5-flash",
+        {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 105},
+        "12:00",
+        9 * 0.3 + (3 + 93) * 2.5,
     ),
     "OpenAI": (
         "https://api.openai.com/v1",
