@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-#: Tokens of each call.
-INPUT, OUTPUT = 100, 20
+#: Tokens of each call, and those of its input that the cache had, and of its output for reasoning.
+INPUT, OUTPUT, CACHED, REASONING = 100, 20, 60, 5
 
 
 class ChatServer:
@@ -20,13 +20,14 @@ class ChatServer:
     While `slips` is set, the arguments of `find_order` are no JSON, and while `cuts` is set, those
     of `cancel_order` break off where the model reaches its output limit. While `signs` is set, its
     ids have a signature in them, as those of Gemini behind LiteLLM. While `breaks_lines` is set,
-    the order of `find_order` has a line break that is not escaped.
+    the order of `find_order` has a line break that is not escaped. It reports tokens if the request
+    asks for them, and while `counts_nothing` is set not even then.
     """
 
     def __init__(self) -> None:
         self.is_slow, self.counts_anew = threading.Event(), threading.Event()
         self.slips, self.cuts, self.signs = (threading.Event() for _ in range(3))
-        self.breaks_lines = threading.Event()
+        self.breaks_lines, self.counts_nothing = threading.Event(), threading.Event()
         self.bodies: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -78,11 +79,12 @@ class ChatServer:
             yield _delta(role="assistant", content="It is ")
             while self.is_slow.is_set():
                 threading.Event().wait(0.02)
+                yield _delta(content="")
             yield _delta(content="cancelled.")
             yield _delta("stop")
-        usage = {"prompt_tokens": INPUT, "completion_tokens": OUTPUT}
-        usage["total_tokens"] = INPUT + OUTPUT
-        yield {**_delta(), "choices": [], "usage": usage}
+        is_asked = (body.get("stream_options") or {}).get("include_usage")
+        if is_asked and not self.counts_nothing.is_set():
+            yield {**_delta(), "choices": [], "usage": _USAGE}
 
     def _calls(self, calls: list[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
         for index, (call_id, name, order_id) in enumerate(calls):
@@ -99,6 +101,15 @@ class ChatServer:
             for piece in ('{"order_id"', "" if is_slip else end):
                 yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
         yield _delta("length" if is_cut else "tool_calls")
+
+
+_USAGE = {
+    "prompt_tokens": INPUT,
+    "completion_tokens": OUTPUT,
+    "total_tokens": INPUT + OUTPUT,
+    "prompt_tokens_details": {"cached_tokens": CACHED},
+    "completion_tokens_details": {"reasoning_tokens": REASONING},
+}
 
 
 def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:

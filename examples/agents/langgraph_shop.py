@@ -27,7 +27,7 @@ from langgraph.types import Command
 
 from arkloop.agents import AgentRun, Message, ToolFailed
 
-from . import _call_ids, _open_calls, _shop
+from . import _call_ids, _model_calls, _open_calls, _shop
 
 
 def langgraph_shop(run: AgentRun) -> None:
@@ -35,12 +35,16 @@ def langgraph_shop(run: AgentRun) -> None:
     model = ChatOpenAI(model=run.model, stream_usage=True).bind_tools(list(_shop.TOOLS.values()))
 
     steps, ids = _shop.Steps(run), _call_ids.CallIds(run)
-    bad = _bad_arguments(run)
+    bad, calls = _bad_arguments(run), _model_calls.ModelCalls(run)
 
     def call_model(state: MessagesState) -> dict[str, Any]:
         message: Any = None
-        for chunk in model.stream([SystemMessage(run.instructions), *state["messages"]]):
+        messages = [SystemMessage(run.instructions), *state["messages"]]
+        calls.begin(*(str(one.text) for one in messages))
+        for chunk in model.stream(messages):
             message = chunk if message is None else message + chunk
+            if calls.are_over:  # nobody reads the rest, and the provider would bill it
+                break
         return {"messages": [_with_whole_calls(message, ids, bad)]}
 
     def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
@@ -62,13 +66,40 @@ def langgraph_shop(run: AgentRun) -> None:
 
     # A lost run continues from its own turns: they are part of the conversation.
     state = {"messages": [_message(run, message) for message in _open_calls.conversation(run)]}
-    for mode, event in graph.stream(state, stream_mode=["messages", "updates"]):
-        if mode == "messages":
-            chunk, _ = event
-            if isinstance(chunk, AIMessageChunk) and chunk.text:
-                run.text(chunk.text)
-        elif "model" in event:
-            _record(run, event["model"]["messages"][-1], bad)
+    stream = graph.stream(state, stream_mode=["messages", "updates"])
+    with contextlib.closing(stream), calls:
+        for mode, event in stream:
+            if mode == "messages":
+                _stream(run, calls, event[0])
+            elif "model" in event:
+                message = event["model"]["messages"][-1]
+                calls.end(**_tokens(message))
+                _record(run, message, bad)
+
+
+def _stream(run: AgentRun, calls: _model_calls.ModelCalls, chunk: Any) -> None:
+    if not isinstance(chunk, AIMessageChunk):
+        return
+    calls.receive(chunk.text + "".join(part["args"] or "" for part in chunk.tool_call_chunks))
+    if chunk.text:
+        run.text(chunk.text)
+    else:
+        run.check()  # the arguments of a call may be long
+
+
+def _tokens(message: AIMessage) -> dict[str, int]:
+    """Return the tokens that the provider reports; none if it reports none."""
+    used = message.usage_metadata
+    if used is None:
+        return {}
+    read, written = used.get("input_token_details", {}), used.get("output_token_details", {})
+    return {
+        "input_tokens": used["input_tokens"],
+        "output_tokens": used["output_tokens"],
+        "cache_read_tokens": read.get("cache_read") or 0,
+        "cache_write_tokens": read.get("cache_creation") or 0,
+        "reasoning_tokens": written.get("reasoning") or 0,
+    }
 
 
 def _bad_arguments(run: AgentRun) -> dict[str, Any]:
@@ -172,9 +203,7 @@ def _text(returned: ToolMessage | Command[Any], call_id: str) -> str:
 
 
 def _record(run: AgentRun, message: AIMessage, bad: dict[str, Any]) -> None:
-    """Record what a finished turn cost, and its calls together, before they are made."""
-    if usage := message.usage_metadata:
-        run.cost(input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"])
+    """Record the calls of a finished turn together, before they are made."""
     for call in message.tool_calls:
         arguments = bad.get(call["id"], call["args"])
         run.tool_call(call["name"], arguments, tool_call_id=_call_ids.recorded(call["id"]))

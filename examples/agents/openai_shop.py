@@ -11,6 +11,7 @@ from agents import (
     Agent,
     FunctionTool,
     ModelResponse,
+    ModelSettings,
     OpenAIChatCompletionsModel,
     RunConfig,
     RunHooks,
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from arkloop.agents import AgentRun, ToolFailed
 
-from . import _call_ids, _open_calls, _shop
+from . import _call_ids, _model_calls, _open_calls, _shop
 
 
 async def openai_shop(run: AgentRun) -> None:
@@ -35,6 +36,8 @@ async def openai_shop(run: AgentRun) -> None:
             name="shop",
             instructions=run.instructions,
             model=OpenAIChatCompletionsModel(run.model, client),
+            # The SDK asks only OpenAI itself for the tokens of a stream.
+            model_settings=ModelSettings(include_usage=True),
             tools=[_recorded(run, steps, function_tool(tool)) for tool in _shop.TOOLS.values()],
         )
         # A lost run continues from its own turns: they are part of the conversation.
@@ -46,23 +49,41 @@ async def openai_shop(run: AgentRun) -> None:
                 output = await _make(run, steps, made["name"], made["arguments"], made["id"])
                 items.append(_output(made["id"], output))
         config = RunConfig(tracing_disabled=True)
-        result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)
-        async for event in result.stream_events():
-            if event.type == "raw_response_event" and (
-                event.data.type == "response.output_text.delta"
-            ):
-                run.text(event.data.delta)
+        with _model_calls.ModelCalls(run) as calls:
+            hooks = _Recorder(run, calls)
+            result = Runner.run_streamed(agent, items, hooks=hooks, run_config=config)
+            async for event in result.stream_events():
+                if event.type == "raw_response_event":
+                    _stream(run, calls, event.data)
+
+
+def _stream(run: AgentRun, calls: _model_calls.ModelCalls, event: Any) -> None:
+    if isinstance(piece := getattr(event, "delta", None), str):
+        calls.receive(piece)
+    if event.type == "response.output_text.delta":
+        run.text(event.delta)
 
 
 class _Recorder(RunHooks[Any]):
     """The hooks that record what a finished turn cost, and its calls, before they are made."""
 
-    def __init__(self, run: AgentRun) -> None:
-        self._run = run
+    def __init__(self, run: AgentRun, calls: _model_calls.ModelCalls) -> None:
+        self._run, self._calls = run, calls
+
+    async def on_llm_start(
+        self, context: Any, agent: Any, system_prompt: str | None, input_items: list[Any]
+    ) -> None:
+        self._calls.begin(system_prompt or "", json.dumps(input_items, default=str))
 
     async def on_llm_end(self, context: Any, agent: Any, response: ModelResponse) -> None:
         used = response.usage
-        self._run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        self._calls.end(
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cache_read_tokens=used.input_tokens_details.cached_tokens,
+            cache_write_tokens=used.input_tokens_details.cache_write_tokens,
+            reasoning_tokens=used.output_tokens_details.reasoning_tokens,
+        )
         for item in response.output:
             if item.type == "function_call":
                 arguments = _arguments(item.arguments)

@@ -4,7 +4,7 @@ It needs `pydantic-ai-slim[openai]`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic_ai import Agent, ModelRetry, RunContext, Tool
@@ -24,7 +24,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 
 from arkloop.agents import AgentRun, ToolFailed
 
-from . import _call_ids, _open_calls, _shop
+from . import _call_ids, _model_calls, _open_calls, _shop
 
 
 async def pydantic_ai_shop(run: AgentRun) -> None:
@@ -37,25 +37,57 @@ async def pydantic_ai_shop(run: AgentRun) -> None:
     # one that have not begun are made first.
     history = [_message(message) for message in _open_calls.conversation(run)]
     ids, is_new = _call_ids.CallIds(run), False
+    calls = _model_calls.ModelCalls(run)
     async with agent.iter(message_history=history) as nodes:
-        async for node in nodes:
-            if Agent.is_model_request_node(node):
-                is_new = True
-                _record_refused(run, node.request)
-                async with node.stream(nodes.ctx) as events:
-                    async for event in events:
-                        _stream(run, event)
-            elif Agent.is_call_tools_node(node):
-                if is_new:  # else these are the calls of an earlier execution
-                    _make_ids_unique(node.model_response, ids)
-                given |= _record(run, node.model_response)
+        with calls:
+            async for node in nodes:
+                if Agent.is_model_request_node(node):
+                    is_new = True
+                    _record_refused(run, node.request)
+                    calls.begin(run.instructions, *_texts([*nodes.all_messages(), node.request]))
+                    async with node.stream(nodes.ctx) as events:
+                        async for event in events:
+                            _stream(run, calls, event)
+                elif Agent.is_call_tools_node(node):
+                    if is_new:  # else these are the calls of an earlier execution
+                        _count(calls, node.model_response)
+                        _make_ids_unique(node.model_response, ids)
+                    given |= _record(run, node.model_response)
 
 
-def _stream(run: AgentRun, event: Any) -> None:
-    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
-        run.text(event.part.content)
-    elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
-        run.text(event.delta.content_delta)
+def _texts(messages: list[ModelMessage]) -> Iterator[str]:
+    for message in messages:
+        for part in message.parts:
+            if isinstance(text := getattr(part, "content", None), str):
+                yield text
+
+
+def _stream(run: AgentRun, calls: _model_calls.ModelCalls, event: Any) -> None:
+    if isinstance(event, PartStartEvent):
+        _receive(calls, event.part, "content", "args")
+        if isinstance(event.part, TextPart):
+            run.text(event.part.content)
+    elif isinstance(event, PartDeltaEvent):
+        _receive(calls, event.delta, "content_delta", "args_delta")
+        if isinstance(event.delta, TextPartDelta):
+            run.text(event.delta.content_delta)
+
+
+def _receive(calls: _model_calls.ModelCalls, piece: Any, *names: str) -> None:
+    for name in names:
+        if isinstance(text := getattr(piece, name, None), str):
+            calls.receive(text)
+
+
+def _count(calls: _model_calls.ModelCalls, response: ModelResponse) -> None:
+    used = response.usage
+    calls.end(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cache_read_tokens=used.cache_read_tokens,
+        cache_write_tokens=used.cache_write_tokens,
+        reasoning_tokens=used.details.get("reasoning_tokens", 0),
+    )
 
 
 def _make_ids_unique(response: ModelResponse, ids: _call_ids.CallIds) -> None:
@@ -73,13 +105,10 @@ def _record_refused(run: AgentRun, request: ModelRequest) -> None:
 
 
 def _record(run: AgentRun, response: ModelResponse) -> dict[str, Any]:
-    """Record what a finished turn cost, and its calls together, before they are made.
+    """Record the calls of a finished turn together, before they are made.
 
     Returns their arguments.
     """
-    used = response.usage
-    if used.has_values():  # not that of an earlier execution
-        run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
     given = {}
     for part in response.parts:
         if isinstance(part, ToolCallPart):

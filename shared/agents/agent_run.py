@@ -234,7 +234,8 @@ class AgentRun(Protocol):
     ) -> None:
         """Count a model call, once for each: in the run's usage, in the ledger and in budgets.
 
-        Without `usd` the tokens are priced as those of `model`, by default the run's own.
+        Without `usd` the tokens are priced as those of `model`, by default the run's own. Those of
+        the cache are part of the input tokens, and those of reasoning part of the output tokens.
 
         Raises:
             ValueError: the amount is not between 0 and 1,000,000 USD.

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench.frameworks.chat_server import INPUT, OUTPUT, ChatServer
-from tests.caller import Caller, data_of, text_of, types
+from bench.frameworks.chat_server import CACHED, INPUT, OUTPUT, REASONING, ChatServer
+from tests.caller import Caller, data_of, parsed, text_of, types
 from tests.contents import png
 from tests.system import System, running_system
 from tests.waiting import eventually
@@ -106,12 +106,36 @@ def test_each_framework_writes_the_same_events(shop: Shop, agent: str) -> None:
     } == outputs
     turns = data_of(events, "message.completed")
     assert [INPUT] * 3 == [turn["usage"]["input_tokens"] for turn in turns]
-    run = shop.user.get_run(run_id)
-    assert (3 * INPUT, 3 * OUTPUT) == (
-        run["usage"]["input_tokens"],
-        run["usage"]["output_tokens"],
-    )
+    usage = shop.user.get_run(run_id)["usage"]
+    assert {
+        "input_tokens": 3 * INPUT,
+        "cache_read_tokens": 3 * CACHED,
+        "output_tokens": 3 * OUTPUT,
+        "reasoning_tokens": 3 * REASONING,
+    } == {name: tokens for name, tokens in usage.items() if name != "source"}
     assert "A1\n" == shop.cancelled.read_text()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_call_without_a_report_is_estimated(shop: Shop, agent: str) -> None:
+    """A call of a server that never reports tokens, and one that a cancelled run breaks off."""
+    shop.model.counts_nothing.set()
+    silent = shop.user.ended(shop.user.run("Cancel order A1.", persona_id=agent))
+    shop.model.counts_nothing.clear()
+    shop.model.is_slow.set()
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
+    with shop.user.stream(run_id) as stream:
+        assert any(event["data"].get("content") == "It is " for event in parsed(stream))
+    shop.user.cancel(run_id)
+    broken = shop.user.ended(run_id)
+    shop.model.is_slow.clear()
+
+    assert ("completed", "cancelled") == (silent["status"], broken["status"])
+    assert silent["usage"]["input_tokens"] > 30
+    written = "".join(TURNS) + 3 * '{"order_id": "A1"}'
+    assert abs(silent["usage"]["output_tokens"] - len(written) / 4) <= 3
+    assert broken["usage"]["input_tokens"] > 2 * INPUT + 10
+    assert 2 * OUTPUT + 2 == broken["usage"]["output_tokens"]
 
 
 def test_langgraph_gets_the_images_of_a_message(shop: Shop) -> None:
