@@ -1,4 +1,4 @@
-"""The costs of model calls that an agent worker makes itself: reported after, reserved before."""
+"""The costs of model calls that an agent makes itself: reported after, reserved before."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -63,6 +63,15 @@ def counted_as(totals: Totals, agent: str, model: str) -> tuple[str, str]:
         return first, model
     is_counted = other in models or len(models) < MAX_MODELS
     return (other, model) if is_counted else (first, models[first])
+
+
+def model_counted(totals: Totals, route_id: str, model: str) -> str:
+    """Return the model as which a call of this model is counted, where all are of one route.
+
+    It is the route's first one once the run has as many as are counted each by itself.
+    """
+    models = [part.model for part in totals.routes if part.route_id == route_id]
+    return model if model in models or len(models) < MAX_MODELS else models[0]
 
 
 def hold(run: HeldRun, persona: Persona, most_usd: Decimal = Decimal(0)) -> budgets.Refused | None:

@@ -125,7 +125,8 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
         case "await_shared":
             SHARED_EVENT.wait()
         case "usd":
-            run.cost(value, input_tokens=step.get("input_tokens", 0))
+            tokens = step.get("input_tokens", 0)
+            run.cost(value, model=step.get("model"), input_tokens=tokens)
         case "tokens":
             run.cost(input_tokens=value, model=step.get("model"))
         case "reserve":

@@ -30,9 +30,10 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import types
+from arkloop.shared.events.plain import clean
 from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import checkpoints, whole_results
+from arkloop.shared.runs import agent_costs, checkpoints, whole_results
 from arkloop.shared.storage.connections import Transaction
 from arkloop.worker.agent import loop
 from arkloop.worker.agent.loop import Answer
@@ -44,6 +45,9 @@ from arkloop.worker.contract.outcomes import LimitExceeded, ShuttingDown, WaitFo
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
+
+#: As agent workers may send it; the rest of a longer name is not recorded.
+MAX_MODEL_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,9 @@ class AgentRecording:
         if cost is None:
             run.admission.check_unpriced(model or run.claim.model)
         self.transcript.add_usage(usage)
-        part = types.RouteCost(run.claim.route_id, run.claim.model, usage, cost or Decimal(0))
+        name = clean(str(model or ""))[:MAX_MODEL_CHARACTERS] or run.claim.model
+        name = agent_costs.model_counted(run.totals, run.claim.route_id, name)
+        part = types.RouteCost(run.claim.route_id, name, usage, cost or Decimal(0))
         run.note(run.admission.add_reported(part))
         run.log.flush()
         run.admission.reserve_spent()

@@ -159,7 +159,7 @@ class MemoryAgentRun(StepsAndCosts):
         cost = reported_costs.cost_of(usage, ROUTE, model=model, given_usd=usd) or Decimal(0)
         with self._lock:
             self.transcript.add_usage(usage)
-            part = types.RouteCost(ROUTE.id, ROUTE.model, usage, cost)
+            part = types.RouteCost(ROUTE.id, model or ROUTE.model, usage, cost)
             self.run.totals = self.run.totals.plus(part)
             self.run.note(self.run.cost())
 

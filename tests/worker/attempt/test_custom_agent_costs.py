@@ -3,12 +3,15 @@
 import json
 import threading
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from arkloop.shared.billing import budget_limits, credits
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.billing import run_usage
 from arkloop.worker.attempt import custom_agent, execution
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown, StopRun
 from arkloop.worker.process.process import WorkerProcess
@@ -41,6 +44,53 @@ def test_a_call_that_was_in_progress_when_the_run_had_to_stop_is_paid_for(
     row = stored.row(run_id)
     assert (state, Decimal("0.3"), 3) == (row["state"], row["cost_usd"], row["input_tokens"])
     assert Decimal("0.3") == Decimal(str(data(stored, run_id, "run.cost")[-1]["cost_usd"]))
+
+
+def called(model: str | None, usd: float) -> dict[str, Any]:
+    return {"usd": usd, "model": model, "input_tokens": 1}
+
+
+@pytest.mark.parametrize("is_of_org", [True, False])
+def test_each_call_counts_for_the_model_that_was_called(
+    stored: StoredRuns, process: WorkerProcess, is_of_org: bool
+) -> None:
+    """Reports name it; the run's route says who pays, and it is the org if the model is its own."""
+    with stored.connections.transaction() as tx:
+        credits.open_prepaid(tx, stored.actor.org_id, 10_000_000)
+    calls = [called("gpt-4o", 0.5), called(None, 0.25), called("gpt-4o", 0.125)]
+    run_id = created(stored, *calls, {"text": "Done."})
+    if is_of_org:
+        stored.set(run_id, route_id=add_model(stored), model="m")
+    row = stored.row(run_id)
+    own = row["model"]
+
+    execution.execute(process, run_id)
+
+    [*_, last] = data(stored, run_id, "run.cost")
+    assert [(row["route_id"], "gpt-4o", 0.625), (row["route_id"], own, 0.25)] == [
+        (part["route_id"], part["model"], part["cost_usd"]) for part in last["routes"]
+    ]
+    with stored.connections.reading() as sql:
+        rows = sql.execute(select(run_usage).where(run_usage.c.run_id == run_id)).mappings().all()
+        left = credits.balance(sql, stored.actor.org_id).balance
+    assert (10_000_000 - (0 if is_of_org else credits.credits_of(Decimal("0.875")))) == left
+    assert {"gpt-4o": Decimal("0.625"), own: Decimal("0.25")} == {
+        row["model"]: row["cost_usd"] for row in rows
+    }
+
+
+def test_a_run_has_a_bounded_number_of_models(stored: StoredRuns, process: WorkerProcess) -> None:
+    """Calls of others count as those of the first, names that no row can hold without the rest."""
+    names = ["first\0" + 300 * "x", *map(str, range(20))]
+    run_id = created(stored, *(called(name, 0.5) for name in names), {"text": "Done."})
+
+    execution.execute(process, run_id)
+
+    [*_, last] = data(stored, run_id, "run.cost")
+    first, *others = [(part["model"], part["cost_usd"]) for part in last["routes"]]
+    assert ("first\ufffd" + 194 * "x", 3.0) == first
+    assert [(str(number), 0.5) for number in range(15)] == others
+    assert RunState.COMPLETED == stored.row(run_id)["state"]
 
 
 UNPRICED = {"tokens": 3, "model": "unheard-of"}

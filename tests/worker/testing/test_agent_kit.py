@@ -19,7 +19,7 @@ def clerk(run: AgentRun) -> str | None:
     run.thinking("Hm.")
     run.text("Let me see.")
     price = run.step("price", {"sku": last}, {"tea": lambda: 3}[last], tool_call_id="p")
-    run.cost(0.5, input_tokens=7)
+    run.cost(0.5, model="gpt-4o", input_tokens=7)
     run.checkpoint({"price": price})
     if run.ask("Buy it?", ["yes", "no"]) == "no":
         return None
@@ -48,6 +48,7 @@ def test_an_agent_is_played_with_its_events() -> None:
         "run.completed",
     ] == [event["type"] for event in run.events]
     assert [0.5] == [data["cost_usd"] for data in run.data_of("run.completed")]
+    assert ["gpt-4o"] == [data["routes"][0]["model"] for data in run.data_of("run.cost")]
 
 
 def test_a_coroutine_is_played_too() -> None:
