@@ -21,6 +21,10 @@ from arkloop.shared.events.usage import Usage
 NOT_MADE = "Not executed: the agent continued without this call."
 #: The result of a call that no step has made, as a handoff within a framework, at the run's end.
 NO_RESULT = "The agent ended without a result of this call."
+#: The results of calls that are open when the run lands at a limit: of one that has not begun, and
+#: of any other, whose agent is abandoned.
+NOT_MADE_AT_LIMIT = "Not executed: the run reached its limit."
+CUT_OFF = "The run reached its limit during this call; it may or may not have taken effect."
 CALL_ID = re.compile("[!-~]{1,128}")
 #: NUL as JSON text has it; after an odd number of further backslashes it is no escape.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -245,6 +249,17 @@ class Transcript:
         left = [id_ for id_ in self._began if id_ not in self._begun | self._unbegun.keys()]
         results = [self.result(call_id, NO_RESULT, is_error=True) for call_id in left]
         return [*self.settle(), *(event for events in results for event in events)]
+
+    def cut_off(self) -> list[Event]:
+        """End all calls without a result, in their order: the run lands at a limit."""
+        unbegun = {*self._unbegun, *self.left_unbegun(waits=False)}
+        lost = {call["id"] for call in self._unsettled}
+        ended: list[Event] = []
+        for call_id in [id_ for id_ in self._calls if id_ not in self._outputs]:
+            output = NOT_MADE_AT_LIMIT if call_id in unbegun else CUT_OFF
+            output = UNKNOWN_OUTCOME if call_id in lost else output
+            ended += self.result(call_id, output, is_error=True)
+        return ended
 
 
 def call_of(name: Any, arguments: Any, call_id: str | None) -> Call:

@@ -250,8 +250,14 @@ class AgentRecording:
         schema = self._persona.output_schema
         return answer_of(returned, self._run, self.transcript, self._last_turn, schema)
 
-    def cut_off(self, reason: str, cost: types.Event) -> Answer:
-        """Make the run's answer of its text so far: it has reached a limit."""
+    def cut_off(self, reason: str, cost: types.Event, *events: types.Event) -> Answer:
+        """Make the run's answer of its text so far: it has reached a limit.
+
+        The `events` follow the results of calls that have none: the run's next attempt may land by
+        them.
+        """
+        if closing := [*self.transcript.cut_off(), *events]:
+            self._run.note(*closing)
         return loop.cut_off(self._persona, self._run, reason, cost, self._last_turn)
 
     # ---- pieces ----

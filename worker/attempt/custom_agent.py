@@ -17,7 +17,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode
 from arkloop.shared.runs import checkpoints, delegation, unbegun_calls
 from arkloop.shared.runs.run_spans import attempt_key
-from arkloop.worker.agent import landing, loop
+from arkloop.worker.agent import landing
 from arkloop.worker.agent.conversation import ResumeState, Turn
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.attempt import agent_messages, native_limits
@@ -58,9 +58,6 @@ def carry_out(
         run.void_lost(earlier.lost[0].seq)
     if run.is_resumed:
         run.admission.take_over()
-    if earlier.limit_reached:
-        said = said_last(earlier.turns)
-        return loop.cut_off(persona, run, earlier.limit_reached, run.admission.cost(), said)
     claim = run.claim
     unbegun = _unbegun(process, run, earlier)
     beginning = Beginning(
@@ -68,46 +65,50 @@ def carry_out(
         answers=earlier.answers,
         approvals=earlier.approvals,
         checkpoint=_checkpoint(process, run) if run.is_resumed else None,
-        last_turn=said_last(earlier.turns),
+        last_turn=_said_last(earlier.turns),
     )
     route = process.catalog.route(claim.org_id, claim.route_id)
     recording = AgentRecording(process, run, persona, route, beginning)
-    if earlier.turns:
-        recording.delegation.resume(earlier.turns)
-    with process.histories.history_of(claim, MAX_BYTES, run) as seen:
-        agent_run = InProcessRun(
-            run_id=identity.run_id,
-            thread_id=identity.thread_id,
-            org_id=identity.org_id,
-            end_user_id=identity.end_user_id,
-            metadata=identity.metadata,
-            traceparent=traceparent(identity.trace_id, attempt_key(identity.run_id, claim.fence)),
-            instructions=persona.system_prompt,
-            model=claim.model,
-            model_settings=persona.model_settings,
-            output_schema=persona.output_schema,
-            messages=[
-                *agent_messages.shown(seen.messages),
-                *agent_messages.turns_shown(earlier.turns, unbegun),
-            ],
-            attempt=run.attempt,
-            checkpoint_data=json.loads(beginning.checkpoint or "null"),
-            recording=recording,
-        )
-        try:
+    if earlier.limit_reached:
+        return recording.cut_off(earlier.limit_reached, run.admission.cost())
+    try:
+        if earlier.turns:
+            recording.delegation.resume(earlier.turns)
+        with process.histories.history_of(claim, MAX_BYTES, run) as seen:
+            agent_run = InProcessRun(
+                run_id=identity.run_id,
+                thread_id=identity.thread_id,
+                org_id=identity.org_id,
+                end_user_id=identity.end_user_id,
+                metadata=identity.metadata,
+                traceparent=traceparent(
+                    identity.trace_id, attempt_key(identity.run_id, claim.fence)
+                ),
+                instructions=persona.system_prompt,
+                model=claim.model,
+                model_settings=persona.model_settings,
+                output_schema=persona.output_schema,
+                messages=[
+                    *agent_messages.shown(seen.messages),
+                    *agent_messages.turns_shown(earlier.turns, unbegun),
+                ],
+                attempt=run.attempt,
+                checkpoint_data=json.loads(beginning.checkpoint or "null"),
+                recording=recording,
+            )
             return recording.answer(_call(run, function, agent_run))
-        except StopRun as stop:
-            left = recording.transcript.left_unbegun(waits=isinstance(stop, WaitForInput))
-            run.unbegun_calls = left if left or unbegun else None
-            if not isinstance(stop, DeadlineExceeded) or persona.on_limit == "fail":
-                raise
-            return recording.cut_off("timeout", run.last_cost())
-        except LimitExceeded as limit:
-            reason = landing.stop_reason_of(limit, persona)
-            if reason is None:
-                raise
-            run.note(types.RunLimitReached(reason, str(limit)))
-            return recording.cut_off(reason, run.admission.cost())
+    except StopRun as stop:
+        left = recording.transcript.left_unbegun(waits=isinstance(stop, WaitForInput))
+        run.unbegun_calls = left if left or unbegun else None
+        if not isinstance(stop, DeadlineExceeded) or persona.on_limit == "fail":
+            raise
+        return recording.cut_off("timeout", run.last_cost())
+    except LimitExceeded as limit:
+        reason = landing.stop_reason_of(limit, persona)
+        if reason is None:
+            raise
+        reached = types.RunLimitReached(reason, str(limit))
+        return recording.cut_off(reason, run.admission.cost(), reached)
 
 
 def _function(name: str) -> AgentFunction:
@@ -123,7 +124,7 @@ def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:
         return checkpoints.load(sql, run.claim.run_id)
 
 
-def said_last(turns: Sequence[Turn]) -> types.MessageCompleted | None:
+def _said_last(turns: Sequence[Turn]) -> types.MessageCompleted | None:
     """Return the last finished turn: the agent may have had nothing to do after it but to return.
 
     None if it called a tool, and without one.

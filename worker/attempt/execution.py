@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
-from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
@@ -18,6 +17,7 @@ from arkloop.shared.storage.notifications import Enqueue
 from arkloop.worker.agent import loop
 from arkloop.worker.agent.conversation import ResumeState
 from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.tool_calls import cut_off_calls
 from arkloop.worker.attempt import (
     custom_agent,
     delegating,
@@ -248,7 +248,8 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     run.may_have_sub_runs = bool(persona.delegates)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     if persona.agent is not None:
-        return _answer_of_agent(run, persona, earlier, process)
+        identity = preparation.identity_of(claim)
+        return custom_agent.carry_out(process, run, identity, persona, earlier)
     run.steered = earlier.steered
     run.chain = chain = preparation.chain_of(process, run, persona, earlier)
     first = chain.route
@@ -279,18 +280,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     except DeadlineExceeded:
         if persona.on_limit == "fail":
             raise
+        # The loop adds its turns to these, and the last one may have calls in progress.
+        if earlier.turns and (results := cut_off_calls(run, earlier.turns[-1])):
+            run.note(*results)
         return loop.cut_off(persona, run, earlier.limit_reached or "timeout", run.last_cost())
-
-
-def _answer_of_agent(
-    run: ClaimedRun, persona: Persona, earlier: ResumeState, process: WorkerProcess
-) -> Answer:
-    try:
-        return custom_agent.carry_out(
-            process, run, preparation.identity_of(run.claim), persona, earlier
-        )
-    except DeadlineExceeded:
-        if persona.on_limit == "fail":
-            raise
-        said = custom_agent.said_last(earlier.turns)
-        return loop.cut_off(persona, run, "timeout", run.last_cost(), said)

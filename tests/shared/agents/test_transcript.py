@@ -7,8 +7,10 @@ import pytest
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
 from arkloop.shared.agents.transcript import (
+    CUT_OFF,
     MAX_OUTPUT_BYTES,
     NO_RESULT,
+    NOT_MADE_AT_LIMIT,
     RecordedCall,
     Transcript,
     call_of,
@@ -97,6 +99,24 @@ def test_the_run_ends_no_call_before_its_own_end() -> None:
     assert isinstance(ended, ToolResult)
     assert ("handoff", NO_RESULT, True) == (ended.tool_call_id, ended.output, ended.is_error)
     assert [] == transcript.close()
+
+
+def test_a_limit_ends_all_calls() -> None:
+    """Calls that are known not to have begun were not made; any other may have had its effect."""
+    transcript = Transcript([RecordedCall(call("a")), RecordedCall(call("b"), is_unbegun=True)])
+    for id_ in ("step", "done", "new"):
+        transcript.call(call(id_), "Look.")
+    transcript.begin("step")
+    transcript.result("done", "1", is_error=False)
+
+    ended = [event for event in transcript.cut_off() if isinstance(event, ToolResult)]
+
+    outputs = [UNKNOWN_OUTCOME, NOT_MADE_AT_LIMIT, CUT_OFF, NOT_MADE_AT_LIMIT]
+    assert all(one.is_error for one in ended)
+    assert list(zip(("a", "b", "step", "new"), outputs, strict=True)) == [
+        (one.tool_call_id, one.output) for one in ended
+    ]
+    assert [] == transcript.cut_off()
 
 
 @pytest.mark.parametrize(
