@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import gevent
-from gevent import monkey
+from gevent import GreenletExit, monkey
 from gevent.event import Event
 from gevent.exceptions import LoopExit
 from gevent.threadpool import ThreadPool
@@ -17,6 +17,10 @@ R = TypeVar("R")
 
 start_thread = monkey.get_original("_thread", "start_new_thread")
 new_lock = monkey.get_original("_thread", "allocate_lock")
+_sleep = monkey.get_original("time", "sleep")
+
+#: The pauses of code that waits again and again for what its thread cannot bring about.
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.001, 1.0
 
 
 class NativeThreads:
@@ -98,13 +102,13 @@ class _Thread:
     idle: ClassVar[list["_Thread"]] = []
 
     def __init__(self) -> None:
-        self._job: Callable[[], None] | None = None
+        self._job: _Job | None = None
         self._has_job = new_lock()
         self._has_job.acquire()
         start_thread(self._run, ())
 
     @classmethod
-    def start(cls, job: Callable[[], None]) -> None:
+    def start(cls, job: "_Job") -> None:
         """Do the job in an idle thread, or in a new one."""
         try:
             thread = cls.idle.pop()
@@ -119,21 +123,35 @@ class _Thread:
             job, self._job = self._job, None
             assert job is not None
             # In a greenlet of its own: what is local to a thread ends with it.
-            _join(gevent.spawn(job))
+            _join(gevent.spawn(job.function), job.is_closed_within)
             del job
             _Thread.idle.append(self)
 
 
-def _join(greenlet: gevent.Greenlet) -> None:
+class _Job(NamedTuple):
+    """The work of a thread; `is_closed_within` waits, for up to these seconds, until its code is
+    closed.
+    """
+
+    function: Callable[[], None]
+    is_closed_within: Callable[[float], bool]
+
+
+def _join(greenlet: gevent.Greenlet, is_closed_within: Callable[[float], bool]) -> None:
     """Wait for the greenlet; raise in it that nothing in this thread can end what it waits for.
 
-    gevent raises that here, and the greenlet would never end.
+    gevent raises that here, and the greenlet would never end. Its code may catch that and wait
+    again, which would take a whole processor: the pauses grow. Once the code is closed, what is
+    raised in it is not derived from Exception.
     """
+    pause = 0.0
     while not greenlet.ready():
         try:
             greenlet.join()
         except LoopExit as error:
-            greenlet.kill(error, block=False)
+            is_closed = is_closed_within(pause)
+            pause = min(max(FIRST_PAUSE_SECONDS, 2 * pause), MAX_PAUSE_SECONDS)
+            greenlet.kill(GreenletExit() if is_closed else error, block=False)
 
 
 class ForeignCode(Generic[T]):
@@ -159,7 +177,7 @@ class ForeignCode(Generic[T]):
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(self._ready.set)
         context = contextvars.copy_context()
-        _Thread.start(lambda: context.run(self._run, function))
+        _Thread.start(_Job(lambda: context.run(self._run, function), self._is_closed_within))
 
     def _run(self, function: Callable[["ForeignCode[T]"], T]) -> None:
         self._execute(function)
@@ -200,6 +218,13 @@ class ForeignCode(Generic[T]):
             self._is_open.release()
         if self._closed is not None:
             raise self._closed()
+
+    def _is_closed_within(self, seconds: float) -> bool:
+        if self._closed is not None:
+            _sleep(seconds)
+        elif self._is_open.acquire(timeout=seconds):
+            self._is_open.release()
+        return self._closed is not None
 
     # ---- in the thread that made this ----
 

@@ -1,5 +1,6 @@
 """Code of others in native threads, with calls back into the thread that started it."""
 
+import contextlib
 import threading
 from typing import Any
 
@@ -57,6 +58,29 @@ def test_code_that_waits_for_what_no_other_can_bring_about_ends() -> None:
         assert isinstance(finished(started).error, LoopExit)
 
     assert 2 >= len(threads), "they are used again"
+
+
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+def test_code_that_waits_again_takes_no_processor(caught: type[BaseException]) -> None:
+    """Such waits get slower, and once the code is closed they end, unless it catches that, too."""
+    waits = [0]
+
+    def code(_own: ForeignCode[Any]) -> None:
+        while waits[0] < 1_000:
+            waits[0] += 1
+            with contextlib.suppress(caught):
+                Event().wait()
+
+    started = ForeignCode(code)
+    assert not started.serve(0.3)
+    started.close(RuntimeError)
+
+    has_ended = started.serve(10 if caught is Exception else 0.3)
+
+    assert has_ended == (caught is Exception)
+    assert waits[0] < 50
+    started.release()
+    waits[0] = 1_000
 
 
 def test_threads_are_used_again() -> None:
