@@ -1,5 +1,5 @@
 """A worker of the customer that executes runs of an agent: it polls, executes them side by side,
-and has a heartbeat waiting in a thread of its own.
+and has a heartbeat waiting in another thread.
 """
 
 import asyncio
@@ -7,17 +7,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
-from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, Pauses
+from arkloop.cli.serve.heartbeats import Heartbeats
+from arkloop.cli.serve.pauses import Pauses
 from arkloop.cli.serve.returned_output import InvalidOutput
 from arkloop.cli.serve.served_run import ServedRun
-from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
+from arkloop.cli.serve.service import Service, Unreachable, is_final
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30
 HEARTBEATS_PER_LEASE = 3
+#: Between heartbeats that fail.
+MAX_PAUSE_SECONDS = 1.0
 #: How long a function may go on after its run had to stop; then it is abandoned.
 STOP_SECONDS = 2.0
 #: How often the main thread looks for signals.
@@ -185,8 +188,16 @@ class AgentWorker:
         self._server, self._path = server, f"/agent-workers/{agent}"
         self._function = function
         self._grace_seconds = grace_seconds
-        self._polls, self._heartbeats = (Service(server, self._path) for _ in range(2))
+        self._polls = Service(server, self._path)
         self._changed = threading.Condition()
+        self._heartbeats = Heartbeats(
+            server,
+            self._path,
+            self._changed,
+            work=lambda: self._executions,
+            send=self._beat,
+            max_pause_seconds=MAX_PAUSE_SECONDS,
+        )
         self._executions: set[_Execution] = set()
         self._free = concurrency
         self._lease_seconds = 15.0
@@ -195,9 +206,9 @@ class AgentWorker:
 
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key; then drain."""
-        for task in (self._poll, self._beat):
+        for task in (self._poll, *self._heartbeats.tasks):
             threading.Thread(
-                target=stop_on_error, args=(self, task), name=task.__name__, daemon=True
+                target=stop_on_error, args=(self, task), name="requests", daemon=True
             ).start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
@@ -270,42 +281,31 @@ class AgentWorker:
             self._free += 1
             self._changed.notify_all()
 
-    def _beat(self) -> None:
+    def _beat(self, service: Service, executions: Sequence[_Execution]) -> None:
         """Renew the lease, and learn which runs are cancelled or lost."""
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._executions))
-                beating = [one for one in self._executions if one.run.stopped != "lost"]
-                # Of a run that waited, and was polled again, an earlier execution may be ending.
-                beating.sort(key=lambda one: one.fence)
-                named = {one.run.run_id: one for one in beating}
-                runs = [one.name for one in named.values()]
-            lease = self._lease_seconds
-            wait = min(lease / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
-            body = {"worker_id": self.id, "runs": runs, "wait_seconds": int(wait)}
-            began = time.monotonic()
-            try:
-                news = self._heartbeats.post(
-                    *("heartbeat", body), fields=["runs"], wait_seconds=wait, lease_seconds=lease
-                )
-            except (Unreachable, Refused) as error:
-                if self._heartbeats.is_aborted:
-                    return  # the worker has ended its work
-                if not is_suspended(error):
-                    log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
-                continue
-            pause = FIRST_PAUSE_SECONDS
-            for one in news["runs"]:
-                # Only this execution was asked about, and not one that was polled meanwhile.
-                if not one["is_held"]:
-                    named[one["run_id"]].run.stop("lost")
-                elif one["cancel_requested"]:
-                    named[one["run_id"]].run.stop("cancelled")
-            # A server that is being stopped responds at once.
-            time.sleep(max(0.0, min(0.05, began + 0.05 - time.monotonic())))
+        beating = [one for one in executions if one.run.stopped != "lost"]
+        # Of a run that waited, and was polled again, an earlier execution may be ending.
+        beating.sort(key=lambda one: one.fence)
+        named = {one.run.run_id: one for one in beating}
+        lease = self._lease_seconds
+        wait = min(lease / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
+        body = {
+            "worker_id": self.id,
+            "runs": [one.name for one in named.values()],
+            "wait_seconds": int(wait),
+        }
+        began = time.monotonic()
+        news = service.post(
+            *("heartbeat", body), fields=["runs"], wait_seconds=wait, lease_seconds=lease
+        )
+        for one in news["runs"]:
+            # Only this execution was asked about, and not one that was polled meanwhile.
+            if not one["is_held"]:
+                named[one["run_id"]].run.stop("lost")
+            elif one["cancel_requested"]:
+                named[one["run_id"]].run.stop("cancelled")
+        # A server that is being stopped responds at once.
+        time.sleep(max(0.0, min(0.05, began + 0.05 - time.monotonic())))
 
     def _drain(self) -> None:
         """Let runs end or reach a checkpoint; the others go back to the queue as they are."""

@@ -1,7 +1,7 @@
 """A worker of the customer: it fetches calls, executes them side by side and reports results.
 
-Polls, heartbeats and results have a connection each. A tool that blocks its thread, or the event
-loop, does not hold up the heartbeats, which are sent from a thread of their own.
+Polls and results have a connection each, and heartbeats have two. A tool that blocks its thread, or
+the event loop, does not hold up the heartbeats, which are sent from threads of their own.
 """
 
 import asyncio
@@ -11,15 +11,16 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.heartbeats import Heartbeats
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Pauses
-from arkloop.cli.serve.service import Service, Unreachable, is_final, is_suspended
+from arkloop.cli.serve.service import Service, Unreachable, is_final
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.cli.serve.tool_call import ToolCall
 from arkloop.shared.events.plain import clean
@@ -62,11 +63,16 @@ class ToolWorker:
         self.failure: click.ClickException | None = None
         self._tools = tools
         self._lease_seconds, self._grace_seconds = lease_seconds, grace_seconds
-        self._polls, self._heartbeats, self._results = (
-            Service(server, f"/tool-workers/{pool}") for _ in range(3)
-        )
+        path = f"/tool-workers/{pool}"
+        self._polls, self._results = (Service(server, path) for _ in range(2))
         self._reporting = threading.Lock()
         self._changed = threading.Condition()
+        # For a third of the lease; a short lease has short pauses.
+        self._wait_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
+        max_pause = min(MAX_PAUSE_SECONDS, self._wait_seconds)
+        self._heartbeats = Heartbeats(
+            *(server, path, self._changed, self._wanted, self._beat, max_pause)
+        )
         self._calls: set[ToolCall] = set()
         self._free = concurrency
         self._stopping = threading.Event()
@@ -75,14 +81,12 @@ class ToolWorker:
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key or the tools; then drain."""
         threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
-        polling, beating = (
-            threading.Thread(
-                target=stop_on_error, args=(self, task), name=task.__name__, daemon=True
-            )
-            for task in (self._poll, self._beat)
+        polling, *beating = (
+            threading.Thread(target=stop_on_error, args=(self, task), name="requests", daemon=True)
+            for task in (self._poll, *self._heartbeats.tasks)
         )
-        polling.start()
-        beating.start()
+        for thread in (polling, *beating):
+            thread.start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
@@ -175,44 +179,29 @@ class ToolWorker:
 
     # ---- heartbeats ----
 
-    def _beat(self) -> None:
-        """Extend the leases of the calls in progress, and learn which are to be stopped."""
-        wait = min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._wanted()))
-                named = {call.id: call for call in self._wanted()}
-            body = {
-                "worker_id": self.id,
-                "calls": [call.name for call in named.values()],
-                "lease_seconds": self._lease_seconds,
-                "wait_seconds": int(wait),
-            }
-            began = time.monotonic()
-            try:
-                news = self._heartbeats.post(
-                    "heartbeat",
-                    body,
-                    fields=("cancelled", "lost"),
-                    wait_seconds=wait,
-                    lease_seconds=self._lease_seconds,
-                )
-            except (Unreachable, Refused) as error:
-                if self._heartbeats.is_aborted:
-                    return  # the worker has ended its work
-                if not is_suspended(error):
-                    log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
-                time.sleep(pause)
-                pause = min(2 * pause, MAX_PAUSE_SECONDS, wait)
-                continue
-            pause = FIRST_PAUSE_SECONDS
-            for call_id in news["cancelled"] + news["lost"]:
-                # Only this execution was asked about, and not one that was fetched meanwhile.
-                named[call_id].cancel()
-            if not news["cancelled"] and not news["lost"]:
-                # A server that is being stopped responds at once.
-                time.sleep(max(0.0, min(0.1, began + 0.1 - time.monotonic())))
+    def _beat(self, service: Service, calls: Sequence[ToolCall]) -> None:
+        """Extend the leases of the calls, and learn which are to be stopped."""
+        named = {call.id: call for call in calls}
+        body = {
+            "worker_id": self.id,
+            "calls": [call.name for call in named.values()],
+            "lease_seconds": self._lease_seconds,
+            "wait_seconds": int(self._wait_seconds),
+        }
+        began = time.monotonic()
+        news = service.post(
+            "heartbeat",
+            body,
+            fields=("cancelled", "lost"),
+            wait_seconds=self._wait_seconds,
+            lease_seconds=self._lease_seconds,
+        )
+        for call_id in news["cancelled"] + news["lost"]:
+            # Only this execution was asked about, and not one that was fetched meanwhile.
+            named[call_id].cancel()
+        if not news["cancelled"] and not news["lost"]:
+            # A server that is being stopped responds at once.
+            time.sleep(max(0.0, min(0.1, began + 0.1 - time.monotonic())))
 
     def _wanted(self) -> list[ToolCall]:
         return [call for call in self._calls if not call.is_unwanted]
