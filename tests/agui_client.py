@@ -11,6 +11,9 @@ from tests.ai_sdk_pages import MODULES, NODE, ROOT
 from tests.caller import Caller
 
 PROGRAM = ROOT / "tests" / "front_ends" / "agui.mjs"
+#: Packages of clients: the newest, and the last one of 0.0.x.
+NEWEST = "@ag-ui/client"
+LAST_0_0 = "ag-ui-client-0"
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class AguiProcess:
         assert line, "the client has ended"
         return dict(json.loads(line))
 
-    def agent(self, user: Caller, thread_id: str, url: str = "", query: str = "") -> "Agent":
-        """Make an agent for a thread, at this address of the service."""
+    def agent(
+        self, user: Caller, thread_id: str, url: str = "", query: str = "", client: str = NEWEST
+    ) -> "Agent":
+        """Make an agent of a client for a thread, at this address of the service."""
         agent = Agent(self, f"{thread_id} {url} {query}")
         base = f"{url or user.url}/v1/agui"
         headers = {"Authorization": f"Bearer {user.token}"}
-        about = {"threadId": thread_id, "headers": headers, "url": base + query}
+        about = {"threadId": thread_id, "headers": headers, "url": base + query, "client": client}
         self.perform(op="new", agent=agent.name, **about)
         return agent
 

@@ -32,14 +32,10 @@ from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import agui_requests, agui_runs, agui_threads, sent_files
 from arkloop.api.protocols.agui_messages import PackedMessages
-from arkloop.api.protocols.agui_projection import (
-    PROTOCOL_VERSION,
-    AguiFacts,
-    AguiProjection,
-    encoded,
-)
+from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection, encoded
 from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
 from arkloop.api.protocols.agui_runs import Part
+from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
 from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
 from arkloop.shared.catalog import model_routes, personas
@@ -78,13 +74,14 @@ INPUT = {
         "tools": {"type": "array", "items": {"type": "object"}},
         "context": {"type": "array", "items": {"type": "object"}},
         "resume": {"type": "array", "items": {"type": "object"}},
+        "protocolVersion": {"type": "string"},
     },
     "required": ["threadId", "runId", "messages"],
 }
 
 
 class AguiFrames(Frames):
-    """Server-Sent Events of AG-UI 1.0; each has an `id`."""
+    """Server-Sent Events of AG-UI; each has an `id`."""
 
 
 class AgentQuery(Schema):
@@ -144,6 +141,7 @@ def run_agent() -> Response:
         earlier=PackedMessages(wanted.messages),
         connects=part.connects,
         lacking=wanted.open_calls,  # other pages may have sent results of the same turn
+        is_0_0=wanted.is_0_0,
     )
     return _projected(projection, facts, on_leave)
 
@@ -172,7 +170,8 @@ def connect_agent() -> Response:
         return _stream(wanted, snapshot, _ended(wanted, thread.last))
     facts, waits = thread.active
     earlier = PackedMessages(thread.messages)
-    return _projected(AguiProjection(facts, waits, earlier=earlier, connects=True), facts)
+    projection = AguiProjection(facts, waits, earlier=earlier, connects=True, is_0_0=wanted.is_0_0)
+    return _projected(projection, facts)
 
 
 def _read() -> AguiRequest:
@@ -219,7 +218,12 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         # Its messages are only needed where the protocol takes text back.
         earlier = PackedMessages(agui_threads.messages_before(sql, thread.id, run))
     projection = AguiProjection(
-        facts, waits, earlier=earlier, after=int(found[3]), lacking=wanted.open_calls
+        facts,
+        waits,
+        earlier=earlier,
+        after=int(found[3]),
+        lacking=wanted.open_calls,
+        is_0_0=wanted.is_0_0,
     )
     return _projected(projection, facts)
 
@@ -246,7 +250,8 @@ def _ended(wanted: AguiRequest, last: Row[Any] | None) -> BaseEvent:
 
 
 def _finished(wanted: AguiRequest, outcome: Any) -> RunFinishedEvent:
-    return RunFinishedEvent(thread_id=wanted.thread_id, run_id=wanted.run_id, outcome=outcome)
+    ids = {"thread_id": wanted.thread_id, "run_id": wanted.run_id}
+    return finished(outcome, is_0_0=wanted.is_0_0, **ids)
 
 
 def _stream(wanted: AguiRequest, *events: BaseEvent) -> Response:

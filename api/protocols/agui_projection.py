@@ -42,9 +42,8 @@ from arkloop.api.protocols.agui_messages import (
     text_of,
     usage_between,
 )
+from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
 from arkloop.shared.events.open_turn import OpenTurn
-
-PROTOCOL_VERSION = "1.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +84,12 @@ class AguiProjection:
         connects: bool = False,
         after: int = 0,
         lacking: frozenset[str] = NO_IDS,
+        is_0_0: bool = False,
     ) -> None:
         """Make the projection of what follows the run's `waits`-th wait.
 
         With `connects` it begins with a snapshot of the messages. Frames up to number `after` are
-        left out; the client has no results of the calls `lacking`.
+        left out; the client has no results of the calls `lacking`. `is_0_0`: it speaks 0.0.x.
         """
         self.is_over = False
         #: The event that asks the client at the end.
@@ -101,6 +101,7 @@ class AguiProjection:
         self._connects = connects
         self._after = after
         self._lacking = lacking
+        self._is_0_0 = is_0_0
         self._number = 0
         self._has_begun = False
         self._messages = RunMessages()
@@ -242,13 +243,9 @@ class AguiProjection:
             yield self._finished(RunFinishedSuccessOutcome(), data.get("output"))
 
     def _finished(self, outcome: Any, result: Any = None) -> RunFinishedEvent:
-        return RunFinishedEvent(
-            thread_id=self._facts.thread_id,
-            run_id=self._facts.client_run_id,
-            outcome=outcome,
-            result=result,
-            usage=self._usage(),
-        )
+        ids = {"thread_id": self._facts.thread_id, "run_id": self._facts.client_run_id}
+        more = {"result": result, "usage": self._usage()}
+        return finished(outcome, is_0_0=self._is_0_0, **ids, **more)
 
     def _usage(self) -> list[TokenUsage] | None:
         used = usage_between(self._routes_before, self._routes)

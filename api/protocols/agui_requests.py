@@ -40,6 +40,8 @@ class AguiRequest:
     tools: tuple[Tool, ...]
     context: tuple[Context, ...]
     resume: tuple[ResumeEntry, ...]
+    #: True for a client of 0.0.x, which names no version of the protocol.
+    is_0_0: bool
 
     def essence(self) -> Any:
         """Return what a request with the same `runId` must have in common with this one."""
@@ -150,6 +152,7 @@ def read(body: Mapping[str, Any] | None) -> AguiRequest:
         tools=tuple(wanted.tools or ()),
         context=tuple(wanted.context or ()),
         resume=tuple(wanted.resume or ()),
+        is_0_0=wanted.protocol_version is None,
     )
 
 

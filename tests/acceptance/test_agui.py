@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.agui_client import AguiProcess, agui_process
+from tests.agui_client import LAST_0_0, AguiProcess, agui_process
 from tests.ai_sdk_chat import needs_front_ends
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
@@ -72,6 +72,26 @@ def test_a_client_tool_goes_around(user: Caller, client: AguiProcess) -> None:
     assert (None, None) == (asked["error"], done["error"])
     assert ("assistant", "You are in Rome.") == shown(done)[-1]
     assert ["42", "Rome"] == [text for role, text in shown(done) if role == "tool"]
+
+
+def test_a_client_of_0_0_reads_all_ends(user: Caller, client: AguiProcess) -> None:
+    """It refuses members of outcomes that it does not know, and never gets any."""
+    steps = script({"tools": [{"tool": "locate"}, {"tool": "locate"}]}, {"say": "Far."})
+    agent = client.agent(user, "old", client=LAST_0_0)
+    asked = agent.run(steps, tools=[LOCATE])
+    joined = agent.connect()
+    ids = [event["toolCallId"] for event in asked["events"] if event["type"] == "TOOL_CALL_START"]
+    outputs = [{"id": id_, "role": "tool", "toolCallId": id_, "content": "Rome"} for id_ in ids]
+    lacking = agent.run(messages=outputs[:1], tools=[LOCATE])
+    done = agent.run(messages=outputs[1:], tools=[LOCATE])
+    agent.run(script({"tool": "locate"}), tools=[LOCATE])
+    [thread] = user.get("/v1/threads", external_id="old")
+    user.cancel(thread["active_run_id"])
+    cancelled = agent.connect()
+
+    assert 5 * [None] == [one["error"] for one in (asked, joined, lacking, done, cancelled)]
+    assert ("assistant", "Far.") == shown(done)[-1]
+    assert "RUN_FINISHED" == types_of(cancelled)[-1]
 
 
 def test_two_pages_share_the_calls_of_a_turn(user: Caller, client: AguiProcess) -> None:

@@ -4,7 +4,7 @@ import { pathToFileURL } from "node:url"
 
 import { agentClass, sendBy } from "./guide.mjs"
 
-const Agent = agentClass(await import(pathToFileURL(`${process.argv[2]}/@ag-ui/client/dist/index.mjs`)))
+const clientOf = (name) => import(pathToFileURL(`${process.argv[2]}/${name}/dist/index.mjs`))
 
 // HttpAgent reports a broken connection to its caller, and once more to nobody.
 process.on("unhandledRejection", () => {})
@@ -13,6 +13,7 @@ const agents = new Map()
 
 async function perform({ op, agent: name, ...how }) {
   if (op === "new") {
+    const Agent = agentClass(await clientOf(how.client))
     agents.set(name, new Agent({ url: how.url, threadId: how.threadId, headers: how.headers }))
     return {}
   }

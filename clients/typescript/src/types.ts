@@ -13111,6 +13111,7 @@ export interface operations {
                     tools?: Record<string, unknown>[];
                     context?: Record<string, unknown>[];
                     resume?: Record<string, unknown>[];
+                    protocolVersion?: string;
                 };
             };
         };
@@ -13162,6 +13163,7 @@ export interface operations {
                     tools?: Record<string, unknown>[];
                     context?: Record<string, unknown>[];
                     resume?: Record<string, unknown>[];
+                    protocolVersion?: string;
                 };
             };
         };

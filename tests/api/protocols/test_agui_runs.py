@@ -31,7 +31,8 @@ IMAGE = [{"type": "image", "source": {"type": "url", "value": "https://example.c
 
 def send(alice: User, *messages: Any, run_id: str | None = None, query: str = "") -> TestResponse:
     body = {"threadId": "chat-1", "runId": run_id or str(new_id()), "tools": [TOOL]}
-    return alice.post(f"/v1/agui{query}", json={**body, "messages": list(messages)})
+    more = {"messages": list(messages), "protocolVersion": "1.0"}
+    return alice.post(f"/v1/agui{query}", json={**body, **more})
 
 
 def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:

@@ -28,7 +28,7 @@ SAID = {
 
 def connected(alice: User, thread: str) -> list[dict[str, Any]]:
     """Return the events that a page gets which connects to the thread."""
-    body = {"threadId": thread, "runId": str(new_id()), "messages": []}
+    body = {"threadId": thread, "runId": str(new_id()), "messages": [], "protocolVersion": "1.0"}
     lines = alice.post("/v1/agui/connect", json=body).text.splitlines()
     return [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
 
