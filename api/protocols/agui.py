@@ -30,12 +30,18 @@ from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
 from arkloop.api.http.schema import Schema
-from arkloop.api.protocols import agui_requests, agui_runs, agui_threads, sent_files
+from arkloop.api.protocols import (
+    agui_requests,
+    agui_runs,
+    agui_threads,
+    agui_versions,
+    sent_files,
+)
 from arkloop.api.protocols.agui_messages import PackedMessages
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection, encoded
 from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
 from arkloop.api.protocols.agui_runs import Part
-from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
+from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION
 from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
 from arkloop.shared.catalog import model_routes, personas
@@ -165,11 +171,12 @@ def connect_agent() -> Response:
         return _resumed(wanted, request.headers["Last-Event-ID"])
     with connections().reading() as sql:
         thread = agui_threads.read(sql, wanted.thread_id)
+    messages: list[Any] = agui_versions.messages(thread.messages, is_0_0=wanted.is_0_0)
     if thread.active is None:
-        snapshot = MessagesSnapshotEvent(messages=thread.messages)
+        snapshot = MessagesSnapshotEvent(messages=messages)
         return _stream(wanted, snapshot, _ended(wanted, thread.last))
     facts, waits = thread.active
-    earlier = PackedMessages(thread.messages)
+    earlier = PackedMessages(messages)
     projection = AguiProjection(facts, waits, earlier=earlier, connects=True, is_0_0=wanted.is_0_0)
     return _projected(projection, facts)
 
@@ -216,7 +223,8 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
             raise RunNotFound()
         facts, waits = agui_runs.facts_of(run, wanted.thread_id), int(found[2])
         # Its messages are only needed where the protocol takes text back.
-        earlier = PackedMessages(agui_threads.messages_before(sql, thread.id, run))
+        messages = agui_threads.messages_before(sql, thread.id, run)
+    earlier = PackedMessages(agui_versions.messages(messages, is_0_0=wanted.is_0_0))
     projection = AguiProjection(
         facts,
         waits,
@@ -251,7 +259,7 @@ def _ended(wanted: AguiRequest, last: Row[Any] | None) -> BaseEvent:
 
 def _finished(wanted: AguiRequest, outcome: Any) -> RunFinishedEvent:
     ids = {"thread_id": wanted.thread_id, "run_id": wanted.run_id}
-    return finished(outcome, is_0_0=wanted.is_0_0, **ids)
+    return agui_versions.finished(outcome, is_0_0=wanted.is_0_0, **ids)
 
 
 def _stream(wanted: AguiRequest, *events: BaseEvent) -> Response:

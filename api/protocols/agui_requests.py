@@ -197,6 +197,8 @@ def _part(name: str, part: Any) -> Mapping[str, Any]:
         case {"type": "text", "text": str(text)}:
             return {"type": "text", "text": text}
         case {"type": "image" | "document", "source": {"type": "url", "value": str(url)}}:
+            if (file_id := sent_files.file_at(url)) is not None:  # as clients of 0.0.x have it
+                return {"type": _KINDS[part["type"]], "file_id": file_id}
             return {"type": _KINDS[part["type"]], "url": url}
         case {"type": "image" | "document", "source": {"type": "file", "value": str(file_id)}}:
             return {"type": _KINDS[part["type"]], "file_id": file_id}

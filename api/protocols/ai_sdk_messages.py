@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping
 
+from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect
 from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection, Chunk
 from arkloop.shared.events import event_log
@@ -96,7 +97,7 @@ def _part(part: Part) -> dict[str, Any]:
     if part["type"] == "text":
         return {"type": "text", "text": part["text"]}
     file = part.get("file") or {}
-    url = part["url"] if "url" in part else f"/v1/files/{part['file_id']}/content"
+    url = part["url"] if "url" in part else sent_files.url_of(part["file_id"])
     media_type = file.get("media_type") or ("image/*" if part["type"] == "image" else "*/*")
     shown = {"type": "file", "mediaType": media_type, "url": url}
     return {**shown, "filename": file["name"]} if "name" in file else shown

@@ -4,7 +4,6 @@ It has the whole conversation as the page knows it. Only the newest user message
 and of assistant messages the answers that the run waits for: nothing else is trusted.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -34,8 +33,6 @@ MAX_MESSAGES = 5_000
 #: For clients that put a query of their own behind the address.
 VERSION_HEADER = "X-AI-SDK-Version"
 _NO_VERSION = "must be a version of `ai` from 5 on, such as 7.0.173"
-#: Where `GET …/messages` says that a file is, whatever is in front of it.
-_FILE_URL = re.compile(r"(?:https?://[^/]+)?(?:/[^?#]*)?/v1/files/([0-9a-f-]{36})/content")
 
 _CONTENT = MessageContent()
 
@@ -152,8 +149,8 @@ def _part(part: Mapping[str, Any], name: str) -> dict[str, Any]:
             return {"type": "text", "text": text}
         case {"type": "file", "mediaType": str(media_type), "url": str(url)}:
             kind = "image" if media_type.startswith("image/") else "file"
-            if (stored := _FILE_URL.fullmatch(url)) is not None:
-                return {"type": kind, "file_id": stored[1]}
+            if (stored := sent_files.file_at(url)) is not None:
+                return {"type": kind, "file_id": stored}
             if not url.startswith("data:"):
                 return {"type": kind, "url": url}
             file_id = sent_files.stored(name, url, part.get("filename"))

@@ -25,8 +25,20 @@ from arkloop.shared.storage.connections import Transaction
 MAX_BODY_BYTES = 8 * 1024 * 1024
 REMEDY = "Upload large files by POST /v1/files, and refer to them."
 
+_FILE_URL = re.compile(r"(?:https?://[^/]+)?(?:/[^?#]*)?/v1/files/([0-9a-f-]{36})/content")
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,(?P<data>[A-Za-z0-9+/=\s]*)")
 _NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")
+
+
+def url_of(file_id: str) -> str:
+    """Return where the content of a file is, for protocols that have URLs alone."""
+    return f"/v1/files/{file_id}/content"
+
+
+def file_at(url: str) -> str | None:
+    """Return the id of the file whose `url_of` this is, whatever a page has put in front of it."""
+    found = _FILE_URL.fullmatch(url)
+    return None if found is None else found[1]
 
 
 def stored(field: str, data: str, name: Any = None) -> UUID:

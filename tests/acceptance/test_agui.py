@@ -94,6 +94,21 @@ def test_a_client_of_0_0_reads_all_ends(user: Caller, client: AguiProcess) -> No
     assert "RUN_FINISHED" == types_of(cancelled)[-1]
 
 
+def test_a_client_of_0_0_reads_messages_with_files(user: Caller, client: AguiProcess) -> None:
+    """It knows files by URL alone, and can send the message again as it got it."""
+    source = {"type": "data", "value": "aGVsbG8=", "mimeType": "text/plain"}
+    said = {"id": "f1", "role": "user", "content": [{"type": "document", "source": source}]}
+    client.agent(user, "files").run(messages=[said])
+    agent = client.agent(user, "files", query="?", client=LAST_0_0)
+    seen = agent.connect()
+    again = agent.run(messages=[{**seen["messages"][0], "id": "f2"}])
+
+    assert (None, None) == (seen["error"], again["error"])
+    assert "url" == seen["messages"][0]["content"][0]["source"]["type"]
+    sent = user.get(f"/v1/threads/{user.get('/v1/threads', external_id='files')[0]['id']}/messages")
+    assert 1 == len({m["content"][0]["file_id"] for m in sent if m["role"] == "user"})
+
+
 def test_two_pages_share_the_calls_of_a_turn(user: Caller, client: AguiProcess) -> None:
     """The page that sends the last result gets that of the other one."""
     steps = script({"tools": [{"tool": "locate"}, {"tool": "locate"}]}, {"say": "Far."})

@@ -8,6 +8,7 @@ from arkloop.shared.ids import new_id
 from tests.api.protocols.recorded_runs import NAMES
 from tests.api.protocols.test_agui_projection import data_of, parts_of
 from tests.api.protocols.test_agui_runs import SAID, asking, events_of, result, turn
+from tests.api.protocols.test_agui_threads import cancelled, snapshot
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -55,3 +56,23 @@ def test_a_client_of_0_0_reads_that_a_run_was_cancelled(alice: User, stored: Sto
 
     shown = [end_of(alice, path="/connect", **more) for more in ({}, ONE)]
     assert ["none", {"type": "cancelled"}] == shown
+
+
+def test_a_client_of_0_0_gets_files_by_url(alice: User) -> None:
+    """It knows no other reference to one, and sends the message as it got it."""
+    thread = str(new_id())
+    source = {"type": "data", "value": "aGVsbG8=", "mimeType": "text/plain"}
+    part = {"type": "document", "source": source, "metadata": {"filename": "a.txt"}}
+    said = {"id": "m1", "role": "user", "content": [part]}
+
+    for _ in range(2):
+        body = {"threadId": thread, "runId": str(new_id()), "messages": [said]}
+        cancelled(alice, body)
+        shown = snapshot(alice, thread)[-1]
+        events = events_of(alice.post("/v1/agui/connect", json={**body, "messages": []}))
+        old = next(e for e in events if e["type"] == "MESSAGES_SNAPSHOT")["messages"][-1]
+        [file] = [part["source"]["value"] for part in shown["content"]]
+        url = {"type": "url", "value": f"/v1/files/{file}/content", "mimeType": "text/plain"}
+        assert {**shown, "content": [{**part, "source": url}]} == old
+        assert b"hello" == alice.get(url["value"]).data
+        said = {**old, "id": "m2"}
