@@ -192,7 +192,7 @@ def _asked(
     """Return the run and its part that asks what the entry replies to. Raises: NotWaiting."""
     entries = {entry.interrupt_id: entry for entry in wanted.resume}
     run_id: UUID | None = thread and (
-        thread.active_run_id or queries.newest_of_thread(sql, thread.id)
+        thread.active_run_id or thread_entries.newest_run(sql, thread.id)
     )
     if not run_id or len(entries) != len(wanted.resume):
         raise NotWaiting("The thread has no open interrupt of this id.")

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, RowMapping, Select, String, select, union_all
 
-from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, IS_ACTIVE, WAITS_FOR_THREAD, runs
 from arkloop.shared.storage.tables.threads import messages
 
@@ -44,13 +43,16 @@ def list_(
 
 
 def newest_run(sql: Connection, thread_id: UUID) -> UUID | None:
-    """Return the last run of the thread that does not wait for its turn, None if there is none."""
+    """Return the last run of the thread whose turn has come, None if there is none.
+
+    Neither one that waits for its turn, nor one that was cancelled before it.
+    """
     return sql.scalar(
         select(runs.c.id)
         .where(
             runs.c.thread_id == thread_id,
             runs.c.superseded_at.is_(None),
-            runs.c.state.not_in(WAITING_FOR_THREAD),
+            runs.c.position < FIRST_WAITING,
         )
         .order_by(runs.c.position.desc())
         .limit(1)

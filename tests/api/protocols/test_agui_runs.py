@@ -305,6 +305,23 @@ def test_results_that_are_sent_again_lead_to_what_followed_them(
     assert [f"{run_id.hex}.d"] == again[-1]["outcome"]["pendingToolCallIds"]
 
 
+def test_a_reply_that_is_sent_again_leads_to_the_run_that_has_asked(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The run of a message that was taken back before its turn is another one."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    stored.park(claimed(stored, run_id), request_id)
+    resume = [{"interruptId": str(request_id), "status": "resolved", "payload": "Rome"}]
+    stored.answer(run_id, "Rome", request_id)
+    send(alice, LATER).close()
+    stored.cancel(newest(stored))
+    assert stored.finish(claimed(stored, run_id), with_followers=True)
+
+    body = {"threadId": "chat-1", "runId": "again", "messages": [SAID], "resume": resume}
+    assert f"{run_id}.1.1" == first_cursor(alice.post("/v1/agui", json=body))
+
+
 @pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])
 @pytest.mark.parametrize("is_swept", [True, False])
 def test_a_late_result_is_left_out(

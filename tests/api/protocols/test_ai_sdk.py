@@ -72,12 +72,19 @@ def test_a_run_that_ended_before_its_first_text_is_a_message(
 def test_a_run_that_was_cancelled_before_its_turn_is_no_message(
     alice: User, runs: StoredRuns
 ) -> None:
-    """Its message has left the chat, too."""
+    """Its message has left the chat, too, and what is resumed is the answer before it."""
     chat, first = new_id(), message("one")
-    run_of(post(alice, first, chat=chat))
+    run_id = run_of(post(alice, first, chat=chat))
     runs.cancel(UUID(run_of(post(alice, message("two"), chat=chat))))
 
     assert [first] == shown(alice, chat)
+    claim = runs.claim(UUID(run_id))
+    assert claim is not None
+    assert runs.finish(claim, with_followers=True)
+    stream = f"/v1/ui/chat/{chat}/stream"
+    assert 204 == alice.get(f"{stream}?seen={run_id}").status_code
+    for resumes in ("seen=", "startIndex=0"):
+        assert run_id == run_of(alice.get(f"{stream}?{resumes}", buffered=False))
 
 
 def test_only_the_newest_message_counts(alice: User) -> None:
