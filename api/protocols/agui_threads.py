@@ -10,15 +10,20 @@ from arkloop.api.http.current import actor
 from arkloop.api.protocols import agui_runs
 from arkloop.api.protocols.agui_messages import Message, text_of
 from arkloop.api.protocols.agui_projection import AguiFacts
-from arkloop.api.protocols.agui_requests import MESSAGE_ID
+from arkloop.api.protocols.agui_requests import MAX_MESSAGES, MESSAGE_ID
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
-from arkloop.shared.runs.timeline import Entry
+from arkloop.shared.runs.timeline import Entry, Place
 from arkloop.shared.threads import threads
 from arkloop.shared.threads.content import Part
 
-#: Messages and runs that a client is shown when it connects.
+#: Messages and runs that a client is shown when it connects, and the pages that are read for it, of
+#: about 1 MiB each: it sends all messages with each request, which may have 8 MiB.
 MAX_ENTRIES = 200
+MAX_PAGES = 4
+#: Messages from which on no further page is shown; the rest of what a request may have is for the
+#: active run and new ones.
+MAX_SHOWN = MAX_MESSAGES * 4 // 5
 
 
 class ActiveRun(NamedTuple):
@@ -47,39 +52,58 @@ def read(sql: Connection, external_id: str) -> ShownThread:
     run_id: UUID | None = thread.active_run_id
     if run_id is None:
         entries = _entries(sql, thread.id)
-        return ShownThread(_shown(entries, None), last=_last_run(entries))
+        return ShownThread(_messages(entries), last=_last_run(entries))
     run = queries.get(sql, actor(), run_id)
     facts = agui_runs.facts_of(run, external_id)
     active = ActiveRun(facts, agui_runs.waits_before_shown(sql, facts))
-    return ShownThread(_shown(_entries(sql, thread.id), run_id), active)
+    return ShownThread(_messages(_entries(sql, thread.id, without=run_id)), active)
 
 
 def messages_before(sql: Connection, thread_id: UUID, run: RowMapping) -> list[Message]:
     """Return the messages of a thread without those of this run."""
-    return _shown(_entries(sql, thread_id), run["id"])
+    return _messages(_entries(sql, thread_id, without=run["id"]))
 
 
-def _entries(sql: Connection, thread_id: UUID) -> Sequence[Entry]:
-    """Return the latest entries of a thread, the newest first."""
-    return timeline.read(sql, actor(), thread_id, limit=MAX_ENTRIES, before=None).entries
+def _entries(sql: Connection, thread_id: UUID, *, without: UUID | None = None) -> list[Entry]:
+    """Return the latest entries of a thread that are shown, the newest first, without this run.
+
+    A run of more than a page has an entry of each.
+    """
+    shown: list[Entry] = []
+    left, before = MAX_ENTRIES, None
+    for _ in range(MAX_PAGES):
+        found = timeline.read(sql, actor(), thread_id, limit=left, before=before)
+        page = [entry for entry in found.entries if _is_shown(entry, without)]
+        if shown and len(_messages(shown)) + len(_messages(page)) > MAX_SHOWN:
+            break
+        shown += page
+        left, before = left - len(found.entries), found.end
+        if before is None or left < 1:
+            break
+        if before.turn and not _is_shown(found.entries[-1], without):
+            before = Place(before.position)
+    return shown
+
+
+def _is_shown(entry: Entry, without: UUID | None) -> bool:
+    is_run = entry.turns is not None
+    return not is_run or (entry.row.id != without and entry.row.superseded_at is None)
 
 
 def _last_run(entries: Sequence[Entry]) -> Row[Any] | None:
-    """Return the last run that counts and does not wait for its thread, None if there is none."""
+    """Return the last run that does not wait for its thread, None if there is none."""
     for entry in entries:
-        row = entry.row
-        has_begun = entry.turns is not None and row.state not in WAITING_FOR_THREAD
-        if has_begun and row.superseded_at is None:
-            return row
+        if entry.turns is not None and entry.row.state not in WAITING_FOR_THREAD:
+            return entry.row
     return None
 
 
-def _shown(entries: Sequence[Entry], without: UUID | None) -> list[Message]:
+def _messages(entries: Sequence[Entry]) -> list[Message]:
     shown: list[Message] = []
     for entry in reversed(entries):
         if entry.turns is None:
             shown.append(_user_message(entry.row))
-        elif entry.row.id != without and entry.row.superseded_at is None:
+        else:
             shown += _run_messages(entry)
     return shown
 

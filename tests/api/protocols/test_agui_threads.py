@@ -1,13 +1,17 @@
 """Threads as AG-UI shows them to a page that connects."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from arkloop.shared.events.types import RunError
+from arkloop.api.protocols import agui_threads
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageReset, RunError
+from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.times import EPOCH, now, rfc3339
@@ -26,15 +30,16 @@ SAID = {
 }
 
 
-def connected(alice: User, thread: str) -> list[dict[str, Any]]:
+def connected(alice: User, thread: str, **headers: str) -> list[dict[str, Any]]:
     """Return the events that a page gets which connects to the thread."""
     body = {"threadId": thread, "runId": str(new_id()), "messages": [], "protocolVersion": "1.0"}
-    lines = alice.post("/v1/agui/connect", json=body).text.splitlines()
+    lines = alice.post("/v1/agui/connect", json=body, headers=headers).text.splitlines()
     return [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
 
 
-def snapshot(alice: User, thread: str) -> list[dict[str, Any]]:
-    [shown] = [event for event in connected(alice, thread) if event["type"] == "MESSAGES_SNAPSHOT"]
+def snapshot(alice: User, thread: str, **headers: str) -> list[dict[str, Any]]:
+    events = connected(alice, thread, **headers)
+    [shown] = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
     messages: list[dict[str, Any]] = shown["messages"]
     return messages
 
@@ -74,6 +79,65 @@ def test_the_end_of_the_last_run_is_shown(
         run: Any = alice.get(f"/v1/runs/{run_id}").json
         failed_at = datetime.fromisoformat(run["failed_at"])
         assert failed_at == EPOCH + timedelta(milliseconds=ended["timestamp"])
+
+
+def large(stored: StoredRuns, thread_id: UUID, turns: int) -> Claim:
+    """Claim a run with this number of turns, of which a page of 1 MiB has three."""
+    claim = stored.claim(stored.create(thread_id))
+    assert claim is not None
+    for number in range(turns):
+        said = f"turn {number} " + "x" * 256 * 1024
+        stored.write(claim, MessageCompleted(str(new_id()), said, Usage()))
+    return replace(claim, last_seq=stored.last_seq(claim.run_id))
+
+
+def texts_of(messages: list[dict[str, Any]]) -> list[str]:
+    return [" ".join(message["content"].split()[:2]) for message in messages]
+
+
+TURNS = [f"turn {number}" for number in range(5)]
+
+
+def test_a_thread_with_a_large_run_is_shown(alice: User, stored: StoredRuns) -> None:
+    """The messages before it are there while it is active, and all of its own afterwards."""
+    thread_id = UUID(alice.thread(external_id=(name := str(new_id()))))
+    alice.say(str(thread_id), "First question")
+    first = large(stored, thread_id, 5)
+    assert stored.finish(first)
+    alice.say(str(thread_id), "Second question")
+    claim = large(stored, thread_id, 5)
+    stored.park(claim, request_id := new_id())
+    before = ["First question", *TURNS, "Second question"]
+
+    assert before == texts_of(snapshot(alice, name))
+    stored.answer(claim.run_id, "Yes", request_id)
+    again = stored.claim(claim.run_id)
+    assert again is not None
+    stored.write(again, MessageDelta("a"), MessageReset(again.last_seq + 1, "retry"))
+    assert stored.finish(again)
+    # The text that is taken back, for which all messages are sent anew, was that of the next turn.
+    cursor = {"Last-Event-ID": f"{claim.run_id}.1.1"}
+    assert [*before, *TURNS] == texts_of(snapshot(alice, name, **cursor))
+    assert [*before, *TURNS] == texts_of(snapshot(alice, name))
+
+
+@pytest.mark.parametrize(("most", "shown_turns"), [(agui_threads.MAX_SHOWN, 12), (7, 6), (1, 3)])
+def test_the_messages_of_a_thread_are_bounded(
+    alice: User,
+    stored: StoredRuns,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    shown_turns: int,
+) -> None:
+    """A page sends them all with each request, which may have 8 MiB and 5,000 messages."""
+    monkeypatch.setattr(agui_threads, "MAX_SHOWN", most)
+    thread_id = UUID(alice.thread(external_id=(name := str(new_id()))))
+    alice.say(str(thread_id), "Question")
+    assert stored.finish(large(stored, thread_id, 16))
+
+    shown = texts_of(snapshot(alice, name))
+
+    assert [f"turn {number}" for number in range(16)][-shown_turns:] == shown
 
 
 def test_files_of_a_message_are_shown_as_parts(alice: User) -> None:
