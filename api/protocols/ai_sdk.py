@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -350,7 +349,7 @@ def _stream(
     passed = (after, until) if until > after else (after,) if after else ()
     # By this id the same response is resumed, whatever was answered since.
     headers = {**HEADERS, RUN_HEADER: ".".join(map(str, (run_id, *passed)))}
-    projection = AiSdkProjection(run_id, dialect, after, until, has_bare_ids=has_bare_ids)
+    make = partial(AiSdkProjection, run_id, dialect, after, until, has_bare_ids=has_bare_ids)
     skip = int(start or 0)
     if skip < 0 or after:
         hub().heads.get_seen(run_id, actor())
@@ -359,11 +358,11 @@ def _stream(
                 raise RunNotFound()
             events = event_log.read_table(sql, run_id, 0) if skip < 0 else []
     if skip < 0:
-        count = _count(events, replace(projection))
+        count = _count(events, make())
         headers[TAIL_HEADER] = str(count - 1)
         skip = max(0, count + skip)
     return projected(
-        run_id, actor(), projection, skip=skip, beyond=_BEYOND, headers=headers, is_new=is_new
+        run_id, actor(), make(), skip=skip, beyond=_BEYOND, headers=headers, is_new=is_new
     )
 
 

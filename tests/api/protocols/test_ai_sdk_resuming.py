@@ -9,7 +9,12 @@ import pytest
 from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.events.types import MessageDelta, RunInputReceived, ToolCallRequested
+from arkloop.shared.events.types import (
+    MessageDelta,
+    MessageReset,
+    RunInputReceived,
+    ToolCallRequested,
+)
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource
@@ -95,6 +100,18 @@ def test_chunks_of_another_run_are_not_resumed(alice: User, runs: StoredRuns) ->
     assert "AB" == text_of(whole)
     for chunks in (while_active, at_end):
         assert ["error", "finish"] == [chunk["type"] for chunk in chunks]
+
+
+def test_text_before_a_reset_is_kept_once(alice: User, runs: StoredRuns) -> None:
+    """The chunks that a negative `startIndex` counts are not those of the stream."""
+    chat = ui_chats.new_id()
+    claim = begin(alice, runs, chat)
+    say(runs, claim, "Keep this. ", "Drop this.")
+    stream = alice.get(f"/v1/ui/chat/{chat}/stream?startIndex=-1", buffered=False)
+    runs.write(claim, MessageReset(runs.last_seq(claim.run_id), "agent"))
+    assert runs.finish(claim)
+
+    assert "Drop this.Keep this. " == text_of(chunks_of(stream))
 
 
 def test_a_response_that_passes_waits_is_resumed_as_it_was(alice: User, runs: StoredRuns) -> None:
