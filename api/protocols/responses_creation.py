@@ -39,32 +39,31 @@ def create(body: Body) -> ResponseId:
     Raises:
         InvalidRequest, PersonaNotFound, RouteNotFound, ResponseNotFound, Forbidden, Conflict
     """
-    given, previous = _read(body)
-    if previous is not None:
+    wanted = _read(body)
+    if isinstance(wanted, ResponseId) or wanted.continues is not None:
         with connections().transaction() as tx:
-            return _continue(tx, body, given, previous)
+            return _continue(tx, body, wanted)
     creator: RunCreator = current_app.extensions["arkloop.create_run"]
-    return ResponseId(creator(_first(body, given)).run_id, 0)
+    return ResponseId(creator(_first(body, wanted)).run_id, 0)
 
 
 def create_once(tx: Transaction, body: Body) -> ResponseId:
     """Do as `create` does, in this transaction."""
-    given, previous = _read(body)
-    if previous is not None:
-        return _continue(tx, body, given, previous)
-    return ResponseId(creation.create(tx, _first(body, given, tx)).run_id, 0)
+    wanted = _read(body)
+    if isinstance(wanted, ResponseId) or wanted.continues is not None:
+        return _continue(tx, body, wanted)
+    return ResponseId(creation.create(tx, _first(body, wanted, tx)).run_id, 0)
 
 
-def _read(body: Body) -> tuple[Input, ResponseId | ItemId | None]:
-    """Return the input and what it continues: a response, or the one that has an item."""
-    given = responses_input.read(body["input"])
+def _read(body: Body) -> Input | ResponseId:
+    """Return the response that the request names, by which its input is read, or else its input."""
     text = body.get("previous_response_id")
     if text is None:
-        return given, given.continues
+        return responses_input.read(body["input"])
     previous = responses_ids.parse(text)
     if previous is None:
         raise _unknown()
-    return given, previous
+    return previous
 
 
 def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.NewRun:
@@ -75,16 +74,17 @@ def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.
     return in_new_thread(new)
 
 
-def _continue(
-    tx: Transaction, body: Body, given: Input, previous: ResponseId | ItemId
-) -> ResponseId:
+def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> ResponseId:
+    previous = wanted if isinstance(wanted, ResponseId) else wanted.continues
+    assert previous is not None
     try:
         run, facts = responses_runs.find(tx.sql, previous.run_id)
     except ResponseNotFound:
         raise _unknown() from None
     is_past_failure = False
     if isinstance(previous, ItemId):
-        call_ids = given.results.keys()
+        assert isinstance(wanted, Input)
+        given, call_ids = wanted, wanted.results.keys()
         asking = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
         projection = asking
         if given.follows_message or given.follows_reply:
@@ -93,6 +93,7 @@ def _continue(
     else:
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])
+        given = responses_input.read(body["input"], own_calls=projection.asked_call_ids)
     if not projection.has_begun:
         raise _unknown()
     if given.follows_reply and not is_past_failure:

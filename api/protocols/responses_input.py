@@ -8,7 +8,7 @@ turn of its own.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +67,11 @@ class Input:
     approval: Approval | None = None
 
 
-def read(value: Any) -> Input:
+def read(value: Any, *, own_calls: Set[str] = frozenset()) -> Input:
     """Read an input.
+
+    `own_calls` are those that the response which it continues has asked for: clients may send them
+    again without the ids of their items.
 
     Raises:
         InvalidRequest: it is no input, or has what is not supported.
@@ -87,7 +90,7 @@ def read(value: Any) -> Input:
                 # A function call comes last among the items, and its event may be an earlier one.
                 shown = max(continues, shown)
             continues, first = shown, place + 1
-    return _new(value, first, continues)
+    return _new(value, first, continues, own_calls)
 
 
 def id_of_output(item: Mapping[str, Any]) -> ItemId | None:
@@ -139,7 +142,12 @@ class _Transcript:
         return line is not None
 
 
-def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | None) -> Input:
+def _new(
+    items: Sequence[Mapping[str, Any]],
+    first: int,
+    continues: ItemId | None,
+    own_calls: Set[str],
+) -> Input:
     instructions: list[str] = []
     earlier = _Transcript()
     message: Content | None = None
@@ -152,7 +160,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         kind, role = item.get("type", "message"), item.get("role")
         if kind == "message" and role in _INSTRUCTING:
             instructions.append(_text(f"{name}.content", item.get("content")))
-        elif place < first:
+        elif place < first or (kind == "function_call" and _is_one_of(item, own_calls)):
             continue
         elif kind == "message" and role == "user":
             if message is not None:
@@ -208,6 +216,11 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: ItemId | Non
         earlier_results=_earlier_results(items[:first], continues) if results else {},
         approval=approval,
     )
+
+
+def _is_one_of(item: Mapping[str, Any], calls: Set[str]) -> bool:
+    call_id = item.get("call_id")
+    return isinstance(call_id, str) and call_id in calls
 
 
 def _earlier_results(

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from werkzeug.test import TestResponse
 
+from arkloop.api.protocols.responses_input import ONE_OF
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import MessageDelta, RunError, ToolCallRequested
 from arkloop.shared.ids import new_id
@@ -148,6 +149,28 @@ def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> Non
 
     assert "No tool output found for function call a." in incomplete.text
     assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
+
+
+def test_calls_without_ids_are_those_of_the_response_that_is_named(
+    stored: StoredRuns, alice: User
+) -> None:
+    """Clients that leave out ids send the call in front of its output."""
+    run_id, [call] = calling(stored, alice, "c")
+    del call["id"]
+    said = [call, output("c")]
+
+    def send(*items: dict[str, Any]) -> TestResponse:
+        named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}"}
+        return alice.post("/v1/responses", {**named, "input": list(items)})
+
+    early = send(*said, {"role": "user", "content": "And now?"})
+    incomplete = send(call)
+    made = send(*said)
+
+    assert (400, True) == (early.status_code, ONE_OF in early.text), early.text
+    assert 400 == incomplete.status_code
+    assert f"resp_{run_id.hex}_1" == (made.json or {}).get("id"), made.text
+    assert "queued" == stored.state(run_id)
 
 
 def elsewhere(*items: dict[str, Any]) -> list[dict[str, Any]]:
