@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -16,10 +17,13 @@ from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
 from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest
 from arkloop.api.protocols.client_tool_names import client_tool_names
+from arkloop.shared.catalog.personas import DEFAULT_PERSONA
 from arkloop.shared.errors import (
     InvalidRequest,
     NotActive,
     NotWaiting,
+    PersonaNotFound,
+    RouteNotFound,
     RunNotFound,
     StaleInput,
     ThreadBusy,
@@ -291,8 +295,8 @@ def _joined(
     if message is None or message_id is None or thread is None or thread.active_run_id is None:
         return None
     for found in thread_entries.unended_runs(sql, thread.id, MESSAGE_ID, message_id):
-        is_agent = _has_agent(found, persona_id or actor().persona_id, route_id)
-        if is_agent and found.content == message.content.text:
+        is_same = found.content == message.content.text
+        if is_same and _has_agent(sql, found, persona_id, route_id):
             break
     else:
         return None
@@ -301,10 +305,23 @@ def _joined(
     return Part(run_id=found.id, waits=waits, connects=waits > 0)
 
 
-def _has_agent(run: Row[Any], persona_id: str | None, route_id: str | None) -> bool:
-    """Return whether a run has the persona and the route, as far as these are given."""
-    key, _, _ = run.persona_id.partition("@")  # also of the version before the newest
-    return persona_id in (None, run.persona_id, key) and route_id in (None, run.route_id)
+def _has_agent(
+    sql: Connection, run: Row[Any], persona_id: str | None, route_id: str | None
+) -> bool:
+    """Return whether a run has the persona and the route of a request, or those that it implies.
+
+    A run of the version before the newest has the persona, too, and the route of its version.
+    """
+    key, _, _ = run.persona_id.partition("@")
+    if (persona_id or actor().persona_id or DEFAULT_PERSONA) not in (run.persona_id, key):
+        return False
+    if route_id is None:
+        org_id = actor().org_id
+        # What is gone from the catalog may be that of the run.
+        with suppress(PersonaNotFound, RouteNotFound):
+            persona = catalog().persona(org_id, run.persona_id, sql=sql)
+            route_id = catalog().choose_route(org_id, None, persona, sql=sql).id
+    return route_id in (None, run.route_id)
 
 
 def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> OnBusy:

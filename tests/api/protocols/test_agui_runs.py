@@ -145,6 +145,32 @@ def test_a_message_for_two_agents_has_a_run_of_each(alice: User, stored: StoredR
     assert [f"{run_id}.0.1" for run_id in (first, second, second, first, second, first)] == shown
 
 
+@pytest.mark.parametrize("other", [{"persona_id": "plain@1"}, {"route_id": "other"}])
+def test_a_message_without_an_agent_is_for_the_default_one(
+    alice: User, stored: StoredRuns, other: dict[str, str]
+) -> None:
+    """The run of another agent, which has the same message, is not its answer."""
+    send(alice, SAID).close()
+    stored.set(newest(stored), **other)
+
+    shown = [first_cursor(send(alice, SAID)) for _ in range(2)]
+
+    assert 2 == len(all_runs(stored))
+    assert [f"{newest(stored)}.0.1"] * 2 == shown
+
+
+@pytest.mark.parametrize("gone", [{"persona_id": "gone@1"}, {"route_id": "gone"}])
+def test_a_message_is_sent_again_though_its_agent_is_gone(
+    alice: User, stored: StoredRuns, gone: dict[str, str]
+) -> None:
+    """The run that the agent had then is still the answer."""
+    send(alice, SAID).close()
+    stored.set(run_id := newest(stored), **gone)
+    query = "?" + "&".join(f"{name}={id_.partition('@')[0]}" for name, id_ in gone.items())
+
+    assert f"{run_id}.0.1" == first_cursor(send(alice, SAID, query=query))
+
+
 def test_a_message_that_is_sent_again_is_asked_again(alice: User, stored: StoredRuns) -> None:
     """The page has lost the calls of its tools, and does not mean to cancel them."""
     run_id = asking(alice, stored, "c")
