@@ -263,6 +263,24 @@ def test_the_guides_send_gets_the_whole_answer(user: Caller, client: AguiProcess
     assert sent["messages"] == client.agent(user, thread_id).connect()["messages"]
 
 
+def test_the_guides_send_waits_for_the_answer_to_its_message(
+    user: Caller, client: AguiProcess
+) -> None:
+    """The error of another page's run, which a connect shows, is not that of its own."""
+    port, thread = int(user.url.rpartition(":")[2]), user.thread(external_id="behind")
+    with restarting_proxy(port, length=1, ends_posts=True, refused_posts=0) as proxy:
+        agent = client.agent(user, "behind", url=proxy.url)
+        other = user.start(
+            thread, message=script({"hang": 8}, CALCULATE, {"error": "invalid_request"})
+        )
+        sent = agent.send("And mine?")
+
+    started = [event["runId"] for event in sent["events"] if event["type"] == "RUN_STARTED"]
+    assert [None, 1] == [sent["error"], types_of(sent).count("RUN_ERROR")]
+    assert other == started[1]
+    assert ("assistant", "You said: And mine?") == shown(sent)[-1]
+
+
 def test_the_guides_send_reports_a_message_that_has_not_arrived(
     user: Caller, client: AguiProcess
 ) -> None:
