@@ -40,7 +40,7 @@ from arkloop.api.protocols import (
 from arkloop.api.protocols.agui_messages import PackedMessages
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection, encoded
 from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
-from arkloop.api.protocols.agui_runs import Part
+from arkloop.api.protocols.agui_runs import Part, SentMeanwhile
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION
 from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
@@ -190,14 +190,21 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
     with sent_files.kept_if_used():
         stored = wanted.with_stored_files()
 
-        def make(tx: Transaction) -> Response:
+        def make(tx: Transaction, *, looks_again: bool = True) -> Response:
             agent = args.get("persona_id"), args.get("route_id")
             # A run that is cancelled when its client leaves ends with the response that was lost.
-            part = agui_runs.start(tx, stored, *agent, joins=not _cancels(args))
+            joins = not _cancels(args)
+            part = agui_runs.start(tx, stored, *agent, joins=joins, looks_again=looks_again)
             shown = {"waits": part.waits, "pending": part.pending, "connects": part.connects}
             return jsonify(run_id=str(part.run_id), **shown)
 
-        made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()
+        key, essence = f"agui {wanted.run_id}", wanted.essence()
+        try:
+            made = answered_once(key, essence, make).get_json()
+        except SentMeanwhile:
+            # That run is joined now, or has ended.
+            joining = partial(make, looks_again=False)
+            made = answered_once(key, essence, joining).get_json()
     return Part(
         run_id=UUID(made["run_id"]),
         waits=made["waits"],

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,17 +12,16 @@ from sqlalchemy import Connection, Row, RowMapping
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.protocols import call_ids, sent_files
+from arkloop.api.protocols.agui_answering import answering_run
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
 from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest
 from arkloop.api.protocols.client_tool_names import client_tool_names
-from arkloop.shared.catalog.personas import DEFAULT_PERSONA
+from arkloop.shared import logs
 from arkloop.shared.errors import (
     InvalidRequest,
     NotActive,
     NotWaiting,
-    PersonaNotFound,
-    RouteNotFound,
     RunNotFound,
     StaleInput,
     ThreadBusy,
@@ -38,7 +36,7 @@ from arkloop.shared.runs import (
     queries,
     thread_entries,
 )
-from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
+from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -46,6 +44,10 @@ from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 
 _PAGE_EVENTS = 2_000
+
+
+class SentMeanwhile(Exception):
+    """Another request has created a run for the message: to be tried again, after a rollback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +71,17 @@ def start(
     route_id: str | None,
     *,
     joins: bool = True,
+    looks_again: bool = False,
 ) -> Part:
     """Do what the request asks for: resume a run, give it results, join one, or create one.
 
     With `joins`, a message that is sent again is answered by the run that is already active or
-    waits for its turn.
+    waits for its turn. With `looks_again` that is also looked for behind the lock of the thread.
 
     Raises:
         Conflict: the run does not wait for this, or no longer.
         InvalidRequest, PersonaNotFound, RouteNotFound, Forbidden
+        SentMeanwhile: only with `looks_again`.
     """
     thread = threads.find(tx.sql, actor(), wanted.thread_id)
     if wanted.resume:
@@ -86,7 +90,7 @@ def start(
         return _give_results(tx, wanted, thread, run_id)
     if joins and (joined := _joined(tx.sql, wanted, thread, persona_id, route_id)) is not None:
         return joined
-    return _create(tx, wanted, thread, persona_id, route_id)
+    return _create(tx, wanted, thread, persona_id, route_id, looks_again=joins and looks_again)
 
 
 def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) -> AguiFacts:
@@ -290,38 +294,15 @@ def _joined(
     A client that has lost a response sends the message again, perhaps with another `runId`. A page
     with several agents sends it to each of them.
     """
-    message = wanted.new_message()
-    message_id = None if message is None else message.metadata.get(MESSAGE_ID)
-    if message is None or message_id is None or thread is None or thread.active_run_id is None:
+    if thread is None or thread.active_run_id is None:
         return None
-    for found in thread_entries.unended_runs(sql, thread.id, MESSAGE_ID, message_id):
-        is_same = found.content == message.content.text
-        if is_same and _has_agent(sql, found, persona_id, route_id):
-            break
-    else:
+    found = answering_run(sql, wanted, thread.id, persona_id, route_id)
+    if found is None:
         return None
-    run = queries.get(sql, actor(), found.id)
+    logs.bind(run_id=str(found))
+    run = queries.get(sql, actor(), found)
     waits = waits_before_shown(sql, facts_of(run, wanted.thread_id, wanted.run_id))
-    return Part(run_id=found.id, waits=waits, connects=waits > 0)
-
-
-def _has_agent(
-    sql: Connection, run: Row[Any], persona_id: str | None, route_id: str | None
-) -> bool:
-    """Return whether a run has the persona and the route of a request, or those that it implies.
-
-    A run of the version before the newest has the persona, too, and the route of its version.
-    """
-    key, _, _ = run.persona_id.partition("@")
-    if (persona_id or actor().persona_id or DEFAULT_PERSONA) not in (run.persona_id, key):
-        return False
-    if route_id is None:
-        org_id = actor().org_id
-        # What is gone from the catalog may be that of the run.
-        with suppress(PersonaNotFound, RouteNotFound):
-            persona = catalog().persona(org_id, run.persona_id, sql=sql)
-            route_id = catalog().choose_route(org_id, None, persona, sql=sql).id
-    return route_id in (None, run.route_id)
+    return Part(run_id=found, waits=waits, connects=waits > 0)
 
 
 def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> OnBusy:
@@ -353,6 +334,7 @@ def _create(
     route_id: str | None,
     *,
     answers: str | None = None,
+    looks_again: bool = False,
 ) -> Part:
     message = wanted.new_message()
     if message is None:
@@ -373,6 +355,14 @@ def _create(
         metadata={RUN_ID: wanted.run_id},
         on_busy=_on_busy(tx.sql, thread, answers),
     )
-    made = creation.create(tx, new)
+
+    def check(made: Created) -> None:
+        """Look for a run of this message that was created since the thread was read."""
+        agent = persona_id, route_id
+        waits = looks_again and made.position is not None
+        if waits and answering_run(tx.sql, wanted, made.thread_id, *agent, but=made.run_id):
+            raise SentMeanwhile()
+
+    made = creation.create(tx, new, check)
     sent_files.mark_used(tx)
     return Part(run_id=made.run_id)

@@ -146,10 +146,13 @@ class RunCreator:
         return self._connections.of(*{new.actor.org_id for new in wanted})
 
 
-def create(tx: Transaction, new: NewRun) -> Created:
+def create(
+    tx: Transaction, new: NewRun, check: Callable[[Created], None] = lambda _: None
+) -> Created:
     """Queue a run within its budgets, or let it wait; workers are notified after the commit.
 
-    The caller rolls back where it raises, so that neither thread nor message is created.
+    `check` may still refuse it, by an error. The caller rolls back where this raises, so that
+    neither thread nor message is created.
 
     Raises:
         ThreadNotFound, Forbidden
@@ -162,6 +165,7 @@ def create(tx: Transaction, new: NewRun) -> Created:
     began = time.time_ns()
     run_limits.check(tx, new.actor)
     made = _create(tx, _of_end_user(new))
+    check(made)
     _announce(made, new.actor, began)
     return made
 

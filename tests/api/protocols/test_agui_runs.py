@@ -2,7 +2,9 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +15,7 @@ from werkzeug.test import TestResponse
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunError, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs import claims, overrides, run_spans, sweep
 from arkloop.shared.runs.pending_calls import TOO_LATE
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.tables.runs import runs
@@ -132,6 +134,33 @@ def test_a_message_that_is_sent_again_has_its_run(
 
     assert [f"{run_ids[is_pending]}.0.1"] * 3 == shown
     assert run_ids == all_runs(stored)
+
+
+@pytest.mark.parametrize("thread", ["none", "idle", "busy"])
+def test_a_message_that_is_sent_twice_at_once_has_one_run(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    """Both requests have looked for it before either creates a run; only that has a span."""
+    if thread == "idle":
+        alice.thread(external_id="chat-1")
+    elif thread == "busy":
+        send(alice, LATER).close()
+    spans: list[UUID] = []
+    monkeypatch.setattr(run_spans, "created", lambda run_id, *_, **__: spans.append(run_id))
+    together, check = Barrier(2, timeout=30), overrides.check
+
+    def once_both_are_here(*how: Any) -> Any:
+        together.wait()
+        return check(*how)
+
+    monkeypatch.setattr(overrides, "check", once_both_are_here)
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(lambda: first_cursor(send(alice, SAID))) for _ in range(2)]
+
+    run_id = all_runs(stored)[-1]
+    assert (2 if thread == "busy" else 1) == len(all_runs(stored))
+    assert [f"{run_id}.0.1"] * 2 == [one.result() for one in sent]
+    assert [run_id] == spans
 
 
 def test_a_message_for_two_agents_has_a_run_of_each(alice: User, stored: StoredRuns) -> None:

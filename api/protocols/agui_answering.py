@@ -1,0 +1,54 @@
+"""The run that is about to answer a message of AG-UI which is sent again."""
+
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from arkloop.api.http.current import actor, catalog
+from arkloop.api.protocols.agui_requests import MESSAGE_ID, AguiRequest
+from arkloop.shared.catalog.personas import DEFAULT_PERSONA
+from arkloop.shared.errors import PersonaNotFound, RouteNotFound
+from arkloop.shared.runs import thread_entries
+
+
+def answering_run(
+    sql: Connection,
+    wanted: AguiRequest,
+    thread_id: UUID,
+    persona_id: str | None,
+    route_id: str | None,
+    *,
+    but: UUID | None = None,
+) -> UUID | None:
+    """Return the agent's run that is about to answer the message, perhaps leaving one out."""
+    message = wanted.new_message()
+    message_id = None if message is None else message.metadata.get(MESSAGE_ID)
+    if message is None or message_id is None:
+        return None
+    for found in thread_entries.unended_runs(sql, thread_id, MESSAGE_ID, message_id):
+        is_same = found.content == message.content.text and found.id != but
+        if is_same and _has_agent(sql, found, persona_id, route_id):
+            run_id: UUID = found.id
+            return run_id
+    return None
+
+
+def _has_agent(
+    sql: Connection, run: Row[Any], persona_id: str | None, route_id: str | None
+) -> bool:
+    """Return whether a run has the persona and the route of a request, or those that it implies.
+
+    A run of the version before the newest has the persona, too, and the route of its version.
+    """
+    key, _, _ = run.persona_id.partition("@")
+    if (persona_id or actor().persona_id or DEFAULT_PERSONA) not in (run.persona_id, key):
+        return False
+    if route_id is None:
+        org_id = actor().org_id
+        # What is gone from the catalog may be that of the run.
+        with suppress(PersonaNotFound, RouteNotFound):
+            persona = catalog().persona(org_id, run.persona_id, sql=sql)
+            route_id = catalog().choose_route(org_id, None, persona, sql=sql).id
+    return route_id in (None, run.route_id)
