@@ -94,3 +94,27 @@ def test_forms_of_models_forget_what_belonged_to_the_value_before(page: Page, us
     expect(price).to_have_attribute("placeholder", "From the library")
     press(form, "Cancel")
     assert 204 == user.http.delete(f"/v1/llm-providers/{made['id']}").status_code
+
+
+def test_the_newest_version_is_the_one_that_runs_get(page: Page, user: Caller) -> None:
+    """A draft, or a number that was published later, is not offered as what runs get."""
+    prompts = {"3": "Production.", "10": "Later.", "4": "Old.", "draft": "Try."}
+    for version, prompt in prompts.items():
+        user.made("/v1/personas", {"key": "desk", "version": version, "system_prompt": prompt})
+    user.made("/v1/personas", {"key": "assistant", "version": "draft", "system_prompt": "Try."})
+    go(page, "/personas")
+    expect(row(page, "desk")).to_contain_text("@10")
+    builtin = page.get_by_role("link", name="assistant", exact=True)
+    expect(page.get_by_role("row").filter(has=builtin)).to_contain_text("@1")
+    assert "desk@10" == user.get("/v1/personas/desk")["id"]
+
+    go(page, "/personas/desk")
+    options = page.get_by_label("Version", exact=True).locator("option")
+    expect(options).to_have_text(["10 (newest)", "4", "3", "draft"])
+    page.get_by_role("link", name="New version").click()
+    expect(page.get_by_label("Instructions")).to_have_value("Later.")
+    # In the order in which they were published.
+    go(page, "/personas/desk?version=10&to=draft")
+    expect(
+        page.get_by_role("heading", name="Changes from version 10 to draft", exact=True)
+    ).to_be_visible()

@@ -32,12 +32,23 @@ export function Page({ name, params }) {
   return html`<${Persona} key=${name} versions=${versions} params=${params} />`
 }
 
-/** All personas, the newest version of each first. @param {AbortSignal} signal */
+/** All personas, the newest version of each first: the one that runs get which name none. @param {AbortSignal} signal */
 async function readAll(signal) {
-  const found = await all("personas", signal)
-  const age = (/** @type {any} */ persona) => persona.created_at ?? ""
-  return found.sort((a, b) => (age(a) < age(b) ? 1 : age(a) > age(b) ? -1 : b.version.localeCompare(a.version, "en", { numeric: true })))
+  const found = (await all("personas", signal)).sort(byVersion)
+  const age = new Map()
+  for (const persona of found) if (!age.has(persona.key)) age.set(persona.key, persona.created_at ?? "")
+  // By the age of what is shown of each; the versions of one stay in their order.
+  return found.sort((a, b) => (age.get(a.key) === age.get(b.key) ? compare(a.key, b.key) : compare(age.get(b.key), age.get(a.key))))
 }
+
+/** Order versions as the service does: the highest number is the newest; others are older than every number. @param {any} a @param {any} b */
+function byVersion(a, b) {
+  const [one, other] = [a, b].map(({ version }) => (/^[0-9]+$/.test(version) ? BigInt(version) : -1n))
+  return compare(other, one) || compare(b.version, a.version)
+}
+
+/** @template {string | bigint} T @param {T} a @param {T} b */
+const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0)
 
 /** @param {{personas: any[]}} props */
 function List({ personas }) {
@@ -85,8 +96,9 @@ function Persona({ versions, params }) {
 
 /** The difference from the older to the newer of two versions. @param {{a: any, b: any}} props */
 function Compared({ a, b }) {
-  const isNewer = (a.created_at ?? "") > (b.created_at ?? "")
-  const [before, after] = isNewer ? [b, a] : [a, b]
+  // When they were published, whatever their numbers; what is built in has no time.
+  const isNewer = compare(a.created_at ?? "", b.created_at ?? "") || byVersion(b, a)
+  const [before, after] = isNewer > 0 ? [b, a] : [a, b]
   return html`<${Section} title=${`Changes from version ${before.version} to ${after.version}`}><${Changes} before=${before} after=${after} except=${NOT_SENT} /></${Section}>`
 }
 
