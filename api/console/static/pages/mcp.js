@@ -15,13 +15,13 @@ function List() {
   const list = useList("mcp-configs", { limit: 50 })
   const [isNew, setNew] = useState(false)
   return html`<${Head} title="MCP servers" actions=${isAdmin() && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Add server</${Button}>`} />
-    <div class="page"><p class="lead">Servers whose tools personas can use. Each tool is approved here first, and again when its description changes.</p>
+    <div class="page"><p class="lead">Servers whose tools personas can use. The tools that a server has when it is first asked are approved with it; those that appear or change later wait for your approval.</p>
     <${Listing} list=${list} label="MCP servers" columns=${/** @type {import("../settings/parts.js").Column[]} */ ([
       { title: "Name", isTitle: true, cell: (one) => html`<a class="row-link" href=${href(`/mcp/${one.id}`)}><${Name} text=${one.name} /></a><span class="sub"><${Name} text=${one.url ?? (one.command ?? []).join(" ")} /></span>` },
       { title: "Status", cell: (one) => html`<${Status} server=${one} />` },
       { title: "Approved tools", class: "number", cell: (one) => one.tool_count },
       { title: "Discovered", class: "nowrap", cell: (one) => html`<${Time} at=${one.discovered_at} />` },
-    ])} empty=${html`<${Empty} icon="plug" title="No MCP servers yet"><p>Add a server, then approve those of its tools that models may call.</p></${Empty}>`} /></div>
+    ])} empty=${html`<${Empty} icon="plug" title="No MCP servers yet"><p>Adding a server approves the tools that it has then.</p></${Empty}>`} /></div>
     ${isNew && html`<${Edit} server=${null} onClose=${() => setNew(false)} onDone=${(/** @type {any} */ server) => go(`/mcp/${server.id}`)} />`}`
 }
 
@@ -58,7 +58,7 @@ function Server({ id }) {
       ${data.discovery_error && html`<div class="problem" role="alert"><${Icon} name="alert" /><p>The tools could not be read: <${Foreign} text=${data.discovery_error} /></p></div>`}
       <${Facts} rows=${[["Address", html`<${Name} text=${data.url ?? (data.command ?? []).join(" ")} />`], ["Headers", data.header_names.join(", ") || "none"],
         ["Discovered", html`<${Time} at=${data.discovered_at} />`], ["Approved tools", data.tool_count]]} />
-      <${Section} title="Tools" about="A description can instruct a model. Read it before you approve the tool." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all" })}>Approve all ${waiting.length}</${Button}>`}>
+      <${Section} title="Tools" about="A description can instruct a model: read it before you approve a tool that has appeared or changed. The first ones are approved with the server." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all" })}>Approve all ${waiting.length}</${Button}>`}>
         <${Listing} list=${tools} label="Tools of the server" id=${(/** @type {any} */ tool) => tool.name} columns=${toolColumns((tool) => setOpen({ kind: "tool", tool }))}
           empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : "The server has not named any."}</p></${Empty}>`} />
       </${Section}>
@@ -128,5 +128,7 @@ function Edit({ server, onDone, onClose }) {
           hint=${`One a line, stored encrypted and never shown.${has ? ` Leave it empty to keep ${server.header_names.join(", ")}.` : ""}`} />
         ${has && html`<${CheckField} form=${form} name="isCleared" label="Remove the stored headers" />`}
         <${CheckField} form=${form} name="oauth" label="The server requires OAuth" hint="A client is registered with its authorization server." />`}
+      ${server === null && html`<p class="hint">The tools that the server has now are approved with it, and models of personas that name it may call them. Put those with serious effects
+        into “Tools that need approval” of these personas.</p>`}
     </${FormBox}></${Dialog}>`
 }
