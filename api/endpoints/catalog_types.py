@@ -2,7 +2,7 @@
 `@described`.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from arkloop.api.endpoints.account_types import Limits
 from arkloop.api.http.described import JsonObject, Time, UuidText
@@ -147,6 +147,7 @@ class McpConfig(TypedDict):
     header_names: list[str]
     oauth: McpOAuthShown | None
     tool_count: int
+    tried_at: Annotated[Time | None, "Of the last discovery; null: one is due."]
     discovered_at: Time | None
     discovery_error: str | None
     created_at: Time

@@ -167,10 +167,11 @@ def delete_mcp_config(config_id: UUID) -> Response:
 @described(body=NoArguments, body_optional=True, returns=McpConfig, status=202)
 @idempotent
 def discover_mcp_tools(tx: Transaction, config_id: UUID) -> Response:
-    """Have the tools listed; `discovered_at` and `discovery_error` show the result. 202."""
+    """Have the tools listed; the result is there once `tried_at` is not null. 202."""
     read_body(NoArguments(), optional=True)
-    config = mcp_configs.find(tx.sql, actor().org_id, config_id)
+    mcp_configs.find(tx.sql, actor().org_id, config_id)
     mcp_configs.discover(tx, config_id)
+    config = mcp_configs.find(tx.sql, actor().org_id, config_id)
     return make_response(jsonify(_shown(config)), 202)
 
 
@@ -258,6 +259,7 @@ def _shown(row: Row[Any], pages: Mapping[UUID, str] = _NO_PAGES) -> dict[str, An
         "header_names": row.header_names,
         "oauth": oauth,
         "tool_count": row.tool_count,
+        "tried_at": rfc3339_or_none(row.tried_at),
         "discovered_at": rfc3339_or_none(row.discovered_at),
         "discovery_error": row.discovery_error,
         "created_at": rfc3339(row.created_at),

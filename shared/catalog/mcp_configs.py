@@ -178,7 +178,9 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 
 def discover(tx: Transaction, config_id: UUID) -> None:
     """Have a worker list the server's tools soon, or the next run that needs them."""
-    tx.sql.execute(update(mcp_configs).where(mcp_configs.c.id == config_id).values(tried_at=None))
+    # An attempt that began before is not the one that was asked for: see `_is_still`.
+    again = {"tried_at": None, "updated_at": func.now()}
+    tx.sql.execute(update(mcp_configs).where(mcp_configs.c.id == config_id).values(again))
     tx.after_commit.append(Discover(config_id))
 
 

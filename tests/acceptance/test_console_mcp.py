@@ -1,10 +1,11 @@
-"""MCP servers in the console, in a real Chromium: what is approved."""
+"""MCP servers in the console, in a real Chromium: what is approved, and what a discovery finds."""
 
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import press, row, signed_in
 from tests.caller import Caller
@@ -64,3 +65,53 @@ def test_the_first_tools_are_approved_with_their_server(
 
     expect(row(page, "find")).to_contain_text("approved")
     expect(page.get_by_text("The first ones are approved with the server.")).to_be_visible()
+
+
+def test_a_server_whose_address_is_corrected_is_shown_as_connected(
+    context: BrowserContext, user: Caller, server: ToolReceiver
+) -> None:
+    """The page follows the discovery that a change asks for, and so that of *Discover again*."""
+    page = signed_in(context, user, "/mcp")
+    add(page, f"http://127.0.0.1:{free_port()}/tool")
+    badge = page.locator(".head .badge")
+    expect(badge).to_have_text("unreachable", timeout=30_000)
+    press(page, "Edit")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Address").fill(server.url)
+    press(form, "Save")
+    expect(badge).to_have_text("connected", timeout=30_000)
+    expect(row(page, "find")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+    server.answer = lambda _: Reply(status=503)
+    press(page, "Discover again")
+    expect(badge).to_have_text("unreachable", timeout=30_000)
+    expect(page.get_by_role("alert")).to_contain_text("503")
+    server.answer = answer
+    press(page, "Discover again")
+    expect(badge).to_have_text("connected", timeout=30_000)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_an_outcome_that_takes_its_time_is_awaited(
+    context: BrowserContext, user: Caller, server: ToolReceiver
+) -> None:
+    """The page says that a worker asks the server, and shows no error of before meanwhile."""
+    server.answer = lambda _: Reply(status=503)
+    page = signed_in(context, user, "/mcp")
+    add(page, server.url)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("503", timeout=30_000)
+    [config] = user.get("/v1/mcp-configs")
+    shown = {**config, "tried_at": None}
+
+    def await_it(route: Route) -> None:
+        route.fulfill(json=shown)
+
+    page.route(f"**/v1/mcp-configs/{config['id']}", await_it)
+    press(page, "Discover again")
+    expect(page.get_by_text("A worker is asking the server for its tools.")).to_be_visible()
+    expect(page.locator(".head .badge")).to_have_text("being discovered")
+    expect(alert).to_have_count(0)
+    shown["tried_at"] = config["tried_at"]
+    expect(alert).to_contain_text("503")

@@ -989,6 +989,7 @@ class McpConfig(TypedDict):
     header_names: list[str]
     oauth: McpOAuthShown | None
     tool_count: int
+    tried_at: str | None
     discovered_at: str | None
     discovery_error: str | None
     created_at: str

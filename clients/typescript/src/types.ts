@@ -1885,7 +1885,7 @@ export interface paths {
         put?: never;
         /**
          * Have the tools listed
-         * @description Have the tools listed; `discovered_at` and `discovery_error` show the result. 202.
+         * @description Have the tools listed; the result is there once `tried_at` is not null. 202.
          *
          *     Requires the permission `admin`.
          */
@@ -4710,6 +4710,11 @@ export interface components {
             header_names: string[];
             oauth: components["schemas"]["McpOAuthShown"] | null;
             tool_count: number;
+            /**
+             * Format: date-time
+             * @description Of the last discovery; null: one is due.
+             */
+            tried_at: string | null;
             /** Format: date-time */
             discovered_at: string | null;
             discovery_error: string | null;

@@ -43,6 +43,7 @@ def test_a_server_is_named_shown_changed_and_forgotten(alice: User) -> None:
         "header_names": ["Authorization", "X-Team"],
         "oauth": None,
         "tool_count": 0,
+        "tried_at": None,
         "discovered_at": None,
         "discovery_error": None,
         "created_at": made["created_at"],

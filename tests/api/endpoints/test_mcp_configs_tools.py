@@ -89,10 +89,18 @@ def test_a_discovery_is_asked_for(
     monkeypatch.setattr(connections, "enqueue_discovery", asked.extend)
     config = make(alice)
     one = f"{PATH}/{config['id']}"
-    found(config)
 
-    assert 200 == alice.patch(one, {"name": "other"}).status_code
-    assert 202 == alice.post(f"{one}:discover").status_code
+    def outcome(response: Any, status: int) -> tuple[bool, bool]:
+        """Return whether the response, and the server now, say when it was tried."""
+        assert status == response.status_code
+        return response.json["tried_at"] is not None, alice.get(one).json["tried_at"] is not None
+
+    found(config)
+    assert (True, True) == outcome(alice.get(one), 200)
+    assert (False, False) == outcome(alice.patch(one, {"name": "other"}), 200)
+    found(config)
+    assert (True, True) == outcome(alice.get(one), 200)
+    assert (False, False) == outcome(alice.post(f"{one}:discover"), 202)
 
     assert [UUID(config["id"])] * 3 == asked
     with connections.reading() as sql:
@@ -114,3 +122,17 @@ def test_a_repeated_approval_is_no_second_one(alice: User, found: Found, many: b
     assert (200, first.json) == (repeated.status_code, repeated.json)
     assert "true" == repeated.headers["Idempotency-Replayed"]
     assert 1 == len(alice.get("/v1/audit-logs?action=mcp_config.tools_approved").json or [])
+
+
+def test_an_attempt_from_before_is_not_the_outcome(alice: User, connections: Connections) -> None:
+    """It may end long after the discovery that was asked for."""
+    config = make(alice)
+    with connections.reading() as sql:
+        asked = mcp_configs.of_id(sql, UUID(config["id"]))
+    assert alice.post(f"{PATH}/{config['id']}:discover").status_code == 202
+
+    with connections.transaction() as tx:
+        mcp_configs.record_failure(tx, asked.id, "timed out", as_of=asked.updated_at)
+
+    shown = alice.get(f"{PATH}/{config['id']}").json
+    assert (None, None) == (shown["tried_at"], shown["discovery_error"])

@@ -1,6 +1,6 @@
 // MCP servers, and which of their tools a model may use.
 import { get, patch, post, remove, segment } from "../lib/api.js"
-import { html, useState } from "../lib/html.js"
+import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { AreaField, CheckField, FormBox, TextField, headersOf, useForm } from "../settings/fields.js"
 import { Confirm, Facts, Failed, Listing, Name, Section, isAdmin, useList } from "../settings/parts.js"
@@ -28,9 +28,16 @@ function List() {
 /** @param {{server: any}} props */
 function Status({ server }) {
   if (server.oauth?.authorization_url) return html`<${Badge} status="waiting" text="authorization needed" />`
+  if (server.discovery_error && isAwaited(server)) return html`<${Badge} status="pending" text="being discovered" />`
   if (server.discovery_error) return html`<${Badge} status="failed" text="unreachable" />`
   return server.discovered_at ? html`<${Badge} status="active" text="connected" />` : html`<${Badge} status="pending" text="being discovered" />`
 }
+
+/** True until a worker has asked the server. Older processes do not say it of one that was asked before. @param {any} server */
+const isAwaited = (server) => (server.tried_at === undefined ? server.discovered_at === null && !server.discovery_error : server.tried_at === null)
+
+/** How often the page asks for the outcome of a discovery: for a minute. */
+const POLLS = 40
 
 /** Only web pages are linked: the address comes from a server of others. @param {string} url */
 const isWebPage = (url) => /^https?:\/\//.test(url)
@@ -43,27 +50,44 @@ function Server({ id }) {
   const action = useAction()
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = async () => { reload(); await tools.reload() }
-  const isWaiting = data !== null && data.discovered_at === null && !data.discovery_error
-  useInterval(() => { if (isWaiting) void update() }, 1_500, [isWaiting])
+  const isWaiting = data !== null && isAwaited(data)
+  const polls = useRef(POLLS)
+  useInterval(() => {
+    if (!isWaiting || polls.current === 0) return
+    polls.current -= 1
+    reload()
+  }, 1_500, [isWaiting])
+  const follow = () => {
+    polls.current = POLLS
+    reload()
+  }
+  // Read after the outcome of a discovery, which they are part of.
+  const outcome = data === null ? null : `${data.tried_at} ${data.discovered_at}`
+  const known = useRef(outcome)
+  useEffect(() => {
+    if (known.current !== null && known.current !== outcome) void tools.reload()
+    known.current = outcome
+  }, [outcome])
   if (data === null) return html`<${Head} title="MCP server" back=${href("/mcp")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const waiting = (tools.rows ?? []).filter((tool) => !tool.is_approved && tool.is_present && !tool.problem)
   const page = data.oauth?.authorization_url
   return html`<${Head} title=${html`<${Name} text=${data.name} />`} back=${href("/mcp")} actions=${html`
-      <${Button} busy=${action.isBusy} icon="retry" onClick=${() => action.run(async (sending) => { await post(`${path}:discover`, undefined, sending); setTimeout(update, 1_500) })}>Discover again</${Button}>
+      <${Button} busy=${action.isBusy} icon="retry" onClick=${() => action.run(async (sending) => { await post(`${path}:discover`, undefined, sending); follow() })}>Discover again</${Button}>
       <${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>
       <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete</${Button}>`}><${Status} server=${data} /></${Head}>
     <div class="page">
       <${Problem} error=${error} onRetry=${reload} /><${Problem} error=${action.error} />
       ${page && isWebPage(page) && html`<p class="note">The server requires an authorization. <a href=${page} target="_blank" rel="noopener noreferrer">Open its page</a>, then discover again.</p>`}
-      ${data.discovery_error && html`<div class="problem" role="alert"><${Icon} name="alert" /><p>The tools could not be read: <${Foreign} text=${data.discovery_error} /></p></div>`}
+      ${isWaiting && html`<p class="note" role="status">${polls.current > 0 ? "A worker is asking the server for its tools." : "No worker has asked the server for its tools yet. Reload the page later."}</p>`}
+      ${!isWaiting && data.discovery_error && html`<div class="problem" role="alert"><${Icon} name="alert" /><p>The tools could not be read: <${Foreign} text=${data.discovery_error} /></p></div>`}
       <${Facts} rows=${[["Address", html`<${Name} text=${data.url ?? (data.command ?? []).join(" ")} />`], ["Headers", data.header_names.join(", ") || "none"],
-        ["Discovered", html`<${Time} at=${data.discovered_at} />`], ["Approved tools", data.tool_count]]} />
+        ["Discovered", html`<${Time} at=${data.discovered_at} />`], ["Last asked", html`<${Time} at=${data.tried_at} />`], ["Approved tools", data.tool_count]]} />
       <${Section} title="Tools" about="A description can instruct a model: read it before you approve a tool that has appeared or changed. The first ones are approved with the server." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all" })}>Approve all ${waiting.length}</${Button}>`}>
         <${Listing} list=${tools} label="Tools of the server" id=${(/** @type {any} */ tool) => tool.name} columns=${toolColumns((tool) => setOpen({ kind: "tool", tool }))}
           empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : "The server has not named any."}</p></${Empty}>`} />
       </${Section}>
     </div>
-    ${open?.kind === "edit" && html`<${Edit} server=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); void update() }} />`}
+    ${open?.kind === "edit" && html`<${Edit} server=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); follow() }} />`}
     ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} path=${path} onApproved=${update} onClose=${() => setOpen(null)} />`}
     ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${waiting.length} tools?`} action="Approve all" kind="primary" onClose=${() => setOpen(null)}
       run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}/tools:approve`, { tools: waiting.map(({ name, hash }) => ({ name, hash })) }, sending); await update() }}>
