@@ -113,6 +113,7 @@ class EndUserBudget(Limits):
     month: NotRequired[Month]
     spent_usd: NotRequired[float]
     held_usd: NotRequired[float]
+    own: NotRequired[Annotated[Limits, "Of this end user; null is the limit of each."]]
 
 
 class UsageSums(TypedDict):

@@ -93,8 +93,13 @@ def _end_user_shown(sql: Connection, end_user_id: str | None) -> dict[str, Any]:
     if end_user_id is None:
         # Each has a month of its own.
         return limits_shown(budget_limits.get(sql, actor().org_id, END_USERS))
-    budget = budget_limits.get(sql, actor().org_id, end_user_scope(end_user_id))
-    return {"end_user_id": end_user_id, **_shown(budget)}
+    scope = end_user_scope(end_user_id)
+    own = budget_limits.own(sql, actor().org_id, scope)
+    return {
+        "end_user_id": end_user_id,
+        **_shown(budget_limits.get(sql, actor().org_id, scope)),
+        "own": dict.fromkeys(CostLimits().fields) if own is None else limits_shown(own),
+    }
 
 
 def limits_shown(of: Any) -> dict[str, float | None]:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, and_, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
@@ -189,6 +190,12 @@ def get(sql: Connection, org_id: UUID, scope: str) -> Budget:
         spent_usd=month.spent_usd,
         held_usd=month.held_usd,
     )
+
+
+def own(sql: Connection, org_id: UUID, scope: str) -> Row[Any] | None:
+    """Return the limits that the scope itself has, without those that it inherits; None: none."""
+    is_it = and_(budgets.c.org_id == org_id, budgets.c.scope == scope)
+    return sql.execute(select(budgets).where(is_it)).one_or_none()
 
 
 def set_(

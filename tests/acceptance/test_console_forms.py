@@ -118,3 +118,26 @@ def test_the_newest_version_is_the_one_that_runs_get(page: Page, user: Caller) -
     expect(
         page.get_by_role("heading", name="Changes from version 10 to draft", exact=True)
     ).to_be_visible()
+
+
+def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Caller) -> None:
+    """The form has the end user's own limits; an empty one stays that of each."""
+    path = "/v1/budget/end-users"
+    assert user.http.put(path, json={"max_cost_usd": 0.1, "max_cost_usd_per_month": 5}).is_success
+    go(page, "/limits")
+    page.get_by_label("End user").fill("customer-7")
+    press(page, "Show budget")
+    press(page, "Change")
+    form = page.get_by_role("dialog")
+    of_run, of_month = form.get_by_label("USD per run"), form.get_by_label("USD per month")
+    for field, inherited in ((of_run, "Inherited: $0.10"), (of_month, "Inherited: $5.00")):
+        expect(field).to_have_value("")
+        expect(field).to_have_attribute("placeholder", inherited)
+    of_month.fill("20")
+    press(form, "Save")
+    expect(form).to_have_count(0)
+
+    found = user.get(path, end_user_id="customer-7")
+    assert {"max_cost_usd": None, "max_cost_usd_per_month": 20} == found["own"]
+    assert user.http.put(path, json={"max_cost_usd": 0.5}).is_success
+    assert 0.5 == user.get(path, end_user_id="customer-7")["max_cost_usd"]

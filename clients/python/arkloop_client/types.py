@@ -610,6 +610,7 @@ class EndUserBudget(TypedDict):
     month: NotRequired[str]
     spent_usd: NotRequired[float]
     held_usd: NotRequired[float]
+    own: NotRequired[Limits]
 
 
 class EndUserLimits(TypedDict):
@@ -889,6 +890,13 @@ class LimitUse(TypedDict):
     limit: int
     used: int
     resets_at: str | None
+
+
+class Limits(TypedDict):
+    "Limits in USD; null is no limit."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
 
 
 class LinkAccount(TypedDict):

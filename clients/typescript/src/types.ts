@@ -3765,6 +3765,13 @@ export interface components {
             month?: string;
             spent_usd?: number;
             held_usd?: number;
+            /** @description Of this end user; null is the limit of each. */
+            own?: components["schemas"]["Limits"];
+        };
+        /** @description Limits in USD; null is no limit. */
+        Limits: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
         };
         /** @description Sums of a period, and those of this month. */
         UsageReport: {

@@ -231,6 +231,8 @@ def test_each_end_user_has_the_limits_of_all_or_its_own(alice: User) -> None:
     assert (1, 0, 0) == tuple(
         own[n] for n in ("max_cost_usd", "max_cost_usd_per_month", "spent_usd")
     )
+    assert {"max_cost_usd": None, "max_cost_usd_per_month": 0} == own["own"]
+    assert limits == (alice.get(f"{path}?end_user_id=b").json or {})["own"]
     assert ((1, 0), (1, 10)) == (of("a"), of("b"))
     end_user_budget(alice, end_user_id="a")
     assert (1, 10) == of("a")

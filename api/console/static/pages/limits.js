@@ -63,12 +63,13 @@ function EndUsers() {
     <${Problem} error=${found.error} />
     ${found.data && html`<div class="card-box"><header><h3><${Foreign} text=${found.data.end_user_id} /></h3><${Button} class="small" onClick=${() => setOpen("one")}>Change</${Button}></header><${Spent} budget=${found.data} /></div>`}
     ${open === "each" && html`<${Edit} title="Budget of each end user" path="budget/end-users" values=${each.data} onClose=${() => setOpen("")} onDone=${done} />`}
-    ${open === "one" && html`<${Edit} title=${`Budget of ${found.data.end_user_id}`} path="budget/end-users" values=${found.data} endUser=${found.data.end_user_id} onClose=${() => setOpen("")} onDone=${done} />`}
+    ${open === "one" && html`<${Edit} title=${`Budget of ${found.data.end_user_id}`} path="budget/end-users" values=${found.data.own ?? found.data} each=${each.data} endUser=${found.data.end_user_id} onClose=${() => setOpen("")} onDone=${done} />`}
   </${Section}>`
 }
 
-/** @param {{title: string, path: string, values: any, endUser?: string, onDone: () => void, onClose: () => void}} props */
-function Edit({ title, path, values: before, endUser, onDone, onClose }) {
+/** @param {{title: string, path: string, values: any, each?: any, endUser?: string, onDone: () => void, onClose: () => void}} props
+ *   `each` has the limits that one end user inherits where it has none of its own */
+function Edit({ title, path, values: before, each, endUser, onDone, onClose }) {
   const form = useForm({ max_cost_usd: before.max_cost_usd ?? "", max_cost_usd_per_month: before.max_cost_usd_per_month ?? "" }, async (values, sending) => {
     await put(path, {
       max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month"),
@@ -76,9 +77,11 @@ function Edit({ title, path, values: before, endUser, onDone, onClose }) {
     }, sending)
     onDone()
   })
+  const empty = (/** @type {string} */ name) => ((each?.[name] ?? null) === null ? "No limit" : `Inherited: ${money(each[name])}`)
   return html`<${Dialog} title=${title} onClose=${onClose}><${FormBox} form=${form} action="Save" onCancel=${onClose} isReady=${form.isChanged}>
-    <div class="pair"><${TextField} form=${form} name="max_cost_usd" label="USD per run" inputmode="decimal" autofocus placeholder="No limit" />
-      <${TextField} form=${form} name="max_cost_usd_per_month" label="USD per month" inputmode="decimal" placeholder="No limit" /></div></${FormBox}></${Dialog}>`
+    <div class="pair"><${TextField} form=${form} name="max_cost_usd" label="USD per run" inputmode="decimal" autofocus placeholder=${empty("max_cost_usd")} />
+      <${TextField} form=${form} name="max_cost_usd_per_month" label="USD per month" inputmode="decimal" placeholder=${empty("max_cost_usd_per_month")} /></div>
+    ${endUser !== undefined && html`<p class="hint">A limit that is left empty is that of each end user.</p>`}</${FormBox}></${Dialog}>`
 }
 
 /** What the operator, or the limits of a key, allow. */
