@@ -197,3 +197,34 @@ def test_a_filter_of_metadata_without_a_value_shows_no_runs(
     rows = page.get_by_role("region", name="Runs").locator("tbody tr")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text(made["run_id"][-8:])
+
+
+def test_threads_that_were_made_during_a_pause_are_all_shown(
+    context: BrowserContext, system: System
+) -> None:
+    """More than a page of them are between what was shown and what is read then."""
+    user = system.caller()
+
+    def make(*numbers: int) -> None:
+        for number in numbers:
+            user.made("/v1/threads", {"title": f"Thread {number} of them"})
+
+    make(*range(50))
+    page = signed_in(context, user, "/threads")
+    rows = page.locator(".thread-list li")
+    expect(rows).to_have_count(40)
+    press(page, "Older threads")
+    expect(rows).to_have_count(50)
+    make(50)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(rows).to_have_count(51)
+    expect(rows.first).to_contain_text("Thread 50 of them")
+
+    make(*range(51, 95))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(rows.first).to_contain_text("Thread 94 of them")
+    for number in (80, 95):
+        press(page, "Older threads")
+        expect(rows).to_have_count(number)
+    titles = [f"Thread {number} of them" for number in reversed(range(95))]
+    expect(page.locator(".thread-title bdi")).to_have_text(titles)

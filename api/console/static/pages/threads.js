@@ -30,23 +30,37 @@ export function Page({ id, params }) {
   </div>`
 }
 
+/** @typedef {{rows: any[] | null, next: string | null, isExtended: boolean}} List `next` leads to older threads; an extended
+ * list has some of them */
+
+/** @type {List} */
+const UNREAD = { rows: null, next: null, isExtended: false }
+
+/**
+ * Put a new first page into the list. Older threads stay; newer ones that the page does not have are deleted.
+ * @param {List} before
+ * @param {{rows: any[], next: string | null}} found
+ * @returns {List}
+ */
+function renewed(before, found) {
+  const shown = before.rows ?? []
+  const ids = new Set(found.rows.map((row) => row.id))
+  // Without a thread in common, others may be between the page and the rest: only reading on from the page shows them.
+  const isConnected = shown.some((row) => ids.has(row.id))
+  if (!before.isExtended || found.next === null || !isConnected) return { ...found, isExtended: false }
+  const last = found.rows.at(-1).created_at
+  return { ...before, rows: [...found.rows, ...shown.filter((row) => !ids.has(row.id) && row.created_at <= last)] }
+}
+
 /** @param {string} endUser */
 function useThreads(endUser) {
-  const [rows, setRows] = useState(/** @type {any[] | null} */ (null))
-  const [next, setNext] = useState(/** @type {string | null} */ (null))
+  const [list, setList] = useState(UNREAD)
+  const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const reload = async () => {
     try {
       const found = await page("threads", { limit: 40, end_user_id: endUser })
-      // What was loaded below the first page stays. Newer threads that the page does not have are deleted.
-      const ids = new Set(found.rows.map((row) => row.id))
-      const last = found.rows.at(-1)?.created_at ?? ""
-      setRows((before) => {
-        const rest = (before ?? []).filter((row) => !ids.has(row.id) && row.created_at <= last)
-        const isLonger = found.next !== null && (before?.length ?? 0) > 40
-        if (!isLonger) setNext(found.next)
-        return [...found.rows, ...(isLonger ? rest : [])]
-      })
+      setList((before) => renewed(before, found))
       setError(null)
     } catch (problem) {
       setError(problem)
@@ -54,12 +68,12 @@ function useThreads(endUser) {
   }
   const more = async () => {
     const found = await page("threads", { limit: 40, end_user_id: endUser, before: next })
-    setRows((before) => [...(before ?? []), ...found.rows])
-    setNext(found.next)
+    // Not behind other threads than those that it was asked for.
+    setList((before) => (before.next !== next ? before : { rows: [...(before.rows ?? []), ...found.rows], next: found.next, isExtended: true }))
   }
-  const onDelete = (/** @type {string} */ id) => setRows((before) => before?.filter((row) => row.id !== id) ?? null)
+  const onDelete = (/** @type {string} */ id) => setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.id !== id) ?? null }))
   useEffect(() => {
-    setRows(null)
+    setList(UNREAD)
     void reload()
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
