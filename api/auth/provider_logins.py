@@ -121,8 +121,12 @@ def cookie_of(settings: Settings, pending: PendingLogin, ends_at: datetime) -> s
     return signed_tokens.sign(settings, _TYPE, claims)
 
 
-def pending_of(settings: Settings, cookie: str, reply: Reply) -> PendingLogin:
-    """Return the login of the cookie that the reply belongs to. Raises: LoginStateInvalid."""
+def begun_in(settings: Settings, cookie: str) -> PendingLogin:
+    """Return the login that was begun last in the browser of this cookie.
+
+    Raises:
+        LoginStateInvalid: none was, or its time is over.
+    """
     try:
         claims = signed_tokens.verify(
             settings,
@@ -136,11 +140,14 @@ def pending_of(settings: Settings, cookie: str, reply: Reply) -> PendingLogin:
         raise LoginStateInvalid() from None
     if claims["exp"] > time.time() + LIFETIME.total_seconds() + id_tokens.LEEWAY_SECONDS:
         raise LoginStateInvalid()
-    pending = PendingLogin(**claims["login"], **claims.get("account", {}))
+    return PendingLogin(**claims["login"], **claims.get("account", {}))
+
+
+def check_state(pending: PendingLogin, reply: Reply) -> None:
+    """Check that the reply belongs to the login. Raises: LoginStateInvalid."""
     given = reply.state.encode(errors="replace")
     if not hmac.compare_digest(given, pending.state.encode()):
         raise LoginStateInvalid()
-    return pending
 
 
 def account_of(pending: PendingLogin) -> Account | None:

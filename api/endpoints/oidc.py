@@ -207,7 +207,8 @@ def complete_provider_login() -> Response:
     """Take the reply of an identity provider, and log in the person whom it has identified.
 
     Sets the cookie with the refresh token. With `return_to` 303 to there, if the login has failed
-    with the code of the error in `error`; else a short page.
+    with the code of the error in `error`; else a short page. A browser whose reply belongs to no
+    login of it is led back in the same way, to the console if nothing is known of its login.
     """
     provider_attempts().count(client_address())
     given = query_args(Callback())
@@ -217,7 +218,16 @@ def complete_provider_login() -> Response:
         return Response(content_type=_HTML)
     reply = Reply(given["state"], given.get("code"), given.get("iss"), given.get("error"))
     cookie = request.cookies.get(COOKIE, "")
-    pending = provider_logins.pending_of(settings(), cookie, reply)
+    pending: PendingLogin | None = None
+    try:
+        pending = provider_logins.begun_in(settings(), cookie)
+        provider_logins.check_state(pending, reply)
+    except LoginStateInvalid as error:
+        if not _is_page():
+            raise
+        # The cookie stays: it may be that of a login in another tab.
+        back = None if pending is None else pending.return_to
+        return _led_back(back or public_path("/console"), error)
     try:
         session = _log_in(pending, reply)
     except ArkloopError as error:
@@ -225,9 +235,7 @@ def complete_provider_login() -> Response:
             _record_refusal(pending, error.reason, error.provider_error)
         if pending.return_to is None:
             raise
-        errors.note(error)
-        mark = "&" if "?" in pending.return_to else "?"
-        response = _sent_to(f"{pending.return_to}{mark}error={quote(error.code)}")
+        response = _led_back(pending.return_to, error)
     else:
         response = _sent_to(pending.return_to)
         set_refresh_cookie(response, session.refresh_token, sessions.REFRESH_LIFETIME)
@@ -317,6 +325,19 @@ def _sent_to(url: str | None) -> Response:
     if url is None:
         return Response(_PAGE, content_type=_HTML)
     return Response(status=303, headers={"Location": url})
+
+
+def _led_back(url: str, error: ArkloopError) -> Response:
+    """Send a browser to a page that shows why the login has failed."""
+    errors.note(error)
+    mark = "&" if "?" in url else "?"
+    return _sent_to(f"{url}{mark}error={quote(error.code)}")
+
+
+def _is_page() -> bool:
+    """Return whether the response becomes a page in a browser, whose reader has no use for JSON."""
+    accepted = request.accept_mimetypes
+    return accepted["text/html"] > accepted["application/json"]
 
 
 def _set_cookie(response: Response, value: str) -> None:

@@ -148,6 +148,39 @@ def test_a_provider_that_refuses_a_change_leaves_the_person_signed_in(
         expect(page.get_by_text("does not let you in")).to_have_count(0)
 
 
+@pytest.mark.parametrize("how", ["another tab", "no cookie"])
+def test_a_login_of_another_tab_or_of_long_ago_leads_back_to_the_console(
+    context: BrowserContext, system: System, home: str, how: str
+) -> None:
+    """The page says why, and the person can try again."""
+    owner = system.caller().at(home)
+    person = system.colleague(owner)
+    with IdentityProvider() as provider:
+        choose(provider, owner, person, context)
+        context.unroute(f"{provider.url}/**")
+        context.route(f"{provider.url}/**", lambda route: route.fulfill(body="Log in here."))
+        page = context.new_page()
+        page.goto(f"{home}/console#/sign-in?org={owner.org_id}")
+        press(page, "Continue")
+        expect(page.get_by_text("Log in here.")).to_be_visible()
+        query = provider.authorize(page.url)
+        if how == "another tab":
+            other = context.new_page()
+            other.goto(f"{home}/console#/sign-in?org={owner.org_id}")
+            press(other, "Continue")
+            expect(other.get_by_text("Log in here.")).to_be_visible()
+        else:
+            context.clear_cookies()
+        page.goto(f"{home}/v1/auth/oidc/callback?{query}")
+
+        expect(page.get_by_text("That login has expired")).to_be_visible()
+        assert "?error" not in page.url
+        choose(provider, owner, person, context)
+        press(page, "Sign in with your identity provider")
+        press(page, "Continue")
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+
+
 def test_an_org_is_entered_by_its_provider(
     context: BrowserContext, both: tuple[Caller, Caller], home: str
 ) -> None:

@@ -2569,7 +2569,8 @@ export interface paths {
          * @description Take the reply of an identity provider, and log in the person whom it has identified.
          *
          *     Sets the cookie with the refresh token. With `return_to` 303 to there, if the login has failed
-         *     with the code of the error in `error`; else a short page.
+         *     with the code of the error in `error`; else a short page. A browser whose reply belongs to no
+         *     login of it is led back in the same way, to the console if nothing is known of its login.
          */
         get: operations["oidc.complete_provider_login"];
         put?: never;

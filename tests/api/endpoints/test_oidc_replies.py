@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from arkloop.api.auth import provider_logins, signed_tokens
@@ -90,6 +91,32 @@ def test_a_reply_belongs_to_the_browser_that_began(
     begin(victim, org)
     assert (400, "auth.login_state_invalid") == error_of(victim.get(f"{CALLBACK}?{query}"))
     assert not provider.forms
+
+
+def test_a_browser_is_led_back_from_a_reply_of_another_login(
+    org: User, provider: IdentityProvider, app: Flask
+) -> None:
+    """It goes to the page of the login that its cookie has, which stays; without one, to the
+    console.
+    """
+    client = app.test_client()
+    headers = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    query = provider.authorize(begin(client, org))
+
+    def led_to(client: FlaskClient) -> tuple[int, str | None, bool]:
+        response = client.get(f"{CALLBACK}?{query}", headers=headers)
+        sets_cookie = "Set-Cookie" in response.headers
+        return response.status_code, response.headers.get("Location"), sets_cookie
+
+    code = "error=auth.login_state_invalid"
+    assert (303, f"/console?{code}", False) == led_to(app.test_client())
+    url = begin(client, org, return_to=f"{HOME}/start?tab=1")
+    assert (303, f"{HOME}/start?tab=1&{code}", False) == led_to(client)
+    assert not provider.forms
+    response = client.get(f"{CALLBACK}?{provider.authorize(url)}", headers=headers)
+    assert (303, f"{HOME}/start?tab=1") == (response.status_code, response.headers["Location"])
+    begin(client, org)
+    assert (303, f"/console?{code}", False) == led_to(client)
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "a.b.c", "expired", "another type", "changed"])

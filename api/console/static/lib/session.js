@@ -284,7 +284,7 @@ export async function beginAtProvider(orgId) {
 
 /** What a provider's page has brought back, in words. @type {Record<string, string>} */
 const REFUSALS = {
-  "auth.login_state_invalid": "That login has expired, or was begun in another browser. Try again.",
+  "auth.login_state_invalid": "That login has expired, was completed before, or belongs to another tab or browser. Try again.",
   "auth.link_required":
     "An account of your organization has your address, and what it gives access to may be somebody else's. If it is yours, sign in with the password, and link your identity provider under Log-ins. If it is not, ask an owner of your organization.",
   "auth.link_refused": "Your identity provider knows you by another address than this account has, or as another user. Nothing has changed.",
