@@ -228,3 +228,21 @@ def test_threads_that_were_made_during_a_pause_are_all_shown(
         expect(rows).to_have_count(number)
     titles = [f"Thread {number} of them" for number in reversed(range(95))]
     expect(page.locator(".thread-title bdi")).to_have_text(titles)
+
+
+def test_runs_of_other_filters_are_not_shown_with_a_refused_one(
+    context: BrowserContext, user: Caller
+) -> None:
+    """An id that is none is refused: what fitted the filters before would seem to fit it."""
+    user.ended(user.run({"say": "Well."}))
+    page = signed_in(context, user, "/runs?status=completed")
+    rows = page.locator(".runs-table tbody tr")
+    expect(rows.first).to_be_visible()
+    press(page, "Filters")
+    page.get_by_label("Thread id").fill("abc")
+    expect(page.get_by_role("alert")).to_contain_text("thread_id")
+
+    expect(rows).to_have_count(0)
+    page.get_by_label("Thread id").fill("")
+    expect(rows.first).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -59,8 +59,8 @@ function query(filters) {
 /** @param {Record<string, string>} filters */
 function useRuns(filters) {
   const key = JSON.stringify(filters)
-  const [state, setState] = useState(/** @type {{rows: any[] | null, next: string | null, error: unknown, query: any}} */ (
-    { rows: null, next: null, error: null, query: null }))
+  const [state, setState] = useState(/** @type {{rows: any[] | null, next: string | null, error: unknown, query: any, key: string}} */ (
+    { rows: null, next: null, error: null, query: null, key: "" }))
   const more = useAction()
   // Older runs are shown, or asked for: the timer leaves them alone.
   const isExtended = useRef(false)
@@ -73,17 +73,20 @@ function useRuns(filters) {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
       if (signal.aborted || (isTimed && isExtended.current)) return
       isExtended.current = false
-      setState({ rows: found.rows, next: found.next, error: null, query: wanted })
+      setState({ rows: found.rows, next: found.next, error: null, query: wanted, key })
     } catch (error) {
-      if (!signal.aborted) setState((before) => ({ ...before, error }))
+      if (signal.aborted) return
+      // Runs of the filters before would seem to fit these.
+      setState((before) => (before.key === key ? { ...before, error } : { rows: null, next: null, error, query: wanted, key }))
     }
   }
   useEffect(() => {
     // Also those of the timer and the button: with other filters, what they find would seem to fit.
     const mine = new AbortController()
     control.current = mine
+    isExtended.current = false
     // While somebody types, one request in a while.
-    const timer = setTimeout(() => load(), state.rows === null ? 0 : 250)
+    const timer = setTimeout(() => load(), state.query === null ? 0 : 250)
     return () => {
       clearTimeout(timer)
       mine.abort()
