@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_settings import IS_WHOLE, go, signed_in
 from tests.caller import Caller
 
 pytestmark = [
@@ -62,3 +62,20 @@ def test_long_options_of_a_question_are_whole(
         assert 360 >= box["x"] + box["width"]
         assert one.evaluate("button => button.scrollWidth <= button.clientWidth")
     user.cancel(run_id)
+
+
+def test_long_versions_of_a_persona_are_no_wider_than_a_phone(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A version has up to 64 characters, as a key has."""
+    key, versions = "k" * 64, ["a" * 64, "b" * 64]
+    for version in versions:
+        user.made("/v1/personas", {"key": key, "version": version, "system_prompt": version})
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": 375, "height": 740})
+    of_one = f"/personas/{key}"
+    for address in ("/personas", of_one, f"{of_one}?version={versions[0]}&to={versions[1]}"):
+        go(page, address)
+        expect(page.locator("main").get_by_text(versions[1][:20]).first).to_be_attached()
+
+        assert page.evaluate(IS_WHOLE), address

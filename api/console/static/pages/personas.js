@@ -59,7 +59,7 @@ function List({ personas }) {
     <${Table} label="Personas" rows=${rows} columns=${[
       { title: "Key", isTitle: true, cell: (/** @type {any} */ one) => html`<a class="row-link" href=${href(`/personas/${segment(one.key)}`)}><${Name} text=${one.key} /></a>
         <span class="sub"><${Name} text=${firstLine(one)} /></span>` },
-      { title: "Newest", class: "nowrap", cell: (/** @type {any} */ one) => html`<code>@${one.version}</code>${one.problems ? html` <${Badge} status="failed" text="unusable" />` : ""}` },
+      { title: "Newest", class: "nowrap", cell: (/** @type {any} */ one) => html`<code><${Name} text=${`@${one.version}`} /></code>${one.problems ? html` <${Badge} status="failed" text="unusable" />` : ""}` },
       { title: "Versions", class: "number", cell: (/** @type {any} */ one) => one.count },
       { title: "Tools", cell: (/** @type {any} */ one) => toolsOf(one).length === 0 ? html`<span class="faint">none</span>` : html`<span class="tags">${toolsOf(one).slice(0, 4).map((tool) => html`<span class="tag" key=${tool}>${tool}</span>`)}
         ${toolsOf(one).length > 4 && html`<span class="faint">+${toolsOf(one).length - 4}</span>`}</span>` },
