@@ -93,7 +93,7 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Respon
     else:
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])
-        given = responses_input.read(body["input"], own_calls=projection.asked_call_ids)
+        given = responses_input.read(body["input"], own_calls=projection.asked_calls.keys())
     if not projection.has_begun:
         raise _unknown()
     if given.follows_reply and not is_past_failure:
@@ -161,7 +161,7 @@ def _answer(tx: Transaction, given: Input, run: RowMapping, projection: Response
     assert projection.asked is not None
     data, run_id = projection.asked["data"], run["id"]
     if data["kind"] == "tool_results":
-        _give_results(tx, given, run, projection.asked_call_ids)
+        _give_results(tx, given, run, projection.asked_calls)
         return
     if given.message is not None:
         content = given.message.text
@@ -182,16 +182,19 @@ def _decision(approval: Approval, request: str) -> str:
     return json.dumps(decision, ensure_ascii=False)
 
 
-def _give_results(tx: Transaction, given: Input, run: RowMapping, wanted: frozenset[str]) -> None:
+def _give_results(tx: Transaction, given: Input, run: RowMapping, asked: Mapping[str, str]) -> None:
+    """Give the run these outputs; `asked` has its ids of the calls by those of clients."""
     if given.message is not None and RunState(run["state"]).is_terminal:
         raise NotActive()
-    earlier = {id_: text for id_, text in given.earlier_results.items() if id_ in wanted}
-    outputs = {**earlier, **given.results}
+    sent = (*given.earlier_results.items(), *given.results.items())
+    outputs = {asked[id_]: text for id_, text in sent if id_ in asked}
+    wanted = frozenset(asked.values())
     # A call that was given up need not have one; nor is one refused that comes too late.
-    needed = wanted & pending_calls.awaited(tx.sql, run) if outputs else wanted
+    needed = wanted & pending_calls.awaited(tx.sql, run) if given.results else wanted
     if missing := sorted(needed - outputs.keys()):
-        raise InvalidRequest(input=[f"No tool output found for function call {missing[0]}."])
-    if unknown := sorted(outputs.keys() - wanted):
+        shown = {own: id_ for id_, own in asked.items()}
+        raise InvalidRequest(input=[f"No tool output found for function call {shown[missing[0]]}."])
+    if unknown := sorted(given.results.keys() - asked.keys()):
         raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
     results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]
     commands.give_results(tx, actor(), run["id"], results, skips_late=True)

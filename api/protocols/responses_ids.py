@@ -1,8 +1,12 @@
-"""The ids of responses and of their items: each names its run.
+"""The ids of responses, of their items, and of calls of functions: each names its run.
 
 A run that asks its client is continued by the next response, so a run has one response and one
 more for each time that it has asked. `resp_<run>` is the first, `resp_<run>_<n>` the one that
 begins after the run has waited n times.
+
+The `call_id` of a function call is not the run's id of it, which other runs of the conversation may
+have, too: clients keep calls by `call_id` alone, and some send no ids of items. Nor does it contain
+that one: OpenAI takes at most 64 characters, and others no dots.
 """
 
 import re
@@ -13,6 +17,7 @@ from arkloop.shared.ids import parse_id
 
 _RESPONSE = re.compile("resp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
 _ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr)_([0-9a-f]{32})_([0-9]{1,19})")
+_CALL = re.compile("call_([0-9a-f]{32})_([0-9]{1,19})")
 
 
 class ResponseId(NamedTuple):
@@ -44,7 +49,21 @@ def parse(text: object) -> ResponseId | None:
 
 def parse_item(text: object) -> ItemId | None:
     """Return the id of an item; None if `text` has another form."""
-    found = _ITEM.fullmatch(text) if isinstance(text, str) else None
+    return _item(_ITEM, text)
+
+
+def call_id(call: ItemId) -> str:
+    """Return the `call_id` of a function call, by the item's id."""
+    return f"call_{call.run_id.hex}_{call.seq}"
+
+
+def parse_call(text: object) -> ItemId | None:
+    """Return the id of the item that has this `call_id`; None if `text` has another form."""
+    return _item(_CALL, text)
+
+
+def _item(form: re.Pattern[str], text: object) -> ItemId | None:
+    found = form.fullmatch(text) if isinstance(text, str) else None
     run_id = _run_id(found[1]) if found is not None else None
     return None if found is None or run_id is None else ItemId(run_id, int(found[2]))
 

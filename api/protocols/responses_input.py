@@ -1,10 +1,10 @@
 """The `input` of a request for a response: what of it is new, and what it continues.
 
 Clients either name the response that they continue, or send all items again with those of earlier
-responses among them. The ids of these say which run they come from: what the server has already is
-not taken from the client again, only what follows the last of them. A conversation without such ids
-took place elsewhere: the model reads it, with its calls, as a transcript, and nothing of it is a
-turn of its own.
+responses among them. The ids of these, or of their calls, name their run: what the server has
+already is not taken from the client again, only what follows the last of them. A conversation
+without such ids took place elsewhere: the model reads it, with its calls, as a transcript, and
+nothing of it is a turn of its own.
 """
 
 import json
@@ -95,8 +95,12 @@ def read(value: Any, *, own_calls: Set[str] = frozenset()) -> Input:
 
 def id_of_output(item: Mapping[str, Any]) -> ItemId | None:
     """Return the id of an item of an earlier response, None for other items."""
-    is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
-    return responses_ids.parse_item(item.get("id")) if is_output else None
+    if item.get("role") != "assistant" and item.get("type") not in _OUTPUT:
+        return None
+    found = responses_ids.parse_item(item.get("id"))
+    if found is None and item.get("type") == "function_call":
+        found = responses_ids.parse_call(item.get("call_id"))
+    return found
 
 
 class _Transcript:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from arkloop.api.protocols import responses_ids
+from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.api.protocols.responses_object import Object, arguments_text
 
 SERVER_LABEL = "arkloop"
@@ -187,7 +189,7 @@ class ResponseOutput:
         item = {
             "type": "function_call",
             "status": "in_progress",
-            "call_id": call["tool_call_id"],
+            "call_id": responses_ids.call_id(ItemId(self._run_id, seq)),
             "name": call["name"],
             "arguments": "",
         }

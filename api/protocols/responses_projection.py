@@ -9,7 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from arkloop.api.protocols.responses_ids import ResponseId
+from arkloop.api.protocols import responses_ids
+from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_object import (
     Object,
     RunFacts,
@@ -54,12 +55,18 @@ class ResponseProjection:
         return self.waits >= self._first
 
     @property
-    def asked_call_ids(self) -> frozenset[str]:
-        """The ids of the calls whose results the response asks its client for."""
+    def asked_calls(self) -> Mapping[str, str]:
+        """The run's ids of the calls whose results the response asks its client for.
+
+        The keys are what clients may give: these ids, which responses once had, and then those that
+        responses have.
+        """
         if self.asked is None or self.asked["data"]["kind"] != "tool_results":
-            return frozenset()
-        calls = self._asked_calls(self.asked["data"])
-        return frozenset(call["tool_call_id"] for call in calls)
+            return {}
+        own = [call["tool_call_id"] for call in self._asked_calls(self.asked["data"])]
+        items = (ItemId(self._facts.run_id, self._calls[id_].seq) for id_ in own)
+        shown = map(responses_ids.call_id, items)
+        return {**dict(zip(own, own, strict=True)), **dict(zip(shown, own, strict=True))}
 
     @property
     def response_id(self) -> ResponseId:

@@ -69,7 +69,7 @@ def asked_for(
         last = fold(sql, projection, facts.run_id)
         if projection.asked is None or last == event_log.last_seq(sql, facts.run_id):
             return projection
-        if call_ids and call_ids <= projection.asked_call_ids:
+        if call_ids and call_ids <= projection.asked_calls.keys():
             return projection
         if not call_ids and seq is not None and seq <= projection.asked["seq"]:
             return projection

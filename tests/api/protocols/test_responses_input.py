@@ -1,9 +1,11 @@
 """Requests for responses that have all items of a conversation, sent again each time."""
 
+import re
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from werkzeug.test import TestResponse
 
 from arkloop.api.protocols.responses_input import ONE_OF
@@ -35,9 +37,9 @@ def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list
     return run_id, calls_of(alice, made["id"])
 
 
-def ask(stored: StoredRuns, run_id: UUID, *call_ids: str) -> None:
-    """Let a queued run call the client's tool, and wait for the outputs."""
-    claim = claimed(stored, run_id)
+def ask(stored: StoredRuns, run_id: UUID, *call_ids: str, claim: Claim | None = None) -> None:
+    """Let a queued run, or one with this claim, call the client's tool and wait for the outputs."""
+    claim = claim or claimed(stored, run_id)
     calls = [{"tool_call_id": id_, "name": "t", "arguments": {}} for id_ in call_ids]
     for call in calls:
         with stored.connections.transaction() as tx:
@@ -147,17 +149,21 @@ def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> Non
     ask(stored, run_id, "c")
     second = send(*calls, *calls_of(alice, f"resp_{run_id.hex}_1"))
 
-    assert "No tool output found for function call a." in incomplete.text
+    why = f"No tool output found for function call {calls[0]['call_id']}."
+    assert why in incomplete.text
     assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
 
 
+@pytest.mark.parametrize("is_old", [True, False])
 def test_calls_without_ids_are_those_of_the_response_that_is_named(
-    stored: StoredRuns, alice: User
+    stored: StoredRuns, alice: User, is_old: bool
 ) -> None:
     """Clients that leave out ids send the call in front of its output."""
     run_id, [call] = calling(stored, alice, "c")
     del call["id"]
-    said = [call, output("c")]
+    if is_old:  # from an earlier release
+        call["call_id"] = "c"
+    said = [call, output(call["call_id"])]
 
     def send(*items: dict[str, Any]) -> TestResponse:
         named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}"}
@@ -171,6 +177,82 @@ def test_calls_without_ids_are_those_of_the_response_that_is_named(
     assert 400 == incomplete.status_code
     assert f"resp_{run_id.hex}_1" == (made.json or {}).get("id"), made.text
     assert "queued" == stored.state(run_id)
+
+
+def without_ids(*items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the items as the provider of the AI SDK sends them again."""
+    return [
+        {name: value for name, value in item.items() if name not in ("id", "status")}
+        if item["type"] == "function_call"
+        else {"type": "item_reference", "id": item["id"]}
+        for item in items
+    ]
+
+
+def test_calls_name_their_run_without_ids_of_items(stored: StoredRuns, alice: User) -> None:
+    """They are alone, or behind a reference to the text before them, and of several steps."""
+    made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
+    run_id = UUID(made["id"].removeprefix("resp_"))
+    stored.write(first := claimed(stored, run_id), MessageDelta("Let me see."))
+    ask(stored, run_id, "a", "b", claim=first)
+    items: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
+
+    for number, message in enumerate([1, 0]):
+        shown = without_ids(*output_of(alice, f"resp_{run_id.hex}{'_1' * number}"))
+        calls = shown[message:]
+        items += [*shown, *(output(call["call_id"]) for call in calls)]
+        sent = alice.post("/v1/responses", {**MODEL, "input": items})
+        assert (200, f"resp_{run_id.hex}_{number + 1}") == (
+            sent.status_code,
+            (sent.json or {}).get("id"),
+        ), sent.text
+        assert "queued" == stored.state(run_id)
+        if number == 0:
+            ask(stored, run_id, "c")
+    assert {run_id} == runs_of(alice)
+
+
+def test_calls_of_different_runs_have_different_ids(stored: StoredRuns, alice: User) -> None:
+    """Vendors may number the calls of each run anew; sessions keep one call of each `call_id`."""
+    run_id, [first] = calling(stored, alice, "functions.t:0")
+    items = [{"role": "user", "content": "Hello"}, first, output(first["call_id"])]
+    alice.post("/v1/responses", {**MODEL, "input": items})
+    stored.write(claim := claimed(stored, run_id), MessageDelta("It is done."))
+    stored.finish(claim)
+    items += [*output_of(alice, f"resp_{run_id.hex}_1"), {"role": "user", "content": "And now?"}]
+    made = alice.post("/v1/responses", {**MODEL, "input": items, "tools": [TOOL]}).json or {}
+    ask(stored, UUID(made["id"].removeprefix("resp_")), "functions.t:0")
+    [second] = calls_of(alice, made["id"])
+
+    given = alice.post(
+        "/v1/responses", {**MODEL, "input": [*items, second, output(second["call_id"])]}
+    )
+
+    assert first["call_id"] != second["call_id"]
+    assert (200, f"{made['id']}_1") == (given.status_code, (given.json or {}).get("id")), given.text
+
+
+def test_outputs_by_the_ids_of_the_run_are_taken(stored: StoredRuns, alice: User) -> None:
+    """Items that an earlier release has sent have them, and some of the items may be newer."""
+    run_id, [a, b] = calling(stored, alice, "a", "b")
+    pairs = [{**a, "call_id": "a"}, output("a"), b, output(b["call_id"])]
+
+    sent = alice.post("/v1/responses", {**MODEL, "input": pairs})
+    ask(stored, run_id, "c")
+    newest = f"resp_{run_id.hex}_1"
+    named = {**MODEL, "previous_response_id": newest, "input": [output("c")]}
+    by_id = alice.post("/v1/responses", named)
+
+    assert [(200, newest), (200, f"resp_{run_id.hex}_2")] == [
+        (one.status_code, (one.json or {}).get("id")) for one in (sent, by_id)
+    ], (sent.text, by_id.text)
+
+
+def test_ids_of_calls_are_short(stored: StoredRuns, alice: User) -> None:
+    """OpenAI and other vendors, who may get the conversation, limit their length and characters."""
+    _, [call] = calling(stored, alice, f"functions.t:{'0' * 200}")
+
+    assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", call["call_id"])
 
 
 def elsewhere(*items: dict[str, Any]) -> list[dict[str, Any]]:
