@@ -75,28 +75,34 @@ def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.
 
 
 def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> ResponseId:
-    previous = wanted if isinstance(wanted, ResponseId) else wanted.continues
-    assert previous is not None
     try:
-        run, facts = responses_runs.find(tx.sql, previous.run_id)
+        run, facts, previous = _found(tx, body, wanted)
     except ResponseNotFound:
-        raise _unknown() from None
+        if isinstance(wanted, ResponseId):
+            raise _unknown() from None
+        return _begin(tx, body)
+    shown: ResponseProjection | None = None  # by items, not by name
     is_past_failure = False
-    if isinstance(previous, ItemId):
-        assert isinstance(wanted, Input)
-        given, call_ids = wanted, wanted.results.keys()
-        asking = responses_runs.asked_for(tx.sql, facts, call_ids, previous.seq)
-        projection = asking
-        if given.follows_message or given.follows_reply:
-            projection = responses_runs.past_failure(tx.sql, facts, asking)
-            is_past_failure = projection is not asking
-    else:
+    if isinstance(previous, ResponseId):
         projection = ResponseProjection(facts, previous.waits)
         responses_runs.fold(tx.sql, projection, run["id"])
-        given = responses_input.read(body["input"], own_calls=projection.asked_calls.keys())
+        own_calls = projection.asked_calls.keys()
+        given = responses_input.read(body["input"], own_calls=own_calls)
+        if given.continues is not None and given.continues.run_id != run["id"]:
+            given = responses_input.read(body["input"], own_calls=own_calls, has_calls=False)
+        shown = _shown_later(tx, given, facts, projection)
+    else:
+        given = wanted if isinstance(wanted, Input) else responses_input.read(body["input"])
+        shown = responses_runs.asked_for(tx.sql, facts, given.results.keys(), previous.seq)
+    if shown is not None:
+        projection = shown
+        if given.follows_message or given.follows_reply:
+            projection = responses_runs.past_failure(tx.sql, facts, shown)
+            is_past_failure = projection is not shown
     if not projection.has_begun:
         raise _unknown()
-    if given.follows_reply and not is_past_failure:
+    is_answered = shown is None and (projection.asked is None or RunState(run["state"]).is_terminal)
+    if given.follows_reply and not (is_past_failure or is_answered):
         raise InvalidRequest(input=[responses_input.ONE_OF])
     if projection.asked is not None:
         try:
@@ -111,7 +117,61 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Respon
             _check_asks_nothing(tx, facts)
     if given.message is None:
         raise _without_call(given)
-    return _next(tx, body, given, run, shows_items=isinstance(previous, ItemId))
+    return _next(tx, body, given, run, shows_items=shown is not None)
+
+
+def _begin(tx: Transaction, body: Body) -> ResponseId:
+    """Create the first run of a thread, for an input with calls of a run that the actor lacks.
+
+    Raises:
+        InvalidRequest: items have ids of such a run, too.
+    """
+    given = responses_input.read(body["input"], has_calls=False)
+    if given.continues is not None:
+        raise InvalidRequest(input=["has items of a response that does not exist"])
+    return ResponseId(creation.create(tx, _first(body, given, tx)).run_id, 0)
+
+
+def _found(
+    tx: Transaction, body: Body, wanted: Input | ResponseId
+) -> tuple[RowMapping, RunFacts, ResponseId | ItemId]:
+    """Return the run to continue, and what of it is continued.
+
+    A loop over calls may name the response before it each time, though its items are of a later run
+    of the conversation: that one counts.
+
+    Raises:
+        ResponseNotFound: there is no such run that the actor sees.
+    """
+    previous = wanted.continues if isinstance(wanted, Input) else wanted
+    assert previous is not None
+    run, facts = responses_runs.find(tx.sql, previous.run_id)
+    if isinstance(previous, ItemId):
+        return run, facts, previous
+    _, shown = responses_input.known(body["input"])
+    if shown is None or shown.run_id <= previous.run_id:  # ids made later are greater
+        return run, facts, previous
+    try:
+        later, facts_of_later = responses_runs.find(tx.sql, shown.run_id)
+    except ResponseNotFound:
+        return run, facts, previous
+    if later["thread_id"] != run["thread_id"]:
+        return run, facts, previous
+    return later, facts_of_later, shown
+
+
+def _shown_later(
+    tx: Transaction, given: Input, facts: RunFacts, named: ResponseProjection
+) -> ResponseProjection | None:
+    """Return the response of the last items if it is one of the same run after the named one."""
+    last, asked = given.continues, named.asked
+    if last is None or asked is None or last.run_id != facts.run_id:
+        return None
+    call_ids = given.results.keys()
+    if last.seq <= asked["seq"] and call_ids <= named.asked_calls.keys():
+        return None
+    found = responses_runs.asked_for(tx.sql, facts, call_ids, last.seq)
+    return found if found.response_id.waits > named.response_id.waits else None
 
 
 def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
@@ -193,7 +253,8 @@ def _give_results(tx: Transaction, given: Input, run: RowMapping, asked: Mapping
     needed = wanted & pending_calls.awaited(tx.sql, run) if given.results else wanted
     if missing := sorted(needed - outputs.keys()):
         shown = {own: id_ for id_, own in asked.items()}
-        raise InvalidRequest(input=[f"No tool output found for function call {shown[missing[0]]}."])
+        call = f"{shown[missing[0]]}, which the run has as {missing[0]}"  # clients have either
+        raise InvalidRequest(input=[f"No tool output found for function call {call}."])
     if unknown := sorted(given.results.keys() - asked.keys()):
         raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
     results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]

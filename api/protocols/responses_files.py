@@ -12,8 +12,8 @@ from uuid import UUID
 
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
-from arkloop.api.protocols import sent_files
-from arkloop.api.protocols.responses_input import MAX_ITEMS, id_of_output
+from arkloop.api.protocols import responses_input, sent_files
+from arkloop.api.protocols.responses_input import MAX_ITEMS
 from arkloop.shared.errors import (
     BodyTooLarge,
     Forbidden,
@@ -94,17 +94,17 @@ def _messages(items: Sequence[Any]) -> tuple[list[int], list[int], UUID | None]:
     new: list[int] = []
     elsewhere: list[int] = []
     found = new
+    first, shown = responses_input.known(items)
     for place in range(len(items) - 1, -1, -1):
         item = items[place]
         if not isinstance(item, dict):
             continue
-        if (shown := id_of_output(item)) is not None:
-            return new, elsewhere, shown.run_id  # the server has what comes before it
-        if item.get("role") == "assistant":
+        # The server has the messages before the first new item, or reads them as text.
+        if place < first or item.get("role") == "assistant":
             found = elsewhere
-        elif item.get("role") == "user":
+        if item.get("role") == "user":
             found.append(place)
-    return new, elsewhere, None
+    return new, elsewhere, None if shown is None else shown.run_id
 
 
 def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) -> int:

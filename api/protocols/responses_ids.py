@@ -16,8 +16,7 @@ from uuid import UUID
 from arkloop.shared.ids import parse_id
 
 _RESPONSE = re.compile("resp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
-_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr)_([0-9a-f]{32})_([0-9]{1,19})")
-_CALL = re.compile("call_([0-9a-f]{32})_([0-9]{1,19})")
+_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr|call)_([0-9a-f]{32})_([0-9]{1,19})")
 
 
 class ResponseId(NamedTuple):
@@ -48,24 +47,15 @@ def parse(text: object) -> ResponseId | None:
 
 
 def parse_item(text: object) -> ItemId | None:
-    """Return the id of an item; None if `text` has another form."""
-    return _item(_ITEM, text)
+    """Return the id of an item, also by a `call_id`; None if `text` has another form."""
+    found = _ITEM.fullmatch(text) if isinstance(text, str) else None
+    run_id = _run_id(found[1]) if found is not None else None
+    return None if found is None or run_id is None else ItemId(run_id, int(found[2]))
 
 
 def call_id(call: ItemId) -> str:
     """Return the `call_id` of a function call, by the item's id."""
     return f"call_{call.run_id.hex}_{call.seq}"
-
-
-def parse_call(text: object) -> ItemId | None:
-    """Return the id of the item that has this `call_id`; None if `text` has another form."""
-    return _item(_CALL, text)
-
-
-def _item(form: re.Pattern[str], text: object) -> ItemId | None:
-    found = form.fullmatch(text) if isinstance(text, str) else None
-    run_id = _run_id(found[1]) if found is not None else None
-    return None if found is None or run_id is None else ItemId(run_id, int(found[2]))
 
 
 def _run_id(digits: str) -> UUID | None:

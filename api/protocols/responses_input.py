@@ -67,11 +67,12 @@ class Input:
     approval: Approval | None = None
 
 
-def read(value: Any, *, own_calls: Set[str] = frozenset()) -> Input:
+def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = True) -> Input:
     """Read an input.
 
     `own_calls` are those that the response which it continues has asked for: clients may send them
-    again without the ids of their items.
+    again without the ids of their items. Without `has_calls`, calls that only their `call_id` names
+    are none of the conversation.
 
     Raises:
         InvalidRequest: it is no input, or has what is not supported.
@@ -80,26 +81,47 @@ def read(value: Any, *, own_calls: Set[str] = frozenset()) -> Input:
         return Input(message=_content("input", value), results={})
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
         raise InvalidRequest(input=[f"must be a string or a list of 1 to {MAX_ITEMS} items"])
-    continues: ItemId | None = None
-    first = 0
     for place, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
-        if (shown := id_of_output(item)) is not None:
-            if continues is not None and continues.run_id == shown.run_id:
+    return _new(value, *known(value, has_calls=has_calls), own_calls)
+
+
+def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
+    """Return the number of items up to the last known one, and the id of its run's latest item.
+
+    Calls that only their `call_id` names count until something follows that names no run: clients
+    that send texts without ids name none of the runs without calls, so the model reads all of such
+    a conversation as a transcript.
+    """
+    continues: ItemId | None = None
+    first = 0
+    has_ids = False
+    for place, item in enumerate(items if isinstance(items, list) else ()):
+        if not isinstance(item, dict):
+            continue
+        if (found := id_of_output(item, has_calls=has_calls)) is not None:
+            if continues is not None and continues.run_id == found.run_id:
                 # A function call comes last among the items, and its event may be an earlier one.
-                shown = max(continues, shown)
-            continues, first = shown, place + 1
-    return _new(value, first, continues, own_calls)
+                found = max(continues, found)
+            continues, first = found, place + 1
+            has_ids = has_ids or responses_ids.parse_item(item.get("id")) is not None
+        elif not has_ids and _is_answer(item):
+            continues, first = None, 0
+    return first, continues
 
 
-def id_of_output(item: Mapping[str, Any]) -> ItemId | None:
+def _is_answer(item: Mapping[str, Any]) -> bool:
+    return item.get("role") == "assistant" or item.get("type") in _ANSWERS
+
+
+def id_of_output(item: Mapping[str, Any], *, has_calls: bool = True) -> ItemId | None:
     """Return the id of an item of an earlier response, None for other items."""
     if item.get("role") != "assistant" and item.get("type") not in _OUTPUT:
         return None
     found = responses_ids.parse_item(item.get("id"))
-    if found is None and item.get("type") == "function_call":
-        found = responses_ids.parse_call(item.get("call_id"))
+    if found is None and has_calls and item.get("type") == "function_call":
+        found = responses_ids.parse_item(item.get("call_id"))
     return found
 
 
@@ -170,7 +192,8 @@ def _new(
             if message is not None:
                 earlier.lines.append(f"User: {message.text}")
                 attached += [part for part in message.parts or () if part["type"] != "text"]
-            if continues is not None and (results or approval is not None):
+            is_known = continues is not None or results.keys() <= own_calls
+            if (results and is_known) or (approval is not None and continues is not None):
                 results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output" and earlier.add_output(name, item):

@@ -149,7 +149,7 @@ def test_each_output_may_follow_its_call(stored: StoredRuns, alice: User) -> Non
     ask(stored, run_id, "c")
     second = send(*calls, *calls_of(alice, f"resp_{run_id.hex}_1"))
 
-    why = f"No tool output found for function call {calls[0]['call_id']}."
+    why = f"No tool output found for function call {calls[0]['call_id']}, which the run has as a."
     assert why in incomplete.text
     assert f"resp_{run_id.hex}_2" == (second.json or {}).get("id"), second.text
 
@@ -230,6 +230,50 @@ def test_calls_of_different_runs_have_different_ids(stored: StoredRuns, alice: U
 
     assert first["call_id"] != second["call_id"]
     assert (200, f"{made['id']}_1") == (given.status_code, (given.json or {}).get("id")), given.text
+
+
+@pytest.mark.parametrize("names_run", [False, True])
+def test_items_of_a_later_response_than_the_named_one_count(
+    stored: StoredRuns, alice: User, names_run: bool
+) -> None:
+    """A loop of the AI SDK names the same response in each step, and its own steps are items."""
+    before = stored.create(UUID(alice.thread()))
+    stored.finish(claimed(stored, before))
+    named = {**MODEL, "previous_response_id": f"resp_{before.hex}", "tools": [TOOL]}
+    question = {"role": "user", "content": "And now?"}
+    made = alice.post("/v1/responses", {**named, "input": [question]}).json or {}
+    run_id = UUID(made["id"].removeprefix("resp_"))
+    items: list[dict[str, Any]] = [question]
+    if names_run:
+        named["previous_response_id"] = made["id"]
+
+    for number, call_id in enumerate("cd"):
+        ask(stored, run_id, call_id)
+        [call] = without_ids(*calls_of(alice, f"resp_{run_id.hex}{'_1' * number}"))
+        items += [call, output(call["call_id"])]
+        sent = alice.post("/v1/responses", {**named, "input": items})
+        assert (200, f"resp_{run_id.hex}_{number + 1}") == (
+            sent.status_code,
+            (sent.json or {}).get("id"),
+        ), sent.text
+
+    assert {before, run_id} == runs_of(alice)
+
+
+def test_items_of_another_conversation_than_that_of_the_named_response_do_not_count(
+    stored: StoredRuns, alice: User
+) -> None:
+    """Outputs never reach a run that the named response has nothing to do with."""
+    before = stored.create(UUID(alice.thread()))
+    stored.finish(claimed(stored, before))
+    run_id, [call] = calling(stored, alice, "c")
+    items = [call, output(call["call_id"])]
+
+    sent = alice.post(
+        "/v1/responses", {**MODEL, "previous_response_id": f"resp_{before.hex}", "input": items}
+    )
+
+    assert (400, "waiting") == (sent.status_code, stored.state(run_id))
 
 
 def test_outputs_by_the_ids_of_the_run_are_taken(stored: StoredRuns, alice: User) -> None:

@@ -1,0 +1,160 @@
+"""Requests for responses whose calls name a run, and whose texts name none."""
+
+from base64 import b64encode
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
+from tests.api.protocols.test_responses_input import (
+    FAILED,
+    MODEL,
+    ask,
+    calling,
+    calls_of,
+    claimed,
+    output,
+    runs_of,
+    without_ids,
+)
+from tests.clients import User
+from tests.contents import png
+from tests.stored_runs import StoredRuns
+
+QUESTION = {"role": "user", "content": "Hello"}
+TEXT = {"role": "assistant", "content": "It is done."}
+MESSAGE = {"role": "user", "content": "And now?"}
+
+
+def looped(stored: StoredRuns, alice: User, call_id: str = "c") -> tuple[UUID, list[Any]]:
+    """Create a run that has called a function and ended; returns it and the items of a client."""
+    run_id, calls = calling(stored, alice, call_id)
+    [call] = without_ids(*calls)
+    items = [QUESTION, call, output(call["call_id"])]
+    given = alice.post("/v1/responses", {**MODEL, "input": items})
+    assert f"resp_{run_id.hex}_1" == (given.json or {}).get("id"), given.text
+    stored.write(claim := claimed(stored, run_id), MessageDelta("It is done."))
+    stored.finish(claim)
+    return run_id, [*items, TEXT]
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_texts_without_ids_behind_calls_make_a_transcript(
+    stored: StoredRuns, alice: User, is_named: bool
+) -> None:
+    """The AI SDK sends them so for models named like those of OpenAI that reason."""
+    run_id, items = looped(stored, alice)
+    named = {"previous_response_id": f"resp_{run_id.hex}_1"} if is_named else {}
+    made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
+    assert 200 == made.status_code, made.text
+    lines = (made.json or {})["instructions"].split("\n\n")
+    call_id = items[1]["call_id"]
+    assert ["User: Hello", f"Called t({{}}): {call_id}!", "Assistant: It is done."] == lines[1:]
+
+    further = [*items, MESSAGE, TEXT, {"role": "user", "content": "Why?"}]
+    again = alice.post("/v1/responses", {**MODEL, "input": further})
+    assert 200 == again.status_code, again.text
+
+
+def test_a_loop_behind_texts_without_ids_continues_its_run(stored: StoredRuns, alice: User) -> None:
+    """Its calls are the last items that name a run."""
+    _, items = looped(stored, alice)
+    tools = [{"type": "function", "name": "t", "parameters": {"type": "object"}}]
+    body = {**MODEL, "tools": tools, "input": [*items, MESSAGE]}
+    made = alice.post("/v1/responses", body).json or {}
+    ask(stored, UUID(made["id"].removeprefix("resp_")), "c")
+    [call] = without_ids(*calls_of(alice, made["id"]))
+
+    looping = [*items, MESSAGE, call, output(call["call_id"])]
+    given = alice.post("/v1/responses", {**MODEL, "input": looping})
+
+    assert f"{made['id']}_1" == (given.json or {}).get("id"), given.text
+
+
+def test_calls_of_a_run_that_does_not_exist_make_a_transcript(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The run may be one of another installation, or of a thread that was deleted."""
+    call_id = f"call_{new_id().hex}_5"
+    call = {"type": "function_call", "call_id": call_id, "name": "t", "arguments": "{}"}
+    items = [picture(), call, output(call_id)]
+    before = stored.create(UUID(alice.thread()))
+    stored.finish(claimed(stored, before))
+
+    for named in ({}, {"previous_response_id": f"resp_{before.hex}"}):
+        made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
+        assert 200 == made.status_code, made.text
+        lines = (made.json or {})["instructions"].split("\n\n")
+        assert ["User: [image]", f"Called t({{}}): {call_id}!"] == lines[1:]
+    waits_for = alice.post("/v1/responses", {**MODEL, "input": items})
+    items[1]["id"] = f"fc_{new_id().hex}_5"
+    with_id = alice.post("/v1/responses", {**MODEL, "input": [*items, MESSAGE]})
+
+    assert [(400, "input[1].id"), (400, "input")] == [
+        (one.status_code, (one.json or {})["error"]["param"]) for one in (waits_for, with_id)
+    ]
+
+
+def picture() -> dict[str, Any]:
+    url = f"data:image/png;base64,{b64encode(png()).decode()}"
+    return {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
+
+
+def test_files_before_texts_without_ids_are_mentioned(stored: StoredRuns, alice: User) -> None:
+    """They are a part of the transcript, like the texts."""
+    _, [_, *items] = looped(stored, alice)
+    made = alice.post("/v1/responses", {**MODEL, "input": [picture(), *items, MESSAGE]})
+
+    assert 200 == made.status_code, made.text
+    assert "User: [image]\n\nCalled t(" in (made.json or {})["instructions"]
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize(
+    "ending", [{"error": FAILED, "state": RunState.FAILED}, {"state": RunState.CANCELLED}, {}]
+)
+def test_a_message_behind_answered_calls_is_the_next_run(
+    stored: StoredRuns, alice: User, ending: dict[str, Any], is_old: bool
+) -> None:
+    """The client names the response that asked, as it has no later one that did not fail."""
+    run_id, calls = calling(stored, alice, "c")
+    [call] = without_ids(*calls)
+    if is_old:  # from an earlier release
+        call["call_id"] = "c"
+    said = [call, output(call["call_id"])]
+
+    def send(*items: Any) -> int:
+        named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}"}
+        return alice.post("/v1/responses", {**named, "input": list(items)}).status_code
+
+    early = send(*said, MESSAGE)
+    assert 200 == send(*said)
+    in_progress = send(*said, MESSAGE)
+    stored.finish(claimed(stored, run_id), **ending)
+
+    assert [400, 400, 200] == [early, in_progress, send(*said, MESSAGE)]
+    assert 2 == len(runs_of(alice))
+
+
+def test_items_of_an_earlier_response_than_the_named_one_do_not_count(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The outputs that the named response asks for are missing, so the request is refused."""
+    run_id, calls = calling(stored, alice, "a")
+    said = [*calls, output(calls[0]["call_id"])]
+    alice.post("/v1/responses", {**MODEL, "input": said})
+    ask(stored, run_id, "b")
+    [asked] = calls_of(alice, f"resp_{run_id.hex}_1")
+
+    named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}_1"}
+    refused = alice.post("/v1/responses", {**named, "input": said})
+    given = alice.post(
+        "/v1/responses", {**named, "input": [*said, asked, output(asked["call_id"])]}
+    )
+
+    why = f"No tool output found for function call {asked['call_id']}, which"
+    assert (400, True) == (refused.status_code, why in refused.text), refused.text
+    assert f"resp_{run_id.hex}_2" == (given.json or {}).get("id"), given.text
