@@ -4,7 +4,8 @@ What OpenAI's API knows and this one does not is refused by its name, unless it 
 anyway.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols.responses_input import Input
+from arkloop.api.protocols.responses_output import SERVER_LABEL
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
@@ -50,6 +52,10 @@ class Only(fields.Field[Any]):
 
 #: Overrides that the request has as fields of its own, whose names `responses_errors` knows.
 _MADE_OF_FIELDS = ("model_settings", "limits")
+#: The place of a tool, with which a reason begins.
+_PLACE = re.compile(r"^\[([0-9]+)\]")
+#: Fields that SDKs send in the declaration of an MCP server.
+_SERVER_FIELDS = ("type", "server_label", "server_url", "server_description", "require_approval")
 
 
 class CreateResponse(Schema):
@@ -104,7 +110,7 @@ def new_run(
         persona=persona,
         route=route,
         trace_id=trace_id(),
-        options=_checked(persona, route, _overrides(body, given)),
+        options=_checked(persona, route, _overrides(body, given), body),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},
         on_busy=OnBusy.ENQUEUE,
@@ -172,7 +178,9 @@ def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _checked(persona: Persona, route: Route, wanted: Mapping[str, Any]) -> overrides.Options | None:
+def _checked(
+    persona: Persona, route: Route, wanted: Mapping[str, Any], body: Mapping[str, Any]
+) -> overrides.Options | None:
     """Check the overrides. Raises: InvalidRequest: with the names of fields, not of overrides."""
     try:
         return overrides.check(persona, route, wanted)
@@ -181,9 +189,17 @@ def _checked(persona: Persona, route: Route, wanted: Mapping[str, Any]) -> overr
         for name, why in error.details.items():
             if name in _MADE_OF_FIELDS:  # as a whole: the persona does not allow it
                 problems |= {f"{name}.{field}": why for field in wanted[name]}
+            elif name == "tools":
+                problems[name] = _at_their_places(why, body["tools"])
             else:
                 problems[name] = why
         raise InvalidRequest(**problems) from None
+
+
+def _at_their_places(reasons: Sequence[str], tools: Sequence[Any]) -> list[str]:
+    """Return the reasons with the places that functions have among all tools of the request."""
+    places = [place for place, tool in enumerate(tools) if tool["type"] == "function"]
+    return [_PLACE.sub(lambda at: f"[{places[int(at[1])]}]", reason) for reason in reasons]
 
 
 def _settings(body: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -221,9 +237,13 @@ def _object(name: str, value: Any, *known: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InvalidRequest(**{name: ["must be an object"]})
+    _refuse_unknown(name, value, *known)
+    return value
+
+
+def _refuse_unknown(name: str, value: Mapping[str, Any], *known: str) -> None:
     if unknown := [field for field in value if field not in known]:
         raise InvalidRequest(**{f"{name}.{unknown[0]}": ["is not supported"]})
-    return value
 
 
 def _tools(value: Any) -> list[dict[str, Any]]:
@@ -231,7 +251,27 @@ def _tools(value: Any) -> list[dict[str, Any]]:
         return []
     if not isinstance(value, list):
         raise InvalidRequest(tools=["must be a list"])
-    return [_tool(f"tools[{place}]", tool) for place, tool in enumerate(value)]
+    named = [(f"tools[{place}]", tool) for place, tool in enumerate(value)]
+    return [_tool(name, tool) for name, tool in named if not _declares_server(name, tool)]
+
+
+def _declares_server(name: str, tool: Any) -> bool:
+    """Return whether the tool declares the server under whose label the persona's own tools are
+    shown.
+
+    The OpenAI Agents SDK requires that it is declared, with an address, before it gives approvals.
+    """
+    if not isinstance(tool, dict) or tool.get("type") != "mcp":
+        return False
+    if tool.get("server_label") != SERVER_LABEL:
+        why = f"must be {SERVER_LABEL}: other servers are the persona's"
+        raise InvalidRequest(**{f"{name}.server_label": [why]})
+    given = {field: value for field, value in tool.items() if value is not None}
+    _refuse_unknown(name, given, *_SERVER_FIELDS)
+    if tool.get("require_approval") not in (None, "always"):
+        why = "must be always: the persona decides which calls require approval"
+        raise InvalidRequest(**{f"{name}.require_approval": [why]})
+    return True
 
 
 def _tool(name: str, tool: Any) -> dict[str, Any]:
@@ -239,9 +279,7 @@ def _tool(name: str, tool: Any) -> dict[str, Any]:
         raise InvalidRequest(
             **{f"{name}.type": ["must be function: other tools are the persona's"]}
         )
-    known = ("type", "name", "description", "parameters", "strict")
-    if unknown := [field for field in tool if field not in known]:
-        raise InvalidRequest(**{f"{name}.{unknown[0]}": ["is not supported"]})
+    _refuse_unknown(name, tool, "type", "name", "description", "parameters", "strict")
     schema = tool.get("parameters")
     return {
         "name": tool.get("name"),

@@ -26,6 +26,8 @@ from tests.stored_runs import StoredRuns
 UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
 KEY = {"Idempotency-Key": "k"}
 ASK = {"model": "scripted", "input": "Hello", "background": True}
+#: The persona's own tools, as clients may declare them.
+SERVER = {"type": "mcp", "server_label": "arkloop", "server_url": "http://127.0.0.1:8080"}
 
 
 def refused(response: TestResponse) -> tuple[int, str | None, str]:
@@ -67,6 +69,9 @@ def refused(response: TestResponse) -> tuple[int, str | None, str]:
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.schema"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "name": "two words"}]}, "tools"),
+        ({"tools": [{"type": "mcp", "server_label": "docs"}]}, "tools[0].server_label"),
+        ({"tools": [{**SERVER, "headers": {"a": "b"}}]}, "tools[0].headers"),
+        ({"tools": [{**SERVER, "require_approval": "never"}]}, "tools[0].require_approval"),
         ({"tool_choice": {"type": "mcp"}}, "tool_choice"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"instructions": 7}, "instructions"),
@@ -84,6 +89,16 @@ def test_a_parameter_that_is_not_supported_is_named(
     assert code in ("validation.error", "model_not_found")
 
 
+def test_errors_of_a_function_name_its_place_among_all_tools(alice: User) -> None:
+    """The declaration of a server in front of it counts, too."""
+    tools = [SERVER, {"type": "function", "name": "two words"}]
+
+    response = alice.post("/v1/responses", json={**ASK, "tools": tools})
+
+    assert (400, "tools", "validation.error") == refused(response)
+    assert "[1].name must" in response.text
+
+
 def test_values_that_change_nothing_are_accepted(alice: User) -> None:
     """What SDKs send by default, and what happens anyway, is no reason to refuse a request."""
     defaults = {"store": True, "truncation": "auto", "service_tier": "auto", "include": []}
@@ -92,6 +107,15 @@ def test_values_that_change_nothing_are_accepted(alice: User) -> None:
 
     assert 200 == response.status_code and response.json
     assert "queued" == response.json["status"]
+
+
+def test_the_server_of_the_persona_s_tools_may_be_declared(alice: User) -> None:
+    """The OpenAI Agents SDK gives approvals for declared servers only; it is no tool of the run."""
+    tools = [{**SERVER, "require_approval": "always", "allowed_tools": None}, SERVER]
+    response = alice.post("/v1/responses", json={**ASK, "tools": tools})
+
+    assert 200 == response.status_code and response.json, response.text
+    assert [] == response.json["tools"]
 
 
 def test_endpoints_of_others_do_not_exist(alice: User) -> None:
