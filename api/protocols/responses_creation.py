@@ -15,7 +15,7 @@ from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_input import Approval, Input
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
-from arkloop.api.protocols.responses_request import in_new_thread, new_run
+from arkloop.api.protocols.responses_request import check_same, in_new_thread, new_run
 from arkloop.shared.errors import (
     InvalidRequest,
     NotActive,
@@ -109,6 +109,7 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Respon
             # Without the run's lock if it has ended: creating the next one first locks others.
             with tx.sql.begin_nested():
                 _answer(tx, given, run, projection)
+                check_same(body["model"], run)
             return ResponseId(run["id"], projection.waits)
         except (NotActive, StaleInput):
             # Answered elsewhere, or expired: the client has no id of what has become of the run.

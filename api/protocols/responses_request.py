@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from marshmallow import ValidationError, fields
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
@@ -150,6 +150,21 @@ def chosen(model: str, sql: Connection | None = None) -> tuple[Persona, Route]:
         why = "is neither a persona nor a route nor the model of a route"
         raise RouteNotFound(f"The model {model!r} does not exist.", model=[why])
     return persona, route
+
+
+def check_same(model: str, run: RowMapping) -> None:
+    """Check that `model` names the persona or the route of a run that continues, which keeps both.
+
+    Another version of the persona counts: clients name the newest one once there is another.
+
+    Raises:
+        InvalidRequest
+    """
+    persona_id: str = run["persona_id"]
+    key = persona_id.partition("@")[0]
+    if model.partition("@")[0] != key and model not in (run["route_id"], run["model"]):
+        why = f"must be {persona_id} or {run['model']}: a run keeps its agent until it ends"
+        raise InvalidRequest(model=[why])
 
 
 def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:

@@ -113,6 +113,29 @@ def test_a_message_after_an_answer_of_somebody_else_is_the_next_run(
     assert (f"{asked}_1", {run_id, newest}) == (same["id"], runs_of(alice))
 
 
+def test_a_run_that_continues_keeps_its_agent(stored: StoredRuns, alice: User) -> None:
+    """A handoff to another persona, or to none, is refused; each name of the run's own counts."""
+    assert 201 == alice.post("/v1/personas", {"key": "other", "tools": []}).status_code
+    run_id = stored.create(UUID(alice.thread()))
+    [run] = alice.get("/v1/runs").json or []
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, new_id())
+    answer = continuing(f"resp_{run_id.hex}", "Rome")
+
+    for model in ("other", "other@1", "nothing-of-that-name"):
+        refused = alice.post("/v1/responses", {**answer, "model": model})
+        assert (400, "model") == (refused.status_code, (refused.json or {})["error"]["param"])
+        assert "waiting" == stored.state(run_id)
+    persona_id = run["persona_id"]
+    key = persona_id.partition("@")[0]
+    for model in (persona_id, key, f"{key}@99", "scripted", run["model"]):
+        given = alice.post("/v1/responses", {**answer, "model": model})
+        assert (200, f"resp_{run_id.hex}_1") == (given.status_code, (given.json or {}).get("id"))
+
+    assert {run_id} == runs_of(alice)
+
+
 def park_again(stored: StoredRuns, run_id: UUID, answer: str) -> None:
     """Let a run ask, get this answer, and ask something else."""
     claim = stored.claim(run_id)
