@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 import redis
@@ -19,6 +20,7 @@ from arkloop.api.http import reports as module
 from arkloop.api.http.reports import Reports
 from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
+from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import FIRST_WITH_TRANSACTION_TIMEOUT
 from tests.clients import Register, error_of
@@ -31,6 +33,12 @@ def slow_reports(connections: Connections) -> Iterator[None]:
     with connections.transaction() as tx:
         tx.sql.execute(text("LOCK TABLE run_usage IN ACCESS EXCLUSIVE MODE"))
         yield
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports that take long on a busy machine, after which their org needs no rest."""
+    monkeypatch.setattr(module, "BURST_SECONDS", 600.0)
 
 
 @pytest.mark.parametrize("path", ["me/usage", "me/usage/daily", "me/usage/by-model", "budget"])
@@ -47,15 +55,17 @@ def test_reports_leave_the_connections_to_other_requests(
                 in_parallel(40, lambda _: noisy.get(f"/v1/{path}").status_code)
             )
         )
+        began = time.monotonic()
         asking.start()
         eventually(lambda: waiting(connections) > 0)
         served = quiet.get("/v1/threads").status_code
         asking.join()
+        took = time.monotonic() - began
 
     assert 200 == served  # within half a second, or it would have got no connection
-    # One of them, or two, had the turn until the table was not to be had.
+    # One had the turn until the table was not to be had, and another one if they came that late.
     assert {429, 503} == set(answers)
-    assert answers.count(429) >= 38
+    assert answers.count(503) <= 1 + took // module.TIMEOUTS.lock
 
 
 def waiting(connections: Connections) -> int:
@@ -68,8 +78,10 @@ def waiting(connections: Connections) -> int:
         return int(sql.scalar(text(query)) or 0)
 
 
+@pytest.mark.usefixtures("no_rest")
 def test_an_org_has_one_report_at_a_time(app: Flask) -> None:
     """Its next ones wait for a moment; another org's report runs beside it."""
+    assert max(module.TURN.usual, module.TURN.standing) < 1
     reports: Reports = app.extensions["arkloop.reports"]
     one, other = new_id(), new_id()
     with reports.reading(one):
@@ -78,14 +90,16 @@ def test_an_org_has_one_report_at_a_time(app: Flask) -> None:
         began = time.monotonic()
         with pytest.raises(RateLimitExceeded), reports.reading(one):
             pass
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     with reports.reading(one):
         pass
     assert {} == reports._turns
 
 
+@pytest.mark.usefixtures("no_rest")
 def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connections) -> None:
     """Each report keeps a processor of Postgres busy, which other orgs need."""
+    assert module.TURN_ELSEWHERE_SECONDS <= 1
     one, other = new_id(), new_id()
     with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
         with elsewhere.reading(one):
@@ -94,7 +108,7 @@ def test_an_org_has_one_report_at_a_time_in_all_processes(connections: Connectio
             began = time.monotonic()
             with pytest.raises(RateLimitExceeded, match="Too many reports"), here.reading(one):
                 pass
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 20
         with here.reading(one) as sql:
             assert 1 == sql.scalar(text("SELECT 1"))
 
@@ -135,48 +149,66 @@ def test_a_report_is_refused_while_the_org_has_to_rest_for_long(
         began = time.monotonic()
         with reports.reading(org_id):
             time.sleep(0.3)
+            slept_at = time.monotonic()
         took = time.monotonic() - began
         began = time.monotonic()
         with pytest.raises(RateLimitExceeded) as refused, reports.reading(org_id):
             pass
-        assert time.monotonic() - began >= 0.3
+        refused_at = time.monotonic()
+        assert refused_at - began >= 0.3
 
     assert refused.value.retry_after is not None
     # 0.2 s of the 0.3 s count, a hundred times, less the 0.3 s in which it was waiting.
-    assert 15 <= refused.value.retry_after <= math.ceil(took / module.SHARE)
+    least = 20 - (refused_at - slept_at)
+    assert least <= refused.value.retry_after <= math.ceil(took / module.SHARE)
 
 
 def test_a_report_refused_in_the_queue_is_given_the_rest(connections: Connections) -> None:
     """The reports before it were long: a second later it would be refused again."""
-    org_id = new_id()
-    rested = partial(connections.redis.set, connections.keys.reports(org_id), "", ex=60)
-    with closing(Reports(connections)) as reports, reports.reading(org_id):
-        timer = threading.Timer(0.2, rested)
-        timer.start()
+    org_id, rested_at = new_id(), 0.0
+
+    class Rested(Reports):
+        @contextmanager
+        def turn(self, org_id: UUID) -> Iterator[bool]:
+            """Let the rest begin while a report waits that was not to wait for it."""
+            nonlocal rested_at
+            rested_at = time.monotonic()
+            connections.redis.set(connections.keys.reports(org_id), "", ex=60)
+            with super().turn(org_id) as is_next:
+                yield is_next
+
+    with closing(Rested(connections)) as reports, Reports.turn(reports, org_id):
         with pytest.raises(RateLimitExceeded, match="taken long") as refused:
             with reports.reading(org_id):
                 pass
-        timer.join()
+        waited = time.monotonic() - rested_at
 
-    assert refused.value.retry_after in {38, 39, 40}
+    assert refused.value.retry_after is not None
+    assert 40 - waited <= refused.value.retry_after <= 40
 
 
 def test_budgets_and_limits_of_keys_do_not_wait_for_the_rest(
     app: Flask, connections: Connections, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change that stops the spending is not refused because others look at it."""
-    monkeypatch.setattr(module, "REST_SECONDS", 1.5)
+    waits, go_on = threading.Event(), threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        waits.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr(module, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     alice = register()
     key_id = (alice.post("/v1/api-keys", {"name": "limited"}).json or {})["id"]
-    connections.redis.set(connections.keys.reports(alice.org_id), "", ex=60)
+    connections.redis.set(connections.keys.reports(alice.org_id), "", ex=600)
     refused: list[int] = []
     asking = threading.Thread(
         target=lambda: refused.append(alice.get("/v1/me/usage").status_code),
     )
     asking.start()
-    time.sleep(0.1)
+    assert waits.wait(30)
     limits = {"max_cost_usd": 5}
-    began = time.monotonic()
     statuses = [
         alice.get("/v1/budget").status_code,
         alice.call("PUT", "/v1/budget", json=limits).status_code,
@@ -184,11 +216,10 @@ def test_budgets_and_limits_of_keys_do_not_wait_for_the_rest(
         alice.call("PUT", "/v1/budget/end-users", json=limits).status_code,
         alice.patch(f"/v1/api-keys/{key_id}", limits).status_code,
     ]
-    took = time.monotonic() - began
+    go_on.set()
     asking.join()
 
     assert [200] * 5 == statuses
-    assert took < 1.5
     assert [429] == refused
 
 
@@ -213,7 +244,7 @@ def test_short_reports_need_no_rest(
 
     Such a report asks Redis once, before its transaction.
     """
-    monkeypatch.setattr(module, "FREE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "FREE_SECONDS", 30.0)
     monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
     asked: list[str] = []
     look = connections.redis.pttl
@@ -242,7 +273,14 @@ def test_reports_need_no_redis(connections: Connections, monkeypatch: pytest.Mon
 def test_no_process_keeps_the_turn_for_its_own_reports(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process in which reports of the org are always waiting lets another one's come between."""
+    """A process in which reports of the org are always waiting lets another one's come between.
+
+    All takes longer here, so that a busy machine gets on meanwhile.
+    """
+    assert module.YIELD_SECONDS > max(module.RETRY_SECONDS)
+    monkeypatch.setattr(module, "YIELD_SECONDS", 0.5)
+    monkeypatch.setattr(module, "TURN", Patience(30, 30))
+    monkeypatch.setattr(module, "TURN_ELSEWHERE_SECONDS", 3.0)
     monkeypatch.setattr(module, "SHARE", 1.0)
     org_id, held, stopped = new_id(), threading.Event(), threading.Event()
     with closing(Reports(connections)) as here, closing(Reports(connections)) as elsewhere:
@@ -251,14 +289,14 @@ def test_no_process_keeps_the_turn_for_its_own_reports(
             while not stopped.is_set():
                 with suppress(ArkloopError), elsewhere.reading(org_id):
                     held.set()
-                    stopped.wait(0.2)
+                    stopped.wait(0.5)
 
         busy = threading.Thread(target=in_parallel, args=(2, keep_busy))
         busy.start()
         try:
             for _ in range(4):
                 held.clear()
-                assert held.wait(5)
+                assert held.wait(30)
                 with here.reading(org_id) as sql:
                     assert 1 == sql.scalar(text("SELECT 1"))
         finally:
@@ -271,14 +309,14 @@ def test_a_report_ends_at_its_time_limit(
 ) -> None:
     """The error says what would help."""
     assert module.TIMEOUTS.answer <= 6
-    monkeypatch.setattr(module, "TIMEOUTS", replace(module.TIMEOUTS, statement=0.5, answer=1.5))
+    monkeypatch.setattr(module, "TIMEOUTS", replace(module.TIMEOUTS, statement=0.5))
     reports = Reports(connections)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="shorter period"), reports.reading(new_id()) as sql:
         sql.execute(text("SELECT pg_sleep(20)"))
     reports.close()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_all_sums_of_a_report_have_one_time_limit(
@@ -299,6 +337,7 @@ def test_all_sums_of_a_report_have_one_time_limit(
             sql.execute(text("SELECT pg_sleep(0.1)"))
 
 
+@pytest.mark.usefixtures("no_rest")
 def test_a_report_that_is_refused_has_the_one_error_shape(
     app: Flask, connections: Connections, register: Register
 ) -> None:
