@@ -181,7 +181,8 @@ def test_a_clock_that_was_set_back_hides_no_lost_worker(stored: StoredRuns, whos
 
 def test_a_turn_leaves_the_times_of_workers_as_they_are(stored: StoredRuns) -> None:
     """Only times in the future are corrected."""
-    silent, back = stored.worker(seen_at=SILENT), stored.worker(back_at=SILENT)
+    silent = stored.worker(seen_at=SILENT)
+    back = stored.worker(seen_at=func.now(), back_at=SILENT)
     query = select(workers.c.seen_at, workers.c.back_at).where(workers.c.id.in_([silent, back]))
     with stored.connections.reading() as sql:
         before = set(sql.execute(query))
