@@ -6,9 +6,16 @@ import pytest
 
 from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
+from arkloop.worker.process import process as process_module
 from arkloop.worker.process.process import WorkerProcess
 from tests.clients import Register
 from tests.stored_runs import StoredRuns, ago
+
+
+@pytest.fixture(autouse=True)
+def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that is long on a busy machine, too: runs of these tests have waited for a minute."""
+    monkeypatch.setattr(process_module, "LONG_WAIT_SECONDS", 30.0)
 
 
 @pytest.fixture
@@ -25,7 +32,7 @@ def test_behind_a_flood_the_run_of_another_org_has_its_turn(
     stored: StoredRuns, other: StoredRuns, process: WorkerProcess
 ) -> None:
     """Messages of the flood start it, and its own message starts what they have left."""
-    flood = [stored.create(queued_at=ago(seconds=9 - number)) for number in range(6)]
+    flood = [stored.create(queued_at=ago(seconds=60 - number)) for number in range(6)]
     single = other.create()
 
     for run_id in flood[:3]:  # the first one finds out that the queue is long
@@ -42,7 +49,7 @@ def test_turns_are_taken_until_a_message_names_a_run_that_has_not_waited(
     stored: StoredRuns, other: StoredRuns, process: WorkerProcess
 ) -> None:
     """However long that takes, as runs may. A fresh run that has its turn ends nothing."""
-    waited, named = stored.create(queued_at=ago(seconds=9)), stored.create(queued_at=ago(seconds=8))
+    waited, named = stored.create(queued_at=ago(seconds=60)), stored.create(queued_at=ago(seconds=59))
     execution.execute_in_turn(process, waited, by_message=True)
     assert process.queue_is_long
 
@@ -81,7 +88,7 @@ def test_a_turn_that_another_process_has_taken_leaves_the_message_its_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No message is lost: it starts a run as long as there is one."""
-    old = stored.create(queued_at=ago(seconds=9))
+    old = stored.create(queued_at=ago(seconds=60))
     execution.execute_in_turn(process, old, by_message=True)
     named, taken = stored.create(), other.create()
     assert other.claim(taken) is not None
