@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -255,6 +255,7 @@ class Moving(BaseHTTPRequestHandler):
 
     issuer = "/first"
     token_status, token_requests = 401, 0
+    may_answer: Callable[[], bool] = staticmethod(lambda: True)
 
     def do_GET(self) -> None:
         here = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -275,6 +276,7 @@ class Moving(BaseHTTPRequestHandler):
             self._send(201, {"client_id": "registered", "redirect_uris": [CALLBACK]})
         elif self.path.endswith("/token"):
             type(self).token_requests += 1
+            eventually(type(self).may_answer)
             self._send(type(self).token_status, {"error": "invalid_client"})
         else:
             self._send(401, {})
@@ -368,6 +370,11 @@ def test_calls_that_wait_for_a_refresh_fail_with_it(
     """Each of them would wait for the authorization server as long as the one before."""
     monkeypatch.setattr(Moving, "token_status", 503)
     monkeypatch.setattr(Moving, "token_requests", 0)
+    came: set[int] = set()  # threads whose call has begun
+    turns_of = access._turns_of
+    noting = lambda *of: (came.add(threading.get_ident()), turns_of(*of))[1]  # noqa: E731
+    monkeypatch.setattr(access, "_turns_of", noting)
+    monkeypatch.setattr(Moving, "may_answer", staticmethod(lambda: len(came) >= 4))
     issuer = str(visitor.server.url).removesuffix("/mcp") + Moving.issuer
     ends = {"authorization_endpoint": f"{issuer}/authorize", "token_endpoint": f"{issuer}/token"}
     at = {"at": [issuer, f"{issuer}/token", "c"], "issuer": issuer, "resource": None}
