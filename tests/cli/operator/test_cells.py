@@ -6,6 +6,7 @@ import subprocess
 import sys
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import Column, MetaData, Table, Uuid, text
 
@@ -17,6 +18,7 @@ from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.postgres import connection_args
 from arkloop.shared.storage.tables import metadata
 from tests.full_org import Run, contents, environ
 
@@ -72,8 +74,9 @@ def test_a_copy_that_was_killed_is_made_again(
 ) -> None:
     """Nothing of it is in the target until all of it is."""
     command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
-    with target.transaction() as tx:
-        tx.sql.execute(text("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"))
+    # Without the time limits of the service: a command may start slowly.
+    with psycopg.connect(**connection_args(target.settings.database_url)) as locking:
+        locking.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
         process = subprocess.Popen(
             command, env=environ(connections, target), stderr=subprocess.PIPE
         )
