@@ -187,12 +187,13 @@ def test_an_export_holds_no_transaction_while_it_is_written(
     """The program that reads the output may take longer over it than a transaction may be idle."""
     for _ in range(3):
         alice.thread()
-    impatient = replace(pooled.settings, lease_seconds=0.3)
-    opened = connect(impatient, application="pooled", timeouts=QUICK, pool_size=1)
+    impatient = replace(pooled.settings, lease_seconds=1.8)  # of which a third may be idle
+    patient = Timeouts(lock=10, statement=20, answer=30, checkout=Patience(30, 30))
+    opened = connect(impatient, application="pooled", timeouts=patient, pool_size=1)
     kinds = []
     for entry in erasure.export_user(opened, alice.id):
         kinds.append(entry["type"])
-        time.sleep(0.15)
+        time.sleep(0.7)
     opened.close()
 
     assert 3 == kinds.count("thread")
