@@ -71,9 +71,9 @@ class EmbeddedServer:
         """
         self.data.parent.mkdir(parents=True, exist_ok=True)
         log = self.data.with_name(f"{self.data.name}.log")
-        began = time.monotonic()
+        self.prepare()
+        began = time.monotonic()  # a new data folder takes long on a busy machine
         while True:
-            self.prepare()
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
                     self.command(),
@@ -90,6 +90,7 @@ class EmbeddedServer:
                 tail = log.read_text(errors="replace")[-2000:]
                 raise ServerDidNotStart(f"{self.name} ended with status {status}:\n{tail}")
             time.sleep(READY_STEP_SECONDS * 10)
+            self.prepare()
 
     def _wait_until_ready(self, deadline: float) -> int | None:
         """Wait for the server: None once it is ready, or the exit status if it ended first."""

@@ -1,14 +1,16 @@
-"""Ports that the embedded servers find."""
+"""The start of an embedded server, and the port that it finds."""
 
 import itertools
 import os
 import socket
 from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from arkloop.cli.dev import embedded_server
-from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import EmbeddedServer, free_port
 
 
 def ports_of(monkeypatch: pytest.MonkeyPatch, pid: int) -> list[int]:
@@ -35,3 +37,26 @@ def test_processes_that_look_at_once_find_different_ports(monkeypatch: pytest.Mo
     found = [port for pid in range(20) for port in ports_of(monkeypatch, pid)]
 
     assert 60 == len(set(found))
+
+
+@pytest.mark.processes
+def test_a_slow_data_folder_takes_nothing_of_the_time_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has all of it, however busy the machine was before."""
+    now, looks = [0.0], itertools.count()
+
+    class Slow(EmbeddedServer):
+        def prepare(self) -> None:
+            now[0] += 60
+
+        def command(self) -> list[str]:
+            return ["sleep", "60"]
+
+        def is_ready(self, pid: int) -> bool:
+            return next(looks) == 2
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None)
+    monkeypatch.setattr(embedded_server, "time", clock)
+    with Slow(tmp_path / "data") as server:
+        assert server.pid is not None
