@@ -76,4 +76,4 @@ def agui_process() -> Iterator[AguiProcess]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(30)
+            process.wait(60)

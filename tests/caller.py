@@ -24,7 +24,7 @@ def client(url: str, token: str = "") -> httpx.Client:
     return httpx.Client(
         base_url=url,
         headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=30,
+        timeout=60,
         trust_env=False,
         limits=httpx.Limits(max_keepalive_connections=0),
     )
@@ -125,7 +125,7 @@ class Caller:
         found = self.get(f"/v1/threads/{thread_id}/messages", limit=200)
         return [(m["role"], m["content"], m["partial"]) for m in found]
 
-    def until(self, run_id: str, field: str, *values: Any, seconds: float = 60) -> dict[str, Any]:
+    def until(self, run_id: str, field: str, *values: Any, seconds: float = 120) -> dict[str, Any]:
         """Wait until a field of the run has one of these values, and return the run."""
         seen: list[dict[str, Any]] = []
 
@@ -136,12 +136,12 @@ class Caller:
         eventually(there, seconds=seconds)
         return seen[-1]
 
-    def ended(self, run_id: str, *, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, run_id: str, *, seconds: float = 120) -> dict[str, Any]:
         return self.until(run_id, "status", *ENDED, seconds=seconds)
 
     def seconds_until_start(self, run_id: str) -> float:
         """Wait until the run has started; return the seconds from its creation, by Postgres."""
-        eventually(lambda: self.get_run(run_id)["started_at"] is not None, seconds=60)
+        eventually(lambda: self.get_run(run_id)["started_at"] is not None)
         run = self.get_run(run_id)
         times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]
         return (times[1] - times[0]).total_seconds()

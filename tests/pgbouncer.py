@@ -53,7 +53,7 @@ def pgbouncer(
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _accepts(port: int) -> bool:

@@ -126,12 +126,12 @@ def _running(
         environ = {"PATH": _PATH, "HOME": str(folder), **environ}
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
     try:
-        eventually(lambda: process.poll() is not None or is_up(), seconds=20)
+        eventually(lambda: process.poll() is not None or is_up())
         assert process.poll() is None, (folder / "log").read_text()
         yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,11 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             aws_secret_access_key=SECRET,
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )
-        eventually(lambda: _is_ready(s3), seconds=60)
+        eventually(lambda: _is_ready(s3))
         yield S3Server(url, s3)
     finally:
         process.kill()  # it would wait for the connections that clients keep open
-        process.wait(20)
+        process.wait(60)
 
 
 def _is_ready(s3: Any) -> bool:

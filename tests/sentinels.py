@@ -40,7 +40,7 @@ def sentinels(folder: Path, primary: EmbeddedRedis, password: str) -> Iterator[R
             stack.callback(process.wait, 10)
             stack.callback(process.kill)
             clients.append(stack.enter_context(Redis(port=port, decode_responses=True)))
-        eventually(lambda: all(map(_knows_all, clients)), seconds=30)
+        eventually(lambda: all(map(_knows_all, clients)))
         yield clients[0]
 
 

@@ -114,7 +114,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         )
     reply = raw(openai_stream(delta(content="Hello."), delta(finish="stop")))
     try:
-        eventually(lambda: "Ready on " in log.read_text() or dev.poll() is not None, seconds=60)
+        eventually(lambda: "Ready on " in log.read_text() or dev.poll() is not None)
         ready = re.search(r"Ready on (\S+)", log.read_text())
         assert ready, log.read_text()
         with vendor(*[reply] * 20) as model:
@@ -128,7 +128,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         mcp.kill()
         mcp.wait()
         dev.send_signal(signal.SIGTERM)
-        dev.wait(30)
+        dev.wait(60)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def start(tmp_path: Path) -> Start:
 def test_a_process_has_what_was_ordered_alone(start: Start, tmp_path: Path) -> None:
     """No variable of the tests, and no module that has read settings."""
     process, log = start("0")
-    process.wait(30)
+    process.wait(60)
 
     found: dict[str, Any] = json.loads(log.read_text())
     assert {"PYTHONPATH": str(tmp_path), "A": "b"} == found["environ"]
@@ -82,12 +82,12 @@ def test_the_cpu_time_of_a_process_counts_for_the_file_that_started_it(start: St
         times = server.cpu_times()
         return times.children_user + times.children_system
 
-    first.wait(30)
+    first.wait(60)
     eventually(lambda: not psutil.pid_exists(first.pid))
     before, all_before = of_children(), seconds_of(psutil.Process())
 
     second, _ = start("0")
-    second.wait(30)
+    second.wait(60)
 
     eventually(lambda: of_children() - before >= 0.25)
     assert seconds_of(psutil.Process()) - all_before >= 0.25
@@ -102,7 +102,7 @@ def test_a_process_can_be_awaited_and_ended(start: Start) -> None:
 
     process.terminate()
 
-    process.wait(30)
+    process.wait(60)
     assert has_ended(process)
     process.send_signal(signal.SIGKILL)
 
@@ -116,7 +116,7 @@ def test_processes_end_with_the_one_that_forks(start: Start) -> None:
 
     psutil.Process(own.pid).kill()
 
-    process.wait(30)
+    process.wait(60)
     with pytest.raises(RuntimeError, match="the fork server has ended"):
         start("0", own)
     own.stop()

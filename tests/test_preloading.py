@@ -109,7 +109,7 @@ def test_a_file_that_skips_itself_is_skipped(tmp_path: Path) -> None:
 def test_no_process_outlives_the_one_that_started_them(tmp_path: Path) -> None:
     """The end of all, also where it is killed while they run tests."""
     with pytest_of(tmp_path, "time.sleep(60)", "time.sleep(60)") as process:
-        eventually(lambda: len(noted(tmp_path, "run")) == 2, seconds=30)
+        eventually(lambda: len(noted(tmp_path, "run")) == 2)
         others = psutil.Process(process.pid).children(recursive=True)
         process.kill()
 

@@ -26,7 +26,7 @@ def unix_redis(folder: Path, *options: str) -> Iterator[Path]:
         yield path
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def _accepts(path: Path) -> bool:

@@ -11,7 +11,7 @@ import psutil
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], bool], *, seconds: float = 30) -> None:
+def eventually(check: Callable[[], bool], *, seconds: float = 60) -> None:
     """Wait until `check` holds; fail if it does not within `seconds`.
 
     It asks less and less often: many checks are requests, which keep what they wait for busy.
@@ -42,7 +42,7 @@ def in_parallel(count: int, call: Callable[[int], T]) -> list[T]:
     start = threading.Barrier(count)
 
     def at_once(number: int) -> T:
-        start.wait(10)
+        start.wait(60)
         return call(number)
 
     with ThreadPoolExecutor(count) as threads:

@@ -123,11 +123,11 @@ def test_an_org_moves_while_its_clients_go_on(
     follower = threading.Thread(target=followed, args=(mover.http, asking, events), daemon=True)
     follower.start()
     with Program(mover.http) as moving, Program(stayer.http) as staying:
-        eventually(lambda: len(moving.run_ids) >= 10, seconds=30)
+        eventually(lambda: len(moving.run_ids) >= 10)
 
         proxy.switch(MOVES, "moving")
         eventually(lambda: (503, "service.unavailable") in moving.refusals)
-        eventually(lambda: not unended(old, owner, "queued", "executing"), seconds=30)
+        eventually(lambda: not unended(old, owner, "queued", "executing"))
         arkloop(old, "orgs", "suspend", "--org", owner.org_id, "--reason", "It moves.")
         before = len(moving.run_ids)
         target = new.environ["ARKLOOP_DATABASE_URL"]
@@ -136,7 +136,7 @@ def test_an_org_moves_while_its_clients_go_on(
         proxy.switch(MOVES, "cell-2")
         arkloop(new, "orgs", "resume", "--org", owner.org_id)
 
-        eventually(lambda: len(moving.run_ids) >= before + 10, seconds=30)
+        eventually(lambda: len(moving.run_ids) >= before + 10)
         mover.answer(asking, "Yes")
         follower.join(30)
     run_ids = [asking, *moving.run_ids]
@@ -155,7 +155,7 @@ def test_an_org_moves_while_its_clients_go_on(
     numbers = [mover.get_run(run_id)["last_seq"] for run_id in run_ids]
     assert sum(numbers) == stored_events(new, owner)
     assert len(run_ids) == mover.get("/v1/me/usage")["runs"]
-    eventually(lambda: len(receiver.received) >= len(run_ids), seconds=30)
+    eventually(lambda: len(receiver.received) >= len(run_ids))
     delivered = Counter(request.data["run_id"] for request in receiver.received)
     assert dict.fromkeys(run_ids, 1) == delivered
     assert "ok" in arkloop(new, "audit", "verify", "--org", owner.org_id)

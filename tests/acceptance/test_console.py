@@ -222,7 +222,7 @@ def test_an_api_key_signs_in_and_an_ended_session_asks_again(
     for session in sessions:
         if not session["is_current"]:
             user.http.delete(f"/v1/auth/sessions/{session['id']}")
-    eventually(lambda: _asks_again(page), seconds=20)
+    eventually(lambda: _asks_again(page))
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("dialog")).to_have_count(0)

@@ -54,7 +54,7 @@ def test_a_call_that_is_made_waits_for_no_other(
     command = [sys.executable, server, str(tmp_path / "log")]
     fields = {"name": "forms", "transport": "stdio", "command": command}
     path = f"/v1/mcp-configs/{user.made('/v1/mcp-configs', fields)['id']}"
-    eventually(lambda: user.get(path)["discovered_at"] is not None, seconds=30)
+    eventually(lambda: user.get(path)["discovered_at"] is not None)
     read = {"name": "read_title", "description": "Read the title.", "client": True}
     declared = [{**read, "parameters": {"type": "object"}}]
     tools = {"mcp": ["forms"], "client_tools": declared}

@@ -137,7 +137,7 @@ def test_a_server_that_stops_does_not_cancel_the_run(system: System, user: Calle
             user.seen(run_of(answer), "message.delta")
             os.kill(server.pid, signal.SIGTERM)
             until_broken_off(answer)
-        eventually(lambda: not server.answers(), seconds=20)
+        eventually(lambda: not server.answers())
 
     assert "executing" == user.get_run(run_of(answer))["phase"]
     user.cancel(run_of(answer))

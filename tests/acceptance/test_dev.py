@@ -214,12 +214,12 @@ def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
     assert key == (again.data / "api-key").read_text()
 
     second = start_dev(*SMALL)
-    assert 1 == second.process.wait(20)
+    assert 1 == second.process.wait(60)
     assert "is in use by another arkloop dev" in second.output
     assert "kept" == again.get(f"/v1/threads/{thread['id']}")["title"]
 
     again.process.send_signal(signal.SIGINT)
-    assert 0 == again.process.wait(30)
+    assert 0 == again.process.wait(60)
     assert again.is_gone()
 
 
@@ -278,7 +278,7 @@ def test_a_taken_port_is_told_before_anything_starts(start_dev: StartDev) -> Non
         port = listener.getsockname()[1]
         dev = start_dev(*SMALL, "--port", str(port))
 
-        assert 1 == dev.process.wait(20)
+        assert 1 == dev.process.wait(60)
 
     assert f"cannot listen on 127.0.0.1 port {port}" in dev.output
     assert not (dev.data / "postgres").exists()
@@ -295,7 +295,7 @@ def test_a_server_that_cannot_start_ends_the_command(start_dev: StartDev, tmp_pa
     dev = start_dev(*SMALL)
 
     assert 1 == dev.process.wait(60)
-    assert time.monotonic() < began + 20
+    assert time.monotonic() < began + 60
     error = dev.output.partition("Error: postgres did not start: ")[2]
     assert "initialized by PostgreSQL version 14" in error
     assert dev.is_gone()
@@ -321,7 +321,7 @@ def test_named_servers_are_used_instead_of_embedded_ones(
 
     dev.process.terminate()
 
-    assert 0 == dev.process.wait(30)
+    assert 0 == dev.process.wait(60)
     assert dev.is_gone()
     assert not (dev.data / "url").exists()
 
@@ -378,5 +378,5 @@ def test_honcho_runs_the_same_procfile(servers: dict[str, str], tmp_path: Path) 
         eventually(lambda: worker.nice() == max(os.nice(0), 5))  # it may start after them
     finally:
         honcho.terminate()
-        honcho.wait(30)
+        honcho.wait(60)
     eventually(lambda: not any(process.is_running() for process in tree))

@@ -40,7 +40,7 @@ def test_a_file_goes_through_the_bucket(on_s3: System, s3: S3Server) -> None:
 
     assert f"You said: Look: {shown(png())}" == answer
     assert 204 == user.http.delete(f"/v1/files/{file_id}").status_code
-    eventually(lambda: set() == s3.keys(user.org_id), seconds=30)
+    eventually(lambda: set() == s3.keys(user.org_id))
 
 
 def test_a_large_file_comes_back_as_it_was(on_s3: System, s3: S3Server) -> None:

@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_during_a_call(
     clerk(owner, receiver, idempotent=idempotent)
     receiver.answer = _hang
     run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
-    eventually(lambda: len(receiver.received) == 1, seconds=30)
+    eventually(lambda: len(receiver.received) == 1)
     receiver.answer = lambda _: Reply({"output": "refunded"})
 
     os.kill(system.worker.pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_a_cancelled_run_closes_the_connection(owner: Caller, receiver: ToolRece
     clerk(owner, receiver)
     receiver.answer = _hang
     run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
-    eventually(lambda: len(receiver.received) == 1, seconds=30)
+    eventually(lambda: len(receiver.received) == 1)
 
     owner.cancel(run_id)
 

@@ -82,14 +82,14 @@ def vault(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with (folder / "errors").open("wb") as errors:
         server = subprocess.Popen([sys.executable, PROGRAM, str(port), folder], stderr=errors)
     try:
-        eventually(lambda: _is_open(url), seconds=60)
+        eventually(lambda: _is_open(url))
         config = owner.made("/v1/mcp-configs", {"name": "vault", "url": f"{url}/mcp", "oauth": {}})
         path = f"/v1/mcp-configs/{config['id']}"
-        eventually(lambda: owner.get(path)["discovery_error"] is not None, seconds=60)
+        eventually(lambda: owner.get(path)["discovery_error"] is not None)
         asked = owner.get(path)
         assert "An admin has to authorize access" in asked["discovery_error"]
         authorize(owner, asked["oauth"]["authorization_url"])
-        eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=60)
+        eventually(lambda: owner.get(path)["discovered_at"] is not None)
         shown = owner.get(path)
         assert (1, None) == (shown["tool_count"], shown["oauth"]["authorization_url"])
         owner.made("/v1/personas", {"key": "clerk", "mcp": ["vault"]})
@@ -147,7 +147,7 @@ def test_an_expired_page_is_refused(vault: Secured, system: System) -> None:
     answer = sent_back(vault.owner, visited(first))
     assert (400, "mcp_oauth.state_invalid") == error_of(answer)
     vault.owner.answer(run_id, "accept")
-    eventually(lambda: vault.page(run_id) != first, seconds=60)
+    eventually(lambda: vault.page(run_id) != first)
     authorize(vault.owner, vault.page(run_id))
     assert 1 == len(vault.outputs(run_id))
 
@@ -176,7 +176,7 @@ def test_a_run_whose_page_an_admin_closes_asks_with_another_one(vault: Secured) 
     params = {"end_user_id": "disconnected"}
     assert 204 == vault.owner.http.delete(grants, params=params).status_code
 
-    eventually(lambda: vault.page(run_id) != first, seconds=60)
+    eventually(lambda: vault.page(run_id) != first)
     refused = sent_back(vault.owner, visited(first))
     assert (400, "mcp_oauth.state_invalid") == error_of(refused)
     authorize(vault.owner, vault.page(run_id))
@@ -198,7 +198,7 @@ def test_access_that_is_authorized_before_a_run_waits_for_it_is_enough(
             count: int = sql.execute(query).scalar_one()
         return count
 
-    eventually(lambda: 2 == pages(), seconds=60)
+    eventually(lambda: 2 == pages())
     authorize(vault.owner, page)
 
     assert vault.outputs(first) == vault.outputs(second)[:1]
@@ -270,7 +270,7 @@ def test_a_refreshed_token_outlives_the_call_that_refreshed_it(
     (vault.folder / "slow").touch()
     try:
         run_id = vault.run(end_user_id=end_user)
-        eventually(lambda: 2 == vault.log().count(f"called {person}"), seconds=60)
+        eventually(lambda: 2 == vault.log().count(f"called {person}"))
         if is_cancelled:
             vault.owner.cancel(run_id)
         eventually(lambda: obtained_at() > before)

@@ -171,10 +171,10 @@ scrape_configs:
                 result = answer.get("data", {}).get("result", [])
                 return float(result[0]["value"][1]) if result else None
 
-            eventually(lambda: asked('min(up{job="arkloop"})') == 1, seconds=30)
-            eventually(lambda: (asked("sum(arkloop_runs_ended_total)") or 0) >= 1, seconds=20)
-            eventually(lambda: asked("max(arkloop_workers_alive)") == 1, seconds=20)
-            eventually(lambda: asked("arkloop:run_wait_seconds:p95") is not None, seconds=20)
+            eventually(lambda: asked('min(up{job="arkloop"})') == 1)
+            eventually(lambda: (asked("sum(arkloop_runs_ended_total)") or 0) >= 1)
+            eventually(lambda: asked("max(arkloop_workers_alive)") == 1)
+            eventually(lambda: asked("arkloop:run_wait_seconds:p95") is not None)
             assert None is asked('ALERTS{alertstate="firing"}')
         finally:
             process.send_signal(signal.SIGTERM)

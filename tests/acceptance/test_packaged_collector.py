@@ -66,7 +66,7 @@ def test_a_collector_from_a_package_reads_the_traces_of_runs(
             call = {"tool": "calculator", "args": {"expression": "6*7"}}
             run_id = someone.run(call, {"say": "42"})
             trace_id = someone.ended(run_id)["trace_id"]
-            eventually(lambda: len(receiver.of(trace_id)) == 7, seconds=20)
+            eventually(lambda: len(receiver.of(trace_id)) == 7)
         spans = {span.name: span for span in receiver.of(trace_id)}
         logged = "".join(path.read_text() for path in tmp_path.glob("*.log"))
 

@@ -120,9 +120,9 @@ def _found_in(
         )
     result = folder / "found.json"
     try:
-        eventually(lambda: result.exists() or process.poll() is not None, seconds=60)
+        eventually(lambda: result.exists() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         return list(json.loads(result.read_text()))
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(60)

@@ -137,7 +137,7 @@ def test_the_procfile_works_with_what_a_platform_gives(dynos: tuple[Dynos, str])
     app, release = dynos
     app.run(release)
     with app.running("web"):
-        eventually(lambda: answers(app.url), seconds=60)
+        eventually(lambda: answers(app.url))
         with socket.create_connection((socket.gethostname(), int(app.environ["PORT"])), timeout=5):
             pass  # a platform's router comes from another machine
         with app.running("worker"):
@@ -152,7 +152,7 @@ def test_the_procfile_works_with_what_a_platform_gives(dynos: tuple[Dynos, str])
             long = caller.run({"count": 60, "delay_ms": 100}, {"say": "Done."})
             caller.until(long, "status", "running")
         with app.running("worker"):
-            assert "completed" == caller.ended(long, seconds=30)["status"]
+            assert "completed" == caller.ended(long)["status"]
 
 
 def _caller(url: str) -> Caller:

@@ -35,7 +35,7 @@ def test_a_run_of_many_steps_survives_a_killed_worker(system: System) -> None:
         )
         thread = owner.thread("Count")
         run_id = owner.start(thread)
-        assert reached.wait(20)
+        assert reached.wait(60)
         os.kill(system.worker.pid, signal.SIGKILL)
         killed.set()
         run = owner.ended(run_id, seconds=60)

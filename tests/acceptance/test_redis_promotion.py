@@ -108,7 +108,7 @@ def talking(system: System) -> Iterator[list[Talk]]:
     talks = [Talk(system.caller(), stopping) for _ in range(CLIENTS)]
     for talk in talks:
         talk.start()
-    eventually(lambda: all(len(talk.runs) >= 2 for talk in talks), seconds=30)
+    eventually(lambda: all(len(talk.runs) >= 2 for talk in talks))
     yield talks
     stopping.set()
     for talk in talks:
@@ -120,7 +120,7 @@ def continue_all(talks: list[Talk]) -> None:
     """Wait until each of the clients has had three more runs."""
     before = [len(talk.runs) for talk in talks]
     pairs = list(zip(talks, before, strict=True))
-    eventually(lambda: all(len(talk.runs) >= count + 3 for talk, count in pairs), seconds=60)
+    eventually(lambda: all(len(talk.runs) >= count + 3 for talk, count in pairs))
 
 
 def judge(talks: list[Talk]) -> None:
@@ -159,7 +159,7 @@ def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
     with sentinels(tmp_path, lost, pair.password) as sentinel:
         with talking(promoted) as talks:
             pair.lose()
-            eventually(lambda: primary_port(sentinel) == replica.port, seconds=30)
+            eventually(lambda: primary_port(sentinel) == replica.port)
             continue_all(talks)
             pair.restart_lost()
             with Redis.from_url(lost.url, decode_responses=True) as returned:
@@ -173,7 +173,7 @@ def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
                     led_to.append((state["role"], port))
                     return state.get("master_link_status") == "up"
 
-                eventually(follows, seconds=60)
+                eventually(follows)
             continue_all(talks)
         judge(talks)
     assert {replica.port} == {port for _, port in led_to}

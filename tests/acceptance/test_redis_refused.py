@@ -109,7 +109,7 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
     queued = caller.run({"say": "hello"})
     member.start()
     member.wait_ready()
-    eventually(lambda: caller.get_run(queued)["status"] == "completed", seconds=30)
+    eventually(lambda: caller.get_run(queued)["status"] == "completed")
     late = caller.run({"say": "hello"})
 
     assert caller.seconds_until_start(late) < START_SECONDS

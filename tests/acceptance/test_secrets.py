@@ -52,7 +52,7 @@ def used(owner: Caller, receiver: ToolReceiver, system: System) -> dict[str, str
     message = script({"tool": "refund", "args": {}}, {"say": "done"})
     ended = owner.made("/v1/runs", {"message": message, "persona_id": "clerk"})["run_id"]
     for run_id in (failed, ended):
-        eventually(lambda id_=run_id: owner.get_run(id_)["status"] != "running", seconds=30)
+        eventually(lambda id_=run_id: owner.get_run(id_)["status"] != "running")
 
     _, kinds["API key"] = owner.api_key(scopes=["data.runs.read"])
     body = {"end_user_id": "ann", "scopes": ["data.runs.read"]}

@@ -233,5 +233,5 @@ def test_clients_that_hold_long_frames_are_cut_for_others(system: System, user: 
 
         for run_id in run_ids:  # Postgres may still be reading for those who have left
             cancel = f"/v1/runs/{run_id}:cancel"
-            eventually(lambda path=cancel: user.http.post(path).is_success, seconds=30)  # type: ignore[misc]  # its default has no type
+            eventually(lambda path=cancel: user.http.post(path).is_success)  # type: ignore[misc]  # its default has no type
         assert most <= MOST_BYTES_OF_FRAMES

@@ -66,7 +66,7 @@ def asked(owner: Caller, run_id: str, kind: str) -> dict[str, Any]:
         waiting.update(owner.get_run(run_id)["pending_input"] or {})
         return waiting.get("kind") == kind
 
-    eventually(is_there, seconds=20)
+    eventually(is_there)
     return waiting
 
 
@@ -76,7 +76,7 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
         "/v1/mcp-configs", {"name": "clock", "transport": "stdio", "command": TIME_SERVER}
     )
     path = f"/v1/mcp-configs/{config['id']}"
-    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    eventually(lambda: owner.get(path)["discovered_at"] is not None)
     offered = {tool["name"]: tool for tool in owner.get(f"{path}/tools")}
     assert {"get_current_time", "convert_time"} == set(offered)
     assert all(tool["is_approved"] for tool in offered.values())
@@ -115,7 +115,7 @@ def test_an_mcp_server_knows_for_whom_it_works_and_shows_its_progress(owner: Cal
         "/v1/mcp-configs", {"name": "caller", "transport": "stdio", "command": CALLER_SERVER}
     )
     path = f"/v1/mcp-configs/{config['id']}"
-    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    eventually(lambda: owner.get(path)["discovered_at"] is not None)
     owner.made("/v1/personas", {"key": "asking", "mcp": ["caller"], "mcp_tool_search": True})
 
     search = {"tool": "search_tools", "args": {"query": "metadata"}}
@@ -156,7 +156,7 @@ def test_a_call_of_an_mcp_server_waits_for_a_form_and_a_page(owner: Caller, tmp_
         "/v1/mcp-configs", {"name": "forms", "transport": "stdio", "command": command}
     )
     path = f"/v1/mcp-configs/{config['id']}"
-    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    eventually(lambda: owner.get(path)["discovered_at"] is not None)
     owner.made("/v1/personas", {"key": "host", "mcp": ["forms"]})
     book = {"tool": "book", "args": {"table": "4"}}
     run_id = owner.start(owner.thread(script(book, {"say": "ok"})), persona_id="host")
@@ -185,7 +185,7 @@ def older(owner: Caller, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "/v1/mcp-configs", {"name": "older", "transport": "stdio", "command": command}
     )
     path = f"/v1/mcp-configs/{config['id']}"
-    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    eventually(lambda: owner.get(path)["discovered_at"] is not None)
     owner.made("/v1/personas", {"key": "older", "mcp": ["older"], "input_expires_seconds": 3600})
     return folder
 
@@ -219,7 +219,7 @@ def test_cancelling_a_run_cancels_the_call_that_asks(owner: Caller, older: Path)
     owner.cancel(run_id)
 
     assert "cancelled" == owner.get_run(run_id)["status"]
-    eventually(lambda: "notifications/cancelled" in (older / "log").read_text(), seconds=5)
+    eventually(lambda: "notifications/cancelled" in (older / "log").read_text())
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:

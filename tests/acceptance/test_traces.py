@@ -65,7 +65,7 @@ def trace_of(caller: Caller, receiver: Collector, run_id: str, *names: str) -> l
         found = [span.name for span in receiver.of(trace_id)]
         return all(name in found for name in names)
 
-    eventually(there, seconds=10)
+    eventually(there)
     return receiver.of(trace_id)
 
 
@@ -272,7 +272,7 @@ def test_no_trace_metric_or_line_of_a_request_has_a_secret(
     port = traced.environ["ARKLOOP_METRICS_PORT"]
     metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
     names = {"POST /v1/llm-providers", "execute_tool refund"}
-    eventually(lambda: names <= {span.name for span in list(receiver.spans)}, seconds=10)
+    eventually(lambda: names <= {span.name for span in list(receiver.spans)})
     left = b"\n".join((*receiver.bodies[before:], metrics))
 
     assert len(kinds) >= 12

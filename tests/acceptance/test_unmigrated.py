@@ -58,7 +58,7 @@ def test_processes_wait_for_the_migration(unmigrated: str, redis_url: str, tmp_p
         working(environ, worker_log),
         web_server(environ, tmp_path / "web.log") as web,
     ):
-        eventually(lambda: "arkloop migrate" in worker_log.read_text(), seconds=30)
+        eventually(lambda: "arkloop migrate" in worker_log.read_text())
         eventually(lambda: "arkloop migrate" in web.log.read_text())
         for _ in range(20):  # several rounds of everything that repeats itself
             refused = client(web.url).post(
@@ -77,7 +77,7 @@ def test_processes_wait_for_the_migration(unmigrated: str, redis_url: str, tmp_p
         engine.dispose()
 
         user = register(web.url)
-        assert "completed" == user.ended(user.run("hello"), seconds=30)["status"]
+        assert "completed" == user.ended(user.run("hello"))["status"]
 
 
 @pytest.mark.parametrize("command", [["users", "list"], ["credits", "check"]])

@@ -84,7 +84,7 @@ def test_a_worker_without_inbound_routes_keeps_its_credentials(
         stderr=subprocess.PIPE,
     )
     try:
-        eventually(lambda: user.get(f"/v1/tool-workers/{pool}/tools") != [], seconds=20)
+        eventually(lambda: user.get(f"/v1/tool-workers/{pool}/tools") != [])
         thread_id = user.thread(
             script({"tool": "balance", "args": {"customer": "zoe"}}, {"say": "ok"})
         )
@@ -92,7 +92,7 @@ def test_a_worker_without_inbound_routes_keeps_its_credentials(
         assert "completed" == user.ended(run_id)["status"]
     finally:
         worker.send_signal(signal.SIGTERM)
-        _, log = worker.communicate(timeout=20)
+        _, log = worker.communicate(timeout=60)
         recorder.close()
 
     (result,) = [e["data"] for e in user.events(run_id) if e["type"] == "tool.result"]

@@ -42,7 +42,7 @@ def test_the_end_of_a_run_is_delivered(owner: Caller, receiver: ToolReceiver) ->
     chosen = {"end_user_id": "shopper-1", "metadata": {"plan": "pro"}}
     run_id = owner.run({"say": "hello"}, **chosen)
 
-    eventually(lambda: len(receiver.received) == 1, seconds=20)
+    eventually(lambda: len(receiver.received) == 1)
 
     [request] = receiver.received
     message = verified(request, made["signing_secret"])
@@ -78,9 +78,9 @@ def test_a_worker_that_is_killed_after_a_response_sends_the_message_again(
     with system.dying_workers("worker.webhook_sent:1:KILL") as dying:
         run_id = owner.run({"say": "hello"})
         first_pid = dying.pid
-        eventually(lambda: dying.pid != first_pid, seconds=60)
+        eventually(lambda: dying.pid != first_pid)
 
-    eventually(lambda: _states(owner, made) == ["delivered"], seconds=60)
+    eventually(lambda: _states(owner, made) == ["delivered"])
 
     first, *_, last = receiver.received
     assert run_id == verified(last, made["signing_secret"])["data"]["run_id"]
@@ -105,7 +105,7 @@ def test_a_worker_that_is_stopped_ends_its_attempts(
         worker = Worker(environ, system.folder / "stopped-worker.log")
         worker.start()
         owner.run({"say": "hello"})
-        eventually(lambda: len(receiver.received) == 1, seconds=60)
+        eventually(lambda: len(receiver.received) == 1)
         threading.Timer(6, hold.set).start()
         worker.stop()
         deliveries = owner.get(f"/v1/webhook-endpoints/{made['id']}/deliveries")
@@ -125,11 +125,11 @@ def test_events_without_a_worker_are_delivered_in_order(
     run_id = owner.run({"tool": "ask_user", "args": {"question": "Which?"}}, {"say": "ok"})
     owner.until(run_id, "status", "waiting_for_input")
     owner.cancel(run_id)
-    eventually(lambda: len(receiver.received) > 1, seconds=30)
+    eventually(lambda: len(receiver.received) > 1)
     types_while_down = {request.message["type"] for request in receiver.received}
     receiver.answer = lambda _: Reply()
 
-    eventually(lambda: _states(owner, made) == ["delivered"] * 2, seconds=30)
+    eventually(lambda: _states(owner, made) == ["delivered"] * 2)
 
     assert {"run.waiting_for_input"} == types_while_down
     assert "run.cancelled" == receiver.received[-1].message["type"]
@@ -145,7 +145,7 @@ def test_an_exhausted_budget_is_reported(owner: Caller, receiver: ToolReceiver) 
 
     owner.ended(owner.run({"say": "hello"}))
 
-    eventually(lambda: _states(owner, made) == ["delivered"], seconds=30)
+    eventually(lambda: _states(owner, made) == ["delivered"])
     [request] = receiver.received
     data = verified(request, made["signing_secret"])["data"]
     assert ("org", 100, 0.00001) == (data["scope"], data["percent"], data["max_cost_usd_per_month"])

@@ -82,7 +82,7 @@ def webkit(display: str, tmp_path: Path) -> Iterator[WebKit]:
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as process:
         try:
-            eventually(lambda: _answers(f"{url}/status"), seconds=20)
+            eventually(lambda: _answers(f"{url}/status"))
             made = httpx.post(f"{url}/session", json=wanted, timeout=60, trust_env=False).json()
             base = f"{url}/session/{made['value']['sessionId']}"
             with httpx.Client(base_url=base, timeout=60, trust_env=False) as session:
@@ -114,7 +114,7 @@ def test_a_browser_resumes_after_frames_that_were_cut(
         url = f"{proxy.url}/v1/runs/{run_id}/events?ticket={user.ticket(run_id)}"
         webkit.run("follow(arguments[0], 'message')", url)
         is_over = "return source.readyState === EventSource.CLOSED"
-        eventually(lambda: webkit.run(is_over), seconds=60)
+        eventually(lambda: webkit.run(is_over))
         seen = webkit.run("return seen")
 
     assert 0 == proxy.cuts_left

@@ -91,7 +91,7 @@ class Product:
             yield process
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
     with ExitStack() as stack:
         started = [stack.enter_context(product.running(line)) for line in processes.values()]
         log = product.folder / "log"
-        eventually(lambda: answers(url) or any(p.poll() is not None for p in started), seconds=60)
+        eventually(lambda: answers(url) or any(p.poll() is not None for p in started))
         assert [None, None] == [process.poll() for process in started], log.read_text()
         user = register(url)
         call = '{"script": [{"tool": "price", "args": {"sku": "tea"}}]}'

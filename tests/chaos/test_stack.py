@@ -106,7 +106,7 @@ def test_everything_goes_through_the_proxies(stack: Stack, caller: Caller) -> No
     finally:
         for proxy in proxies:
             proxy.pass_on()
-    eventually(lambda: caller.http.get("/readyz").json() == ready(caller), seconds=20)
+    eventually(lambda: caller.http.get("/readyz").json() == ready(caller))
 
 
 def ready(caller: Caller) -> object:
@@ -175,7 +175,7 @@ def test_gunicorns_child_can_be_killed_alone(stack: Stack) -> None:
     pid, deaths = member.pid, member.deaths
     [child] = psutil.Process(pid).children()
     member.kill_child()
-    eventually(lambda: [child] != psutil.Process(pid).children() and member.is_ready, seconds=20)
+    eventually(lambda: [child] != psutil.Process(pid).children() and member.is_ready)
 
     assert (pid, deaths) == (member.pid, member.deaths)
 
@@ -213,7 +213,7 @@ def test_a_fault_point_stops_a_worker(
     """It stands still until it is thawed; the journal has the time between as a fault."""
     armed = alone("worker", "worker.claimed:1:STOP")
     run_id = caller.run({"say": "done"})
-    eventually(lambda: armed.is_frozen, seconds=20)
+    eventually(lambda: armed.is_frozen)
     eventually(lambda: 1 == len(written(stack, "fault", phase="begin", how="STOP")))
     armed.thaw()
 
@@ -258,7 +258,7 @@ def test_postgres_comes_back_with_every_commit(stack: Stack, caller: Caller, how
         assert stack.postgres.pid is None
         stack.postgres.start()
 
-    eventually(lambda: caller.http.get("/readyz").status_code == 200, seconds=20)
+    eventually(lambda: caller.http.get("/readyz").status_code == 200)
     assert completes(caller, run_id)
 
 
@@ -268,7 +268,7 @@ def test_a_frozen_postgres_can_be_killed(stack: Stack, caller: Caller) -> None:
     stack.postgres.kill()
     stack.postgres.start()
 
-    eventually(lambda: caller.http.get("/readyz").status_code == 200, seconds=20)
+    eventually(lambda: caller.http.get("/readyz").status_code == 200)
 
 
 def test_sessions_of_postgres_can_be_ended(stack: Stack, caller: Caller) -> None:
@@ -277,7 +277,7 @@ def test_sessions_of_postgres_can_be_ended(stack: Stack, caller: Caller) -> None
 
     assert stack.postgres.terminate_backends() > 0
     assert pid == stack.postgres.pid
-    eventually(lambda: caller.http.get("/readyz").status_code == 200, seconds=20)
+    eventually(lambda: caller.http.get("/readyz").status_code == 200)
 
 
 def test_redis_restarts_empty(stack: Stack, caller: Caller) -> None:

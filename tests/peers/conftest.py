@@ -61,11 +61,11 @@ def serving(
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=ROOT, stdout=silent, stderr=silent, env=environ)
     try:
-        eventually(lambda: _answers(url + ready), seconds=60)
+        eventually(lambda: _answers(url + ready))
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _answers(url: str) -> bool:

@@ -234,7 +234,7 @@ class HttpServer:
     def start(self) -> None:
         silent = subprocess.DEVNULL
         self._process = subprocess.Popen(self._command, stdout=silent, stderr=silent)
-        eventually(self._is_open, seconds=20)
+        eventually(self._is_open)
 
     def kill(self) -> None:
         self._process.kill()

@@ -186,7 +186,7 @@ def test_who_comes_while_the_first_is_busy_waits_for_it(
     busy = threading.Thread(target=lambda: first.append(post(alice, "k", path="/v1/slow")))
     busy.start()
     try:
-        assert entered.wait(10)
+        assert entered.wait(60)
         monkeypatch.setattr(api_idempotency, "WAIT_SECONDS", 0.2)
         refused = post(alice, "k", path="/v1/slow")
         assert (409, "idempotency.in_progress") == error_of(refused)

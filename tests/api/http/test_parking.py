@@ -65,7 +65,7 @@ def started(folder: Path) -> Iterator[Server]:
             yield server
         finally:
             process.terminate()
-            process.wait(40)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -202,4 +202,4 @@ def test_a_worker_that_stops_waits_for_parked_responses(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGTERM)
 
         assert b"more\n" == response.read()
-        assert 0 == server.process.wait(20)
+        assert 0 == server.process.wait(60)

@@ -253,7 +253,7 @@ def test_events_of_a_live_run_are_followed_or_not(arkloop: Arkloop, user: Caller
         followed = [process.stdout.readline() for _ in so_far]
         user.cancel(run_id)
         followed += process.stdout.readlines()
-        assert 0 == process.wait(30)
+        assert 0 == process.wait(60)
     assert user.events(run_id) == [json.loads(line) for line in followed]
 
 

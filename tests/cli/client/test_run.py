@@ -171,7 +171,7 @@ def test_a_call_that_waits_for_a_client_gets_its_result(arkloop: Arkloop, user: 
         run_id = run_of(first_line(process))
         user.until(run_id, "status", "waiting_for_input")
         assert "ok\n" == arkloop.stdout("runs", "result", run_id, "call_1_1", "Rome")
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=60)
 
     assert (0, b"There.\n") == (process.returncode, stdout)
     assert f"arkloop runs result {run_id} CALL_ID OUTPUT".encode() in stderr
@@ -248,7 +248,7 @@ def test_a_message_that_the_active_run_takes_is_followed_there(
         assert run_id in first_line(left)
         assert "active run gets the message" in first_line(left)
         left.send_signal(signal.SIGINT)
-        _, stderr = left.communicate(timeout=30)
+        _, stderr = left.communicate(timeout=60)
     done = arkloop("run", "--thread", thread_id, "three")
 
     assert (130, True) == (left.returncode, f"{run_id} continues".encode() in stderr)

@@ -151,7 +151,7 @@ def test_ctrl_c_cancels_the_run(arkloop: Arkloop, user: Caller) -> None:
         run_id = run_of(first_line(process))
         user.seen(run_id, "message.delta")
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=60)
 
     assert (130, b"so far \n") == (process.returncode, stdout)
     assert b"cancelled: " in stderr

@@ -126,7 +126,7 @@ def test_a_stop_signal_ends_everything_with_status_0(supervise: Supervise) -> No
 
     supervised.guard.send_signal(signal.SIGINT)
 
-    assert 0 == supervised.guard.wait(10)
+    assert 0 == supervised.guard.wait(60)
     assert supervised.nothing_is_left()
     assert "all stopped" == supervised.lines[-1]
 
@@ -142,7 +142,7 @@ def test_a_kill_leaves_nothing(supervise: Supervise, victim: str) -> None:
     (guard if victim == "guard" else guard.children()[0]).kill()
 
     eventually(supervised.nothing_is_left)
-    assert 0 != supervised.guard.wait(10)
+    assert 0 != supervised.guard.wait(60)
 
 
 def test_the_application_stops_before_its_servers(supervise: Supervise) -> None:
@@ -154,7 +154,7 @@ def test_the_application_stops_before_its_servers(supervise: Supervise) -> None:
 
     supervised.guard.terminate()
 
-    assert 0 == supervised.guard.wait(10)
+    assert 0 == supervised.guard.wait(60)
     assert ["worker   | bye", "postgres | bye"] == [x for x in supervised.lines if "bye" in x]
 
 
@@ -165,7 +165,7 @@ def test_a_process_that_does_not_stop_is_killed(supervise: Supervise) -> None:
 
     supervised.guard.terminate()
 
-    assert 0 == supervised.guard.wait(10)
+    assert 0 == supervised.guard.wait(60)
     assert supervised.has("worker does not stop: killing it")()
     assert supervised.nothing_is_left()
 
@@ -222,5 +222,5 @@ def test_an_unread_output_does_not_hold_up_a_stop() -> None:
 
         os.kill(guard.pid, signal.SIGTERM)
 
-        assert 0 == guard.wait(15)
+        assert 0 == guard.wait(60)
     assert not any(process.is_running() for process in tree)

@@ -45,7 +45,7 @@ class Desk:
         return self.user.start(self.user.thread(content), persona_id=key, end_user_id="zoe")
 
     def until(self, step: str) -> None:
-        eventually(lambda: self.steps.exists() and step in self.steps.read_text(), seconds=30)
+        eventually(lambda: self.steps.exists() and step in self.steps.read_text())
 
     def lines(self) -> list[str]:
         return self.steps.read_text().splitlines()
@@ -189,7 +189,7 @@ def test_a_frozen_worker_never_writes_again(desk: Desk) -> None:
     events = desk.user.events(run_id)
     frozen.send_signal(signal.SIGCONT)
     frozen.send_signal(signal.SIGTERM)
-    frozen.wait(30)
+    frozen.wait(60)
 
     assert "rested True" == desk.user.get_run(run_id)["output"]
     assert events == desk.user.events_so_far(run_id)
@@ -203,7 +203,7 @@ def test_a_stopping_worker_hands_its_runs_over(desk: Desk) -> None:
 
     stopping.send_signal(signal.SIGTERM)
 
-    assert 0 == stopping.wait(20)
+    assert 0 == stopping.wait(60)
     desk.worker("resting")
     events = desk.user.events(run_id)
     assert ["deploy"] == [data["reason"] for data in data_of(events, "run.resumed")]

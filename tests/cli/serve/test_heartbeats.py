@@ -94,7 +94,7 @@ def test_work_that_begins_while_a_heartbeat_waits_is_named_by_another_one(made: 
         worker = made(address, service.is_over)
         working = threading.Thread(target=worker.run, daemon=True)
         working.start()
-        eventually(lambda: len(service.named) == 4, seconds=20)
+        eventually(lambda: len(service.named) == 4)
         service.is_over.set()
         worker.stop()
         working.join(30)

@@ -50,7 +50,7 @@ def test_a_worker_goes_on_after_its_org_is_resumed(
         run_id = user.start(user.thread(steps), persona_id=name)
         assert "completed" == user.ended(run_id)["status"]
         worker.send_signal(signal.SIGTERM)
-        lines = worker.communicate(timeout=20)[1].splitlines()
+        lines = worker.communicate(timeout=60)[1].splitlines()
         # For a moment another web process may still refuse, so that both lines come again.
         assert all(b"polling continues" in line for line in lines), lines
         assert b"the organization has been resumed" in lines[-1]

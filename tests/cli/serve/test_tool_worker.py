@@ -114,8 +114,8 @@ def test_a_call_that_is_fetched_again_is_executed_to_its_end(
     working = threading.Thread(target=worker.run, daemon=True)
     working.start()
     try:
-        eventually(lambda: twice.results != [], seconds=10)
-        eventually(lambda: twice.places == 2, seconds=10)
+        eventually(lambda: twice.results != [])
+        eventually(lambda: twice.places == 2)
     finally:
         worker.stop()
         working.join(30)
@@ -151,7 +151,7 @@ def test_a_web_server_that_falls_silent_costs_no_call() -> None:
         )
         working = threading.Thread(target=worker.run, daemon=True)
         working.start()
-        eventually(lambda: len(silent.heard) > 2, seconds=30)
+        eventually(lambda: len(silent.heard) > 2)
         silent.is_over.set()
         worker.stop()
         working.join(30)
@@ -231,7 +231,7 @@ class OneCall:
             )
             working = threading.Thread(target=worker.run, daemon=True)
             working.start()
-            eventually(lambda: not working.is_alive() or stop_when(), seconds=10)
+            eventually(lambda: not working.is_alive() or stop_when())
             worker.stop()
             working.join(10)
             assert not working.is_alive()

@@ -86,7 +86,7 @@ def test_a_worker_executes_functions_and_coroutines(shop: Shop) -> None:
     ]
     assert expected == shop.results(run_id)
     worker.send_signal(signal.SIGTERM)
-    _, log = worker.communicate(timeout=20)
+    _, log = worker.communicate(timeout=60)
     assert (0, True) == (worker.returncode, b"postgres://user:password@db" in log)
 
 
@@ -121,7 +121,7 @@ def test_a_stopping_worker_ends_its_calls(shop: Shop) -> None:
 
     worker.send_signal(signal.SIGTERM)
 
-    assert 0 == worker.wait(20)
+    assert 0 == worker.wait(60)
     assert [("shipped", False)] == shop.results(run_id)
 
 
@@ -141,7 +141,7 @@ def test_a_lost_worker_is_replaced(shop: Shop, how: signal.Signals) -> None:
     if how == signal.SIGSTOP:
         lost.send_signal(signal.SIGCONT)
         lost.send_signal(signal.SIGTERM)
-        lost.wait(20)
+        lost.wait(60)
 
 
 def test_what_a_lost_worker_did_once_is_not_done_again(shop: Shop) -> None:

@@ -87,7 +87,7 @@ def test_what_changed_elsewhere_is_seen_soon(
     with stored.connections.transaction() as tx:
         tx.sql.execute(llm_models.delete().where(llm_models.c.id == UUID(own)))
 
-    eventually(lambda: catalog.choose_route(org, None, BARE).id == "local", seconds=2)
+    eventually(lambda: catalog.choose_route(org, None, BARE).id == "local")
     assert catalog.route(org, own) is None
 
 

@@ -171,7 +171,7 @@ with gevent.Timeout(30):
 def test_a_file_that_hangs_is_given_up(tmp_path: Path) -> None:
     """All threads are taken by such files: each call ends, and the storage is used again."""
     command = [sys.executable, "-c", HANGING, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
     hung = "StorageUnavailable TimeoutError"
     assert (f"{[hung] * 8}\n{[hung]}\n[b'other']\n", "") == (done.stdout, done.stderr)

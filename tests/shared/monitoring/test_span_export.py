@@ -197,10 +197,10 @@ def test_a_response_that_trickles_is_given_up(
     receiver.trickles = True
     exporter = export()
     exporter.take(span())
-    eventually(lambda: "no complete response within 0.3 s" in caplog.text, seconds=3)
+    eventually(lambda: "no complete response within 0.3 s" in caplog.text)
     receiver.trickles = False
     exporter.take(span())
-    eventually(lambda: bool(receiver.spans), seconds=3)
+    eventually(lambda: bool(receiver.spans))
 
 
 def test_a_collector_that_is_away_is_logged_once(

@@ -235,7 +235,7 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
 
         proxy.abandon()
         second = lost(stored)
-        eventually(lambda: is_recovered(second), seconds=8)
+        eventually(lambda: is_recovered(second))
 
         loop.stop()
         eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))

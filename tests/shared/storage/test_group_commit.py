@@ -114,7 +114,7 @@ def test_one_that_cannot_be_written_does_not_take_the_others_along() -> None:
     write = GroupCommit(commit)
     first = threading.Thread(target=lambda: write(0))
     first.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     outcomes: list[object] = []
 
     def one(number: int) -> object:

@@ -50,7 +50,7 @@ def test_a_tool_is_abandoned_at_its_time_limit() -> None:
     answer = run(agent_for(*steps, extra={"blocked": blocked.tool}), context)
     blocked.release.set()
 
-    assert blocked.returned.wait(10)
+    assert blocked.returned.wait(60)
     assert "ok" == answer.content
     assert [
         ("call_1_1", "The tool did not return within 1 s; the call may still take effect.", True),
@@ -227,7 +227,7 @@ def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixt
 
     stopping = threading.Event()
     threading.Thread(
-        target=lambda: (stopping.wait(10), context.stop.set(CancelRequested())), daemon=True
+        target=lambda: (stopping.wait(60), context.stop.set(CancelRequested())), daemon=True
     ).start()
     began = time.monotonic()
 

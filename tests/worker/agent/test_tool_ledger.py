@@ -60,7 +60,7 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
     @tool(idempotent=True)
     def wait(context: ToolContext) -> str:
         """Wait until the other call's result is kept."""
-        assert second_is_kept.wait(5)
+        assert second_is_kept.wait(60)
         return "waited"
 
     context = Watching()
@@ -135,7 +135,7 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
     @tool(idempotent=True)
     def stopped(context: ToolContext) -> str:
         """Stop by the end of the process, or of its lease."""
-        assert second_is_kept.wait(5)
+        assert second_is_kept.wait(60)
         raise reason
 
     context = HandedOver()

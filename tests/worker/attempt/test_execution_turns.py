@@ -49,7 +49,10 @@ def test_turns_are_taken_until_a_message_names_a_run_that_has_not_waited(
     stored: StoredRuns, other: StoredRuns, process: WorkerProcess
 ) -> None:
     """However long that takes, as runs may. A fresh run that has its turn ends nothing."""
-    waited, named = stored.create(queued_at=ago(seconds=60)), stored.create(queued_at=ago(seconds=59))
+    waited, named = (
+        stored.create(queued_at=ago(seconds=60)),
+        stored.create(queued_at=ago(seconds=59)),
+    )
     execution.execute_in_turn(process, waited, by_message=True)
     assert process.queue_is_long
 

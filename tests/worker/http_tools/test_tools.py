@@ -354,7 +354,7 @@ def test_a_cancel_closes_the_connection(receiver: ToolReceiver, made: Made) -> N
         stopped.set()
 
     threading.Thread(target=make, daemon=True).start()
-    eventually(lambda: len(receiver.received) == 1, seconds=30)
+    eventually(lambda: len(receiver.received) == 1)
     stop.set(CancelRequested())
 
     assert stopped.wait(30) and receiver.received[0].hung_up.wait(30)

@@ -34,7 +34,7 @@ class Sdk:
         command = [sys.executable, str(SDK), str(self.port), str(self.folder), *description]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            eventually(self._is_open, seconds=60)
+            eventually(self._is_open)
         except BaseException:
             self.end()
             raise

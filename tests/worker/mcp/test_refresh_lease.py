@@ -28,7 +28,7 @@ def test_one_worker_at_a_time_has_the_lease(connections: Connections) -> None:
             with lease(connections, other, never):
                 pass
             first, second = threads.submit(wait, never), threads.submit(wait, is_done.is_set)
-            assert begun.wait(10)
+            assert begun.wait(60)
             assert not second.done()
             is_done.set()
             second.result(10)

@@ -179,7 +179,7 @@ def test_events_wait_for_a_postgres_that_is_away(stored: StoredRuns) -> None:
     assert not flushed.wait(0.3)
     connections.engine = stored.connections.engine
 
-    assert flushed.wait(5)
+    assert flushed.wait(60)
     assert ["run.started", "run.resumed", "message.delta"] == stored.types(claim.run_id)
 
 
@@ -261,13 +261,13 @@ class LockedWriter(EventWriter):
         locked, self.release = threading.Event(), threading.Event()
         [run] = batch
         threading.Thread(target=self._hold, args=(run, locked), daemon=True).start()
-        assert locked.wait(10)
+        assert locked.wait(60)
 
     def _hold(self, run: RunLog, locked: threading.Event) -> None:
         with self._connections.transaction() as tx:
             tx.sql.execute(select(runs).where(runs.c.id == run.run_id).with_for_update())
             locked.set()
-            assert self.release.wait(10)
+            assert self.release.wait(60)
 
 
 def test_after_a_restart_a_run_that_is_locked_is_written_later(stored: StoredRuns) -> None:

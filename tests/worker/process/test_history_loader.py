@@ -130,7 +130,7 @@ def test_a_long_thread_waits_for_the_memory_of_others_of_its_org(
     with loader.history_of(first, 200_000, never):
         reader = threading.Thread(target=read)
         reader.start()
-        assert run.waits.wait(10)
+        assert run.waits.wait(60)
         assert not done.is_set()
     reader.join(10)
 
@@ -163,7 +163,7 @@ def test_histories_of_one_org_are_read_one_at_a_time(
     def held_up(sql: object, claim: Claim, *rest: object) -> history.History:
         if claim is slow:
             started.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return load(sql, claim, *rest)
 
     monkeypatch.setattr(history, "load", held_up)
@@ -179,7 +179,7 @@ def test_histories_of_one_org_are_read_one_at_a_time(
         return thread
 
     first = reader(slow)
-    assert started.wait(10)
+    assert started.wait(60)
     second = reader(behind)
     reader(beside).join(10)
     assert [beside] == read
@@ -206,7 +206,7 @@ def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
     with loader.history_of(held, 200_000, never):
         reader = threading.Thread(target=read)
         reader.start()
-        assert run.waits.wait(10)
+        assert run.waits.wait(60)
         with pytest.raises(CancelRequested), loader.history_of(behind, 200_000, cancelled):
             pass
     reader.join(10)

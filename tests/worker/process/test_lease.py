@@ -133,7 +133,7 @@ def test_a_connection_that_is_half_open_is_replaced(
 
         proxy.abandon()
 
-        eventually(lambda: sessions(connections, lease) not in ([], [lost]), seconds=5)
+        eventually(lambda: sessions(connections, lease) not in ([], [lost]))
         lease.stop(10)
 
 

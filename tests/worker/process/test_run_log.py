@@ -169,7 +169,7 @@ def test_flush_returns_when_all_is_stored(log: Log) -> None:
     assert not flushed.is_set()
     log.committed()
 
-    assert flushed.wait(5)
+    assert flushed.wait(60)
     assert [(12, "b")] == shown(taken)
 
 

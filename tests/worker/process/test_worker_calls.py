@@ -38,6 +38,6 @@ def test_a_result_is_found_without_its_signal(
             with connections.statement() as tx:
                 worker_calls.end(tx, worker, call_id, 1, output="paid", is_error=False)
 
-            assert news.wait(20)
+            assert news.wait(60)
     finally:
         calls.stop()

@@ -257,7 +257,7 @@ def test_a_connection_that_the_server_has_closed_fails_no_run() -> None:
     with keeping(CHAT, hang_up_after=0.1) as fake:
         route = route_to("openai", fake.url)
         run(route)
-        assert fake.hung_up.wait(5)
+        assert fake.hung_up.wait(10)
         run(route)
         assert [1, 1] == fake.requests
 
@@ -267,7 +267,7 @@ def test_a_client_that_is_not_of_a_run_is_closed() -> None:
         client = abortable_http.AbortableClient(route_to("openai", fake.url))
         client.post(f"{fake.url}/x", json={}).read()
         client.close()
-        assert fake.hung_up.wait(5)
+        assert fake.hung_up.wait(10)
 
 
 # ---- how many, and for how long -------------------------------------------------------

@@ -74,7 +74,7 @@ class Hook:
 
     def tried(self, delivery_id: UUID) -> Row[Any]:
         """Wait for the first attempt, and return what is known then."""
-        eventually(lambda: self.row(delivery_id).tried_at is not None, seconds=20)
+        eventually(lambda: self.row(delivery_id).tried_at is not None)
         return self.row(delivery_id)
 
     def row(self, delivery_id: UUID) -> Row[Any]:
@@ -131,7 +131,7 @@ def test_no_message_is_larger_than_20_kb(
         answer = (character * 8192).encode()[:8192].decode(errors="ignore")
         assert stored.finish(claim, message=(new_id(), answer))
 
-    eventually(lambda: len(receiver.received) == 2, seconds=20)
+    eventually(lambda: len(receiver.received) == 2)
 
     for request in receiver.received:
         assert len(request.body) <= 20_000
@@ -268,11 +268,11 @@ def test_the_endpoints_of_an_org_are_known(
     """The end of a run is stored for each of them once more."""
     made = hook("http://127.0.0.1/")
 
-    eventually(lambda: sender.endpoints_of(alice.org_id) == 1, seconds=20)
+    eventually(lambda: sender.endpoints_of(alice.org_id) == 1)
     assert 0 == sender.endpoints_of(new_id())
     with connections.transaction() as tx:
         endpoints.change(tx, alice.org_id, made.id, {"enabled": False})
-    eventually(lambda: sender.endpoints_of(alice.org_id) == 0, seconds=20)
+    eventually(lambda: sender.endpoints_of(alice.org_id) == 0)
 
 
 def test_of_very_many_orgs_each_is_taken_to_have_one_endpoint(
@@ -306,7 +306,7 @@ def test_the_body_is_the_same_in_every_attempt(
     with connections.transaction() as tx:
         tx.sql.execute(text("UPDATE webhook_deliveries SET due_at = now()"))
 
-    eventually(lambda: made.row(delivery_id).state == "delivered", seconds=20)
+    eventually(lambda: made.row(delivery_id).state == "delivered")
 
     first, second = receiver.received
     assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
