@@ -29,13 +29,13 @@ from arkloop.shared.accounts import accounts, sessions
 from arkloop.shared.config import FALLBACKS, Settings
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs
 from tests import both_ends, leaks, own_processes, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
-from tests.shared_app import SHARED, SharedApp, own_app, shared_app
+from tests.shared_app import SHARED, SharedApp, connect_patiently, own_app, shared_app, timeouts_of
 from tests.stored_runs import StoredRuns
 from tests.system import System, running_system, sealing
 from tests.web_server import WebServer, web_server
@@ -261,7 +261,9 @@ def settings(new_settings: Callable[[], Settings], shared: SharedApp | None) -> 
 
 
 @pytest.fixture(scope="module")
-def connections(settings: Settings, shared: SharedApp | None) -> Iterator[Connections]:
+def connections(
+    request: pytest.FixtureRequest, settings: Settings, shared: SharedApp | None
+) -> Iterator[Connections]:
     """Notifications go out at once, on the caller's thread."""
     if shared and shared.connections.settings is settings:
         yield shared.connections
@@ -270,7 +272,7 @@ def connections(settings: Settings, shared: SharedApp | None) -> Iterator[Connec
         shared.connections.broker_outage.answered()
         shared.connections.losses.clear()
     else:
-        opened = connect(settings, application="tests")
+        opened = connect_patiently(settings, timeouts_of(request))
         yield opened
         opened.close()
 

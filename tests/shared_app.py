@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pytest
 from flask import Flask
 
 from arkloop.api.app import create_app
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS, Timeouts
 from tests.described_responses import DescribedResponses
 
 #: Folders whose modules share a database, its connections and an app: connections are slow as long
 #: as Postgres and SQLAlchemy meet each statement for the first time. Their tests look at orgs of
 #: their own; a module that looks at the whole installation is marked with `own_database`.
 SHARED = ("tests/api/",)
+#: On a busy machine statements take long, and those of many callers wait for each other for long.
+PATIENT = replace(REQUEST_TIMEOUTS, lock=30.0, statement=60.0, answer=70.0)
+#: Tests of requests see that one waits for a lock no longer than in the service.
+PATIENT_REQUESTS = replace(PATIENT, lock=REQUEST_TIMEOUTS.lock)
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,25 @@ class SharedApp:
     described: DescribedResponses
 
 
+def timeouts_of(request: pytest.FixtureRequest) -> Timeouts:
+    """Return the limits of statements for the tests of a module."""
+    folder = str(request.path.relative_to(request.config.rootpath))
+    return PATIENT_REQUESTS if folder.startswith(SHARED) else PATIENT
+
+
+def connect_patiently(settings: Settings, timeouts: Timeouts = PATIENT) -> Connections:
+    """Connect as the service does, with time enough for statements and between them.
+
+    A transaction may be idle for a third of the lease.
+    """
+    opened = connect(replace(settings, lease_seconds=180), application="tests", timeouts=timeouts)
+    return replace(opened, settings=settings)
+
+
 @contextmanager
 def shared_app(settings: Settings) -> Iterator[SharedApp]:
     """Open an app for modules that share it, for the length of the block."""
-    opened = connect(settings, application="tests")
+    opened = connect_patiently(settings, PATIENT_REQUESTS)
     with own_app(opened) as (app, described):
         yield SharedApp(opened, app, described)
     opened.close()

@@ -18,10 +18,11 @@ import psutil
 from arkloop.api.auth import access_tokens
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.accounts import accounts, sessions
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections
 from tests.caller import Caller, client
 from tests.clients import PASSWORD, PASSWORD_HASH
 from tests.forked import SERVER, Forked
+from tests.shared_app import connect_patiently
 from tests.waiting import eventually
 from tests.web_server import INHERITED, ROOT, WebServer, starts_otherwise, web_server
 
@@ -278,7 +279,7 @@ def running_system(
             for i, own in enumerate(({}, {"ARKLOOP_SSE_PING_SECONDS": "0.5"})[:web])
         ]
         settings = replace(servers[0].settings, database_pool_size=20)
-        connections = connect(settings, application="tests")
+        connections = connect_patiently(settings)
         stack.callback(connections.close)
         system = System(servers, worker, connections, common, folder)
         _wait_for_worker(system)

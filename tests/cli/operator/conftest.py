@@ -9,16 +9,15 @@ from click.testing import CliRunner, Result
 
 from arkloop.cli.main import main
 from arkloop.shared.storage import rewinds
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections
 from tests.full_org import Run, environ, fill
+from tests.shared_app import connect_patiently
 
 
 @pytest.fixture(scope="module")
 def target(connections: Connections, new_database: Callable[[], str]) -> Iterator[Connections]:
     """The database of another cell."""
-    opened = connect(
-        replace(connections.settings, database_url=new_database()), application="tests"
-    )
+    opened = connect_patiently(replace(connections.settings, database_url=new_database()))
     with opened.transaction() as tx:
         # Databases of tests are copies of one.
         rewinds.rotate(tx.sql)

@@ -43,6 +43,7 @@ def test_an_org_cannot_leave_until_the_transaction_of_a_check_ends(
         moved_orgs.check(tx, alice.org_id)
 
         with pytest.raises(Unavailable), connections.transaction() as leaving:
+            leaving.sql.execute(text("SET LOCAL lock_timeout = 1000"))
             leave(leaving, alice.org_id)
 
     with connections.transaction() as leaving:
