@@ -17,7 +17,7 @@ from tests.tool_worker import PAY
 
 __all__ = ["call", "queued"]  # fixtures
 
-SLOW_SECONDS = 0.8
+SLOW_SECONDS = 1.0
 
 
 def seconds_behind(connections: Connections, locked: Select[Any], beat: Callable[[], Any]) -> float:

@@ -85,7 +85,7 @@ class Supervised:
         return not any(map(is_alive, self.tree))
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

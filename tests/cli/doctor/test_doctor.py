@@ -78,7 +78,7 @@ def test_servers_that_are_down_take_seconds_and_show_no_password(examine: Examin
         ARKLOOP_ENCRYPTION_KEY=password * 4,
     )
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert ["postgres", "redis"] == report.failed()
     assert f"127.0.0.1:{database}/runs" in report.of("postgres")[0][1]
     assert f"127.0.0.1:{redis_}/0" in report.of("redis")[0][1]
@@ -97,7 +97,7 @@ def test_servers_that_are_silent_take_seconds(examine: Examine) -> None:
         )
 
     assert ["postgres", "redis"] == report.failed()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_misspelled_setting_is_named(examine: Examine) -> None:

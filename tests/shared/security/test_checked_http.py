@@ -116,7 +116,7 @@ def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.sock
     later = threading.Timer(0.05, cut)
     later.start()
     assert b"" == stream.read(1, timeout=10)
-    assert time.monotonic() - cut_at[0] < 2
+    assert time.monotonic() - cut_at[0] < 8
     later.join()
     stream.close()
     with pytest.raises(httpcore2.ConnectError):

@@ -20,7 +20,7 @@ import gevent, socket, sys
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
 
 stand_still = monkey.get_original("time", "sleep")
-checkouts = Checkouts(1, Patience(0.5, 0.5))
+checkouts = Checkouts(1, Patience(1, 1))
 server, client = socket.socketpair()
 
 def ask():
@@ -92,7 +92,7 @@ def test_a_wait_ends_after_the_usual_time() -> None:
 
 def test_a_standing_queue_is_left_sooner() -> None:
     """Once no connection was free for the usual time, newcomers wait the shorter one."""
-    checkouts = Checkouts(1, Patience(0.4, 0.01))
+    checkouts = Checkouts(1, Patience(1, 0.01))
     waits: list[float] = []
 
     def wait() -> None:
@@ -107,9 +107,9 @@ def test_a_standing_queue_is_left_sooner() -> None:
     with checkouts:  # the queue was empty
         wait()
 
-    assert waits[0] >= 0.4
-    assert waits[1] < 0.4
-    assert waits[2] >= 0.4
+    assert waits[0] >= 1
+    assert waits[1] < 1
+    assert waits[2] >= 1
 
 
 def test_a_connection_is_given_back_after_an_error() -> None:
@@ -146,7 +146,7 @@ def test_none_is_lost_when_waits_end_while_connections_are_given_back() -> None:
 @pytest.mark.processes
 def test_callers_wait_again_after_a_standstill() -> None:
     """All are served once the process continues, unless it stands still again and again."""
-    command = [sys.executable, "-c", STANDSTILLS, "0.7", "0.7"]
+    command = [sys.executable, "-c", STANDSTILLS, "1.3", "1.3"]
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert "" == done.stderr

@@ -195,7 +195,7 @@ def test_the_calls_of_a_turn_run_side_by_side() -> None:
     @tool(idempotent=True)
     def meet(context: ToolContext, name: str) -> str:
         """Wait for the other one."""
-        meeting.wait(5)
+        meeting.wait(60)
         return name
 
     calls = [{"tool": "meet", "args": {"name": name}} for name in ("a", "b")]

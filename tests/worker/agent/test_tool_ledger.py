@@ -79,7 +79,7 @@ def test_a_failure_is_kept_as_well() -> None:
     @tool(idempotent=False)
     def fail(context: ToolContext) -> str:
         """Fail while another call runs."""
-        meeting.wait(5)
+        meeting.wait(60)
         raise ValueError("no")
 
     context = RecordedRun()

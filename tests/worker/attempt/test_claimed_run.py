@@ -62,4 +62,4 @@ def test_an_abort_of_a_tool_that_blocks_does_not_hold_up_whatever_stops_the_run(
         assert began.wait(30)
     release.set()
 
-    assert seconds < 5
+    assert seconds < 20

@@ -91,7 +91,7 @@ def test_who_waits_is_woken() -> None:
     with pytest.raises(CancelRequested):
         stop.wait(60)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_block_is_aborted_and_fails_with_the_reason() -> None:

@@ -195,7 +195,7 @@ def test_a_server_that_is_silent_is_given_up(http_client: McpClient) -> None:
         began = time.monotonic()
         with pytest.raises(McpFailed, match=r"did not respond within 0\.3 s"):
             lie_of(http_client, url, seconds=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         released.set()
 
 

@@ -204,7 +204,7 @@ async def main():
     print("alive", flush=True)
     re.match("(a+)+$", 60 * "a" + "b")  # takes years, and does not release the GIL
 
-sidecar.HANG_SECONDS = 1.5
+sidecar.HANG_SECONDS = 2.5
 asyncio.run(main())
 """
 

@@ -145,7 +145,7 @@ def test_an_answer_without_an_end_is_broken_off(provider: str, start: bytes, par
     assert "provider.connection" == error.code
     most = MAX_EVENT_BYTES if b"200" in start else MAX_ERROR_BYTES
     assert sent[0] < most + 16 * 1024 * 1024  # and what the sockets hold
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_a_long_answer_of_short_events_is_fine() -> None:

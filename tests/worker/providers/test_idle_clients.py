@@ -199,11 +199,11 @@ def test_a_late_end_of_a_response_is_not_waited_for() -> None:
 
 def test_what_a_server_says_after_the_end_is_not_waited_for() -> None:
     """A server that sends one comment after the other holds up no answer."""
-    with keeping(CHAT, ends=[b"4\r\n: \n\n\r\n"] * 200) as fake:
+    with keeping(CHAT, ends=[b"4\r\n: \n\n\r\n"] * 1500) as fake:
         route = route_to("openai", fake.url)
         began = time.monotonic()
         run(route)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
         run(route)
         assert [1, 1] == fake.requests
 

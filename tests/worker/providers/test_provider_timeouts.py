@@ -117,10 +117,10 @@ def timed_out(api: str, fake: FakeVendor, **seconds: float) -> tuple[ProviderErr
 @pytest.mark.parametrize("head", [b"", STREAM_HEAD], ids=["unanswered", "headers"])
 def test_a_silent_provider_has_the_time_to_the_first_byte(api: str, head: bytes) -> None:
     """The headers alone do not count: some servers send them before the model has begun."""
-    with vendor(after(head, 9.0)) as fake:
+    with vendor(after(head, 40.0)) as fake:
         error, seconds = timed_out(api, fake, first_byte_seconds=0.6, idle_seconds=0.1)
 
-    assert 0.6 <= seconds < 5
+    assert 0.6 <= seconds < 30
     assert "The provider sent no data for 0.6 s." == str(error)
     assert error.was_accepted
 
@@ -137,10 +137,10 @@ def test_a_provider_that_stops_has_the_idle_time(
     authority.configure_trust(trusting)
     monkeypatch.setattr(abortable_http, "ssl_context", lambda: trusting)
 
-    with vendor(after(STREAM_HEAD, some, 9.0), tls=context if over_tls else None) as fake:
+    with vendor(after(STREAM_HEAD, some, 40.0), tls=context if over_tls else None) as fake:
         error, seconds = timed_out(api, fake, first_byte_seconds=60, idle_seconds=0.3)
 
-    assert 0.3 <= seconds < 5
+    assert 0.3 <= seconds < 30
     assert error.was_accepted
 
 
@@ -172,10 +172,10 @@ def test_a_response_that_does_not_end_is_not_waited_for(
     monkeypatch.setattr(abortable_http, "END_SECONDS", 0.2)
     _, some, end = SPOKEN[api]
     began = time.monotonic()
-    with vendor(after(STREAM_HEAD, some + end.removesuffix(b"data: [DONE]\n\n"), 9.0)) as fake:
+    with vendor(after(STREAM_HEAD, some + end.removesuffix(b"data: [DONE]\n\n"), 40.0)) as fake:
         assert TextDelta("Hi") in called(api, fake)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_connection_that_is_not_made_in_time_was_not_accepted(
@@ -187,7 +187,7 @@ def test_a_connection_that_is_not_made_in_time_was_not_accepted(
         fake.url = f"http://127.0.0.1:{port}/v1"
         error, seconds = timed_out(api, fake)
 
-    assert seconds < 5
+    assert seconds < 30
     assert not error.was_accepted
 
 
@@ -239,7 +239,7 @@ def test_a_call_that_timed_out_is_billed_and_made_once_more(
     stored: StoredRuns, settings_at_rest: Settings, api: str
 ) -> None:
     """The vendor bills each of them: the input is estimated, and there is no third call."""
-    with vendor(*[after(9.0)] * 4) as fake:
+    with vendor(*[after(40.0)] * 4) as fake:
         route = route_of(api, fake, first_byte_seconds=0.3)
         run_id = run_with(stored, settings_at_rest, route)
         calls = len(fake.bodies)
@@ -259,7 +259,7 @@ def test_a_call_with_an_output_limit_is_billed_at_its_worst_case(
     stored: StoredRuns, settings_at_rest: Settings, api: str
 ) -> None:
     """The provider may finish it, after we have left: each of the two calls counts in full."""
-    with vendor(*[after(9.0)] * 4) as fake:
+    with vendor(*[after(40.0)] * 4) as fake:
         route = replace(route_of(api, fake, first_byte_seconds=0.3), max_output_tokens=3_000)
         run_id = run_with(stored, settings_at_rest, route)
 
@@ -274,7 +274,7 @@ def test_the_output_until_the_timeout_is_billed(
 ) -> None:
     """What was streamed is void, and was not free."""
     _, some, end = SPOKEN[api]
-    with vendor(after(STREAM_HEAD, some, 9.0), raw(some + end)) as fake:
+    with vendor(after(STREAM_HEAD, some, 40.0), raw(some + end)) as fake:
         route = route_of(api, fake, idle_seconds=0.3)
         run_id = run_with(stored, settings_at_rest, route)
 
@@ -290,7 +290,7 @@ def test_the_retry_after_a_timeout_is_the_next_routes(
 ) -> None:
     """A second wait for the same provider is of no use where another one can be asked."""
     _, some, end = SPOKEN[api]
-    with vendor(*[after(9.0)] * 2) as silent, vendor(raw(some + end)) as other:
+    with vendor(*[after(40.0)] * 2) as silent, vendor(raw(some + end)) as other:
         slow = replace(route_of(api, silent, first_byte_seconds=0.3), id="openai")  # the default
         run_id = run_with(stored, settings_at_rest, slow, replace(route_of(api, other), id="next"))
         calls = len(silent.bodies)

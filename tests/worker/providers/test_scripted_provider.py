@@ -106,7 +106,7 @@ def test_count_numbers_and_dates_its_deltas() -> None:
 
     assert ["0", "1", "2", "3", "4"] == list(numbers)
     assert all(len(moment.partition(".")[2]) == 4 for moment in times)
-    assert 0.07 < float(times[-1]) - began < 5
+    assert 0.07 < float(times[-1]) - began < 30
     assert all(chunk.text.endswith(" ") for chunk in chunks[:-1])
 
 
@@ -231,7 +231,7 @@ def test_a_stop_is_felt_in_every_step(step: dict[str, Any]) -> None:
         for _ in ScriptedProvider().stream(request(json.dumps({"script": [step]})), stop):
             pass
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

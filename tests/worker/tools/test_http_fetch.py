@@ -147,7 +147,7 @@ def test_a_slow_drip_ends_with_the_time_for_all(
     start = time.monotonic()
     with pytest.raises(ToolFailed, match=r"did not finish within 0\.3 s"):
         served(server, answer)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 8
 
 
 @pytest.mark.parametrize("silent", ["server", "resolver", "connection"])
@@ -191,7 +191,7 @@ def test_a_cancel_ends_it_at_once(
         threading.Thread(target=cancel, daemon=True).start()
         with pytest.raises(CancelRequested):
             fetch(url, run=run)
-        assert time.monotonic() - cancelled[0] < 2
+        assert time.monotonic() - cancelled[0] < 8
         over.set()
 
 

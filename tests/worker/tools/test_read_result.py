@@ -77,9 +77,9 @@ def test_a_wrong_call_is_explained(read: Any, arguments: dict[str, Any], why: st
 
 def test_no_pattern_takes_long(read: Any) -> None:
     """Patterns that make a backtracking matcher hang are matched in linear time."""
-    began = time.monotonic()
+    began = time.thread_time()
 
     for pattern in (r"(\w+\s*)+$", r"((l|li|lin)*)*z", "(.*)*.*q{500}", "x*"):
         read(pattern=pattern)
 
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
