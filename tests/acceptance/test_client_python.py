@@ -99,14 +99,14 @@ def test_a_stream_that_is_cut_after_a_silence_is_opened_again(system: System, us
             for child in psutil.Process(server.pid).children():
                 os.kill(child.pid, signal.SIGKILL)
 
-        with Arkloop(server.url, user.token, patience=5, first_pause=0.05) as client:
+        with Arkloop(server.url, user.token, patience=10, first_pause=0.05) as client:
             run_id = client.create(asking, route_id="scripted")["run_id"]
             seen: list[Any] = []
             for event in client.follow(run_id):
                 seen.append(event)
                 if event["type"] == "run.waiting_for_input":
-                    threading.Timer(6, cut).start()
-                    threading.Timer(9, lambda: user.answer(run_id, "Rome")).start()
+                    threading.Timer(11, cut).start()
+                    threading.Timer(14, lambda: user.answer(run_id, "Rome")).start()
 
     assert user.events(run_id) == seen
 

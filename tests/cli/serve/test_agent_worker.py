@@ -78,7 +78,7 @@ def test_a_late_heartbeat_stops_no_execution_that_came_after_it(
     worker = AgentWorker(address, "mine", agent, concurrency=1, grace_seconds=1)
     working = threading.Thread(target=worker.run, daemon=True)
     working.start()
-    ended = slow.ended.wait(10)
+    ended = slow.ended.wait(60)
     worker.stop()
     working.join(30)
 
@@ -127,7 +127,7 @@ def _end_of_run(
         worker = AgentWorker(address, "mine", agent, concurrency=1, grace_seconds=1)
         working = threading.Thread(target=worker.run, daemon=True)
         working.start()
-        is_ended = ended.wait(10)
+        is_ended = ended.wait(60)
         worker.stop()
         working.join(30)
     return written[-1] if is_ended else None

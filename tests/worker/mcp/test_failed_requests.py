@@ -68,13 +68,17 @@ def test_calls_beyond_the_limit_of_a_session_wait(monkeypatch: pytest.MonkeyPatc
     """The limit is of calls, so a list of tools or a cancellation never has to wait for them."""
     monkeypatch.setattr(sessions, "MAX_CALLS", 2)
     counting, running, most = threading.Lock(), 0, 0
+    are_two = threading.Event()
 
     def on_call(handler: Lying) -> None:
         nonlocal running, most
         with counting:
             running += 1
             most = max(most, running)
-        threading.Event().wait(0.05)
+            if most == 2:
+                are_two.set()
+        are_two.wait(30)
+        threading.Event().wait(0.05)  # for a third one, were there any
         with counting:
             running -= 1
         done(handler)

@@ -193,7 +193,7 @@ def test_a_failure_after_a_whole_turn_is_ignored(late: bytes) -> None:
     def broken(*events: Any, stop: bool) -> Answer:
         def answer(client: socket.socket) -> None:
             raw(anthropic_stream(*events, stop=stop), late)(client)
-            threading.Event().wait(0.05)  # a reset throws away what has not been read
+            threading.Event().wait(0.5)  # a reset throws away what has not been read
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         return answer

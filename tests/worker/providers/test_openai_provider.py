@@ -330,7 +330,7 @@ def test_a_connection_may_break_when_the_answer_is_whole(usage: Any) -> None:
     def broken(*chunks: Any) -> Answer:
         def answer(client: socket.socket) -> None:
             raw(openai_stream(*chunks, done=False))(client)
-            threading.Event().wait(0.05)  # a reset throws away what has not been read
+            threading.Event().wait(0.5)  # a reset throws away what has not been read
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         return answer
