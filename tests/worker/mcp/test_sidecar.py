@@ -37,8 +37,8 @@ print(os.nice(0), asyncio.run(compute(*map(float, sys.argv[1:]))))
 
 def test_a_busy_process_gives_way_to_others() -> None:
     """Its priority falls within seconds once its servers keep it busy."""
-    before, after = map(int, _run(0.95, 30 * BUSY_SECONDS))  # a busy machine gives it little
-    assert before + 10 == after
+    before, after = map(int, _run(0.95, 200 * BUSY_SECONDS))  # a busy machine gives it little
+    assert min(before + 10, 19) == after
 
 
 def test_a_process_that_computes_little_keeps_its_priority() -> None:

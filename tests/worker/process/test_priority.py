@@ -45,8 +45,8 @@ def test_a_process_gives_way_as_far_as_it_is_to() -> None:
 def test_one_that_already_gives_way_further_is_left_as_it_is() -> None:
     """An operator starts it by `nice`, or it is lowered twice."""
     now = os.nice(0)
-    assert now + 10 == lowered(now + 5, under=10)[0]
-    assert now + 10 == lowered(now + 10, now + 5)[0]
+    assert now + 5 == lowered(now + 2, under=5)[0]
+    assert now + 5 == lowered(now + 5, now + 2)[0]
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel has no groups of sessions")
@@ -70,13 +70,14 @@ def test_where_a_session_has_no_niceness_the_process_has_its_own(tmp_path: Path,
     is empty for a session without a group.
     """
     (tmp_path / "empty").touch()
+    level = os.nice(0) + 5
     program = (
         "import os; from pathlib import Path; from arkloop.worker.process import priority;"
-        f"priority.lower(7, Path({str(tmp_path / file)!r})); print(os.nice(0))"
+        f"priority.lower({level}, Path({str(tmp_path / file)!r})); print(os.nice(0))"
     )
     command = [sys.executable, "-c", program]
     assert (
-        b"7\n"
+        f"{level}\n".encode()
         == subprocess.run(
             command, stdout=subprocess.PIPE, check=True, start_new_session=True
         ).stdout
