@@ -120,7 +120,7 @@ def _found_in(
         )
     result = folder / "found.json"
     try:
-        eventually(lambda: result.exists() or process.poll() is not None)
+        eventually(lambda: result.exists() or process.poll() is not None, seconds=200)
         assert process.poll() is None, log.read_text()
         return list(json.loads(result.read_text()))
     finally:

@@ -175,7 +175,7 @@ def test_a_lease_with_a_url_of_its_own_holds_its_lock(
 def leased(settings: Settings) -> Iterator[Lease]:
     lease = Lease(settings, dict, lambda _run_id: None)
     try:
-        assert lease.wait_until_valid(10)
+        assert lease.wait_until_valid(60)
         yield lease
     finally:
         lease.stop()

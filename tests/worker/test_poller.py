@@ -23,7 +23,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     """A worker process that does nothing unasked, with room for three runs."""
     patient = replace(settings, worker_concurrency=3, sweep_seconds=3600, heartbeat_seconds=0.2)
     made = WorkerProcess(patient, model_routes.load(patient))
-    assert made.lease.wait_until_valid(10)
+    assert made.lease.wait_until_valid(60)
     yield made
     made.close()
 
@@ -49,7 +49,7 @@ def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
     runs = [stored.create(queued_at=ago(seconds=5)) for _ in range(20)]
     narrow = replace(settings, worker_concurrency=3, sweep_seconds=0.5, heartbeat_seconds=0.2)
     process = WorkerProcess(narrow, model_routes.load(narrow))
-    assert process.lease.wait_until_valid(10)
+    assert process.lease.wait_until_valid(60)
 
     poller.start(process)
 

@@ -65,7 +65,7 @@ def process(settings: Settings, fake: FakeVendor, tmp_path: Path) -> Iterator[Wo
     )
     patient = replace(settings, routes_file=str(file), sweep_seconds=3600, heartbeat_seconds=0.2)
     made = WorkerProcess(patient, model_routes.load(patient))
-    assert made.lease.wait_until_valid(10)
+    assert made.lease.wait_until_valid(60)
     yield made
     made.close()
 

@@ -37,7 +37,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
         plugins.use(())
         patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
         made = WorkerProcess(patient, model_routes.load(patient))
-        assert made.lease.wait_until_valid(10)
+        assert made.lease.wait_until_valid(60)
         yield made
         made.close()
     plugins.use(())

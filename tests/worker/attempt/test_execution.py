@@ -191,7 +191,7 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
     dearer = replace(settings, routes_file=str(file), sweep_seconds=3600, heartbeat_seconds=0.2)
     process = WorkerProcess(dearer, model_routes.load(dearer))
     try:
-        assert process.lease.wait_until_valid(10)
+        assert process.lease.wait_until_valid(60)
         execution.execute(process, run_id)
     finally:
         process.close()

@@ -41,7 +41,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     """A worker process that does nothing unasked."""
     patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=3600)
     made = WorkerProcess(patient, model_routes.load(patient))
-    assert made.lease.wait_until_valid(10)
+    assert made.lease.wait_until_valid(60)
     yield made
     made.close()
 

@@ -37,7 +37,7 @@ def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
         def new(**changes: Any) -> Lease:
             made = Lease(replace(settings, **changes), dict, lambda run_id: None)
             stack.callback(made.stop, 10)
-            assert made.wait_until_valid(10)
+            assert made.wait_until_valid(60)
             return made
 
         yield new

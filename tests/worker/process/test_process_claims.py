@@ -20,7 +20,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     # What it has claimed and does not execute is not to be recovered by its next heartbeats.
     patient = replace(settings, heartbeat_seconds=60, lease_seconds=180, sweep_seconds=60)
     made = WorkerProcess(patient, model_routes.load(patient))
-    made.lease.wait_until_valid(10)
+    made.lease.wait_until_valid(60)
     yield made
     made.close()
 

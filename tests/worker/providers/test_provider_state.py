@@ -181,7 +181,7 @@ def worker(settings: Settings, *routes: Route) -> Iterator[WorkerProcess]:
     ranked = {route.id: replace(route, priority=i) for i, route in enumerate(routes)}
     made = WorkerProcess(patient, {**model_routes.load(patient), **ranked})
     try:
-        assert made.lease.wait_until_valid(10)
+        assert made.lease.wait_until_valid(60)
         yield made
     finally:
         made.close()

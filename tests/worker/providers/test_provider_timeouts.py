@@ -218,7 +218,7 @@ def run_with(stored: StoredRuns, settings: Settings, *routes: Route) -> UUID:
     ranked = {route.id: replace(route, priority=i) for i, route in enumerate(routes)}
     process = WorkerProcess(settings, {**model_routes.load(settings), **ranked})
     try:
-        assert process.lease.wait_until_valid(10)
+        assert process.lease.wait_until_valid(60)
         thread_id = stored.thread()
         with stored.connections.transaction() as tx:
             threads.add_message(tx, stored.actor, thread_id, content="Hi" * 400)
