@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from tests import walls
+from tests.waiting import eventually
 from tests.web_server import GUNICORN, ROOT, WebServer
 
 pytestmark = pytest.mark.processes
@@ -50,8 +51,9 @@ def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: 
         sql.execute(text("SELECT 1 FROM threads WHERE id = :id FOR UPDATE"), {"id": UUID(thread)})
         waiting = threading.Thread(target=change)
         waiting.start()
-        for _ in range(5):
-            call(server, "GET", "/v1/me", token)
+        ungranted = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        eventually(lambda: bool(sql.scalar(ungranted)))
+        call(server, "GET", "/v1/me", token)  # in the second or so that the change waits
         assert not changed.is_set()
     waiting.join()  # with an error, if the requests had waited for it
 
