@@ -20,6 +20,8 @@ ALLOWED = {
     # Agents have native threads, which wait for nothing but what these make.
     "arkloop.shared.native_threads.new_lock = threading.Lock",
     "arkloop.shared.native_threads.start_thread = threading._start_new_thread",
+    # Code in them that waits in vain is slowed down by pauses, which hold up no greenlet of others.
+    "arkloop.shared.native_threads._sleep = time.sleep",
     # Counts are added under it, also by these threads; nothing waits while it is held.
     "arkloop.shared.monitoring.exposition.new_lock = threading.Lock",
     # A step with a time limit is another of these threads, and the agent's own waits for it.
