@@ -57,6 +57,8 @@ class JsonTypes:
             return _any_of([self.schema(one) for one in args])
         if origin is Literal:
             kinds = {type(one) for one in args}
+            if kinds == {bool}:  # generators make texts of flags in an enum
+                return self.schema(bool)
             return {**(_PLAIN[kinds.pop()] if len(kinds) == 1 else {}), "enum": list(args)}
         if origin in (list, tuple, Sequence):
             return {"type": "array", "items": self.schema(args[0])}

@@ -15,7 +15,7 @@ idempotency keys and most errors from the other decorators and the kinds of para
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import ArkloopError
@@ -44,7 +44,7 @@ JsonObject = dict[str, Any]
 class Ok(TypedDict):
     """An acknowledgement."""
 
-    ok: Annotated[bool, Json(const=True)]
+    ok: Literal[True]
 
 
 class Frames:

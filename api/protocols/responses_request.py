@@ -33,7 +33,9 @@ class Only(fields.Field[Any]):
 
     @property
     def json_schema(self) -> JsonSchema:
-        match self.allowed:  # generators have no names for objects in an enum
+        match self.allowed:  # generators have no names for objects and flags in an enum
+            case (bool(),):
+                return {"type": "boolean"}
             case (dict(), *_):
                 return {"type": "object"}
             case (list(), *_):

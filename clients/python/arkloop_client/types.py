@@ -248,7 +248,7 @@ class ClientToolShown(TypedDict):
     name: str
     description: str
     parameters: dict[str, Any]
-    client: Literal[True]
+    client: bool
     idempotent: bool
     timeout_seconds: float | None
 
@@ -431,7 +431,7 @@ class CreateResponse(TypedDict):
     max_output_tokens: NotRequired[Any]
     reasoning: NotRequired[Any]
     text: NotRequired[Any]
-    store: NotRequired[Literal[True, None]]
+    store: NotRequired[bool | None]
     truncation: NotRequired[Literal["auto", None]]
     service_tier: NotRequired[Literal["auto", "default", None]]
     include: NotRequired[list[Any] | None]
@@ -1211,7 +1211,7 @@ NoArguments: TypeAlias = "dict[str, Any]"
 class Ok(TypedDict):
     "An acknowledgement."
 
-    ok: Literal[True]
+    ok: bool
 
 
 class OpenAIError(TypedDict):

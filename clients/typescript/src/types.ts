@@ -3492,8 +3492,7 @@ export interface components {
             max_output_tokens?: unknown;
             reasoning?: unknown;
             text?: unknown;
-            /** @enum {unknown} */
-            store?: true | null;
+            store?: boolean | null;
             /** @enum {unknown} */
             truncation?: "auto" | null;
             /** @enum {unknown} */
@@ -3650,8 +3649,7 @@ export interface components {
         };
         /** @description An acknowledgement. */
         Ok: {
-            /** @constant */
-            ok: true;
+            ok: boolean;
         };
         /** @description The user of a token, what the token permits, and its limits. */
         Me: {
@@ -4700,8 +4698,7 @@ export interface components {
             name: string;
             description: string;
             parameters: Record<string, unknown>;
-            /** @enum {boolean} */
-            client: true;
+            client: boolean;
             idempotent: boolean;
             timeout_seconds: number | null;
         };
