@@ -5,6 +5,7 @@ from typing import Any
 
 #: Up to it a binary number of 64 bits holds 8 decimals exactly.
 MAX_USD = 1_000_000
+JSON_SCHEMA = {"type": "number", "minimum": 0, "maximum": MAX_USD}
 #: The largest cost that a column holds; prices are free numbers.
 MAX_COST_USD = Decimal("9999999999.99999999")
 

@@ -19,6 +19,7 @@ from typing import (
 )
 
 from arkloop.api.http.described import Json
+from arkloop.shared.catalog.field_readers import nullable
 from arkloop.shared.events.plain import is_left_out, is_sent
 
 JsonSchema = dict[str, Any]
@@ -104,14 +105,6 @@ class JsonTypes:
             "properties": properties,
             **({"required": required} if required else {}),
         }
-
-
-def nullable(schema: JsonSchema) -> JsonSchema:
-    """Return the schema that also allows null."""
-    if not isinstance(schema.get("type"), str) or "const" in schema:
-        return {"anyOf": [schema, {"type": "null"}]}
-    enum = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, "type": [schema["type"], "null"], **enum}
 
 
 def _any_of(schemas: list[JsonSchema]) -> JsonSchema:

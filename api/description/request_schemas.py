@@ -7,10 +7,11 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import fields
 
-from arkloop.api.description.json_types import JsonSchema, nullable
+from arkloop.api.description.json_types import JsonSchema
 from arkloop.api.http.described import BodySchema
 from arkloop.api.http.fields import MetadataFilter
 from arkloop.api.http.schema import Schema
+from arkloop.shared.catalog.field_readers import nullable
 
 VERSION = "3.1.1"
 

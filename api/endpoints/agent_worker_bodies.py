@@ -149,6 +149,7 @@ class AgentEvent(fields.Field[Any]):
         "type": "object",
         "properties": {"type": {"enum": list(_KINDS)}},
         "required": ["type"],
+        "additionalProperties": True,  # generated clients drop what is not named otherwise
     }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Any:

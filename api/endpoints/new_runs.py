@@ -21,6 +21,7 @@ from arkloop.api.http.described import described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import (
     Check,
+    CheckedLater,
     ClientId,
     Id,
     JsonSchema,
@@ -116,6 +117,10 @@ class Message(fields.Field[NewMessage]):
         return NewMessage(**_MESSAGE.load(value))
 
 
+def _override(name: str) -> CheckedLater:
+    return CheckedLater(overrides.OVERRIDES[name].json_schema)
+
+
 class CreateRun(Schema):
     """Empty or null is not given."""
 
@@ -128,12 +133,12 @@ class CreateRun(Schema):
     on_busy = OnBusyField(allow_none=True)
     not_before = Moment(allow_none=True)
     # The overrides, which depend on the persona: `overrides.check` does.
-    instructions = fields.Raw(allow_none=True)
-    variables = fields.Raw(allow_none=True)
-    model_settings = fields.Raw(allow_none=True)
-    tools = fields.Raw(allow_none=True)
-    output_schema = fields.Raw(allow_none=True)
-    limits = fields.Raw(allow_none=True)
+    instructions = _override("instructions")
+    variables = _override("variables")
+    model_settings = _override("model_settings")
+    tools = _override("tools")
+    output_schema = _override("output_schema")
+    limits = _override("limits")
 
 
 class CreateRunAnywhere(CreateRun):

@@ -1,6 +1,7 @@
 """`/v1/personas`: those that come with the code, and those that the org publishes."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from flask import Blueprint, Response, jsonify
 from marshmallow import INCLUDE, ValidationError, fields
@@ -12,6 +13,7 @@ from arkloop.api.endpoints.budgets import limits_shown
 from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, catalog, changes_catalog, connections
 from arkloop.api.http.described import described
+from arkloop.api.http.fields import CheckedLater
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import PageQuery, page, page_args
@@ -47,7 +49,9 @@ class PublishPersona(Schema):
     """The other fields are those of `personas.Persona`, which `personas.read` checks."""
 
     class Meta:
-        unknown = INCLUDE
+        include: ClassVar[Mapping[str, CheckedLater]] = {
+            name: CheckedLater(reader.json_schema) for name, reader in personas.FIELDS.items()
+        }
 
     key = fields.String(required=True, validate=_of_id_form)
     version = fields.String(allow_none=True, load_default=None, validate=_of_id_form)
@@ -65,7 +69,8 @@ class PublishPersona(Schema):
 )
 def publish_persona(tx: Transaction) -> Response:
     """Publish a persona version, which never changes afterwards; responds 201."""
-    definition = read_body(PublishPersona())
+    # `personas.read` reports unknown fields together with all else that is wrong.
+    definition = read_body(PublishPersona(unknown=INCLUDE))
     key, version = definition.pop("key"), definition.pop("version")
     definition = {name: value for name, value in definition.items() if value is not None}
     try:

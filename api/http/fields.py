@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,6 +31,14 @@ _MOMENT = re.compile(
     rf"(?P<time>T{_HOUR_AND_MINUTE}:[0-9]{{2}}(?:\.[0-9]+)?(?P<offset>Z|[+-]{_HOUR_AND_MINUTE})?)?",
     re.ASCII | re.IGNORECASE,
 )
+
+
+class CheckedLater(fields.Raw):
+    """Any JSON, null included; it is read, by what `json_schema` describes, after the body is."""
+
+    def __init__(self, json_schema: Mapping[str, Any]) -> None:
+        super().__init__(allow_none=True)
+        self.json_schema = json_schema
 
 
 class StrictBoolean(fields.Field[bool]):
@@ -228,11 +236,7 @@ class OnBusyField(fields.Field[OnBusy]):
 class Usd(fields.Field[Decimal]):
     """An amount of USD, a JSON number with at most 8 decimals."""
 
-    json_schema: ClassVar[JsonSchema] = {
-        "type": "number",
-        "minimum": 0,
-        "maximum": usd.MAX_USD,
-    }
+    json_schema: ClassVar[JsonSchema] = usd.JSON_SCHEMA
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Decimal:
         try:
@@ -254,7 +258,7 @@ class UsdText(Usd):
 class ModelSettings(fields.Field[dict[str, Any]]):
     """Settings of model calls, as `shared/catalog/model_settings.py` reads them."""
 
-    json_schema: ClassVar[JsonSchema] = {"type": "object"}
+    json_schema: ClassVar[JsonSchema] = dict(model_settings.FIELD.json_schema)
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
         try:

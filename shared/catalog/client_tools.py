@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arkloop.shared.catalog.field_readers import FieldReader, nullable
 from arkloop.shared.json_schema import MAX_NODES, MAX_PATTERNS, InvalidSchema, JsonSchema
 
 #: Of a persona, and again of a run.
@@ -132,3 +133,21 @@ def _tool(place: int, given: Any) -> ClientTool:
 def _is_timeout(seconds: Any) -> bool:
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     return is_number and 1 <= seconds <= MAX_TIMEOUT_SECONDS
+
+
+_TOOL: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": f"^{_NAME.pattern}$"},
+        "description": {"type": "string", "minLength": 1, "maxLength": MAX_DESCRIPTION_BYTES},
+        "parameters": {"type": "object"},
+        "client": {"type": "boolean"},
+        "idempotent": nullable({"type": "boolean"}),
+        "timeout_seconds": nullable(
+            {"type": "number", "minimum": 1, "maximum": MAX_TIMEOUT_SECONDS}
+        ),
+    },
+    "required": [*_REQUIRED],
+    "additionalProperties": False,
+}
+FIELD = FieldReader(read, {"type": "array", "items": _TOOL, "maxItems": MAX_TOOLS})

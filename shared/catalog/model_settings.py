@@ -7,9 +7,10 @@ persona's, and the persona's before the route's; null stands for the vendor's de
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from arkloop.shared.catalog.field_readers import FieldReader, object_of
 from arkloop.shared.events.plain import clean, is_too_deep
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -54,11 +55,11 @@ def read(value: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
     for name, setting in value.items():
-        check = _CHECKS.get(name)
+        known = _SETTINGS.get(name)
         try:
-            if check is None:
-                raise ValueError(f"unknown setting; the settings are {', '.join(_CHECKS)}")
-            settings[name] = None if setting is None else check(setting)
+            if known is None:
+                raise ValueError(f"unknown setting; the settings are {', '.join(_SETTINGS)}")
+            settings[name] = None if setting is None else known.read(setting)
         except ValueError as error:
             problems[clean(str(name))[:100]] = [str(error)]
     if problems:
@@ -83,23 +84,23 @@ def without(settings: Mapping[str, Any], dropped: Collection[str]) -> dict[str, 
     return left
 
 
-def _number(most: int) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
+def _number(most: int) -> FieldReader:
+    def read_number(value: Any) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not 0 <= value <= most:
             raise ValueError(f"must be a number from 0 to {most}")
         return float(value)
 
-    return check
+    return FieldReader(read_number, {"type": "number", "minimum": 0, "maximum": most})
 
 
-def _one_of(choices: Collection[str]) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
+def _one_of(choices: Collection[str]) -> FieldReader:
+    def read_choice(value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return value
 
-    return check
+    return FieldReader(read_choice, {"type": "string", "enum": [*choices]})
 
 
 def _boolean(value: Any) -> bool:
@@ -139,7 +140,7 @@ def _tool_choice(value: Any) -> str | dict[str, str]:
 def _extra_body(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError("must be an object")
-    own = sorted(value.keys() & (RESERVED | _CHECKS.keys()))
+    own = sorted(value.keys() & (RESERVED | _SETTINGS.keys()))
     if own:
         raise ValueError(f"must not contain {', '.join(own)}: the service sets these itself")
     if is_too_deep(value, MAX_EXTRA_DEPTH):
@@ -154,16 +155,29 @@ def _extra_body(value: Any) -> dict[str, Any]:
     return value
 
 
-_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+_CHOICE = {"type": "string", "enum": [*TOOL_CHOICES]}
+_CHOSEN_TOOL = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "pattern": f"^{_TOOL_NAME.pattern}$"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+_SETTINGS: Mapping[str, FieldReader] = {
     "temperature": _number(2),
     "top_p": _number(1),
-    "seed": _seed,
-    "stop": _stop,
-    "tool_choice": _tool_choice,
-    "parallel_tool_calls": _boolean,
+    "seed": FieldReader(_seed, {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}),
+    "stop": FieldReader(
+        _stop, {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}
+    ),
+    "tool_choice": FieldReader(_tool_choice, {"anyOf": [_CHOICE, _CHOSEN_TOOL]}),
+    "parallel_tool_calls": FieldReader(_boolean, {"type": "boolean"}),
     "reasoning_effort": _one_of(EFFORTS),
     "verbosity": _one_of(VERBOSITIES),
-    "extra_body": _extra_body,
+    "extra_body": FieldReader(_extra_body, {"type": "object"}),
 }
 #: Every setting.
-NAMES = frozenset(_CHECKS)
+NAMES = frozenset(_SETTINGS)
+FIELD = FieldReader(
+    read, object_of({name: setting.json_schema for name, setting in _SETTINGS.items()})
+)

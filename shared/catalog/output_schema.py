@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from arkloop.shared.catalog.field_readers import FieldReader
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 
 #: As JSON, in UTF-8.
@@ -57,3 +58,6 @@ def from_text(text: str) -> dict[str, Any]:
     """Return the schema of the JSON that is stored."""
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+FIELD = FieldReader(read, {"type": "object"})

@@ -5,7 +5,7 @@ Both have the same fields, read and checked here.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -14,9 +14,20 @@ from typing import Any
 
 import yaml
 
-from arkloop.shared import plugins, usd
+from arkloop.shared import plugins
 from arkloop.shared.catalog import client_tools, model_settings, output_schema
 from arkloop.shared.catalog.client_tools import ClientTool
+from arkloop.shared.catalog.field_readers import (
+    AMOUNT,
+    FLAG,
+    FieldReader,
+    list_of,
+    of_form,
+    one_of,
+    seconds,
+    utf8,
+    whole,
+)
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events.types import DELEGATE
@@ -155,15 +166,15 @@ def understood(
     problems: dict[str, list[str]] = {}
     values: dict[str, Any] = {}
     for name, value in definition.items():
-        check = _CHECKS.get(name)
-        if check is None:
+        reader = FIELDS.get(name)
+        if reader is None:
             new_name = _RENAMED.get(name)
             problems[str(name)] = [
                 f"unknown field: renamed to `{new_name}`" if new_name else "unknown field"
             ]
         elif value is not None:
             try:
-                values[name] = check(value)
+                values[name] = reader.read(value)
             except InvalidModelSettings as error:
                 problems |= {f"{name}.{setting}": why for setting, why in error.problems.items()}
             except ValueError as error:
@@ -196,7 +207,7 @@ def reserved_for(tools: Iterable[str]) -> set[str]:
 
 def read_field(name: str, value: Any) -> Any:
     """Read the value of one field. Raises: ValueError: the field cannot have it."""
-    return _CHECKS[name](value)
+    return FIELDS[name].read(value)
 
 
 def to_stored(definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,110 +233,42 @@ def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     return definition
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a string")
-    return value
+_TOOL_OR_EVERY = re.compile(f"{re.escape(EVERY_TOOL)}|{_TOOL_NAME.pattern}")
+_APPROVALS = list_of(of_form(_TOOL_OR_EVERY), MAX_APPROVALS)
 
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _prompt(value: Any) -> str:
-    if len(_text(value).encode()) > MAX_PROMPT_BYTES:
-        raise ValueError(f"must have at most {MAX_PROMPT_BYTES} bytes of UTF-8")
-    return str(value)
-
-
-def _of_form(form: re.Pattern[str]) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not form.fullmatch(_text(value)):
-            raise ValueError(f"must match {form.pattern}")
-        return str(value)
-
-    return check
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if _text(value) not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _list_of(check: Callable[[Any], str], most: int) -> Callable[[Any], tuple[str, ...]]:
-    def check_all(value: Any) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            raise ValueError("must be a list of strings")
-        if len(value) > most:
-            raise ValueError(f"must have at most {most} entries")
-        entries = tuple(check(entry) for entry in value)
-        repeated = [entry for entry in entries if entries.count(entry) > 1]
-        if repeated:
-            raise ValueError(f"duplicate entry {repeated[0]!r}")
-        return entries
-
-    return check_all
-
-
-def _whole(most: int, *, least: int = 1) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"must be an integer from {least} to {most}")
-        return value
-
-    return check
-
-
-def _seconds(most: int) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= most:
-            raise ValueError(f"must be a number of seconds from 1 to {most}")
-        return float(value)
-
-    return check
-
-
-def _require_approval(value: Any) -> frozenset[str]:
-    form = re.compile(f"{re.escape(EVERY_TOOL)}|{_TOOL_NAME.pattern}")
-    return frozenset(_list_of(_of_form(form), MAX_APPROVALS)(value))
-
-
-_CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "agent": _of_form(AGENT_NAME),
-    "system_prompt": _prompt,
-    "route_id": _of_form(KEY),
-    "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
-    "tools": _list_of(_of_form(_TOOL_NAME), MAX_TOOLS),
-    "client_tools": client_tools.read,
-    "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
-    "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
-    "mcp_tool_search": _flag,
-    "require_approval": _require_approval,
-    "approved_by": _one_of("anyone", "org"),
-    "delegates": _list_of(_of_form(PERSONA_ID), MAX_DELEGATES),
-    "max_depth": _whole(MAX_DEPTH),
-    "max_active_children": _whole(MAX_ACTIVE_CHILDREN),
-    "max_steps": _whole(MAX_STEPS),
-    "max_equal_turns": _whole(MAX_STEPS, least=2),
-    "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
-    "compaction": _one_of("truncate", "summary"),
-    "max_result_tokens": _whole(MAX_OUTPUT_TOKENS, least=LEAST_RESULT_TOKENS),
-    "model_settings": model_settings.read,
-    "max_cost_usd": usd.parse,
-    "max_cost_usd_per_month": usd.parse,
-    "timeout_seconds": _seconds(MAX_TIMEOUT_SECONDS),
-    "stream_tool_arguments": _flag,
-    "output_schema": output_schema.read,
-    "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
-    "on_input_expired": _one_of("fail", "continue"),
-    "overrides": _list_of(_one_of(*OVERRIDES), len(OVERRIDES)),
-    "on_limit": _one_of("answer", "fail"),
+#: Every field of a definition.
+FIELDS: Mapping[str, FieldReader] = {
+    "agent": of_form(AGENT_NAME),
+    "system_prompt": utf8(MAX_PROMPT_BYTES),
+    "route_id": of_form(KEY),
+    "fallback_route_ids": list_of(of_form(KEY), MAX_FALLBACKS),
+    "tools": list_of(of_form(_TOOL_NAME), MAX_TOOLS),
+    "client_tools": client_tools.FIELD,
+    "mcp": list_of(of_form(_MCP_NAME), MAX_MCP),
+    "tool_workers": list_of(of_form(_MCP_NAME), MAX_MCP),
+    "mcp_tool_search": FLAG,
+    "require_approval": FieldReader(
+        lambda value: frozenset(_APPROVALS.read(value)), _APPROVALS.json_schema
+    ),
+    "approved_by": one_of("anyone", "org"),
+    "delegates": list_of(of_form(PERSONA_ID), MAX_DELEGATES),
+    "max_depth": whole(MAX_DEPTH),
+    "max_active_children": whole(MAX_ACTIVE_CHILDREN),
+    "max_steps": whole(MAX_STEPS),
+    "max_equal_turns": whole(MAX_STEPS, least=2),
+    "max_output_tokens": whole(MAX_OUTPUT_TOKENS),
+    "compaction": one_of("truncate", "summary"),
+    "max_result_tokens": whole(MAX_OUTPUT_TOKENS, least=LEAST_RESULT_TOKENS),
+    "model_settings": model_settings.FIELD,
+    "max_cost_usd": AMOUNT,
+    "max_cost_usd_per_month": AMOUNT,
+    "timeout_seconds": seconds(MAX_TIMEOUT_SECONDS),
+    "stream_tool_arguments": FLAG,
+    "output_schema": output_schema.FIELD,
+    "input_expires_seconds": seconds(MAX_INPUT_EXPIRES_SECONDS),
+    "on_input_expired": one_of("fail", "continue"),
+    "overrides": list_of(one_of(*OVERRIDES), len(OVERRIDES)),
+    "on_limit": one_of("answer", "fail"),
 }
 #: Fields under their former names.
 _RENAMED = {"confirm": "require_approval"}

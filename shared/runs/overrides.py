@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from arkloop.shared.catalog import client_tools, model_settings, output_schema, personas
+from arkloop.shared.catalog.field_readers import object_of
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.catalog.personas import Persona
@@ -40,11 +41,13 @@ class Override(NamedTuple):
     """A kind of override, whose value is any JSON but null.
 
     `check` returns the value to be stored, or raises ValueError, or InvalidRequest with the
-    problems of its fields. `apply` returns the persona with a stored value.
+    problems of its fields. `apply` returns the persona with a stored value. Whatever `check`
+    accepts of some persona fits `json_schema`.
     """
 
     check: Callable[[Persona, Any], Any]
     apply: Callable[[Persona, Any], Persona]
+    json_schema: Mapping[str, Any]
 
 
 def check(persona: Persona, route: Route, given: Mapping[str, Any]) -> Options | None:
@@ -223,12 +226,23 @@ _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
     "output_schema": output_schema.from_text,
     "tools": client_tools.from_text,
 }
+_INSTRUCTIONS = {"type": "string", "minLength": 1, "maxLength": MAX_INSTRUCTIONS_BYTES}
+_VARIABLES = {
+    "type": "object",
+    "maxProperties": MAX_VARIABLES,
+    "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$"},
+    "additionalProperties": {"type": "string", "maxLength": MAX_VALUE_BYTES},
+}
+_LIMITS = object_of({name: personas.FIELDS[name].json_schema for name in LIMITS})
+_SETTINGS = model_settings.FIELD.json_schema
 #: By name, in the order in which they are applied: nothing is filled into instructions.
 OVERRIDES: Mapping[str, Override] = {
-    "variables": Override(_check_variables, _fill_in),
-    "instructions": Override(_check_instructions, _add_instructions),
-    "limits": Override(_check_limits, _lower),
-    "model_settings": Override(_check_model_settings, _set_model),
-    "output_schema": Override(_check_output_schema, _set_output_schema),
-    "tools": Override(_check_tools, _add_tools),
+    "variables": Override(_check_variables, _fill_in, _VARIABLES),
+    "instructions": Override(_check_instructions, _add_instructions, _INSTRUCTIONS),
+    "limits": Override(_check_limits, _lower, _LIMITS),
+    "model_settings": Override(_check_model_settings, _set_model, _SETTINGS),
+    "output_schema": Override(
+        _check_output_schema, _set_output_schema, output_schema.FIELD.json_schema
+    ),
+    "tools": Override(_check_tools, _add_tools, client_tools.FIELD.json_schema),
 }

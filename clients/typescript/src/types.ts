@@ -2906,10 +2906,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq?: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
         };
@@ -2924,10 +2926,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             unbegun?: string[];
@@ -2949,10 +2953,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             unbegun?: string[];
@@ -2971,10 +2977,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             content: string;
@@ -2988,10 +2996,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             message: string;
@@ -3008,10 +3018,12 @@ export interface components {
             run_id: string;
             fence: number;
             seq: number;
-            events?: {
+            events?: ({
                 /** @enum {unknown} */
                 type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             checkpoint?: string | number | boolean | Record<string, unknown> | unknown[] | null;
             begun?: string[];
             unbegun?: string[];
@@ -3158,12 +3170,42 @@ export interface components {
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
             /** Format: date-time */
             not_before?: string | null;
-            instructions?: unknown;
-            variables?: unknown;
-            model_settings?: unknown;
-            tools?: unknown;
-            output_schema?: unknown;
-            limits?: unknown;
+            instructions?: string | null;
+            variables?: {
+                [key: string]: string;
+            } | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
+            tools?: {
+                name: string;
+                description: string;
+                parameters: Record<string, unknown>;
+                client: boolean;
+                idempotent?: boolean | null;
+                timeout_seconds?: number | null;
+            }[] | null;
+            output_schema?: Record<string, unknown> | null;
+            limits?: {
+                max_steps?: number | null;
+                max_equal_turns?: number | null;
+                max_output_tokens?: number | null;
+                max_cost_usd?: number | null;
+                timeout_seconds?: number | null;
+                input_expires_seconds?: number | null;
+            } | null;
             /** Format: uuid */
             thread_id?: string | null;
             thread?: components["schemas"]["CreateThread"] | null;
@@ -3200,12 +3242,42 @@ export interface components {
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
             /** Format: date-time */
             not_before?: string | null;
-            instructions?: unknown;
-            variables?: unknown;
-            model_settings?: unknown;
-            tools?: unknown;
-            output_schema?: unknown;
-            limits?: unknown;
+            instructions?: string | null;
+            variables?: {
+                [key: string]: string;
+            } | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
+            tools?: {
+                name: string;
+                description: string;
+                parameters: Record<string, unknown>;
+                client: boolean;
+                idempotent?: boolean | null;
+                timeout_seconds?: number | null;
+            }[] | null;
+            output_schema?: Record<string, unknown> | null;
+            limits?: {
+                max_steps?: number | null;
+                max_equal_turns?: number | null;
+                max_output_tokens?: number | null;
+                max_cost_usd?: number | null;
+                timeout_seconds?: number | null;
+                input_expires_seconds?: number | null;
+            } | null;
         };
         StreamTicket: {
             /** @default false */
@@ -3235,7 +3307,21 @@ export interface components {
             first_byte_seconds?: number | null;
             idle_seconds?: number | null;
             accepts?: ("image" | "file")[] | null;
-            model_settings?: Record<string, unknown> | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
             requests_per_minute?: number | null;
             tokens_per_minute?: number | null;
         };
@@ -3282,7 +3368,21 @@ export interface components {
             first_byte_seconds?: number | null;
             idle_seconds?: number | null;
             accepts?: ("image" | "file")[] | null;
-            model_settings?: Record<string, unknown> | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
             requests_per_minute?: number | null;
             tokens_per_minute?: number | null;
         };
@@ -3290,8 +3390,60 @@ export interface components {
             key: string;
             /** @default null */
             version?: string | null;
-        } & {
-            [key: string]: unknown;
+            agent?: string | null;
+            system_prompt?: string | null;
+            route_id?: string | null;
+            fallback_route_ids?: string[] | null;
+            tools?: string[] | null;
+            client_tools?: {
+                name: string;
+                description: string;
+                parameters: Record<string, unknown>;
+                client: boolean;
+                idempotent?: boolean | null;
+                timeout_seconds?: number | null;
+            }[] | null;
+            mcp?: string[] | null;
+            tool_workers?: string[] | null;
+            mcp_tool_search?: boolean | null;
+            require_approval?: string[] | null;
+            /** @enum {string|null} */
+            approved_by?: "anyone" | "org" | null;
+            delegates?: string[] | null;
+            max_depth?: number | null;
+            max_active_children?: number | null;
+            max_steps?: number | null;
+            max_equal_turns?: number | null;
+            max_output_tokens?: number | null;
+            /** @enum {string|null} */
+            compaction?: "truncate" | "summary" | null;
+            max_result_tokens?: number | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
+            max_cost_usd?: number | null;
+            max_cost_usd_per_month?: number | null;
+            timeout_seconds?: number | null;
+            stream_tool_arguments?: boolean | null;
+            output_schema?: Record<string, unknown> | null;
+            input_expires_seconds?: number | null;
+            /** @enum {string|null} */
+            on_input_expired?: "fail" | "continue" | null;
+            overrides?: ("instructions" | "variables" | "model_settings" | "tools" | "output_schema" | "limits")[] | null;
+            /** @enum {string|null} */
+            on_limit?: "answer" | "fail" | null;
         };
         McpOAuth: {
             client_id?: string;
@@ -3526,12 +3678,42 @@ export interface components {
             on_busy?: "reject" | "enqueue" | "merge" | "steer" | "interrupt" | "rollback" | null;
             /** Format: date-time */
             not_before?: string | null;
-            instructions?: unknown;
-            variables?: unknown;
-            model_settings?: unknown;
-            tools?: unknown;
-            output_schema?: unknown;
-            limits?: unknown;
+            instructions?: string | null;
+            variables?: {
+                [key: string]: string;
+            } | null;
+            model_settings?: {
+                temperature?: number | null;
+                top_p?: number | null;
+                seed?: number | null;
+                stop?: (string | string[]) | null;
+                tool_choice?: (("auto" | "none" | "required") | {
+                    name: string;
+                }) | null;
+                parallel_tool_calls?: boolean | null;
+                /** @enum {string|null} */
+                reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max" | null;
+                /** @enum {string|null} */
+                verbosity?: "low" | "medium" | "high" | null;
+                extra_body?: Record<string, unknown> | null;
+            } | null;
+            tools?: {
+                name: string;
+                description: string;
+                parameters: Record<string, unknown>;
+                client: boolean;
+                idempotent?: boolean | null;
+                timeout_seconds?: number | null;
+            }[] | null;
+            output_schema?: Record<string, unknown> | null;
+            limits?: {
+                max_steps?: number | null;
+                max_equal_turns?: number | null;
+                max_output_tokens?: number | null;
+                max_cost_usd?: number | null;
+                timeout_seconds?: number | null;
+                input_expires_seconds?: number | null;
+            } | null;
             id: string;
             messages: {
                 [key: string]: unknown;

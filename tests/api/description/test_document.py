@@ -14,7 +14,9 @@ from openapi_spec_validator import validate
 from arkloop.api.description import document
 from arkloop.api.description.document import NotDescribed
 from arkloop.shared import errors
+from arkloop.shared.catalog import model_settings, personas
 from arkloop.shared.events import types
+from arkloop.shared.runs import overrides
 from tests.described_responses import validator
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
@@ -78,6 +80,37 @@ def test_the_first_type_that_fits_is_the_right_one(described: dict[str, Any]) ->
             )
             assert are_distinct or not fits, (first, second)
     assert seen
+
+
+def test_a_persona_to_publish_has_the_fields_that_are_read(described: dict[str, Any]) -> None:
+    """Generated clients leave out what is not named; and the response shows the same fields."""
+    schemas = described["components"]["schemas"]
+    given, shown = schemas["PublishPersona"], schemas["Persona"]["properties"]
+
+    assert given["properties"].keys() == {"key", "version", *personas.FIELDS}
+    assert given["additionalProperties"] is False
+    assert personas.FIELDS.keys() <= shown.keys()
+    assert [] == [name for name, one in given["properties"].items() if not one]
+
+
+@pytest.mark.parametrize("body", ["CreateRun", "CreateRunAnywhere", "ChatRequest"])
+def test_the_overrides_of_a_run_have_types(described: dict[str, Any], body: str) -> None:
+    """Limits and model settings are named one by one."""
+    properties = described["components"]["schemas"][body]["properties"]
+
+    assert [] == [name for name in personas.OVERRIDES if not properties[name]]
+    assert {*overrides.LIMITS} == properties["limits"]["properties"].keys()
+    assert model_settings.NAMES == properties["model_settings"]["properties"].keys()
+    assert {"type": "string", "maxLength": overrides.MAX_VALUE_BYTES} == (
+        properties["variables"]["additionalProperties"]
+    )
+
+
+def test_generated_clients_send_the_fields_of_an_agents_events(described: dict[str, Any]) -> None:
+    """Only `type` is named, and openapi-generator drops others unless there may be any."""
+    events = described["components"]["schemas"]["AppendEvents"]["properties"]["events"]
+
+    assert events["items"]["additionalProperties"] is True
 
 
 def test_every_route_and_method_is_described(app: Flask, described: dict[str, Any]) -> None:
