@@ -1,4 +1,4 @@
-"""The limit on requests of one address for logins by identity providers, which need no token.
+"""The limit on requests of one address for logins by identity providers.
 
 It is wide: the people of a company may come from one address, and each login takes two requests.
 While Redis is away, each web process counts for itself.

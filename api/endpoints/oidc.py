@@ -1,5 +1,6 @@
 """`/v1/auth/oidc`: log in by the identity provider of an org (OpenID Connect)."""
 
+import hmac
 import re
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -68,6 +69,9 @@ bp = Blueprint("oidc", __name__)
 bp.before_request(refuse_key)
 
 COOKIE = "arkloop_oidc_login"
+#: Of a login that links an account, where cookies are Secure. Other hosts of the domain can set the
+#: one above, and so have another person complete a login that they began; by its name, not this.
+LINK_COOKIE = "__Host-arkloop_oidc_link"
 _PATH = COOKIE_PATH + "/oidc"
 
 _MAX_CHARACTERS = 4_096
@@ -155,6 +159,10 @@ def link_identity_provider() -> Response:
     provider = _provider_of(actor().org_id)
     with connections_of_service().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
+    if user.password_hash == accounts.NO_PASSWORD:
+        raise InvalidRequest(
+            password=["is not set for this account: log in by the identity provider directly"]
+        )
     password_attempts().count(user.id)
     if not passwords.verify(body["password"], user.password_hash):
         raise InvalidRequest(password=["is not your password"])
@@ -180,6 +188,8 @@ def _begun(provider: Row[Any], **login: Any) -> Response:
     url = provider_logins.authorization_url(metadata, provider, pending, _redirect_uri())
     response = jsonify(authorization_url=url, expires_at=ends_at.isoformat().replace("+00:00", "Z"))
     _set_cookie(response, cookie)
+    if pending.user_id is not None:
+        _set_link_cookie(response, pending.state)
     return response
 
 
@@ -222,6 +232,8 @@ def complete_provider_login() -> Response:
     try:
         pending = provider_logins.begun_in(settings(), cookie)
         provider_logins.check_state(pending, reply)
+        if pending.user_id is not None:
+            _check_link_cookie(pending)
     except LoginStateInvalid as error:
         if not _is_page():
             raise
@@ -232,7 +244,7 @@ def complete_provider_login() -> Response:
         session = _log_in(pending, reply)
     except ArkloopError as error:
         if isinstance(error, LoginRefused):
-            _record_refusal(pending, error.reason, error.provider_error)
+            _record_refusal(pending, error)
         if pending.return_to is None:
             raise
         response = _led_back(pending.return_to, error)
@@ -240,6 +252,8 @@ def complete_provider_login() -> Response:
         response = _sent_to(pending.return_to)
         set_refresh_cookie(response, session.refresh_token, sessions.REFRESH_LIFETIME)
     _set_cookie(response, "")
+    if pending.user_id is not None:
+        _set_link_cookie(response, "")
     return response
 
 
@@ -299,11 +313,15 @@ def _record(tx: Transaction, known: Known, org_id: UUID) -> None:
         record_login(tx, action, user_id=known.user_id, org_id=org_id, **by)
 
 
-def _record_refusal(pending: PendingLogin, reason: str, provider_error: str | None) -> None:
+def _record_refusal(pending: PendingLogin, refused: LoginRefused) -> None:
     org_id, provider_id = UUID(pending.org_id), UUID(pending.provider_id)
-    of_provider = {} if provider_error is None else {"provider_error": provider_error}
+    details = {"reason": refused.reason}
+    if refused.provider_error is not None:
+        details["provider_error"] = refused.provider_error
+    if isinstance(refused, LinkRequired):
+        details["user_id"] = str(refused.user_id)
     if denials.may_record(org_id):
-        record_refused_login(org_id=org_id, provider_id=provider_id, reason=reason, **of_provider)
+        record_refused_login(org_id=org_id, provider_id=provider_id, **details)
 
 
 def _may_return_to(url: str) -> bool:
@@ -340,12 +358,26 @@ def _is_page() -> bool:
     return accepted["text/html"] > accepted["application/json"]
 
 
-def _set_cookie(response: Response, value: str) -> None:
+def _check_link_cookie(pending: PendingLogin) -> None:
+    """Check that this browser itself has begun to link. Raises: LoginStateInvalid."""
+    given = request.cookies.get(LINK_COOKIE, "").encode(errors="replace")
+    if settings().secure_cookies and not hmac.compare_digest(given, pending.state.encode()):
+        raise LoginStateInvalid()
+
+
+def _set_link_cookie(response: Response, value: str) -> None:
+    if settings().secure_cookies:  # browsers take none of this name otherwise
+        _set_cookie(response, value, name=LINK_COOKIE, path="/")
+
+
+def _set_cookie(
+    response: Response, value: str, *, name: str = COOKIE, path: str | None = None
+) -> None:
     # Lax: a provider's page sends the browser back.
     response.set_cookie(
-        COOKIE,
+        name,
         value,
-        path=public_path(_PATH),
+        path=public_path(_PATH) if path is None else path,
         max_age=provider_logins.LIFETIME if value else 0,
         httponly=True,
         secure=settings().secure_cookies,

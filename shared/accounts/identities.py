@@ -3,7 +3,8 @@
 An address leads to a user only the first time, only if the provider has verified it, and only to a
 member of the provider's org. Addresses of users are not verified here: a person who registered with
 one before its owner came would otherwise get into the org with them. So an address alone leads to
-no account that somebody could use without the provider: that takes the account's password, too.
+no account that somebody could use without the provider: that takes the account's password, too,
+once, even if the org changes its provider later.
 """
 
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ def identify(
     email = _verified_email(provider, person)
     # Both by Postgres: see `accounts.compared`.
     by_email = func.lower(users.c.email) == func.lower(email)
-    query = select(users.c.id, users.c.password_hash, _role(users.c.id, provider.org_id))
+    was_linked = _member(memberships.c.was_linked, users.c.id, provider.org_id)
+    role = _role(users.c.id, provider.org_id)
+    query = select(users.c.id, users.c.password_hash, role, was_linked)
     # Nobody gives the user a password until the transaction ends.
     locked = query.where(by_email).with_for_update(of=users, key_share=True)
     user = tx.sql.execute(locked).one_or_none()
@@ -259,12 +262,13 @@ def _link(
 
     `by` an address alone, another person who has registered with it must keep no way in, nor get
     by their own access to an MCP server what the person sends there. Where the account has no
-    password, the provider has made it or was linked to it before, and what it has is the person's.
+    password, a provider of an org has made it or was linked to it: if of this org alone, what it
+    has is the person's. So it is where a former provider of this org knew the user.
 
     Raises:
         LoginRefused: the provider knows the member as somebody else.
-        LinkRequired: the account would keep a password, API keys or access to MCP servers, and `by`
-            does not prove whose they are.
+        LinkRequired: the account would keep a password, API keys, access to MCP servers or an
+            identity in another org, and `by` does not prove whose they are.
     """
     taken = select(identities.c.id).where(
         identities.c.provider_id == provider.id, identities.c.user_id == user.id
@@ -281,17 +285,29 @@ def _link(
     if not keeps_password:
         # Before the keys are looked for: it waits for a login that is making one.
         accounts.change_password(tx, user_id=user.id, password_hash=accounts.NO_PASSWORD)
-    if by == "address" and user.password_hash != accounts.NO_PASSWORD:
+    if by == "address" and not user.was_linked:
         of_user = {"org_id": provider.org_id, "user_id": user.id}
         owner = mcp_access.owner_of(None, user.id)
-        if (
-            keeps_password
-            or api_keys.has_any(tx.sql, **of_user)
-            or mcp_owners.has_any(tx.sql, provider.org_id, owner)
+        if _is_known_elsewhere(tx.sql, **of_user) or (
+            user.password_hash != accounts.NO_PASSWORD
+            and (
+                keeps_password
+                or api_keys.has_any(tx.sql, **of_user)
+                or mcp_owners.has_any(tx.sql, provider.org_id, owner)
+            )
         ):
-            raise LinkRequired()
+            raise LinkRequired(user.id)
     identity_id = _insert(tx, provider, person, user.id)
     return Known(identity_id=identity_id, user_id=user.id, linked_by=by)
+
+
+def _is_known_elsewhere(sql: Connection, *, org_id: UUID, user_id: UUID) -> bool:
+    """Return whether a provider of another org knows the user, even if they have left that org: its
+    owner can invite them again.
+    """
+    is_its = identity_providers.c.id == identities.c.provider_id
+    known = select(identities.c.id).where(identities.c.user_id == user_id).where(is_its)
+    return bool(sql.scalar(select(known.where(identity_providers.c.org_id != org_id).exists())))
 
 
 def _insert(tx: Transaction, provider: Row[Any], person: Person, user_id: UUID) -> UUID:
@@ -319,7 +335,10 @@ def _free_login(tx: Transaction, person: Person, email: str) -> str:
 
 def _role(user_id: Any, org_id: UUID) -> Any:
     """Build SQL: the user's role in the org, null without one."""
-    role = select(memberships.c.role).where(
-        memberships.c.user_id == user_id, memberships.c.org_id == org_id
-    )
-    return role.scalar_subquery().label("role")
+    return _member(memberships.c.role, user_id, org_id)
+
+
+def _member(column: Any, user_id: Any, org_id: UUID) -> Any:
+    """Build SQL: a column of the user's membership in the org, null without one."""
+    query = select(column).where(memberships.c.user_id == user_id, memberships.c.org_id == org_id)
+    return query.scalar_subquery().label(column.name)

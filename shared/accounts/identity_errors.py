@@ -1,5 +1,7 @@
 """Errors of logins by an identity provider."""
 
+from uuid import UUID
+
 from arkloop.shared.errors import ArkloopError, Conflict, Forbidden, NotFound, Unavailable
 
 
@@ -57,20 +59,23 @@ class LoginRefused(Forbidden):
 class LinkRequired(LoginRefused):
     code = "auth.link_required"
     message = (
-        "A member of the organization has your address, and the password, API keys or access to MCP"
-        " servers of that account may be somebody else's. If the account is yours, log in with its"
+        "A member of the organization has your address, and that account may be somebody else's:"
+        " it has a password, API keys, access to MCP servers, a page that asks for such access, or"
+        " an identity provider of another organization. If the account is yours, log in with its"
         " password and link the identity provider from there. If it is not, ask an owner of the"
         " organization to remove the member."
     )
 
-    def __init__(self) -> None:
+    def __init__(self, user_id: UUID) -> None:
         super().__init__("link_required")
+        self.user_id = user_id
 
 
 class LinkRefused(LoginRefused):
     """Refusal of an identity for the account from which it was to be linked."""
 
     code = "auth.link_refused"
+    message = "The person whom the identity provider has identified is not that of the account."
 
 
 class ClientRefused(LoginRefused):

@@ -80,7 +80,8 @@ def put(
 ) -> Row[Any]:
     """Set the provider of the actor's org; `secret` has a `client_secret`, or keeps the stored one.
 
-    With another issuer or client the identities of the former end, and the logins by them.
+    With another issuer or client the identities of the former end, and the logins by them. The
+    address alone leads its people to their accounts then, as `identities` says.
 
     Raises:
         Forbidden: the actor is no owner.
@@ -100,6 +101,7 @@ def put(
             why = "must be resent when `issuer` or `client_id` changes"
             raise InvalidRequest(client_secret=[why])
         _check_owner_with_password(tx.sql, actor.org_id)
+        _remember_the_linked(tx, actor.org_id)
         tx.sql.execute(delete(identity_providers).where(identity_providers.c.id == before.id))
     columns = {**values, **_sealed(tx, actor, secret)}
     if is_same and before is not None:
@@ -121,6 +123,7 @@ def remove(tx: Transaction, actor: Actor) -> UUID:
         NoOwnerWithPassword: nobody could log in as an owner any more.
     """
     _lock(tx, actor)
+    _remember_the_linked(tx, actor.org_id)
     is_it = identity_providers.c.org_id == actor.org_id
     statement = delete(identity_providers).where(is_it).returning(identity_providers.c.id)
     removed = tx.sql.scalar(statement)
@@ -149,6 +152,16 @@ def secret_of(settings: Settings, row: Row[Any]) -> str | None:
 def _lock(tx: Transaction, actor: Actor) -> None:
     if members.lock(tx, actor) != members.OWNER:
         raise Forbidden("Only an owner can choose the identity provider.")
+
+
+def _remember_the_linked(tx: Transaction, org_id: UUID) -> None:
+    """Keep which members the provider knows: addresses of users never change, so a later provider
+    with the same address means the same person.
+    """
+    of_org = select(identity_providers.c.id).where(identity_providers.c.org_id == org_id)
+    known = select(identities.c.user_id).where(identities.c.provider_id.in_(of_org))
+    is_known = (memberships.c.org_id == org_id) & memberships.c.user_id.in_(known)
+    tx.sql.execute(update(memberships).where(is_known).values(was_linked=True))
 
 
 def _check_owner_with_password(sql: Connection, org_id: UUID) -> None:

@@ -200,6 +200,28 @@ def test_an_org_is_entered_by_its_provider(
         expect(page.get_by_role("navigation")).to_contain_text("member ·")
 
 
+def test_an_org_whose_provider_is_not_linked_yet_is_entered_by_the_password_first(
+    context: BrowserContext, both: tuple[Caller, Caller], home: str
+) -> None:
+    """The page of the other org would link the provider of that one; it names its own."""
+    user, owner = (one.at(home) for one in both)
+    with IdentityProvider() as provider:
+        choose(provider, owner, user, context)
+        page = signed_in(context, user, "/keys")
+        press(page, "Change organization")
+        dialog = page.get_by_role("dialog", name="Change organization")
+        press(dialog, "Sign in with your identity provider")
+        press(dialog, "Continue")
+        refusal = page.get_by_role("dialog", name="Signing in has failed")
+        expect(refusal).to_contain_text("change to that organization with your password first")
+        press(refusal.locator(".dialog-actions"), "Close")
+        press(page, "Change organization")
+        enter(dialog, user.login)
+        expect(page.get_by_role("navigation")).to_contain_text("member ·")
+        go(page, "/identity-provider")
+        expect(page.get_by_text("Sign in at the identity provider of")).to_be_visible()
+
+
 def test_a_member_with_a_key_links_the_provider_to_their_account(
     context: BrowserContext, system: System, home: str
 ) -> None:

@@ -95,6 +95,8 @@ memberships = Table(
     Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
     Column("role", Text, nullable=False),  # owner | admin | member
     created_at_(),
+    # A former identity provider of the org knew the user by the address.
+    Column("was_linked", Boolean, nullable=False, server_default=text("false")),
     Index("ix_memberships_org_id_created_at_user_id", "org_id", "created_at", "user_id"),
 )
 

@@ -73,7 +73,7 @@ def with_password(
     register: Register,
     connections: Connections,
 ) -> User:
-    """Such a member who keeps the password for the reason of the parameter."""
+    """A member of this kind who keeps the password for the reason of the parameter."""
     roles = {"owner": "owner", "operator": "member"}
     role = roles.get(request.param)
     user = join(register(), org) if role is None else register(org_of=org, role=role)
@@ -101,7 +101,8 @@ def test_an_account_with_an_api_key_is_nobody_s_by_its_address(
     assert 401 == client.post("/v1/auth/refresh").status_code
     assert [200, 200] == [one.get("/v1/me").status_code for one in (key, member)]
     assert 200 == logs_in(app, member)
-    eventually(lambda: [{"reason": "link_required"}] * 2 == entries(org, "auth.login_failed"))
+    refused = {"reason": "link_required", "user_id": str(member.id)}
+    eventually(lambda: [refused] * 2 == entries(org, "auth.login_failed"))
     assert [] == entries(org, "identity.linked")
 
 

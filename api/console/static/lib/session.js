@@ -296,6 +296,10 @@ const REFUSALS = {
   "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
 }
 
+/** For people who are signed in to another of their organizations, where its provider cannot be linked. */
+const CHANGE_FIRST =
+  "Your account in that organization may be somebody else's. If it is yours, change to that organization with your password first, and link its identity provider under Log-ins there."
+
 /** The org whose provider is to be linked to an account first: its owner signs in there. @type {string | null} */
 let orgToLink = null
 export const linkedFirst = () => orgToLink
@@ -305,7 +309,10 @@ function takeRefusal() {
   const code = new URLSearchParams(location.search).get("error")
   if (code === null) return ""
   history.replaceState(null, "", location.pathname + location.hash)
-  if (code === "auth.link_required") orgToLink = lastOrg()
+  if (code === "auth.link_required") {
+    orgToLink = lastOrg()
+    if (me.get() !== null && me.get()?.org_id !== orgToLink) return CHANGE_FIRST
+  }
   return REFUSALS[code] ?? "The login has failed. Try again."
 }
 

@@ -1,5 +1,6 @@
 // The identity provider of the org, linked to the user's own account.
 import { send } from "../lib/api.js"
+import { plain } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { isKey, leaveFor, me, returnAddress } from "../lib/session.js"
@@ -18,7 +19,7 @@ function LinkProvider() {
     const response = await send("POST", "auth/oidc/link", { body: { password, return_to: returnAddress() } })
     leaveFor(me.get()?.org_id ?? "", (await response.json()).authorization_url)
   })
-  return html`<p class="lead">Sign in at your organization's identity provider once, and then always with it. It must know you by this account's address.
+  return html`<p class="lead">Sign in at the identity provider of ${plain(me.get()?.org_name ?? "")} once, and then always with it. It must know you by this account's address.
       Your API keys stay. Your password ends, unless you are an owner, an operator, or in other organizations, too.</p>
     <${FormBox} form=${form} action="Continue" isReady=${form.values.password !== ""}>
       <${TextField} form=${form} name="password" label="Your password" type="password" autocomplete="current-password" required />
