@@ -196,6 +196,7 @@ class AgentWorker:
             self._changed,
             work=lambda: self._executions,
             send=self._beat,
+            wait_seconds=self._wait_seconds,
             max_pause_seconds=MAX_PAUSE_SECONDS,
         )
         self._executions: set[_Execution] = set()
@@ -287,8 +288,7 @@ class AgentWorker:
         # Of a run that waited, and was polled again, an earlier execution may be ending.
         beating.sort(key=lambda one: one.fence)
         named = {one.run.run_id: one for one in beating}
-        lease = self._lease_seconds
-        wait = min(lease / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
+        lease, wait = self._lease_seconds, self._wait_seconds()
         body = {
             "worker_id": self.id,
             "runs": [one.name for one in named.values()],
@@ -306,6 +306,9 @@ class AgentWorker:
                 named[one["run_id"]].run.stop("cancelled")
         # A server that is being stopped responds at once.
         time.sleep(max(0.0, min(0.05, began + 0.05 - time.monotonic())))
+
+    def _wait_seconds(self) -> float:
+        return min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
 
     def _drain(self) -> None:
         """Let runs end or reach a checkpoint; the others go back to the queue as they are."""

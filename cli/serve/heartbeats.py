@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Work that ends sooner causes no heartbeat while another one waits.
 LASTING_SECONDS = 0.5
-#: The least time from a heartbeat to the next one that names more. The service has the first one
-#: by then, or within the time for which it keeps what a closed connection has named.
-RENEWAL_SECONDS = 1.0
+#: The part of a heartbeat's wait that passes before another one names more. As only two wait at a
+#: time, new work is named within half of a wait, by at most twice as many heartbeats.
+RENEWAL_PART = 0.5
 
 Work = TypeVar("Work")
 
@@ -32,15 +32,15 @@ class _Line:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.is_waiting = self.is_broken_off = False
+        self.is_waiting = False
 
 
 class Heartbeats(Generic[Work]):
     """Heartbeats on two connections; each one names all work that is in progress when it is sent.
 
     Work that begins while one waits is named by another one, on the other connection. The first
-    ends when its time is over. It is broken off only where a third one is due: the second has named
-    all that is left of its work, so that the service takes nothing.
+    ends when its time is over, and a third one is sent only then. None is broken off: the service
+    need not have read the newer one, and would take what the older one has named.
     """
 
     def __init__(
@@ -50,13 +50,15 @@ class Heartbeats(Generic[Work]):
         changed: threading.Condition,
         work: Callable[[], Collection[Work]],
         send: Callable[[Service, Sequence[Work]], None],
+        wait_seconds: Callable[[], float],
         max_pause_seconds: float,
     ) -> None:
         """Use `send` for heartbeats: it gets the pieces of work to be named, and raises as
-        `Service.post`. `changed` is notified when there is more `work`.
+        `Service.post`. It takes `wait_seconds` where there is no news. `changed` is notified when
+        there is more `work`.
         """
         self._changed, self._work, self._send = changed, work, send
-        self._max_pause_seconds = max_pause_seconds
+        self._wait_seconds, self._max_pause_seconds = wait_seconds, max_pause_seconds
         self._lines = [_Line(Service(server, path)) for _ in range(2)]
         self._current = self._lines[0]  # the one that sends the next heartbeat
         self._named: set[Work] = set()  # by the newest heartbeat
@@ -80,7 +82,7 @@ class Heartbeats(Generic[Work]):
                 self._changed.wait_for(lambda: self._current is line and bool(self._work()))
                 named = list(self._work())
                 self._named, self._sent_at = set(named), time.monotonic()
-                line.is_waiting, line.is_broken_off = True, False
+                line.is_waiting = True
             failure: Unreachable | Refused | None = None
             try:
                 self._send(line.service, named)
@@ -88,7 +90,8 @@ class Heartbeats(Generic[Work]):
                 failure = error
             with self._changed:
                 line.is_waiting = False
-                is_current = self._current is line and not line.is_broken_off
+                is_current = self._current is line
+                self._changed.notify_all()
             if line.service.is_aborted:
                 return
             if failure is None or not is_current:
@@ -105,19 +108,13 @@ class Heartbeats(Generic[Work]):
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._unnamed()))
                 new = self._unnamed()
-                left = self._sent_at + RENEWAL_SECONDS - time.monotonic()
+                left = self._sent_at + RENEWAL_PART * self._wait_seconds() - time.monotonic()
             time.sleep(max(LASTING_SECONDS, left))
             with self._changed:
+                self._changed.wait_for(lambda: not all(line.is_waiting for line in self._lines))
                 if self._current.is_waiting and new & self._unnamed():
-                    self._hand_over()
+                    [self._current] = [line for line in self._lines if not line.is_waiting]
+                    self._changed.notify_all()
 
     def _unnamed(self) -> set[Work]:
         return set(self._work()) - self._named
-
-    def _hand_over(self) -> None:
-        [other] = [line for line in self._lines if line is not self._current]
-        self._current = other
-        if other.is_waiting:
-            other.is_broken_off = True
-            other.service.interrupt()
-        self._changed.notify_all()

@@ -122,11 +122,6 @@ class Service:
         """Break the connection off: the service gives no more work to a request that waits."""
         self._shut_down(socket.SHUT_RDWR)
 
-    def interrupt(self) -> None:
-        """Break the connection off; a request that waits fails, and the next one has a new one."""
-        with self._lock:
-            self._shut_socket_down(socket.SHUT_RDWR)
-
     @property
     def is_aborted(self) -> bool:
         """True once `abort` has been called: what fails since then fails by that."""
@@ -137,18 +132,18 @@ class Service:
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")
-                self._shut_socket_down(self._end)
+                self._shut_socket_down()
 
     def _shut_down(self, how: int) -> None:
         with self._lock:
             self._end = how
-            self._shut_socket_down(how)
+            self._shut_socket_down()
 
-    def _shut_socket_down(self, how: int | None) -> None:
-        if self._socket is not None and how is not None:
+    def _shut_socket_down(self) -> None:
+        if self._socket is not None and self._end is not None:
             with suppress(OSError):
                 # The method of a socket with TLS would let its reader take ciphertext for text.
-                socket.socket.shutdown(self._socket, how)
+                socket.socket.shutdown(self._socket, self._end)
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

@@ -71,7 +71,13 @@ class ToolWorker:
         self._wait_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
         max_pause = min(MAX_PAUSE_SECONDS, self._wait_seconds)
         self._heartbeats = Heartbeats(
-            *(server, path, self._changed, self._wanted, self._beat, max_pause)
+            server,
+            path,
+            self._changed,
+            work=self._wanted,
+            send=self._beat,
+            wait_seconds=lambda: self._wait_seconds,
+            max_pause_seconds=max_pause,
         )
         self._calls: set[ToolCall] = set()
         self._free = concurrency
