@@ -372,7 +372,11 @@ def test_calls_that_wait_for_a_refresh_fail_with_it(
     monkeypatch.setattr(Moving, "token_requests", 0)
     came: set[int] = set()  # threads whose call has begun
     turns_of = access._turns_of
-    noting = lambda *of: (came.add(threading.get_ident()), turns_of(*of))[1]  # noqa: E731
+
+    def noting(*of: Any) -> Any:
+        came.add(threading.get_ident())
+        return turns_of(*of)
+
     monkeypatch.setattr(access, "_turns_of", noting)
     monkeypatch.setattr(Moving, "may_answer", staticmethod(lambda: len(came) >= 4))
     issuer = str(visitor.server.url).removesuffix("/mcp") + Moving.issuer
