@@ -27,7 +27,9 @@ def test_the_cpu_of_postgres_includes_connections_that_were_closed(
 
     eventually(lambda: not backend.is_running())
 
-    assert service.cpu("postgres") >= before
+    # The sum of other summands may be rounded otherwise; without those of the process it would
+    # be less by `used`.
+    assert service.cpu("postgres") > before - used / 2
 
 
 def test_a_role_is_restarted_with_as_many_processes() -> None:
