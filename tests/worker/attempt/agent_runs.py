@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from arkloop.shared import plugins
 from arkloop.shared.catalog import model_routes, published_personas
@@ -16,6 +17,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import tool_calls
 from arkloop.shared.threads import threads
 from arkloop.shared.threads.content import Content
 from arkloop.worker.attempt import execution
@@ -76,14 +78,26 @@ def stopped(
     run_id: UUID,
     reason: BaseException,
     after: tuple[str, int],
+    begun: int = 0,
 ) -> None:
-    """Execute the run until it has this number of events of a type, and stop it then."""
+    """Execute the run until it has this number of events of a type, and stop it then.
+
+    An event says that a call is made before the call begins: `begun` is the number of calls for
+    which this is awaited, too.
+    """
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
     attempt.start()
     eventually(lambda: stored.types(run_id).count(after[0]) >= after[1])
+    eventually(lambda: _begun_calls(stored, run_id) >= begun)
     process.active_runs()[run_id].set(reason)
     attempt.join(20)
     assert not attempt.is_alive()
+
+
+def _begun_calls(stored: StoredRuns, run_id: UUID) -> int:
+    with stored.connections.reading() as sql:
+        rows = sql.execute(select(tool_calls.c.tool_call_id).where(tool_calls.c.run_id == run_id))
+        return len(rows.all())
 
 
 def follow_up(stored: StoredRuns, process: WorkerProcess, run_id: UUID) -> UUID:

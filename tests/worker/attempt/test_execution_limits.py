@@ -38,7 +38,7 @@ def test_a_call_in_progress_gets_a_result(stored: StoredRuns, process: WorkerPro
     """The next run of the thread reads of the call, whose effect it may have had."""
     run_id = scripted(stored, SLEEP)
 
-    stopped(process, stored, run_id, DeadlineExceeded(1), after=("tool.call", 1))
+    stopped(process, stored, run_id, DeadlineExceeded(1), after=("tool.call", 1), begun=1)
 
     assert landed(stored, run_id)
 
@@ -48,7 +48,7 @@ def test_a_call_of_a_lost_attempt_gets_a_result(
 ) -> None:
     """The time is over before the next attempt has read the history and could make it again."""
     run_id = scripted(stored, SLEEP)
-    stopped(process, stored, run_id, LeaseLost(), after=("tool.call", 1))
+    stopped(process, stored, run_id, LeaseLost(), after=("tool.call", 1), begun=1)
     stored.set(run_id, **LOST)
 
     def late(*_: Any) -> None:
