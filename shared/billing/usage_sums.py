@@ -140,9 +140,11 @@ def add_next(connections: Connections) -> bool:
             _note(tx, day=min(tx.sql.scalar(_FIRST) or today, today), interval_at=None)
             return True
         if found.is_ahead(now):
-            day = min(found.day, now.astimezone(UTC).date())
+            first, today = tx.sql.scalar(_FIRST), now.astimezone(UTC).date()
             # A clock may be wrong while it is in the past, too: before NTP has set it.
-            _begin_again(tx, max(day, min(tx.sql.scalar(_FIRST) or found.day, found.day)))
+            if first is None or first > today:
+                return False  # nothing has ended in what is summed up
+            _begin_again(tx, min(found.day, today))
             return True
         match found.due(now):
             case None:

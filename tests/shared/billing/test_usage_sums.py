@@ -168,19 +168,34 @@ def test_reports_have_what_ends_after_the_clock_was_set_back(
         assert 101 == usage_reports.total(sql, org_id, period)["runs"]
 
 
-def test_a_clock_that_is_far_in_the_past_forgets_no_more_than_there_is(
+def test_a_clock_before_the_first_usage_forgets_nothing(
     stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would otherwise take hours to sum up the empty years since then."""
+    """No run has ended by it yet, and to sum up the empty years since then would take hours."""
     connections, org_id = stored.connections, stored.actor.org_id
     use(connections, org_id, 6, 50)
     roll_up_all(connections)
-    with connections.reading() as sql:
-        first = sql.scalar(select(func.min(run_usage.c.ended_at)))
+    done, days = progress(connections), count(connections, usage_days)
     monkeypatch.setattr(usage_sums, "_now", lambda sql: datetime(2020, 1, 1, tzinfo=UTC))
 
+    assert not usage_sums.add_next(connections)
+    assert (done, days) == (progress(connections), count(connections, usage_days))
+
+
+def test_a_clock_that_was_ahead_over_midnight_is_no_cause_to_begin_again_for_ever(
+    stored: StoredRuns,
+) -> None:
+    """Without a run that has ended since, there is nothing to sum up, nor to forget."""
+    connections, org_id = stored.connections, stored.actor.org_id
+    with connections.transaction() as tx:
+        later = TODAY + timedelta(days=3)
+        tx.sql.execute(update(usage_days_until).values(day=later, interval_at=None))
+    assert not usage_sums.add_next(connections)
+
+    with connections.transaction() as tx:
+        use_run(tx.sql, new_id(), org_id, datetime.now(UTC) - timedelta(seconds=1))
     assert usage_sums.add_next(connections)
-    assert first.astimezone(UTC).date() == progress(connections).day
+    assert progress(connections).day <= datetime.now(UTC).date()
 
 
 def test_what_is_summed_up_is_not_read_again(stored: StoredRuns) -> None:
