@@ -304,7 +304,7 @@ def _route(entry: Any) -> Route:
         if not api_key:
             raise ValueError(f"the environment variable {variable} is not set")
         is_ours = entry["provider"] in PROVIDERS and not api_key.startswith("{")  # Google's objects
-        if is_ours and not api_key.isprintable():
+        if is_ours and not (api_key.isascii() and api_key.isprintable()):  # a header carries it
             raise ValueError(f"the environment variable {variable} has characters that no key has")
     of_platform = _platform(entry, api_key)
     for name, least in _NUMBERS.items():

@@ -298,6 +298,10 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "routes: [{id: a, provider: openai, model: m, api_key_variable: TWO_LINES}]",
             "the environment variable TWO_LINES has characters that no key has",
         ),
+        (
+            "routes: [{id: a, provider: openai, model: m, api_key_variable: QUOTED}]",
+            "the environment variable QUOTED has characters that no key has",
+        ),
         ("routes: [{id: a, provider: openai, model: m, prices: 1}]", "`prices` may only contain"),
         (
             "routes: [{id: a, provider: openai, model: m, prices: {}}]",
@@ -362,6 +366,7 @@ def test_a_wrong_file_says_what_is_wrong(
 ) -> None:
     """A problem in a routes file is reported with the number of the route."""
     monkeypatch.setenv("TWO_LINES", "sk-1\nsk-2")
+    monkeypatch.setenv("QUOTED", "\u201csk-1\u201d")
     with pytest.raises(InvalidSettings) as raised:
         from_file(tmp_path, text)
 
