@@ -1,5 +1,6 @@
 """Approvals in the console, in a real Chromium, where a reply does not settle the call."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -133,6 +134,30 @@ def test_a_box_takes_no_click_after_one_above_has_changed(
     assert 1 == page.evaluate("window.guarded")
     for run_id in (seen, above):
         user.cancel(run_id)
+
+
+def test_a_box_takes_no_click_after_an_error_above_has_come_or_gone(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A lost connection has no code, and its message moves the boxes as any other one."""
+    page = signed_in(context, user, "/keys")
+    run_id = calling(user, "1+1")
+    page.goto(f"{user.url}/console#/inbox")
+    box = page.locator(".inbox-item", has_text=run_id[-8:])
+    box.get_by_role("button", name="Approve", exact=True).click(trial=True)
+    box.get_by_role("group", name="Reply").evaluate(WATCH)
+
+    page.route(re.compile("/v1/runs"), lambda route: route.abort())
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.wait_for_function("window.guarded === 1")
+    expect(box.get_by_role("group", name="Reply")).not_to_have_attribute("aria-disabled", "true")
+    page.unroute_all()
+    renew(page)
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.wait_for_function("window.guarded === 2")
+    user.cancel(run_id)
 
 
 @pytest.mark.parametrize("shown", ["runs", "threads"])

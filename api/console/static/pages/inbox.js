@@ -4,7 +4,7 @@ import { page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { html, useEffect, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
-import { Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
 const SECONDS = 8
@@ -62,7 +62,8 @@ export function Page() {
     void countWaiting()
   }
   // Boxes move with what is above them: others, with a request of another height, or an error.
-  const place = [...(rows ?? []).map(({ run_id, pending_input }) => `${run_id}:${pending_input?.request_id}`), error?.code].join()
+  const above = error === null ? "" : explained(error).text
+  const place = [...(rows ?? []).map(({ run_id, pending_input }) => `${run_id}:${pending_input?.request_id}`), above].join()
   return html`<${Head} title="Inbox" />
     <div class="page inbox">
       ${rows === null && (error ? null : html`<${Loading} lines=${6} />`)}
