@@ -58,7 +58,8 @@ _PARTS = re.compile(
     r"(?P<user>[^:/@]*(?::[^@]*)?@)?(?P<hosts>[^/?]*)(?P<database>/[^?]*)?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|/[^:]*|[^/:\[\]]+)?(?::(?P<port>[0-9]{1,5}))?")
+# A folder may have colons: Cloud SQL's is /cloudsql/project:region:instance.
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|/.*?|[^/:\[\]]+)?(?::(?P<port>[0-9]{1,5}))?")
 
 #: What an option may be called: only such a name is repeated, since it is no part of a password.
 _NAME = re.compile(r"[a-z_]{1,40}")

@@ -63,14 +63,25 @@ def test_the_probe_of_workers_reads_each_password(written: str, password: str) -
     assert ("u@x", password, "db1") == (read["user"], read["password"] or "", read["host"])
 
 
-def test_the_folder_of_a_socket_may_stand_for_the_host() -> None:
-    """The documentation of libpq writes it like this."""
-    url = normalize("postgresql://u:p@%2Frun%2Fpg:5433/name")
+@pytest.mark.parametrize(
+    ("url", "folder", "port"),
+    [
+        ("postgresql://u:p@%2Frun%2Fpg:5433/name", "/run/pg", "5433"),  # as in libpq's docs
+        ("postgresql://u:p@%2Fcloudsql%2Fp%3Aeu-1%3Adb/name", "/cloudsql/p:eu-1:db", "5432"),
+        ("postgresql://u:p@/name?host=/cloudsql/p:eu-1:db", "/cloudsql/p:eu-1:db", None),
+        ("postgresql://u:p@/name?host=/cloudsql/p:eu-1:db:5433", "/cloudsql/p:eu-1:db", "5433"),
+    ],
+)
+def test_the_folder_of_a_socket_may_stand_for_the_host(
+    url: str, folder: str, port: str | None
+) -> None:
+    """It may have colons, before those of a port."""
+    url = normalize(url)
     _, args = PGDialect_psycopg().create_connect_args(make_url(url))
     read = of_libpq(url)
 
-    assert ("/run/pg", "5433", "name") == (args["host"], args["port"], args["dbname"])
-    assert ("/run/pg", "5433", "name") == (read["host"], read["port"], read["dbname"])
+    assert (folder, port, "name") == (args["host"], args.get("port"), args["dbname"])
+    assert (folder, port, "name") == (read["host"], read["port"], read["dbname"])
 
 
 def of_libpq(url: str) -> dict[str, str | None]:
