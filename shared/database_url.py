@@ -150,7 +150,10 @@ def _addresses(texts: list[str]) -> list[tuple[str, str]]:
         address = _ADDRESS.fullmatch(text)
         is_empty = len(texts) > 1 and not text
         if address is None or is_empty or not _is_port(address["port"] or ""):
-            raise InvalidDatabaseUrl(f"{text!r} is not a host with a port, such as db1:5432")
+            # Without the @ before it, a user with a password stands where the host is looked for.
+            name = re.split("[:@]", texts[0])[0]
+            shown = name if [name] == texts else f"{name}…"
+            raise InvalidDatabaseUrl(f"{shown!r} is not a host with a port, such as db1:5432")
         addresses.append(((address["host"] or "").strip("[]"), address["port"] or ""))
     return addresses
 
