@@ -32,6 +32,7 @@ from arkloop.shared.accounts.identity_errors import (
 from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.errors import InvitationInvalid
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import personal_data
 from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import (
@@ -261,14 +262,15 @@ def _link(
     of other orgs, which have no part in this, and operators, who need it to be ones.
 
     `by` an address alone, another person who has registered with it must keep no way in, nor get
-    by their own access to an MCP server what the person sends there. Where the account has no
+    by their own access to an MCP server what the person sends there, nor have runs that act in the
+    person's name later. Where the account has no
     password, a provider of an org has made it or was linked to it: if of this org alone, what it
     has is the person's. So it is where a former provider of this org knew the user.
 
     Raises:
         LoginRefused: the provider knows the member as somebody else.
-        LinkRequired: the account would keep a password, API keys, access to MCP servers or an
-            identity in another org, and `by` does not prove whose they are.
+        LinkRequired: the account would keep a password, API keys, access to MCP servers, runs that
+            have not ended or an identity in another org, and `by` does not prove whose they are.
     """
     taken = select(identities.c.id).where(
         identities.c.provider_id == provider.id, identities.c.user_id == user.id
@@ -294,6 +296,7 @@ def _link(
                 keeps_password
                 or api_keys.has_any(tx.sql, **of_user)
                 or mcp_owners.has_any(tx.sql, provider.org_id, owner)
+                or personal_data.will_act(tx.sql, **of_user)
             )
         ):
             raise LinkRequired(user.id)

@@ -60,10 +60,10 @@ class LinkRequired(LoginRefused):
     code = "auth.link_required"
     message = (
         "A member of the organization has your address, and that account may be somebody else's:"
-        " it has a password, API keys, access to MCP servers, a page that asks for such access, or"
-        " an identity provider of another organization. If the account is yours, log in with its"
-        " password and link the identity provider from there. If it is not, ask an owner of the"
-        " organization to remove the member."
+        " it has a password, API keys, access to MCP servers, a page that asks for such access,"
+        " runs that have not ended, or an identity provider of another organization. If the"
+        " account is yours, log in with its password and link the identity provider from there."
+        " If it is not, ask an owner of the organization to remove the member."
     )
 
     def __init__(self, user_id: UUID) -> None:

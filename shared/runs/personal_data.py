@@ -16,6 +16,7 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    or_,
     select,
     union_all,
     update,
@@ -29,7 +30,7 @@ from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import inputs, runs
+from arkloop.shared.storage.tables.runs import inputs, offered_messages, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 
@@ -54,6 +55,22 @@ _EXPORTED: Mapping[str, Sequence[Column[Any]]] = {
     + [runs.c.metadata, runs.c.created_at],
     "answer": [inputs.c[name] for name in ("request_id", "run_id", "content", "created_at")],
 }
+
+
+def will_act(sql: Connection, *, org_id: UUID, user_id: UUID) -> bool:
+    """Return whether runs of the user's own, for no end user, have not ended in the org, or can be
+    made of messages that wait for a run's next step.
+    """
+    unended, offered = (
+        select(table.c.org_id).where(
+            table.c.org_id == org_id,
+            table.c.created_by_user_id == user_id,
+            table.c.end_user_id.is_(None),
+        )
+        for table in (runs, offered_messages)
+    )
+    unended = unended.where(runs.c.ended_at.is_(None))
+    return bool(sql.scalar(select(or_(unended.exists(), offered.exists()))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6929,7 +6929,7 @@ export interface components {
         /**
          * @description - `auth.forbidden`: Your role or the scopes of your key do not allow this.
          *     - `auth.link_refused`: The person whom the identity provider has identified is not that of the account.
-         *     - `auth.link_required`: A member of the organization has your address, and that account may be somebody else's: it has a password, API keys, access to MCP servers, a page that asks for such access, or an identity provider of another organization. If the account is yours, log in with its password and link the identity provider from there. If it is not, ask an owner of the organization to remove the member.
+         *     - `auth.link_required`: A member of the organization has your address, and that account may be somebody else's: it has a password, API keys, access to MCP servers, a page that asks for such access, runs that have not ended, or an identity provider of another organization. If the account is yours, log in with its password and link the identity provider from there. If it is not, ask an owner of the organization to remove the member.
          *     - `auth.login_refused`: The identity provider's reply was refused.
          *     - `identity_providers.client_refused`: The identity provider refuses this service as its client: an owner of the organization must check the client id and set the client secret again.
          */

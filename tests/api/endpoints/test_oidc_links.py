@@ -4,10 +4,12 @@ Anybody may have registered with the address. An account that can still be used 
 takes its password, too, or it would be one of two people.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -16,9 +18,11 @@ from sqlalchemy import func, text, update
 from arkloop.shared.accounts import api_keys, credentials, erasure, operators
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import api_keys as keys
 from arkloop.shared.storage.tables.accounts import refresh_tokens
+from arkloop.shared.times import rfc3339
 from tests.api.endpoints.logins_by_provider import (
     CALLBACK,
     LINK,
@@ -135,6 +139,38 @@ def test_an_account_with_access_to_an_mcp_server_is_nobody_s_by_its_address(
         else:
             mcp_access.expect_grant(tx, *(of if access == "granted" else (*of[:2], "operator")))
     expected = 200 if access == "of another" else 403
+
+    assert expected == log_in(app.test_client(), org, provider).status_code
+    if expected == 403:
+        assert str(member.id) == user_of(member.client, link(member, provider))["id"]
+
+
+@pytest.mark.parametrize(
+    "state", ["scheduled", "waiting", "offered", "completed", "of an end user"]
+)
+def test_an_account_with_a_run_that_has_not_ended_is_nobody_s_by_its_address(
+    org: User,
+    provider: IdentityProvider,
+    app: Flask,
+    member: User,
+    make_run: Callable[..., UUID],
+    state: str,
+) -> None:
+    """It would use what the person has authorized by then, and show it to somebody else."""
+    later = rfc3339(datetime.now(UTC) + timedelta(days=30))
+    bodies = {"scheduled": {"not_before": later}, "offered": {"on_busy": "steer"}}
+    end_user = "u" if state == "of an end user" else None
+    thread = member.thread(end_user_id=end_user)
+    if state == "offered":
+        make_run(org, thread)
+    if body := bodies.get(state):
+        body["message"] = "Send it on."
+        assert 201 == member.post(f"/v1/threads/{thread}/runs", body).status_code
+    elif state == "completed":
+        make_run(member, thread, RunState.COMPLETED, ended_at=func.now())
+    else:
+        make_run(member, thread, RunState.WAITING, end_user_id=end_user)
+    expected = 200 if state in ("completed", "of an end user") else 403
 
     assert expected == log_in(app.test_client(), org, provider).status_code
     if expected == 403:
