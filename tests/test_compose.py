@@ -71,7 +71,7 @@ def test_redis_stops_at_a_part_of_its_containers_memory() -> None:
     command = SERVICES["redis"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
 
-    assert "volatile-ttl" == options["--maxmemory-policy"]
+    assert "volatile-lru" == options["--maxmemory-policy"]
     # The rest is for a copy of it while its file is written anew, and for clients' buffers.
     assert "512mb" == options["--maxmemory"]
     assert "1g" == SERVICES["redis"]["deploy"]["resources"]["limits"]["memory"]

@@ -149,26 +149,32 @@ def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
         yield fail(
             check,
             f"{shown}: evicts messages for workers, so that runs start late",
-            "CONFIG SET maxmemory-policy volatile-ttl (and in its configuration file).",
+            "CONFIG SET maxmemory-policy volatile-lru (and in its configuration file).",
         )
     elif not most:
         yield warn(
             check,
             f"{used / 2**20:,.0f} MiB used, and maxmemory is not set: Redis can grow until the"
             " kernel kills it",
-            "CONFIG SET maxmemory 512mb, with maxmemory-policy volatile-ttl.",
+            "CONFIG SET maxmemory 512mb, with maxmemory-policy volatile-lru.",
         )
     elif policy == "noeviction":
         yield (fail if used > 0.95 * most else warn)(
             check,
             f"{shown}: a full Redis rejects events and messages",
-            "CONFIG SET maxmemory-policy volatile-ttl: it then evicts streams, which Postgres has.",
+            "CONFIG SET maxmemory-policy volatile-lru: it then evicts streams, which Postgres has.",
         )
     elif used > 0.95 * most and not _evictable(info):
         yield fail(
             check,
             f"{shown}: keys that never expire fill it, and it cannot evict them",
             "Delete those that are not this service's, or raise maxmemory.",
+        )
+    elif name == "redis" and policy in ("volatile-ttl", "volatile-random"):
+        yield warn(
+            check,
+            f"{shown}: a full Redis forgets requests and guesses at passwords that limits count",
+            "CONFIG SET maxmemory-policy volatile-lru: it evicts what is not in use.",
         )
     else:
         yield ok(check, shown)

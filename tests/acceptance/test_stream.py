@@ -118,7 +118,7 @@ def test_a_redis_that_loses_everything_costs_a_live_stream_nothing(
     assert [stream_of(frames_of(system, run_id))] * 2 == [*map(without_pings, got)]
 
 
-@pytest.fixture(params=["noeviction", "volatile-ttl"])
+@pytest.fixture(params=["noeviction", "volatile-lru"])
 def full_redis(request: pytest.FixtureRequest, system: System) -> Iterator[None]:
     """Redis has no memory left: it refuses what is new, or it forgets streams."""
     redis = system.connections.redis

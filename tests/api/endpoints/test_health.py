@@ -84,7 +84,7 @@ def _as_replica(redis: Redis) -> str:
 
 
 def _full(redis: Redis) -> str:
-    redis.config_set("maxmemory-policy", "volatile-ttl")
+    redis.config_set("maxmemory-policy", "volatile-lru")
     redis.config_set("maxmemory", "64kb")
     return ""
 

@@ -35,7 +35,7 @@ def test_an_installation_that_works_passes(
     examine: Examine, configure: Callable[..., None], stored: StoredRuns
 ) -> None:
     """Nothing fails, and nothing is found to look into but the settings of the tests' Postgres."""
-    configure(maxmemory="64mb", maxmemory_policy="volatile-ttl")
+    configure(maxmemory="64mb", maxmemory_policy="volatile-lru")
     stored.worker()
 
     report = examine()

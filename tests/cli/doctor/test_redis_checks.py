@@ -20,6 +20,7 @@ __all__ = ["configure", "examine", "own_redis"]  # fixtures
         ({"maxmemory": "64mb", "maxmemory_policy": "volatile-lru"}, "ok"),
         ({"maxmemory": "0", "maxmemory_policy": "noeviction"}, "warn"),
         ({"maxmemory": "64mb", "maxmemory_policy": "noeviction"}, "warn"),
+        ({"maxmemory": "64mb", "maxmemory_policy": "volatile-ttl"}, "warn"),
         ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "fail"),
         ({"maxmemory": "0", "maxmemory_policy": "allkeys-lfu"}, "fail"),
     ],
@@ -27,10 +28,31 @@ __all__ = ["configure", "examine", "own_redis"]  # fixtures
 def test_the_policy_of_redis_is_judged(
     examine: Examine, configure: Callable[..., None], values: dict[str, str], level: str
 ) -> None:
-    """A policy that evicts messages for workers fails; one that can only reject writes is found."""
+    """A policy that evicts messages for workers fails; one that can only reject writes is found,
+    and one that forgets what limits count.
+    """
     configure(**values)
 
     assert [level] == [found for found, _ in examine().of("redis memory")]
+
+
+def test_a_full_redis_with_the_recommended_policy_counts_for_limits(
+    configure: Callable[..., None], own_redis: EmbeddedRedis
+) -> None:
+    """It evicts streams that nobody reads, though they would expire later."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.xadd("stream", {"data": "x" * 50_000})
+        stream = client.dump("stream")
+        client.set("count", 0, ex=120)
+        used = client.info("memory")["used_memory"]
+        configure(maxmemory=str(used + 2_000_000), maxmemory_policy="volatile-lru")
+        for made in range(1, 301):
+            client.restore(f"stream:{made}", 600_000, stream, idletime=60)
+            client.incr("count")
+
+        assert client.info("stats")["evicted_keys"] > 100
+        assert 300 == int(client.get("count"))
+        client.flushdb()
 
 
 def test_a_replica_fails(
@@ -70,11 +92,12 @@ def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRe
     assert "+info" in report.advice("redis")
 
 
+@pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl"])
 def test_a_redis_full_of_keys_that_never_expire_fails(
-    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis
+    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis, policy: str
 ) -> None:
     """A server with the recommended policy has nothing to evict, and rejects writes."""
-    configure(maxmemory="64kb", maxmemory_policy="volatile-ttl")
+    configure(maxmemory="64kb", maxmemory_policy=policy)
 
     report = examine()
 
