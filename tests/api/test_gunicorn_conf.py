@@ -26,7 +26,7 @@ def call(server: WebServer, method: str, path: str, token: str = "", body: objec
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return dict(json.load(response))
 
 
@@ -100,7 +100,7 @@ def test_wrong_settings_are_all_named_at_once() -> None:
         env={"PATH": os.environ["PATH"], "ARKLOOP_JWT_SECRET": "short", "ARKLOOP_PORT": "x"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
 
     assert 1 == done.returncode

@@ -52,7 +52,7 @@ def test_polls_that_wait_get_a_run_each(
     eventually(lambda: any(poll.runs for poll in polls))
     second = start()
     for poll in polls:
-        poll.join(10)
+        poll.join(20)
 
     assert sorted([[first], [second]]) == sorted(poll.runs for poll in polls)
 
@@ -87,7 +87,7 @@ def test_a_poll_for_no_new_runs_leaves_them_to_others(
     waiting(2)
 
     run_id = start()
-    free.join(10)
+    free.join(20)
 
     assert ([run_id], True) == (free.runs, full.is_alive())
 
@@ -106,6 +106,6 @@ def test_a_poll_whose_key_was_revoked_leaves_runs_to_others(
 
     run_id = start()
     for poll in (other, revoked):
-        poll.join(10)
+        poll.join(20)
 
     assert ([run_id], [], False) == (other.runs, revoked.runs, revoked.is_alive())

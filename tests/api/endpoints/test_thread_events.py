@@ -64,7 +64,7 @@ def following(user: User, thread: str, query: str = "") -> Iterator[Callable[[],
     taken.start()
     yield lambda: read_by_httpx_sse(b"".join(list(pieces)))
     assert user.delete(f"/v1/threads/{thread}").status_code in (204, 404)
-    taken.join(10)
+    taken.join(60)
     assert not taken.is_alive()
 
 
@@ -383,7 +383,7 @@ def test_a_thread_that_becomes_private_is_private_in_open_streams(
 
     with following(alice, thread) as frames:
         alice.patch(f"/v1/threads/{thread}", {"is_private": True})
-        taken.join(10)
+        taken.join(60)
         assert not taken.is_alive()
         run_id = stored.create(UUID(thread))
         eventually(lambda: ids_of((run_id, 0)) == ids(frames()))

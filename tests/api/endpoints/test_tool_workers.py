@@ -141,7 +141,7 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
 
     with connections.transaction() as tx:
         worker_calls.lose(tx, broken_off)
-    waiting.join(10)
+    waiting.join(60)
 
     assert [[], [str(queued)]] == reported
 
@@ -169,7 +169,7 @@ def test_a_poll_whose_key_was_revoked_leaves_calls_to_others(
     with connections.statement() as tx:
         call_id = worker_calls.add(tx, call, fence=1)
     for one in polls:
-        one.join(10)
+        one.join(20)
 
     assert {"revoked": [], "other": [str(call_id)]} == found
 

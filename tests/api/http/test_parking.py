@@ -32,7 +32,7 @@ class Server:
         self.process = process
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, path: str) -> Any:
         with closing(self.connect()) as connection:
@@ -96,7 +96,7 @@ def begun(
 
 def opened(server: Server, request: bytes) -> socket.socket:
     """Return the connection of a request whose response is parked."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(request)
     eventually(lambda: server.state()["parked"] == 1)
     return connection

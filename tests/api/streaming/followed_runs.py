@@ -104,7 +104,7 @@ class Client:
 
     def whole(self) -> bytes:
         """Return everything when it has ended."""
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         return self.received
 

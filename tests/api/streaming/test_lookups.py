@@ -21,7 +21,7 @@ class Table:
 
     def read(self, keys: Sequence[int]) -> Mapping[int, int]:
         self.asked.append([*keys])
-        assert self.may_answer.acquire(timeout=10)
+        assert self.may_answer.acquire(timeout=60)
         if self.error is not None:
             raise self.error
         return {key: key * key for key in keys if key}
@@ -55,7 +55,7 @@ class Asking:
         return not self._thread.is_alive()
 
     def whole(self) -> int | None:
-        self._thread.join(10)
+        self._thread.join(60)
         assert self.has_ended
         return self.answer
 

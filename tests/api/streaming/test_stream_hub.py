@@ -113,7 +113,7 @@ def test_what_the_request_has_seen_is_read_before_the_subscription(
         monkeypatch.setattr(hub, "_pubsub", None)  # nothing is subscribed to
         watch = Watch(stored.claimed().run_id, stored.actor, last_seq=1)
         hub.add(watch)
-        page = hub.next_page(watch, 10)
+        page = hub.next_page(watch, 30)
         hub.remove(watch)
 
     assert page is not None
@@ -235,9 +235,7 @@ def test_watches_follow_a_new_epoch(hub: StreamHub, stored: StoredRuns) -> None:
         rewinds.check(connections)
 
         assert old != connections.keys.news(run_id)
-        eventually(
-            lambda: bool(connections.redis.publish(connections.keys.news(run_id), 5)), seconds=5
-        )
+        eventually(lambda: bool(connections.redis.publish(connections.keys.news(run_id), 5)))
         eventually(lambda: 5 == watch.announced)
 
 
