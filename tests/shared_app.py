@@ -9,7 +9,14 @@ from flask import Flask
 
 from arkloop.api.app import create_app
 from arkloop.shared.config import Settings
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage import connections as connections_module
+from arkloop.shared.storage.connections import (
+    REDIS_PAUSE_SECONDS,
+    Connections,
+    connect,
+    connect_redis,
+)
+from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS, Timeouts
 from tests.described_responses import DescribedResponses
 
@@ -45,6 +52,19 @@ def connect_patiently(settings: Settings, timeouts: Timeouts = PATIENT) -> Conne
     """
     opened = connect(replace(settings, lease_seconds=180), application="tests", timeouts=timeouts)
     return replace(opened, settings=settings)
+
+
+@contextmanager
+def patient_with_redis(connections: Connections) -> Iterator[Connections]:
+    """Yield the connections with a Redis of their own whose late answer is no outage.
+
+    On a busy machine it may take more than a second; then each process counts for itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections_module, "REDIS_TIMEOUT_SECONDS", 30.0)
+        redis = connect_redis(connections.settings.redis_url)
+    yield replace(connections, redis=redis, redis_outage=Outage(REDIS_PAUSE_SECONDS))
+    redis.close()
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RateLimitExceeded
 from arkloop.shared.ids import new_id
 from arkloop.shared.org_limits import OrgLimits
-from arkloop.shared.storage import connections as connections_module
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.clients import Register, User, error_of
+from tests.shared_app import patient_with_redis
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -39,22 +39,15 @@ def new_actor(**fields: Any) -> Actor:
 
 
 @pytest.fixture
-def limits_of(
-    app: Flask, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., RequestLimits]]:
-    """Call it for the limits of a web process of its own.
+def limits_of(app: Flask, connections: Connections) -> Iterator[Callable[..., RequestLimits]]:
+    """Call it for the limits of a web process of its own."""
+    with patient_with_redis(connections) as patient:
 
-    On a busy machine Redis may answer late, which is no outage: a process would count for itself.
-    """
-    monkeypatch.setattr(connections_module, "REDIS_TIMEOUT_SECONDS", 30.0)
-    patient = replace(connections, redis=connect_redis(connections.settings.redis_url))
+        def new(**settings: Any) -> RequestLimits:
+            changed = replace(connections.settings, **settings)
+            return RequestLimits(replace(patient, settings=changed))
 
-    def new(**settings: Any) -> RequestLimits:
-        changed = replace(connections.settings, **settings)
-        return RequestLimits(replace(patient, settings=changed))
-
-    yield new
-    patient.redis.close()
+        yield new
 
 
 @pytest.fixture
@@ -190,7 +183,10 @@ def limited(connections: Connections, **settings: Any) -> Iterator[Flask]:
 @pytest.fixture(scope="module")
 def small(connections: Connections) -> Iterator[Flask]:
     """An app in which an org may send five requests a minute."""
-    with limited(connections, org_requests_per_minute=5, org_concurrent_runs=1) as app:
+    with (
+        patient_with_redis(connections) as patient,
+        limited(patient, org_requests_per_minute=5, org_concurrent_runs=1) as app,
+    ):
         yield app
 
 

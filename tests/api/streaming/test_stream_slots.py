@@ -22,6 +22,7 @@ from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections,
 from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.tables.runs import runs
 from tests.clients import User, error_of
+from tests.shared_app import patient_with_redis
 from tests.waiting import eventually, in_parallel
 
 Processes = Callable[..., StreamSlots]
@@ -31,8 +32,9 @@ Processes = Callable[..., StreamSlots]
 def process(app: Flask, connections: Connections) -> Iterator[Processes]:
     """Call it for the slots of a web process of its own."""
     with ExitStack() as at_exit:
+        patient = at_exit.enter_context(patient_with_redis(connections))
 
-        def new(others: Connections = connections, **settings: Any) -> StreamSlots:
+        def new(others: Connections = patient, **settings: Any) -> StreamSlots:
             changed = replace(others.settings, **settings)
             slots = StreamSlots(replace(others, settings=changed))
             at_exit.callback(slots.close)
