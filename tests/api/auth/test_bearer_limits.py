@@ -1,5 +1,6 @@
 """Limits of one org alone, as requests meet them."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from flask import Flask
 
 from arkloop.api.app import create_app
 from arkloop.api.auth.bearer import CACHE_SECONDS
+from arkloop.api.auth.request_limits import _reset
 from arkloop.shared.accounts import org_settings
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, error_of
@@ -26,6 +28,15 @@ def set_(connections: Connections) -> Set:
             org_settings.change(tx, user.org_id, values)
 
     return change
+
+
+@pytest.fixture
+def alice(register: Register) -> User:
+    """The owner of an org whose minute for requests ends after the test."""
+    user = register()
+    while _reset(user.org_id, time.time()) < 50:
+        user = register()
+    return user
 
 
 @pytest.fixture(scope="module")
