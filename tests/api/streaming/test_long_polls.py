@@ -105,7 +105,7 @@ def test_polls_that_look_themselves_do_so_one_by_one(
     hub: LongPollHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands that asked Postgres at once would leave no connection for other requests."""
-    monkeypatch.setattr(long_polls, "OWN_LOOKS_PER_SECOND", 10)
+    monkeypatch.setattr(long_polls, "OWN_LOOKS_PER_SECOND", 1)
     first = Waiter(hub, LongPoll("t"))
     eventually(lambda: hub._is_listening)
     begin = time.monotonic()
@@ -118,7 +118,7 @@ def test_polls_that_look_themselves_do_so_one_by_one(
 
     assert early < 5
     # The first time that the hub listened may still wake some of them, too: two at a time.
-    assert time.monotonic() - begin > 0.19
+    assert time.monotonic() - begin > 1.9
     assert 1 == first.looks
 
 
