@@ -1,6 +1,7 @@
 """The hub: one subscription for all streams of a process, and its notifications."""
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -353,11 +354,11 @@ def test_a_number_that_has_passed_to_another_connection_is_let_alone() -> None:
     disconnects = Disconnects()
     ours, theirs = socket.socketpair()
     number = disconnects.add(ours)
-    ours.close()
-    theirs.close()
-    again, other = socket.socketpair()
-    with again, other:
-        new, peer = (again, other) if again.fileno() == number else (other, again)
+    other, peer = socket.socketpair()
+    # In one call: between two of them another thread might open something with this number.
+    os.dup2(other.fileno(), number)
+    ours.detach()
+    with socket.socket(fileno=number) as new, other, theirs:
         assert number == disconnects.add(new)
         disconnects.remove(ours, number)
         peer.close()
