@@ -17,6 +17,7 @@ from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
 from tests.clients import error_of
+from tests.shared_app import connect_patiently
 
 _PREPARED = "SELECT statement FROM pg_prepared_statements WHERE generic_plans > 0"
 
@@ -24,7 +25,7 @@ _PREPARED = "SELECT statement FROM pg_prepared_statements WHERE generic_plans > 
 @pytest.fixture
 def fresh(settings: Settings) -> Iterator[Flask]:
     """An app as at the start of a process, without a connection."""
-    connections = connect(settings, application="tests")
+    connections = connect_patiently(settings)
     yield create_app(connections=connections)
     connections.close()
 
@@ -34,8 +35,11 @@ def _plans(sql: Connection) -> str:
     return "\n".join(sql.scalars(text(_PREPARED)))
 
 
-def test_statements_of_the_first_requests_have_their_plans(fresh: Flask) -> None:
+def test_statements_of_the_first_requests_have_their_plans(
+    fresh: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of the connections that are opened has planned creating, reading and following a run."""
+    monkeypatch.setattr(api_warm_up, "SECONDS", 60.0)
     warm_up(fresh)
 
     connections: Connections = fresh.extensions["arkloop"]
