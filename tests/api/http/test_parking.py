@@ -198,7 +198,7 @@ def test_a_response_that_fails_has_no_orderly_end(server: Server) -> None:
 
 def test_a_worker_that_stops_waits_for_parked_responses(tmp_path: Path) -> None:
     """Nothing is cut off within gunicorn's grace period."""
-    with started(tmp_path) as server, begun(server, "wake_after=2") as (_, response):
+    with started(tmp_path) as server, begun(server, "wake_after=6") as (_, response):
         os.kill(server.process.pid, signal.SIGTERM)
 
         assert b"more\n" == response.read()
