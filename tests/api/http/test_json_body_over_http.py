@@ -211,8 +211,8 @@ def _status_and_code(connection: socket.socket) -> tuple[int, str]:
 def _time_out(server: WebServer, headers: str, drip: bytes) -> tuple[tuple[int, str], float]:
     """Send nothing, or `drip` again and again, until the server answers."""
     with server.connect() as connection:
-        connection.sendall(head(headers))
         began = time.monotonic()
+        connection.sendall(head(headers))
         while True:
             connection.settimeout(1)
             try:
