@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -39,9 +41,10 @@ def client_with(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
 
 @pytest.fixture(autouse=True)
 def worker(connections: Connections) -> UUID:
-    """A worker that was just heard."""
+    """A worker that was just heard, and counts as alive for as long as a test may take."""
     worker_id = new_id()
-    values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
+    values: dict[str, Any] = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
+    values["seen_at"] = func.now() + timedelta(hours=1)
     with connections.transaction() as tx:
         tx.sql.execute(delete(workers))
         tx.sql.execute(insert(workers).values(**values))
