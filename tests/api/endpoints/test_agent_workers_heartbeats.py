@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from arkloop.shared.config import Settings
 from arkloop.shared.runs import agent_workers, recovery
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import workers
@@ -18,6 +20,12 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.own_database
 
 __all__ = ["start", "worker"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    """A heartbeat waits for a third of the lease at most."""
+    return replace(settings, lease_seconds=180)
 
 
 def test_a_closed_connection_hands_over_what_its_heartbeat_has_named(
@@ -61,6 +69,6 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
     assert seen_at is not None
 
     recovery.recover_from(connections, UUID(mine.id), seen_at, [UUID(run_id)])
-    waiting.join(10)
+    waiting.join(60)
 
     assert [(run_id, False)] == [(run["run_id"], run["is_held"]) for run in reported]
