@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from arkloop.api.http import reports as module
 from arkloop.api.http.reports import Reports
+from arkloop.shared.config import Settings
 from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.checkouts import Patience
@@ -25,6 +26,12 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import FIRST_WITH_TRANSACTION_TIMEOUT
 from tests.clients import Register, error_of
 from tests.waiting import eventually, in_parallel
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    """A report may be idle for a third of the lease, while another one waits for its turn."""
+    return replace(settings, lease_seconds=180)
 
 
 @contextmanager
