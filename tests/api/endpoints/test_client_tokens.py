@@ -32,7 +32,7 @@ def test_a_token_says_what_it_is_for(alice: User) -> None:
     shown = dict(made.json or {})
     assert shown.pop("token").startswith("alc_")
     ends = datetime.fromisoformat(shown.pop("expires_at"))
-    assert abs(ends - datetime.now(UTC) - timedelta(minutes=15)) < timedelta(seconds=10)
+    assert abs(ends - datetime.now(UTC) - timedelta(minutes=15)) < timedelta(minutes=1)
     assert {**body, "persona_id": "assistant@1"} == shown
 
 

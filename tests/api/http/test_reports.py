@@ -241,7 +241,7 @@ def test_a_rest_does_not_grow_beyond_measure(
             time.sleep(0.2)
 
     rest = connections.redis.ttl(connections.keys.reports(org_id))
-    assert module.LONGEST_REST_SECONDS - 5 <= rest <= module.LONGEST_REST_SECONDS
+    assert module.LONGEST_REST_SECONDS - 60 <= rest <= module.LONGEST_REST_SECONDS
 
 
 def test_short_reports_need_no_rest(
