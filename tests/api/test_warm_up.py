@@ -1,6 +1,7 @@
 """The warm-up of a web process."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,6 +29,12 @@ def fresh(settings: Settings) -> Iterator[Flask]:
     connections = connect_patiently(settings)
     yield create_app(connections=connections)
     connections.close()
+
+
+def _logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what this thread has logged; those of other tests may log at the same time."""
+    own = threading.get_ident()
+    return [record.getMessage() for record in caplog.records if record.thread == own]
 
 
 def _plans(sql: Connection) -> str:
@@ -76,7 +83,7 @@ def test_nothing_is_written(fresh: Flask, caplog: pytest.LogCaptureFixture) -> N
 
     with connections.reading() as sql:
         assert before == sql.execute(count).one()
-    assert [] == caplog.messages
+    assert [] == _logged(caplog)
 
 
 def test_a_process_starts_while_postgres_is_away(
@@ -90,6 +97,6 @@ def test_a_process_starts_while_postgres_is_away(
     with caplog.at_level(logging.INFO):
         warm_up(app)
 
-    assert [] == caplog.messages
+    assert [] == _logged(caplog)
     assert (503, "service.unavailable") == error_of(app.test_client().get("/readyz"))
     connections.close()
