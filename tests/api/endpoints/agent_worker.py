@@ -1,13 +1,14 @@
 """An agent worker as tests play it, the runs it takes, and the events that it writes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from arkloop.shared import ids
+from arkloop.shared.config import Settings
 from arkloop.shared.events import event_log
 from arkloop.shared.storage.connections import Connections
 from tests.clients import User
@@ -73,6 +74,12 @@ def result(id_: str, output: str, name: str = "look_up") -> dict[str, Any]:
 
 def cost(usd: float, **tokens: int) -> dict[str, Any]:
     return {"type": "run.cost", "cost_usd": usd, "model": "their-model", **tokens}
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    """Workers that are lost after a long silence: each step of a slow test takes seconds."""
+    return replace(settings, lease_seconds=180)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.api.endpoints.agent_worker import (
     data_of,
     delta,
     result,
+    settings,
     start,
     turn,
     types_of,
@@ -28,7 +29,7 @@ from tests.clients import User, error_of
 
 pytestmark = pytest.mark.own_database
 
-__all__ = ["start", "worker"]  # fixtures
+__all__ = ["settings", "start", "worker"]  # fixtures
 
 
 def test_a_run_is_executed_by_an_agent_worker(
@@ -133,7 +134,7 @@ def test_a_lost_worker_writes_nothing_and_its_successor_continues(
     lost.take()
     lost.write("append", turn("One."), call("c1"), checkpoint={"at": 1})
     lost.write("append", delta("Two, not finished"))
-    silent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 60)
+    silent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 600)
     with connections.transaction() as tx:
         of_lost = update(workers).where(workers.c.id == UUID(lost.id))
         tx.sql.execute(of_lost.values(seen_at=silent))

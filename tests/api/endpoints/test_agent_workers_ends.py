@@ -21,6 +21,7 @@ from tests.api.endpoints.agent_worker import (
     data_of,
     delta,
     result,
+    settings,
     start,
     turn,
     types_of,
@@ -30,7 +31,7 @@ from tests.clients import User, error_of
 
 pytestmark = pytest.mark.own_database
 
-__all__ = ["start", "worker"]  # fixtures
+__all__ = ["settings", "start", "worker"]  # fixtures
 
 
 def test_a_failure_is_the_runs(alice: User, worker: MakeWorker, start: Callable[..., str]) -> None:

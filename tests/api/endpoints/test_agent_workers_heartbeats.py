@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -10,22 +9,15 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from arkloop.shared.config import Settings
 from arkloop.shared.runs import agent_workers, recovery
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import workers
-from tests.api.endpoints.agent_worker import MakeWorker, start, worker
+from tests.api.endpoints.agent_worker import MakeWorker, settings, start, worker
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.own_database
 
-__all__ = ["start", "worker"]  # fixtures
-
-
-@pytest.fixture(scope="module")
-def settings(settings: Settings) -> Settings:
-    """A heartbeat waits for a third of the lease at most."""
-    return replace(settings, lease_seconds=180)
+__all__ = ["settings", "start", "worker"]  # fixtures
 
 
 def test_a_closed_connection_hands_over_what_its_heartbeat_has_named(
