@@ -54,6 +54,17 @@ def connect_patiently(settings: Settings, timeouts: Timeouts = PATIENT) -> Conne
     return replace(opened, settings=settings)
 
 
+@pytest.fixture(scope="module", name="connections")
+def patient_connections(settings: Settings) -> Iterator[Connections]:
+    """Connections for modules that import it, whose requests wait for locks that a test holds.
+
+    A request gives up after a second and a half, which a test may take on a busy machine.
+    """
+    opened = connect_patiently(settings)
+    yield opened
+    opened.close()
+
+
 @contextmanager
 def patient_with_redis(connections: Connections) -> Iterator[Connections]:
     """Yield the connections with a Redis of their own whose late answer is no outage.

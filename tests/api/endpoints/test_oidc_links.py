@@ -40,9 +40,17 @@ from tests.api.endpoints.logins_by_provider import (
 )
 from tests.clients import PASSWORD, Register, User, details_of, error_of
 from tests.identity_provider import IdentityProvider
+from tests.shared_app import patient_connections
 from tests.waiting import eventually
 
-__all__ = ["attempts", "documents", "org", "provider", "settings"]  # fixtures
+__all__ = [
+    "attempts",
+    "documents",
+    "org",
+    "patient_connections",
+    "provider",
+    "settings",
+]  # fixtures
 
 REQUIRED, REFUSED = (403, "auth.link_required"), (403, "auth.link_refused")
 #: Members who keep their password when they are linked, by the reason.

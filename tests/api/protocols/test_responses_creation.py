@@ -21,8 +21,11 @@ from arkloop.shared.storage.connections import Connections
 from tests.api.protocols import late_calls
 from tests.api.protocols.late_calls import LATE, OPEN
 from tests.clients import User
+from tests.shared_app import patient_connections
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
+
+__all__ = ["patient_connections"]  # a fixture
 
 #: What the database has to be waited for.
 ROW, ADVISORY = "transactionid", "advisory"

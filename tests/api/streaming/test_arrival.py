@@ -1,35 +1,25 @@
 """Heartbeats of workers while Postgres is slow."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-import pytest
 from sqlalchemy import Select, select, text
 
 from arkloop.shared import ids
-from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import worker_calls, workers
 from tests.api.endpoints.test_tool_workers import call, queued
 from tests.clients import User
 from tests.shared.runs.test_queries import beside
-from tests.shared_app import connect_patiently
+from tests.shared_app import patient_connections
 from tests.tool_worker import PAY
 
-__all__ = ["call", "queued"]  # fixtures
+__all__ = ["call", "patient_connections", "queued"]  # fixtures
 
-#: For which Postgres is slow, and a heartbeat waits: together they would be twice as long.
+#: The time for which Postgres is slow, and that a heartbeat waits: together they would be twice it.
 SECONDS = 3
-
-
-@pytest.fixture(scope="module")
-def connections(settings: Settings) -> Iterator[Connections]:
-    """Requests wait for a row as long as it is locked."""
-    opened = connect_patiently(settings)
-    yield opened
-    opened.close()
 
 
 def seconds_behind(connections: Connections, locked: Select[Any], beat: Callable[[], Any]) -> float:

@@ -14,9 +14,10 @@ from tests.api.endpoints.agent_worker import MakeWorker, start, worker
 from tests.api.endpoints.test_tool_workers import call, post, queued
 from tests.clients import User
 from tests.shared.runs.test_queries import beside
+from tests.shared_app import patient_connections
 from tests.tool_worker import PAY
 
-__all__ = ["call", "queued", "start", "worker"]  # fixtures
+__all__ = ["call", "patient_connections", "queued", "start", "worker"]  # fixtures
 
 TOOL_WORKER = {"worker_id": "w", "wait_seconds": 5}
 
