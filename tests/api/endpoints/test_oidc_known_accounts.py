@@ -72,6 +72,21 @@ def test_members_whom_a_former_provider_knew_link_no_account_again(
     assert REQUIRED == error_of(log_in(app.test_client(), org, provider))
 
 
+def test_an_account_without_a_password_is_found_again_after_its_provider_has_changed(
+    org: User, provider: IdentityProvider, app: Flask
+) -> None:
+    """Its keys are those of the person, who keeps them and has no password to give."""
+    first, second = app.test_client(), app.test_client()
+    before = user_of(first, log_in(first, org, provider))
+    token = before["header"]["Authorization"].removeprefix("Bearer ")
+    key = User(first, before["username"], before["id"], org.org_id, token).api_key()
+    assert 200 == put(org, provider, client_id="another").status_code
+    assert 200 == put(org, provider, email_domains=[provider.domain]).status_code
+
+    assert before["id"] == user_of(second, log_in(second, org, provider))["id"]
+    assert 200 == key.get("/v1/me").status_code
+
+
 def test_a_member_who_was_removed_has_to_link_again(
     org: User, provider: IdentityProvider, app: Flask, register: Register
 ) -> None:

@@ -244,21 +244,6 @@ def test_a_key_that_is_just_being_made_counts(
         assert REQUIRED == error_of(linking.result())
 
 
-def test_an_account_without_a_password_is_found_again_after_its_provider_has_changed(
-    org: User, provider: IdentityProvider, app: Flask
-) -> None:
-    """Its keys are those of the person, who keeps them and has no password to give."""
-    first, second = app.test_client(), app.test_client()
-    before = user_of(first, log_in(first, org, provider))
-    token = before["header"]["Authorization"].removeprefix("Bearer ")
-    key = User(first, before["username"], before["id"], org.org_id, token).api_key()
-    assert 200 == put(org, provider, client_id="another").status_code
-    assert 200 == put(org, provider, email_domains=[provider.domain]).status_code
-
-    assert before["id"] == user_of(second, log_in(second, org, provider))["id"]
-    assert 200 == key.get("/v1/me").status_code
-
-
 def test_an_account_of_a_stranger_gives_way_when_it_is_removed_and_erased(
     org: User, provider: IdentityProvider, app: Flask, register: Register, connections: Connections
 ) -> None:
