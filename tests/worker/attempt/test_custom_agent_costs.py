@@ -3,6 +3,7 @@
 import json
 import threading
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from arkloop.worker.process.process import WorkerProcess
 from tests.shared.catalog.org_catalog import add_model, publish
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from tests.worker.attempt.agent_runs import created, data, process, stopped
+from tests.worker.attempt.agent_runs import created, data, process
 
 __all__ = ["process"]  # a fixture
 
@@ -31,15 +32,29 @@ def test_a_call_that_was_in_progress_when_the_run_had_to_stop_is_paid_for(
     stored: StoredRuns,
     process: WorkerProcess,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     reason: StopRun,
     state: str,
 ) -> None:
     """The vendor bills it, and the agent learns what it cost only when it returns."""
-    monkeypatch.setattr(custom_agent, "STOP_SECONDS", 30.0)
-    cost = {"usd": 0.1 + 0.2, "input_tokens": 3}
-    run_id = created(stored, {"text": "Well, "}, {"hang": 0.5}, cost, {"text": "no."})
+    monkeypatch.setattr(custom_agent, "STOP_SECONDS", 60.0)
+    stop_reason_of, is_stopping = custom_agent.stop_reason_of, threading.Event()
 
-    stopped(process, stored, run_id, reason, after=("message.delta", 1))
+    def noting(of: BaseException) -> Any:
+        is_stopping.set()
+        return stop_reason_of(of)
+
+    monkeypatch.setattr(custom_agent, "stop_reason_of", noting)
+    in_progress = {"meet": str(tmp_path), "count": 2}
+    cost = {"usd": 0.1 + 0.2, "input_tokens": 3}
+    run_id = created(stored, {"text": "Well, "}, in_progress, cost, {"text": "no."})
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lambda: any(tmp_path.iterdir()))
+    process.active_runs()[run_id].set(reason)
+    assert is_stopping.wait(60)
+    (tmp_path / "returns").touch()
+    attempt.join(60)
 
     row = stored.row(run_id)
     assert (state, Decimal("0.3"), 3) == (row["state"], row["cost_usd"], row["input_tokens"])
