@@ -55,7 +55,7 @@ def test_a_call_that_a_deploy_broke_off_is_counted_once(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
     """A call that a deploy interrupts is billed once, by the process that hands the run over."""
-    run_id = scripted(stored, {"say": "one "}, {"hang": 2})
+    run_id = scripted(stored, {"say": "one "}, {"hang": 5})
     stopped_in_the_middle(process, stored, run_id, ShuttingDown())
     assert (RunState.QUEUED, [1]) == (stored.state(run_id), costs(stored, run_id))
 
@@ -124,7 +124,7 @@ def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
     """A run whose fallback is gone names its present route, so that another lost call is billed to
     that.
     """
-    run_id = scripted(stored, {"say": "one two three "}, {"hang": 3})
+    run_id = scripted(stored, {"say": "one two three "}, {"hang": 5})
     claim = stored.claim(run_id)
     assert claim is not None
     fallback = types.RunFallback("scripted", "dear", "m2", "provider.overloaded")
