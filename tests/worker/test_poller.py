@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import func
 
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.worker import poller
-from arkloop.worker.process.process import DELIVERY_SECONDS, WorkerProcess
+from arkloop.worker.process import process as process_module
+from arkloop.worker.process.process import WorkerProcess
 from tests.clients import Register
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
@@ -28,16 +28,17 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     made.close()
 
 
-def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
+def test_a_run_without_a_message_is_executed(
+    stored: StoredRuns, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A moment after it was queued; before that its message may still come."""
-    old = stored.create(queued_at=ago(seconds=5))
-    young = stored.create()
+    monkeypatch.setattr(poller, "UNCLAIMED_SECONDS", 60.0)  # a test may take the usual one
+    old, young = stored.create(queued_at=ago(seconds=90)), stored.create()
 
     assert 1 == poller.poll(process, 100)
 
     eventually(lambda: stored.state(old) == "completed")
     assert "queued" == stored.state(young)
-    stored.set(young, queued_at=func.now())  # it still is, however long the other one took
     assert 0 == poller.poll(process, 100)
     stored.cancel(young)  # so that no other test's process finds it
 
@@ -66,8 +67,11 @@ def test_polling_without_a_lease_is_a_failure(process: WorkerProcess) -> None:
         poller._step(process)
 
 
-def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: WorkerProcess) -> None:
+def test_a_long_queue_is_left_to_its_messages(
+    stored: StoredRuns, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While they come, in order: only a run that they have passed by has lost its own."""
+    monkeypatch.setattr(process_module, "DELIVERY_SECONDS", 60.0)  # for a busy machine
     passed_by = stored.create(queued_at=ago(seconds=9))
     delivered = stored.create(queued_at=ago(seconds=6))
     still_to_come = stored.create(queued_at=ago(seconds=3))
@@ -76,7 +80,7 @@ def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: Worke
     assert 1 == poller.poll(process, 100)
     eventually(lambda: stored.state(passed_by) == "completed")
 
-    process._delivered_at -= DELIVERY_SECONDS  # and then no message comes any more
+    process._delivered_at -= 60.0  # and then no message comes any more
     assert 2 == poller.poll(process, 100)
     eventually(lambda: {"completed"} == {stored.state(r) for r in (delivered, still_to_come)})
 
