@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -45,12 +44,16 @@ def server_at(url: str, org_id: UUID | None = None) -> Server:
 
 
 @contextmanager
-def answering(wait_for: threading.Event | None = None) -> Iterator[str]:
-    """Run a server whose tool answers as soon as the event is set."""
+def answering(
+    wait_for: threading.Event | None = None, begun: threading.Semaphore | None = None
+) -> Iterator[str]:
+    """Run a server whose tool answers as soon as the event is set; `begun` counts the calls."""
 
     def answer(handler: Lying) -> None:
+        if begun is not None:
+            begun.release()
         if wait_for is not None:
-            wait_for.wait(30)
+            wait_for.wait(60)
         handler.result(handler.message, {"content": [{"type": "text", "text": "done"}]})
 
     let_go = threading.Event()
@@ -110,10 +113,10 @@ def test_a_sidecar_that_dies_fails_the_calls_of_its_org_alone() -> None:
         sidecar_of(client, noisy).kill()
 
         with pytest.raises(McpFailed, match="crashed"):
-            noisily.result(10)
+            noisily.result(60)
         assert not quietly.done()
         released.set()
-        assert "done" == quietly.result(10)
+        assert "done" == quietly.result(60)
         assert process == sidecar_of(client, quiet)
 
 
@@ -138,10 +141,18 @@ def test_sidecars_outlive_the_process_that_forked_them() -> None:
 
 def test_a_sidecar_that_nobody_uses_is_ended() -> None:
     """The next call starts another one, without a pause."""
-    with client_of(idle_seconds=0.3) as client, answering() as url:
+    released, begun = threading.Event(), threading.Semaphore(0)
+    with (
+        client_of(idle_seconds=0.3) as client,
+        answering(released, begun) as url,
+        ThreadPoolExecutor(1) as pool,
+    ):
         server = server_at(url)
-        assert "done" == call(client, server)
-        process = sidecar_of(client, server)
+        called = pool.submit(call, client, server)
+        assert begun.acquire(timeout=60)
+        process = sidecar_of(client, server)  # while it is used: it may end at once afterwards
+        released.set()
+        assert "done" == called.result(60)
 
         eventually(lambda: not waiting.is_alive(process))
 
@@ -152,32 +163,28 @@ def test_the_org_that_has_used_its_sidecar_least_recently_makes_room() -> None:
     """A sidecar with a call under way stays: if all have one, the newcomer is refused with the
     reason.
     """
-    released = threading.Event()
+    released, begun = threading.Event(), threading.Semaphore(0)
     with ExitStack() as stack:
         client = stack.enter_context(client_of(max_orgs=2))
-        quick, slow = (stack.enter_context(answering(one)) for one in (None, released))
+        quick = stack.enter_context(answering())
+        slow = stack.enter_context(answering(released, begun))
         pool = stack.enter_context(ThreadPoolExecutor(2))
         stack.callback(released.set)
         first, second, third = server_at(quick), server_at(slow), server_at(quick)
         assert "done" == call(client, first)
         waiting_call = pool.submit(call, client, second)
-        eventually(lambda: client.sidecar_pid(second.org_id) is not None)
+        assert begun.acquire(timeout=60)
         process = sidecar_of(client, first)
 
         assert "done" == call(client, third)
 
         eventually(lambda: not waiting.is_alive(process))
         another = pool.submit(call, client, server_at(slow, third.org_id))
+        assert begun.acquire(timeout=60)  # else the other call could take its room
         with pytest.raises(McpFailed, match="2 organizations are using MCP servers"):
-            _until_refused(client, first)
+            call(client, first)
         released.set()
-        assert ["done", "done"] == [waiting_call.result(10), another.result(10)]
-
-
-def _until_refused(client: McpClient, server: Server) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        call(client, server)
+        assert ["done", "done"] == [waiting_call.result(60), another.result(60)]
 
 
 def test_the_memory_of_a_sidecar_is_limited_and_that_of_its_programs_is_not(
@@ -200,29 +207,26 @@ from arkloop.worker.mcp import sidecar
 
 async def main():
     watching = asyncio.create_task(sidecar._watch())
-    await asyncio.sleep(2 * sidecar.HANG_SECONDS)
+    await asyncio.sleep(1.5 * sidecar.HANG_SECONDS)
     print("alive", flush=True)
     re.match("(a+)+$", 60 * "a" + "b")  # takes years, and does not release the GIL
 
-sidecar.HANG_SECONDS = 2.5
+sidecar.HANG_SECONDS = 4
 asyncio.run(main())
 """
 
 
 def test_an_event_loop_that_hangs_is_ended() -> None:
     """A hanging event loop ends the process, also within C code; a running one does not."""
-    began = time.monotonic()
-
     ended = subprocess.run(
         [sys.executable, "-c", _HANGING],
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
     assert (1, "alive\n") == (ended.returncode, ended.stdout)
     assert "Timeout" in ended.stderr
-    assert time.monotonic() - began < 30
