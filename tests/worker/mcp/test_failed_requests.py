@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -111,7 +112,10 @@ def _compress(handler: Lying) -> None:
 
 def _refuse_connections(handler: Lying) -> None:
     handler.server.socket.shutdown(socket.SHUT_RDWR)
-    done(handler)
+    result = {"content": [{"type": "text", "text": "done"}]}
+    body = json.dumps({"jsonrpc": "2.0", "id": handler.message["id"], "result": result}).encode()
+    # The client has to know that this connection ends: it could make its next call on it before.
+    handler.send(200, body, **{"Content-Type": "application/json", "Connection": "close"})
 
 
 @pytest.mark.parametrize(
