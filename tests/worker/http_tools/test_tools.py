@@ -271,6 +271,7 @@ def test_a_request_that_no_server_got_is_repeated(
 
     assert "ok" == call(tool)
 
+    later.join()  # the call may come before it has noted the server
     [server] = started
     assert 1 == len(server.received)
     server.__exit__()
