@@ -95,10 +95,10 @@ def test_the_cause_of_a_failed_connection_is_the_system_s_error(
     """A port that is closed and a host that is unknown have different causes, through the SDK and
     the HTTP client.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-
-    failure_log.report(ERROR, "own", None, failed_call(provider, f"http://127.0.0.1:{port}"))
+    with socket.socket() as closed:  # bound, so that nobody else listens there meanwhile
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        failure_log.report(ERROR, "own", None, failed_call(provider, url))
 
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
