@@ -78,12 +78,17 @@ def test_the_description_names_what_there_is_to_search() -> None:
 @pytest.mark.parametrize("text", ["a" * 16_000, "aA" * 8_000, "ﷺ" * 16_000, "e\u0301" * 8_000])
 def test_no_text_makes_a_search_slow(text: str, query: str) -> None:
     """All the tools that a run can have cost at most five times as much as with plain sentences."""
-    most = 5 * _seconds_of_plain_sentences()
+    # The processor may be slow for some time: what it takes for plain sentences is measured again.
+    measured = (_measured_once, _seconds_of_plain_sentences, _seconds_of_plain_sentences)
 
-    assert any(_seconds(text, query) < most for _ in range(3))  # once its processor may be slow
+    assert any(_seconds(text, query) < 5 * plain() for plain in measured)
 
 
 @cache
+def _measured_once() -> float:
+    return _seconds_of_plain_sentences()
+
+
 def _seconds_of_plain_sentences() -> float:
     sentence = "Creates an event in the calendar of a person, and books a room. "
     query = "create an event in the calendars of persons and rooms " * 9
