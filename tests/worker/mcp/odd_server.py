@@ -46,7 +46,8 @@ class Odd:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+        whole, _, _ = (self.folder / "log").read_text().rpartition("\n")  # the last may be half
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def pids(self) -> list[int]:
