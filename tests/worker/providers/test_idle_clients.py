@@ -85,7 +85,8 @@ class KeepingVendor:
         with client, suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while True:
-                client.settimeout(self._hang_up_after)
+                # Of its first request, a client may be slow to send the first byte.
+                client.settimeout(self._hang_up_after if self.requests[number] else 60)
                 if not client.recv(1, socket.MSG_PEEK):
                     break
                 self.heads.append(read_request(client)[0])
