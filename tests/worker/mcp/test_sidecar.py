@@ -84,6 +84,7 @@ def test_a_call_waits_for_a_session_of_the_orgs(monkeypatch: pytest.MonkeyPatch)
             now = asyncio.get_running_loop().time()
             with pytest.raises(McpFailed, match="already connected"):
                 await sessions._wait_for_session(second, now)  # its own time is over
+            monkeypatch.setattr(sidecar, "ROOM_SECONDS", 60.0)
             waiting = asyncio.create_task(sessions._wait_for_session(second, None))
             await asyncio.sleep(0.01)
             assert not waiting.done()
