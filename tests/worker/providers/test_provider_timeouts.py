@@ -118,10 +118,10 @@ def timed_out(api: str, fake: FakeVendor, **seconds: float) -> tuple[ProviderErr
 @pytest.mark.parametrize("head", [b"", STREAM_HEAD], ids=["unanswered", "headers"])
 def test_a_silent_provider_has_the_time_to_the_first_byte(api: str, head: bytes) -> None:
     """The headers alone do not count: some servers send them before the model has begun."""
-    with vendor(after(head, 40.0)) as fake:
+    with vendor(after(head, 200.0)) as fake:
         error, seconds = timed_out(api, fake, first_byte_seconds=0.6, idle_seconds=0.1)
 
-    assert 0.6 <= seconds < 30
+    assert 0.6 <= seconds < 100
     assert "The provider sent no data for 0.6 s." == str(error)
     assert error.was_accepted
 
@@ -138,10 +138,10 @@ def test_a_provider_that_stops_has_the_idle_time(
     authority.configure_trust(trusting)
     monkeypatch.setattr(abortable_http, "ssl_context", lambda: trusting)
 
-    with vendor(after(STREAM_HEAD, some, 40.0), tls=context if over_tls else None) as fake:
+    with vendor(after(STREAM_HEAD, some, 200.0), tls=context if over_tls else None) as fake:
         error, seconds = timed_out(api, fake, first_byte_seconds=60, idle_seconds=0.3)
 
-    assert 0.3 <= seconds < 30
+    assert 0.3 <= seconds < 100
     assert error.was_accepted
 
 
@@ -173,10 +173,10 @@ def test_a_response_that_does_not_end_is_not_waited_for(
     monkeypatch.setattr(abortable_http, "END_SECONDS", 0.2)
     _, some, end = SPOKEN[api]
     began = time.monotonic()
-    with vendor(after(STREAM_HEAD, some + end.removesuffix(b"data: [DONE]\n\n"), 40.0)) as fake:
+    with vendor(after(STREAM_HEAD, some + end.removesuffix(b"data: [DONE]\n\n"), 200.0)) as fake:
         assert TextDelta("Hi") in called(api, fake)
 
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100
 
 
 def test_a_connection_that_is_not_made_in_time_was_not_accepted(
@@ -188,7 +188,7 @@ def test_a_connection_that_is_not_made_in_time_was_not_accepted(
         fake.url = f"http://127.0.0.1:{port}/v1"
         error, seconds = timed_out(api, fake)
 
-    assert seconds < 30
+    assert seconds < 100
     assert not error.was_accepted
 
 
@@ -240,7 +240,7 @@ def test_a_call_that_timed_out_is_billed_and_made_once_more(
     stored: StoredRuns, settings_at_rest: Settings, api: str
 ) -> None:
     """The vendor bills each of them: the input is estimated, and there is no third call."""
-    with vendor(*[after(40.0)] * 4) as fake:
+    with vendor(*[after(200.0)] * 4) as fake:
         route = route_of(api, fake, first_byte_seconds=0.3)
         run_id = run_with(stored, settings_at_rest, route)
         eventually(lambda: len(fake.bodies) >= 2)  # it may read a request that was given up
@@ -261,7 +261,7 @@ def test_a_call_with_an_output_limit_is_billed_at_its_worst_case(
     stored: StoredRuns, settings_at_rest: Settings, api: str
 ) -> None:
     """The provider may finish it, after we have left: each of the two calls counts in full."""
-    with vendor(*[after(40.0)] * 4) as fake:
+    with vendor(*[after(200.0)] * 4) as fake:
         route = replace(route_of(api, fake, first_byte_seconds=0.3), max_output_tokens=3_000)
         run_id = run_with(stored, settings_at_rest, route)
 
@@ -276,7 +276,7 @@ def test_the_output_until_the_timeout_is_billed(
 ) -> None:
     """What was streamed is void, and was not free."""
     _, some, end = SPOKEN[api]
-    with vendor(after(STREAM_HEAD, some, 40.0), raw(some + end)) as fake:
+    with vendor(after(STREAM_HEAD, some, 200.0), raw(some + end)) as fake:
         route = route_of(api, fake, idle_seconds=0.3)
         run_id = run_with(stored, settings_at_rest, route)
 
@@ -292,7 +292,7 @@ def test_the_retry_after_a_timeout_is_the_next_routes(
 ) -> None:
     """A second wait for the same provider is of no use where another one can be asked."""
     _, some, end = SPOKEN[api]
-    with vendor(*[after(40.0)] * 2) as silent, vendor(raw(some + end)) as other:
+    with vendor(*[after(200.0)] * 2) as silent, vendor(raw(some + end)) as other:
         slow = replace(route_of(api, silent, first_byte_seconds=0.3), id="openai")  # the default
         run_id = run_with(stored, settings_at_rest, slow, replace(route_of(api, other), id="next"))
         eventually(lambda: bool(silent.bodies))

@@ -140,14 +140,14 @@ def test_a_slow_drip_ends_with_the_time_for_all(
     def answer() -> Iterator[bytes]:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
         yield head + (b"\r\n" if drip == "body" else b"X: ")
-        for _ in range(500):
+        for _ in range(5000):
             time.sleep(0.02)
             yield b"x"
 
     start = time.monotonic()
     with pytest.raises(ToolFailed, match=r"did not finish within 0\.3 s"):
         served(server, answer)
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize("silent", ["server", "resolver", "connection"])
@@ -155,6 +155,8 @@ def test_a_cancel_ends_it_at_once(
     server: Server, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     """A cancel ends the fetch while it waits for a response, a name or a connection."""
+    for name in ("CONNECT_SECONDS", "IDLE_SECONDS"):  # these would end it, too, a little later
+        monkeypatch.setattr(http_fetch, name, 60.0)
     run, waiting, over = RecordedRun(), threading.Event(), threading.Event()
     url = server.url
     with contextlib.ExitStack() as stack:
@@ -162,7 +164,7 @@ def test_a_cancel_ends_it_at_once(
 
             def answer() -> Iterator[bytes]:
                 waiting.set()
-                over.wait(10)
+                over.wait(60)
                 yield b""
 
             server.answers["/"] = answer
@@ -170,7 +172,7 @@ def test_a_cancel_ends_it_at_once(
 
             def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
                 waiting.set()
-                over.wait(10)
+                over.wait(60)
                 return []
 
             monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -183,7 +185,7 @@ def test_a_cancel_ends_it_at_once(
             threading.Timer(0.1, waiting.set).start()
 
         def cancel() -> None:
-            waiting.wait(10)
+            waiting.wait(60)
             cancelled.append(time.monotonic())
             run.stop.set(CancelRequested())
 
@@ -191,7 +193,7 @@ def test_a_cancel_ends_it_at_once(
         threading.Thread(target=cancel, daemon=True).start()
         with pytest.raises(CancelRequested):
             fetch(url, run=run)
-        assert time.monotonic() - cancelled[0] < 8
+        assert time.monotonic() - cancelled[0] < 20
         over.set()
 
 
@@ -237,7 +239,7 @@ try:
     http_fetch.http_fetch(stop, info, {"url": url})
 except CancelRequested:
     late = time.monotonic() - ticks[-1]
-    print(len(ticks), late < 0.25)
+    print(len(ticks), late < 10)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
