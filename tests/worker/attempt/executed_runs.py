@@ -42,7 +42,7 @@ def stopped_in_the_middle(
     attempt.start()
     eventually(lambda: said in said_by(stored, run_id) != "")
     process.active_runs()[run_id].set(reason)
-    attempt.join(10)
+    attempt.join(60)
 
 
 def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:

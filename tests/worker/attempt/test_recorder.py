@@ -58,7 +58,7 @@ def cancelled_by(
     eventually(lambda: said_by(stored, run_id) != "")
     with noted(process.connections) as statements:
         cancel(run_id)
-        attempt.join(10)
+        attempt.join(60)
     assert "cancelled" == stored.state(run_id)
     return run_id, [sql for sql, _ in statements if re.search(r"\bruns\b", sql)]
 

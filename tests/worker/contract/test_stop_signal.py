@@ -101,7 +101,7 @@ def test_a_block_is_aborted_and_fails_with_the_reason() -> None:
     threading.Timer(0.02, stop.set, [CancelRequested()]).start()
 
     with pytest.raises(CancelRequested), stop.aborting(aborted.set):
-        aborted.wait(5)
+        assert aborted.wait(60)
         raise ConnectionError
 
 

@@ -182,7 +182,7 @@ def test_a_token_that_another_worker_refreshes_is_waited_for(
         with pytest.raises(TimeoutError):
             taken.result(0.3)
         store(connections, server, refreshed)
-        assert refreshed == taken.result(10)
+        assert refreshed == taken.result(60)
 
 
 def test_calls_of_one_owner_get_access_one_after_the_other(
@@ -199,7 +199,7 @@ def test_calls_of_one_owner_get_access_one_after_the_other(
             tx.sql.execute(text("LOCK TABLE mcp_authorizations"))
             called = thread.submit(call)  # it reads what is locked
             eventually(access._turns_of(server, OWNER).lock.locked)
-        called.result(10)
+        called.result(60)
 
 
 @pytest.mark.parametrize(

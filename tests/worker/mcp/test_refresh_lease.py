@@ -31,10 +31,10 @@ def test_one_worker_at_a_time_has_the_lease(connections: Connections) -> None:
             assert begun.wait(60)
             assert not second.done()
             is_done.set()
-            second.result(10)
+            second.result(60)
             assert connections.redis.exists(key)  # its end does not return the lease of another
             assert not first.done()
-        first.result(10)
+        first.result(60)
     assert not connections.redis.exists(key)
 
 

@@ -144,7 +144,7 @@ def test_a_run_that_is_cancelled_while_servers_are_silent_stops_at_once(
 
     stop.set(CancelRequested())
 
-    asking.join(5)
+    asking.join(15)
     assert [CancelRequested] == [type(error) for error in raised]
 
 

@@ -79,7 +79,7 @@ def test_events_are_published_before_the_run_goes_on(stored: StoredRuns) -> None
     log.flush()
     went_on.set()
 
-    assert not published.get(timeout=5)
+    assert not published.get(timeout=60)
 
 
 def test_many_runs_are_stored_side_by_side(stored: StoredRuns, log_of: LogOf) -> None:
@@ -135,7 +135,7 @@ def test_a_cancel_comes_back_with_the_commit(stored: StoredRuns, log_of: LogOf) 
     log.add(RESUMED)
 
     with pytest.raises(CancelRequested):
-        log.stop.wait(5)
+        log.stop.wait(60)
 
 
 def test_a_locked_run_holds_up_nobody_else(stored: StoredRuns, log_of: LogOf) -> None:

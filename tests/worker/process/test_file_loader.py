@@ -97,7 +97,7 @@ def test_runs_wait_for_the_memory_of_their_files(
         thread.start()
         eventually(patient.waits.is_set)
         assert not done.is_set()
-    thread.join(10)
+    thread.join(60)
     assert done.is_set()
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_waits_for_a_storage_can_be_stopped(
         try:
             eventually(lambda: "file" in {thread.name for thread in threading.enumerate()})
             run.stop.set(CancelRequested())
-            stopped.wait(10)
+            stopped.wait(60)
         finally:
             responded.set()
             os.close(writing)
@@ -163,7 +163,7 @@ def test_a_run_that_waits_for_a_storage_can_be_stopped(
     assert not responded.is_set()
     assert not loader.memory._files
     stopped.set()
-    stopping.join(10)
+    stopping.join(60)
 
 
 def test_images_of_tools_belong_to_the_creator_of_the_run(

@@ -90,7 +90,7 @@ def test_the_turns_of_a_few_runs_are_read_in_turn(stored: StoredRuns) -> None:
         reading.start()
         reading.join(0.5)
         was_waiting = reading.is_alive()
-    reading.join(10)
+    reading.join(60)
 
     assert was_waiting
     assert turns(1) == found[0].messages

@@ -132,7 +132,7 @@ def test_a_long_thread_waits_for_the_memory_of_others_of_its_org(
         reader.start()
         assert run.waits.wait(60)
         assert not done.is_set()
-    reader.join(10)
+    reader.join(60)
 
     assert done.is_set()
 
@@ -181,11 +181,11 @@ def test_histories_of_one_org_are_read_one_at_a_time(
     first = reader(slow)
     assert started.wait(60)
     second = reader(behind)
-    reader(beside).join(10)
+    reader(beside).join(60)
     assert [beside] == read
     go_on.set()
-    first.join(10)
-    second.join(10)
+    first.join(60)
+    second.join(60)
 
     assert {slow.run_id, behind.run_id, beside.run_id} == {claim.run_id for claim in read}
 
@@ -209,7 +209,7 @@ def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
         assert run.waits.wait(60)
         with pytest.raises(CancelRequested), loader.history_of(behind, 200_000, cancelled):
             pass
-    reader.join(10)
+    reader.join(60)
 
 
 def test_many_runs_of_one_org_wait_for_no_memory_that_they_do_not_need(

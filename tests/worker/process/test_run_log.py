@@ -204,7 +204,7 @@ def test_a_writer_in_the_middle_of_a_commit_is_waited_for(log: Log, _again: int)
     log.committed()
     # A writer that looks again at once, before the caller is awake.
     second = log.commit()
-    thread.join(5)
+    thread.join(60)
 
     assert ([(11, "run.resumed")], []) == (shown(first), second)
     assert [(12, "run.cancelled")] == shown(withdrawn)

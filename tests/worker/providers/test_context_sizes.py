@@ -119,6 +119,6 @@ def test_a_run_that_has_to_stop_does_not_wait_for_a_silent_server() -> None:
         route = Route(id="r", provider="openai", model="m", base_url=url, api_key="secret")
         with pytest.raises(CancelRequested):
             ask(route, None, run)
-        canceller.join(10)
+        canceller.join(60)
 
     assert not canceller.is_alive()

@@ -264,7 +264,7 @@ def test_many_steps_survive_the_worker_and_the_run(stored: StoredRuns, settings:
     def turn(body: Mapping[str, Any]) -> Items:
         if sum(item["type"] == "reasoning" for item in body["input"]) == STEPS // 2:
             reached.set()
-            go_on.wait(20)
+            go_on.wait(60)
         return counting(body)
 
     with OpenAIVendor(turn) as fake:
@@ -275,10 +275,10 @@ def test_many_steps_survive_the_worker_and_the_run(stored: StoredRuns, settings:
         with worker(settings, route) as process:
             attempt = threading.Thread(target=execution.execute, args=(process, run_id))
             attempt.start()
-            assert reached.wait(30)
+            assert reached.wait(60)
             process.active_runs()[run_id].set(LeaseLost())
             go_on.set()
-            attempt.join(10)
+            attempt.join(60)
         stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
         with worker(settings, route) as process:
             execution.execute(process, run_id)

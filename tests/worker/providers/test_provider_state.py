@@ -222,7 +222,7 @@ def test_it_outlives_the_worker_and_the_run(
             attempt.start()
             eventually(lambda: len(fake.bodies) == 2)
             process.active_runs()[run_id].set(LeaseLost())
-            attempt.join(10)
+            attempt.join(60)
         stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
         with worker(settings, route) as process:
             execution.execute(process, run_id)

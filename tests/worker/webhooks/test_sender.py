@@ -201,7 +201,7 @@ def test_a_flood_is_not_read(hook: Made) -> None:
         thread.start()
         made = hook(f"http://127.0.0.1:{server.getsockname()[1]}/")
         row = made.tried(made.test())
-        thread.join(10)
+        thread.join(60)
 
     assert ("delivered", 200) == (row.state, row.response_status)
     assert sent < 32 * 1024 * 1024
@@ -227,7 +227,7 @@ def test_the_status_counts_of_a_response_without_an_end(
         thread.start()
         made = hook(f"http://127.0.0.1:{server.getsockname()[1]}/")
         row = made.tried(made.test())
-        thread.join(10)
+        thread.join(60)
 
     assert (state, status) == (row.state, row.response_status)
 

@@ -55,7 +55,7 @@ def test_the_receiver_in_node_verifies_messages(tmp_path: Path) -> None:
 def _status(url: str, headers: dict[str, str], body: bytes) -> int:
     request = urllib.request.Request(url, body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:
