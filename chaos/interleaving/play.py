@@ -47,7 +47,7 @@ WISHES = {
 BOUNDS = (1, 2, 50)
 AN_HOUR = timedelta(hours=1)
 _LIVING = """
-SELECT id, state, owner, cancel_requested_at IS NOT NULL AS is_cancelled
+SELECT id, state, owner, fence, cancel_requested_at IS NOT NULL AS is_cancelled
 FROM runs WHERE thread_id = %s AND ended_at IS NULL
 """
 
@@ -271,7 +271,7 @@ class Play:
         for run in living:
             if run.state == RunState.EXECUTING and (doubts or worker.is_done):
                 actor.does = Doing("recover", run_id=run.id)
-                recovery.recover_orphan(connections, run.id, run.owner, False)
+                recovery.recover_orphan(connections, run.id, run.owner, run.fence, False)
             if run.state == RunState.SCHEDULED:
                 actor.does = Doing("clock")
                 with connections.statement() as tx:

@@ -111,10 +111,13 @@ def _queue_together(
     return [run["id"] for run in done]
 
 
-def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
-    """Take a run from its own, living owner, who knows that no thread of it holds the run.
+def recover_orphan(
+    connections: Connections, run_id: UUID, owner: UUID, fence: int, is_crash: bool
+) -> bool:
+    """Take a run from its own, living owner, who knows that no thread of it holds this claim.
 
-    `is_crash` says whether that counts towards the three crashes which end a run.
+    The owner may have claimed the run again meanwhile: that claim stays. `is_crash` says whether
+    the loss counts towards the three crashes which end a run. Returns whether it was taken.
 
     Raises:
         Unavailable
@@ -122,11 +125,14 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash
     with connections.transaction() as tx:
         executing = tx.sql.execute(
             select(*runs.c)
-            .where(runs.c.id == run_id, runs.c.owner == owner, runs.c.state == RunState.EXECUTING)
+            .where(runs.c.id == run_id, runs.c.owner == owner, runs.c.fence == fence)
+            .where(runs.c.state == RunState.EXECUTING)
             .with_for_update()
         )
-        for run in executing.mappings().all():
+        found = executing.mappings().all()
+        for run in found:
             _recover(tx, run, is_crash=is_crash)
+    return bool(found)
 
 
 def recover_lost(tx: Transaction, run: RowMapping) -> None:

@@ -173,7 +173,7 @@ def test_a_lease_with_a_url_of_its_own_holds_its_lock(
 
 @contextmanager
 def leased(settings: Settings) -> Iterator[Lease]:
-    lease = Lease(settings, dict, lambda _run_id: None)
+    lease = Lease(settings, dict, lambda _run_id, _fence: None)
     try:
         assert lease.wait_until_valid(60)
         yield lease

@@ -69,7 +69,7 @@ DELETE FROM workers WHERE id = %(id)s
 AND NOT EXISTS (SELECT FROM runs WHERE owner = %(id)s AND state = 'executing')
 """
 _OWNED = """
-SELECT id, cancel_requested_at IS NOT NULL FROM runs
+SELECT id, fence, cancel_requested_at IS NOT NULL FROM runs
 WHERE owner = %(id)s AND state = 'executing'
 """
 THROUGH_POOLER = (
@@ -84,22 +84,23 @@ RETRY_SECONDS = 0.1
 class Lease:
     """`held()` gives the stop signals of the runs held now, by run id.
 
-    `on_orphan(run_id)` is called for a run that is this process' in the database
-    but that none of its threads holds (its thread let go while the lease was in
-    doubt, say): no other process would ever take it from a living owner.
+    `on_orphan(run_id, fence)` is called for a claim of a run that is this process' in
+    the database but that none of its threads holds (its thread let go while the lease
+    was in doubt, say): no other process would ever take it from a living owner. It is
+    called again with each heartbeat until the claim has ended.
     """
 
     def __init__(
         self,
         settings: Settings,
         held: Callable[[], dict[UUID, StopSignal]],
-        on_orphan: Callable[[UUID], None],
+        on_orphan: Callable[[UUID, int], None],
     ) -> None:
         self.worker_id = ids.new_id()
         self._settings = settings
         self._held = held
         self._on_orphan = on_orphan
-        self._unheld: set[UUID] = set()
+        self._unheld: set[tuple[UUID, int]] = set()
         self._lock_key: int | None = None
         self._renewed_at = float("-inf")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -184,15 +185,15 @@ class Lease:
             self._disconnect()
             connection = self._connect()
         self._renewed_at = before
-        owned = dict(connection.execute(_OWNED, self._parameters()).fetchall())
+        owned = connection.execute(_OWNED, self._parameters()).fetchall()
         held = self._held()
-        for run_id, is_cancelled in owned.items():
+        for run_id, _, is_cancelled in owned:
             if is_cancelled and run_id in held:
                 held[run_id].set(CancelRequested())
         # Twice in a row: a run that ends just now is still among the owned once.
-        unheld = owned.keys() - held.keys()
-        for run_id in unheld & self._unheld:
-            self._on_orphan(run_id)
+        unheld = {(run_id, fence) for run_id, fence, _ in owned if run_id not in held}
+        for run_id, fence in unheld & self._unheld:
+            self._on_orphan(run_id, fence)
         self._unheld = unheld
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:

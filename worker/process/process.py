@@ -283,10 +283,11 @@ class WorkerProcess:
         with self._lock:
             self._outage_runs.add(run_id)
 
-    def _on_orphan(self, run_id: UUID) -> None:
-        threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
+    def _on_orphan(self, run_id: UUID, fence: int) -> None:
+        taking_back = partial(self._recover, run_id, fence)
+        threading.Thread(target=taking_back, name="orphan", daemon=True).start()
 
-    def _recover(self, run_id: UUID) -> None:
+    def _recover(self, run_id: UUID, fence: int) -> None:
         is_crash = run_id not in self._outage_runs
         try:
             with self.connections.reading() as sql:
@@ -294,11 +295,14 @@ class WorkerProcess:
             log.error(
                 "no thread of this process executes its run %s: requeueing it", run_id, extra=extra
             )
-            recovery.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
+            is_taken = recovery.recover_orphan(
+                self.connections, run_id, self.worker_id, fence, is_crash
+            )
         except Unavailable:
             return  # the next heartbeat finds the run again
-        with self._lock:
-            self._outage_runs.discard(run_id)
+        if is_taken:  # else the outage may be that of a later claim
+            with self._lock:
+                self._outage_runs.discard(run_id)
 
     def _on_signal(self, kind: str, run_id: UUID, detail: str) -> None:
         if kind == CallEnded.kind:

@@ -172,8 +172,12 @@ class Pieces(RuleBasedStateMachine):
 
     def _give_up(self, run: ModelRun, *, is_crash: bool) -> None:
         assert run.owner is not None
-        recovery.recover_orphan(self.stored.connections, run.id, run.owner.id, is_crash)
+        self._report(run, run.owner.id, is_crash=is_crash)
         run.is_lost(is_crash=is_crash)
+
+    def _report(self, run: ModelRun, by: UUID, *, is_crash: bool) -> None:
+        fence = self.stored.row(run.id)["fence"]
+        recovery.recover_orphan(self.stored.connections, run.id, by, fence, is_crash)
 
     def _claim(self, run: ModelRun, by: ModelWorker, outage: str | None = None) -> None:
         is_free = run.state == RunState.QUEUED and not by.is_silent

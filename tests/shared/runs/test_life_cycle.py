@@ -25,7 +25,7 @@ from sqlalchemy import delete, func, text, update
 from arkloop.shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
 from arkloop.shared.events import types
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import creation, recovery, sweep
+from arkloop.shared.runs import creation, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs, workers
@@ -207,7 +207,7 @@ class LifeCycle(Pieces):
         if is_owner:
             self._give_up(run, is_crash=is_crash)
         else:
-            recovery.recover_orphan(self.stored.connections, run.id, new_id(), is_crash)
+            self._report(run, new_id(), is_crash=is_crash)
 
     # ---- what a worker does ----
 

@@ -34,7 +34,7 @@ def test_who_recovers_a_run_records_the_lost_attempt(
     """It has the id that the lost worker has given its calls as their parent, from the claim on."""
     owner = stored.worker()
     claim = stored.claimed(owner)
-    recovery.recover_orphan(stored.connections, claim.run_id, owner, True)
+    recovery.recover_orphan(stored.connections, claim.run_id, owner, claim.fence, True)
     [created, span] = recorded
     assert ("create run", span_id_of(str(claim.run_id))) == (created.name, created.span_id)
     key = run_spans.attempt_key(claim.run_id, claim.fence)

@@ -261,16 +261,17 @@ def test_an_unanswered_question_lets_a_run_go_on_that_wants_to(
 def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
     stored: StoredRuns, is_crash: bool, crashes: int
 ) -> None:
-    """A run is taken from a living owner only if that owner reports it, and only while it
-    executes.
+    """A run is taken from a living owner only if that owner reports it, for the claim that it has
+    lost and no later one, and only while it executes.
     """
     owner = stored.worker()
     claim = stored.claimed(owner)
     stored.set(claim.run_id, crashes=1)
-    recovery.recover_orphan(stored.connections, claim.run_id, new_id(), is_crash)
-    assert "executing" == stored.state(claim.run_id)
+    for reported in ((new_id(), claim.fence), (owner, claim.fence - 1)):
+        recovery.recover_orphan(stored.connections, claim.run_id, *reported, is_crash)
+        assert "executing" == stored.state(claim.run_id)
 
-    recovery.recover_orphan(stored.connections, claim.run_id, owner, is_crash)
+    recovery.recover_orphan(stored.connections, claim.run_id, owner, claim.fence, is_crash)
 
     row = stored.row(claim.run_id)
     assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])
@@ -282,7 +283,8 @@ def test_a_run_counts_as_recovered_if_its_worker_was_lost(
 ) -> None:
     """A living worker takes runs back after an outage; a run that could not be taken is none."""
     owner = stored.worker()
-    recovery.recover_orphan(stored.connections, stored.claimed(owner).run_id, owner, False)
+    claim = stored.claimed(owner)
+    recovery.recover_orphan(stored.connections, claim.run_id, owner, claim.fence, False)
     broken = lost(stored, crashes=2)
     with stored.connections.transaction() as tx:
         # Its terminal event has no place: the number is beyond what the column holds.

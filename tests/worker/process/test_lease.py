@@ -35,7 +35,7 @@ def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
     with ExitStack() as stack:
 
         def new(**changes: Any) -> Lease:
-            made = Lease(replace(settings, **changes), dict, lambda run_id: None)
+            made = Lease(replace(settings, **changes), dict, lambda run_id, fence: None)
             stack.callback(made.stop, 10)
             assert made.wait_until_valid(60)
             return made

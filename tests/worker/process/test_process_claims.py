@@ -45,3 +45,22 @@ def test_a_run_that_cannot_resume_takes_no_new_one_along(
 
     assert set(new) == set(claimed)
     eventually(lambda: "queued" == stored.state(broken))
+
+
+def test_a_late_report_of_a_lost_claim_leaves_the_next_one_as_it_is(
+    process: WorkerProcess, stored: StoredRuns
+) -> None:
+    """That one was abandoned in an outage of Postgres, too, which is no crash of its run."""
+    lost = stored.claimed(process.worker_id)
+    process.mark_outage(lost.run_id)
+    process._recover(lost.run_id, lost.fence)
+    again = stored.claim(lost.run_id, process.worker_id)
+    assert again is not None
+    process.mark_outage(again.run_id)
+
+    process._recover(lost.run_id, lost.fence)
+
+    assert "executing" == stored.state(again.run_id)
+    process._recover(again.run_id, again.fence)
+    row = stored.row(again.run_id)
+    assert ("queued", 0) == (row["state"], row["crashes"])
