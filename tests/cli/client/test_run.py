@@ -238,7 +238,7 @@ def test_a_message_that_the_active_run_takes_is_followed_there(
     """What follows it is shown, and nothing before; Ctrl-C leaves the run of the others alone."""
     thread_id = user.thread(on_busy="steer")
     tool = {"tool": "calculator", "args": {"expression": "1+1"}}
-    steps = script({"say": "one "}, ASK, {"hang": 10}, tool, {"say": "all done"})
+    steps = script({"say": "one "}, ASK, {"hang": 20}, tool, {"say": "all done"})
     run_id = user.start(thread_id, message=steps)
     user.until(run_id, "status", "waiting_for_input")
     user.answer(run_id, "red")
@@ -260,7 +260,7 @@ def test_a_message_that_the_active_run_takes_is_followed_there(
 def test_a_message_that_comes_too_late_has_a_run_of_its_own(arkloop: Arkloop, user: Caller) -> None:
     """The active run ends without it; what follows is its own answer, to which questions belong."""
     thread_id = user.thread(on_busy="steer")
-    run_id = user.start(thread_id, message=script({"say": "one "}, {"hang": 6}, {"say": "end"}))
+    run_id = user.start(thread_id, message=script({"say": "one "}, {"hang": 20}, {"say": "end"}))
     user.seen(run_id, "message.delta")
 
     message = script(ASK, ASK, {"say": "two"})
@@ -273,12 +273,16 @@ def test_a_message_that_comes_too_late_has_a_run_of_its_own(arkloop: Arkloop, us
 def test_a_run_that_waits_for_its_thread_says_so(arkloop: Arkloop, user: Caller) -> None:
     """After three seconds in the queue; workers are not the reason."""
     thread_id = user.thread(on_busy="enqueue")
-    first = user.start(thread_id, message=script({"hang": 6}))
+    first = user.start(thread_id, message=script(ASK, {"say": "done"}))
 
-    done = arkloop("run", "--thread", thread_id, "two")
+    with arkloop.started("run", "--thread", thread_id, "two") as process:
+        told = [first_line(process), first_line(process)]
+        user.until(first, "status", "waiting_for_input")
+        assert 200 == user.answer(first, "red").status_code
+        out, _ = process.communicate(timeout=60)
 
-    assert (0, b"You said: two\n") == (done.returncode, done.stdout)
-    assert f"behind run {first}" in done.stderr.decode()
+    assert f"behind run {first}" in told[1]
+    assert (0, b"You said: two\n") == (process.returncode, out)
 
 
 def test_a_run_that_is_refused_leaves_no_thread_behind(system: System, arkloop: Arkloop) -> None:
@@ -298,7 +302,7 @@ def test_a_run_that_nobody_begins_says_why(system: System, arkloop: Arkloop) -> 
         with system.without_worker():
             process = stack.enter_context(arkloop.started("run", "Good morning"))
             told = [first_line(process), first_line(process)]
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=200)  # a worker starts, and takes its time
 
     assert any("No worker is running" in line for line in told), told
     assert (0, b"You said: Good morning\n") == (process.returncode, out)

@@ -57,7 +57,7 @@ def test_a_person_at_the_keyboard_answers_the_question(arkloop: Arkloop, user: C
 
 def test_keys_hit_before_the_question_do_not_answer_it(arkloop: Arkloop, user: Caller) -> None:
     """Somebody who leans on Enter, or types ahead, approves nothing unseen."""
-    with arkloop.at_terminal("run", script({"say": "wait "}, {"hang": 3}, ASK)) as terminal:
+    with arkloop.at_terminal("run", script({"say": "wait "}, {"hang": 8}, ASK)) as terminal:
         terminal.until("wait")
         terminal.type("too early")
         terminal.until("number of one:")
