@@ -1,20 +1,21 @@
 """Ports that stay free while nobody listens on them."""
 
-import random
 import socket
 
-#: Linux gives ports from 32768 on to outgoing connections. One of those could take the port of a
-#: dead server, or, made to that very port, find itself as its own other end.
-_PORTS = range(20_000, 32_000)
+from arkloop.cli.dev.embedded_server import free_port
 
 
 def listening_socket() -> socket.socket:
-    """Return a socket that listens on such a port of 127.0.0.1."""
+    """Return a socket that listens on such a port of 127.0.0.1.
+
+    It is none that Linux gives to outgoing connections. One of those could take the port of a dead
+    server, or, made to that very port, find itself as its own other end.
+    """
     while True:
         found = socket.socket()
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind(("127.0.0.1", random.choice(_PORTS)))
+            found.bind(("127.0.0.1", free_port()))
             # Only now is a port refused that somebody else listens on with SO_REUSEADDR.
             found.listen(1024)
             return found

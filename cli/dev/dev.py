@@ -173,7 +173,7 @@ def claim_port(host: str, port: int) -> int:
     """Return the port to listen on; refuses one in use, before anything is started."""
     try:
         family, kind, _protocol, _name, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port or free_port(), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind) as probe:
             # As gunicorn does: a connection that is still closing does not count.

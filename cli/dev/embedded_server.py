@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,9 @@ RETRY_SECONDS = 2
 _PORTS = range(20_000, 32_000)
 _PORTS_OF_A_PROCESS = 997
 _turns = itertools.count()
+#: Sockets by which this process keeps the ports that it found last: it may not have bound them yet.
+_kept: deque[int] = deque()
+_MOST_KEPT = 100
 
 
 class ServerDidNotStart(Exception):
@@ -139,8 +143,9 @@ class EmbeddedServer:
 def free_port() -> int:
     """Return a TCP port of loopback that nobody listens on at this moment.
 
-    Each process begins with another one and takes them in turn, so that two which look for a port
-    before either binds it do not find the same.
+    No other call finds it while this process lives, or until it has found a hundred more: servers
+    bind theirs seconds later. Each process begins with another one and takes them in turn, so that
+    those which know nothing of this hardly ever find the same.
 
     Raises:
         ServerDidNotStart: all ports are in use.
@@ -150,5 +155,19 @@ def free_port() -> int:
         port = _PORTS[(first + next(_turns)) % len(_PORTS)]
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _keep(port)
             return port
     raise ServerDidNotStart(f"all ports from {_PORTS[0]} to {_PORTS[-1]} are in use")
+
+
+def _keep(port: int) -> None:
+    """Keep the port by a name that the kernel forgets at the end of this process.
+
+    Raises:
+        OSError: another process, or an earlier call, has it.
+    """
+    with socket.socket(socket.AF_UNIX) as name:
+        name.bind(f"\0arkloop port {port}")
+        _kept.append(name.detach())
+    if len(_kept) > _MOST_KEPT:
+        os.close(_kept.popleft())

@@ -37,12 +37,14 @@ def test_the_procfile_has_the_three_ways_in(tmp_path: Path) -> None:
 
 
 def test_port_0_is_a_free_port() -> None:
-    """The port is known before anything starts, and can be listened on."""
+    """The port is known before anything starts, can be listened on, and is none that the kernel
+    gives to programs.
+    """
     port = dev.claim_port("127.0.0.1", 0)
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))
-    assert 0 < port
+    assert 0 < port < 32_768
 
 
 def test_a_taken_port_is_refused() -> None:

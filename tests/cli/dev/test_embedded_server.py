@@ -39,6 +39,13 @@ def test_processes_that_look_at_once_find_different_ports(monkeypatch: pytest.Mo
     assert 60 == len(set(found))
 
 
+def test_a_port_that_is_not_bound_yet_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server binds its port seconds after the search, whatever other processes find meanwhile."""
+    found = [*ports_of(monkeypatch, 1), *ports_of(monkeypatch, 1)]
+
+    assert 6 == len(set(found))
+
+
 @pytest.mark.processes
 def test_a_slow_data_folder_takes_nothing_of_the_time_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
