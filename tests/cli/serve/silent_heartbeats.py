@@ -4,6 +4,10 @@ import threading
 import time
 from typing import Any
 
+#: A heartbeat waits for a third of it, and a silent one is given up after a sixth more: of a short
+#: lease less than a second would be left for a busy machine.
+LEASE_SECONDS = 24
+
 
 class SilentHeartbeats:
     """The second heartbeat gets no response; the others get that of `news`, as late as they ask."""

@@ -13,7 +13,7 @@ from arkloop.cli.serve.agent_worker import AgentWorker
 from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.polled_runs import RUN, RUN_ID
 from tests.cli.serve.scripted_service import scripted_service
-from tests.cli.serve.silent_heartbeats import SilentHeartbeats
+from tests.cli.serve.silent_heartbeats import LEASE_SECONDS, SilentHeartbeats
 from tests.waiting import eventually
 
 
@@ -210,7 +210,7 @@ def test_the_message_of_a_failure_is_as_long_as_the_service_accepts() -> None:
 
 def test_a_web_server_that_falls_silent_costs_no_run() -> None:
     """The heartbeat that it holds is given up in time for another one within the lease."""
-    silent = SilentHeartbeats({"lease_seconds": 6.0, "runs": []})
+    silent = SilentHeartbeats({"lease_seconds": LEASE_SECONDS, "runs": []})
     runs = [{**RUN, "fence": 1}]
 
     def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -220,7 +220,7 @@ def test_a_web_server_that_falls_silent_costs_no_run() -> None:
             case "poll":
                 if not runs:
                     silent.is_over.wait(60)
-                return 200, {"lease_seconds": 6.0, "runs": [runs.pop()] if runs else []}
+                return 200, {"lease_seconds": LEASE_SECONDS, "runs": [runs.pop()] if runs else []}
         return 200, {"status": "completed", "cancel_requested": False, "next_seq": 9}
 
     def agent(run: AgentRun) -> str:
@@ -236,7 +236,7 @@ def test_a_web_server_that_falls_silent_costs_no_run() -> None:
         worker.stop()
         working.join(30)
 
-    assert silent.unheard_seconds < 6
+    assert silent.unheard_seconds < LEASE_SECONDS
 
 
 class OneRun:

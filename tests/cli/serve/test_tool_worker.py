@@ -15,7 +15,7 @@ from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
 from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.scripted_service import scripted_service
-from tests.cli.serve.silent_heartbeats import SilentHeartbeats
+from tests.cli.serve.silent_heartbeats import LEASE_SECONDS, SilentHeartbeats
 from tests.waiting import eventually
 
 CALL_ID = str(ids.new_id())
@@ -147,7 +147,10 @@ def test_a_web_server_that_falls_silent_costs_no_call() -> None:
 
     with scripted_service(respond) as address:
         worker = ToolWorker(
-            address, "mine", {"work": work}, concurrency=2, lease_seconds=6, grace_seconds=1
+            *(address, "mine", {"work": work}),
+            concurrency=2,
+            lease_seconds=LEASE_SECONDS,
+            grace_seconds=1,
         )
         working = threading.Thread(target=worker.run, daemon=True)
         working.start()
@@ -156,7 +159,7 @@ def test_a_web_server_that_falls_silent_costs_no_call() -> None:
         worker.stop()
         working.join(30)
 
-    assert silent.unheard_seconds < 6
+    assert silent.unheard_seconds < LEASE_SECONDS
 
 
 def test_a_call_that_is_on_its_way_at_the_stop_is_executed() -> None:
