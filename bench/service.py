@@ -30,7 +30,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from bench.networks import Network
 
 ROOT = Path(__file__).parents[1]
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 POSTGRES = {
     "max_connections": "300",

@@ -16,6 +16,8 @@ KILL_POINTS = [
 ]
 #: Not three: one after the other they could take the same run, and it would be given up.
 ARMED_AT_ONCE = 2
+#: The time for a process to come to its point, or for what it has left to end: it bounds a hang.
+REACHED_SECONDS = 180.0
 
 
 def kill_points(trial: Trial) -> None:
@@ -110,7 +112,7 @@ def api_kills(trial: Trial) -> None:
 
 def poison(trial: Trial) -> None:
     """Wait while the load's poisonous runs kill their worker each time."""
-    wait_until(lambda: trial.load.accepted >= 40, 60, "enough runs")
+    wait_until(lambda: trial.load.accepted >= 40, REACHED_SECONDS, "enough runs")
     accepted = [entry for entry in trial.journal.entries if entry["kind"] == "accepted"]
     poisonous = {entry["run_id"] for entry in accepted if entry["expect"]["poison"]}
     if not poisonous:
@@ -182,7 +184,11 @@ def _restart_postgres(trial: Trial) -> None:
 
 
 def _wait_for_death(member: Member, deaths: int = 0) -> None:
-    wait_until(lambda: member.deaths > deaths, 60, f"{member.role} dies at {member.fault_point}")
+    wait_until(
+        lambda: member.deaths > deaths,
+        REACHED_SECONDS,
+        f"{member.role} dies at {member.fault_point}",
+    )
 
 
 def _wait_until_nobody_is_suspect(trial: Trial) -> None:
@@ -195,10 +201,12 @@ def _wait_until_nobody_is_suspect(trial: Trial) -> None:
             return sql.scalar(lost) is None
 
     try:
-        wait_until(is_over, 60, "runs that have lost a worker end or wait")
+        wait_until(is_over, REACHED_SECONDS, "runs that have lost a worker end or wait")
     finally:
         connections.close()
 
 
 def _wait_for_stop(member: Member) -> None:
-    wait_until(lambda: member.is_frozen, 60, f"{member.role} stops at {member.fault_point}")
+    wait_until(
+        lambda: member.is_frozen, REACHED_SECONDS, f"{member.role} stops at {member.fault_point}"
+    )

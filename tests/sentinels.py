@@ -37,7 +37,7 @@ def sentinels(folder: Path, primary: EmbeddedRedis, password: str) -> Iterator[R
             log = stack.enter_context((data / "log").open("wb"))
             command = [str(primary.binary), str(config), "--sentinel"]
             process = subprocess.Popen(primary.tied(command), stdout=log, stderr=log)
-            stack.callback(process.wait, 10)
+            stack.callback(process.wait, 60)
             stack.callback(process.kill)
             clients.append(stack.enter_context(Redis(port=port, decode_responses=True)))
         eventually(lambda: all(map(_knows_all, clients)))

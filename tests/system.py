@@ -89,7 +89,7 @@ class Worker:
         """End it for now; returns when the process is gone."""
         self._end(how)
         if self._watcher is not None:
-            self._watcher.join(30)
+            self._watcher.join(100)
             assert not self._watcher.is_alive(), self.log.read_text()
 
     def ask_to_stop(self) -> None:

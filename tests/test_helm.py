@@ -80,7 +80,7 @@ def _rendered(asked: str) -> dict[str, Any]:
             env={"PYTHONPATH": str(HELM), "PATH": os.environ["PATH"], "HOME": home},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
     assert 0 == done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -68,7 +68,7 @@ def noted(folder: Path, what: str) -> list[int]:
 def test_one_process_loads_the_files_and_others_run_the_tests(tmp_path: Path) -> None:
     """Each file is loaded once, by none of the two processes that run the tests."""
     with pytest_of(tmp_path, "time.sleep(1)", "time.sleep(1)") as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
 
     assert process.returncode == 0, output
     [first, second] = noted(tmp_path, "loaded")
@@ -79,7 +79,7 @@ def test_one_process_loads_the_files_and_others_run_the_tests(tmp_path: Path) ->
 def test_a_process_that_crashes_ends_the_tests(tmp_path: Path) -> None:
     """The test that it ran fails, and no other process runs it again."""
     with pytest_of(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "", "", "") as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
 
     assert process.returncode != 0
     assert re.search("crashed while running '.*test_0.py::test_of_this_file'", output)
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     """The error of its import is shown, as without the plugin."""
     (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n")
     with pytest_of(tmp_path, "") as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
 
     assert "No module named 'nothing_of_this_name'" in output
     assert "1 error" in output
@@ -101,7 +101,7 @@ def test_a_file_that_skips_itself_is_skipped(tmp_path: Path) -> None:
     skip = "def test_before(): pass\nimport pytest\npytest.skip('no', allow_module_level=True)\n"
     (tmp_path / "test_skipped.py").write_text(skip)
     with pytest_of(tmp_path, "") as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
 
     assert "1 passed, 1 skipped" in output
 
@@ -123,7 +123,7 @@ def test_a_thread_that_an_import_starts_is_refused(tmp_path: Path) -> None:
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
     with pytest_of(tmp_path, "", stderr=subprocess.STDOUT) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=200)
 
     assert process.returncode != 0
     assert "a fork would lack these threads" in output

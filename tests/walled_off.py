@@ -39,7 +39,7 @@ class Recorder:
         for one in (self._listener, *self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(10)
+        self._acceptor.join(60)
         for one in (self._listener, *self._sockets):
             one.close()
 

@@ -14,8 +14,10 @@ from arkloop.cli.dev.die_with_parent import dying_with_parent
 from chaos.journal import Journal
 
 RESTART_SECONDS = 0.3
+#: A machine that is busy for a while starts a worker in a minute.
+READY_SECONDS = 180.0
 STEP_SECONDS = 0.02
-KILL_SECONDS = 10.0
+KILL_SECONDS = 60.0
 #: A process that the kernel keeps busy for longer is signalled all the same.
 STOP_SECONDS = 5.0
 #: Deaths while it is waited for that are no accident.
@@ -244,7 +246,7 @@ class Member(KeptProcess):
         """A web process answers, a worker has registered itself."""
         return self.pid is not None and self._is_ready(self)
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Wait until it is ready. Raises NotInTime, with the end of its log; at once if it dies
         repeatedly.
         """

@@ -23,12 +23,11 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import workers as workers_table
 from chaos.journal import Journal
 from chaos.system.fault_proxy import FaultProxy
-from chaos.system.member import Member
+from chaos.system.member import READY_SECONDS, Member
 from chaos.system.ports import quiet_port
 from chaos.system.servers import Postgres, Redis
 
 ROOT = Path(__file__).parents[2]
-READY_SECONDS = 60.0
 
 #: A dead worker is noticed at once, a frozen one after 3 s.
 QUICK: Mapping[str, str] = {

@@ -52,7 +52,7 @@ def test_a_stream_has_its_first_delta_and_its_end(pieces: Sequence[bytes]) -> No
     with a_server(serve) as target:
         server = a_peer(target)
         stream = Stream(loop, server, server.api.stream("/"))
-        loop.until(lambda: stream.ended_at, 10, "the end")
+        loop.until(lambda: stream.ended_at, 60, "the end")
 
     assert stream.delta_at is not None
     assert stream.ended_at is not None
@@ -68,6 +68,6 @@ def test_a_connection_that_closes_ends_a_stream_without_a_delta() -> None:
     with a_server(serve) as target:
         server = a_peer(target)
         stream = Stream(loop, server, server.api.stream("/"))
-        loop.until(lambda: stream.ended_at, 10, "the end")
+        loop.until(lambda: stream.ended_at, 60, "the end")
 
     assert stream.delta_at is None

@@ -62,7 +62,7 @@ def followed(pieces: Sequence[bytes], *, after_seq: int = 0) -> Follower:
     loop = Loop()
     with a_server(a_stream(pieces)) as target:
         follower = Follower(loop, target, "run", after_seq=after_seq, keep=True)
-        loop.until(lambda: follower.end, 10, "the end")
+        loop.until(lambda: follower.end, 60, "the end")
         follower.close()
     return follower
 

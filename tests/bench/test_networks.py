@@ -16,7 +16,7 @@ import socket, sys
 for place in sys.argv[1:]:
     host, port = place.split(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, int(port)), timeout=60).close()
         print("yes")
     except ConnectionRefusedError:
         print("no")

@@ -36,7 +36,7 @@ def test_a_process_that_lives_has_not_reached_its_point(doomed: subprocess.Popen
 def test_a_dead_process_has_reached_its_point(doomed: subprocess.Popen[bytes]) -> None:
     """It counts before its parent has noticed, and after."""
     doomed.send_signal(signal.SIGKILL)
-    points.wait_for_death(POINT, doomed.pid, 10)
+    points.wait_for_death(POINT, doomed.pid, 60)
     doomed.wait()
     points.wait_for_death(POINT, doomed.pid, 0)
 

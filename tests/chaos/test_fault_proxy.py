@@ -48,7 +48,7 @@ class EchoServer:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -106,7 +106,7 @@ def test_bytes_pass_whole_both_ways(client: socket.socket) -> None:
     sender = threading.Thread(target=client.sendall, args=(sent,))
     sender.start()
     received = receive(client, len(sent))
-    sender.join(5)
+    sender.join(60)
 
     assert sent == received
 

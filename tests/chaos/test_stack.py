@@ -69,7 +69,7 @@ def caller_of(stack: Stack, org: str = "a", web: int = 0) -> Caller:
 def completes(caller: Caller, run_id: str) -> bool:
     """Wait for its end; returns False if that is another one."""
     wait_until(
-        lambda: caller.get_run(run_id)["status"] in ("completed", "failed", "cancelled"), 20, "end"
+        lambda: caller.get_run(run_id)["status"] in ("completed", "failed", "cancelled"), 60, "end"
     )
     return bool(caller.get_run(run_id)["status"] == "completed")
 
@@ -161,7 +161,7 @@ def test_a_terminated_web_process_is_started_again(stack: Stack, caller: Caller)
     member = stack.web[1]
     url, pid = member.url, member.pid
     member.terminate()
-    member.wait_gone(20)
+    member.wait_gone(60)
     member.wait_ready()
 
     assert url == stack.urls[1]
@@ -198,7 +198,7 @@ def test_a_fault_point_kills_a_worker_once(
     """The life after it is not armed: the run completes there. The journal has a whole fault."""
     armed = alone("worker", "worker.claimed:1:KILL")
     run_id = caller.run({"say": "done"})
-    armed.wait_gone(20)
+    armed.wait_gone(60)
 
     assert completes(caller, run_id)
     assert 1 == armed.deaths
@@ -230,7 +230,7 @@ def test_a_fault_point_kills_a_web_process_once(
     thread_id = caller.thread("hello")
     with suppress(httpx.TransportError):  # the answer and the death are close together
         caller.start(thread_id)
-    armed.wait_gone(20)
+    armed.wait_gone(60)
     armed.wait_ready()
 
     assert 1 == armed.deaths
@@ -327,7 +327,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
             part.freeze()
         sockets = stack.postgres.socket.parent
     # The children of a killed gunicorn are for the system's first process to forget.
-    _, alive = psutil.wait_procs(started, timeout=5)
+    _, alive = psutil.wait_procs(started, timeout=60)
 
     assert [] == alive
     assert len(started) >= 10

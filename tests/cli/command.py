@@ -14,7 +14,8 @@ from tests.waiting import eventually
 from tests.web_server import INHERITED
 
 ARKLOOP = Path(sys.executable).with_name("arkloop")
-SECONDS = 30
+#: The time for a command, or for what it waits for: it bounds a hang.
+SECONDS = 100
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from arkloop.cli.client import keyboard
 from arkloop.cli.client.keyboard import Keyboard, NoLine
 
-SECONDS = 5
+SECONDS = 60
 
 
 class Pipe:

@@ -278,7 +278,7 @@ class OneRun:
             working.start()
             eventually(lambda: not working.is_alive() or stop_when())
             worker.stop()
-            working.join(10)
+            working.join(50)  # the grace of most is longer
             assert not working.is_alive()
         return worker
 
@@ -288,7 +288,7 @@ def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
     """A gateway responds with 200 and JSON of its own while the service is away."""
     service = OneRun(**{verb: {"status": "ok"}})
 
-    worker = service.served(10, lambda: service.written != [])
+    worker = service.served(60, lambda: service.written != [])
 
     assert ("complete", None) == (service.written[-1], worker.failure)
 

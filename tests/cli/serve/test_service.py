@@ -73,7 +73,7 @@ def _respond_after_the_end(
         asked.set()
         closing = select.poll()
         closing.register(connection, select.POLLRDHUP)
-        if closing.poll(10_000):
+        if closing.poll(60_000):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n" + b'{"calls":1}')
 
 
@@ -97,7 +97,7 @@ def test_a_response_that_is_on_its_way_at_the_end_arrives(
         service = Service(ServerAddress(url, "key"), "/x")
 
         def finish() -> None:
-            asked.wait(10)
+            asked.wait(60)
             service.finish()
 
         threading.Thread(target=finish, daemon=True).start()

@@ -60,7 +60,7 @@ class CallTwice:
             case 1:
                 pass
             case 2:
-                self.beating.wait(10)
+                self.beating.wait(60)
             case _:
                 time.sleep(0.02)
                 self.places = body["max_calls"]
@@ -72,7 +72,7 @@ class CallTwice:
             self.beaten.set()
             return False
         self.beating.set()
-        self.release.wait(10)
+        self.release.wait(60)
         return True
 
 
@@ -97,12 +97,12 @@ def test_a_call_that_is_fetched_again_is_executed_to_its_end(
         """Execute the call."""
         if next(executions) == 1:
             if first == "heartbeat":
-                context.wait(10)
-            executing.wait(10)
+                context.wait(60)
+            executing.wait(60)
             return "late"
         executing.set()
         if first == "result":
-            twice.refused.wait(10)
+            twice.refused.wait(60)
         twice.release.set()
         while not twice.beaten.is_set():
             context.wait(0.01)
@@ -236,7 +236,7 @@ class OneCall:
             working.start()
             eventually(lambda: not working.is_alive() or stop_when())
             worker.stop()
-            working.join(10)
+            working.join(50)  # the grace of most is longer
             assert not working.is_alive()
         return worker
 
@@ -246,7 +246,7 @@ def test_a_result_is_cut_by_its_length_in_utf_8(characters: int, is_cut: bool) -
     """Text of another alphabet arrives whole up to the limit, and beyond it without its end."""
     service = OneCall(output="я" * characters)
 
-    service.served(10, lambda: service.results != [])
+    service.served(60, lambda: service.results != [])
 
     [(_, output)] = service.results
     assert (is_cut, not is_cut) == ("[cut: " in output, output == service.output)
@@ -257,7 +257,7 @@ def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
     """A gateway responds with 200 and JSON of its own while the service is away."""
     service = OneCall(**{verb: {"status": "ok"}})
 
-    worker = service.served(10, lambda: service.results != [])
+    worker = service.served(60, lambda: service.results != [])
 
     assert ([("complete", "done")], None) == (service.results, worker.failure)
 
