@@ -79,8 +79,8 @@ def frame(seq: int, kind: str = "message.delta") -> bytes:
 END = b"0\r\n\r\n"
 
 
-def access(*urls: str, silence: float = 1) -> Access:
-    return Access(urls, Journal(), Tally(), timeout=1, silence=silence, patience=20)
+def access(*urls: str, silence: float = 3) -> Access:
+    return Access(urls, Journal(), Tally(), timeout=3, silence=silence, patience=100)
 
 
 def entries(of: Access, kind: str) -> list[Entry]:
@@ -212,7 +212,7 @@ def test_a_follower_cuts_its_streams_itself() -> None:
             rng = random.Random(seed)
             # The server of a run that has ended: everything after the cursor, at once.
             async with Replaying(frames) as server:
-                given = access(server.url, silence=5)
+                given = access(server.url, silence=60)
                 await Follower(Client(given, "t", rng), "r", rng).follow()
             ids = [entry["id"] for entry in entries(given, "event")]
             assert list(range(1, 41)) == ids
