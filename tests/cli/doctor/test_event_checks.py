@@ -105,7 +105,7 @@ def test_a_partition_that_was_not_made_is_found(
     """It is a warning while the last one has days left, and a failure from its end on."""
     with owner(database) as execute:
         keep_only(execute, (days_left - 15, days_left))
-        store(execute, -0.1)
+        day = store(execute, -0.1)
 
     findings = found(database)
 
@@ -115,7 +115,7 @@ def test_a_partition_that_was_not_made_is_found(
     if level == "fail":
         level, shown = findings["events without partition"]
         assert "warn" == level
-        assert f"1 events, of runs from {ago(0.1):%Y-%m-%d}" in shown
+        assert f"1 events, of runs from {day}" in shown
 
 
 def test_a_large_default_partition_asks_for_migrate(database: Settings) -> None:
@@ -170,13 +170,13 @@ def test_old_events_without_a_partition_are_no_problem(database: Settings) -> No
     """They stand between two partitions, and go with their runs."""
     with owner(database) as execute:
         keep_only(execute, (-30, -20), (-18, 20))
-        store(execute, -19)
+        day = store(execute, -19)
 
     findings = found(database)
 
     level, shown = findings["events without partition"]
     assert ("ok", "ok") == (level, findings["event partitions"][0])
-    assert f"1 events, of runs from {ago(19):%Y-%m-%d} to" in shown
+    assert f"1 events, of runs from {day} to" in shown
 
 
 def ago(days: float) -> datetime:
@@ -192,7 +192,11 @@ def keep_only(execute: Callable[..., Any], *ranges: tuple[int, int]) -> None:
         execute("SELECT add_run_events_partition(:lower, :upper)", **bounds)
 
 
-def store(execute: Callable[..., Any], days: float) -> None:
-    """Store an event of a run that is created `days` from now, a negative number for the past."""
-    run_id = partitions.bound(ago(-days))
+def store(execute: Callable[..., Any], days: float) -> str:
+    """Store an event of a run that is created `days` from now, a negative number for the past;
+    returns its date.
+    """
+    at = ago(-days)
+    run_id = partitions.bound(at)
     execute("INSERT INTO run_events VALUES (:id, 1, 'message.delta', '{}')", id=run_id)
+    return f"{at:%Y-%m-%d}"
