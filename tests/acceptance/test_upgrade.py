@@ -39,8 +39,9 @@ RUNS_PER_SECOND = float(os.environ.get("UPGRADE_RUNS_PER_SECOND", "3"))
 SILENT_SECONDS = 120
 #: So is one that still has events after this many: none takes longer, on the slowest machine.
 ENDLESS_SECONDS = 420
-#: As proxies do: a process gets no new requests for a moment before it is stopped.
-DRAIN_SECONDS = 0.5
+#: As proxies do: a process gets no new requests for a while before it is stopped. A client that has
+#: chosen it may have to wait for the processor before it connects.
+DRAIN_SECONDS = 5
 
 pytestmark = [
     pytest.mark.upgrade,
