@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
+from redis import Redis, RedisError
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.dev.embedded_server import free_port
@@ -51,5 +51,8 @@ def primary_port(sentinel: Redis) -> int:
 
 
 def _knows_all(sentinel: Redis) -> bool:
-    state: Any = sentinel.sentinel_master(_OF)
+    try:
+        state: Any = sentinel.sentinel_master(_OF)
+    except RedisError:  # it does not listen yet
+        return False
     return (1, 2) == (state["num-slaves"], state["num-other-sentinels"])
