@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ SHELLS = {"sh", "bash", "console"}
 #: What a fence may say: a block of commands must not hide in one without a language.
 LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "toml", "ts", "tsx", "yaml"}
 #: curl of the pages prints no progress, fails with an error response, and uses no proxy.
-CURLRC = 'silent\nshow-error\nfail-with-body\nmax-time = 20\nnoproxy = "*"\n'
+CURLRC = 'silent\nshow-error\nfail-with-body\nmax-time = 60\nnoproxy = "*"\n'
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Service:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=250,
         )
 
 
@@ -114,7 +115,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         )
     reply = raw(openai_stream(delta(content="Hello."), delta(finish="stop")))
     try:
-        eventually(lambda: "Ready on " in log.read_text() or dev.poll() is not None)
+        eventually(lambda: "Ready on " in log.read_text() or dev.poll() is not None, seconds=200)
+        eventually(lambda: _listens(mcp_port))
         ready = re.search(r"Ready on (\S+)", log.read_text())
         assert ready, log.read_text()
         with vendor(*[reply] * 20) as model:
@@ -129,6 +131,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         mcp.wait()
         dev.send_signal(signal.SIGTERM)
         dev.wait(60)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def typed(line: str, folder: Path, environ: dict[str, str]) -> Iterator[Terminal
         yield terminal
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(60)
+        process.wait(100)
         reader.join(10)
         os.close(ours)
 
@@ -124,9 +124,9 @@ def test_a_clone_answers_in_the_browser(browser: Browser, tmp_path: Path, cache:
     with typed("exec make dev OPTIONS='--port 0'", clone, environ) as terminal:
         terminal.line("Done: ", INSTALL_SECONDS)
         done("install")
-        terminal.line("Ready on ", 120)
-        address = terminal.line("The console is at ", 10)
-        key = terminal.line("Sign in with this API key: ", 10)
+        terminal.line("Ready on ", 300)
+        address = terminal.line("The console is at ", 60)
+        key = terminal.line("Sign in with this API key: ", 60)
         done("start")
         page = browser.new_page(viewport={"width": 1200, "height": 740})
         page.goto(address)
@@ -134,7 +134,7 @@ def test_a_clone_answers_in_the_browser(browser: Browser, tmp_path: Path, cache:
         _picture(page, "sign-in")
         page.get_by_role("button", name="Sign in", exact=True).click()
         write = page.get_by_role("link", name="Write a message")
-        expect(write).to_be_visible(timeout=20_000)
+        expect(write).to_be_visible(timeout=60_000)
         done("sign in")
         _picture(page, "first-page")
         write.click()
@@ -142,9 +142,9 @@ def test_a_clone_answers_in_the_browser(browser: Browser, tmp_path: Path, cache:
         _picture(page, "message")
         page.get_by_role("button", name="Send").click()
         said = page.locator(".run .markdown")
-        expect(said).not_to_be_empty(timeout=60_000)
+        expect(said).not_to_be_empty(timeout=200_000)
         done("first words")
-        expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=60_000)
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=200_000)
         done("the rest")
         _picture(page, "answer")
         page.close()
