@@ -95,31 +95,57 @@ Answer = Callable[[int, bytes, float, float], None]
 class Caller:
     """A keep-alive connection: a request, its response, the next request.
 
+    One that the server has closed between two requests, after five idle seconds, is opened again.
+
     `on_answer(status, body, sent, answered)`; the times are of `time.perf_counter`.
     """
 
     def __init__(self, loop: Loop, target: Target) -> None:
         self._loop = loop
-        self._sock = target.connect()
+        self._target = target
         self._buffer = b""
         self._on_answer: Answer | None = None
         self._sent = 0.0
-        loop.add(self._sock, self._read)
+        self._open()
+
+    def _open(self) -> None:
+        self._is_open = True
+        self._sock = self._target.connect()
+        self._loop.add(self._sock, self._read)
 
     def call(self, request: bytes, on_answer: Answer) -> None:
+        if self._has_ended():
+            self.close()
+            self._open()
         self._on_answer = on_answer
         self._sent = time.perf_counter()
         self._sock.send(request)
 
+    def _has_ended(self) -> bool:
+        """Return whether the connection is closed, though the loop may not have looked yet."""
+        try:
+            return not self._is_open or not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
     def close(self) -> None:
-        self._loop.remove(self._sock)
-        self._sock.close()
+        if self._is_open:
+            self._is_open = False
+            self._loop.remove(self._sock)
+            self._sock.close()
 
     def _read(self) -> None:
-        data = self._sock.recv(_READ_BYTES)
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except ConnectionError:
+            data = b""
         if not data:
             self.close()
-            raise ConnectionError("the server closed a connection")
+            if self._on_answer is not None:
+                raise ConnectionError("the server closed a connection")
+            return
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from bench.bursts import DELTAS, is_complete
-from bench.http_clients import Follower, Loop, Target, call_all
+from bench.http_clients import Caller, Follower, Loop, Target, call_all
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 Serve = Callable[[socket.socket], None]
@@ -143,3 +143,34 @@ def test_answers_are_cut_by_their_length() -> None:
 
     assert {201} == {status for status, _, _ in answers}
     assert sorted(path * 3 for path in paths) == sorted(body.decode() for _, body, _ in answers)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_connection_that_was_idle_for_too_long_is_opened_again(looks: bool) -> None:
+    """A server closes it after some seconds, whether or not the loop is turned meanwhile."""
+    gone = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        client.close()
+        gone.set()
+
+    loop = Loop()
+    with a_server(serve) as target:
+        caller = Caller(loop, target)
+
+        def answer() -> bytes:
+            found: list[bytes] = []
+            gone.clear()
+            caller.call(target.request("GET", "/"), lambda _, body, *__: found.append(body))
+            loop.until(lambda: found, 60, "the answer")
+            assert gone.wait(60)
+            if looks:
+                loop.turn()
+            return found[0]
+
+        bodies = [answer() for _ in range(2)]
+        caller.close()
+
+    assert [b"ok", b"ok"] == bodies
