@@ -131,7 +131,7 @@ def test_a_lost_worker_is_replaced(shop: Shop, how: signal.Signals) -> None:
     and one that cannot end within its grace leaves its calls to others.
     """
     lost = shop.worker("--lease", "3", "--grace", "0")
-    run_id = shop.run(call("pack", seconds=1.5))
+    run_id = shop.run(call("pack", seconds=5))
     shop.until(f"pack {lost.pid}")
     lost.send_signal(how)
 
