@@ -45,7 +45,7 @@ DRAIN_SECONDS = 5
 
 pytestmark = [
     pytest.mark.upgrade,
-    pytest.mark.timeout(600 + 5 * int(SECONDS)),
+    pytest.mark.timeout(1800 + 5 * int(SECONDS)),
     pytest.mark.skipif(
         not os.environ.get("NEED_UPGRADE"), reason="it deploys under load: make test-upgrade"
     ),
