@@ -14,7 +14,7 @@ from pathlib import Path
 
 from arkloop.cli.dev.die_with_parent import dying_with_parent
 
-READY_SECONDS = 5.0
+READY_SECONDS = 60.0
 MOST = 64  # each has four of the 256 addresses that this process uses
 
 

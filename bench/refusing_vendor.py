@@ -14,7 +14,7 @@ from bench.noise import Stop
 
 LARGE_CHARACTERS = 100_000
 RETRY_AFTER_SECONDS = 30
-READY_SECONDS = 10.0
+READY_SECONDS = 60.0
 
 _CHUNKS = (
     {"choices": [{"index": 0, "delta": {"content": "Yes."}, "finish_reason": None}]},

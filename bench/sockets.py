@@ -18,7 +18,7 @@ SHORT_CANCELS = 5
 WARM_UP = 3
 #: From the vendor's first byte, or from the request where it sends none, to the cancel.
 CANCEL_AFTER_SECONDS = 0.03
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 _SDKS = {"openai": "/v1", "anthropic": ""}  # provider, and what its base_url ends in
 
 

@@ -253,7 +253,7 @@ def storm(*, short: bool = False) -> list[Figure]:
             _open(loop, first, followers, active, after_seq=0)
             loop.pause(size.settle_seconds)
             kill(service.serving("web")[0], signal.SIGKILL)
-            loop.until(lambda: not any(one.is_open for one in followers), 10, "cut")
+            loop.until(lambda: not any(one.is_open for one in followers), 60, "cut")
             began = time.perf_counter()
             caught_up: list[float] = []
             back = _reconnect(loop, second, followers, connections, caught_up, began)

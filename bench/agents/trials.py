@@ -30,7 +30,7 @@ POINTS = (
 )
 #: Runs that are in progress when their worker is killed, and the steps of each.
 RUNS, STEPS = 8, 6
-SECONDS = 60.0
+SECONDS = 180.0
 #: The results of the tasks that each run gives out.
 SUB_RESULTS = ("sub 0", "sub 1")
 

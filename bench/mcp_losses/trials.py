@@ -34,7 +34,7 @@ POINTS = (
 )
 #: Runs that are in progress when a process is killed, and the calls of each.
 RUNS, CALLS = 8, 4
-SECONDS = 90.0
+SECONDS = 180.0
 TRANSPORTS = ("http", "stdio")
 #: The reports of a call whose outcome is not known.
 UNKNOWN = (
