@@ -26,8 +26,8 @@ from arkloop.cli.dev import local_model
 from arkloop.cli.dev.die_with_parent import dying_with_parent
 from arkloop.cli.output import escaped, printable, shortened
 
-READY_SECONDS = 120
-STOP_SECONDS = 30
+READY_SECONDS = 300
+STOP_SECONDS = 60
 MESSAGE = "What is the capital of France? Answer in one short sentence."
 
 

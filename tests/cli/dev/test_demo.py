@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 #: It starts the local model, too.
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 ARKLOOP = Path(sys.executable).with_name("arkloop")
 BARE = {name: value for name, value in os.environ.items() if not name.startswith("ARKLOOP_")}
@@ -25,7 +25,7 @@ def test_the_servers_of_the_folder_stay_untouched(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(OF_THE_FOLDER)
 
     done = subprocess.run(
-        [ARKLOOP, "demo"], cwd=tmp_path, env=BARE, capture_output=True, text=True, timeout=250
+        [ARKLOOP, "demo"], cwd=tmp_path, env=BARE, capture_output=True, text=True, timeout=500
     )
 
     assert 0 == done.returncode, done.stdout + done.stderr
