@@ -77,7 +77,7 @@ def test_requests_of_before_the_suspension_are_waited_for(
 ) -> None:
     """A web process may still accept the org's credentials, and wait for a body."""
     with connections.transaction() as tx:
-        just_now = text("UPDATE orgs SET suspended_at = now() - interval '1 s' WHERE id = :org")
+        just_now = text("UPDATE orgs SET suspended_at = now() WHERE id = :org")
         tx.sql.execute(just_now, {"org": org_id})
 
     refused = run("copy", "--wait", "0")
