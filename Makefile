@@ -48,7 +48,7 @@ test-conformance: setup ## With programs that others wrote, as far as the target
 	@$(PYTEST) -m "$(CONFORMANCE)" $(TESTS)
 
 coverage: setup ## All tests once more: which of them execute which line, in .cache/coverage/html; 15 minutes
-	@$(BIN)/pytest $(SPREAD) --timeout 300 \
+	@$(BIN)/pytest $(SPREAD) --timeout 600 \
 		--cov --cov-context=test --cov-report=html --cov-report=term:skip-covered $(TESTS)
 
 tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared/config.py:42

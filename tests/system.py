@@ -290,4 +290,4 @@ def running_system(
 def _wait_for_worker(system: System) -> None:
     caller = system.caller()
     run_id = caller.run("ready?")
-    eventually(lambda: caller.get_run(run_id)["status"] == "completed")
+    eventually(lambda: caller.get_run(run_id)["status"] == "completed", seconds=200)

@@ -202,7 +202,6 @@ def _state(root: Path) -> list[str]:
 
 
 @needs_release
-@pytest.mark.timeout(300)
 def test_a_clone_makes_its_next_release(tmp_path: Path) -> None:
     """Version, changelog, commit, tag, and a wheel and a chart of this version with their sums."""
     clone = tmp_path / "clone"

@@ -103,7 +103,7 @@ def web_server(
             process = forked.SERVER.start(GUNICORN[MODULE:], {**INHERITED, **variables}, log)
     server = WebServer(Settings.from_env(variables), log, process.pid)
     try:
-        eventually(lambda: forked.has_ended(process) or server.answers(), seconds=100)
+        eventually(lambda: forked.has_ended(process) or server.answers(), seconds=200)
         assert not forked.has_ended(process), log.read_text()
         yield server
     finally:
