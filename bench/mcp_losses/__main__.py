@@ -29,6 +29,7 @@ ENVIRON = {
     "ARKLOOP_LEASE_SECONDS": "6",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
     "ARKLOOP_SWEEP_SECONDS": "0.3",
+    "ARKLOOP_WORKER_NICENESS": "0",  # the trials compute beside it
 }
 
 

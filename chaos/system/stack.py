@@ -34,6 +34,9 @@ QUICK: Mapping[str, str] = {
     "ARKLOOP_LEASE_SECONDS": "3",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
     "ARKLOOP_SWEEP_SECONDS": "0.3",
+    # The clients compute beside it, which are on other machines in production: a worker that gave
+    # way to them would lose its lease on a busy machine.
+    "ARKLOOP_WORKER_NICENESS": "0",
 }
 #: As in production.
 DEFAULT: Mapping[str, str] = {}
