@@ -1,13 +1,14 @@
 """Credentials, invitations and roles made with a key or login that has ended in another process."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
+from arkloop.api.auth import bearer
 from arkloop.shared.accounts import api_keys, credentials, sessions
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import Unauthorized
@@ -24,6 +25,14 @@ ENDS = {
 }
 KEY: dict[str, Any] = {"name": "another", "scopes": ["admin"]}
 INVITATION: dict[str, Any] = {"name": "a friend", "role": "owner"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lasting_beliefs() -> Iterator[None]:
+    """An app that does not ask again after the two seconds that a test may take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bearer, "CACHE_SECONDS", 600)
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,12 @@ from tests.stored_runs import StoredRuns, ago
 Queue = Callable[..., list[UUID]]
 
 
+@pytest.fixture(autouse=True)
+def lasting_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices that are not forgotten after the two seconds that a claim may take."""
+    monkeypatch.setattr(fair_queue, "CLAIM_SECONDS", 600)
+
+
 @pytest.fixture
 def queue(stored: StoredRuns, make_run: Callable[..., UUID], register: Register) -> Iterator[Queue]:
     """Call it for queued runs of a user, each in a thread of its own; no others are queued."""
