@@ -122,6 +122,7 @@ def test_one_sweep_recovers_more_than_a_batch(
 ) -> None:
     """The last run of a lost worker waits for no further sweep."""
     monkeypatch.setattr(recovery, "BATCH", 2)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
     claims = [lost(stored) for _ in range(5)]
 
     sweep.sweep(stored.connections)
@@ -149,6 +150,7 @@ def test_one_sweep_ends_more_expired_waits_than_a_batch(
 ) -> None:
     """Questions that were asked together expire together."""
     monkeypatch.setattr(sweep, "BATCH", 2)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
     claims = [stored.claimed() for _ in range(5)]
     for claim in claims:
         stored.park(claim, new_id(), expires_in=-1)

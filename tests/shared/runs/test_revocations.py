@@ -136,6 +136,7 @@ def test_a_key_with_any_number_of_runs_is_revoked_in_one_request(
 ) -> None:
     """The request cancels a batch, executing runs first, and the next sweep all others."""
     monkeypatch.setattr(revocations, "BATCH", 2)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
     others = [by_key.create() for _ in range(6)]
     executing = by_key.claimed().run_id
 
@@ -156,6 +157,7 @@ def test_a_run_that_is_locked_does_not_hold_up_the_others(
     """A worker that writes its events leaves a batch with one less, and not the last one."""
     revoke(stored, by_key)
     monkeypatch.setattr(revocations, "BATCH", 2)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
     run_ids = [by_key.create() for _ in range(4)]
 
     with stored.connections.transaction() as tx:
@@ -173,6 +175,7 @@ def test_a_sweep_ends_any_number_of_cancelled_runs(
     run_ids = [by_key.create() for _ in range(3)]
     revoke(stored, by_key)
     monkeypatch.setattr(sweep, "BATCH", 1)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
 
     sweep.sweep(stored.connections)
 

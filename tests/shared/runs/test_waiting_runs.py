@@ -179,6 +179,7 @@ def test_due_runs_start_in_turns_of_their_orgs(
     """An org with very many does not delay those of others, and one pass makes several looks."""
     monkeypatch.setattr(waiting_runs, "BATCH", 1)
     monkeypatch.setattr(waiting_runs, "DUE_AT_ONCE", 2)
+    monkeypatch.setattr(waiting_runs, "PASS_SECONDS", 600)
     other = StoredRuns.of(stored.connections, register())
     many = [later(stored, seconds=60 - at).run_id for at in range(4)]
     few = [later(other, seconds=9 - at).run_id for at in range(2)]
