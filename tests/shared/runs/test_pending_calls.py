@@ -22,7 +22,7 @@ from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.messages import ToolCall
 from arkloop.worker.process import history
 from tests.stored_runs import StoredRuns, ago, numbered
-from tests.waiting import eventually, in_parallel
+from tests.waiting import in_parallel
 
 
 def begin(stored: StoredRuns, claim: Claim, call: str, result_from: ResultSource | None) -> None:
@@ -239,11 +239,11 @@ def test_a_result_in_time_leaves_the_others_their_own_time(stored: StoredRuns) -
     claim = stored.claimed()
     for call in ("a", "b"):
         begin(stored, claim, call, ResultSource.CLIENT)
-    park(stored, claim, "a", "b", a=-0.5)
-    end = now() + timedelta(seconds=0.5)
-    stored.set(claim.run_id, input_expires_at=end)
+    park(stored, claim, "a", "b", a=-60)
+    stored.set(claim.run_id, input_expires_at=ago(seconds=-60))
     give(stored, claim.run_id, "a")
-    eventually(lambda: now() > end)
+    ends_at = stored.row(claim.run_id)["input_expires_at"]
+    stored.set(claim.run_id, input_expires_at=ends_at - timedelta(seconds=120))
 
     sweep.sweep(stored.connections)
 
