@@ -193,11 +193,12 @@ def test_a_response_that_trickles_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each byte is in time, and the response never ends: spans go to the next connection."""
-    monkeypatch.setattr(span_export, "TIMEOUT_SECONDS", 0.3)
     receiver.trickles = True
     exporter = export()
-    exporter.take(span())
-    eventually(lambda: "no complete response within 0.3 s" in caplog.text)
+    with monkeypatch.context() as patch:
+        patch.setattr(span_export, "TIMEOUT_SECONDS", 0.3)
+        exporter.take(span())
+        eventually(lambda: "no complete response within 0.3 s" in caplog.text)
     receiver.trickles = False
     exporter.take(span())
     eventually(lambda: bool(receiver.spans))
