@@ -31,7 +31,7 @@ def test_a_forbidden_address_is_not_connected_to(listener: socket.socket) -> Non
     listener.settimeout(0)
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(egress.Refused):
-            CheckedBackend(Policy()).connect_tcp(host, port(listener), timeout=1)
+            CheckedBackend(Policy()).connect_tcp(host, port(listener), timeout=60)
     with pytest.raises(BlockingIOError):
         listener.accept()
     for policy in (LOOPBACK, None):
@@ -91,14 +91,20 @@ def test_time_runs_out_for_a_resolver_and_for_a_connection(
     silent.set()
 
 
-def test_what_cannot_be_reached_is_a_failure_to_connect(listener: socket.socket) -> None:
+def test_what_cannot_be_reached_is_a_failure_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown names, closed ports, files."""
-    closed = port(listener)
-    listener.close()
     backend = CheckedBackend(LOOPBACK)
-    for host, number in (("127.0.0.1", closed), ("nowhere.invalid", 80)):
-        with pytest.raises(httpcore2.ConnectError):
-            backend.connect_tcp(host, number, timeout=5)
+    with socket.socket() as closed, pytest.raises(httpcore2.ConnectError):
+        closed.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        backend.connect_tcp("127.0.0.1", port(closed), timeout=60)
+
+    def unknown(*_args: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    # A name server that is slow would be a time-out.
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(httpcore2.ConnectError):
+        backend.connect_tcp("nowhere.invalid", 80, timeout=60)
     with pytest.raises(NotImplementedError):
         backend.connect_unix_socket("/run/x")
 
@@ -120,7 +126,7 @@ def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.sock
     later.join()
     stream.close()
     with pytest.raises(httpcore2.ConnectError):
-        backend.connect_tcp("127.0.0.1", port(listener), timeout=1)
+        backend.connect_tcp("127.0.0.1", port(listener), timeout=60)
 
 
 def test_connections_that_are_over_are_forgotten(listener: socket.socket) -> None:
