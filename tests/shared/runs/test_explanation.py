@@ -16,13 +16,14 @@ from arkloop.shared.events import types
 from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import explanation
+from arkloop.shared.runs import explain_executing, explanation
 from arkloop.shared.runs.reasons import Explanation, Reason
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, tool_calls
 from tests.clients import User
 from tests.query_plans import Plans, noted
+from tests.shared_app import connect_patiently
 from tests.stored_runs import StoredRuns, ago
 
 ACCEPTANCE = "tests/acceptance/test_explanations.py"
@@ -43,6 +44,13 @@ def only_this_run(stored: StoredRuns) -> None:
         )
 
 
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute in which something has happened just now: a test takes seconds of it."""
+    monkeypatch.setattr(explanation, "FOUND_SECONDS", 60)
+    monkeypatch.setattr(explain_executing, "START_SECONDS", 60)
+
+
 def executing(stored: StoredRuns, *happened: Event) -> UUID:
     """Return a run that a living worker executes, after these events."""
     claim = stored.claimed()
@@ -61,13 +69,13 @@ def test_an_unclaimed_run_is_next(stored: StoredRuns) -> None:
 def test_a_run_that_nobody_takes_waits_for_a_slot(stored: StoredRuns) -> None:
     """Nothing is before it, but no worker has taken it for longer than a look into Postgres."""
     stored.worker()
-    assert "queue.slots_full" == explained(stored, stored.create(queued_at=ago(seconds=9))).reason
+    assert "queue.slots_full" == explained(stored, stored.create(queued_at=ago(seconds=61))).reason
 
 
 def test_a_refused_message_is_named(stored: StoredRuns, settings: Settings) -> None:
     """The broker of this process does not take messages: the run is found in Postgres."""
     broken = replace(settings, broker_url="redis://127.0.0.1:1/0")
-    connections = connect(broken, application="tests")
+    connections = connect_patiently(broken)
     own = StoredRuns(connections, stored.actor)
     try:
         own.worker()
