@@ -46,7 +46,7 @@ def test_a_queue_is_measured_by_the_size_of_its_orgs(
     queue = {row["crowd"]: row for row in data["queue"]}
     assert {"1", "2-10"} == {*queue}
     assert (1, 1, 3, 1) == tuple(queue[c][n] for c in ("1", "2-10") for n in ("runs", "orgs"))
-    assert 20 <= queue["1"]["oldest_seconds"] < 30 and 100 <= queue["2-10"]["oldest_seconds"] < 110
+    assert 20 <= queue["1"]["oldest_seconds"] < 90 and 100 <= queue["2-10"]["oldest_seconds"] < 170
     assert {"queued": 4, "waiting": 1} == data["states"]
     assert (1, 1) == (data["workers"], data["agent_workers"])
 
@@ -86,7 +86,7 @@ def test_deliveries_that_nobody_claims_are_not_late(
     stored_deliveries.delete_all(connections)
 
     assert 1 == late["deliveries"]
-    assert 100 <= late["oldest_seconds"] < 110
+    assert 100 <= late["oldest_seconds"] < 170
 
 
 def test_postgres_is_measured_once_in_an_interval(stored: StoredRuns) -> None:

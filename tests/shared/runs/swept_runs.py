@@ -29,10 +29,10 @@ def connections(connections: Connections) -> Connections:
 
 @pytest.fixture(autouse=True, scope="module")
 def postgres_is_up_for_longer_than_a_lease(connections: Connections) -> None:
-    """Else its start would excuse who was silent."""
+    """Else its start would excuse who was silent; some leases are of 14 seconds."""
 
     def is_up() -> bool:
-        query = text("SELECT pg_postmaster_start_time() < now() - interval '5 seconds'")
+        query = text("SELECT pg_postmaster_start_time() < now() - interval '15 seconds'")
         with connections.reading() as sql:
             return bool(sql.scalar(query))
 

@@ -59,9 +59,11 @@ def test_only_a_queued_run_can_be_claimed(stored: StoredRuns, state: RunState) -
     assert [] == stored.events(run_id)
 
 
-@pytest.mark.parametrize("seen_at", [ago(seconds=12), None])
+@pytest.mark.parametrize("seen_at", [ago(seconds=480), None])
 def test_a_worker_that_is_not_heard_claims_nothing(stored: StoredRuns, seen_at: Any) -> None:
     """It must renew its lease first; without a row nobody would see it die."""
+    patient = replace(stored.connections.settings, lease_seconds=600)
+    stored = replace(stored, connections=replace(stored.connections, settings=patient))
     worker_id = new_id() if seen_at is None else stored.worker(seen_at=seen_at)
     new = stored.create()
     resumed = stored.claimed().run_id
@@ -70,7 +72,7 @@ def test_a_worker_that_is_not_heard_claims_nothing(stored: StoredRuns, seen_at: 
     assert {} == claims.claim(stored.connections, [new, resumed], worker_id)
 
     if seen_at is not None:
-        stored.set_worker(worker_id, seen_at=ago(seconds=10))
+        stored.set_worker(worker_id, seen_at=ago(seconds=400))
         assert stored.claim(new, worker_id) is not None
 
 
@@ -88,7 +90,7 @@ def test_a_claim_knows_what_its_worker_needs(stored: StoredRuns) -> None:
     assert claim is not None
     for name in ("thread_id", "org_id", "persona_id", "route_id", "model", "trace_id", "position"):
         assert row[name] == getattr(claim, name), name
-    assert 0 <= claim.used_seconds < 5
+    assert 0 <= claim.used_seconds < 600
 
 
 def test_a_second_claim_says_why_the_run_goes_on(stored: StoredRuns) -> None:
@@ -221,15 +223,15 @@ def test_a_suspect_is_claimed_only_where_suspects_are_welcome(stored: StoredRuns
 def test_queued_runs_are_found_by_their_age(stored: StoredRuns) -> None:
     """The oldest first; suspects only if they are asked for."""
     young, old, oldest, suspect = (stored.create() for _ in range(4))
-    for run_id, age in ((old, 10), (oldest, 20), (suspect, 15)):
+    for run_id, age in ((old, 700), (oldest, 900), (suspect, 800)):
         stored.set(run_id, queued_at=ago(seconds=age))
     stored.set(suspect, crashes=2)
     executing = stored.claimed()
-    stored.set(executing.run_id, queued_at=ago(seconds=30))
+    stored.set(executing.run_id, queued_at=ago(seconds=1000))
 
     def found(**how: Any) -> list[UUID]:
         with stored.connections.reading() as sql:
-            all_found = queries.unclaimed(sql, older_than=5, **how)
+            all_found = queries.unclaimed(sql, older_than=600, **how)
         return [run for run in all_found if run in (young, old, oldest, suspect)]
 
     assert [oldest, suspect, old] == found(limit=100, suspects=True)

@@ -112,7 +112,7 @@ def test_a_worker_whose_lock_is_gone_is_lost_soon(
         if is_locked:
             session.execute(select(func.pg_advisory_lock(lock_key)))
 
-        sweep.sweep(with_lease(stored, lease=4, heartbeat=0.2))
+        sweep.sweep(with_lease(stored, lease=14, heartbeat=0.2))
 
         assert ("executing" if is_locked else "queued") == stored.state(claim.run_id)
         session.execute(select(func.pg_advisory_unlock_all()))
@@ -123,7 +123,7 @@ def test_a_worker_that_cannot_hold_a_lock_keeps_its_lease(stored: StoredRuns) ->
     """Behind a pooler a missed heartbeat is no sign of death; only the end of the lease is."""
     claim = stored.claimed(stored.worker(lock_key=sweep.NO_LOCK), seen_at=ago(seconds=1))
 
-    sweep.sweep(with_lease(stored, lease=4, heartbeat=0.2))
+    sweep.sweep(with_lease(stored, lease=14, heartbeat=0.2))
     kept = stored.state(claim.run_id)
     sweep.sweep(with_lease(stored, lease=0.5, heartbeat=0.2))
 

@@ -98,17 +98,19 @@ def test_a_silence_of_all_workers_loses_no_run(stored: StoredRuns) -> None:
     """Postgres was frozen, in recovery or read-only: each gets a lease to come back."""
     owner, other = stored.worker(), stored.worker()
     claim = stored.claimed(owner)
+    # Since Postgres was started, which is 15 seconds at least.
+    silent, patient = ago(seconds=14.5), with_lease(stored, lease=14, heartbeat=0.2)
     for worker_id in (owner, other):
-        stored.set_worker(worker_id, started_at=ago(seconds=60), seen_at=SILENT)
-    sweep.sweep(stored.connections)
+        stored.set_worker(worker_id, started_at=ago(seconds=60), seen_at=silent)
+    sweep.sweep(patient)
     assert "executing" == stored.state(claim.run_id), "nobody is heard"
 
     stored.set_worker(other, seen_at=ago(seconds=-60), back_at=func.now())
-    sweep.sweep(stored.connections)
+    sweep.sweep(patient)
     assert "executing" == stored.state(claim.run_id), "the other one is back just now"
 
-    stored.set_worker(other, back_at=SILENT)
-    sweep.sweep(stored.connections)
+    stored.set_worker(other, back_at=silent)
+    sweep.sweep(patient)
     assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
 
 
@@ -135,7 +137,7 @@ def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
     sweep.sweep(stored.connections)
     assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
 
-    stored.set_worker(paused, seen_at=func.now())
+    stored.set_worker(paused, seen_at=ago(seconds=-60))
     assert stored.claim(claim.run_id, paused) is not None
 
 
