@@ -18,6 +18,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker.process import event_writer
 from tests import walls
+from tests.shared_app import PATIENT
 from tests.waiting import in_parallel
 
 DAY = timedelta(days=1)
@@ -28,7 +29,7 @@ INSERT = "INSERT INTO run_events VALUES (:id, :seq, 'message.delta', '{}') ON CO
 def connections(new_database: Callable[[], str], settings: Settings) -> Iterator[Connections]:
     """A database of the test's own."""
     own = replace(settings, database_url=new_database())
-    opened = connect(own, application="tests", pool_size=5)
+    opened = connect(own, application="tests", pool_size=5, timeouts=PATIENT)
     yield opened
     opened.close()
 

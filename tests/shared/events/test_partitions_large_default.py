@@ -17,6 +17,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
 from tests import walls
 from tests.shared.events.test_partitions import ends, owner_of, place_of_event, store
+from tests.shared_app import PATIENT
 from tests.waiting import eventually
 
 DAY = timedelta(days=1)
@@ -26,7 +27,7 @@ DAY = timedelta(days=1)
 def connections(new_database: Callable[[], str], settings: Settings) -> Iterator[Connections]:
     """A database of the test's own."""
     own = replace(settings, database_url=new_database())
-    opened = connect(own, application="tests", pool_size=5)
+    opened = connect(own, application="tests", pool_size=5, timeouts=PATIENT)
     yield opened
     opened.close()
 
@@ -128,7 +129,7 @@ def test_what_a_killed_call_has_left_is_removed_by_the_sweep(connections: Connec
     own = replace(
         connections.settings, database_url=walls.put_up(connections.settings.database_url)
     )
-    service = connect(own, application="tests", pool_size=1)
+    service = connect(own, application="tests", pool_size=1, timeouts=PATIENT)
 
     partitions.add_ahead(service)
 

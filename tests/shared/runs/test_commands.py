@@ -19,12 +19,12 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
 from arkloop.shared.storage.signals import canceller_of
 from arkloop.shared.storage.tables.runs import runs
 from tests.query_plans import Plans, noted
 from tests.shared.runs.delegated_runs import delegated
 from tests.shared.runs.test_queries import beside
+from tests.shared_app import PATIENT
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
@@ -123,7 +123,7 @@ def test_the_cancel_of_an_executing_run_is_one_statement_with_its_entry(
 
 def test_a_cancel_is_planned_no_more_than_five_times(stored: StoredRuns) -> None:
     """Planning it takes longer than executing it, so a connection keeps its plan."""
-    alone = stored.connections.with_pool(application="test", size=1, timeouts=REQUEST_TIMEOUTS)
+    alone = stored.connections.with_pool(application="test", size=1, timeouts=PATIENT)
     own, worker_id = replace(stored, connections=alone), stored.worker()
     for claim in [stored.claimed(worker_id) for _ in range(12)]:
         cancel_and_record(own, claim.run_id)

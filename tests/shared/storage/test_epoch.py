@@ -15,6 +15,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.keys import Keys
+from tests.shared_app import PATIENT
 from tests.standby import replicated_postgres
 
 pytestmark = pytest.mark.processes
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.processes
 @contextmanager
 def opened(settings: Settings, url: str) -> Iterator[Connections]:
     """Open a process of its own, which has reached Postgres."""
-    made = connect(replace(settings, database_url=url), application="tests-epoch")
+    made = connect(replace(settings, database_url=url), application="tests-epoch", timeouts=PATIENT)
     try:
         with made.reading():
             yield made

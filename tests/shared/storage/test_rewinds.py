@@ -16,8 +16,9 @@ from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import rewinds, schema
-from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.connections import Connections
 from tests.api.streaming.followed_runs import Client, FollowedRun
+from tests.shared_app import connect_patiently
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -41,7 +42,7 @@ def started(settings: Settings, files: Path, processes: int = 1) -> Iterator[lis
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedPostgres(files, options={"fsync": "off"}))
         of_server = replace(settings, database_url=server.url)
-        made = [connect(of_server, application="tests") for _ in range(processes)]
+        made = [connect_patiently(of_server) for _ in range(processes)]
         for connections in made:
             stack.callback(connections.close)
         in_parallel(processes, lambda i: rewinds.check(made[i]))

@@ -22,6 +22,7 @@ from arkloop.shared.storage import row_security
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables import metadata
 from tests import walls
+from tests.shared_app import PATIENT
 
 #: A value for each type that a column without a default may have.
 VALUES: dict[type, Any] = {
@@ -122,7 +123,10 @@ def service(walled: Walled) -> Iterator[psycopg.Connection[Any]]:
 def behind(walled: Walled, settings: Settings) -> Iterator[Connections]:
     """Connections of the service to the database behind the wall; one at a time."""
     opened = connect(
-        replace(settings, database_url=walled.url), application="tests-walled", pool_size=1
+        replace(settings, database_url=walled.url),
+        application="tests-walled",
+        pool_size=1,
+        timeouts=PATIENT,
     )
     yield opened
     opened.close()
