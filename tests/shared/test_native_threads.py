@@ -54,7 +54,7 @@ def test_code_that_waits_for_what_no_other_can_bring_about_ends() -> None:
 
     for _ in range(5):
         started = ForeignCode(code)
-        assert started.serve(10), "it waits forever"
+        assert started.serve(60), "it waits forever"
         assert isinstance(finished(started).error, LoopExit)
 
     assert 2 >= len(threads), "they are used again"
@@ -75,7 +75,7 @@ def test_code_that_waits_again_takes_no_processor(caught: type[BaseException]) -
     assert not started.serve(0.3)
     started.close(RuntimeError)
 
-    has_ended = started.serve(10 if caught is Exception else 0.3)
+    has_ended = started.serve(60 if caught is Exception else 0.3)
 
     assert has_ended == (caught is Exception)
     assert waits[0] < 50

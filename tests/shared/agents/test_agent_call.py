@@ -45,11 +45,11 @@ def test_a_call_is_cancelled_where_it_waits() -> None:
 
     async def agent(_: Any) -> None:
         waits.set()
-        await asyncio.sleep(30)
+        await asyncio.sleep(120)
 
     run: Any = None
     call = AgentCall(agent)
-    stopping = threading.Thread(target=lambda: waits.wait(10) and call.cancel())
+    stopping = threading.Thread(target=lambda: waits.wait(60) and call.cancel())
     stopping.start()
     with pytest.raises(asyncio.CancelledError):
         call(run)

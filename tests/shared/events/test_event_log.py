@@ -37,10 +37,10 @@ def heard(stored: StoredRuns, run_id: UUID, write: Callable[[], object]) -> list
     messages: list[str] = []
     with redis.pubsub() as pubsub:
         pubsub.subscribe(channel)
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert pubsub.get_message(timeout=60)["type"] == "subscribe"
         write()
         redis.publish(channel, "end")
-        while (message := pubsub.get_message(timeout=5)["data"]) != "end":
+        while (message := pubsub.get_message(timeout=60)["data"]) != "end":
             messages.append(message)
     return messages
 

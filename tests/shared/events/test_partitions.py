@@ -202,7 +202,7 @@ def test_who_reads_for_long_is_not_waited_for(connections: Connections) -> None:
         dump.execute("SELECT FROM run_events_default")
         assert not partitions.add_ahead(patient)
         with connections.reading() as sql:
-            sql.execute(text("SET statement_timeout = '5s'"))  # the dump does not end before
+            sql.execute(text("SET statement_timeout = '60s'"))  # the dump does not end before
             sql.execute(text("SELECT count(*) FROM run_events"))
             sql.execute(text("RESET statement_timeout"))
 

@@ -93,9 +93,9 @@ def test_the_owner_of_an_executing_run_is_told_by_redis(stored: StoredRuns) -> N
     redis = stored.connections.redis
     with redis.pubsub() as pubsub:
         pubsub.subscribe(stored.connections.keys.worker_signals(owner))
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert pubsub.get_message(timeout=60)["type"] == "subscribe"
         stored.cancel(claim.run_id)
-        message = pubsub.get_message(timeout=5)
+        message = pubsub.get_message(timeout=60)
 
     assert f"cancel {claim.run_id} {stored.actor.user_id} plain" == message["data"]
     kept = redis.get(stored.connections.keys.cancel(claim.run_id))
@@ -178,7 +178,7 @@ def test_a_cancel_waits_for_what_is_locked(stored: StoredRuns, locked: str) -> N
             waiting = threads.submit(cancel_and_record, stored, claim.run_id)
             eventually(lambda: waits_for_lock(stored))
             tx.sql.commit()
-            waiting.result(10)
+            waiting.result(60)
 
     row = stored.row(claim.run_id)
     assert (locked == "run", True) == (row["has_followers"], row["cancel_requested_at"] is not None)

@@ -308,15 +308,15 @@ def test_a_cancel_that_is_just_being_accepted_comes_first(stored: StoredRuns) ->
     def accept() -> None:
         with locked(stored, claim.run_id):
             seen.set()
-            accepted.wait(10)
+            accepted.wait(60)
         stored.cancel(claim.run_id)
 
     cancelling = threading.Thread(target=accept)
     cancelling.start()
-    seen.wait(10)
+    seen.wait(60)
     assert [Outcome.LOCKED] == end(stored, completed(claim))
     accepted.set()
-    cancelling.join(10)
+    cancelling.join(60)
 
     eventually(lambda: end(stored, completed(claim)) == [Outcome.CANCELLED])
     assert [Outcome.ENDED] == end(stored, cancelled(claim))

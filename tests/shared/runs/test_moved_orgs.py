@@ -68,7 +68,7 @@ def test_a_check_waits_for_an_org_that_is_leaving(connections: Connections, alic
             leave(leaving, alice.org_id)
             checked = threads.submit(check)
             eventually(lambda: checked.done() or waits())
-        error = checked.exception(timeout=10)
+        error = checked.exception(timeout=60)
 
     assert isinstance(error, OrgMoved)
 

@@ -40,7 +40,7 @@ class Taker:
         for run_id in run_ids:  # in groups of one, as idle web processes do
             queue.enqueue(self.client, self.keys, Outage(1), queue.EXECUTE, [run_id])
 
-    def take(self, count: int, seconds: float = 10.0) -> None:
+    def take(self, count: int, seconds: float = 60.0) -> None:
         """Take messages until there are `count`. Raises: TimeoutError."""
         while len(self.taken) < count:
             self._connection.drain_events(timeout=seconds)
@@ -147,7 +147,7 @@ def test_a_message_that_comes_alone_is_taken_at_once(waiting: Taker) -> None:
     with waiting.consumer:
         for number in range(1, 4):
             waiting.enqueue([uuid4()])
-            waiting.take(number, seconds=2)
+            waiting.take(number, seconds=10)
 
 
 def test_no_more_are_taken_than_the_worker_has_room_for(waiting: Taker) -> None:

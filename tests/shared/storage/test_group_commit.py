@@ -47,8 +47,8 @@ def test_whoever_comes_during_a_commit_goes_with_the_next_one() -> None:
     eventually(lambda: len(double._pending) == 20)
 
     commit.go.set()
-    first.join(10)
-    others.join(10)
+    first.join(60)
+    others.join(60)
 
     # Apart: the first caller's thread may be the last one to continue.
     assert ([0], [2 * i for i in range(20)]) == (first_answer, answers)
@@ -63,7 +63,7 @@ def test_nobody_waits_for_a_large_item() -> None:
     def commit(numbers: Sequence[int]) -> list[int]:
         if large in numbers:
             assert [large] == numbers
-            is_written.wait(10)
+            is_written.wait(60)
         return [number * 2 for number in numbers]
 
     double = GroupCommit(commit, size=lambda number: number)
@@ -75,7 +75,7 @@ def test_nobody_waits_for_a_large_item() -> None:
     assert [] == answers
 
     is_written.set()
-    writing.join(10)
+    writing.join(60)
     assert [2 * large] == answers
 
 
@@ -96,7 +96,7 @@ def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     commit.go.set()
     for thread in (first, *others):
-        thread.join(10)
+        thread.join(60)
 
     assert [[1], [6, 3], [2], [99], [1]] == commit.groups
 
@@ -108,7 +108,7 @@ def test_one_that_cannot_be_written_does_not_take_the_others_along() -> None:
     def commit(numbers: Sequence[int]) -> list[int]:
         if list(numbers) == [0]:
             entered.set()
-            released.wait(10)
+            released.wait(60)
         if 13 in numbers:
             raise ValueError("thirteen")
         return list(numbers)
@@ -129,8 +129,8 @@ def test_one_that_cannot_be_written_does_not_take_the_others_along() -> None:
     others.start()
     eventually(lambda: len(write._pending) == 5)
     released.set()
-    first.join(10)
-    others.join(10)
+    first.join(60)
+    others.join(60)
 
     assert [10, 11, 12, 14] == [outcome for outcome in outcomes if isinstance(outcome, int)]
     assert "thirteen" == str(outcomes[3])
@@ -144,7 +144,7 @@ def test_an_outage_is_everybodys() -> None:
     def commit(numbers: Sequence[int]) -> list[int]:
         tries.append(len(numbers))
         if len(tries) == 1:
-            released.wait(10)
+            released.wait(60)
             return list(numbers)
         raise Unavailable()
 
@@ -163,8 +163,8 @@ def test_an_outage_is_everybodys() -> None:
     others.start()
     eventually(lambda: len(write._pending) == 4)
     released.set()
-    first.join(10)
-    others.join(10)
+    first.join(60)
+    others.join(60)
 
     assert [True] * 4 == failures
     assert [1, 4] == tries

@@ -34,7 +34,7 @@ def pass_message(settings: Settings, url: str) -> None:
         celery.connection_for_read() as connection,
         connection.SimpleQueue(celery.conf.task_default_queue) as tasks,
     ):
-        message = tasks.get(timeout=5)
+        message = tasks.get(timeout=60)
         message.ack()
         assert str(run_id) == message.payload[0][0]
 

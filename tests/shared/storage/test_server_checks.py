@@ -177,7 +177,7 @@ def test_no_process_starts_on_such_a_server(
     }
     line = read_procfile(ROOT / "Procfile")[1][role]
     done = subprocess.run(
-        ["/bin/sh", "-c", line], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60
+        ["/bin/sh", "-c", line], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180
     )
 
     assert status == done.returncode, done.stderr
