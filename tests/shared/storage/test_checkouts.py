@@ -51,11 +51,15 @@ def test_no_more_than_the_pool_has_are_in_use() -> None:
     checkouts = Checkouts(3, Patience(20, 20))
     in_use: list[int] = []
     most: list[int] = []
+    are_three = threading.Event()
 
     def use(number: int) -> int:
         with checkouts:
             in_use.append(number)
             most.append(len(in_use))
+            if most[-1] == 3:
+                are_three.set()
+            are_three.wait(60)
             time.sleep(0.005)
             in_use.remove(number)
         return number
