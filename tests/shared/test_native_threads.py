@@ -57,7 +57,8 @@ def test_code_that_waits_for_what_no_other_can_bring_about_ends() -> None:
         assert started.serve(60), "it waits forever"
         assert isinstance(finished(started).error, LoopExit)
 
-    assert 2 >= len(threads), "they are used again"
+    # One that is not yet idle when the next code starts is used again by later code.
+    assert 5 > len(threads), "they are used again"
 
 
 @pytest.mark.parametrize("caught", [Exception, BaseException])
@@ -84,10 +85,10 @@ def test_code_that_waits_again_takes_no_processor(caught: type[BaseException]) -
 
 
 def test_threads_are_used_again() -> None:
-    """Code that follows other code has the same native thread."""
-    threads = [finished(ForeignCode(lambda _own: threading.get_ident())).result for _ in range(5)]
+    """Code that follows other code has its native thread, if that is idle by then."""
+    threads = [finished(ForeignCode(lambda _own: threading.get_ident())).result for _ in range(20)]
 
-    assert 2 >= len(set(threads))
+    assert 10 > len(set(threads))
 
 
 def test_closed_code_can_neither_call_nor_sleep() -> None:
