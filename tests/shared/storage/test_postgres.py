@@ -19,6 +19,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import postgres
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
+from tests.shared_app import connect_patiently
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 
@@ -73,7 +74,7 @@ def test_a_statement_alone_reads_what_others_have_committed(
         isolation = "SET default_transaction_isolation = 'repeatable read'"
         sql.execute(text(f"ALTER DATABASE {name} {isolation}"))
     engine.dispose()
-    opened = connect(replace(settings, database_url=url), application="tests")
+    opened = connect_patiently(replace(settings, database_url=url))
 
     with opened.statement() as tx:
         assert "read committed" == tx.sql.scalar(text("SHOW transaction_isolation"))
@@ -151,7 +152,7 @@ def test_a_process_that_is_frozen_within_a_statement_loses_its_locks(
 
 def test_a_connection_that_refuses_writes_is_replaced(settings: Settings) -> None:
     """A write that Postgres refuses as read-only is an outage, and the next one works again."""
-    pooled = connect(replace(settings, database_pool_size=1), application="tests")
+    pooled = connect_patiently(replace(settings, database_pool_size=1))
     with pooled.reading() as sql:
         sql.execute(text("SET default_transaction_read_only = on"))
 
@@ -170,7 +171,7 @@ def test_what_a_server_cannot_do_ends_the_connection(
     state: str, is_for_all: bool, settings: Settings
 ) -> None:
     """An outage ends the connection that reported it; a lost primary ends the others as well."""
-    pooled = connect(replace(settings, database_pool_size=2), application="tests")
+    pooled = connect_patiently(replace(settings, database_pool_size=2))
     with pooled.reading() as one, pooled.reading() as other:
         before = [backend(one), backend(other)]
         with pytest.raises(DBAPIError):
@@ -199,9 +200,9 @@ def test_a_standby_is_passed_over_until_it_is_promoted(tmp_path: Path, settings:
     """The host of a list that accepts writes is used; a standby alone is an outage."""
     with replicated_postgres(tmp_path) as pair:
         url = pair.url(pair.standby, pair.primary)
-        both = connect(replace(settings, database_url=url), application="tests")
+        both = connect_patiently(replace(settings, database_url=url))
         url = pair.url(pair.standby)
-        alone = connect(replace(settings, database_url=url), application="tests")
+        alone = connect_patiently(replace(settings, database_url=url))
 
         assert answers(both)
         assert not answers(alone)

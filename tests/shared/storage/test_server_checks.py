@@ -20,8 +20,8 @@ from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import server_checks
-from arkloop.shared.storage.connections import connect
 from arkloop.shared.storage.server_checks import UnsuitableServer
+from tests.shared_app import connect_patiently
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.processes
 
 
 def check(settings: Settings, **changes: str) -> None:
-    connections = connect(replace(settings, **changes), application="tests-checks")
+    connections = connect_patiently(replace(settings, **changes))
     try:
         server_checks.check(connections)
     finally:
