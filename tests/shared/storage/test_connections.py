@@ -17,7 +17,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import numbered
 from tests.unix_redis import failing_over
-from tests.waiting import eventually, in_parallel
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -32,16 +32,26 @@ def test_one_half_open_connection_to_redis_replaces_the_idle_ones(
     with FaultProxy((server["host"], server["port"])) as proxy:
         url = redis_url.replace(f":{server['port']}", f":{proxy.port}")
         connections = connect(replace(settings, redis_url=url), application="tests")
-        in_parallel(AT_ONCE, lambda _: connections.redis.blpop("nothing", 0.5))
+        use_several(connections)
         proxy.abandon()
 
         with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
             connections.ask_redis(lambda client: client.ping())
         eventually(lambda: is_there(connections))
-        in_parallel(AT_ONCE, lambda _: connections.redis.blpop("nothing", 0.5))
+        use_several(connections)
 
         connections.redis.connection_pool.disconnect()
         connections.close()
+
+
+def use_several(connections: Connections) -> None:
+    """Use several of the pool's connections at once."""
+    pool = connections.redis.connection_pool
+    taken = [pool.get_connection() for _ in range(AT_ONCE)]
+    for connection in taken:
+        connection.send_command("PING")
+        assert "PONG" == connection.read_response()
+        pool.release(connection)
 
 
 def write(connections: Connections) -> None:
