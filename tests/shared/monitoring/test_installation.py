@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -93,11 +94,12 @@ def test_workers_are_alive_by_what_was_heard(stored: StoredRuns) -> None:
     """Heartbeats show one of the service, a lease shows an agent worker; each has its runs."""
     alive = stored.worker()
     stored.claim(stored.create(), alive)
-    away = stored.worker(seen_at=ago(seconds=10))
-    agent = stored.worker(seen_at=ago(seconds=10), org_id=stored.actor.org_id, hostname="shop")
+    away = stored.worker(seen_at=ago(seconds=60))
+    agent = stored.worker(seen_at=ago(seconds=60), org_id=stored.actor.org_id, hostname="shop")
 
     with stored.connections.reading() as sql:
-        rows = installation.workers(sql, stored.connections.settings)
+        long_lease = replace(stored.connections.settings, lease_seconds=600)
+        rows = installation.workers(sql, long_lease)
 
     assert {alive: (True, 1), agent: (True, 0), away: (False, 0)} == {
         row.id: (row.is_alive, row.runs) for row in rows

@@ -202,7 +202,7 @@ def test_a_client_tool_has_a_time_of_its_own(stored: StoredRuns) -> None:
     claim = stored.claimed()
     for call in ("a", "b", "c"):
         begin(stored, claim, call, ResultSource.CLIENT)
-    park(stored, claim, "a", "b", "c", a=1, c=-60)
+    park(stored, claim, "a", "b", "c", a=1, c=-600)
     stored.set(claim.run_id, input_expires_at=ago(seconds=1))
     with pytest.raises(NotWaiting):
         give(stored, claim.run_id, "a")
@@ -213,7 +213,7 @@ def test_a_client_tool_has_a_time_of_its_own(stored: StoredRuns) -> None:
     assert RunState.WAITING == row["state"]
     assert ["b", "c"] == [call["tool_call_id"] for call in row["pending_input"]["calls"]]
     assert row["input_expires_at"] > now() + timedelta(
-        seconds=50
+        seconds=500
     )  # the time of `c` is the next one
     with pytest.raises(ToolResultConflict):
         give(stored, claim.run_id, "a")
