@@ -15,7 +15,7 @@ from arkloop.api.http.fields import ClientId, Usd
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.reports import reports
 from arkloop.api.http.schema import Schema
-from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing import budget_limits, end_user_limits
 from arkloop.shared.billing.budget_limits import Budget
 from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope
 from arkloop.shared.events.plain import money
@@ -83,10 +83,14 @@ def set_end_user_budget() -> Response:
     limits = {name: body.get(name) for name in CostLimits().fields}
     end_user_id = body.get("end_user_id")
     scope = END_USERS if end_user_id is None else end_user_scope(end_user_id)
-    with reports().turn(actor().org_id), connections().transaction() as tx:
-        budget_limits.set_(tx, actor().org_id, scope, **limits)
-        record(tx, "budget.changed", "budget", scope, **texts_of(limits))
-        return jsonify(_end_user_shown(tx.sql, end_user_id))
+    with reports().turn(actor().org_id):
+        recounted_since = None
+        if scope == END_USERS and limits["max_cost_usd_per_month"] is not None:
+            recounted_since = end_user_limits.recount_ahead(connections(), actor().org_id)
+        with connections().transaction() as tx:
+            budget_limits.set_(tx, actor().org_id, scope, **limits, recounted_since=recounted_since)
+            record(tx, "budget.changed", "budget", scope, **texts_of(limits))
+            return jsonify(_end_user_shown(tx.sql, end_user_id))
 
 
 def _end_user_shown(sql: Connection, end_user_id: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ that of each month.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -205,12 +205,16 @@ def set_(
     *,
     max_cost_usd: Decimal | None,
     max_cost_usd_per_month: Decimal | None,
+    recounted_since: datetime | None = None,
 ) -> None:
     """Set the limits of a scope, in USD; without any its budget is gone.
 
     They bind runs that are claimed from now on. What has ended this month counts, and is summed up
     where there was no monthly limit before; where that is all of a limit already, the budget is
     exhausted, since no run may come to spend more.
+
+    For those of each end user, `end_user_limits` counts most of what has ended before, until
+    `recounted_since`, and the sweep marks the end users as exhausted who are beyond a first batch.
     """
     limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
     is_new = max_cost_usd_per_month is not None and not _keeps_count(tx.sql, org_id, scope)
@@ -226,9 +230,9 @@ def set_(
         )
     if scope == spending.END_USERS:
         if is_new:
-            spending.recount_end_users(tx.sql, org_id)
+            spending.recount_end_users(tx.sql, org_id, recounted_since)
         if max_cost_usd_per_month is not None:
-            spending.mark_end_users_exhausted(tx.sql, org_id, max_cost_usd_per_month)
+            spending.mark_end_users_exhausted(tx.sql, org_id)
         return
     if is_new:
         spending.recount(tx.sql, org_id, scope)

@@ -7,7 +7,7 @@ that has a reservation adds to it. Rows are locked by org, scope and month, in t
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -27,11 +27,18 @@ RUN_SCOPE = "run:"  # and the run's id
 #: The month of all amounts of a run and its sub-runs: they share one limit however long they take.
 _EVERY_MONTH = date(1970, 1, 1)
 
+#: End users that one transaction counts anew: the runs of each are read.
+RECOUNTED_AT_ONCE = 200
+#: End users that one transaction marks as exhausted: each may have two deliveries to each of an
+#: org's endpoints.
+EXHAUSTED_AT_ONCE = 100
+
 _MOVE = statement(__package__, "move_spending")
 _NOW = statement(__package__, "spending_now")
 _FORGET_RUNS = statement(__package__, "forget_runs")
 _LOCK = statement(__package__, "lock_spending")
 _LOCK_END_USERS = statement(__package__, "lock_end_users")
+_LOCK_RECENT_END_USERS = statement(__package__, "lock_recent_end_users")
 _RECOUNT_END_USERS = statement(__package__, "recount_end_users")
 _EXHAUST_END_USERS = statement(__package__, "exhaust_end_users")
 
@@ -116,11 +123,32 @@ def recount(sql: Connection, org_id: UUID, scope: str) -> None:
     )
 
 
-def recount_end_users(sql: Connection, org_id: UUID) -> None:
-    """Do what `recount` does for each end user that has a row this month."""
+def recount_end_users(sql: Connection, org_id: UUID, since: datetime | None = None) -> None:
+    """Do what `recount` does for each end user that has a row this month, and runs that have ended
+    `since` then (None: this month).
+    """
     # Locked by a statement of its own, in the one order, as there.
-    for sql_text in (_LOCK_END_USERS, _RECOUNT_END_USERS):
-        sql.exec_driver_sql(sql_text, {"org_id": org_id})
+    values = {"org_id": org_id, "since": since}
+    _recount_locked(
+        sql, org_id, sql.exec_driver_sql(_LOCK_RECENT_END_USERS, values).scalars().all()
+    )
+
+
+def recount_some_end_users(sql: Connection, org_id: UUID, after: str) -> str | None:
+    """Do what `recount` does for a batch of end users, whose scopes come after this one.
+
+    Returns the last scope of the batch; None if it is the last batch.
+    """
+    values = {"org_id": org_id, "after": after, "most": RECOUNTED_AT_ONCE}
+    scopes = sql.exec_driver_sql(_LOCK_END_USERS, values).scalars().all()
+    _recount_locked(sql, org_id, scopes)
+    return scopes[-1] if len(scopes) == RECOUNTED_AT_ONCE else None
+
+
+def _recount_locked(sql: Connection, org_id: UUID, scopes: Sequence[str]) -> None:
+    if scopes:
+        values = {"org_id": org_id, "scopes": list(scopes)}
+        sql.exec_driver_sql(_RECOUNT_END_USERS, values)
 
 
 def mark_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
@@ -138,9 +166,17 @@ def mark_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
     )
 
 
-def mark_end_users_exhausted(sql: Connection, org_id: UUID, limit: Decimal) -> None:
-    """Do what `mark_exhausted` does for each end user that has spent this limit of each one."""
-    sql.exec_driver_sql(_EXHAUST_END_USERS, {"org_id": org_id, "limit": limit})
+def mark_end_users_exhausted(
+    sql: Connection, org_id: UUID, after: str = END_USER_SCOPE
+) -> str | None:
+    """Do what `mark_exhausted` does for a batch of end users, whose scopes come after this one.
+
+    They have spent the limit of each one, which was not noted since it was set. Returns the last
+    scope of the batch; None if it is the last batch.
+    """
+    values = {"org_id": org_id, "after": after, "most": EXHAUSTED_AT_ONCE}
+    scopes = sql.exec_driver_sql(_EXHAUST_END_USERS, values).scalars().all()
+    return max(scopes) if len(scopes) == EXHAUSTED_AT_ONCE else None
 
 
 def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:

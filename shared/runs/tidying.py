@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from arkloop.shared.billing import usage_sums
+from arkloop.shared.billing import end_user_limits, usage_sums
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
 from arkloop.shared.outage_log import reason_of
@@ -17,12 +17,13 @@ _WORK: Mapping[str, Callable[[Connections], bool]] = {
     "partitions of events": partitions.add_ahead,
     "retention": retention.forget,
     "sums of usage": usage_sums.roll_up,
+    "limits of end users": end_user_limits.mark_left,
 }
 
 
 def tidy(connections: Connections) -> bool:
-    """Delete what is too old, make room for events to come, and sum up usage;
-    returns whether more is left. What fails is logged, and does not stop the rest.
+    """Delete what is too old, make room for events to come, sum up usage, and mark end users whose
+    limit is spent; returns whether more is left. What fails is logged, and does not stop the rest.
     """
     is_left = False
     for name, work in _WORK.items():

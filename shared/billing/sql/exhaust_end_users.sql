@@ -1,9 +1,21 @@
--- Note that end users of an org who have the limit of each one have spent all of it this month.
-UPDATE spending s SET exhausted_at = now()
-WHERE s.org_id = %(org_id)s AND starts_with(s.scope, 'end_user:')
-    AND s.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
-    AND s.spent_usd > 0 AND s.spent_usd >= %(limit)s
-    AND NOT EXISTS (
-        SELECT FROM budgets b
-        WHERE b.org_id = s.org_id AND b.scope = s.scope AND b.max_cost_usd_per_month IS NOT NULL
-    )
+-- Note for a batch of end users of an org that they have spent the limit of each one this month,
+-- unless that was noted since this limit was set, as it is from now on even if the clock was set
+-- back since. Rows that a run is changing are skipped.
+WITH found AS (
+    SELECT s.scope, s.month, each_one.updated_at AS set_at FROM spending s
+    JOIN budgets each_one ON each_one.org_id = s.org_id AND each_one.scope = 'end_user'
+    WHERE s.org_id = %(org_id)s AND s.scope > %(after)s AND starts_with(s.scope, 'end_user:')
+        AND s.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+        AND s.spent_usd > 0 AND s.spent_usd >= each_one.max_cost_usd_per_month
+        AND (s.exhausted_at IS NULL OR s.exhausted_at < each_one.updated_at)
+        AND NOT EXISTS (
+            SELECT FROM budgets own
+            WHERE own.org_id = s.org_id AND own.scope = s.scope
+                AND own.max_cost_usd_per_month IS NOT NULL
+        )
+    ORDER BY s.scope LIMIT %(most)s FOR UPDATE OF s SKIP LOCKED
+)
+UPDATE spending s SET exhausted_at = greatest(now(), found.set_at)
+FROM found
+WHERE s.org_id = %(org_id)s AND s.scope = found.scope AND s.month = found.month
+RETURNING s.scope

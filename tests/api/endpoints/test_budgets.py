@@ -5,11 +5,13 @@ from uuid import UUID
 
 import pytest
 
-from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing import budget_limits, spending
 from arkloop.shared.billing.spending import ORG
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
+from tests.query_plans import noted
+from tests.shared.billing.money import Money
 from tests.stored_runs import StoredRuns
 
 NONE = {"max_cost_usd": None, "max_cost_usd_per_month": None, "spent_usd": 0, "held_usd": 0}
@@ -255,6 +257,25 @@ def test_a_run_of_an_end_user_without_money_is_refused(
     assert "end_user:a" == (own.json or {})["details"]["scope"]
     for thread in (alice.thread(end_user_id="b"), alice.thread()):
         assert 201 == alice.post(f"/v1/threads/{thread}/runs").status_code
+
+
+def test_limits_of_very_many_end_users_are_set_in_batches(
+    alice: User, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the limit was removed, what ended since is counted for some end users at a time."""
+    monkeypatch.setattr(spending, "RECOUNTED_AT_ONCE", 1)
+    money = Money(StoredRuns.of(connections, alice))
+    for limits in ({"max_cost_usd_per_month": 10}, {}):
+        end_user_budget(alice, **limits)
+        for name in ("a", "b"):
+            money.end_run_of(name, "1")
+
+    with noted(connections) as statements:
+        end_user_budget(alice, max_cost_usd_per_month=9)
+
+    counted = [values["scopes"] for sql, values in statements if sql.startswith("UPDATE spending")]
+    assert [["end_user:a"], ["end_user:b"]] == counted[:2]
+    assert ("2", "2") == tuple(money.month(f"end_user:{name}")[0] for name in ("a", "b"))
 
 
 @pytest.mark.parametrize(

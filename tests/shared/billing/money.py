@@ -111,6 +111,16 @@ class Money:
                 else endings.end(tx, [ending])[0]
             )
 
+    def end_run_of(self, end_user_id: str, cost: str) -> None:
+        """End a run of an end user, with a reservation where there is a limit."""
+        run_id = self.stored.create(end_user_id=end_user_id)
+        claim = self.stored.claim(run_id)
+        assert claim is not None
+        is_limited = self.limits(claim).needs_reservation
+        if is_limited:
+            self.reserve(claim, cost)
+        assert Outcome.ENDED == self.end(claim, cost, has_reservation=is_limited)
+
     def crash(self, claim: Claim, cost: str) -> None:
         """Lose the worker for good after it has written what it has used."""
         used = totals(cost)

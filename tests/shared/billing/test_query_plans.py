@@ -1,5 +1,6 @@
 """The queries of budgets, usage and credits read an index, even with very many orgs."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from arkloop.shared.billing import (
     budget_limits,
     budgets,
     credits,
+    end_user_limits,
     spending,
     usage_reports,
     usage_sums,
@@ -223,6 +225,24 @@ def test_the_first_look_at_an_end_user_reads_its_rows(money: Money) -> None:
     [_, month, *_] = statements
 
     assert "ix_run_usage_org_id_end_user_id_ended_at" in indexes(money, month)
+
+
+def test_the_limits_of_each_end_user_read_by_index(money: Money) -> None:
+    """What is counted and marked in batches, and the sweep's look for orgs to do so for."""
+    money.limit("10", scope="end_user")
+    money.end_run_of("user 1", "1")
+    money.limit(None, scope="end_user")
+    with noted(money.connections) as statements:
+        since = end_user_limits.recount_ahead(money.connections, money.org_id)
+        with money.connections.transaction() as tx:
+            spending.recount_end_users(tx.sql, money.org_id, since)
+        money.limit("0.5", scope="end_user")
+        end_user_limits.mark_left(money.connections)
+
+    of_rows = [one for one in statements if re.search("spending|LATERAL", one[0])]
+    found = [indexes(money, statement) for statement in of_rows]
+    assert {"pk_orgs", "pk_budgets"} in found
+    assert {"pk_spending"} in found
 
 
 def test_a_keys_missing_month_reads_its_runs_alone(connections: Connections, org_id: UUID) -> None:
