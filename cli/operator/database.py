@@ -44,6 +44,15 @@ def checked(url: str, *, name: str = _GIVEN_BY) -> str:
         raise click.ClickException(f"{name}: {error}") from None
 
 
+class Unanswered(click.ClickException):
+    """The database was out of reach; a commit may have been carried out all the same."""
+
+    def __init__(self, error: Unavailable) -> None:
+        # Without a cause the error itself says what is wrong, such as a schema that is too old.
+        self.reason = reason_of(error)
+        super().__init__(f"{error} ({self.reason})" if error.__cause__ else str(error))
+
+
 @contextmanager
 def database(
     url: str, timeouts: Timeouts = REQUEST_TIMEOUTS, **known: Any
@@ -63,9 +72,7 @@ def database(
     try:
         yield connections
     except Unavailable as error:
-        # Without a cause the error itself says what is wrong, such as a schema that is too old.
-        reason = f" ({reason_of(error)})" if error.__cause__ else ""
-        raise click.ClickException(f"{error}{reason}") from None
+        raise Unanswered(error) from None
     finally:
         connections.close()
 

@@ -57,10 +57,18 @@ class Balance:
     held: int
 
 
-def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) -> UUID:
+def grant(
+    tx: Transaction,
+    org_id: UUID,
+    credits: int,
+    note: str | None = None,
+    *,
+    entry_id: UUID | None = None,
+) -> UUID:
     """Grant credits to the org, which is prepaid from now on. Returns the entry's id.
 
-    A negative number takes some back, at most what is there and not held.
+    A negative number takes some back, at most what is there and not held. With an `entry_id` of
+    its own the caller can look whether the grant `is_entered` if the commit is not answered.
 
     Raises:
         InvalidRequest: 0, too many, a note that is too long, or more taken than is free.
@@ -89,7 +97,13 @@ def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) 
                 credits=[("exceeds the organization's available (unreserved) credits")]
             )
     sides = ("funding", "customer") if credits > 0 else ("customer", "funding")
-    return _enter(tx.sql, org_id, "grant", sides, abs(credits), note=note)
+    return _enter(tx.sql, org_id, "grant", sides, abs(credits), note=note, entry_id=entry_id)
+
+
+def is_entered(sql: Connection, entry_id: UUID) -> bool:
+    """Return whether the ledger has the entry of this id."""
+    found = select(ledger_entries.c.id).where(ledger_entries.c.id == entry_id)
+    return sql.execute(found).one_or_none() is not None
 
 
 def open_prepaid(tx: Transaction, org_id: UUID, credits: int) -> None:
@@ -117,8 +131,9 @@ def _enter(
     *,
     run_id: UUID | None = None,
     note: str | None = None,
+    entry_id: UUID | None = None,
 ) -> UUID:
-    entry_id = new_id()
+    entry_id = entry_id or new_id()
     sql.execute(
         insert(ledger_entries).values(
             id=entry_id,

@@ -354,6 +354,20 @@ def is_unknown_to_schema(error: DBAPIError) -> bool:
     return isinstance(error.orig, (*missing, errors.UndefinedObject))
 
 
+def transaction_id(sql: Connection) -> str:
+    """Return the id of the open transaction, by which `has_ended` knows it."""
+    return str(sql.scalar(text("SELECT pg_current_xact_id()::text")))
+
+
+def has_ended(sql: Connection, transaction_id: str) -> bool:
+    """Return whether a transaction is committed or rolled back, so that what it wrote is seen now
+    or never. One that waits for a standby at its commit has not ended; nor has one that this
+    server, a standby until now, does not know.
+    """
+    seen = "SELECT pg_visible_in_snapshot(CAST(:id AS xid8), pg_current_snapshot())"
+    return bool(sql.scalar(text(seen), {"id": transaction_id}))
+
+
 def is_read_only(sql: Connection) -> bool:
     """Return whether Postgres refuses writes, as a standby does; such a connection is ended."""
     refuses = bool(sql.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))

@@ -3,18 +3,30 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import update
+from sqlalchemy import Connection, Engine, event, make_url, text, update
 
 from arkloop.cli.operator.credits import credits
 from arkloop.shared.accounts import accounts
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.billing import credit_balances
+from chaos.system.fault_proxy import FaultProxy
+from tests import walls
 
 Run = Callable[..., Result]
+
+#: What the commit of a ledger's entry does.
+_AT_COMMIT = """
+CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM {}; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger_entries DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION at_commit();
+"""
 
 
 @pytest.fixture
@@ -35,8 +47,8 @@ def database(settings: Settings, new_database: Callable[[], str]) -> Iterator[Co
 def run(database: Connections) -> Run:
     """Call it with the words after `arkloop credits`."""
 
-    def run(*words: str) -> Result:
-        env = {"ARKLOOP_DATABASE_URL": database.settings.database_url}
+    def run(*words: str, url: str = database.settings.database_url) -> Result:
+        env = {"ARKLOOP_DATABASE_URL": url}
         return CliRunner().invoke(credits, words, env=env)
 
     return run
@@ -91,3 +103,63 @@ def test_a_balance_that_is_not_its_ledger_is_found(run: Run, database: Connectio
     assert ("ok\n", 0) == (right.output, right.exit_code)
     assert 1 == wrong.exit_code
     assert f"{shown(run)['org_id']}  11  10\n" in wrong.output
+
+
+# ---- commits that are not answered -----------------------------------------------------
+
+
+def at_commit(connections: Connections, expression: str) -> None:
+    url = walls.as_user(connections.settings.database_url, "postgres").replace("+psycopg", "", 1)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(_AT_COMMIT.format(expression))
+
+
+@pytest.mark.processes
+def test_a_grant_whose_answer_is_lost_succeeds(run: Run, database: Connections) -> None:
+    """The command looks for the entry, and prints the balance as ever: nobody repeats it."""
+    url = make_url(database.settings.database_url)
+    with FaultProxy(Path(str(url.query["host"])) / ".s.PGSQL.5432") as proxy:
+        proxied = url.set(host="127.0.0.1", port=proxy.port, query={})
+
+        # Not before: a first connection looks for types in a transaction of its own.
+        def lose_answer(_: Connection) -> None:
+            proxy.cut_answer_to(b"COMMIT")
+
+        event.listen(Engine, "commit", lose_answer)
+        try:
+            words = ("grant", "--org", "acme", "--credits", "10")
+            granted = run(*words, url=proxied.render_as_string(hide_password=False))
+        finally:
+            event.remove(Engine, "commit", lose_answer)
+
+    assert ("10\n", 0) == (granted.output, granted.exit_code)
+    assert {"customer": 10, "funding": -10} == shown(run)["accounts"]
+
+
+def test_a_grant_whose_commit_fails_is_reported_as_none(run: Run, database: Connections) -> None:
+    """Where the transaction has ended without the entry, a repetition grants once."""
+    at_commit(database, "pg_terminate_backend(pg_backend_pid())")
+
+    refused = run("grant", "--org", "acme", "--credits", "10")
+
+    assert 1 == refused.exit_code
+    assert "Nothing was granted" in refused.output
+    assert {} == shown(run)["accounts"]
+
+
+def test_a_grant_whose_commit_hangs_is_not_called_failed(run: Run, database: Connections) -> None:
+    """While the transaction waits, as for a standby, nobody knows: the operator is warned of a
+    repetition.
+    """
+    at_commit(database, "pg_sleep(600)")
+
+    hanging = run("grant", "--org", "acme", "--credits", "10")
+
+    with database.transaction() as tx:
+        of_command = "application_name = 'arkloop-cli' AND datname = current_database()"
+        tx.sql.execute(
+            text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {of_command}")
+        )
+    assert 1 == hanging.exit_code
+    assert "try again" not in hanging.output
+    assert "before you repeat the command" in hanging.output
