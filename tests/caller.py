@@ -1,6 +1,7 @@
 """A client program of the service: plain HTTP, and the stream by httpx-sse."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -179,6 +180,21 @@ class Caller:
                 if not count:
                     return event
         raise AssertionError(f"the run ended without {wanted}")
+
+
+@contextmanager
+def asking(caller: Caller, path: str, body: dict[str, Any], **headers: str) -> Iterator[None]:
+    """Send a POST for the length of the block; its client leaves without the response."""
+    data = json.dumps(body).encode()
+    request = caller.http.build_request("POST", path, content=data, headers=headers)
+    lines = [
+        f"POST {path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in request.headers.items()),
+    ]
+    address = (request.url.host, request.url.port or 80)
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + data)
+        yield
 
 
 def parsed(answer: httpx.Response) -> Iterator[Event]:
