@@ -64,7 +64,7 @@ def test_a_killed_worker_loses_no_step_of_an_agent(
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("last", [{"wait": 60}, {"hang": 3}])
+@pytest.mark.parametrize("last", [{"wait": 60}, {"hang": 20}])
 def test_a_cancel_reaches_an_agent(user: Caller, agent: str, last: dict[str, Any]) -> None:
     """The run ends soon, whether its agent waits for the run or blocks elsewhere."""
     run_id = run_of(user, {"text": "A part"}, last, {"text": "more"}, persona=agent)

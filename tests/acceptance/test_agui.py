@@ -271,7 +271,7 @@ def test_the_guides_send_waits_for_the_answer_to_its_message(
     with restarting_proxy(port, length=1, ends_posts=True, refused_posts=0) as proxy:
         agent = client.agent(user, "behind", url=proxy.url)
         other = user.start(
-            thread, message=script({"hang": 8}, CALCULATE, {"error": "invalid_request"})
+            thread, message=script({"hang": 15}, CALCULATE, {"error": "invalid_request"})
         )
         sent = agent.send("And mine?")
 
@@ -298,7 +298,7 @@ def test_the_guides_send_reports_a_message_that_has_not_arrived(
 def test_an_agent_that_was_aborted_connects_again(user: Caller, client: AguiProcess) -> None:
     """A page that has stopped reading, which `send` respects, can read the rest later."""
     agent = client.agent(user, "aborted")
-    aborted = agent.send(script({"count": 40, "delay_ms": 20}), abortAt="TEXT_MESSAGE_CONTENT")
+    aborted = agent.send(script({"count": 40, "delay_ms": 100}), abortAt="TEXT_MESSAGE_CONTENT")
     seen = agent.connect()
 
     assert "RUN_FINISHED" not in types_of(aborted)

@@ -177,7 +177,7 @@ def test_a_late_approval_is_sent_once(
 def test_a_reload_resumes_the_answer(user: Caller, transport: str) -> None:
     """A new page shows what was said, and streams the answer from its first chunk on."""
     chat_id = new_id()
-    said = script({"say": "x ", "repeat": 60, "delay_ms": 25}, {"say": "end"})
+    said = script({"say": "x ", "repeat": 60, "delay_ms": 150}, {"say": "end"})
     setup: dict[str, Any] = {"version": "7.0.173", "transport": transport}
     with open_chat(user, chat_id, **setup) as first, open_chat(user, chat_id, **setup) as second:
         assert [] == second.do("load").messages

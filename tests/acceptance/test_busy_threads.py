@@ -9,7 +9,7 @@ from tests.caller import Caller, asking, error_of, script, types
 from tests.system import System
 from tests.waiting import eventually
 
-SLOW = [{"hang": 3}, {"tool": "calculator", "args": {"expression": "1+1"}}]
+SLOW = [{"hang": 10}, {"tool": "calculator", "args": {"expression": "1+1"}}]
 
 
 def send(
@@ -26,7 +26,7 @@ def texts(user: Caller, thread_id: str) -> list[str]:
 def test_a_queued_run_shows_its_place_and_follows(user: Caller) -> None:
     """Its stream is silent until the run before it has ended; lists show its place, too."""
     thread_id = user.thread()
-    first = send(user, thread_id, script({"hang": 3}, {"say": "A"}), "enqueue")
+    first = send(user, thread_id, script({"hang": 10}, {"say": "A"}), "enqueue")
     second, third = (send(user, thread_id, text, "enqueue") for text in ("b", "c"))
 
     assert ({"position": 1}, {"position": 2}) == (second["queue"], third["queue"])
@@ -158,7 +158,7 @@ def test_a_client_that_leaves_can_cancel_a_run_that_waits(user: Caller) -> None:
 def test_a_client_that_leaves_cancels_no_run_of_another_request(user: Caller, on_busy: str) -> None:
     """The run that has taken its message ends as it would have, whose client may still be there."""
     thread_id = user.thread()
-    first = send(user, thread_id, script({"hang": 5}, {"say": "A"}), "enqueue")
+    first = send(user, thread_id, script({"hang": 10}, {"say": "A"}), "enqueue")
     user.until(first["run_id"], "phase", "executing")
     second = send(user, thread_id, "b", "enqueue")
     taken = first if on_busy == "steer" else second
@@ -180,7 +180,7 @@ def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     spending = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
     thread_id = owner.thread()
     made = [
-        send(owner, thread_id, script(spending, {"hang": 4}, {"say": "A"}), "enqueue")
+        send(owner, thread_id, script(spending, {"hang": 10}, {"say": "A"}), "enqueue")
         for _ in range(3)
     ]
     # As much as one run costs, at the price of the scripted route. Not before all are made: once

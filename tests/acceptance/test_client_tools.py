@@ -275,15 +275,26 @@ def test_a_client_learns_on_whose_behalf_it_is_called(user: Caller) -> None:
     assert all(one.startswith(f"00-{run['trace_id']}-") for one in traces)
 
 
+def test_a_call_of_a_client_shows_its_time(user: Caller) -> None:
+    """A page that shows the run knows until when its result is taken."""
+    tool = {**LOCATE, "timeout_seconds": 60}
+    user.made("/v1/personas", {"key": "patient", "client_tools": [tool]})
+    run_id = user.run({"tools": [call()]}, persona_id="patient")
+
+    assert "expires_at" in waiting(user, run_id)["calls"][0]
+    user.cancel(run_id)
+
+
 def test_a_client_tool_that_is_late_is_a_result(user: Caller) -> None:
     """Its time is that of the tool, not of people: the model reads it, and the run continues."""
     tool = {**LOCATE, "timeout_seconds": 1}
     user.made("/v1/personas", {"key": "hasty", "client_tools": [tool]})
     run_id = user.run({"tools": [call()]}, {"say": "Never mind."}, persona_id="hasty")
-    assert "expires_at" in waiting(user, run_id)["calls"][0]
 
     events = user.events(run_id)
 
+    [asked] = data_of(events, "run.waiting_for_input")
+    assert "expires_at" in asked["calls"][0]
     [late] = data_of(events, "tool.result")
     assert (True, TOO_LATE) == (late["is_error"], late["output"])
     assert "Never mind." == user.get_run(run_id)["output"]

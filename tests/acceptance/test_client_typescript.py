@@ -105,7 +105,7 @@ def test_a_stream_that_is_cut_behind_a_slow_caller_is_opened_again(
     system: System, user: Caller
 ) -> None:
     """The caller takes longer than the patience over an event, and the server dies meanwhile."""
-    options = {"patience": 3_000, "holdMs": 5_000}
+    options = {"patience": 15_000, "holdMs": 17_000}
     with system.one_more_web_server() as server:
         program = _started(server.url, user, options, message=ASKING)
         assert program.stderr is not None
@@ -119,7 +119,7 @@ def test_a_stream_that_is_cut_behind_a_slow_caller_is_opened_again(
 
 def test_a_slow_caller_is_no_silence(user: Caller) -> None:
     """A stream stays open while its caller takes longer over an event than it may be silent."""
-    options = {"holdMs": 4_000, "silenceMs": 3_000}
+    options = {"holdMs": 11_000, "silenceMs": 10_000}
     said = _said(_started(user.url, user, options, message=ASKING))
 
     assert (1, "run.completed") == (said["opened"], said["seen"][-1]["type"])
@@ -199,10 +199,10 @@ def test_a_retry_after_beyond_the_patience_is_thrown_at_once() -> None:
 )
 def test_a_request_that_cannot_be_made_is_thrown_at_once(call: str, url: str) -> None:
     """A body or header that cannot be written, or an address of no HTTP server, stays as it is."""
-    made = called(call, url=url, patience=20_000)
+    made = called(call, url=url, patience=50_000)
 
     assert (0, "TypeError") == (made["attempts"], made["thrown"]["name"])
-    assert made["ms"] < 5_000
+    assert made["ms"] < 40_000
 
 
 def test_a_token_of_a_file_may_end_with_a_newline() -> None:
@@ -235,10 +235,10 @@ def test_no_event_follows_an_abort() -> None:
 def test_an_abort_ends_a_pause() -> None:
     """The caller gets the signal's reason at once, and no timer keeps the program running."""
     begun = time.monotonic()
-    made = called("abortSoon", {"status": 503}, patience=60_000, firstPause=10_000)
+    made = called("abortSoon", {"status": 503}, patience=200_000, firstPause=60_000)
 
     assert (1, "aborted") == (made["attempts"], made["thrown"]["reason"])
-    assert time.monotonic() - begun < 5  # the pause has at least that much
+    assert time.monotonic() - begun < 30  # the pause has at least that much
 
 
 @pytest.mark.parametrize(
@@ -298,12 +298,11 @@ def test_a_success_that_is_not_the_services_is_thrown_at_once(call: str, what: s
 @pytest.mark.parametrize("step", [3_600_000, -3_600_000])
 def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
     """An hour forward does not end the patience, and one back does not make it longer."""
-    steps = {"clockStep": step, "patience": 1_000}
-    repeated = called("get", {"status": 503}, {"status": 200}, **steps)
-    given_up = called("get", {"status": 503}, **steps)
+    repeated = called("get", {"status": 503}, {"status": 200}, clockStep=step, patience=20_000)
+    given_up = called("get", {"status": 503}, clockStep=step, patience=1_000)
 
     assert (2, None) == (repeated["attempts"], repeated["thrown"])
-    assert given_up["ms"] < 5_000
+    assert given_up["ms"] < 50_000
 
 
 def test_the_types_are_current(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_message_for_the_running_agent_stays_in_sight(
     context: BrowserContext, user: Caller, is_delivered: bool
 ) -> None:
     """It stands last in every tab, and before its answer when the run has ended."""
-    thread_id = user.thread(script({"hang": 6 if is_delivered else 600}, CALL))
+    thread_id = user.thread(script({"hang": 15 if is_delivered else 600}, CALL))
     tabs = [signed_in(context, user, f"/threads/{thread_id}"), context.new_page()]
     tabs[1].goto(tabs[0].url)
     expect(tabs[1].locator(ENTRIES)).to_have_count(1)
@@ -35,7 +35,8 @@ def test_a_message_for_the_running_agent_stays_in_sight(
         tabs[1].get_by_role("button", name="Stop").click()
     for page in tabs:
         expect(page.locator(ENTRIES)).to_have_count(3 if is_delivered else 4)
-        expect(page.locator(ENTRIES).last).to_contain_text("You said: One more thing.")
+        answer = page.locator(ENTRIES).last
+        expect(answer).to_contain_text("You said: One more thing.", timeout=60_000)
         expect(page.locator(ENTRIES).nth(-2)).to_have_text("One more thing.")
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processes
 
 STREAM = {"Accept": "text/event-stream"}
 ASK = script({"tool": "ask_user", "args": {"question": "Go on?"}}, {"say": "Done"})
-SLOW = script({"say": "Half"}, {"hang": 60})
+SLOW = script({"say": "Half"}, {"hang": 90})
 
 
 @contextmanager

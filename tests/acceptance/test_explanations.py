@@ -20,7 +20,7 @@ CLIENT_TOOL = {
     "parameters": {"type": "object", "properties": {}},
     "client": True,
 }
-SLOW = {"say": "a b c d e f g h", "delay_ms": 1000}
+SLOW = {"say": "a b c d e f g h " * 10, "delay_ms": 1000}
 BUSY = {"tool": "sleep", "args": {"seconds": 300}}
 
 
@@ -30,7 +30,7 @@ def owner(system: System) -> Caller:
     return system.caller()
 
 
-def explained(user: Caller, run_id: str, *reasons: str, seconds: float = 20) -> dict[str, Any]:
+def explained(user: Caller, run_id: str, *reasons: str, seconds: float = 60) -> dict[str, Any]:
     """Wait until the run is explained with one of these reasons; return that."""
     seen: list[dict[str, Any]] = []
 
@@ -131,9 +131,9 @@ def test_a_scheduled_run_says_when_it_starts(owner: Caller) -> None:
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        ([{"hang": 20}], "model.calling"),
+        ([{"hang": 90}], "model.calling"),
         ([SLOW], "model.streaming"),
-        ([{"think": "a b c d e f", "delay_ms": 500}], "model.streaming"),
+        ([{"think": "a b c d e f " * 20, "delay_ms": 500}], "model.streaming"),
     ],
 )
 def test_a_model_call_is_told_from_a_response(
@@ -150,7 +150,7 @@ def test_a_model_call_is_told_from_a_response(
 
 def test_a_silent_model_after_a_tool_is_a_call(owner: Caller) -> None:
     """After the first turn the reason is the call, since the last result."""
-    run_id = owner.run({"tool": "current_time", "args": {}}, {"hang": 20})
+    run_id = owner.run({"tool": "current_time", "args": {}}, {"hang": 90})
 
     found = explained(owner, run_id, "model.calling")
 
@@ -186,7 +186,7 @@ def test_a_throttled_run_says_by_what_and_until_when(owner: Caller) -> None:
 
 def test_running_tools_are_named(owner: Caller) -> None:
     """The calls that have no result yet, and since when they run."""
-    calls = [{"tool": "current_time", "args": {}}, {"tool": "sleep", "args": {"seconds": 20}}]
+    calls = [{"tool": "current_time", "args": {}}, {"tool": "sleep", "args": {"seconds": 90}}]
     run_id = owner.run({"tools": calls}, {"say": "ok"})
 
     found = explained(owner, run_id, "tools.running")

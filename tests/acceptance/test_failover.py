@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 
 #: Runs that are in the middle of their answer at the failover.
 RUNS = 8
-TEXT = {"count": 160, "delay_ms": 100}
+TEXT = {"count": 300, "delay_ms": 100}
 #: Events of each run that are committed and seen, and that the standby lacks.
 LOST = 5
 

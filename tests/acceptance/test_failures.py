@@ -136,7 +136,7 @@ def test_a_run_has_a_limit_of_time(system: System, user: Caller) -> None:
     run_id = user.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "So"}, {"hang": 60})
     user.until(run_id, "status", "waiting_for_input")
     with system.connections.transaction() as tx:
-        long_ago = func.now() - timedelta(seconds=894)
+        long_ago = func.now() - timedelta(seconds=885)
         tx.sql.execute(update(runs).where(runs.c.id == UUID(run_id)).values(started_at=long_ago))
 
     assert 200 == user.answer(run_id, "yes").status_code
@@ -149,7 +149,7 @@ def test_a_run_has_a_limit_of_time(system: System, user: Caller) -> None:
 @pytest.mark.parametrize("on_limit", ["answer", "fail"])
 def test_time_is_left_for_the_last_call(user: Caller, on_limit: str) -> None:
     """A tool that takes too long is left, and the model answers without its result."""
-    persona = {"key": f"brisk-{on_limit}", "timeout_seconds": 8, "on_limit": on_limit}
+    persona = {"key": f"brisk-{on_limit}", "timeout_seconds": 20, "on_limit": on_limit}
     persona_id = user.made("/v1/personas", persona)["id"]
     slow = {"tool": "sleep", "args": {"seconds": 60}}
     run_id = user.run(slow, {"say": "I do not know."}, persona_id=persona_id)

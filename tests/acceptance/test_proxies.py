@@ -24,6 +24,7 @@ pytestmark = pytest.mark.proxies
 
 FOLLOWER = ROOT / "tests" / "peers" / "follow.mjs"
 MODULES = ROOT / ".cache" / "peers" / "node_modules"
+PIECES = {"count": 60, "delay_ms": 50}
 
 
 @pytest.fixture(params=COMMANDS)
@@ -165,14 +166,16 @@ def test_a_client_goes_on_at_another_server_when_its_own_stops(
         system.one_more_web_server() as first,
         proxy(name, tmp_path, first.settings.port, system.web[0].settings.port) as url,
     ):
-        # It takes long enough for the client to start on a busy machine.
-        run_id = user.run({"count": 120, "delay_ms": 50})
+        # It waits in the middle, for as long as the client takes to start.
+        run_id = user.run(PIECES, {"tool": "ask_user", "args": {"question": "?"}}, PIECES)
+        shown = user.until(run_id, "status", "waiting_for_input")["last_seq"]
         command += [f"{url}/v1/runs/{run_id}/events", user.token]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            seen = [int(process.stdout.readline()) for _ in range(10)]
+            seen = [int(process.stdout.readline()) for _ in range(shown)]
             assert serves(first)
             os.kill(first.pid, signal.SIGTERM)
+            assert 200 == user.answer(run_id, "yes").status_code
             seen += [int(line) for line in process.stdout]
             status = process.wait(60)
 

@@ -133,7 +133,7 @@ SLOW = {"say": "one two three four five six seven eight nine ten", "delay_ms": 2
 def test_two_tabs_and_a_phone_show_one_conversation(open_page: Open) -> None:
     """Messages that are sent while the agent is busy wait; a reload in the middle loses nothing."""
     tab, other, phone = open_page(), open_page(), open_page(viewport=PHONE, is_mobile=True)
-    say(tab, SLOW)
+    say(tab, SLOW | {"delay_ms": 1_500})  # the second message is to wait for it
     expect(other.locator(".message.assistant")).to_contain_text("one two")
     say(tab, {"say": "The second answer."})
     expect(tab.locator(".queued")).to_be_visible()

@@ -102,7 +102,7 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
 ) -> None:
     """It does not wait for the broker, and the one before it handed its runs over."""
     member = stack.workers[0]
-    going_on = caller.run({"tool": "sleep", "args": {"seconds": 2}}, {"say": "end"})
+    going_on = caller.run({"tool": "sleep", "args": {"seconds": 8}}, {"say": "end"})
     caller.seen(going_on, "tool.call")
 
     member.stop(signal.SIGTERM)

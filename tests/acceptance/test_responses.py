@@ -192,7 +192,7 @@ def test_a_server_that_stops_has_requests_repeated_that_count_once(
     system: System, user: Caller, sdk: OpenAI
 ) -> None:
     """With a key, and to an answer: 503, and then the response. A run without a key is shown."""
-    long = {"count": 60, "delay_ms": 100}
+    long = {"count": 60, "delay_ms": 300}
     question = {"tool": "ask_user", "args": {"question": "Which city?"}}
     asked = sdk.responses.create(model="scripted", input=script(question, long))
     key = {"extra_headers": {"Idempotency-Key": "stopped"}}

@@ -124,7 +124,7 @@ def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> 
 
 def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
     """They end with an error; a new token resumes them."""
-    expires_at = datetime.now(UTC) + timedelta(seconds=5)
+    expires_at = datetime.now(UTC) + timedelta(seconds=10)
     _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
     cursor = user.get_run(waiting_run)["last_seq"]
     with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
@@ -138,7 +138,7 @@ def test_a_thread_that_turns_private_ends_the_streams_of_others(
     system: System, user: Caller
 ) -> None:
     """Other users' streams end within the hub's poll, while the creator's continues to the end."""
-    run_id = user.run({"count": 90, "delay_ms": 100})
+    run_id = user.run({"count": 200, "delay_ms": 100})
     thread_id = user.get_run(run_id)["thread_id"]
     colleague = system.colleague(user)
     user.seen(run_id, "message.delta")

@@ -117,7 +117,7 @@ def test_a_worker_that_is_killed_before_the_repair_changes_no_count(
     system: System, user: Caller
 ) -> None:
     """The rejected answer is stored: the next attempt asks once more, and not anew."""
-    step = {"output": ROME, "invalid": 2, "delay_ms": 400}
+    step = {"output": ROME, "invalid": 2, "delay_ms": 1000}
     run_id = user.start(user.thread(script(step)), route_id="scripted", output_schema=CITY)
     user.seen(run_id, "message.completed")
 

@@ -41,7 +41,7 @@ def test_a_run_gets_the_answers_of_its_sub_runs_in_call_order(owner: Caller) -> 
     """The sub-runs work side by side in threads of their own; the run waits without a worker and
     has their answers in the order of its calls, whatever ends first.
     """
-    calls = {"tools": [task({"say": "first", "delay_ms": 2000}), task({"say": "second"})]}
+    calls = {"tools": [task({"say": "first", "delay_ms": 8000}), task({"say": "second"})]}
 
     run_id = owner.run(calls, {"say": "done"}, persona_id=boss(owner))
     suspended = owner.until(run_id, "phase", "waiting", "finished")

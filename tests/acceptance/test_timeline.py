@@ -189,14 +189,14 @@ def test_the_timeline_is_what_the_followers_have(
     lost = start(
         CALCULATE,
         {"say": "half an answer"},
-        {"hang": 0.3},
+        {"hang": 1.5},
         {"exit_worker": True, "attempts": 1},
         {"say": ", and the rest"},
     )
     with follower.following(lost):
         pass
     task = {"tool": "delegate", "args": {"persona": "plain", "task": script({"say": "done"})}}
-    slow = {"tool": "sleep", "args": {"seconds": 0.3}}
+    slow = {"tool": "sleep", "args": {"seconds": 1.5}}
     called = start(
         {"think": "Two at once."},
         {"say": "Let me see."},

@@ -94,7 +94,7 @@ def test_nobody_fetches_the_call(user: Caller, pool: str) -> None:
 
 def test_nobody_fetches_the_call_of_a_lost_worker(user: Caller, pool: str) -> None:
     """The call may be repeated, and may have taken effect: the model reads that nobody knows."""
-    worker = ToolWorker.of(user, pool, tools=[{**ECHO, "timeout_seconds": 2}])
+    worker = ToolWorker.of(user, pool, tools=[{**ECHO, "timeout_seconds": 6}])
     worker.poll(wait_seconds=0)
     user.made("/v1/personas", {"key": pool, "tool_workers": [pool]})
     call = {"tool": "echo", "args": {"text": "it"}}
@@ -165,7 +165,7 @@ def test_a_worker_with_a_heartbeat_for_each_call_may_close_one(
 
 def test_a_call_that_takes_too_long_is_stopped(user: Caller, pool: str) -> None:
     """The model reads that the call is not over, and its worker is asked to stop."""
-    worker = ToolWorker.of(user, pool, tools=[{**PAY, "timeout_seconds": 1}])
+    worker = ToolWorker.of(user, pool, tools=[{**PAY, "timeout_seconds": 6}])
     worker.poll(wait_seconds=0)
     user.made("/v1/personas", {"key": pool, "tool_workers": [pool]})
     call = {"tool": "pay", "args": {"text": "it"}}
@@ -174,7 +174,7 @@ def test_a_call_that_takes_too_long_is_stopped(user: Caller, pool: str) -> None:
 
     output, is_error = result(user, run_id)
 
-    assert is_error and "did not finish within 1 s" in output
+    assert is_error and "did not finish within 6 s" in output
     assert [taken["call_id"]] == worker.heartbeat(taken)["cancelled"]
 
 
@@ -197,10 +197,10 @@ def test_a_tool_is_approved_by_either_name(user: Caller, worker: ToolWorker) -> 
 def test_heartbeats_keep_a_call(user: Caller, worker: ToolWorker, run: Run) -> None:
     """A call lasts longer than its lease as long as its worker is heard."""
     run_id = run("pay")
-    call = worker.take(lease_seconds=2)
+    call = worker.take(lease_seconds=6)
     for _ in range(4):
         assert {"cancelled": [], "lost": []} == worker.heartbeat(
-            call, wait_seconds=1, lease_seconds=2
+            call, wait_seconds=2, lease_seconds=6
         )
 
     worker.complete(call, "paid")

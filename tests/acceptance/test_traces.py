@@ -199,7 +199,7 @@ def test_the_attempt_of_a_killed_worker_is_in_the_trace(
     """The recovering worker records it, so that the calls before it keep their parent."""
     run_id = someone.run(
         {"tool": "calculator", "args": {"expression": "1+1"}},
-        {"hang": 4},  # its span is exported meanwhile
+        {"hang": 10},  # its span is exported meanwhile
         {"exit_worker": True, "attempts": 1},
         {"say": "done"},
     )

@@ -85,7 +85,7 @@ class Everything:
 
         asking = threading.Thread(target=ask)
         asking.start()
-        threading.Event().wait(1)  # it tells nobody that it has begun
+        threading.Event().wait(3)  # it tells nobody that it has begun
         began = time.monotonic()
         stop.set(CancelRequested())
         asking.join(40)
@@ -173,7 +173,7 @@ def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    threading.Event().wait(1)
+    threading.Event().wait(3)
     sidecar = psutil.Process(everything.client.sidecar_pid(everything.server.org_id))
     [server] = sidecar.children()
 
@@ -265,7 +265,7 @@ def restart(everything: Everything, process: HttpServer) -> dict[str, str]:
     long = partial(everything.call, "trigger-long-running-operation", duration=30, steps=30)
     asking = threading.Thread(target=lambda: told.update({"cut off": _failure(long)}))
     asking.start()
-    threading.Event().wait(1)  # it tells nobody that it has begun
+    threading.Event().wait(3)  # it tells nobody that it has begun
     process.restart()
     asking.join(30)
     told["during a call"] = everything.call("echo", message="during a call")

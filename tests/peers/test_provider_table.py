@@ -329,8 +329,8 @@ def test_broken_streams_llmock(at_llmock: Server, llmock: LLMock, fault: str) ->
 
 def test_stall_llmock(at_llmock: Server, llmock: LLMock) -> None:
     """A stream that falls silent is given up and made again."""
-    impatient = replace(at_llmock, idle_seconds=2)
-    llmock.stall(after_chunks=6, seconds=10)
+    impatient = replace(at_llmock, idle_seconds=5)
+    llmock.stall(after_chunks=6, seconds=15)
     llmock.reply("All is well that ends well, as they say.", times=2)
 
     reply, run = impatient.call(impatient.request("Hi"))
