@@ -2,3 +2,6 @@
 
 HELLO = b": ok\n"
 RETRY = b"retry: 1000\n"
+#: An answer of 24 KB, for streams of which a test cuts a number of bytes: on a busy machine words
+#: are gathered in few events, and short ones would be over before the last cut.
+LONG = {"say": f"{'x' * 399} ", "repeat": 60, "delay_ms": 20}

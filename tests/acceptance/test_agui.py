@@ -20,6 +20,8 @@ LOCATE = {
     "parameters": {"type": "object", "properties": {"exact": {"type": "boolean"}}},
 }
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
+#: A stream is cut within them, however many the service gathers in one event.
+PIECES = {"say": f"{'x' * 99} ", "repeat": 40, "delay_ms": 50}
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +238,7 @@ def test_a_user_who_moves_on_is_answered(user: Caller, client: AguiProcess) -> N
 def test_a_cut_stream_is_joined_again(user: Caller, client: AguiProcess) -> None:
     """After cuts a connect shows the same messages as to a client without any."""
     port = int(user.url.rpartition(":")[2])
-    count = {"count": 40, "delay_ms": 20}
-    steps = script({"think": "Hm."}, {"say": "So. "}, {"error": "disconnect"}, CALCULATE, count)
+    steps = script({"think": "Hm."}, {"say": "So. "}, {"error": "disconnect"}, CALCULATE, PIECES)
     with cutting_proxy(port, cuts=6, longest=4000, seed=7) as proxy:
         agent = client.agent(user, "cut", url=proxy.url)
         seen = agent.run(steps)
@@ -251,7 +252,7 @@ def test_a_cut_stream_is_joined_again(user: Caller, client: AguiProcess) -> None
 def test_the_guides_send_gets_the_whole_answer(user: Caller, client: AguiProcess, how: str) -> None:
     """It connects after a cut, also where the end of the stream looks like that of a run."""
     port, thread_id = int(user.url.rpartition(":")[2]), f"sent {how}"
-    said = script({"say": how}, {"count": 40, "delay_ms": 20})
+    said = script({"say": how}, PIECES)
     broken = cutting_proxy(port, cuts=1, longest=3_000, seed=6)
     with (
         broken if how == "broken" else restarting_proxy(port, ends_posts=True, refused_posts=0)

@@ -18,6 +18,8 @@ pytestmark = needs_front_ends
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
 VERSION = "7.0.173"
+#: An answer of such words is cut, however many the service gathers in one piece of it.
+WORD = "x" * 99
 #: For a proxy's first connection: it is cut in an answer, or before the response begins.
 IN_ANSWER = {"cuts": 1, "longest": 3_000, "seed": 6}
 IN_HEAD = {"cuts": 1, "longest": 1, "seed": 1}
@@ -43,7 +45,7 @@ def test_pages_get_the_whole_answer_through_cuts(system: System, user: Caller) -
                     version=version,
                     transport=transport,
                     text=script(
-                        {"say": "x ", "repeat": 40, "delay_ms": 10}, CALCULATE, {"say": "end"}
+                        {"say": f"{WORD} ", "repeat": 40, "delay_ms": 10}, CALCULATE, {"say": "end"}
                     ),
                 )
             assert [] == result["faults"]
@@ -56,7 +58,7 @@ def test_a_reloaded_page_continues_the_answer_that_was_cut_off(
     """`WorkflowChatTransport` names the chat, in which the next message is answered by then."""
     chat_id, port = new_id(), system.web[0].settings.port
     setup = {"version": VERSION}
-    first_text = script({"say": "x ", "repeat": 60, "delay_ms": 25}, {"say": "end"})
+    first_text = script({"say": f"{WORD} ", "repeat": 60, "delay_ms": 150}, {"say": "end"})
     with (
         cutting_proxy(port, **IN_ANSWER) as proxy,
         open_chat(user, chat_id, **setup) as first,
@@ -84,7 +86,7 @@ def test_an_answer_that_ended_while_its_page_was_cut_off_is_resumed(
 ) -> None:
     """The page gets the rest of it, and what the run waits for."""
     chat_id, port = new_id(), system.web[0].settings.port
-    said = script({"say": "x ", "repeat": 60, "delay_ms": 25}, end)
+    said = script({"say": f"{WORD} ", "repeat": 60, "delay_ms": 25}, end)
     with (
         cutting_proxy(port, **IN_ANSWER) as proxy,
         open_chat(user, chat_id, version=VERSION, url=proxy.url) as page,
@@ -164,12 +166,12 @@ def test_a_transport_that_has_given_up_is_resumed(system: System, user: Caller) 
         open_chat(user, chat_id, **setup) as reloaded,
     ):
         proxy.refuses = True
-        page.do("begin", text=script({"say": "x ", "repeat": 60, "delay_ms": 25}, ask))
+        page.do("begin", text=script({"say": f"{WORD} ", "repeat": 60, "delay_ms": 25}, ask))
         page.do("settle")
         assert ("error", "fetch failed") == page.status
         proxy.refuses = False
         page.do("resume")
-        assert ("ready", None, "x " * 60) == (*page.status, page.text)
+        assert ("ready", None, f"{WORD} " * 60) == (*page.status, page.text)
 
         loaded = reloaded.do("load").answer["parts"]
         assert page.answer["parts"] == loaded == reloaded.do("resume").answer["parts"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
+from tests.acceptance.streamed_runs import LONG
 from tests.app_page import app_page
 from tests.caller import Caller, data_of
 from tests.cutting_proxy import cutting_proxy
@@ -82,7 +83,7 @@ def test_a_browser_sees_every_event_and_stops_at_the_end(
 
 def test_a_browser_resumes_after_cut_connections(page: Page, api: WebServer, user: Caller) -> None:
     """Four cuts at any byte, orderly ones and resets: each event exactly once, in order."""
-    run_id = user.run({"count": 100, "delay_ms": 30})
+    run_id = user.run(LONG)
     with cutting_proxy(api.settings.port, cuts=4, longest=4000, seed=5) as proxy:
         follow(page, user, run_id, proxy.url)
         seen = seen_at_the_end(page)

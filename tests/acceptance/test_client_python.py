@@ -17,6 +17,7 @@ import psutil
 import pytest
 from arkloop_client import Arkloop, ArkloopError, StreamedText
 
+from tests.acceptance.streamed_runs import LONG
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
@@ -24,7 +25,7 @@ from tests.system import System
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-SLOW = script({"count": 60, "delay_ms": 20}, {"tool": "calculator", "args": {"expression": "6*7"}})
+SLOW = script(LONG, {"tool": "calculator", "args": {"expression": "6*7"}})
 
 CITY = {
     "type": "object",

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.acceptance.streamed_runs import LONG
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import MODULES, NODE
 from tests.caller import Caller, script
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "front_ends" / "client.mjs"
 CLIENT = ROOT / "clients" / "typescript"
 STEPS = (
-    {"count": 60, "delay_ms": 20},
+    LONG,
     {"tool": "ask_user", "args": {"question": "Where?"}},
     {"tool": "get_location", "args": {}},
     {"say": "Almost "},

@@ -8,15 +8,16 @@ import httpx
 import pytest
 from httpx_sse import SSEError, connect_sse
 
+from tests.acceptance.streamed_runs import LONG
 from tests.caller import Caller, Event
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 
 SCRIPT = (
-    {"count": 60, "delay_ms": 20},
+    LONG,
     {"tool": "calculator", "args": {"expression": "2**64"}},
     {"say": "\u2028 data: x\r\nid: 999\n\n"},
-    {"count": 40, "delay_ms": 20},
+    LONG,
 )
 
 

@@ -12,12 +12,12 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.acceptance.streamed_runs import LONG
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 from tests.waiting import eventually
 
-COUNT = {"count": 30, "delay_ms": 20}
 LOCATE: Any = {
     "type": "function",
     "name": "locate",
@@ -61,7 +61,7 @@ def test_a_cut_stream_is_resumed_after_its_last_event(sdk: OpenAI, user: Caller)
     port = int(user.url.rpartition(":")[2])
     with cutting_proxy(port, cuts=6, longest=4000, seed=5) as proxy:
         cut = sdk.with_options(base_url=f"{proxy.url}/v1")
-        made = sdk.responses.create(model="scripted", input=script(COUNT), background=True)
+        made = sdk.responses.create(model="scripted", input=script(LONG), background=True)
         assert made.status in ("queued", "in_progress")
         events: list[Any] = []
         while not events or events[-1].type != "response.completed":

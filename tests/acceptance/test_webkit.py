@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
+from tests.acceptance.streamed_runs import LONG
 from tests.app_page import app_page
 from tests.caller import Caller
 from tests.cutting_proxy import cutting_proxy
@@ -103,7 +104,7 @@ def test_a_browser_resumes_after_frames_that_were_cut(
     system: System, user: Caller, webkit: WebKit
 ) -> None:
     """Cuts anywhere in a frame, orderly ones and resets: each event exactly once, in order."""
-    run_id = user.run({"count": 100, "delay_ms": 30})
+    run_id = user.run(LONG)
     with (
         app_page() as origin,
         system.one_more_web_server(ARKLOOP_CORS_ORIGINS=origin) as api,
