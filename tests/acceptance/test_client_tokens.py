@@ -2,10 +2,8 @@
 
 from datetime import datetime
 
-import httpx
-
 from arkloop.shared.actors import DATA_PERMISSIONS
-from tests.caller import Caller, error_of, text_of, types, until_broken_off
+from tests.caller import Caller, client, error_of, text_of, types, until_broken_off
 from tests.system import System
 
 
@@ -83,8 +81,7 @@ def test_a_ticket_of_a_page_ends_with_its_token(user: Caller) -> None:
 
     left = datetime.fromisoformat(made["expires_at"]).timestamp() - datetime.now().timestamp()
     assert 0 < left <= 60
-    nobody = httpx.Client(base_url=user.url, trust_env=False)
-    with nobody:
+    with client(user.url) as nobody:
         path = f"/v1/runs/{run_id}/events?follow=false&ticket={made['ticket']}"
         assert 200 == nobody.get(path).status_code
         thread_id = ann.get_run(run_id)["thread_id"]

@@ -165,13 +165,14 @@ def test_one_command_starts_everything(dev: Dev) -> None:
     assert f"{dev.url}\n" == (dev.data / "url").read_text()
     assert "dev" == dev.get("/v1/me")["org_name"]
     assert not dev.get("/v1/me/credits")["is_prepaid"]
-    assert "Arkloop Runs" in httpx2.get(f"{dev.url}/console").text
+    assert "Arkloop Runs" in httpx2.get(f"{dev.url}/console", timeout=60).text
     eventually(lambda: f"The console is at {dev.url}/console" in dev.output)
     eventually(lambda: f" {dev.url}/v1/runs" in dev.output)
     assert "8" == dev.named("gunicorn").environ()["ARKLOOP_RETENTION_DAYS"], "and .env has 7"
     assert ".env: not settings of this service, ignored: PYTHONPATH" in dev.output
     assert "/of/another/program" != dev.named("gunicorn").environ().get("PYTHONPATH")
-    rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
+    attacker = {"Host": "attacker.example"}
+    rebound = httpx2.get(f"{dev.url}/healthz", headers=attacker, timeout=60)
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
     assert loopback["base_url"] == dev.post("/v1/llm-providers", loopback)["base_url"]

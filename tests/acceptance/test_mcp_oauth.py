@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.storage.tables import metadata
-from tests.caller import Caller, data_of, error_of, script
+from tests.caller import Caller, client, data_of, error_of, script
 from tests.system import PUBLIC_URL, System
 from tests.waiting import eventually
 
@@ -57,7 +57,7 @@ class Secured:
 
 def visited(page: str) -> dict[str, str]:
     """Open the page as a browser does; return the parameters that it is sent back with."""
-    answer = httpx.get(page, trust_env=False)
+    answer = client("").get(page)
     assert 302 == answer.status_code, answer.text
     back = answer.headers["Location"]
     assert back.startswith(f"{PUBLIC_URL}{CALLBACK}?")
@@ -65,7 +65,7 @@ def visited(page: str) -> dict[str, str]:
 
 
 def sent_back(caller: Caller, params: dict[str, str]) -> httpx.Response:
-    return httpx.get(f"{caller.url}{CALLBACK}", params=params, trust_env=False)
+    return client(caller.url).get(CALLBACK, params=params)
 
 
 def authorize(caller: Caller, page: str) -> None:
@@ -220,11 +220,11 @@ def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -
     authorize(vault.owner, vault.page(run_id))
     [person] = vault.outputs(run_id)
 
-    httpx.post(f"{vault.url}/revoke", params={"what": "access"}, trust_env=False)
+    client(vault.url).post("/revoke", params={"what": "access"})
     assert [person] == vault.outputs(vault.run(end_user_id="revoked"))
     assert 1 == vault.log().count(f"refreshed {person}")
 
-    httpx.post(f"{vault.url}/revoke", params={"what": "all"}, trust_env=False)
+    client(vault.url).post("/revoke", params={"what": "all"})
     run_id = vault.run(end_user_id="revoked")
     authorize(vault.owner, vault.page(run_id))
     [other] = vault.outputs(run_id)
@@ -266,7 +266,7 @@ def test_a_refreshed_token_outlives_the_call_that_refreshed_it(
         return found
 
     before = obtained_at()
-    httpx.post(f"{vault.url}/revoke", params={"what": "access"}, trust_env=False)
+    client(vault.url).post("/revoke", params={"what": "access"})
     (vault.folder / "slow").touch()
     try:
         run_id = vault.run(end_user_id=end_user)

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from arkloop.cli.dev.embedded_server import free_port
-from tests.caller import Caller
+from tests.caller import Caller, client
 from tests.system import System, running_system
 from tests.waiting import eventually
 from tests.web_server import ROOT
@@ -45,7 +45,7 @@ def measured(
 
 def samples(port: int) -> Samples:
     """Return what one request to the metrics finds."""
-    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+    answer = client(f"http://127.0.0.1:{port}").get("/metrics")
     assert 200 == answer.status_code
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -103,9 +103,9 @@ def test_idle_processes_use_no_connection(measured: System, port: int) -> None:
 
 def test_metrics_are_not_on_the_public_port(measured: System, port: int) -> None:
     """There they do not exist; and the other port has nothing else."""
-    public = httpx.get(f"{measured.web[0].url}/metrics", trust_env=False)
+    public = client(measured.web[0].url).get("/metrics")
     assert 404 == public.status_code
-    other = httpx.get(f"http://127.0.0.1:{port}/v1/me", trust_env=False)
+    other = client(f"http://127.0.0.1:{port}").get("/v1/me")
     assert 404 == other.status_code
 
 
@@ -194,7 +194,7 @@ def test_the_rules_are_valid_and_do_not_fire_on_deploys() -> None:
 @pytest.mark.prometheus
 def test_metrics_pass_the_linter(measured: System, port: int) -> None:
     """Promtool finds nothing wrong with names, units and help texts."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = client(f"http://127.0.0.1:{port}").get("/metrics").text
     ended = subprocess.run(
         [tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True
     )

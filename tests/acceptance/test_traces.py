@@ -3,14 +3,13 @@
 import signal
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.ids import new_trace_id, span_id_of
 from tests import leaks
 from tests.acceptance.test_secrets import used
-from tests.caller import Caller, script
+from tests.caller import Caller, client, script
 from tests.collector import Collector, Seen, collector
 from tests.system import System, running_system, sealing
 from tests.tool_receiver import Reply, ToolReceiver
@@ -270,7 +269,7 @@ def test_no_trace_metric_or_line_of_a_request_has_a_secret(
     with ToolReceiver(lambda _: Reply({"error": "no"}, status=401)) as refusing:
         kinds = used(traced.caller(), refusing, traced)
     port = traced.environ["ARKLOOP_METRICS_PORT"]
-    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
+    metrics = client(f"http://127.0.0.1:{port}").get("/metrics").content
     names = {"POST /v1/llm-providers", "execute_tool refund"}
     eventually(lambda: names <= {span.name for span in list(receiver.spans)})
     left = b"\n".join((*receiver.bodies[before:], metrics))

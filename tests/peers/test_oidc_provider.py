@@ -54,7 +54,7 @@ def org(register: Register, issuer: str) -> User:
 
 def visit(url: str, login: str) -> str:
     """Log in at the provider's pages as a browser does; returns the query of the way back."""
-    with httpx2.Client(trust_env=False) as browser:
+    with httpx2.Client(trust_env=False, timeout=60) as browser:
         response = browser.get(url)
         for _ in range(10):
             place = response.headers.get("location", "")
