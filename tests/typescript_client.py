@@ -16,6 +16,7 @@ def called(call: str, *responses: dict[str, Any], **options: Any) -> dict[str, A
 def run(program: str, given: Any) -> Any:
     """Run a program of tests/front_ends with this JSON; return the JSON that it prints."""
     command = [str(NODE), "--disable-warning=ExperimentalWarning", str(PROGRAMS / program)]
-    done = subprocess.run([*command, json.dumps(given)], capture_output=True, text=True, timeout=60)
+    command.append(json.dumps(given))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert 0 == done.returncode, done.stderr
     return json.loads(done.stdout)

@@ -44,7 +44,7 @@ class WebServer:
         return f"http://127.0.0.1:{self.settings.port}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.settings.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.settings.port), timeout=100)
 
     def answers(self) -> bool:
         return answers(self.url)

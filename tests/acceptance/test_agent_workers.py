@@ -62,7 +62,7 @@ def test_a_waiting_poll_gets_a_run_at_once(user: Caller, worker: Worker) -> None
     waiting = threading.Thread(target=wait)
     waiting.start()
     run_id = user.run("Hello", persona_id="custom")
-    waiting.join(30)
+    waiting.join(60)
 
     run = found[0][1]
     assert run_id == run["run_id"]
@@ -81,7 +81,7 @@ def test_a_cancel_wakes_the_heartbeat(user: Caller, worker: Worker) -> None:
     waiting.start()
 
     user.cancel(run_id)
-    waiting.join(15)
+    waiting.join(60)
 
     assert [True] == [one["cancel_requested"] for one in seen]
     worker.post("release", run_id=run_id, fence=run["fence"], seq=run["next_seq"])
@@ -123,7 +123,7 @@ def test_a_frozen_worker_gets_its_lost_run_by_no_poll_that_waits(
 
     frozen = threading.Thread(target=wait)
     frozen.start()
-    frozen.join(30)
+    frozen.join(60)
     heir = Worker(worker.http, worker.agent)
     again = heir.poll()
 

@@ -58,7 +58,7 @@ def follow(page: Page, user: Caller, run_id: str, base: str, kind: str = "messag
 
 def seen_at_the_end(page: Page) -> list[list[str]]:
     """Return (id, data) of all events, once the browser has stopped reconnecting."""
-    page.wait_for_function("source.readyState === EventSource.CLOSED", timeout=30_000)
+    page.wait_for_function("source.readyState === EventSource.CLOSED", timeout=100_000)
     seen: list[list[str]] = page.evaluate("seen")
     return seen
 

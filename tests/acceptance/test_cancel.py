@@ -55,7 +55,7 @@ def test_a_hanging_model_is_cut_off(user: Caller) -> None:
     user.cancel(run_id)
     events = user.events(run_id)
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 90
     assert ["run.cancel_requested", "run.cost", "run.cancelled"] == types(events)[-3:]
     assert {"by_user_id": user.id} == events[-3]["data"]
     assert "A part of" == text_of(events)
@@ -108,7 +108,7 @@ def test_running_tools_are_told(user: Caller) -> None:
     user.cancel(run_id)
     events = user.events(run_id)
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 90
     assert "run.cancelled" == events[-1]["type"]
     assert "tool.result" not in types(events)
     assert ["user"] == [r for r, _, _ in user.messages(user.get_run(run_id)["thread_id"])]

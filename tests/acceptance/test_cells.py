@@ -138,7 +138,7 @@ def test_an_org_moves_while_its_clients_go_on(
 
         eventually(lambda: len(moving.run_ids) >= before + 10)
         mover.answer(asking, "Yes")
-        follower.join(30)
+        follower.join(120)
     run_ids = [asking, *moving.run_ids]
     assert f'"runs": {before + 1}' in copied
     assert {(503, "service.unavailable")} == {*moving.refusals} - {(401, "org.suspended")}

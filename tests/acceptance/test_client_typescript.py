@@ -68,7 +68,7 @@ def _started(
 
 
 def _said(program: "subprocess.Popen[str]") -> dict[str, Any]:
-    output, errors = program.communicate(timeout=60)
+    output, errors = program.communicate(timeout=150)
     assert 0 == program.returncode, errors
     return dict(json.loads(output))
 

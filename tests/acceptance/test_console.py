@@ -325,7 +325,7 @@ def test_hostile_texts_are_text(
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     for name, address in hostile.items():
         page.goto(f"{user.url}/console#{address}")
-        expect(page.locator("main")).to_contain_text("onerror", timeout=10_000)
+        expect(page.locator("main")).to_contain_text("onerror")
         for button in page.locator(".call-head, .fold, .event").all()[:40]:
             button.click()
         assert [] == page.evaluate("violations"), name

@@ -77,7 +77,7 @@ class Watch:
         assert "\u202e" not in page.locator("body").inner_text(), name
         for size in (PHONE, {"width": 1280, "height": 800}):
             page.set_viewport_size(size)  # type: ignore[arg-type]  # Playwright's
-            for _ in range(50):  # charts follow the page's width a moment later
+            for _ in range(300):  # charts follow the page's width a moment later
                 if page.evaluate(IS_WHOLE):
                     break
                 page.wait_for_timeout(100)
@@ -214,4 +214,4 @@ def test_operators_see_text(context: BrowserContext, system: System, owner: Call
         page.get_by_role("button", name="Why is run").first.click()
         expect(page.get_by_role("dialog")).to_contain_text("Queued since")
         watch.look(page, "why a run is stuck")
-    owner.ended(queued, seconds=60)  # the worker is back, for the tests that come next
+    owner.ended(queued)  # the worker is back, for the tests that come next

@@ -134,7 +134,7 @@ def test_a_page_whose_files_are_of_another_version_says_so(
     late = page.get_by_text("a new version is being deployed")
 
     page.goto(f"{user.url}/console")
-    expect(late).to_be_visible(timeout=10_000)
+    expect(late).to_be_visible()
 
     page.reload()
     expect(page.get_by_role("heading").first).to_be_visible()

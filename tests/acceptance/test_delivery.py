@@ -208,7 +208,7 @@ def test_a_wait_that_is_over_shows_the_run_as_it_is(user: Caller) -> None:
     user.cancel(run_of(first))
     last = waited(user, body, 30, **key)
 
-    assert 1 <= length < 10
+    assert 1 <= length < 50
     assert [(201, "running"), (201, "running"), (201, "cancelled")] == [
         (answer.status_code, answer.json()["status"]) for answer in (first, again, last)
     ]
@@ -259,7 +259,7 @@ def test_a_server_that_stops_answers_those_who_wait(system: System, user: Caller
             run_id = user.get("/v1/runs", limit=1)[0]["run_id"]
             user.seen(run_id, "message.delta")
             os.kill(server.pid, signal.SIGTERM)
-            answer = waiting.result(15)
+            answer = waiting.result(45)
 
     assert (201, "running", run_id) == (
         *(answer.status_code, answer.json()["status"]),

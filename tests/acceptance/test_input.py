@@ -72,7 +72,7 @@ def test_a_question_is_answered_and_the_run_goes_on(user: Caller) -> None:
     assert ("No, blue: é€\U0001f600", False) == (result["output"], result["is_error"])
     ended = user.get_run(run_id)
     assert ("completed", 1) == (ended["status"], ended["attempt"])
-    assert 0 < ended["waiting_ms"] < 20_000
+    assert 0 < ended["waiting_ms"] < 100_000
 
 
 def test_an_answer_given_twice_is_the_same_answer(user: Caller) -> None:

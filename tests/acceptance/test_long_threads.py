@@ -50,7 +50,7 @@ class Vendor(ThreadingHTTPServer):
         self.requests.append(messages)
         if self.summaries:
             self.has_summarized.set()
-            self.may_answer.wait(30)
+            self.may_answer.wait(100)
         if "code?" in texts[-1]:
             return FACT if any(FACT in text for text in texts) else "I do not know."
         return "Yes, " + "the fox is quick and brown. " * 8
@@ -157,10 +157,10 @@ def test_a_summary_outlives_its_worker_and_is_paid_for_once(system: System) -> N
         owner.say(thread, "What was the code?")
         vendor.may_answer.clear()
         run_id = owner.start(thread, persona_id="chatty")
-        assert vendor.has_summarized.wait(30)
+        assert vendor.has_summarized.wait(100)
         os.kill(system.worker.pid, signal.SIGKILL)
         vendor.may_answer.set()
-        run = owner.ended(run_id, seconds=60)
+        run = owner.ended(run_id)
         events = owner.events(run_id)
         owner.say(thread, "And what was the code?")
         later = owner.ended(owner.start(thread, persona_id="chatty"))

@@ -55,7 +55,7 @@ def test_all_checks_pass(system: System) -> None:
             [*command, "--base-url", f"{owner.url}/v1", "--api-key", key],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=250,
             check=False,
         )
         refused = vendor.refused

@@ -57,7 +57,7 @@ class Dynos:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
         )
         assert 0 == done.returncode, done.stderr
         return done.stdout

@@ -171,7 +171,7 @@ def test_a_message_while_busy_is_in_the_next_prompt(system: System) -> None:
     call = raw(APIS["chat"][2])
 
     def late(client: Any) -> None:
-        may_answer.wait(20)
+        may_answer.wait(60)
         call(client)
 
     answers: list[Answer] = [late, raw(APIS["chat"][3])]

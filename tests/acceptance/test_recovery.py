@@ -126,7 +126,7 @@ def test_a_run_that_kills_its_workers_is_given_up(system: System, user: Caller) 
     """Three crashes within one step: `worker.crashed`; the text of the last try is kept."""
     run_id = user.run({"say": "Look:"}, {"exit_worker": True})
 
-    run = user.ended(run_id, seconds=60)
+    run = user.ended(run_id)
     events = user.events(run_id)
 
     assert ("failed", 3) == (run["status"], run["attempt"])

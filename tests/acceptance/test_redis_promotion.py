@@ -112,7 +112,7 @@ def talking(system: System) -> Iterator[list[Talk]]:
     yield talks
     stopping.set()
     for talk in talks:
-        talk.join(30)
+        talk.join(100)
         assert not talk.is_alive()
 
 
@@ -147,7 +147,6 @@ def test_a_replica_is_promoted_under_load(pair: Pair, promoted: System) -> None:
         eventually(lambda: any(run_id.encode() in key for key in primary.scan_iter("*:events")))
 
 
-@pytest.mark.timeout(240)
 def test_sentinel_promotes_the_replica_and_the_lost_primary_returns(
     pair: Pair, promoted: System, tmp_path: Path
 ) -> None:

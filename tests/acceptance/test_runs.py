@@ -128,7 +128,7 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
     rows = user.get(f"/v1/threads/{run.pop('thread_id')}/runs")
     assert [run.pop("run_id")] == [row["run_id"] for row in rows]
     assert re.fullmatch("[0-9a-f]{32}", run.pop("trace_id"))
-    assert 0 <= run.pop("queue_ms") < 10_000
+    assert 0 <= run.pop("queue_ms") < 100_000
     [_, answer] = user.get(f"/v1/threads/{ended_run['thread_id']}/messages")
     assert answer["id"] == run.pop("message_id")
 
@@ -199,7 +199,7 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
     row = rows[ended_run["run_id"]]
     duration_ms = row.pop("duration_ms")
 
-    assert 0 <= duration_ms < 20_000
+    assert 0 <= duration_ms < 100_000
     assert {
         "run_id": ended_run["run_id"],
         "org_id": user.org_id,

@@ -41,7 +41,7 @@ def test_a_client_of_http_1_0_sees_a_reset(user: Caller, waiting_run: str) -> No
     """Its stream has no chunks, so an orderly end would look like the run's."""
     key_id, key = user.api_key()
     port = urlsplit(user.url).port
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         path = f"/v1/runs/{waiting_run}/events?after_seq=99"
         head = f"GET {path} HTTP/1.0\r\nAuthorization: Bearer {key}\r\n\r\n"
         connection.sendall(head.encode())
@@ -144,7 +144,7 @@ def test_a_thread_that_turns_private_ends_the_streams_of_others(
     user.seen(run_id, "message.delta")
 
     def turn_private() -> None:
-        colleague_is_in.wait(10)
+        colleague_is_in.wait(60)
         user.http.patch(f"/v1/threads/{thread_id}", json={"is_private": True})
 
     colleague_is_in = threading.Event()

@@ -56,7 +56,7 @@ def test_a_worker_executes_a_call(user: Caller, worker: ToolWorker, run: Run) ->
     idle = threading.Thread(target=lambda: calls.append(worker.take()))
     idle.start()
     run_id = run("echo", end_user_id="zoe", metadata={"plan": "pro"})
-    idle.join(20)
+    idle.join(60)
 
     (call,) = calls
     assert {"text": "echo it"} == call["arguments"]

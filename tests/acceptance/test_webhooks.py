@@ -96,7 +96,7 @@ def test_a_worker_that_is_stopped_ends_its_attempts(
     hold = threading.Event()
 
     def respond(_: Received) -> Reply:
-        hold.wait(20)
+        hold.wait(30)
         return Reply()
 
     receiver.answer = respond

@@ -70,7 +70,7 @@ class Product:
 
     def execute(self, *argv: str) -> str:
         done = subprocess.run(
-            argv, cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=60
+            argv, cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=150
         )
         assert 0 == done.returncode, f"{done.stderr}\n{done.stdout}"
         return done.stdout
@@ -168,7 +168,7 @@ def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
     with ExitStack() as stack:
         started = [stack.enter_context(product.running(line)) for line in processes.values()]
         log = product.folder / "log"
-        eventually(lambda: answers(url) or any(p.poll() is not None for p in started))
+        eventually(lambda: answers(url) or any(p.poll() is not None for p in started), seconds=200)
         assert [None, None] == [process.poll() for process in started], log.read_text()
         user = register(url)
         call = '{"script": [{"tool": "price", "args": {"sku": "tea"}}]}'
@@ -187,4 +187,4 @@ def ended_run(user: Caller, message: str, persona_id: str) -> dict[str, Any]:
     """Make a run and return it when it has ended."""
     body = {"message": message, "persona_id": persona_id, "end_user_id": "anna"}
     run_id = user.made("/v1/runs", body)["run_id"]
-    return user.until(run_id, "status", "completed", "failed", seconds=60)
+    return user.until(run_id, "status", "completed", "failed", seconds=200)

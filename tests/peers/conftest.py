@@ -61,7 +61,7 @@ def serving(
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=ROOT, stdout=silent, stderr=silent, env=environ)
     try:
-        eventually(lambda: _answers(url + ready))
+        eventually(lambda: _answers(url + ready), seconds=150)
         yield url
     finally:
         process.terminate()

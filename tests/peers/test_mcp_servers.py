@@ -132,7 +132,7 @@ def check(told: dict[str, Any]) -> None:
     before, during, visited = told["page before"]
     assert [True, True] == [page.startswith("authorization: ") for page in (before, during)]
     assert "User completed the URL elicitation flow" in visited
-    assert told["cancelled after"] < 2
+    assert told["cancelled after"] < 20
     assert "Echo: still here" == told["afterwards"]
 
 
