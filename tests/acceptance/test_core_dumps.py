@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.system import System
-from tests.waiting import eventually
+from tests.waiting import eventually, is_alive
 
 pytestmark = pytest.mark.processes
 
@@ -51,7 +51,7 @@ def test_a_web_process_that_crashes_leaves_what_the_operator_allows(
             process.rlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
         before = {*folder.glob("core*")}
         process.send_signal(signal.SIGSEGV)
-        eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: not is_alive(process))
         dumps = {*folder.glob("core*")} - before
         for dump in dumps:
             dump.unlink()

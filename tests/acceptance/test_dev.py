@@ -210,7 +210,7 @@ def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
     killed.process.kill()
     again = start_dev(*SMALL).wait_until_ready()
 
-    assert killed.is_gone()
+    eventually(killed.is_gone)
     assert "kept" == again.get(f"/v1/threads/{thread['id']}")["title"]
     assert key == (again.data / "api-key").read_text()
 
@@ -221,7 +221,7 @@ def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
 
     again.process.send_signal(signal.SIGINT)
     assert 0 == again.process.wait(60)
-    assert again.is_gone()
+    eventually(again.is_gone)
 
 
 def test_what_dies_is_started_again(dev: Dev) -> None:
@@ -241,7 +241,7 @@ def test_what_dies_is_started_again(dev: Dev) -> None:
     run = dev.post(f"/v1/threads/{thread}/runs", {"route_id": "scripted"})["run_id"]
     eventually(lambda: "running" != dev.get(f"/v1/runs/{run}")["status"])
     assert "completed" == dev.get(f"/v1/runs/{run}")["status"]
-    assert not any(victim.is_running() for victim in victims)
+    assert not any(map(is_alive, victims))
 
 
 def test_a_plugin_is_reloaded_when_its_files_change(dev: Dev) -> None:
@@ -299,7 +299,7 @@ def test_a_server_that_cannot_start_ends_the_command(start_dev: StartDev, tmp_pa
     assert time.monotonic() < began + 29
     error = dev.output.partition("Error: postgres did not start: ")[2]
     assert "initialized by PostgreSQL version 14" in error
-    assert dev.is_gone()
+    eventually(dev.is_gone)
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_named_servers_are_used_instead_of_embedded_ones(
     dev.process.terminate()
 
     assert 0 == dev.process.wait(60)
-    assert dev.is_gone()
+    eventually(dev.is_gone)
     assert not (dev.data / "url").exists()
 
 
@@ -380,4 +380,4 @@ def test_honcho_runs_the_same_procfile(servers: dict[str, str], tmp_path: Path) 
     finally:
         honcho.terminate()
         honcho.wait(60)
-    eventually(lambda: not any(process.is_running() for process in tree))
+    eventually(lambda: not any(map(is_alive, tree)))
