@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import killed, lose, unreachable
-from tests.acceptance.test_console_settings import go, press, row, signed_in
+from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
 
 pytestmark = [
@@ -57,6 +57,7 @@ def test_a_first_attempt_arrives_though_the_person_leaves(
     context.route("**/v1/runs/*:cancel", lambda route: held.append(route))
     press(page, "Cancel run")
     expect(page.get_by_role("button", name="Cancel run")).to_be_disabled()
+    until_held(page, held, 1)
     go(page, "/threads")
     held[0].continue_()
     page.wait_for_timeout(200)

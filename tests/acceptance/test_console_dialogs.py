@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, press, row, signed_in
+from tests.acceptance.test_console_settings import go, press, row, signed_in, until
 from tests.caller import Caller
 
 pytestmark = [
@@ -25,7 +25,7 @@ def press_escape(page: Page, *, knows_closedby: bool) -> None:
             page.evaluate(FORGET_CLOSEDBY)
         page.keyboard.press("Escape")
         page.wait_for_timeout(50)
-        page.wait_for_function(IS_MODAL)
+        until(page, IS_MODAL)
 
 
 def create_key(page: Page, name: str) -> str:

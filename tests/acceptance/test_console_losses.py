@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, signed_in
+from tests.acceptance.test_console_settings import go, signed_in, until, until_held
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
 from tests.system import System
@@ -227,6 +227,7 @@ def test_a_first_message_is_sent_in_no_other_org(
     expect(box(page)).to_have_value("")
     with page.expect_request(BEGINS):
         say(page, "Hello")
+    until_held(page, held, 1)
 
     assert ["Hello"] == [route.request.post_data_json["message"] for route in held]
 
@@ -345,9 +346,7 @@ def test_a_message_that_may_have_arrived_keeps_its_key(
     say(page, said)
     expect(box(page)).to_have_value(said)
     box(page).fill("")
-    page.wait_for_function(
-        f"!Object.keys(sessionStorage).some((name) => name.includes('{thread_id}'))"
-    )
+    until(page, f"!Object.keys(sessionStorage).some((name) => name.includes('{thread_id}'))")
     say(page, said)
     expect(page.locator(".run .markdown")).to_have_text(["Heard."] * 3)
 

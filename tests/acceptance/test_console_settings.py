@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.system import System
 from tests.tool_receiver import Reply, ToolReceiver
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.browser,
@@ -55,6 +57,19 @@ def go(page: Page, address: str) -> None:
 
 def press(within: Page | Locator, name: str) -> None:
     within.get_by_role("button", name=name, exact=True).click()
+
+
+def until_held(page: Page, held: list[Route], count: int) -> None:
+    """Wait for this number of requests: one is seen a moment before it comes to be held."""
+    end = time.monotonic() + 60
+    while len(held) < count:
+        assert time.monotonic() < end, f"{len(held)} of {count} requests came"
+        page.wait_for_timeout(20)
+
+
+def until(page: Page, expression: str) -> None:
+    """Wait until it holds; the page's policy does not let Playwright ask for it again by itself."""
+    eventually(lambda: bool(page.evaluate(expression)))
 
 
 def row(page: Page, text: str) -> Locator:
@@ -355,11 +370,11 @@ def test_a_report_that_has_to_wait_is_repeated_alone(page: Page) -> None:
             route.continue_()
             return
         error = {"code": "rate_limit.exceeded", "message": "Later.", "details": {"limit": "org"}}
-        route.fulfill(status=429, json=error, headers={"Retry-After": "2"})
+        route.fulfill(status=429, json=error, headers={"Retry-After": "8"})
 
     page.route("**/v1/me/usage**", refuse_first)
     go(page, "/usage")
-    expect(page.get_by_text("have to wait for 2 s")).to_be_visible()
+    expect(page.get_by_text("have to wait for 8 s")).to_be_visible()
     expect(page.get_by_role("heading", name="By day")).to_be_visible()
     expect(page.get_by_role("heading", name="By end user")).to_be_visible()
     expect(page.get_by_text("have to wait")).to_have_count(0)

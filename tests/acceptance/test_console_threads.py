@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import TIMELINE, Loss, hold, lose, unreachable
-from tests.acceptance.test_console_settings import go, signed_in
+from tests.acceptance.test_console_settings import go, signed_in, until_held
 from tests.caller import Caller
 
 pytestmark = [
@@ -95,7 +95,8 @@ def test_files_that_are_dropped_together_are_uploaded_one_after_the_other(
 
     for number in range(3):
         expect(uploading).to_have_count(3 - number)
-        page.wait_for_timeout(300)
+        until_held(page, held, number + 1)
+        page.wait_for_timeout(300)  # for one more, were there any
         assert number + 1 == len(held)
         held[number].continue_()
 
@@ -131,6 +132,7 @@ def test_a_removed_file_holds_up_no_other(
     page.get_by_role("button", name="Remove 1.txt").click()
     with page.expect_request(UPLOADS):
         page.get_by_role("button", name="Remove 0.txt").click()
+    until_held(page, held, 2)
     with page.expect_response(UPLOADS) as response:
         held[-1].continue_()
 
