@@ -36,6 +36,7 @@ MOVES, STAYS = "moves.example.com", "stays.example.com"
 def cells(new_database: Callable[[], str], tmp_path: Path) -> Iterator[tuple[System, System]]:
     """Two cells that have in common what the guide demands."""
     common = sealing() | {"ARKLOOP_JWT_SECRET": secrets.token_hex(32)}
+    common["ARKLOOP_WEBHOOK_TIMEOUT_SECONDS"] = "30"  # none is repeated: the test counts them
     common["ARKLOOP_FILES_DIR"] = str(tmp_path / "files")
     with ExitStack() as stack:
         postgres = EmbeddedPostgres(tmp_path / "postgres", options={"fsync": "off"})
