@@ -325,7 +325,7 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
     """The time from a word of the model to the client's end is far below the next word's."""
 
     def usual_delay() -> float:
-        run_id = user.run({"count": 20, "delay_ms": 50})
+        run_id = user.run({"count": 7, "delay_ms": 1000})
         delays = []
         with user.stream(run_id) as answer:
             for event in parsed(answer):
@@ -334,4 +334,4 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
                     delays.append(time.time() - written)
         return sorted(delays)[len(delays) // 2]
 
-    assert any(usual_delay() < 0.2 for _ in range(3))  # the machine may be busy for a moment
+    assert any(usual_delay() < 0.2 for _ in range(5))  # the machine may be busy for a moment
