@@ -40,7 +40,8 @@ TRANSACTION_MODE = {
     "server_lifetime": 1,
 }
 SESSION_MODE = {"pool_mode": "session", "default_pool_size": 30}
-QUICK = Timeouts(lock=0.2, statement=0.5, answer=5, checkout=Patience(5, 5))
+PATIENT = Timeouts(lock=10, statement=20, answer=30, checkout=Patience(30, 30))
+QUICK = Timeouts(lock=0.2, statement=0.5, answer=30, checkout=Patience(30, 30))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def through(url: str, port: int) -> str:
 @pytest.fixture
 def pooled(settings: Settings, pooled_url: Callable[[str], str]) -> Iterator[Connections]:
     url = pooled_url(settings.database_url)
-    opened = connect(replace(settings, database_url=url), application="pooled", timeouts=QUICK)
+    opened = connect(replace(settings, database_url=url), application="pooled", timeouts=PATIENT)
     yield opened
     opened.close()
 
@@ -78,10 +79,12 @@ def test_statements_are_not_prepared_through_a_pooler(pooled: Connections) -> No
 
 def test_limits_hold_in_every_transaction(pooled: Connections) -> None:
     """Reads, single statements and transactions end by Postgres' own time limit."""
-    for begin in (pooled.transaction, pooled.reading, pooled.statement):
+    hasty = connect(pooled.settings, application="pooled", timeouts=QUICK)
+    for begin in (hasty.transaction, hasty.reading, hasty.statement):
         with pytest.raises(Unavailable) as ended, begin() as opened:
-            getattr(opened, "sql", opened).execute(text("SELECT pg_sleep(3)"))
+            getattr(opened, "sql", opened).execute(text("SELECT pg_sleep(20)"))
         assert "statement timeout" in str(ended.value.__cause__)
+    hasty.close()
 
 
 def test_a_single_statement_is_committed(pooled: Connections) -> None:
@@ -187,13 +190,12 @@ def test_an_export_holds_no_transaction_while_it_is_written(
     """The program that reads the output may take longer over it than a transaction may be idle."""
     for _ in range(3):
         alice.thread()
-    impatient = replace(pooled.settings, lease_seconds=1.8)  # of which a third may be idle
-    patient = Timeouts(lock=10, statement=20, answer=30, checkout=Patience(30, 30))
-    opened = connect(impatient, application="pooled", timeouts=patient, pool_size=1)
+    impatient = replace(pooled.settings, lease_seconds=4.5)  # of which a third may be idle
+    opened = connect(impatient, application="pooled", timeouts=PATIENT, pool_size=1)
     kinds = []
     for entry in erasure.export_user(opened, alice.id):
         kinds.append(entry["type"])
-        time.sleep(0.7)
+        time.sleep(1.7)
     opened.close()
 
     assert 3 == kinds.count("thread")

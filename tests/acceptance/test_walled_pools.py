@@ -9,11 +9,13 @@ from sqlalchemy import event, make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
+from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from tests import walls
 from tests.api.auth.test_auth_row_security import app_on, remove
 from tests.clients import Register, User
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.shared_app import PATIENT
 from tests.waiting import in_parallel
 
 ORGS = 4
@@ -44,7 +46,9 @@ def pooled(
 
 
 def opened(settings: Settings, url: str, size: int = 1) -> Iterator[Connections]:
-    made = connect(replace(settings, database_url=url), application="tests-walled", pool_size=size)
+    patient = replace(settings, database_url=url, lease_seconds=180)
+    timeouts = replace(PATIENT, checkout=Patience(60, 60))  # many callers share the connection
+    made = connect(patient, application="tests-walled", timeouts=timeouts, pool_size=size)
     yield made
     made.close_pool()
 
