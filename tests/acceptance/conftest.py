@@ -1,8 +1,12 @@
-"""A run that waits, for the tests of streams, and a browser, for those of the console."""
+"""A run that waits, for the tests of streams, a browser, for those of the console, and a month that
+does not end, for those of budgets.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,8 @@ from tests.caller import Caller
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
+#: A test of what a month costs takes less.
+MONTH_SECONDS = 120
 #: Reports what the page's policy has refused.
 NOTE_VIOLATIONS = """
 window.violations = []
@@ -27,6 +33,17 @@ def waiting_run(user: Caller) -> str:
     run_id = user.run({"say": "Well."}, {"tool": "ask_user", "args": {"question": "?"}})
     user.until(run_id, "status", "waiting_for_input")
     return run_id
+
+
+@pytest.fixture
+def within_a_month() -> None:
+    """Wait for the next month if this one, by UTC, is over in a moment: budgets begin anew."""
+    now = datetime.now(UTC)
+    following = (now.replace(day=1) + timedelta(days=32)).replace(day=1)
+    midnight = following.replace(hour=0, minute=0, second=0, microsecond=0)
+    left = (midnight - now).total_seconds()
+    if left < MONTH_SECONDS:
+        threading.Event().wait(left + 1)
 
 
 @pytest.fixture(scope="module")

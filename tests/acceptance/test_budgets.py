@@ -24,7 +24,7 @@ ONE_COST = 0.004
 
 
 @pytest.fixture
-def owner(system: System) -> Caller:
+def owner(system: System, within_a_month: None) -> Caller:
     """The owner of an org of the test's own."""
     return system.caller()
 

@@ -173,6 +173,7 @@ def test_a_client_that_leaves_cancels_no_run_of_another_request(user: Caller, on
     assert "c" in texts(user, thread_id)
 
 
+@pytest.mark.usefixtures("within_a_month")
 def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     """What was accepted while the budget lasted calls no model once it is spent; none is stuck."""
     owner = system.caller()

@@ -150,6 +150,7 @@ def test_sub_runs_go_no_deeper_than_the_root_allows(owner: Caller) -> None:
     assert [("I must not", False)] == results_of(owner, run_id)
 
 
+@pytest.mark.usefixtures("within_a_month")
 def test_the_limit_of_a_run_covers_its_whole_tree(owner: Caller) -> None:
     """Sub-runs and their parent spend from one limit, and never more than it; what one has not
     used is there for the others.
