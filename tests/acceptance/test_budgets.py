@@ -3,13 +3,14 @@
 import math
 import signal
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from arkloop.shared.billing import credits
-from tests.caller import Caller, script
+from tests.caller import Caller, answered, script
 from tests.system import System
 
 pytestmark = pytest.mark.processes
@@ -45,7 +46,8 @@ def one_run(owner: Caller) -> dict[str, Any]:
 
 def spenders(owner: Caller, count: int) -> list[str]:
     threads = [owner.thread(script(*TWO_CALLS)) for _ in range(count)]
-    started = [owner.http.post(f"/v1/threads/{thread}/runs") for thread in threads]
+    paths = [f"/v1/threads/{thread}/runs" for thread in threads]
+    started = [answered(partial(owner.http.post, path)) for path in paths]
     refused = [answer for answer in started if answer.status_code != 201]
     assert all(answer.json()["code"] == "budget.exhausted" for answer in refused)
     return [answer.json()["run_id"] for answer in started if answer.status_code == 201]
