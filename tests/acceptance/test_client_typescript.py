@@ -167,7 +167,7 @@ def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int)
     made = called(call, {"status": status, "headers": {"Retry-After": "1"}}, last)
 
     assert (2, None) == (made["attempts"], made["thrown"])
-    assert 1_000 <= made["ms"]
+    assert 990 <= made["ms"]  # timers of Node.js may be up to a millisecond early
 
 
 @pytest.mark.parametrize("status", [408, 502, 503, 504])
