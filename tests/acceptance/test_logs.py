@@ -37,8 +37,8 @@ def someone(observed: System) -> Caller:
 
 
 def lines_of(log: Path) -> list[Line]:
-    """Return the lines of a process; each has to be JSON."""
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    """Return the lines of a process; each has to be JSON, unless it is just being written."""
+    return [json.loads(line) for line in log.read_text().rpartition("\n")[0].splitlines()]
 
 
 def about(log: Path, **fields: object) -> list[Line]:
