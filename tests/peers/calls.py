@@ -82,11 +82,11 @@ class Server:
 
 
 class PatientRun(RecordedRun):
-    """Its pauses take time: the server measures them."""
+    """Its pauses take time: the server measures them, from when it has noted its response."""
 
     def wait(self, seconds: float) -> None:
         self.paused.append(seconds)
-        self.stop.wait(seconds)
+        self.stop.wait(seconds + 0.3)  # the response may come that much before it is noted
 
 
 def text_of(chunks: list[Chunk]) -> str:
