@@ -305,8 +305,12 @@ def _joined(
     return Part(run_id=found, waits=waits, connects=waits > 0)
 
 
-def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> OnBusy:
+def _on_busy(
+    sql: Connection, thread: Row[Any] | None, answers: str | None
+) -> tuple[OnBusy, str | None]:
     """Return what becomes of a message while the thread's run is active.
+
+    The second value is the request for which that holds: see `NewRun.if_asked`.
 
     The user has moved on where the page has not sent the results of its tools. It has nothing to do
     with those of HTTP tools. `answers` is the interrupt that the request replies to, too.
@@ -317,13 +321,14 @@ def _on_busy(sql: Connection, thread: Row[Any] | None, answers: str | None) -> O
     run_id: UUID | None = None if thread is None else thread.active_run_id
     pending = None if run_id is None else queries.get(sql, actor(), run_id)["pending_input"]
     if pending is None:
-        return OnBusy.ENQUEUE
+        return OnBusy.ENQUEUE, None
     if pending["kind"] != pending_calls.KIND:
         if pending["request_id"] == answers:
-            return OnBusy.ENQUEUE
+            return OnBusy.ENQUEUE, None
         raise ThreadBusy("The thread has an open interrupt; resume it first.")
     is_of_page = any(call.get("result_from") != "http" for call in pending["calls"])
-    return OnBusy.INTERRUPT if is_of_page else OnBusy.ENQUEUE
+    # Other requests may be quicker: their runs are not the one that the user has left.
+    return (OnBusy.INTERRUPT, pending["request_id"]) if is_of_page else (OnBusy.ENQUEUE, None)
 
 
 def _create(
@@ -343,6 +348,8 @@ def _create(
     org_id = actor().org_id
     persona = catalog().persona(org_id, persona_id or actor().persona_id, sql=tx.sql)
     route = catalog().choose_route(org_id, route_id, persona, sql=tx.sql)
+    options = overrides.check(persona, route, wanted.overrides())
+    on_busy, if_asked = _on_busy(tx.sql, thread, answers)
     new = NewRun(
         actor=actor(),
         thread_id=new_id(),
@@ -351,9 +358,10 @@ def _create(
         persona=persona,
         route=route,
         trace_id=trace_id(),
-        options=overrides.check(persona, route, wanted.overrides()),
+        options=options,
         metadata={RUN_ID: wanted.run_id},
-        on_busy=_on_busy(tx.sql, thread, answers),
+        on_busy=on_busy,
+        if_asked=if_asked,
     )
 
     def check(made: Created) -> None:

@@ -62,6 +62,9 @@ class NewRun:
     end_user_id: str | None = None  # None: that of the thread
     metadata: Mapping[str, str] = field(default_factory=dict)
     on_busy: OnBusy | None = None  # None: the default of the thread
+    #: With `interrupt`: the request for input that the active run must still have open; if it does
+    #: not, this run waits for its turn.
+    if_asked: str | None = None
     not_before: datetime | None = None  # when it may start
 
     @property

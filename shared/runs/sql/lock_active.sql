@@ -9,7 +9,7 @@ WITH RECURSIVE tree AS (
     WHERE %(with_sub_runs)s AND c.state IN ('queued', 'executing', 'waiting', 'suspended')
 )
 SELECT r.id, r.state, r.cancel_requested_at, r.superseded_by, r.created_by_user_id, r.agent,
-    r.trace_id, r.position, tree.depth
+    r.trace_id, r.position, r.pending_input ->> 'request_id' AS request_id, tree.depth
 FROM tree JOIN runs r ON r.id = tree.id
 WHERE r.ended_at IS NULL
 ORDER BY tree.depth DESC, r.id FOR NO KEY UPDATE OF r

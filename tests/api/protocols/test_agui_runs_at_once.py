@@ -1,0 +1,84 @@
+"""Requests by AG-UI that arrive at the same moment, while the thread's run waits for its page."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from arkloop.shared.runs import commands, creation
+from arkloop.shared.runs.pending_calls import CallResult
+from tests.api.protocols.test_agui_runs import (
+    LATER,
+    all_runs,
+    asking,
+    first_cursor,
+    send,
+)
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+OTHER = {"id": "m8", "role": "user", "content": "Something else."}
+
+
+def sent_at_once(alice: User, monkeypatch: pytest.MonkeyPatch, *said: dict[str, Any]) -> list[str]:
+    """Send two messages, neither of which has a run before both requests have read the thread."""
+    together, create, calls = Barrier(2, timeout=60), creation.create, count()
+
+    def once_both_are_here(*how: Any) -> Any:
+        if next(calls) < 2:
+            together.wait()
+        return create(*how)
+
+    monkeypatch.setattr(creation, "create", once_both_are_here)
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(lambda one: first_cursor(send(alice, one)), one) for one in said]
+        return sorted(one.result() for one in sent)
+
+
+def test_a_message_that_is_sent_twice_at_once_cancels_the_run_that_waits_alone(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second request is answered by the run of the first one."""
+    asking(alice, stored, "c")
+
+    shown = sent_at_once(alice, monkeypatch, LATER, LATER)
+
+    [asked, answers] = all_runs(stored)
+    assert ["cancelled", "queued"] == [stored.state(one) for one in (asked, answers)]
+    assert [f"{answers}.0.1"] * 2 == shown
+
+
+def test_two_messages_at_once_have_a_run_each(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the run that waits is cancelled; the second message waits for its turn."""
+    asking(alice, stored, "c")
+
+    shown = sent_at_once(alice, monkeypatch, LATER, OTHER)
+
+    [asked, *answers] = all_runs(stored)
+    assert sorted(f"{run_id}.0.1" for run_id in answers) == shown
+    states = [stored.state(run_id) for run_id in answers]
+    assert ("cancelled", ["pending", "queued"]) == (stored.state(asked), sorted(states))
+
+
+def test_a_run_that_has_its_results_by_now_is_not_cancelled(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another page has sent them since the request has looked: the message comes after the run."""
+    run_id, create = asking(alice, stored, "c"), creation.create
+
+    def once_the_result_is_there(*how: Any) -> Any:
+        with stored.connections.transaction() as tx:
+            given = CallResult(tool_call_id="c", output="Rome")
+            commands.give_results(tx, stored.actor, run_id, [given])
+        return create(*how)
+
+    monkeypatch.setattr(creation, "create", once_the_result_is_there)
+    shown = first_cursor(send(alice, LATER))
+
+    [asked, answers] = all_runs(stored)
+    assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
+    assert f"{answers}.0.1" == shown
