@@ -1,10 +1,10 @@
-"""The run that is about to answer a message of AG-UI which is sent again."""
+"""Messages of AG-UI that are sent again, and the runs that are about to answer them."""
 
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor, catalog
 from arkloop.api.protocols.agui_requests import MESSAGE_ID, AguiRequest
@@ -33,6 +33,27 @@ def answering_run(
             run_id: UUID = found.id
             return run_id
     return None
+
+
+def known_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None) -> Row[Any] | None:
+    """Return the message of the thread with which the request ends, None if it has another end."""
+    if thread is None or wanted.new_message() is None:
+        return None
+    return thread_entries.find_message(sql, thread.id, MESSAGE_ID, wanted.messages[-1]["id"])
+
+
+def came_with_reply(
+    sql: Connection, known: Row[Any] | None, run: RowMapping, request_id: UUID
+) -> bool:
+    """Return whether the message may have come together with the reply to this request of a run.
+
+    Where a question came without a call, the message before it is still the last one; another page
+    may have sent one while the run was active.
+    """
+    if known is None or known.position <= run["position"]:
+        return False
+    replied_at = thread_entries.replied_at(sql, run["id"], request_id)
+    return replied_at is not None and known.created_at >= replied_at
 
 
 def _has_agent(

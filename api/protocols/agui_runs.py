@@ -1,8 +1,9 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,10 @@ from sqlalchemy import Connection, Row, RowMapping
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.protocols import call_ids, sent_files
-from arkloop.api.protocols.agui_answering import answering_run
+from arkloop.api.protocols.agui_answering import answering_run, came_with_reply, known_message
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
-from arkloop.api.protocols.agui_requests import MESSAGE_ID, RUN_ID, AguiRequest
+from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest
 from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.shared import logs
 from arkloop.shared.errors import (
@@ -27,7 +28,7 @@ from arkloop.shared.errors import (
     ThreadBusy,
 )
 from arkloop.shared.events import event_log
-from arkloop.shared.ids import new_id
+from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import (
     commands,
     creation,
@@ -36,7 +37,7 @@ from arkloop.shared.runs import (
     queries,
     thread_entries,
 )
-from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread
+from arkloop.shared.runs.creation import Created, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -85,7 +86,8 @@ def start(
     """
     thread = threads.find(tx.sql, actor(), wanted.thread_id)
     if wanted.resume:
-        return _resume(tx, wanted, thread, persona_id, route_id)
+        how = {"joins": joins, "looks_again": looks_again}
+        return _resume(tx, wanted, thread, persona_id, route_id, **how)
     if run_id := next(filter(None, map(call_ids.run_of, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
     if joins and (joined := _joined(tx.sql, wanted, thread, persona_id, route_id)) is not None:
@@ -164,65 +166,76 @@ def _resume(
     thread: Row[Any] | None,
     persona_id: str | None,
     route_id: str | None,
+    *,
+    joins: bool,
+    looks_again: bool,
 ) -> Part:
     """Answer the open interrupt, and create the run of a new message that comes with the answer.
 
     Returns what the client shows: the run of the message, if it has cancelled the interrupt, else
-    what follows its answer. With a message it may cancel what is over, which it cannot know.
+    what follows its answer. With a message it may cancel what is over, which it cannot know. What
+    is sent again changes nothing, and is shown the same.
     """
-    message = _new_message(tx.sql, wanted, thread)
+    message, known = wanted.new_message(), known_message(tx.sql, wanted, thread)
     is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
-    made = None
+    agent = persona_id, route_id
+
+    def joined() -> Part | None:
+        return _joined(tx.sql, wanted, thread, *agent) if joins and known is not None else None
+
+    create = partial(_create, tx, wanted, thread, *agent, looks_again=joins and looks_again)
     try:
-        run_id, projection, entry = _asked(tx.sql, wanted, thread)
+        run, projection, entry = _asked(tx.sql, wanted, thread)
     except NotWaiting:
         if message is None or not is_cancelled:
             raise
-        return _create(tx, wanted, thread, persona_id, route_id)
+        if (part := joined()) is None and known is not None:
+            raise
+        return part or create()
     assert projection.asked is not None
     content = content_of(projection.asked["data"], entry.status, entry.payload)
     # Pages may show the text of an answer as a message.
-    if message is not None and (is_cancelled or message.content.text != content):
+    is_new = (
+        message is not None and known is None and (is_cancelled or message.content.text != content)
+    )
+    made = None
+    request_id = UUID(entry.interrupt_id)
+    if is_new or (is_cancelled and came_with_reply(tx.sql, known, run, request_id)):
         # Before the answer, which locks its run: the limits of the org are locked first.
-        answers = entry.interrupt_id
-        made = _create(tx, wanted, thread, persona_id, route_id, answers=answers)
+        made = joined() or create(answers=entry.interrupt_id)
     try:
-        audited.answer(tx, run_id, content, UUID(entry.interrupt_id))
+        audited.answer(tx, run["id"], content, request_id)
     except (NotActive, NotWaiting, StaleInput):
         if made is None or not is_cancelled:
             raise
-    return made if made and is_cancelled else Part(run_id=run_id, waits=projection.waits)
+    return made if made and is_cancelled else Part(run_id=run["id"], waits=projection.waits)
 
 
 def _asked(
     sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
-) -> tuple[UUID, AguiProjection, ResumeEntry]:
+) -> tuple[RowMapping, AguiProjection, ResumeEntry]:
     """Return the run and its part that asks what the entry replies to. Raises: NotWaiting."""
-    entries = {entry.interrupt_id: entry for entry in wanted.resume}
-    run_id: UUID | None = thread and (
-        thread.active_run_id or thread_entries.newest_run(sql, thread.id)
-    )
-    if not run_id or len(entries) != len(wanted.resume):
-        raise NotWaiting("The thread has no open interrupt of this id.")
-    facts = facts_of(queries.get(sql, actor(), run_id), wanted.thread_id, wanted.run_id)
-    projection = last_part(sql, facts, lambda p: _request_id(p) in entries)
-    entry = entries.get(_request_id(projection))
-    if projection.asked is None or entry is None or len(entries) > 1:
-        raise NotWaiting("The thread has no open interrupt of this id.")
-    return run_id, projection, entry
+    entry = wanted.resume[0]
+    for run_id in _may_have_asked(sql, thread, entry) if len(wanted.resume) == 1 else ():
+        run = queries.get(sql, actor(), run_id)
+        facts = facts_of(run, wanted.thread_id, wanted.run_id)
+        projection = last_part(sql, facts, lambda p: _request_id(p) == entry.interrupt_id)
+        if projection.asked is not None and _request_id(projection) == entry.interrupt_id:
+            return run, projection, entry
+    raise NotWaiting("The thread has no open interrupt of this id.")
 
 
-def _new_message(
-    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
-) -> NewMessage | None:
-    """Return the message of the user at the end of the request, unless the thread has it."""
-    message = wanted.new_message()
-    if message is None or thread is None:
-        return message
-    # Where a question came without a call, the message before it is still the last one.
-    message_id = wanted.messages[-1]["id"]
-    known = thread_entries.find_message(sql, thread.id, MESSAGE_ID, message_id)
-    return message if known is None else None
+def _may_have_asked(sql: Connection, thread: Row[Any] | None, entry: ResumeEntry) -> Iterator[UUID]:
+    """Yield the run that is active or has ended last, then the one that has the reply already."""
+    if thread is None:
+        return
+    newest = thread.active_run_id or thread_entries.newest_run(sql, thread.id)
+    if newest is not None:
+        yield newest
+    request_id = parse_id(entry.interrupt_id)
+    replied = request_id and thread_entries.replied_run(sql, thread.id, request_id)
+    if replied and replied != newest:
+        yield replied
 
 
 def _request_id(projection: AguiProjection) -> str:

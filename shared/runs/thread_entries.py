@@ -1,13 +1,23 @@
 """The entries of a thread as a conversation: messages of users, and the runs that answer them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, RowMapping, Select, String, select, union_all
 
-from arkloop.shared.storage.tables.runs import FIRST_WAITING, IS_ACTIVE, WAITS_FOR_THREAD, runs
+from arkloop.shared.storage.tables.runs import (
+    FIRST_WAITING,
+    IS_ACTIVE,
+    WAITS_FOR_THREAD,
+    inputs,
+    runs,
+)
 from arkloop.shared.storage.tables.threads import messages
+
+#: Runs of a thread among which the one is looked for to which a reply was sent before.
+LATEST_RUNS = 50
 
 # An answer whose run the retention has deleted stands for it.
 # Two indexes by position are merged: however long the thread is, only a page of it is read.
@@ -56,6 +66,34 @@ def newest_run(sql: Connection, thread_id: UUID) -> UUID | None:
         )
         .order_by(runs.c.position.desc())
         .limit(1)
+    )
+
+
+def replied_run(sql: Connection, thread_id: UUID, request_id: UUID) -> UUID | None:
+    """Return which of the thread's latest runs has had a reply to this request, None without one.
+
+    Only the last `LATEST_RUNS` are looked at: a reply is sent again soon after the first time.
+    """
+    latest = (
+        select(runs.c.id)
+        .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
+        .order_by(runs.c.position.desc())
+        .limit(LATEST_RUNS)
+        .subquery()
+    )
+    return sql.scalar(
+        select(inputs.c.run_id)
+        .join(latest, latest.c.id == inputs.c.run_id)
+        .where(inputs.c.request_id == request_id)
+    )
+
+
+def replied_at(sql: Connection, run_id: UUID, request_id: UUID) -> datetime | None:
+    """Return when this request of a run had its reply, None without one."""
+    return sql.scalar(
+        select(inputs.c.created_at).where(
+            inputs.c.run_id == run_id, inputs.c.request_id == request_id
+        )
     )
 
 
@@ -125,7 +163,7 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
 
 def _of_users(thread_id: UUID) -> Select[Any]:
     return (
-        select(messages.c.id, messages.c.position, messages.c.content)
+        select(messages.c.id, messages.c.position, messages.c.content, messages.c.created_at)
         .where(
             messages.c.thread_id == thread_id,
             messages.c.role == "user",

@@ -31,9 +31,11 @@ FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
 IMAGE = [{"type": "image", "source": {"type": "url", "value": "https://example.com/a.png"}}]
 
 
-def send(alice: User, *messages: Any, run_id: str | None = None, query: str = "") -> TestResponse:
+def send(
+    alice: User, *messages: Any, run_id: str | None = None, query: str = "", **more: Any
+) -> TestResponse:
     body = {"threadId": "chat-1", "runId": run_id or str(new_id()), "tools": [TOOL]}
-    more = {"messages": list(messages), "protocolVersion": "1.0"}
+    more |= {"messages": list(messages), "protocolVersion": "1.0"}
     return alice.post(f"/v1/agui{query}", json={**body, **more})
 
 

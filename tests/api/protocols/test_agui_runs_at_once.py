@@ -1,4 +1,4 @@
-"""Requests by AG-UI that arrive at the same moment, while the thread's run waits for its page."""
+"""Requests by AG-UI that arrive at the same moment, while the thread's run waits."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -13,16 +13,20 @@ from tests.api.protocols.test_agui_runs import (
     LATER,
     all_runs,
     asking,
+    claimed,
     first_cursor,
     send,
 )
+from tests.api.protocols.test_agui_runs_resumed import questioning
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
 OTHER = {"id": "m8", "role": "user", "content": "Something else."}
 
 
-def sent_at_once(alice: User, monkeypatch: pytest.MonkeyPatch, *said: dict[str, Any]) -> list[str]:
+def sent_at_once(
+    alice: User, monkeypatch: pytest.MonkeyPatch, *said: dict[str, Any], **more: Any
+) -> list[str]:
     """Send two messages, neither of which has a run before both requests have read the thread."""
     together, create, calls = Barrier(2, timeout=60), creation.create, count()
 
@@ -33,7 +37,9 @@ def sent_at_once(alice: User, monkeypatch: pytest.MonkeyPatch, *said: dict[str, 
 
     monkeypatch.setattr(creation, "create", once_both_are_here)
     with ThreadPoolExecutor(2) as pool:
-        sent = [pool.submit(lambda one: first_cursor(send(alice, one)), one) for one in said]
+        sent = [
+            pool.submit(lambda one: first_cursor(send(alice, one, **more)), one) for one in said
+        ]
         return sorted(one.result() for one in sent)
 
 
@@ -82,3 +88,33 @@ def test_a_run_that_has_its_results_by_now_is_not_cancelled(
     [asked, answers] = all_runs(stored)
     assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
     assert f"{answers}.0.1" == shown
+
+
+@pytest.mark.parametrize("status", ["cancelled", "resolved"])
+def test_a_reply_with_a_message_that_is_sent_twice_at_once_has_one_run(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """Both requests show what the first one does: the message's run, or what follows the reply."""
+    _, resume = questioning(alice, stored, status)
+
+    shown = sent_at_once(alice, monkeypatch, LATER, LATER, resume=resume)
+
+    [asked, answers] = all_runs(stored)
+    assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
+    assert [f"{answers}.0.1" if status == "cancelled" else f"{asked}.1.1"] * 2 == shown
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_cancel_of_what_is_over_that_is_sent_twice_at_once_has_one_run(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """Somebody else has replied; the message that comes with the cancel is in the thread once."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    stored.answer(run_id, "Oslo")
+    if has_ended:
+        stored.finish(claimed(stored, run_id))
+
+    shown = sent_at_once(alice, monkeypatch, LATER, LATER, resume=resume)
+
+    [_, answers] = all_runs(stored)
+    assert [f"{answers}.0.1"] * 2 == shown

@@ -1,0 +1,119 @@
+"""Replies by AG-UI that are sent again, alone or with the new message that came with them."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.ids import new_id
+from tests.api.protocols.test_agui_runs import (
+    LATER,
+    SAID,
+    all_runs,
+    claimed,
+    events_of,
+    first_cursor,
+    newest,
+    send,
+)
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+BOTH = pytest.mark.parametrize("status", ["cancelled", "resolved"])
+MORE = {"id": "m8", "role": "user", "content": "And then?"}
+
+
+def questioning(alice: User, stored: StoredRuns, status: str) -> tuple[UUID, list[dict[str, Any]]]:
+    """Create a run that has asked a question; returns it and a reply to that."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    stored.park(claimed(stored, run_id), request_id)
+    payload = {"payload": "Rome"} if status == "resolved" else {}
+    return run_id, [{"interruptId": str(request_id), "status": status, **payload}]
+
+
+@BOTH
+def test_a_reply_is_sent_again_though_the_thread_has_other_runs(
+    alice: User, stored: StoredRuns, status: str
+) -> None:
+    """It leads to what follows the reply, while the next run is active, and when that has ended."""
+    run_id, resume = questioning(alice, stored, status)
+    shown = [first_cursor(send(alice, SAID, resume=resume))]
+    stored.finish(claimed(stored, run_id))
+    send(alice, LATER).close()
+    shown.append(first_cursor(send(alice, SAID, resume=resume)))
+    stored.finish(claimed(stored, newest(stored)))
+    shown.append(first_cursor(send(alice, SAID, resume=resume)))
+
+    assert [f"{run_id}.1.1"] * 3 == shown
+    assert 2 == len(all_runs(stored))
+
+
+@BOTH
+def test_a_reply_with_a_message_is_sent_again(alice: User, stored: StoredRuns, status: str) -> None:
+    """The message is answered by its run, which waits for its turn or is active."""
+    run_id, resume = questioning(alice, stored, status)
+    shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
+    stored.finish(claimed(stored, run_id), with_followers=True)
+    shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
+
+    [_, answers] = all_runs(stored)
+    assert "queued" == stored.state(answers)
+    assert [f"{answers}.0.1" if status == "cancelled" else f"{run_id}.1.1"] * 3 == shown
+
+
+def test_a_cancel_of_what_is_over_is_sent_again(alice: User, stored: StoredRuns) -> None:
+    """Somebody else has replied meanwhile, which refuses no message."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    stored.answer(run_id, "Oslo")
+
+    shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
+
+    [_, answers] = all_runs(stored)
+    assert [f"{answers}.0.1"] * 2 == shown
+
+
+def test_a_message_before_a_cancel_is_not_one_that_came_with_it(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Another page has sent it while the run was active: the reply shows what follows it."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    claim = claimed(stored, run_id)
+    send(alice, LATER).close()
+    stored.park(claim, request_id)
+    resume = [{"interruptId": str(request_id), "status": "cancelled"}]
+
+    for _ in range(2):
+        assert f"{run_id}.1.1" == first_cursor(send(alice, SAID, LATER, resume=resume))
+        assert ["queued", "pending"] == [stored.state(one) for one in all_runs(stored)]
+
+
+def test_a_cancel_with_a_message_whose_run_has_ended_has_a_new_run(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The message is answered anew, as one that is sent alone."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    send(alice, SAID, LATER, resume=resume).close()
+    stored.finish(claimed(stored, run_id), with_followers=True)
+    stored.finish(claimed(stored, newest(stored)))
+
+    shown = first_cursor(send(alice, SAID, LATER, resume=resume))
+
+    assert 3 == len(all_runs(stored))
+    assert f"{newest(stored)}.0.1" == shown
+
+
+def test_another_reply_is_refused_though_the_thread_has_other_runs(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The first reply counts, and the message that comes with the other one is not stored."""
+    run_id, resume = questioning(alice, stored, "resolved")
+    send(alice, SAID, resume=resume).close()
+    stored.finish(claimed(stored, run_id))
+    send(alice, LATER).close()
+
+    refused = events_of(send(alice, SAID, MORE, resume=[{**resume[0], "payload": "Oslo"}]))
+
+    assert ("RUN_ERROR", "input.stale") == (refused[-1]["type"], refused[-1]["code"])
+    assert 2 == len(all_runs(stored))
