@@ -25,6 +25,7 @@ class RestartingProxy:
     refused_posts: int = 1
     ends_posts: bool = False
     has_cut: bool = False
+    begun: int = 0  # responses of the server
     url: str = ""
 
     def refuses(self, *, is_post: bool) -> bool:
@@ -57,6 +58,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name: self.headers[name] for name in names if name in self.headers}
         server.request(self.command, self.path, body, headers)
         response = server.getresponse()
+        self.proxy.begun += 1
         self.send_response(response.status)
         self.send_header("Content-Type", response.headers["Content-Type"] or "text/plain")
         self.send_header("Transfer-Encoding", "chunked")

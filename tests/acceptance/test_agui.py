@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.agui_client import LAST_0_0, AguiProcess, agui_process
+from tests.agui_client import LAST_0_0, NEWEST, AguiProcess, agui_process
 from tests.ai_sdk_chat import needs_front_ends
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.restarting_proxy import restarting_proxy
+from tests.waiting import eventually
 
 pytestmark = needs_front_ends
 
@@ -19,6 +21,7 @@ LOCATE = {
     "description": "Return where the user is.",
     "parameters": {"type": "object", "properties": {"exact": {"type": "boolean"}}},
 }
+CLIENTS = pytest.mark.parametrize("version", [NEWEST, LAST_0_0])
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
 #: A stream is cut within them, however many the service gathers in one event.
 PIECES = {"say": f"{'x' * 99} ", "repeat": 40, "delay_ms": 50}
@@ -248,20 +251,23 @@ def test_a_cut_stream_is_joined_again(user: Caller, client: AguiProcess) -> None
     assert ["user", "reasoning", "assistant", "tool", "assistant"] == [r for r, _ in shown(seen)]
 
 
+@CLIENTS
 @pytest.mark.parametrize("how", ["broken", "ended in order"])
-def test_the_guides_send_gets_the_whole_answer(user: Caller, client: AguiProcess, how: str) -> None:
+def test_the_guides_send_gets_the_whole_answer(
+    user: Caller, client: AguiProcess, how: str, version: str
+) -> None:
     """It connects after a cut, also where the end of the stream looks like that of a run."""
-    port, thread_id = int(user.url.rpartition(":")[2]), f"sent {how}"
-    said = script({"say": how}, PIECES)
+    port, thread_id = int(user.url.rpartition(":")[2]), f"sent {how} {version}"
+    said = script({"say": f"{how} {version}"}, PIECES)
     broken = cutting_proxy(port, cuts=1, longest=3_000, seed=6)
     with (
         broken if how == "broken" else restarting_proxy(port, ends_posts=True, refused_posts=0)
     ) as proxy:
-        sent = client.agent(user, thread_id, url=proxy.url).send(said)
+        sent = client.agent(user, thread_id, url=proxy.url, client=version).send(said)
 
     assert [None, 2] == [sent["error"], types_of(sent).count("RUN_STARTED")]
     assert ["user", "assistant"] == [role for role, _ in shown(sent)]
-    assert sent["messages"] == client.agent(user, thread_id).connect()["messages"]
+    assert sent["messages"] == client.agent(user, thread_id, client=version).connect()["messages"]
 
 
 def test_the_guides_send_waits_for_the_answer_to_its_message(
@@ -282,18 +288,67 @@ def test_the_guides_send_waits_for_the_answer_to_its_message(
     assert ("assistant", "You said: And mine?") == shown(sent)[-1]
 
 
+@CLIENTS
+def test_the_guides_send_ends_where_another_run_waits_for_its_page(
+    user: Caller, client: AguiProcess, version: str
+) -> None:
+    """The message waits behind that run, which has to get its results first, or is replaced."""
+    port, name = int(user.url.rpartition(":")[2]), f"held up {version}"
+    said = script({"say": name})
+    thread = user.thread(external_id=name)
+    other = user.start(
+        thread, message=script({"tool": "locate"}), tools=[{**LOCATE, "client": True}]
+    )
+    user.until(other, "phase", "waiting")
+    message = {"content": said, "metadata": {"agui.message_id": f"m-{hash(said)}"}}
+    user.start(thread, message=message, on_busy="enqueue")
+    with restarting_proxy(port, length=1, ends_posts=True, refused_posts=0) as proxy:
+        agent = client.agent(user, name, url=proxy.url, client=version)
+        sent = agent.send(said, abortAt="RUN_STARTED", abortAtNumber=4)
+
+    started = [event["runId"] for event in sent["events"] if event["type"] == "RUN_STARTED"]
+    assert [None, other] == [sent["error"], started[-1]]
+    assert "RUN_FINISHED" == types_of(sent)[-1]
+    # Of the run that is shown without an outcome it looks whether another one follows.
+    assert len(started) == (2 if version == NEWEST else 3)
+
+
+@CLIENTS
+def test_the_guides_send_waits_behind_a_run_that_is_cancelled_within_a_call(
+    user: Caller, client: AguiProcess, version: str
+) -> None:
+    """That run looks like one that waits for its page to a client of 0.0.x."""
+    port, name = int(user.url.rpartition(":")[2]), f"cancelled {version}"
+    thread = user.thread(external_id=name)
+    other = user.start(thread, message=script({"tool": "sleep", "args": {"seconds": 300}}))
+    user.seen(other, "tool.call", 1)
+    with (
+        restarting_proxy(port, length=1, ends_posts=True, refused_posts=0) as proxy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        agent = client.agent(user, name, url=proxy.url, client=version)
+        sending = pool.submit(agent.send, f"And mine? {version}")
+        eventually(lambda: proxy.begun == 2)  # the second one shows the other run
+        user.cancel(other)
+        sent = sending.result()
+
+    assert sent["error"] is None
+    assert ("assistant", f"You said: And mine? {version}") == shown(sent)[-1]
+
+
+@CLIENTS
 def test_the_guides_send_reports_a_message_that_has_not_arrived(
-    user: Caller, client: AguiProcess
+    user: Caller, client: AguiProcess, version: str
 ) -> None:
     """It can be sent again."""
     port = int(user.url.rpartition(":")[2])
     with restarting_proxy(port, refused_posts=1) as proxy:
-        agent = client.agent(user, "not-arrived", url=proxy.url)
-        refused = agent.send("Hello")
-        sent = agent.send("Hello")
+        agent = client.agent(user, f"not-arrived {version}", url=proxy.url, client=version)
+        refused = agent.send(f"Hello {version}")
+        sent = agent.send(f"Hello {version}")
 
     assert (True, []) == ("502" in refused["error"], refused["messages"])
-    assert [None, ("assistant", "You said: Hello")] == [sent["error"], shown(sent)[-1]]
+    assert [None, ("assistant", f"You said: Hello {version}")] == [sent["error"], shown(sent)[-1]]
 
 
 def test_an_agent_that_was_aborted_connects_again(user: Caller, client: AguiProcess) -> None:

@@ -20,10 +20,10 @@ async function perform({ op, agent: name, ...how }) {
   const agent = agents.get(name)
   if (op !== "send") for (const message of how.messages ?? []) agent.addMessage(message)
   const events = []
-  const { runId, tools, context, resume, abortAt } = how
+  const { runId, tools, context, resume, abortAt, abortAtNumber = 1 } = how
   const onEvent = ({ event }) => {
     events.push(event)
-    if (event.type === abortAt) agent.abortRun()
+    if (event.type === abortAt && events.filter(({ type }) => type === abortAt).length === abortAtNumber) agent.abortRun()
   }
   const calls = {
     run: () => agent.runAgent({ runId, tools, context, resume }),
