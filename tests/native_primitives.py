@@ -11,6 +11,8 @@ from typing import Any
 from gevent import monkey
 
 _LOCKS = (type(monkey.get_original("_thread", "allocate_lock")()), _thread.RLock)
+#: From Python 3.13 on, `threading.Lock` is a class, and the function is another object.
+_SAME = {"threading._allocate_lock": "threading.Lock"}
 
 
 def write(path: Path) -> None:
@@ -31,8 +33,8 @@ def _found() -> Iterator[str]:
         if name.partition(".")[0] == "gevent":
             continue
         for where, value in _held_by(name, getattr(module, "__dict__", {})):
-            if id(value) in originals:
-                yield f"{where} = {originals[id(value)]}"
+            if found := originals.get(id(value)):
+                yield f"{where} = {_SAME.get(found, found)}"
             elif type(value) in _LOCKS:
                 yield f"{where} = a lock"
 

@@ -31,6 +31,7 @@ ALLOWED = {
     "reprlib.get_ident = threading.get_ident",
     "tempfile._allocate_lock = threading.Lock",
     "tempfile._once_lock = a lock",  # held while a name is made
+    "threading._LockType = threading.Lock",  # of Python 3.13, which calls it by the other name
     "threading._main_thread._gevent_real_tstate_lock = a lock",
     "threading._shutdown_locks_lock = a lock",
 }
