@@ -91,26 +91,41 @@ def provider_errors(
     The key is taken out of what the provider says: there are some that repeat it. `settings` are
     those of the call, one of which the provider may refuse.
     """
-    with http_errors():
-        try:
-            yield
-        except sdk.APITimeoutError as error:
-            raise _timed_out(error.__cause__) from error
-        except sdk.APIStatusError as error:
-            raise _status_error(error, api_key, settings) from error
-        except sdk.APIConnectionError as error:
-            if refused := _refusal(error):
-                raise refused from error
-            why = f"Connecting to the provider failed: {error}"
-            if _is_break(error.__cause__):
-                why = _BROKEN  # OpenAI's SDK has the same error for a stream that breaks
-            elif tls := tls_failure(error):
-                why = f"TLS error at the provider: {tls}."
-            raise ProviderError("connection", why) from error
-        except sdk.APIError as error:
-            raise _error_in_stream(error, api_key) from error
-        except NotEvents as error:
-            raise _not_events(error, api_key) from error
+    try:
+        with http_errors():
+            try:
+                yield
+            except sdk.APITimeoutError as error:
+                raise _timed_out(error.__cause__) from error
+            except sdk.APIStatusError as error:
+                raise _status_error(error, api_key, settings) from error
+            except sdk.APIConnectionError as error:
+                if refused := _refusal(error):
+                    raise refused from error
+                why = f"Connecting to the provider failed: {error}"
+                if _is_break(error.__cause__):
+                    why = _BROKEN  # OpenAI's SDK has the same error for a stream that breaks
+                elif tls := tls_failure(error):
+                    why = f"TLS error at the provider: {tls}."
+                raise ProviderError("connection", why) from error
+            except sdk.APIError as error:
+                raise _error_in_stream(error, api_key) from error
+            except NotEvents as error:
+                raise _not_events(error, api_key) from error
+    except ProviderError as error:
+        _forget_frames(error.__cause__)
+        raise
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of what it came from, which no log shows.
+
+    A frame that has the error in a variable, or was called by one, makes a cycle: the request, with
+    the content of its files, would stay in memory until garbage is collected.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager

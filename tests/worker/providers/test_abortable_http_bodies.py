@@ -72,11 +72,24 @@ class Report:
 @pytest.mark.parametrize("answer", [status("500 Internal Server Error"), raw(openai_stream())])
 def test_nothing_of_a_request_outlives_its_call(kind: str, answer: Answer) -> None:
     """The memory of its files is given back when a call ends, also when it breaks off."""
-    report = Report()
     with vendor(answer) as fake:
-        provider = providers.load(route_to(kind, fake.url), faults=False)
-        with pytest.raises(ProviderError):
-            list(provider.stream(replace(REQUEST, on_send=report), StopSignal()))
+        _fail(kind, fake.url)
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_nothing_outlives_a_call_that_reaches_no_server(kind: str) -> None:
+    """The errors of the connection, one raised from the other, do not keep the request."""
+    with vendor() as fake:
+        pass
+    _fail(kind, fake.url)
+
+
+def _fail(kind: str, url: str) -> None:
+    """Call a provider that fails; assert that nothing of the request is left."""
+    report = Report()
+    provider = providers.load(route_to(kind, url), faults=False)
+    with pytest.raises(ProviderError):
+        list(provider.stream(replace(REQUEST, on_send=report), StopSignal()))
     assert 1 == len(report.bodies)
     kept = weakref.ref(report)
     del report
