@@ -194,11 +194,12 @@ def test_calls_of_one_owner_get_access_one_after_the_other(
     def call() -> None:
         with_access(connections, McpClient(), server, OWNER, new_id(), lambda *_: None)
 
+    turns = access._turns_of(server, OWNER)
     with ThreadPoolExecutor(1) as thread:
         with connections.transaction() as tx:
             tx.sql.execute(text("LOCK TABLE mcp_authorizations"))
             called = thread.submit(call)  # it reads what is locked
-            eventually(access._turns_of(server, OWNER).lock.locked)
+            eventually(turns.lock.locked)
         called.result(60)
 
 
