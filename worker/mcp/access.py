@@ -74,14 +74,15 @@ def with_access(
         return request(server, None)
     server = replace(server, owner=owner)
     began = time.monotonic()
-    access = _current(connections, client, server, owner, run_id)
+    turns = _turns_of(server, owner)  # held to the end, or later callers get others
+    access = _current(turns, connections, client, server, owner, run_id)
     while True:
         try:
-            _refresh_expired(client, access, began)
+            _refresh_expired(turns, client, access, began)
             return request(server, access)
         except AuthorizationRequired as required:
             before, made = access.grant, required.made
-        access = _current(connections, client, server, owner, run_id)
+        access = _current(turns, connections, client, server, owner, run_id)
         if access.grant is not None and access.grant != before:
             continue  # another worker has got a new one meanwhile
         asked = {"run_id": None if run_id is None else str(run_id), "scope": made.get("scope")}
@@ -151,15 +152,22 @@ class _Turns:
         self.failure = ""
 
 
+_lock = threading.Lock()
 _turns: WeakValueDictionary[tuple[UUID, str], _Turns] = WeakValueDictionary()
 
 
 def _turns_of(server: Server, owner: str) -> _Turns:
-    return _turns.setdefault((server.config_id, owner), _Turns())
+    with _lock:  # two threads would make two
+        return _turns.setdefault((server.config_id, owner), _Turns())
 
 
 def _current(
-    connections: Connections, client: McpClient, server: Server, owner: str, run_id: UUID | None
+    turns: _Turns,
+    connections: Connections,
+    client: McpClient,
+    server: Server,
+    owner: str,
+    run_id: UUID | None,
 ) -> OwnersAccess:
     """Read what the owner has granted; if a code has come for the run, it is used first.
 
@@ -168,7 +176,6 @@ def _current(
     Raises:
         McpFailed
     """
-    turns = _turns_of(server, owner)  # held, or the next caller gets others
     with turns.lock:
         access, answered = _stored(connections, server, owner, run_id)
         if answered is not None:
@@ -182,7 +189,7 @@ def _current(
     return access
 
 
-def _refresh_expired(client: McpClient, access: OwnersAccess, began: float) -> None:
+def _refresh_expired(turns: _Turns, client: McpClient, access: OwnersAccess, began: float) -> None:
     """Refresh a token that has expired, unless another call does it, here or in another worker.
 
     `began` is when the call came: it may have waited for one of the same owner since.
@@ -193,7 +200,6 @@ def _refresh_expired(client: McpClient, access: OwnersAccess, began: float) -> N
     """
     if not _can_be_refreshed(access.grant):
         return
-    turns = _turns_of(access.server, access.owner)
     with turns.lock:
         if turns.failed_at > began:
             raise McpFailed(turns.failure)  # each call would wait as long as the one before
