@@ -110,7 +110,7 @@ def without_money(user: Caller) -> Iterator[None]:
 def say(page: Page, *steps: dict[str, object]) -> None:
     """Send a message for which the scripted model plays these steps."""
     page.get_by_label("Message", exact=True).fill(script(*steps))
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
 
 
 def answers(page: Page) -> list[str]:
