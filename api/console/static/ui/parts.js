@@ -1,7 +1,7 @@
 // Small parts that all pages share.
 import { ApiError, calledOff } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
-import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
+import { classes, html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/refusals.js"
 import { useStore } from "../lib/store.js"
@@ -195,7 +195,8 @@ export function useRead(read, keys) {
  */
 export function useSending(show) {
   const [control] = useState(() => new AbortController())
-  useEffect(() => () => control.abort(), [])
+  // An effect that is no layout effect ends up to 35 ms after the component is gone: time for another attempt.
+  useLayoutEffect(() => () => control.abort(), [])
   return { signal: control.signal, onRetry: () => show(new SentAgain()) }
 }
 
