@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 # takes files from the front, where the acceptance tests are, the others from the back
 # (tests/both_ends.py). All are forks of a process that has loaded the tests (tests/preloading.py).
 TEST_PROCESSES ?= 4
+# Where it is set, at most this number of failed tests run once more, alone; only CI sets it (decision 87).
+SECOND_TRY ?= 0
 # A process that crashes ends the tests: another one would run the same test again.
 SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-PYTEST := $(BIN)/python -m pytest -p tests.preloading $(SPREAD)
+PYTEST := $(BIN)/python -m pytest -p tests.preloading -p tests.second_try --second-try $(SECOND_TRY) $(SPREAD)
 # The marks of tests that need programs which others wrote; a target below installs those of each.
 CONFORMANCE := agents or browser or collector or front_ends or helm or peers or platform or poolers or prometheus or proxies or s3 or webkit
 # The next run loads the compiled tests in half the time, also where a shell forbids to keep them.
