@@ -1,14 +1,22 @@
 """`/v1/mcp-oauth/callback`: where authorization servers of MCP servers send people back to."""
 
 from flask import Blueprint, Response, request
+from markupsafe import escape
 from marshmallow import EXCLUDE, fields, validate
 
+from arkloop.api.http import errors
 from arkloop.api.http.current import connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import query_args
 from arkloop.api.http.schema import Schema
 from arkloop.shared.catalog import mcp_access, mcp_configs
-from arkloop.shared.errors import InvalidRequest, McpStateInvalid, OrgSuspended
+from arkloop.shared.errors import (
+    ArkloopError,
+    InvalidRequest,
+    McpStateInvalid,
+    OrgSuspended,
+    Unavailable,
+)
 from arkloop.shared.runs import commands
 
 bp = Blueprint("mcp_oauth", __name__)
@@ -19,8 +27,8 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<p>{title} You can close this window.
+<title>{text}</title>
+<p>{text}
 """
 
 
@@ -52,5 +60,18 @@ def take_mcp_authorization() -> Response:
             commands.answer_visit(tx, asked.run_id, url, is_accepted=code is not None)
         elif code is not None:
             mcp_configs.discover(tx, asked.config_id)
-    title = "Access was denied." if code is None else "Access was granted."
-    return Response(_PAGE.format(title=title), content_type=_HTML)
+    done = "denied" if code is None else "granted"
+    text = f"Access was {done}. You can close this window."
+    return Response(_PAGE.format(text=text), content_type=_HTML)
+
+
+@bp.errorhandler(McpStateInvalid)
+@bp.errorhandler(OrgSuspended)
+@bp.errorhandler(Unavailable)
+def _page_of(error: ArkloopError) -> Response:
+    """Return the response to an error, as a page to a browser: a person looks at it."""
+    response = errors.arkloop(error)
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        response.set_data(_PAGE.format(text=escape(str(error))))
+        response.content_type = _HTML
+    return response

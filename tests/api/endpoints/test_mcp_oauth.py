@@ -182,6 +182,24 @@ def test_a_reply_to_a_suspended_org_is_not_taken(
     assert 200 == client.get(f"{CALLBACK}?state=closed&code=c").status_code
 
 
+def test_a_browser_gets_errors_as_pages(
+    connections: Connections, alice: User, client: FlaskClient
+) -> None:
+    """A reload after the reply was taken says so in words; other clients get JSON."""
+    asked(connections, alice, made(alice, {})["id"], "visited")
+    url = f"{CALLBACK}?state=visited&code=c"
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+    pages = [client.get(url, headers=browser) for _ in range(2)]
+
+    assert [200, 400] == [page.status_code for page in pages]
+    assert {"text/html; charset=utf-8"} == {page.content_type for page in pages}
+    assert "<p>This authorization is unknown, has expired or was completed" in pages[1].text
+    for accept in ("*/*", "application/json"):
+        refused = client.get(url, headers={"Accept": accept})
+        assert (400, "mcp_oauth.state_invalid") == error_of(refused)
+
+
 def test_an_admin_deletes_what_one_person_has_granted(
     connections: Connections, alice: User
 ) -> None:
