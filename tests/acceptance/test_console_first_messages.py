@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext, expect
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import (
     BEGINS,
+    CREATES,
     Loss,
     box,
     hold,
@@ -24,6 +25,16 @@ pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
+
+#: A press of Send before anything but the page's own drawing.
+SENDS_AT_ONCE = """
+new MutationObserver((_, observer) => {
+  const button = document.querySelector(".composer button[type=submit]:enabled")
+  if (button === null) return
+  observer.disconnect()
+  button.click()
+}).observe(document, {childList: true, subtree: true})
+"""
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,23 @@ def test_a_first_message_leads_nobody_away(context: BrowserContext, user: Caller
 
     page.get_by_role("link", name="Begun meanwhile").click()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+
+
+def test_a_message_left_by_a_reload_is_not_replaced(context: BrowserContext, user: Caller) -> None:
+    """A draft that is sent in the moment in which its box is there again leaves it as it is."""
+    page = signed_in(context, user, f"/threads/{user.thread()}")
+    lose(context, CREATES, *[unreachable] * 100)
+    with page.expect_event("requestfailed"):
+        say(page, script({"say": "One."}))
+    box(page).fill(script({"say": "Two."}))
+    address = page.url
+    page.goto("about:blank")  # it would send the message again before all is set
+    context.unroute(CREATES)
+    context.add_init_script(SENDS_AT_ONCE)
+    page.goto(address)
+
+    for text in ("One.", "Two."):
+        expect(page.locator(".run .markdown").filter(has_text=text)).to_have_count(1)
 
 
 def test_a_title_ends_with_a_whole_character(context: BrowserContext, user: Caller) -> None:

@@ -1,5 +1,5 @@
 // The box to write a message in. Its draft and what it sends survive a reload.
-import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
+import { html, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
 import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
@@ -46,7 +46,8 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     await deliver(outgoing)
     box.current?.focus()
   }
-  useEffect(() => {
+  // Before anybody can press Send, which would keep another message in the place of this one.
+  useLayoutEffect(() => {
     const outgoing = left(draftKey)
     if (outgoing !== null) void deliver(outgoing)
   }, [])
