@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider
@@ -106,6 +106,30 @@ def test_a_person_changes_between_orgs(
         expect(tab).to_have_url(re.compile("#/threads$"))
     go(page, "/threads/new")
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
+@pytest.mark.parametrize("means", ["password", "identity provider"])
+def test_a_change_of_org_is_called_off_with_its_dialog(
+    context: BrowserContext, both: tuple[Caller, Caller], means: str
+) -> None:
+    """The request ends, and with it what would follow: another org, or a page of a provider."""
+    user, _ = both
+    page = signed_in(context, user, "/threads/new")
+    held: list[Route] = []
+    path = "login" if means == "password" else "oidc/begin"
+    context.route(f"**/v1/auth/{path}", lambda route: held.append(route))
+    press(page, "Change organization")
+    dialog = page.get_by_role("dialog", name="Change organization")
+    if means == "password":
+        dialog.get_by_label("Password").fill(PASSWORD)
+        press(dialog, "Sign in")
+    else:
+        press(dialog, "Sign in with your identity provider")
+        press(dialog, "Continue")
+    until_held(page, held, 1)
+
+    with page.expect_event("requestfailed", lambda request: request.url.endswith(path)):
+        page.keyboard.press("Escape")
 
 
 def test_the_link_of_an_org_leads_there_with_a_password(

@@ -178,17 +178,30 @@ async function readMe() {
   state.set("in")
 }
 
+/** Send a log-in, until `signal` calls it off. With its headers the cookie is the new one. @param {string} path @param {unknown} body @param {AbortSignal} signal */
+async function entering(path, body, signal) {
+  signal.throwIfAborted()
+  const control = new AbortController()
+  const stop = () => control.abort()
+  signal.addEventListener("abort", stop)
+  try {
+    return await fetch(new URL(path, AUTH), {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: control.signal,
+    })
+  } finally {
+    signal.removeEventListener("abort", stop)
+  }
+}
+
 /**
  * Sign in with a password. Returns why it failed, "" if it did not.
  * @param {string} login
  * @param {string} password
- * @param {string | null} [orgId]
+ * @param {string | null} orgId
+ * @param {AbortSignal} signal calls it off
  */
-export async function logIn(login, password, orgId = null) {
-  const body = { login, password, ...(orgId ? { org_id: orgId } : {}) }
-  const enter = () => fetch(new URL("login", AUTH), {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-  })
+export async function logIn(login, password, orgId, signal) {
+  const enter = () => entering("login", { login, password, ...(orgId ? { org_id: orgId } : {}) }, signal)
   // No other tab exchanges the cookie while it is replaced.
   const response = navigator.locks ? await navigator.locks.request(LOCK, enter) : await enter()
   const found = await response.json()
@@ -233,19 +246,20 @@ export async function setPassword(token, password) {
 
 const WRONG_KEY = "This API key is not valid."
 
-/** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key */
-export async function useKey(key) {
+/** Sign in with an API key. Returns why it failed, "" if it did not. @param {string} key @param {AbortSignal} signal */
+export async function useKey(key, signal) {
   // A browser sends no other characters in a header, such as the "…" of the list of keys.
   if (!/^[\x21-\x7e]+$/.test(key)) return WRONG_KEY
-  const response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${key}` } })
+  const response = await fetch(new URL("../me", AUTH), { signal, headers: { Authorization: `Bearer ${key}` } })
   if (!response.ok) {
     const found = await response.json()
     const isWrong = response.status === 401 && found.code !== SUSPENDED
     return isWrong ? WRONG_KEY : reason(found, response)
   }
+  const user = await response.json()
   credential = { kind: "key", token: key }
   sessionStorage.setItem(KEY, key)
-  me.set(await response.json())
+  me.set(user)
   notice.set("")
   state.set("in")
   return ""
@@ -270,14 +284,12 @@ export function leaveFor(orgId, url) {
   location.assign(url)
 }
 
-/** Log in at the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId */
-export async function beginAtProvider(orgId) {
-  const response = await fetch(new URL("oidc/begin", AUTH), {
-    method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ org_id: orgId, return_to: returnAddress() }),
-  })
+/** Log in at the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId @param {AbortSignal} signal */
+export async function beginAtProvider(orgId, signal) {
+  const response = await entering("oidc/begin", { org_id: orgId, return_to: returnAddress() }, signal)
   const found = await response.json()
   if (!response.ok) return reason(found, response)
+  signal.throwIfAborted()
   leaveFor(orgId, found.authorization_url)
   return ""
 }

@@ -14,10 +14,12 @@ export function Page() {
 }
 
 function LinkProvider() {
-  const form = useForm({ password: "" }, async ({ password }) => {
+  const form = useForm({ password: "" }, async ({ password }, { signal }) => {
     // Not twice: a wrong password counts each time.
-    const response = await send("POST", "auth/oidc/link", { body: { password, return_to: returnAddress() } })
-    leaveFor(me.get()?.org_id ?? "", (await response.json()).authorization_url)
+    const response = await send("POST", "auth/oidc/link", { body: { password, return_to: returnAddress() }, signal })
+    const { authorization_url: url } = await response.json()
+    signal?.throwIfAborted()
+    leaveFor(me.get()?.org_id ?? "", url)
   })
   return html`<p class="lead">Sign in at the identity provider of ${plain(me.get()?.org_name ?? "")} once, and then always with it. It must know you by this account's address.
       Your API keys stay. Your password ends, unless you are an owner, an operator, or in other organizations, too.</p>

@@ -5,7 +5,7 @@ import { href, match, route } from "../lib/router.js"
 import { beginAtProvider, isSuspended, lastOrg, linkedFirst, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
-import { Button, Dialog, Field, Problem, useAction } from "../ui/parts.js"
+import { Button, Dialog, Field, Problem, useAction, useSending } from "../ui/parts.js"
 
 export function SignIn() {
   const why = useStore(notice)
@@ -100,7 +100,7 @@ function PasswordForm({ login = "", orgId = null }) {
   const id = useId()
   const [name, setName] = useState(login)
   const [password, setPassword] = useState("")
-  const { error, isBusy, submit } = useForm(() => logIn(name.trim(), password, orgId))
+  const { error, isBusy, submit } = useForm((signal) => logIn(name.trim(), password, orgId, signal))
   return html`<form onSubmit=${submit}>
     <${Field} label="User name or email" id=${`${id}-name`}>${(/** @type {string} */ field) => html`
       <input id=${field} name="username" autocomplete="username" autocapitalize="none" spellcheck=${false} required autofocus
@@ -115,7 +115,7 @@ function PasswordForm({ login = "", orgId = null }) {
 function KeyForm() {
   const id = useId()
   const [key, setKey] = useState("")
-  const { error, isBusy, submit } = useForm(() => useKey(key.trim()))
+  const { error, isBusy, submit } = useForm((signal) => useKey(key.trim(), signal))
   return html`<form onSubmit=${submit}>
     <${Field} label="API key" id=${`${id}-key`} error=${error} hint="It is kept in this tab until you close it or sign out.">
       ${(/** @type {string} */ field) => html`<input id=${field} name="api-key" type="password" autocomplete="off" required
@@ -128,7 +128,7 @@ function KeyForm() {
 function ProviderForm({ orgId }) {
   const id = useId()
   const [org, setOrg] = useState(() => orgId ?? ofAddress("org") ?? lastOrg())
-  const { error, isBusy, submit } = useForm(() => beginAtProvider(org.trim()))
+  const { error, isBusy, submit } = useForm((signal) => beginAtProvider(org.trim(), signal))
   return html`<form onSubmit=${submit}>
     ${orgId === undefined ? html`<${Field} label="Organization id" id=${`${id}-org`} error=${error} hint="Your organization's link to this page has it.">
       ${(/** @type {string} */ field) => html`<input id=${field} name="org" autocomplete="organization" spellcheck=${false} required
@@ -138,15 +138,16 @@ function ProviderForm({ orgId }) {
   </form>`
 }
 
-/** @param {() => Promise<string>} enter returns why it failed */
+/** @param {(signal: AbortSignal) => Promise<string>} enter returns why it failed; it is called off with the form */
 function useForm(enter) {
+  const { signal } = useSending(() => {})
   const [error, setError] = useState("")
   const [isBusy, setBusy] = useState(false)
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault()
     setBusy(true)
     try {
-      setError(await enter())
+      setError(await enter(signal))
     } catch {
       setError("The service cannot be reached.")
     }
