@@ -9,13 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import BrowserContext, Response, expect
+from playwright.sync_api import BrowserContext, Response, Route, expect
 from sqlalchemy import text
 
 from arkloop.shared.accounts import operators, suspensions
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console import AXE, PHONE, violations
-from tests.acceptance.test_console_settings import signed_in, until
+from tests.acceptance.test_console_settings import go, signed_in, until, until_held
 from tests.acceptance.test_explanations import explained
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
@@ -97,6 +97,26 @@ def test_pages_of_operators_are_theirs_alone(
     page = signed_in(context, operator, "/workers")
     expect(page.get_by_role("table", name="Workers")).to_contain_text("alive")
     expect(page.get_by_role("navigation").get_by_role("link", name="Leases")).to_be_visible()
+
+
+def test_a_page_that_refreshes_waits_for_a_slow_response(
+    context: BrowserContext, operator: Caller
+) -> None:
+    """It asks again after 30 s without one, and says that the service is away until it is not."""
+    page = signed_in(context, operator, "/threads")
+    held: list[Route] = []
+    context.route("**/v1/operator/workers", lambda route: held.append(route))
+    page.clock.install()
+    go(page, "/workers")
+    until_held(page, held, 1)
+    for _ in range(3):
+        page.clock.fast_forward(6_000)  # longer than the pause between two refreshes
+    assert 1 == len(held)
+    page.clock.fast_forward(14_000)
+    until_held(page, held, 2)
+    held[1].continue_()
+
+    expect(page.get_by_role("table", name="Workers")).to_be_visible()
 
 
 def asked_with(sent: dict[str, str]) -> Callable[[Response], bool]:

@@ -86,8 +86,8 @@ function Edit({ title, path, values: before, each, endUser, onDone, onClose }) {
 
 /** What the operator, or the limits of a key, allow. */
 function Limits() {
-  const { data, error, reload } = useRead((signal) => get("me", {}, signal), [])
-  useInterval(reload, 10_000, [])
+  const { data, error, reload, refresh } = useRead((signal) => get("me", {}, signal), [])
+  useInterval(refresh, 10_000, [])
   const limits = data?.limits ?? []
   return html`<${Section} title="Limits" about="Set by the operator. The numbers are those of this moment.">
     ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${3} />`

@@ -45,7 +45,7 @@ const isWebPage = (url) => /^https?:\/\//.test(url)
 /** @param {{id: string}} props */
 function Server({ id }) {
   const path = `mcp-configs/${id}`
-  const { data, error, reload } = useRead((signal) => get(path, {}, signal), [])
+  const { data, error, reload, refresh } = useRead((signal) => get(path, {}, signal), [])
   const tools = useList(`${path}/tools`, { limit: 200 })
   const action = useAction()
   const [open, setOpen] = useState(/** @type {any} */ (null))
@@ -55,7 +55,7 @@ function Server({ id }) {
   useInterval(() => {
     if (!isWaiting || polls.current === 0) return
     polls.current -= 1
-    reload()
+    refresh()
   }, 1_500, [isWaiting])
   const follow = () => {
     polls.current = POLLS

@@ -11,9 +11,9 @@ const CLASSES = ["1", "2-10", "11-100", "101+"]
 const MOST = 200
 
 export function Page() {
-  const { data, error, reload } = useRead((signal) => get("operator/queues", {}, signal), [])
+  const { data, error, reload, refresh } = useRead((signal) => get("operator/queues", {}, signal), [])
   const { cell, note, dialogs } = useOrgActions(reload)
-  useInterval(reload, 5_000, [])
+  useInterval(refresh, 5_000, [])
   if (data === null) return html`<${Head} title="Queues" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const sum = (/** @type {string} */ name) => data.orgs.reduce((/** @type {number} */ all, /** @type {any} */ org) => all + org[name], 0)
   const oldest = data.orgs[0]?.oldest_queued_at

@@ -130,7 +130,7 @@ function useEvents(id) {
 function Explanation({ run, mark }) {
   const isActive = run.phase !== "finished"
   const found = useRead(async (signal) => (isActive ? get(`runs/${segment(run.run_id)}:explain`, {}, signal) : null), [mark, isActive])
-  useInterval(() => isActive && found.reload(), 3_000, [isActive])
+  useInterval(() => isActive && found.refresh(), 3_000, [isActive])
   if (!isActive || found.data === null) return null
   const { sentence, next } = found.data
   return html`<div class="note explanation"><${Icon} name="clock" /><div><p><${Foreign} text=${sentence} /></p>

@@ -20,9 +20,9 @@ const SILENT = /** @type {[string, string][]} */ ([["60", "1 minute"], ["600", "
 /** @param {{params: URLSearchParams}} props */
 export function Page({ params }) {
   const limits = { queued_seconds: params.get("queued_seconds") ?? "60", silent_seconds: params.get("silent_seconds") ?? "600" }
-  const { data, error, reload } = useRead((signal) => get("operator/stuck-runs", limits, signal), [JSON.stringify(limits)])
+  const { data, error, reload, refresh } = useRead((signal) => get("operator/stuck-runs", limits, signal), [JSON.stringify(limits)])
   const { cell, notes, dialogs } = useRunActions(reload)
-  useInterval(reload, 5_000, [])
+  useInterval(refresh, 5_000, [])
   const set = (/** @type {Partial<typeof limits>} */ changed) => go("/stuck", { ...limits, ...changed }, { replace: true })
   return html`<${Head} title="Stuck runs" />
     <div class="page">

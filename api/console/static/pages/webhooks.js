@@ -66,12 +66,12 @@ const STATES = [["", "All"], ["pending", "Pending"], ["delivered", "Delivered"],
 /** @param {{id: string, state: string}} props */
 function Endpoint({ id, state }) {
   const path = `webhook-endpoints/${id}`
-  const { data, error, reload } = useRead((signal) => get(path, {}, signal), [])
+  const { data, error, reload, refresh } = useRead((signal) => get(path, {}, signal), [])
   const list = useList(`${path}/deliveries`, { state, limit: 50 })
   const action = useAction()
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = () => Promise.all([list.reload(), reload()])
-  useInterval(() => { if (list.rows?.some((row) => row.state === "pending") && list.rows.length <= 50) void update() }, 3_000, [list.rows])
+  useInterval(() => { if (list.rows?.some((row) => row.state === "pending") && list.rows.length <= 50) { void list.reload(); refresh() } }, 3_000, [list.rows])
   if (data === null) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }

@@ -7,8 +7,8 @@ import { Failed, Table } from "../settings/parts.js"
 import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
 export function Page() {
-  const { data, error, reload } = useRead((signal) => get("operator/workers", {}, signal), [])
-  useInterval(reload, 5_000, [])
+  const { data, error, reload, refresh } = useRead((signal) => get("operator/workers", {}, signal), [])
+  useInterval(refresh, 5_000, [])
   if (data === null) return html`<${Head} title="Workers" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const alive = data.items.filter((/** @type {any} */ one) => one.is_alive)
   return html`<${Head} title="Workers" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />

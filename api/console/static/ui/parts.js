@@ -1,5 +1,5 @@
 // Small parts that all pages share.
-import { ApiError, calledOff } from "../lib/api.js"
+import { ApiError, NetworkError, calledOff } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
@@ -165,27 +165,44 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
   </dialog>`
 }
 
+/** After how long without an end a request has been lost, for pages that read again by themselves. */
+const LOST_MS = 30_000
+
 /**
  * Keep what a request returns; it is sent again when `keys` change, or a change was called off that may have been made.
  * @template T
  * @param {(signal: AbortSignal) => Promise<T>} read
  * @param {unknown[]} keys
- * @returns {{data: T | null, error: unknown, reload: () => void, isLoading: boolean}}
+ * @returns {{data: T | null, error: unknown, reload: () => void, refresh: () => void, isLoading: boolean}}
+ *   `reload` is for what was changed; `refresh` is for timers, and lets a request that is under way end
  */
 export function useRead(read, keys) {
   const [state, setState] = useState({ data: /** @type {any} */ (null), error: /** @type {unknown} */ (null), isLoading: true })
   const [turn, setTurn] = useState(0)
   const changes = useStore(calledOff)
+  const began = useRef(/** @type {number | null} */ (null))
   useEffect(() => {
     const control = new AbortController()
+    began.current = Date.now()
     setState((before) => ({ ...before, isLoading: true }))
+    const end = (/** @type {(before: typeof state) => typeof state} */ taken) => {
+      if (control.signal.aborted) return
+      began.current = null
+      setState(taken)
+    }
     read(control.signal).then(
-      (data) => !control.signal.aborted && setState({ data, error: null, isLoading: false }),
-      (error) => !control.signal.aborted && setState((before) => ({ ...before, error, isLoading: false })),
+      (data) => end(() => ({ data, error: null, isLoading: false })),
+      (error) => end((before) => ({ ...before, error, isLoading: false })),
     )
     return () => control.abort()
   }, [...keys, turn, changes])
-  return { ...state, reload: () => setTurn((before) => before + 1) }
+  const reload = () => setTurn((before) => before + 1)
+  const refresh = () => {
+    const isLost = began.current !== null && Date.now() - began.current > LOST_MS
+    if (isLost) setState((before) => ({ ...before, error: new NetworkError() }))
+    if (isLost || began.current === null) reload()
+  }
+  return { ...state, reload, refresh }
 }
 
 /**
