@@ -47,7 +47,7 @@ def create(tx: Transaction, new: NewRun, on_busy: OnBusy) -> Created:
             if not waiting_runs.is_still(tx.sql, new.thread_id, active):
                 attempt.rollback()  # and with it the locks
                 continue
-            if active is not None and new.if_asked not in (None, active.request_id):
+            if active is not None and new.if_asked not in (None, active.client_request_id):
                 on_busy = OnBusy.ENQUEUE  # another request, or a reply, was quicker
             end_user_id = new.end_user_id or of_thread
             budget_limits.check_open(

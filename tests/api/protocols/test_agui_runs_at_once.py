@@ -1,16 +1,20 @@
 """Requests by AG-UI that arrive at the same moment, while the thread's run waits."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from threading import Barrier
 from typing import Any
 
 import pytest
 
-from arkloop.shared.runs import commands, creation
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, commands, creation
 from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.runs.states import ResultSource
 from tests.api.protocols.test_agui_runs import (
     LATER,
+    SAID,
     all_runs,
     asking,
     claimed,
@@ -88,6 +92,35 @@ def test_a_run_that_has_its_results_by_now_is_not_cancelled(
     [asked, answers] = all_runs(stored)
     assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
     assert f"{answers}.0.1" == shown
+
+
+def test_a_run_that_waits_for_http_tools_alone_by_now_is_not_cancelled(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's result has come since the request has looked; the payment's is still to come."""
+    send(alice, SAID).close()
+    [run_id], create = all_runs(stored), creation.create
+    claim = claimed(stored, run_id)
+    page: dict[str, Any] = {"tool_call_id": "c", "name": "locate", "arguments": {}}
+    shop = {"tool_call_id": "h", "name": "pay", "arguments": {}, "result_from": "http"}
+    for call, source in ((page, ResultSource.CLIENT), (shop, ResultSource.HTTP)):
+        with stored.connections.transaction() as tx:
+            claims.begin_tool_call(tx, claim, call["tool_call_id"], source)
+    with stored.connections.transaction() as tx:
+        claims.expect_result(tx, claim, "h")
+    claim = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(claim, new_id(), kind="tool_results", calls=[page, shop])
+
+    def once_the_result_is_there(*how: Any) -> Any:
+        with stored.connections.transaction() as tx:
+            given = CallResult(tool_call_id="c", output="Rome")
+            commands.give_results(tx, stored.actor, run_id, [given])
+        return create(*how)
+
+    monkeypatch.setattr(creation, "create", once_the_result_is_there)
+    send(alice, LATER).close()
+
+    assert ["waiting", "pending"] == [stored.state(one) for one in all_runs(stored)]
 
 
 @pytest.mark.parametrize("status", ["cancelled", "resolved"])
