@@ -126,6 +126,12 @@ class Caller:
         found = self.get(f"/v1/threads/{thread_id}/messages", limit=200)
         return [(m["role"], m["content"], m["partial"]) for m in found]
 
+    def kept(self, thread_id: str) -> list[tuple[str, str, bool]]:
+        """Return the messages once all runs have ended: a page shows an answer before it is one."""
+        for run in self.get(f"/v1/threads/{thread_id}/runs"):
+            self.ended(run["run_id"])
+        return self.messages(thread_id)
+
     def until(self, run_id: str, field: str, *values: Any, seconds: float = 120) -> dict[str, Any]:
         """Wait until a field of the run has one of these values, and return the run."""
         seen: list[dict[str, Any]] = []

@@ -91,7 +91,7 @@ def test_a_conversation_over_reload_and_lost_network(sign_in: Open, user: Caller
     expect(page.locator(".run .markdown")).to_have_text([str(SLOW["say"]), "The second answer."])
     expect(page.get_by_text("No connection")).to_have_count(0)
     assert 2 == page.locator(".said").count()
-    assert 4 == len(user.messages(thread_id))
+    assert 4 == len(user.kept(thread_id))
 
 
 def test_messages_while_busy_and_stop(sign_in: Open, user: Caller, careful: str) -> None:

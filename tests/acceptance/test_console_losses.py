@@ -122,7 +122,7 @@ def test_a_message_whose_response_is_lost_is_there_once(
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     expect(page.locator(".said")).to_have_count(1)
     expect(box(page)).to_have_value("")
-    assert 2 == len(user.messages(thread_id))
+    assert 2 == len(user.kept(thread_id))
 
 
 def test_a_page_whose_files_are_of_another_version_says_so(
@@ -186,7 +186,7 @@ def test_a_message_that_is_being_sent_survives_a_reload(
     expect(box(page)).to_have_value("A draft")
     page.reload()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
-    assert 2 == len(user.messages(thread_id))
+    assert 2 == len(user.kept(thread_id))
 
 
 @pytest.mark.parametrize("first", [killed, unreachable])
@@ -205,7 +205,7 @@ def test_a_first_message_survives_a_reload(
 
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     [thread_id] = titled(user, title)
-    assert 2 == len(user.messages(thread_id))
+    assert 2 == len(user.kept(thread_id))
 
 
 def test_a_first_message_is_sent_in_no_other_org(
@@ -341,7 +341,7 @@ def test_a_message_that_may_have_arrived_keeps_its_key(
         page.get_by_role("button", name="Send").click()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
     expect(box(page)).to_have_value("")
-    assert 2 == len(user.messages(thread_id))
+    assert 2 == len(user.kept(thread_id))
 
     say(page, said)
     expect(box(page)).to_have_value(said)
@@ -374,7 +374,7 @@ def test_a_message_that_is_refused_twice_keeps_its_key(
 
     assert response.value.ok
     expect(box(page)).to_have_value("")
-    assert 2 == len(user.messages(thread_id))
+    assert 2 == len(user.kept(thread_id))
 
 
 @pytest.mark.parametrize("is_reloaded", [True, False])
