@@ -18,7 +18,7 @@ from tests.acceptance.test_console_losses import (
     say,
     unreachable,
 )
-from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.acceptance.test_console_settings import go, press, signed_in, until
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -114,6 +114,38 @@ def test_a_first_message_leads_nobody_away(context: BrowserContext, user: Caller
 
     page.get_by_role("link", name="Begun meanwhile").click()
     expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+
+
+#: Lets a first message wait on its way, and then arrive right after its page was left.
+HOLD = """() => {
+  const others = window.fetch
+  window.fetch = (url, options) => {
+    if (options?.method !== "POST" || !String(url).endsWith("/v1/runs")) return others(url, options)
+    return new Promise((resolve) => {
+      window.arrive = () => resolve(new Response('{"thread_id": "made"}', { status: 201 }))
+    })
+  }
+}"""
+LEAVE = """() => new Promise((resolve) => {
+  addEventListener("hashchange", () => {
+    window.arrive()
+    setTimeout(resolve, 300)
+  }, { once: true })
+  location.hash = "/keys"
+})"""
+
+
+def test_a_first_message_that_arrives_at_once_leads_nobody_away(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The page that was left is gone before the browser has drawn the next one."""
+    page = signed_in(context, user, "/threads/new")
+    page.evaluate(HOLD)
+    say(page, "Hello")
+    until(page, "window.arrive !== undefined")
+    page.evaluate(LEAVE)
+
+    assert "#/keys" == page.evaluate("location.hash")
 
 
 def test_a_message_left_by_a_reload_is_not_replaced(context: BrowserContext, user: Caller) -> None:

@@ -1,7 +1,7 @@
 // A new conversation: who is to answer, and the first message.
 import { all, get } from "../lib/api.js"
 import { parts } from "../lib/format.js"
-import { html, useEffect, useId, useRef, useState } from "../lib/html.js"
+import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
@@ -32,9 +32,10 @@ export function NewThread({ onMade }) {
   const isOpen = useRef(true)
   useEffect(() => {
     document.title = "New thread · Arkloop Runs"
-    return () => {
-      isOpen.current = false
-    }
+  }, [])
+  // Not a plain effect, which ends after the browser's next frame: the message may arrive before.
+  useLayoutEffect(() => () => {
+    isOpen.current = false
   }, [])
   const requestOf = (/** @type {any} */ message) => ({
     thread: { title: title.trim() || titleOf(message) }, message: messageOf(message), persona_id: persona || null, route_id: routeId || null,
