@@ -350,7 +350,9 @@ SET_BEFORE_THE_NEXT_FRAME = """async () => {
     const Shown = () => html`${useStore(followed)}`
     render(html`<${Shown} />`, root)
     followed.set("after")
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    for (let left = 1_000; left > 0 && root.textContent === "before"; left -= 1) {
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
     return root.textContent
 }"""
 
