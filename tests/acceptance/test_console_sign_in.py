@@ -82,6 +82,32 @@ def enter(page: Page, login: str) -> None:
     press(page, "Sign in")
 
 
+#: Opens a page as soon as somebody is signed in, before the browser has drawn the first one.
+OPEN_AT_ONCE = """() => {
+  new MutationObserver((_, observer) => {
+    if (document.querySelector("nav") === null) return
+    observer.disconnect()
+    location.hash = "/keys"
+  }).observe(document, { childList: true, subtree: true })
+}"""
+
+
+def test_a_page_that_is_opened_right_after_signing_in_stays(
+    context: BrowserContext, user: Caller
+) -> None:
+    """An address of no page leads to the threads, and so nobody away from another page."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console")
+    expect(page.get_by_label("Password")).to_be_visible()
+    page.evaluate(OPEN_AT_ONCE)
+    enter(page, user.login)
+
+    expect(page.get_by_role("navigation")).to_be_visible()
+    page.wait_for_timeout(200)
+    expect(page).to_have_url(re.compile("#/keys$"))
+    expect(page.get_by_role("heading", name="API keys", exact=True)).to_be_visible()
+
+
 def test_a_person_changes_between_orgs(
     context: BrowserContext, both: tuple[Caller, Caller]
 ) -> None:

@@ -22,9 +22,12 @@ export function Shell() {
   useLayoutEffect(() => {
     if (!["/", "/sign-in"].includes(path)) document.title = `${found?.row.title ?? "Not found"} · Arkloop Runs`
   }, [path])
+  // Not a plain effect, which comes after the browser's next frame: another page may be opened before.
+  useLayoutEffect(() => {
+    if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
+  }, [section])
   useEffect(() => {
     setOpen(false)
-    if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
     // Who uses the keyboard or a screen reader continues in the new page.
     if (!isFirst.current) main.current?.focus({ preventScroll: true })
     isFirst.current = false
