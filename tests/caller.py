@@ -39,7 +39,7 @@ def script(*steps: dict[str, Any]) -> str:
 def answered(request: Callable[[], httpx.Response]) -> httpx.Response:
     """Send a request, and again while the service is too busy for it; returns the response.
 
-    Many at once wait for one row, and those that waited for too long get 503.
+    Many at once wait for one row, or for a busy Postgres; those that waited too long get 503.
     """
     while (response := request()).status_code == 503:
         assert "Retry-After" in response.headers
@@ -95,7 +95,7 @@ class Caller:
         return str(self.made(f"/v1/runs/{run_id}/stream-ticket")["ticket"])
 
     def made(self, path: str, body: Any = None) -> dict[str, Any]:
-        answer = self.http.post(path, json=body)
+        answer = answered(lambda: self.http.post(path, json=body))
         assert 201 == answer.status_code, answer.text
         return dict(answer.json())
 
@@ -114,7 +114,7 @@ class Caller:
     # ---- looking ----
 
     def get(self, path: str, **params: Any) -> Any:
-        answer = self.http.get(path, params=params)
+        answer = answered(lambda: self.http.get(path, params=params))
         assert 200 == answer.status_code, answer.text
         return answer.json()
 
