@@ -184,6 +184,26 @@ def test_signing_out_after_the_session_has_ended_asks_the_service(
     expect(sign_in_page(page)).to_be_visible()
 
 
+def test_an_ended_session_is_looked_for_once(context: BrowserContext, user: Caller) -> None:
+    """Requests that wait for a token take that there is none: signing in again waits for none."""
+    page = signed_in(context, user, "/keys")
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=401, json=UNAUTHORIZED)
+
+    context.route(REFRESH, refuse)
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+    page.evaluate(
+        "for (let n = 0; n < 5; n += 1) document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    expect(page.get_by_role("dialog", name="Your session has ended")).to_be_visible()
+    page.wait_for_timeout(500)  # for the others, were there any
+
+    assert 1 == len(asked)
+
+
 def test_a_clock_that_is_set_back_keeps_no_expired_token(
     context: BrowserContext, user: Caller, system: System
 ) -> None:

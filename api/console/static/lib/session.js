@@ -95,6 +95,8 @@ async function refresh() {
   const exchange = async () => {
     // Another tab may have done it while this one waited for the lock.
     if (credential?.kind === "login" && credential.token !== before && isFresh()) return credential.token
+    // Another request may have found that the log-in has ended. Signing in again waits for the lock, too.
+    if (before !== undefined && credential === null) return null
     // With keepalive the new cookie arrives even if this page is left meanwhile.
     const response = await fetch(new URL("refresh", AUTH), { method: "POST", keepalive: true })
     if (response.status === 401) await checkOrg(response)
