@@ -113,8 +113,9 @@ def _default(sql: Connection, made: Sequence[Partition], now: datetime) -> Itera
         yield warn(
             "events without partition",
             f"{shown}; some lie in the future",
-            "The clock of a web process's host was wrong: compare the clocks. Nothing else is to"
-            " do: these days get no partition.",
+            "The clock of a web process's host is or was wrong: compare the clocks. Processes need"
+            " no restart once the clock is right. Nothing has to be done about these events: their"
+            " days get no partition.",
         )
     elif made[-1].end > now:
         yield ok("events without partition", shown)

@@ -164,6 +164,7 @@ def test_events_of_the_future_are_found(database: Settings) -> None:
 
     assert "warn" == level
     assert "some lie in the future" in shown and "compare the clocks" in shown
+    assert "need no restart" in shown
 
 
 def test_old_events_without_a_partition_are_no_problem(database: Settings) -> None:
