@@ -28,7 +28,7 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
         return
     now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
     is_large = bool(sql.exec_driver_sql(partitions.IS_LARGE).scalar())
-    yield _ahead(made, now, partitions.width(settings.retention_days), is_large)
+    yield _ahead(sql, made, now, partitions.width(settings.retention_days), is_large)
     if left := partitions.read_exclusions(sql):
         yield fail(
             "event constraints",
@@ -64,12 +64,20 @@ def _functions(sql: Connection) -> Iterator[Finding]:
         )
 
 
-def _ahead(made: Sequence[Partition], now: datetime, width: timedelta, is_large: bool) -> Finding:
-    """Judge whether the next partition was made: the sweep makes it when less than one is left."""
+def _ahead(
+    sql: Connection, made: Sequence[Partition], now: datetime, width: timedelta, is_large: bool
+) -> Finding:
+    """Judge whether the next partition was made: the sweep makes it when less than one is left, and
+    fills gaps between them.
+    """
     last = made[-1].end
     shown = f"{len(made)}, the last until {last:%Y-%m-%d}"
-    if last > now + width - _PATIENCE:
+    until = now + width - _PATIENCE
+    found = partitions.missing(sql, made, now=now, earliest=now, until=until, days=width)
+    if found is None:
         return ok("event partitions", shown)
+    if found.begin < last:
+        shown += f", but none from {found.begin:%Y-%m-%d} to {found.end:%Y-%m-%d}"
     advice = (
         'Start a web or worker process: each sweeps. If one runs, look for "tidying up failed" in'
         " the logs, and end what uses run_events for hours (pg_stat_activity)."
@@ -79,7 +87,7 @@ def _ahead(made: Sequence[Partition], now: datetime, width: timedelta, is_large:
             "Run `arkloop migrate`: it makes the next ones. Sweeps make none while"
             " run_events_default is large: Postgres would look at its rows while others wait."
         )
-    if last > now:
+    if found.since > now:
         return warn("event partitions", f"{shown}: the next one was not made", advice)
     return fail(
         "event partitions", f"{shown}: newer events go to run_events_default, one by one", advice

@@ -8,7 +8,7 @@ since the service's role may own no table (see migration 62).
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -79,6 +79,18 @@ class Partition(NamedTuple):
         return time_of(self.upper)
 
 
+class Missing(NamedTuple):
+    """Days that a partition can have, in a gap that begins with `since`.
+
+    `left_out` is a run of the days before them that can have none.
+    """
+
+    since: datetime
+    begin: datetime
+    end: datetime
+    left_out: UUID | None
+
+
 def width(retention_days: int) -> timedelta:
     """Return for how long runs go to the same partition."""
     return max(_DAY, retention_days // PARTS * _DAY)
@@ -114,6 +126,7 @@ def read_exclusions(sql: Connection) -> Sequence[str]:
 
 def add_ahead(connections: Connections) -> bool:
     """Make the next partition unless there is one for the days after these; returns whether it did.
+    A gap between two of them is filled first.
 
     Where somebody uses the table for long, such as a dump, it is left to the next call; where the
     default partition is large, to `make_room`. What a killed call of that has left is removed.
@@ -131,10 +144,11 @@ def add_ahead(connections: Connections) -> bool:
             log.warning("`arkloop migrate` was killed; undone: %s", is_gone)
         now: datetime = tx.sql.exec_driver_sql("SELECT now()").scalar_one()
         made = read(tx.sql)
-        if not made or made[-1].end > now + days:
+        found = missing(tx.sql, made, now=now, earliest=now, until=now + days, days=days)
+        if found is None:
             return False
-        begin, end = _following(tx.sql, made, now, now, days)
-        is_made = tx.sql.exec_driver_sql(_ADD, _range(begin, end)).scalar()
+        _note(found, now)
+        is_made = tx.sql.exec_driver_sql(_ADD, _range(found.begin, found.end)).scalar()
         if is_made is None:
             _note_large(connections.settings.database_url, made[-1].name)
         return bool(is_made)
@@ -169,9 +183,9 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
             _admit_all(engine, sql, lock_seconds)
             if not sql.exec_driver_sql(IS_LARGE).scalar():
                 return names
-            while len(names) < _MOST_AT_ONCE and (missing := _missing(sql, retention_days)):
+            while len(names) < _MOST_AT_ONCE and (days := _next_days(sql, retention_days)):
                 try:
-                    names.append(_add_beside(engine, sql, *missing, lock_seconds))
+                    names.append(_add_beside(engine, sql, *days, lock_seconds))
                 except IntegrityError:
                     # An event of that time was stored since: the next range is without it.
                     if (tries := tries - 1) == 0:
@@ -181,18 +195,27 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
     return names
 
 
-def _missing(sql: Connection, retention_days: int) -> tuple[datetime, datetime] | None:
+def _next_days(sql: Connection, retention_days: int) -> tuple[datetime, datetime] | None:
     """Return begin and end of the next partition, None if there are enough.
 
     By then the default partition has lost what it has, and sweeps make the next ones.
     """
     now: datetime = sql.exec_driver_sql("SELECT now()").scalar_one()
-    made, days = read(sql), width(retention_days)
-    if not made or made[-1].end > now + retention_days * _DAY + 2 * days:
+    days = width(retention_days)
+    found = missing(
+        sql,
+        read(sql),
+        now=now,
+        # The default partition refuses events of that time until it is made, and for good if the
+        # call is killed: it begins when a sweep has removed that, or somebody has seen it.
+        earliest=_day_after_tomorrow(now),
+        until=now + retention_days * _DAY + 2 * days,
+        days=days,
+    )
+    if found is None:
         return None
-    # The default partition refuses events of that time until it is made, and for good if the call
-    # is killed: it begins when a sweep has removed that, or somebody has seen it.
-    return _following(sql, made, now, _midnight(now) + 2 * _DAY, days)
+    _note(found, now)
+    return found.begin, found.end
 
 
 def _add_beside(
@@ -228,41 +251,81 @@ def _admit_all(engine: Engine, sql: Connection, lock_seconds: float) -> None:
         schema.change(engine, remove, lock_seconds=lock_seconds)
 
 
-def _following(
+def missing(
     sql: Connection,
     made: Sequence[Partition],
+    *,
     now: datetime,
     earliest: datetime,
+    until: datetime,
     days: timedelta,
-) -> tuple[datetime, datetime]:
-    """Return begin and end of the partition after these; if the last one ends before `earliest`, of
-    one that begins the day after tomorrow.
+) -> Missing | None:
+    """Return the first days, at most `days`, without a partition and without an event, in a gap
+    that begins before or at `until`; None without such a gap, and where all is one partition.
 
-    What comes between them is in the default partition, and stays there.
+    In a gap that begins before `earliest`, they begin the day after tomorrow: what comes before
+    them is in the default partition, and stays there.
     """
-    last = made[-1].end
-    if last < now:
-        log.error("no partition of run_events was made in time: see `run_events_default`")
-    return _free(sql, _midnight(now) + 2 * _DAY if last < earliest else last, days)
+    for since, gap_end in _gaps(made, now):
+        if since > until:
+            break
+        begin = _day_after_tomorrow(now) if since < earliest else since
+        if free := _free(sql, begin, gap_end, days):
+            return Missing(since, *free)
+    return None
 
 
-def _free(sql: Connection, begin: datetime, days: timedelta) -> tuple[datetime, datetime]:
+def _gaps(made: Sequence[Partition], now: datetime) -> Iterator[tuple[datetime, datetime | None]]:
+    """Yield begin and end of each time without a partition that is not over; the last has no end.
+
+    Between partitions are days with events of the future, and those that were left out while
+    Postgres' clock was ahead.
+    """
+    since = _EPOCH
+    for one in made:
+        if one.lower is not None and since < (begin := time_of(one.lower)) and begin > now:
+            yield since, begin
+        since = one.end
+    if made:
+        yield since, None
+
+
+def _free(
+    sql: Connection, begin: datetime, gap_end: datetime | None, days: timedelta
+) -> tuple[datetime, datetime, UUID | None] | None:
     """Return begin and end of the first days from `begin` on, at most `days`, of which no event is
-    stored yet: Postgres makes no partition for rows that the default one has.
+    stored yet: Postgres makes no partition for rows that the default one has. And a run of the days
+    before them, if they were left out for that.
     """
-    while (stray := sql.execute(_FIRST_BETWEEN, _range(begin, begin + days)).scalar()) is not None:
+    left_out = None
+    while gap_end is None or begin < gap_end:
+        end = begin + days if gap_end is None else min(begin + days, gap_end)
+        stray = sql.execute(_FIRST_BETWEEN, _range(begin, end)).scalar()
+        if stray is None:
+            return begin, end, left_out
         day = _midnight(time_of(stray))
         if day > begin:
-            return begin, day
+            return begin, day, left_out
+        begin, left_out = day + _DAY, stray
+    return None
+
+
+def _note(found: Missing, now: datetime) -> None:
+    if found.since < now:
+        log.error("no partition of run_events was made in time: see `run_events_default`")
+    if found.left_out is not None:
         log.warning(
-            "the id of run %s lies in the future: events of its day get no partition", stray
+            "the id of run %s lies in the future: events of its day get no partition",
+            found.left_out,
         )
-        begin = day + _DAY
-    return begin, begin + days
 
 
 def _range(begin: datetime, end: datetime) -> dict[str, UUID]:
     return {"lower": bound(begin), "upper": bound(end)}
+
+
+def _day_after_tomorrow(now: datetime) -> datetime:
+    return _midnight(now) + 2 * _DAY
 
 
 def _midnight(moment: datetime) -> datetime:

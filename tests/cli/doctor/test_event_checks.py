@@ -118,6 +118,22 @@ def test_a_partition_that_was_not_made_is_found(
         assert f"1 events, of runs from {day}" in shown
 
 
+@pytest.mark.parametrize(("begins", "level"), [(20, "ok"), (10, "warn"), (-3, "fail")])
+def test_a_gap_between_partitions_is_found(database: Settings, begins: int, level: str) -> None:
+    """The last one does not count, where those before it were left out: Postgres' clock was ahead
+    when it was made. A gap is a fault when sweeps should have filled it.
+    """
+    with owner(database) as execute:
+        keep_only(execute, (-15, begins), (30, 45))
+
+    found_level, shown = found(database)["event partitions"]
+
+    assert level == found_level
+    if level != "ok":
+        first = max(begins, 2)
+        assert f"but none from {ago(-first):%Y-%m-%d} to " in shown
+
+
 def test_a_large_default_partition_asks_for_migrate(database: Settings) -> None:
     """Sweeps make no partition beside it; and what a killed call has left is found."""
     with owner(database) as execute:

@@ -195,6 +195,55 @@ def test_an_event_of_the_future_keeps_its_day_from_no_other(connections: Connect
     assert {"run_events_default"} == {place_of_event(connections, stray) for stray in strays}
 
 
+def test_a_gap_between_partitions_is_filled(connections: Connections) -> None:
+    """Where Postgres' clock was ahead, the partitions that were made meanwhile leave days out: they
+    get theirs when less than a whole one is left before them, but for days that have events.
+    """
+    last = ends(connections)[-1]
+    with owner_of(connections) as owner:
+        ahead = [partitions.bound(last + days * DAY) for days in (20, 35)]
+        owner.execute("SELECT add_run_events_partition(%s, %s)", ahead)
+    stray = partitions.bound(last + 16.5 * DAY)
+    store(connections, stray)
+    before = ends(connections)
+
+    assert not partitions.add_ahead(connections)
+    patient = with_retention(connections, 300)
+    while partitions.add_ahead(patient):
+        pass
+
+    assert [*before[:-1], *(last + days * DAY for days in (16, 20, 35))] == ends(connections)
+    for age, place in ((1, 0), (15, 0), (18, 17), (21, 20)):
+        store(connections, run_id := partitions.bound(last + age * DAY))
+        begin = last + place * DAY
+        assert f"run_events_{begin:%Y%m%d}" == place_of_event(connections, run_id)
+    assert "run_events_default" == place_of_event(connections, stray)
+
+
+def test_a_gap_that_has_begun_is_filled_from_the_day_after_tomorrow_on(
+    connections: Connections, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default partition has the events of its first days, and the log says so, once."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with owner_of(connections) as owner:
+        for (name,) in owner.execute(
+            "SELECT name FROM run_events_partitions() WHERE upper_id IS NOT NULL"
+        ).fetchall():
+            owner.execute(f"DROP TABLE {name}")
+        for days in ((-10, -5), (5, 90)):
+            bounds = [partitions.bound(today + day * DAY) for day in days]
+            owner.execute("SELECT add_run_events_partition(%s, %s)", bounds)
+
+    assert partitions.add_ahead(connections)
+    assert not partitions.add_ahead(connections)
+
+    with connections.reading() as sql:
+        filled = partitions.read(sql)[1]
+    assert partitions.bound(today + 2 * DAY) == filled.lower
+    assert today + 5 * DAY == filled.end
+    assert 1 == caplog.text.count("no partition of run_events was made in time")
+
+
 def test_who_reads_for_long_is_not_waited_for(connections: Connections) -> None:
     """The partition is made when the reader is done; nobody waits behind the one that gave up."""
     patient = with_retention(connections, 360)

@@ -190,7 +190,7 @@ def test_two_calls_that_make_room_do_not_disturb_each_other(
 def test_room_is_made_for_the_whole_retention(
     connections: Connections, engine: Engine, late: UUID
 ) -> None:
-    """The last partition is no measure: it has one day before a day with events of the future."""
+    """The last partition is no measure: it has one day, and the day before it has none."""
     begin = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 3 * DAY
     with owner_of(connections) as owner:
         owner.execute("CREATE TABLE a_day (LIKE run_events)")
@@ -201,7 +201,8 @@ def test_room_is_made_for_the_whole_retention(
 
     made = partitions.make_room(engine, retention_days=90, lock_seconds=5)
 
-    assert len(made) == 8
+    assert len(made) == 1 + 8
+    assert begin == ends(connections)[1]
     assert ends(connections)[-1] == begin + (1 + 8 * 15) * DAY
 
 
