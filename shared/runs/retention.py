@@ -6,10 +6,11 @@ anybody could reach it: requests get 404, and its id is noted in
 `forgotten_events`. Its events, which may be very many, go later, with those of
 all runs of some days: when no run of their partition is left, that is dropped.
 
-Where it will not be dropped soon, or something else has deleted the run, events
-are collected bit by bit, the last ones first: a stream that began before meets
-an early end, never a hole. Each bit is a transaction of its own that lasts for
-some milliseconds and locks nothing that others want.
+Where it will not be dropped soon, since it is one of a longer retention, or
+something else has deleted the run, events are collected bit by bit, the last
+ones first: a stream that began before meets an early end, never a hole. Each bit
+is a transaction of its own that lasts for some milliseconds and locks nothing
+that others want.
 """
 
 from datetime import timedelta
@@ -32,6 +33,7 @@ _LOCK_KEY = 0x666F72676574  # "forget"
 #: What one transaction deletes at most.
 RUNS_AT_ONCE = 100
 ANSWERS_AT_ONCE = 500
+WAITS_AT_ONCE = 5_000
 #: Transactions of each kind in one pass, so that the sweep comes round in time.
 BITS_OF_A_PASS = 10
 #: Who has begun to read a run reads it to its end, unless they are very slow.
@@ -47,6 +49,7 @@ DELETE_WITH_EVENTS = (
 )
 
 _FORGET_RUNS = statement(__package__, "forget_runs")
+_SHORTEN_WAITS = statement(__package__, "shorten_waits")
 _COLLECT_EVENTS = statement(__package__, "collect_events")
 _RELEASE_PARTITION = statement(__package__, "release_partition")
 
@@ -62,6 +65,7 @@ def forget(connections: Connections, *, waits: bool = False) -> bool:
     is_left = False
     for forget_some in (
         _forget_runs,
+        _shorten_waits,
         _collect_events,
         _drop_partition,
         _forget_answers,
@@ -95,10 +99,29 @@ def _forget_runs(tx: Transaction) -> bool:
         "lowers": plain_array(one.lower for one in bounded),
         "uppers": plain_array(one.upper for one in bounded),
         "collect_ats": plain_array(one.end + patience for one in bounded),
+        "most_days": _most_days(days),
     }
     forgotten = tx.sql.exec_driver_sql(_FORGET_RUNS, parameters).all()
     spending.forget_runs(tx.sql, [(run.org_id, run.id) for run in forgotten])
     return len(forgotten) == RUNS_AT_ONCE
+
+
+def _shorten_waits(tx: Transaction) -> bool:
+    """Let no deleted run wait for its partition for longer than it may; returns whether more do.
+
+    They were deleted under a longer retention, or by a process that waited for the partition alone.
+    """
+    most_days = _most_days(tx.connections.settings.retention_days)
+    parameters = {"most_days": most_days, "most": WAITS_AT_ONCE}
+    return tx.sql.exec_driver_sql(_SHORTEN_WAITS, parameters).rowcount == WAITS_AT_ONCE
+
+
+def _most_days(retention_days: int) -> int:
+    """Return for how many days events of a deleted run may wait for the drop of their partition.
+
+    That is how long the first run of a partition waits, if it has the days that it has by now.
+    """
+    return 2 * partitions.width(retention_days).days
 
 
 def _collect_events(tx: Transaction) -> bool:

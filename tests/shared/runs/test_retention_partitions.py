@@ -1,6 +1,6 @@
 """The deletion of old events with their partition, and where that has to wait."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -68,6 +68,13 @@ class Past:
         with self.stored.connections.reading() as sql:
             rows = sql.execute(text("SELECT run_id, count(*) FROM run_events GROUP BY run_id"))
             return {row[0]: row[1] for row in rows}
+
+    def waits(self) -> dict[UUID, float]:
+        """Return for how many days from now the events of each forgotten run may wait."""
+        days = "extract(epoch FROM collect_at - now()) / 86400"
+        with self.stored.connections.reading() as sql:
+            rows = sql.execute(text(f"SELECT run_id, {days} FROM forgotten_events"))
+            return {row[0]: float(row[1]) for row in rows}
 
     def notes(self) -> set[UUID]:
         with self.stored.connections.reading() as sql:
@@ -164,6 +171,57 @@ def test_a_partition_waits_for_a_run_only_for_so_long(past: Past) -> None:
     assert kept in past.names()
     assert {waiting: 3} == past.left()
     assert set() == past.notes()
+
+
+@pytest.mark.parametrize(("days", "most"), [(90, 30), (7, 2), (1, 2)])
+def test_a_partition_of_a_longer_retention_is_not_waited_for(
+    upgraded: Past, days: int, most: int
+) -> None:
+    """Events of a run that is deleted after a shorter one wait for a third of that, or two days:
+    their partition is that of runs to come, too.
+    """
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    bounds = [partitions.bound(today + timedelta(days=day)) for day in (-200, 400)]
+    with owner_of(upgraded.stored.connections) as owner:
+        owner.execute("DROP TABLE run_events_first")
+        owner.execute("SELECT add_run_events_partition(%s, %s)", bounds)
+    old = upgraded.run(created=100, ended=99)
+    young = upgraded.run(created=0, ended=0)
+    shortened = replace(
+        upgraded.stored.connections,
+        settings=replace(upgraded.stored.connections.settings, retention_days=days),
+    )
+
+    retention.forget(shortened)
+
+    assert {old: 3, young: 3} == upgraded.left()
+    assert {old: pytest.approx(most, abs=0.1)} == upgraded.waits()
+    with owner_of(upgraded.stored.connections) as owner:
+        owner.execute(
+            "UPDATE forgotten_events SET collect_at = collect_at - make_interval(days => %s)",
+            [most],
+        )
+    retention.forget(shortened)
+    assert {young: 3} == upgraded.left()
+    assert {} == upgraded.waits()
+
+
+def test_runs_that_were_deleted_before_wait_no_longer_either(past: Past) -> None:
+    """A shorter retention counts for the events of earlier deletions, from the next sweep on."""
+    later, sooner = past.run(created=20, ended=19), past.run(created=20, ended=19)
+    with owner_of(past.stored.connections) as owner:
+        owner.execute("DELETE FROM runs WHERE id = ANY(%s)", [[later, sooner]])
+        for run_id, days in ((later, 400), (sooner, 29)):
+            owner.execute(
+                "UPDATE forgotten_events SET collect_at = now() + make_interval(days => %s)"
+                " WHERE run_id = %s",
+                [days, run_id],
+            )
+
+    past.forget()
+
+    assert {later: 3, sooner: 3} == past.left()
+    assert {later: 30, sooner: 29} == pytest.approx(past.waits(), abs=0.1)
 
 
 def test_what_is_deleted_by_hand_does_not_wait_for_the_partition(past: Past) -> None:

@@ -369,8 +369,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
                 " SELECT id, org_id, now(), '{}', 0, 0 FROM runs ORDER BY id LIMIT 5000"
             )
         )
-    with connections.engine.connect() as sql:
-        sql.execution_options(isolation_level="AUTOCOMMIT")
+    with connections.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as sql:
         sql.execute(text("ANALYZE forgotten_events, holds"))
     # However long the tests before this one took, no worker of theirs is lost.
     patient = replace(connections.settings, lease_seconds=86_400, heartbeat_seconds=3_600)
@@ -381,9 +380,9 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     tables = r"\b(runs|run_events|forgotten_events)\b"
     # Sums of usage have a column `runs`.
     others = r"JOIN orgs|INTO usage_| IN \(NULL\) |WHERE runs\.id IN \(%\("
-    lost, orphans, held, unheld, late, _overdue, leaked, due, left, old, collect, settle, drop = [
-        one for one in by_table if re.search(tables, one[0]) and not re.search(others, one[0])
-    ]
+    swept = [one for one in by_table if re.search(tables, one[0]) and not re.search(others, one[0])]
+    lost, orphans, held, unheld, late, _overdue, leaked, due, left, *retained = swept
+    old, shorten, collect, settle, drop = retained
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
     for of_trees in (orphans, held):
@@ -395,6 +394,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     Plans(connections, due).check({"ix_runs_not_before"})
     Plans(connections, left).check({WAITING, "uq_runs_unended_thread_id"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
+    Plans(connections, shorten).check({"ix_forgotten_events_collect_at", "pk_forgotten_events"})
     Plans(connections, collect).check({"ix_forgotten_events_collect_at", "pk_run_events"})
     Plans(connections, settle).check({"pk_forgotten_events", "pk_run_events"})
     Plans(connections, drop).check({"pk_forgotten_events", "pk_runs"})
