@@ -24,7 +24,7 @@ from arkloop.shared.errors import (
     StaleInput,
 )
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, creation, pending_calls, queries
+from arkloop.shared.runs import commands, creation, pending_calls, queries, thread_order
 from arkloop.shared.runs.creation import RunCreator
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
@@ -150,13 +150,13 @@ def _found(
     if isinstance(previous, ItemId):
         return run, facts, previous
     _, shown = responses_input.known(body["input"])
-    if shown is None or shown.run_id <= previous.run_id:  # ids made later are greater
+    if shown is None or shown.run_id == previous.run_id:
         return run, facts, previous
     try:
         later, facts_of_later = responses_runs.find(tx.sql, shown.run_id)
     except ResponseNotFound:
         return run, facts, previous
-    if later["thread_id"] != run["thread_id"]:
+    if later["thread_id"] != run["thread_id"] or not thread_order.is_after(later, run):
         return run, facts, previous
     return later, facts_of_later, shown
 
@@ -205,9 +205,7 @@ def _next(
     # It locks the active run before the thread, as the end of a run does, until the commit.
     made = creation.create(tx, new)
     even_failed = run["id"] if shows_items else None
-    newest = queries.newest_of_thread(
-        tx.sql, run["thread_id"], but=made.run_id, even_failed=even_failed
-    )
+    newest = thread_order.newest(tx.sql, run, but=made.run_id, even_failed=even_failed)
     if newest != run["id"]:
         raise NotNewestResponse()
     return ResponseId(made.run_id, 0)

@@ -13,7 +13,7 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.runs import creation, overrides, queries
+from arkloop.shared.runs import creation, overrides, queries, thread_order
 
 _PAGE_EVENTS = 2_000
 
@@ -24,13 +24,13 @@ def find(sql: Connection, run_id: UUID) -> tuple[RowMapping, RunFacts]:
         run = queries.get(sql, actor(), run_id)
     except RunNotFound:
         raise ResponseNotFound() from None
-    before = queries.before_in_thread(sql, run)
+    before = thread_order.before(sql, run)
     given = overrides.given(run["options"]) or {}
     if actor().end_user_id is not None:  # the org's instructions are none of theirs
         given = {name: given[name] for name in given if name in creation.END_USER_OVERRIDES}
     return run, RunFacts(
         run_id=run["id"],
-        created_at=(run["id"].int >> 80) // 1000,  # a UUIDv7 begins with it, in milliseconds
+        created_at=int(run["created_at"].timestamp()),
         model=run["model"],
         options=given,
         client_tools=client_tool_names(run, sql),

@@ -24,12 +24,10 @@ from sqlalchemy import (
     or_,
     select,
     true,
-    tuple_,
 )
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import RunNotFound, ThreadNotFound
-from arkloop.shared.events.types import RunWaitingForInput
 from arkloop.shared.runs.claims import IS_SUSPECT, QUEUED
 from arkloop.shared.runs.states import STATUSES, RunState
 from arkloop.shared.storage.pages import (
@@ -254,46 +252,6 @@ def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[
         size=lambda of: json_size(of.c.pending_input) + json_size(of.c.metadata),
         order=newest_first,
     )
-
-
-def newest_of_thread(
-    sql: Connection, thread_id: UUID, *, but: UUID | None = None, even_failed: UUID | None = None
-) -> UUID | None:
-    """Return the thread's run that was created last, perhaps leaving one out; None without one.
-
-    With `even_failed`, runs that failed or were cancelled are left out, too, but for this one.
-    """
-    counts = true() if but is None else runs.c.id != but
-    if even_failed is not None:
-        has_failed = runs.c.state.in_((RunState.FAILED, RunState.CANCELLED))
-        counts &= or_(runs.c.id == even_failed, ~has_failed)
-    return sql.scalar(
-        select(runs.c.id)
-        .where(runs.c.thread_id == thread_id, counts)
-        .order_by(runs.c.created_at.desc(), runs.c.id.desc())
-        .limit(1)
-    )
-
-
-def before_in_thread(sql: Connection, run: RowMapping) -> tuple[UUID, int] | None:
-    """Return the run that was created before this one in its thread, and how often it has waited;
-    None if this one is the first.
-    """
-    waits = (
-        select(func.count())
-        .where(run_events.c.run_id == runs.c.id, run_events.c.type == RunWaitingForInput.type)
-        .scalar_subquery()
-    )
-    row = sql.execute(
-        select(runs.c.id, waits)
-        .where(
-            runs.c.thread_id == run["thread_id"],
-            tuple_(runs.c.created_at, runs.c.id) < (run["created_at"], run["id"]),
-        )
-        .order_by(runs.c.created_at.desc(), runs.c.id.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else (row[0], row[1])
 
 
 def list_of_thread(

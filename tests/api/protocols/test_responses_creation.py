@@ -258,6 +258,54 @@ def test_a_turn_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None
     assert 4 == len(runs_of(alice))
 
 
+def finished(stored: StoredRuns, run_id: UUID) -> None:
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.finish(claim)
+
+
+def test_the_newest_response_is_the_last_one_also_where_a_clock_was_set_back(
+    stored: StoredRuns, alice: User
+) -> None:
+    """It is continued, and no earlier one; each shows the one before it, and its own time."""
+    thread_id = UUID(alice.thread())
+    one = stored.create(thread_id, created_at=text("to_timestamp(1795003600)"))
+    finished(stored, one)
+    two = stored.create(thread_id, created_at=text("to_timestamp(1795000000)"))
+    finished(stored, two)
+
+    older = alice.post("/v1/responses", continuing(f"resp_{one.hex}", "And now?"))
+    made = alice.post("/v1/responses", continuing(f"resp_{two.hex}", "And now?"))
+
+    assert (409, 200) == (older.status_code, made.status_code), made.text
+    three = (made.json or {})["id"]
+    shown = [alice.get(f"/v1/responses/resp_{run.hex}").json or {} for run in (one, two)]
+    shown.append(alice.get(f"/v1/responses/{three}").json or {})
+    assert [None, f"resp_{one.hex}", f"resp_{two.hex}"] == [
+        response["previous_response_id"] for response in shown
+    ]
+    assert [1_795_003_600, 1_795_000_000] == [response["created_at"] for response in shown[:2]]
+
+
+def test_items_of_a_later_response_count_whatever_its_id(stored: StoredRuns, alice: User) -> None:
+    """The web process that made the id of the response before it had a clock that was ahead."""
+    before = UUID(int=new_id().int + (3_600_000 << 80))
+    stored.create(UUID(alice.thread()), id=before)
+    finished(stored, before)
+    named = {**MODEL, "previous_response_id": f"resp_{before.hex}"}
+    made = alice.post("/v1/responses", {**named, "input": "Which city?"}).json or {}
+    run_id = UUID(made["id"].removeprefix("resp_"))
+    claim = stored.claim(run_id)
+    assert claim is not None
+    stored.park(claim, new_id())
+    asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
+    items = [asked, {"role": "user", "content": "Rome"}]
+
+    sent = alice.post("/v1/responses", {**named, "input": items})
+
+    assert (200, f"{made['id']}_1") == (sent.status_code, (sent.json or {}).get("id")), sent.text
+
+
 @pytest.mark.parametrize(
     ("sent", "status"), [((LATE, OPEN), 200), ((OPEN,), 200), ((LATE,), 400), ((), 400)]
 )
