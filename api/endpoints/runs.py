@@ -215,7 +215,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
 def shown_in_full(run: RowMapping) -> dict[str, Any]:
     is_end_user = actor().end_user_id is not None
     started, waiting_since = run["started_at"], run["waiting_since"]
-    waiting_ms = run["waiting_ms"]
+    waiting_ms = max(0, run["waiting_ms"])  # earlier releases have subtracted, too
     if waiting_since is not None:
         waiting_ms += _milliseconds(run["now"] - waiting_since)
     return {
@@ -291,4 +291,5 @@ def _ended_as(run: RowMapping, state: str) -> str | None:
 
 
 def _milliseconds(duration: timedelta) -> int:
-    return round(duration.total_seconds() * 1000)
+    """Return the milliseconds of a time, 0 if the clock was set back meanwhile."""
+    return max(0, round(duration.total_seconds() * 1000))

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -139,8 +139,9 @@ def _hand_over(
         if lost := event_log.open_events(tx.sql, run_id):
             reset = types.MessageReset(lost[0].seq, "resumed")
             event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})
-        _note_deadline(tx, run, persona)
         held = held_runs.of_row(tx, run)
+        deadline_at = _deadline(run, persona, held.now)
+        _note_deadline(tx, run, persona, deadline_at)
         # Without a reason, too: its worker may have executed it, and not have been able to end it.
         is_continued = bool(run["resume_reason"]) or held.last_seq > _STARTED_SEQ
         if is_continued:
@@ -179,7 +180,7 @@ def _hand_over(
             "begun": sorted(ledger.begun),
             "unbegun": sorted(ledger.unbegun & open_calls),
             "checkpoint": None if checkpoint is None else json.loads(checkpoint),
-            "deadline_at": rfc3339(_deadline(run, persona)),
+            "deadline_at": rfc3339(deadline_at),
         }
 
 
@@ -198,13 +199,17 @@ def _fail(tx: Transaction, run: RowMapping, error: PersonaNotFound) -> None:
     agent_endings.end(held, RunState.FAILED, RunError("worker.crashed", message, True))
 
 
-def _deadline(run: RowMapping, persona: Persona) -> Any:
-    waited = timedelta(milliseconds=run["waiting_ms"])
-    return run["started_at"] + waited + timedelta(seconds=persona.timeout_seconds)
+def _deadline(run: RowMapping, persona: Persona, now: datetime) -> datetime:
+    # As in claim.sql: the clock may have been set back since the run started.
+    waited = timedelta(milliseconds=max(0, run["waiting_ms"]))
+    since: datetime = min(now, run["started_at"] + waited)
+    return since + timedelta(seconds=persona.timeout_seconds)
 
 
-def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
-    values = {"deadline_at": _deadline(run, persona), "lands": agent_endings.lands(persona)}
+def _note_deadline(
+    tx: Transaction, run: RowMapping, persona: Persona, deadline_at: datetime
+) -> None:
+    values = {"deadline_at": deadline_at, "lands": agent_endings.lands(persona)}
     tx.sql.execute(
         upsert(agent_runs)
         .values(run_id=run["id"], **values)

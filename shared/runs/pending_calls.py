@@ -37,7 +37,7 @@ _SENT_BY_END_USERS = (ResultSource.CLIENT,)
 _STORE = """
 UPDATE tool_calls c
 SET done_at = now(), output = r.output, is_error = r.is_error, whole_output = r.whole_output,
-    duration_ms = extract(epoch FROM clock_timestamp() - c.started_at) * 1000
+    duration_ms = greatest(0, extract(epoch FROM clock_timestamp() - c.started_at) * 1000)
 FROM (
     SELECT unnest((SELECT %(tool_call_ids)s::text[])) AS tool_call_id,
         unnest((SELECT %(outputs)s::text[])) AS output,

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import delete, func, select, text, update
 
-from arkloop.shared.runs import trees
+from arkloop.shared.runs import transitions, trees
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -87,7 +87,7 @@ def give_time_back(tx: Transaction, org_id: UUID, suspended_at: datetime) -> Non
         .with_for_update(key_share=True, skip_locked=True)
     )
     since = func.greatest(runs.c.queued_at, suspended_at)
-    waited = func.extract("epoch", func.now() - since) * 1000
+    waited = transitions.milliseconds_since(since)
     longer = update(runs).where(runs.c.id.in_(stuck))
     given = longer.values(waiting_ms=runs.c.waiting_ms + waited).returning(runs.c.id).cte("given")
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id.in_(select(given.c.id))))

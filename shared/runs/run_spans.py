@@ -85,7 +85,9 @@ def begin_attempt(claim: Claim, *, began: int, by_message: bool) -> Span:
         common=_CLAIMS_BY_MESSAGE if by_message else _CLAIMS_BY_POLL,
         attributes={
             "messaging.message.id": run_id,
-            "arkloop.queued_seconds": (claim.claimed_at - claim.queued_at).total_seconds(),
+            "arkloop.queued_seconds": max(
+                0.0, (claim.claimed_at - claim.queued_at).total_seconds()
+            ),
             "arkloop.run.id": run_id,
             "arkloop.org.id": org_id,
         },

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.events import event_log, types
@@ -100,13 +100,20 @@ def awaiting_runs() -> dict[str, Any]:
 
 def waiting_is_over() -> dict[str, Any]:
     """Return the columns of a run that no longer waits for a person."""
-    waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
     return {
-        "waiting_ms": runs.c.waiting_ms + func.coalesce(waited, 0),
+        "waiting_ms": runs.c.waiting_ms + milliseconds_since(runs.c.waiting_since),
         "waiting_since": None,
         "input_expires_at": None,
         "pending_input": None,
     }
+
+
+def milliseconds_since(moment: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the time since a moment; 0 for none, and for one before which the clock was set
+    back.
+    """
+    # GREATEST ignores nulls.
+    return func.greatest(func.extract("epoch", func.now() - moment) * 1000, 0)
 
 
 def recorded_totals(sql: Connection, run_id: UUID) -> Totals:

@@ -186,7 +186,8 @@ class WorkerProcess:
         Messages arrive in the order of the queue, so one of a fresh run says that there is none.
         No time does: where runs take minutes, so does the time from one claim to the next.
         """
-        waited = (claim.claimed_at - claim.queued_at).total_seconds()
+        # Not less than 0: Postgres' clock may have been set back meanwhile.
+        waited = max(0.0, (claim.claimed_at - claim.queued_at).total_seconds())
         metrics.RUN_WAIT.add(waited)
         if waited > LONG_WAIT_SECONDS:
             self.queue_is_long = True

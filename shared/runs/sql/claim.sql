@@ -36,8 +36,9 @@ WITH wanted AS (
         r.route_id, r.model, r.options, r.end_user_id, r.metadata, r.trace_id, r.position, r.fence, r.attempt,
         r.has_offered, r.resume_reason, r.queued_at,
         clock_timestamp() AS claimed_at,
-        extract(epoch FROM clock_timestamp() - r.started_at)::float8
-            - r.waiting_ms / 1000.0::float8 AS used_seconds,
+        -- The clock may have been set back since.
+        greatest(0, extract(epoch FROM clock_timestamp() - r.started_at)::float8
+            - greatest(0, r.waiting_ms) / 1000.0::float8) AS used_seconds,
         r.crashes >= %(suspect_crashes)s AS is_suspect,
         pg_postmaster_start_time() AS server,
         -- LIMIT: each is one look into an index. EXISTS may read the table into a hash.

@@ -6,9 +6,10 @@ from decimal import Decimal
 import pytest
 
 from arkloop.shared import times
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 
 
 @pytest.fixture
@@ -57,6 +58,21 @@ def test_runs_are_filtered_by_least_cost_and_duration(
     assert rows is not None
 
     assert expected == {runs[row["run_id"]] for row in rows}
+
+
+def test_no_time_of_a_run_is_negative(stored: StoredRuns, alice: User) -> None:
+    """The clock was set back after the run was created, and after it began to wait."""
+    claim = stored.claimed()
+    stored.park(claim, new_id(), expires_at="2090-01-01T00:00:00Z")
+    stored.set(claim.run_id, created_at=ago(seconds=-3600), waiting_since=ago(seconds=-3600))
+    waiting = alice.get(f"/v1/runs/{claim.run_id}").json or {}
+    stored.cancel(claim.run_id)
+    stored.set(claim.run_id, waiting_ms=-3_600_000)  # as earlier releases have stored it
+    ended = alice.get(f"/v1/runs/{claim.run_id}").json or {}
+    [listed] = alice.get("/v1/runs").json or []
+
+    assert [(0, 0)] * 2 == [(run["queue_ms"], run["waiting_ms"]) for run in (waiting, ended)]
+    assert 0 == listed["duration_ms"]
 
 
 @pytest.mark.parametrize("name", ["min_cost_usd", "min_duration_ms"])

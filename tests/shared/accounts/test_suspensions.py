@@ -86,6 +86,19 @@ def test_a_suspension_does_not_count_for_the_time_limit_of_a_run(
     assert 0 == stored.row(new)["waiting_ms"]
 
 
+def test_a_suspension_that_began_while_the_clock_was_ahead_takes_no_time(
+    stored: StoredRuns,
+) -> None:
+    """A started run that was queued meanwhile has used no more than before."""
+    claim = stored.claimed()
+    stored.set(claim.run_id, state=RunState.QUEUED, queued_at=ago(seconds=-3600))
+    suspend(stored)
+
+    resume(stored)
+
+    assert 0 == stored.row(claim.run_id)["waiting_ms"]
+
+
 def test_a_queued_run_stays_queued_until_its_org_is_resumed(stored: StoredRuns) -> None:
     """No worker claims it, by a message or by a look at the queue, and no sweep ends it."""
     run_id = stored.create()

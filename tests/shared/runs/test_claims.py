@@ -253,6 +253,31 @@ def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:
     assert again.used_seconds < 600
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("started_at", ago(seconds=-3600)),
+        ("waiting_since", ago(seconds=-3600)),
+        ("waiting_ms", -3_600_000),  # as earlier releases have stored such a wait
+    ],
+)
+def test_a_clock_that_is_set_back_neither_shortens_nor_lengthens_the_time_of_a_run(
+    stored: StoredRuns, column: str, value: Any
+) -> None:
+    """The run started, or began to wait, while the clock was an hour ahead."""
+    claim = stored.claimed()
+    stored.park(claim, request_id := new_id())
+    stored.set(claim.run_id, **{column: value})
+    stored.answer(claim.run_id, "x", request_id)
+
+    again = stored.claim(claim.run_id)
+
+    assert again is not None
+    assert 0 <= again.used_seconds < 600
+    if column == "waiting_since":
+        assert 0 == stored.row(claim.run_id)["waiting_ms"]
+
+
 def test_the_first_event_is_of_the_form_of_all_others(stored: StoredRuns) -> None:
     """Postgres makes `run.started` of the run's row, byte for byte as Python encodes it."""
     model = 'a "model" of \\ ours (time) (route), é\n\x01'

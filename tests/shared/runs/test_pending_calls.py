@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest, NotWaiting, ToolResultConflict
@@ -16,6 +16,7 @@ from arkloop.shared.runs import claims, commands, pending_calls, sweep
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.tables.runs import tool_calls
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.times import now, rfc3339
 from arkloop.worker.agent.conversation import Turn
@@ -95,6 +96,21 @@ def test_an_end_user_sends_the_results_of_client_tools_alone(stored: StoredRuns)
 
     assert {"a": "paid", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
     assert RunState.QUEUED == stored.state(claim.run_id)
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_duration(stored: StoredRuns) -> None:
+    """A call that began while the clock was ahead has taken no time."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.CLIENT)
+    park(stored, claim, "a")
+    of_run = tool_calls.c.run_id == claim.run_id
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(update(tool_calls).where(of_run).values(started_at=ago(seconds=-3600)))
+
+    give(stored, claim.run_id, "a")
+
+    with stored.connections.reading() as sql:
+        assert 0 == sql.scalar(select(tool_calls.c.duration_ms).where(of_run))
 
 
 @pytest.mark.parametrize("last", ["client", "sub-run"])
