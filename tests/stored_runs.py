@@ -35,6 +35,7 @@ from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.runs import runs, workers
 from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.storage.tables.threads import threads as threads_table
 from arkloop.shared.threads import threads
 from tests.clients import User
 
@@ -228,6 +229,20 @@ class StoredRuns:
                 select(messages.c.content, messages.c.partial).where(messages.c.run_id == run_id)
             )
             return [(row.content, row.partial) for row in rows]
+
+
+def add_copies(connections: Connections, run_id: UUID, count: int) -> None:
+    """Add copies of a run to its thread, behind it and without events or usage."""
+    own = {"id": "gen_random_uuid()", "position": "r.position + n"}
+    names = [column.name for column in runs.columns]
+    values = ", ".join(own.get(name, f"r.{name}") for name in names)
+    with connections.transaction() as tx:
+        copies = f"SELECT {values} FROM runs r, generate_series(1, %s) n WHERE r.id = %s"
+        inserted = f"INSERT INTO runs ({', '.join(names)}) {copies}"
+        tx.sql.exec_driver_sql(inserted, (count, run_id))
+        of_run = select(runs.c.thread_id).where(runs.c.id == run_id).scalar_subquery()
+        taken = update(threads_table).where(threads_table.c.id == of_run)
+        tx.sql.execute(taken.values(next_position=threads_table.c.next_position + count))
 
 
 def end_run(

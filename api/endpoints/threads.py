@@ -25,7 +25,7 @@ from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
 from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
-from arkloop.shared.runs import thread_changes
+from arkloop.shared.runs import thread_changes, visible_runs
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
@@ -110,8 +110,12 @@ def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""
     body = read_body(ChangeThread())
     refuse_fields(body, "metadata")
+    if body.get("is_private"):
+        visible_runs.hide_ahead(connections(), actor(), thread_id)
     with connections().transaction() as tx:
         thread = thread_changes.change(tx, actor(), thread_id, **body)
+    if "is_private" in body and thread.runs_due_at is not None:
+        visible_runs.finish(connections(), thread_id)
     return jsonify(_shown(thread))
 
 
@@ -122,7 +126,9 @@ def delete_thread(thread_id: UUID) -> Response:
     """Delete a thread; responds 204, or 409 while a run is active."""
     query_args(NoArguments())
     with connections().transaction() as tx:
-        thread_changes.delete(tx, actor(), thread_id)
+        is_left = thread_changes.delete(tx, actor(), thread_id)
+    if is_left:
+        visible_runs.finish(connections(), thread_id)
     return Response(status=204)
 
 

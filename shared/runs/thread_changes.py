@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     RowMapping,
     TextClause,
+    case,
     func,
     or_,
     select,
@@ -42,20 +43,24 @@ def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Ro
     """Change the thread as `threads.change` does.
 
     Those who see it see its runs, and the threads below it with their sub-runs: a trigger keeps
-    that.
+    that. Where a thread stays public, its runs that a request has hidden are due to be seen again.
 
     Raises: as `threads.change`.
     """
     if "is_private" in changes:
         _lock_tree(tx, thread_id)
+        if not changes["is_private"]:
+            is_due = threads_table.c.runs_due_at.is_not(None)
+            changes["runs_due_at"] = case((is_due, func.now()))
     return threads.change(tx, actor, thread_id, **changes)
 
 
-def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
+def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> bool:
     """Hide the thread and all in it, and the threads below it; their rows stay.
 
     Runs that wait in one of them end as cancelled. A sub-run that is still active ends by itself,
-    since its parent has ended.
+    since its parent has ended. Returns whether lists still have runs of the thread, which
+    `visible_runs.finish` takes out.
 
     Raises:
         ThreadNotFound, Forbidden
@@ -74,6 +79,9 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
         waiting_runs.withdraw(tx, run)
     gone = update(threads_table).where(threads_table.c.id == thread_id)
     tx.sql.execute(gone.values(deleted_at=func.now()))
+    # By a statement of its own: a trigger has set it behind the one above.
+    left = select(threads_table.c.runs_due_at).where(threads_table.c.id == thread_id)
+    return tx.sql.scalar(left) is not None
 
 
 def _lock_tree(tx: Transaction, thread_id: UUID) -> Sequence[UUID]:

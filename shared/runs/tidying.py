@@ -7,7 +7,7 @@ from arkloop.shared.billing import end_user_limits, usage_sums
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
 from arkloop.shared.outage_log import reason_of
-from arkloop.shared.runs import retention
+from arkloop.shared.runs import retention, visible_runs
 from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -18,12 +18,15 @@ _WORK: Mapping[str, Callable[[Connections], bool]] = {
     "retention": retention.forget,
     "sums of usage": usage_sums.roll_up,
     "limits of end users": end_user_limits.mark_left,
+    "visibility of runs": visible_runs.correct_left,
 }
 
 
 def tidy(connections: Connections) -> bool:
-    """Delete what is too old, make room for events to come, sum up usage, and mark end users whose
-    limit is spent; returns whether more is left. What fails is logged, and does not stop the rest.
+    """Delete what is too old, make room for events to come, sum up usage, mark end users whose
+    limit is spent, and write who sees the runs of a changed thread; returns whether more is left.
+
+    What fails is logged, and does not stop the rest.
     """
     is_left = False
     for name, work in _WORK.items():

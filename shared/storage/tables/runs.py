@@ -116,7 +116,8 @@ runs = Table(
     Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
     Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
     time_("superseded_at"),  # a retry or a rollback made its turns disappear from the thread
-    #: That of its thread, always: triggers of the database see to it.
+    #: That of its thread: triggers of the database see to it, and `visible_runs.py` where the
+    #: thread has very many runs.
     Column("visible_to", Uuid),
     Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
     Index("ix_runs_visible_to_state_created_at_id", "visible_to", "state", "created_at", "id"),

@@ -62,6 +62,13 @@ threads = Table(
             persisted=True,
         ),
     ),
+    #: Since when the runs up to this position may have another `visible_to` than the thread, for
+    #: the sweep to correct; in the future while a request writes them. Null: none has.
+    time_("runs_due_at"),
+    Column("runs_due_upto", BigInteger),
+    #: Of a public thread that is to become private: the creator alone sees the runs from this
+    #: position on that had ended.
+    Column("runs_hidden_from", BigInteger),
     Index(
         "ix_threads_visible_to_end_user_id_created_at_id",
         *("visible_to", "end_user_id", "created_at", "id"),
@@ -82,6 +89,11 @@ threads = Table(
         "ix_threads_root_thread_id",
         "root_thread_id",
         postgresql_where=text("root_thread_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_threads_runs_due_at",
+        "runs_due_at",
+        postgresql_where=text("runs_due_at IS NOT NULL"),
     ),
     Index(
         UNIQUE_EXTERNAL_ID,

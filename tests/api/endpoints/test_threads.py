@@ -5,12 +5,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, text
 
 from arkloop.shared.ids import new_id, parse_id
+from arkloop.shared.runs import visible_runs
 from arkloop.shared.runs.states import ACTIVE, RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
+from tests.stored_runs import add_copies
 
 MakeRun = Callable[..., UUID]
 NOT_FOUND = (404, "threads.not_found")
@@ -328,3 +330,37 @@ def test_threads_of_sub_runs_are_listed_by_their_run_alone(
     assert [] == listed(f"?parent_run_id={new_id()}")
     assert [] == listed(f"?parent_run_id={parent}&end_user_id=somebody")
     assert ["parent_run_id"] == list(details_of(alice.get("/v1/threads?parent_run_id=x")))
+
+
+def test_a_thread_of_very_many_runs_is_changed_and_deleted(
+    alice: User,
+    make_run: MakeRun,
+    register: Register,
+    connections: Connections,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """503 says that the change to private is under way. Another request takes it back; sent again,
+    the same one completes it.
+    """
+    other, thread = register(org_of=alice, role="member"), alice.thread()
+    run_id = make_run(alice, thread, RunState.COMPLETED, ended_at=func.now())
+    add_copies(connections, run_id, visible_runs.WRITTEN_WITH_THREAD)
+    path = f"/v1/threads/{thread}"
+    monkeypatch.setattr(visible_runs, "REQUEST_SECONDS", -1)
+
+    response = alice.patch(path, {"is_private": True})
+    assert (503, "service.unavailable") == error_of(response)
+    assert "Send the request again" in (response.json or {})["message"]
+    assert "1" == response.headers["Retry-After"]
+    assert 200 == other.get(path).status_code
+
+    monkeypatch.setattr(visible_runs, "REQUEST_SECONDS", 60)
+    left = visible_runs.WRITTEN_WITH_THREAD + 1 - visible_runs.WRITTEN_AT_ONCE
+    assert left == len(other.get("/v1/runs?limit=200").json)
+    assert 200 == alice.patch(path, {"is_private": False}).status_code
+    assert 200 == len(other.get("/v1/runs?limit=200").json)
+    assert 200 == alice.patch(path, {"is_private": True}).status_code
+    assert [404, []] == [other.get(path).status_code, other.get("/v1/runs").json]
+    assert 200 == alice.patch(path, {"is_private": False}).status_code
+    assert 204 == alice.delete(path).status_code
+    assert [] == alice.get("/v1/runs").json
