@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, press, row, signed_in
+from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
 
 pytestmark = [
@@ -141,3 +141,40 @@ def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Cal
     assert {"max_cost_usd": None, "max_cost_usd_per_month": 20} == found["own"]
     assert user.http.put(path, json={"max_cost_usd": 0.5}).is_success
     assert 0.5 == user.get(path, end_user_id="customer-7")["max_cost_usd"]
+
+
+def test_a_budget_is_that_of_the_end_user_whose_form_was_opened(page: Page) -> None:
+    """The response about another end user arrives while the form is open, and changes nothing."""
+    limits = {"max_cost_usd": 1, "max_cost_usd_per_month": 5}
+    usage = {"month": "2026-11", "spent_usd": 0, "held_usd": 0}
+    held: list[Route] = []
+    sent: list[Any] = []
+
+    def answer(route: Route) -> None:
+        one = route.request.url.rpartition("end_user_id=")[2]
+        if route.request.method == "PUT":
+            sent.append(route.request.post_data_json)
+        if one == "customer-b" and not held:
+            held.append(route)
+        else:
+            route.fulfill(json={"end_user_id": one, **limits, **usage, "own": limits})
+
+    page.route("**/v1/budget**", answer)
+    go(page, "/limits")
+    page.get_by_label("End user").fill("customer-a")
+    press(page, "Show budget")
+    expect(page.locator("h3", has_text="customer-a")).to_be_visible()
+    page.get_by_label("End user").fill("customer-b")
+    page.keyboard.press("Enter")
+    until_held(page, held, 1)
+    press(page, "Change")
+    form = page.get_by_role("dialog")
+    form.get_by_label("USD per run").fill("2")
+    of_b = {"end_user_id": "customer-b", "max_cost_usd": 9, "max_cost_usd_per_month": 900}
+    held[0].fulfill(json={**of_b, **usage, "own": of_b})
+    expect(page.locator("h3", has_text="customer-b")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Budget of customer-a")).to_be_visible()
+    press(form, "Save")
+    expect(form).to_have_count(0)
+
+    assert [{"end_user_id": "customer-a", **limits, "max_cost_usd": 2}] == sent

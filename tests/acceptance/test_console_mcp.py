@@ -1,6 +1,7 @@
 """MCP servers in the console, in a real Chromium: what is approved, and what a discovery finds."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -115,3 +116,36 @@ def test_an_outcome_that_takes_its_time_is_awaited(
     expect(alert).to_have_count(0)
     shown["tried_at"] = config["tried_at"]
     expect(alert).to_contain_text("503")
+
+
+def test_tools_that_arrive_while_a_dialog_is_open_are_not_approved_by_it(
+    context: BrowserContext, user: Caller, server: ToolReceiver
+) -> None:
+    """A discovery ends meanwhile; the service gets the tools and hashes that were read before."""
+    config = user.made("/v1/mcp-configs", {"name": "archive", "url": server.url})
+    path = f"**/v1/mcp-configs/{config['id']}"
+    shown = {**config, "discovery_error": None, "tried_at": None}
+    about = {"description": "Do it.", "parameters": {}, "is_approved": False, "is_present": True}
+    about |= {"problem": None, "changed": False, "seen_at": config["created_at"]}
+    tools = [{**about, "name": name, "hash": f"{name} 1"} for name in ("copy", "move")]
+    sent: list[Any] = []
+
+    def approve(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(json=[])
+
+    context.route(path, lambda route: route.fulfill(json=shown))
+    context.route(f"{path}/tools?*", lambda route: route.fulfill(json=tools))
+    context.route(f"{path}/tools:approve", approve)
+    page = signed_in(context, user, f"/mcp/{config['id']}")
+    press(page, "Approve all 2")
+    tools[1]["hash"] = "move 2"
+    tools.append({**about, "name": "wipe", "hash": "wipe 1"})
+    shown["tried_at"] = config["created_at"]
+    expect(page.locator("tr", has_text="wipe")).to_be_visible()
+    dialog = page.get_by_role("dialog", name="Approve 2 tools?")
+    press(dialog, "Approve all")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    read = [{"name": name, "hash": f"{name} 1"} for name in ("copy", "move")]
+    assert [{"tools": read}] == sent

@@ -31,11 +31,11 @@ const limitOf = (usd) => (usd === null ? "no limit" : money(usd))
 
 function Budget() {
   const { data, error, reload } = useRead((signal) => get("budget", {}, signal), [])
-  const [isOpen, setOpen] = useState(false)
+  const [open, setOpen] = useState(/** @type {any} */ (null))
   return html`<${Section} title="Budget" about="What the organization's runs may cost. Keys and personas have limits of their own."
-      actions=${data && html`<${Button} onClick=${() => setOpen(true)}>Change budget</${Button}>`}>
+      actions=${data && html`<${Button} onClick=${() => setOpen(data)}>Change budget</${Button}>`}>
     ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${2} />` : html`<${Spent} budget=${data} />`}
-    ${isOpen && html`<${Edit} title="Change the budget" path="budget" values=${data} onClose=${() => setOpen(false)} onDone=${() => { setOpen(false); reload() }} />`}
+    ${open && html`<${Edit} title="Change the budget" path="budget" values=${open} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
   </${Section}>`
 }
 
@@ -45,25 +45,27 @@ function EndUsers() {
   const [one, setOne] = useState("")
   const each = useRead((signal) => get("budget/end-users", {}, signal), [])
   const found = useRead((signal) => (one === "" ? Promise.resolve(null) : get("budget/end-users", { end_user_id: one }, signal)), [one])
-  const [open, setOpen] = useState(/** @type {"" | "each" | "one"} */ (""))
+  // The limits that were shown when the form was opened: another end user may be searched for meanwhile.
+  const [open, setOpen] = useState(/** @type {any} */ (null))
   const search = (/** @type {Event} */ event) => {
     event.preventDefault()
     // The same name is looked for again: after an error, or when the numbers may have changed.
     if (typed.trim() === one) found.reload()
     else setOne(typed.trim())
   }
-  const done = () => { setOpen(""); each.reload(); found.reload() }
+  const close = () => setOpen(null)
+  const done = () => { close(); each.reload(); found.reload() }
   return html`<${Section} title="Budget of each end user" about="For those that have no budget of their own."
-      actions=${each.data && html`<${Button} onClick=${() => setOpen("each")}>Change for each</${Button}>`}>
+      actions=${each.data && html`<${Button} onClick=${() => setOpen({ kind: "each", shown: each.data })}>Change for each</${Button}>`}>
     ${each.data === null ? each.error ? html`<${Failed} error=${each.error} onRetry=${each.reload} />` : html`<${Loading} lines=${2} />`
       : html`<dl class="facts"><div><dt>Per run</dt><dd>${limitOf(each.data.max_cost_usd)}</dd></div><div><dt>Per month</dt><dd>${limitOf(each.data.max_cost_usd_per_month)}</dd></div></dl>`}
     <form class="filter-row" onSubmit=${search}><div><label for=${id}>End user</label>
       <input id=${id} class="small" maxlength="128" autocomplete="off" spellcheck=${false} placeholder="customer-7" value=${typed} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)} /></div>
       <${Button} type="submit" class="small" disabled=${typed.trim() === ""} busy=${one !== "" && found.isLoading}>Show budget</${Button}></form>
     <${Problem} error=${found.error} />
-    ${found.data && html`<div class="card-box"><header><h3><${Foreign} text=${found.data.end_user_id} /></h3><${Button} class="small" onClick=${() => setOpen("one")}>Change</${Button}></header><${Spent} budget=${found.data} /></div>`}
-    ${open === "each" && html`<${Edit} title="Budget of each end user" path="budget/end-users" values=${each.data} onClose=${() => setOpen("")} onDone=${done} />`}
-    ${open === "one" && html`<${Edit} title=${`Budget of ${found.data.end_user_id}`} path="budget/end-users" values=${found.data.own ?? found.data} each=${each.data} endUser=${found.data.end_user_id} onClose=${() => setOpen("")} onDone=${done} />`}
+    ${found.data && html`<div class="card-box"><header><h3><${Foreign} text=${found.data.end_user_id} /></h3><${Button} class="small" onClick=${() => setOpen({ kind: "one", shown: found.data })}>Change</${Button}></header><${Spent} budget=${found.data} /></div>`}
+    ${open?.kind === "each" && html`<${Edit} title="Budget of each end user" path="budget/end-users" values=${open.shown} onClose=${close} onDone=${done} />`}
+    ${open?.kind === "one" && html`<${Edit} title=${`Budget of ${open.shown.end_user_id}`} path="budget/end-users" values=${open.shown.own ?? open.shown} each=${each.data} endUser=${open.shown.end_user_id} onClose=${close} onDone=${done} />`}
   </${Section}>`
 }
 

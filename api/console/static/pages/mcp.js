@@ -48,6 +48,7 @@ function Server({ id }) {
   const { data, error, reload, refresh } = useRead((signal) => get(path, {}, signal), [])
   const tools = useList(`${path}/tools`, { limit: 200 })
   const action = useAction()
+  // With what was shown when the dialog was opened: it agrees to nothing that arrives later.
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = async () => { reload(); await tools.reload() }
   const isWaiting = data !== null && isAwaited(data)
@@ -73,7 +74,7 @@ function Server({ id }) {
   const page = data.oauth?.authorization_url
   return html`<${Head} title=${html`<${Name} text=${data.name} />`} back=${href("/mcp")} actions=${html`
       <${Button} busy=${action.isBusy} icon="retry" onClick=${() => action.run(async (sending) => { await post(`${path}:discover`, undefined, sending); follow() })}>Discover again</${Button}>
-      <${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>
+      <${Button} onClick=${() => setOpen({ kind: "edit", server: data })}>Edit</${Button}>
       <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete</${Button}>`}><${Status} server=${data} /></${Head}>
     <div class="page">
       <${Problem} error=${error} onRetry=${reload} /><${Problem} error=${action.error} />
@@ -82,16 +83,16 @@ function Server({ id }) {
       ${!isWaiting && data.discovery_error && html`<div class="problem" role="alert"><${Icon} name="alert" /><p>The tools could not be read: <${Foreign} text=${data.discovery_error} /></p></div>`}
       <${Facts} rows=${[["Address", html`<${Name} text=${data.url ?? (data.command ?? []).join(" ")} />`], ["Headers", data.header_names.join(", ") || "none"],
         ["Discovered", html`<${Time} at=${data.discovered_at} />`], ["Last asked", html`<${Time} at=${data.tried_at} />`], ["Approved tools", data.tool_count]]} />
-      <${Section} title="Tools" about="A description can instruct a model: read it before you approve a tool that has appeared or changed. The first ones are approved with the server." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all" })}>Approve all ${waiting.length}</${Button}>`}>
+      <${Section} title="Tools" about="A description can instruct a model: read it before you approve a tool that has appeared or changed. The first ones are approved with the server." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all", tools: waiting })}>Approve all ${waiting.length}</${Button}>`}>
         <${Listing} list=${tools} label="Tools of the server" id=${(/** @type {any} */ tool) => tool.name} columns=${toolColumns((tool) => setOpen({ kind: "tool", tool }))}
           empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : "The server has not named any."}</p></${Empty}>`} />
       </${Section}>
     </div>
-    ${open?.kind === "edit" && html`<${Edit} server=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); follow() }} />`}
+    ${open?.kind === "edit" && html`<${Edit} server=${open.server} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); follow() }} />`}
     ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} path=${path} onApproved=${update} onClose=${() => setOpen(null)} />`}
-    ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${waiting.length} tools?`} action="Approve all" kind="primary" onClose=${() => setOpen(null)}
-      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}/tools:approve`, { tools: waiting.map(({ name, hash }) => ({ name, hash })) }, sending); await update() }}>
-      <p>Personas that name this server may call them, as they are described now.</p></${Confirm}>`}
+    ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${open.tools.length} tools?`} action="Approve all" kind="primary" onClose=${() => setOpen(null)}
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}/tools:approve`, { tools: open.tools.map((/** @type {any} */ { name, hash }) => ({ name, hash })) }, sending); await update() }}>
+      <p>Personas that name this server may call them, as this page has described them.</p></${Confirm}>`}
     ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/mcp") }}>
       <p>Personas that name <b><${Foreign} text=${data.name} /></b> lose its tools. They are not called again, in active runs either.</p></${Confirm}>`}`
 }

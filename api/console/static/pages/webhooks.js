@@ -78,7 +78,7 @@ function Endpoint({ id, state }) {
   const test = () => action.run(async (sending) => { await post(`${path}:test`, undefined, sending); await update() })
   const replay = (/** @type {any} */ body) => action.run(async (sending) => { await post(`${path}:replay`, body, sending); await update() })
   return html`<${Head} title=${html`<${Name} text=${data.url} />`} back=${href("/webhooks")} actions=${html`
-      <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit" })}>Edit</${Button}>`}>
+      <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit", endpoint: data })}>Edit</${Button}>`}>
       <${Status} endpoint=${data} /></${Head}>
     <div class="page">
       <${Problem} error=${error} onRetry=${reload} /><${Problem} error=${action.error} />
@@ -97,7 +97,7 @@ function Endpoint({ id, state }) {
         <${Button} busy=${action.isBusy} onClick=${() => action.run(async (sending) => { await patch(path, { enabled: !data.enabled }, sending); await update() })}>${data.enabled ? "Disable" : "Enable"}</${Button}>
         <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete endpoint</${Button}></div></${Section}>
     </div>
-    ${open?.kind === "edit" && html`<${Edit} endpoint=${data} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
+    ${open?.kind === "edit" && html`<${Edit} endpoint=${open.endpoint} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
     ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${() => setOpen(null)} />`}
     ${open?.kind === "secret" && html`<${Signing} title="New signing secret" endpoint=${open.endpoint} onClose=${() => { setOpen(null); reload() }} />`}
     ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}:replay`, undefined, sending); await update() }}>
