@@ -1,7 +1,8 @@
 // Limits on requests, runs and streams, and budgets on costs.
-import { get, put } from "../lib/api.js"
+import { get, put, segment } from "../lib/api.js"
 import { count, money, words } from "../lib/format.js"
 import { classes, html, useId, useState } from "../lib/html.js"
+import { changed, current } from "../settings/edits.js"
 import { FormBox, TextField, numberOf, useForm } from "../settings/fields.js"
 import { Failed, Section, isAdmin } from "../settings/parts.js"
 import { Button, Dialog, Empty, Foreign, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
@@ -72,11 +73,16 @@ function EndUsers() {
 /** @param {{title: string, path: string, values: any, each?: any, endUser?: string, onDone: () => void, onClose: () => void}} props
  *   `each` has the limits that one end user inherits where it has none of its own */
 function Edit({ title, path, values: before, each, endUser, onDone, onClose }) {
-  const form = useForm({ max_cost_usd: before.max_cost_usd ?? "", max_cost_usd_per_month: before.max_cost_usd_per_month ?? "" }, async (values, sending) => {
-    await put(path, {
-      max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month"),
-      ...(endUser === undefined ? {} : { end_user_id: endUser }),
-    }, sending)
+  const initial = { max_cost_usd: before.max_cost_usd ?? "", max_cost_usd_per_month: before.max_cost_usd_per_month ?? "" }
+  const limitsOf = (/** @type {Record<string, any>} */ values) =>
+    ({ max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month") })
+  const form = useForm(initial, async (values, sending) => {
+    const of = endUser === undefined ? {} : { end_user_id: endUser }
+    const changes = changed(limitsOf(values), limitsOf(initial))
+    // Both limits are replaced: one that was not changed here is sent as it is now.
+    const now = await current(endUser === undefined ? path : `${path}?end_user_id=${segment(endUser)}`, sending)
+    const { max_cost_usd, max_cost_usd_per_month } = now.own ?? now
+    await put(path, { max_cost_usd, max_cost_usd_per_month, ...changes, ...of }, sending)
     onDone()
   })
   const empty = (/** @type {string} */ name) => ((each?.[name] ?? null) === null ? "No limit" : `Inherited: ${money(each[name])}`)

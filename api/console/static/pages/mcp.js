@@ -1,7 +1,8 @@
 // MCP servers, and which of their tools a model may use.
-import { get, patch, post, remove, segment } from "../lib/api.js"
+import { get, post, remove, segment } from "../lib/api.js"
 import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
+import { save } from "../settings/edits.js"
 import { AreaField, CheckField, FormBox, TextField, headersOf, useForm } from "../settings/fields.js"
 import { Confirm, Facts, Failed, Listing, Name, Section, isAdmin, useList } from "../settings/parts.js"
 import { Icon } from "../ui/icons.js"
@@ -135,14 +136,17 @@ function ToolDialog({ tool, path, onApproved, onClose }) {
 /** @param {{server: any | null, onDone: (server: any) => void, onClose: () => void}} props */
 function Edit({ server, onDone, onClose }) {
   const isProgram = server !== null && server.transport === "stdio"
-  const form = useForm({ name: server?.name ?? "", url: server?.url ?? "", headers: "", isCleared: false, oauth: server?.oauth != null }, async (values, sending) => {
-    const headers = headersOf(values, "headers")
-    const body = {
-      name: values.name.trim(), ...(isProgram ? {} : { url: values.url.trim() }),
-      ...(values.isCleared ? { headers: null } : Object.keys(headers).length > 0 ? { headers } : {}),
-      ...(values.oauth !== (server?.oauth != null) ? { oauth: values.oauth ? {} : null } : {}),
-    }
-    onDone(server === null ? await post("mcp-configs", body, sending) : await patch(`mcp-configs/${server.id}`, body, sending))
+  const initial = { name: server?.name ?? "", url: server?.url ?? "", headers: "", isCleared: false, oauth: server?.oauth != null }
+  const fieldsOf = (/** @type {Record<string, any>} */ values) => ({
+    name: values.name.trim(), ...(isProgram ? {} : { url: values.url.trim() }), ...(values.isCleared ? { headers: null } : {}),
+    ...(values.oauth !== initial.oauth ? { oauth: values.oauth ? {} : null } : {}),
+  })
+  const form = useForm(initial, async (values, sending) => {
+    const headers = values.isCleared ? {} : headersOf(values, "headers")
+    const secret = Object.keys(headers).length > 0 ? { headers } : {}
+    const fields = fieldsOf(values)
+    onDone(await (server === null ? post("mcp-configs", { ...fields, ...secret }, sending)
+      : save(`mcp-configs/${server.id}`, { fields, before: fieldsOf(initial), secret, to: ["url"] }, sending)))
   })
   const has = server !== null && server.header_names.length > 0
   return html`<${Dialog} title=${server === null ? "Add an MCP server" : "Edit the server"} onClose=${onClose}>

@@ -2,6 +2,7 @@
 import { get, patch, post, remove } from "../lib/api.js"
 import { count } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
+import { save } from "../settings/edits.js"
 import { AreaField, FormBox, SelectField, TextField, jsonOf, useForm } from "../settings/fields.js"
 import { ModelForm } from "../settings/models.js"
 import { Confirm, Failed, Name, Section, Table, isAdmin, useList } from "../settings/parts.js"
@@ -80,18 +81,21 @@ const PLATFORMS = { openai: [["", "None"], ["azure", "Azure"]], anthropic: [["",
 
 /** @param {{provider: any | null, onDone: () => void, onClose: () => void}} props `provider` is null for a new one */
 function ProviderForm({ provider, onDone, onClose }) {
-  const form = useForm({
+  const initial = {
     name: provider?.name ?? "", kind: provider?.kind ?? "openai", base_url: provider?.base_url ?? "", platform: provider?.platform ?? "",
     region: provider?.region ?? "", project_id: provider?.project_id ?? "", api_version: provider?.api_version ?? "", api_key: "", credentials: "", models: "",
-  }, async (values, sending) => {
+  }
+  const fieldsOf = (/** @type {Record<string, any>} */ values) => ({
+    name: values.name.trim(), kind: values.kind, base_url: values.base_url.trim() || null, platform: values.platform || null,
+    region: values.region.trim() || null, project_id: values.project_id.trim() || null, api_version: values.api_version.trim() || null,
+  })
+  const form = useForm(initial, async (values, sending) => {
     const isCloud = values.platform === "bedrock" || values.platform === "vertex"
     const secret = isCloud ? (values.credentials.trim() ? { credentials: jsonOf(values, "credentials") } : {}) : values.api_key ? { api_key: values.api_key.trim() } : {}
     const names = values.models.split("\n").map((/** @type {string} */ line) => line.trim()).filter(Boolean)
-    const body = {
-      name: values.name.trim(), kind: values.kind, base_url: values.base_url.trim() || null, platform: values.platform || null,
-      region: values.region.trim() || null, project_id: values.project_id.trim() || null, api_version: values.api_version.trim() || null, ...secret,
-    }
-    await (provider === null ? post("llm-providers", { ...body, models: names.map((/** @type {string} */ model) => ({ model })) }, sending) : patch(`llm-providers/${provider.id}`, body, sending))
+    const fields = fieldsOf(values)
+    await (provider === null ? post("llm-providers", { ...fields, ...secret, models: names.map((/** @type {string} */ model) => ({ model })) }, sending)
+      : save(`llm-providers/${provider.id}`, { fields, before: fieldsOf(initial), secret, to: ["kind", "base_url", "platform", "region"] }, sending))
     onDone()
   })
   const { kind, platform } = form.values

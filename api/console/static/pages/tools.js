@@ -1,6 +1,7 @@
 // The org's own tools, which runs call by HTTP.
-import { patch, post, remove } from "../lib/api.js"
+import { post, remove } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
+import { save } from "../settings/edits.js"
 import { AreaField, CheckField, FormBox, TextField, headersOf, jsonOf, numberOf, useForm } from "../settings/fields.js"
 import { Confirm, Listing, Name, Secret, isAdmin, useList } from "../settings/parts.js"
 import { Badge, Button, Dialog, Empty, Foreign, Head } from "../ui/parts.js"
@@ -42,17 +43,23 @@ const columns = (open) => [
 
 /** @param {{tool: any | null, onSaved: (tool: any, isNew: boolean) => void, onClose: () => void}} props */
 function Edit({ tool, onSaved, onClose }) {
-  const form = useForm({
+  const initial = {
     name: tool?.name ?? "", description: tool?.description ?? "", url: tool?.url ?? "", idempotent: tool?.idempotent ?? false,
     parameters: JSON.stringify(tool?.parameters ?? { type: "object", properties: {} }, null, 2), timeout_seconds: tool?.timeout_seconds ?? 60, headers: "", isCleared: false,
-  }, async (values, sending) => {
-    const headers = headersOf(values, "headers")
-    const body = {
-      name: values.name.trim(), description: values.description, url: values.url.trim(), idempotent: values.idempotent,
-      parameters: jsonOf(values, "parameters", { type: "object" }), timeout_seconds: numberOf(values, "timeout_seconds") ?? 60,
-      ...(values.isCleared ? { headers: null } : Object.keys(headers).length > 0 ? { headers } : {}),
-    }
-    onSaved(tool === null ? await post("tools", body, sending) : await patch(`tools/${tool.id}`, body, sending), tool === null)
+  }
+  const fieldsOf = (/** @type {Record<string, any>} */ values) => ({
+    name: values.name.trim(), description: values.description, url: values.url.trim(), idempotent: values.idempotent,
+    // As it is stored it may have integers that an old browser cannot read.
+    ...(tool === null || values.parameters !== initial.parameters ? { parameters: jsonOf(values, "parameters", { type: "object" }) } : {}),
+    timeout_seconds: numberOf(values, "timeout_seconds") ?? 60,
+    ...(values.isCleared ? { headers: null } : {}),
+  })
+  const form = useForm(initial, async (values, sending) => {
+    const headers = values.isCleared ? {} : headersOf(values, "headers")
+    const secret = Object.keys(headers).length > 0 ? { headers } : {}
+    const fields = fieldsOf(values)
+    onSaved(await (tool === null ? post("tools", { ...fields, ...secret }, sending)
+      : save(`tools/${tool.id}`, { fields, before: fieldsOf(initial), secret, to: ["url"] }, sending)), tool === null)
   })
   const isReady = [form.values.name, form.values.description, form.values.url].every((text) => text.trim() !== "")
   const has = tool !== null && tool.header_names.length > 0

@@ -2,6 +2,7 @@
 import { get, patch, post, remove } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
+import { save } from "../settings/edits.js"
 import { AreaField, ChecksField, FormBox, TextField, useForm } from "../settings/fields.js"
 import { Confirm, Facts, Failed, Listing, Name, Secret, Section, isAdmin, useList } from "../settings/parts.js"
 import { Data } from "../ui/json.js"
@@ -46,11 +47,10 @@ function Status({ endpoint }) {
 
 /** @param {{endpoint: any, onDone: (endpoint: any) => void, onClose: () => void}} props */
 function Edit({ endpoint, onDone, onClose }) {
-  const form = useForm({
-    url: endpoint?.url ?? "", description: endpoint?.description ?? "", event_types: endpoint?.event_types ?? EVENTS.map(([name]) => name),
-  }, async (values, sending) => {
-    const body = { ...values, url: values.url.trim() }
-    onDone(endpoint === null ? await post("webhook-endpoints", body, sending) : await patch(`webhook-endpoints/${endpoint.id}`, body, sending))
+  const initial = { url: endpoint?.url ?? "", description: endpoint?.description ?? "", event_types: endpoint?.event_types ?? EVENTS.map(([name]) => name) }
+  const form = useForm(initial, async (values, sending) => {
+    const fields = { ...values, url: values.url.trim() }
+    onDone(await (endpoint === null ? post("webhook-endpoints", fields, sending) : save(`webhook-endpoints/${endpoint.id}`, { fields, before: initial }, sending)))
   })
   return html`<${Dialog} title=${endpoint === null ? "Add an endpoint" : "Edit the endpoint"} onClose=${onClose}>
     <${FormBox} form=${form} action=${endpoint === null ? "Add endpoint" : "Save"} onCancel=${onClose} isReady=${form.values.url.trim() !== "" && form.values.event_types.length > 0}>

@@ -1,7 +1,8 @@
 // The form of a model, which a provider offers as a route.
-import { patch, post } from "../lib/api.js"
+import { post } from "../lib/api.js"
 import { html } from "../lib/html.js"
 import { Dialog } from "../ui/parts.js"
+import { save } from "./edits.js"
 import { AreaField, CheckField, FormBox, SelectField, TextField, jsonOf, numberOf, useForm } from "./fields.js"
 
 const NUMBERS = ["priority", "max_output_tokens", "requests_per_minute", "tokens_per_minute"]
@@ -40,11 +41,9 @@ export function ModelForm({ provider, model, onDone, onClose }) {
     const fields = fieldsOf(shown(values))
     if (model === null) await post(path, fields, sending)
     else {
-      // What is left out is kept: a value that follows from the name or the address is not set by saving the rest.
-      const before = /** @type {Record<string, any>} */ (fieldsOf(shown(initial)))
-      const changed = Object.entries(fields).filter(([name, value]) =>
-        JSON.stringify(value) !== JSON.stringify(before[name]) || (isRenamed(values) && DERIVED.includes(name)))
-      if (changed.length > 0) await patch(`${path}/${model.id}`, Object.fromEntries(changed), sending)
+      // A value that follows from the name or the address is not set by saving the rest, unless the name is another one.
+      const derived = Object.fromEntries(DERIVED.map((name) => [name, undefined]))
+      await save(`${path}/${model.id}`, { fields, before: { ...fieldsOf(shown(initial)), ...(isRenamed(values) ? derived : {}) } }, sending)
     }
     onDone()
   })
