@@ -4,8 +4,10 @@ import { html, useState } from "../lib/html.js"
 import { save } from "../settings/edits.js"
 import { AreaField, CheckField, FormBox, TextField, headersOf, jsonOf, numberOf, useForm } from "../settings/fields.js"
 import { Confirm, Listing, Name, Secret, isAdmin, useList } from "../settings/parts.js"
+import { Rotation } from "../settings/rotation.js"
 import { Badge, Button, Dialog, Empty, Foreign, Head } from "../ui/parts.js"
 
+/** Of a new tool, whose secret no service has. */
 const LOST = "The network has lost the response that contained the secret. Rotate the secret of the tool to get another."
 
 export function Page() {
@@ -21,14 +23,14 @@ export function Page() {
     <${Listing} list=${list} label="Tools" columns=${columns(setOpen)}
       empty=${html`<${Empty} icon="tool" title="No tools yet"><p>Add an address of your service that a model may call. MCP servers and tool workers are other ways to offer tools.</p></${Empty}>`} /></div>
     ${open?.kind === "edit" && html`<${Edit} tool=${open.tool ?? null} onSaved=${onSaved} onClose=${close} />`}
-    ${open?.kind === "secret" && html`<${Secret} title="Signing secret" secret=${open.tool.signing_secret} label="Signing secret" lost=${LOST} onClose=${close}>
-      <p>Calls of <b><${Foreign} text=${open.tool.name} /></b> are signed with it. Your service verifies them by a library of Standard Webhooks.</p></${Secret}>`}
-    ${open?.kind === "rotate" && html`<${Confirm} title="Rotate the signing secret?" action="Rotate secret" kind="primary" onClose=${() => setOpen((/** @type {any} */ now) => (now?.kind === "secret" ? now : null))}
-      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { setOpen({ kind: "secret", tool: await post(`tools/${open.tool.id}:rotate-secret`, undefined, sending) }); await list.reload() }}>
-      <p>For 24 hours calls are signed by both secrets, so that none is refused while you replace it.</p></${Confirm}>`}
+    ${open?.kind === "secret" && html`<${Secret} title="Signing secret" secret=${open.tool.signing_secret} label="Signing secret" lost=${LOST} onClose=${close}><${Verified} tool=${open.tool} /></${Secret}>`}
+    ${open?.kind === "rotate" && html`<${Rotation} path=${`tools/${open.tool.id}`} signed="calls" onClose=${close}><${Verified} tool=${open.tool} /></${Rotation}>`}
     ${open?.kind === "delete" && html`<${Confirm} title="Delete this tool?" action="Delete tool" onClose=${close} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`tools/${open.tool.id}`, sending); await list.reload() }}>
       <p><b><${Foreign} text=${open.tool.name} /></b> is not called again. In active runs the model reads that it was deleted; later runs do without it.</p></${Confirm}>`}`
 }
+
+/** @param {{tool: any}} props */
+const Verified = ({ tool }) => html`<p>Calls of <b><${Foreign} text=${tool.name} /></b> are signed with it. Your service verifies them by a library of Standard Webhooks.</p>`
 
 /** @param {(what: any) => void} open @returns {import("../settings/parts.js").Column[]} */
 const columns = (open) => [

@@ -5,12 +5,15 @@ import { go, href } from "../lib/router.js"
 import { save } from "../settings/edits.js"
 import { AreaField, ChecksField, FormBox, TextField, useForm } from "../settings/fields.js"
 import { Confirm, Facts, Failed, Listing, Name, Secret, Section, isAdmin, useList } from "../settings/parts.js"
+import { Rotation } from "../settings/rotation.js"
 import { Data } from "../ui/json.js"
 import { Badge, Button, Dialog, Empty, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
 
 /** @type {[string, string][]} */
 const EVENTS = ["run.completed", "run.failed", "run.cancelled", "run.waiting_for_input", "budget.threshold_reached"].map((name) => [name, name])
+/** Of a new endpoint, whose secret no service has. */
 const LOST = "The network has lost the response that contained the secret. Rotate the secret of the endpoint to get another."
+const Verified = () => html`<p>Your service verifies the signature of each message with this secret, by a library of Standard Webhooks.</p>`
 
 /** @param {{id?: string, params: URLSearchParams}} props */
 export const Page = ({ id, params }) => (id === undefined ? html`<${List} />` : html`<${Endpoint} key=${id} id=${id} state=${params.get("state") ?? ""} />`)
@@ -32,12 +35,8 @@ function List() {
       { title: "Created", class: "nowrap", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
     ]} empty=${html`<${Empty} icon="webhook" title="No endpoints yet"><p>Add the address of your service to learn when runs end, without polling.</p></${Empty}>`} /></div>
     ${isNew && html`<${Edit} endpoint=${null} onDone=${onMade} onClose=${() => setNew(false)} />`}
-    ${made && html`<${Signing} title="Endpoint added" endpoint=${made} onClose=${() => go(`/webhooks/${made.id}`)} />`}`
+    ${made && html`<${Secret} title="Endpoint added" secret=${made.signing_secret} label="Signing secret" lost=${LOST} onClose=${() => go(`/webhooks/${made.id}`)}><${Verified} /></${Secret}>`}`
 }
-
-/** @param {{title: string, endpoint: any, onClose: () => void}} props */
-const Signing = ({ title, endpoint, onClose }) => html`<${Secret} title=${title} secret=${endpoint.signing_secret} label="Signing secret" lost=${LOST} onClose=${onClose}>
-  <p>Your service verifies the signature of each message with this secret, by a library of Standard Webhooks.</p></${Secret}>`
 
 /** @param {{endpoint: any}} props */
 function Status({ endpoint }) {
@@ -99,11 +98,9 @@ function Endpoint({ id, state }) {
     </div>
     ${open?.kind === "edit" && html`<${Edit} endpoint=${open.endpoint} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
     ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${() => setOpen(null)} />`}
-    ${open?.kind === "secret" && html`<${Signing} title="New signing secret" endpoint=${open.endpoint} onClose=${() => { setOpen(null); reload() }} />`}
     ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}:replay`, undefined, sending); await update() }}>
       <p>The 1,000 oldest dead deliveries are tried again, under the ids that they have.</p></${Confirm}>`}
-    ${open?.kind === "rotate" && html`<${Confirm} title="Rotate the signing secret?" action="Rotate secret" kind="primary" onClose=${() => setOpen((/** @type {any} */ now) => (now?.kind === "secret" ? now : null))}
-      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => setOpen({ kind: "secret", endpoint: await post(`${path}:rotate-secret`, undefined, sending) })}><p>For 24 hours messages are signed by both secrets, so that no message is refused while you replace it.</p></${Confirm}>`}
+    ${open?.kind === "rotate" && html`<${Rotation} path=${path} signed="messages" onClose=${() => { setOpen(null); reload() }}><${Verified} /></${Rotation}>`}
     ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/webhooks") }}>
       <p>Nothing is delivered to <b><${Foreign} text=${data.url} /></b> any more, and its deliveries are no longer shown.</p></${Confirm}>`}`
 }
