@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -29,7 +28,7 @@ from arkloop.api.protocols import (
     sent_files,
 )
 from arkloop.api.protocols.projection import projected
-from arkloop.api.protocols.responses_creation import create, create_once
+from arkloop.api.protocols.responses_creation import Created, create, create_once
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
@@ -47,8 +46,8 @@ from arkloop.shared.errors import (
     ToolResultConflict,
     Unavailable,
 )
+from arkloop.shared.runs import thread_order
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
-from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("responses", __name__)
@@ -65,18 +64,6 @@ GIVING = (
     *(NotWaiting, NotActive, StaleInput, ToolResultConflict),
     *(ApprovalReserved, EditReserved),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A response that a request has created, or that was found by the key of the request.
-
-    `counts_once` is whether the same request again gets this response, and no other.
-    """
-
-    id: ResponseId
-    is_replay: bool
-    counts_once: bool
 
 
 class ResponseFrames(Frames):
@@ -125,18 +112,18 @@ def create_response() -> Response:
 def _created(body: Mapping[str, Any]) -> Created:
     """Create the response, or find that of the request's idempotency key."""
     if (given := check_key()) is not None:
-        return Created(*_created_once(given, body), counts_once=True)
+        return Created(*_created_once(given, body))
     key = _key_by_content(body)
+    if key is None and not sent_files.are_stored():
+        return create(body)
     if key is None:
         # Files are kept in the transaction that creates the message.
-        made = _created_once(None, body)[0] if sent_files.are_stored() else create(body)
-        is_answer = made.waits > 0  # a run takes the same answer again
-        return Created(made, is_replay=False, counts_once=is_answer)
+        return Created(_created_once(None, body)[0], counts_once=False)
     made, is_replay = _created_once(key, body)
     # By its items alone a client tries a turn again that has failed: the request is the same.
     while is_replay and body.get("previous_response_id") is None and _has_failed(made):
         made, is_replay = _created_once(f"{key} {made.run_id}", body)
-    return Created(made, is_replay, counts_once=True)
+    return Created(made, is_replay)
 
 
 def _created_once(key: str | None, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
@@ -154,18 +141,18 @@ def _created_once(key: str | None, body: Mapping[str, Any]) -> tuple[ResponseId,
 
 
 def _has_failed(made: ResponseId) -> bool:
-    """Return whether a response was a run of its own, which has failed or was cancelled."""
+    """Return whether a response was a run of its own that has failed, was or is being cancelled."""
     if made.waits:
         return False
     with connections().reading() as sql:
         run, _ = responses_runs.find(sql, made.run_id)
-    return run["state"] in (RunState.FAILED, RunState.CANCELLED)
+    return thread_order.has_failed(run)
 
 
 def _key_by_content(body: Mapping[str, Any]) -> str | None:
     """Return a key for a request that continues a response with files of its own; else None.
 
-    Its files have other ids each time, so the same answer sent again would be another one.
+    Its files have other ids each time, so the same message sent again would be another one.
     """
     if not sent_files.are_stored():
         return None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -10,17 +11,27 @@ from sqlalchemy import RowMapping
 
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
-from arkloop.api.protocols import responses_ids, responses_input, responses_runs
+from arkloop.api.protocols import (
+    responses_ids,
+    responses_input,
+    responses_repeats,
+    responses_runs,
+)
 from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_input import Approval, Input
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import check_same, in_new_thread, new_run
+from arkloop.shared import logs
 from arkloop.shared.errors import (
+    ArkloopError,
+    BudgetExhausted,
     InvalidRequest,
     NotActive,
     NotNewestResponse,
+    QueueFull,
     ResponseNotFound,
+    RunLimitExceeded,
     StaleInput,
 )
 from arkloop.shared.ids import new_id
@@ -33,25 +44,52 @@ from arkloop.shared.storage.connections import Transaction
 Body = Mapping[str, Any]
 
 
-def create(body: Body) -> ResponseId:
-    """Create the response that a request asks for, or continue one; returns its id.
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A response that a request has created, or that the same request has created before.
+
+    `counts_once` is whether the same request again gets this response, and no other.
+    """
+
+    id: ResponseId
+    is_replay: bool = False
+    counts_once: bool = True
+
+
+class _SentAgain(Exception):
+    """A request that has created a response before; `refusal` is what it gets as another one."""
+
+    def __init__(self, first: ResponseId, refusal: ArkloopError) -> None:
+        super().__init__()
+        self.first, self.refusal = first, refusal
+
+
+def create(body: Body) -> Created:
+    """Create the response that a request asks for, or continue one.
 
     Raises:
         InvalidRequest, PersonaNotFound, RouteNotFound, ResponseNotFound, Forbidden, Conflict
     """
     wanted = _read(body)
     if isinstance(wanted, ResponseId) or wanted.continues is not None:
-        with connections().transaction() as tx:
-            return _continue(tx, body, wanted)
+        try:
+            with connections().transaction() as tx:
+                return _continue(tx, body, wanted)
+        except _SentAgain as again:
+            logs.bind(run_id=str(again.first.run_id))
+            return Created(again.first, is_replay=True)
     creator: RunCreator = current_app.extensions["arkloop.create_run"]
-    return ResponseId(creator(_first(body, wanted)).run_id, 0)
+    return Created(ResponseId(creator(_first(body, wanted)).run_id, 0), counts_once=False)
 
 
 def create_once(tx: Transaction, body: Body) -> ResponseId:
-    """Do as `create` does, in this transaction."""
+    """Do as `create` does, in this transaction; the caller knows requests that are sent again."""
     wanted = _read(body)
     if isinstance(wanted, ResponseId) or wanted.continues is not None:
-        return _continue(tx, body, wanted)
+        try:
+            return _continue(tx, body, wanted).id
+        except _SentAgain as again:
+            raise again.refusal from None
     return ResponseId(creation.create(tx, _first(body, wanted, tx)).run_id, 0)
 
 
@@ -74,7 +112,7 @@ def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.
     return in_new_thread(new)
 
 
-def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> ResponseId:
+def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Created:
     try:
         run, facts, previous = _found(tx, body, wanted)
     except ResponseNotFound:
@@ -110,7 +148,7 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Respon
             with tx.sql.begin_nested():
                 _answer(tx, given, run, projection)
                 check_same(body["model"], run)
-            return ResponseId(run["id"], projection.waits)
+            return Created(ResponseId(run["id"], projection.waits))
         except (NotActive, StaleInput):
             # Answered elsewhere, or expired: the client has no id of what has become of the run.
             if given.message is None:
@@ -121,7 +159,7 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Respon
     return _next(tx, body, given, run, shows_items=shown is not None)
 
 
-def _begin(tx: Transaction, body: Body) -> ResponseId:
+def _begin(tx: Transaction, body: Body) -> Created:
     """Create the first run of a thread, for an input with calls of a run that the actor lacks.
 
     Raises:
@@ -130,7 +168,8 @@ def _begin(tx: Transaction, body: Body) -> ResponseId:
     given = responses_input.read(body["input"], has_calls=False)
     if given.continues is not None:
         raise InvalidRequest(input=["has items of a response that does not exist"])
-    return ResponseId(creation.create(tx, _first(body, given, tx)).run_id, 0)
+    made = creation.create(tx, _first(body, given, tx))
+    return Created(ResponseId(made.run_id, 0), counts_once=False)
 
 
 def _found(
@@ -186,29 +225,71 @@ def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
     pending = queries.get(tx.sql, actor(), facts.run_id)["pending_input"]
     if pending is None:
         return
-    newest = responses_runs.asked_for(tx.sql, facts)
-    if newest.asks_client(pending):
+    if ResponseProjection(facts).asks_client(pending):
+        newest = responses_runs.newest_response(tx.sql, facts)
         raise NotNewestResponse(
-            f"The newest response of the conversation, {newest.response_id}, waits for a reply;"
+            f"The newest response of the conversation, {newest}, waits for a reply;"
             " only this one can be continued."
         )
 
 
 def _next(
     tx: Transaction, body: Body, given: Input, run: RowMapping, *, shows_items: bool
-) -> ResponseId:
+) -> Created:
     """Create the next run of the thread.
 
     A client that `shows_items` has none of a later run that failed: it may try again behind it.
+
+    Raises:
+        NotNewestResponse: another run is the next one, and the client does not show its message.
+        _SentAgain: it is the run of the same request.
     """
     new = new_run(body, given, run["thread_id"], tx.sql)
-    # It locks the active run before the thread, as the end of a run does, until the commit.
-    made = creation.create(tx, new)
+    same = responses_repeats.Request(new, run, skips_failed=shows_items)
     even_failed = run["id"] if shows_items else None
-    newest = thread_order.newest(tx.sql, run, but=made.run_id, even_failed=even_failed)
-    if newest != run["id"]:
-        raise NotNewestResponse()
-    return ResponseId(made.run_id, 0)
+
+    def check(made: creation.Created) -> None:
+        newest = thread_order.newest(tx.sql, run, but=made.run_id, even_failed=even_failed)
+        if newest is None:  # the retention has just deleted all others
+            raise NotNewestResponse()
+        if newest != run["id"]:
+            _check_shown(tx, same, newest, but=made.run_id)
+
+    try:
+        # It locks the active run before the thread, as the end of a run does, until the commit.
+        made = creation.create(tx, new, check)
+    except (BudgetExhausted, QueueFull, RunLimitExceeded) as refusal:
+        # The run of the same request may be what the limit is reached by.
+        if (first := responses_repeats.look(tx.sql, same).same) is not None:
+            raise _SentAgain(ResponseId(first, 0), refusal) from None
+        raise
+    return Created(ResponseId(made.run_id, 0))
+
+
+def _check_shown(
+    tx: Transaction, same: responses_repeats.Request, newest: UUID, *, but: UUID
+) -> None:
+    """Check that the request shows the messages of all runs up to the newest, leaving one out.
+
+    Raises:
+        NotNewestResponse: it does not, or the newest waits for its client.
+        _SentAgain: it has created one of them.
+    """
+    _, facts = responses_runs.find(tx.sql, newest)
+    followed = responses_repeats.look(tx.sql, same, but=but)
+    if followed.same is not None:
+        raise _SentAgain(ResponseId(followed.same, 0), _not_newest(tx, facts))
+    # A client that left, or gave up, before the answer has the message alone.
+    if followed.last != newest:
+        raise _not_newest(tx, facts)
+    _check_asks_nothing(tx, facts)
+
+
+def _not_newest(tx: Transaction, facts: RunFacts) -> NotNewestResponse:
+    newest = responses_runs.newest_response(tx.sql, facts)
+    return NotNewestResponse(
+        f"The conversation has a newer response, {newest}; only this one can be continued."
+    )
 
 
 def _answer(tx: Transaction, given: Input, run: RowMapping, projection: ResponseProjection) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Connection, Row
+
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_input, sent_files
@@ -121,15 +123,13 @@ def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) ->
         except (RunNotFound, ThreadNotFound):
             return len(earlier)
         later = [
-            as_given(row.parts or [{"type": "text", "text": row.content}])
+            _given(row)
             for row in reversed(newest)
             if row.role == "user" and row.position > run["position"]
         ]
-        ids = {UUID(part["file_id"]) for parts in later for part in parts if "file_id" in part}
-        found = files.of_ids(sql, actor().org_id, ids) if ids else []
+        digests = _digests(sql, later)
     if not later:
         return len(earlier)
-    digests = {str(row.id): row.sha256 for row in found}
     sent = [_compared(items[place].get("content")) for place in earlier]
     behind = len(earlier)
     for parts in later:
@@ -138,6 +138,32 @@ def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) ->
                 behind = number
                 break
     return behind
+
+
+def place_of(sql: Connection, items: Any, message: Row[Any], *, after: int) -> int | None:
+    """Return the first place after this one at which a new message of the user before the last one
+    is this one of the thread; None without one.
+    """
+    if not isinstance(items, list):
+        return None
+    _, *earlier = _messages(items)[0] or [0]
+    parts = _given(message)
+    digests = _digests(sql, [parts])
+    for place in reversed(earlier):
+        if place > after and _ends_with(parts, _compared(items[place].get("content")), digests):
+            return place
+    return None
+
+
+def _given(message: Row[Any]) -> list[Part]:
+    return as_given(message.parts or [{"type": "text", "text": message.content}])
+
+
+def _digests(sql: Connection, contents: Sequence[Sequence[Part]]) -> dict[str, str]:
+    """Return the digests of the files to which these contents refer, by their ids."""
+    ids = {UUID(part["file_id"]) for parts in contents for part in parts if "file_id" in part}
+    found = files.of_ids(sql, actor().org_id, ids) if ids else []
+    return {str(row.id): row.sha256 for row in found}
 
 
 def _compared(content: Any) -> list[Part]:

@@ -61,7 +61,7 @@ def asked_for(
     sql: Connection, facts: RunFacts, call_ids: Set[str] = frozenset(), seq: int | None = None
 ) -> ResponseProjection:
     """Return the response that asked for results of these calls, else the one that has this event,
-    else the run's newest.
+    else the run's newest, whose id alone `newest_response` finds.
     """
     waits = 0
     while True:
@@ -74,6 +74,20 @@ def asked_for(
         if not call_ids and seq is not None and seq <= projection.asked["seq"]:
             return projection
         waits = projection.waits
+
+
+def newest_response(sql: Connection, facts: RunFacts) -> ResponseId:
+    """Return the id of the run's newest response, as `asked_for` does.
+
+    Of its events only those that ask for input are read: the run may have very many.
+    """
+    waits, last_seq = event_log.waits(sql, facts.run_id)
+    newest, projection = 0, ResponseProjection(facts)
+    for number, wait in enumerate(waits, 1):
+        # With what is still open the newest one ends.
+        if wait.seq < last_seq and projection.asks_client(event_log.data_of(wait.payload)):
+            newest = number
+    return ResponseId(facts.run_id, newest)
 
 
 def past_failure(

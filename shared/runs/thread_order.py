@@ -6,6 +6,7 @@ Questions about such a run are answered by the times at which runs were created.
 Statements are built once: to build one costs more than to execute it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +15,10 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    and_,
     bindparam,
     func,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -60,10 +63,12 @@ def _with_waits(last: Select[Any]) -> Select[Any]:
 
 
 _IS_OTHER = runs.c.id != bindparam("but")
-_HAS_NOT_FAILED = or_(
-    runs.c.id == bindparam("even_failed"),
-    ~runs.c.state.in_((RunState.FAILED, RunState.CANCELLED)),
+#: As `has_failed`.
+_HAS_FAILED = or_(
+    runs.c.state.in_((RunState.FAILED, RunState.CANCELLED)),
+    and_(runs.c.cancel_requested_at.is_not(None), runs.c.ended_at.is_(None)),
 )
+_HAS_NOT_FAILED = or_(runs.c.id == bindparam("even_failed"), ~_HAS_FAILED)
 _NEWEST = {
     (has_place, skips_failed): last(_IS_OTHER, *([_HAS_NOT_FAILED] if skips_failed else []))
     for has_place, last in ((True, _last_placed), (False, _last_created))
@@ -80,15 +85,31 @@ _BEFORE = {
 }
 
 
+def _following(*place: ColumnElement[Any]) -> Select[Any]:
+    is_behind = tuple_(*place) > tuple_(*(bindparam(column.name) for column in place))
+    return (
+        select(runs)
+        .where(_OF_THREAD, is_behind, or_(runs.c.position < FIRST_WAITING, IS_PENDING))
+        .order_by(*place)
+        .limit(literal_column("20"))
+    )
+
+
+_FOLLOWING = {
+    True: _following(runs.c.position),
+    False: _following(runs.c.created_at, runs.c.id),
+}
+
+
 def newest(
     sql: Connection, run: RowMapping, *, but: UUID, even_failed: UUID | None = None
 ) -> UUID | None:
     """Return the last run of this one's thread, leaving one out; None without one.
 
-    With `even_failed`, runs that failed or were cancelled are left out, too, but for this one.
+    With `even_failed`, runs that have failed are left out, too, but for this one.
     """
     values = {"thread_id": run["thread_id"], "but": but, "even_failed": even_failed}
-    last: UUID | None = sql.scalar(_NEWEST[_has_place(run), even_failed is not None], values)
+    last: UUID | None = sql.scalar(_NEWEST[has_place(run), even_failed is not None], values)
     return last
 
 
@@ -97,16 +118,29 @@ def before(sql: Connection, run: RowMapping) -> tuple[UUID, int] | None:
     one is the first.
     """
     values = {name: run[name] for name in ("thread_id", "position", "created_at")}
-    row = sql.execute(_BEFORE[_has_place(run)], {**values, "but": run["id"]}).one_or_none()
+    row = sql.execute(_BEFORE[has_place(run)], {**values, "but": run["id"]}).one_or_none()
     return None if row is None else (row[0], row[1])
+
+
+def following(sql: Connection, run: RowMapping) -> Sequence[RowMapping]:
+    """List the next 20 runs behind this one that have a place, in their order, with all columns."""
+    values = {name: run[name] for name in ("thread_id", "position", "created_at", "id")}
+    return sql.execute(_FOLLOWING[has_place(run)], values).mappings().all()
+
+
+def has_failed(run: RowMapping) -> bool:
+    """Return whether a run failed or was cancelled, or is being cancelled."""
+    is_cancelling = run["cancel_requested_at"] is not None and run["ended_at"] is None
+    return is_cancelling or run["state"] in (RunState.FAILED, RunState.CANCELLED)
 
 
 def is_after(run: RowMapping, other: RowMapping) -> bool:
     """Return whether a run comes after another one of its thread."""
-    if _has_place(run) and _has_place(other):
+    if has_place(run) and has_place(other):
         return bool(run["position"] > other["position"])
     return bool((run["created_at"], run["id"]) > (other["created_at"], other["id"]))
 
 
-def _has_place(run: RowMapping) -> bool:
+def has_place(run: RowMapping) -> bool:
+    """Return whether a run has a place in the order."""
     return bool(run["position"] < FIRST_WAITING or run["state"] == RunState.PENDING)

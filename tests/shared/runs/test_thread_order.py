@@ -50,6 +50,11 @@ def before(thread: BusyThread, run_id: UUID) -> UUID | None:
     return None if found is None else found[0]
 
 
+def following(thread: BusyThread, run_id: UUID) -> list[UUID]:
+    with thread.stored.connections.reading() as sql:
+        return [run["id"] for run in thread_order.following(sql, thread.stored.row(run_id))]
+
+
 def is_after(thread: BusyThread, run_id: UUID, other: UUID) -> bool:
     return thread_order.is_after(thread.stored.row(run_id), thread.stored.row(other))
 
@@ -83,6 +88,8 @@ def test_a_run_that_was_cancelled_before_its_turn_is_behind_no_other(thread: Bus
     assert is_after(thread, third, second) and is_after(thread, second, first)
     fourth = thread.say("4").run_id
     assert third == newest(thread, second, but=fourth)
+    thread.stored.set(third, position=10, state="completed", ended_at=ago())
+    assert [third, fourth] == following(thread, second)
 
 
 def test_a_run_for_later_is_behind_no_other(thread: BusyThread) -> None:
@@ -93,6 +100,7 @@ def test_a_run_for_later_is_behind_no_other(thread: BusyThread) -> None:
 
     assert first == newest(thread, first, but=third)
     assert (first, first) == (before(thread, later), before(thread, third))
+    assert [third] == following(thread, first)
 
 
 @pytest.mark.owner
@@ -115,3 +123,7 @@ def test_two_rows_of_a_long_thread_are_read(connections: Connections, thread: Bu
     plans(lambda sql, run: thread_order.newest(sql, run, but=first)).check(ends)
     plans(lambda sql, run: thread_order.newest(sql, run, but=first, even_failed=first)).check(ends)
     plans(thread_order.before).check({*ends, "pk_runs", "pk_run_events"})
+    plans(thread_order.following).check({"ix_runs_thread_id_position"})
+    thread.stored.set(first, position=1 << 52, state="cancelled")
+    run = thread.stored.row(first)
+    plans(thread_order.following).check({"ix_runs_thread_id_created_at_id"})

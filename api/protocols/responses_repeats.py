@@ -1,0 +1,99 @@
+"""Requests that continue a response and are sent again, or whose answer their client lacks.
+
+Such a request has created the next run of its conversation. By that run it is known: nothing is
+stored for it, and a request that is not sent again costs nothing more.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping
+
+from arkloop.api.http.current import actor
+from arkloop.api.http.json_body import read_json
+from arkloop.api.protocols import responses_files
+from arkloop.shared.runs import thread_order
+from arkloop.shared.runs.new_runs import NewRun
+from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Content, as_given
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for the next run behind `run`.
+
+    With `skips_failed` it is another attempt behind runs that failed or were cancelled.
+    """
+
+    new: NewRun
+    run: RowMapping
+    skips_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The runs behind the one that a request continues, as far as it can have known them.
+
+    `same` is the one that the same request of the same sender has created. Without it, `last` is
+    the last run whose message the request shows, as it does those of all before it.
+    """
+
+    same: UUID | None = None
+    last: UUID | None = None
+
+
+def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Followed:
+    """Look at the runs behind the continued one, perhaps leaving one out, in their order.
+
+    None is looked at behind one that the request does not show: it continues that one, and so
+    comes from another request. A newer version of its persona makes no difference, since the
+    request may name none.
+    """
+    new, run, who = request.new, request.run, actor()
+    said = None if new.message is None else new.message.content
+    thread = threads.get(sql, who, run["thread_id"])
+    end_user_id = who.end_user_id or new.end_user_id or thread.end_user_id
+    body: Any = read_json()  # files in it are replaced by now
+    place, last = -1, None
+    for later in thread_order.following(sql, run):
+        if later["id"] == but or (request.skips_failed and thread_order.has_failed(later)):
+            continue
+        if later["superseded_at"] is not None:
+            continue
+        if (message := _message_of(sql, run, later)) is None:
+            break
+        sender = (later["created_by_user_id"], later["api_key_id"], later["end_user_id"])
+        is_same = (
+            sender == (who.user_id, who.api_key_id, end_user_id)
+            and (_key(later["persona_id"]), later["route_id"])
+            == (_key(new.persona.id), new.route.id)
+            and (later["options"] or None) == (new.options or None)
+            and later["metadata"] == new.metadata
+        )
+        if is_same and said is not None and _content(message) == said:
+            return Followed(same=later["id"])
+        shown = responses_files.place_of(sql, body["input"], message, after=place)
+        if shown is None:
+            break
+        place, last = shown, later["id"]
+    return Followed(last=last)
+
+
+def _message_of(sql: Connection, run: RowMapping, later: RowMapping) -> Row[Any] | None:
+    """Return the message of the user that a run behind this one has; None without one."""
+    found = threads.list_messages(
+        sql, actor(), later["thread_id"], limit=1, before=later["position"]
+    )
+    if not found or found[0].role != "user":
+        return None
+    is_behind = not thread_order.has_place(run) or found[0].position > run["position"]
+    return found[0] if is_behind else None
+
+
+def _key(persona_id: str) -> str:
+    return persona_id.partition("@")[0]
+
+
+def _content(message: Row[Any]) -> Content:
+    return Content(message.content, None if message.parts is None else as_given(message.parts))
