@@ -1,6 +1,7 @@
 """Errors on the wire: one table from class to status, one shape for all of them."""
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from itertools import islice
@@ -88,6 +89,9 @@ MAX_REASONS = 10
 MAX_NAME_LENGTH = 100
 MAX_REASON_LENGTH = 1_000
 
+#: Where a message refers to the `details`, which other protocols have no field for.
+_SEE_DETAILS = re.compile(r"; see (?P<also>.+ and )?`details`")
+
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
     503: {"Retry-After": str(RETRY_AFTER_SECONDS)},
@@ -127,6 +131,21 @@ def _bounded(detail: Any) -> Any:
     if isinstance(detail, list):
         return [_bounded(reason) for reason in detail[:MAX_REASONS]]
     return detail
+
+
+def in_words(message: str, details: Mapping[str, Any]) -> str:
+    """Return a message with the details in place of the words that refer to them."""
+    named = ", ".join(
+        f"{name}: {' and '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in details.items()
+        if value is not None
+    )
+
+    def written(found: re.Match[str]) -> str:
+        also = "" if found["also"] is None else f"; see {found['also'].removesuffix(' and ')}"
+        return f" ({named}){also}" if named else also
+
+    return _SEE_DETAILS.sub(written, message)
 
 
 def register(app: Flask) -> None:

@@ -24,6 +24,7 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.delivery import cancel_after_leave
 from arkloop.api.endpoints.following import EVENT_STREAM, reserve_stream
 from arkloop.api.endpoints.new_runs import CREATING
+from arkloop.api.http import errors
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Frames, described
 from arkloop.api.http.end_users import refuse_fields
@@ -125,7 +126,8 @@ def run_agent() -> Response:
     except IdempotencyConflict as error:
         return _stream(wanted, RunErrorEvent(message=_OTHER_INPUT, code=error.code))
     except Conflict as error:
-        return _stream(wanted, RunErrorEvent(message=str(error), code=error.code))
+        why = errors.in_words(str(error), error.details)
+        return _stream(wanted, RunErrorEvent(message=why, code=error.code))
     except InvalidRequest as error:
         if not wanted.resume:
             raise

@@ -26,6 +26,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
     ThreadBusy,
+    ToolResultConflict,
 )
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id, parse_id
@@ -270,8 +271,12 @@ def _give_results(
         for call_id, text in results.items()
         if call_id in lacking
     ]
-    # Clients send the results of a turn together, also those of calls that were given up.
-    commands.give_results(tx, actor(), run_id, given, skips_late=True)
+    try:
+        # Clients send the results of a turn together, also those of calls that were given up.
+        commands.give_results(tx, actor(), run_id, given, skips_late=True)
+    except ToolResultConflict as error:
+        named = [facts.call_id(id_) for id_ in error.details["tool_call_ids"]]
+        raise ToolResultConflict(tool_call_ids=named) from None
     missing = _missing(tx.sql, queries.get(tx.sql, actor(), run_id), facts, _request_id(projection))
     return Part(run_id=run_id, waits=projection.waits, pending=missing)
 

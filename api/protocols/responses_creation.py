@@ -33,6 +33,7 @@ from arkloop.shared.errors import (
     ResponseNotFound,
     RunLimitExceeded,
     StaleInput,
+    ToolResultConflict,
 )
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands, creation, pending_calls, queries, thread_order
@@ -331,14 +332,18 @@ def _give_results(tx: Transaction, given: Input, run: RowMapping, asked: Mapping
     wanted = frozenset(asked.values())
     # A call that was given up need not have one; nor is one refused that comes too late.
     needed = wanted & pending_calls.awaited(tx.sql, run) if given.results else wanted
+    shown = {own: id_ for id_, own in asked.items()}
     if missing := sorted(needed - outputs.keys()):
-        shown = {own: id_ for id_, own in asked.items()}
         call = f"{shown[missing[0]]}, which the run has as {missing[0]}"  # clients have either
         raise InvalidRequest(input=[f"No tool output found for function call {call}."])
     if unknown := sorted(given.results.keys() - asked.keys()):
         raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
     results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]
-    commands.give_results(tx, actor(), run["id"], results, skips_late=True)
+    try:
+        commands.give_results(tx, actor(), run["id"], results, skips_late=True)
+    except ToolResultConflict as error:
+        named = [shown[id_] for id_ in error.details["tool_call_ids"]]
+        raise ToolResultConflict(call_ids=named) from None
 
 
 def _without_call(given: Input) -> InvalidRequest:

@@ -1,6 +1,5 @@
 """Errors of `/v1/responses` as OpenAI's API has them: `{"error": {message, type, param, code}}`."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from flask import Blueprint, Response, jsonify, request
@@ -30,6 +29,10 @@ _PREFIXES = ("model_settings.", "limits.", "message.")
 _WORTH_RETRYING = (408, 429)
 _PASSING = IdempotencyInProgress.code
 _MAX_REASONS = 5
+#: Endpoints of OpenAI's that clients of it try, whose SDKs show errors of another shape without
+#: their text.
+_NOT_SERVED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
+_ALONE = f"Of OpenAI's API, this service has the Responses API alone: POST {PATH}."
 
 
 class OpenAIProblem(TypedDict):
@@ -52,7 +55,9 @@ SHAPE = ErrorShape(OpenAIError, {422: 400})
 
 
 def register(blueprint: Blueprint) -> None:
-    """Let the blueprint's endpoints respond with errors of this shape, and paths below theirs."""
+    """Let the blueprint's endpoints respond with errors of this shape, and paths below theirs, and
+    those at which OpenAI has what this service lacks.
+    """
     blueprint.register_error_handler(ArkloopError, _arkloop_error)
     blueprint.register_error_handler(HTTPException, lambda error: _converted(errors.http(error)))
     blueprint.register_error_handler(Exception, lambda error: _converted(errors.unexpected(error)))
@@ -63,26 +68,35 @@ def register(blueprint: Blueprint) -> None:
 
 def _unmatched(error: HTTPException) -> Response:
     native = errors.http(error)
-    is_ours = f"{request.path}/".startswith(f"{PATH}/")
-    return _converted(native) if is_ours else native
+    if _is_below(PATH):
+        return _converted(native)
+    if error.code == 404 and any(_is_below(path) for path in _NOT_SERVED):
+        return _converted(native, _ALONE)
+    return native
+
+
+def _is_below(path: str) -> bool:
+    return f"{request.path}/".startswith(f"{path}/")
 
 
 def _arkloop_error(error: ArkloopError) -> Response:
-    return _converted(errors.arkloop(error), error.details)
+    return _converted(errors.arkloop(error))
 
 
-def _converted(native: Response, details: Mapping[str, Any] | None = None) -> Response:
+def _converted(native: Response, message: str | None = None) -> Response:
+    """Return an error of the service in this shape, perhaps with another message."""
     shown = native.get_json()
-    # Most clients of this API know no 422.
-    status = 400 if native.status_code == 422 else native.status_code
-    reasons = {_param(name): why for name, why in (details or {}).items()}
-    message = shown["message"]
-    if native.status_code == 422 and reasons:
-        message = "; ".join(_reason(name, why) for name, why in reasons.items())
+    status, details, param = native.status_code, shown["details"], None
+    if status == 422:  # most clients of this API know no such status
+        status = 400
+        reasons = {_param(name): why for name, why in details.items()}
+        param = next(iter(reasons), None)
+        message = message or "; ".join(_reason(name, why) for name, why in reasons.items())
+    message = message or errors.in_words(shown["message"], details)
     error = {
         "message": message[: errors.MAX_REASON_LENGTH],
         "type": _type(status),
-        "param": next(iter(reasons), None),
+        "param": param,
         "code": _CODES.get(shown["code"], shown["code"]),
     }
     response = jsonify(error=error)

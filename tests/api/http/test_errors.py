@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -53,6 +54,30 @@ def test_every_code_belongs_to_one_error() -> None:
     codes = [error.code for error in _all(ArkloopError)]
 
     assert sorted(set(codes)) == sorted(codes)
+
+
+@pytest.mark.parametrize(
+    ("message", "details", "shown"),
+    [
+        ("Too much; see `details`. Wait.", {"a": 1, "b": None}, "Too much (a: 1). Wait."),
+        ("Too much; see `R` and `details`.", {"a": ["x", "y"]}, "Too much (a: x and y); see `R`."),
+        ("Too much; see `details`.", {}, "Too much."),
+        ("Too much.", {"a": 1}, "Too much."),
+    ],
+)
+def test_details_take_the_place_of_the_words_that_refer_to_them(
+    message: str, details: dict[str, Any], shown: str
+) -> None:
+    """Other protocols have no field for them."""
+    assert shown == errors.in_words(message, details)
+
+
+def test_messages_refer_to_details_in_one_way() -> None:
+    """None of them is shown with a reference to what another protocol lacks."""
+    referring = [error.message for error in _all(ArkloopError) if "`details`" in error.message]
+
+    assert len(referring) > 3
+    assert [] == [text for text in referring if "`details`" in errors.in_words(text, {"a": 1})]
 
 
 def test_errors_have_one_shape(client: FlaskClient) -> None:

@@ -10,11 +10,14 @@ from tests.api.protocols.test_agui_runs import (
     LATER,
     SAID,
     all_runs,
+    asking,
     claimed,
     events_of,
     first_cursor,
     newest,
+    result,
     send,
+    turn,
 )
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -117,3 +120,17 @@ def test_another_reply_is_refused_though_the_thread_has_other_runs(
 
     assert ("RUN_ERROR", "input.stale") == (refused[-1]["type"], refused[-1]["code"])
     assert 2 == len(all_runs(stored))
+
+
+def test_a_result_that_differs_from_the_first_is_refused_with_its_call(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The error of a stream has nothing but its message to name the call."""
+    run_id = asking(alice, stored, "c")
+    items = (SAID, turn(run_id, "c"))
+    send(alice, *items, result(run_id, "c")).close()
+    refused = events_of(send(alice, *items, result(run_id, "c", "Paris")))[-1]
+
+    named = result(run_id, "c")["toolCallId"]
+    message = f"These tool calls already have a different result (tool_call_ids: {named})."
+    assert ("tool_results.conflict", message) == (refused["code"], refused["message"])
