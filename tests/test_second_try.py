@@ -13,13 +13,14 @@ pytestmark = pytest.mark.processes
 
 #: Tests that fail once, for ever, and with their process.
 ONCE = """
-import pathlib
+import pathlib, pytest
 def test_once(request):
     seen = pathlib.Path(__file__).with_suffix(".seen")
     is_first, _ = not seen.exists(), seen.touch()
     assert not is_first, "it was the first time"
 """
 ALWAYS = "def test_always(): assert False\n"
+SKIPPED = ONCE.replace("assert not is_first", "is_first or pytest.skip('no')\n    assert not is_first")
 CRASH = "import os, signal\ndef test_crash(): os.kill(os.getpid(), signal.SIGKILL)\n"
 GOOD = "def test_good(): pass\n"
 
@@ -58,6 +59,7 @@ def test_a_test_that_passes_alone_is_reported_and_lets_the_suite_pass(tmp_path: 
     [
         pytest.param(0, [ONCE], id="not asked for"),
         pytest.param(2, [ALWAYS], id="fails again"),
+        pytest.param(2, [SKIPPED], id="is skipped then"),
         pytest.param(2, [ONCE, ONCE, ONCE], id="more than two"),
         pytest.param(2, [CRASH, ONCE], id="a crash: other tests have not run"),
         pytest.param(2, [ONCE, "import nothing_of_this_name\n"], id="a file that cannot be loaded"),
