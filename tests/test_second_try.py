@@ -20,7 +20,9 @@ def test_once(request):
     assert not is_first, "it was the first time"
 """
 ALWAYS = "def test_always(): assert False\n"
-SKIPPED = ONCE.replace("assert not is_first", "is_first or pytest.skip('no')\n    assert not is_first")
+SKIPPED = ONCE.replace(
+    "assert not is_first", "is_first or pytest.skip('no')\n    assert not is_first"
+)
 CRASH = "import os, signal\ndef test_crash(): os.kill(os.getpid(), signal.SIGKILL)\n"
 GOOD = "def test_good(): pass\n"
 
