@@ -137,8 +137,9 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             erased.messages += len(found.message_ids)
             erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
             forget_responses(tx, [None])
-            usage_reports.forget_end_user(tx, org_id, end_user_id)
+            # Limits are locked before what is spent, as where they are set.
             budget_limits.forget_end_user(tx, org_id, end_user_id)
+            usage_reports.forget_end_user(tx, org_id, end_user_id)
             mcp_owners.forget(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
             record = _recorded(tx, erased, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.

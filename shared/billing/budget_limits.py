@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, delete, func, select
+from sqlalchemy import Connection, Row, Select, and_, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
@@ -217,7 +217,8 @@ def set_(
     `recounted_since`, and the sweep marks the end users as exhausted who are beyond a first batch.
     """
     limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
-    is_new = max_cost_usd_per_month is not None and not _keeps_count(tx.sql, org_id, scope)
+    keeps_count = _keeps_count(tx.sql, org_id, scope)
+    is_new = max_cost_usd_per_month is not None and not keeps_count
     if max_cost_usd is None and max_cost_usd_per_month is None:
         tx.sql.execute(delete(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope))
     else:
@@ -239,22 +240,34 @@ def set_(
     _note_exhausted(tx.sql, org_id, scope)
 
 
+def still_has(sql: Connection, org_id: UUID, scope: str, usd_per_month: Decimal) -> bool:
+    """Return whether this is the scope's monthly limit, and keep it as it is until the commit.
+
+    It is not while it is being changed. Nothing waits for that: the caller may have locked rows of
+    `spending`, for which the change may wait.
+    """
+    limited = _rows_of(org_id, scope).where(budgets.c.max_cost_usd_per_month.is_not(None))
+    kept = limited.order_by(budgets.c.scope.desc()).with_for_update(read=True, skip_locked=True)
+    row = sql.execute(kept).first()  # its own comes before that of each end user
+    return row is not None and row.max_cost_usd_per_month == usd_per_month
+
+
+def _rows_of(org_id: UUID, scope: str) -> Select[Any]:
+    """Return the rows that may have the scope's limits: its own, and that of each end user."""
+    scopes = [scope]
+    if scope.startswith(spending.END_USER_SCOPE):
+        scopes.append(spending.END_USERS)
+    return select(budgets).where(budgets.c.org_id == org_id, budgets.c.scope.in_(scopes))
+
+
 def _keeps_count(sql: Connection, org_id: UUID, scope: str) -> bool:
     """Return whether the scope has a monthly limit, so that what it spends is in its row.
 
     Keeps that limit as it is until the commit.
     """
-    sources = [scope]
-    if scope.startswith(spending.END_USER_SCOPE):
-        sources.append(spending.END_USERS)
-    of = budgets.c
-    # Else the limit could be removed, and runs could end without being counted, in between.
-    sql.execute(
-        select(of.scope)
-        .where(of.org_id == org_id, of.scope.in_(sources))
-        .order_by(of.scope)
-        .with_for_update()
-    )
+    # Else the limit could be removed, and runs could end without being counted, in between; or it
+    # could change before the trigger of `spending` reports that it is spent.
+    sql.execute(_rows_of(org_id, scope).order_by(budgets.c.scope).with_for_update())
     limits, _ = _read(sql, org_id, [scope])
     return limits[scope][1] is not None
 

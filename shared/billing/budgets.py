@@ -217,12 +217,16 @@ def settle(
 
 def note_refusal(tx: Transaction, org_id: UUID, refused: Refused) -> None:
     """Note that a budget of the org is exhausted, in a transaction after that which was rolled
-    back. Other limits, and money that other runs hold for now, have no effect.
+    back. Other limits, one that was changed since, and money that other runs hold for now, have no
+    effect.
     """
     is_of_month = refused.scope == ORG or refused.scope.startswith(
         (spending.API_KEY_SCOPE, spending.END_USER_SCOPE)
     )
-    if is_of_month and not refused.others_reserved:
+    if not is_of_month or refused.others_reserved:
+        return
+    # Else the limit that was set since would be reported as exhausted.
+    if budget_limits.still_has(tx.sql, org_id, refused.scope, Decimal(refused.limit)):
         spending.mark_exhausted(tx.sql, org_id, refused.scope)
 
 

@@ -12,11 +12,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.billing import spending
+from arkloop.shared.storage.tables.billing import budgets, spending
 
 ORG = "org"
 API_KEY_SCOPE = "api_key:"  # and the key's id
@@ -172,8 +172,14 @@ def mark_end_users_exhausted(
     """Do what `mark_exhausted` does for a batch of end users, whose scopes come after this one.
 
     They have spent the limit of each one, which was not noted since it was set. Returns the last
-    scope of the batch; None if it is the last batch.
+    scope of the batch; None if it is the last batch, or if the limit is being changed.
     """
+    # By a statement of its own: the next one, and the trigger that reports the limit, then read the
+    # row that this one keeps until the commit. A change of an end user's own limit locks it, too.
+    each_one = and_(budgets.c.org_id == org_id, budgets.c.scope == END_USERS)
+    kept = select(budgets.c.scope).where(each_one).with_for_update(read=True, skip_locked=True)
+    if sql.execute(kept).first() is None:
+        return None
     values = {"org_id": org_id, "after": after, "most": EXHAUSTED_AT_ONCE}
     scopes = sql.exec_driver_sql(_EXHAUST_END_USERS, values).scalars().all()
     return max(scopes) if len(scopes) == EXHAUSTED_AT_ONCE else None

@@ -1,11 +1,13 @@
 """The limits of each end user of an org that has very many of them."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Update, func, select, update
+from sqlalchemy import Update, func, select, text, update
 
 from arkloop.shared.billing import budget_limits, end_user_limits, spending
 from arkloop.shared.billing.spending import END_USERS, end_user_scope
@@ -19,6 +21,7 @@ from arkloop.shared.storage.tables.billing import spending as months
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.query_plans import noted
 from tests.shared.billing.money import FREE, SERVERS, Money
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.own_database
 
@@ -55,6 +58,24 @@ def deliveries(money: Money) -> int:
         return sql.scalar(query) or 0
 
 
+def reported(money: Money) -> list[float]:
+    """Return the limit that each message has."""
+    of = webhook_deliveries.c
+    query = select(of.data).where(of.org_id == money.org_id, of.type == "budget.threshold_reached")
+    with money.connections.reading() as sql:
+        return [json.loads(data)["max_cost_usd_per_month"] for data in sql.scalars(query)]
+
+
+def waiting(money: Money) -> int:
+    """Count the sessions that wait for a lock."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with money.connections.reading() as sql:
+        return int(sql.scalar(query) or 0)
+
+
 def mark_left(connections: Connections) -> None:
     while end_user_limits.mark_left(connections):
         pass
@@ -77,6 +98,47 @@ def test_a_limit_marks_a_batch_and_the_sweep_the_rest(
     spent.limit("4", scope=END_USERS)
     mark_left(spent.connections)
     assert 2 * len(NAMES) == deliveries(spent)
+
+
+@pytest.mark.parametrize("changed", [END_USERS, end_user_scope("e")])
+def test_a_limit_that_changes_while_end_users_are_marked_is_not_reported(
+    spent: Money, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """What the mark has read is the limit that its messages have; the change waits for them."""
+    with monkeypatch.context() as few:
+        few.setattr(spending, "EXHAUSTED_AT_ONCE", 1)
+        spent.limit("4", scope=END_USERS)
+    with ThreadPoolExecutor(2) as threads:
+        with spent.connections.transaction() as tx:
+            # Held where it stores the message for the first of them.
+            tx.sql.execute(text("LOCK TABLE webhook_deliveries IN SHARE MODE"))
+            mark = threads.submit(mark_left, spent.connections)
+            eventually(lambda: waiting(spent) == 1)
+            change = threads.submit(spent.limit, "50", scope=changed)
+            eventually(lambda: change.done() or waiting(spent) == 2)
+        mark.result(60)
+        change.result(60)
+
+    assert {4} == set(reported(spent))
+
+
+def test_the_limit_of_each_one_may_change_while_an_own_one_is_removed(spent: Money) -> None:
+    """The limit that the end user has then is reported as it was read."""
+    scope = end_user_scope("a")
+    spent.limit("10", scope=scope)
+    spent.limit("4", scope=END_USERS)
+    with ThreadPoolExecutor(2) as threads:
+        with spent.connections.transaction() as tx:
+            # Held where it is about to note that the limit of each one is spent.
+            tx.sql.execute(select(months).where(months.c.scope == scope).with_for_update())
+            removal = threads.submit(spent.limit, None, scope=scope)
+            eventually(lambda: waiting(spent) == 1)
+            change = threads.submit(spent.limit, "50", scope=END_USERS)
+            eventually(lambda: change.done() or waiting(spent) == 2)
+        removal.result(60)
+        change.result(60)
+
+    assert {4} == set(reported(spent))
 
 
 def test_the_sweep_comes_to_an_end_after_the_clock_was_set_back(

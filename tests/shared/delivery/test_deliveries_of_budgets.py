@@ -53,9 +53,9 @@ class Org:
         money.reserve(claim, usd)
         money.spend(claim, usd)
 
-    def refuse(self, scope: str = ORG, *, others_reserved: bool = False) -> None:
-        one = Decimal(1)
-        refused = Refused(scope, limit=one, needed=one, others_reserved=others_reserved)
+    def refuse(self, scope: str = ORG, *, limit: str = "10", others_reserved: bool = False) -> None:
+        most = Decimal(limit)
+        refused = Refused(scope, limit=most, needed=most + 1, others_reserved=others_reserved)
         with self.connections.transaction() as tx:
             budgets.note_refusal(tx, self.id, refused)
 
@@ -127,6 +127,23 @@ def test_a_refused_call_exhausts_the_budget(org: Org) -> None:
     org.spend("2")
 
     assert [("org", 100, 10)] == org.delivered()
+
+
+@pytest.mark.parametrize("limited", [ORG, END_USERS, end_user_scope("u1")])
+def test_a_call_that_an_earlier_limit_refused_exhausts_no_budget(org: Org, limited: str) -> None:
+    """The limit was changed after the refusal, or is being changed while that is noted."""
+    scope = ORG if limited == ORG else end_user_scope("u1")
+    org.limit("10", limited)
+    org.spend("7", scope)
+    with org.connections.transaction() as tx:
+        values = {"max_cost_usd": None, "max_cost_usd_per_month": Decimal(50)}
+        budget_limits.set_(tx, org.id, limited, **values)
+        org.refuse(scope)
+    org.refuse(scope)
+    assert [] == org.delivered()
+
+    org.refuse(scope, limit="50")
+    assert [(scope, 100, 50)] == org.delivered()
 
 
 def test_end_users_are_reported_by_their_own_limit_or_that_of_all(org: Org) -> None:
