@@ -214,6 +214,9 @@ class _Reader:
             **{name.lower(): self._endpoint(name, path=_PATH) for name in _URLS_OF_PROVIDERS},
             **trace_settings.read(self._text, self.problems),
         }
+        for name in _KEYS_OF_PROVIDERS:
+            if not re.fullmatch("[ -~]*", values[name.lower()] or ""):  # a header carries it
+                self.problems.append(f"{name}: has characters that no key has")
         certificate_settings.check(self._environ, self.problems)
         values |= {
             setting.name: self._plain(f"ARKLOOP_{setting.name.upper()}", setting.default)

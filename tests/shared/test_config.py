@@ -95,6 +95,16 @@ def test_a_problem_names_the_variable_that_has_it(name: str, value: str) -> None
         Settings.from_env(PLATFORM | {name: value})
 
 
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"])
+@pytest.mark.parametrize("key", ["\u201csk-1\u201d", "sk-1\nsk-2"])
+def test_a_key_that_no_header_can_carry_is_refused(name: str, key: str) -> None:
+    """Each run would fail before its first request; the problem does not show the key."""
+    with pytest.raises(InvalidSettings) as raised:
+        Settings.from_env(PLATFORM | {name: key})
+
+    assert f"{name}: has characters that no key has" == str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("origin", "why"),
     [
