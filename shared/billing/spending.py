@@ -171,8 +171,8 @@ def mark_end_users_exhausted(
 ) -> str | None:
     """Do what `mark_exhausted` does for a batch of end users, whose scopes come after this one.
 
-    They have spent the limit of each one, which was not noted since it was set. Returns the last
-    scope of the batch; None if it is the last batch, or if the limit is being changed.
+    They have spent the limit of each one, which was not noted of this limit. Returns the last scope
+    of the batch; None if it is the last batch, or if the limit is being changed.
     """
     # By a statement of its own: the next one, and the trigger that reports the limit, then read the
     # row that this one keeps until the commit. A change of an end user's own limit locks it, too.

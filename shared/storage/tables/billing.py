@@ -141,7 +141,9 @@ spending = Table(
     Column("month", Date, primary_key=True),  # its first day, UTC; of a run: see `spending.place`
     Column("spent_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
     Column("held_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
-    time_("exhausted_at"),  # when a model call was refused last since too little is left
+    #: When a model call was refused last since too little is left; or when the limit of each end
+    #: user was set, if the sweep or that change has found it spent.
+    time_("exhausted_at"),
     CheckConstraint("spent_usd >= 0 AND held_usd >= 0", name="ck_spending_not_negative"),
 )
 

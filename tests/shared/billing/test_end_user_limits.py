@@ -158,6 +158,19 @@ def test_the_sweep_comes_to_an_end_after_the_clock_was_set_back(
     assert [*NAMES] == marked(spent)
 
 
+def test_a_limit_that_is_set_after_the_clock_was_set_back_is_reported(spent: Money) -> None:
+    """The limit before was set, and was noted to be spent, at times that are yet to come."""
+    spent.limit("4", scope=END_USERS)
+    hour = timedelta(hours=1)
+    with spent.connections.transaction() as tx:
+        tx.sql.execute(update(budgets).values(updated_at=budgets.c.updated_at + hour))
+        tx.sql.execute(update(months).values(exhausted_at=months.c.exhausted_at + hour))
+
+    spent.limit("3", scope=END_USERS)
+
+    assert 2 * len(NAMES) == reported(spent).count(3)
+
+
 def test_a_limit_binds_those_who_are_not_marked_yet(
     spent: Money, monkeypatch: pytest.MonkeyPatch
 ) -> None:
