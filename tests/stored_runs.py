@@ -147,7 +147,8 @@ class StoredRuns:
     ) -> bool:
         """Let the run wait, as its worker would; `fields` are those of what it asks."""
         pending = {"request_id": str(request_id), "kind": "question", "prompt": "?", **fields}
-        asked = RunWaitingForInput(**{"expires_at": "", **pending})
+        shown = times.rfc3339(times.now() + timedelta(seconds=expires_in))
+        asked = RunWaitingForInput(**{"expires_at": shown, **pending})
         with self.connections.transaction() as tx:
             return claims.park(
                 tx,

@@ -1,6 +1,8 @@
 """Messages of AG-UI that are sent again, and the runs that are about to answer them."""
 
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -43,17 +45,22 @@ def known_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None)
 
 
 def came_with_reply(
-    sql: Connection, known: Row[Any] | None, run: RowMapping, request_id: UUID
+    sql: Connection, known: Row[Any] | None, run: RowMapping, asked: Mapping[str, Any] | None
 ) -> bool:
-    """Return whether the message may have come together with the reply to this request of a run.
+    """Return whether the message may have come together with the reply to what a run has asked.
 
-    Where a question came without a call, the message before it is still the last one; another page
-    may have sent one while the run was active.
+    A reply to what was over already is not stored: such a message came after that. Where a question
+    came without a call, the message before it is still the last one; another page may have sent one
+    while the run was active.
     """
-    if known is None or known.position <= run["position"]:
+    if asked is None or known is None or known.position <= run["position"]:
         return False
-    replied_at = thread_entries.replied_at(sql, run["id"], request_id)
-    return replied_at is not None and known.created_at >= replied_at
+    request = asked["data"]
+    over_at = thread_entries.replied_at(sql, run["id"], UUID(request["request_id"]))
+    if over_at is None:
+        expires_at = datetime.fromisoformat(request["expires_at"])
+        over_at = min(expires_at, run["ended_at"] or expires_at)
+    return bool(known.created_at >= over_at)
 
 
 def _has_agent(

@@ -1,7 +1,7 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -186,12 +186,16 @@ def _resume(
 
     create = partial(_create, tx, wanted, thread, *agent, looks_again=joins and looks_again)
     try:
-        run, projection, entry = _asked(tx.sql, wanted, thread)
+        run, projection, entry = _asked(tx.sql, wanted, _may_have_asked(tx.sql, wanted, thread))
     except NotWaiting:
         if message is None or not is_cancelled:
             raise
-        if (part := joined()) is None and known is not None:
-            raise
+        if (part := joined()) is None and thread is not None and known is not None:
+            # What was over has no reply by which its run is found: the message came behind that.
+            before = thread_entries.run_before(tx.sql, thread.id, known.position)
+            run, projection, _ = _asked(tx.sql, wanted, [before] if before else ())
+            if not came_with_reply(tx.sql, known, run, projection.asked):
+                raise
         return part or create()
     assert projection.asked is not None
     content = content_of(projection.asked["data"], entry.status, entry.payload)
@@ -201,7 +205,7 @@ def _resume(
     )
     made = None
     request_id = UUID(entry.interrupt_id)
-    if is_new or (is_cancelled and came_with_reply(tx.sql, known, run, request_id)):
+    if is_new or (is_cancelled and came_with_reply(tx.sql, known, run, projection.asked)):
         # Before the answer, which locks its run: the limits of the org are locked first.
         made = joined() or create(answers=entry.interrupt_id)
     try:
@@ -213,11 +217,11 @@ def _resume(
 
 
 def _asked(
-    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
+    sql: Connection, wanted: AguiRequest, run_ids: Iterable[UUID]
 ) -> tuple[RowMapping, AguiProjection, ResumeEntry]:
-    """Return the run and its part that asks what the entry replies to. Raises: NotWaiting."""
+    """Return the one of the runs that has asked, and its part that does. Raises: NotWaiting."""
     entry = wanted.resume[0]
-    for run_id in _may_have_asked(sql, thread, entry) if len(wanted.resume) == 1 else ():
+    for run_id in run_ids if len(wanted.resume) == 1 else ():
         run = queries.get(sql, actor(), run_id)
         facts = facts_of(run, wanted.thread_id, wanted.run_id)
         projection = last_part(sql, facts, lambda p: _request_id(p) == entry.interrupt_id)
@@ -226,14 +230,16 @@ def _asked(
     raise NotWaiting("The thread has no open interrupt of this id.")
 
 
-def _may_have_asked(sql: Connection, thread: Row[Any] | None, entry: ResumeEntry) -> Iterator[UUID]:
+def _may_have_asked(
+    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None
+) -> Iterator[UUID]:
     """Yield the run that is active or has ended last, then the one that has the reply already."""
     if thread is None:
         return
     newest = thread.active_run_id or thread_entries.newest_run(sql, thread.id)
     if newest is not None:
         yield newest
-    request_id = parse_id(entry.interrupt_id)
+    request_id = parse_id(wanted.resume[0].interrupt_id)
     replied = request_id and thread_entries.replied_run(sql, thread.id, request_id)
     if replied and replied != newest:
         yield replied

@@ -109,6 +109,17 @@ def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
     )
 
 
+def run_before(sql: Connection, thread_id: UUID, position: int) -> UUID | None:
+    """Return the last run before a position whose turn has come, None if there is none."""
+    before = min(position, FIRST_WAITING)
+    return sql.scalar(
+        select(runs.c.id)
+        .where(runs.c.thread_id == thread_id, runs.c.position < before)
+        .order_by(runs.c.position.desc())
+        .limit(1)
+    )
+
+
 def newest_message(sql: Connection, thread_id: UUID) -> Row[Any] | None:
     """Return the last message of a user in the thread, None if there is none.
 

@@ -4,8 +4,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import func
 
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import sweep
 from tests.api.protocols.test_agui_runs import (
     LATER,
     SAID,
@@ -74,6 +76,59 @@ def test_a_cancel_of_what_is_over_is_sent_again(alice: User, stored: StoredRuns)
 
     [_, answers] = all_runs(stored)
     assert [f"{answers}.0.1"] * 2 == shown
+
+
+def test_a_cancel_of_what_has_expired_is_sent_again(alice: User, stored: StoredRuns) -> None:
+    """The run continues without a reply, and has not ended yet."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    stored.park(claimed(stored, run_id), request_id, expires_in=0)
+    stored.set(run_id, state="executing", pending_input=None)
+    resume = [{"interruptId": str(request_id), "status": "cancelled"}]
+
+    shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
+
+    [_, answers] = all_runs(stored)
+    assert [f"{answers}.0.1"] * 2 == shown
+
+
+@pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "cancelled"])
+def test_a_cancel_of_a_run_that_is_over_is_sent_again(
+    alice: User, stored: StoredRuns, is_expired: bool
+) -> None:
+    """The message is answered by its run, and anew once that has ended, as one sent alone."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    if is_expired:
+        stored.set(run_id, input_expires_at=func.now())
+        sweep.sweep(stored.connections)
+    else:
+        stored.cancel(run_id)
+    shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
+    stored.finish(claimed(stored, newest(stored)))
+    shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
+
+    [asked, first, again] = all_runs(stored)
+    assert ("failed" if is_expired else "cancelled") == stored.state(asked)
+    assert [f"{first}.0.1", f"{first}.0.1", f"{again}.0.1"] == shown
+
+
+def test_a_message_before_a_run_is_over_is_not_one_that_came_with_its_cancel(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Another page has sent it behind the run, and it was answered: the reply is refused."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    claim = claimed(stored, run_id)
+    send(alice, LATER).close()
+    stored.park(claim, request_id)
+    stored.cancel(run_id)
+    stored.finish(claimed(stored, newest(stored)))
+    resume = [{"interruptId": str(request_id), "status": "cancelled"}]
+
+    refused = events_of(send(alice, SAID, LATER, resume=resume))
+
+    assert ("RUN_ERROR", "runs.not_waiting") == (refused[-1]["type"], refused[-1]["code"])
+    assert 2 == len(all_runs(stored))
 
 
 def test_a_message_before_a_cancel_is_not_one_that_came_with_it(
