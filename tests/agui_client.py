@@ -31,14 +31,20 @@ class AguiProcess:
         return dict(json.loads(line))
 
     def agent(
-        self, user: Caller, thread_id: str, url: str = "", query: str = "", client: str = NEWEST
+        self,
+        user: Caller,
+        thread_id: str,
+        url: str = "",
+        query: str = "",
+        client: str = NEWEST,
+        **setup: Any,
     ) -> "Agent":
         """Make an agent of a client for a thread, at this address of the service."""
         agent = Agent(self, f"{thread_id} {url} {query}")
         base = f"{url or user.url}/v1/agui"
         headers = {"Authorization": f"Bearer {user.token}"}
         about = {"threadId": thread_id, "headers": headers, "url": base + query, "client": client}
-        self.perform(op="new", agent=agent.name, **about)
+        self.perform(op="new", agent=agent.name, **about, **setup)
         return agent
 
 

@@ -12,6 +12,8 @@ from tests.ai_sdk_chat import needs_front_ends
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.restarting_proxy import restarting_proxy
+from tests.silencing_proxy import silencing_proxy
+from tests.system import System
 from tests.waiting import eventually
 
 pytestmark = needs_front_ends
@@ -349,6 +351,24 @@ def test_the_guides_send_reports_a_message_that_has_not_arrived(
 
     assert (True, []) == ("502" in refused["error"], refused["messages"])
     assert [None, ("assistant", f"You said: Hello {version}")] == [sent["error"], shown(sent)[-1]]
+
+
+@CLIENTS
+def test_the_guides_send_connects_after_a_silence(
+    system: System, user: Caller, client: AguiProcess, version: str
+) -> None:
+    """It takes a connection without anything for one that is cut off."""
+    port = int(system.web[1].url.rpartition(":")[2])  # which pings twice a second
+    name = f"silent {version}"
+    with silencing_proxy(port) as proxy, ThreadPoolExecutor(1) as pool:
+        agent = client.agent(user, name, url=proxy.url, client=version, patience=4_000)
+        sending = pool.submit(agent.send, script({"say": name}, PIECES, {"say": "end"}))
+        eventually(lambda: proxy.passed > 3_000)
+        proxy.silence()
+        sent = sending.result()
+
+    assert [None, 2] == [sent["error"], types_of(sent).count("RUN_STARTED")]
+    assert [name, "end"] == [shown(sent)[-1][1][: len(name)], shown(sent)[-1][1][-3:]]
 
 
 def test_an_agent_that_was_aborted_connects_again(user: Caller, client: AguiProcess) -> None:

@@ -12,6 +12,7 @@ from tests.ai_sdk_chat import needs_front_ends, open_chat
 from tests.ai_sdk_pages import KINDS, MODULES, NODE, ROOT, Pages
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
+from tests.silencing_proxy import silencing_proxy
 from tests.system import System
 
 pytestmark = needs_front_ends
@@ -104,6 +105,28 @@ def test_an_answer_that_ended_while_its_page_was_cut_off_is_resumed(
         resumed = page.answer["parts"]
         assert resumed == page.do("load").answer["parts"]
         assert resumed == page.do("resume").answer["parts"]
+
+
+@pytest.mark.parametrize("ai", ["ai5", "ai6", "ai7"])
+def test_a_page_whose_connection_falls_silent_is_cut_off(
+    system: System, user: Caller, ai: str
+) -> None:
+    """It resumes then; a model that is silent for longer is not taken for that."""
+    port = int(system.web[1].url.rpartition(":")[2])  # which pings twice a second
+    said = script({"say": f"{WORD} ", "repeat": 60, "delay_ms": 25}, {"hang": 6}, {"say": "end"})
+    setup: dict[str, Any] = {"version": VERSION, "patience": 4_000}
+    with (
+        silencing_proxy(port) as proxy,
+        open_chat(user, new_id(), ai, **setup, url=proxy.url, direct=user.url) as page,
+    ):
+        page.do("begin", text=said)
+        page.do("until", text="x x")
+        proxy.silence()
+        page.do("settle")
+        assert ("error", "The connection fell silent.") == page.status
+        page.do("load").do("resume")
+
+        assert ("ready", None, f"{WORD} " * 60 + "end") == (*page.status, page.text)
 
 
 @pytest.mark.parametrize("again", ["resume", "submit"])

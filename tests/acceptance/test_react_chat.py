@@ -16,6 +16,7 @@ from tests.acceptance.test_browser import needs_chromium
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import ROOT
 from tests.caller import Caller, script
+from tests.silencing_proxy import silencing_proxy
 from tests.system import System
 from tests.waiting import eventually
 
@@ -313,3 +314,31 @@ def test_a_cut_network_loses_nothing(open_page: Open) -> None:
     expect_answers(phone, str(SLOW["say"]), "The second answer.")
     expect(phone.get_by_text("No connection")).to_have_count(0)
     assert answers(tab) == answers(phone)
+
+
+#: Gives the page another address of the service.
+MOVE = """
+const real = window.fetch;
+window.fetch = async (address, options) => {
+  const response = await real(address, options);
+  return address === "/token" ? Response.json({ ...(await response.json()), url: "%s" }) : response;
+};
+"""
+
+
+def test_connections_that_fall_silent_are_given_up(open_page: Open) -> None:
+    """After 30 s: that of an answer, and that of a page which only looks whether there is one."""
+    phone, idle, tab = open_page(), open_page(), open_page()
+    address, _, _ = tab.url.partition("?")
+    given = phone.evaluate("fetch('/token', { method: 'POST' }).then((one) => one.json())")
+    with silencing_proxy(int(given["url"].rpartition(":")[2])) as proxy:
+        for page, chat in ((idle, idle.url), (tab, f"{address}?chat={secrets.token_urlsafe(16)}")):
+            page.add_init_script(MOVE % proxy.url)
+            page.goto(chat)
+        say(tab, SLOW)
+        expect(tab.locator(".message.assistant")).to_contain_text("one two")
+        proxy.silence()
+        say(phone, {"say": "Here I am."})
+
+        for page, text in ((tab, str(SLOW["say"])), (idle, "Here I am.")):
+            expect(page.locator(".message.assistant")).to_contain_text(text, timeout=90_000)

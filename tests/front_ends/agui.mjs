@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
 
-import { agentClass, sendBy } from "./guide.mjs"
+import { agentClass, impatientAguiFetch, sendBy } from "./guide.mjs"
 
 const clientOf = (name) => import(pathToFileURL(`${process.argv[2]}/${name}/dist/index.mjs`))
 
@@ -14,7 +14,8 @@ const agents = new Map()
 async function perform({ op, agent: name, ...how }) {
   if (op === "new") {
     const Agent = agentClass(await clientOf(how.client))
-    agents.set(name, new Agent({ url: how.url, threadId: how.threadId, headers: how.headers }))
+    const { url, threadId, headers } = how
+    agents.set(name, new Agent({ url, threadId, headers, fetch: impatientAguiFetch(how.patience) }))
     return {}
   }
   const agent = agents.get(name)

@@ -1,13 +1,13 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?, "patience"?}'
 //
 // With `direct`, messages are loaded from there. Each line of the standard input is a command, {"do": …}; each line of the output says how the
 // chat is after it: {messages, status, error, finished, posts}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { automatic, seen, workflowTransport } from "./guide.mjs";
+import { automatic, impatientFetch, seen, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -21,6 +21,7 @@ const log = [];
 console.error = (...words) => log.push(words.join(" "));
 
 function defaultTransport() {
+  const fetch = impatientFetch(given.patience);
   return new ai.DefaultChatTransport({
     api: api + query,
     headers,

@@ -32,6 +32,14 @@ export function workflowTransport(WorkflowChatTransport, { url, version, headers
   return Object.assign(make(WorkflowChatTransport, url, version, headers), { maxConsecutiveErrors: 1000 });
 }
 
+// Returns a guide's `fetch` for connections that fall silent, with less patience if that is given in milliseconds.
+function fetchOf(code, patience = 30_000) {
+  return new Function(`${code.replace("30_000", patience)}; return impatientFetch;`)();
+}
+
+export const impatientFetch = (patience) => fetchOf(blockWith("function impatientFetch("), patience);
+export const impatientAguiFetch = (patience) => fetchOf(aguiBlockWith("function impatientFetch("), patience);
+
 // Returns the guide's class of agents, which names exports of the package `@ag-ui/client`.
 export function agentClass(client) {
   const code = aguiBlockWith("class Agent ").replace(/^import .*$/m, "");

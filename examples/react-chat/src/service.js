@@ -3,12 +3,16 @@ import { DefaultChatTransport } from "ai";
 
 const VERSION = "7.0.173"; // of the package `ai`
 const MOST_KEPT_ALIVE = 16_000; // characters, of the 64 KiB that browsers send for pages that were left
+// The service sends something at least every 10 s: what is silent for this long is lost.
+const SILENCE_MILLISECONDS = 30_000;
 let token = null;
+
+const inTime = () => AbortSignal.timeout(SILENCE_MILLISECONDS);
 
 // Requests a new token when less than a minute of the last one is left.
 async function currentToken() {
   if (!token || Date.parse(token.expires_at) - Date.now() < 60_000) {
-    const response = await fetch("/token", { method: "POST" });
+    const response = await fetch("/token", { method: "POST", signal: inTime() });
     if (!response.ok) throw new Error("The page got no token.");
     token = await response.json();
   }
@@ -35,7 +39,7 @@ async function request(chatId, path, options = {}) {
   const { url, token } = await currentToken();
   const headers = { Authorization: `Bearer ${token}` };
   const address = `${url}/v1/ui/chat/${encodeURIComponent(chatId)}${path}`;
-  const response = await fetch(address, { ...options, headers });
+  const response = await fetch(address, { ...options, headers, signal: inTime() });
   if (!response.ok) throw await errorOf(response);
   return response.json();
 }
@@ -53,13 +57,29 @@ export async function enqueue(chatId, message) {
     headers: { Authorization: `Bearer ${token}` },
     body,
     keepalive: body.length < MOST_KEPT_ALIVE, // it arrives also if the page is left meanwhile
-    signal: reading.signal,
+    signal: AbortSignal.any([reading.signal, inTime()]),
   });
   if (!response.ok) throw await errorOf(response);
   reading.abort();
 }
 
+// A fetch that fails when its connection has fallen silent; a browser waits without end.
+async function impatientFetch(address, options) {
+  const silence = new AbortController();
+  let timer;
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(new Error("The connection fell silent.")), SILENCE_MILLISECONDS);
+  };
+  heard();
+  const signal = AbortSignal.any([silence.signal, options.signal ?? silence.signal]);
+  const response = await fetch(address, { ...options, signal });
+  const transform = (bytes, reader) => { heard(); reader.enqueue(bytes); };
+  return new Response(response.body?.pipeThrough(new TransformStream({ transform })), response);
+}
+
 export const transport = new DefaultChatTransport({
+  fetch: impatientFetch,
   prepareSendMessagesRequest: async ({ id, messages, trigger, messageId }) => {
     const { url, token } = await currentToken();
     return {
