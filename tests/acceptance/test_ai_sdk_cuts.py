@@ -12,6 +12,7 @@ from tests.ai_sdk_chat import needs_front_ends, open_chat
 from tests.ai_sdk_pages import KINDS, MODULES, NODE, ROOT, Pages
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
+from tests.restarting_proxy import restarting_proxy
 from tests.silencing_proxy import silencing_proxy
 from tests.system import System
 
@@ -127,6 +128,35 @@ def test_a_page_whose_connection_falls_silent_is_cut_off(
         page.do("load").do("resume")
 
         assert ("ready", None, f"{WORD} " * 60 + "end") == (*page.status, page.text)
+
+
+@pytest.mark.parametrize("ai", ["ai5", "ai6", "ai7"])
+def test_a_message_that_never_arrived_is_sent_again(system: System, user: Caller, ai: str) -> None:
+    """The guide's `recover` does so, and the model reads it before the next one."""
+    with (
+        restarting_proxy(system.web[0].settings.port, refused_posts=1) as proxy,
+        open_chat(user, new_id(), ai, version=VERSION, url=proxy.url, direct=user.url) as page,
+    ):
+        page.do("send", text="I am Ann")
+        assert "error" == page.status[0]
+        page.do("recover")
+        assert ("ready", None, "You said: I am Ann") == (*page.status, page.text)
+        page.do("send", text=script({"find": "I am Ann"}))
+        assert "I am Ann" in page.text
+        assert ["user", "assistant"] * 2 == [one["role"] for one in page.do("load").messages]
+
+
+def test_a_message_that_got_no_response_is_not_sent_again(system: System, user: Caller) -> None:
+    """The guide's `recover` resumes its answer."""
+    with (
+        cutting_proxy(system.web[0].settings.port, **IN_HEAD) as proxy,
+        open_chat(user, new_id(), version=VERSION, url=proxy.url) as page,
+    ):
+        page.do("send", text="Hello")
+        assert "error" == page.status[0]
+        page.do("recover")
+        assert ("ready", None, "You said: Hello") == (*page.status, page.text)
+        assert 1 == page.said["posts"]
 
 
 @pytest.mark.parametrize("again", ["resume", "submit"])

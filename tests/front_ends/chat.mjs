@@ -7,7 +7,7 @@
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { automatic, impatientFetch, seen, workflowTransport } from "./guide.mjs";
+import { automatic, impatientFetch, recoverBy, seen, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -99,6 +99,10 @@ const commands = {
   resume: () => chat.resumeStream(),
   // Does not wait for the answer, either.
   resuming: () => void chat.resumeStream().catch(() => {}),
+  recover: async () => {
+    const { messages, sendMessage, resumeStream } = chat;
+    await recoverBy({ url: api, id: given.chat, headers, messages, sendMessage, resumeStream })();
+  },
   stop: () => chat.stop(),
   approve: (answer) => chat.addToolApprovalResponse(answer),
   output: (answer) => chat.addToolOutput(answer),

@@ -40,6 +40,11 @@ function fetchOf(code, patience = 30_000) {
 export const impatientFetch = (patience) => fetchOf(blockWith("function impatientFetch("), patience);
 export const impatientAguiFetch = (patience) => fetchOf(aguiBlockWith("function impatientFetch("), patience);
 
+// Returns the guide's `recover`, whose names are those of a chat.
+export function recoverBy(names) {
+  return new Function(...Object.keys(names), `${blockWith("function recover(")}; return recover;`)(...Object.values(names));
+}
+
 // Returns the guide's class of agents, which names exports of the package `@ag-ui/client`.
 export function agentClass(client) {
   const code = aguiBlockWith("class Agent ").replace(/^import .*$/m, "");
