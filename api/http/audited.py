@@ -47,11 +47,14 @@ def cancel(tx: Transaction, run_id: UUID) -> None:
         record(tx, "run.cancelled", "run", run_id)
 
 
-def cancel_at_once(run_id: UUID) -> None:
-    """Cancel and record as `cancel` does, in as few round trips as possible."""
+def cancel_at_once(run_id: UUID) -> bool:
+    """Cancel and record as `cancel` does, in as few round trips as possible.
+
+    Returns whether the run had not ended.
+    """
     who = actor()
     entry = _entry(who.org_id, "run.cancelled", By.actor(who), ("run", run_id), {})
-    commands.cancel_and_record(connections(), who, run_id, entry)
+    return commands.cancel_and_record(connections(), who, run_id, entry)
 
 
 def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> None:

@@ -94,6 +94,12 @@ class ChunkFrames(Frames):
     """Server-Sent Events of the AI SDK's UI message stream; the last one is `[DONE]`."""
 
 
+class Stopped(Ok):
+    """An acknowledgement of a stop; `stopped` is whether a run was cancelled."""
+
+    stopped: bool
+
+
 _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 
@@ -170,15 +176,15 @@ def resume_chat(chat_id: str) -> Response:
 
 @bp.post("/v1/ui/chat/<path:chat_id>/stop")
 @requires("data.runs.write", end_users=True)
-@described(body=NoArguments, body_optional=True, returns=Ok)
+@described(body=NoArguments, body_optional=True, returns=Stopped)
 def stop_chat(chat_id: str) -> Response:
-    """Cancel the chat's active run; responds 200, also if there is none."""
+    """Cancel the chat's active run; responds 200 with whether there was one."""
     read_body(NoArguments(), optional=True, limits=BodyLimits(takes_text=True))
     with connections().reading() as sql:
         thread = threads.find(sql, actor(), chat_id)
-    if thread is not None and thread.active_run_id is not None:
-        audited.cancel_at_once(thread.active_run_id)
-    return jsonify({"ok": True})
+    run_id = None if thread is None else thread.active_run_id
+    stopped = run_id is not None and audited.cancel_at_once(run_id)
+    return jsonify({"ok": True, "stopped": stopped})
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/messages")

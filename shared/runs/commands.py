@@ -74,20 +74,22 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
 
 def cancel_and_record(
     connections: Connections, actor: Actor, run_id: UUID, entry: NewEntry
-) -> None:
+) -> bool:
     """Cancel a run as `cancel` does, and record `entry` in the audit log if it had not ended.
 
     For a run that a worker is executing, which most cancels are for, this is a single statement.
+    Returns whether the run had not ended.
 
     Raises:
         RunNotFound, Forbidden, Unavailable
     """
     with connections.statement() as tx:
         if trees.cancel_held(tx, actor, run_id, entry):
-            return
+            return True
     with connections.transaction() as tx:
-        if cancel(tx, actor, run_id):
+        if is_cancelled := cancel(tx, actor, run_id):
             audit_log.record(tx, entry)
+    return is_cancelled
 
 
 def answer(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.ai_sdk_chat import needs_front_ends, open_chat
 from tests.caller import Caller, script
+from tests.waiting import eventually
 
 pytestmark = needs_front_ends
 
@@ -237,7 +238,7 @@ def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
         chat.do("begin", text=script({"say": "Well."}, {"hang": 60}))
         chat.do("until", text="Well.")
         stopped = user.http.post(f"/v1/ui/chat/{chat_id}/stop")
-        assert (200, {"ok": True}) == (stopped.status_code, stopped.json())
+        assert (200, {"ok": True, "stopped": True}) == (stopped.status_code, stopped.json())
         chat.do("settle")
         assert ("ready", None) == chat.status
         chat.do("send", text="Hello")
@@ -255,6 +256,16 @@ def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
         assert kept == [one for one in chat.messages if one != shown]
         chat.do("send", text="Again")
         assert "You said: Again" == chat.text
+
+
+def test_a_stop_ends_the_run_of_a_message_that_is_on_its_way(user: Caller) -> None:
+    """The guide's button sends it again until the message has arrived."""
+    with open_chat(user, new_id(), version="7.0.173", delay=1_000) as chat:
+        chat.do("begin", text=script({"say": "x ", "repeat": 600, "delay_ms": 100}))
+        chat.do("stopRun").do("settle")
+        assert ("ready", None) == chat.status
+        eventually(lambda: len(chat.do("load").messages) == 2)
+        assert "cancelled" == chat.answer["metadata"]["arkloop"]["status"]
 
 
 def test_a_repeated_call_takes_back_what_it_had_streamed(user: Caller) -> None:

@@ -1,13 +1,13 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?, "patience"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?, "patience"?, "delay"?}'
 //
-// With `direct`, messages are loaded from there. Each line of the standard input is a command, {"do": …}; each line of the output says how the
-// chat is after it: {messages, status, error, finished, posts}.
+// With `direct`, messages are loaded from there; messages are on their way for `delay` milliseconds. Each line of the standard input is a
+// command, {"do": …}; each line of the output says how the chat is after it: {messages, status, error, finished, posts}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { automatic, impatientFetch, recoverBy, seen, workflowTransport } from "./guide.mjs";
+import { automatic, impatientFetch, recoverBy, seen, stopBy, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -30,8 +30,11 @@ function defaultTransport() {
     prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
       body: { ...body, id, messages: messages.slice(-1), trigger, messageId },
     }),
-    fetch: (url, options) => {
-      if (options?.method === "POST") posts += 1;
+    fetch: async (url, options) => {
+      if (options?.method === "POST") {
+        posts += 1;
+        await new Promise((resolve) => setTimeout(resolve, given.delay ?? 0));
+      }
       return fetch(url, options);
     },
     prepareReconnectToStreamRequest: ({ id }) => ({
@@ -104,6 +107,13 @@ const commands = {
     await recoverBy({ url: api, id: given.chat, headers, messages, sendMessage, resumeStream })();
   },
   stop: () => chat.stop(),
+  stopRun: async () => {
+    const { stopRun, show } = stopBy({ url: api, id: given.chat, headers, stop: () => chat.stop() });
+    show(chat.status);
+    const timer = setInterval(() => show(chat.status), 5);
+    await stopRun();
+    clearInterval(timer);
+  },
   approve: (answer) => chat.addToolApprovalResponse(answer),
   output: (answer) => chat.addToolOutput(answer),
   submit: () => chat.sendMessage(),

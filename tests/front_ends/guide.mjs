@@ -45,6 +45,12 @@ export function recoverBy(names) {
   return new Function(...Object.keys(names), `${blockWith("function recover(")}; return recover;`)(...Object.values(names));
 }
 
+// Returns the guide's `stopRun`, and a function for what the page does with each status.
+export function stopBy(names) {
+  const code = `${blockWith("function stopRun(")}; return { stopRun, show: (status) => { now = status; } };`;
+  return new Function(...Object.keys(names), code)(...Object.values(names));
+}
+
 // Returns the guide's class of agents, which names exports of the package `@ag-ui/client`.
 export function agentClass(client) {
   const code = aguiBlockWith("class Agent ").replace(/^import .*$/m, "");

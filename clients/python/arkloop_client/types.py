@@ -2032,6 +2032,13 @@ class SteeringMessage(TypedDict):
     fallback_run_id: str
 
 
+class Stopped(TypedDict):
+    "An acknowledgement of a stop; `stopped` is whether a run was cancelled."
+
+    ok: bool
+    stopped: bool
+
+
 class StoreCheckpoint(TypedDict):
     run_id: str
     fence: int

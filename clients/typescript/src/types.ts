@@ -2780,7 +2780,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel the chat's active run
-         * @description Cancel the chat's active run; responds 200, also if there is none.
+         * @description Cancel the chat's active run; responds 200 with whether there was one.
          *
          *     Requires the permission `data.runs.write`.
          *
@@ -5189,6 +5189,11 @@ export interface components {
             type: "invalid_request_error" | "rate_limit_error" | "server_error";
             param: string | null;
             code: string | null;
+        };
+        /** @description An acknowledgement of a stop; `stopped` is whether a run was cancelled. */
+        Stopped: {
+            ok: boolean;
+            stopped: boolean;
         };
         /**
          * @description Tokens of one model call, or of many added up.
@@ -13225,7 +13230,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Ok"];
+                    "application/json": components["schemas"]["Stopped"];
                 };
             };
             400: components["responses"]["http.bad_request"];

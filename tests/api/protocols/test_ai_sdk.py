@@ -244,7 +244,7 @@ def test_a_chat_that_does_not_exist_has_nothing(alice: User) -> None:
 
     assert [] == shown(alice, chat)
     assert 204 == alice.get(f"/v1/ui/chat/{chat}/stream").status_code
-    assert {"ok": True} == alice.post(f"/v1/ui/chat/{chat}/stop").json
+    assert {"ok": True, "stopped": False} == alice.post(f"/v1/ui/chat/{chat}/stop").json
     finish = b'data: {"type":"finish"}\n\ndata: [DONE]\n\n'
     assert finish == alice.get(f"/v1/ui/chat/{chat}/stream?startIndex=0").data
 
