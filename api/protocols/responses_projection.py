@@ -22,10 +22,18 @@ from arkloop.api.protocols.responses_output import Call, ResponseOutput
 from arkloop.shared.agents import approvals
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.open_turn import OpenTurn
+from arkloop.shared.runs.limits_reached import no_answer
 
 DONE = b"data: [DONE]\n\n"
-#: Why a run has completed without a whole answer.
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+#: Why a run has completed without a whole answer, by its `stop_reason`; the limits are our own.
+_INCOMPLETE = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+    "timeout": "timeout",
+    "budget": "budget",
+}
+#: Limits at which a last model call gives an answer, if it can.
+_ANSWERED = ("max_steps", "tool_loop")
 
 
 class ResponseProjection:
@@ -46,6 +54,8 @@ class ResponseProjection:
         self._open_turn = OpenTurn()
         self._calls: dict[str, Call] = {}
         self._asked_call: str | None = None
+        self._said_at_limit = ""
+        self._is_at_limit = False
         self._usage: Mapping[str, Any] = {}
         self._usage_before: Mapping[str, Any] = {}
 
@@ -157,6 +167,12 @@ class ResponseProjection:
         if kind == "tool.call":
             call = Call(event["seq"], data["name"], data["arguments"])
             self._calls[data["tool_call_id"]] = call
+        elif kind == "run.limit_reached":
+            self._is_at_limit = True
+        elif kind == "message.delta" and self._is_at_limit:
+            self._said_at_limit += data["content"]
+        elif kind == "message.reset":
+            self._said_at_limit = ""
         elif kind == "run.waiting_for_input":
             self._asked_call = data.get("tool_call_id")
         elif kind == "run.input_received" and self._asked_call in self._calls:
@@ -177,7 +193,7 @@ class ResponseProjection:
         data = event["data"]
         match event["type"]:
             case "run.completed":
-                reason = _INCOMPLETE.get(data["stop_reason"])
+                reason = self._incomplete_reason(data["stop_reason"])
                 changes: Object = {"status": "completed" if reason is None else "incomplete"}
                 if reason is not None:
                     changes["incomplete_details"] = {"reason": reason}
@@ -189,6 +205,12 @@ class ResponseProjection:
         status = changes["status"]
         kind = "incomplete" if status == "cancelled" else status
         yield self._finish(event, kind, **changes)
+
+    def _incomplete_reason(self, stop_reason: str) -> str | None:
+        if stop_reason in _ANSWERED:
+            said = self._said_at_limit.strip()
+            return None if said and said != no_answer(stop_reason) else stop_reason
+        return _INCOMPLETE.get(stop_reason)
 
     def _finish(self, event: Mapping[str, Any], kind: str, **changes: Any) -> bytes:
         if changes["status"] == "completed":

@@ -166,3 +166,39 @@ def test_a_call_of_an_http_tool_is_in_the_response_after_the_wait() -> None:
 
     called = [one for one in projection.response()["output"] if one["type"] == "mcp_call"]
     assert ["calculator", "pay"] == [one["name"] for one in called]
+
+
+NO_ANSWER = "No answer: this run reached its limit of steps before the model had one."
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "said", "reason"),
+    [
+        ("stop", "It is 42.", None),
+        ("timeout", "It is", "timeout"),
+        ("budget", "It is 42.", "budget"),
+        ("max_steps", "It is 42.", None),
+        ("tool_loop", "It is 42.", None),
+        ("max_steps", NO_ANSWER, "max_steps"),
+        ("max_steps", "", "max_steps"),
+        ("end_turn", "It is 42.", None),
+    ],
+)
+def test_a_run_without_a_whole_answer_is_incomplete(
+    stop_reason: str, said: str, reason: str | None
+) -> None:
+    """At a limit of time or cost the answer may be cut off; at others a last call gives it."""
+    *events, ended = events_of("text")
+    limit = {"stop_reason": stop_reason, "message": "The run reached a limit."}
+    events.append({**ended, "type": "run.limit_reached", "data": limit})
+    if said:
+        events.append({**ended, "type": "message.delta", "data": {"content": said}})
+    ended["data"]["stop_reason"] = stop_reason
+    projection = ResponseProjection(FACTS)
+    frames = project_all([*events, ended], projection)
+
+    response = data_of(frames)[-1]["response"]
+    details = None if reason is None else {"reason": reason}
+    status = "completed" if reason is None else "incomplete"
+    assert (status, details) == (response["status"], response["incomplete_details"])
+    assert f"response.{status}" == data_of(frames)[-1]["type"]
