@@ -212,9 +212,9 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),
             "first_pause": _pause(settings, 1),
             "window_seconds": sum(settings.webhook_retry_seconds),
-            "steady_seconds": STEADY_SECONDS,
-            "lease_seconds": _lease(settings),
-            "most_hastened": HASTENED_AT_ONCE,
+            "steady": timedelta(seconds=STEADY_SECONDS),
+            "lease": timedelta(seconds=_lease(settings)),
+            "most": HASTENED_AT_ONCE,
         },
     )
 

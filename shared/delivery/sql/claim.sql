@@ -58,6 +58,8 @@ WITH RECURSIVE pending AS (
 UPDATE webhook_deliveries d SET
     attempts = d.attempts + 1,
     tried_since = coalesce(d.tried_since, now()),
+    endpoint_disabled_seconds = CASE
+        WHEN d.tried_since IS NULL THEN e.disabled_seconds ELSE d.endpoint_disabled_seconds END,
     leased_until = now() + make_interval(secs => %(lease_seconds)s)
 FROM due, webhook_endpoints e
 WHERE d.id = due.id AND e.id = d.endpoint_id

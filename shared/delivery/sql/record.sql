@@ -1,10 +1,11 @@
 -- Record the results of attempts: delivered, pending again after a pause, or dead.
 --
 -- A 410 of an address that the endpoint had before is a failure like others.
+-- The time in which the endpoint was disabled is no part of a delivery's: nothing was attempted then.
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
 -- that responds again after failures gets at once what it has failed to take since they began. What it
 -- refused before then keeps its pause: a message that it always refuses is not repeated after each
--- outage. Those that do so together share `most_hastened`; one for which more may wait counts as
+-- outage. Those that do so together share `most`; one for which more may wait counts as
 -- failing until its next success. What another process is attempting at that moment may still fail
 -- as before: it becomes due during its attempt, and is repeated after the first pause.
 --
@@ -20,20 +21,24 @@ WITH given AS (
         unnest((SELECT %(errors)s::text[])) AS error,
         unnest((SELECT %(pauses)s::float8[])) AS pause
 ), result AS (
-    SELECT given.*, response_status IS NOT DISTINCT FROM 410 AND EXISTS (
-            SELECT FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
-            WHERE d.id = given.id AND e.url = given.url
-        ) AS is_gone
-    FROM given
+    SELECT given.*, (response_status = 410 AND e.url = given.url) IS TRUE AS is_gone,
+        e.disabled
+    FROM given LEFT JOIN LATERAL (
+        SELECT e.url, e.disabled_seconds - d.endpoint_disabled_seconds
+            + coalesce(extract(epoch FROM now() - e.disabled_at), 0) AS disabled
+        FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
+        WHERE d.id = given.id LIMIT 1
+    ) AS e ON true
 ), recorded AS (
     UPDATE webhook_deliveries d SET
         state = CASE
             WHEN r.is_delivered THEN 'delivered'
             WHEN r.is_gone
-                OR now() >= d.tried_since + make_interval(secs => %(window_seconds)s) THEN 'dead'
+                OR now() >= d.tried_since
+                    + make_interval(secs => %(window_seconds)s + coalesce(r.disabled, 0)) THEN 'dead'
             ELSE 'pending' END,
         due_at = now() + make_interval(secs => CASE
-            WHEN d.due_at > d.leased_until - make_interval(secs => %(lease_seconds)s)
+            WHEN d.due_at > d.leased_until - %(lease)s
                 THEN %(first_pause)s
             ELSE r.pause END),
         leased_until = NULL,
@@ -61,12 +66,12 @@ WITH given AS (
     FROM recorded GROUP BY endpoint_id
 ), working AS (
     -- The first of these attempts began before its failure, by less than a lease.
-    SELECT e.id, e.failing_since - make_interval(secs => %(lease_seconds)s) AS failing_from
+    SELECT e.id, e.failing_since - %(lease)s AS failing_from
     FROM webhook_endpoints e
     JOIN result_of_endpoint r ON r.endpoint_id = e.id AND r.is_working AND NOT r.is_gone
-    WHERE e.failing_since < now() - make_interval(secs => %(steady_seconds)s)
+    WHERE e.failing_since < now() - %(steady)s
 ), share AS (
-    SELECT greatest(1, %(most_hastened)s / greatest(1, count(*))) AS most FROM working
+    SELECT greatest(1, %(most)s / greatest(1, count(*))) AS most FROM working
 ), hastened AS (
     UPDATE webhook_deliveries SET due_at = now() WHERE id IN (
         SELECT waiting.id FROM working w CROSS JOIN LATERAL (
@@ -89,7 +94,7 @@ WITH given AS (
             ORDER BY due_at LIMIT 1000
         ) AS due JOIN webhook_deliveries d ON d.id = due.id
         WHERE d.leased_until > now() AND d.tried_since >= w.failing_from
-            AND d.due_at <= d.leased_until - make_interval(secs => %(lease_seconds)s)
+            AND d.due_at <= d.leased_until - %(lease)s
             AND d.id NOT IN (SELECT id FROM result UNION ALL SELECT id FROM followers)
         FOR NO KEY UPDATE OF d SKIP LOCKED
     )

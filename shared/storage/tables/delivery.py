@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -29,6 +30,10 @@ webhook_endpoints = Table(
     Column("event_types", ARRAY(Text), nullable=False),
     Column("is_enabled", Boolean, nullable=False, server_default=text("true")),
     Column("disabled_reason", Text),  # gone: it has responded with 410; null: an admin
+    #: Set by a trigger: since when it is disabled, and for how long it was before. What waits for
+    #: it is not written then.
+    time_("disabled_at"),
+    Column("disabled_seconds", Double, nullable=False, server_default=text("0")),
     #: The first attempt that failed since the last one that did not. After an outage it is kept
     #: until all deliveries that wait are due.
     time_("failing_since"),
@@ -59,6 +64,9 @@ webhook_deliveries = Table(
     Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     time_("leased_until"),  # while a process makes an attempt
     time_("tried_since"),  # when the first attempt began
+    #: The `disabled_seconds` of the endpoint then. Null: a process of an earlier release has begun
+    #: it. What was stored before there was this column has 0 until a process of this one begins it.
+    Column("endpoint_disabled_seconds", Double),
     time_("tried_at"),  # when the last attempt ended
     Column("response_status", Integer),  # of the last attempt
     Column("error", Text),  # of the last attempt
