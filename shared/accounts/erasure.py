@@ -118,6 +118,12 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     erased = Erased()
     whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
     _take_offers_back(connections, erased, whose)
+    # Before the threads, as those of a user. Runs from before a thread had its end user do not name
+    # them in their deliveries, and may be gone.
+    with connections.reading() as sql:
+        thread_ids = find(sql).thread_ids
+    if thread_ids:
+        deliveries.forget_threads(connections, org_id, thread_ids)
     _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
     with connections.reading() as sql:

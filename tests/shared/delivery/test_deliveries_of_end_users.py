@@ -1,5 +1,6 @@
-"""Deliveries that name an end user: they are erased with that."""
+"""Deliveries about an end user: they are erased with that."""
 
+import json
 from uuid import UUID
 
 import pytest
@@ -8,11 +9,14 @@ from sqlalchemy import Text, cast, func, insert, select
 from arkloop.shared.accounts import erasure
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import retention, thread_changes
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import Register, User
 from tests.query_plans import Plans, noted
+from tests.shared.runs.delegated_runs import held
 from tests.stored_deliveries import endpoint
+from tests.stored_runs import StoredRuns, ago
 
 ANN = 'Ann "é" \\ 🙂'
 
@@ -61,6 +65,31 @@ def test_deliveries_of_runs_that_are_gone_are_erased(
 
     assert [True] * 4 == left(connections, *others)
     assert [False] * 5 == left(connections, *anns)
+
+
+@pytest.mark.parametrize("end_user_id", [None, "bob"])
+def test_deliveries_of_runs_from_before_a_thread_had_its_end_user_are_erased(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, end_user_id: str | None
+) -> None:
+    """They name nobody or somebody else, and the retention has deleted their runs."""
+    monkeypatch.setattr(deliveries, "FORGOTTEN_AT_ONCE", 2)
+    connections, org_id = stored.connections, stored.actor.org_id
+    with connections.transaction() as tx:
+        hook = endpoint(tx, org_id)
+    theirs, other = (stored.thread() for _ in range(2))
+    for thread_id in (theirs, other, theirs):
+        run_id = stored.create(thread_id, end_user_id=end_user_id)
+        assert stored.finish(held(stored, run_id), message=(new_id(), "Hello, Ann."))
+        stored.set(run_id, ended_at=ago(days=400))
+    with connections.transaction() as tx:
+        thread_changes.change(tx, stored.actor, theirs, end_user_id=ANN)
+    retention.forget(connections)
+
+    erasure.erase_end_user(connections, org_id, ANN)
+
+    with connections.reading() as sql:
+        kept = select(webhook_deliveries.c.data).where(webhook_deliveries.c.endpoint_id == hook)
+        assert [str(other)] == [json.loads(data)["thread_id"] for data in sql.scalars(kept)]
 
 
 def test_deliveries_of_an_end_user_are_found_by_indexes(
