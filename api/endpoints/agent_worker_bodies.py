@@ -13,6 +13,7 @@ from arkloop.api.http.fields import (
     JsonSchema,
     StrictBoolean,
     Usd,
+    repetitions,
     utf8_length,
     whole,
 )
@@ -233,8 +234,8 @@ class _LastWrite(AppendEvents):
 
 
 def _check_distinct(call_ids: list[str]) -> None:
-    if len(set(call_ids)) < len(call_ids):
-        raise ValidationError("duplicate id")
+    if repeated := repetitions(call_ids):
+        raise ValidationError({place: ["duplicate id"] for place in repeated})
 
 
 class _Pause(_LastWrite):

@@ -23,7 +23,7 @@ from arkloop.api.endpoints.following import shared
 from arkloop.api.endpoints.worker_types import EndedCall, HeldCalls, PolledCalls
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
-from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
+from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, repetitions, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
@@ -105,8 +105,9 @@ class PollForCalls(_Waiting):
         if ("tools" in body) == ("tools_hash" in body):
             raise ValidationError("requires either `tools` or `tools_hash`", "tools")
         names = [tool["name"] for tool in body.get("tools", ())]
-        if len(set(names)) < len(names):
-            raise ValidationError("duplicate name", "tools")
+        if repeated := repetitions(names):
+            why = {"name": ["duplicate name"]}
+            raise ValidationError({"tools": dict.fromkeys(repeated, why)})
 
 
 class _Held(Schema):

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,6 +31,12 @@ _MOMENT = re.compile(
     rf"(?P<time>T{_HOUR_AND_MINUTE}:[0-9]{{2}}(?:\.[0-9]+)?(?P<offset>Z|[+-]{_HOUR_AND_MINUTE})?)?",
     re.ASCII | re.IGNORECASE,
 )
+
+
+def repetitions(values: Sequence[str]) -> list[int]:
+    """Return the places of those values in a list that it has had before."""
+    first: dict[str, int] = {}
+    return [place for place, value in enumerate(values) if first.setdefault(value, place) != place]
 
 
 class CheckedLater(fields.Raw):

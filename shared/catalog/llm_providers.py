@@ -59,6 +59,8 @@ def create(
         NameTaken: the org has one of this name, or a model is named twice.
         InvalidRequest: `base_url` may not be asked, the platform lacks an option, the org has too
             many, or this server cannot store a key.
+
+    Details about a model begin with its place, `models.0`.
     """
     org_locks.lock(tx, actor.org_id)
     count = tx.sql.execute(
@@ -84,8 +86,16 @@ def create(
     ).one_or_none()
     if row is None:
         raise NameTaken(name=["is already the name of another provider"])
-    for model in models:
-        _create_model(tx, row, **model)
+    for place, model in enumerate(models):
+        try:
+            _create_model(tx, row, **model)
+        except (NameTaken, InvalidRequest) as error:
+            raise type(error)(
+                **{  # the limit of the org is not about one of the models
+                    name if name == "body" else f"models.{place}.{name}": why
+                    for name, why in error.details.items()
+                }
+            ) from None
     return row
 
 

@@ -224,7 +224,7 @@ def test_a_worker_gets_the_calls_that_have_not_begun(
     refused = mine.write(verb, unbegun=["a", "x"], **body)
     assert (422, "validation.error") == error_of(refused)
     repeated = mine.write(verb, unbegun=["a", "b", "a"], **body)
-    assert {"unbegun": ["duplicate id"]} == details_of(repeated)
+    assert {"unbegun.2": ["duplicate id"]} == details_of(repeated)
 
     assert 200 == mine.write(verb, unbegun=["a", "b"], **body).status_code
 

@@ -21,7 +21,7 @@ def test_names_are_unique(alice: User, register: Register) -> None:
             alice.post(
                 PATH, {"name": "a", "kind": "openai", "models": [{"model": "m"}, {"model": "m"}]}
             ),
-            "model",
+            "models.1.model",
         ),
     ):
         assert (409, "names.taken") == error_of(answer)
@@ -152,7 +152,10 @@ def test_another_orgs_provider_is_not_there(alice: User, register: Register) -> 
         ),
         ({"models": [{"model": "m", "context_tokens": 10**9}]}, "models.0.context_tokens"),
         ({"models": [{"model": "m", "api": "completions"}]}, "models.0.api"),
-        ({"kind": "anthropic", "models": [{"model": "m", "api": "chat"}]}, "api"),
+        (
+            {"kind": "anthropic", "models": [{"model": "m"}, {"model": "n", "api": "chat"}]},
+            "models.1.api",
+        ),
         ({"models": [{"model": "m", "first_byte_seconds": 0}]}, "models.0.first_byte_seconds"),
         ({"models": [{"model": "m", "idle_seconds": 3601}]}, "models.0.idle_seconds"),
         ({"models": [{"model": "m", "accepts": ["audio"]}]}, "models.0.accepts.0"),

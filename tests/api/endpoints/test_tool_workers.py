@@ -78,7 +78,7 @@ def test_a_hash_stands_for_the_tools(worker: User) -> None:
     ("change", "field"),
     [
         ({"tools": []}, "tools"),
-        ({"tools": [PAY, PAY]}, "tools"),
+        ({"tools": [ECHO, PAY, PAY]}, "tools.2.name"),
         ({"tools": [{**PAY, "name": "a b"}]}, "tools.0.name"),
         ({"tools": [{**PAY, "parameters": {"type": 1}}]}, "tools.0.parameters"),
         ({"tools": [ECHO, {**PAY, "parameters": {"type": "array"}}]}, "tools.1.parameters"),
