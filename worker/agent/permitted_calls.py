@@ -27,13 +27,14 @@ def permitted(
             has approved another one.
     """
     tool = tool_of(agent, turn, call)
+    reply = None if call.name == "ask_user" else turn.approval_reply(call)
+    # Also of a tool that is gone: the model reads why people did not want this.
+    if reply is not None and not reply.approved and (tool is not None or reply.is_clear):
+        raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
     if tool is None:
         raise _not_made(context, turn, call, _why_missing(agent, turn, call))
     if is_too_many(turn, call):
         raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
-    reply = None if call.name == "ask_user" else turn.approval_reply(call)
-    if reply is not None and not reply.approved:
-        raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
     if reply is not None and is_another(turn, call, tool):
         why = f"Not executed: tool {call.name!r} has changed since it was approved."
         raise _not_made(context, turn, call, f"{why} Call it again to request a new approval.")

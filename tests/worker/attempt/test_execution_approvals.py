@@ -6,13 +6,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from arkloop.shared.catalog import http_tools, published_personas, worker_tools
+from arkloop.shared.catalog import http_tools, mcp_configs, published_personas, worker_tools
 from arkloop.shared.catalog.worker_tools import Definition
 from arkloop.shared.events import types
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import worker_calls
 from arkloop.worker.attempt import execution
+from arkloop.worker.mcp.descriptions import describe
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.worker.attempt.executed_runs import scripted
@@ -58,10 +59,19 @@ def waiting(stored: StoredRuns, process: WorkerProcess, **persona: Any) -> UUID:
     return run_id
 
 
-def approved(stored: StoredRuns, process: WorkerProcess, run_id: UUID) -> str:
-    """Approve the call, execute the run with tools as they are now; return the call's result."""
+def add_mcp_tool(stored: StoredRuns) -> UUID:
+    """Store a server whose tools are listed, but that nobody can reach."""
+    org_id, url = stored.actor.org_id, "https://shop.example/mcp"
+    with stored.connections.transaction() as tx:
+        made = mcp_configs.create(tx, org_id, name="shop", transport="streamable_http", url=url)
+        mcp_configs.record(tx, made.id, [describe("ship", "Ship.", SCHEMA)], as_of=None)
+    return UUID(str(made.id))
+
+
+def approved(stored: StoredRuns, process: WorkerProcess, run_id: UUID, answer: str = "yes") -> str:
+    """Answer, execute the run with tools as they are now; return the call's result."""
     process.catalog = stored.catalog()
-    stored.answer(run_id, "yes")
+    stored.answer(run_id, answer)
     execution.execute(process, run_id)
     [result] = [one for one in stored.events(run_id) if one.type == types.ToolResult.type]
     return str(data_of(result.payload)["output"])
@@ -119,3 +129,39 @@ def test_an_approval_is_valid_for_one_http_tool(
 
     why = "has changed since it was approved" if has_another else "is no longer available"
     assert why in approved(stored, process, run_id)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("yes", "Not executed: tool 'ship' is no longer available."),
+        ("Which carrier?", "Not executed: tool 'ship' is no longer available."),
+        ('{"decision": "deny", "reason": "Sold out."}', "The call was denied: Sold out."),
+    ],
+)
+def test_a_reply_about_a_server_that_was_deleted_ends_the_call(
+    stored: StoredRuns, process: WorkerProcess, answer: str, expected: str
+) -> None:
+    """The model reads that the tool is gone, or why the call was denied, and the run completes."""
+    config_id = add_mcp_tool(stored)
+    run_id = waiting(stored, process, mcp=["shop"])
+    assert str(config_id) == stored.row(run_id)["pending_input"]["mcp_tool"]["config_id"]
+    with stored.connections.transaction() as tx:
+        mcp_configs.remove(tx, stored.actor.org_id, config_id)
+
+    assert expected == approved(stored, process, run_id, answer)
+    assert RunState.COMPLETED == stored.state(run_id)
+
+
+def test_a_run_that_asks_about_a_server_that_was_deleted_is_cancelled_at_once(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """It needs neither its tools nor a worker for that."""
+    config_id = add_mcp_tool(stored)
+    run_id = waiting(stored, process, mcp=["shop"])
+    with stored.connections.transaction() as tx:
+        mcp_configs.remove(tx, stored.actor.org_id, config_id)
+
+    stored.cancel(run_id)
+
+    assert RunState.CANCELLED == stored.state(run_id)
