@@ -227,8 +227,15 @@ def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
 
 
 def mark_used(tx: Transaction, key_id: UUID) -> None:
-    """Note that the key is in use."""
-    tx.sql.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=func.now()))
+    """Note that the key is in use, unless it is being changed: its next use is noted then.
+
+    A first monthly limit sums up what the key has spent, and a revocation cancels its runs. The
+    thread that waited for that would send no process word of new runs meanwhile.
+    """
+    free = select(api_keys.c.id).where(api_keys.c.id == key_id)
+    free = free.with_for_update(key_share=True, skip_locked=True)
+    used = update(api_keys).where(api_keys.c.id.in_(free)).values(last_used_at=func.now())
+    tx.sql.execute(used)
 
 
 def _seen_by(actor: Actor) -> ColumnElement[bool]:

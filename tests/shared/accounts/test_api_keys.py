@@ -1,9 +1,11 @@
-"""The form of API keys."""
+"""The form of API keys, and the time of their last use."""
 
 import re
 import zlib
+from decimal import Decimal
 
 from arkloop.shared.accounts import api_keys
+from tests.stored_runs import StoredRuns
 
 
 def test_a_key_has_the_published_form() -> None:
@@ -52,3 +54,21 @@ def test_any_single_slip_is_noticed() -> None:
         "al_" + "é" * 36,
     ):
         assert not api_keys.is_well_formed(wrong)
+
+
+def test_a_use_does_not_wait_for_a_change_of_the_key(stored: StoredRuns) -> None:
+    """The thread that notes it sends notifications of all orgs; a later use is noted."""
+    actor, connections = stored.actor, stored.connections
+    with connections.transaction() as tx:
+        row, _ = api_keys.create(tx, actor, name="shop")
+
+    def used() -> bool:
+        with connections.transaction() as other:
+            api_keys.mark_used(other, row.id)
+        with connections.reading() as sql:
+            return api_keys.get(sql, actor, row.id).last_used_at is not None
+
+    with connections.transaction() as tx:
+        api_keys.change(tx, actor, row.id, max_cost_usd_per_month=Decimal(1))
+        assert not used()
+    assert used()
