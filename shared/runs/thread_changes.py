@@ -23,6 +23,7 @@ from sqlalchemy import (
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import waiting_runs
+from arkloop.shared.runs.visible_runs import BEHIND_ALL
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -50,8 +51,12 @@ def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Ro
     if "is_private" in changes:
         _lock_tree(tx, thread_id)
         if not changes["is_private"]:
-            is_due = threads_table.c.runs_due_at.is_not(None)
-            changes["runs_due_at"] = case((is_due, func.now()))
+            # Also where nothing is due: a process of before may have hidden runs of a thread that
+            # another request had made due, and corrected, meanwhile.
+            has_hidden = threads_table.c.runs_hidden_from.is_not(None)
+            is_due = or_(threads_table.c.runs_due_at.is_not(None), has_hidden)
+            upto = case((has_hidden, BEHIND_ALL), else_=threads_table.c.runs_due_upto)
+            changes |= {"runs_due_at": case((is_due, func.now())), "runs_due_upto": upto}
     return threads.change(tx, actor, thread_id, **changes)
 
 

@@ -40,7 +40,9 @@ PASS_SECONDS = 1.0
 #: After its last request, the change of a thread to private is given up.
 GIVEN_UP_AFTER = timedelta(minutes=2)
 
-_ALL = 2**63 - 1
+#: Behind every run.
+BEHIND_ALL = 2**63 - 1
+
 _IS_PUBLIC = threads_table.c.visible_to == threads_table.c.org_id
 _THREADS_AT_ONCE = 100
 _CORRECT_RUNS = statement(__package__, "correct_visible_runs")
@@ -55,7 +57,8 @@ def hide_ahead(connections: Connections, actor: Actor, thread_id: UUID) -> None:
 
     Raises:
         ThreadNotFound, Forbidden
-        Unavailable: not all are written yet; or Postgres is out of reach.
+        Unavailable: not all are written yet; another request keeps the thread public; or Postgres
+            is out of reach.
     """
     with connections.reading() as sql:
         if sql.scalar(_many(actor, thread_id)) is None:
@@ -95,7 +98,7 @@ def _many(actor: Actor, thread_id: UUID) -> Select[Any]:
 def _begin_hiding(connections: Connections, actor: Actor, thread_id: UUID) -> None:
     """Note that runs of the thread will differ from it: none of it is corrected for some time."""
     noted = update(threads_table).where(threads_table.c.id == thread_id, _IS_PUBLIC)
-    noted = noted.values(runs_due_at=func.now() + GIVEN_UP_AFTER, runs_due_upto=_ALL)
+    noted = noted.values(runs_due_at=func.now() + GIVEN_UP_AFTER, runs_due_upto=BEHIND_ALL)
     with connections.transaction() as tx:
         threads.lock(tx, actor, thread_id)
         check_changes(actor, {"is_private": True})
@@ -106,13 +109,22 @@ def _hide_some(tx: Transaction, thread_id: UUID) -> bool:
     """Hide a batch of runs, behind those that a request has hidden; return whether more are left.
 
     Runs that were created since then are few, and are changed with the thread.
+
+    Raises:
+        Unavailable: the thread stays public. Another request has taken the change back.
     """
     thread = _locked(tx, thread_id, _IS_PUBLIC)
     if thread is None:
         return False
+    if not thread["is_being_hidden"]:
+        # Nothing would show them again.
+        raise Unavailable(
+            "Another request has kept this thread public meanwhile. Send the request again to"
+            " make it private."
+        ).after(1)
     hidden_from = thread["runs_hidden_from"]
     upto = _write_some(
-        *(tx, thread_id, _ALL if hidden_from is None else hidden_from - 1),
+        *(tx, thread_id, BEHIND_ALL if hidden_from is None else hidden_from - 1),
         visible_to=thread["created_by_user_id"],
         is_private=True,
     )
@@ -176,7 +188,9 @@ def _note(tx: Transaction, thread_id: UUID, **progress: Any) -> None:
 def _locked(tx: Transaction, thread_id: UUID, *conditions: Any) -> RowMapping | None:
     """Lock the thread, so that nobody changes meanwhile who sees it."""
     names = ("visible_to", "is_private", "created_by_user_id", "runs_due_upto", "runs_hidden_from")
-    query = select(*(threads_table.c[name] for name in names))
+    # By the time at which the row is locked: the change may be taken back while this waits for it.
+    is_ahead = threads_table.c.runs_due_at > func.clock_timestamp()
+    query = select(*(threads_table.c[name] for name in names), is_ahead.label("is_being_hidden"))
     query = query.where(threads_table.c.id == thread_id, *conditions)
     return tx.sql.execute(query.with_for_update(key_share=True)).mappings().one_or_none()
 

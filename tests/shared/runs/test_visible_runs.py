@@ -88,12 +88,15 @@ def add_runs(stored: StoredRuns, thread_id: UUID, count: int, **columns: Any) ->
 
 @pytest.fixture
 def long(stored: StoredRuns, register: Register, alice: User) -> LongThread:
-    other = actor_of(register(org_of=alice, role="member"))
+    return long_thread(stored, register(org_of=alice, role="member"))
+
+
+def long_thread(stored: StoredRuns, other: User) -> LongThread:
     thread_id = stored.thread()
     for _ in range(2):
         add_runs(stored, thread_id, 1, metadata=METADATA)
     add_runs(stored, thread_id, COUNT - 2)
-    return LongThread(stored, other, thread_id)
+    return LongThread(stored, actor_of(other), thread_id)
 
 
 @pytest.fixture
