@@ -191,9 +191,9 @@ def _resume(
         if message is None or not is_cancelled:
             raise
         if (part := joined()) is None and thread is not None and known is not None:
-            # What was over has no reply by which its run is found: the message came behind that.
-            before = thread_entries.run_before(tx.sql, thread.id, known.position)
-            run, projection, _ = _asked(tx.sql, wanted, [before] if before else ())
+            id_ = wanted.resume[0].interrupt_id
+            asker = thread_entries.asking_run(tx.sql, thread.id, id_, before=known.position)
+            run, projection, _ = _asked(tx.sql, wanted, [asker] if asker else ())
             if not came_with_reply(tx.sql, known, run, projection.asked):
                 raise
         return part or create()

@@ -5,8 +5,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping, Select, String, select, union_all
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Row,
+    RowMapping,
+    Select,
+    String,
+    select,
+    true,
+    union_all,
+)
 
+from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import (
     FIRST_WAITING,
     IS_ACTIVE,
@@ -109,15 +121,31 @@ def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
     )
 
 
-def run_before(sql: Connection, thread_id: UUID, position: int) -> UUID | None:
-    """Return the last run before a position whose turn has come, None if there is none."""
-    before = min(position, FIRST_WAITING)
-    return sql.scalar(
-        select(runs.c.id)
-        .where(runs.c.thread_id == thread_id, runs.c.position < before)
+def asking_run(sql: Connection, thread_id: UUID, request_id: str, *, before: int) -> UUID | None:
+    """Return which of the latest runs before a position has made this request, None without one.
+
+    It is looked for in their events, one run after another, since one that was over without a reply
+    is stored nowhere else.
+    """
+    latest = (
+        select(runs.c.id, runs.c.position)
+        .where(runs.c.thread_id == thread_id, runs.c.position < min(before, FIRST_WAITING))
         .order_by(runs.c.position.desc())
-        .limit(1)
+        .limit(LATEST_RUNS)
+        .subquery()
     )
+    asked = (
+        select(run_events.c.seq)
+        .where(
+            run_events.c.run_id == latest.c.id,
+            run_events.c.type == RunWaitingForInput.type,
+            run_events.c.payload.cast(JSON)["data"]["request_id"].as_string() == request_id,
+        )
+        .limit(1)
+        .lateral()
+    )
+    query = select(latest.c.id).join(asked, true()).order_by(latest.c.position.desc())
+    return sql.scalar(query.limit(1))
 
 
 def newest_message(sql: Connection, thread_id: UUID) -> Row[Any] | None:

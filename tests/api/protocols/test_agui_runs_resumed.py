@@ -104,12 +104,27 @@ def test_a_cancel_of_a_run_that_is_over_is_sent_again(
     else:
         stored.cancel(run_id)
     shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
-    stored.finish(claimed(stored, newest(stored)))
-    shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
+    for _ in range(2):
+        stored.finish(claimed(stored, newest(stored)))
+        shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
 
-    [asked, first, again] = all_runs(stored)
+    [asked, first, *again] = all_runs(stored)
     assert ("failed" if is_expired else "cancelled") == stored.state(asked)
-    assert [f"{first}.0.1", f"{first}.0.1", f"{again}.0.1"] == shown
+    assert [f"{one}.0.1" for one in (first, first, *again)] == shown
+
+
+def test_a_cancel_of_a_run_that_is_over_is_sent_again_behind_others(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Another page's run has come between."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    stored.cancel(run_id)
+    shown = [first_cursor(send(alice, SAID, MORE))]
+    for _ in range(2):
+        stored.finish(claimed(stored, newest(stored)))
+        shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
+
+    assert [f"{one}.0.1" for one in all_runs(stored)[1:]] == shown
 
 
 def test_a_message_before_a_run_is_over_is_not_one_that_came_with_its_cancel(
