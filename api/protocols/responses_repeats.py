@@ -56,10 +56,8 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
     end_user_id = who.end_user_id or new.end_user_id or thread.end_user_id
     body: Any = read_json()  # files in it are replaced by now
     place, last = -1, None
-    for later in thread_order.following(sql, run):
-        if later["id"] == but or (request.skips_failed and thread_order.has_failed(later)):
-            continue
-        if later["superseded_at"] is not None:
+    for later in thread_order.following(sql, run, skips_failed=request.skips_failed):
+        if later["id"] == but:
             continue
         if (message := _message_of(sql, run, later)) is None:
             break

@@ -11,8 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
+    FromClause,
     RowMapping,
     Select,
     and_,
@@ -29,6 +31,9 @@ from arkloop.shared.events.types import RunWaitingForInput
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, IS_PENDING, runs
+
+#: Runs behind another one among which the next are looked for: some milliseconds.
+MOST_READ = 1_000
 
 _OF_THREAD = runs.c.thread_id == bindparam("thread_id")
 
@@ -63,12 +68,17 @@ def _with_waits(last: Select[Any]) -> Select[Any]:
 
 
 _IS_OTHER = runs.c.id != bindparam("but")
-#: As `has_failed`.
-_HAS_FAILED = or_(
-    runs.c.state.in_((RunState.FAILED, RunState.CANCELLED)),
-    and_(runs.c.cancel_requested_at.is_not(None), runs.c.ended_at.is_(None)),
-)
-_HAS_NOT_FAILED = or_(runs.c.id == bindparam("even_failed"), ~_HAS_FAILED)
+
+
+def _has_failed(table: FromClause) -> ColumnElement[bool]:
+    """Return the condition on these runs that is true where `has_failed` is."""
+    return or_(
+        table.c.state.in_((RunState.FAILED, RunState.CANCELLED)),
+        and_(table.c.cancel_requested_at.is_not(None), table.c.ended_at.is_(None)),
+    )
+
+
+_HAS_NOT_FAILED = or_(runs.c.id == bindparam("even_failed"), ~_has_failed(runs))
 _NEWEST = {
     (has_place, skips_failed): last(_IS_OTHER, *([_HAS_NOT_FAILED] if skips_failed else []))
     for has_place, last in ((True, _last_placed), (False, _last_created))
@@ -85,19 +95,22 @@ _BEFORE = {
 }
 
 
-def _following(*place: ColumnElement[Any]) -> Select[Any]:
+def _following(*place: Column[Any], skips_failed: bool) -> Select[Any]:
     is_behind = tuple_(*place) > tuple_(*(bindparam(column.name) for column in place))
-    return (
-        select(runs)
-        .where(_OF_THREAD, is_behind, or_(runs.c.position < FIRST_WAITING, IS_PENDING))
-        .order_by(*place)
-        .limit(literal_column("20"))
-    )
+    # An index gives these in their order. Those that do not count may be very many.
+    behind = select(runs).where(_OF_THREAD, is_behind).order_by(*place)
+    found = behind.limit(literal_column(str(MOST_READ))).subquery()
+    counts = [or_(found.c.position < FIRST_WAITING, IS_PENDING), found.c.superseded_at.is_(None)]
+    if skips_failed:
+        counts.append(~_has_failed(found))
+    in_order = select(found).where(*counts).order_by(*(found.c[column.name] for column in place))
+    return in_order.limit(literal_column("20"))
 
 
 _FOLLOWING = {
-    True: _following(runs.c.position),
-    False: _following(runs.c.created_at, runs.c.id),
+    (has_place, skips_failed): _following(*place, skips_failed=skips_failed)
+    for has_place, place in ((True, [runs.c.position]), (False, [runs.c.created_at, runs.c.id]))
+    for skips_failed in (True, False)
 }
 
 
@@ -122,10 +135,14 @@ def before(sql: Connection, run: RowMapping) -> tuple[UUID, int] | None:
     return None if row is None else (row[0], row[1])
 
 
-def following(sql: Connection, run: RowMapping) -> Sequence[RowMapping]:
-    """List the next 20 runs behind this one that have a place, in their order, with all columns."""
+def following(sql: Connection, run: RowMapping, *, skips_failed: bool) -> Sequence[RowMapping]:
+    """List the next 20 runs behind this one that have a place, in their order, with all columns.
+
+    Superseded runs are left out, and failed ones with `skips_failed`; no more than `MOST_READ` are
+    looked at.
+    """
     values = {name: run[name] for name in ("thread_id", "position", "created_at", "id")}
-    return sql.execute(_FOLLOWING[has_place(run)], values).mappings().all()
+    return sql.execute(_FOLLOWING[has_place(run), skips_failed], values).mappings().all()
 
 
 def has_failed(run: RowMapping) -> bool:

@@ -5,13 +5,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy import Connection, RowMapping, create_engine, text, update
 
 from arkloop.shared.runs import thread_order
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import runs
 from tests.query_plans import Plans, sent
 from tests.shared.runs.busy_thread import LATER, BusyThread
-from tests.stored_runs import StoredRuns, ago
+from tests.stored_runs import StoredRuns, add_copies, ago
 
 #: Of one thread; one in ten has waited for it and was cancelled before its turn.
 MANY = """
@@ -50,9 +51,17 @@ def before(thread: BusyThread, run_id: UUID) -> UUID | None:
     return None if found is None else found[0]
 
 
-def following(thread: BusyThread, run_id: UUID) -> list[UUID]:
+def following(thread: BusyThread, run_id: UUID, *, skips_failed: bool = False) -> list[UUID]:
+    run = thread.stored.row(run_id)
     with thread.stored.connections.reading() as sql:
-        return [run["id"] for run in thread_order.following(sql, thread.stored.row(run_id))]
+        return [one["id"] for one in thread_order.following(sql, run, skips_failed=skips_failed)]
+
+
+def set_others(thread: BusyThread, run_id: UUID, **columns: Any) -> None:
+    """Set these columns of all runs of the thread but this one."""
+    others = update(runs).where(runs.c.thread_id == thread.id, runs.c.id != run_id)
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(others.values(columns))
 
 
 def is_after(thread: BusyThread, run_id: UUID, other: UUID) -> bool:
@@ -103,6 +112,33 @@ def test_a_run_for_later_is_behind_no_other(thread: BusyThread) -> None:
     assert [third] == following(thread, first)
 
 
+@pytest.mark.parametrize(
+    "columns", [{"superseded_at": ago()}, {"state": "failed"}, {"state": "cancelled"}]
+)
+def test_runs_that_do_not_count_are_not_among_the_next(
+    thread: BusyThread, columns: dict[str, Any]
+) -> None:
+    """Superseded runs never count; failed and cancelled ones may be left out, however many."""
+    first = answered(thread, "1")
+    add_copies(thread.stored.connections, first, 30)
+    set_others(thread, first, **columns)
+    last = answered(thread, "2")
+
+    assert [last] == following(thread, first, skips_failed=True)
+    expected = 1 if "superseded_at" in columns else 20
+    assert expected == len(following(thread, first, skips_failed=False))
+
+
+def test_the_next_runs_are_looked_for_among_a_thousand(thread: BusyThread) -> None:
+    """A client that repeats what always fails makes its own requests no slower."""
+    first = answered(thread, "1")
+    add_copies(thread.stored.connections, first, thread_order.MOST_READ)
+    set_others(thread, first, state="failed")
+    answered(thread, "2")
+
+    assert [] == following(thread, first, skips_failed=True)
+
+
 @pytest.mark.owner
 def test_two_rows_of_a_long_thread_are_read(connections: Connections, thread: BusyThread) -> None:
     """Each by the end of an index, however many runs have been cancelled before their turn."""
@@ -119,11 +155,14 @@ def test_two_rows_of_a_long_thread_are_read(connections: Connections, thread: Bu
         [statement] = sent(connections, lambda sql: ask(sql, run))
         return Plans(connections, statement)
 
+    def the_next(sql: Connection, run: RowMapping) -> object:
+        return thread_order.following(sql, run, skips_failed=True)
+
     ends = {"ix_runs_thread_id_position", "ix_runs_waiting_thread_id_position"}
     plans(lambda sql, run: thread_order.newest(sql, run, but=first)).check(ends)
     plans(lambda sql, run: thread_order.newest(sql, run, but=first, even_failed=first)).check(ends)
     plans(thread_order.before).check({*ends, "pk_runs", "pk_run_events"})
-    plans(thread_order.following).check({"ix_runs_thread_id_position"})
+    plans(the_next).check({"ix_runs_thread_id_position"})
     thread.stored.set(first, position=1 << 52, state="cancelled")
     run = thread.stored.row(first)
-    plans(thread_order.following).check({"ix_runs_thread_id_created_at_id"})
+    plans(the_next).check({"ix_runs_thread_id_created_at_id"})
