@@ -10,12 +10,15 @@ import { Secret } from "./parts.js"
  *   `path` is that of what has the secret, `signed` what is signed by it, and the children say what to do with the new one
  */
 export function Rotation({ path, signed, children, onClose }) {
-  const { data, error, reload } = useRead((signal) => get(path, {}, signal), [])
+  const [attempts, setAttempts] = useState(0)
+  const { data: read, error, isLoading, reload } = useRead(async (signal) => ({ attempts, found: await get(path, {}, signal) }), [attempts])
+  // What was read before an attempt may promise what is no longer true.
+  const data = read?.attempts === attempts && !isLoading && !error ? read.found : null
   const action = useAction()
   const [made, setMade] = useState(/** @type {any} */ (null))
   const rotate = async () => {
     // An attempt that has failed may have arrived all the same: then another one ends the secret in use.
-    if (!(await action.run(async (sending) => setMade(await post(`${path}:rotate-secret`, undefined, sending))))) reload()
+    if (!(await action.run(async (sending) => setMade(await post(`${path}:rotate-secret`, undefined, sending))))) setAttempts(attempts + 1)
   }
   if (made !== null) {
     const lost = `The secret was rotated, but the network has lost the response that contained the new one. Your service can keep the secret
