@@ -4,6 +4,7 @@ Such a request has created the next run of its conversation. By that run it is k
 stored for it, and a request that is not sent again costs nothing more.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,8 @@ from sqlalchemy import Connection, Row, RowMapping
 from arkloop.api.http.current import actor
 from arkloop.api.http.json_body import read_json
 from arkloop.api.protocols import responses_files
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import RunStarted
 from arkloop.shared.runs import thread_order
 from arkloop.shared.runs.new_runs import NewRun
 from arkloop.shared.threads import threads
@@ -48,13 +51,15 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
 
     None is looked at behind one that the request does not show: it continues that one, and so
     comes from another request. A newer version of its persona makes no difference, since the
-    request may name none.
+    request may name none, nor does the route where it names a persona: another one may be the
+    default by now.
     """
     new, run, who = request.new, request.run, actor()
     said = None if new.message is None else new.message.content
     thread = threads.get(sql, who, run["thread_id"])
     end_user_id = who.end_user_id or new.end_user_id or thread.end_user_id
     body: Any = read_json()  # files in it are replaced by now
+    names_persona = _key(body["model"]) == _key(new.persona.id)
     place, last = -1, None
     for later in thread_order.following(sql, run, skips_failed=request.skips_failed):
         if later["id"] == but:
@@ -64,10 +69,10 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
         sender = (later["created_by_user_id"], later["api_key_id"], later["end_user_id"])
         is_same = (
             sender == (who.user_id, who.api_key_id, end_user_id)
-            and (_key(later["persona_id"]), later["route_id"])
-            == (_key(new.persona.id), new.route.id)
+            and _key(later["persona_id"]) == _key(new.persona.id)
+            and (names_persona or later["route_id"] == new.route.id)
             and (later["options"] or None) == (new.options or None)
-            and later["metadata"] == new.metadata
+            and _began_with(sql, later, new.metadata)
         )
         if is_same and said is not None and _content(message) == said:
             return Followed(same=later["id"])
@@ -87,6 +92,18 @@ def _message_of(sql: Connection, run: RowMapping, later: RowMapping) -> Row[Any]
         return None
     is_behind = not thread_order.has_place(run) or found[0].position > run["position"]
     return found[0] if is_behind else None
+
+
+def _began_with(sql: Connection, run: RowMapping, metadata: Mapping[str, str]) -> bool:
+    """Return whether a run may have been created with this metadata: others add to it, at any time,
+    and change it. What it began with is kept.
+    """
+    if metadata == run["metadata"]:
+        return True
+    for event in event_log.read_table(sql, run["id"], 0, 1):
+        if event.type == RunStarted.type:
+            return bool(metadata == event_log.data_of(event.payload)["metadata"])
+    return bool(metadata.items() <= run["metadata"].items())
 
 
 def _key(persona_id: str) -> str:
