@@ -17,13 +17,10 @@ from bench.history.lists import Lists, milliseconds, owner_of
 from bench.history.seeding import History
 from bench.service import Service
 
-#: Between two passes, as the sweep has it.
-PAUSE_SECONDS = 2.0
 
-
-def measure(service: Service, written: History, number: int, *, pause: float = 0.0) -> list[Figure]:
-    """Delete the oldest runs, whole days of them and about `number`, in passes with `pause` seconds
-    between them, and read the first page of the runs again and again meanwhile.
+def measure(service: Service, written: History, number: int) -> list[Figure]:
+    """Delete the oldest runs, whole days of them and about `number`, and read the first page of
+    the runs again and again meanwhile.
     """
     connections = service.connect()
     with connections.reading() as sql:
@@ -44,7 +41,7 @@ def measure(service: Service, written: History, number: int, *, pause: float = 0
     quiet = _page_times(lists, reader, lambda number: number < 300)
     bits: list[float] = []
     done = threading.Event()
-    forgetting = threading.Thread(target=_forget_all, args=(own, bits, done, pause))
+    forgetting = threading.Thread(target=_forget_all, args=(own, bits, done))
     began = time.perf_counter()
     forgetting.start()
     busy = _page_times(lists, reader, lambda _number: not done.is_set())
@@ -90,9 +87,7 @@ def _page_times(lists: Lists, reader: Any, go_on: Any) -> list[float]:
     return waited
 
 
-def _forget_all(
-    connections: Connections, bits: list[float], done: threading.Event, pause: float
-) -> None:
+def _forget_all(connections: Connections, bits: list[float], done: threading.Event) -> None:
     """Delete in passes until nothing is left; `bits` gets the seconds of each transaction."""
     own = connections.with_pool(application="bench", size=1, timeouts=MAINTENANCE_TIMEOUTS)
     _time_transactions(own, bits)
@@ -110,7 +105,6 @@ def _forget_all(
                     or sql.scalar(select(forgotten_events.c.run_id).limit(1))
                 ):
                     return
-            time.sleep(pause)
     finally:
         own.engine.dispose()
         done.set()

@@ -11,7 +11,6 @@ from chaos.mutation import in_calm, in_trouble
 from chaos.mutation.planting import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (*in_calm.MUTANTS, *in_trouble.MUTANTS)
-BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 
 def by_scenario() -> Mapping[str, list[Mutant]]:

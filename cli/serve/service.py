@@ -1,7 +1,6 @@
 """The requests of a worker of the customer: outbound HTTP, with its key in one header alone."""
 
 import json
-import logging
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -12,8 +11,6 @@ import httpx2
 
 from arkloop.cli.client.client import Refused, refusal
 from arkloop.cli.client.server_address import ServerAddress
-
-log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 #: A response that waits for work takes this much longer than it was asked to wait, at most.

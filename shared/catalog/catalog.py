@@ -216,9 +216,9 @@ class Catalog:
 
     # ---- money ----
 
-    def is_limited(self, org_id: UUID, *, sql: Connection | None = None) -> bool:
+    def is_limited(self, org_id: UUID) -> bool:
         """Return whether the org has a budget or prepaid credits."""
-        return self._of(org_id, sql).is_limited
+        return self._of(org_id).is_limited
 
     # ---- what is kept ----
 

@@ -166,7 +166,6 @@ def _rule(
 
 _BUSY = frozenset(Holder) - {Holder.NONE}
 _UNHELD = (Holder.QUEUED, Holder.WAITING, Holder.SUSPENDED)
-_REPLACING = (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
 _E, _G, _H, _W = Effect, Guard, Holder, Happening
 
 #: The first rule that applies is the one that counts.

@@ -69,7 +69,7 @@ _WEB_PORTS = {"http": 80, "https": 443}
 
 _URL = re.compile(
     r"(?P<scheme>[^:/?#]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)"
-    r"(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
+    r"(?:\?(?P<query>[^#]*))?(?:#.*)?"
 )
 _AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
@@ -123,7 +123,7 @@ class CheckedUrl:
     """The parts of an address that passed; a client uses them, and never the text they came from.
 
     `host` is in lower case, without brackets and trailing dot; `path` and
-    `query` are percent-encoded, `query` and `fragment` without their marks.
+    `query` are percent-encoded, `query` without its mark.
     """
 
     scheme: str
@@ -131,7 +131,6 @@ class CheckedUrl:
     port: int
     path: str
     query: str
-    fragment: str
 
     @property
     def origin(self) -> str:
@@ -177,7 +176,7 @@ def check_url(url: str, policy: Policy) -> CheckedUrl:
         query = quote(parts["query"] or "", safe=_UNQUOTED)
     except UnicodeEncodeError:
         raise Refused("The address is not valid Unicode.") from None
-    return CheckedUrl(scheme, host, port, path, query, parts["fragment"] or "")
+    return CheckedUrl(scheme, host, port, path, query)
 
 
 def resolve(host: str, port: int, policy: Policy, look_up: LookUp | None = None) -> list[str]:

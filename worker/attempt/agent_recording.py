@@ -1,6 +1,5 @@
 """The writing of a custom agent's run: what the agent does becomes events of the attempt."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -43,8 +42,6 @@ from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess
-
-log = logging.getLogger(__name__)
 
 #: As agent workers may send it; the rest of a longer name is not recorded.
 MAX_MODEL_CHARACTERS = 200

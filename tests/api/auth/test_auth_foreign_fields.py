@@ -42,7 +42,6 @@ CALL: dict[str, Any] = {"call_id": "{call_id}", "fence": 1}
 BY_WORKER: dict[str, Any] = {"worker_id": AN_ID, "wait_seconds": 0}
 RUNS, MESSAGES = ("/v1/threads/{my_thread_id}/" + part for part in ("runs", "messages"))
 FILE = [{"type": "file", "file_id": "{file_id}"}]
-SAID: dict[str, Any] = {"role": "user", "parts": [{"type": "text", "text": "mine"}]}
 ANN: dict[str, Any] = {"end_user_id": "ann", "scopes": ["data.runs.read"]}
 SHOP = "/v1/tool-workers/shop"
 AGENT = "/v1/agent-workers/shop"

@@ -1,7 +1,6 @@
 """`Idempotency-Key`: sent again, made once."""
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,8 +19,6 @@ from arkloop.shared.storage.tables.storage import idempotency_keys
 from arkloop.shared.threads import threads
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
-
-Post = Callable[..., TestResponse]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from uuid import UUID
 FOLDER = Path(__file__).parent
 NAMES = sorted(file.stem for file in (FOLDER / "recorded").glob("*.jsonl"))
 RUN_ID = UUID("01a20e81-4d93-779b-b068-b0852a03871d")
-THREAD_ID = UUID("01a20e81-4d01-7503-95bc-3f9297dbb5ce")
 
 
 def events_of(name: str) -> list[dict[str, Any]]:

@@ -142,7 +142,6 @@ def test_who_is_in_a_transaction_needs_no_second_connection(
             persona = catalog.persona(org, id_, sql=tx.sql)
             assert own == catalog.choose_route(org, None, persona, sql=tx.sql).id
             assert catalog.route(org, str(new_id()), sql=tx.sql) is None
-            catalog.is_limited(org, sql=tx.sql)
         finally:
             event.remove(stored.connections.engine, "checkout", count)
     assert [] == checked_out

@@ -42,11 +42,9 @@ pytestmark = pytest.mark.owner
 
 #: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}
-OF_ONE_THREAD = {"uq_messages_thread_id_position", "ix_runs_thread_id_created_at_id"}
 LIMIT = 51
 #: Of active sub-runs there are few; the recursion goes by the index of all.
 SUB_RUNS = {"ix_runs_active_parent_run_id", "ix_runs_parent_run_id_created_at_id"}
-
 #: The place of a run in the queue of its thread.
 QUEUED = "ix_runs_queued_org_id_end_user_id_queued_at"
 WAITING = "ix_runs_waiting_thread_id_position"

@@ -21,8 +21,6 @@ from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
-MIB = 1024 * 1024
-
 
 def claim_of(stored: StoredRuns, *said: str) -> Claim:
     """Claim a run in a thread of its own with these messages."""

@@ -320,9 +320,7 @@ _OPTIONAL = r"\(\?:/\|\$\)|\(/\|\$\)|\((?:[^()]|\([^()]*\))*\)\?"
 def shapes() -> Iterator[tuple[str, str, str, UsageExtractor]]:
     """Yield each form of report that the library has for an API that we call, and an address."""
     for vendor_ in get_snapshot().providers:
-        plain = re.sub(
-            r"\(\?:/\|\$\)|\(/\|\$\)|\((?:[^()]|\([^()]*\))*\)\?", "", vendor_.api_pattern
-        )
+        plain = re.sub(_OPTIONAL, "", vendor_.api_pattern)
         url = re.sub(r"\[[^]]*\][+*]|\.\*", "x", plain.replace("\\", ""))
         if not url.startswith("https://") or re.search(r"[()|\[\]^$]", url):
             continue
