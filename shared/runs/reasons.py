@@ -60,7 +60,6 @@ class Action(StrEnum):
 
     START = "start"  # a worker claims it
     QUEUE = "queue"  # it becomes one that workers claim
-    RECEIVE = "receive"  # an input or a result is sent
     EXPIRE = "expire"  # it continues without the input, or fails
     CONTINUE = "continue"  # its worker does, without anybody's help
     RETRY = "retry"  # its worker makes the model call, or asks for the permission to, again

@@ -1201,7 +1201,7 @@ class NamedHash(TypedDict):
 class NextAction(TypedDict):
     "The next action, and when it happens at the latest; `at` is null if that is not known."
 
-    action: Literal["start", "queue", "receive", "expire", "continue", "retry", "take_over", "end"]
+    action: Literal["start", "queue", "expire", "continue", "retry", "take_over", "end"]
     at: str | None
 
 

@@ -4421,7 +4421,7 @@ export interface components {
         /** @description The next action, and when it happens at the latest; `at` is null if that is not known. */
         NextAction: {
             /** @enum {string} */
-            action: "start" | "queue" | "receive" | "expire" | "continue" | "retry" | "take_over" | "end";
+            action: "start" | "queue" | "expire" | "continue" | "retry" | "take_over" | "end";
             /** Format: date-time */
             at: string | null;
         };
