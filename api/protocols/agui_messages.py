@@ -90,13 +90,6 @@ class RunMessages:
         )
 
 
-def text_of(arguments: Any) -> str:
-    """Return the arguments of a call as JSON text, as clients have them."""
-    if isinstance(arguments, str):
-        return arguments  # the model's text, which was no JSON object
-    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
-
-
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)

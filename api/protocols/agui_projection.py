@@ -39,10 +39,10 @@ from arkloop.api.protocols.agui_messages import (
     NO_IDS,
     PackedMessages,
     RunMessages,
-    text_of,
     usage_between,
 )
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
+from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.events.open_turn import OpenTurn
 
 
@@ -227,7 +227,7 @@ class AguiProjection:
         for call in calls:
             call_id = self._facts.call_id(call["tool_call_id"])
             self._handed |= {call_id}
-            is_edited |= self._messages.change_arguments(call_id, text_of(call["arguments"]))
+            is_edited |= self._messages.change_arguments(call_id, arguments_text(call["arguments"]))
         if is_edited:
             yield self._snapshot()
 
@@ -341,7 +341,7 @@ class AguiProjection:
         pieces = self._writing.pop(call_id, None)
         # It comes after the end of its turn.
         message_id = f"msg_{self._facts.run_id.hex}_{self._turn - 1}"
-        text = text_of(data["arguments"]) if pieces is None else "".join(pieces)
+        text = arguments_text(data["arguments"]) if pieces is None else "".join(pieces)
         self._messages.call(message_id, call_id, data["name"], text)
         if pieces is None:
             yield self._call_start(call_id, data["name"], message_id)

@@ -8,9 +8,10 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols import agui_runs
-from arkloop.api.protocols.agui_messages import Message, text_of
+from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.agui_projection import AguiFacts
 from arkloop.api.protocols.agui_requests import MAX_MESSAGES, MESSAGE_ID
+from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.runs.timeline import Entry, Place
@@ -154,5 +155,5 @@ def _run_messages(entry: Entry) -> Iterator[Message]:
 
 
 def _call(run_id: UUID, call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": text_of(call["arguments"])}
+    function = {"name": call["name"], "arguments": arguments_text(call["arguments"])}
     return {"id": f"{run_id.hex}.{call['tool_call_id']}", "type": "function", "function": function}

@@ -5,6 +5,7 @@ the same frames at any time. A cursor is a number of frames to leave out, or a s
 the server keeps no state for it.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -37,6 +38,13 @@ class Projection(Protocol):
     def closing(self) -> Iterable[bytes]:
         """Return the frames after the last event, `data: [DONE]` for example."""
         ...
+
+
+def arguments_text(arguments: Any) -> str:
+    """Return the arguments of a call as JSON text, which is what clients parse."""
+    if isinstance(arguments, str):
+        return arguments  # the model's text, which was no JSON object
+    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 def projected(

@@ -1,6 +1,5 @@
 """The response object of OpenAI's Responses API: what it shows of a run besides its events."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,13 +99,6 @@ def error_object(error: Mapping[str, Any]) -> Object:
     """Return the error of a failed response; `type` has our own code."""
     code = _ERROR_CODES.get(error["code"], "server_error")
     return {"code": code, "message": error["message"], "type": error["code"], "param": None}
-
-
-def arguments_text(arguments: Any) -> str:
-    """Return the arguments of a call as JSON text, which is what clients parse."""
-    if isinstance(arguments, str):
-        return arguments  # the model's text, which was no JSON object
-    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 def _text(schema: Any, verbosity: str | None) -> Object:

@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.api.protocols import responses_ids
+from arkloop.api.protocols.projection import arguments_text
 from arkloop.api.protocols.responses_ids import ItemId
-from arkloop.api.protocols.responses_object import Object, arguments_text
+from arkloop.api.protocols.responses_object import Object
 
 SERVER_LABEL = "arkloop"
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
