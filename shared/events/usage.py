@@ -11,8 +11,7 @@ TOKEN_FIELDS = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
-#: Left out where they are 0: most models have none, and the release before this one cannot read
-#: them.
+#: Left out where they are 0: most models have none.
 RARE_TOKEN_FIELDS = frozenset({"cache_write_tokens", "reasoning_tokens"})
 
 
