@@ -122,11 +122,16 @@ class StoredRuns:
         worker_id = worker_id or self.worker()
         return claims.claim(self.connections, [run_id], worker_id).get(run_id)
 
+    def held(self, run_id: UUID, worker_id: UUID | None = None) -> Claim:
+        """Let a worker have the run."""
+        claim = self.claim(run_id, worker_id)
+        assert claim is not None
+        return claim
+
     def claimed(self, worker_id: UUID | None = None, *, seen_at: Any = None) -> Claim:
         """Create a run that a worker holds; `seen_at` is when it was heard last."""
         worker_id = worker_id or self.worker()
-        claim = self.claim(self.create(), worker_id)
-        assert claim is not None
+        claim = self.held(self.create(), worker_id)
         if seen_at is not None:
             self.set_worker(worker_id, seen_at=seen_at)
         return claim

@@ -108,8 +108,7 @@ def test_queues_workers_and_leases_are_those_of_all_orgs(
 ) -> None:
     """They name runs and orgs, and none of what people have written."""
     thread_id = UUID(alice.thread(title="a secret plan", is_private=True))
-    claim = stored.claim(stored.create(thread_id), stored.worker(hostname="box", pid=7))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id), stored.worker(hostname="box", pid=7))
     queued = stored.create()
 
     found = {name: operator.get(f"/v1/operator/{name}") for name in READS}

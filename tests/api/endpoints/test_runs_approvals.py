@@ -81,8 +81,7 @@ def make_asked(stored: StoredRuns, alice: User) -> MakeAsked:
         ann = end_user(alice, persona_id=persona_id)
         thread_id = UUID(ann.thread(external_id=CHAT))
         run_id = stored.create(thread_id, persona_id=persona_id, end_user_id=ANN)
-        claim = stored.claim(run_id)
-        assert claim is not None
+        claim = stored.held(run_id)
         arguments = {"expression": "6*7"}
         stored.write(claim, ToolCallRequested(tool_call_id="c", name=name, arguments=arguments))
         request_id, at_end = new_id(), replace(claim, last_seq=stored.last_seq(run_id))

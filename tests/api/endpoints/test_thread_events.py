@@ -26,8 +26,7 @@ from tests.waiting import eventually
 def answered(alice: User, stored: StoredRuns, thread: str, *texts: str) -> UUID:
     """Let a message be answered by a run with these pieces of text; returns the run."""
     alice.say(thread, f"say {texts}")
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     stored.write(claim, *map(MessageDelta, texts))
     stored.finish(claim)
     return claim.run_id
@@ -148,8 +147,7 @@ def test_a_second_device_sees_what_the_first_one_asks(alice: User, stored: Store
     with following(alice, thread, f"?after={first}:3") as frames:
         for text in ("b", "c"):
             alice.say(thread, text)
-            claim = stored.claim(stored.create(UUID(thread)))
-            assert claim is not None
+            claim = stored.held(stored.create(UUID(thread)))
             stored.write(claim, MessageDelta(text))
             eventually(lambda claim=claim: f"{claim.run_id}:2" in ids(frames()))
             begun = [f.json()["data"] for f in frames() if f.id == f"{claim.run_id}:0"]
@@ -176,8 +174,7 @@ def test_runs_appear_in_the_order_in_which_they_start(alice: User, stored: Store
     withdrawn does not.
     """
     thread = alice.thread()
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     path = f"/v1/threads/{thread}/runs"
     waiting = [
         UUID((alice.post(path, {"message": said, "on_busy": "enqueue"}).json or {})["run_id"])
@@ -190,8 +187,7 @@ def test_runs_appear_in_the_order_in_which_they_start(alice: User, stored: Store
         stored.finish(claim, with_followers=True)
         for run_id in (waiting[0], waiting[2]):
             eventually(lambda run_id=run_id: f"{run_id}:0" in ids(frames()))
-            next_ = stored.claim(run_id)
-            assert next_ is not None
+            next_ = stored.held(run_id)
             stored.finish(next_, with_followers=True)
         every = ids_of((claim.run_id, 2), (waiting[0], 2), (waiting[2], 2))
         eventually(lambda: every == ids(frames()))
@@ -206,8 +202,7 @@ def test_a_run_that_was_steered_is_sent_once(alice: User, stored: StoredRuns) ->
     """
     thread = alice.thread()
     alice.say(thread, "a")
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     request = {"message": "b", "on_busy": "steer"}
 
     with following(alice, thread) as frames:
@@ -231,8 +226,7 @@ def test_a_run_in_progress_is_resumed(alice: User, stored: StoredRuns) -> None:
     `follow=false`.
     """
     thread = alice.thread()
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     stored.write(claim, MessageDelta("a"))
 
     assert ids_of((claim.run_id, 2)) == ids(there(alice, thread))
@@ -248,8 +242,7 @@ def test_the_cursor_of_a_run_that_waits(alice: User, stored: StoredRuns) -> None
     becomes of the active one.
     """
     thread = alice.thread()
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
 
     def send(said: str, on_busy: str) -> dict[str, Any]:
         body = {"message": said, "on_busy": on_busy}
@@ -264,8 +257,7 @@ def test_the_cursor_of_a_run_that_waits(alice: User, stored: StoredRuns) -> None
     ):
         stored.write(claim, RunSteered(send("c", "steer")["steer"]["message_id"], "c"))
         stored.finish(claim, with_followers=True)
-        next_ = stored.claim(waiting)
-        assert next_ is not None
+        next_ = stored.held(waiting)
         stored.finish(next_)
         for frames in (of_cancelled, of_waiting):
             eventually(lambda frames=frames: ids_of((waiting, 2)) == ids(frames()))
@@ -287,8 +279,7 @@ def test_a_retry_names_what_it_replaces(alice: User, stored: StoredRuns) -> None
     thread = alice.thread()
     first = answered(alice, stored, thread)
     retry = UUID((alice.post(f"/v1/threads/{thread}:retry").json or {})["run_id"])
-    claim = stored.claim(retry)
-    assert claim is not None
+    claim = stored.held(retry)
     stored.finish(claim)
     answered(alice, stored, thread)
 

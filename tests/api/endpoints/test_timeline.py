@@ -61,8 +61,7 @@ def turn(number: int, said: str, output: str | None = None) -> list[Any]:
 def answered(alice: User, stored: StoredRuns, thread: str, *happened: Any) -> UUID:
     """Let a message be answered by a run with these events; returns the run."""
     alice.say(thread, "Hello")
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     stored.write(claim, *happened)
     assert stored.finish(claim, message=(new_id(), "the answer"))
     return claim.run_id
@@ -134,8 +133,7 @@ def test_what_waits_for_its_thread_is_at_the_end(
     """
     thread = alice.thread()
     alice.say(thread, "one")
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     waiting = []
     for said in ("two", "three", "four"):
         body = {"message": said, "on_busy": "enqueue"}
@@ -164,8 +162,7 @@ def test_a_message_for_the_active_run_is_shown(
     """It stands behind the run until that has ended, whether it was delivered or not."""
     thread = alice.thread()
     alice.say(thread, "one")
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
 
     def send(said: str, on_busy: str) -> Shown:
         body = {"message": said, "on_busy": on_busy}
@@ -227,14 +224,12 @@ def test_a_retry_is_named_by_the_runs_that_it_replaces(alice: User, stored: Stor
     """All runs of the round: a failed one, the one after it, and the first retry by the second."""
     thread = alice.thread()
     alice.say(thread)
-    failed = stored.claim(stored.create(UUID(thread)))
-    assert failed is not None
+    failed = stored.held(stored.create(UUID(thread)))
     stored.finish(failed, RunState.FAILED, error=RunError("run.timeout", "Too slow.", True))
     second = answered(alice, stored, thread, *turn(1, "x"))
     retries = []
     for number in (2, 3):
-        claim = stored.claim(UUID((alice.post(f"/v1/threads/{thread}:retry").json or {})["run_id"]))
-        assert claim is not None
+        claim = stored.held(UUID((alice.post(f"/v1/threads/{thread}:retry").json or {})["run_id"]))
         stored.write(claim, *turn(number, "y"))
         stored.finish(claim, message=(new_id(), "y"))
         retries.append(str(claim.run_id))
@@ -304,8 +299,7 @@ def test_a_run_of_many_events_is_read_in_parts(
     thread = alice.thread()
     first = answered(alice, stored, thread, *turn(1, "first"))
     alice.say(thread)
-    claim = stored.claim(stored.create(UUID(thread)))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(thread)))
     with connections.transaction() as tx:
         tx.sql.execute(
             text(
@@ -336,8 +330,7 @@ def test_a_transcript(alice: User, stored: StoredRuns) -> None:
     thread = alice.thread()
     answered(alice, stored, thread, *turn(1, "replaced"))
     retry = UUID((alice.post(f"/v1/threads/{thread}:retry").json or {})["run_id"])
-    claim = stored.claim(retry)
-    assert claim is not None
+    claim = stored.held(retry)
     asked = RunWaitingForInput(
         request_id=str(new_id()),
         kind="question",

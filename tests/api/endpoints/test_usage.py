@@ -13,7 +13,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.used_models import MARCH, NOTHING, at, usage, used
 from tests.clients import Register, User, details_of, error_of
-from tests.shared.runs.delegated_runs import delegated, held
+from tests.shared.runs.delegated_runs import delegated
 from tests.stored_runs import StoredRuns
 
 
@@ -233,7 +233,7 @@ def test_the_metadata_of_private_runs_is_in_no_report(stored: StoredRuns, alice:
     """Runs and sub-runs count by it only while their thread is shared."""
     claim = stored.claimed()
     thread_id = stored.row(claim.run_id)["thread_id"]
-    below = held(stored, delegated(stored, claim).run_id)
+    below = stored.held(delegated(stored, claim).run_id)
     set_private(stored, thread_id, True)
     for one, team in ((below, "blue"), (claim, "red")):
         stored.set(one.run_id, metadata={"team": team})

@@ -19,8 +19,7 @@ LATE, OPEN = "call_1_1", "call_1_2"
 
 def wait_for(stored: StoredRuns, run_id: UUID, name: str = "locate") -> None:
     """Let a queued run wait for both calls of the tool."""
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     for call_id in (LATE, OPEN):
         with stored.connections.transaction() as tx:
             claims.begin_tool_call(tx, claim, call_id, ResultSource.CLIENT)

@@ -127,8 +127,7 @@ def test_data_of_a_request_that_is_sent_again_is_stored_once(
 def test_an_answer_is_bounded_as_elsewhere(alice: User, stored: StoredRuns) -> None:
     """A payload may be as large as a body, and an answer has at most 32,768 bytes."""
     run_id, request_id = stored.create(UUID(alice.thread(external_id="chat-1"))), new_id()
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, request_id)
 
     def answer(payload: str) -> TestResponse:
@@ -163,8 +162,7 @@ def test_a_message_interrupts_a_run_that_waits_for_the_page(
 ) -> None:
     """The page has moved on from its own tools; results of the org's may come still."""
     run_id = stored.create(UUID(alice.thread(external_id="chat-1")))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, new_id())
     asked = {"request_id": str(new_id()), "prompt": "?", "expires_at": rfc3339(now())}
     call = {"name": "t", "idempotent": False, "idempotency_key": "k", "traceparent": "00-t-s-01"}
@@ -179,8 +177,7 @@ def test_a_message_interrupts_a_run_that_waits_for_the_page(
 
 def parked(stored: StoredRuns, alice: User) -> tuple[Claim, UUID]:
     """Return a run of the thread `chat-1` that has asked a question, and the question's id."""
-    claim = stored.claim(stored.create(UUID(alice.thread(external_id="chat-1"))))
-    assert claim is not None
+    claim = stored.held(stored.create(UUID(alice.thread(external_id="chat-1"))))
     stored.park(claim, request_id := new_id())
     return claim, request_id
 
@@ -199,8 +196,7 @@ def test_a_message_may_cancel_an_interrupt_that_is_over(
     claim, request_id = parked(stored, alice)
     stored.answer(claim.run_id, "Rome", request_id)
     if since != "answered":
-        again = stored.claim(claim.run_id)
-        assert again is not None
+        again = stored.held(claim.run_id)
         stored.finish(again)
     if since == "followed":
         alice.post("/v1/agui", json={**ASK, "messages": [{**SAID, "id": "m0"}]}).close()
@@ -283,8 +279,7 @@ def test_another_interrupt_stays_open(alice: User, stored: StoredRuns) -> None:
     """A message that cancels the one before is refused while the run asks something else."""
     claim, request_id = parked(stored, alice)
     stored.answer(claim.run_id, "Rome", request_id)
-    again = stored.claim(claim.run_id)
-    assert again is not None
+    again = stored.held(claim.run_id)
     stored.park(again, new_id())
 
     refused = events_of(alice.post("/v1/agui", json=cancelled(request_id)))[-1]
@@ -344,15 +339,13 @@ def test_a_page_that_connects_again_gets_the_results_that_it_lacks(
     tool = {"name": "locate", "description": "x"}
     alice.post("/v1/agui", json={**ASK, "tools": [tool]}).close()
     [run_id] = runs_of(stored)
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     call = {"tool_call_id": "c", "name": "locate", "arguments": {}}
     stored.write(claim, ToolCallRequested(**call))
     asking = replace(claim, last_seq=stored.last_seq(run_id))
     stored.park(asking, new_id(), kind="tool_results", calls=[call])
     stored.set(run_id, state=RunState.QUEUED, pending_input=None, input_expires_at=None)
-    again = stored.claim(run_id)
-    assert again is not None
+    again = stored.held(run_id)
     stored.write(again, ToolResult("c", "locate", "Rome", False, 1))
     stored.finish(replace(again, last_seq=stored.last_seq(run_id)))
 
@@ -374,8 +367,7 @@ def test_a_page_that_connects_as_its_run_asks_is_asked(
 ) -> None:
     """The request that came between the page's looks at the run and at its events is shown."""
     run_id = stored.create(UUID(alice.thread(external_id="chat-1")))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     last_part = agui_runs.last_part
 
     def after_the_request(*how: Any) -> Any:

@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import RunError, ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, overrides, run_spans, sweep
@@ -49,7 +48,7 @@ def asking(alice: User, stored: StoredRuns, *call_ids: str) -> UUID:
 
 def ask(stored: StoredRuns, run_id: UUID, *call_ids: str) -> None:
     """Let the run wait for results of these calls of the page's tool."""
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     calls = [{"tool_call_id": id_, "name": "locate", "arguments": {}} for id_ in call_ids]
     for call in calls:
         with stored.connections.transaction() as tx:
@@ -57,12 +56,6 @@ def ask(stored: StoredRuns, run_id: UUID, *call_ids: str) -> None:
         stored.write(claim, ToolCallRequested(**call))
     at_end = replace(claim, last_seq=stored.last_seq(run_id))
     stored.park(at_end, new_id(), kind="tool_results", calls=calls)
-
-
-def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
-    claim = stored.claim(run_id)
-    assert claim is not None
-    return claim
 
 
 def all_runs(stored: StoredRuns) -> list[UUID]:
@@ -217,7 +210,7 @@ def test_a_message_that_is_sent_again_has_all_of_its_run(alice: User, stored: St
     """What another page has replied to is shown as to one that connects, with its result."""
     run_id = asking(alice, stored, "c")
     send(alice, SAID, turn(run_id, "c"), result(run_id, "c")).close()
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     stored.write(claim, ToolResult("c", "locate", "Rome", False, 1))
 
     found = events_in(until(send(alice, SAID), b"TOOL_CALL_RESULT").decode())
@@ -268,7 +261,7 @@ def test_a_message_that_is_sent_anew_has_a_new_run(
     """An answer may be generated again, and a run that is cancelled answers nothing."""
     send(alice, SAID).close()
     [run_id] = all_runs(stored)
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     if why == "ended":
         stored.finish(claim)
     if why == "cancelled":
@@ -291,7 +284,7 @@ def test_a_message_follows_a_run_that_ended_after_a_result(
     run_id = asking(alice, stored, "c")
     said = [SAID, turn(run_id, "c"), result(run_id, "c")]
     assert f"{run_id}.1.1" == first_cursor(send(alice, *said))
-    stored.finish(claimed(stored, run_id), **ending)
+    stored.finish(stored.held(run_id), **ending)
 
     shown = first_cursor(send(alice, *said, LATER))
 
@@ -331,7 +324,7 @@ def test_a_page_gets_the_results_of_another_one(alice: User, stored: StoredRuns)
     send(alice, *said, result(run_id, "c")).close()
     last = [*said, result(run_id, "d", "Paris")]
     send(alice, *last, run_id="last").close()
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     for call_id, output in (("c", "Rome"), ("d", "Paris")):
         stored.write(claim, ToolResult(call_id, "locate", output, False, 1))
     stored.finish(claim)
@@ -368,12 +361,12 @@ def test_a_reply_that_is_sent_again_leads_to_the_run_that_has_asked(
     """The run of a message that was taken back before its turn is another one."""
     send(alice, SAID).close()
     run_id, request_id = newest(stored), new_id()
-    stored.park(claimed(stored, run_id), request_id)
+    stored.park(stored.held(run_id), request_id)
     resume = [{"interruptId": str(request_id), "status": "resolved", "payload": "Rome"}]
     stored.answer(run_id, "Rome", request_id)
     send(alice, LATER).close()
     stored.cancel(newest(stored))
-    assert stored.finish(claimed(stored, run_id), with_followers=True)
+    assert stored.finish(stored.held(run_id), with_followers=True)
 
     body = {"threadId": "chat-1", "runId": "again", "messages": [SAID], "resume": resume}
     assert f"{run_id}.1.1" == first_cursor(alice.post("/v1/agui", json=body))

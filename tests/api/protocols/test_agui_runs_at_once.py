@@ -17,7 +17,6 @@ from tests.api.protocols.test_agui_runs import (
     SAID,
     all_runs,
     asking,
-    claimed,
     first_cursor,
     send,
 )
@@ -100,7 +99,7 @@ def test_a_run_that_waits_for_http_tools_alone_by_now_is_not_cancelled(
     """The page's result has come since the request has looked; the payment's is still to come."""
     send(alice, SAID).close()
     [run_id], create = all_runs(stored), creation.create
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     page: dict[str, Any] = {"tool_call_id": "c", "name": "locate", "arguments": {}}
     shop = {"tool_call_id": "h", "name": "pay", "arguments": {}, "result_from": "http"}
     for call, source in ((page, ResultSource.CLIENT), (shop, ResultSource.HTTP)):
@@ -145,7 +144,7 @@ def test_a_cancel_of_what_is_over_that_is_sent_twice_at_once_has_one_run(
     run_id, resume = questioning(alice, stored, "cancelled")
     stored.answer(run_id, "Oslo")
     if has_ended:
-        stored.finish(claimed(stored, run_id))
+        stored.finish(stored.held(run_id))
 
     shown = sent_at_once(alice, monkeypatch, LATER, LATER, resume=resume)
 

@@ -13,7 +13,6 @@ from tests.api.protocols.test_agui_runs import (
     SAID,
     all_runs,
     asking,
-    claimed,
     events_of,
     first_cursor,
     newest,
@@ -32,7 +31,7 @@ def questioning(alice: User, stored: StoredRuns, status: str) -> tuple[UUID, lis
     """Create a run that has asked a question; returns it and a reply to that."""
     send(alice, SAID).close()
     run_id, request_id = newest(stored), new_id()
-    stored.park(claimed(stored, run_id), request_id)
+    stored.park(stored.held(run_id), request_id)
     payload = {"payload": "Rome"} if status == "resolved" else {}
     return run_id, [{"interruptId": str(request_id), "status": status, **payload}]
 
@@ -44,10 +43,10 @@ def test_a_reply_is_sent_again_though_the_thread_has_other_runs(
     """It leads to what follows the reply, while the next run is active, and when that has ended."""
     run_id, resume = questioning(alice, stored, status)
     shown = [first_cursor(send(alice, SAID, resume=resume))]
-    stored.finish(claimed(stored, run_id))
+    stored.finish(stored.held(run_id))
     send(alice, LATER).close()
     shown.append(first_cursor(send(alice, SAID, resume=resume)))
-    stored.finish(claimed(stored, newest(stored)))
+    stored.finish(stored.held(newest(stored)))
     shown.append(first_cursor(send(alice, SAID, resume=resume)))
 
     assert [f"{run_id}.1.1"] * 3 == shown
@@ -59,7 +58,7 @@ def test_a_reply_with_a_message_is_sent_again(alice: User, stored: StoredRuns, s
     """The message is answered by its run, which waits for its turn or is active."""
     run_id, resume = questioning(alice, stored, status)
     shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
-    stored.finish(claimed(stored, run_id), with_followers=True)
+    stored.finish(stored.held(run_id), with_followers=True)
     shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
 
     [_, answers] = all_runs(stored)
@@ -82,7 +81,7 @@ def test_a_cancel_of_what_has_expired_is_sent_again(alice: User, stored: StoredR
     """The run continues without a reply, and has not ended yet."""
     send(alice, SAID).close()
     run_id, request_id = newest(stored), new_id()
-    stored.park(claimed(stored, run_id), request_id, expires_in=0)
+    stored.park(stored.held(run_id), request_id, expires_in=0)
     stored.set(run_id, state="executing", pending_input=None)
     resume = [{"interruptId": str(request_id), "status": "cancelled"}]
 
@@ -105,7 +104,7 @@ def test_a_cancel_of_a_run_that_is_over_is_sent_again(
         stored.cancel(run_id)
     shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
     for _ in range(2):
-        stored.finish(claimed(stored, newest(stored)))
+        stored.finish(stored.held(newest(stored)))
         shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
 
     [asked, first, *again] = all_runs(stored)
@@ -121,7 +120,7 @@ def test_a_cancel_of_a_run_that_is_over_is_sent_again_behind_others(
     stored.cancel(run_id)
     shown = [first_cursor(send(alice, SAID, MORE))]
     for _ in range(2):
-        stored.finish(claimed(stored, newest(stored)))
+        stored.finish(stored.held(newest(stored)))
         shown.append(first_cursor(send(alice, SAID, LATER, resume=resume)))
 
     assert [f"{one}.0.1" for one in all_runs(stored)[1:]] == shown
@@ -133,11 +132,11 @@ def test_a_message_before_a_run_is_over_is_not_one_that_came_with_its_cancel(
     """Another page has sent it behind the run, and it was answered: the reply is refused."""
     send(alice, SAID).close()
     run_id, request_id = newest(stored), new_id()
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     send(alice, LATER).close()
     stored.park(claim, request_id)
     stored.cancel(run_id)
-    stored.finish(claimed(stored, newest(stored)))
+    stored.finish(stored.held(newest(stored)))
     resume = [{"interruptId": str(request_id), "status": "cancelled"}]
 
     refused = events_of(send(alice, SAID, LATER, resume=resume))
@@ -152,7 +151,7 @@ def test_a_message_before_a_cancel_is_not_one_that_came_with_it(
     """Another page has sent it while the run was active: the reply shows what follows it."""
     send(alice, SAID).close()
     run_id, request_id = newest(stored), new_id()
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     send(alice, LATER).close()
     stored.park(claim, request_id)
     resume = [{"interruptId": str(request_id), "status": "cancelled"}]
@@ -168,8 +167,8 @@ def test_a_cancel_with_a_message_whose_run_has_ended_has_a_new_run(
     """The message is answered anew, as one that is sent alone."""
     run_id, resume = questioning(alice, stored, "cancelled")
     send(alice, SAID, LATER, resume=resume).close()
-    stored.finish(claimed(stored, run_id), with_followers=True)
-    stored.finish(claimed(stored, newest(stored)))
+    stored.finish(stored.held(run_id), with_followers=True)
+    stored.finish(stored.held(newest(stored)))
 
     shown = first_cursor(send(alice, SAID, LATER, resume=resume))
 
@@ -183,7 +182,7 @@ def test_another_reply_is_refused_though_the_thread_has_other_runs(
     """The first reply counts, and the message that comes with the other one is not stored."""
     run_id, resume = questioning(alice, stored, "resolved")
     send(alice, SAID, resume=resume).close()
-    stored.finish(claimed(stored, run_id))
+    stored.finish(stored.held(run_id))
     send(alice, LATER).close()
 
     refused = events_of(send(alice, SAID, MORE, resume=[{**resume[0], "payload": "Oslo"}]))

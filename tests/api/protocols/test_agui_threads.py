@@ -66,8 +66,7 @@ def test_the_end_of_the_last_run_is_shown(
     # Neither a run before it counts, nor one that waits for its time.
     endings: list[dict[str, Any]] = [{"error": FAILED, "state": RunState.FAILED}, ending]
     for how in endings:
-        claim = stored.claim(run_id := stored.create(thread_id))
-        assert claim is not None
+        claim = stored.held(run_id := stored.create(thread_id))
         stored.finish(claim, **how)
     later = {"message": "Hello", "not_before": rfc3339(now() + timedelta(hours=1))}
     assert 201 == alice.post(f"/v1/threads/{thread_id}/runs", json=later).status_code
@@ -83,8 +82,7 @@ def test_the_end_of_the_last_run_is_shown(
 
 def large(stored: StoredRuns, thread_id: UUID, turns: int) -> Claim:
     """Claim a run with this number of turns, of which a page of 1 MiB has three."""
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id))
     for number in range(turns):
         said = f"turn {number} " + "x" * 256 * 1024
         stored.write(claim, MessageCompleted(str(new_id()), said, Usage()))
@@ -111,8 +109,7 @@ def test_a_thread_with_a_large_run_is_shown(alice: User, stored: StoredRuns) -> 
 
     assert before == texts_of(snapshot(alice, name))
     stored.answer(claim.run_id, "Yes", request_id)
-    again = stored.claim(claim.run_id)
-    assert again is not None
+    again = stored.held(claim.run_id)
     stored.write(again, MessageDelta("a"), MessageReset(again.last_seq + 1, "retry"))
     assert stored.finish(again)
     # The text that is taken back, for which all messages are sent anew, was that of the next turn.

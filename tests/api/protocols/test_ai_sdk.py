@@ -54,8 +54,7 @@ def test_a_run_that_ended_before_its_first_text_is_a_message(
     """Its metadata say how it ended; the one part that it has shows nothing."""
     chat, said, more = new_id(), message(), message("More")
     run_id = run_of(post(alice, said, chat=chat))
-    claim = runs.claim(UUID(run_id))
-    assert claim is not None
+    claim = runs.held(UUID(run_id))
     error = RunError("provider.failed", "No.", False) if status == "failed" else None
     assert runs.finish(claim, RunState(status), error=error)
 
@@ -78,8 +77,7 @@ def test_a_run_that_was_cancelled_before_its_turn_is_no_message(
     runs.cancel(UUID(run_of(post(alice, message("two"), chat=chat))))
 
     assert [first] == shown(alice, chat)
-    claim = runs.claim(UUID(run_id))
-    assert claim is not None
+    claim = runs.held(UUID(run_id))
     assert runs.finish(claim, with_followers=True)
     stream = f"/v1/ui/chat/{chat}/stream"
     assert 204 == alice.get(f"{stream}?seen={run_id}").status_code
@@ -276,8 +274,7 @@ def test_a_late_answer_is_refused_if_it_is_another_one(alice: User, runs: Stored
     """The second of two pages is not shown an answer that was never given."""
     chat, request_id = new_id(), uuid4()
     run_id = UUID(run_of(post(alice, message(), chat=chat)))
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.park(claim, request_id, tool_call_id="1")
 
     def given(output: str) -> TestResponse:
@@ -286,8 +283,7 @@ def test_a_late_answer_is_refused_if_it_is_another_one(alice: User, runs: Stored
         return post(alice, {"id": str(run_id), "role": "assistant", "parts": parts}, chat=chat)
 
     assert f"{run_id}.1" == run_of(given("yes"))
-    again = runs.claim(run_id)
-    assert again is not None
+    again = runs.held(run_id)
     runs.write(again, RunInputReceived(str(request_id), "yes"))
     assert f"{run_id}.1" == run_of(given("yes"))
     assert (409, "input.stale") == error_of(given("no"))
@@ -299,8 +295,7 @@ def test_a_page_that_is_loaded_after_its_answer_follows_the_run(
     """No worker has claimed the run yet, so that no event has the answer."""
     chat = new_id()
     run_id = UUID(run_of(post(alice, message(), chat=chat)))
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.park(claim, uuid4(), tool_call_id="1")
     stream = f"/v1/ui/chat/{chat}/stream"
     assert 204 == alice.get(stream).status_code
@@ -317,8 +312,7 @@ def test_an_answer_to_a_run_that_was_cancelled_shows_its_end(alice: User, runs: 
     """The page learns from the stream what came of the run."""
     chat = new_id()
     run_id = UUID(run_of(post(alice, message(), chat=chat)))
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.park(claim, uuid4(), tool_call_id="1")
     runs.cancel(run_id)
     call = {"type": "tool-ask_user", "toolCallId": "1", "state": "output-available", "output": "a"}

@@ -36,8 +36,7 @@ def runs(connections: Any, alice: User) -> StoredRuns:
 
 def asking(alice: User, runs: StoredRuns, chat: str) -> tuple[Claim, UUID]:
     """Create a run of the chat that asks its user; returns its claim and the request's id."""
-    claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
-    assert claim is not None
+    claim = runs.held(UUID(run_of(post(alice, message(), chat=chat))))
     runs.write(claim, ToolCallRequested(CALL, "ask_user", {"question": "?"}))
     at_end, request_id = replace(claim, last_seq=runs.last_seq(claim.run_id)), new_id()
     assert runs.park(at_end, request_id, tool_call_id=CALL)
@@ -51,8 +50,7 @@ def answer_to(run_id: UUID, *calls: dict[str, Any]) -> dict[str, Any]:
 
 def end(runs: StoredRuns, run_id: UUID, request_id: UUID, output: str) -> None:
     """End a run that has got this answer."""
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.write(claim, RunInputReceived(str(request_id), output))
     runs.write(claim, ToolResult(CALL, "ask_user", output, False, 1))
     assert runs.finish(claim)
@@ -99,8 +97,7 @@ def test_a_question_with_a_key_is_answered_by_its_own_call(
     call is the question.
     """
     chat, request_id, key = ui_chats.new_id(), new_id(), "cancel-1"
-    claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
-    assert claim is not None
+    claim = runs.held(UUID(run_of(post(alice, message(), chat=chat))))
     run_id = claim.run_id
     runs.write(claim, ToolCallRequested(key, "cancel_order", {}))
     at_end = replace(claim, last_seq=runs.last_seq(run_id))
@@ -156,8 +153,7 @@ def test_a_message_does_not_wait_behind_what_its_page_is_asked(
     """The page would wait for the response, and could not send the answer."""
     chat, second = ui_chats.new_id(), message("Rome")
     run_id = UUID(run_of(post(alice, message("one"), chat=chat)))
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     with runs.connections.transaction() as tx:
         claims.begin_tool_call(tx, claim, CALL, ResultSource.CLIENT)
     runs.write(claim, ToolCallRequested(CALL, "locate", {}))
@@ -180,8 +176,7 @@ def test_a_page_of_an_end_user_leaves_approvals_to_the_org(alice: User, runs: St
     persona_id = published(alice, **{"key": "desk", **guarded})["id"]
     chat, ann, request_id = ui_chats.new_id(), end_user(alice, persona_id=persona_id), new_id()
     run_id = UUID(run_of(post(ann, message(), chat=chat)))
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.write(claim, ToolCallRequested(CALL, "calculator", {}))
     at_end = replace(claim, last_seq=runs.last_seq(run_id))
     assert runs.park(
@@ -201,8 +196,7 @@ def test_a_page_of_an_end_user_leaves_approvals_to_the_org(alice: User, runs: St
     assert (403, "approvals.reserved") == error_of(post(ann, approval, chat=chat))
 
     run_of(post(alice, approval, chat=chat))
-    again = runs.claim(run_id)
-    assert again is not None
+    again = runs.held(run_id)
     runs.write(again, RunInputReceived(str(request_id), '{"decision": "approve"}'))
     runs.write(again, ToolResult(CALL, "calculator", "42", False, 1))
     runs.write(again, ToolCallRequested("ask", "ask_user", {}))

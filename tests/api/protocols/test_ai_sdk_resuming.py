@@ -31,15 +31,7 @@ def runs(connections: Any, alice: User) -> StoredRuns:
 
 def begin(alice: User, runs: StoredRuns, chat: str) -> Claim:
     """Send a message to the chat, and claim its run."""
-    claim = runs.claim(UUID(run_of(post(alice, message(), chat=chat))))
-    assert claim is not None
-    return claim
-
-
-def claimed(runs: StoredRuns, run_id: UUID) -> Claim:
-    claim = runs.claim(run_id)
-    assert claim is not None
-    return claim
+    return runs.held(UUID(run_of(post(alice, message(), chat=chat))))
 
 
 def ask(runs: StoredRuns, claim: Claim) -> tuple[UUID, str]:
@@ -53,8 +45,7 @@ def ask(runs: StoredRuns, claim: Claim) -> tuple[UUID, str]:
 def reply(runs: StoredRuns, run_id: UUID, request_id: UUID, content: str) -> Claim:
     """Answer the run's question, and claim it again."""
     runs.answer(run_id, content, request_id)
-    claim = runs.claim(run_id)
-    assert claim is not None
+    claim = runs.held(run_id)
     runs.write(claim, RunInputReceived(str(request_id), content))
     return claim
 
@@ -206,8 +197,7 @@ def test_approvals_and_results_that_are_sent_again_are_those_of_their_wait(
         return post(alice, {"id": str(run_id), "role": "assistant", "parts": [part]}, chat=chat)
 
     assert f"{run_id}.1" == run_of(give(sent))
-    again = runs.claim(run_id)
-    assert again is not None
+    again = runs.held(run_id)
     ask(runs, again)
     assert f"{run_id}.1" == run_of(give(sent))
     assert 409 == give(other).status_code
@@ -236,10 +226,10 @@ def test_a_page_catches_up_with_what_others_have_answered(
     assert [204, 204] == [alice.get(path).status_code for path in (seen, with_call)]
     replied = {"state": "queued", "pending_input": None, "input_expires_at": None}
     runs.set(run_id, **replied)
-    ask(runs, claimed(runs, run_id))
+    ask(runs, runs.held(run_id))
     assert 204 == alice.get(seen).status_code
     assert "waiting_for_input" == status_of(chunks_of(alice.get(with_call)))
     runs.set(run_id, **replied)
-    assert runs.finish(claimed(runs, run_id))
+    assert runs.finish(runs.held(run_id))
     assert 204 == alice.get(seen).status_code
     assert "completed" == status_of(chunks_of(alice.get(with_call)))

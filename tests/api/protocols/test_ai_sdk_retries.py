@@ -20,8 +20,7 @@ def answered_long_ago(user: User, stored: StoredRuns, **fields: Any) -> tuple[st
     """Make a chat whose message was answered by a run that is deleted; returns both."""
     chat, said = new_id(), message()
     run_id = UUID(run_of(post(user, said, chat=chat, **fields)))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     assert stored.finish(claim, message=(new_uuid(), "The answer"))
     forget(stored.connections, run_id)
     return chat, said

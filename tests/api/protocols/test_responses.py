@@ -254,8 +254,7 @@ def test_an_answer_with_data_that_is_sent_again_counts_once(
 ) -> None:
     """Its file is another one each time, so the content of the request is compared."""
     run_id = stored.create(UUID(alice.thread()))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, new_id())
     asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
     answer = {"role": "user", "content": [{"type": "input_file", "file_data": "SGVsbG8="}]}
@@ -297,8 +296,7 @@ def test_data_before_an_earlier_response_is_not_stored_again(
     said = {"role": "user", "content": [file]}
     body = {**ASK, "input": [said], "tools": [tool]}
     run_id = UUID(alice.post("/v1/responses", json=body).json["id"].removeprefix("resp_"))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     with connections.transaction() as tx:
         claims.begin_tool_call(tx, claim, "c", ResultSource.CLIENT)
     call = {"tool_call_id": "c", "name": "t", "arguments": {}}

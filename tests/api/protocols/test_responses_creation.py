@@ -56,8 +56,7 @@ def test_a_reply_to_an_ended_run_holds_no_lock_of_it(
     limited = replace(stored.actor, limits=OrgLimits(org_concurrent_runs=9))
     thread_id = UUID(alice.thread())
     alice.say(str(thread_id))
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id))
     assert stored.park(claim, new_id())
     body = {
         "model": "scripted",
@@ -98,13 +97,11 @@ def test_a_message_after_an_answer_of_somebody_else_is_the_next_run(
 ) -> None:
     """The client has no other id than that of the response which ended with the question."""
     run_id = stored.create(UUID(alice.thread()))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, request_id := new_id())
     stored.answer(run_id, "Rome", request_id)
     if has_ended:
-        again = stored.claim(run_id)
-        assert again is not None
+        again = stored.held(run_id)
         stored.finish(again)
     asked = f"resp_{run_id.hex}"
 
@@ -121,8 +118,7 @@ def test_a_run_that_continues_keeps_its_agent(stored: StoredRuns, alice: User) -
     assert 201 == alice.post("/v1/personas", {"key": "other", "tools": []}).status_code
     run_id = stored.create(UUID(alice.thread()))
     [run] = alice.get("/v1/runs").json or []
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, new_id())
     answer = continuing(f"resp_{run_id.hex}", "Rome")
 
@@ -141,12 +137,10 @@ def test_a_run_that_continues_keeps_its_agent(stored: StoredRuns, alice: User) -
 
 def park_again(stored: StoredRuns, run_id: UUID, answer: str) -> None:
     """Let a run ask, get this answer, and ask something else."""
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, request_id := new_id())
     stored.answer(run_id, answer, request_id)
-    again = stored.claim(run_id)
-    assert again is not None
+    again = stored.held(run_id)
     stored.park(again, new_id())
 
 
@@ -212,13 +206,11 @@ def test_the_same_answer_after_a_failed_response_is_the_next_run(
 ) -> None:
     """Items sent again need not show that response, only the answer before it."""
     run_id = stored.create(UUID(alice.thread()))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, request_id := new_id())
     stored.answer(run_id, "Rome", request_id)
     if ending is not None:
-        again = stored.claim(run_id)
-        assert again is not None
+        again = stored.held(run_id)
         if output:
             stored.write(again, MessageDelta(output))
         stored.finish(again, **ending)
@@ -240,8 +232,7 @@ def test_the_same_answer_after_a_failed_response_is_the_next_run(
 def test_a_turn_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None:
     """A client that sends all items again has nothing of the runs that failed to continue."""
     first = stored.create(UUID(alice.thread()))
-    claim = stored.claim(first)
-    assert claim is not None
+    claim = stored.held(first)
     stored.write(claim, MessageDelta("Hello."))
     stored.finish(claim)
     shown = {"role": "assistant", "id": f"msg_{first.hex}_2", "content": "Hello."}
@@ -251,16 +242,14 @@ def test_a_turn_may_fail_more_than_once(stored: StoredRuns, alice: User) -> None
         items = [shown, *[question] * len(runs_of(alice))]
         made = alice.post("/v1/responses", {**MODEL, "input": items})
         assert 200 == made.status_code, made.text
-        again = stored.claim(UUID((made.json or {})["id"].removeprefix("resp_")))
-        assert again is not None
+        again = stored.held(UUID((made.json or {})["id"].removeprefix("resp_")))
         stored.finish(again, error=FAILED, state=RunState.FAILED)
 
     assert 4 == len(runs_of(alice))
 
 
 def finished(stored: StoredRuns, run_id: UUID) -> None:
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.finish(claim)
 
 
@@ -295,8 +284,7 @@ def test_items_of_a_later_response_count_whatever_its_id(stored: StoredRuns, ali
     named = {**MODEL, "previous_response_id": f"resp_{before.hex}"}
     made = alice.post("/v1/responses", {**named, "input": "Which city?"}).json or {}
     run_id = UUID(made["id"].removeprefix("resp_"))
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.park(claim, new_id())
     asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
     items = [asked, {"role": "user", "content": "Rome"}]

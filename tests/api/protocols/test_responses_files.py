@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import func, select, update
 from werkzeug.test import TestResponse
 
-from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import MessageDelta, RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
@@ -99,7 +98,7 @@ def test_a_turn_with_a_file_may_fail_more_than_once(stored: StoredRuns, alice: U
         assert ids[0] == ids[1]
         made += ids
         run_id = UUID(str(ids[0]).removeprefix("resp_"))
-        stored.finish(claimed(stored, run_id), end, error=FAILED if end == "failed" else None)
+        stored.finish(stored.held(run_id), end, error=FAILED if end == "failed" else None)
     last = alice.post("/v1/responses", body)
 
     assert 3 == len(set(made))
@@ -253,7 +252,7 @@ def test_files_of_a_message_that_the_thread_has_are_not_sent_again(
         assert 200 == made.status_code, made.text
         body, content = made.json or {}, newest_message(alice)
         run_id = UUID(body["id"].removeprefix("resp_"))
-        stored.finish(claimed(stored, run_id), RunState.FAILED, error=FAILED)
+        stored.finish(stored.held(run_id), RunState.FAILED, error=FAILED)
         kinds = ["text"] if isinstance(content, str) else [part["type"] for part in content]
         return kinds, body["instructions"]
 
@@ -274,7 +273,7 @@ def test_another_file_than_the_one_of_a_failed_run_is_sent(stored: StoredRuns, a
     items = [answered(stored, alice), user_says(IMAGE)]
     made = alice.post("/v1/responses", {**MODEL, "input": items})
     run_id = UUID((made.json or {})["id"].removeprefix("resp_"))
-    stored.finish(claimed(stored, run_id), RunState.FAILED, error=FAILED)
+    stored.finish(stored.held(run_id), RunState.FAILED, error=FAILED)
     items += [user_says(other), user_says(QUESTION)]
     made = alice.post("/v1/responses", {**MODEL, "input": items})
 
@@ -286,15 +285,9 @@ def test_another_file_than_the_one_of_a_failed_run_is_sent(stored: StoredRuns, a
 def answered(stored: StoredRuns, alice: User) -> dict[str, Any]:
     """Create a run that says something, and return that item of its response."""
     run_id = stored.create(UUID(alice.thread()))
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     stored.write(claim, MessageDelta("Hello."))
     stored.finish(claim)
     [item] = (alice.get(f"/v1/responses/resp_{run_id.hex}").json or {})["output"]
     assert isinstance(item, dict)
     return item
-
-
-def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
-    claim = stored.claim(run_id)
-    assert claim is not None
-    return claim

@@ -23,12 +23,6 @@ FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
 TOOL = {"type": "function", "name": "t", "parameters": {"type": "object"}}
 
 
-def claimed(stored: StoredRuns, run_id: UUID) -> Claim:
-    claim = stored.claim(run_id)
-    assert claim is not None
-    return claim
-
-
 def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list[dict[str, Any]]]:
     """Create a run that waits for outputs of these calls; returns it and the items of the calls."""
     made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
@@ -39,7 +33,7 @@ def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list
 
 def ask(stored: StoredRuns, run_id: UUID, *call_ids: str, claim: Claim | None = None) -> None:
     """Let a queued run, or one with this claim, call the client's tool and wait for the outputs."""
-    claim = claim or claimed(stored, run_id)
+    claim = claim or stored.held(run_id)
     calls = [{"tool_call_id": id_, "name": "t", "arguments": {}} for id_ in call_ids]
     for call in calls:
         with stored.connections.transaction() as tx:
@@ -76,7 +70,7 @@ def test_a_message_after_results_whose_response_failed_is_the_next_run(
     early = send(*said, message)
     assert 200 == send(*said).status_code
     in_progress = send(*said, message)
-    stored.finish(claimed(stored, run_id), error=FAILED, state=RunState.FAILED)
+    stored.finish(stored.held(run_id), error=FAILED, state=RunState.FAILED)
     named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}_1"}
     by_id = alice.post("/v1/responses", {**named, "input": [output("c"), message]})
     assert [400, 400, 400] == [one.status_code for one in (early, in_progress, by_id)]
@@ -86,7 +80,7 @@ def test_a_message_after_results_whose_response_failed_is_the_next_run(
         made = send(*said, *[message] * number)
         assert 200 == made.status_code, made.text
         again = UUID((made.json or {})["id"].removeprefix("resp_"))
-        stored.finish(claimed(stored, again), error=FAILED, state=RunState.FAILED)
+        stored.finish(stored.held(again), error=FAILED, state=RunState.FAILED)
 
     assert 3 == len(runs_of(alice))
 
@@ -98,7 +92,7 @@ def test_a_message_after_results_with_a_whole_response_is_refused(
     run_id, calls = calling(stored, alice, "c")
     said = [*calls, output("c")]
     alice.post("/v1/responses", {**MODEL, "input": said})
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     stored.write(claim, MessageDelta("It is done."))
     stored.finish(claim)
     message = {"role": "user", "content": "And now?"}
@@ -115,7 +109,7 @@ def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
 ) -> None:
     """The approval has been given, and is not given again."""
     run_id = stored.create(UUID(alice.thread()))
-    claim = claimed(stored, run_id)
+    claim = stored.held(run_id)
     call = {"tool_call_id": "c", "name": "calculator", "arguments": {}}
     stored.write(claim, ToolCallRequested(**call))
     at_end = replace(claim, last_seq=stored.last_seq(run_id))
@@ -127,7 +121,7 @@ def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
     message = {"role": "user", "content": "And now?"}
 
     given = alice.post("/v1/responses", {**MODEL, "input": said})
-    stored.finish(claimed(stored, run_id), state=RunState.CANCELLED)
+    stored.finish(stored.held(run_id), state=RunState.CANCELLED)
     made = alice.post("/v1/responses", {**MODEL, "input": [*said, message]})
 
     assert [200, 200] == [given.status_code, made.status_code], made.text
@@ -193,7 +187,7 @@ def test_calls_name_their_run_without_ids_of_items(stored: StoredRuns, alice: Us
     """They are alone, or behind a reference to the text before them, and of several steps."""
     made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
     run_id = UUID(made["id"].removeprefix("resp_"))
-    stored.write(first := claimed(stored, run_id), MessageDelta("Let me see."))
+    stored.write(first := stored.held(run_id), MessageDelta("Let me see."))
     ask(stored, run_id, "a", "b", claim=first)
     items: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 
@@ -217,7 +211,7 @@ def test_calls_of_different_runs_have_different_ids(stored: StoredRuns, alice: U
     run_id, [first] = calling(stored, alice, "functions.t:0")
     items = [{"role": "user", "content": "Hello"}, first, output(first["call_id"])]
     alice.post("/v1/responses", {**MODEL, "input": items})
-    stored.write(claim := claimed(stored, run_id), MessageDelta("It is done."))
+    stored.write(claim := stored.held(run_id), MessageDelta("It is done."))
     stored.finish(claim)
     items += [*output_of(alice, f"resp_{run_id.hex}_1"), {"role": "user", "content": "And now?"}]
     made = alice.post("/v1/responses", {**MODEL, "input": items, "tools": [TOOL]}).json or {}
@@ -238,7 +232,7 @@ def test_items_of_a_later_response_than_the_named_one_count(
 ) -> None:
     """A loop of the AI SDK names the same response in each step, and its own steps are items."""
     before = stored.create(UUID(alice.thread()))
-    stored.finish(claimed(stored, before))
+    stored.finish(stored.held(before))
     named = {**MODEL, "previous_response_id": f"resp_{before.hex}", "tools": [TOOL]}
     question = {"role": "user", "content": "And now?"}
     made = alice.post("/v1/responses", {**named, "input": [question]}).json or {}
@@ -265,7 +259,7 @@ def test_items_of_another_conversation_than_that_of_the_named_response_do_not_co
 ) -> None:
     """Outputs never reach a run that the named response has nothing to do with."""
     before = stored.create(UUID(alice.thread()))
-    stored.finish(claimed(stored, before))
+    stored.finish(stored.held(before))
     run_id, [call] = calling(stored, alice, "c")
     items = [call, output(call["call_id"])]
 

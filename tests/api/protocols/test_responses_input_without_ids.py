@@ -15,7 +15,6 @@ from tests.api.protocols.test_responses_input import (
     ask,
     calling,
     calls_of,
-    claimed,
     output,
     runs_of,
     without_ids,
@@ -36,7 +35,7 @@ def looped(stored: StoredRuns, alice: User, call_id: str = "c") -> tuple[UUID, l
     items = [QUESTION, call, output(call["call_id"])]
     given = alice.post("/v1/responses", {**MODEL, "input": items})
     assert f"resp_{run_id.hex}_1" == (given.json or {}).get("id"), given.text
-    stored.write(claim := claimed(stored, run_id), MessageDelta("It is done."))
+    stored.write(claim := stored.held(run_id), MessageDelta("It is done."))
     stored.finish(claim)
     return run_id, [*items, TEXT]
 
@@ -82,7 +81,7 @@ def test_calls_of_a_run_that_does_not_exist_make_a_transcript(
     call = {"type": "function_call", "call_id": call_id, "name": "t", "arguments": "{}"}
     items = [picture(), call, output(call_id)]
     before = stored.create(UUID(alice.thread()))
-    stored.finish(claimed(stored, before))
+    stored.finish(stored.held(before))
 
     for named in ({}, {"previous_response_id": f"resp_{before.hex}"}):
         made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
@@ -133,7 +132,7 @@ def test_a_message_behind_answered_calls_is_the_next_run(
     early = send(*said, MESSAGE)
     assert 200 == send(*said)
     in_progress = send(*said, MESSAGE)
-    stored.finish(claimed(stored, run_id), **ending)
+    stored.finish(stored.held(run_id), **ending)
 
     assert [400, 400, 200] == [early, in_progress, send(*said, MESSAGE)]
     assert 2 == len(runs_of(alice))

@@ -43,8 +43,7 @@ def item_of(user: User, run_id: UUID) -> dict[str, Any]:
 
 
 def end(stored: StoredRuns, run_id: UUID, state: RunState) -> None:
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     stored.write(claim, MessageDelta("Hello."))
     stored.finish(claim, state, error=FAILED if state is RunState.FAILED else None)
 
@@ -212,8 +211,7 @@ def test_a_message_does_not_follow_one_whose_run_waits_for_its_client(
     """It would wait behind a question that its author has not seen; the error names that."""
     unanswered = following(answered(stored, alice), "Which city?", by_name=False)
     stopped = run_of(alice.post("/v1/responses", unanswered))
-    claim = stored.claim(stopped)
-    assert claim is not None
+    claim = stored.held(stopped)
     stored.park(claim, new_id())
     items = unanswered["input"]
 
@@ -327,8 +325,7 @@ def test_a_request_behind_a_response_cancelled_before_its_turn_counts_once(
     item = {"type": "message", "role": "assistant", "id": f"msg_{first.hex}_1", "content": "Hi"}
     cancelled = run_of(alice.post("/v1/responses", following(item, "Oslo?", by_name=True)))
     stored.cancel(cancelled)
-    claim = stored.claim(first)
-    assert claim is not None
+    claim = stored.held(first)
     stored.finish(claim, with_followers=True)
     body = following({**item, "id": f"msg_{cancelled.hex}_1"}, "Rome?", by_name=by_name)
 
@@ -348,8 +345,7 @@ def test_the_newest_response_is_named_without_a_look_at_all_its_events(
     """Its run is locked meanwhile, and its stream would stand still."""
     body = following(answered(stored, alice), "Which city?", by_name=True)
     first = run_of(alice.post("/v1/responses", body))
-    claim = stored.claim(first)
-    assert claim is not None
+    claim = stored.held(first)
 
     def named() -> str:
         with noted(stored.connections) as statements:

@@ -80,8 +80,7 @@ def test_a_suspension_does_not_count_for_the_time_limit_of_a_run(
 
     resume(stored)
 
-    again = stored.claim(claim.run_id)
-    assert again is not None
+    again = stored.held(claim.run_id)
     assert used == pytest.approx(again.used_seconds, abs=25)
     assert 0 == stored.row(new)["waiting_ms"]
 

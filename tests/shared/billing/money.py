@@ -114,8 +114,7 @@ class Money:
     def end_run_of(self, end_user_id: str, cost: str) -> None:
         """End a run of an end user, with a reservation where there is a limit."""
         run_id = self.stored.create(end_user_id=end_user_id)
-        claim = self.stored.claim(run_id)
-        assert claim is not None
+        claim = self.stored.held(run_id)
         is_limited = self.limits(claim).needs_reservation
         if is_limited:
             self.reserve(claim, cost)

@@ -159,6 +159,5 @@ def of_end_user(money: Money, end_user_id: str) -> Claim:
     """Create a run of this end user, which a worker claims."""
     run_id = money.stored.create()
     money.stored.set(run_id, end_user_id=end_user_id)
-    claim = money.stored.claim(run_id)
-    assert claim is not None
+    claim = money.stored.held(run_id)
     return claim

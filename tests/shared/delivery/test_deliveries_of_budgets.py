@@ -47,8 +47,7 @@ class Org:
         """End a run of the end user `u1`."""
         run_id = stored.create()
         stored.set(run_id, end_user_id="u1")
-        claim = stored.claim(run_id)
-        assert claim is not None
+        claim = stored.held(run_id)
         money = Money(stored)
         money.reserve(claim, usd)
         money.spend(claim, usd)

@@ -14,7 +14,6 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import Register, User
 from tests.query_plans import Plans, noted
-from tests.shared.runs.delegated_runs import held
 from tests.stored_deliveries import endpoint
 from tests.stored_runs import StoredRuns, ago
 
@@ -79,7 +78,7 @@ def test_deliveries_of_runs_from_before_a_thread_had_its_end_user_are_erased(
     theirs, other = (stored.thread() for _ in range(2))
     for thread_id in (theirs, other, theirs):
         run_id = stored.create(thread_id, end_user_id=end_user_id)
-        assert stored.finish(held(stored, run_id), message=(new_id(), "Hello, Ann."))
+        assert stored.finish(stored.held(run_id), message=(new_id(), "Hello, Ann."))
         stored.set(run_id, ended_at=ago(days=400))
     with connections.transaction() as tx:
         thread_changes.change(tx, stored.actor, theirs, end_user_id=ANN)

@@ -14,7 +14,7 @@ from tests import stored_deliveries
 from tests.clients import User
 from tests.query_plans import Plans, noted
 from tests.shared.delivery.test_deliveries import Org
-from tests.shared.runs.delegated_runs import delegated, held
+from tests.shared.runs.delegated_runs import delegated
 from tests.stored_runs import StoredRuns, ago
 
 
@@ -39,8 +39,8 @@ def test_deliveries_of_a_private_thread_have_nothing_of_what_was_said(org: Org) 
     with stored.connections.transaction() as tx:
         thread_id = stored.row(run_id)["thread_id"]
         thread_changes.change(tx, stored.actor, thread_id, is_private=True)
-    claim = held(stored, run_id)
-    child = held(stored, delegated(stored, claim).run_id)
+    claim = stored.held(run_id)
+    child = stored.held(delegated(stored, claim).run_id)
 
     assert stored.finish(child, message=(new_id(), "A secret."))
     assert stored.park(claim, new_id(), prompt="Which secret?")
@@ -68,7 +68,7 @@ def test_deliveries_of_a_thread_that_is_public_again_have_what_was_said(org: Org
             thread_id = stored.row(run_id)["thread_id"]
             thread_changes.change(tx, stored.actor, thread_id, is_private=is_private)
 
-    assert stored.finish(held(stored, run_id), message=(new_id(), "Hello."))
+    assert stored.finish(stored.held(run_id), message=(new_id(), "Hello."))
 
     [data] = org.data(endpoint)
     assert ({"case": "7"}, "Hello.", False) == (
@@ -87,7 +87,7 @@ def test_deliveries_of_runs_that_are_gone_are_erased_with_their_user(
     threads = [stored.thread() for _ in range(3)]
     for thread_id in (*threads, *threads):
         run_id = stored.create(thread_id)
-        assert stored.finish(held(stored, run_id), message=(new_id(), "A secret."))
+        assert stored.finish(stored.held(run_id), message=(new_id(), "A secret."))
         stored.set(run_id, ended_at=ago(days=400))
     with stored.connections.transaction() as tx:
         for thread_id in threads[:2]:

@@ -50,8 +50,7 @@ class BusyThread:
             threads.add_message(tx, self.stored.actor, self.id, content=text)
 
     def claim(self, run_id: UUID) -> Claim:
-        claim = self.stored.claim(run_id)
-        assert claim is not None
+        claim = self.stored.held(run_id)
         self.claims[run_id] = claim
         return claim
 

@@ -1,7 +1,5 @@
 """Sub-runs as calls of stored runs start them."""
 
-from uuid import UUID
-
 from arkloop.shared.claim import Claim
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, delegation
@@ -9,13 +7,6 @@ from arkloop.shared.runs.delegation import Delegation, SubRun
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.connections import Transaction
 from tests.stored_runs import StoredRuns
-
-
-def held(stored: StoredRuns, run_id: UUID) -> Claim:
-    """Let a worker have the run."""
-    claim = stored.claim(run_id)
-    assert claim is not None
-    return claim
 
 
 def begun(stored: StoredRuns, parent: Claim) -> str:

@@ -115,8 +115,7 @@ def test_an_interrupt_goes_ahead(thread: BusyThread) -> None:
 def test_an_interrupt_sends_its_worker_to_the_row(thread: BusyThread) -> None:
     """The signal does not say which run takes the place, so it is not that of a plain cancel."""
     first = thread.say("a")
-    claim = thread.stored.claim(first.run_id)
-    assert claim is not None
+    thread.stored.held(first.run_id)
     thread.say("b", "interrupt")
 
     redis, keys = thread.stored.connections.redis, thread.stored.connections.keys

@@ -119,8 +119,7 @@ def test_an_input_is_used_once(stored: StoredRuns) -> None:
     first = stored.claimed()
     stored.park(first, request_id := new_id())
     stored.answer(first.run_id, "blue", request_id)
-    second = stored.claim(first.run_id)
-    assert second is not None
+    second = stored.held(first.run_id)
     with stored.connections.transaction() as tx:
         cost = numbered(second.last_seq, types.RunCost(USED.usage, USED.cost_usd))
         assert claims.release(tx, second, cost, USED, progressed=False)
@@ -142,8 +141,7 @@ def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
     assert [True, True] == [begin(first, "c1"), begin(first, "c2")]
     assert begin(first, "c1")  # the same claim again: its answer got lost
     stored.set(first.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
-    second = stored.claim(first.run_id)
-    assert second is not None
+    second = stored.held(first.run_id)
     assert [False, True] == [begin(second, "c1"), begin(second, "c3")]
     assert not begin(replace(second), "c2")
 
@@ -165,8 +163,7 @@ def test_a_tool_call_that_asked_people_is_made_again_once(stored: StoredRuns) ->
     begun = []
     for _ in range(2):
         stored.set(first.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
-        claim = stored.claim(first.run_id)
-        assert claim is not None
+        claim = stored.held(first.run_id)
         for _ in range(2):  # the same claim again: its answer got lost
             with stored.connections.transaction() as tx:
                 begun.append(input_requests.continue_tool_call(tx, claim, "c1"))

@@ -218,8 +218,7 @@ def test_a_thread_whose_runs_are_deleted_is_not_retried(stored: StoredRuns, last
     """Nothing says which persona they had: the thread stays as it is, and has no new run."""
     thread_id = stored.thread()
     said(stored, thread_id, "Hi")
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id))
     stored.finish(claim, message=(new_id(), "Hello") if last == "answered" else None)
     if last == "followed by a message":
         said(stored, thread_id, "And?")

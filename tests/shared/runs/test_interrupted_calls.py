@@ -53,8 +53,7 @@ def lost(
         with stored.connections.transaction() as tx:
             threads.add_message(tx, stored.actor, thread_id, content="é" * 200)
     worker_id = stored.worker()
-    claim = stored.claim(stored.create(thread_id), worker_id)
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id), worker_id)
     stored.set_worker(worker_id, seen_at=ago(seconds=40))
     stored.write(claim, *happened, *([MessageDelta(said)] if said else []))
     return claim

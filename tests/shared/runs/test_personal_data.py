@@ -13,7 +13,7 @@ from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register, User
 from tests.shared.runs.busy_thread import LATER, BusyThread
-from tests.shared.runs.delegated_runs import delegated, held
+from tests.shared.runs.delegated_runs import delegated
 from tests.shared.runs.test_queries import actor_of, beside
 from tests.stored_runs import StoredRuns
 
@@ -22,7 +22,7 @@ def test_threads_of_sub_runs_outlive_their_runs(stored: StoredRuns) -> None:
     """Threads on all levels are an end user's after the retention has deleted the runs."""
     root = stored.claimed()
     child = delegated(stored, root)
-    grandchild = delegated(stored, held(stored, child.run_id))
+    grandchild = delegated(stored, stored.held(child.run_id))
     thread_id = stored.row(root.run_id)["thread_id"]
     # That of the root last: the others are found by it if an erasure is broken off.
     expected = [*sorted([child.thread_id, grandchild.thread_id]), thread_id]
@@ -47,7 +47,7 @@ def test_private_threads_of_others_below_a_users_are_not_the_users(
     """They stay another member's when the thread at the top becomes private."""
     bob = replace(stored, actor=actor_of(register(org_of=alice, role="admin"), "admin"))
     thread_id = stored.thread()
-    root = held(bob, bob.create(thread_id))
+    root = bob.held(bob.create(thread_id))
     mine, theirs = delegated(bob, root), delegated(bob, root)
     for actor, changed in ((bob.actor, theirs.thread_id), (stored.actor, thread_id)):
         with stored.connections.transaction() as tx:

@@ -244,8 +244,7 @@ def test_a_run_ends_while_its_thread_becomes_private(stored: StoredRuns, bob: Ac
     thread and waits for the run: there is no deadlock, and both are done.
     """
     thread_id = stored.thread()
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id))
     with stored.connections.transaction() as tx:
         tx.sql.execute(
             text("UPDATE runs SET state = 'completed', ended_at = now() WHERE id = :id"),

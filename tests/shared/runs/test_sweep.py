@@ -60,8 +60,7 @@ def test_a_run_of_a_silent_worker_is_queued_again(stored: StoredRuns) -> None:
 
     assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
     assert [claim.run_id] == stored.sent
-    again = stored.claim(claim.run_id)
-    assert again is not None
+    again = stored.held(claim.run_id)
     assert again.fence > claim.fence + 1
     assert '"data":{"attempt":2,"reason":"worker_lost"}' in stored.events(claim.run_id)[-1].payload
 

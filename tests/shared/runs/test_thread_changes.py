@@ -17,7 +17,7 @@ from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.threads import threads as thread_rows
 from tests.clients import Register, User
 from tests.shared.runs.busy_thread import LATER, BusyThread
-from tests.shared.runs.delegated_runs import begun, delegate, delegated, held
+from tests.shared.runs.delegated_runs import begun, delegate, delegated
 from tests.shared.runs.test_endings import completed
 from tests.shared.runs.test_queries import actor_of, beside, listed
 from tests.stored_runs import StoredRuns
@@ -51,7 +51,7 @@ def test_sub_runs_on_all_levels_are_seen_as_the_first_thread_is(
     root = stored.claimed()
     thread_id = stored.row(root.run_id)["thread_id"]
     child = delegated(stored, root)
-    grandchild = delegated(stored, held(stored, child.run_id))
+    grandchild = delegated(stored, stored.held(child.run_id))
     ids = {root.run_id, child.run_id, grandchild.run_id}
 
     for is_private, others in ((True, set()), (False, ids)):
@@ -73,7 +73,7 @@ def test_threads_of_sub_runs_that_are_gone_are_seen_as_the_first_thread_is(
     root = stored.claimed()
     thread_id = stored.row(root.run_id)["thread_id"]
     child = delegated(stored, root)
-    grandchild = delegated(stored, held(stored, child.run_id))
+    grandchild = delegated(stored, stored.held(child.run_id))
     below = [child.thread_id, grandchild.thread_id]
     with stored.connections.transaction() as tx:
         gone = [root.run_id, child.run_id, grandchild.run_id]
@@ -95,7 +95,7 @@ def test_threads_of_sub_runs_that_are_gone_are_seen_as_the_first_thread_is(
 def test_a_new_sub_run_on_a_lower_level_is_taken_along(stored: StoredRuns) -> None:
     """The change to private began when the run on the second level was not there."""
     root = stored.claimed()
-    child = held(stored, delegated(stored, root).run_id)
+    child = stored.held(delegated(stored, root).run_id)
     call_id, thread_id = begun(stored, child), stored.row(root.run_id)["thread_id"]
     with stored.connections.transaction() as tx:
         grandchild = delegate(tx, stored, child, call_id)
@@ -170,7 +170,7 @@ def test_sub_runs_of_others_are_seen_by_the_creator_of_the_private_thread(
 ) -> None:
     """Another user's run in a thread that was public starts them, before the change and after."""
     thread_id = stored.thread()
-    root = held(bob, bob.create(thread_id))
+    root = bob.held(bob.create(thread_id))
     before = delegated(bob, root)
 
     change(stored, thread_id, is_private=True)
@@ -185,7 +185,7 @@ def test_a_private_thread_of_another_member_stays_theirs(
 ) -> None:
     """Below a thread that becomes private for somebody else, and public again."""
     thread_id = stored.thread()
-    child = delegated(bob, held(bob, bob.create(thread_id)))
+    child = delegated(bob, bob.held(bob.create(thread_id)))
     change(bob, child.thread_id, is_private=True)
 
     for is_private in (True, False):
@@ -207,7 +207,7 @@ def test_a_private_thread_that_is_deleted_with_the_one_above_stays_its_creator_s
 ) -> None:
     """The export and the erasure of that person find it, and those of another one do not."""
     thread_id = stored.thread()
-    root = held(bob, bob.create(thread_id))
+    root = bob.held(bob.create(thread_id))
     child = delegated(bob, root)
     change(bob, child.thread_id, is_private=True)
     change(stored, thread_id, is_private=is_private)
@@ -281,7 +281,7 @@ def test_a_sub_run_ends_while_the_thread_of_its_parent_is_deleted(stored: Stored
 def test_a_run_whose_thread_is_deleted_starts_no_sub_run(stored: StoredRuns) -> None:
     """A sub-run may still be active when its parent has ended and the thread of that goes."""
     root = stored.claimed()
-    child = held(stored, delegated(stored, root).run_id)
+    child = stored.held(delegated(stored, root).run_id)
     stored.set(root.run_id, state=RunState.CANCELLED, ended_at=func.now(), owner=None)
     with stored.connections.transaction() as tx:
         thread_changes.delete(tx, stored.actor, stored.row(root.run_id)["thread_id"])

@@ -80,8 +80,7 @@ class LongThread:
 
 def add_runs(stored: StoredRuns, thread_id: UUID, count: int, **columns: Any) -> None:
     """Add runs that have ended, the first one with its usage."""
-    claim = stored.claim(stored.create(thread_id, **columns))
-    assert claim is not None
+    claim = stored.held(stored.create(thread_id, **columns))
     stored.finish(claim)
     add_copies(stored.connections, claim.run_id, count - 1)
 

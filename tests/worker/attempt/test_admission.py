@@ -330,8 +330,7 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
     gate.set_persona(**limits).reserve(route, WORST)
     assert Decimal(1) == held(stored, gate.claim)
     stored.set(gate.claim.run_id, state="queued", resume_reason="worker_lost")
-    again = stored.claim(gate.claim.run_id)
-    assert again is not None
+    again = stored.held(gate.claim.run_id)
 
     admission = Gate(stored, again).set_persona(**limits)
     admission.add_usage(route, QUARTER)

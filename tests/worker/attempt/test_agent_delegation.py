@@ -103,8 +103,7 @@ def test_an_execution_that_is_lost_while_it_delegates_starts_nothing_twice(
     given = task("a", {"say": "once"})
     steps = [{"say_attempt": True}, {"delegate": [given]}, {"wait": 30, "attempts": 2}]
     run_id = created(stored, *steps, delegates=TWO)
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     arguments = {name: given[name] for name in ("persona", "task")}
     called = types.ToolCallRequested("a", "delegate", arguments)
     with stored.connections.transaction() as tx:

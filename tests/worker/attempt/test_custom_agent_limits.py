@@ -87,8 +87,7 @@ def test_an_execution_that_is_lost_at_the_limit_lands_with_the_text(
 ) -> None:
     """The next one does not call the agent any more."""
     run_id = created(stored, {"text": "again"})
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     ended = types.MessageCompleted(str(new_id()), SAID, Usage())
     stored.write(claim, ended, types.RunLimitReached("budget", "Too much."))
     stored.set(run_id, **LOST)
@@ -144,8 +143,7 @@ def test_a_call_that_is_open_where_a_later_execution_lands_gets_a_result(
 ) -> None:
     """A worker was lost as the run reached its limit: the next one does not call the agent."""
     run_id = created(stored, {"text": "again"})
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     turn = types.MessageCompleted(str(new_id()), "", Usage())
     call = types.ToolCallRequested("a", "pay", {})
     stored.write(claim, turn, call, types.RunLimitReached("budget", "Too much."))

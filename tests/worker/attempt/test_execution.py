@@ -125,8 +125,7 @@ def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
     that.
     """
     run_id = scripted(stored, {"say": "one two three "}, {"hang": 5})
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     fallback = types.RunFallback("scripted", "dear", "m2", "provider.overloaded")
     stored.write(claim, fallback, types.MessageDelta("x" * 400))
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
@@ -173,8 +172,7 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
             tx, org_id, "org", max_cost_usd=None, max_cost_usd_per_month=Decimal("0.01")
         )
     run_id = scripted(stored, {"error": "invalid_request"})
-    claim = stored.claim(run_id)
-    assert claim is not None
+    claim = stored.held(run_id)
     with stored.connections.transaction() as tx:
         [this_month] = spending.now(tx.sql, org_id, ["org"])
         month = this_month.month

@@ -34,9 +34,7 @@ def said(stored: StoredRuns, thread_id: UUID, content: str | Content) -> None:
 
 
 def claimed(stored: StoredRuns, thread_id: UUID) -> Claim:
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
-    return claim
+    return stored.held(stored.create(thread_id))
 
 
 def round_of(stored: StoredRuns, thread_id: UUID, number: int, output: str = "out") -> None:

@@ -26,9 +26,7 @@ def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
 
 
 def claimed(stored: StoredRuns, thread_id: UUID) -> Claim:
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
-    return claim
+    return stored.held(stored.create(thread_id))
 
 
 def found(stored: StoredRuns, thread_id: UUID, windows: Iterable[int] = (0,)) -> Counted | None:

@@ -28,9 +28,7 @@ def claim_of(stored: StoredRuns, *said: str) -> Claim:
     for content in said:
         with stored.connections.transaction() as tx:
             threads.add_message(tx, stored.actor, thread_id, content=content)
-    claim = stored.claim(stored.create(thread_id))
-    assert claim is not None
-    return claim
+    return stored.held(stored.create(thread_id))
 
 
 @pytest.fixture
