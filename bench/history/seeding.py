@@ -65,7 +65,6 @@ class History:
     threads: int = 0
     messages: int = 0
     long_run: UUID | None = None
-    long_run_events: int = 0
     largest_thread: UUID | None = None
     some_runs: list[UUID] = field(default_factory=list)
     some_threads: list[UUID] = field(default_factory=list)
@@ -384,4 +383,4 @@ class _Writer:
         self._flush(sql, rows)
         with sql.cursor().copy("COPY run_events (run_id, seq, type, payload) FROM STDIN") as copy:
             copy.write("".join(events_of(run_id, created, "completed", number - 4)))
-        self._written.long_run, self._written.long_run_events = UUID(run_id), number
+        self._written.long_run = UUID(run_id)

@@ -19,11 +19,9 @@ class _Sleeper:
     def __init__(self) -> None:
         self.connection: Any = None
         self.parked: ParkedConnection | None = None
-        self.was_parked = 0
 
     def park(self, parked: ParkedConnection) -> bool:
         self.parked = parked
-        self.was_parked += 1
         return True
 
     def wake(self) -> None:
