@@ -37,7 +37,6 @@ NOTHING = Decimal(0)
 
 _LOCK_RESERVATION = statement(__package__, "lock_reservation")
 _SETTLE_CREDITS = statement(__package__, "settle_credits")
-_PAY = statement(__package__, "pay_credits")
 
 
 class Refused(Exception):
@@ -146,8 +145,9 @@ def reserve(
     ]
     wanted = 0
     if limits.is_prepaid:
-        own = own_usd + (worst_case_usd if on_own_route else NOTHING)
-        wanted = max(credits_of(needed - own), 0 if on_own_route else 1)
+        servers = cost_so_far - own_usd
+        servers += NOTHING if on_own_route else worst_case_usd
+        wanted = max(credits_of(servers), 0 if on_own_route else 1)
     more = wanted - reservation.held_credits
     has = credit_balances.c
     if (wanted or more) and not tx.sql.execute(
@@ -179,10 +179,12 @@ def settle(
     *,
     own_usd: Decimal = NOTHING,
     keep_usd: Decimal = NOTHING,
+    keep_is_own: bool = False,
 ) -> None:
     """Reduce the run's reservation after a model call: to its cost, and `keep_usd` for its last.
 
-    No credits are reserved for `own_usd` of that, which the org pays to its own provider.
+    No credits are reserved for `own_usd` of the cost, which the org pays to its own provider, nor
+    for the last call if `keep_is_own`.
 
     A call that cost more than its worst case increases the reservation, even beyond the limits.
     The reservation moves to `limits` if they are given, else it stays under the limits of
@@ -199,7 +201,9 @@ def settle(
     _move_reservation(tx.sql, reservation, reservation.month, scopes, held_usd)
     held_credits = reservation.held_credits
     if is_prepaid or held_credits:
-        wanted = max(credits_of(held_usd - own_usd), 0) if is_prepaid else 0
+        # What is left of the reserve: less than `keep_usd` if the call took a part of it.
+        keep = NOTHING if keep_is_own else held_usd - cost
+        wanted = credits_of(cost_so_far - own_usd + keep) if is_prepaid else 0
         more = wanted - held_credits
         held_credits += tx.sql.exec_driver_sql(
             _SETTLE_CREDITS, {"org_id": reservation.org_id, "more": more}
@@ -239,28 +243,27 @@ def release(
     """Release the run's reservation, if any, and count and charge its cost; once, at its end.
 
     `own_usd` of the cost counts for budgets and is not charged: the org pays its own provider.
+    It is taken off the whole cost, not off the most that a column holds: an org's own model reports
+    what it likes, and routes of the server cost the same beside it.
     The caller has the run's row lock and ends it in the same transaction.
     """
     cost = min(cost_usd, MAX_COST_USD)
-    charge = credits_of(cost - own_usd)
+    charge = credits_of(cost_usd - own_usd)
     reservation = tx.sql.execute(
         delete(reservations).where(reservations.c.run_id == run_id).returning(*reservations.c)
     ).one_or_none()
-    paid = 0
-    if reservation is not None:
-        spending.move(
-            tx.sql,
-            org_id,
-            {
-                spending.place(scope, reservation.month): (cost, -reservation.held_usd)
-                for scope in reservation.scopes
-            },
-        )
-        if reservation.held_credits:
-            paid = tx.sql.exec_driver_sql(
-                _PAY, {"org_id": org_id, "charge": charge, "held": reservation.held_credits}
-            ).scalar_one()
-    credits.charge(tx.sql, org_id, run_id, paid=paid, owed=charge - paid)
+    if reservation is None:
+        credits.owe(tx.sql, org_id, run_id, charge)
+        return
+    spending.move(
+        tx.sql,
+        org_id,
+        {
+            spending.place(scope, reservation.month): (cost, -reservation.held_usd)
+            for scope in reservation.scopes
+        },
+    )
+    credits.pay(tx.sql, org_id, run_id, charge, held=reservation.held_credits)
 
 
 def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:

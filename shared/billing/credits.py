@@ -36,17 +36,23 @@ from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import credit_balances, ledger_entries
+from arkloop.shared.usd import MAX_COST_USD
 
 CREDITS_PER_USD = 1000
 #: Of one grant; a balance that grows by it every second fits its column for 292 years.
 MAX_GRANT = 10**9
 MAX_NOTE = 200  # characters
 
+_PAY = statement(__package__, "pay_credits")
+
 
 def credits_of(cost_usd: Decimal) -> int:
-    """Convert a run's cost to credits: each started credit counts."""
-    return max(math.ceil(cost_usd * CREDITS_PER_USD), 0)
+    """Convert a run's cost, up to the largest that is stored, to credits: each started one
+    counts.
+    """
+    return max(math.ceil(min(cost_usd, MAX_COST_USD) * CREDITS_PER_USD), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +120,23 @@ def open_prepaid(tx: Transaction, org_id: UUID, credits: int) -> None:
         tx.sql.execute(insert(credit_balances).values(org_id=org_id, balance=0))
 
 
-def charge(sql: Connection, org_id: UUID, run_id: UUID, *, paid: int, owed: int) -> None:
-    """Enter what a run has used: `paid` in advance (the balance is the caller's), `owed` not."""
-    if paid:
-        _enter(sql, org_id, "usage", ("customer", "revenue"), paid, run_id=run_id)
-    if owed:
-        _enter(sql, org_id, "usage", ("receivable", "revenue"), owed, run_id=run_id)
+def pay(sql: Connection, org_id: UUID, run_id: UUID, credits: int, *, held: int) -> None:
+    """Enter what a run has used, and release what it has `held`.
+
+    It is paid by the balance as far as that is not held by other runs; the rest is owed. An org
+    that does not pay in advance owes all of it.
+    """
+    if not credits and not held:
+        return
+    entry_ids = {"paid_id": new_id(), "owed_id": new_id()}
+    of_run = {"org_id": org_id, "run_id": run_id, "charge": credits, "held": held}
+    sql.exec_driver_sql(_PAY, {**entry_ids, **of_run})
+
+
+def owe(sql: Connection, org_id: UUID, run_id: UUID, credits: int) -> None:
+    """Enter what a run has used that reserved nothing, and leave the balance as it is."""
+    if credits:
+        _enter(sql, org_id, "usage", ("receivable", "revenue"), credits, run_id=run_id)
 
 
 def _enter(

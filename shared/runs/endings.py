@@ -343,8 +343,8 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
         "contents": TextArray(message and clean(message[1]) for message in messages),
         "entry_ids": plain_array(ids.new_id() for _ in endings),
         "charges": plain_array(
-            0 if ending.has_reservation else credits_of(of_run["cost_usd"] - ending.totals.own_usd)
-            for ending, of_run in zip(endings, totals, strict=True)
+            0 if one.has_reservation else credits_of(one.totals.cost_usd - one.totals.own_usd)
+            for one in endings
         ),
     }
 

@@ -65,7 +65,8 @@ class Admission:
         self._persona: Persona
         self._has_reservation = False
         self._refused: Refused | None = None  # the newest one of a model call
-        self._keep_usd = self._keep_own_usd = Decimal(0)  # for the last call, on a route of the org
+        self._keep_usd = Decimal(0)  # for the last call
+        self._keep_is_own = False  # it is a call on a route of the org
         self._admitted_tokens = 0  # of the current call
         self._last_throttle_reason: tuple[str, str] | None = None
         self._last_throttle_at = 0.0
@@ -251,8 +252,9 @@ class Admission:
             self._claim,
             totals.cost_usd,
             limits,
-            own_usd=totals.own_usd + self._keep_own_usd,
+            own_usd=totals.own_usd,
             keep_usd=self._keep_usd,
+            keep_is_own=self._keep_is_own,
         )
 
     def _reserve(self, tx: Transaction, route: Route, worst_case: Usage, plan: Plan | None) -> None:
@@ -281,7 +283,7 @@ class Admission:
             keep_usd=keep,
         )
         # Should this not be committed, `settle` gives back what is not there.
-        self._keep_usd, self._keep_own_usd = keep, keep if route.is_of_org else Decimal(0)
+        self._keep_usd, self._keep_is_own = keep, route.is_of_org
 
     def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()

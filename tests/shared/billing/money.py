@@ -82,9 +82,22 @@ class Money:
                 keep_usd=Decimal(keep),
             )
 
-    def settle(self, claim: Claim, so_far: str, own: str = "0", keep: str = "0") -> None:
+    def settle(
+        self,
+        claim: Claim,
+        so_far: str,
+        own: str = "0",
+        keep: str = "0",
+        *,
+        keep_is_own: bool = False,
+    ) -> None:
         with self.connections.transaction() as tx:
-            budgets.settle(tx, claim, Decimal(so_far), own_usd=Decimal(own), keep_usd=Decimal(keep))
+            budgets.settle(
+                *(tx, claim, Decimal(so_far)),
+                own_usd=Decimal(own),
+                keep_usd=Decimal(keep),
+                keep_is_own=keep_is_own,
+            )
 
     def spend(self, claim: Claim, cost: str, own: str = "0") -> None:
         """End the run, which has cost so much, and `own` more on a model of the org's."""

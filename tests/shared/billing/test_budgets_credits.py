@@ -1,5 +1,7 @@
 """Credits that an org pays in advance: held, charged, and owed."""
 
+from decimal import Decimal
+
 import pytest
 
 from arkloop.shared.billing import budget_limits, credits
@@ -45,6 +47,58 @@ def test_credits_pay_for_routes_of_the_server_alone(money: Money) -> None:
 
     assert (80, 0) == money.balance()
     assert [("customer", "revenue", 20)] == money.charged(claim.run_id)
+
+
+@pytest.mark.parametrize("reported", ["0.3", "1.5", "2", "20000000000"])
+def test_what_an_own_model_reports_frees_no_credits_of_the_servers_part(
+    money: Money, reported: str
+) -> None:
+    """They stay reserved and pay, also if it is beyond the worst case of the call, and beyond the
+    reserve for the last one, or more than a column holds.
+    """
+    money.grant(1000)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.9")
+    money.settle(claim, "0.9")
+    cost = str(Decimal(reported) + Decimal("0.9"))
+
+    money.reserve(claim, "0.9", so_far="0.9", on_own_route=True, keep="0.6")
+    money.settle(claim, cost, own=reported, keep="0.6", keep_is_own=True)
+    assert (1000, 900) == money.balance()
+    money.reserve(claim, "0.01", so_far=cost, own=reported)
+    assert (1000, 910) == money.balance()
+    money.spend(claim, "0.91", own=reported)
+
+    assert (90, 0) == money.balance()
+    assert [("customer", "revenue", 910)] == money.charged(claim.run_id)
+
+
+def test_a_reserve_on_a_route_of_the_server_needs_credits(money: Money) -> None:
+    """As far as the call has left it."""
+    money.grant(1000)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.5", keep="0.2")
+
+    money.settle(claim, "0.2", keep="0.2")
+    assert (1000, 400) == money.balance()
+    money.settle(claim, "0.3", keep="0.2")
+    assert (1000, 400) == money.balance()
+
+
+def test_a_balance_pays_a_run_that_has_nothing_reserved(money: Money) -> None:
+    """What is free pays before anything is owed: an older release has released such a part."""
+    money.grant(1000)
+    claim, other = money.stored.claimed(), money.stored.claimed()
+    money.reserve(claim, "0.9")
+    money.settle(claim, "2.4", own="2.4")
+    money.reserve(other, "0.4")
+
+    money.spend(claim, "0.9", own="1.5")
+
+    assert (400, 400) == money.balance()
+    assert [("customer", "revenue", 600), ("receivable", "revenue", 300)] == money.charged(
+        claim.run_id
+    )
 
 
 def test_without_credits_there_is_no_route_of_the_server(money: Money) -> None:
