@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from arkloop.shared.accounts import accounts, api_keys, credentials, sessions
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
+from arkloop.shared.runs import commands, revocations
 from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
@@ -62,8 +64,9 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     """Remove a member from the actor's org; everybody may remove themselves.
 
     Their logins in this org, their API keys of it, their open invitations to it, the resets that
-    they have made for its members and the reset of their own password end. Active runs of the keys
-    are cancelled; their threads and other runs stay.
+    they have made for its members, the reset of their own password and the access that they have
+    granted MCP servers of the org end. Runs of the keys are cancelled, and runs in their private
+    threads, which nobody could see or stop any more; their threads and other runs stay.
 
     Raises:
         MemberNotFound
@@ -80,6 +83,10 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     if role == OWNER:
         _check_other_owner(tx, org_id, user_id)
     tx.sql.execute(delete(memberships).where(*_is(org_id, user_id)))
+    owner = mcp_access.owner_of(None, user_id)
+    # Before other runs are locked: runs that wait for these pages are waited for, in their order.
+    commands.decline_visits(tx, mcp_owners.forget(tx, owner, org_id=org_id))
+    revocations.cancel_private_runs(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     sessions.end_in_org(tx, user_id=user_id, org_id=org_id)
     api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     _revoke_created(tx, org_id, user_id)

@@ -1,9 +1,10 @@
-"""Runs of revoked API keys and of suspended orgs: they are cancelled, so that they stop spending.
+"""Runs of revoked API keys, of members who have left and of suspended orgs: they are cancelled, so
+that they stop spending.
 
-Of a key, all that have not ended; of an org, those that are executed. Nothing else does this. Those
-that such an org had in the queue get the time of the suspension back when it is resumed. A key
-that expires, a logout and a new password end access and leave runs alone: what was started by then
-was wanted.
+Of a key, all that have not ended; of a member, those in private threads, which nobody sees any
+more; of an org, those that are executed. Nothing else does this. Those that a suspended org had in
+the queue get the time of the suspension back when it is resumed. A key that expires, a logout and a
+new password end access and leave runs alone: what was started by then was wanted.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ BATCH = 1_000
 ORG_SUSPENDED = "org_suspended"
 
 _CANCEL_RUNS_OF_KEYS = statement(__package__, "cancel_runs_of_keys")
+_CANCEL_PRIVATE_RUNS = statement(__package__, "cancel_private_runs")
+_CANCEL_RUNS_OF_FORMER_MEMBERS = statement(__package__, "cancel_runs_of_former_members")
 _CANCEL_RUNS_OF_SUSPENDED_ORGS = statement(__package__, "cancel_runs_of_suspended_orgs")
 
 
@@ -60,6 +63,26 @@ def cancel_left(tx: Transaction) -> bool:
     revoked = select(api_keys.c.id).where(api_keys.c.revoked_at > func.now() - WATCHED)
     key_ids = tx.sql.scalars(revoked).all()
     return bool(key_ids) and cancel_runs(tx, key_ids)
+
+
+def cancel_private_runs(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID) -> None:
+    """Request the cancellation of a batch of the runs in private threads of a user in an org.
+
+    For a member who leaves: nobody else sees these runs, or can cancel them. Of those that are
+    left, the sweep cancels what is executed, and what waits for its thread or its time does not
+    start (`waiting_runs.py`).
+    """
+    values = {"org_id": org_id, "user_id": user_id, "by_user_id": by_user_id, "batch": BATCH}
+    _cancel(tx, _CANCEL_PRIVATE_RUNS, **values)
+
+
+def cancel_runs_of_former_members(tx: Transaction) -> None:
+    """Request the cancellation of runs that are executed in private threads of former members.
+
+    These are runs beyond the batch of the removal, and such as were created, or locked, at that
+    moment.
+    """
+    _cancel(tx, _CANCEL_RUNS_OF_FORMER_MEMBERS)
 
 
 def cancel_runs_of_suspended_orgs(

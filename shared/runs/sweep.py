@@ -84,6 +84,7 @@ def sweep(connections: Connections) -> None:
     for settle in (
         recovery.recover_batch,
         revocations.cancel_left,
+        revocations.cancel_runs_of_former_members,
         revocations.cancel_runs_of_suspended_orgs,
         trees.cancel_orphans,
         trees.start_held,

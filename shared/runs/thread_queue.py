@@ -63,7 +63,7 @@ class Guard(StrEnum):
     IS_SUPERSEDED = "is_superseded"  # the first pending run has interrupted the active one
     HAS_OFFERED = "has_offered"  # at least one message waits for the active run's next step
     IS_FOLLOWED = "is_followed"  # the flag of the active run: see `Effect.FLAG`
-    IS_GONE = "is_gone"  # the thread was deleted
+    IS_GONE = "is_gone"  # the thread was deleted, or is private and its creator has left the org
 
 
 class Effect(StrEnum):
@@ -247,7 +247,7 @@ RULES: tuple[Rule, ...] = (
         )
     ),
     # ---- a scheduled run ----------------------------------------------------------------
-    _rule("due in a deleted thread", _W.DUE, _E.WITHDRAW, guards=[_G.IS_GONE]),
+    _rule("due in a thread that is gone", _W.DUE, _E.WITHDRAW, guards=[_G.IS_GONE]),
     _rule(
         "due behind the left over",
         *(_W.DUE, _E.PEND_LAST, _E.START_FIRST),
@@ -283,7 +283,7 @@ RULES: tuple[Rule, ...] = (
     # ---- its end ------------------------------------------------------------------------
     # A sub-run may outlive the thread of its parent, with which its own was deleted.
     _rule(
-        "end in a deleted thread",
+        "end in a thread that is gone",
         *(_W.END, _E.TURN_INTO_RUNS, _E.WITHDRAW_PENDING),
         holder=_BUSY,
         guards=[_G.IS_FOLLOWED, _G.IS_GONE],
@@ -298,7 +298,9 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule("end alone", _W.END, holder=_BUSY, becomes=_H.NONE),
     # ---- what was left by a worker of an earlier release ----------------------------------
-    _rule("left in a deleted thread", _W.LEFT, _E.WITHDRAW, holder=[_H.NONE], guards=[_G.IS_GONE]),
+    _rule(
+        "left in a thread that is gone", _W.LEFT, _E.WITHDRAW, holder=[_H.NONE], guards=[_G.IS_GONE]
+    ),
     _rule("left", _W.LEFT, _E.START_FIRST, holder=[_H.NONE]),
 )
 

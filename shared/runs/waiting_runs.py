@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -34,6 +35,7 @@ from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, r
 from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.accounts import memberships
 from arkloop.shared.storage.tables.runs import IS_ACTIVE, IS_PENDING, IS_SCHEDULED, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
@@ -311,14 +313,17 @@ def _is_left(tx: Transaction, thread_id: UUID) -> None:
 
 
 def _lock_thread(sql: Connection, thread_id: UUID) -> bool:
-    """Lock the thread's row; returns whether the thread is deleted."""
-    return bool(
-        sql.execute(
-            select(threads.c.deleted_at.is_not(None))
-            .where(threads.c.id == thread_id)
-            .with_for_update(key_share=True)
-        ).scalar_one()
+    """Lock the thread's row; returns whether nobody can see the thread any more.
+
+    It is deleted, or it is private and its creator has left the org.
+    """
+    is_member = exists().where(
+        memberships.c.user_id == threads.c.created_by_user_id,
+        memberships.c.org_id == threads.c.org_id,
     )
+    is_gone = or_(threads.c.deleted_at.is_not(None), and_(threads.c.is_private, ~is_member))
+    locked = select(is_gone).where(threads.c.id == thread_id)
+    return bool(sql.execute(locked.with_for_update(of=threads, key_share=True)).scalar_one())
 
 
 def is_still(sql: Connection, thread_id: UUID, active: Row[Any] | None) -> bool:

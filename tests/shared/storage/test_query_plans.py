@@ -379,10 +379,12 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     # Sums of usage have a column `runs`.
     others = r"JOIN orgs|INTO usage_| IN \(NULL\) |WHERE runs\.id IN \(%\("
     swept = [one for one in by_table if re.search(tables, one[0]) and not re.search(others, one[0])]
-    lost, orphans, held, unheld, late, _overdue, leaked, due, left, *retained = swept
+    lost, gone, orphans, held, unheld, late, _overdue, leaked, due, left, *retained = swept
     old, shorten, collect, settle, drop = retained
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
+    of_gone = {"ix_runs_owner", "pk_runs", "pk_threads", "pk_memberships"}
+    assert of_gone >= Plans(connections, gone).indexes()
     for of_trees in (orphans, held):
         assert {*SUB_RUNS, "pk_runs", "ix_orgs_suspended"} >= Plans(connections, of_trees).indexes()
     all_unheld = {"ix_runs_unended_cancel_requested_at", "ix_orgs_suspended"}
