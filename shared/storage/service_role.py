@@ -9,7 +9,7 @@ from arkloop.shared.storage.tables import metadata
 #: What works with the privileges of the tables' owner, to keep the partitions of events.
 FUNCTIONS = "add_run_events_partition", "drop_run_events_partition", "admit_run_events"
 #: What works with the privileges of the role itself.
-OWN_FUNCTIONS = ("append_audit_entry",)
+OWN_FUNCTIONS = ("append_audit_entry", "month_usd")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ SELECT %(org_id)s, c.scope, c.month,
         WHERE s.org_id = %(org_id)s AND s.scope = c.scope AND s.month = c.month
     ) THEN 0 ELSE (
         CASE WHEN starts_with(c.scope, 'run:') OR starts_with(c.scope, 'persona:') THEN 0
-        -- End users and API keys have an index each: the org may have very many other runs.
+        -- An end user has an index: the org may have very many other runs.
         WHEN starts_with(c.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s
@@ -24,17 +24,10 @@ SELECT %(org_id)s, c.scope, c.month,
                 AND u.ended_at >= c.month::timestamp AT TIME ZONE 'UTC'
                 AND u.month = c.month
         )
-        WHEN starts_with(c.scope, 'api_key:') THEN (
-            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-            WHERE u.org_id = %(org_id)s
-                AND u.api_key_id = substr(c.scope, length('api_key:') + 1)::uuid
-                AND u.ended_at >= c.month::timestamp AT TIME ZONE 'UTC'
-                AND u.month = c.month
-        ) ELSE (
-            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-            WHERE u.org_id = %(org_id)s AND u.ended_at >= c.month::timestamp AT TIME ZONE 'UTC'
-                AND u.month = c.month AND c.scope = 'org'
-        ) END
+        WHEN starts_with(c.scope, 'api_key:') THEN
+            month_usd(%(org_id)s, substr(c.scope, length('api_key:') + 1)::uuid, c.month)
+        WHEN c.scope = 'org' THEN month_usd(%(org_id)s, NULL, c.month)
+        ELSE 0 END
     ) END,
     -- CHECK constraints run on the proposed row before ON CONFLICT applies.
     greatest(c.held, 0)

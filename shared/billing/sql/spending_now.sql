@@ -6,7 +6,7 @@
 SELECT w.scope, w.month,
     coalesce(CASE WHEN %(are_limited)s THEN s.spent_usd END, (
         CASE WHEN starts_with(w.scope, 'persona:') OR w.scope = 'end_user' THEN 0
-        -- End users and API keys have an index each: the org may have very many other runs.
+        -- An end user has an index: the org may have very many other runs.
         WHEN starts_with(w.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s
@@ -14,17 +14,10 @@ SELECT w.scope, w.month,
                 AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
                 AND u.month = w.month
         )
-        WHEN starts_with(w.scope, 'api_key:') THEN (
-            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-            WHERE u.org_id = %(org_id)s
-                AND u.api_key_id = substr(w.scope, length('api_key:') + 1)::uuid
-                AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
-                AND u.month = w.month
-        ) ELSE (
-            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-            WHERE u.org_id = %(org_id)s AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
-                AND u.month = w.month AND w.scope = 'org'
-        ) END
+        WHEN starts_with(w.scope, 'api_key:') THEN
+            month_usd(%(org_id)s, substr(w.scope, length('api_key:') + 1)::uuid, w.month)
+        WHEN w.scope = 'org' THEN month_usd(%(org_id)s, NULL, w.month)
+        ELSE 0 END
     )) AS spent_usd,
     coalesce(s.held_usd, 0) AS held_usd
 FROM (

@@ -86,10 +86,16 @@ run_usage = Table(
         *("org_id", "api_key_id", "ended_at"),
         postgresql_where=text("api_key_id IS NOT NULL"),
     ),
+    Index(
+        "ix_run_usage_org_id_ended_at_in_another_month",
+        *("org_id", "ended_at"),
+        postgresql_where=text("month <> date_trunc('month', ended_at AT TIME ZONE 'UTC')::date"),
+    ),
 )
 
-#: Sums of `run_usage` for days (UTC) that are over, for reports: rows are only ever added, and may
-#: be several for the same day. Those without a model have the runs and credits of all models.
+#: Sums of `run_usage` for days (UTC) that are over, for reports and budgets: rows are only ever
+#: added, and may be several for the same day. Those without a model have the runs and credits of
+#: all models.
 usage_days = Table(
     "usage_days",
     metadata,
@@ -97,6 +103,11 @@ usage_days = Table(
     Column("day", Date, nullable=False),
     *_sums(),
     Index("ix_usage_days_org_id_day", "org_id", "day"),
+    Index(
+        "ix_usage_days_org_id_api_key_id_day",
+        *("org_id", "api_key_id", "day"),
+        postgresql_where=text("model IS NULL AND api_key_id IS NOT NULL"),
+    ),
 )
 
 #: Such sums for each ten minutes of the days after those. Once a day is summed up its intervals are
@@ -108,6 +119,11 @@ usage_intervals = Table(
     time_("began_at", required=True),
     *_sums(),
     Index("ix_usage_intervals_org_id_began_at", "org_id", "began_at"),
+    Index(
+        "ix_usage_intervals_org_id_api_key_id_began_at",
+        *("org_id", "api_key_id", "began_at"),
+        postgresql_where=text("model IS NULL AND api_key_id IS NOT NULL"),
+    ),
     Index("ix_usage_intervals_began_at", "began_at"),
 )
 
