@@ -15,7 +15,7 @@ from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.runs.timeline import Entry, Place
-from arkloop.shared.threads import threads
+from arkloop.shared.threads import earlier_lines, threads
 from arkloop.shared.threads.content import Part
 
 #: Messages and runs that a client is shown when it connects, and the pages that are read for it, of
@@ -111,8 +111,11 @@ def _messages(entries: Sequence[Entry]) -> list[Message]:
 
 def _user_message(row: Row[Any]) -> Message:
     id_ = row.metadata.get(MESSAGE_ID) or str(row.id)
-    has_parts = row.parts is not None and row.role == "user"
-    content = [_part(part) for part in row.parts] if has_parts else row.content
+    content: str | list[dict[str, Any]]
+    if row.parts is not None and row.role == "user":
+        content = [_part(part) for part in earlier_lines.own_parts(row.parts, row.metadata)]
+    else:
+        content = earlier_lines.own_text(row.content, row.metadata)
     return {"id": id_, "role": row.role, "content": content}
 
 

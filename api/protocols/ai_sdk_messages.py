@@ -15,6 +15,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import thread_entries
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.pages import PAGE_BYTES
+from arkloop.shared.threads import earlier_lines
 from arkloop.shared.threads.content import Part
 
 #: The metadata of a message that keeps the id which the client gave it.
@@ -75,8 +76,11 @@ def _message(sql: Connection, row: RowMapping, dialect: Dialect) -> UIMessage | 
 def user_message(
     message_id: UUID, content: str, parts: list[Part] | None, metadata: dict[str, str]
 ) -> UIMessage:
-    """Return a user's message, by the id that its client knows it by."""
-    shown = [{"type": "text", "text": content}] if parts is None else list(map(_part, parts))
+    """Return a user's own message, by the id that its client knows it by."""
+    if parts is None:
+        shown = [{"type": "text", "text": earlier_lines.own_text(content, metadata)}]
+    else:
+        shown = list(map(_part, earlier_lines.own_parts(parts, metadata)))
     return {"id": metadata.get(CLIENT_ID, str(message_id)), "role": "user", "parts": shown}
 
 

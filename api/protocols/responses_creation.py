@@ -1,8 +1,9 @@
 """Creating responses: a run in a new thread, the next run of one, or a reply to one that waits."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -245,8 +246,10 @@ def _next(
         NotNewestResponse: another run is the next one, and the client does not show its message.
         _SentAgain: it is the run of the same request.
     """
+    if given.shown:
+        given = replace(given, shown=_unknown_lines(tx, run, given.shown))
     new = new_run(body, given, run["thread_id"], tx.sql)
-    same = responses_repeats.Request(new, run, skips_failed=shows_items)
+    same = responses_repeats.Request(new, given, run, skips_failed=shows_items)
     even_failed = run["id"] if shows_items else None
 
     def check(made: creation.Created) -> None:
@@ -265,6 +268,22 @@ def _next(
             raise _SentAgain(ResponseId(first, 0), refusal) from None
         raise
     return Created(ResponseId(made.run_id, 0))
+
+
+def _unknown_lines(tx: Transaction, run: RowMapping, lines: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the lines that the thread lacks behind the run, but for unlike files.
+
+    A client has no item of a run that has failed, or that it stopped waiting for, but the thread
+    has its message. A conversation from elsewhere, with lines of the assistant, stays whole.
+    """
+    if not all(line.startswith(responses_input.user_line("")) for line in lines):
+        return tuple(lines)
+    unknown, first = list(lines), 0
+    for said in responses_runs.said_after(tx.sql, run):
+        with suppress(ValueError):
+            first = unknown.index(responses_input.user_line(said.text), first)
+            del unknown[first]
+    return tuple(unknown)
 
 
 def _check_shown(

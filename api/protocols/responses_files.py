@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row
 
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
-from arkloop.api.protocols import responses_input, sent_files
+from arkloop.api.protocols import responses_input, responses_runs, sent_files
 from arkloop.api.protocols.responses_input import MAX_ITEMS
 from arkloop.shared.errors import (
     BodyTooLarge,
@@ -26,13 +26,10 @@ from arkloop.shared.errors import (
 from arkloop.shared.files import files
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
-from arkloop.shared.threads import threads
-from arkloop.shared.threads.content import Part, acceptable, as_given, described
+from arkloop.shared.threads.content import Part, acceptable, described
 
 #: The base64 of a file and its name, if it has one.
 Data = tuple[str, str | None]
-#: The newest messages of a thread among which those that a client sends again are looked for.
-_MAX_TURNS = 100
 
 
 def with_stored_files(value: Any) -> Any:
@@ -117,16 +114,12 @@ def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) ->
     with connections().reading() as sql:
         try:
             run = queries.get(sql, actor(), run_id)
-            newest = threads.list_messages(
-                sql, actor(), run["thread_id"], limit=_MAX_TURNS, before=None
-            )
+            later = [
+                own.parts or [{"type": "text", "text": own.text}]
+                for own in responses_runs.said_after(sql, run)
+            ]
         except (RunNotFound, ThreadNotFound):
             return len(earlier)
-        later = [
-            _given(row)
-            for row in reversed(newest)
-            if row.role == "user" and row.position > run["position"]
-        ]
         digests = _digests(sql, later)
     if not later:
         return len(earlier)
@@ -147,16 +140,13 @@ def place_of(sql: Connection, items: Any, message: Row[Any], *, after: int) -> i
     if not isinstance(items, list):
         return None
     _, *earlier = _messages(items)[0] or [0]
-    parts = _given(message)
+    own = responses_runs.own_content(message)
+    parts = own.parts or [{"type": "text", "text": own.text}]
     digests = _digests(sql, [parts])
     for place in reversed(earlier):
         if place > after and _ends_with(parts, _compared(items[place].get("content")), digests):
             return place
     return None
-
-
-def _given(message: Row[Any]) -> list[Part]:
-    return as_given(message.parts or [{"type": "text", "text": message.content}])
 
 
 def _digests(sql: Connection, contents: Sequence[Sequence[Part]]) -> dict[str, str]:

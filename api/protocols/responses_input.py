@@ -3,8 +3,8 @@
 Clients either name the response that they continue, or send all items again with those of earlier
 responses among them. The ids of these, or of their calls, name their run: what the server has
 already is not taken from the client again, only what follows the last of them. A conversation
-without such ids took place elsewhere: the model reads it, with its calls, as a transcript, and
-nothing of it is a turn of its own.
+without such ids took place elsewhere: the model reads it, with its calls, as a transcript in front
+of the new message, and nothing of it is a turn of its own.
 """
 
 import json
@@ -22,8 +22,6 @@ from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content, Part
 
 MAX_ITEMS = 10_000
-#: In front of a conversation that took place elsewhere.
-_TRANSCRIPT = "The conversation before the user's message:"
 #: Why an input is refused that has none of these, or several.
 ONE_OF = "must have either a new message of the user, results of function calls or an approval"
 _FOREIGN = "is not an item of this server's responses; name the last response instead"
@@ -51,8 +49,10 @@ class Input:
     """The new part of an input.
 
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's last one, with the files of those before it; `follows_message` is true if one of those is
-    between the two, and `follows_reply` if results or an approval are, which are left out.
+    user's last one, with the files of those before it. `earlier` are the lines of what was said
+    before it, and `shown` those of them that the model has to read: attached files say all of a
+    message that is nothing else. `follows_message` is true if a message of the user is between
+    `continues` and it, and `follows_reply` if results or an approval are, which are left out.
     `results` are outputs of function calls by their `call_id`; with them are `earlier_results`,
     those among the latest items, whose calls may be of the same response or of one before it.
     """
@@ -61,6 +61,8 @@ class Input:
     follows_message: bool = False
     follows_reply: bool = False
     instructions: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
     earlier_results: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class _Transcript:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.attached = set[int]()  # those that nothing but files of the last message say
         self.last_call: str | None = None  # the name of its item in the input
         self._lines_of_calls: dict[str, int] = {}
         self._requests = set[str]()
@@ -167,6 +170,10 @@ class _Transcript:
             self.lines[line] += f": {_line(f'{name}.output', item.get('output'))}"
         return line is not None
 
+    def shown(self) -> tuple[str, ...]:
+        """Return the lines without those that are files of the last message."""
+        return tuple(line for at, line in enumerate(self.lines) if at not in self.attached)
+
 
 def _new(
     items: Sequence[Mapping[str, Any]],
@@ -190,8 +197,11 @@ def _new(
             continue
         elif kind == "message" and role == "user":
             if message is not None:
-                earlier.lines.append(f"User: {message.text}")
-                attached += [part for part in message.parts or () if part["type"] != "text"]
+                files = [part for part in message.parts or () if part["type"] != "text"]
+                if len(files) == len(message.parts or (None,)):
+                    earlier.attached.add(len(earlier.lines))
+                earlier.lines.append(user_line(message.text))
+                attached += files
             is_known = continues is not None or results.keys() <= own_calls
             if (results and is_known) or (approval is not None and continues is not None):
                 results, approval, follows_reply = {}, None, True
@@ -212,8 +222,9 @@ def _new(
             kind in _ANSWERS or (kind == "message" and role == "assistant")
         ):
             if message is not None:
-                earlier.lines.append(f"User: {message.text}")
+                earlier.lines.append(user_line(message.text))
                 message, attached = None, []
+                earlier.attached.clear()
             if kind in _CALLS:
                 earlier.add_call(name, item)
             elif kind in _ANSWERS:
@@ -231,18 +242,23 @@ def _new(
         raise InvalidRequest(**{f"{earlier.last_call}.id": [_FOREIGN]})
     if sum((message is not None, bool(results), approval is not None)) != 1:
         raise InvalidRequest(input=[ONE_OF])
-    if earlier.lines:
-        instructions.append("\n\n".join([_TRANSCRIPT, *earlier.lines]))
     return Input(
         continues=continues,
         follows_message=continues is not None and bool(earlier.lines),
         follows_reply=follows_reply,
         instructions=tuple(instructions),
+        earlier=tuple(earlier.lines),
+        shown=earlier.shown(),
         message=message and _with_attached(message, attached),
         results=results,
         earlier_results=_earlier_results(items[:first], continues) if results else {},
         approval=approval,
     )
+
+
+def user_line(text: str) -> str:
+    """Return the line of a transcript for a message of the user."""
+    return f"User: {text}"
 
 
 def _is_one_of(item: Mapping[str, Any], calls: Set[str]) -> bool:

@@ -1,7 +1,7 @@
 """Requests that continue a response and are sent again, or whose answer their client lacks.
 
-Such a request has created the next run of its conversation. By that run it is known: nothing is
-stored for it, and a request that is not sent again costs nothing more.
+Such a request has created the next run of its conversation. By that run and its message it is
+known: nothing else is stored for it, and a request that is not sent again costs nothing more.
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,29 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.http.json_body import read_json
-from arkloop.api.protocols import responses_files
+from arkloop.api.protocols import responses_files, responses_runs
+from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunStarted
 from arkloop.shared.runs import thread_order
 from arkloop.shared.runs.new_runs import NewRun
-from arkloop.shared.threads import threads
-from arkloop.shared.threads.content import Content, as_given
+from arkloop.shared.runs.overrides import Options
+from arkloop.shared.threads import earlier_lines, threads
+from arkloop.shared.threads.content import Content
+
+#: The beginning of a transcript in instructions, as earlier commits have put it there.
+_TRANSCRIPT = "The conversation before the user's message:"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for the next run behind `run`.
+    """A request for the next run behind `run`, which has `given` as its input.
 
     With `skips_failed` it is another attempt behind runs that failed or were cancelled.
     """
 
     new: NewRun
+    given: Input
     run: RowMapping
     skips_failed: bool
 
@@ -55,7 +61,7 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
     default by now.
     """
     new, run, who = request.new, request.run, actor()
-    said = None if new.message is None else new.message.content
+    stored = _as_stored(request)
     thread = threads.get(sql, who, run["thread_id"])
     end_user_id = who.end_user_id or new.end_user_id or thread.end_user_id
     body: Any = read_json()  # files in it are replaced by now
@@ -71,10 +77,10 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
             sender == (who.user_id, who.api_key_id, end_user_id)
             and _key(later["persona_id"]) == _key(new.persona.id)
             and (names_persona or later["route_id"] == new.route.id)
-            and (later["options"] or None) == (new.options or None)
+            and _stored(later, message) in stored
             and _began_with(sql, later, new.metadata)
         )
-        if is_same and said is not None and _content(message) == said:
+        if is_same:
             return Followed(same=later["id"])
         shown = responses_files.place_of(sql, body["input"], message, after=place)
         if shown is None:
@@ -106,9 +112,32 @@ def _began_with(sql: Connection, run: RowMapping, metadata: Mapping[str, str]) -
     return bool(metadata.items() <= run["metadata"].items())
 
 
+#: The overrides of a run, its message without a transcript, and the digest of all lines of that:
+#: the message lacks those that the thread had when it was created.
+_Stored = tuple[Options | None, Content, str | None]
+
+
+def _as_stored(request: Request) -> list[_Stored]:
+    """Return what the run of the same request may have.
+
+    Earlier commits, which may still run while this one is deployed, have put the transcript into
+    the instructions.
+    """
+    options, given = request.new.options or None, request.given
+    if given.message is None:
+        return []
+    stored: list[_Stored] = [(options, given.message, earlier_lines.digest(given.earlier))]
+    if given.earlier:
+        own = [options["instructions"]] if options and "instructions" in options else []
+        whole = "\n\n".join([*own, _TRANSCRIPT, *given.earlier])
+        stored.append(({**(options or {}), "instructions": whole}, given.message, None))
+    return stored
+
+
+def _stored(run: RowMapping, message: Row[Any]) -> _Stored:
+    content = responses_runs.own_content(message)
+    return run["options"] or None, content, earlier_lines.digest_in(message.metadata)
+
+
 def _key(persona_id: str) -> str:
     return persona_id.partition("@")[0]
-
-
-def _content(message: Row[Any]) -> Content:
-    return Content(message.content, None if message.parts is None else as_given(message.parts))

@@ -13,6 +13,7 @@ from uuid import UUID
 from marshmallow import ValidationError, fields
 from sqlalchemy import Connection, RowMapping
 
+from arkloop.api.http.content import MAX_CONTENT_BYTES
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
@@ -26,6 +27,8 @@ from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, Ro
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
+from arkloop.shared.threads import earlier_lines
+from arkloop.shared.threads.content import Content
 
 
 class Only(fields.Field[Any]):
@@ -108,7 +111,7 @@ def new_run(
     return NewRun(
         actor=actor(),
         thread_id=thread_id,
-        message=None if given.message is None else NewMessage(content=given.message),
+        message=_message(given),
         persona=persona,
         route=route,
         trace_id=trace_id(),
@@ -117,6 +120,32 @@ def new_run(
         metadata=body.get("metadata") or {},
         on_busy=OnBusy.ENQUEUE,
     )
+
+
+def _message(given: Input) -> NewMessage | None:
+    """Return the message, with the transcript of the conversation before it.
+
+    That is no instructions: these are an override, which the persona and the token have to allow.
+    """
+    if given.message is None:
+        return None
+    content = given.message
+    if given.shown:
+        # Before they are split: a text of many megabytes may be nothing but line breaks.
+        is_long = sum(map(len, given.shown)) > MAX_CONTENT_BYTES
+        if not is_long:
+            own = content.parts or content.text
+            content = Content.of(earlier_lines.in_front_of(own, given.shown))
+            texts = [part.get("text", "") for part in content.parts or [{"text": content.text}]]
+            is_long = sum(len(text.encode()) for text in texts) > MAX_CONTENT_BYTES
+        if is_long:
+            why = (
+                "the message, with the conversation before it, must have at most"
+                f" {MAX_CONTENT_BYTES:,} bytes of UTF-8: leave out its beginning"
+            )
+            raise InvalidRequest(input=[why])
+    metadata = earlier_lines.metadata_of(given.shown, given.earlier)
+    return NewMessage(content=content, metadata=metadata)
 
 
 def in_new_thread(new: NewRun) -> NewRun:
@@ -179,8 +208,8 @@ def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
         most_bytes = overrides.MAX_INSTRUCTIONS_BYTES
         if len(own.encode()) <= most_bytes < len(instructions.encode()):
             why = (
-                "the conversation before the message, with all instructions, must have at most"
-                f" {most_bytes:,} bytes of UTF-8: leave out its beginning"
+                "the instructions in it, with those of the request, must have at most"
+                f" {most_bytes:,} bytes of UTF-8"
             )
             raise InvalidRequest(input=[why])
     settings, schema = _settings(body)

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Set
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols.client_tool_names import client_tool_names
@@ -14,8 +15,12 @@ from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.runs import creation, overrides, queries, thread_order
+from arkloop.shared.threads import earlier_lines, threads
+from arkloop.shared.threads.content import Content, as_given
 
 _PAGE_EVENTS = 2_000
+#: The newest messages of a thread among which those that a client sends again are looked for.
+_MAX_TURNS = 100
 
 
 def find(sql: Connection, run_id: UUID) -> tuple[RowMapping, RunFacts]:
@@ -55,6 +60,27 @@ def fold(sql: Connection, projection: ResponseProjection, run_id: UUID, after_se
         if len(page) < _PAGE_EVENTS:
             break
     return after_seq
+
+
+def own_content(message: Row[Any]) -> Content:
+    """Return the content of a message as its author gave it, without a transcript."""
+    if message.parts is None:
+        return Content(earlier_lines.own_text(message.content, message.metadata))
+    return Content.of(as_given(earlier_lines.own_parts(message.parts, message.metadata)))
+
+
+def said_after(sql: Connection, run: RowMapping) -> list[Content]:
+    """Return the messages of the user behind this run, in their order, of the thread's newest.
+
+    Raises:
+        ThreadNotFound
+    """
+    newest = threads.list_messages(sql, actor(), run["thread_id"], limit=_MAX_TURNS, before=None)
+    return [
+        own_content(row)
+        for row in reversed(newest)
+        if row.role == "user" and row.position > run["position"]
+    ]
 
 
 def asked_for(

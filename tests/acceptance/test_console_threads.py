@@ -1,6 +1,7 @@
 """Threads in the console, in a real Chromium: their texts, their titles, and how they open."""
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from playwright.sync_api import BrowserContext, Route, expect
@@ -57,6 +58,24 @@ def test_a_tab_has_the_title_of_its_page(context: BrowserContext, user: Caller) 
     ):
         go(page, address)
         expect(page).to_have_title(f"{title} · Arkloop Runs")
+
+
+def test_an_earlier_conversation_is_apart_from_the_message_behind_it(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A client of Responses has sent it along, and the person has written the message alone."""
+    said = ["I am Ann.\nFrom Oslo.", "Who am I?"]
+    items = [{"role": "user", "content": text} for text in said]
+    made = user.http.post("/v1/responses", json={"model": "scripted", "input": items}).json()
+    run = user.get_run(str(UUID(made["id"].removeprefix("resp_"))))
+    page = signed_in(context, user, f"/threads/{run['thread_id']}")
+    message = page.locator("article.said")
+
+    expect(message.locator(".said-text")).to_have_text("Who am I?")
+    expect(message).not_to_contain_text("Ann")
+    message.get_by_role("button", name="Earlier conversation").click()
+    expect(message.locator(".folded-text")).to_have_text("User: I am Ann. From Oslo.")
+    expect(message).not_to_contain_text("earlier_conversation")
 
 
 def test_a_thread_that_was_opened_without_the_service_comes(

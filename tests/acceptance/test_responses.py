@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import openai
@@ -146,7 +147,7 @@ def test_a_response_waits_for_the_one_before_it(sdk: OpenAI) -> None:
     assert "completed" == sdk.responses.retrieve(first.id).status
 
 
-def test_a_conversation_from_elsewhere_is_a_transcript(sdk: OpenAI) -> None:
+def test_a_conversation_from_elsewhere_is_a_transcript(sdk: OpenAI, user: Caller) -> None:
     """Messages that this service has not seen are read by the model before the new one."""
     items: Any = [
         {"role": "user", "content": "I am Ann"},
@@ -155,7 +156,12 @@ def test_a_conversation_from_elsewhere_is_a_transcript(sdk: OpenAI) -> None:
     ]
     made = sdk.responses.create(model="scripted", input=items)
     assert "You said: Who am I?" == made.output_text
-    assert str(made.instructions).endswith("User: I am Ann\n\nAssistant: Hello Ann!")
+    items[-1]["content"] = script({"find": "Hello"})
+    assert "Hello Ann!" == sdk.responses.create(model="scripted", input=items).output_text
+    run = user.get_run(str(UUID(made.id.removeprefix("resp_"))))
+    [(_, said, _), _] = user.messages(run["thread_id"])
+    assert "User: I am Ann\nAssistant: Hello Ann!" in said
+    assert made.instructions is None
 
 
 def test_an_approval_is_requested_and_given(sdk: OpenAI) -> None:

@@ -17,6 +17,7 @@ from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.shared.security.egress import Policy
+from arkloop.shared.threads import earlier_lines
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -227,7 +228,8 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
     has_schema, last = scripted_output.schema_of(request) is not None, _last_of(request)
     if has_schema:
         steps = [{"output": None} if step is _DONE else step for step in steps]
-    said, repairs = f"You said: {scripted_request.text_of(last)}", request.turn - len(turns) + 1
+    said = f"You said: {earlier_lines.without(scripted_request.text_of(last))}"
+    repairs = request.turn - len(turns) + 1
     return [
         scripted_output.answer(step, request, said, repairs) if "output" in step else step
         for step in steps
@@ -246,7 +248,7 @@ def _script(request: ModelRequest) -> list[Step]:
         spoken = [m for m in request.messages if isinstance(m, UserMessage)]
         return [{"say": "\n".join(_remembered(spoken)) or "Nothing to remember."}]
     message = _last_of(request)
-    last = scripted_request.text_of(message)
+    last = earlier_lines.without(scripted_request.text_of(message))
     try:
         document = json.loads(last)
     except (ValueError, RecursionError):

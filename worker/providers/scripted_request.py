@@ -3,6 +3,7 @@
 import base64
 import hashlib
 
+from arkloop.shared.threads import earlier_lines
 from arkloop.worker.contract.attachments import Attachment, TextPart
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -21,8 +22,10 @@ def text_of(message: UserMessage) -> str:
 def found(request: ModelRequest, text: str) -> str:
     """Return the line, from this text on, that is first in what was sent; `nothing` without one."""
     question = max(i for i, m in enumerate(request.messages) if isinstance(m, UserMessage))
-    for message in request.messages[:question]:
-        _before, match, rest = _sent(message).partition(text)
+    whole = _sent(request.messages[question])
+    earlier = whole.removesuffix(earlier_lines.without(whole))
+    for sent in (*map(_sent, request.messages[:question]), earlier):
+        _before, match, rest = sent.partition(text)
         if match:
             return match + rest.partition("\n")[0]
     return "nothing"

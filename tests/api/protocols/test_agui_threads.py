@@ -15,6 +15,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.times import EPOCH, now, rfc3339
+from tests.api.protocols.said import with_earlier_lines
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -169,3 +170,16 @@ def cancelled(alice: User, body: dict[str, Any]) -> str:
     run_id = str(thread["active_run_id"])
     assert alice.post(f"/v1/runs/{run_id}:cancel").status_code < 300
     return run_id
+
+
+def test_a_message_is_shown_without_the_lines_that_the_server_put_there(
+    alice: User, stored: StoredRuns
+) -> None:
+    """They are for the model; lines that the author has written are shown."""
+    thread = alice.post("/v1/threads", {"external_id": "page-7"}).json or {}
+    with_earlier_lines(alice, stored, thread["id"])
+
+    first, second, third = [one["content"] for one in snapshot(alice, "page-7")]
+
+    assert "User: Hm." in first and first.endswith("\n\nI am Ann.")
+    assert ("Hi!", [IMAGE, {"type": "text", "text": "Hm?"}]) == (second, third)

@@ -218,10 +218,11 @@ def test_data_within_a_message_is_stored(alice: User) -> None:
     made = alice.post("/v1/responses", json={**ASK, "input": items}).json or {}
     [thread] = alice.get("/v1/threads").json or []
     [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
-    stored = [alice.get(f"/v1/files/{p['file_id']}/content").data for p in said["content"]]
+    text, *files = said["content"]
+    stored = [alice.get(f"/v1/files/{p['file_id']}/content").data for p in files]
 
     assert "queued" == made["status"]
-    assert ["file", "image"] == [part["type"] for part in said["content"]]
+    assert ["text", "file", "image"] == [part["type"] for part in (text, *files)]
     assert [b"Hello", png()] == stored
 
 

@@ -13,6 +13,7 @@ from arkloop.shared.events.types import MessageDelta, RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.files import files
+from tests.api.protocols.said import earlier_of, message_of
 from tests.clients import User
 from tests.contents import PDF, png
 from tests.stored_runs import StoredRuns
@@ -116,11 +117,8 @@ def test_files_of_a_conversation_elsewhere_are_noted(stored: StoredRuns, alice: 
     ]
     made = alice.post("/v1/responses", {**MODEL, "input": items})
 
-    assert 200 == made.status_code, made.text
-    instructions = (made.json or {})["instructions"]
-    assert (
-        "User: [image]\n[file: a.txt]\n[file]\nWhat is this?\n\nAssistant: A cat." in instructions
-    )
+    noted = "User: [image]\n[file: a.txt]\n[file]\nWhat is this?"
+    assert [noted, "Assistant: A cat."] == earlier_of(alice, made)
     assert (["text"], 0) == ([p["type"] for p in newest_message(alice)], kept_files(stored))
 
 
@@ -151,7 +149,7 @@ def test_a_file_that_was_refused_does_not_block_its_conversation(
     made = send(shown, refused, user_says(IMAGE), user_says(QUESTION))
 
     assert [400, 200] == [first.status_code, made.status_code], made.text
-    assert f"User: {note}\n\nUser: [image: " in (made.json or {})["instructions"]
+    assert [f"User: {note}"] == earlier_of(alice, made)
     assert ["image", "text"] == [part["type"] for part in newest_message(alice)]
     assert 2 == kept_files(stored)
 
@@ -164,7 +162,7 @@ AS_IMAGE = {"type": "input_image", "image_url": PDF_URL}
 @pytest.mark.parametrize(
     ("items", "sent"),
     [
-        ([user_says(AS_IMAGE), user_says(AS_FILE)], ["file"]),
+        ([user_says(AS_IMAGE), user_says(AS_FILE)], ["text", "file"]),
         ([user_says(AS_IMAGE), user_says(AS_FILE), user_says(QUESTION)], ["file", "text"]),
         ([user_says(AS_IMAGE, {**AS_IMAGE, "detail": "low"}), user_says(QUESTION)], ["text"]),
     ],
@@ -192,8 +190,8 @@ def test_the_newest_files_are_sent_where_not_all_fit(stored: StoredRuns, alice: 
     *attached, _ = newest_message(alice)
     names = [(alice.get(f"/v1/files/{part['file_id']}").json or {})["name"] for part in attached]
     assert [f"{number}.txt" for number in range(3, 22)] == names
-    instructions = (made.json or {})["instructions"]
-    assert "User: [file: 0.txt]\n[file: 1.txt]\n[file: 2.txt]\n[file: 0" in instructions
+    [line] = earlier_of(alice, made)
+    assert line.startswith("User: [file: 0.txt]\n[file: 1.txt]\n[file: 2.txt]\n[file: 0")
     assert 19 == kept_files(stored)
 
 
@@ -210,8 +208,9 @@ def test_the_newest_files_are_sent_where_all_have_too_many_bytes(
     made = alice.post("/v1/responses", {**MODEL, "input": said})
 
     assert 200 == made.status_code, made.text
-    sent = [part["file_id"] for part in newest_message(alice)]
-    assert [ids[0], ids[2], ids[3]] == sent
+    sent = [part.get("file_id") for part in newest_message(alice)]
+    assert [None, ids[0], ids[2], ids[3]] == sent
+    assert [f"User: [file: {ids[1]}]"] == earlier_of(alice, made)
 
 
 @pytest.mark.parametrize("scopes", [[], ["data.files.write"]])
@@ -254,7 +253,7 @@ def test_files_of_a_message_that_the_thread_has_are_not_sent_again(
         run_id = UUID(body["id"].removeprefix("resp_"))
         stored.finish(stored.held(run_id), RunState.FAILED, error=FAILED)
         kinds = ["text"] if isinstance(content, str) else [part["type"] for part in content]
-        return kinds, body["instructions"]
+        return kinds, message_of(alice, made)
 
     first, _ = send(user_says(IMAGE, by_address), user_says(pdf, QUESTION))
     second, noted = send({"role": "user", "content": question})
@@ -263,7 +262,7 @@ def test_files_of_a_message_that_the_thread_has_are_not_sent_again(
 
     assert ["image", "image", "file", "text"] == first
     assert (["text"], ["file", "text"], ["text"]) == (second, third, fourth)
-    assert "User: [image]\n[image: https://example.com/a.png]\n\nUser: [file: 0" in noted
+    assert "User: [image]\n  [image: https://example.com/a.png]\nUser: [file: 0" in noted
     assert 3 == kept_files(stored)
 
 

@@ -9,6 +9,7 @@ import pytest
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
+from tests.api.protocols.said import earlier_of, message_of
 from tests.api.protocols.test_responses_input import (
     FAILED,
     MODEL,
@@ -21,6 +22,7 @@ from tests.api.protocols.test_responses_input import (
 )
 from tests.clients import User
 from tests.contents import png
+from tests.end_users import end_user
 from tests.stored_runs import StoredRuns
 
 QUESTION = {"role": "user", "content": "Hello"}
@@ -48,10 +50,9 @@ def test_texts_without_ids_behind_calls_make_a_transcript(
     run_id, items = looped(stored, alice)
     named = {"previous_response_id": f"resp_{run_id.hex}_1"} if is_named else {}
     made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
-    assert 200 == made.status_code, made.text
-    lines = (made.json or {})["instructions"].split("\n\n")
     call_id = items[1]["call_id"]
-    assert ["User: Hello", f"Called t({{}}): {call_id}!", "Assistant: It is done."] == lines[1:]
+    lines = ["User: Hello", f"Called t({{}}): {call_id}!", "Assistant: It is done."]
+    assert lines == earlier_of(alice, made)
 
     further = [*items, MESSAGE, TEXT, {"role": "user", "content": "Why?"}]
     again = alice.post("/v1/responses", {**MODEL, "input": further})
@@ -85,9 +86,7 @@ def test_calls_of_a_run_that_does_not_exist_make_a_transcript(
 
     for named in ({}, {"previous_response_id": f"resp_{before.hex}"}):
         made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
-        assert 200 == made.status_code, made.text
-        lines = (made.json or {})["instructions"].split("\n\n")
-        assert ["User: [image]", f"Called t({{}}): {call_id}!"] == lines[1:]
+        assert ["User: [image]", f"Called t({{}}): {call_id}!"] == earlier_of(alice, made)
     waits_for = alice.post("/v1/responses", {**MODEL, "input": items})
     items[1]["id"] = f"fc_{new_id().hex}_5"
     with_id = alice.post("/v1/responses", {**MODEL, "input": [*items, MESSAGE]})
@@ -107,8 +106,7 @@ def test_files_before_texts_without_ids_are_mentioned(stored: StoredRuns, alice:
     _, [_, *items] = looped(stored, alice)
     made = alice.post("/v1/responses", {**MODEL, "input": [picture(), *items, MESSAGE]})
 
-    assert 200 == made.status_code, made.text
-    assert "User: [image]\n\nCalled t(" in (made.json or {})["instructions"]
+    assert "User: [image]" == earlier_of(alice, made)[0]
 
 
 @pytest.mark.parametrize("is_old", [True, False])
@@ -157,3 +155,35 @@ def test_items_of_an_earlier_response_than_the_named_one_do_not_count(
     why = f"No tool output found for function call {asked['call_id']}, which"
     assert (400, True) == (refused.status_code, why in refused.text), refused.text
     assert f"resp_{run_id.hex}_2" == (given.json or {}).get("id"), given.text
+
+
+@pytest.mark.parametrize("is_end_user", [False, True])
+def test_a_transcript_is_no_override(alice: User, is_end_user: bool) -> None:
+    """It is a part of the user's message, which every key and client token may write."""
+    alice.post("/v1/personas", json={"key": "fixed", "overrides": []})
+    caller = end_user(alice, persona_id="fixed") if is_end_user else alice
+    body = {**MODEL, "model": "fixed", "input": [QUESTION, TEXT, MESSAGE]}
+    made = caller.post("/v1/responses", body)
+
+    assert ["User: Hello", "Assistant: It is done."] == earlier_of(alice, made)
+    assert (made.json or {})["instructions"] is None
+    assert message_of(alice, made).endswith("</earlier_conversation>\n\nAnd now?")
+
+
+def test_messages_that_the_thread_has_are_not_repeated(stored: StoredRuns, alice: User) -> None:
+    """Messages of runs that failed are in the history of the model; those refused are not."""
+    first = stored.create(UUID(alice.thread()))
+    stored.write(claim := stored.held(first), MessageDelta("Hello."))
+    stored.finish(claim)
+    items: list[Any] = [{"role": "assistant", "id": f"msg_{first.hex}_2", "content": "Hello."}]
+    texts = []
+    for said in (["one"], ["two"], ["never sent", "three"], ["never sent", "two"]):
+        items += [{"role": "user", "content": one} for one in said]
+        made = alice.post("/v1/responses", {**MODEL, "input": items})
+        texts.append(message_of(alice, made))
+        again = stored.held(UUID((made.json or {})["id"].removeprefix("resp_")))
+        stored.finish(again, error=FAILED, state=RunState.FAILED)
+
+    earlier = "<earlier_conversation>\nUser: never sent\n</earlier_conversation>\n\n"
+    assert ["one", "two", f"{earlier}three"] == texts[:3]
+    assert 2 == texts[3].count("never sent")

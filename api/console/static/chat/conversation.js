@@ -12,7 +12,7 @@ const TERMINAL = ["completed", "failed", "cancelled"]
 /**
  * @typedef {import("./fold.js").RunEntry} RunEntry
  * @typedef {{type: "message", id: string, role: string, content: any, run_id: string | null, partial: boolean,
- *   created_at: string}} MessageEntry
+ *   created_at: string, metadata?: Record<string, string>}} MessageEntry
  * @typedef {RunEntry | MessageEntry} Entry
  * @typedef {{entries: Entry[], older: string | null, connection: string, limit: string, error: Error | null,
  *   isLoaded: boolean, sending: {key: number, text: string, isRepeated: boolean} | null}} View

@@ -16,11 +16,26 @@ export function Message({ entry }) {
     return html`<article class="run" aria-label="Assistant"><${Markdown} text=${textOf(entry.content)} />
       ${entry.partial && html`<p class="faint">Incomplete</p>`}</article>`
   }
+  const { earlier, own } = withoutEarlier(entry)
   return html`<article class="said" aria-label="User" title=${exactly(entry.created_at)}>
-    ${parts(entry.content).map((part, index) => part.type === "text"
+    ${earlier && html`<${Folded} label="Earlier conversation" text=${earlier} />`}
+    ${own.map((part, index) => part.type === "text"
       ? html`<${SaidText} key=${index} text=${plain(part.text ?? "")} />`
       : html`<${FileOf} key=${index} part=${part} />`)}
   </article>`
+}
+
+const EARLIER = /^<earlier_conversation>\n([^]*?)\n<\/earlier_conversation>\n(?:\n|$)/
+
+/** Return the parts of a message, and apart from them the conversation that a client has sent in front of its text.
+ * @param {import("./conversation.js").MessageEntry} entry */
+function withoutEarlier(entry) {
+  const all = parts(entry.content)
+  const first = all.find((part) => part.type === "text")
+  const found = Number(entry.metadata?.["responses.earlier_lines"]) > 0 && EARLIER.exec(first?.text ?? "")
+  if (!first || !found) return { earlier: "", own: all }
+  const text = first.text?.slice(found[0].length)
+  return { earlier: found[1] ?? "", own: all.flatMap((part) => part !== first ? [part] : text ? [{ ...part, text }] : []) }
 }
 
 /** A message that is on its way. @param {{text: string, isRepeated: boolean}} props */
@@ -97,7 +112,7 @@ export function Turn({ turn, run, isLive }) {
   // Only these are asked before all calls of the turn; the others of one that asks for a form, or waits for its result, are made.
   const isBeforeCalls = asked && ["tool_confirmation", "question"].includes(run.pending_input.kind)
   return html`<div class=${classes("turn", isWriting && "writing")}>
-    ${turn.reasoning && html`<${Reasoning} text=${turn.reasoning} isLive=${isWriting && turn.text === ""} />`}
+    ${turn.reasoning && html`<${Folded} label=${isWriting && turn.text === "" ? "Reasoning …" : "Reasoning"} text=${turn.reasoning} />`}
     ${turn.text && html`<${Markdown} text=${turn.text} isLive=${isWriting} />`}
     ${turn.tool_calls.map((call) => html`<${Call} key=${call.tool_call_id} call=${call}
       asked=${asked === call.tool_call_id ? run.pending_input.kind : ""} hasTurn=${!isBeforeCalls} isOver=${run.ended_at !== null} />`)}
@@ -105,12 +120,12 @@ export function Turn({ turn, run, isLive }) {
   </div>`
 }
 
-/** @param {{text: string, isLive: boolean}} props */
-function Reasoning({ text, isLive }) {
+/** @param {{label: string, text: string}} props */
+function Folded({ label, text }) {
   const [isOpen, setOpen] = useState(false)
-  return html`<div class="reasoning"><button type="button" class="fold" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
-      <${Icon} name="chevron" />${isLive ? "Reasoning …" : "Reasoning"}</button>
-    ${isOpen && html`<div class="reasoning-text">${plain(text)}</div>`}</div>`
+  return html`<div class="folded"><button type="button" class="fold" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>
+      <${Icon} name="chevron" />${label}</button>
+    ${isOpen && html`<div class="folded-text">${plain(text)}</div>`}</div>`
 }
 
 /** `hasTurn` is false while the run asks a person before another call. @param {{call: import("./fold.js").Call, asked: string, hasTurn: boolean, isOver: boolean}} props */
