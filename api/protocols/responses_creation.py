@@ -16,7 +16,9 @@ from arkloop.api.protocols import (
     responses_ids,
     responses_input,
     responses_repeats,
+    responses_results,
     responses_runs,
+    responses_steering,
 )
 from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_input import Approval, Input
@@ -34,12 +36,10 @@ from arkloop.shared.errors import (
     ResponseNotFound,
     RunLimitExceeded,
     StaleInput,
-    ToolResultConflict,
 )
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, creation, pending_calls, queries, thread_order
+from arkloop.shared.runs import creation, queries, thread_order
 from arkloop.shared.runs.creation import RunCreator
-from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 
@@ -76,7 +76,7 @@ def create(body: Body) -> Created:
     if isinstance(wanted, ResponseId) or wanted.continues is not None:
         try:
             with connections().transaction() as tx:
-                return _continue(tx, body, wanted)
+                return _continue(tx, body, wanted, finds_same=True)
         except _SentAgain as again:
             logs.bind(run_id=str(again.first.run_id))
             return Created(again.first, is_replay=True)
@@ -89,7 +89,7 @@ def create_once(tx: Transaction, body: Body) -> ResponseId:
     wanted = _read(body)
     if isinstance(wanted, ResponseId) or wanted.continues is not None:
         try:
-            return _continue(tx, body, wanted).id
+            return _continue(tx, body, wanted, finds_same=False).id
         except _SentAgain as again:
             raise again.refusal from None
     return ResponseId(creation.create(tx, _first(body, wanted, tx)).run_id, 0)
@@ -114,7 +114,9 @@ def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.
     return in_new_thread(new)
 
 
-def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Created:
+def _continue(
+    tx: Transaction, body: Body, wanted: Input | ResponseId, *, finds_same: bool
+) -> Created:
     try:
         run, facts, previous = _found(tx, body, wanted)
     except ResponseNotFound:
@@ -142,8 +144,10 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Create
     if not projection.has_begun:
         raise _unknown()
     is_answered = shown is None and (projection.asked is None or RunState(run["state"]).is_terminal)
-    if given.follows_reply and not (is_past_failure or is_answered):
-        raise InvalidRequest(input=[responses_input.ONE_OF])
+    if given.follows_reply and not is_past_failure:
+        together = responses_steering.Request(body, given, run, projection)
+        if _steer(tx, together, facts, is_answered=is_answered, finds_same=finds_same):
+            return Created(ResponseId(run["id"], projection.waits))
     if projection.asked is not None:
         try:
             # Without the run's lock if it has ended: creating the next one first locks others.
@@ -159,6 +163,37 @@ def _continue(tx: Transaction, body: Body, wanted: Input | ResponseId) -> Create
     if given.message is None:
         raise _without_call(given)
     return _next(tx, body, given, run, shows_items=shown is not None)
+
+
+def _steer(
+    tx: Transaction,
+    together: responses_steering.Request,
+    facts: RunFacts,
+    *,
+    is_answered: bool,
+    finds_same: bool,
+) -> bool:
+    """Give the run the outputs that it waits for, with the message behind them; returns whether it
+    has them. It has not if it `is_answered`: the message is for the next one then.
+
+    Raises:
+        InvalidRequest, NotNewestResponse: the run cannot have both.
+        _SentAgain: it has both by the same request, which is looked for if `finds_same`.
+    """
+    refusal: ArkloopError | None = None
+    if not is_answered:
+        try:
+            if responses_steering.give_both(tx, together):
+                return True
+            refusal = responses_steering.refusal(tx, facts, together)
+        except (BudgetExhausted, QueueFull, RunLimitExceeded) as error:
+            refusal = error
+    if finds_same and responses_steering.were_given(tx, together):
+        first = ResponseId(together.run["id"], together.asking.waits)
+        raise _SentAgain(first, refusal or NotNewestResponse())
+    if refusal is not None:
+        raise refusal
+    return False
 
 
 def _begin(tx: Transaction, body: Body) -> Created:
@@ -321,7 +356,7 @@ def _answer(tx: Transaction, given: Input, run: RowMapping, projection: Response
     assert projection.asked is not None
     data, run_id = projection.asked["data"], run["id"]
     if data["kind"] == "tool_results":
-        _give_results(tx, given, run, projection.asked_calls)
+        responses_results.give(tx, given, run, projection.asked_calls)
         return
     if given.message is not None:
         content = given.message.text
@@ -340,29 +375,6 @@ def _decision(approval: Approval, request: str) -> str:
     if not approval.approve and approval.reason:
         decision["reason"] = approval.reason
     return json.dumps(decision, ensure_ascii=False)
-
-
-def _give_results(tx: Transaction, given: Input, run: RowMapping, asked: Mapping[str, str]) -> None:
-    """Give the run these outputs; `asked` has its ids of the calls by those of clients."""
-    if given.message is not None and RunState(run["state"]).is_terminal:
-        raise NotActive()
-    sent = (*given.earlier_results.items(), *given.results.items())
-    outputs = {asked[id_]: text for id_, text in sent if id_ in asked}
-    wanted = frozenset(asked.values())
-    # A call that was given up need not have one; nor is one refused that comes too late.
-    needed = wanted & pending_calls.awaited(tx.sql, run) if given.results else wanted
-    shown = {own: id_ for id_, own in asked.items()}
-    if missing := sorted(needed - outputs.keys()):
-        call = f"{shown[missing[0]]}, which the run has as {missing[0]}"  # clients have either
-        raise InvalidRequest(input=[f"No tool output found for function call {call}."])
-    if unknown := sorted(given.results.keys() - asked.keys()):
-        raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
-    results = [CallResult(tool_call_id=id_, output=text) for id_, text in outputs.items()]
-    try:
-        commands.give_results(tx, actor(), run["id"], results, skips_late=True)
-    except ToolResultConflict as error:
-        named = [shown[id_] for id_ in error.details["tool_call_ids"]]
-        raise ToolResultConflict(call_ids=named) from None
 
 
 def _without_call(given: Input) -> InvalidRequest:

@@ -23,7 +23,7 @@ from arkloop.shared.threads.content import Content, Part
 
 MAX_ITEMS = 10_000
 #: Why an input is refused that has none of these, or several.
-ONE_OF = "must have either a new message of the user, results of function calls or an approval"
+ONE_OF = "must have one of a new message of the user, results of function calls and an approval"
 _FOREIGN = "is not an item of this server's responses; name the last response instead"
 _CONTENT = MessageContent()
 _INSTRUCTING = ("system", "developer")
@@ -53,8 +53,9 @@ class Input:
     before it, and `shown` those of them that the model has to read: attached files say all of a
     message that is nothing else. `follows_message` is true if a message of the user is between
     `continues` and it, and `follows_reply` if results or an approval are, which are left out.
-    `results` are outputs of function calls by their `call_id`; with them are `earlier_results`,
-    those among the latest items, whose calls may be of the same response or of one before it.
+    `results` are outputs of function calls by their `call_id`, and `results_before` those between
+    `continues` and the message, without an approval; with either are `earlier_results`, those among
+    the latest items, whose calls may be of the same response or of one before it.
     """
 
     continues: ItemId | None = None
@@ -65,6 +66,7 @@ class Input:
     shown: tuple[str, ...] = ()
     message: Content | None = None
     results: Mapping[str, str]
+    results_before: Mapping[str, str] = field(default_factory=dict)
     earlier_results: Mapping[str, str] = field(default_factory=dict)
     approval: Approval | None = None
 
@@ -186,6 +188,7 @@ def _new(
     message: Content | None = None
     attached: list[Part] = []
     results: dict[str, str] = {}
+    before: dict[str, str] = {}
     approval: Approval | None = None
     follows_reply = False
     for place, item in enumerate(items):
@@ -204,6 +207,7 @@ def _new(
                 attached += files
             is_known = continues is not None or results.keys() <= own_calls
             if (results and is_known) or (approval is not None and continues is not None):
+                before = {} if approval is not None else results
                 results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output" and earlier.add_output(name, item):
@@ -251,7 +255,8 @@ def _new(
         shown=earlier.shown(),
         message=message and _with_attached(message, attached),
         results=results,
-        earlier_results=_earlier_results(items[:first], continues) if results else {},
+        results_before=before,
+        earlier_results=_earlier_results(items[:first], continues) if results or before else {},
         approval=approval,
     )
 

@@ -147,12 +147,17 @@ class RunCreator:
 
 
 def create(
-    tx: Transaction, new: NewRun, check: Callable[[Created], None] = lambda _: None
+    tx: Transaction,
+    new: NewRun,
+    check: Callable[[Created], None] = lambda _: None,
+    *,
+    first: Callable[[], None] = lambda: None,
 ) -> Created:
     """Queue a run within its budgets, or let it wait; workers are notified after the commit.
 
-    `check` may still refuse it, by an error. The caller rolls back where this raises, so that
-    neither thread nor message is created.
+    `first` is done before it, under the lock of the limits, which comes before those of the active
+    run and its thread. `check` may still refuse it, by an error. The caller rolls back where this
+    raises, so that neither thread nor message is created.
 
     Raises:
         ThreadNotFound, Forbidden
@@ -164,6 +169,7 @@ def create(
     """
     began = time.time_ns()
     run_limits.check(tx, new.actor)
+    first()
     made = _create(tx, _of_end_user(new))
     check(made)
     _announce(made, new.actor, began)

@@ -124,6 +124,23 @@ def test_client_tools_go_around(sdk: OpenAI) -> None:
     assert again.id == events[-1].response.previous_response_id
 
 
+def test_outputs_and_a_message_are_read_together(sdk: OpenAI) -> None:
+    """The run resumes with both, and its next call of the model answers the message."""
+    ask: Any = {"model": "scripted", "tools": [LOCATE]}
+    step = {"tool": "locate", "args": {"exact": True}}
+    first = sdk.responses.create(**ask, input=script(step, {"say": "Not this."}))
+    [call] = first.output
+    assert "function_call" == call.type
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "It is Rome."}
+    message = {"role": "user", "content": script({"find": "It is"})}
+    ask |= {"previous_response_id": first.id, "input": [result, message]}
+
+    made = [sdk.responses.create(**ask) for _ in range(2)]
+
+    assert ["It is Rome."] * 2 == [one.output_text for one in made]
+    assert made[0].id == made[1].id == f"{first.id}_1"
+
+
 def test_a_conversation_goes_on_after_its_newest_response(sdk: OpenAI) -> None:
     """`previous_response_id` continues a thread; an older response cannot be continued."""
     first = sdk.responses.create(model="scripted", input="I am Ann")

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from werkzeug.test import TestResponse
 
-from arkloop.api.protocols.responses_input import ONE_OF
+from arkloop.api.protocols.responses_steering import REPLY_FIRST
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import MessageDelta, RunError, ToolCallRequested
 from arkloop.shared.ids import new_id
@@ -24,9 +24,12 @@ FAILED = RunError("worker.crashed", "The worker was lost.", retryable=True)
 TOOL = {"type": "function", "name": "t", "parameters": {"type": "object"}}
 
 
-def calling(stored: StoredRuns, alice: User, *call_ids: str) -> tuple[UUID, list[dict[str, Any]]]:
+def calling(
+    stored: StoredRuns, alice: User, *call_ids: str, model: str = "scripted"
+) -> tuple[UUID, list[dict[str, Any]]]:
     """Create a run that waits for outputs of these calls; returns it and the items of the calls."""
-    made = alice.post("/v1/responses", {**MODEL, "input": "Hello", "tools": [TOOL]}).json or {}
+    body = {**MODEL, "model": model, "input": "Hello", "tools": [TOOL]}
+    made = alice.post("/v1/responses", body).json or {}
     run_id = UUID(made["id"].removeprefix("resp_"))
     ask(stored, run_id, *call_ids)
     return run_id, calls_of(alice, made["id"])
@@ -68,13 +71,12 @@ def test_a_message_after_results_whose_response_failed_is_the_next_run(
     def send(*items: Any) -> TestResponse:
         return alice.post("/v1/responses", {**MODEL, "input": list(items)})
 
-    early = send(*said, message)
     assert 200 == send(*said).status_code
     in_progress = send(*said, message)
     stored.finish(stored.held(run_id), error=FAILED, state=RunState.FAILED)
     named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}_1"}
     by_id = alice.post("/v1/responses", {**named, "input": [output("c"), message]})
-    assert [400, 400, 400] == [one.status_code for one in (early, in_progress, by_id)]
+    assert [409, 400] == [one.status_code for one in (in_progress, by_id)]
     assert {run_id} == runs_of(alice)
 
     for number in (1, 2):
@@ -102,7 +104,10 @@ def test_a_message_after_results_with_a_whole_response_is_refused(
     shown = output_of(alice, f"resp_{run_id.hex}_1")
     made = alice.post("/v1/responses", {**MODEL, "input": [*said, *shown, message]})
 
-    assert [400, 200] == [refused.status_code, made.status_code], made.text
+    assert [409, 200] == [refused.status_code, made.status_code], made.text
+    error = (refused.json or {})["error"]
+    assert "responses.not_newest" == error["code"]
+    assert f" resp_{run_id.hex}_1, " in error["message"]
 
 
 def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
@@ -121,11 +126,13 @@ def test_a_message_after_an_approval_whose_response_failed_is_the_next_run(
     said = [request, {**approval, "approve": True}]
     message = {"role": "user", "content": "And now?"}
 
+    early = alice.post("/v1/responses", {**MODEL, "input": [*said, message]})
     given = alice.post("/v1/responses", {**MODEL, "input": said})
     stored.finish(stored.held(run_id), state=RunState.CANCELLED)
     made = alice.post("/v1/responses", {**MODEL, "input": [*said, message]})
 
     assert [200, 200] == [given.status_code, made.status_code], made.text
+    assert (400, True) == (early.status_code, REPLY_FIRST in early.text)
     assert 2 == len(runs_of(alice))
 
 
@@ -164,11 +171,9 @@ def test_calls_without_ids_are_those_of_the_response_that_is_named(
         named = {**MODEL, "previous_response_id": f"resp_{run_id.hex}"}
         return alice.post("/v1/responses", {**named, "input": list(items)})
 
-    early = send(*said, {"role": "user", "content": "And now?"})
     incomplete = send(call)
     made = send(*said)
 
-    assert (400, True) == (early.status_code, ONE_OF in early.text), early.text
     assert 400 == incomplete.status_code
     assert f"resp_{run_id.hex}_1" == (made.json or {}).get("id"), made.text
     assert "queued" == stored.state(run_id)
