@@ -22,7 +22,8 @@ ANSWER_SECONDS = 5.0
 _LIMITS = (
     "SELECT set_config('statement_timeout', '4000', true),"
     " set_config('lock_timeout', '1000', true), set_config('arkloop.orgs', '*', true),"
-    " set_config('datestyle', 'ISO', true)"  # psycopg reads no other
+    " set_config('datestyle', 'ISO', true),"  # psycopg reads no other
+    " set_config('standard_conforming_strings', 'on', true)"  # our patterns have backslashes
 )
 _SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 #: What a message of libpq means, and what to do. The first that occurs in it counts.

@@ -178,6 +178,8 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
             sql.exec_driver_sql("SET statement_timeout = 0")
             sql.exec_driver_sql("SET lock_timeout = 0")
             sql.exec_driver_sql("SELECT set_config('arkloop.orgs', '*', false)")
+            # What a partition contains is read by patterns with backslashes.
+            sql.exec_driver_sql("SET standard_conforming_strings = on")
             # Before anything is removed that another call may be in need of.
             sql.execute(select(func.pg_advisory_lock(_LOCK_KEY)))
             _admit_all(engine, sql, lock_seconds)

@@ -79,6 +79,9 @@ CONNECTING = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "target_session_attrs": "read-write",
+    # Before what a role, a database or PGCLIENTENCODING says: our own arrays are UTF-8, and another
+    # encoding would damage texts without a word. Poolers keep it for each client.
+    "client_encoding": "UTF8",
 }
 
 # What a server that answers says when it cannot do its work (SQLSTATE). All connections of the
@@ -221,6 +224,11 @@ def make_engine(
         "max_parallel_workers_per_gather": "0",
         "TimeZone": "UTC",
         "DateStyle": "ISO",  # psycopg reads no other
+        # What our statements mean must not depend on the role: NULL in arrays, backslashes in
+        # patterns, all digits of numbers.
+        "array_nulls": "on",
+        "standard_conforming_strings": "on",
+        "extra_float_digits": "1",
         # A statement outside of a transaction waits for locks, and then reads what others wrote.
         "default_transaction_isolation": "read committed",
         ORGS: SERVICE,

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import postgres
+from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from tests.shared_app import connect_patiently
@@ -67,13 +68,7 @@ def test_a_statement_alone_reads_what_others_have_committed(
     settings: Settings, new_database: Callable[[], str]
 ) -> None:
     """The default of the database is not asked: a statement may wait for a lock, and reads then."""
-    url = new_database()
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as sql:
-        name = sql.scalar(text("SELECT current_database()"))
-        isolation = "SET default_transaction_isolation = 'repeatable read'"
-        sql.execute(text(f"ALTER DATABASE {name} {isolation}"))
-    engine.dispose()
+    url = with_default(new_database(), "default_transaction_isolation = 'repeatable read'")
     opened = connect_patiently(replace(settings, database_url=url))
 
     with opened.statement() as tx:
@@ -95,6 +90,66 @@ def test_the_settings_of_a_role_do_not_matter(settings: Settings) -> None:
         after = sql.scalar(text(_BEGAN))
     assert isinstance(before, datetime)
     assert before == after
+    opened.close()
+
+
+@pytest.mark.owner
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_text_is_stored_whole_whatever_encoding_a_database_sets_for_clients(
+    encoding: str, settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """The driver and our own arrays write UTF-8, and Postgres reads it as such."""
+    text_of_user = "Grüße, 5 € 😀"
+    url = with_default(new_database(), f"client_encoding = '{encoding}'")
+    opened = connect_patiently(replace(settings, database_url=url))
+
+    with opened.reading() as sql:
+        values = (text_of_user, TextArray([text_of_user]))
+        stored = sql.exec_driver_sql("SELECT %s::text, (%s::text[])[1]", values).one()
+        sizes = sql.exec_driver_sql(
+            "SELECT octet_length(%s::text), octet_length((%s::text[])[1])", values
+        ).one()
+    opened.close()
+
+    assert (text_of_user, text_of_user) == stored
+    assert (len(text_of_user.encode()),) * 2 == sizes
+
+
+def test_the_encoding_of_the_environment_does_not_matter(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell may set what its own programs read."""
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+    opened = connect(settings, application="tests", pool_size=1)
+
+    with opened.reading() as sql:
+        assert "Grüße" == sql.exec_driver_sql("SELECT %s::text", ("Grüße",)).scalar_one()
+    opened.close()
+
+
+@pytest.mark.owner
+@pytest.mark.parametrize(
+    ("setting", "expression", "value"),
+    [
+        ("array_nulls = off", "%s::int[]", [1, None]),
+        ("standard_conforming_strings = off", "%s::int[] WHERE '5' ~ '\\d'", [1]),
+        ("extra_float_digits = -15", "%s::float8[]", [3600.5]),
+    ],
+)
+def test_statements_mean_the_same_whatever_a_database_sets(
+    setting: str,
+    expression: str,
+    value: list[float | None],
+    settings: Settings,
+    new_database: Callable[[], str],
+) -> None:
+    """NULL, backslashes and digits are read as they were written."""
+    url = with_default(new_database(), setting)
+    opened = connect_patiently(replace(settings, database_url=url))
+
+    with opened.reading() as sql:
+        statement = f"SELECT {expression}"
+        assert value == sql.exec_driver_sql(statement, (plain_array(value),)).scalar()
     opened.close()
 
 
@@ -215,6 +270,15 @@ def test_a_standby_is_passed_over_until_it_is_promoted(tmp_path: Path, settings:
             assert direct.execute("UPDATE workers SET pid = 0").rowcount == 0
         both.close()
         alone.close()
+
+
+def with_default(url: str, setting: str) -> str:
+    """Make it the setting of the database, and return the URL."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text(f"ALTER DATABASE {engine.url.database} SET {setting}"))
+    engine.dispose()
+    return url
 
 
 def backend(sql: Connection) -> int:
