@@ -27,6 +27,15 @@ from arkloop.shared.security.egress import Policy
 UNHEARD_SECONDS = 30
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: tcp(7)
 
+#: What is wrong with a certificate, by OpenSSL's number for it (its x509_vfy.h). Its own words can
+#: quote the name that was asked for.
+_REJECTED = {
+    9: "certificate is not valid yet",
+    10: "certificate has expired",
+    62: "certificate is for another host",
+    64: "certificate is for another host",  # asked for by its address
+}
+
 
 @cache
 def ssl_context() -> ssl.SSLContext:
@@ -41,7 +50,7 @@ def tls_failure(error: BaseException) -> str | None:
         # httpcore2 has the socket's error as its argument, and not always as its cause.
         for found in (cause, *cause.args):
             if isinstance(found, ssl.SSLCertVerificationError):
-                return "certificate is not trusted"
+                return _REJECTED.get(found.verify_code, "certificate is not trusted")
             if isinstance(found, ssl.SSLError):
                 return "handshake failed"
         cause = cause.__cause__ or cause.__context__

@@ -1,15 +1,20 @@
 """Connections to checked addresses only, which end when they are cut."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpcore2
 import pytest
+import trustme
 
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import UNHEARD_SECONDS, CheckedBackend
+from arkloop.shared.security.checked_http import UNHEARD_SECONDS, CheckedBackend, tls_failure
 from arkloop.shared.security.egress import Policy
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
@@ -148,3 +153,62 @@ def test_a_connection_ends_when_nobody_acknowledges_what_it_sends() -> None:
         set_to = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         stream.close()
     assert UNHEARD_SECONDS * 1000 == set_to
+
+
+@pytest.mark.parametrize(
+    ("names", "times", "is_trusted", "failure"),
+    [
+        (["tls.example"], {}, True, None),
+        (["tls.example"], {"not_after": timedelta(days=-1)}, True, "certificate has expired"),
+        (["tls.example"], {"not_before": timedelta(days=1)}, True, "certificate is not valid yet"),
+        (["other.example"], {}, True, "certificate is for another host"),
+        (["tls.example"], {}, False, "certificate is not trusted"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_named(
+    listener: socket.socket,
+    names: list[str],
+    times: dict[str, Any],
+    is_trusted: bool,
+    failure: str | None,
+) -> None:
+    """An operator renews it, corrects a name or a clock, or adds an authority: each is said."""
+    authority, others = trustme.CA(), trustme.CA()
+    valid = {name: datetime.now(UTC) + shift for name, shift in times.items()}
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, **valid).configure_cert(serving)
+    asking = ssl.create_default_context()
+    (authority if is_trusted else others).configure_trust(asking)
+
+    assert failure == _failure_of_handshake(listener, serving, asking, "tls.example")
+
+
+def test_a_certificate_for_another_address_is_named(listener: socket.socket) -> None:
+    """A server that is asked for by its number has another error of OpenSSL."""
+    authority = trustme.CA()
+    serving, asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.2").configure_cert(serving)
+    authority.configure_trust(asking)
+
+    why = "certificate is for another host"
+    assert why == _failure_of_handshake(listener, serving, asking, "127.0.0.1")
+
+
+def _failure_of_handshake(
+    listener: socket.socket, serving: ssl.SSLContext, asking: ssl.SSLContext, name: str
+) -> str | None:
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with suppress(OSError), serving.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(1)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    stream = CheckedBackend(LOOPBACK).connect_tcp("127.0.0.1", port(listener), timeout=10)
+    try:
+        stream.start_tls(asking, name, timeout=10).close()
+    except httpcore2.ConnectError as error:
+        return tls_failure(error)
+    finally:
+        server.join(60)
+    return None

@@ -286,7 +286,7 @@ def test_tls_is_for_the_name_that_was_asked(
     monkeypatch.setattr(http_fetch, "ssl_context", lambda: trusting)
     assert "hello" in fetch(f"https://tls.example:{server.port}/")
     with pytest.raises(
-        ToolFailed, match=r"^TLS error at the server: certificate is not trusted\.$"
+        ToolFailed, match=r"^TLS error at the server: certificate is for another host\.$"
     ):
         fetch(f"https://other.example:{server.port}/")
     server.close()
