@@ -153,7 +153,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
     finally:
         logger.removeHandler(said)
     if said.lines:
-        yield warn("files", said.lines[0], "Start it, or correct ARKLOOP_S3_ENDPOINT_URL.")
+        advice = "Start it, or correct ARKLOOP_S3_ENDPOINT_URL."
+        if any(word in said.lines[0] for word in ("certificate", "doesn't match")):
+            advice = (
+                "Correct the server's certificate or the host in ARKLOOP_S3_ENDPOINT_URL, or name"
+                " its authority in SSL_CERT_FILE."
+            )
+        yield warn("files", said.lines[0], advice)
         return
     where = settings.s3_bucket and f"bucket {settings.s3_bucket}"
     yield ok("files", where or f"folder {settings.files_dir}")

@@ -1,18 +1,21 @@
 """Files in a bucket of S3, or of a server that speaks its protocol, through AWS's own SDK."""
 
 import logging
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import boto3
+from botocore import session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as NoConnection
 
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
+from arkloop.shared.security.checked_http import tls_failure
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class S3Storage:
             region_name=settings.s3_region or "us-east-1",
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=settings.s3_secret_access_key,
+            verify=_own_authorities() if settings.s3_endpoint_url else None,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=SILENT_SECONDS,
@@ -61,7 +65,11 @@ class S3Storage:
             why = "does not exist" if status == 404 else f"cannot be used (HTTP status {status})"
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {self._bucket!r} {why}") from None
         except (NoConnection, HTTPClientError) as error:
-            log.warning("the S3 server cannot be reached: files are unavailable: %s", error)
+            why = str(error)
+            if isinstance(error, SSLError):  # also of another host, which urllib3 finds itself
+                failure = tls_failure(error) or ""
+                why = f"TLS error: {failure if 'certificate' in failure else error}"
+            log.warning("the S3 server cannot be reached: files are unavailable: %s", why)
         except BotoCoreError as error:  # no credentials, a wrong region
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
 
@@ -149,6 +157,18 @@ class _S3Writer:
         )
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
         self._buffer.clear()
+
+
+def _own_authorities() -> str | None:
+    """Return the file that `SSL_CERT_FILE` names, or None: the SDK knows its authorities.
+
+    It has a list of its own, and reads AWS_CA_BUNDLE and `ca_bundle` of a profile; without our file
+    REQUESTS_CA_BUNDLE, too.
+    """
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile == paths.openssl_cafile or session.Session().get_config_variable("ca_bundle"):
+        return None
+    return paths.cafile
 
 
 def _pieces(body: Any) -> Iterator[bytes]:

@@ -3,13 +3,17 @@
 import os
 import secrets
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
 from click.testing import CliRunner
 from sqlalchemy import ColumnElement, delete, func, insert, text, update
 
@@ -178,6 +182,27 @@ def test_an_s3_server_that_is_down_is_found(examine: Examine) -> None:
     [(level, why)] = report.of("files")
     assert ("warn", True) == (level, "cannot be reached" in why)
     assert "secret-of-s3" not in report.text
+
+
+def test_an_s3_server_with_a_certificate_that_is_not_trusted_is_found(examine: Examine) -> None:
+    """The advice is not to start a server that responds."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a rejected handshake
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        report = examine(
+            ARKLOOP_S3_BUCKET="files",
+            ARKLOOP_S3_ENDPOINT_URL=f"https://localhost:{server.server_port}",
+            ARKLOOP_S3_ACCESS_KEY_ID="key",
+            ARKLOOP_S3_SECRET_ACCESS_KEY="secret-of-s3",
+        )
+        server.shutdown()
+
+    [(level, why)] = report.of("files")
+    assert ("warn", True) == (level, "certificate is not trusted" in why)
+    assert "SSL_CERT_FILE" in report.advice("files")
 
 
 # ---- work ----------------------------------------------------------------------------
