@@ -35,8 +35,8 @@ class Pair:
 
 
 @contextmanager
-def replicated_postgres(folder: Path) -> Iterator[Pair]:
-    """Start both; both are stopped at the end."""
+def replicated_postgres(folder: Path, **of_standby: str) -> Iterator[Pair]:
+    """Start both, the standby with these settings; both are stopped at the end."""
     options = {"fsync": "off"}
     with EmbeddedPostgres(folder / "primary", options=options) as primary:
         engine = create_engine(primary.url)
@@ -53,5 +53,7 @@ def replicated_postgres(folder: Path) -> Iterator[Pair]:
             capture_output=True,
             env={"PATH": os.environ["PATH"]},
         )
-        with EmbeddedPostgres(copy, options={**options, "hot_standby": "on"}) as standby:
+        with EmbeddedPostgres(
+            copy, options={**options, "hot_standby": "on", **of_standby}
+        ) as standby:
             yield Pair(primary, standby)

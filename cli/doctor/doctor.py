@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.cli.doctor import (
     event_checks,
     postgres_checks,
+    postgres_failures,
     redis_checks,
     secret_checks,
     settings_checks,
@@ -81,7 +82,9 @@ def _postgres(settings: Settings) -> list[Finding]:
             for name, check in _CHECKS.items():
                 findings += postgres_checks.examined(name, check, settings, engine)
     except DBAPIError as error:
-        findings.append(postgres_checks.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error))
+        findings.append(
+            postgres_failures.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error)
+        )
     finally:
         engine.dispose()
     return findings

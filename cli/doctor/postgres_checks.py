@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import psycopg
 from psycopg.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -12,6 +11,7 @@ from sqlalchemy.pool import StaticPool
 
 from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
+from arkloop.cli.doctor.postgres_failures import SLOW, first_line, place, unreachable
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
@@ -25,40 +25,6 @@ _LIMITS = (
     " set_config('datestyle', 'ISO', true),"  # psycopg reads no other
     " set_config('standard_conforming_strings', 'on', true)"  # our patterns have backslashes
 )
-_SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
-#: What a message of libpq means, and what to do. The first that occurs in it counts.
-_CAUSES = (
-    ("session is read-only", "Point {} to the primary, or list all hosts of the cluster in it."),
-    ("in hot standby mode", "Point {} to the primary, or list all hosts of the cluster in it."),
-    ("password", "Correct user and password in {}."),
-    ("no pg_hba.conf entry", "Allow this user, address and encryption in pg_hba.conf; see {}."),
-    (
-        "too many clients",
-        "Raise max_connections, lower ARKLOOP_DATABASE_POOL_SIZE or use a pooler.",
-    ),
-    ("remaining connection slots", "Raise max_connections or lower ARKLOOP_DATABASE_POOL_SIZE."),
-    (
-        "too many connections",
-        "Raise the CONNECTION LIMIT of the role or database, or lower ARKLOOP_DATABASE_POOL_SIZE.",
-    ),
-    ("not permitted to log in", "ALTER ROLE … LOGIN, or correct the user in {}."),
-    ("No space left", "Free space on its disk."),
-    ("could not write", "Free space on its disk; its log has the reason."),
-    ("starting up", "Wait until it has started: after a crash it reads its WAL first."),
-    ("in recovery mode", "Wait until it has recovered from its crash; its log has the reason."),
-    ("server login", "The pooler does not reach Postgres: start that, or correct its settings."),
-    ("does not exist", "Create it, or correct {}."),
-    ("resolve host", "Correct the host in {}, or the name service of this machine."),
-    ("translate host", "Correct the host in {}, or the name service of this machine."),
-    ("canceling statement", _SLOW),
-    ("SSL", "Correct sslmode and the certificates in {}."),
-)
-_SET_READ_ONLY = (
-    "default_transaction_read_only is on, though it is the primary: vendors set it on a full disk."
-    " Free space, or switch it off."
-)
-_SERVERS_WORD = "Postgres, or a pooler before it, says so: its log has more."
-_ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
 
 
 def engine_of(url: str) -> Engine:
@@ -88,13 +54,6 @@ def transaction(engine: Engine, mode: str = "READ ONLY") -> Iterator[Connection]
             sql.exec_driver_sql("ROLLBACK")
 
 
-def place(url: str) -> str:
-    """Return hosts, ports and database, without user and password."""
-    args = connection_args(url)
-    host, port = args.get("host") or "localhost", args.get("port") or 5432
-    return f"{host}:{port}/{args.get('dbname', '')}"
-
-
 def of_server(name: str, variable: str, url: str, engine: Engine) -> list[Finding]:
     """Look at one server; one finding that fails means that no statement can be executed."""
     began = time.monotonic()
@@ -112,36 +71,6 @@ def of_server(name: str, variable: str, url: str, engine: Engine) -> list[Findin
 
 
 _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())")
-
-
-def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
-    """Explain why a statement could not be executed; libpq quotes no password."""
-    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), None)
-    if "session is read-only" in str(error.orig) and _is_primary(url):
-        advice = _SET_READ_ONLY
-    elif advice is None:
-        advice = _SERVERS_WORD if _has_responded(error) else _ELSE
-    return fail(name, f"{place(url)}: {first_line(error)}", advice.format(variable))
-
-
-def _is_primary(url: str) -> bool:
-    """Return whether a server that accepts no writes is a primary all the same."""
-    args = {**connection_args(url), "target_session_attrs": "any"}
-    try:
-        with psycopg.connect(**args, autocommit=True) as connection:
-            row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
-    except psycopg.Error:
-        return False
-    return row == (False,)
-
-
-def _has_responded(error: DBAPIError) -> bool:
-    """Return whether the error is a server's: libpq's own have neither a code nor its severity."""
-    return getattr(error.orig, "sqlstate", None) is not None or "FATAL:" in str(error.orig)
-
-
-def first_line(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
 
 
 def examined(
@@ -196,7 +125,7 @@ def given_up(
     """Explain why a check was given up; the transaction that locks its table, in one of these
     modes, is named.
     """
-    advice = _SLOW
+    advice = SLOW
     if isinstance(error.orig, LockNotAvailable):
         with transaction(engine) as sql:
             locker = sql.execute(_OLDEST_LOCKER, {"modes": list(modes)}).one_or_none()

@@ -5,7 +5,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.cli.doctor.findings import Finding, fail, ok
-from arkloop.cli.doctor.postgres_checks import first_line, given_up, transaction
+from arkloop.cli.doctor.postgres_checks import given_up, transaction
+from arkloop.cli.doctor.postgres_failures import first_line
 
 #: Enough rows that a table gets pages on the disk. With the transaction it is gone.
 _FILL = "CREATE TEMP TABLE arkloop_doctor AS SELECT FROM generate_series(1, 10000)"

@@ -70,6 +70,36 @@ def test_a_standby_fails(examine: Examine, tmp_path: Path) -> None:
         assert [] == examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby, pair.primary)).failed()
 
 
+def test_a_recovery_that_has_reached_its_target_is_no_standby(
+    examine: Examine, tmp_path: Path
+) -> None:
+    """It waits for a command, after which it accepts writes."""
+    with replicated_postgres(tmp_path, recovery_target_name="before") as pair:
+
+        def advice() -> str:
+            return examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby)).advice("postgres")
+
+        assert "primary" in advice()
+        engine = create_engine(pair.primary.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as sql:
+            sql.execute(text("SELECT pg_create_restore_point('before')"))
+        engine.dispose()
+
+        eventually(lambda: "pg_wal_replay_resume()" in advice())
+
+
+def test_a_standby_that_was_paused_is_one_still(examine: Examine, tmp_path: Path) -> None:
+    """Nothing that was resumed there would accept writes."""
+    with replicated_postgres(tmp_path) as pair:
+        engine = create_engine(pair.standby.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as sql:
+            sql.execute(text("SELECT pg_wal_replay_pause()"))
+        engine.dispose()
+        report = examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby))
+
+    assert "primary" in report.advice("postgres")
+
+
 @pytest.mark.poolers
 @needs_pgbouncer
 def test_a_pooler_without_a_way_around_it_is_found(

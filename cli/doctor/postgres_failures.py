@@ -1,0 +1,95 @@
+"""Reasons why Postgres executes no statement, and what to do about each."""
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from arkloop.cli.doctor.findings import Finding, fail
+from arkloop.shared.storage.postgres import connection_args
+
+SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
+_STANDBY = "Point {} to the primary, or list all hosts of the cluster in it."
+#: What a message of libpq means, and what to do. The first that occurs in it counts.
+_CAUSES = (
+    ("session is read-only", _STANDBY),
+    ("in hot standby mode", _STANDBY),
+    ("password", "Correct user and password in {}."),
+    ("no pg_hba.conf entry", "Allow this user, address and encryption in pg_hba.conf; see {}."),
+    (
+        "too many clients",
+        "Raise max_connections, lower ARKLOOP_DATABASE_POOL_SIZE or use a pooler.",
+    ),
+    ("remaining connection slots", "Raise max_connections or lower ARKLOOP_DATABASE_POOL_SIZE."),
+    (
+        "too many connections",
+        "Raise the CONNECTION LIMIT of the role or database, or lower ARKLOOP_DATABASE_POOL_SIZE.",
+    ),
+    ("not permitted to log in", "ALTER ROLE … LOGIN, or correct the user in {}."),
+    ("No space left", "Free space on its disk."),
+    ("could not write", "Free space on its disk; its log has the reason."),
+    ("starting up", "Wait until it has started: after a crash it reads its WAL first."),
+    ("in recovery mode", "Wait until it has recovered from its crash; its log has the reason."),
+    ("server login", "The pooler does not reach Postgres: start that, or correct its settings."),
+    ("does not exist", "Create it, or correct {}."),
+    ("resolve host", "Correct the host in {}, or the name service of this machine."),
+    ("translate host", "Correct the host in {}, or the name service of this machine."),
+    ("canceling statement", SLOW),
+    ("SSL", "Correct sslmode and the certificates in {}."),
+)
+_SET_READ_ONLY = (
+    "default_transaction_read_only is on, though it is the primary: vendors set it on a full disk."
+    " Free space, or switch it off."
+)
+_AT_TARGET = (
+    "Recovery has reached its target and waits: if the data is that of the right moment, SELECT"
+    " pg_wal_replay_resume(); else stop it, and recover to another one."
+)
+_SERVERS_WORD = "Postgres, or a pooler before it, says so: its log has more."
+_ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
+
+
+def place(url: str) -> str:
+    """Return hosts, ports and database, without user and password."""
+    args = connection_args(url)
+    host, port = args.get("host") or "localhost", args.get("port") or 5432
+    return f"{host}:{port}/{args.get('dbname', '')}"
+
+
+def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
+    """Explain why a statement could not be executed; libpq quotes no password."""
+    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), None)
+    if advice is None:
+        advice = _SERVERS_WORD if _has_responded(error) else _ELSE
+    elif advice is _STANDBY:
+        advice = _why_read_only(url) or _STANDBY
+    return fail(name, f"{place(url)}: {first_line(error)}", advice.format(variable))
+
+
+#: Whether it is a standby, and whether it has stopped at the target of its recovery: that is not
+#: where somebody has paused a standby, and the second function works in recovery alone.
+_RECOVERY = """
+SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END
+    AND EXISTS (
+        SELECT FROM pg_settings
+        WHERE name ~ '^recovery_target(_time|_xid|_lsn|_name)?$' AND setting <> ''
+    )
+"""
+
+
+def _why_read_only(url: str) -> str | None:
+    """Explain why a server accepts no writes; None: it is a standby, or does not say."""
+    args = {**connection_args(url), "target_session_attrs": "any"}
+    try:
+        with psycopg.connect(**args, autocommit=True) as connection:
+            is_standby, is_at_target = connection.execute(_RECOVERY).fetchone() or (True, False)
+    except psycopg.Error:
+        return None
+    return (_AT_TARGET if is_at_target else None) if is_standby else _SET_READ_ONLY
+
+
+def _has_responded(error: DBAPIError) -> bool:
+    """Return whether the error is a server's: libpq's own have neither a code nor its severity."""
+    return getattr(error.orig, "sqlstate", None) is not None or "FATAL:" in str(error.orig)
+
+
+def first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
