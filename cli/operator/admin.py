@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from arkloop.cli.operator.database import (
     database_url_option,
+    lease_option,
     record,
     without_notifications,
 )
@@ -25,18 +26,6 @@ from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.times import rfc3339
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _lease_option(command: F) -> F:
-    return click.option(
-        "--lease-seconds",
-        envvar="ARKLOOP_LEASE_SECONDS",
-        type=click.FloatRange(min=1),
-        default=15.0,
-        show_default=True,
-        help="The workers' lease: a worker that is silent for longer has lost its runs.",
-    )(command)
-
 
 _heartbeat_option = click.option(
     "--heartbeat-seconds",
@@ -85,7 +74,7 @@ def queues(database_url: str, as_json: bool) -> None:
 
 @admin.command()
 @database_url_option
-@_lease_option
+@lease_option
 @_heartbeat_option
 @_as_json
 def workers(
@@ -102,7 +91,7 @@ def workers(
 
 @admin.command()
 @database_url_option
-@_lease_option
+@lease_option
 @click.option("--queued-seconds", type=click.IntRange(1), default=60, show_default=True)
 @click.option("--silent-seconds", type=click.IntRange(10), default=600, show_default=True)
 @_as_json
@@ -129,7 +118,7 @@ def stuck(
 
 @admin.command()
 @database_url_option
-@_lease_option
+@lease_option
 @_run_ids
 def requeue(database_url: str, lease_seconds: float, run_ids: tuple[UUID, ...]) -> None:
     """Queue runs again that no worker holds, and print what came of each: `queued`, say.

@@ -25,6 +25,14 @@ database_url_option = click.option(
     required=True,
     help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL, else $DATABASE_URL]",
 )
+lease_option = click.option(
+    "--lease-seconds",
+    envvar="ARKLOOP_LEASE_SECONDS",
+    type=click.FloatRange(min=1),
+    default=15.0,
+    show_default=True,
+    help="The workers' lease: a worker that is silent for longer has lost its runs.",
+)
 org_option = click.option("--org", "org", required=True, help="Id or slug of the organization.")
 
 _SHOWN_IDS = 10

@@ -2,7 +2,14 @@
 
 import click
 
-from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.operator.database import (
+    database,
+    database_url_option,
+    find_org,
+    lease_option,
+    org_option,
+    without_notifications,
+)
 from arkloop.cli.operator.erasure import confirmed, print_export, print_record, yes_option
 from arkloop.shared.accounts import erasure
 from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
@@ -27,15 +34,16 @@ def export(database_url: str, org: str, end_user_id: str) -> None:
 
 @end_users.command()
 @database_url_option
+@lease_option
 @org_option
 @yes_option
 @click.argument("end_user_id")
-def erase(database_url: str, org: str, yes: bool, end_user_id: str) -> None:
+def erase(database_url: str, lease_seconds: float, org: str, yes: bool, end_user_id: str) -> None:
     """Erase all that there is of an end user, and print the record of it as JSON.
 
     Active runs are cancelled first. Stop issuing client tokens for the end user before.
     """
-    with database(database_url, COMMAND_TIMEOUTS) as connections:
+    with without_notifications(database_url, lease_seconds=lease_seconds) as connections:
         with connections.reading() as sql:
             org_id = find_org(sql, org)
         confirmed(f"the end user {end_user_id!r}", yes)

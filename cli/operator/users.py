@@ -12,6 +12,7 @@ from arkloop.cli.operator.database import (
     database,
     database_url_option,
     find_org,
+    lease_option,
     org_option,
     record,
     without_notifications,
@@ -153,15 +154,16 @@ def export(database_url: str, login: str) -> None:
 
 @users.command()
 @database_url_option
+@lease_option
 @yes_option
 @click.argument("login")
-def erase(database_url: str, yes: bool, login: str) -> None:
+def erase(database_url: str, lease_seconds: float, yes: bool, login: str) -> None:
     """Erase a user, and print the record of it as JSON.
 
     All access ends, private threads are deleted, and what the user has shared with an org stays
     there without a name. An org that would take the person in anew is named on standard error.
     """
-    with without_notifications(database_url) as connections:
+    with without_notifications(database_url, lease_seconds=lease_seconds) as connections:
         with connections.reading() as sql:
             user_id = _user(sql, login)
             open_orgs = identity_providers.open_to(sql, user_id)

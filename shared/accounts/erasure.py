@@ -6,6 +6,7 @@ by the next. It leaves a record of numbers.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -19,10 +20,11 @@ from arkloop.shared.billing import budget_limits, usage_reports
 from arkloop.shared.billing.spending import end_user_scope
 from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.delivery import deliveries
-from arkloop.shared.errors import LastOwner
+from arkloop.shared.errors import LastOwner, RunNotFound
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, offered_messages, personal_data
+from arkloop.shared.runs import commands, offered_messages, operated_runs, personal_data
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.storage import idempotency, org_locks
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -39,11 +41,14 @@ from arkloop.shared.storage.tables.accounts import (
 
 #: Workers see a cancel with a heartbeat, the sweep comes round, and a lost worker is noticed.
 RUNS_END_SECONDS = 60
+#: Processes that are alive have begun to end the runs by then.
+ALONE_AFTER_SECONDS = 10
 #: Web processes have noticed the end of all access by then: nothing new is created.
 ACCESS_ENDS_SECONDS = 5
 THREADS_AT_ONCE = 50
 RUNS_AT_ONCE = 50
 _POLL_SECONDS = 0.2
+_POLL_ALONE_SECONDS = 2
 
 #: In place of names.
 ERASED = "erased"
@@ -216,16 +221,33 @@ def _erase_threads(
 
     `also` is called with those that are deleted, in the transaction that does so.
     """
-    deadline = time.monotonic() + RUNS_END_SECONDS
+    began = time.monotonic()
     while True:
         with connections.transaction() as tx:
             found = find(tx.sql)
             unended = personal_data.cancel(tx, found)
         if not unended and _delete_threads(connections, found, erased, whose, also):
             return
-        if time.monotonic() > deadline:
+        seconds = time.monotonic() - began
+        if seconds > RUNS_END_SECONDS:
             raise RunsGoOn()
-        time.sleep(_POLL_SECONDS)
+        if seconds < ALONE_AFTER_SECONDS:
+            time.sleep(_POLL_SECONDS)
+        else:
+            _end_unheld(connections, found)
+            time.sleep(_POLL_ALONE_SECONDS)
+
+
+def _end_unheld(connections: Connections, found: Conversations) -> None:
+    """End cancelled runs that no living worker holds: perhaps no process is there that sweeps.
+
+    After a restore, erasures are repeated before any is started.
+    """
+    with connections.reading() as sql:
+        run_ids = personal_data.unended(sql, found)
+    for run_id in run_ids:
+        with suppress(RunNotFound, OrgMoved), connections.transaction() as tx:
+            operated_runs.requeue(tx, run_id)
 
 
 def _delete_threads(

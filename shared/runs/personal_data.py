@@ -162,6 +162,12 @@ def cancel(tx: Transaction, found: Conversations) -> int:
     return int(tx.sql.exec_driver_sql(_CANCEL, ids).scalar_one())
 
 
+def unended(sql: Connection, found: Conversations) -> Sequence[UUID]:
+    """Return the runs of these conversations that have not ended."""
+    theirs = is_among(runs.c.id, found.run_ids) | is_among(runs.c.thread_id, found.thread_ids)
+    return sql.scalars(select(runs.c.id).where(theirs, runs.c.ended_at.is_(None))).all()
+
+
 def file_ids(sql: Connection, found: Conversations) -> set[UUID]:
     """Return the files that messages and tool results of these conversations name, and others do
     not.
