@@ -10,7 +10,7 @@ from arkloop.shared.storage import rewinds
 @click.command("rotate-epoch")
 @database_url_option
 def rotate_epoch(database_url: str) -> None:
-    """Make all processes ignore what Redis holds, after a restore that was not detected.
+    """Make all processes ignore what Redis holds, after a restore: not every one is detected.
 
     Restart the web and worker processes afterwards.
     """

@@ -5,7 +5,8 @@ a promoted standby writes other events under numbers that Redis has already. So 
 what differs then: the row of `installation`, with the transaction that wrote it (a dump that is
 loaded writes it again), the database's own number, and the timeline of Postgres' log (a promotion
 and a recovery to a point in time begin a new one). A copy of the files has all of that: see
-`shared/storage/rewinds.py`.
+`shared/storage/rewinds.py`. So may a second restore have what the first one began with, which is
+why `arkloop rotate-epoch` is a step of every restore.
 
 None of it needs a privilege. A server that hides its log (Aurora does) has no timeline here.
 """

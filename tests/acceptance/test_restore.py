@@ -52,6 +52,7 @@ def test_a_dump_becomes_a_service_again(
     _load(postgres, dump, restored)
     with running_system(lambda: restored, folders[1], web=1, environ=environ) as system:
         _command(system, "migrate")
+        _command(system, "rotate-epoch")
         found = caller.at(system.web[0].url)
         assert events == found.events_so_far(ended)
         assert 404 == found.http.get(f"/v1/runs/{late}").status_code
