@@ -22,6 +22,15 @@ from arkloop.shared.storage.connections import connect_redis
 from arkloop.shared.storage.keys import DOCTOR_PROBE, PROBE_MILLISECONDS
 from arkloop.shared.storage.server_checks import OLDEST_REDIS
 
+#: What a server that responds, or its TLS, says when it accepts no connection, and what to do.
+_CAUSES = (
+    (
+        "max number of clients",
+        "Raise maxclients, or close connections that nobody uses: see CLIENT LIST.",
+    ),
+    ("loading the dataset", "Wait until it has read its data."),
+    ("CERTIFICATE_VERIFY_FAILED", "Correct its certificate, or name the authority of that."),
+)
 _ANOTHER = "Use a server that {}, or correct {}."
 
 
@@ -54,11 +63,13 @@ def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
     except (TypeError, ValueError) as error:
         yield fail(name, f"{where}: {_reason(error)}", f"Correct the options of {variable}.")
     except (RedisError, OSError) as error:
+        reason = _reason(error)
+        advice = next((advice for part, advice in _CAUSES if part in reason), None)
         yield fail(
             name,
-            f"{where} does not respond: {_reason(error)}",
-            f"Start it, or correct {variable}. Meanwhile runs start up to 2 s late and streams"
-            " are read from Postgres.",
+            f"{where}: {reason}" if advice else f"{where} does not respond: {reason}",
+            f"{advice or f'Start it, or correct {variable}.'} Meanwhile runs start up to 2 s late"
+            " and streams are read from Postgres.",
         )
     else:
         yield from _version(name, variable, where, info, seconds)

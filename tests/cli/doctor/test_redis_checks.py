@@ -66,6 +66,25 @@ def test_a_replica_fails(
     assert ["redis writes"] == report.failed()
 
 
+def test_a_redis_with_too_many_clients_is_not_to_be_started(
+    examine: Examine, own_redis: EmbeddedRedis
+) -> None:
+    """It responds, and says why it accepts no connection."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        [most] = client.config_get("maxclients").values()
+        client.config_set("maxclients", 1)
+        try:
+            report = examine()
+        finally:
+            client.config_set("maxclients", most)
+
+    assert "redis" in report.failed()
+    [(_, why)] = report.of("redis")
+    assert "max number of clients reached" in why
+    assert "does not respond" not in why
+    assert "maxclients" in report.advice("redis")
+
+
 def test_a_broker_of_its_own_is_looked_at(examine: Examine) -> None:
     """It has findings of its own."""
     assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{free_port()}").failed()
