@@ -2,7 +2,7 @@
 
 A ticket is a JWT that opens the events of one run to one reader, and nothing
 else; one that was issued for it also lets the reader send the results of the run's
-tool calls. It works again for reconnects until ten minutes after the run's end, for
+client tools. It works again for reconnects until ten minutes after the run's end, for
 24 hours at most, and only while the API key or the login it was made with is in force. One that
 was made with a client token ends with that.
 """

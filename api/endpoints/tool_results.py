@@ -73,20 +73,21 @@ _RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
 )
 def give_tool_results(run_id: UUID) -> Response:
     """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
-    g.actor = sender = _sender(run_id)
+    ticket = _ticket()
+    g.actor = sender = _sender(run_id, ticket)
     request_limits.count(sender)
     check_ids({"run_id": run_id})
     if "data.runs.write" not in sender.permissions:
         raise Forbidden()
     query_args(_QUERY)
-    return _give(run_id)
+    return _give(run_id, is_from_page=ticket is not None)
 
 
 @idempotent
-def _give(tx: Transaction, run_id: UUID) -> Response:
+def _give(tx: Transaction, run_id: UUID, *, is_from_page: bool) -> Response:
     results = [CallResult(**item) for item in read_items(_RESULTS, most=MAX_RESULTS)]
     _check_ids(results)
-    commands.give_results(tx, actor(), run_id, results)
+    commands.give_results(tx, actor(), run_id, results, is_from_page=is_from_page)
     return jsonify({"ok": True})
 
 
@@ -98,12 +99,17 @@ def _check_ids(results: list[CallResult]) -> None:
         seen.add(result.tool_call_id)
 
 
-def _sender(run_id: UUID) -> Actor:
-    """Return the actor, identified by ticket or else by bearer token. Raises: Unauthorized."""
+def _ticket() -> str | None:
+    """Return the ticket that identifies the sender; None if a bearer token does."""
     tickets = request.args.getlist("ticket")
-    if not tickets or "Authorization" in request.headers:
+    return None if not tickets or "Authorization" in request.headers else tickets[0]
+
+
+def _sender(run_id: UUID, ticket: str | None) -> Actor:
+    """Return the actor, identified by ticket or else by bearer token. Raises: Unauthorized."""
+    if ticket is None:
         return authenticator().identify(bearer_token())
-    sender = stream_tickets.verify(settings(), tickets[0], run_id)
+    sender = stream_tickets.verify(settings(), ticket, run_id)
     authenticator().check(sender)
     sender = authenticator().with_limits(sender)
     if "data.runs.write" in sender.permissions:

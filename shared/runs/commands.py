@@ -167,17 +167,20 @@ def give_results(
     run_id: UUID,
     results: Sequence[CallResult],
     *,
+    is_from_page: bool = False,
     skips_late: bool = False,
 ) -> None:
     """Store results of tool calls that are made elsewhere; see `pending_calls.give`.
+
+    A page is in the hands of its user, also if somebody of the org has issued its ticket.
 
     Raises:
         RunNotFound, Forbidden
         ToolResultConflict, NotWaiting, NotActive, InvalidRequest
     """
     run = _find(tx.sql, actor, run_id, lock=True)
-    by_end_user = actor.end_user_id is not None
-    pending_calls.give(tx, run, results, by_end_user=by_end_user, skips_late=skips_late)
+    is_from_page |= actor.end_user_id is not None
+    pending_calls.give(tx, run, results, is_from_page=is_from_page, skips_late=skips_late)
 
 
 def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, str | None]) -> None:

@@ -30,9 +30,9 @@ from arkloop.shared.times import rfc3339
 KIND = "tool_results"
 #: What the model reads where the time of a client tool is over.
 TOO_LATE = "No result was sent within the tool's time limit; the call may have taken effect."
-#: Results that are sent over the API, and those that end users send.
+#: Results that are sent over the API, and those that pages of end users send.
 _SENT = (ResultSource.CLIENT, ResultSource.HTTP)
-_SENT_BY_END_USERS = (ResultSource.CLIENT,)
+_SENT_BY_PAGES = (ResultSource.CLIENT,)
 
 _STORE = """
 UPDATE tool_calls c
@@ -62,20 +62,20 @@ def give(
     run: RowMapping,
     results: Sequence[CallResult],
     *,
-    by_end_user: bool = False,
+    is_from_page: bool = False,
     skips_late: bool = False,
 ) -> None:
     """Store results that were sent over the API, all or none; `run` is its locked row.
 
-    A result that is stored already changes nothing. End users cannot send results of the org's
-    HTTP tools. With `skips_late`, results of calls whose own time is over are left out.
+    A result that is stored already changes nothing. Pages of end users cannot send results of the
+    org's HTTP tools. With `skips_late`, results of calls whose own time is over are left out.
 
     Raises:
         ToolResultConflict: a call has another result.
         NotActive: the run has ended. NotWaiting: it does not wait for these results, or no longer.
         InvalidRequest: the run has no such call.
     """
-    sources = _SENT_BY_END_USERS if by_end_user else _SENT
+    sources = _SENT_BY_PAGES if is_from_page else _SENT
     calls = _calls(tx.sql, run["id"], results, sources)
     stored = [(calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls]
     if skips_late:

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page
 from tests.acceptance.test_browser import needs_chromium
 from tests.caller import Caller, data_of
 from tests.restarting_proxy import RestartingProxy, restarting_proxy
+from tests.tool_receiver import Reply, ToolReceiver
+from tests.waiting import eventually
 
 GUIDES = Path(__file__).parents[2] / "docs" / "how-to"
 COUNT = {"count": 60, "delay_ms": 20}
@@ -90,6 +92,31 @@ def test_a_page_executes_its_tools(user: Caller, proxy: RestartingProxy, page: P
     assert (True, 0, 0) == (proxy.has_cut, proxy.refused, proxy.refused_posts)
     [result] = data_of(user.events(run_id), "tool.result")
     assert '{"latitude":41.9,"longitude":12.5}' == result["output"]
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_leaves_the_calls_of_http_tools_alone(user: Caller, page: Page) -> None:
+    """It executes its own call only, and the tool of the org sends the result of the other one."""
+    parameters = {"type": "object", "properties": {}}
+    locate = {"name": "get_location", "description": "Return the place.", "client": True}
+    with ToolReceiver(lambda _: Reply(status=202)) as receiver:
+        refund = {"name": "refund", "description": "Refund.", "url": receiver.url}
+        user.made("/v1/tools", {**refund, "parameters": parameters})
+        mine = [{**locate, "parameters": parameters}]
+        user.made("/v1/personas", {"key": "clerk", "tools": ["refund"], "client_tools": mine})
+        calls = [{"tool": name, "args": {}} for name in ("refund", "get_location")]
+        run_id = user.run({"tools": calls}, {"say": "ok"}, persona_id="clerk")
+        ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+        execute = sample("client-tools.md", "js", "new EventSource(")
+        run_in(page, execute, base="", runId=run_id, ticket=ticket)
+        user.until(run_id, "status", "waiting_for_input")
+        eventually(lambda: len(user.get_run(run_id)["pending_input"]["calls"]) == 1)
+
+        assert ["call_1_2"] == page.evaluate("[...started]")
+        sent = [{"tool_call_id": "call_1_1", "output": "refunded"}]
+        assert 200 == user.http.post(f"/v1/runs/{run_id}/tool-results", json=sent).status_code
+        assert "completed" == user.ended(run_id)["status"]
 
 
 @pytest.mark.browser

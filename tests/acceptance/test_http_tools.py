@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.caller import Caller, data_of, error_of, types
+from tests.caller import Caller, client, data_of, error_of, types
 from tests.system import System
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.processes
 
 CALL = {"tool": "refund", "args": {"order": 7}}
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}}
+LOCATE = {"name": "locate", "description": "Where?", "client": True}
 
 
 @pytest.fixture
@@ -30,10 +32,11 @@ def owner(system: System) -> Caller:
 
 
 def clerk(owner: Caller, receiver: ToolReceiver, **fields: Any) -> str:
-    """Publish a persona with the tool; returns the tool's signing secret."""
+    """Publish a persona with the tool and one of clients; returns the tool's signing secret."""
     given = {"name": "refund", "description": "Refund.", "url": receiver.url}
     tool = owner.made("/v1/tools", {**given, "parameters": PARAMETERS, **fields})
-    owner.made("/v1/personas", {"key": "clerk", "tools": ["refund"]})
+    of_clients = [{**LOCATE, "parameters": {"type": "object"}}]
+    owner.made("/v1/personas", {"key": "clerk", "tools": ["refund"], "client_tools": of_clients})
     return str(tool["signing_secret"])
 
 
@@ -156,6 +159,60 @@ def test_a_result_that_is_sent_before_the_tool_has_responded_counts(
     [result] = data_of(owner.events(run_id), "tool.result")
 
     assert ("fast", False) == (result["output"], result["is_error"])
+
+
+def test_a_ticket_sends_no_result_of_a_tool_that_takes_longer(
+    owner: Caller, receiver: ToolReceiver
+) -> None:
+    """The page of a ticket is in its user's hands: it sends the results of client tools alone."""
+    clerk(owner, receiver)
+    receiver.answer = lambda _: Reply(status=202)
+    calls = [{"tool": "locate", "args": {}}, CALL]
+    run_id = owner.run({"tools": calls}, {"say": "ok"}, persona_id="clerk")
+    owner.until(run_id, "status", "waiting_for_input")
+    page = ticket_sender(owner, run_id)
+
+    assert (422, "validation.error") == error_of(page("call_1_2", "refunded by the page"))
+    assert 200 == page("call_1_1", "Rome").status_code
+    sent = [{"tool_call_id": "call_1_2", "output": "refunded later"}]
+    assert 200 == owner.http.post(f"/v1/runs/{run_id}/tool-results", json=sent).status_code
+
+    results = data_of(owner.events(run_id), "tool.result")
+    assert ["Rome", "refunded later"] == [result["output"] for result in results]
+
+
+def test_a_ticket_sends_no_result_of_a_tool_that_is_at_work(
+    owner: Caller, receiver: ToolReceiver
+) -> None:
+    """The response of the tool itself counts, and not what came by the ticket before."""
+    clerk(owner, receiver)
+    refused = []
+
+    def answer(request: Received) -> Reply:
+        page = ticket_sender(owner, request.data["run_id"])
+        refused.append(error_of(page("call_1_1", "refunded by the page")))
+        return Reply({"output": "over the limit"})
+
+    receiver.answer = answer
+    calls = [CALL, {"tool": "locate", "args": {}}]
+    run_id = owner.run({"tools": calls}, {"say": "ok"}, persona_id="clerk")
+    owner.until(run_id, "status", "waiting_for_input")
+    assert 200 == ticket_sender(owner, run_id)("call_1_2", "Rome").status_code
+
+    results = data_of(owner.events(run_id), "tool.result")
+    assert [(409, "runs.not_waiting")] == refused
+    assert ["over the limit", "Rome"] == [result["output"] for result in results]
+
+
+def ticket_sender(owner: Caller, run_id: str) -> Callable[[str, str], httpx.Response]:
+    """Return a function that sends the result of a call with nothing but a ticket."""
+    ticket = owner.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+    path = f"/v1/runs/{run_id}/tool-results?ticket={ticket}"
+
+    def send(call_id: str, output: str) -> httpx.Response:
+        return client(owner.url).post(path, json=[{"tool_call_id": call_id, "output": output}])
+
+    return send
 
 
 def test_a_cancelled_run_closes_the_connection(owner: Caller, receiver: ToolReceiver) -> None:
