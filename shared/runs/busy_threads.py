@@ -181,6 +181,8 @@ class _Request:
             *(new.persona.id, new.route.id),
             new.options or None,
         )
+        # The org may have created it: its metadata are not for what an end user says.
+        is_same &= actor.end_user_id is None or row.metadata == new.metadata
         return row if is_same and row.cancel_requested_at is None and self._has_room(row) else None
 
     def _has_room(self, run: Row[Any]) -> bool:

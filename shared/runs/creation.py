@@ -273,7 +273,9 @@ def retry(
 ) -> Created:
     """Do the thread's last round again: its assistant turn goes, a new run comes.
 
-    `otherwise` returns the run to create where none of the thread's runs is stored.
+    `otherwise` returns the run to create where none of the thread's runs is stored. What the org
+    has given the last run stays where an end user retries it, but is not for a message behind it:
+    that gets a run from an end user as if there were none before.
 
     Raises:
         ThreadNotFound, Forbidden, ThreadBusy, RunLimitExceeded
@@ -292,7 +294,7 @@ def retry(
         & (messages.c.position < FIRST_WAITING)
     )
     last_message = tx.sql.execute(
-        select(messages.c.id, messages.c.role)
+        select(messages.c.id, messages.c.role, messages.c.position)
         .where(visible)
         .order_by(messages.c.position.desc())
         .limit(1)
@@ -302,12 +304,15 @@ def retry(
     last_run = tx.sql.execute(
         select(
             *(runs.c[name] for name in ("persona_id", "route_id", "options")),
-            *(runs.c[name] for name in ("end_user_id", "metadata")),
+            *(runs.c[name] for name in ("end_user_id", "metadata", "position")),
         )
         .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
         .order_by(runs.c.position.desc())
         .limit(1)
     ).one_or_none()
+    is_new = last_run is not None and last_message.position > last_run.position
+    if is_new and actor.end_user_id is not None:
+        last_run = None
     has_persona = last_run is not None or otherwise is not None or actor.persona_id is not None
     if not has_persona and _had_run(tx.sql, thread_id):
         raise LastRunDeleted()
@@ -341,7 +346,7 @@ def retry(
     if last_run is None and otherwise is not None:
         new = replace(_of_end_user(otherwise()), on_busy=OnBusy.REJECT)
     else:
-        persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
+        persona_id, route_id, options, end_user_id, client_data, _ = last_run or (None,) * 6
         if last_run is None:
             persona_id = actor.persona_id
         persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
@@ -359,7 +364,6 @@ def retry(
             metadata=client_data or {},
             on_busy=OnBusy.REJECT,
         )
-    # What the org gave the run stays, also where an end user retries it.
     began = time.time_ns()
     made = _create(tx, new)
     _announce(made, actor, began)

@@ -1,0 +1,91 @@
+"""Runs of an end user, beside those that the org creates in the same thread."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.ids import new_id as new_uuid
+from tests.api.protocols.ui_chats import message, new_id, post, run_of
+from tests.clients import User
+from tests.end_users import ANN, end_user
+from tests.stored_runs import StoredRuns
+
+OF_ORG = {"persona_id": "assistant", "metadata": {"may_refund": "500"}, "instructions": "Refund."}
+
+
+def shown(user: User, run_id: str) -> tuple[Any, ...]:
+    run = user.get(f"/v1/runs/{run_id}").json or {}
+    return run["persona_id"], run["metadata"], run["overrides"]
+
+
+def run_by_org(alice: User, stored: StoredRuns, thread_id: str) -> str:
+    """Create a run with what end users may not give, and end it; returns its id."""
+    made = alice.post(f"/v1/threads/{thread_id}/runs", {"message": "Hi", **OF_ORG})
+    assert 201 == made.status_code, made.text
+    run_id = str((made.json or {})["run_id"])
+    claim = stored.claim(UUID(run_id))
+    assert claim is not None
+    assert stored.finish(claim, message=(new_uuid(), "Done"))
+    return run_id
+
+
+def test_a_retry_of_a_new_message_has_nothing_of_the_orgs_run(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The run has the token's persona alone: tools trust the metadata of what the org has run."""
+    thread_id = alice.thread(end_user_id=ANN)
+    run_by_org(alice, stored, thread_id)
+    ann = end_user(alice, persona_id="plain")
+    ann.say(thread_id, "Refund me 500.")
+
+    made = ann.post(f"/v1/threads/{thread_id}:retry").json or {}
+
+    assert ("plain@1", {}, None) == shown(alice, made["run_id"])
+    assert ANN == (alice.get(f"/v1/runs/{made['run_id']}").json or {})["end_user_id"]
+
+
+def test_a_retry_of_the_orgs_run_repeats_it(alice: User, stored: StoredRuns) -> None:
+    """Without a new message the run is the same once more, and so it is for the org with one."""
+    thread_id = alice.thread(end_user_id=ANN)
+    first = run_by_org(alice, stored, thread_id)
+    ann = end_user(alice, persona_id="plain")
+
+    repeated = ann.post(f"/v1/threads/{thread_id}:retry").json or {}
+    assert shown(alice, first) == shown(alice, repeated["run_id"])
+    stored.cancel(UUID(repeated["run_id"]))
+    ann.say(thread_id, "And now?")
+    by_org = alice.post(f"/v1/threads/{thread_id}:retry").json or {}
+    assert shown(alice, first) == shown(alice, by_org["run_id"])
+
+
+def test_a_chat_that_is_generated_again_has_nothing_of_the_orgs_run(
+    alice: User, stored: StoredRuns
+) -> None:
+    """A page's `regenerate-message` is a retry, too."""
+    chat, said = new_id(), message()
+    thread_id = alice.thread(end_user_id=ANN, external_id=chat)
+    run_by_org(alice, stored, thread_id)
+    ann = end_user(alice, persona_id="plain")
+    ann.say(thread_id, "Refund me 500.")
+    del said["id"]
+
+    again = run_of(post(ann, said, chat=chat, trigger="regenerate-message"))
+
+    assert ("plain@1", {}, None) == shown(alice, again)
+
+
+@pytest.mark.parametrize(("metadata", "is_merged"), [({}, True), ({"may_refund": "500"}, False)])
+def test_a_message_joins_no_run_with_metadata_of_the_org(
+    alice: User, metadata: dict[str, str], is_merged: bool
+) -> None:
+    """The org's waiting run may be like that of the end user in all else."""
+    thread_id = alice.thread(end_user_id=ANN)
+    path = f"/v1/threads/{thread_id}/runs"
+    alice.post(path, {"message": "Hi"})
+    waiting = alice.post(path, {"message": "And?", "on_busy": "enqueue", "metadata": metadata})
+
+    made = end_user(alice).post(path, {"message": "Refund me 500.", "on_busy": "merge"}).json or {}
+
+    assert is_merged == (made["run_id"] == (waiting.json or {})["run_id"])
+    assert is_merged == ("is_merged" in made["queue"])
