@@ -6,6 +6,8 @@ from typing import Any
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import Forbidden
 
+_NO_ON_BUSY = "Client tokens cannot set the on_busy of a thread; a request for a run has its own."
+
 
 def own_thread(actor: Actor, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the columns of a new thread, which an end user makes as their own.
@@ -25,7 +27,8 @@ def check_fields(actor: Actor, fields: Mapping[str, Any]) -> None:
     """Check the columns that an end user sets.
 
     Raises:
-        Forbidden: another end user, or a private thread, which the end user would not see.
+        Forbidden: another end user, a private thread, which the end user would not see, or an
+            `on_busy`, which decides what becomes of the org's own requests.
     """
     if actor.end_user_id is None:
         return
@@ -33,6 +36,8 @@ def check_fields(actor: Actor, fields: Mapping[str, Any]) -> None:
         raise Forbidden("This client token is for another end user.")
     if fields.get("is_private"):
         raise Forbidden("Threads of end users cannot be private.")
+    if fields.get("on_busy") is not None:
+        raise Forbidden(_NO_ON_BUSY)
 
 
 def check_changes(actor: Actor, changes: Mapping[str, Any]) -> None:
@@ -42,5 +47,9 @@ def check_changes(actor: Actor, changes: Mapping[str, Any]) -> None:
         Forbidden: see `check_fields`, or the thread would be no end user's.
     """
     check_fields(actor, changes)
-    if actor.end_user_id is not None and changes.get("end_user_id", actor.end_user_id) is None:
+    if actor.end_user_id is None:
+        return
+    if changes.get("end_user_id", actor.end_user_id) is None:
         raise Forbidden("A client token cannot take the end user off a thread.")
+    if "on_busy" in changes:  # null is a change, too
+        raise Forbidden(_NO_ON_BUSY)

@@ -173,12 +173,16 @@ def test_what_an_end_user_makes_is_theirs(alice: User) -> None:
         ("/v1/threads", {"end_user_id": BOB}),
         ("/v1/threads", {"is_private": True}),
         ("/v1/threads", {"metadata": {"plan": "pro"}}),
+        ("/v1/threads", {"on_busy": "enqueue"}),
+        ("/v1/threads", {"external_id": "x", "on_busy": "steer"}),
         ("/v1/threads", {"external_id": "x", "end_user_id": BOB}),
         ("/v1/runs", {"message": "Hi", "end_user_id": BOB}),
         ("/v1/runs", {"message": "Hi", "thread": {"end_user_id": BOB}}),
         ("/v1/runs", {"message": "Hi", "thread": {"end_user_id": BOB, "external_id": "x"}}),
         ("/v1/runs", {"message": "Hi", "thread": {"is_private": True}}),
         ("/v1/runs", {"message": "Hi", "thread": {"metadata": {"plan": "pro"}}}),
+        ("/v1/runs", {"message": "Hi", "thread": {"on_busy": "steer"}}),
+        ("/v1/runs", {"message": "Hi", "thread": {"external_id": "x", "on_busy": "steer"}}),
         ("/v1/runs", {"message": "Hi", "metadata": {"plan": "pro"}}),
         ("/v1/runs", {"message": "Hi", "route_id": "scripted"}),
         ("/v1/runs", {"message": "Hi", "persona_id": "plain@1"}),
@@ -211,6 +215,21 @@ def test_an_end_user_gives_no_thread_away(alice: User, given: str | None) -> Non
 
     assert (403, "auth.forbidden") == error_of(refused)
     assert ("Hers", ANN) == (kept["title"], kept["end_user_id"])
+
+
+@pytest.mark.parametrize("given", [None, "steer"])
+def test_an_end_user_decides_about_no_request_of_the_org(alice: User, given: str | None) -> None:
+    """403 for the `on_busy` of a thread, which counts for all; that of a request is theirs."""
+    ann, thread_id = end_user(alice), alice.thread(end_user_id=ANN, on_busy="enqueue")
+    path = f"/v1/threads/{thread_id}"
+
+    refused = ann.patch(path, {"title": "Mine", "on_busy": given})
+
+    assert (403, "auth.forbidden") == error_of(refused)
+    assert "enqueue" == (alice.get(path).json or {})["on_busy"]
+    for on_busy in ("reject", "merge", "interrupt"):
+        body = {"message": "Hi", "on_busy": on_busy}
+        assert 201 == ann.post(f"{path}/runs", body).status_code, on_busy
 
 
 def test_runs_have_the_tokens_persona(alice: User) -> None:
