@@ -18,7 +18,7 @@ from arkloop.api.endpoints.threads import CreateThread
 from arkloop.api.http.content import MAX_CONTENT_BYTES, MessageContent
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.described import described
-from arkloop.api.http.end_users import refuse_fields
+from arkloop.api.http.end_users import chosen_persona, refuse_fields
 from arkloop.api.http.fields import (
     Check,
     CheckedLater,
@@ -232,12 +232,11 @@ def new_run(
 
     Raises:
         PersonaNotFound, RouteNotFound, InvalidRequest
-        Forbidden: an end user has given what the org decides.
+        Forbidden: an end user has given what the org decides, or chosen another persona.
     """
     refuse_fields(body, *OF_ORG)
     org_id = actor().org_id
-    persona_id = body.get("persona_id") or actor().persona_id
-    persona = catalog().persona(org_id, persona_id, sql=sql)
+    persona = catalog().persona(org_id, chosen_persona(body.get("persona_id")), sql=sql)
     route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
     given = {name: body[name] for name in personas.OVERRIDES if name in body}
     # Its time may have come meanwhile, or the client's clock is behind: then it waits all the same.

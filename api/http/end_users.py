@@ -1,4 +1,4 @@
-"""Fields of bodies that an org sets and its end users must not."""
+"""Fields of bodies that an org sets and its end users must not, or only as their token has them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,3 +18,20 @@ def refuse_fields(body: Mapping[str, Any], *names: str) -> None:
     given = [name for name in names if body.get(name) not in (None, {}, [])]
     if given:
         raise Forbidden(f"Client tokens cannot set {', '.join(given)}.")
+
+
+def chosen_persona(persona_id: str | None) -> str | None:
+    """Return the id of the persona that a request chooses; for an end user, that of their token.
+
+    The request may repeat it, also without the version. It is checked before anything is looked up:
+    no answer says which other personas there are, and what they require.
+
+    Raises:
+        Forbidden: an end user has chosen another one.
+    """
+    of_token = actor().persona_id
+    if of_token is None:
+        return persona_id or None
+    if persona_id and persona_id not in (of_token, of_token.partition("@")[0]):
+        raise Forbidden(f"This client token is for the persona {of_token}.")
+    return of_token

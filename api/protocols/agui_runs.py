@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
+from arkloop.api.http.end_users import chosen_persona
 from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_answering import answering_run, came_with_reply, known_message
 from arkloop.api.protocols.agui_interrupts import content_of
@@ -369,9 +370,8 @@ def _create(
     if message is None:
         why = "must end with a message of the user, or with results of pending calls"
         raise InvalidRequest(messages=[why])
-    org_id = actor().org_id
-    persona = catalog().persona(org_id, persona_id or actor().persona_id, sql=tx.sql)
-    route = catalog().choose_route(org_id, route_id, persona, sql=tx.sql)
+    persona = catalog().persona(actor().org_id, chosen_persona(persona_id), sql=tx.sql)
+    route = catalog().choose_route(actor().org_id, route_id, persona, sql=tx.sql)
     options = overrides.check(persona, route, wanted.overrides())
     on_busy, if_asked = _on_busy(tx.sql, thread, answers)
     new = NewRun(

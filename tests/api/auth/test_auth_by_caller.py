@@ -174,7 +174,7 @@ POST /v1/auth/logout                                        anyone
 BODIES = {
     "PATCH /v1/orgs/<id:org_id>/members/<id:user_id>": {"role": "member"},
     "POST /v1/orgs/<id:org_id>/invitations": {"name": "A colleague", "role": "member"},
-    "POST /v1/runs": {"message": "Hello", "persona_id": "nobody@1"},
+    "POST /v1/runs": {"message": "Hello", "tools": "none"},
     "POST /v1/responses": {"model": "assistant", "input": 7},
     "POST /v1/agui": {"threadId": "t", "runId": "r", "messages": []},
     "POST /v1/agui/connect": {"threadId": "t", "runId": "r", "messages": []},

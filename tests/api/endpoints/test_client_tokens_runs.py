@@ -7,7 +7,7 @@ import pytest
 
 from arkloop.shared.ids import new_id as new_uuid
 from tests.api.protocols.ui_chats import message, new_id, post, run_of
-from tests.clients import User
+from tests.clients import User, error_of
 from tests.end_users import ANN, end_user
 from tests.stored_runs import StoredRuns
 
@@ -89,3 +89,48 @@ def test_a_message_joins_no_run_with_metadata_of_the_org(
 
     assert is_merged == (made["run_id"] == (waiting.json or {})["run_id"])
     assert is_merged == ("is_merged" in made["queue"])
+
+
+@pytest.mark.parametrize("persona_id", ["desk", "desk@1", "missing", "missing@7", "plain@1"])
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/ui/chat", "/v1/agui", "/v1/responses"])
+def test_an_end_user_learns_nothing_about_other_personas(
+    alice: User, path: str, persona_id: str
+) -> None:
+    """The same 403 for all of them: which exist, which variables and which tools they have."""
+    prompt = "Flag {{risk}} of {{account}}."
+    fields = {"system_prompt": prompt, "tools": ["calculator"], "overrides": ["variables", "tools"]}
+    alice.post("/v1/personas", json={"key": "desk", **fields})
+    tool = {"name": "calculator", "description": "?", "parameters": {"type": "object"}}
+    ann = end_user(alice)
+    said = {"id": "m1", "role": "user", "content": "Hi"}
+    chosen: dict[str, Any] = {"persona_id": persona_id, "tools": [{**tool, "client": True}]}
+    refused = {
+        "/v1/runs": lambda: ann.post(path, {"message": "Hi", **chosen}),
+        "/v1/ui/chat": lambda: post(ann, message(), **chosen),
+        "/v1/agui": lambda: ann.post(
+            f"{path}?persona_id={persona_id}",
+            {"threadId": "t", "runId": "r", "messages": [said], "tools": [tool]},
+        ),
+        "/v1/responses": lambda: ann.post(
+            path, {"model": persona_id, "input": "Hi", "tools": [{"type": "function", **tool}]}
+        ),
+    }[path]()
+
+    error: dict[str, Any] = refused.json or {}
+    error = error.get("error", error)
+    assert (403, "auth.forbidden") == (refused.status_code, error["code"])
+    assert "This client token is for the persona assistant@1." == error["message"]
+    assert {} == error.get("details", {})
+
+
+def test_an_end_user_names_the_tokens_persona_without_its_version(alice: User) -> None:
+    """The run has the token's version, also once the org has published another one."""
+    alice.post("/v1/personas", json={"key": "desk"})
+    ann = end_user(alice, persona_id="desk")
+    alice.post("/v1/personas", json={"key": "desk"})
+
+    for persona_id in ("desk", "desk@1"):
+        made = ann.post("/v1/runs", {"message": "Hi", "persona_id": persona_id}).json or {}
+        assert "desk@1" == shown(alice, made["run_id"])[0]
+    newer = ann.post("/v1/runs", {"message": "Hi", "persona_id": "desk@2"})
+    assert (403, "auth.forbidden") == error_of(newer)
