@@ -157,14 +157,16 @@ def check_open(
     Reads without a lock: what decides is `budgets.reserve`.
 
     Raises:
-        BudgetExhausted: details name the scope and what there is.
+        BudgetExhausted: details name the scope and what there is, for an end user the kind of the
+            scope alone.
     """
     found = find(sql, actor.org_id, actor.api_key_id, persona, end_user_id)
     for row in spending.now(sql, actor.org_id, sorted(found.monthly)):
         limit = found.monthly[row.scope]
         if row.spent_usd + row.held_usd >= limit:
-            raise BudgetExhausted(
-                scope=row.scope,
+            raise _exhausted(
+                actor,
+                row.scope,
                 limit_usd=float(limit),
                 spent_usd=float(row.spent_usd),
                 held_usd=float(row.held_usd),
@@ -173,9 +175,16 @@ def check_open(
         return
     has = credits.balance(sql, actor.org_id)
     if (has.balance or 0) - has.held <= 0:
-        raise BudgetExhausted(scope=CREDITS, balance=has.balance, held=has.held).after(
+        raise _exhausted(actor, CREDITS, balance=has.balance, held=has.held).after(
             RETRY_AFTER_SECONDS if has.balance else None
         )
+
+
+def _exhausted(actor: Actor, scope: str, **amounts: float | None) -> BudgetExhausted:
+    """Return the error for the actor; what the org allows and has spent is not for end users."""
+    if actor.end_user_id is not None:
+        return BudgetExhausted(scope=scope.partition(":")[0])
+    return BudgetExhausted(scope=scope, **amounts)
 
 
 def get(sql: Connection, org_id: UUID, scope: str) -> Budget:

@@ -40,7 +40,8 @@ _SETTLE_CREDITS = statement(__package__, "settle_credits")
 
 
 class Refused(Exception):
-    """The call must not be made: its worst case does not fit. `str()` of it is for people.
+    """The call must not be made: its worst case does not fit. `str()` of it is for people of the
+    org, and `shown` for all who read the run.
 
     `scope` is `run`, `org`, `api_key:<id>`, `end_user:<id>`, `persona:<key>`, `run:<id>` (a run
     and its sub-runs) or `credits`; `limit` and `needed` are in USD, or credits; of a `run` the
@@ -59,9 +60,26 @@ class Refused(Exception):
     ) -> None:
         super().__init__(_sentence(scope, set_by, limit, needed))
         self.scope = scope
+        self.set_by = set_by
         self.limit = limit
         self.needed = needed
         self.others_reserved = others_reserved
+
+    def shown(self, claim: Claim) -> str:
+        """Return the text for the events of the run, which its end user reads, if it has one: the
+        amounts that the org allows, and the ids of its keys and personas, are left out then.
+        """
+        if claim.end_user_id is None:
+            return str(self)
+        if self.scope == CREDITS:
+            return "The run may need more credits than are left, including its next model call."
+        return f"The next model call may exceed the budget of {_of(self.scope, self.set_by, '')}."
+
+    def logged(self) -> str:
+        """Return the text for the log: the id of an end user may be a name."""
+        kind, _, name = (self.set_by if self.scope == RUN else self.scope).partition(":")
+        text = str(self)
+        return text.replace(f"the end user {name}", "an end user") if kind == "end_user" else text
 
     @property
     def excess_usd(self) -> Decimal:
@@ -73,19 +91,22 @@ class Refused(Exception):
 def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
     if scope == CREDITS:
         return f"The run may need {needed} credits including its next model call; {limit} are left."
-    kind, _, name = (set_by if scope == RUN else scope).partition(":")
-    whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
-    whose["end_user"] = f"the end user {name}"
-    whose["run"] = f"the run {name} with its sub-runs"
-    of = f"{whose[kind]} in this month"
-    if scope == RUN:
-        of = f"a run of {whose[kind]}"
-    elif kind == "run":
-        of = whose[kind]
+    name = (set_by if scope == RUN else scope).partition(":")[2]
     return (
         f"The next model call may bring the cost to {Decimal(needed).normalize():f} USD;"
-        f" the budget of {of} is {Decimal(limit).normalize():f} USD."
+        f" the budget of {_of(scope, set_by, f' {name}')} is {Decimal(limit).normalize():f} USD."
     )
+
+
+def _of(scope: str, set_by: str, name: str) -> str:
+    """Return the words for the owner of a budget, with this name of it."""
+    kind = (set_by if scope == RUN else scope).partition(":")[0]
+    whose = {ORG: "the org", "api_key": f"the API key{name}", "persona": f"the persona{name}"}
+    whose["end_user"] = f"the end user{name}"
+    whose["run"] = f"the run{name} with its sub-runs"
+    if scope == RUN:
+        return f"a run of {whose[kind]}"
+    return whose[kind] if kind == "run" else f"{whose[kind]} in this month"
 
 
 # ---- while a run executes ------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The costs of model calls that an agent makes itself: reported after, reserved before."""
 
+import logging
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -16,6 +17,8 @@ from arkloop.shared.runs.held_runs import HeldRun
 from arkloop.shared.runs.transitions import Totals, recorded_totals
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.billing import reservations
+
+log = logging.getLogger(__name__)
 
 #: The most models of a run that are counted each by itself; a run's usage has a row for each.
 MAX_MODELS = 16
@@ -97,9 +100,10 @@ def hold(run: HeldRun, persona: Persona, most_usd: Decimal = Decimal(0)) -> budg
 
 def exhausted(run: HeldRun, persona: Persona, refused: budgets.Refused) -> RunError:
     """Return the error of a run that has exceeded a budget; its costs count all the same."""
+    log.warning("a cost of an agent was refused: %s", refused.logged())
     give_back(run, persona)
     budgets.note_refusal(run.tx, run.row["org_id"], refused)
-    return RunError("budget.exhausted", str(refused), refused.others_reserved)
+    return RunError("budget.exhausted", refused.shown(run.claim()), refused.others_reserved)
 
 
 def give_back(run: HeldRun, persona: Persona) -> None:

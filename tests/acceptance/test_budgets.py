@@ -127,6 +127,29 @@ def test_a_run_has_a_limit_of_its_own(owner: Caller) -> None:
     assert not failed["error"]["retryable"]
 
 
+def test_an_end_user_learns_no_amounts_of_the_org(owner: Caller) -> None:
+    """Neither the events of their runs nor the runs themselves say what the org lets them cost."""
+    limit(owner, max_cost_usd_per_month=0.0045)
+    strict = {"key": "strict", "tools": ["calculator"], "on_limit": "fail"}
+    landing = {**strict, "key": "landing", "on_limit": "answer"}
+    token = {"end_user_id": "ann", "scopes": ["data.runs.read", "data.runs.write"]}
+    texts, errors = [], []
+    for persona in (strict, landing):
+        owner.made("/v1/personas", persona)
+        whose = {"persona_id": persona["key"], "end_user_id": "ann"}
+        run_id = owner.made("/v1/runs", {"message": script(*TWO_CALLS), **whose})["run_id"]
+        ann = owner.at(token=owner.made("/v1/client-tokens", token)["token"])
+        for event in ann.events(run_id):
+            if event["type"] in ("run.failed", "run.limit_reached"):
+                texts.append(event["data"].get("error", event["data"])["message"])
+        errors.append((ann.get_run(run_id)["error"] or {}).get("message"))
+        limit(owner, max_cost_usd_per_month=0.0075)
+
+    shown = "The next model call may exceed the budget of the org in this month."
+    assert [shown, shown] == texts
+    assert [shown, None] == errors
+
+
 def test_an_org_that_pays_in_advance_spends_what_it_has(system: System, owner: Caller) -> None:
     """Credits are spent at 1,000 per USD, each run rounded up, and the ledger's sum is the
     balance.

@@ -1,5 +1,6 @@
 """The admission of model calls: a route's limits, and the budgets of its run."""
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from arkloop.worker.contract.context import Plan
 from arkloop.worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.process.route_limits import RouteLimits, with_jitter
+
+log = logging.getLogger(__name__)
 
 #: How long a run waits for money of its budget that other runs have reserved.
 MAX_BUDGET_WAIT_SECONDS = 60.0
@@ -136,7 +139,7 @@ class Admission:
             self._reserve_by(lambda tx: self._reserve(tx, route, worst_case, plan), route.id)
         except Refused as refused:
             self._refused = refused
-            raise _exhausted(refused, _at_most(route, worst_case)) from refused
+            raise self._exhausted(refused, _at_most(route, worst_case)) from refused
 
     def note_exhausted(self) -> None:
         if self._refused is not None:
@@ -183,7 +186,7 @@ class Admission:
         except Refused as refused:
             self._note(refused)
             self.take_over()
-            raise _exhausted(refused, most) from refused
+            raise self._exhausted(refused, most) from refused
 
     def reserve_spent(self) -> None:
         """Reserve what the run has cost so far, also beside what others have reserved: they may use
@@ -200,7 +203,7 @@ class Admission:
             self.take_over()
             if not refused.others_reserved:
                 self._note(refused)
-                raise _exhausted(refused, Decimal(0)) from refused
+                raise self._exhausted(refused, Decimal(0)) from refused
 
     def _reserve_usd(self, tx: Transaction, most: Decimal) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
@@ -226,6 +229,16 @@ class Admission:
 
     def _note(self, refused: Refused) -> None:
         self._write(partial(budgets.note_refusal, org_id=self._claim.org_id, refused=refused))
+
+    def _exhausted(self, refused: Refused, most: Decimal) -> LimitExceeded:
+        """Return what ends the run, unless a call that costs less than `most` is made instead."""
+        log.warning("a model call was refused: %s", refused.logged())
+        return LimitExceeded(
+            "budget.exhausted",
+            refused.shown(self._claim),
+            retryable=refused.others_reserved,
+            affordable_usd=most - refused.excess_usd,
+        )
 
     def settle(self) -> None:
         if self._has_reservation:
@@ -294,16 +307,6 @@ class Admission:
             self._last_throttle_reason, self._last_throttle_at = (route_id, reason), now
             self._emit(types.RunThrottled(route_id, reason, round(seconds, 3)))
         self._wait(seconds)
-
-
-def _exhausted(refused: Refused, most: Decimal) -> LimitExceeded:
-    """Return what ends the run, unless a call that costs less than `most` is made instead."""
-    return LimitExceeded(
-        "budget.exhausted",
-        str(refused),
-        retryable=refused.others_reserved,
-        affordable_usd=most - refused.excess_usd,
-    )
 
 
 def _at_most(route: Route, usage: Usage) -> Decimal:

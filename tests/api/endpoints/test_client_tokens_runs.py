@@ -1,11 +1,14 @@
 """Runs of an end user, beside those that the org creates in the same thread."""
 
+import re
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from arkloop.shared.billing import credits
 from arkloop.shared.ids import new_id as new_uuid
+from arkloop.shared.storage.connections import Connections
 from tests.api.protocols.ui_chats import message, new_id, post, run_of
 from tests.clients import User, error_of
 from tests.end_users import ANN, end_user
@@ -134,3 +137,34 @@ def test_an_end_user_names_the_tokens_persona_without_its_version(alice: User) -
         assert "desk@1" == shown(alice, made["run_id"])[0]
     newer = ann.post("/v1/runs", {"message": "Hi", "persona_id": "desk@2"})
     assert (403, "auth.forbidden") == error_of(newer)
+
+
+@pytest.mark.parametrize("kind", ["org", "api_key", "end_user", "persona", "credits"])
+def test_a_refusal_by_a_budget_has_no_amounts_for_an_end_user(
+    alice: User, connections: Connections, kind: str
+) -> None:
+    """What the org allows, has spent and has left is its own; the kind of the budget is shown."""
+    issuer, nothing = alice, {"max_cost_usd_per_month": 0}
+    alice.post("/v1/personas", json={"key": "desk", **(nothing if kind == "persona" else {})})
+    match kind:
+        case "org":
+            alice.call("PUT", "/v1/budget", json=nothing)
+        case "end_user":
+            alice.call("PUT", "/v1/budget/end-users", json=nothing)
+        case "api_key":
+            key = alice.post("/v1/api-keys", {"name": "pages", **nothing}).json or {}
+            issuer = alice.with_token(key["key"])
+        case "credits":
+            with connections.transaction() as tx:
+                credits.open_prepaid(tx, UUID(str(alice.org_id)), 0)
+    ann = end_user(issuer, persona_id="desk")
+
+    refused = ann.post("/v1/runs", {"message": "Hi"})
+    response = ann.post("/v1/responses", {"model": "desk", "input": "Hi", "background": True})
+
+    assert (429, "budget.exhausted") == error_of(refused)
+    assert {"scope": kind} == (refused.json or {})["details"]
+    assert 429 == response.status_code
+    text = (response.json or {})["error"]["message"]
+    assert f"(scope: {kind})" in text
+    assert None is re.search("[0-9]", text)

@@ -292,7 +292,7 @@ def test_sub_runs_are_executed_between_executions(desk: Desk) -> None:
         ("mispriced", "budget.exhausted", "'nobody-knows-it', whose price is not known"),
         ("refused", "agent.failed", "The agent failed: The request is not valid; see `details`."),
         ("misfit", "output.invalid", "property 'n': the value is not of type \"integer\""),
-        ("greedy", "budget.exhausted", "may bring the cost to 1.25 USD"),
+        ("greedy", "budget.exhausted", "may exceed the budget of a run of the persona"),
     ],
 )
 def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message: str) -> None:

@@ -61,6 +61,26 @@ def test_a_lost_run_keeps_only_its_cost_reserved(
     ]
 
 
+@pytest.mark.parametrize("end_user_id", [None, "ann"])
+def test_the_error_has_amounts_for_the_org_alone(
+    alice: User, worker: MakeWorker, end_user_id: str | None
+) -> None:
+    """An end user reads the events of their runs, but not what the org lets them cost."""
+    custom = {"key": "poor", "agent": "mine", "max_cost_usd": 1, "on_limit": "fail"}
+    alice.post("/v1/personas", json=custom)
+    body = {"persona_id": "poor", "message": "Hi", "end_user_id": end_user_id}
+    made = alice.post("/v1/runs", json=body).json or {}
+    mine = worker()
+    mine.take()
+
+    mine.write("append", cost(1.25))
+
+    error = (alice.get(f"/v1/runs/{made['run_id']}").json or {})["error"]
+    assert "budget.exhausted" == error["code"]
+    assert (end_user_id is None) == ("1.25 USD" in error["message"])
+    assert (end_user_id is None) == ("is 1 USD" in error["message"])
+
+
 def test_a_lost_run_without_a_budget_reserves_nothing(
     alice: User, worker: MakeWorker, connections: Connections
 ) -> None:
