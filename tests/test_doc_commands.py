@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
+from tests.closed_port import closed_port
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, vendor
 
@@ -159,7 +160,7 @@ def test_the_examples_of_mcp_servers_end_where_there_is_none(service: Service) -
     page = ROOT / "docs" / "reference" / "http-api.md"
     texts = [block.text for block in commands(page)]
     script = "".join([texts[0], *(text for text in texts if "$V1/mcp-configs" in text)])
-    script = script.replace("https://mcp.example.com/mcp", f"http://127.0.0.1:{free_port()}/mcp")
+    script = script.replace("https://mcp.example.com/mcp", f"http://127.0.0.1:{closed_port()}/mcp")
 
     done = service.execute(script.replace('"archive"', '"absent"'))
 

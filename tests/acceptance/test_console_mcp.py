@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import press, row, signed_in
 from tests.caller import Caller
+from tests.closed_port import closed_port
 from tests.system import System
 from tests.tool_receiver import Received, Reply, ToolReceiver
 
@@ -73,7 +73,7 @@ def test_a_server_whose_address_is_corrected_is_shown_as_connected(
 ) -> None:
     """The page follows the discovery that a change asks for, and so that of *Discover again*."""
     page = signed_in(context, user, "/mcp")
-    add(page, f"http://127.0.0.1:{free_port()}/tool")
+    add(page, f"http://127.0.0.1:{closed_port()}/tool")
     badge = page.locator(".head .badge")
     expect(badge).to_have_text("unreachable", timeout=30_000)
     press(page, "Edit")

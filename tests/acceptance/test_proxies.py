@@ -15,6 +15,7 @@ import pytest
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, client, parsed, until_broken_off
+from tests.closed_port import closed_port
 from tests.proxies import COMMANDS, caddy_in_turn, cell_proxy, proxy
 from tests.system import System
 from tests.waiting import eventually
@@ -63,7 +64,7 @@ def test_a_ticket_is_in_no_log_of_a_proxy(
     """Neither with a stream whose server is killed, nor with a request that finds no server."""
     with ExitStack() as servers:
         first = servers.enter_context(system.one_more_web_server())
-        with proxy(name, tmp_path, first.settings.port, free_port()) as url:
+        with proxy(name, tmp_path, first.settings.port, closed_port()) as url:
             run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
             user.until(run_id, "status", "waiting_for_input")
             address = f"{url}/v1/runs/{run_id}/events"
@@ -91,7 +92,7 @@ def test_a_client_has_the_address_that_a_proxy_in_front_has_named(
     headers = {"X-Forwarded-For": "198.51.100.1, 192.0.2.7"}
     with ExitStack() as stack:
         trusted = system.one_more_web_server(ARKLOOP_TRUSTED_PROXIES="127.0.0.0/8")
-        ports = (stack.enter_context(trusted).settings.port, free_port())
+        ports = (stack.enter_context(trusted).settings.port, closed_port())
         if name == "cells":
             cells = cell_proxy(tmp_path, ports, {"127.0.0.1": "cell-1"})
             url = stack.enter_context(cells).url
@@ -141,11 +142,11 @@ def test_caddy_passes_over_a_server_that_accepts_no_connections(
 ) -> None:
     """Requests go to the other one, even where that has streams and this one has none."""
     with ExitStack() as stack:
-        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        port = listening.getsockname()[1]
-        if second == "refuses":
-            listening.close()
-        else:  # one more than the kernel keeps: it ignores all that follow
+        port = closed_port()
+        if second == "is silent":
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            port = listening.getsockname()[1]
+            # One more than the kernel keeps: it ignores all that follow.
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         url = stack.enter_context(caddy_in_turn(tmp_path, system.web[0].settings.port, port))
         run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})

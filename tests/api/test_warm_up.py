@@ -14,10 +14,10 @@ from sqlalchemy import Connection, QueuePool, text
 from arkloop.api import warm_up as api_warm_up
 from arkloop.api.app import create_app
 from arkloop.api.warm_up import CONNECTIONS, warm_up
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections, connect
 from tests.clients import error_of
+from tests.closed_port import closed_port
 from tests.shared_app import connect_patiently
 
 _PREPARED = "SELECT statement FROM pg_prepared_statements WHERE generic_plans > 0"
@@ -90,7 +90,7 @@ def test_a_process_starts_while_postgres_is_away(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It answers that Postgres is away, and has not complained about the warm-up."""
-    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{closed_port()}/nothing"
     connections = connect(replace(settings, database_url=nowhere), application="tests")
     app = create_app(connections=connections)
 

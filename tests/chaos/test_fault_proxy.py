@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from chaos.system.fault_proxy import FaultProxy, ProxyError
-from chaos.system.ports import quiet_port
+from tests.closed_port import closed_port
 from tests.waiting import eventually
 
 SOON = 0.3  # what has not come by then is held back
@@ -225,7 +225,7 @@ def test_the_answer_to_a_pattern_is_cut(
 
 def test_a_server_that_is_not_there() -> None:
     """A connection to it ends, and the proxy stays."""
-    with FaultProxy(("127.0.0.1", quiet_port())) as proxy:
+    with FaultProxy(("127.0.0.1", closed_port())) as proxy:
         with connect(proxy) as client, pytest.raises(ConnectionResetError):
             client.recv(1)
 

@@ -11,7 +11,6 @@ from sqlalchemy import delete, text, update
 
 from arkloop.api.auth import access_tokens, bearer
 from arkloop.api.auth.bearer import Authenticator
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.accounts import api_keys, operators
 from arkloop.shared.actors import Actor
 from arkloop.shared.config import Settings
@@ -20,6 +19,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
 from arkloop.shared.storage.tables.accounts import memberships
 from tests.clients import Register, User, details_of, error_of
+from tests.closed_port import closed_port
 from tests.waiting import eventually, in_parallel
 
 #: What everybody may call: what spec 1 says, and where a browser returns from a page of OAuth
@@ -290,7 +290,7 @@ def test_a_stream_ends_with_its_token(app: Flask, alice: User) -> None:
 
 def test_streams_outlive_an_absence_of_postgres(alice: User, settings: Settings) -> None:
     """What cannot be checked is not ended; new calls get 503."""
-    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{closed_port()}/nothing"
     away = Authenticator(connect(replace(settings, database_url=nowhere), application="tests"))
     claims = access_tokens.verify(settings, alice.token)
     actor = Actor(
@@ -325,7 +325,7 @@ def test_requests_with_one_token_do_not_wait_in_turn(alice: User, settings: Sett
 
 def test_a_key_with_a_wrong_checksum_is_refused_without_the_database(settings: Settings) -> None:
     """A typo or a guess costs no query."""
-    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{closed_port()}/nothing"
     away = Authenticator(connect(replace(settings, database_url=nowhere), application="tests"))
     key = api_keys.make()
     with pytest.raises(Unauthorized):

@@ -15,13 +15,13 @@ from sqlalchemy import delete, func, insert, text, update
 
 from arkloop.api.app import create_app
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import workers
 from tests.clients import User, error_of
+from tests.closed_port import closed_port
 
 pytestmark = pytest.mark.own_database
 
@@ -60,7 +60,7 @@ def test_healthz_says_ok(client: FlaskClient) -> None:
 
 def test_healthz_asks_nobody(client_with: Callable[..., FlaskClient]) -> None:
     """A process whose database and Redis are away is alive all the same."""
-    url = f"redis://127.0.0.1:{free_port()}"
+    url = f"redis://127.0.0.1:{closed_port()}"
     client = client_with(database_url=_nowhere(), redis_url=url)
 
     assert 200 == client.get("/healthz").status_code
@@ -76,7 +76,7 @@ def test_readyz_tells_the_version_of_the_schema(client: FlaskClient) -> None:
 
 def test_readyz_is_degraded_without_redis(client_with: Callable[..., FlaskClient]) -> None:
     """Without Redis runs are still accepted: the answer stays 200 and says what is missing."""
-    response = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
+    response = client_with(redis_url=f"redis://127.0.0.1:{closed_port()}").get("/readyz")
 
     assert (200, ["redis"]) == (response.status_code, response.json["degraded"])
 
@@ -127,7 +127,7 @@ def test_readyz_is_degraded_without_workers(
         tx.sql.execute(update(workers).values(seen_at=silent))
 
     response = client.get("/readyz")
-    both = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
+    both = client_with(redis_url=f"redis://127.0.0.1:{closed_port()}").get("/readyz")
 
     assert (200, ["workers"]) == (response.status_code, response.json["degraded"])
     assert ["redis", "workers"] == both.json["degraded"]
@@ -175,7 +175,7 @@ def test_readyz_wants_a_schema_that_is_new_enough(
 
 
 def _nowhere() -> str:
-    return f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    return f"postgresql+psycopg://nobody@127.0.0.1:{closed_port()}/nothing"
 
 
 def test_readyz_says_that_postgres_refuses_to_write(

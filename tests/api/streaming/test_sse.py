@@ -11,7 +11,6 @@ from arkloop.api.streaming import held_pages, sse, stream_hub, stream_pages
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import PING
 from arkloop.api.streaming.watch import Watch
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared import times
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent, encode
@@ -20,6 +19,7 @@ from arkloop.shared.storage.connections import Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.api.streaming.followed_runs import Client, FollowedRun, seqs
 from tests.clients import User
+from tests.closed_port import closed_port
 from tests.stored_runs import USED, StoredRuns
 from tests.waiting import eventually
 
@@ -266,7 +266,7 @@ def test_without_redis_everything_comes_from_postgres(
 ) -> None:
     """Without Redis a stream gets the same events from the poll of Postgres, only later."""
     monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 0.05)
-    url = f"redis://127.0.0.1:{free_port()}"
+    url = f"redis://127.0.0.1:{closed_port()}"
     settings = replace(connections.settings, redis_url=url)
     away = replace(
         connections, settings=settings, redis=connect_redis(url), redis_outage=Outage(60)

@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
 from arkloop.cli.client.server_address import find_server
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.main import ENTRIES, main
 from arkloop.shared import actors
 from arkloop.shared.storage import schema
 from tests.caller import Caller, client, script
 from tests.cli.command import Arkloop
+from tests.closed_port import closed_port
 from tests.system import System
 
 pytestmark = pytest.mark.processes
@@ -75,7 +75,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 def test_an_unreachable_server_is_told_in_one_line(arkloop: Arkloop) -> None:
     """The address, the reason and what to do; status 1, no traceback, no long wait."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{closed_port()}"
 
     done = arkloop.with_(ARKLOOP_URL=url)("run", "hello")
 

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from sqlalchemy import ColumnElement, delete, func, insert, text, update
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.doctor import work_checks
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
@@ -28,6 +27,7 @@ from arkloop.shared.storage.tables.billing import run_usage, usage_days_until
 from tests import stored_deliveries
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
 from tests.clients import Register, User
+from tests.closed_port import closed_port
 from tests.stored_runs import StoredRuns, ago
 
 pytestmark = pytest.mark.processes
@@ -73,7 +73,7 @@ def test_it_says_the_same_to_people(settings: Settings, own_redis: EmbeddedRedis
 def test_servers_that_are_down_take_seconds_and_show_no_password(examine: Examine) -> None:
     """Both are reported, each with its address, and no secret is printed."""
     password = secrets.token_hex(8)
-    database, redis_ = free_port(), free_port()
+    database, redis_ = closed_port(), closed_port()
     began = time.monotonic()
 
     report = examine(
@@ -174,7 +174,7 @@ def test_an_s3_server_that_is_down_is_found(examine: Examine) -> None:
     """Processes start without it, so it is something to look into."""
     report = examine(
         ARKLOOP_S3_BUCKET="files",
-        ARKLOOP_S3_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}",
+        ARKLOOP_S3_ENDPOINT_URL=f"http://127.0.0.1:{closed_port()}",
         ARKLOOP_S3_ACCESS_KEY_ID="key",
         ARKLOOP_S3_SECRET_ACCESS_KEY="secret-of-s3",
     )

@@ -6,8 +6,8 @@ import pytest
 import redis
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
-from arkloop.cli.dev.embedded_server import free_port
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis
+from tests.closed_port import closed_port
 
 pytestmark = pytest.mark.processes
 
@@ -87,12 +87,12 @@ def test_a_redis_with_too_many_clients_is_not_to_be_started(
 
 def test_a_broker_of_its_own_is_looked_at(examine: Examine) -> None:
     """It has findings of its own."""
-    assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{free_port()}").failed()
+    assert ["broker"] == examine(ARKLOOP_BROKER_URL=f"redis://127.0.0.1:{closed_port()}").failed()
 
 
 def test_an_option_that_the_client_does_not_know_fails(examine: Examine) -> None:
     """It is one that Celery takes."""
-    url = f"redis://127.0.0.1:{free_port()}/0?visibility_timeout=60"
+    url = f"redis://127.0.0.1:{closed_port()}/0?visibility_timeout=60"
     assert "visibility_timeout" in examine(ARKLOOP_BROKER_URL=url).of("broker")[0][1]
 
 

@@ -12,7 +12,6 @@ from flask.testing import FlaskClient
 from sqlalchemy import insert, text
 
 from arkloop.api.app import create_app
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.cli.operator.users import ensure_dev_key, users
 from arkloop.shared.accounts import accounts, erasure
 from arkloop.shared.config import Settings
@@ -20,6 +19,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.accounts import identities, identity_providers
 from tests.clients import PASSWORD
+from tests.closed_port import closed_port
 
 Run = Callable[..., Result]
 
@@ -166,7 +166,7 @@ def test_a_login_that_is_taken_is_said(run: Run) -> None:
 
 def test_a_database_out_of_reach_is_said() -> None:
     """It exits with status 1 and a sentence, without a traceback."""
-    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    url = f"postgresql://nobody@127.0.0.1:{closed_port()}/nothing"
 
     refused = CliRunner().invoke(users, ["list", "--database-url", url])
 

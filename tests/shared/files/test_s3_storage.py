@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, StorageUnavailable
 from arkloop.shared.files import incoming
 from arkloop.shared.files.s3_storage import PART_BYTES, S3Storage
 from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
+from tests.closed_port import closed_port
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server, s3_server
 
 pytestmark = pytest.mark.s3
@@ -103,7 +103,7 @@ def test_a_server_that_is_down_is_unavailable(
     server: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The check only logs it, since everything else works; each use is a 503 for a client."""
-    down = storage_at(server, s3_endpoint_url=f"http://127.0.0.1:{free_port()}")
+    down = storage_at(server, s3_endpoint_url=f"http://127.0.0.1:{closed_port()}")
 
     down.check()
 

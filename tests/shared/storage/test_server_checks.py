@@ -1,6 +1,7 @@
 """Servers that cannot be used are refused when a process starts, in one line."""
 
 import re
+import secrets
 import socket
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from arkloop.cli.main import main
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import server_checks
 from arkloop.shared.storage.server_checks import UnsuitableServer
+from tests.closed_port import closed_port
 from tests.shared_app import connect_patiently
 from tests.waiting import eventually
 from tests.web_server import ROOT
@@ -105,7 +107,7 @@ def test_what_the_tests_use_is_accepted(settings: Settings) -> None:
     those are back.
     """
     check(settings)
-    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    nowhere = f"redis://127.0.0.1:{closed_port()}/0"
     check(settings, redis_url=nowhere, broker_url=nowhere)
 
 
@@ -134,7 +136,7 @@ def test_an_old_redis_is_refused(
 @pytest.fixture
 def latin1(postgres: EmbeddedPostgres, tmp_path: Path) -> str:
     engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
-    name = f"latin1_{free_port()}"
+    name = f"latin1_{secrets.token_hex(6)}"
     with engine.connect() as sql:
         sql.execute(text(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
     engine.dispose()

@@ -10,6 +10,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import RunError
 from arkloop.worker.attempt import failure_log
 from arkloop.worker.contract.outcomes import ProviderError
+from tests.closed_port import closed_port
 from tests.worker.providers.fake_vendor import ask
 
 ERROR = RunError("provider.connection", "The provider cannot be reached.", True)
@@ -95,10 +96,8 @@ def test_the_cause_of_a_failed_connection_is_the_system_s_error(
     """A port that is closed and a host that is unknown have different causes, through the SDK and
     the HTTP client.
     """
-    with socket.socket() as closed:  # bound, so that nobody else listens there meanwhile
-        closed.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        failure_log.report(ERROR, "own", None, failed_call(provider, url))
+    url = f"http://127.0.0.1:{closed_port()}"
+    failure_log.report(ERROR, "own", None, failed_call(provider, url))
 
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -22,6 +22,7 @@ from arkloop.worker.http_tools import tools
 from arkloop.worker.http_tools.tools import tools_of
 from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
 from tests.clients import User
+from tests.closed_port import closed_port
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 from tests.worker.recorded_run import RUN
@@ -284,7 +285,7 @@ def test_an_unreachable_server_is_reported_at_the_end_of_the_calls_time(
     monkeypatch.setattr(tools, "PAUSES", (0.01,))
     began = time.monotonic()
 
-    tool, _ = made(url=f"http://127.0.0.1:{free_port()}/{IN_ADDRESS}", timeout_seconds=0.6)
+    tool, _ = made(url=f"http://127.0.0.1:{closed_port()}/{IN_ADDRESS}", timeout_seconds=0.6)
     assert "Not called: The server is unreachable." == failure(tool)
 
     assert time.monotonic() - began > 0.5

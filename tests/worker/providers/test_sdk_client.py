@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.worker import providers
 from arkloop.worker.contract.messages import (
     AssistantMessage,
@@ -23,6 +22,7 @@ from arkloop.worker.contract.messages import (
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.sdk_client import json_bytes
+from tests.closed_port import closed_port
 from tests.worker.providers.anthropic_answers import finish, start, text
 from tests.worker.providers.fake_vendor import (
     anthropic_stream,
@@ -151,7 +151,7 @@ def _answer(provider: str, fields: dict[str, Any], pieces: int) -> bytes:
 
 def _send_to_nobody(provider: str, fields: dict[str, Any], messages: Sequence[Message]) -> None:
     """Make a call to a server that is not there."""
-    url = f"http://127.0.0.1:{free_port()}/v1"
+    url = f"http://127.0.0.1:{closed_port()}/v1"
     client = providers.load(route_to(provider, url, **fields), faults=False, egress=None)
     request = ModelRequest(model="m", system_prompt="", messages=messages, max_output_tokens=10)
     with pytest.raises(ProviderError, match="onnect"):

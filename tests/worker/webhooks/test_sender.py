@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Row, text
 from standardwebhooks import Webhook
 
-from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.client_data import MAX_PAIRS, MAX_VALUE_LENGTH
 from arkloop.shared.config import Settings
 from arkloop.shared.delivery import deliveries, endpoints, messages
@@ -25,6 +24,7 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import LARGE_SIZE
 from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
 from tests.clients import User
+from tests.closed_port import closed_port
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -174,7 +174,7 @@ def test_a_forbidden_address_is_not_connected_to(receiver: ToolReceiver, hook: M
 
 def test_an_unreachable_receiver_is_a_failure(hook: Made) -> None:
     """Nobody listens there: the delivery is tried again later."""
-    made = hook(f"http://127.0.0.1:{free_port()}/")
+    made = hook(f"http://127.0.0.1:{closed_port()}/")
 
     row = made.tried(made.test())
 
