@@ -65,16 +65,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         sent = 0
         may_cut = self.proxy.ends_posts == (body is not None)
-        # In small pieces: on a busy machine the whole stream may be there at once. One that ends
-        # in order is cut between frames.
-        most = 65536 if self.proxy.ends_posts else 512
-        while piece := response.read1(most):
+        # In small pieces, or by lines: on a busy machine the whole stream may be there at once. One
+        # that ends in order is cut between frames.
+        ends = self.proxy.ends_posts
+        while piece := response.readline() if ends else response.read1(512):
             self.wfile.write(b"%X\r\n%b\r\n" % (len(piece), piece))
             sent += len(piece)
-            if may_cut and not self.proxy.has_cut and sent > self.proxy.length:
+            is_long = sent > self.proxy.length and (not ends or piece == b"\n")
+            if may_cut and not self.proxy.has_cut and is_long:
                 self.proxy.has_cut = True
                 break
-        if not piece or self.proxy.ends_posts:  # without the last chunk, the connection has broken
+        if not piece or ends:  # without the last chunk, the connection has broken
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
         server.close()
