@@ -51,9 +51,12 @@ USED = Totals().plus(
 CANCELLED = RunCancelled(USED.usage, USED.cost_usd)
 
 
-def ago(**length: float) -> ColumnElement[Any]:
+def ago(
+    *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+) -> ColumnElement[Any]:
     """Return a time this long before now, by Postgres' clock."""
-    seconds = length.get("seconds", 0) + 86_400 * length.get("days", 0)
+    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    seconds = length.total_seconds()
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
