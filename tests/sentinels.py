@@ -1,7 +1,7 @@
 """Three Sentinels of Redis that watch a primary, and promote its replica when it is lost."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from tests.waiting import eventually
 _OF = "redis"
 #: Shorter than any operator would choose, which only shortens the test.
 _DOWN_AFTER_MS = 1000
+#: How often they tell each other of the primary: by default, and hardly ever.
+_PUBLISH_MS, _LONG_MS = 2_000, 3_600_000
 
 
 @contextmanager
-def sentinels(folder: Path, primary: EmbeddedRedis, password: str) -> Iterator[Redis]:
-    """Start them, wait until they know each other, and yield a client of the first."""
+def sentinels(folder: Path, primary: EmbeddedRedis, password: str) -> Iterator[Sequence[Redis]]:
+    """Start them, wait until they know each other, and yield a client of each."""
     ports = [free_port() for _ in range(3)]
     with ExitStack() as stack:
         clients = []
@@ -41,7 +43,20 @@ def sentinels(folder: Path, primary: EmbeddedRedis, password: str) -> Iterator[R
             stack.callback(process.kill)
             clients.append(stack.enter_context(Redis(port=port, decode_responses=True)))
         eventually(lambda: all(map(_knows_all, clients)))
-        yield clients[0]
+        yield clients
+
+
+@contextmanager
+def returned_primaries_stay(sentinels: Sequence[Redis]) -> Iterator[None]:
+    """Let a primary that comes back be one for the length of the block.
+
+    Sentinel makes it a replica after four of these periods, which are eight seconds otherwise.
+    """
+    for client in sentinels:
+        client.execute_command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", _LONG_MS)
+    yield
+    for client in sentinels:
+        client.execute_command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", _PUBLISH_MS)
 
 
 def primary_port(sentinel: Redis) -> int:
