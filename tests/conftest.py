@@ -31,7 +31,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs
-from tests import both_ends, leaks, own_processes, walls
+from tests import both_ends, leaks, midnight, own_processes, walls
 from tests.caller import Caller
 from tests.clients import PASSWORD_HASH, Register, User
 from tests.cpu_of_files import CpuOfFiles
@@ -93,7 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Stop the whole service before the first file that does not use it."""
+    """Stop the whole service before the first file that does not use it, and pass by midnight."""
+    midnight.pass_by()
     if item.path not in _FILES_WITH_SYSTEM:
         _SYSTEM.close()
 
