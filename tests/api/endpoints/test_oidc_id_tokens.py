@@ -18,11 +18,11 @@ from arkloop.api.auth.provider_documents import ProviderDocuments
 from arkloop.shared.config import Settings
 from arkloop.shared.security import egress
 from tests.api.endpoints.logins_by_provider import (
-    NOW,
     attempts,
     documents,
     encoded_bytes,
     log_in,
+    now,
     org,
     provider,
     put,
@@ -68,10 +68,11 @@ def unsigned(algorithm: str, signature: str = "") -> Forge:
 
 
 def with_claims(**changes: Any) -> Forge:
-    """Change claims, `...` for none."""
+    """Change claims, `...` for none; a function is called for a time of now."""
 
     def forge(provider: IdentityProvider, claims: dict[str, Any]) -> str:
-        changed = {**claims, **changes}
+        called = {name: value() if callable(value) else value for name, value in changes.items()}
+        changed = {**claims, **called}
         return provider.id_token({k: v for k, v in changed.items() if v is not ...})
 
     return forge
@@ -167,17 +168,17 @@ FORGED: dict[str, Forge] = {
     "another nonce": with_claims(nonce="another"),
     "no nonce": with_claims(nonce=...),
     "null as nonce": with_claims(nonce=None),
-    "expired": with_claims(exp=NOW - 3_600),
-    "expired beyond the leeway": with_claims(exp=NOW - 120),
+    "expired": with_claims(exp=lambda: now() - 3_600),
+    "expired beyond the leeway": with_claims(exp=lambda: now() - 120),
     "no end": with_claims(exp=...),
-    "an end that is a text": with_claims(exp=str(NOW + 300)),
-    "an end that is a fraction": with_claims(exp=NOW + 300.5),
+    "an end that is a text": with_claims(exp=lambda: str(now() + 300)),
+    "an end that is a fraction": with_claims(exp=lambda: now() + 300.5),
     "an end that is true": with_claims(exp=True),
     "an end of 1e308": with_claims(exp=1e308),
-    "issued in the future": with_claims(iat=NOW + 3_600),
-    "issued a day ago": with_claims(iat=NOW - 86_400),
+    "issued in the future": with_claims(iat=lambda: now() + 3_600),
+    "issued a day ago": with_claims(iat=lambda: now() - 86_400),
     "no time of issue": with_claims(iat=...),
-    "not yet valid": with_claims(nbf=NOW + 3_600),
+    "not yet valid": with_claims(nbf=lambda: now() + 3_600),
     "no subject": with_claims(sub=...),
     "an empty subject": with_claims(sub=""),
     "a subject that is a number": lambda _, claims: json_token({**claims, "sub": 1}),
@@ -238,7 +239,7 @@ def test_a_right_id_token_is_taken(org: User, provider: IdentityProvider, app: F
     """What the forged ones were made of; also with one audience in a list, and without a kid."""
     for forge in (
         None,
-        with_claims(aud=[CLIENT_ID], azp=CLIENT_ID, nbf=NOW),
+        with_claims(aud=[CLIENT_ID], azp=CLIENT_ID, nbf=now),
         by(RSA_KEY, kid=None),
         with_headers(typ="JWT", x5t="of no concern"),
         publishing(jwk(OTHER_RSA_KEY, "two"), jwk(EC_KEY, "three"), jwk(RSA_KEY), then=by(RSA_KEY)),

@@ -21,12 +21,12 @@ from tests.api.endpoints.logins_by_provider import (
     BEGIN,
     CALLBACK,
     HOME,
-    NOW,
     attempts,
     begin,
     documents,
     encoded_bytes,
     log_in,
+    now,
     org,
     path,
     provider,
@@ -131,7 +131,7 @@ def test_a_cookie_that_is_not_ours_begins_nothing(
 
     claims = jwt.decode(kept.value, options={"verify_signature": False})
     forged = {
-        "expired": signed_tokens.sign(settings, "oidc+jwt", {**claims, "exp": NOW - 60}),
+        "expired": signed_tokens.sign(settings, "oidc+jwt", {**claims, "exp": now() - 60}),
         "another type": signed_tokens.sign(settings, "JWT", claims),
         "changed": kept.value[:-4] + "AAAA",
     }.get(cookie, cookie)
