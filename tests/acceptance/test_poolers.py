@@ -1,6 +1,5 @@
 """The service behind PgBouncer, which shares the server's sessions among its clients."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +40,10 @@ TRANSACTION_MODE = {
 }
 SESSION_MODE = {"pool_mode": "session", "default_pool_size": 30}
 PATIENT = Timeouts(lock=10, statement=20, answer=30, checkout=Patience(30, 30))
+IN_TRANSACTION = (
+    "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'pooled' AND state <> 'idle'"
+)
 QUICK = Timeouts(lock=0.2, statement=0.5, answer=30, checkout=Patience(30, 30))
 
 
@@ -185,20 +188,22 @@ def leased(settings: Settings) -> Iterator[Lease]:
 
 
 def test_an_export_holds_no_transaction_while_it_is_written(
-    pooled: Connections, alice: User
+    pooled: Connections, settings: Settings, alice: User
 ) -> None:
     """The program that reads the output may take longer over it than a transaction may be idle."""
     for _ in range(3):
         alice.thread()
-    impatient = replace(pooled.settings, lease_seconds=4.5)  # of which a third may be idle
-    opened = connect(impatient, application="pooled", timeouts=PATIENT, pool_size=1)
-    kinds = []
-    for entry in erasure.export_user(opened, alice.id):
-        kinds.append(entry["type"])
-        time.sleep(1.7)
+    opened = connect(pooled.settings, application="pooled", timeouts=PATIENT, pool_size=1)
+    kinds, held = [], []
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with psycopg.connect(url, autocommit=True) as direct:
+        for entry in erasure.export_user(opened, alice.id):
+            kinds.append(entry["type"])
+            held += direct.execute(IN_TRANSACTION).fetchall()
     opened.close()
 
     assert 3 == kinds.count("thread")
+    assert [] == held
 
 
 @pytest.mark.owner
