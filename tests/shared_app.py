@@ -45,12 +45,23 @@ def timeouts_of(request: pytest.FixtureRequest) -> Timeouts:
     return PATIENT_REQUESTS if folder.startswith(SHARED) else PATIENT
 
 
+@contextmanager
+def _patient_redis() -> Iterator[None]:
+    """Let clients of Redis that are made in the block wait for longer than a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections_module, "REDIS_TIMEOUT_SECONDS", 30.0)
+        yield
+
+
 def connect_patiently(settings: Settings, timeouts: Timeouts = PATIENT) -> Connections:
     """Connect as the service does, with time enough for statements and between them.
 
-    A transaction may be idle for a third of the lease.
+    A transaction may be idle for a third of the lease. Redis may take more than a second to answer
+    on a busy machine, without which it is out of reach for the next two.
     """
-    opened = connect(replace(settings, lease_seconds=180), application="tests", timeouts=timeouts)
+    patient = replace(settings, lease_seconds=180)
+    with _patient_redis():
+        opened = connect(patient, application="tests", timeouts=timeouts)
     return replace(opened, settings=settings)
 
 
@@ -67,12 +78,8 @@ def patient_connections(settings: Settings) -> Iterator[Connections]:
 
 @contextmanager
 def patient_with_redis(connections: Connections) -> Iterator[Connections]:
-    """Yield the connections with a Redis of their own whose late answer is no outage.
-
-    On a busy machine it may take more than a second; then each process counts for itself.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections_module, "REDIS_TIMEOUT_SECONDS", 30.0)
+    """Yield the connections with a client of Redis, and its outages, of their own."""
+    with _patient_redis():
         redis = connect_redis(connections.settings.redis_url)
     yield replace(connections, redis=redis, redis_outage=Outage(REDIS_PAUSE_SECONDS))
     redis.close()
