@@ -4,6 +4,7 @@
 and freeze servers, workers and commands take longer, and belong to `make test-rest`.
 """
 
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ class OwnProcesses:
     def __init__(self) -> None:
         self._started: list[str] = []
         self._shared = 0  # fixtures of the session that are being set up
+        # It starts `uname` the first time: in whichever test comes first to a vendor's SDK.
+        platform.processor()
         sys.addaudithook(self._note)
 
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
