@@ -32,7 +32,7 @@ CONCURRENCY = 100
 PACE = {
     "ARKLOOP_WEBHOOK_TIMEOUT_SECONDS": "5",
     "ARKLOOP_WEBHOOK_RETRY_SECONDS": "0.5,0.5,1,600",
-    "ARKLOOP_LEASE_SECONDS": "6",
+    "ARKLOOP_LEASE_SECONDS": "12",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
     "ARKLOOP_SWEEP_SECONDS": "1",
     # The tests compute beside it: a worker that gave way to them would lose its lease while it
