@@ -108,6 +108,7 @@ def receiver() -> Iterator[ToolReceiver]:
         yield made
 
 
+@pytest.mark.usefixtures("within_a_month")
 def test_an_org_moves_while_its_clients_go_on(
     cells: tuple[System, System], proxy: CellProxy, receiver: ToolReceiver
 ) -> None:
