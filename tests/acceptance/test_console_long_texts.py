@@ -1,7 +1,7 @@
 """Long texts of models in the console, in a real Chromium: they do not keep the page busy."""
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, CDPSession, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, signed_in
@@ -11,16 +11,14 @@ pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
-#: The longest time, in milliseconds, in which the page could do nothing else.
-MEASURE = """() => {
-  let last = performance.now()
-  window.longest = 0
-  setInterval(() => {
-    const now = performance.now()
-    window.longest = Math.max(window.longest, now - last)
-    last = now
-  }, 20)
-}"""
+#: Of the processor: the page takes 0.1 to 0.3, and without the bounds of the lexer more than five.
+MOST_SECONDS = 2
+
+
+def busy_seconds(devtools: CDPSession) -> float:
+    """Return the processor time of the page's main thread, which a busy machine leaves as it is."""
+    metrics = devtools.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +26,7 @@ MEASURE = """() => {
     [
         pytest.param("*a_", 10_000, id="emphasis"),
         pytest.param("a\n-\n", 24_000, id="dashes"),
-        pytest.param("!", 60_000, id="images"),
+        pytest.param("!", 95_000, id="images"),
         pytest.param("> - a\nb\n", 12_000, id="quotes with a list"),
         pytest.param("> ```\nb\n", 12_000, id="quotes with code"),
         pytest.param("> - a\nb\n\t> c\n", 7_000, id="quotes with tabs"),
@@ -43,13 +41,14 @@ def test_a_text_that_takes_long_to_parse_is_shown_as_it_is(
     run_id = user.run({"say": piece, "repeat": repeat})
     assert "completed" == user.ended(run_id)["status"]
     page = signed_in(context, user, "/keys")
-    page.evaluate(MEASURE)
+    devtools = context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+    before = busy_seconds(devtools)
 
     go(page, f"/runs/{run_id}")
     output = page.get_by_role("heading", name="Output").locator("xpath=..")
     expect(output).to_contain_text(piece.strip(), timeout=60_000)
-    page.wait_for_timeout(100)
-    assert 2_500 > page.evaluate("longest")
+    assert busy_seconds(devtools) - before < MOST_SECONDS
 
 
 def test_a_long_ordinary_text_is_laid_out(context: BrowserContext, user: Caller) -> None:
