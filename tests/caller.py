@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,12 +36,18 @@ def script(*steps: dict[str, Any]) -> str:
     return json.dumps({"script": list(steps)})
 
 
-def answered(request: Callable[[], httpx.Response]) -> httpx.Response:
+#: What a busy service refuses requests with: 429 those that take turns, as reports of an org do.
+REFUSALS = frozenset({429, 503})
+
+
+def answered(
+    request: Callable[[], httpx.Response], refusals: Container[int] = (503,)
+) -> httpx.Response:
     """Send a request, and again while the service is too busy for it; returns the response.
 
     Many at once wait for one row, or for a busy Postgres; those that waited too long get 503.
     """
-    while (response := request()).status_code == 503:
+    while (response := request()).status_code in refusals:
         assert "Retry-After" in response.headers
         threading.Event().wait(0.2)
     return response
@@ -101,6 +107,12 @@ class Caller:
 
     # ---- acting on a run ----
 
+    def put(self, path: str, body: Any) -> dict[str, Any]:
+        """Set what is there once, such as a budget; return it."""
+        answer = answered(lambda: self.http.put(path, json=body), REFUSALS)
+        assert answer.is_success, answer.text
+        return dict(answer.json())
+
     def cancel(self, run_id: str) -> None:
         answer = answered(lambda: self.http.post(f"/v1/runs/{run_id}:cancel"))
         assert (200, {"ok": True}) == (answer.status_code, answer.json()), answer.text
@@ -114,7 +126,7 @@ class Caller:
     # ---- looking ----
 
     def get(self, path: str, **params: Any) -> Any:
-        answer = answered(lambda: self.http.get(path, params=params))
+        answer = answered(lambda: self.http.get(path, params=params), REFUSALS)
         assert 200 == answer.status_code, answer.text
         return answer.json()
 

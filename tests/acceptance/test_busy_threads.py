@@ -177,7 +177,7 @@ def test_a_client_that_leaves_cancels_no_run_of_another_request(user: Caller, on
 def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     """What was accepted while the budget lasted calls no model once it is spent; none is stuck."""
     owner = system.caller()
-    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 1}).is_success
+    owner.put("/v1/budget", {"max_cost_usd_per_month": 1})
     spending = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
     thread_id = owner.thread()
     made = [
@@ -186,7 +186,7 @@ def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
     ]
     # As much as one run costs, at the price of the scripted route. Not before all are made: once
     # the first has reserved it, which takes milliseconds, no other is accepted.
-    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 0.004}).is_success
+    owner.put("/v1/budget", {"max_cost_usd_per_month": 0.004})
 
     ended = [owner.ended(one["run_id"]) for one in made]
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from tests.acceptance.served_later import serve_budgets
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
@@ -123,7 +124,8 @@ def test_the_newest_version_is_the_one_that_runs_get(page: Page, user: Caller) -
 def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Caller) -> None:
     """The form has the end user's own limits; an empty one stays that of each."""
     path = "/v1/budget/end-users"
-    assert user.http.put(path, json={"max_cost_usd": 0.1, "max_cost_usd_per_month": 5}).is_success
+    user.put(path, {"max_cost_usd": 0.1, "max_cost_usd_per_month": 5})
+    serve_budgets(page.context)
     go(page, "/limits")
     page.get_by_label("End user").fill("customer-7")
     press(page, "Show budget")
@@ -139,7 +141,7 @@ def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Cal
 
     found = user.get(path, end_user_id="customer-7")
     assert {"max_cost_usd": None, "max_cost_usd_per_month": 20} == found["own"]
-    assert user.http.put(path, json={"max_cost_usd": 0.5}).is_success
+    user.put(path, {"max_cost_usd": 0.5})
     assert 0.5 == user.get(path, end_user_id="customer-7")["max_cost_usd"]
 
 

@@ -47,7 +47,7 @@ def test_an_org_without_credits_or_budget(context: BrowserContext, system: Syste
     """The page says what is used up: the operator grants credits, an admin raises a budget."""
     without_credits, without_budget = system.newcomer(), system.caller()
     limits = {"max_cost_usd_per_month": 0}
-    assert without_budget.http.put("/v1/budget", json=limits).is_success
+    without_budget.put("/v1/budget", limits)
     for user, text in (
         (without_credits, "The organization has no credits left; the operator grants them."),
         (

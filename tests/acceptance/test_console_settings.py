@@ -302,7 +302,7 @@ def addresses(user: Caller, receiver: ToolReceiver) -> dict[str, str]:
     server = user.made(
         "/v1/mcp-configs", {"name": "clock", "transport": "stdio", "command": command}
     )["id"]
-    user.http.put("/v1/budget", json={"max_cost_usd_per_month": 100})
+    user.put("/v1/budget", {"max_cost_usd_per_month": 100})
     return {
         "keys": "/keys", "members": "/members", "sessions": "/sessions", "personas": "/personas",
         "persona": "/personas/hostile", "versions": "/personas/hostile?version=3&to=2",

@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from tests.acceptance.served_later import serve, serve_budgets
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import go, press, signed_in, until_held
@@ -139,12 +140,13 @@ def test_an_end_user_is_looked_for_again(context: BrowserContext, user: Caller) 
 
     def refuse(route: Route) -> None:
         if not refusals:
-            route.continue_()
+            serve(route)
             return
         refusals.pop()
         error = {"code": "rate_limit.exceeded", "message": "Slow down.", "details": {}}
         route.fulfill(status=429, headers={"Retry-After": "1"}, json=error)
 
+    serve_budgets(context)
     context.route("**/v1/budget/end-users?*", refuse)
     page = signed_in(context, user, "/limits")
     page.get_by_label("End user").fill("customer-7")

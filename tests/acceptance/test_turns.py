@@ -163,7 +163,7 @@ def test_a_turn_without_money_leaves_nothing(system: System) -> None:
     user = system.caller()
     thread_id = user.thread()
     budget = {"max_cost_usd_per_month": 0}
-    assert 200 == user.http.put("/v1/budget", json=budget).status_code
+    user.put("/v1/budget", budget)
     before = left_behind(user)
 
     answers = [turn(user, {"message": "Hi", **named}) for named in ({}, {"thread_id": thread_id})]

@@ -147,7 +147,7 @@ def test_an_exhausted_budget_is_reported(owner: Caller, receiver: ToolReceiver) 
     """
     made = endpoint(owner, receiver, event_types=["budget.threshold_reached"])
     limit = {"max_cost_usd_per_month": 0.00001}
-    assert 200 == owner.http.put("/v1/budget", json=limit).status_code
+    owner.put("/v1/budget", limit)
 
     owner.ended(owner.run({"say": "hello"}))
 
