@@ -23,6 +23,7 @@ from arkloop.shared.errors import ArkloopError, RateLimitExceeded, Unavailable
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.postgres import FIRST_WITH_TRANSACTION_TIMEOUT
 from tests.clients import Register, error_of
 from tests.waiting import eventually, in_parallel
@@ -269,8 +270,9 @@ def test_reports_need_no_redis(connections: Connections, monkeypatch: pytest.Mon
     """While it is out of reach, no org rests: reports are not worth an outage of their own."""
     monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
     refusing = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    away = replace(connections, redis=refusing, redis_outage=Outage(60))
     org_id = new_id()
-    with closing(Reports(replace(connections, redis=refusing))) as reports:
+    with closing(Reports(away)) as reports:
         for _ in range(2):
             with reports.reading(org_id) as sql:
                 time.sleep(0.15)
