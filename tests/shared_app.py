@@ -10,6 +10,7 @@ from flask import Flask
 from arkloop.api.app import create_app
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import connections as connections_module
+from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import (
     REDIS_PAUSE_SECONDS,
     Connections,
@@ -57,10 +58,12 @@ def connect_patiently(settings: Settings, timeouts: Timeouts = PATIENT) -> Conne
     """Connect as the service does, with time enough for statements and between them.
 
     A transaction may be idle for a third of the lease. Redis may take more than a second to answer
-    on a busy machine, without which it is out of reach for the next two.
+    on a busy machine, without which it is out of reach for the next two, and Postgres more than two
+    to begin a session.
     """
     patient = replace(settings, lease_seconds=180)
-    with _patient_redis():
+    with _patient_redis(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(postgres.CONNECTING, "connect_timeout", 60)
         opened = connect(patient, application="tests", timeouts=timeouts)
     return replace(opened, settings=settings)
 
