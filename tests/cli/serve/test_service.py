@@ -34,6 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def service() -> Iterator[Service]:
     """Requests to a service on this machine."""
+    SIZES.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     made = Service(ServerAddress(f"http://127.0.0.1:{server.server_port}", "key"), "/x")
