@@ -1,11 +1,12 @@
 """`/v1/personas`: those that come with the code, and those that the org publishes."""
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import INCLUDE, ValidationError, fields
-from sqlalchemy import Row
+from marshmallow import INCLUDE, ValidationError, fields, validate
+from sqlalchemy import Connection, Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints import catalog_types
@@ -16,7 +17,7 @@ from arkloop.api.http.described import described
 from arkloop.api.http.fields import CheckedLater
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import PageQuery, page, page_args
+from arkloop.api.http.paging import PageArgs, PageQuery, page, page_args
 from arkloop.api.http.schema import Schema
 from arkloop.shared.catalog import client_tools, personas, published_personas
 from arkloop.shared.catalog.personas import Persona
@@ -43,6 +44,10 @@ class ByName(NamedTuple):
 def _of_id_form(text: str) -> None:
     if not personas.KEY.fullmatch(text):
         raise ValidationError(f"must match {personas.KEY.pattern}")
+
+
+class PersonasQuery(PageQuery):
+    newest = fields.String(validate=validate.OneOf(["true", "false"]), load_default="false")
 
 
 class PublishPersona(Schema):
@@ -85,20 +90,15 @@ def publish_persona(tx: Transaction) -> Response:
 
 @bp.get("/v1/personas")
 @requires("data.runs.read")
-@described(query=PageQuery, returns=list[catalog_types.Persona])
+@described(query=PersonasQuery, returns=list[catalog_types.Persona])
 def list_personas() -> Response:
-    """List personas by key and version, the built-in ones and the org's."""
-    args = page_args(ByName)
+    """List personas by key and version, built-in ones and the org's; or the newest of each key."""
+    args = page_args(ByName, PersonasQuery())
+    read = _newest_page if args.filters["newest"] == "true" else _page
     with connections().reading() as sql:
-        own = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, after=args.before)
-    rows: dict[ByName, Persona | Row[Any]] = {
-        _name(persona): persona
-        for persona in personas.builtin().values()
-        if args.before is None or _name(persona) > args.before
-    }
-    rows |= {_name(row): row for row in own}
+        rows = read(sql, args)
     return page(
-        [rows[name] for name in sorted(rows)][: args.limit + 1],
+        rows,
         args,
         show=lambda found: _shown(found) if isinstance(found, Persona) else _shown_row(found),
         cursor_of=_name,
@@ -124,6 +124,40 @@ def get_persona(persona_id: str) -> Response:
                 raise NotFound("Persona not found.", **error.details) from None
             row = published_personas.find(sql, org_id, persona.key, persona.version)
     return jsonify(_shown(persona) if row is None else _shown_row(row))
+
+
+def _page(sql: Connection, args: PageArgs[ByName]) -> list[Persona | Row[Any]]:
+    own = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, after=args.before)
+    rows: dict[ByName, Persona | Row[Any]] = {
+        name: persona
+        for name, persona in _builtin().items()
+        if args.before is None or name > args.before
+    }
+    rows |= {_name(row): row for row in own}
+    return [rows[name] for name in sorted(rows)][: args.limit + 1]
+
+
+def _newest_page(sql: Connection, args: PageArgs[ByName]) -> list[Persona | Row[Any]]:
+    """Read the versions that runs get which name none, without reading the others."""
+    newest, _ = published_personas.overview(sql, actor().org_id)
+    versions = {key: {version} for key, version in newest.items()}
+    for key, version in _builtin():
+        versions.setdefault(key, set()).add(version)
+    # By keys alone: the newest version may have been published since the page before.
+    names = [
+        ByName(key, personas.newest(versions[key]))
+        for key in sorted(versions)
+        if args.before is None or key > args.before.key
+    ][: args.limit + 1]
+    own = [name for name in names if newest.get(name.key) == name.version]
+    found = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, among=own)
+    rows: dict[ByName, Persona | Row[Any]] = {**_builtin(), **{_name(row): row for row in found}}
+    # The page is full before those that were too long for it.
+    return [rows[name] for name in takewhile(rows.__contains__, names)]
+
+
+def _builtin() -> dict[ByName, Persona]:
+    return {_name(persona): persona for persona in personas.builtin().values()}
 
 
 def _check_routes(tx: Transaction, persona: Persona) -> None:

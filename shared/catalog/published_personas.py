@@ -1,6 +1,6 @@
 """The personas that orgs publish; a published one never changes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -75,11 +75,21 @@ def publish(
 
 
 def list_(
-    sql: Connection, org_id: UUID, *, limit: int, after: tuple[str, str] | None
+    sql: Connection,
+    org_id: UUID,
+    *,
+    limit: int,
+    after: tuple[str, str] | None = None,
+    among: Collection[tuple[str, str]] | None = None,
 ) -> list[Row[Any]]:
-    """List the org's own personas by key and version, in the order of their characters' codes."""
+    """List the org's own personas by key and version, in the order of their characters' codes.
+
+    With `among`, those of these keys and versions.
+    """
     name = (collate(personas.c.key, "C"), collate(personas.c.version, "C"))
     query = select(personas).where(personas.c.org_id == org_id)
+    if among is not None:
+        query = query.where(tuple_(personas.c.key, personas.c.version).in_(among))
     if after is not None:
         query = query.where(tuple_(*name) > tuple_(*after))
     page = fitting(

@@ -49,6 +49,26 @@ def test_a_new_thread_offers_all_personas(context: BrowserContext, user: Caller)
     expect(page.get_by_label("Persona").locator("option", has_text="support")).to_have_count(1)
 
 
+def test_a_new_thread_reads_one_version_of_each_persona(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A process of the release before, which reads all of them, is asked for these."""
+    for number in range(3):
+        user.made("/v1/personas", {"key": "prolific", "version": str(number + 1)})
+    page = signed_in(context, user, "/keys")
+    option = page.get_by_label("Persona").locator("option", has_text="prolific")
+    with page.expect_response("**/v1/personas?*") as read:
+        go(page, "/threads/new")
+    expect(option).to_have_count(1)
+    assert 1 == [one["key"] for one in read.value.json()].count("prolific")
+
+    error = {"code": "validation.error", "message": "Invalid.", "details": {}}
+    page.route("**/v1/personas?newest=*", lambda route: route.fulfill(status=422, json=error))
+    page.reload()
+    expect(option).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_the_audit_log_offers_all_members(context: BrowserContext, user: Caller) -> None:
     """The members are read page by page."""
     login, _ = member(user, "audited")

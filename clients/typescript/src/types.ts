@@ -1770,8 +1770,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List personas by key and version, the built-in ones and the org's
-         * @description List personas by key and version, the built-in ones and the org's.
+         * List personas by key and version, built-in ones and the org's
+         * @description List personas by key and version, built-in ones and the org's; or the newest of each key.
          *
          *     Requires the permission `data.runs.read`.
          */
@@ -10991,6 +10991,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 before?: string;
+                newest?: "true" | "false";
             };
             header?: never;
             path?: never;

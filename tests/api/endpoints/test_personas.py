@@ -274,6 +274,31 @@ def test_the_list_goes_on_page_by_page(alice: User) -> None:
     assert sorted(everything, key=lambda id_: tuple(id_.split("@"))) == walked
 
 
+def test_the_newest_version_of_each_key_is_listed_alone(alice: User, register: Register) -> None:
+    """Numbers count as numbers, and a built-in one is the newest until the org has a higher one."""
+    key, version = min(personas.builtin().values(), key=lambda one: one.key).id.split("@")
+    for own in ("9", "10", "beta"):
+        published(alice, key="many", version=own)
+    published(alice, key=key, version="beta")
+    published(register(), key="foreign")
+
+    def listed(path: str) -> list[str]:
+        walked: list[str] = []
+        before: str | None = ""
+        while before is not None:
+            answer = alice.get(f"{path}&before={before}" if before else path)
+            walked += [persona["id"] for persona in answer.json or []]
+            before = answer.headers.get("X-Next-Cursor")
+        return walked
+
+    others = [one.id for one in personas.builtin().values() if one.key != key]
+    newest = sorted([f"{key}@{version}", "many@10", *others])
+    assert newest == listed(f"{PATH}?newest=true") == listed(f"{PATH}?newest=true&limit=1")
+    published(alice, key=key, version=str(int(version) + 1))
+    assert f"{key}@{int(version) + 1}" == listed(f"{PATH}?newest=true")[0]
+    assert ["newest"] == list(details_of(alice.get(f"{PATH}?newest=1")))
+
+
 def test_the_same_request_again_publishes_nothing_twice(alice: User) -> None:
     """A repeated request with its key publishes one version, though without a version it would be a
     new one.

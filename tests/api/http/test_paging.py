@@ -227,11 +227,12 @@ def test_a_page_of_long_personas_ends_at_its_bytes(alice: User, connections: Con
     with connections.transaction() as tx:
         tx.sql.execute(insert(personas), [{**row, "key": key} for key in keys])
 
-    pages = walk(alice, "/v1/personas?limit=200")
+    for query in ("limit=200", "limit=200&newest=true"):
+        pages = walk(alice, f"/v1/personas?{query}")
 
-    expected = sorted([*before, *(f"{key}@1" for key in keys)])
-    assert expected == [id_ for page in pages for id_ in page]
-    assert len(pages) > 1
+        expected = sorted([*before, *(f"{key}@1" for key in keys)])
+        assert expected == [id_ for page in pages for id_ in page]
+        assert len(pages) > 1
 
 
 def test_a_page_of_long_tools_or_commands_ends_at_its_bytes(

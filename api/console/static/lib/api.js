@@ -121,15 +121,16 @@ export async function page(path, params = {}, signal) {
  * Read all pages of a list.
  * @param {string} path
  * @param {AbortSignal} [signal]
+ * @param {Record<string, string>} [params]
  * @returns {Promise<any[]>}
  */
-export async function all(path, signal) {
+export async function all(path, signal, params = {}) {
   /** @type {any[]} */
   const rows = []
   /** @type {string | null} */
   let before = null
   do {
-    const found = await page(path, { limit: 200, before }, signal)
+    const found = await page(path, { ...params, limit: 200, before }, signal)
     rows.push(...found.rows)
     before = found.next
   } while (before !== null)
