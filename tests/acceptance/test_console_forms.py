@@ -7,6 +7,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.served_later import serve_budgets
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
 
@@ -119,6 +120,50 @@ def test_the_newest_version_is_the_one_that_runs_get(page: Page, user: Caller) -
     expect(
         page.get_by_role("heading", name="Changes from version 10 to draft", exact=True)
     ).to_be_visible()
+
+
+def test_a_new_persona_is_not_called_missing(page: Page, context: BrowserContext) -> None:
+    """The list that was read before it was published has neither it nor its newer version."""
+    go(page, "/personas")
+    page.get_by_role("link", name="New persona").click()
+    page.get_by_label("Key", exact=True).fill("fresh")
+    page.get_by_label("Instructions").fill("First.")
+    reads = "**/v1/personas?*"
+    held = hold(context, reads)
+    press(page, "Publish")
+    until_held(page, held, 1)
+    heading = page.get_by_role("heading", name="fresh", exact=True)
+    expect(heading).to_be_visible()
+    expect(page.get_by_role("status", name="Loading")).to_be_visible()
+    held.pop().abort()
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    expect(page.get_by_text("No such persona")).to_have_count(0)
+    context.unroute(reads)
+    press(page, "Try again")
+    expect(page.get_by_text("First.")).to_be_visible()
+
+    page.get_by_role("link", name="New version").click()
+    page.get_by_label("Instructions").fill("Second.")
+    held = hold(context, reads)
+    press(page, "Publish")
+    until_held(page, held, 1)
+    expect(page.get_by_role("status", name="Loading")).to_be_visible()
+    expect(page.get_by_text("Both versions have the same fields.")).to_have_count(0)
+    held.pop().continue_()
+    context.unroute(reads)
+    expect(page.get_by_role("heading", name="Changes from version 1 to 2")).to_be_visible()
+
+
+def test_a_persona_that_was_published_elsewhere_is_looked_for(page: Page, user: Caller) -> None:
+    """The page has read the list before, and reads it again before it says that there is none."""
+    go(page, "/personas")
+    expect(page.get_by_role("link", name="New persona")).to_be_visible()
+    user.made("/v1/personas", {"key": "elsewhere", "system_prompt": "Here I am."})
+    go(page, "/personas/elsewhere")
+    expect(page.get_by_text("Here I am.").first).to_be_visible()
+    go(page, "/personas/nowhere")
+
+    expect(page.get_by_text("No such persona")).to_be_visible()
 
 
 def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Caller) -> None:

@@ -1,6 +1,6 @@
 // Personas: the list, a persona's versions with their difference, and the next version.
 import { all, get, post, segment } from "../lib/api.js"
-import { html, useState } from "../lib/html.js"
+import { html, useLayoutEffect, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Changes } from "../settings/diff.js"
 import { AreaField, FieldError, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
@@ -18,13 +18,23 @@ const OF_LOOP = ["max_equal_turns", "max_result_tokens", "compaction"]
 
 /** @param {{name?: string, params: URLSearchParams}} props */
 export function Page({ name, params }) {
-  const { data, error, reload } = useRead(readAll, [])
+  const { data, error, reload, isLoading } = useRead(readAll, [])
+  const version = params.get("version")
+  const versions = (data ?? []).filter((persona) => persona.key === name)
+  const isFound = versions.some((persona) => version === null || persona.version === version)
+  // The list may be older than the version: it was published in another tab, or by somebody else.
+  useLayoutEffect(() => {
+    if (data !== null && !isLoading && name !== undefined && name !== "new" && !isFound) reload()
+  }, [name, version])
   if (name === "new") return html`<${Publish} from=${null} onDone=${reload} />`
   if (data === null) {
     return html`<${Head} title="Personas" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
   if (name === undefined) return html`<${List} personas=${data} />`
-  const versions = data.filter((/** @type {any} */ persona) => persona.key === name)
+  if (!isFound && (isLoading || error)) {
+    return html`<${Head} title=${html`<${Name} text=${name} />`} back=${href("/personas")} />
+      <div class="page">${isLoading ? html`<${Loading} />` : html`<${Failed} error=${error} onRetry=${reload} />`}</div>`
+  }
   if (versions.length === 0) {
     return html`<${Head} title="Persona" back=${href("/personas")} /><${Empty} icon="persona" title="No such persona"><p>It has no version that a run can name.</p></${Empty}>`
   }

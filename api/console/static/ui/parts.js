@@ -196,7 +196,11 @@ export function useRead(read, keys) {
     )
     return () => control.abort()
   }, [...keys, turn, changes])
-  const reload = () => setTurn((before) => before + 1)
+  const reload = () => {
+    // At once: the effect comes after the browser's next frame, and what is shown before may rely on it.
+    setState((before) => ({ ...before, isLoading: true }))
+    setTurn((before) => before + 1)
+  }
   const refresh = () => {
     const isLost = began.current !== null && Date.now() - began.current > LOST_MS
     if (isLost) setState((before) => ({ ...before, error: new NetworkError() }))
