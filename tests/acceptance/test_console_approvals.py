@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_lists import renew
@@ -204,3 +204,46 @@ def test_a_second_click_does_not_approve_the_next_call(
     assert "waiting" == user.get_run(run_id)["phase"]
     approve.click()
     assert "completed" == user.ended(run_id)["status"]
+
+
+def click_again(page: Page, button: Locator) -> None:
+    """Send the second click of a double click to a button that the first one has brought."""
+    page.mouse.move(*middle_of(button))
+    page.mouse.down(click_count=2)
+    page.mouse.up(click_count=2)
+
+
+def test_a_double_click_sends_no_reply_that_it_opens(context: BrowserContext, user: Caller) -> None:
+    """What the first click brings under the pointer takes no second one, but single ones."""
+    page = signed_in(context, user, "/keys")
+    run_id = calling(user, "1+1")
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    ask = page.locator(".ask")
+    for opens, sends in (("Edit …", "Call with these arguments"), ("Deny …", "Deny the call")):
+        press(ask, opens)
+        click_again(page, ask.get_by_role("button", name=sends))
+        page.wait_for_timeout(300)
+        assert "waiting" == user.get_run(run_id)["phase"]
+        press(ask, "Back")
+
+    press(ask, "Deny …")
+    press(ask, "Deny the call")
+    user.ended(run_id)
+    assert "deny" in str(user.events(run_id))
+
+
+def test_a_double_click_closes_no_secret(context: BrowserContext, user: Caller) -> None:
+    """The key is shown once, and the button that closes it may come where that of the form was."""
+    page = signed_in(context, user, "/keys")
+    press(page, "Create key")
+    form = page.get_by_role("dialog")
+    form.get_by_label("Name").fill("Double")
+    press(form, "Create key")
+    shown = page.get_by_label("API key", exact=True)
+    expect(shown).to_be_visible()
+    click_again(page, page.get_by_role("button", name="Done"))
+    page.wait_for_timeout(300)
+
+    expect(shown).to_be_visible()
+    press(page, "Done")
+    expect(shown).to_have_count(0)

@@ -6,6 +6,7 @@ import { useStore } from "./lib/store.js"
 import { Join, Reset } from "./pages/join.js"
 import { NotLetIn, SignIn, SignInAgain, StillSignedIn } from "./pages/sign_in.js"
 import { Shell } from "./shell.js"
+import "./ui/double_clicks.js"
 import { Logo } from "./ui/icons.js"
 
 function App() {

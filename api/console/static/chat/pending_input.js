@@ -88,12 +88,12 @@ function Approval({ pending, answer, isBusy }) {
       <textarea id=${`${id}-edit`} class="mono" rows=${Math.min(14, text.split("\n").length + 1)} spellcheck=${false} value=${text}
         aria-invalid=${wrong !== ""} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
       ${wrong && html`<p class="field-error" role="alert">${wrong}</p>`}
-      <div class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${submitEdit}>Call with these arguments</${Button}>
+      <div key="edit" class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${submitEdit}>Call with these arguments</${Button}>
         <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
     : mode === "deny" ? html`
       <label for=${`${id}-deny`}>Reason for the model (optional)</label>
       <input id=${`${id}-deny`} value=${text} maxlength="2000" onInput=${(/** @type {any} */ event) => setText(event.target.value)} />
-      <div class="ask-actions"><${Button} kind="danger" busy=${isBusy}
+      <div key="deny" class="ask-actions"><${Button} kind="danger" busy=${isBusy}
           onClick=${() => answer({ decision: "deny", ...(text.trim() ? { reason: text.trim() } : {}) })}>Deny the call</${Button}>
         <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
     : html`
@@ -101,7 +101,7 @@ function Approval({ pending, answer, isBusy }) {
         : html`<${Data} label="Arguments" value=${pending.arguments} />`}
       ${isUnclear && html`<p class="note" role="alert">This browser rounds integers of more than 15 digits: what you see may not be what the tool gets.
         A newer browser shows and edits them.</p>`}
-      <div class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
+      <div key="begin" class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
           onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
         <${Button} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
         <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`

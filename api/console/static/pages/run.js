@@ -76,8 +76,8 @@ function Recorded({ run, events, children }) {
     replay.set({ isPlaying: false })
   }
   return html`<section class="panel"><header class="panel-head"><h2>Timeline</h2>
-      ${isReplay ? html`<${Button} class="small" icon="close" onClick=${end}>End the replay</${Button}>`
-        : events.length > 0 && html`<${Button} class="small" icon="play" onClick=${begin}>Replay</${Button}>`}</header>
+      ${isReplay ? html`<${Button} key="end" class="small" icon="close" onClick=${end}>End the replay</${Button}>`
+        : events.length > 0 && html`<${Button} key="begin" class="small" icon="play" onClick=${begin}>Replay</${Button}>`}</header>
       ${isReplay && html`<${Controls} replay=${replay} events=${events} />`}
       <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : null} total=${replay.total} /></section>
     ${isReplay ? html`<section class="panel"><h2>At this moment</h2><${Scene} run=${run} events=${events} known=${replay.known} /></section>` : children}
