@@ -247,3 +247,20 @@ def test_a_double_click_closes_no_secret(context: BrowserContext, user: Caller) 
     expect(shown).to_be_visible()
     press(page, "Done")
     expect(shown).to_have_count(0)
+
+
+def test_the_keyboard_goes_through_an_approval(context: BrowserContext, user: Caller) -> None:
+    """The focus is in the field that a button opens, and back at that button after *Back*."""
+    page = signed_in(context, user, "/keys")
+    run_id = calling(user, "1+1")
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    ask = page.locator(".ask")
+    for name, field in (("Edit …", "Arguments, as JSON"), ("Deny …", "Reason for the model")):
+        button = ask.get_by_role("button", name=name)
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(ask.get_by_label(field)).to_be_focused()
+        ask.get_by_role("button", name="Back").focus()
+        page.keyboard.press("Enter")
+        expect(button).to_be_focused()
+    user.cancel(run_id)

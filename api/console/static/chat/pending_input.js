@@ -2,7 +2,7 @@
 import { ApiError, post, segment } from "../lib/api.js"
 import { isRounded, parse, parseWritten } from "../lib/exact.js"
 import { plain, when } from "../lib/format.js"
-import { html, useId, useLayoutEffect, useState } from "../lib/html.js"
+import { html, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
@@ -58,6 +58,12 @@ function Approval({ pending, answer, isBusy }) {
   const [mode, setMode] = useState(/** @type {"" | "edit" | "deny"} */ (""))
   const [text, setText] = useState("")
   const [wrong, setWrong] = useState("")
+  const before = useRef(mode)
+  // The button that had the focus is gone: the keyboard continues in the field, or where the field was opened.
+  useLayoutEffect(() => {
+    if (mode !== before.current) document.getElementById(mode ? `${id}-${mode}` : `${id}-to-${before.current}`)?.focus()
+    before.current = mode
+  }, [mode])
   const name = pending.tool_name ?? "a tool"
   const isUnclear = isRounded(pending.arguments)
   const why = whyAgain(pending)
@@ -103,8 +109,8 @@ function Approval({ pending, answer, isBusy }) {
         A newer browser shows and edits them.</p>`}
       <div key="begin" class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
           onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
-        <${Button} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
-        <${Button} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
+        <${Button} id=${`${id}-to-edit`} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
+        <${Button} id=${`${id}-to-deny`} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
 }
 
 /** Return what the prompt says beside the question that the heading has: why the reply before was not taken. @param {any} pending */
