@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page
 from tests.acceptance.test_browser import needs_chromium
 from tests.caller import Caller, data_of
 from tests.restarting_proxy import RestartingProxy, restarting_proxy
+from tests.silencing_proxy import SilencingProxy, silencing_proxy
 from tests.tool_receiver import Reply, ToolReceiver
 from tests.waiting import eventually
 
@@ -94,6 +95,32 @@ def test_a_page_executes_its_tools(user: Caller, proxy: RestartingProxy, page: P
     assert '{"latitude":41.9,"longitude":12.5}' == result["output"]
 
 
+@pytest.fixture
+def silencing(user: Caller) -> Iterator[SilencingProxy]:
+    with silencing_proxy(int(user.url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind(browser: Browser, silencing: SilencingProxy) -> Iterator[Page]:
+    """A page of the origin whose connections fall silent."""
+    context = browser.new_context(bypass_csp=True)
+    page = context.new_page()
+    page.goto(f"{silencing.url}/page")
+    yield page
+    context.close()
+
+
+#: Milliseconds of silence: those of the guides, and fewer.
+PATIENCE = ("60_000", "1_500")
+
+
+def impatient(code: str, change: tuple[str, str]) -> str:
+    """Return a sample of which one part is another one."""
+    assert 1 == code.count(change[0])
+    return code.replace(*change)
+
+
 @pytest.mark.browser
 @needs_chromium
 def test_a_page_leaves_the_calls_of_http_tools_alone(user: Caller, page: Page) -> None:
@@ -121,26 +148,73 @@ def test_a_page_leaves_the_calls_of_http_tools_alone(user: Caller, page: Page) -
 
 @pytest.mark.browser
 @needs_chromium
-@pytest.mark.parametrize(("status", "requests"), [(200, 1), (500, 1), (502, 60), (None, 60)])
+def test_a_page_leaves_a_connection_that_has_fallen_silent(
+    user: Caller, silencing: SilencingProxy, behind: Page
+) -> None:
+    """It gets every event once, though its connection never breaks."""
+    run_id = user.run(COUNT, {"hang": 4}, {"say": "end"})
+    behind.evaluate("() => { window.shown = []; window.show = (event) => shown.push(event) }")
+    follow = sample("follow-a-run.md", "js", "new EventSource(")
+    run_in(behind, impatient(follow, PATIENCE), runId=run_id, ticket=user.ticket(run_id))
+    behind.wait_for_function("shown.length > 5", timeout=60_000)
+    silencing.silence()
+    behind.wait_for_function("shown.at(-1)?.type === 'run.completed'", timeout=60_000)
+
+    assert user.events(run_id) == behind.evaluate("shown")
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_executes_its_tools_after_a_silence(
+    user: Caller, silencing: SilencingProxy, behind: Page
+) -> None:
+    """It gets a call by another connection than the one that has fallen silent."""
+    tool = {"name": "get_title", "description": "Return the title.", "client": True}
+    declared = [{**tool, "parameters": {"type": "object"}}]
+    run_id = user.run(COUNT, {"tool": "get_title"}, {"say": "ok"}, tools=declared)
+    ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+    execute = sample("client-tools.md", "js", "new EventSource(")
+    execute = impatient(execute, ("const tools = {", "const tools = { get_title: () => 'Home',"))
+    passed = silencing.passed
+    run_in(behind, impatient(execute, PATIENCE), base="", runId=run_id, ticket=ticket)
+    eventually(lambda: silencing.passed > passed + 1_000)
+    silencing.silence()
+    user.ended(run_id)
+
+    [result] = data_of(user.events(run_id), "tool.result")
+    assert "Home" == result["output"]
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.parametrize(
+    ("status", "requests"), [(200, 1), (500, 1), (502, 60), (None, 60), (0, 60)]
+)
 def test_a_result_is_sent_again_only_while_the_server_is_down(
     page: Page, status: int | None, requests: int
 ) -> None:
-    """Other errors stay, and a server that stays down is given up. None: it is not reached."""
+    """Other errors stay, and a server that stays down is given up. None: it is not reached; 0: it
+    does not respond.
+    """
     page.evaluate(
         """(status) => {
             window.EventSource = class {}
-            window.setTimeout = (call) => queueMicrotask(call)
+            // The pauses alone: an event source that is silent is replaced after a minute.
+            window.setTimeout = (call, ms) => ms > 1000 || queueMicrotask(call)
             window.requests = 0
-            window.fetch = async () => {
+            window.fetch = async (address, { signal }) => {
                 requests += 1
                 if (requests > 100) return { status: 200 }
                 if (status === null) throw new TypeError("Failed to fetch")
+                if (status === 0) {
+                    await new Promise((_, lost) => signal.addEventListener("abort", lost))
+                }
                 return { status }
             }
         }""",
         status,
     )
-    sent = sample("client-tools.md", "js", "new EventSource(")
+    sent = impatient(sample("client-tools.md", "js", "new EventSource("), ("30_000", "10"))
     run_in(page, sent, base="", runId="run", ticket="ticket")
     page.evaluate("execute({ tool_call_id: 'c', name: 'missing', arguments: {} })")
 
