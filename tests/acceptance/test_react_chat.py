@@ -228,6 +228,42 @@ def test_stop_ends_a_message_that_has_not_arrived(open_page: Open) -> None:
     assert 1 == page.locator(".message.user").count()
 
 
+def test_a_stop_that_was_lost_is_sent_later(open_page: Open, user: Caller) -> None:
+    """The page says that the answer is not stopped yet, and stops it before it sends anything."""
+    page = open_page()
+    say(page, {"count": 1000, "delay_ms": 50})
+    expect(page.locator(".message.assistant")).to_contain_text("3:")
+    page.route("**/stop", lambda route: route.abort())
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Not stopped yet")).to_be_visible()
+    say(page, {"say": "Next."})
+    assert 1 == len(user.get("/v1/runs", status="running"))
+    page.unroute("**/stop")
+
+    expect(page.get_by_text("Stopped", exact=True)).to_be_visible()
+    expect(page.get_by_text("Not stopped yet")).to_have_count(0)
+    expect(page.locator(".message.assistant").last).to_contain_text("Next.")
+    ended = {"cancelled", "completed"}
+    eventually(lambda: ended == {run["status"] for run in user.get("/v1/runs", limit=2)})
+
+
+def test_a_stop_that_was_lost_does_not_stop_the_next_answer(open_page: Open, user: Caller) -> None:
+    """The answer has ended by itself meanwhile, and the message that waited for it is answered."""
+    page = open_page()
+    say(page, SLOW | {"delay_ms": 800})
+    expect(page.locator(".message.assistant")).to_contain_text("one two")
+    say(page, {"say": "Here I am.", "delay_ms": 2_000})
+    expect(page.get_by_text("Waits for the answer")).to_be_visible()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Stop").click()
+    first = user.get("/v1/runs", status="running")[-1]["run_id"]
+    assert "completed" == user.ended(first)["status"]
+    page.context.set_offline(False)
+
+    expect_answers(page, str(SLOW["say"]), "Here I am.")
+    eventually(lambda: {"completed"} == {run["status"] for run in user.get("/v1/runs", limit=2)})
+
+
 def test_a_run_without_text_shows_why_it_ended(open_page: Open) -> None:
     """A failure and a stop are shown, also in another tab and after a reload; what follows them is
     answered in its place.

@@ -29,6 +29,11 @@ function Chat({ chatId }) {
         <a href="?" className="quiet">New conversation</a>
       </header>
       {agent.isOffline && <p className="banner" role="status">No connection. Trying again…</p>}
+      {agent.isStopping && (
+        <p className="banner" role="status">
+          {agent.isOffline ? "Not stopped yet: leave this page open, and it tries again." : "Stopping…"}
+        </p>
+      )}
       <section className="conversation" aria-live="polite">
         {!agent.messages.length && !agent.queue.length && <p className="empty">Ask the agent anything.</p>}
         {agent.messages.map((message) => (
@@ -36,7 +41,7 @@ function Chat({ chatId }) {
         ))}
         {isThinking && <p className="thinking" aria-label="The agent is working"><i /><i /><i /></p>}
         {agent.queue.map((message) => <Queued key={message.id} message={message} agent={agent} />)}
-        {agent.error && !agent.isOffline && <p className="banner" role="alert">The answer was interrupted. Resuming…</p>}
+        {agent.error && !agent.isOffline && !agent.isStopping && <p className="banner" role="alert">The answer was interrupted. Resuming…</p>}
         <div ref={end} />
       </section>
       <Composer agent={agent} />
@@ -157,7 +162,7 @@ function Composer({ agent }) {
         autoFocus
       />
       <button disabled={!text.trim()}>Send</button>
-      {agent.isBusy && <button type="button" className="secondary" onClick={agent.stop}>Stop</button>}
+      {agent.canStop && <button type="button" className="secondary" onClick={agent.stop}>Stop</button>}
     </form>
   );
 }

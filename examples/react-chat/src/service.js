@@ -45,7 +45,7 @@ async function request(chatId, path, options = {}) {
 }
 
 export const stored = (chatId) => request(chatId, "/messages?limit=200");
-export const stopRun = (chatId) => request(chatId, "/stop", { method: "POST" });
+export const stopRun = (chatId) => request(chatId, "/stop", { method: "POST", keepalive: true });
 
 // Has the service keep a message until the active run has ended. Its answer is read by a resume.
 export async function enqueue(chatId, message) {

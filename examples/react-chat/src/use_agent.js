@@ -31,6 +31,14 @@ function split(messages) {
   return [messages.slice(0, end), messages.slice(end)];
 }
 
+// Whether the answer to this message is being written, or waits for the person.
+function isUnanswered(messages, id) {
+  const [shown] = split(messages);
+  const last = shown.at(-1);
+  const isLatest = shown.findLast(({ role }) => role === "user")?.id === id;
+  return isLatest && (last.role === "user" || waitsFor(last) !== undefined);
+}
+
 const has = (messages, message) => messages.some(({ id }) => id === message.id);
 const isUndelivered = (message) => !message.isAccepted && !message.refusal;
 
@@ -41,10 +49,30 @@ export function useAgent(chatId) {
   const [waitingMessages, setWaitingMessages] = useState([]); // as the service has them
   const [sent, setSent] = useState([]); // messages of this tab that it has not shown yet
   const [isOffline, setOffline] = useState(false);
+  const [isStopping, setStopping] = useState(false);
   const isBusy = chat.status === "submitted" || chat.status === "streaming";
   const now = useRef({});
   now.current = { ...chat, isBusy, sent };
   const isSyncing = useRef(false);
+  const stopping = useRef(null); // the message whose answer is to be stopped, and whether the service has that request
+
+  const askToStop = useCallback(
+    () => stopRun(chatId).then(() => true, (error) => error instanceof Refusal),
+    [chatId],
+  );
+
+  // Sends a stop that was lost again, if the same answer is still open when it looks: the next one is not meant.
+  const finishStop = useCallback(async () => {
+    const stop = stopping.current;
+    if (!stop) return;
+    if (!(await stop.isKnown) && isUnanswered(await stored(chatId), stop.id)) {
+      stop.isKnown = askToStop();
+      if (!(await stop.isKnown)) throw new Error("The answer is not stopped.");
+    }
+    if (stopping.current !== stop) return;
+    stopping.current = null;
+    setStopping(false);
+  }, [chatId, askToStop]);
 
   // Safe to repeat: the service knows a message by its id. One that it refuses is left to the person.
   const deliver = useCallback(async ({ id, role, parts }) => {
@@ -63,6 +91,7 @@ export function useAgent(chatId) {
     if (isSyncing.current || now.current.isBusy) return;
     isSyncing.current = true;
     try {
+      await finishStop();
       let all = await stored(chatId);
       // While the page is busy, useChat may be sending one of them.
       const lacking = now.current.sent.filter(
@@ -92,7 +121,7 @@ export function useAgent(chatId) {
     } finally {
       isSyncing.current = false;
     }
-  }, [chatId, deliver]);
+  }, [chatId, deliver, finishStop]);
 
   useEffect(() => {
     sync();
@@ -101,7 +130,7 @@ export function useAgent(chatId) {
   }, [sync]);
 
   const waiting = waitsFor(chat.messages.at(-1));
-  const isFree = chat.status === "ready" && !waiting && chat.messages.at(-1)?.role !== "user";
+  const isFree = chat.status === "ready" && !waiting && !isStopping && chat.messages.at(-1)?.role !== "user";
   useEffect(() => {
     if (!isBusy) sync(); // the next message may be answered already
   }, [isBusy, sync]);
@@ -121,6 +150,8 @@ export function useAgent(chatId) {
     ...chat,
     isBusy,
     isOffline,
+    isStopping,
+    canStop: (isBusy || Boolean(chat.error)) && !isStopping, // an answer that the page cannot read is still written
     waiting,
     queue: queue.map((message) => ({
       id: message.id,
@@ -140,7 +171,10 @@ export function useAgent(chatId) {
         isUndelivered(one) && has(chat.messages, one) ? { ...one, refusal: "Stopped." } : one,
       ));
       chat.stop();
-      stopRun(chatId).then(sync, () => setOffline(true));
+      const asked = chat.messages.findLast(({ role }) => role === "user");
+      stopping.current = { id: asked?.id, isKnown: askToStop() };
+      setStopping(true);
+      stopping.current.isKnown.then(sync);
     },
   };
 }
