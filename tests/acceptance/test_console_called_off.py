@@ -9,6 +9,7 @@ from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import killed, lose, unreachable
 from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
+from tests.clients import PASSWORD
 
 pytestmark = [
     pytest.mark.browser,
@@ -114,3 +115,25 @@ def test_a_change_is_not_sent_again_for_ever(context: BrowserContext, user: Call
     alert = page.get_by_role("dialog").get_by_role("alert")
     expect(alert).to_contain_text("An attempt may have arrived", timeout=20_000)
     expect(page.get_by_role("button", name="Revoke key")).to_be_enabled()
+
+
+def test_joining_is_called_off_with_its_form(context: BrowserContext, user: Caller) -> None:
+    """Another way to join does not wait for the one before, which holds the lock of log-ins."""
+    invited = {"name": "slow", "role": "member"}
+    token = user.made(f"/v1/orgs/{user.org_id}/invitations", invited)["token"]
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/join/{token}")
+    held: list[Route] = []
+    context.route("**/v1/auth/register", lambda route: held.append(route))
+    page.get_by_label("User name").fill(f"slow-{user.login}")
+    page.get_by_label("Email").fill(f"slow-{user.login}@example.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Create account and join")
+    until_held(page, held, 1)
+
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("register")):
+        press(page, "I have an account")
+    page.get_by_label("User name or email").fill(user.login)
+    page.get_by_label("Password").fill(PASSWORD)
+    with page.expect_response("**/v1/auth/login"):
+        press(page, "Sign in and join")

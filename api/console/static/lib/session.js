@@ -220,14 +220,13 @@ export async function logIn(login, password, orgId, signal) {
  * @param {string} invitation
  * @param {Record<string, string>} values
  * @param {boolean} isKnown
+ * @param {AbortSignal} signal calls it off
  * @returns {Promise<Record<string, string>>}
  */
-export async function join(invitation, values, isKnown) {
+export async function join(invitation, values, isKnown, signal) {
   const { login = "", email = "", password = "" } = values
   const body = isKnown ? { login: login.trim(), password, invitation } : { login: login.trim(), email: email.trim(), password, invitation }
-  const enter = () => fetch(new URL(isKnown ? "login" : "register", AUTH), {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-  })
+  const enter = () => entering(isKnown ? "login" : "register", body, signal)
   const response = navigator.locks ? await navigator.locks.request(LOCK, enter) : await enter()
   const found = await response.json()
   if (!response.ok) return reasons(found, response)

@@ -4,7 +4,7 @@ import { go } from "../lib/router.js"
 import { join, logOut, me, setPassword } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
-import { Button, Field, Foreign } from "../ui/parts.js"
+import { Button, Field, Foreign, useSending } from "../ui/parts.js"
 
 /** @param {{title: string, children: any}} props */
 const Card = ({ title, children }) => html`<main class="sign-in"><div class="card">
@@ -14,8 +14,8 @@ const Card = ({ title, children }) => html`<main class="sign-in"><div class="car
 export function Join({ token }) {
   const user = useStore(me)
   const [isKnown, setKnown] = useState(false)
-  const send = async (/** @type {Record<string, string>} */ values) => {
-    const failed = await join(token, values, isKnown)
+  const send = async (/** @type {Record<string, string>} */ values, /** @type {AbortSignal} */ signal) => {
+    const failed = await join(token, values, isKnown, signal)
     if (Object.keys(failed).length === 0) go("/threads", {}, { replace: true })
     return failed
   }
@@ -44,16 +44,18 @@ export function Reset({ token }) {
     }} /></${Card}>`
 }
 
-/** @param {{action: string, isNew: boolean, isPasswordOnly?: boolean, send: (values: Record<string, string>) => Promise<Record<string, string>>}} props */
+/** @param {{action: string, isNew: boolean, isPasswordOnly?: boolean,
+ *   send: (values: Record<string, string>, signal: AbortSignal) => Promise<Record<string, string>>}} props `send` is called off with the form */
 function Entry({ action, isNew, isPasswordOnly = false, send }) {
   const id = useId()
+  const { signal } = useSending(() => {})
   const [values, setValues] = useState(/** @type {Record<string, string>} */ ({}))
   const [errors, setErrors] = useState(/** @type {Record<string, string>} */ ({}))
   const [isBusy, setBusy] = useState(false)
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault()
     setBusy(true)
-    setErrors(await send(values).catch(() => ({ "": "The service cannot be reached." })))
+    setErrors(await send(values, signal).catch(() => ({ "": "The service cannot be reached." })))
     setBusy(false)
   }
   const input = (/** @type {string} */ name, /** @type {any} */ more) => (/** @type {string} */ field) => html`<input id=${field} name=${name} required ...${more}
