@@ -77,6 +77,29 @@ def test_a_first_message_comes_back_whole(
     assert ("careful@1", "scripted") == (made["persona_id"], made["route_id"])
 
 
+def test_a_route_that_is_gone_is_shown_where_it_was_chosen(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The message is refused with it, so the field shows it, and another one can be chosen."""
+    body = {"name": "Going", "kind": "openai", "models": [{"model": "gone"}]}
+    provider = user.made("/v1/llm-providers", {**body, "api_key": "sk-" + 24 * "g"})
+    [model] = provider["models"]
+    page = signed_in(context, user, "/threads/new")
+    route = page.get_by_label("Route", exact=True)
+    route.select_option(model["route_id"])
+    box(page).fill(script({"say": "Heard."}))
+    assert 204 == user.http.delete(f"/v1/llm-providers/{provider['id']}").status_code
+    page.reload()
+    expect(route.locator("option", has_text="scripted").first).to_be_attached()
+    expect(route).to_have_value(model["route_id"])
+    press(page, "Send")
+    expect(page.get_by_role("alert")).to_be_visible()
+    route.select_option("scripted")
+    press(page, "Send")
+
+    expect(page.locator(".run .markdown")).to_have_text(["Heard."])
+
+
 def test_what_was_chosen_after_a_refusal_stays(context: BrowserContext, user: Caller) -> None:
     """A persona and a title that were changed are not those of the refused message again."""
     page = signed_in(context, user, "/threads/new")

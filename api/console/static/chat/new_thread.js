@@ -46,6 +46,8 @@ export function NewThread({ onMade }) {
     // It may arrive hours later, when the person is in the middle of something else.
     if (isOpen.current) go(`/threads/${made.thread_id}`)
   })
+  /** @type {any[]} */
+  const routes = choices.data?.routes ?? []
   return html`<div class="new-thread">
     <${Head} title="New thread" back=${href("/threads")} />
     <div class="new-thread-fields">
@@ -55,16 +57,24 @@ export function NewThread({ onMade }) {
       <${Field} label="Persona" id=${`${id}-persona`}>${(/** @type {string} */ field) => html`<select id=${field} value=${persona}
         onChange=${(/** @type {any} */ event) => choose({ persona: event.target.value })}>
         <option value="">Default</option>
-        ${(choices.data?.personas ?? []).map((/** @type {string} */ key) => html`<option key=${key} value=${key}>${key}</option>`)}</select>`}</${Field}>
+        ${withChosen(choices.data?.personas ?? [], persona).map((key) => html`<option key=${key} value=${key}>${key}</option>`)}</select>`}</${Field}>
       <${Field} label="Route" id=${`${id}-route`}>${(/** @type {string} */ field) => html`<select id=${field} value=${routeId}
         onChange=${(/** @type {any} */ event) => choose({ routeId: event.target.value })}>
         <option value="">As the persona says</option>
-        ${(choices.data?.routes ?? []).map((/** @type {any} */ route) => html`<option key=${route.id} value=${route.id}>
-          ${route.model}${route.id === route.model ? "" : ` (${route.id})`}</option>`)}</select>`}</${Field}>
+        ${withChosen(routes.map((route) => route.id), routeId).map((one) => html`<option key=${one} value=${one}>${nameOf(routes, one)}</option>`)}</select>`}</${Field}>
     </div>
     <${Problem} error=${action.error} />
     <${Composer} draftKey="new" isBusy=${action.isBusy} requestOf=${requestOf} onSend=${send} placeholder="Write the first message" />
   </div>`
+}
+
+/** Return what can be chosen, with what was chosen before: if it is gone, the field would show what is not sent. @param {string[]} ids @param {string} chosen */
+const withChosen = (ids, chosen) => (chosen === "" || ids.includes(chosen) ? ids : [...ids, chosen])
+
+/** Return how a route is shown. @param {any[]} routes @param {string} id */
+function nameOf(routes, id) {
+  const model = routes.find((route) => route.id === id)?.model ?? id
+  return model === id ? id : `${model} (${id})`
 }
 
 /** Return the beginning of a message, where a word ends. @param {any} message */
