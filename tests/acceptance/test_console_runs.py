@@ -74,6 +74,29 @@ def test_time_between_attempts_is_not_the_models(
     assert (model, throttle) == (found["model"], found["throttle"])
 
 
+#: The words for milliseconds.
+DURATIONS = """async times => {
+  const base = document.querySelector("script[src*=app]").src
+  const { duration } = await import(new URL("lib/format.js", base))
+  return times.map(duration)
+}"""
+
+
+def test_no_duration_has_sixty_seconds_or_minutes(page: Page) -> None:
+    """What is left of a minute or an hour is rounded with the whole."""
+    times = {
+        999: "999 ms",
+        9_960: "10 s",
+        59_600: "1 min 0 s",
+        119_700: "2 min 0 s",
+        3_599_700: "1 h 0 min",
+        7_199_000: "2 h 0 min",
+        172_799_000: "2 days",
+    }
+
+    assert list(times.values()) == page.evaluate(DURATIONS, list(times))
+
+
 def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:
     """A space divides the time of each from what happened."""
     run_id = user.run({"error": "overloaded", "times": 9})

@@ -25,10 +25,13 @@ export function money(usd) {
 /** @param {number | null | undefined} ms */
 export function duration(ms) {
   if (ms == null) return "–"
-  if (ms < 1_000) return `${Math.round(ms)} ms`
-  if (ms < 60_000) return `${(ms / 1_000).toFixed(ms < 10_000 ? 1 : 0)} s`
-  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1_000)} s`
-  if (ms < 172_800_000) return `${Math.floor(ms / 3_600_000)} h ${Math.round((ms % 3_600_000) / 60_000)} min`
+  if (ms < 999.5) return `${Math.round(ms)} ms`
+  if (ms < 59_500) return `${(ms / 1_000).toFixed(ms < 9_950 ? 1 : 0)} s`
+  // Rounded before it is divided: else there are 60 seconds left of a minute.
+  const seconds = Math.round(ms / 1_000)
+  if (seconds < 3_600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`
+  const minutes = Math.round(ms / 60_000)
+  if (minutes < 2_880) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`
   return `${Math.round(ms / 86_400_000)} days`
 }
 
