@@ -259,3 +259,24 @@ def test_runs_of_other_filters_are_not_shown_with_a_refused_one(
     page.get_by_label("Thread id").fill("")
     expect(rows.first).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_late_reading_of_threads_is_not_shown_under_another_end_user(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The list of all threads was opened while those of one end user were read."""
+    user.made("/v1/threads", {"title": "Of the late one", "end_user_id": "late"})
+    user.made("/v1/threads", {"title": "Of another one", "end_user_id": "early"})
+    page = signed_in(context, user, "/keys")
+    held = hold(context, "**/v1/threads?*end_user_id=late*")
+    page.evaluate("location.hash = '/threads?end_user_id=late'")
+    until_held(page, held, 1)
+    page.evaluate("location.hash = '/threads'")
+    another = page.locator(".thread-list").get_by_text("Of another one")
+    expect(another).to_be_visible()
+    for late in held:
+        late.continue_()
+    page.wait_for_timeout(500)
+
+    # At once: the timer would read the whole list again.
+    assert another.is_visible()

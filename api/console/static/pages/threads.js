@@ -3,7 +3,7 @@ import { Chat } from "../chat/chat.js"
 import { NewThread } from "../chat/new_thread.js"
 import { page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
-import { classes, html, useEffect, useState } from "../lib/html.js"
+import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
@@ -57,13 +57,17 @@ function useThreads(endUser) {
   const [list, setList] = useState(UNREAD)
   const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
+  const shown = useRef(endUser)
   const reload = async () => {
+    const filter = shown.current
     try {
-      const found = await page("threads", { limit: 40, end_user_id: endUser })
+      const found = await page("threads", { limit: 40, end_user_id: filter })
+      // Not under the name of another end user, who was chosen meanwhile.
+      if (shown.current !== filter) return
       setList((before) => renewed(before, found))
       setError(null)
     } catch (problem) {
-      setError(problem)
+      if (shown.current === filter) setError(problem)
     }
   }
   const more = async () => {
@@ -73,7 +77,9 @@ function useThreads(endUser) {
   }
   const onDelete = (/** @type {string} */ id) => setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.id !== id) ?? null }))
   useEffect(() => {
+    shown.current = endUser
     setList(UNREAD)
+    setError(null)
     void reload()
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
