@@ -110,6 +110,25 @@ def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, us
     expect(page.get_by_text("The 20 most expensive.")).to_be_visible(timeout=30_000)
 
 
+def test_values_of_another_key_of_metadata_are_not_shown(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The report may have to wait for others, and those of the key before would seem to be its."""
+    row = {"runs": 1, "input_tokens": 1, "output_tokens": 1, "cost_usd": 0.5, "value": "red"}
+    context.route("**/v1/me/usage/by-metadata*", lambda route: route.fulfill(json=[row]))
+    page = signed_in(context, user, "/usage?key=team")
+    expect(page.get_by_text("red", exact=True)).to_be_visible(timeout=30_000)
+    held = hold(context, "**/v1/me/usage/by-metadata*key=tier*")
+    page.get_by_label("Key", exact=True).fill("tier")
+    page.get_by_label("Key", exact=True).press("Enter")
+    until_held(page, held, 1)
+
+    expect(page.get_by_text("red", exact=True)).to_have_count(0)
+    held.pop().fulfill(json=[{**row, "value": "gold"}])
+    expect(page.get_by_text("gold", exact=True)).to_be_visible()
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+
+
 def test_a_member_far_down_stays_in_the_list(context: BrowserContext, user: Caller) -> None:
     """Changing their role reads all rows again that are shown."""
     for name in ("first", "second"):

@@ -177,19 +177,25 @@ function Shares({ rows, name, measure, none = "None", most: limit = Infinity }) 
 /** @param {{period: any, days: number, initial: string, measure: string, onKey: (key: string) => void}} props */
 function ByMetadata({ period, days, initial, measure, onKey }) {
   const [text, setText] = useState(initial)
-  const [wait, setWait] = useState("")
-  const read = useRead(async (signal) => {
-    setWait("")
-    return initial ? report("me/usage/by-metadata", { ...period, key: initial, limit: MOST_VALUES }, signal, setWait) : null
-  }, [initial, days])
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault()
     onKey(text.trim())
   }
+  // Of another key or period nothing stays, not even until its own values are there: reports may have to wait.
   return html`<form onSubmit=${submit}><${Field} label="Key" id="metadata-key">${(/** @type {string} */ field) => html`<input id=${field} class="small" placeholder="team"
       value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}></form>
-    <${Problem} error=${read.error} />
+    ${initial ? html`<${Values} key=${`${days} ${initial}`} period=${period} name=${initial} measure=${measure} />`
+      : html`<${Empty} icon="usage" title="">Enter a key of your runs' metadata to compare its values.</${Empty}>`}`
+}
+
+/** @param {{period: any, name: string, measure: string}} props */
+function Values({ period, name, measure }) {
+  const [wait, setWait] = useState("")
+  const read = useRead(async (signal) => {
+    setWait("")
+    return report("me/usage/by-metadata", { ...period, key: name, limit: MOST_VALUES }, signal, setWait)
+  }, [])
+  return html`<${Problem} error=${read.error} />
     <${Wait} why=${wait} />
-    ${initial && read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" most=${MOST_VALUES} />`}
-    ${!initial && html`<${Empty} icon="usage" title="">Enter a key of your runs' metadata to compare its values.</${Empty}>`}`
+    ${read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" most=${MOST_VALUES} />`}`
 }
