@@ -59,3 +59,27 @@ def test_messages_that_a_frame_has_no_room_for_are_shown(
     said = page.locator(".said")
     expect(said.filter(has_text="The long one.")).to_be_visible()
     expect(said.filter(has_text="The early one.")).to_be_visible()
+
+
+def test_what_was_read_stays_where_it_is_above_older_messages(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Older messages come above the first one that was shown, and do not push it out of sight."""
+    thread = user.thread()
+    path = f"/v1/threads/{thread}/messages"
+    for number in range(60):
+        user.made(path, {"content": f"Message {number}. " + "lorem ipsum " * 40})
+    page = signed_in(context, user, f"/threads/{thread}")
+    older = page.get_by_role("button", name="Earlier messages")
+    first = page.locator(".said", has_text="Message 30.")
+    older.scroll_into_view_if_needed()
+    page.get_by_role("log").evaluate("element => element.scrollTop = 0")
+    expect(first).to_be_in_viewport()
+    before = first.bounding_box()
+    older.click()
+    expect(page.locator(".said")).to_have_count(60)
+    page.wait_for_timeout(300)
+
+    after = first.bounding_box()
+    assert before and after
+    assert abs(before["y"] - after["y"]) < 60  # where the button was, which is gone

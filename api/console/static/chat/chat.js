@@ -131,7 +131,9 @@ const NEAR_PX = 120
 function Scroll({ view, onOlder, children }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null))
   const isAtEnd = useRef(true)
-  const before = useRef(0)
+  /** The first part that was there when older messages were asked for, and where. @type {{current: {part: Element, top: number} | null}} */
+  const known = useRef(null)
+  const placeOf = (/** @type {HTMLElement} */ element, /** @type {Element} */ part) => part.getBoundingClientRect().top + element.scrollTop
   const [isAway, setAway] = useState(false)
   const older = useAction()
   const onScroll = () => {
@@ -142,14 +144,18 @@ function Scroll({ view, onOlder, children }) {
   }
   useLayoutEffect(() => {
     const element = box.current
-    if (element !== null && isAtEnd.current) element.scrollTop = element.scrollHeight
+    if (element === null) return
+    // What was read stays where it is when older messages come above it. They are drawn some time after they are here.
+    const came = known.current === null ? 0 : placeOf(element, known.current.part) - known.current.top
+    if (came > NEAR_PX) {
+      element.scrollTop += came
+      known.current = null
+    } else if (isAtEnd.current) element.scrollTop = element.scrollHeight
   }, [view])
   const load = () => older.run(async () => {
-    before.current = box.current?.scrollHeight ?? 0
+    const part = box.current?.querySelector(".said, .turn")
+    known.current = box.current && part ? { part, top: placeOf(box.current, part) } : null
     await onOlder()
-    requestAnimationFrame(() => {
-      if (box.current !== null) box.current.scrollTop += box.current.scrollHeight - before.current
-    })
   })
   const toEnd = () => {
     isAtEnd.current = true
