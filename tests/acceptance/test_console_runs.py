@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import refused
 from tests.acceptance.test_console_settings import signed_in
 from tests.caller import Caller
 
@@ -95,6 +96,23 @@ def test_no_duration_has_sixty_seconds_or_minutes(page: Page) -> None:
     }
 
     assert list(times.values()) == page.evaluate(DURATIONS, list(times))
+
+
+def test_a_run_that_could_not_be_read_at_its_end_is_read_again(page: Page, user: Caller) -> None:
+    """Its events come by another request, and none comes after the last one."""
+    run_id = user.run({"hang": 60})
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    badge = page.locator(".head .badge")
+    expect(badge).to_have_text("executing")
+    details = f"**/v1/runs/{run_id}"
+    with page.expect_response(details):
+        page.route(details, refused(503))
+        user.cancel(run_id)
+        user.ended(run_id)
+    expect(page.locator(".event-type", has_text="run.cancelled")).to_be_visible()
+    page.unroute(details)
+
+    expect(badge).to_have_text("cancelled")
 
 
 def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:

@@ -1,4 +1,5 @@
 // One run: where it is, what it did when, and each of its events.
+import { pauseAfter } from "../chat/conversation.js"
 import { PendingInput } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
@@ -33,6 +34,13 @@ function Run({ id }) {
   useEffect(() => {
     if (mark > 0) run.reload()
   }, [mark])
+  useEffect(() => {
+    // No further event would have it read again: the page would show for good that a run is executed which has ended.
+    const seconds = run.error ? pauseAfter(run.error) : null
+    if (seconds === null) return
+    const timer = setTimeout(run.reload, 1_000 * seconds)
+    return () => clearTimeout(timer)
+  }, [run.error])
   if (run.data === null) {
     return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} />
       <div class="page">${run.error ? html`<${Problem} error=${run.error} onRetry=${run.reload} />` : html`<${Loading} lines=${8} />`}</div>`
@@ -47,6 +55,7 @@ function Run({ id }) {
       <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
     <div class="page run-page">
       <${Problem} error=${action.error ?? problem} />
+      <${Problem} error=${run.error && pauseAfter(run.error) === null ? run.error : null} onRetry=${run.reload} />
       ${connection.state === "offline" && html`<p class="note" role="status">No connection; the page continues when it is back.</p>`}
       ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
       <${Explanation} run=${data} mark=${mark} />
