@@ -225,3 +225,32 @@ def test_a_budget_is_that_of_the_end_user_whose_form_was_opened(page: Page) -> N
     expect(form).to_have_count(0)
 
     assert [{"end_user_id": "customer-a", **limits, "max_cost_usd": 2}] == sent
+
+
+def test_what_could_not_be_read_after_a_change_is_not_shown_as_it_was(page: Page) -> None:
+    """The budget is saved, and its reading refused, as reports are that have to wait."""
+    budget = {"max_cost_usd": 1, "max_cost_usd_per_month": None, "month": "2026-11"}
+    budget |= {"spent_usd": 0, "held_usd": 0}
+    refusals = [0]
+
+    def pass_budget(route: Route) -> None:
+        if route.request.method == "PUT":
+            budget.update(route.request.post_data_json)
+            refusals[0] = 1
+        elif refusals[0]:
+            error = {"code": "rate_limit.exceeded", "message": "Later.", "details": {}}
+            route.fulfill(status=429, json=error)
+            return
+        route.fulfill(json=budget)
+
+    page.route("**/v1/budget", pass_budget)
+    go(page, "/limits")
+    press(page, "Change budget")
+    page.get_by_role("dialog").get_by_label("USD per run").fill("2")
+    press(page.get_by_role("dialog"), "Save")
+    expect(page.get_by_role("alert")).to_contain_text("Later.")
+    refusals[0] = 0
+    press(page, "Try again")
+
+    expect(page.get_by_text("$2.00")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -35,7 +35,8 @@ function Budget() {
   const [open, setOpen] = useState(/** @type {any} */ (null))
   return html`<${Section} title="Budget" about="What the organization's runs may cost. Keys and personas have limits of their own."
       actions=${data && html`<${Button} onClick=${() => setOpen(data)}>Change budget</${Button}>`}>
-    ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${2} />` : html`<${Spent} budget=${data} />`}
+    ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${2} />`
+      : html`<${Problem} error=${error} onRetry=${reload} /><${Spent} budget=${data} />`}
     ${open && html`<${Edit} title="Change the budget" path="budget" values=${open} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
   </${Section}>`
 }
@@ -59,11 +60,11 @@ function EndUsers() {
   return html`<${Section} title="Budget of each end user" about="For those that have no budget of their own."
       actions=${each.data && html`<${Button} onClick=${() => setOpen({ kind: "each", shown: each.data })}>Change for each</${Button}>`}>
     ${each.data === null ? each.error ? html`<${Failed} error=${each.error} onRetry=${each.reload} />` : html`<${Loading} lines=${2} />`
-      : html`<dl class="facts"><div><dt>Per run</dt><dd>${limitOf(each.data.max_cost_usd)}</dd></div><div><dt>Per month</dt><dd>${limitOf(each.data.max_cost_usd_per_month)}</dd></div></dl>`}
+      : html`<${Problem} error=${each.error} onRetry=${each.reload} /><dl class="facts"><div><dt>Per run</dt><dd>${limitOf(each.data.max_cost_usd)}</dd></div><div><dt>Per month</dt><dd>${limitOf(each.data.max_cost_usd_per_month)}</dd></div></dl>`}
     <form class="filter-row" onSubmit=${search}><div><label for=${id}>End user</label>
       <input id=${id} class="small" maxlength="128" autocomplete="off" spellcheck=${false} placeholder="customer-7" value=${typed} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)} /></div>
       <${Button} type="submit" class="small" disabled=${typed.trim() === ""} busy=${one !== "" && found.isLoading}>Show budget</${Button}></form>
-    <${Problem} error=${found.error} />
+    <${Problem} error=${found.error} onRetry=${found.reload} />
     ${found.data && html`<div class="card-box"><header><h3><${Foreign} text=${found.data.end_user_id} /></h3><${Button} class="small" onClick=${() => setOpen({ kind: "one", shown: found.data })}>Change</${Button}></header><${Spent} budget=${found.data} /></div>`}
     ${open?.kind === "each" && html`<${Edit} title="Budget of each end user" path="budget/end-users" values=${open.shown} onClose=${close} onDone=${done} />`}
     ${open?.kind === "one" && html`<${Edit} title=${`Budget of ${open.shown.end_user_id}`} path="budget/end-users" values=${open.shown.own ?? open.shown} each=${each.data} endUser=${open.shown.end_user_id} onClose=${close} onDone=${done} />`}
@@ -98,6 +99,7 @@ function Limits() {
   useInterval(refresh, 10_000, [])
   const limits = data?.limits ?? []
   return html`<${Section} title="Limits" about="Set by the operator. The numbers are those of this moment.">
+    <${Problem} error=${data && error} onRetry=${reload} />
     ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${3} />`
       : limits.length === 0 ? html`<${Empty} icon="limits" title="No limits"><p>The operator has not limited requests, runs or streams.</p></${Empty}>`
         : html`<dl class="facts">${limits.map((/** @type {any} */ one) => html`<div key=${one.name + one.scope}><dt>${words(one.name)} of the ${one.scope === "org" ? "organization" : one.scope}</dt>

@@ -4,7 +4,7 @@ import { html, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { isKey, logOut } from "../lib/session.js"
 import { Confirm, Failed, Table } from "../settings/parts.js"
-import { Badge, Button, Empty, Head, Loading, Time, useRead } from "../ui/parts.js"
+import { Badge, Button, Empty, Head, Loading, Problem, Time, useRead } from "../ui/parts.js"
 
 export function Page() {
   return html`<${Head} title="Log-ins" actions=${!isKey() && html`<a class="button" href=${href("/identity-provider")}>Link identity provider</a>
@@ -18,6 +18,7 @@ function Sessions() {
   const [ending, setEnding] = useState(/** @type {any} */ (null))
   if (data === null) return error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`
   return html`<p class="lead">The browsers and programs that are signed in as you. End those that you do not know, then change your password.</p>
+    <${Problem} error=${error} onRetry=${reload} />
     <${Table} label="Log-ins" rows=${data.items} columns=${[
       { title: "Signed in", isTitle: true, cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} /> ${one.is_current && html` <${Badge} status="active" text="This browser" />`}` },
       { title: "Last renewed", cell: (/** @type {any} */ one) => html`<${Time} at=${one.refreshed_at} />` },
