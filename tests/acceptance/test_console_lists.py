@@ -84,6 +84,39 @@ def test_the_inbox_keeps_older_runs_and_what_was_typed_there(
     expect(draft).to_have_value("A half-written")
 
 
+def test_a_run_that_was_replied_to_does_not_come_back(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The list that is read meanwhile still has it, and shows it as if the reply had been lost."""
+    run_id = asking(user, "Fifth?")
+    page = signed_in(context, user, "/keys")
+    page.goto(f"{user.url}/console#/inbox")
+    item = page.locator(".inbox-item", has_text="Fifth?")
+    expect(item).to_be_visible()
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        if len(held) < 2:  # one of them is for the number beside *Inbox*
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/runs?*status=waiting_for_input*", keep)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    until_held(page, held, 2)
+    late = [(route, route.fetch()) for route in held]
+    item.get_by_role("textbox").fill("Yes")
+    press(item, "Answer")
+    expect(item).to_have_count(0)
+    for route, response in late:
+        route.fulfill(response=response)
+    page.wait_for_timeout(500)
+
+    # At once: the timer would read the list again.
+    assert 0 == item.count()
+    user.ended(run_id)
+
+
 def test_a_list_of_runs_keeps_older_ones_until_the_filters_change(
     context: BrowserContext, user: Caller
 ) -> None:

@@ -2,7 +2,7 @@
 import { PendingInput } from "../chat/pending_input.js"
 import { page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
-import { html, useEffect, useState } from "../lib/html.js"
+import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
@@ -40,9 +40,14 @@ export function Page() {
   const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const more = useAction()
+  const replies = useRef(0)
+  /** @returns {Promise<void>} */
   const reload = async () => {
+    const known = replies.current
     try {
       const found = await page("runs", { status: "waiting_for_input", limit: 50 })
+      // A run that was replied to meanwhile would be here again, as if the reply had been lost.
+      if (replies.current !== known) return reload()
       setList((before) => renewed(before, found))
       setError(null)
     } catch (problem) {
@@ -58,6 +63,7 @@ export function Page() {
   useEffect(() => void reload(), [])
   useInterval(reload, SECONDS * 1000, [])
   const onDone = (/** @type {string} */ runId) => {
+    replies.current += 1
     setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.run_id !== runId) ?? null }))
     void countWaiting()
   }
