@@ -126,3 +126,19 @@ def test_each_of_two_dialogs_has_its_own_name(context: BrowserContext, user: Cal
     labels = "one => document.getElementById(one.getAttribute('aria-labelledby')).innerText"
     names = f"[...document.querySelectorAll('dialog')].map({labels})"
     assert ["Create an API key", "Your session has ended"] == page.evaluate(names)
+
+
+def test_the_keyboard_begins_in_the_field_of_a_dialog(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The button that closes it has the focus in none of them: Enter would press it."""
+    thread = user.made("/v1/threads", {"title": "Before"})["id"]
+    page = signed_in(context, user, f"/threads/{thread}")
+    press(page, "Rename")
+    expect(page.get_by_role("dialog").get_by_label("Title")).to_be_focused()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("After")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    assert "After" == user.get(f"/v1/threads/{thread}")["title"]

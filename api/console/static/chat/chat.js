@@ -104,7 +104,7 @@ function Rename({ id, title, onDone, onClose }) {
     if (await action.run((sending) => patch(`threads/${segment(id)}`, { title: text.trim() || null }, sending))) onDone()
   }
   return html`<${Dialog} title="Rename the thread" onClose=${onClose}><form onSubmit=${save}>
-    <${Field} label="Title" id="thread-title">${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" value=${text}
+    <${Field} label="Title" id="thread-title">${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" autofocus value=${text}
       onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}</${Field}>
     <${Problem} error=${action.error} />
     <div class="dialog-actions"><${Button} onClick=${onClose}>Cancel</${Button}><${Button} kind="primary" type="submit" busy=${action.isBusy}>Save</${Button}></div>

@@ -47,7 +47,7 @@ function Suspension({ org, onClose, onDone }) {
     <p><${Foreign} text=${org.name} /></p>
     <p>All of its credentials are refused within seconds, its streams end, and runs that are executed are cancelled. Queued and waiting runs stay. Nothing is revoked.</p>
     <${FormBox} form=${form} action="Suspend" onCancel=${onClose} isReady=${form.values.reason.trim() !== ""}>
-      <${TextField} form=${form} name="reason" label="Reason" maxlength="500" hint="For operators, and for the audit log of the organization." /></${FormBox}></${Dialog}>`
+      <${TextField} form=${form} name="reason" label="Reason" autofocus maxlength="500" hint="For operators, and for the audit log of the organization." /></${FormBox}></${Dialog}>`
 }
 
 /** Whether the organization is suspended. @param {{org: Org}} props */
