@@ -1,5 +1,6 @@
 """Threads in the console, in a real Chromium: their texts, their titles, and how they open."""
 
+import re
 from pathlib import Path
 from uuid import UUID
 
@@ -160,3 +161,22 @@ def test_a_removed_file_holds_up_no_other(
     attached = page.get_by_role("list", name="Attached files").get_by_role("listitem")
     expect(attached).to_have_text(["2.txt"])
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_relative_times_stay_true_while_a_page_is_open(
+    context: BrowserContext, user: Caller
+) -> None:
+    """How long ago something was, and how soon a run that waits for a person ends."""
+    fields = {"tools": ["ask_user"], "input_expires_seconds": 1_800, "route_id": "scripted"}
+    user.made("/v1/personas", {"key": "hurried", **fields})
+    asks = {"tool": "ask_user", "args": {"question": "Which one?"}}
+    run_id = user.run(asks, persona_id="hurried")
+    user.until(run_id, "phase", "waiting")
+    context.clock.install()
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    until = page.locator(".ask-until time")
+    expect(until).to_have_text(re.compile("^in (29|30) min$"))
+    context.clock.fast_forward("10:00")
+
+    expect(until).to_have_text(re.compile("^in (19|20) min$"))
+    user.cancel(run_id)

@@ -1,13 +1,13 @@
 // What a run asks a person: to approve a call, to answer a question, to fill in a form.
 import { ApiError, post, segment } from "../lib/api.js"
 import { isRounded, parse, parseWritten } from "../lib/exact.js"
-import { plain, when } from "../lib/format.js"
+import { plain } from "../lib/format.js"
 import { html, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
 import { safeUrl } from "../ui/markdown.js"
-import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
+import { Button, Foreign, Problem, Time, useAction } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
 /** For how long a box that has just come under the pointer takes no click. */
@@ -46,7 +46,7 @@ export function PendingInput({ runId, pending, place = "", onDone }) {
       <${Form} pending=${pending} runId=${runId} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
       : html`<p>${plain(pending.prompt)}</p>`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
-    <p class="faint ask-until">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} ${when(pending.expires_at)}</p>
+    <p class="faint ask-until" aria-live="off">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} <${Time} at=${pending.expires_at} /></p>
   </section>`
 }
 

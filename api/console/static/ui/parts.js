@@ -4,7 +4,7 @@ import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/refusals.js"
-import { useStore } from "../lib/store.js"
+import { store, useStore } from "../lib/store.js"
 import { Icon } from "./icons.js"
 
 /**
@@ -34,8 +34,17 @@ export function Badge({ status, text }) {
   return html`<span class=${classes("badge", tone)}><span class="dot" aria-hidden="true"></span>${text ?? words(status)}</span>`
 }
 
+/** Counts up now and then: "just now", and how soon something ends, do not stay true while a page is open. */
+const passed = store(0)
+const pass = () => document.visibilityState === "visible" && passed.set(passed.get() + 1)
+setInterval(pass, 20_000)
+document.addEventListener("visibilitychange", pass)
+
 /** A time, with the exact one as its title. @param {{at: string | null | undefined}} props */
-export const Time = ({ at }) => html`<time datetime=${at ?? ""} title=${exactly(at)}>${when(at)}</time>`
+export function Time({ at }) {
+  useStore(passed)
+  return html`<time datetime=${at ?? ""} title=${exactly(at)}>${when(at)}</time>`
+}
 
 /** Text of others, in which no character turns the direction around. @param {{text: string, class?: string}} props */
 export const Foreign = ({ text, class: name }) => html`<bdi class=${name}>${plain(text)}</bdi>`
