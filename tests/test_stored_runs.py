@@ -20,4 +20,4 @@ def test_every_unit_of_a_length_counts(length: dict[str, float], seconds: float)
 def test_an_unknown_unit_of_a_length_is_refused() -> None:
     """It does not count as now."""
     with pytest.raises(TypeError):
-        ago(fortnights=1)  # type: ignore[call-arg]
+        ago(fortnights=1)  # type: ignore[call-arg]  # what is tested
