@@ -33,6 +33,7 @@ pytestmark = pytest.mark.owner
 
 LIMITED = replace(personas.builtin()["assistant@1"], max_cost_usd_per_month=Decimal(10))
 HOUR_BY_HOUR = "now() - n * interval '1 hour'"
+ITS_MONTH = f"date_trunc('month', ({HOUR_BY_HOUR}) AT TIME ZONE 'UTC')"
 
 _OF_OTHERS = """
 INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
@@ -53,14 +54,14 @@ _FILL = (
     INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, usage_source,
         cost_usd, ended_at, month)
     SELECT gen_random_uuid(), 'r', id, id, 'assistant', 'm', 'reported', 1, {HOUR_BY_HOUR},
-        {HOUR_BY_HOUR}
+        {ITS_MONTH}
     FROM orgs CROSS JOIN generate_series(1, 10) AS n
     """,
     f"""
     INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, usage_source,
         cost_usd, ended_at, month, end_user_id)
     SELECT gen_random_uuid(), 'r', :org, :org, 'assistant', 'm', 'reported', 1, {HOUR_BY_HOUR},
-        {HOUR_BY_HOUR}, 'user ' || n % 1000
+        {ITS_MONTH}, 'user ' || n % 1000
     FROM generate_series(1, 20000) AS n
     """,
     """
