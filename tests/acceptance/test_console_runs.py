@@ -98,6 +98,32 @@ def test_no_duration_has_sixty_seconds_or_minutes(page: Page) -> None:
     assert list(times.values()) == page.evaluate(DURATIONS, list(times))
 
 
+#: The words for times, by the milliseconds until them.
+MOMENTS = """async times => {
+  const base = document.querySelector("script[src*=app]").src
+  const { when } = await import(new URL("lib/format.js", base))
+  const now = Date.now()
+  Date.now = () => now
+  return times.map(ms => when(new Date(now + ms).toISOString()))
+}"""
+
+
+def test_no_time_to_come_is_in_sixty_seconds_or_minutes(page: Page) -> None:
+    """What is left of a minute or an hour is named by the longer unit; the past is cut, not
+    rounded.
+    """
+    times = {
+        58_500: "in 59 s",
+        59_500: "in 1 min",
+        3_569_000: "in 59 min",
+        3_571_000: "in 1 h",
+        3_600_000: "in 1 h",
+        -3_599_000: "59 min ago",
+    }
+
+    assert list(times.values()) == page.evaluate(MOMENTS, list(times))
+
+
 def test_a_run_that_could_not_be_read_at_its_end_is_read_again(page: Page, user: Caller) -> None:
     """Its events come by another request, and none comes after the last one."""
     run_id = user.run({"hang": 60})

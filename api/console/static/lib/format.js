@@ -41,7 +41,8 @@ export function when(text) {
   const then = new Date(text)
   const ago = Date.now() - then.getTime()
   if (ago < -3_600_000) return dateTime.format(then)
-  if (ago < -60_000) return `in ${Math.round(-ago / 60_000)} min`
+  const minutes = Math.round(-ago / 60_000)
+  if (ago < -59_000) return minutes < 60 ? `in ${minutes} min` : "in 1 h"
   if (ago < 0) return `in ${Math.ceil(-ago / 1_000)} s`
   if (ago < 60_000) return "just now"
   if (ago < 3_600_000) return `${Math.floor(ago / 60_000)} min ago`
