@@ -71,7 +71,7 @@ def test_a_persona_is_not_published_after_the_form_was_left(
     context: BrowserContext, user: Caller
 ) -> None:
     """The page that the person went to stays."""
-    page = signed_in(context, user, "/personas/new")
+    page = signed_in(context, user, "/personas?publish=1")
     page.get_by_label("Key").fill("late")
     context.set_offline(True)
     press(page, "Publish")

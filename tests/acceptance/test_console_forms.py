@@ -39,7 +39,7 @@ def test_a_second_version_of_a_persona_with_an_agent(page: Page, user: Caller) -
 
 def test_a_field_of_a_persona_is_not_in_its_json(page: Page, user: Caller) -> None:
     """It would be replaced by what the field above says; the form refuses it."""
-    go(page, "/personas/new")
+    go(page, "/personas?publish=1")
     page.get_by_label("Key").fill("guarded")
     page.get_by_text("Version and other fields").click()
     page.get_by_label("Other fields, as JSON").fill('{"approved_by": "org"}')
@@ -164,6 +164,20 @@ def test_a_persona_that_was_published_elsewhere_is_looked_for(page: Page, user: 
     go(page, "/personas/nowhere")
 
     expect(page.get_by_text("No such persona")).to_be_visible()
+
+
+def test_a_persona_may_have_any_key(page: Page, user: Caller) -> None:
+    """`new` is one, too; the form for a new persona has an address of its own."""
+    user.made("/v1/personas", {"key": "new", "system_prompt": "Here I am."})
+    go(page, "/personas")
+    page.get_by_role("link", name="new", exact=True).click()
+    expect(page.get_by_text("Here I am.").first).to_be_visible()
+    page.get_by_role("link", name="New version").click()
+    expect(page.get_by_label("Instructions")).to_have_value("Here I am.")
+    go(page, "/personas")
+    page.get_by_role("link", name="New persona").click()
+
+    expect(page.get_by_label("Key", exact=True)).to_have_value("")
 
 
 def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Caller) -> None:

@@ -24,9 +24,10 @@ export function Page({ name, params }) {
   const isFound = versions.some((persona) => version === null || persona.version === version)
   // The list may be older than the version: it was published in another tab, or by somebody else.
   useLayoutEffect(() => {
-    if (data !== null && !isLoading && name !== undefined && name !== "new" && !isFound) reload()
+    if (data !== null && !isLoading && name !== undefined && !isFound) reload()
   }, [name, version])
-  if (name === "new") return html`<${Publish} from=${null} onDone=${reload} />`
+  // The form is a parameter, because any part of the path can be the key of a persona.
+  if (name === undefined && params.get("publish")) return html`<${Publish} key="" from=${null} onDone=${reload} />`
   if (data === null) {
     return html`<${Head} title="Personas" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
@@ -64,7 +65,7 @@ const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0)
 function List({ personas }) {
   const keys = [...new Set(personas.map((persona) => persona.key))]
   const rows = keys.map((key) => ({ ...personas.find((persona) => persona.key === key), count: personas.filter((persona) => persona.key === key).length }))
-  return html`<${Head} title="Personas" actions=${isAdmin() && html`<a class="button primary" href=${href("/personas/new")}><${Icon} name="plus" /><span>New persona</span></a>`} />
+  return html`<${Head} title="Personas" actions=${isAdmin() && html`<a class="button primary" href=${href("/personas", { publish: "1" })}><${Icon} name="plus" /><span>New persona</span></a>`} />
     <div class="page"><p class="lead">A persona is the instructions, tools and limits of an agent. A published version never changes; runs keep the version that they began with.</p>
     <${Table} label="Personas" rows=${rows} columns=${[
       { title: "Key", isTitle: true, cell: (/** @type {any} */ one) => html`<a class="row-link" href=${href(`/personas/${segment(one.key)}`)}><${Name} text=${one.key} /></a>
