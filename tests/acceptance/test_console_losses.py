@@ -141,12 +141,16 @@ def test_a_page_whose_files_are_of_another_version_says_so(
     expect(late).to_have_count(0)
 
 
-def test_a_502_of_a_proxy_ends_no_view(context: BrowserContext, user: Caller) -> None:
-    """A thread and the page of a run follow on when the web processes are back."""
+@pytest.mark.parametrize("status", [500, 502, 521])
+def test_a_failure_of_the_service_ends_no_view(
+    context: BrowserContext, user: Caller, status: int
+) -> None:
+    """A thread and the page of a run follow on when the service, or that of a proxy, is back."""
     run_id = user.run({"say": "one two three four five", "delay_ms": 500})
-    lose(context, "**/v1/threads/*/events*", bad_gateway, bad_gateway)
-    lose(context, TIMELINE, None, bad_gateway)
-    lose(context, "**/v1/runs/*/events*", bad_gateway)
+    loss = bad_gateway if status == 502 else refused(status)
+    lose(context, "**/v1/threads/*/events*", loss, loss)
+    lose(context, TIMELINE, None, loss)
+    lose(context, "**/v1/runs/*/events*", loss)
     thread = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
     run = context.new_page()
     run.goto(f"{user.url}/console#/runs/{run_id}")
@@ -156,7 +160,7 @@ def test_a_502_of_a_proxy_ends_no_view(context: BrowserContext, user: Caller) ->
     expect(run.get_by_role("alert")).to_have_count(0)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503])
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_a_thread_is_loaded_again(context: BrowserContext, user: Caller, status: int) -> None:
     """A thread that the service cannot show yet appears by itself."""
     run_id = user.run({"say": "Here."})

@@ -26,7 +26,7 @@ const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message
 /** Return after how many seconds to load again; null if the service refuses for good. @param {unknown} error */
 export function pauseAfter(error) {
   if (!(error instanceof ApiError)) return 2
-  return error.status === 503 || error.status === 429 ? Math.max(2, error.retryAfter) : null
+  return error.status >= 500 || error.status === 429 ? Math.max(2, error.retryAfter) : null
 }
 
 /** What is drawn of entries: an element that is the same as before is not looked at again. */

@@ -14,7 +14,8 @@ const MOST_PAUSE_MS = 10_000
  * @property {(frame: {id: string, data: string}) => void} onFrame
  * @property {(state: "connecting" | "live" | "offline" | "limited" | "ended", limit?: string) => void} onState
  *   `limit` says which one is reached
- * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about an error response
+ * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about a refusal; after a failure of the service
+ *   it is asked again
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
  */
 
@@ -71,7 +72,7 @@ export function follow(cursor, followed) {
           leastPause = 1_000 * error.retryAfter
         } else if (error instanceof SignedOut) {
           followed.onState("offline")
-        } else if (error instanceof ApiError && error.status !== 503) {
+        } else if (error instanceof ApiError && error.status < 500) {
           if (followed.onRefused(error) === "stop") return
         } else if (error instanceof NetworkError && !navigator.onLine) followed.onState("offline")
         failures += 1
