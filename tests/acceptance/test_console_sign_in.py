@@ -134,6 +134,50 @@ def test_a_person_changes_between_orgs(
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
 
 
+@pytest.mark.parametrize(("path", "minutes"), [("auth/refresh", 5), ("me", 0.5)])
+def test_a_page_whose_connection_falls_silent_asks_again(
+    context: BrowserContext, user: Caller, path: str, minutes: float
+) -> None:
+    """The request for its token has more time: one that is given up could end the log-in."""
+    context.clock.install()
+    page = signed_in(context, user, "/keys")
+    held: list[Route] = []
+    context.route(f"**/v1/{path}", lambda route: held.append(route), times=1)
+    page.reload()
+    until_held(page, held, 1)
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.clock.fast_forward(int(minutes * 60_000) - 5_000)
+    page.wait_for_timeout(100)
+    assert [] == failed
+    page.clock.fast_forward(6_000)
+
+    expect(page.get_by_role("heading", name="API keys", exact=True)).to_be_visible()
+
+
+def test_a_log_in_whose_connection_falls_silent_gives_its_lock_back(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Other tabs wait for that lock; the form says why nobody is signed in, and nothing else."""
+    context.clock.install()
+    context.route("**/v1/auth/refresh", lambda route: route.abort(), times=1)
+    held: list[Route] = []
+    context.route("**/v1/auth/login", lambda route: held.append(route), times=1)
+    page = context.new_page()
+    page.goto(f"{user.url}/console")
+    expect(page.get_by_text("Trying again")).to_be_visible()
+    page.clock.fast_forward(1_000)
+    expect(page.get_by_label("Password")).to_be_visible()
+    expect(page.get_by_text("Trying again")).to_have_count(0)
+    enter(page, user.login)
+    until_held(page, held, 1)
+    page.clock.fast_forward("05:01")
+
+    expect(page.get_by_text("The service cannot be reached.")).to_be_visible()
+    enter(page, user.login)
+    expect(page.get_by_role("navigation")).to_be_visible()
+
+
 @pytest.mark.parametrize("means", ["password", "identity provider"])
 def test_a_change_of_org_is_called_off_with_its_dialog(
     context: BrowserContext, both: tuple[Caller, Caller], means: str

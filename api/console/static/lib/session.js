@@ -4,6 +4,7 @@
 // script reads. An API key is in the tab's sessionStorage: it survives a reload, and ends with the tab.
 // All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
 // time exchanges it, under a lock of the browser, and gives the new access token to the others.
+import { COOKIE_MS, inTime } from "./in_time.js"
 import { Refused, SUSPENDED, SignedOut, Suspended, checkOrg, failure, reason, reasons } from "./refusals.js"
 import { store } from "./store.js"
 
@@ -97,8 +98,8 @@ async function refresh() {
     if (credential?.kind === "login" && credential.token !== before && isFresh()) return credential.token
     // Another request may have found that the log-in has ended. Signing in again waits for the lock, too.
     if (before !== undefined && credential === null) return null
-    // With keepalive the new cookie arrives even if this page is left meanwhile.
-    const response = await fetch(new URL("refresh", AUTH), { method: "POST", keepalive: true })
+    // With keepalive the new cookie arrives even if this page is left meanwhile. The lock is not held for ever.
+    const response = await inTime(new URL("refresh", AUTH), { method: "POST", keepalive: true }, COOKIE_MS)
     if (response.status === 401) await checkOrg(response)
     if (response.status === 401 || response.status === 403) return null
     if (!response.ok) throw await failure(response)
@@ -143,6 +144,7 @@ export async function restore() {
 async function begin() {
   notice.set("")
   state.set("unknown")
+  let trying = ""
   for (let pause = 500; ; pause = Math.min(2 * pause, 8_000)) {
     try {
       await bearer()
@@ -156,23 +158,25 @@ async function begin() {
         isSuspended.set(true)
       }
       if (error instanceof SignedOut || error instanceof Suspended) {
-        notice.set(takeRefusal() || notice.get())
+        // Nothing is tried again now; a key that is refused has a notice of its own.
+        notice.set(takeRefusal() || (notice.get() === trying ? "" : notice.get()))
         state.set("out")
         return
       }
       const seconds = error instanceof Refused ? error.retryAfter : 0
       const why = error instanceof Refused ? error.message : "The service cannot be reached."
-      notice.set(`${why} Trying again ${seconds > 0 ? `in ${seconds} s.` : "…"}`)
+      trying = `${why} Trying again ${seconds > 0 ? `in ${seconds} s.` : "…"}`
+      notice.set(trying)
       await new Promise((resolve) => setTimeout(resolve, 1_000 * seconds || pause))
     }
   }
 }
 
 async function readMe() {
-  let response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer()}` } })
+  let response = await inTime(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer()}` } })
   if (response.status === 401) {
     await checkOrg(response)
-    response = await fetch(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
+    response = await inTime(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
   }
   if (!response.ok) throw await failure(response)
   me.set(await response.json())
@@ -180,20 +184,10 @@ async function readMe() {
   state.set("in")
 }
 
-/** Send a log-in, until `signal` calls it off. With its headers the cookie is the new one. @param {string} path @param {unknown} body @param {AbortSignal} signal */
-async function entering(path, body, signal) {
-  signal.throwIfAborted()
-  const control = new AbortController()
-  const stop = () => control.abort()
-  signal.addEventListener("abort", stop)
-  try {
-    return await fetch(new URL(path, AUTH), {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: control.signal,
-    })
-  } finally {
-    signal.removeEventListener("abort", stop)
-  }
-}
+/** Send a log-in, until `signal` calls it off; all tabs wait for it. @param {string} path @param {unknown} body @param {AbortSignal} signal */
+const entering = (path, body, signal) => inTime(new URL(path, AUTH), {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
+}, COOKIE_MS)
 
 /**
  * Sign in with a password. Returns why it failed, "" if it did not.
@@ -357,7 +351,7 @@ async function end(why) {
 
 /** Ask the service to end the log-in; null if there is none. Throws as `refresh` does. */
 async function endLogIn() {
-  const end = (/** @type {string} */ token) => fetch(new URL("logout", AUTH), {
+  const end = (/** @type {string} */ token) => inTime(new URL("logout", AUTH), {
     method: "POST", headers: token ? { Authorization: `Bearer ${token}` } : {},
   })
   const token = await bearer().catch(() => "")
