@@ -74,6 +74,37 @@ def test_a_form_saves_only_what_was_changed_in_it(context: BrowserContext, user:
     assert [{"max_cost_usd": 2, "max_cost_usd_per_month": 5}] == sent
 
 
+@pytest.mark.parametrize(
+    ("is_new", "number"), [(False, None), (False, "5"), (True, None), (True, "5"), (True, "first")]
+)
+def test_a_version_that_was_not_seen_is_not_replaced(
+    context: BrowserContext, user: Caller, is_new: bool, number: str | None
+) -> None:
+    """The form shows what somebody else has published, keeps its own, and is sent once more."""
+    key = f"shared-{number}-new" if is_new else f"shared-{number}"
+    path = f"/v1/personas/{key}"
+    if not is_new:
+        user.made("/v1/personas", {"key": key, "system_prompt": "Help."})
+    page = signed_in(context, user, f"/personas{'' if is_new else f'/{key}'}?publish=1")
+    if is_new:
+        page.get_by_label("Key", exact=True).fill(key)
+    text = page.get_by_label("Instructions")
+    text.fill("Help, and be brief.")
+    user.made("/v1/personas", {"key": key, "version": number, "system_prompt": "Help in French."})
+    theirs = user.get(path)["version"]
+    press(page, "Publish")
+
+    expect(page.get_by_role("alert")).to_contain_text(f"its newest version is {theirs}")
+    changes = page.get_by_role("region", name="Changes of system_prompt")
+    expect(changes).to_contain_text("Help in French.")
+    expect(text).to_have_value("Help, and be brief.")
+    assert theirs == user.get(path)["version"]
+    press(page, "Publish")
+    heading = f"Changes from version {theirs} to {int(theirs) + 1 if theirs.isdecimal() else 1}"
+    expect(page.get_by_role("heading", name=heading)).to_be_visible()
+    assert "Help, and be brief." == user.get(path)["system_prompt"]
+
+
 def test_a_secret_goes_to_no_address_that_was_not_seen(
     context: BrowserContext, user: Caller
 ) -> None:

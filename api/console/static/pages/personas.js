@@ -1,8 +1,9 @@
 // Personas: the list, a persona's versions with their difference, and the next version.
-import { all, get, post, segment } from "../lib/api.js"
+import { ApiError, all, get, post, segment } from "../lib/api.js"
 import { html, useLayoutEffect, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Changes } from "../settings/diff.js"
+import { current } from "../settings/edits.js"
 import { AreaField, FieldError, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
 import { Facts, Failed, Name, Section, Table, isAdmin } from "../settings/parts.js"
 import { Data } from "../ui/json.js"
@@ -13,6 +14,8 @@ import { Badge, Code, Empty, Head, Loading, Time, useRead } from "../ui/parts.js
 const NOT_SENT = ["id", "key", "version", "source", "created_by_user_id", "created_at", "problems"]
 /** Fields of the form; all others are in its JSON. */
 const OF_FORM = ["system_prompt", "route_id", "tools", "require_approval", "approved_by", "max_steps", "timeout_seconds", "max_cost_usd"]
+/** A version has no more characters. */
+const MOST_DIGITS = 64
 /** Fields that the service shows with their defaults, and refuses beside an agent: only its own loop uses them. */
 const OF_LOOP = ["max_equal_turns", "max_result_tokens", "compaction"]
 
@@ -27,7 +30,7 @@ export function Page({ name, params }) {
     if (data !== null && !isLoading && name !== undefined && !isFound) reload()
   }, [name, version])
   // The form is a parameter, because any part of the path can be the key of a persona.
-  if (name === undefined && params.get("publish")) return html`<${Publish} key="" from=${null} onDone=${reload} />`
+  if (name === undefined && params.get("publish")) return html`<${Publish} key="" versions=${[]} onDone=${reload} />`
   if (data === null) {
     return html`<${Head} title="Personas" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
@@ -39,7 +42,7 @@ export function Page({ name, params }) {
   if (versions.length === 0) {
     return html`<${Head} title="Persona" back=${href("/personas")} /><${Empty} icon="persona" title="No such persona"><p>It has no version that a run can name.</p></${Empty}>`
   }
-  if (params.get("publish")) return html`<${Publish} key=${name} from=${versions[0]} onDone=${reload} />`
+  if (params.get("publish")) return html`<${Publish} key=${name} versions=${versions} onDone=${reload} />`
   return html`<${Persona} key=${name} versions=${versions} params=${params} />`
 }
 
@@ -127,8 +130,16 @@ function Version({ persona }) {
     <${Section} title="All fields"><${Data} value=${rest} label="Fields" /></${Section}>`
 }
 
-/** Publish a version, filled with the newest one. @param {{from: any, onDone: () => void}} props */
-function Publish({ from, onDone }) {
+/**
+ * Publish a version, filled with the newest one. Without a version of the person's own it is the one after those that they
+ * have seen: one that somebody has published meanwhile is shown before anything is put in its place.
+ * @param {{versions: any[], onDone: () => void}} props
+ */
+function Publish({ versions, onDone }) {
+  // As they were when the form was opened; the list may be read again.
+  const [earlier] = useState(versions)
+  const from = earlier[0] ?? null
+  const [newer, setNewer] = useState(/** @type {any} */ (null))
   const routes = useRead((signal) => get("routes", {}, signal), [])
   const [isOpen] = useState(() => Object.keys(others(from)).length > 0)
   const form = useForm({
@@ -138,14 +149,31 @@ function Publish({ from, onDone }) {
     max_steps: from?.max_steps ?? "", timeout_seconds: from?.timeout_seconds ?? "", max_cost_usd: from?.max_cost_usd ?? "",
     others: from === null ? "" : JSON.stringify(others(from), null, 2),
   }, async (values, sending) => {
+    const key = values.key.trim()
+    const seen = newer?.key === key ? newer : null
+    const version = values.version.trim()
+    const showNewer = (/** @type {any} */ found) => {
+      setNewer(found)
+      throw new Error(`${from === null ? `${key} exists already` : "Another version was published since this form was opened"}: its newest version is ${found.version}, which you see above. Nothing was published now. Publish again to put what you have entered in its place.`)
+    }
+    if (version === "") {
+      // It may have a number that is not the next one, which the service would not refuse.
+      const newest = await newestOf(key, sending)
+      if (newest !== null && ![seen?.version, from?.version].includes(newest.version)) showNewer(newest)
+    }
     const made = await post("personas", {
-      ...othersOf(values), key: values.key.trim(), version: values.version.trim() || null, system_prompt: values.system_prompt,
+      ...othersOf(values), key, version: version || next(seen ? [seen, ...earlier] : earlier), system_prompt: values.system_prompt,
       route_id: values.route_id || null, tools: listOf(values.tools), require_approval: listOf(values.require_approval),
       approved_by: values.approved_by || null,
       max_steps: numberOf(values, "max_steps"), timeout_seconds: numberOf(values, "timeout_seconds"), max_cost_usd: numberOf(values, "max_cost_usd"),
-    }, sending)
+    }, sending).catch(async (error) => {
+      // It was published a moment ago.
+      if (version === "" && error instanceof ApiError && error.code === "personas.published") showNewer(await newestOf(key, sending))
+      throw error
+    })
     onDone()
-    go(`/personas/${segment(made.key)}`, from === null ? {} : { version: made.version, to: from.version }, { replace: true })
+    const before = seen ?? from
+    go(`/personas/${segment(made.key)}`, before === null ? {} : { version: made.version, to: before.version }, { replace: true })
   })
   const back = from === null ? href("/personas") : href(`/personas/${segment(from.key)}`)
   const known = (routes.data ?? []).map((/** @type {any} */ route) => [route.id, route.id === route.model ? route.model : `${route.model} (${route.id})`])
@@ -166,7 +194,32 @@ function Publish({ from, onDone }) {
       <details open=${isOpen}><summary>Version and other fields</summary>
         <${TextField} form=${form} name="version" label="Version" placeholder="The number after the newest" />
         <${AreaField} form=${form} name="others" label="Other fields, as JSON" rows="8" class="mono" placeholder=${'{"mcp": ["archive"]}'} hint="See the reference of personas." /></details>
+      ${newer && newer.key === form.values.key.trim() && html`<${Newer} persona=${newer} from=${from} />`}
     </${FormBox}></div>`
+}
+
+/** Read the newest version of a key; null if it has none. @param {string} key @param {import("../lib/api.js").Sending} sending */
+async function newestOf(key, sending) {
+  try {
+    const found = await current(`personas/${segment(key)}`, sending)
+    return found.key === key ? found : null
+  } catch (error) {
+    // What is no key is refused when it is published.
+    if (error instanceof ApiError && (error.status === 404 || error.status === 422)) return null
+    throw error
+  }
+}
+
+/** Show the version that somebody published since the form was opened. @param {{persona: any, from: any}} props */
+const Newer = ({ persona, from }) => html`<details open>
+  <summary>${from === null ? `Fields of version ${persona.version}` : `Changes from version ${from.version} to ${persona.version}`}</summary>
+  <${Changes} before=${from ?? {}} after=${persona} except=${NOT_SENT} /></details>`
+
+/** The number after the newest of some versions; null where the service has to say that there is none. @param {any[]} versions */
+function next(versions) {
+  const numbers = versions.filter(({ version }) => /^[0-9]+$/.test(version)).map(({ version }) => BigInt(version))
+  const number = String(numbers.reduce((most, one) => (one > most ? one : most), 0n) + 1n)
+  return number.length > MOST_DIGITS ? null : number
 }
 
 /** Null is left out, as a persona with an agent of its own requires. @param {string} text */
