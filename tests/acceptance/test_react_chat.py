@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import until_held
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import ROOT
 from tests.caller import Caller, script
@@ -233,12 +234,13 @@ def test_a_stop_that_was_lost_is_sent_later(open_page: Open, user: Caller) -> No
     page = open_page()
     say(page, {"count": 1000, "delay_ms": 50})
     expect(page.locator(".message.assistant")).to_contain_text("3:")
-    page.route("**/stop", lambda route: route.abort())
+    page.route("**/runs/*:cancel", lambda route: route.abort())
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Not stopped yet")).to_be_visible()
+    expect(page.get_by_text("No connection")).to_have_count(0)  # everything else arrives
     say(page, {"say": "Next."})
     assert 1 == len(user.get("/v1/runs", status="running"))
-    page.unroute("**/stop")
+    page.unroute("**/runs/*:cancel")
 
     expect(page.get_by_text("Stopped", exact=True)).to_be_visible()
     expect(page.get_by_text("Not stopped yet")).to_have_count(0)
@@ -259,6 +261,24 @@ def test_a_stop_that_was_lost_does_not_stop_the_next_answer(open_page: Open, use
     first = user.get("/v1/runs", status="running")[-1]["run_id"]
     assert "completed" == user.ended(first)["status"]
     page.context.set_offline(False)
+
+    expect_answers(page, str(SLOW["say"]), "Here I am.")
+    eventually(lambda: {"completed"} == {run["status"] for run in user.get("/v1/runs", limit=2)})
+
+
+def test_a_late_stop_does_not_stop_the_next_answer(open_page: Open, user: Caller) -> None:
+    """It names the run, which has ended by itself before."""
+    page = open_page()
+    say(page, SLOW)
+    expect(page.locator(".message.assistant")).to_contain_text("one two")
+    say(page, {"say": "Here I am.", "delay_ms": 2_000})
+    expect(page.get_by_text("Waits for the answer")).to_be_visible()
+    held: list[Route] = []
+    page.route(re.compile("stop$|cancel$"), lambda route: held.append(route), times=1)
+    page.get_by_role("button", name="Stop").click()
+    user.until(user.get("/v1/runs", limit=1)[0]["run_id"], "phase", "executing")
+    until_held(page, held, 1)
+    held[0].continue_()
 
     expect_answers(page, str(SLOW["say"]), "Here I am.")
     eventually(lambda: {"completed"} == {run["status"] for run in user.get("/v1/runs", limit=2)})

@@ -31,7 +31,7 @@ function Chat({ chatId }) {
       {agent.isOffline && <p className="banner" role="status">No connection. Trying again…</p>}
       {agent.isStopping && (
         <p className="banner" role="status">
-          {agent.isOffline ? "Not stopped yet: leave this page open, and it tries again." : "Stopping…"}
+          {agent.isOffline || agent.isStopLost ? "Not stopped yet: leave this page open, and it tries again." : "Stopping…"}
         </p>
       )}
       <section className="conversation" aria-live="polite">

@@ -35,17 +35,19 @@ async function errorOf(response) {
   return new Refusal(reasons.join("; "));
 }
 
-async function request(chatId, path, options = {}) {
+async function request(path, options = {}) {
   const { url, token } = await currentToken();
   const headers = { Authorization: `Bearer ${token}` };
-  const address = `${url}/v1/ui/chat/${encodeURIComponent(chatId)}${path}`;
-  const response = await fetch(address, { ...options, headers, signal: inTime() });
+  const response = await fetch(`${url}/v1${path}`, { ...options, headers, signal: inTime() });
   if (!response.ok) throw await errorOf(response);
   return response.json();
 }
 
-export const stored = (chatId) => request(chatId, "/messages?limit=200");
-export const stopRun = (chatId) => request(chatId, "/stop", { method: "POST", keepalive: true });
+const ofChat = (chatId) => `/ui/chat/${encodeURIComponent(chatId)}`;
+export const stored = (chatId) => request(`${ofChat(chatId)}/messages?limit=200`);
+// A stop that names the run never ends the answer after it. Before an answer has begun, the page does not know its run.
+export const stopRun = (chatId, runId) =>
+  request(runId ? `/runs/${runId}:cancel` : `${ofChat(chatId)}/stop`, { method: "POST", keepalive: true });
 
 // Has the service keep a message until the active run has ended. Its answer is read by a resume.
 export async function enqueue(chatId, message) {

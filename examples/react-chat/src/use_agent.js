@@ -50,28 +50,34 @@ export function useAgent(chatId) {
   const [sent, setSent] = useState([]); // messages of this tab that it has not shown yet
   const [isOffline, setOffline] = useState(false);
   const [isStopping, setStopping] = useState(false);
+  const [isStopLost, setStopLost] = useState(false);
   const isBusy = chat.status === "submitted" || chat.status === "streaming";
   const now = useRef({});
   now.current = { ...chat, isBusy, sent };
   const isSyncing = useRef(false);
-  const stopping = useRef(null); // the message whose answer is to be stopped, and whether the service has that request
+  // The message whose answer is to be stopped, the run if the page knows it, and whether the service has that request.
+  const stopping = useRef(null);
 
   const askToStop = useCallback(
-    () => stopRun(chatId).then(() => true, (error) => error instanceof Refusal),
+    (runId) => stopRun(chatId, runId).then(() => true, (error) => error instanceof Refusal),
     [chatId],
   );
 
   // Sends a stop that was lost again, if the same answer is still open when it looks: the next one is not meant.
+  // Returns whether nothing is left to be stopped.
   const finishStop = useCallback(async () => {
     const stop = stopping.current;
-    if (!stop) return;
+    if (!stop) return true;
     if (!(await stop.isKnown) && isUnanswered(await stored(chatId), stop.id)) {
-      stop.isKnown = askToStop();
-      if (!(await stop.isKnown)) throw new Error("The answer is not stopped.");
+      stop.isKnown = askToStop(stop.runId);
+      if (!(await stop.isKnown)) return false;
     }
-    if (stopping.current !== stop) return;
-    stopping.current = null;
-    setStopping(false);
+    if (stopping.current === stop) {
+      stopping.current = null;
+      setStopping(false);
+      setStopLost(false);
+    }
+    return true;
   }, [chatId, askToStop]);
 
   // Safe to repeat: the service knows a message by its id. One that it refuses is left to the person.
@@ -91,7 +97,11 @@ export function useAgent(chatId) {
     if (isSyncing.current || now.current.isBusy) return;
     isSyncing.current = true;
     try {
-      await finishStop();
+      if (!(await finishStop())) {
+        setOffline(false); // the messages could be read
+        setStopLost(true);
+        return; // nothing is sent before the stop
+      }
       let all = await stored(chatId);
       // While the page is busy, useChat may be sending one of them.
       const lacking = now.current.sent.filter(
@@ -151,6 +161,7 @@ export function useAgent(chatId) {
     isBusy,
     isOffline,
     isStopping,
+    isStopLost,
     canStop: (isBusy || Boolean(chat.error)) && !isStopping, // an answer that the page cannot read is still written
     waiting,
     queue: queue.map((message) => ({
@@ -172,7 +183,9 @@ export function useAgent(chatId) {
       ));
       chat.stop();
       const asked = chat.messages.findLast(({ role }) => role === "user");
-      stopping.current = { id: asked?.id, isKnown: askToStop() };
+      const last = chat.messages.at(-1);
+      const runId = last?.role === "assistant" ? last.metadata?.arkloop?.run_id : undefined;
+      stopping.current = { id: asked?.id, runId, isKnown: askToStop(runId) };
       setStopping(true);
       stopping.current.isKnown.then(sync);
     },
