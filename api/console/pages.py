@@ -4,14 +4,15 @@ import hashlib
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from marshmallow import fields
 
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.api.http.revalidation import revalidated
 from arkloop.api.http.schema import Schema
 from arkloop.shared.errors import NotFound
 
@@ -62,8 +63,7 @@ def get_console() -> Response:
     response = Response(body, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = PAGE_SECURITY
     response.headers["Cache-Control"] = "no-cache"
-    response.set_etag(console_files().version)
-    return cast(Response, response.make_conditional(request))
+    return revalidated(response, console_files().version)
 
 
 @bp.get("/console/<version>/<path:file>")

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from arkloop.api.http.current import settings
 from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.api.http.revalidation import revalidated
 
 bp = Blueprint("description", __name__)
 
@@ -91,8 +92,7 @@ def _revalidated(body: bytes, content_type: str) -> Response:
     """Return the body, or 304 for a client that has it."""
     response = Response(body, content_type=content_type)
     response.headers["Cache-Control"] = "no-cache"
-    response.set_etag(hashlib.sha256(body).hexdigest()[:32])
-    return cast(Response, response.make_conditional(request))
+    return revalidated(response, hashlib.sha256(body).hexdigest()[:32])
 
 
 def _document() -> bytes:
