@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor, catalog
-from arkloop.api.protocols.agui_requests import MESSAGE_ID, AguiRequest
+from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MESSAGE_ID, AguiRequest
 from arkloop.shared.catalog.personas import DEFAULT_PERSONA
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
 from arkloop.shared.runs import thread_entries
@@ -68,11 +68,14 @@ def _has_agent(
 ) -> bool:
     """Return whether a run has the persona and the route of a request, or those that it implies.
 
-    A run of the version before the newest has the persona, too, and the route of its version.
+    A run of the version before the newest has the persona, too, and the route of its version. One
+    of a request that named no route keeps the route that it was given then.
     """
     key, _, _ = run.persona_id.partition("@")
     if (persona_id or actor().persona_id or DEFAULT_PERSONA) not in (run.persona_id, key):
         return False
+    if route_id is None and DEFAULT_ROUTE in run.metadata:
+        return True
     if route_id is None:
         org_id = actor().org_id
         # What is gone from the catalog may be that of the run.

@@ -25,6 +25,8 @@ from arkloop.shared.threads.content import Content
 MAX_ID_CHARACTERS = 128
 MAX_MESSAGES = 5_000
 MESSAGE_ID = "agui.message_id"
+#: A key of the metadata of a message whose request names no route.
+DEFAULT_ROUTE = "agui.default_route"
 RUN_ID = "agui.run_id"
 _MAX_PROBLEMS = 20
 _CONTENT = MessageContent()
@@ -93,8 +95,10 @@ class AguiRequest:
         parts = [_stored(f"{name}.{place}", part) for place, part in enumerate(last["content"])]
         return replace(self, messages=[*self.messages[:-1], {**last, "content": parts}])
 
-    def new_message(self) -> NewMessage | None:
+    def new_message(self, *, by_default_route: bool = False) -> NewMessage | None:
         """Return the user's message with which the conversation ends, None if it ends otherwise.
+
+        With `by_default_route` its metadata say that the request names no route.
 
         Raises:
             InvalidRequest: its content is not supported.
@@ -103,9 +107,10 @@ class AguiRequest:
             return None
         place, message = len(self.messages) - 1, self.messages[-1]
         fits = len(message["id"]) <= MAX_VALUE_LENGTH
+        by_default = {DEFAULT_ROUTE: "true"} if by_default_route else {}
         return NewMessage(
             content=_content(f"messages.{place}.content", message["content"]),
-            metadata={MESSAGE_ID: message["id"]} if fits else {},
+            metadata={MESSAGE_ID: message["id"], **by_default} if fits else {},
         )
 
     def overrides(self) -> dict[str, Any]:

@@ -366,7 +366,7 @@ def _create(
     answers: str | None = None,
     looks_again: bool = False,
 ) -> Part:
-    message = wanted.new_message()
+    message = wanted.new_message(by_default_route=route_id is None)
     if message is None:
         why = "must end with a message of the user, or with results of pending calls"
         raise InvalidRequest(messages=[why])

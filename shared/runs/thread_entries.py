@@ -168,8 +168,8 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
     """Return the runs that are to answer the message with this pair of metadata, in their order.
 
     They are active or wait for their turn, and are not being cancelled. A row has the run's `id`,
-    `persona_id` and `route_id`, and the `content` of the message. Of each such run only the last
-    message before it is looked at.
+    `persona_id` and `route_id`, and the message's `content` and `metadata`. Of each such run only
+    the last message before it is looked at.
     """
     # Not with OR: the other runs of the thread would be read, too.
     unended = union_all(
@@ -193,7 +193,11 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
         .lateral()
     )
     query: Select[Any] = (
-        select(unended.c.id, unended.c.persona_id, unended.c.route_id, said.c.content)
+        select(
+            unended.c.id,
+            *(unended.c.persona_id, unended.c.route_id),
+            *(said.c.content, said.c.metadata),
+        )
         .join(said, said.c.metadata[key].astext == value)
         .order_by(unended.c.position)
     )

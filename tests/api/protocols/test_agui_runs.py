@@ -174,7 +174,7 @@ def test_a_message_without_an_agent_is_for_the_default_one(
     alice: User, stored: StoredRuns, other: dict[str, str]
 ) -> None:
     """The run of another agent, which has the same message, is not its answer."""
-    send(alice, SAID).close()
+    send(alice, SAID, query="?route_id=scripted").close()
     stored.set(newest(stored), **other)
 
     shown = [first_cursor(send(alice, SAID)) for _ in range(2)]
