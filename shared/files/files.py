@@ -18,6 +18,7 @@ from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import MOVED_ORGS
 from arkloop.shared.storage.tables.files import files
 
 #: Longer than any upload may take.
@@ -159,11 +160,16 @@ def remove_all(
 
 
 def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:
-    """List expired files that nobody may write any more, those first that expired first."""
+    """List expired files that nobody may write any more, those first that expired first.
+
+    Those of orgs that have moved are left out: cells share a storage, and the file may have been
+    completed or kept in the other one.
+    """
     # Bytes that are stored after they were removed would stay without a row.
     is_written = files.c.stored_at.is_(None) & (files.c.created_at + PENDING > func.now())
-    query = select(files.c.id, files.c.org_id).where(files.c.expires_at <= func.now(), ~is_written)
-    return list(sql.execute(query.order_by(files.c.expires_at).limit(limit)))
+    is_expired = (files.c.expires_at <= func.now()) & ~is_written
+    here = select(files.c.id, files.c.org_id).where(is_expired, files.c.org_id.not_in(MOVED_ORGS))
+    return list(sql.execute(here.order_by(files.c.expires_at).limit(limit)))
 
 
 def postpone(tx: Transaction, file_ids: Collection[UUID]) -> None:

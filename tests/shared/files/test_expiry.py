@@ -1,7 +1,8 @@
 """The removal of expired files, where the storage does not remove each of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -11,10 +12,15 @@ from arkloop.shared.errors import FileMissing, StorageUnavailable
 from arkloop.shared.files import expiry, files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.files.local_storage import LocalStorage
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage import epoch
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.files import files as table
 from tests.clients import User
 from tests.contents import png
+from tests.query_plans import only
+from tests.stored_runs import ago
 
 
 def pending_file(connections: Connections, owner: User) -> UUID:
@@ -35,6 +41,23 @@ def make_irremovable(storage_folder: Path, owner: User, file_ids: Iterable[UUID]
     """Put a directory in the place of each: no process, not even root's, can unlink it."""
     for file_id in file_ids:
         (storage_folder / files.key_of(owner.org_id, file_id)).mkdir(parents=True)
+
+
+def complete(connections: Connections, storage: LocalStorage, owner: User) -> UUID:
+    """Store the bytes of a file that nothing keeps, and that expires an hour later."""
+    file_id = pending_file(connections, owner)
+    with storage.writing(files.key_of(owner.org_id, file_id)) as writer:
+        writer.write(png())
+        writer.commit()
+    with connections.transaction() as tx:
+        facts = Facts("image/png", len(png()), "0" * 64)
+        files.complete(tx, file_id, facts, kept_for=files.PENDING)
+    return file_id
+
+
+def change_org(connections: Connections, owner: User, **columns: Any) -> None:
+    with connections.transaction() as tx:
+        tx.sql.execute(update(orgs).where(orgs.c.id == owner.org_id).values(**columns))
 
 
 def rows(connections: Connections, owner: User) -> set[UUID]:
@@ -142,3 +165,41 @@ def test_files_that_cannot_be_removed_do_not_fill_each_batch(
     assert [0, 1] == [expiry.remove_expired(connections, storage) for _ in range(2)]
 
     assert stuck == rows(connections, alice)
+
+
+@pytest.mark.parametrize("of_cell", [new_id, epoch.own])
+def test_files_of_an_org_that_has_moved_keep_their_bytes(
+    alice: User, connections: Connections, tmp_path: Path, of_cell: Callable[[], Any]
+) -> None:
+    """Cells share a storage: what has expired or was deleted here can be in use in the other one.
+
+    This cell may be the one that the org has left, or have a copy that was not resumed. What
+    expired meanwhile is removed once the org is open here.
+    """
+    storage = LocalStorage(str(tmp_path))
+    for _ in range(2):
+        complete(connections, storage, alice)
+    expired, deleted = rows(connections, alice)
+    with connections.transaction() as tx:
+        is_pending = {"stored_at": None, "created_at": ago(hours=2), "expires_at": ago(hours=1)}
+        tx.sql.execute(update(table).where(table.c.id == expired).values(**is_pending))
+        assert 1 == files.remove_all(tx, created_by_user_id=alice.id, file_ids=[deleted])
+    moved = {"suspended_at": func.now(), "suspension_reason": "It moves.", "moved_to": of_cell()}
+    change_org(connections, alice, **moved)
+
+    while expiry.remove_expired(connections, storage):
+        pass  # those of other tests
+
+    for file_id in (expired, deleted):
+        assert png() == b"".join(storage.read(files.key_of(alice.org_id, file_id)))
+    change_org(connections, alice, **dict.fromkeys(moved))
+    assert 2 == expiry.remove_expired(connections, storage)
+    assert set() == rows(connections, alice)
+
+
+@pytest.mark.owner
+def test_expired_files_are_found_by_indexes(connections: Connections) -> None:
+    """Neither all files nor all orgs are read, with any values."""
+    plans = only(connections, lambda sql: files.expired(sql, limit=expiry.BATCH))
+
+    plans.check({"ix_files_expires_at", "ix_orgs_suspended"})
