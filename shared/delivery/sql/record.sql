@@ -1,6 +1,7 @@
 -- Record the results of attempts: delivered, pending again after a pause, or dead.
 --
--- A 410 of an address that the endpoint had before is a failure like others.
+-- A 410 of an address that the endpoint had before is a failure like others. The last statement, which
+-- may have waited for a change of the address, compares with the row that it has waited for.
 -- The time in which the endpoint was disabled is no part of a delivery's: nothing was attempted then.
 -- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
 -- that responds again after failures gets at once what it has failed to take since they began. What it
@@ -21,7 +22,7 @@ WITH given AS (
         unnest((SELECT %(errors)s::text[])) AS error,
         unnest((SELECT %(pauses)s::float8[])) AS pause
 ), result AS (
-    SELECT given.*, (response_status = 410 AND e.url = given.url) IS TRUE AS is_gone,
+    SELECT given.*, CASE WHEN response_status = 410 AND e.url = given.url THEN e.url END AS gone,
         e.disabled
     FROM given LEFT JOIN LATERAL (
         SELECT e.url, e.disabled_seconds - d.endpoint_disabled_seconds
@@ -33,7 +34,7 @@ WITH given AS (
     UPDATE webhook_deliveries d SET
         state = CASE
             WHEN r.is_delivered THEN 'delivered'
-            WHEN r.is_gone
+            WHEN r.gone IS NOT NULL
                 OR now() >= d.tried_since
                     + make_interval(secs => %(window_seconds)s + coalesce(r.disabled, 0)) THEN 'dead'
             ELSE 'pending' END,
@@ -49,7 +50,7 @@ WITH given AS (
     FROM result r
     WHERE d.id = r.id AND d.state NOT IN ('delivered', 'dead')
         AND (r.is_delivered OR d.attempts = r.attempt)
-    RETURNING d.id, d.endpoint_id, d.ordered_by, d.seq, d.state, d.due_at, r.is_delivered, r.is_gone
+    RETURNING d.id, d.endpoint_id, d.ordered_by, d.seq, d.state, d.due_at, r.is_delivered, r.gone
 ), followers AS (
     UPDATE webhook_deliveries f SET due_at = follower.due_at FROM (
         SELECT d.id, CASE WHEN r.state = 'pending' THEN r.due_at ELSE now() END AS due_at
@@ -61,14 +62,14 @@ WITH given AS (
     ) AS follower
     WHERE f.id = follower.id
     RETURNING f.id
-), result_of_endpoint AS (
-    SELECT endpoint_id, bool_or(is_delivered) AS is_working, bool_or(is_gone) AS is_gone
+), by_endpoint AS (
+    SELECT endpoint_id, bool_or(is_delivered) AS is_working, max(gone) AS gone
     FROM recorded GROUP BY endpoint_id
 ), working AS (
     -- The first of these attempts began before its failure, by less than a lease.
     SELECT e.id, e.failing_since - %(lease)s AS failing_from
     FROM webhook_endpoints e
-    JOIN result_of_endpoint r ON r.endpoint_id = e.id AND r.is_working AND NOT r.is_gone
+    JOIN by_endpoint r ON r.endpoint_id = e.id AND r.is_working AND r.gone IS NULL
     WHERE e.failing_since < now() - %(steady)s
 ), share AS (
     SELECT greatest(1, %(most)s / greatest(1, count(*))) AS most FROM working
@@ -104,10 +105,10 @@ WITH given AS (
 )
 UPDATE webhook_endpoints e SET
     failing_since = CASE
-        WHEN r.is_working AND r.endpoint_id NOT IN (SELECT endpoint_id FROM unfinished) THEN NULL
+        WHEN r.is_working AND e.id NOT IN (SELECT endpoint_id FROM unfinished) THEN NULL
         ELSE coalesce(e.failing_since, now()) END,
-    is_enabled = e.is_enabled AND NOT r.is_gone,
-    disabled_reason = CASE WHEN r.is_gone THEN 'gone' ELSE e.disabled_reason END
-FROM result_of_endpoint r
+    is_enabled = e.is_enabled AND e.url IS DISTINCT FROM r.gone,
+    disabled_reason = CASE WHEN e.url = r.gone THEN 'gone' ELSE e.disabled_reason END
+FROM by_endpoint r
 WHERE e.id = r.endpoint_id
-    AND (r.is_gone OR r.is_working = (e.failing_since IS NOT NULL))
+    AND (e.url = r.gone OR r.is_working = (e.failing_since IS NOT NULL))

@@ -1,6 +1,7 @@
 """Deliveries to an endpoint that is disabled for a while: that time does not make them older."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,9 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_endpoints
 from tests import stored_deliveries
 from tests.shared.delivery.test_deliveries import BROKEN, Org
+from tests.shared.delivery.test_deliveries_of_orgs import waiting
 from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -141,6 +144,37 @@ def test_an_attempt_that_fails_while_its_endpoint_is_disabled_does_not_count_tha
     org.tried(again, **BROKEN)
 
     assert ["pending"] == [one.state for one in org.listed(endpoint)]
+
+
+@pytest.mark.parametrize("is_new_one", [False, True])
+def test_a_410_that_waits_for_a_change_of_the_endpoint_disables_its_address_alone(
+    org: Org, is_new_one: bool
+) -> None:
+    """The admin has written another address, and commits it when the 410 of the one before is
+    being recorded; where only the description is another, the address is gone.
+    """
+    endpoint = org.endpoint()
+    org.ended()
+    [row] = org.claim()
+    new = {"url": "https://new.example/hook"} if is_new_one else {"description": "New."}
+
+    with ThreadPoolExecutor(1) as threads:
+        with org.connections.transaction() as tx:
+            endpoints.change(tx, org.id, endpoint, new)
+            recorded = threads.submit(org.tried, row, response_status=410)
+            eventually(lambda: recorded.done() or waiting(org.connections) > 0)
+        recorded.result(timeout=60)
+
+    found = org.shown(endpoint)
+    reason = None if is_new_one else "gone"
+    assert (is_new_one, reason) == (found.is_enabled, found.disabled_reason)
+    assert is_new_one == (found.disabled_at is None)
+    assert found.failing_since is not None
+    with org.connections.transaction() as tx:
+        endpoints.change(tx, org.id, endpoint, {"enabled": True})
+        assert 1 == deliveries.replay(tx, org.id, endpoint)
+    [again] = org.claim()
+    assert (row.id, new.get("url", row.url)) == (again.id, again.url)
 
 
 def test_a_delivery_that_an_earlier_release_began_dies_as_it_did_there(org: Org) -> None:
