@@ -358,11 +358,7 @@ def _refused(
 def _refused_credits(sql: Connection, reservation: Row[Any], wanted: int) -> Refused:
     has = credits.balance(sql, reservation.org_id)
     balance = has.balance or 0
-    # Part of what another has cost may be for the org's own models, for which it holds none.
-    certain = sum(
-        min(credits_of(_certain_usd(other)), other.held_credits)
-        for other in _others(sql, reservation)
-    )
+    certain = sum(_certain_credits(other) for other in _others(sql, reservation))
     return Refused(
         CREDITS,
         limit=balance - has.held + reservation.held_credits,
@@ -374,6 +370,19 @@ def _refused_credits(sql: Connection, reservation: Row[Any], wanted: int) -> Ref
 def _certain_usd(other: Row[Any]) -> Decimal:
     """Return what the run will hold even if its current call is free."""
     return Decimal(min(other.cost_usd + other.kept_usd, other.held_usd))
+
+
+def _certain_credits(other: Row[Any]) -> int:
+    """Return the credits that the run will hold even if its current call is free, or fewer: its row
+    does not say what own models have cost, and a wait in vain is better than a wrong refusal.
+    """
+    certain_usd, held = _certain_usd(other), int(other.held_credits)
+    if held >= credits_of(other.held_usd):  # own models have cost nothing
+        return credits_of(certain_usd)
+    call = credits_of(other.held_usd - certain_usd)
+    if call > held:  # a call on an own model: it holds no credits
+        return held
+    return held - call if held > 1 else 0  # a call on a free route holds one
 
 
 def _others(sql: Connection, reservation: Row[Any]) -> Sequence[Row[Any]]:

@@ -169,6 +169,52 @@ def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
     assert (100, 90) == money.balance()
 
 
+@pytest.mark.parametrize(
+    ("worst", "on_own_route", "most"),
+    [("0.08", False, 70), ("0.03", False, 70), ("3", True, 90), (None, False, 90)],
+    ids=["call", "last_call", "own_call", "no_call"],
+)
+def test_a_run_waits_for_credits_of_calls_alone(
+    money: Money, worst: str | None, on_own_route: bool, most: int
+) -> None:
+    """The other run may have used own models. The 10 credits that it has cost and the 20 of its
+    last call stay reserved, and a call on an own model frees none.
+    """
+    money.grant(100)
+    other, run = money.stored.claimed(), money.stored.claimed()
+    money.reserve(other, "0.01")
+    money.reserve(other, "5", so_far="0.01", on_own_route=True)
+    money.settle(other, "5.01", own="5")
+    if worst is not None:
+        keep = "0" if on_own_route else "0.02"
+        money.reserve(*(other, worst, "5.01"), own="5", on_own_route=on_own_route, keep=keep)
+
+    def others_reserved(credits: int) -> bool:
+        with pytest.raises(Refused) as refused:
+            money.reserve(run, str(Decimal(credits) / 1000))
+        return refused.value.others_reserved
+
+    assert not others_reserved(most + 1)
+    if worst is None or on_own_route:
+        money.reserve(run, str(Decimal(most) / 1000))
+    else:
+        assert others_reserved(most)
+
+
+def test_a_run_waits_for_the_credit_of_a_free_call(money: Money) -> None:
+    """The run that makes it may have used own models before."""
+    money.grant(1)
+    other, run = money.stored.claimed(), money.stored.claimed()
+    money.reserve(other, "5", on_own_route=True)
+    money.settle(other, "5", own="5")
+    money.reserve(other, "0", so_far="5", own="5")
+
+    with pytest.raises(Refused) as refused:
+        money.reserve(run, "0")
+
+    assert refused.value.others_reserved
+
+
 def test_no_run_is_created_without_credits(money: Money) -> None:
     """429 for good when they are used up, for a while when they are held."""
     money.grant(10)
