@@ -141,8 +141,8 @@ def reserve(
     `keep_usd` of that is for its last call: others do not wait for it.
 
     Credits are held for routes of the server alone: without `own_usd` of the cost so far, and not
-    for a call `on_own_route`. A call on a route of the server holds one at least, even if it is
-    free: an org without credits has none of these routes.
+    for a call `on_own_route`, which is never refused for lack of them. A call on a route of the
+    server holds one at least, even if it is free: an org without credits has none of these routes.
 
     Raises:
         Refused: it does not fit. The transaction must be rolled back; what was held stays.
@@ -171,7 +171,10 @@ def reserve(
         wanted = max(credits_of(servers), 0 if on_own_route else 1)
     more = wanted - reservation.held_credits
     has = credit_balances.c
-    if (wanted or more) and not tx.sql.execute(
+    if limits.is_prepaid and on_own_route:
+        # The call needs none, whatever routes of the server have cost before.
+        wanted = reservation.held_credits + _hold_free_credits(tx.sql, reservation, more)
+    elif (wanted or more) and not tx.sql.execute(
         update(credit_balances)
         .where(has.org_id == reservation.org_id, has.held + more <= has.balance)
         .values(held=has.held + more)
@@ -225,10 +228,7 @@ def settle(
         # What is left of the reserve: less than `keep_usd` if the call took a part of it.
         keep = NOTHING if keep_is_own else held_usd - cost
         wanted = credits_of(cost_so_far - own_usd + keep) if is_prepaid else 0
-        more = wanted - held_credits
-        held_credits += tx.sql.exec_driver_sql(
-            _SETTLE_CREDITS, {"org_id": reservation.org_id, "more": more}
-        ).scalar_one()
+        held_credits += _hold_free_credits(tx.sql, reservation, wanted - held_credits)
     _store_reservation(
         tx.sql,
         reservation,
@@ -331,6 +331,12 @@ def _move_reservation(
     return spending.move(
         sql, reservation.org_id, {place: (Decimal(0), held) for place, held in changes.items()}
     )
+
+
+def _hold_free_credits(sql: Connection, reservation: Row[Any], more: int) -> int:
+    """Hold `more` credits (below 0: fewer) as far as these are free; returns the change."""
+    parameters = {"org_id": reservation.org_id, "more": more}
+    return int(sql.exec_driver_sql(_SETTLE_CREDITS, parameters).scalar_one()) if more else 0
 
 
 def _store_reservation(sql: Connection, reservation: Row[Any], **values: Any) -> None:

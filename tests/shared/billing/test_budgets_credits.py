@@ -73,6 +73,35 @@ def test_what_an_own_model_reports_frees_no_credits_of_the_servers_part(
     assert [("customer", "revenue", 910)] == money.charged(claim.run_id)
 
 
+def test_a_call_on_an_own_model_is_not_refused_for_lack_of_credits(money: Money) -> None:
+    """What routes of the server have cost beyond the worst case is held as far as it is free."""
+    money.grant(100)
+    claim, other = money.stored.claimed(), money.stored.claimed()
+    money.reserve(claim, "0.05")
+    money.reserve(other, "0.04")
+    money.settle(claim, "0.08")
+
+    money.reserve(claim, "3", so_far="0.08", on_own_route=True)
+    assert (100, 100) == money.balance()
+    money.settle(other, "0.01")
+    money.reserve(claim, "3", so_far="0.08", on_own_route=True)
+
+    assert (100, 90) == money.balance()
+
+
+def test_the_first_grant_refuses_no_call_on_an_own_model(money: Money) -> None:
+    """It may be less than routes of the server have cost a run before."""
+    money.limit("100")
+    claim = money.stored.claimed()
+    money.reserve(claim, "3")
+    money.settle(claim, "3")
+    money.grant(100)
+
+    money.reserve(claim, "3", so_far="3", on_own_route=True)
+
+    assert (100, 100) == money.balance()
+
+
 def test_a_reserve_on_a_route_of_the_server_needs_credits(money: Money) -> None:
     """As far as the call has left it."""
     money.grant(1000)
