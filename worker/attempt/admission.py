@@ -228,11 +228,12 @@ class Admission:
             self._throttle(route_id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
     def _note(self, refused: Refused) -> None:
+        """Note that the call is not made, nor one that costs less instead."""
+        log.warning("a model call was refused: %s", refused.logged())
         self._write(partial(budgets.note_refusal, org_id=self._claim.org_id, refused=refused))
 
     def _exhausted(self, refused: Refused, most: Decimal) -> LimitExceeded:
         """Return what ends the run, unless a call that costs less than `most` is made instead."""
-        log.warning("a model call was refused: %s", refused.logged())
         return LimitExceeded(
             "budget.exhausted",
             refused.shown(self._claim),
