@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, select
+from sqlalchemy import Connection, Row, Select, and_, case, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared.actors import Actor
@@ -231,11 +231,15 @@ def set_(
     if max_cost_usd is None and max_cost_usd_per_month is None:
         tx.sql.execute(delete(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope))
     else:
+        stored = upsert(budgets).values(org_id=org_id, scope=scope, **limits)
+        # A month that is over before its limit changes has had this one.
+        is_same = budgets.c.max_cost_usd_per_month.is_not_distinct_from(
+            stored.excluded.max_cost_usd_per_month
+        )
+        changed_at = case((is_same, budgets.c.updated_at), else_=func.now())
         tx.sql.execute(
-            upsert(budgets)
-            .values(org_id=org_id, scope=scope, **limits)
-            .on_conflict_do_update(
-                index_elements=["org_id", "scope"], set_={**limits, "updated_at": func.now()}
+            stored.on_conflict_do_update(
+                index_elements=["org_id", "scope"], set_={**limits, "updated_at": changed_at}
             )
         )
     if scope == spending.END_USERS:

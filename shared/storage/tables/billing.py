@@ -144,6 +144,7 @@ budgets = Table(
     Column("scope", Text, primary_key=True),  # org | api_key:<id>
     _usd("max_cost_usd", required=False),  # of one run
     _usd("max_cost_usd_per_month", required=False),
+    #: When the limit of a month was set to another amount, or was removed.
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 

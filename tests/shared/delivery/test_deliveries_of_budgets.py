@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import TextClause, select, text, update
 
 from arkloop.shared.billing import budget_limits, budgets, spending
 from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope, persona_scope
 from arkloop.shared.delivery import endpoints
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import budgets as budget_rows
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import User
 from tests.shared.billing.money import Money
@@ -172,6 +173,59 @@ def test_a_limit_below_what_is_spent_is_exhausted_at_once(
     org.limit("0", end_user_scope("new"))
 
     assert [(scope, 80, 5), (scope, 100, 5), (scope, 80, 4), (scope, 100, 4)] == org.delivered()
+
+
+BEGIN_OF_MONTH = text("date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'")
+BEFORE_IT = text(f"{BEGIN_OF_MONTH} - interval '1 microsecond'")
+
+
+@pytest.mark.parametrize("limited", [ORG, END_USERS, end_user_scope("u1")])
+@pytest.mark.parametrize(
+    ("set_at", "percents"), [(BEGIN_OF_MONTH, []), (BEFORE_IT, [80, 100])], ids=["new", "old"]
+)
+def test_a_month_that_is_over_reaches_only_a_limit_that_it_had(
+    org: Org, stored: StoredRuns, limited: str, set_at: TextClause, percents: list[int]
+) -> None:
+    """A run that ends late counts in the month of its last model call; a limit of a single run
+    that is set meanwhile changes nothing.
+    """
+    scope = ORG if limited == ORG else end_user_scope("u1")
+    money, run_id = Money(stored), stored.create(end_user_id="u1")
+    claim = stored.held(run_id)
+    money.limit("10", scope=limited)
+    money.reserve(claim, "10")
+    money.a_month_passes()
+    with org.connections.transaction() as tx:
+        of_org = update(budget_rows).where(budget_rows.c.org_id == org.id)
+        tx.sql.execute(of_org.values(updated_at=set_at))
+
+    money.limit("10", run="10", scope=limited)
+    money.spend(claim, "10")
+
+    assert [(scope, percent, 10) for percent in percents] == org.delivered()
+
+
+@pytest.mark.parametrize("earlier", [None, "50"])
+def test_a_month_that_is_over_does_not_reach_a_new_limit(
+    org: Org, stored: StoredRuns, earlier: str | None
+) -> None:
+    """The limit was set first, or to another amount, while a run waited over the month's end."""
+    money, claim = Money(stored), stored.claimed()
+    money.limit(earlier)
+    money.grant(50_000)
+    money.reserve(claim, "10")
+    money.a_month_passes()
+    with org.connections.transaction() as tx:
+        of_org = update(budget_rows).where(budget_rows.c.org_id == org.id)
+        tx.sql.execute(of_org.values(updated_at=BEFORE_IT))
+
+    money.limit("10")
+    limits = money.limits(claim)
+    with org.connections.transaction() as tx:
+        budgets.settle(tx, claim, Decimal(10), limits)  # as a worker does that resumes it
+    money.spend(claim, "10")
+
+    assert [] == org.delivered()
 
 
 def test_an_end_users_own_limit_is_exhausted_alone(org: Org, stored: StoredRuns) -> None:
