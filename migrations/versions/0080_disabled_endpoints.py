@@ -22,6 +22,8 @@ ALTER TABLE webhook_deliveries ALTER COLUMN endpoint_disabled_seconds DROP DEFAU
 # A trigger: processes of the release before enable and disable endpoints, too. Its clock is read
 # under the lock of the row: two transactions that change it have begun in any order.
 #
+# OR REPLACE: `pg_restore --clean` leaves functions that the dump from before does not name.
+#
 # Since when an endpoint is disabled is not known. An admin has last written it then or later; a
 # response with 410 writes no `updated_at`.
 _OF_ENDPOINTS = """
@@ -32,7 +34,7 @@ UPDATE webhook_endpoints
 SET disabled_at = CASE WHEN disabled_reason IS NULL THEN updated_at ELSE now() END
 WHERE NOT is_enabled;
 
-CREATE FUNCTION endpoints_have_their_disabled_time() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION endpoints_have_their_disabled_time() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.is_enabled THEN
         NEW.disabled_seconds := OLD.disabled_seconds

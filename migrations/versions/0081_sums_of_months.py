@@ -27,7 +27,7 @@ _INDEXES = {
 }
 
 _FUNCTION = """
-CREATE FUNCTION month_usd(of_org uuid, of_key uuid, of_month date) RETURNS numeric
+CREATE OR REPLACE FUNCTION month_usd(of_org uuid, of_key uuid, of_month date) RETURNS numeric
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     next_month date := (of_month + interval '1 month')::date;

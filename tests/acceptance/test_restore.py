@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from arkloop.cli.dev.dev import path_of_children
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from tests.caller import Caller
+from tests.dumps import dumped, load
 from tests.restore_guide import GIVES_TIME
 from tests.system import System, running_system
 from tests.web_server import INHERITED
@@ -45,12 +45,12 @@ def test_a_dump_becomes_a_service_again(
         caller.until(waiting, "status", "waiting_for_input")
         events = caller.events_so_far(ended)
         sent = caller.http.post("/v1/files", files={"file": ("kept.txt", b"Kept.")}).json()
-        dump = _dumped(postgres, lost)  # while everything is in use
+        dump = dumped(postgres, lost)  # while everything is in use
         shutil.copytree(folders[0] / "files", folders[1] / "files")
         late = caller.run({"say": "Too late."})
         caller.ended(late)
 
-    _load(postgres, dump, restored)
+    load(postgres, dump, restored)
     _give_time(restored)
     with running_system(lambda: restored, folders[1], web=1, environ=environ) as system:
         _command(system, "migrate")
@@ -73,37 +73,12 @@ def _numbers_are_whole(caller: Caller, run_id: str) -> None:
     assert list(range(1, len(numbers) + 1)) == numbers
 
 
-def _dumped(postgres: EmbeddedPostgres, url: str) -> bytes:
-    """Return what `pg_dump` makes of the database."""
-    command = [*_server(postgres, "pg_dump"), "--format=custom", _name(url)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-def _load(postgres: EmbeddedPostgres, dump: bytes, url: str) -> None:
-    """Load the dump into the database, in place of all that is in it."""
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as sql:
-        sql.execute("DROP SCHEMA public CASCADE")
-        sql.execute("CREATE SCHEMA public")
-    command = [*_server(postgres, "pg_restore"), "--exit-on-error", "--dbname", _name(url)]
-    subprocess.run(command, input=dump, check=True, capture_output=True)
-
-
-def _server(postgres: EmbeddedPostgres, program: str) -> list[str]:
-    """Return the beginning of a command for the server."""
-    program = str(postgres.binaries / program)
-    return [program, "--host", str(postgres.sockets), "--username", "postgres"]
-
-
 def _give_time(url: str) -> None:
     """Give waiting runs time again, by the guide's statement: the backup is older than theirs."""
     with psycopg.connect(url.replace("+psycopg", "", 1)) as sql:
         late = "UPDATE runs SET input_expires_at = now() - interval '1h' WHERE state = 'waiting'"
         assert 1 == sql.execute(late).rowcount
         sql.execute(GIVES_TIME)
-
-
-def _name(url: str) -> str:
-    return str(make_url(url).database)
 
 
 def _command(system: System, *arguments: str) -> str:
