@@ -18,6 +18,8 @@ def put_up(url: str) -> str:
             if service_role.find(sql, ROLE) is None:
                 sql.execute(text(f"CREATE ROLE {ROLE} LOGIN"))
             service_role.grant(sql, ROLE)
+            # As where an owner has hardened the database.
+            sql.execute(text("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC"))
             sql.execute(text(f"GRANT TRUNCATE ON ALL TABLES IN SCHEMA public TO {ROLE}"))
         row_security.enforce(engine, for_owner=False)
     return behind(url)

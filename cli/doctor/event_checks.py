@@ -41,13 +41,7 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
 
 
 def _functions(sql: Connection) -> Iterator[Finding]:
-    lacking = sql.scalars(
-        text(
-            "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regproc(name) IS NULL"
-            " OR NOT has_function_privilege(to_regproc(name), 'EXECUTE')"
-        ),
-        {"names": list(service_role.FUNCTIONS)},
-    ).all()
+    lacking = service_role.barred(sql, service_role.FUNCTIONS)
     if lacking:
         yield fail(
             "event functions",

@@ -241,6 +241,12 @@ def _role(sql: Connection) -> Iterator[Finding]:
             f"{' and others' if len(lacking) > 5 else ''}",
             "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
         )
+    if barred := service_role.barred(sql, service_role.OWN_FUNCTIONS):
+        yield fail(
+            "privileges",
+            f"the role {name} may not execute {', '.join(barred)}",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
+        )
     role = service_role.find(sql, name)
     if not row_security.is_on(sql):
         yield ok("row security", "off")

@@ -1,5 +1,6 @@
 """The role that the service has in Postgres, and what a role that owns no table needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -8,8 +9,12 @@ from arkloop.shared.storage.tables import metadata
 
 #: What works with the privileges of the tables' owner, to keep the partitions of events.
 FUNCTIONS = "add_run_events_partition", "drop_run_events_partition", "admit_run_events"
-#: What works with the privileges of the role itself.
-OWN_FUNCTIONS = ("append_audit_entry", "month_usd")
+#: What works with the privileges of the role itself, for queries and for each other. Functions of
+#: triggers need no grant.
+OWN_FUNCTIONS = (
+    *("append_audit_entry", "month_usd", "queue_of", "run_events_partitions", "run_refusals"),
+    *("unended_runs", "uuid_time"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,18 @@ def lacking(sql: Connection) -> list[str]:
             " ORDER BY 1"
         ),
         {"tables": list(metadata.tables)},
+    )
+    return list(rows)
+
+
+def barred(sql: Connection, functions: Sequence[str]) -> list[str]:
+    """Return those of the functions that the session's role may not execute, or that are gone."""
+    rows = sql.scalars(
+        text(
+            "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regproc(name) IS NULL"
+            " OR NOT has_function_privilege(to_regproc(name), 'EXECUTE')"
+        ),
+        {"names": list(functions)},
     )
     return list(rows)
 

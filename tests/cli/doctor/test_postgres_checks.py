@@ -139,6 +139,21 @@ def test_a_role_without_privileges_fails(
     assert "run_events" in report.of("privileges")[0][1]
 
 
+def test_a_role_that_may_not_execute_a_function_fails(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """A function that queries of the service call is named: every create would be a 500."""
+    url = new_database()
+    walls.put_up(url)
+    with walls.owner(url) as engine, engine.begin() as sql:
+        sql.execute(text(f"REVOKE EXECUTE ON FUNCTION run_refusals FROM {walls.ROLE}"))
+
+    report = examine(ARKLOOP_DATABASE_URL=walls.behind(url))
+
+    assert ["privileges"] == report.failed()
+    assert "may not execute run_refusals" in report.of("privileges")[0][1]
+
+
 def test_tables_of_other_applications_need_no_privileges(
     examine: Examine, new_database: Callable[[], str]
 ) -> None:

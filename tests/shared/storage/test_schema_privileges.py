@@ -50,21 +50,6 @@ def test_limits_are_judged_before_the_last_migration_is_done(
     assert judged == ([None],)
 
 
-def test_the_role_may_append_audit_entries_where_no_function_is_for_everybody(
-    new_database: Callable[[], str],
-) -> None:
-    url = walls.as_user(new_database(), "postgres")
-    engine = create_engine(url)
-    with engine.begin() as sql:
-        sql.execute(text("REVOKE EXECUTE ON FUNCTION append_audit_entry FROM PUBLIC"))
-        if service_role.find(sql, walls.ROLE) is None:
-            sql.execute(text(f"CREATE ROLE {walls.ROLE} LOGIN"))
-        service_role.grant(sql, walls.ROLE)
-        may = text("SELECT has_function_privilege(:role, CAST(:name AS regproc), 'EXECUTE')")
-        assert sql.scalar(may, {"role": walls.ROLE, "name": "append_audit_entry"})
-    engine.dispose()
-
-
 @pytest.fixture
 def owned(postgres: EmbeddedPostgres) -> str:
     """The URL of an empty database for its owner, as the provider of a database gives it."""
@@ -83,6 +68,25 @@ def service_of(owned: str) -> str:
 def migrate(owned: str, service: str) -> Result:
     env = {"ARKLOOP_OWNER_DATABASE_URL": owned, "ARKLOOP_DATABASE_URL": service}
     return CliRunner().invoke(main, ["migrate", "--row-security", "on"], env=env)
+
+
+def test_the_role_may_execute_all_functions_where_none_is_for_everybody(owned: str) -> None:
+    """All but those of triggers, which need no privilege: those of queries, and what these call."""
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        name = make_url(owned).username
+        revoke = "REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
+        sql.execute(text(f"ALTER DEFAULT PRIVILEGES FOR ROLE {name} {revoke}"))
+
+    assert 0 == migrate(owned, service_of(owned)).exit_code
+
+    query = """
+        SELECT proname, has_function_privilege(oid, 'EXECUTE') FROM pg_proc
+        WHERE pronamespace = current_schema()::regnamespace AND prorettype <> 'trigger'::regtype
+    """
+    with psycopg.connect(service_of(owned).replace("+psycopg", "", 1)) as service:
+        functions = dict(service.execute(query).fetchall())
+    assert [] == [name for name, is_allowed in functions.items() if not is_allowed]
+    assert {*service_role.FUNCTIONS, *service_role.OWN_FUNCTIONS} == functions.keys()
 
 
 def custom_parameters(owned: str) -> list[str]:
