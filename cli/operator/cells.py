@@ -184,7 +184,7 @@ def _check_installations(source: org_copies.Connection, target: org_copies.Conne
     if version != needed or target_version != needed:
         raise click.ClickException(
             f"The schemas are {version} here and {target_version} there, and this command knows"
-            f" {needed}: bring both cells to its release, with `arkloop migrate`."
+            f" {needed}: {_way_to_one_release(version, target_version)}"
         )
     if epoch == target_epoch:
         raise click.ClickException(
@@ -192,6 +192,17 @@ def _check_installations(source: org_copies.Connection, target: org_copies.Conne
             " another epoch in one of them, with `arkloop rotate-epoch`."
         )
     return target_epoch
+
+
+def _way_to_one_release(*versions: str) -> str:
+    """Return what to do where the cells' schemas are not both of this command's release."""
+    if not any(map(schema.is_newer, versions)):
+        return "bring both cells to its release, with `arkloop migrate`."
+    # An older release leaves a newer schema as it is.
+    return (
+        "no schema can go back. Bring both cells to the release that made the newest, and use the"
+        " command of that release; until then the org can be resumed in the cell that it is in."
+    )
 
 
 def _installation(connection: org_copies.Connection) -> tuple[UUID, str]:

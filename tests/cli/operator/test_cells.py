@@ -151,18 +151,29 @@ def test_cells_with_other_encryption_keys_are_refused(
 
 
 @pytest.mark.owner
-def test_cells_with_other_schemas_are_refused(run: Run, target: Connections, org_id: UUID) -> None:
-    """Rows of one release could lack what the other one needs."""
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [
+        ("0001", "bring both cells to its release, with `arkloop migrate`"),
+        ("9999", "Bring both cells to the release that made the newest"),
+    ],
+)
+def test_cells_with_other_schemas_are_refused(
+    run: Run, target: Connections, org_id: UUID, version: str, advice: str
+) -> None:
+    """Rows of one release could lack what the other one needs. A newer schema stays as it is, so
+    that `arkloop migrate` of this release is no way out.
+    """
     set_version = text("UPDATE alembic_version SET version_num = :version RETURNING version_num")
     with target.transaction() as tx:
         before = tx.sql.scalar(text("SELECT version_num FROM alembic_version"))
-        tx.sql.execute(set_version, {"version": "0001"})
+        tx.sql.execute(set_version, {"version": version})
     refused = run("copy")
     with target.transaction() as tx:
         tx.sql.execute(set_version, {"version": before})
 
     assert 1 == refused.exit_code
-    assert "bring both cells to its release" in refused.output
+    assert advice in refused.output
 
 
 def test_a_cell_is_not_copied_to_itself(run: Run, connections: Connections) -> None:
