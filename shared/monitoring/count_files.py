@@ -36,13 +36,21 @@ class CountFile:
     """The file of this process."""
 
     def __init__(self, folder: Path) -> None:
-        """Continue the file of a process that is gone, else create one. Raises: OSError."""
+        """Continue the file of a process that is gone, else create one.
+
+        Where the disk has no room for one, all is counted in memory alone.
+        """
         self._chunks = 0
         self._chunk: memoryview[Any] = memoryview(b"")
         self._used = 0
         self._is_full = False
         self._inherited: dict[tuple[str, tuple[str, ...], int], Cells] = {}
-        self._file = _free(folder)
+        self._file: int | None = None
+        try:
+            self._file = _free(folder)
+        except OSError as error:
+            self._report(error)
+            return
         for _ in range(os.fstat(self._file).st_size // CHUNK_BYTES):
             self._map_chunk()
             self._used = max(1, int(self._chunk[0]))
@@ -63,9 +71,7 @@ class CountFile:
             if self._used + size > len(self._chunk):
                 self._add_chunk()
         except OSError as error:
-            if not self._is_full:
-                log.error("metrics: some are not counted: %s", error)
-            self._is_full = True
+            self._report(error)
             return [0.0] * count, 0
         at = self._used
         self._chunk[at] = len(key)
@@ -75,8 +81,15 @@ class CountFile:
         self._chunk[0] = self._used  # last: from now on it is read
         return self._chunk, at + size - count
 
+    def _report(self, error: OSError) -> None:
+        if not self._is_full:
+            log.error("metrics: some are not counted: %s", error)
+        self._is_full = True
+
     def _add_chunk(self) -> None:
         """Map more of the file; earlier chunks stay where they are."""
+        if self._file is None:
+            raise FileNotFoundError("this process has no file")
         begin = self._chunks * CHUNK_BYTES
         # Room on the disk is taken now: later a full disk would end the process by a signal.
         if os.pwrite(self._file, bytes(CHUNK_BYTES), begin) < CHUNK_BYTES:
@@ -86,6 +99,7 @@ class CountFile:
         self._chunk[0] = self._used
 
     def _map_chunk(self) -> None:
+        assert self._file is not None
         begin = self._chunks * CHUNK_BYTES
         self._chunk = memoryview(mmap.mmap(self._file, CHUNK_BYTES, offset=begin)).cast("d")
         self._chunks += 1
@@ -95,6 +109,9 @@ def _free(folder: Path) -> int:
     """Return a file, locked, that no process has: one that has ended left it, or it is new.
 
     There are never more files than processes at a time, however often one is replaced.
+
+    Raises:
+        OSError: the folder has room for no other file.
     """
     while True:
         for path in folder.glob(f"*{SUFFIX}"):

@@ -1,5 +1,6 @@
 """Files of counts: what a process has counted is what others read."""
 
+import errno
 import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -64,3 +65,22 @@ def test_a_full_disk_costs_counts_and_not_the_process(
     assert ["metrics: some are not counted: [Errno 28] No space left on device"] == [
         record.getMessage() for record in caplog.records
     ]
+
+
+def test_a_folder_without_room_for_a_file_costs_counts_and_not_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system whose inodes are used up ends no process that starts."""
+
+    def touch(path: Path, _mode: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    file = CountFile(tmp_path)
+    for kind in ("a", "b"):
+        cells, first = file.room("things", (kind,), 1)
+        cells[first] += 1
+    assert 1 == cells[first]
+    assert [] == [*count_files.read(tmp_path)]
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("metrics: some are not counted: [Errno 28] No space left on device")
