@@ -16,6 +16,10 @@ from arkloop.shared.storage.keys import PROBE_MILLISECONDS
 #: How long a write that Postgres has refused counts.
 WRITE_SECONDS = 10
 
+_READ_ONLY = "Postgres accepts no writes: it is a standby, or set to read-only."
+# What libpq says of a server that it connects nobody to, for `target_session_attrs`.
+_REFUSED_BY_LIBPQ = ("session is read-only", "server is in hot standby mode")
+
 bp = Blueprint("health", __name__)
 
 
@@ -34,13 +38,19 @@ def readyz() -> Response:
     write; 503 with the reason while Postgres is down or read-only.
     """
     query_args(NoArguments())
-    with connections().reading() as sql:
-        version = schema.current_version(sql)
-        if postgres.is_read_only(sql):
-            raise Unavailable("Postgres accepts no writes: it is a standby, or set to read-only.")
-        if problem := schema.shortfall(version):
-            raise Unavailable(problem)
-        has_workers = live_workers.of_service(sql, settings().heartbeat_seconds) > 0
+    try:
+        with connections().reading() as sql:
+            version = schema.current_version(sql)
+            if postgres.is_read_only(sql):
+                raise Unavailable(_READ_ONLY)
+            if problem := schema.shortfall(version):
+                raise Unavailable(problem)
+            has_workers = live_workers.of_service(sql, settings().heartbeat_seconds) > 0
+    except Unavailable as error:
+        cause = str(getattr(error.__cause__, "orig", ""))
+        if any(reason in cause for reason in _REFUSED_BY_LIBPQ):
+            raise Unavailable(_READ_ONLY) from error
+        raise
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
     degraded = []
     try:

@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
-from sqlalchemy import delete, func, insert, text, update
+from sqlalchemy import create_engine, delete, func, insert, make_url, text, update
 
 from arkloop.api.app import create_app
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
@@ -22,8 +23,11 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import workers
 from tests.clients import User, error_of
 from tests.closed_port import closed_port
+from tests.standby import replicated_postgres
 
 pytestmark = pytest.mark.own_database
+
+READ_ONLY = "Postgres accepts no writes: it is a standby, or set to read-only."
 
 
 @pytest.fixture
@@ -155,6 +159,36 @@ def test_readyz_fails_while_postgres_is_read_only(
         client.get("/readyz").status_code,
         client.get("/readyz").status_code,
     )
+
+
+def test_readyz_gives_the_reason_in_read_only_mode_for_as_long_as_it_lasts(
+    client_with: Callable[..., FlaskClient],
+    new_database: Callable[[], str],
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Later probes find no open connection, and no new one is made to a read-only server."""
+    url = new_database()
+    client = client_with(database_url=url)
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        name = make_url(url).database
+        sql.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    engine.dispose()
+
+    assert [READ_ONLY] * 2 == [(client.get("/readyz").json or {})["message"] for _ in range(2)]
+    assert (503, "service.unavailable") == error_of(client.get("/readyz"))
+
+
+@pytest.mark.processes
+def test_readyz_gives_the_reason_where_a_standby_alone_is_left(
+    client_with: Callable[..., FlaskClient], tmp_path: Path
+) -> None:
+    """A standby that was not promoted yet is known, alone or beside a host that is gone."""
+    with replicated_postgres(tmp_path) as pair:
+        pair.primary.stop()
+        for hosts in [(pair.standby,), (pair.primary, pair.standby), (pair.standby, pair.primary)]:
+            client = client_with(database_url=pair.url(*hosts))
+            assert READ_ONLY == (client.get("/readyz").json or {})["message"]
 
 
 @pytest.mark.parametrize(("stored", "status"), [("0000", 503), (None, 503), ("9999", 200)])
