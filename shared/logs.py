@@ -6,9 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from arkloop.shared.log_writer import LogWriter
 
 #: What every line logged from this thread or greenlet carries.
 bound: ContextVar[dict[str, Any] | None] = ContextVar("bound", default=None)
@@ -56,9 +59,10 @@ _NOISY = (
 )
 
 
+@cache
 def handler() -> logging.Handler:
-    """Return a handler that writes JSON to standard error; gunicorn's master has one, too."""
-    made = logging.StreamHandler(sys.stderr)
+    """Return the one handler that writes JSON to standard error; gunicorn's own log has it, too."""
+    made = LogWriter()
     made.setFormatter(
         JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from celery import bootsteps, signals
@@ -53,6 +53,16 @@ logs.configure()  # what Celery says before it sets up logging is JSON as well
 # In its signal handler Celery writes plain text between the lines of the log.
 celery_program.safe_say = lambda *_: None
 
+
+def _refuse_to_start(reason: str) -> NoReturn:
+    """End the process with a text, in one write with its end of line.
+
+    Python would make two of them, and lines of the log might be written in between.
+    """
+    sys.stderr.write(f"{reason}\n")
+    sys.exit(1)
+
+
 try:
     settings = Settings.from_env()
     priority.lower(settings.worker_niceness)  # memory that is closed leaves it to root
@@ -66,7 +76,7 @@ try:
     routes = model_routes.load(settings)
     personas.builtin()
 except (InvalidSettings, personas.InvalidPersona, InvalidPlugin) as problems:
-    raise SystemExit(f"Invalid configuration:\n{problems}") from None
+    _refuse_to_start(f"Invalid configuration:\n{problems}")
 
 try:
     # A wrong file is reported now, and not by the runs that need it.
@@ -75,7 +85,7 @@ try:
     for group in plugins.GROUPS:
         plugins.load(group)
 except (InvalidPlugin, tools.InvalidTool, tools.UnknownTool) as problem:
-    raise SystemExit(f"A tool or plugin cannot be used:\n{problem}") from None
+    _refuse_to_start(f"A tool or plugin cannot be used:\n{problem}")
 
 providers.prepare(routes.values())
 app = celery_app.make_celery(settings, concurrency=settings.worker_concurrency)
@@ -113,8 +123,7 @@ def _wait_for_schema(**_: Any) -> None:
         storage_of(settings).check()
         _prepare_providers_of_orgs(waiting)
     except (server_checks.UnsuitableServer, UnusableStorage) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        _refuse_to_start(str(error))
     finally:
         waiting.close()
 
@@ -194,3 +203,5 @@ def _drain(**_: Any) -> None:
 def _close(**_: Any) -> None:
     if os.getpid() in _processes:
         _processes[os.getpid()].close()
+    # After SIGHUP Celery replaces the program before the writer of lines is asked to finish.
+    logs.handler().flush()

@@ -130,5 +130,9 @@ def test_a_request_about_a_run_names_it(observed: System, someone: Caller) -> No
 def test_without_the_setting_requests_have_no_line(system: System, user: Caller) -> None:
     """Web processes log only what goes wrong."""
     user.run("hello")
-    log = system.web[0].log.read_text()  # of the whole module: not each line of it is JSON
-    assert not re.search(r'"message": ?"request"', log)
+    web = system.web[0]
+    with web.connect() as client:
+        client.sendall(b"no request\r\n\r\n")  # its line is written after those of the run
+    eventually(lambda: "rejected request" in web.log.read_text())
+    # The log is of the whole module: not each line of it is JSON.
+    assert not re.search(r'"message": ?"request"', web.log.read_text())

@@ -1,0 +1,165 @@
+"""Log lines of a process, written to standard error by a native thread of their own.
+
+Standard error is often a pipe, whose reader may stand still: a log driver that blocks, or a
+collector behind a full disk. A process that waited for it would execute, answer and stream nothing.
+"""
+
+import _queue
+import _thread
+import atexit
+import logging
+import os
+import select
+import sys
+import time
+from typing import Any
+
+#: Lines that wait; beyond them the newest are dropped.
+MAX_LINES = 4_096
+#: How long a process that ends waits for its last lines to be written.
+FINISH_SECONDS = 1.0
+#: How often, and how long each time, a thread that has filled the queue lets lines be written: one
+#: that computes without a pause is faster than any reader.
+PAUSES, PAUSE_SECONDS = 20, 0.0001
+
+_STDERR = 2
+#: Lines up to this size together are written at once, and not between those of other processes.
+_WHOLE_BYTES = select.PIPE_BUF
+
+
+class LogWriter(logging.Handler):
+    """A handler that formats a line and leaves it to the thread; one for each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Without standard error its number is that of a socket or file that was opened since.
+        self._has_output = sys.stderr is not None
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+        atexit.register(self._finish)
+
+    def _begin(self) -> None:
+        """Begin without lines or a thread: those of the process that has forked are its own."""
+        self._lines: _queue.SimpleQueue[Any] = _queue.SimpleQueue()  # never gevent's
+        self._has_thread = self._has_ended = False
+        self._is_stuck = False  # whether nothing was written since the queue was found full
+        self._dropped = 0  # changed under the handler's lock alone
+        self._reported = 0  # of those dropped; changed by the thread alone
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record, and leave its line to the thread, or drop it."""
+        if not self._has_output:
+            return
+        try:
+            self._put(_encoded(self.format(record)))
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def _put(self, line: bytes) -> None:
+        if self._has_ended or not self._started():
+            if not self._is_stuck:
+                _write(line)
+            return
+        if self._is_full() and not self._is_stuck:
+            self._let_write()
+        if self._is_full():
+            self._dropped += 1
+        else:
+            self._lines.put(line)
+
+    def _started(self) -> bool:
+        """Start the thread if there is none, and return whether there is one."""
+        if not self._has_thread:
+            self._has_thread = True
+            try:
+                _native(_thread, "start_new_thread")(self._run, ())
+            except (RuntimeError, MemoryError):  # no thread is left, or Python ends
+                self._has_thread = False  # the next line tries again
+        return self._has_thread
+
+    def _is_full(self) -> bool:
+        return self._lines.qsize() >= MAX_LINES
+
+    def _let_write(self) -> None:
+        sleep = _native(time, "sleep")
+        for _ in range(PAUSES):
+            sleep(PAUSE_SECONDS)
+            if not self._is_full():
+                return
+        self._is_stuck = True
+
+    def flush(self) -> None:
+        """Wait until all lines so far are written, but not longer than `FINISH_SECONDS`."""
+        if self._has_thread and not self._has_ended:
+            written: _queue.SimpleQueue[None] = _queue.SimpleQueue()
+            self._lines.put(written)
+            try:
+                written.get(timeout=FINISH_SECONDS)
+            except _queue.Empty:
+                self._is_stuck = True
+
+    def _finish(self) -> None:
+        """Wait until all lines are written; later ones are written at once.
+
+        If that takes too long they are lost, and so are later ones: the process ends.
+        """
+        self.flush()
+        self._has_ended = True
+
+    # ---- in the thread, which takes no lock that a greenlet may have ----
+
+    def _run(self) -> None:
+        try:
+            self._write_lines()
+        finally:  # no memory, for example: Python prints why, and the next line starts another
+            self._has_thread = False
+
+    def _write_lines(self) -> None:
+        lines = self._lines
+        batch = b""
+        while True:
+            try:
+                item = lines.get(block=not batch)
+            except _queue.Empty:
+                item = None
+            if isinstance(item, bytes) and len(batch) + len(item) <= _WHOLE_BYTES:
+                batch += item
+                continue
+            if batch:
+                _write(batch)
+                self._is_stuck = self._has_ended and self._is_stuck
+            batch = item if isinstance(item, bytes) else b""
+            if not batch and (dropped := self._dropped - self._reported):
+                _write(_encoded(self.format(_notice(dropped))))
+                self._reported += dropped
+            if isinstance(item, _queue.SimpleQueue):
+                item.put(None)
+
+
+def _native(module: Any, name: str) -> Any:
+    """Return a function of the standard library, also where gevent has replaced it."""
+    if monkey := sys.modules.get("gevent.monkey"):
+        return monkey.get_original(module.__name__, name)
+    return getattr(module, name)
+
+
+def _notice(dropped: int) -> logging.LogRecord:
+    line = "%d lines of the log were dropped: standard error was not read"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, line, (dropped,), None)
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
+
+
+def _write(data: bytes) -> None:
+    """Write the data; what cannot be written is lost, as there is nowhere to say so."""
+    while data:
+        try:
+            data = data[os.write(_STDERR, data) :]
+        except BlockingIOError:  # another process that has the pipe made it so
+            _native(time, "sleep")(0.01)
+        except OSError:
+            return
