@@ -10,7 +10,7 @@ Shown = Mapping[str, Any]
 
 
 def text_of(entries: Sequence[Shown]) -> str:
-    """Return the transcript of entries of a timeline, without runs that a retry has replaced."""
+    """Return the transcript of entries of a timeline, without runs that have been replaced."""
     blocks = [block for entry in entries for block in _blocks(entry)]
     return "\n\n".join(blocks) + "\n" if blocks else ""
 

@@ -359,7 +359,7 @@ def _how_it_ended(run: RowMapping) -> tuple[Reason, str, dict[str, Any]]:
         return Reason.ENDED_FAILED, f"Failed at {at} with {code}: {message} {retry}", details
     if run["state"] == RunState.CANCELLED:
         if (by_run := run["superseded_by"]) is not None:
-            sentence = f"Cancelled at {at}: run {by_run} has taken its place."
+            sentence = f"Cancelled at {at} for run {by_run}."
             return Reason.ENDED_SUPERSEDED, sentence, {"superseded_by": str(by_run)}
         by = run["cancel_requested_by"]
         whom = "" if by is None else f" for user {by}"

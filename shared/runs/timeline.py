@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, case, func, select
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.events import types
@@ -44,25 +44,31 @@ _TURN_SEQ = (
     .limit(1)
 )
 _next = runs.alias("next")
-#: A retry supersedes all runs of its round at one time, and comes after them. A run that was
-#: cancelled for another one names it.
-_SUPERSEDED_BY = (
+#: A retry supersedes all runs of its round at one time, and comes after them. So does a rollback.
+_RETRIED_BY = (
     select(_next.c.id)
     .where(
         _next.c.thread_id == runs.c.thread_id,
         _next.c.position > runs.c.position,
-        runs.c.superseded_at.is_not(None),
         _next.c.superseded_at.is_distinct_from(runs.c.superseded_at),
     )
     .order_by(_next.c.position)
     .limit(1)
+)
+#: A run that was interrupted names another one, too, but stays in the thread: only a later retry
+#: replaces it, and that replaces the named run as well.
+_SUPERSEDED_BY = case(
+    (
+        runs.c.superseded_at.is_not(None),
+        func.coalesce(_RETRIED_BY.scalar_subquery(), runs.c.superseded_by),
+    )
 )
 _RUNS = select(
     *(column for column in runs.c if column.key not in ("options", "superseded_by")),
     # In one statement with the state, so that both are of one moment.
     _LAST_SEQ.scalar_subquery().label("last_seq"),
     func.coalesce(_TURN_SEQ.scalar_subquery(), 0).label("turn_seq"),
-    func.coalesce(runs.c.superseded_by, _SUPERSEDED_BY.scalar_subquery()).label("superseded_by"),
+    _SUPERSEDED_BY.label("superseded_by"),
     QUEUE_POSITION,
     messages.c.id.label("message_id"),
 ).outerjoin(messages, messages.c.run_id == runs.c.id)

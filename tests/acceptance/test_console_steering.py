@@ -40,8 +40,45 @@ def test_a_message_for_the_running_agent_stays_in_sight(
         expect(page.locator(ENTRIES).nth(-2)).to_have_text("One more thing.")
 
 
-def give(page: Page, text: str) -> None:
-    """Give the running agent a message."""
-    page.get_by_label("When to send").select_option("steer")
+def give(page: Page, text: str, how: str = "steer") -> None:
+    """Send a message to the running agent, or in its place."""
+    page.get_by_label("When to send").select_option(how)
     page.get_by_label("Message", exact=True).fill(text)
     page.get_by_role("button", name="Send").click()
+
+
+def test_an_interrupted_answer_stays_in_sight(context: BrowserContext, user: Caller) -> None:
+    """What the agent has said, and its calls, are part of the thread in every tab."""
+    said = {"say": "Let me see. "}
+    thread_id = user.thread(script(said, CALL, {"say": "The first half"}, {"hang": 600}))
+    tabs = [signed_in(context, user, f"/threads/{thread_id}"), context.new_page()]
+    tabs[1].goto(tabs[0].url)
+    user.start(thread_id, route_id="scripted")
+    for page in tabs:
+        expect(page.get_by_text("The first half", exact=True)).to_be_visible()
+    give(tabs[0], "Something else.", "interrupt")
+
+    for page in tabs:
+        expect(page.locator(ENTRIES)).to_have_count(4)
+        expect(page.locator(ENTRIES).last).to_contain_text("You said: Something else.")
+        for is_reloaded in (False, True):
+            if is_reloaded:
+                page.reload()
+            for part in ("Let me see.", "calculator", "The first half", "Cancelled"):
+                expect(page.locator(ENTRIES).nth(1)).to_contain_text(part)
+
+
+def test_a_replaced_answer_disappears_without_another_run(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The run that has replaced it was cancelled before it began: no frame names the two."""
+    thread_id = user.thread(script({"say": "The first half"}, {"hang": 600}))
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    run_id = user.start(thread_id, route_id="scripted")
+    expect(page.get_by_text("The first half", exact=True)).to_be_visible()
+    body = {"route_id": "scripted", "on_busy": "rollback"}
+    path = f"/v1/threads/{thread_id}/runs"
+    user.cancel(user.made(path, body)["run_id"])
+    user.ended(run_id)
+
+    expect(page.locator("article.run")).to_have_count(0)

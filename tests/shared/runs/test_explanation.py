@@ -308,7 +308,7 @@ def test_a_worker_that_is_not_heard_is_silent(stored: StoredRuns, seconds: float
 
 
 def test_an_end_names_its_cause(stored: StoredRuns) -> None:
-    """A crash, a cancel, a run that took the place, a limit that was landed at."""
+    """A crash, a cancel, a run that interrupted this one, a limit that was landed at."""
     failed, cancelled, landed = stored.claimed(), stored.create(), stored.claimed()
     stored.finish(failed, RunState.FAILED, error=RunError("worker.crashed", "It crashed.", False))
     stored.cancel(cancelled)
@@ -328,6 +328,7 @@ def test_an_end_names_its_cause(stored: StoredRuns) -> None:
     ]
     assert "worker.crashed: It crashed." in found[failed.run_id].sentence
     assert str(cancelled) == found[superseded].details["superseded_by"]
+    assert f" for run {cancelled}." in found[superseded].sentence
     assert "limit of cost" in found[landed.run_id].sentence
     assert all(one.action is None for one in found.values())
 

@@ -154,7 +154,8 @@ export class Conversation {
     this.update({ entries: this.view.entries.with(index, next) })
     // What was given to it stands before its answer now, or waits for a run of its own.
     const isEnd = TERMINAL.some((status) => event.type === `run.${status}`)
-    if (isEnd && this.view.entries.slice(index).some((entry) => entry.type === "message")) void this.load()
+    // The event does not say whether the run that it names has replaced this one.
+    if (isEnd && (event.data.superseded_by || this.view.entries.slice(index).some((entry) => entry.type === "message"))) void this.load()
   }
 
   /** Append a run that begins, with the messages that it answers. @param {any} data @param {string} createdAt */

@@ -108,7 +108,6 @@ export function fold(run, event) {
         error: data.error ?? null,
         stop_reason: data.stop_reason ?? null,
         message_id: data.message_id ?? next.message_id,
-        superseded_by: data.superseded_by ?? next.superseded_by,
         cost_usd: data.cost_usd ?? next.cost_usd,
         usage: data.usage ?? next.usage,
         ended_at: event.created_at,

@@ -181,7 +181,7 @@ function Details({ run }) {
     ["Run", html`<${Id} id=${run.run_id} />`],
     ["Thread", html`<a href=${href(`/threads/${run.thread_id}`)}><code>${run.thread_id}</code></a>`],
     run.parent_run_id && ["Parent run", html`<a href=${href(`/runs/${run.parent_run_id}`)}><code>${run.parent_run_id}</code></a>`],
-    run.superseded_by && ["Replaced by", html`<a href=${href(`/runs/${run.superseded_by}`)}><code>${run.superseded_by}</code></a>`],
+    run.superseded_by && ["Cancelled for", html`<a href=${href(`/runs/${run.superseded_by}`)}><code>${run.superseded_by}</code></a>`],
     ["Sub-runs", html`<a href=${href("/runs", { parent_run_id: run.run_id })}>Show</a>`],
     ["Persona", html`<${Foreign} text=${run.persona_id ?? "–"} />`],
     ["Route and model", html`<code>${run.route_id}</code> · <${Foreign} text=${run.model ?? ""} />`],
