@@ -4,7 +4,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_losses import CREATES, TIMELINE, box, hold, say
+from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -40,11 +41,39 @@ def test_a_message_for_the_running_agent_stays_in_sight(
         expect(page.locator(ENTRIES).nth(-2)).to_have_text("One more thing.")
 
 
+def test_a_message_that_arrives_takes_no_focus(context: BrowserContext, user: Caller) -> None:
+    """What is typed meanwhile stays in its field; after a click on *Send* the box has the focus."""
+    ask = {"tool": "ask_user", "args": {"question": "Which city?"}}
+    run_id = user.run(ask, {"say": "Thank you."}, route_id="scripted")
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    answer = page.get_by_label("Your answer")
+    expect(answer).to_be_visible()
+    held = hold(context, CREATES)
+    box(page).fill("And a hotel.")
+    box(page).press("Enter")
+    until_held(page, held, 1)
+    answer.focus()
+    page.keyboard.type("Rome, ")
+    with page.expect_response(TIMELINE):
+        held.pop().continue_()
+    expect(page.locator("article.said")).to_have_count(2)
+    page.wait_for_timeout(300)
+    page.keyboard.type("not Paris")
+    expect(answer).to_have_value("Rome, not Paris")
+
+    box(page).fill("And a car.")
+    press(page, "Send")
+    until_held(page, held, 1)
+    expect(box(page)).not_to_be_focused()
+    held.pop().continue_()
+    expect(box(page)).to_be_focused()
+    user.cancel(run_id)
+
+
 def give(page: Page, text: str, how: str = "steer") -> None:
     """Send a message to the running agent, or in its place."""
     page.get_by_label("When to send").select_option(how)
-    page.get_by_label("Message", exact=True).fill(text)
-    page.get_by_role("button", name="Send").click()
+    say(page, text)
 
 
 def test_an_interrupted_answer_stays_in_sight(context: BrowserContext, user: Caller) -> None:

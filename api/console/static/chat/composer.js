@@ -40,11 +40,13 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   const send = async () => {
     if (!isReady || isBusy) return
     const outgoing = pack(draftKey, requestOf(contentOf(text.trim(), files.list), onBusy), files.list)
+    const focused = document.activeElement
     // The text stands in the conversation while it is sent; if it is refused, it is back here.
     setText("")
     files.clear()
     await deliver(outgoing)
-    box.current?.focus()
+    // The person may write elsewhere by now, and continues there. A button that is off loses the focus in some browsers.
+    if ([focused, document.body].includes(document.activeElement)) box.current?.focus()
   }
   // Before anybody can press Send, which would keep another message in the place of this one.
   useLayoutEffect(() => {
