@@ -75,6 +75,63 @@ def test_time_between_attempts_is_not_the_models(
     assert (model, throttle) == (found["model"], found["throttle"])
 
 
+CALLS = [("tool.call", {"tool_call_id": id_, "name": "pay"}) for id_ in ("a", "b")]
+RESULTS = [("tool.result", {"tool_call_id": id_, "duration_ms": 2_000}) for id_ in ("a", "b")]
+APPROVAL, QUESTION, FORM, PROGRAM = (
+    ("run.waiting_for_input", {"kind": kind, "tool_call_id": "a"})
+    for kind in ("tool_confirmation", "question", "form", "tool_results")
+)
+RESUMED, REPLY = ("run.resumed", {}), ("run.input_received", {"request_id": "r", "content": ""})
+CALLED = [(0, ("run.started", {})), (1, DONE), *((1, call) for call in CALLS)]
+ONE_WAIT = [*CALLED, (1, APPROVAL), (9, RESUMED), (9, REPLY)]
+TWO_WAITS = [*ONE_WAIT, (9, APPROVAL)]
+
+
+@pytest.mark.parametrize(
+    ("events", "model", "tool", "wait"),
+    [
+        pytest.param([*CALLED, (1, APPROVAL)], 1, 0, 19, id="approval"),
+        pytest.param([*CALLED, (1, QUESTION)], 1, 0, 19, id="question"),
+        pytest.param(TWO_WAITS, 1, 0, 19, id="second-approval"),
+        pytest.param([*TWO_WAITS, (20, ("run.cancelled", {}))], 1, 0, 19, id="cancelled"),
+        pytest.param(ONE_WAIT, 1, 2 * 11, 8, id="approved"),
+        pytest.param(
+            [*ONE_WAIT, *((11, result) for result in RESULTS), (12, DONE)], 2, 2 * 2, 8, id="called"
+        ),
+        pytest.param([*CALLED, (5, FORM)], 1, 4 + 19, 15, id="form-within-a-call"),
+        pytest.param(
+            [*CALLED, (5, FORM), (9, RESUMED), (9, REPLY), *((11, one) for one in RESULTS)],
+            *(1 + 9, 4 + 2 + 2, 4),
+            id="call-made-again",
+        ),
+        pytest.param([*CALLED, (1, PROGRAM)], 1, 2 * 19, 19, id="client-tools"),
+    ],
+)
+def test_waiting_for_people_is_no_time_of_the_model_or_of_tools(
+    page: Page, events: list[tuple[int, tuple[str, Any]]], model: float, tool: float, wait: float
+) -> None:
+    """Calls that are asked about have not begun, or have ended, and no model is called."""
+    frames = [
+        {"type": kind, "data": data, "created_at": at(seconds)} for seconds, (kind, data) in events
+    ]
+    run = {"created_at": at(0), "model": "m"}
+    found = page.evaluate(SECONDS, [run, frames, BEGAN.timestamp() * 1_000 + 20_000])
+
+    assert (model, tool, wait) == (found["model"], found.get("tool", 0), found["wait"])
+
+
+def test_the_wait_of_a_run_is_counted_on(page: Page, user: Caller) -> None:
+    """The figure grows without another event, for as long as the run waits."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "Which?"}}, route_id="scripted")
+    user.until(run_id, "status", "waiting_for_input")
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    waited = page.locator(".figures div", has_text="Waited").locator("dd")
+
+    expect(waited).to_have_text(re.compile(r"\d"))
+    expect(waited).not_to_have_text(waited.inner_text())
+    user.cancel(run_id)
+
+
 #: The words for milliseconds.
 DURATIONS = """async times => {
   const base = document.querySelector("script[src*=app]").src

@@ -162,10 +162,16 @@ function RunError({ run, events }) {
 function Figures({ run }) {
   const end = run.completed_at ?? run.failed_at ?? run.cancelled_at
   const total = end ? Date.parse(end) - Date.parse(run.created_at) : null
+  // No event comes while a run waits, so that it is not read again.
+  const readAt = useMemo(() => Date.now(), [run])
+  const [now, setNow] = useState(readAt)
+  const isWaiting = run.phase === "waiting"
+  useInterval(() => isWaiting && setNow(Date.now()), 1_000, [isWaiting])
+  const waited = run.waiting_ms + (isWaiting ? Math.max(0, now - readAt) : 0)
   const figures = [
     ["Duration", duration(total)],
     ["Queued", duration(run.queue_ms)],
-    ["Waited", duration(run.waiting_ms)],
+    ["Waited", duration(waited)],
     ["Steps", count(run.steps)],
     ["Input tokens", count(run.usage?.input_tokens)],
     ["Output tokens", count(run.usage?.output_tokens)],

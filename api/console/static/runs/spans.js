@@ -24,6 +24,10 @@ export function spansOf(run, events, now) {
   const calls = new Map()
   let model = /** @type {Span | null} */ (null)
   let wait = /** @type {Span | null} */ (null)
+  /** True while a person is asked before the calls of a turn: none of those that are open has begun. */
+  let isBeforeCalls = false
+  /** The call within which a person is asked: it has ended, and is made again with the reply. */
+  let asking = /** @type {string | null} */ (null)
   let pause = /** @type {{span: Span, until: number} | null} */ (null)
   let queue = /** @type {Span | null} */ ({ lane: "Queue", kind: "queue", label: "Queued", from: created, to: end, isOpen: true })
   const lasting = /** @type {Span[]} */ ([queue])
@@ -38,6 +42,17 @@ export function spansOf(run, events, now) {
   }
   const think = (/** @type {number} */ at) => {
     model ??= open({ lane: "Model", kind: "model", label: run.model ?? "Model", from: at })
+  }
+  const openCalls = () => [...calls.values()].filter((call) => call.isOpen)
+  const begin = (/** @type {number} */ at) => {
+    if (isBeforeCalls) for (const call of openCalls()) call.from = at
+    isBeforeCalls = false
+    const call = asking === null ? undefined : calls.get(asking)
+    if (asking !== null && call !== undefined) calls.set(asking, open({ lane: call.lane, kind: call.kind, label: call.label, from: at }))
+    asking = null
+  }
+  const drop = () => {
+    if (isBeforeCalls) for (const call of openCalls()) spans.splice(spans.indexOf(call), 1)
   }
   /** The next attempt has no event of its own: what follows says when the pause was over. */
   const hold = (/** @type {number} */ at, /** @type {string} */ label, /** @type {number} */ until) => {
@@ -61,7 +76,8 @@ export function spansOf(run, events, now) {
         queue = close(queue, at)
         model = close(model, at)
         wait = close(wait, at)
-        think(at)
+        begin(at)
+        if (openCalls().length === 0) think(at)
         break
       case "message.completed":
         model = close(model, at)
@@ -77,15 +93,22 @@ export function spansOf(run, events, now) {
           call.isBad = data.is_error
           close(call, at)
         }
-        if ([...calls.values()].every((one) => !one.isOpen)) think(at)
+        if (openCalls().length === 0) think(at)
         break
       }
       case "run.waiting_for_input":
+        model = close(model, at)
         wait = close(wait, at)
+        isBeforeCalls = ["tool_confirmation", "question"].includes(data.kind)
+        if (["form", "authorization"].includes(data.kind) && calls.get(data.tool_call_id)?.isOpen) {
+          asking = data.tool_call_id
+          close(calls.get(data.tool_call_id) ?? null, at)
+        }
         wait = open({ lane: "Waiting", kind: "wait", label: data.kind.replaceAll("_", " "), from: at })
         break
       case "run.input_received":
         wait = close(wait, at)
+        begin(at)
         break
       case "run.throttled":
         // Attempts in between that fail, too, have no event until it is repeated.
@@ -103,6 +126,7 @@ export function spansOf(run, events, now) {
         queue = close(queue, at)
         model = close(model, at)
         wait = close(wait, at)
+        drop()
         for (const call of calls.values()) close(call, at)
         break
       default:
@@ -110,7 +134,6 @@ export function spansOf(run, events, now) {
     }
   }
   if (pause !== null && pause.until < end) release(end)
-  // A call that waits for an approval does not run.
-  if (wait !== null) for (const call of calls.values()) if (call.isOpen && call.from >= wait.from - 50) spans.splice(spans.indexOf(call), 1)
+  if (wait !== null) drop()
   return [...lasting, ...spans].map((span) => ({ ...span, to: Math.max(span.to, span.from) })).filter((span) => span.to > span.from || span.kind !== "queue")
 }
