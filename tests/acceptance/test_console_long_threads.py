@@ -61,8 +61,9 @@ def test_messages_that_a_frame_has_no_room_for_are_shown(
     expect(said.filter(has_text="The early one.")).to_be_visible()
 
 
+@pytest.mark.parametrize("scroll_top", [0, 20])
 def test_what_was_read_stays_where_it_is_above_older_messages(
-    context: BrowserContext, user: Caller
+    context: BrowserContext, user: Caller, scroll_top: int
 ) -> None:
     """Older messages come above the first one that was shown, and do not push it out of sight."""
     thread = user.thread()
@@ -73,7 +74,7 @@ def test_what_was_read_stays_where_it_is_above_older_messages(
     older = page.get_by_role("button", name="Earlier messages")
     first = page.locator(".said", has_text="Message 30.")
     older.scroll_into_view_if_needed()
-    page.get_by_role("log").evaluate("element => element.scrollTop = 0")
+    page.get_by_role("log").evaluate("(element, top) => element.scrollTop = top", scroll_top)
     expect(first).to_be_in_viewport()
     before = first.bounding_box()
     older.click()
@@ -83,3 +84,9 @@ def test_what_was_read_stays_where_it_is_above_older_messages(
     after = first.bounding_box()
     assert before and after
     assert abs(before["y"] - after["y"]) < 60  # where the button was, which is gone
+
+    page.locator(".said").first.evaluate("element => element.style.paddingTop = '400px'")
+    page.wait_for_timeout(100)
+    grown = first.bounding_box()
+    assert grown
+    assert abs(grown["y"] - after["y"]) < 5  # by the browser itself

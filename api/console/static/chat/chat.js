@@ -134,6 +134,11 @@ function Scroll({ view, onOlder, children }) {
   /** The first part that was there when older messages were asked for, and where. @type {{current: {part: Element, top: number} | null}} */
   const known = useRef(null)
   const placeOf = (/** @type {HTMLElement} */ element, /** @type {Element} */ part) => part.getBoundingClientRect().top + element.scrollTop
+  const keep = (/** @type {typeof known.current} */ place) => {
+    known.current = place
+    // A browser that keeps the place, too, would move it twice; when anything else grows, it does that alone.
+    if (box.current) box.current.style.overflowAnchor = place === null ? "" : "none"
+  }
   const [isAway, setAway] = useState(false)
   const older = useAction()
   const onScroll = () => {
@@ -149,13 +154,18 @@ function Scroll({ view, onOlder, children }) {
     const came = known.current === null ? 0 : placeOf(element, known.current.part) - known.current.top
     if (came > NEAR_PX) {
       element.scrollTop += came
-      known.current = null
+      keep(null)
     } else if (isAtEnd.current) element.scrollTop = element.scrollHeight
   }, [view])
   const load = () => older.run(async () => {
     const part = box.current?.querySelector(".said, .turn")
-    known.current = box.current && part ? { part, top: placeOf(box.current, part) } : null
-    await onOlder()
+    keep(box.current && part ? { part, top: placeOf(box.current, part) } : null)
+    try {
+      await onOlder()
+    } catch (error) {
+      keep(null)
+      throw error
+    }
   })
   const toEnd = () => {
     isAtEnd.current = true
