@@ -40,6 +40,24 @@ def test_a_busy_thread_has_its_buttons(context: BrowserContext, user: Caller, wi
     assert_within(page, page.locator(".composer-foot button"))
 
 
+@pytest.mark.parametrize(
+    ("address", "name"), [("thread", "Threads"), ("/runs", "Runs"), ("/personas/own", "Personas")]
+)
+def test_the_navigation_of_a_phone_closes_at_a_click(
+    context: BrowserContext, user: Caller, address: str, name: str
+) -> None:
+    """A link within the section that was open already closes it, too, or to the same page."""
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": 390, "height": 740})
+    go(page, f"/threads/{user.thread()}" if address == "thread" else address)
+    page.get_by_role("button", name="Open navigation").click()
+    page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+
+    expect(page.get_by_role("button", name="Open navigation")).to_be_visible()
+    expect(page.locator(".scrim")).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()
+
+
 @pytest.mark.parametrize("address", ["thread", "inbox"])
 def test_long_options_of_a_question_are_whole(
     context: BrowserContext, user: Caller, address: str

@@ -38,6 +38,12 @@ export function Shell() {
     addEventListener("keydown", close)
     return () => removeEventListener("keydown", close)
   }, [isOpen])
+  // Also where the link leads to another page of the same section, of which the effect above sees nothing.
+  const onNav = (/** @type {any} */ event) => {
+    if (!isOpen || !event.target.closest("a")) return
+    setOpen(false)
+    main.current?.focus({ preventScroll: true })
+  }
   const skip = (/** @type {Event} */ event) => {
     event.preventDefault()
     main.current?.focus()
@@ -50,7 +56,7 @@ export function Shell() {
           aria-expanded=${isOpen} aria-controls="nav" onClick=${() => setOpen(!isOpen)} />
         <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
       </header>
-      <nav id="nav" class="nav" aria-label="Main">
+      <nav id="nav" class="nav" aria-label="Main" onClick=${onNav}>
         <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
         ${GROUPS.map(([group, title]) => html`<${Group} key=${group} group=${group} title=${title} section=${section} />`)}
         <${Account} />
