@@ -112,6 +112,17 @@ def test_the_focus_goes_to_the_page_where_the_button_is_gone(
     expect(page.locator("#main")).to_be_focused()
 
 
+def test_leaving_an_organization_says_what_ends(context: BrowserContext, user: Caller) -> None:
+    """Runs in private threads do, which nobody else could stop."""
+    page = signed_in(context, user, "/members")
+    press(page, "Leave the organization")
+    dialog = page.get_by_role("dialog", name="Leave the organization?")
+
+    expect(dialog).to_contain_text("all runs in their private threads are cancelled")
+    expect(dialog).to_contain_text("Their threads, ended runs and files stay")
+    press(dialog, "Cancel")
+
+
 def test_each_of_two_dialogs_has_its_own_name(context: BrowserContext, user: Caller) -> None:
     """A session that ends while a form is open is announced as such."""
     page = signed_in(context, user, "/keys")

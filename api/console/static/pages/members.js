@@ -63,8 +63,8 @@ export function Page() {
       <p>Send this link to <b><${Foreign} text=${made.login} /></b>. It works once, until <${Time} at=${made.expires_at} />. Their log-ins end when they use it.</p></${Secret}>`}
     ${leaving && html`<${Confirm} title=${leaving.user_id === me.get()?.id ? "Leave the organization?" : "Remove this member?"} action=${leaving.user_id === me.get()?.id ? "Leave" : "Remove member"}
       onClose=${() => setLeaving(null)} run=${onRemove}>
-      <p><b><${Foreign} text=${leaving.login} /></b> loses access within 5 seconds. Their API keys of this organization are revoked and the active runs of these keys are cancelled.</p>
-      <p>Their threads, runs and files stay; private threads are seen by nobody.</p></${Confirm}>`}`
+      <p><b><${Foreign} text=${leaving.login} /></b> loses access within 5 seconds. Their API keys of this organization are revoked; the active runs of these keys and all runs in their private threads are cancelled.</p>
+      <p>Their threads, ended runs and files stay. Private threads are seen by nobody until they are a member again.</p></${Confirm}>`}`
 }
 
 /**
