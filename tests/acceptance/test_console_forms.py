@@ -180,6 +180,24 @@ def test_a_persona_may_have_any_key(page: Page, user: Caller) -> None:
     expect(page.get_by_label("Key", exact=True)).to_have_value("")
 
 
+def test_a_version_that_was_published_elsewhere_is_looked_for(page: Page, user: Caller) -> None:
+    """Another version to compare with is, too; the page says of one that it does not exist."""
+    prompts = ["First.", "Second.", "Third."]
+    for prompt in prompts[:2]:
+        user.made("/v1/personas", {"key": "versions", "system_prompt": prompt})
+    go(page, "/personas/versions")
+    expect(page.get_by_text("Second.").first).to_be_visible()
+    user.made("/v1/personas", {"key": "versions", "system_prompt": prompts[2]})
+    go(page, "/personas/versions?version=1&to=3")
+    expect(page.get_by_role("heading", name="Changes from version 1 to 3")).to_be_visible()
+    expect(page.get_by_text("does not exist")).to_have_count(0)
+
+    for address, missing in (("version=99", "99"), ("version=1&to=98", "98")):
+        go(page, f"/personas/versions?{address}")
+        expect(page.get_by_text(f"Version {missing} does not exist.")).to_be_visible()
+    expect(page.get_by_text("First.").first).to_be_visible()
+
+
 def test_the_budget_of_one_end_user_keeps_what_it_inherits(page: Page, user: Caller) -> None:
     """The form has the end user's own limits; an empty one stays that of each."""
     path = "/v1/budget/end-users"

@@ -22,13 +22,14 @@ const OF_LOOP = ["max_equal_turns", "max_result_tokens", "compaction"]
 /** @param {{name?: string, params: URLSearchParams}} props */
 export function Page({ name, params }) {
   const { data, error, reload, isLoading } = useRead(readAll, [])
-  const version = params.get("version")
+  const [version, to] = [params.get("version"), params.get("to")]
   const versions = (data ?? []).filter((persona) => persona.key === name)
-  const isFound = versions.some((persona) => version === null || persona.version === version)
+  const missing = [...new Set([version, to])].filter((one) => one && !versions.some((persona) => persona.version === one))
+  const isFound = versions.length > 0 && missing.length === 0
   // The list may be older than the version: it was published in another tab, or by somebody else.
   useLayoutEffect(() => {
     if (data !== null && !isLoading && name !== undefined && !isFound) reload()
-  }, [name, version])
+  }, [name, version, to])
   // The form is a parameter, because any part of the path can be the key of a persona.
   if (name === undefined && params.get("publish")) return html`<${Publish} key="" versions=${[]} onDone=${reload} />`
   if (data === null) {
@@ -43,7 +44,7 @@ export function Page({ name, params }) {
     return html`<${Head} title="Persona" back=${href("/personas")} /><${Empty} icon="persona" title="No such persona"><p>It has no version that a run can name.</p></${Empty}>`
   }
   if (params.get("publish")) return html`<${Publish} key=${name} versions=${versions} onDone=${reload} />`
-  return html`<${Persona} key=${name} versions=${versions} params=${params} />`
+  return html`<${Persona} key=${name} versions=${versions} missing=${missing} params=${params} />`
 }
 
 /** All personas, the newest version of each first: the one that runs get which name none. @param {AbortSignal} signal */
@@ -86,8 +87,8 @@ const toolsOf = (persona) => [...(persona.tools ?? []), ...(persona.mcp ?? []), 
 /** @param {any} persona */
 const firstLine = (persona) => (persona.agent ? `agent ${persona.agent}` : (persona.system_prompt ?? "").split("\n")[0] || "No instructions")
 
-/** @param {{versions: any[], params: URLSearchParams}} props */
-function Persona({ versions, params }) {
+/** @param {{versions: any[], missing: string[], params: URLSearchParams}} props `missing` are versions that the address names and that do not exist */
+function Persona({ versions, missing, params }) {
   const key = versions[0].key
   const find = (/** @type {string | null} */ version) => versions.find((one) => one.version === version)
   const shown = find(params.get("version")) ?? versions[0]
@@ -100,6 +101,7 @@ function Persona({ versions, params }) {
   return html`<${Head} title=${html`<${Name} text=${key} />`} back=${href("/personas")}
       actions=${isAdmin() && html`<a class="button primary" href=${href(`/personas/${segment(key)}`, { publish: "1" })}><${Icon} name="plus" /><span>New version</span></a>`} />
     <div class="page">
+      ${missing.map((version) => html`<p class="note" role="status" key=${version}>Version <${Name} text=${version} /> does not exist.</p>`)}
       <div class="filter-row">
         ${pick("Version", shown.version, versions, (version) => show({ version, to: other?.version ?? "" }))}
         ${versions.length > 1 && pick("Compare with", other?.version ?? "", versions.filter((one) => one !== shown), (to) => show({ version: shown.version, to }), "Nothing")}
