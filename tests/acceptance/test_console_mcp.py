@@ -71,11 +71,14 @@ def test_the_first_tools_are_approved_with_their_server(
 def test_a_server_whose_address_is_corrected_is_shown_as_connected(
     context: BrowserContext, user: Caller, server: ToolReceiver
 ) -> None:
-    """The page follows the discovery that a change asks for, and so that of *Discover again*."""
+    """The page follows the discovery that a change asks for, and so that of *Discover again*. A
+    server that has never been reached is not said to have no tools.
+    """
     page = signed_in(context, user, "/mcp")
     add(page, f"http://127.0.0.1:{closed_port()}/tool")
     badge = page.locator(".head .badge")
     expect(badge).to_have_text("unreachable", timeout=30_000)
+    expect(page.locator(".empty")).to_contain_text("Its tools have not been read yet.")
     press(page, "Edit")
     form = page.get_by_role("dialog")
     form.get_by_label("Address").fill(server.url)

@@ -86,7 +86,7 @@ function Server({ id }) {
         ["Discovered", html`<${Time} at=${data.discovered_at} />`], ["Last asked", html`<${Time} at=${data.tried_at} />`], ["Approved tools", data.tool_count]]} />
       <${Section} title="Tools" about="A description can instruct a model: read it before you approve a tool that has appeared or changed. The first ones are approved with the server." actions=${waiting.length > 1 && html`<${Button} class="small" onClick=${() => setOpen({ kind: "all", tools: waiting })}>Approve all ${waiting.length}</${Button}>`}>
         <${Listing} list=${tools} label="Tools of the server" id=${(/** @type {any} */ tool) => tool.name} columns=${toolColumns((tool) => setOpen({ kind: "tool", tool }))}
-          empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : "The server has not named any."}</p></${Empty}>`} />
+          empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : data.discovered_at === null ? "Its tools have not been read yet." : "The server has not named any."}</p></${Empty}>`} />
       </${Section}>
     </div>
     ${open?.kind === "edit" && html`<${Edit} server=${open.server} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); follow() }} />`}
