@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import TIMELINE, Loss, hold, lose, unreachable
+from tests.acceptance.test_console_losses import TIMELINE, Loss, hold, lose, say, unreachable
 from tests.acceptance.test_console_settings import go, signed_in, until_held
 from tests.caller import Caller
 
@@ -41,6 +41,24 @@ def test_a_task_has_one_box(context: BrowserContext, user: Caller) -> None:
     expect(page.locator(".run .markdown li")).to_have_text(
         ["☐ pack it", "☑ send it", "☐ call", "☑ wait [x]"]
     )
+
+
+def test_a_message_stands_once_as_soon_as_its_run_begins(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The stream has it before the timeline is read again, which takes long on a slow network."""
+    page = signed_in(context, user, f"/threads/{user.thread()}")
+    expect(page.get_by_text("Nothing said yet")).to_be_visible()
+    held = hold(context, TIMELINE)
+    say(page, "Where is it?")
+    expect(page.locator("article.run")).to_contain_text("You said: Where is it?")
+    until_held(page, held, 1)
+
+    expect(page.locator("article.said")).to_have_count(1)
+    expect(page.locator("article.said.sending")).to_have_count(0)
+    held.pop().continue_()
+    context.unroute(TIMELINE)
+    expect(page.locator("article.said")).to_have_count(1)
 
 
 def test_a_tab_has_the_title_of_its_page(context: BrowserContext, user: Caller) -> None:

@@ -57,6 +57,10 @@ export class Conversation {
     this.isClosed = false
     this.isAnnounced = false
     this.loads = 0
+    /** The runs that have begun since a message was sent, with their messages. @type {Set<string>} */
+    this.begun = new Set()
+    /** The run that answers the message which is sent; "" before the response. */
+    this.answeredBy = ""
     this.onElsewhere = (/** @type {MessageEvent} */ { data }) => {
       if (data.thread_id === this.threadId) void this.load()
     }
@@ -180,6 +184,13 @@ export class Conversation {
     this.update({ entries })
     // Messages that are too long for the stream are in the timeline alone.
     if (data.truncated) void this.load()
+    else this.begun.add(data.run_id)
+    this.arrive()
+  }
+
+  /** Show a message that was sent no longer as such once its run has brought it. */
+  arrive() {
+    if (this.begun.has(this.answeredBy)) this.update({ sending: null })
   }
 
   /** Load the page before the oldest entry. */
@@ -202,11 +213,16 @@ export class Conversation {
    * @param {import("./outbox.js").Outgoing} outgoing
    */
   async say(outgoing) {
+    this.begun.clear()
+    this.answeredBy = ""
     this.update({ sending: { key: Date.now(), text: textOf(outgoing), isRepeated: false } })
     const onRetry = () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } })
     try {
       const made = await deliver(this.threadId, `threads/${segment(this.threadId)}/runs`, outgoing, onRetry)
       channel?.postMessage({ thread_id: this.threadId })
+      // The stream may have been faster, and is faster than the timeline.
+      this.answeredBy = made.run_id
+      this.arrive()
       // Runs that wait for the thread are in its timeline, and in its stream only when they start.
       await this.load()
       return made
