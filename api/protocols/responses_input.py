@@ -94,13 +94,13 @@ def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = Tru
 def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
     """Return the number of items up to the last known one, and the id of its run's latest item.
 
-    Calls that only their `call_id` names count until something follows that names no run: clients
-    that send texts without ids name none of the runs without calls, so the model reads all of such
-    a conversation as a transcript.
+    While no text has an id, other items count until something follows that names no run:
+    many clients send the ids of reasoning and calls, and texts without theirs. These name none of
+    the runs that are texts alone, so the model reads all of such a conversation as a transcript.
     """
     continues: ItemId | None = None
     first = 0
-    has_ids = False
+    has_text_ids = False
     for place, item in enumerate(items if isinstance(items, list) else ()):
         if not isinstance(item, dict):
             continue
@@ -109,10 +109,17 @@ def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
                 # A function call comes last among the items, and its event may be an earlier one.
                 found = max(continues, found)
             continues, first = found, place + 1
-            has_ids = has_ids or responses_ids.parse_item(item.get("id")) is not None
-        elif not has_ids and _is_answer(item):
+            has_text_ids = has_text_ids or _is_text(item)
+        elif not has_text_ids and _is_answer(item):
             continues, first = None, 0
     return first, continues
+
+
+def _is_text(item: Mapping[str, Any]) -> bool:
+    """Return whether an item of an earlier response is a text of it, or refers to one."""
+    return item.get("role") == "assistant" or (
+        item.get("type") == "item_reference" and item["id"].startswith("msg_")
+    )
 
 
 def _is_answer(item: Mapping[str, Any]) -> bool:

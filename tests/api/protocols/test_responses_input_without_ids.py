@@ -59,6 +59,52 @@ def test_texts_without_ids_behind_calls_make_a_transcript(
     assert 200 == again.status_code, again.text
 
 
+@pytest.mark.parametrize(
+    ("kinds", "lines"),
+    [
+        (["rs"], []),
+        (["fc"], ["Called t({}): c!"]),
+        (["rs", "fc"], ["Called t({}): c!"]),
+        (["mcp"], ["Called u({}): 42"]),
+    ],
+)
+def test_texts_without_ids_behind_other_items_with_ids_make_a_transcript(
+    stored: StoredRuns, alice: User, kinds: list[str], lines: list[str]
+) -> None:
+    """Many clients keep the ids of reasoning and calls, and none of texts."""
+    run_id = stored.create(UUID(alice.thread()))
+    stored.write(claim := stored.held(run_id), MessageDelta("It is done."))
+    stored.finish(claim)
+    call = {"call_id": "c", "name": "t", "arguments": "{}"}
+    own = {"server_label": "arkloop", "name": "u", "arguments": "{}", "output": "42"}
+    shown: dict[str, list[dict[str, Any]]] = {
+        "rs": [{"type": "reasoning", "id": f"rs_{run_id.hex}_2", "summary": []}],
+        "fc": [{"type": "function_call", "id": f"fc_{run_id.hex}_3", **call}, output("c")],
+        "mcp": [{"type": "mcp_call", "id": f"mcp_{run_id.hex}_4", **own}],
+    }
+    items = [QUESTION, *(item for kind in kinds for item in shown[kind]), TEXT, MESSAGE]
+
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert ["User: Hello", *lines, "Assistant: It is done."] == earlier_of(alice, made)
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_a_text_without_an_id_behind_one_with_an_id_is_refused(
+    stored: StoredRuns, alice: User, is_reference: bool
+) -> None:
+    """A client that sends the ids of texts has this one from elsewhere."""
+    run_id = stored.create(UUID(alice.thread()))
+    stored.write(claim := stored.held(run_id), MessageDelta("It is done."))
+    stored.finish(claim)
+    text: dict[str, Any] = {"type": "item_reference"} if is_reference else TEXT
+    text = {**text, "id": f"msg_{run_id.hex}_2"}
+
+    refused = alice.post("/v1/responses", {**MODEL, "input": [QUESTION, text, TEXT, MESSAGE]})
+
+    assert (400, "input[2].id") == (refused.status_code, (refused.json or {})["error"]["param"])
+
+
 def test_a_loop_behind_texts_without_ids_continues_its_run(stored: StoredRuns, alice: User) -> None:
     """Its calls are the last items that name a run."""
     _, items = looped(stored, alice)
