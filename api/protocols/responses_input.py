@@ -94,9 +94,9 @@ def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = Tru
 def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
     """Return the number of items up to the last known one, and the id of its run's latest item.
 
-    While no text has an id, other items count until something follows that names no run:
-    many clients send the ids of reasoning and calls, and texts without theirs. These name none of
-    the runs that are texts alone, so the model reads all of such a conversation as a transcript.
+    While no text has an id, other items count until something follows that names no run: many
+    clients send the ids of reasoning and calls, and texts without theirs. These name none of the
+    runs that are texts alone, so the model reads all of such a conversation as a transcript.
     """
     continues: ItemId | None = None
     first = 0
@@ -224,7 +224,7 @@ def _new(
             if not isinstance(call_id, str) or call_id in results:
                 why = "must be a string that no other item has"
                 raise InvalidRequest(**{f"{name}.call_id": [why]})
-            results[call_id] = _text(f"{name}.output", item.get("output"))
+            results[call_id] = _line(f"{name}.output", item.get("output"))
         elif kind == "mcp_approval_response" and earlier.has_request(item):
             continue
         elif kind == "mcp_approval_response":
@@ -289,7 +289,7 @@ def _earlier_results(
     for item in reversed(items):
         if item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
             with suppress(InvalidRequest):  # what is not needed is not checked
-                found.setdefault(item["call_id"], _text("", item.get("output")))
+                found.setdefault(item["call_id"], _line("", item.get("output")))
             continue
         of_run = id_of_output(item)
         if of_run is None or continues is None or of_run.run_id != continues.run_id:
@@ -335,7 +335,7 @@ def _text(name: str, content: Any) -> str:
 
 
 def _line(name: str, content: Any) -> str:
-    """Read a content of which a transcript has the text, and a note in place of each file."""
+    """Read a content of which a transcript or a result has the text, with a note for each file."""
     if isinstance(content, list):
         content = [_noted(part) for part in content]
     return _text(name, content)

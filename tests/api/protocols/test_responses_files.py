@@ -13,7 +13,9 @@ from arkloop.shared.events.types import MessageDelta, RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.files import files
+from tests.api.protocols import late_calls
 from tests.api.protocols.said import earlier_of, message_of
+from tests.api.protocols.test_responses_input import calling
 from tests.clients import User
 from tests.contents import PDF, png
 from tests.stored_runs import StoredRuns
@@ -279,6 +281,31 @@ def test_another_file_than_the_one_of_a_failed_run_is_sent(stored: StoredRuns, a
     assert 200 == made.status_code, made.text
     [image, _] = newest_message(alice)
     assert png(0) == alice.get(f"/v1/files/{image['file_id']}/content").data
+
+
+@pytest.mark.parametrize("shows_calls", [False, True])
+def test_files_in_outputs_of_functions_are_mentioned(
+    stored: StoredRuns, alice: User, shows_calls: bool
+) -> None:
+    """An output that were refused would leave the run waiting, and block its conversation."""
+    run_id, calls = calling(stored, alice, "c", "d")
+    linked = {"type": "input_image", "image_url": "https://example.com/a.png"}
+    contents = ([QUESTION, IMAGE], [FILE, linked])
+    outputs = [
+        {"type": "function_call_output", "call_id": call["call_id"], "output": content}
+        for call, content in zip(calls, contents, strict=True)
+    ]
+    body = {**MODEL, "previous_response_id": f"resp_{run_id.hex}", "input": outputs}
+    if shows_calls:  # those in front of the last call are among the items that the server has
+        items = [item for pair in zip(calls, outputs, strict=True) for item in pair]
+        body = {**MODEL, "input": items}
+
+    for _ in range(2):
+        made = alice.post("/v1/responses", body)
+        assert f"resp_{run_id.hex}_1" == (made.json or {}).get("id"), made.text
+    texts = late_calls.outputs(stored, run_id)
+    assert "What is this?\n[image: without a name]" == texts["c"]
+    assert "[file: a.txt]\n[image: https://example.com/a.png]" == texts["d"]
 
 
 def answered(stored: StoredRuns, alice: User) -> dict[str, Any]:
