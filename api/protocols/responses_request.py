@@ -42,7 +42,9 @@ class Only(fields.Field[Any]):
             case (dict(), *_):
                 return {"type": "object"}
             case (list(), *_):
-                return {"type": "array", "items": {}, "maxItems": 0}
+                items = [*dict.fromkeys(item for one in self.allowed for item in one)]
+                known = {"enum": items} if items else {}
+                return {"type": "array", "items": known, "maxItems": max(map(len, self.allowed))}
         return {"enum": [*dict.fromkeys(self.allowed), None]}
 
     def __init__(self, *allowed: Any, **kwargs: Any) -> None:
@@ -86,7 +88,7 @@ class CreateResponse(Schema):
     store = Only(True)
     truncation = Only("auto")
     service_tier = Only("auto", "default")
-    include = Only([])
+    include = Only([], ["reasoning.encrypted_content"])  # reasoning is kept by the service
     stream_options = Only({}, {"include_obfuscation": False})
     prompt_cache_key = fields.String(allow_none=True)  # caching is the service's own matter
     top_logprobs = Only(0)

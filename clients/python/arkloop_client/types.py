@@ -434,7 +434,7 @@ class CreateResponse(TypedDict):
     store: NotRequired[bool | None]
     truncation: NotRequired[Literal["auto", None]]
     service_tier: NotRequired[Literal["auto", "default", None]]
-    include: NotRequired[list[Any] | None]
+    include: NotRequired[list[Literal["reasoning.encrypted_content"]] | None]
     stream_options: NotRequired[dict[str, Any] | None]
     prompt_cache_key: NotRequired[str | None]
     top_logprobs: NotRequired[Literal[0, None]]

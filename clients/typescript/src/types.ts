@@ -3649,7 +3649,7 @@ export interface components {
             truncation?: "auto" | null;
             /** @enum {unknown} */
             service_tier?: "auto" | "default" | null;
-            include?: unknown[] | null;
+            include?: "reasoning.encrypted_content"[] | null;
             stream_options?: Record<string, unknown> | null;
             prompt_cache_key?: string | null;
             /** @enum {unknown} */

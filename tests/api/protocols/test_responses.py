@@ -59,7 +59,8 @@ def refused(response: TestResponse) -> tuple[int, str | None, str]:
         ({"previous_response_id": UNKNOWN}, "previous_response_id"),
         ({"store": False}, "store"),
         ({"truncation": "disabled"}, "truncation"),
-        ({"include": ["reasoning.encrypted_content"]}, "include"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"include": ["reasoning.encrypted_content"] * 2}, "include"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"temperature": 3}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -99,9 +100,10 @@ def test_errors_of_a_function_name_its_place_among_all_tools(alice: User) -> Non
     assert "[1].name must" in response.text
 
 
-def test_values_that_change_nothing_are_accepted(alice: User) -> None:
+@pytest.mark.parametrize("include", [[], ["reasoning.encrypted_content"]])
+def test_values_that_change_nothing_are_accepted(alice: User, include: list[str]) -> None:
     """What SDKs send by default, and what happens anyway, is no reason to refuse a request."""
-    defaults = {"store": True, "truncation": "auto", "service_tier": "auto", "include": []}
+    defaults = {"store": True, "truncation": "auto", "service_tier": "auto", "include": include}
     fields = {**defaults, "conversation": None, "tools": [], "text": {"format": {"type": "text"}}}
     response = alice.post("/v1/responses", json={**ASK, **fields})
 
