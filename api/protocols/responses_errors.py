@@ -31,7 +31,13 @@ _PASSING = IdempotencyInProgress.code
 _MAX_REASONS = 5
 #: Endpoints of OpenAI's that clients of it try, whose SDKs show errors of another shape without
 #: their text.
-_NOT_SERVED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
+_NOT_SERVED = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/conversations",
+    "/v1/embeddings",
+    "/v1/models",
+)
 _ALONE = f"Of OpenAI's API, this service has the Responses API alone: POST {PATH}."
 
 

@@ -29,6 +29,8 @@ def message_of(error: Any) -> tuple[str, str]:
     [
         ("post", "chat/completions"),
         ("post", "completions"),
+        ("post", "conversations"),
+        ("get", "conversations/conv_1/items"),
         ("post", "embeddings"),
         ("get", "models"),
         ("get", "models/gpt-5"),
