@@ -198,7 +198,12 @@ class ResponseProjection:
                 if reason is not None:
                     changes["incomplete_details"] = {"reason": reason}
             case "run.failed":
-                changes = {"status": "failed", "error": error_object(data["error"])}
+                error = error_object(data["error"])
+                changes = {"status": "failed", "error": error}
+                # As OpenAI's: many clients take `response.failed` alone for the end of an answer.
+                # Its SDKs read the object within it, its description has the fields of the event.
+                flat = {name: error[name] for name in ("code", "message", "param")}
+                yield self._output.frame("error", **flat, error=error)
             case _:
                 changes = {"status": "cancelled"}
         # There is no event of its own for a response that was cancelled.

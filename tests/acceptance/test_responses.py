@@ -77,6 +77,25 @@ def test_a_cut_stream_is_resumed_after_its_last_event(sdk: OpenAI, user: Caller)
     assert sdk.responses.retrieve(made.id) == events[-1].response
 
 
+def test_a_stream_of_a_run_that_fails_raises_its_error(sdk: OpenAI) -> None:
+    """Many clients do not read `response.failed`, and would show what came before as the answer."""
+    call = {"tool": "calculator", "args": {"expression": "6*7"}}
+    said = script(call, {"error": "invalid_request"})
+    events: list[Any] = []
+    with pytest.raises(openai.APIError, match="The script says: invalid_request") as raised:
+        for event in sdk.responses.create(model="scripted", input=said, stream=True):
+            events.append(event)
+
+    made = sdk.responses.retrieve(events[0].response.id)
+    assert made.error and ("failed", "invalid_prompt") == (made.status, made.error.code)
+    assert made.error.code == raised.value.code
+    last = events[-1].sequence_number
+    with pytest.raises(openai.APIError, match="The script says: invalid_request"):
+        list(sdk.responses.retrieve(made.id, stream=True, starting_after=last))
+    [end] = sdk.responses.retrieve(made.id, stream=True, starting_after=last + 1)
+    assert ("response.failed", made) == (end.type, getattr(end, "response", None))
+
+
 def test_a_cancelled_response_keeps_its_text(sdk: OpenAI) -> None:
     """A cancel responds with the cancelled response, and its stream ends with the same."""
     stream = sdk.responses.create(
