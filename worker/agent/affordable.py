@@ -96,7 +96,7 @@ def affordable(request: ModelRequest, cost: Cost, most_usd: Decimal) -> ModelReq
 def shortest_of(request: ModelRequest) -> ModelRequest:
     """Return the least that can be left of a last call, without the turn before it."""
     [*conversation, instruction] = request.messages
-    question = _question(conversation)
+    question = _question(conversation, request.turn)
     messages = [*conversation[question : question + 1], instruction]
     most = min(request.max_output_tokens or 1, LEAST_ANSWER_TOKENS[0])
     return replace(request, messages=messages, counted_messages=0, max_output_tokens=most)
@@ -156,10 +156,10 @@ def _without_oldest(
 ) -> Iterator[ModelRequest]:
     """Yield the request that leaves out the fewest of the oldest messages, and costs at most this.
 
-    The last question stays, and the last turn.
+    The last question stays, and the last turn with the messages behind it.
     """
     messages = request.messages
-    question = _question(messages)
+    question = _question(messages, request.turn)
     units = _units(messages[:question], UserMessage)
     earlier = len(units)
     units += _units(messages[question + 1 :], AssistantMessage)
@@ -180,10 +180,16 @@ def _without_oldest(
         yield without(high)
 
 
-def _question(messages: Sequence[Message]) -> int:
-    """Return the index of the last message of a user; the number of messages without one."""
+def _question(messages: Sequence[Message], turns: int) -> int:
+    """Return the index of the last message of a user; the number of messages without one.
+
+    If the run has turns, it is the last one that they answer: what steers the run behind them is
+    no question without these.
+    """
     found = [i for i, message in enumerate(messages) if isinstance(message, UserMessage)]
-    return found[-1] if found else len(messages)
+    answers = [i for i, message in enumerate(messages) if isinstance(message, AssistantMessage)]
+    answered = [i for i in found if turns and answers and i < answers[-1]]
+    return (answered or found or [len(messages)])[-1]
 
 
 def _units(messages: Sequence[Message], first: type[Message]) -> list[list[Message]]:

@@ -101,7 +101,7 @@ def _step_by_step(
     while True:
         if turns and turns[-1].is_open:
             call_tools(agent, context, turns[-1])
-            tool_loops.check(turns, agent.persona.max_equal_turns)
+            tool_loops.check(_since_steered(agent, turns), agent.persona.max_equal_turns)
         elif turns and turns[-1].output_errors:
             structured_output.check_attempts([t.output_errors for t in turns if t.output_errors])
             context.checkpoint()
@@ -116,6 +116,16 @@ def _step_by_step(
         answer = _step(agent, context, stop, turns, requests)
         if answer is not None:
             return answer
+
+
+def _since_steered(agent: Agent, turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Return the turns after the last message that the run was steered with.
+
+    People may ask for the same again: such turns are no loop.
+    """
+    if not agent.steered:
+        return turns
+    return [turn for turn in turns if turn.seq > agent.steered[-1].seq]
 
 
 def _step(
@@ -185,7 +195,11 @@ def _land(
     if agent.draining.is_set():
         raise ShuttingDown()
     if reason in landing.WITHOUT_SUMMARIES:
+        # Messages that are not taken become runs of their own, with time and money for an answer.
         requests.truncate_only()
+    else:
+        # They may have arrived with the results of the last step: its limit was found before.
+        context.take_messages(agent.steered)
 
     def build(route: Route) -> ModelRequest:
         return landing.last_request(requests.build(route), reason, agent.output)

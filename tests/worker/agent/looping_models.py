@@ -2,21 +2,21 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from arkloop.shared.catalog import personas
-from arkloop.shared.events.types import (
-    ToolResult,
-)
+from arkloop.shared.events.types import Event, RunSteered, ToolResult
 from arkloop.worker import tools
 from arkloop.worker.agent import loop
 from arkloop.worker.agent.agent import Agent
-from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.conversation import Turn, steered_by
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.contract.messages import (
     Message,
     ModelRequest,
+    Steered,
     UserMessage,
 )
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -42,6 +42,27 @@ class Model(ScriptedProvider):
 
     def saw(self, number: int = -1) -> list[Message]:
         return list(self.requests[number].messages)
+
+
+class SteeredRun(RecordedRun):
+    """A run to which these messages are offered, each with the result of this number."""
+
+    def __init__(self, messages: Mapping[int, str]) -> None:
+        super().__init__()
+        self._messages = messages
+        self._offered: list[str] = []
+
+    def emit(self, *happened: Event) -> int:
+        seq = super().emit(*happened)
+        if any(isinstance(event, ToolResult) for event in happened):
+            message = self._messages.get(len(results(self)))
+            self._offered += [] if message is None else [message]
+        return seq
+
+    def take_messages(self, steered: list[Steered]) -> None:
+        while self._offered:
+            event = RunSteered(f"message-{len(steered)}", self._offered.pop())
+            steered.append(steered_by(self.emit(event), event))
 
 
 def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any) -> Agent:

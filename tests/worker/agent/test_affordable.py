@@ -1,6 +1,7 @@
 """The requests that a run makes when there is little money left."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -102,6 +103,16 @@ def test_a_last_call_has_less_of_the_conversation(most: int, expected: str) -> N
     assert expected == shown(found)
     assert found is not None
     assert cost(found) <= most
+
+
+@pytest.mark.parametrize(("turns", "expected"), [(2, "?100 -1 2256 F10 n3"), (0, "F10 n3")])
+def test_a_message_that_steers_the_run_is_not_its_question(turns: int, expected: str) -> None:
+    """The last call keeps what its turns are about; a message in front of them is a question."""
+    steered = [*CONVERSATION, UserMessage("F" * 10), UserMessage("now")]
+    last = replace(LAST, messages=steered, turn=turns)
+
+    assert expected == shown(affordable(last, cost, Decimal(900)))
+    assert ("?100 n3" if turns else "F10 n3") == shown(shortest_of(last))
 
 
 def test_there_is_a_last_call_for_a_token() -> None:

@@ -32,7 +32,14 @@ from arkloop.worker.contract.outcomes import (
 )
 from arkloop.worker.providers.output_modes import FINAL_TOOL
 from tests.worker.agent.landing_models import LastWords
-from tests.worker.agent.looping_models import CALCULATE, Model, after, agent_for, results
+from tests.worker.agent.looping_models import (
+    CALCULATE,
+    Model,
+    SteeredRun,
+    after,
+    agent_for,
+    results,
+)
 from tests.worker.agent.looping_models import run as run_loop
 from tests.worker.recorded_run import RecordedRun, chain_of
 
@@ -119,6 +126,24 @@ def test_the_last_call_may_use_no_tools() -> None:
     reached = [event for event in context.events if isinstance(event, RunLimitReached)]
     message = "The run reached its persona's limit of 2 steps."
     assert [RunLimitReached("max_steps", message)] == reached
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(1, 1), (20, 6)])
+def test_the_last_call_reads_messages_that_came_with_the_last_results(
+    max_steps: int, steps: int
+) -> None:
+    """Clients may send both together; the instruction to answer is still behind the message."""
+    context = SteeredRun({steps: "In French, please."})
+    agent = agent_for(*[CALCULATE] * 20, max_steps=max_steps)
+
+    answer = run_loop(agent, context)
+
+    assert ("max_steps" if steps == max_steps else "tool_loop") == answer.stop_reason
+    *_, result, message, instruction = agent.chain.provider.saw()
+    assert isinstance(result, ToolMessage)
+    assert "In French, please." == message.content
+    assert "no more tools can be called" in instruction.content
+    assert ["message-0"] == [one.message_id for one in agent.steered]
 
 
 def test_a_model_that_repeats_itself_lands() -> None:

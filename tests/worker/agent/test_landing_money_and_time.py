@@ -34,7 +34,7 @@ from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.tools import tool
 from tests.waiting import eventually
 from tests.worker.agent.landing_models import LastWords
-from tests.worker.agent.looping_models import CALCULATE, agent_for, results
+from tests.worker.agent.looping_models import CALCULATE, SteeredRun, agent_for, results
 from tests.worker.agent.looping_models import run as run_loop
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
@@ -158,6 +158,25 @@ def test_a_tool_without_time_is_left() -> None:
     assert ("done", "timeout") == (answer.content, answer.stop_reason)
     over = "The run's time was over during this call; it may or may not have taken effect."
     assert [("call_1_1", over, True), ("call_1_2", "42", False)] == results(recorded)
+
+
+def test_messages_that_arrive_when_time_is_over_are_not_for_the_last_call() -> None:
+    """A run of their own has the time to answer them."""
+    recorded = SteeredRun({1: "In French, please."})
+
+    @tool(idempotent=False)
+    def linger(context: ToolContext) -> str:
+        """Wait until the run has to stop."""
+        recorded.stop.set(TimeToLand())
+        context.check()
+        return "late"
+
+    agent = agent_for({"tool": "linger"}, extra={"linger": linger})
+
+    answer = run_loop(agent, recorded)
+
+    assert ("timeout", []) == (answer.stop_reason, agent.steered)
+    assert "In French, please." not in [m.content for m in agent.chain.provider.saw()]
 
 
 class Poor(RecordedRun):

@@ -1,5 +1,6 @@
 """The ends of a run whose model would continue, and what a model is not shown."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import AssistantMessage, UserMessage
 from arkloop.worker.contract.outcomes import LimitExceeded
 from arkloop.worker.providers import openai_provider
-from tests.worker.agent.looping_models import CALCULATE, Model, agent_for, results, run
+from tests.worker.agent.looping_models import CALCULATE, Model, SteeredRun, agent_for, results, run
 from tests.worker.providers.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun, history_of
 
@@ -27,6 +28,17 @@ def test_a_model_that_repeats_itself_is_stopped() -> None:
         run(agent_for(*[CALCULATE] * 20, on_limit="fail"), context)
 
     assert ("run.tool_loop", 6) == (ended.value.code, len(results(context)))
+
+
+def test_turns_that_somebody_has_asked_for_again_are_no_loop() -> None:
+    """Each message that steers the run begins the count of equal turns anew."""
+    again = json.dumps({"script": [CALCULATE] * 20})
+    context = SteeredRun({4: again, 9: again})
+
+    with pytest.raises(LimitExceeded) as ended:
+        run(agent_for(*[CALCULATE] * 20, on_limit="fail"), context)
+
+    assert ("run.tool_loop", 9 + 6) == (ended.value.code, len(results(context)))
 
 
 def test_a_turn_of_a_thousand_calls_makes_some_of_them() -> None:
