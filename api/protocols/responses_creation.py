@@ -1,6 +1,5 @@
 """Creating responses: a run in a new thread, the next run of one, or a reply to one that waits."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,18 +9,17 @@ from uuid import UUID
 from flask import current_app
 from sqlalchemy import RowMapping
 
-from arkloop.api.http import audited
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import (
+    responses_answers,
     responses_ids,
     responses_input,
     responses_repeats,
-    responses_results,
     responses_runs,
     responses_steering,
 )
 from arkloop.api.protocols.responses_ids import ItemId, ResponseId
-from arkloop.api.protocols.responses_input import Approval, Input
+from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import check_same, in_new_thread, new_run
@@ -152,7 +150,7 @@ def _continue(
         try:
             # Without the run's lock if it has ended: creating the next one first locks others.
             with tx.sql.begin_nested():
-                _answer(tx, given, run, projection)
+                responses_answers.give(tx, given, run, projection)
                 check_same(body["model"], run)
             return Created(ResponseId(run["id"], projection.waits))
         except (NotActive, StaleInput):
@@ -161,7 +159,7 @@ def _continue(
                 raise
             _check_asks_nothing(tx, facts)
     if given.message is None:
-        raise _without_call(given)
+        raise responses_answers.without_call(given)
     return _next(tx, body, given, run, shows_items=shown is not None)
 
 
@@ -344,46 +342,6 @@ def _not_newest(tx: Transaction, facts: RunFacts) -> NotNewestResponse:
     newest = responses_runs.newest_response(tx.sql, facts)
     return NotNewestResponse(
         f"The conversation has a newer response, {newest}; only this one can be continued."
-    )
-
-
-def _answer(tx: Transaction, given: Input, run: RowMapping, projection: ResponseProjection) -> None:
-    """Give the run what it has asked its client for.
-
-    Raises:
-        NotActive: the run has ended. StaleInput: the request has got another answer.
-    """
-    assert projection.asked is not None
-    data, run_id = projection.asked["data"], run["id"]
-    if data["kind"] == "tool_results":
-        responses_results.give(tx, given, run, projection.asked_calls)
-        return
-    if given.message is not None:
-        content = given.message.text
-    elif given.approval is not None and data["kind"] == "tool_confirmation":
-        content = _decision(given.approval, f"mcpr_{run_id.hex}_{projection.asked['seq']}")
-    else:
-        raise _without_call(given)
-    audited.answer(tx, run_id, content, UUID(data["request_id"]))
-
-
-def _decision(approval: Approval, request: str) -> str:
-    if approval.request_item != request:
-        why = "is not the request that the response ended with"
-        raise InvalidRequest(approval_request_id=[why])
-    decision = {"decision": "approve" if approval.approve else "deny"}
-    if not approval.approve and approval.reason:
-        decision["reason"] = approval.reason
-    return json.dumps(decision, ensure_ascii=False)
-
-
-def _without_call(given: Input) -> InvalidRequest:
-    if given.approval is not None:
-        return InvalidRequest(input=["The response before does not ask for an approval."])
-    if not given.results:
-        return InvalidRequest(input=["must have a message of the user"])
-    return InvalidRequest(
-        input=[f"No function call found with call_id {next(iter(given.results))}."]
     )
 
 

@@ -49,13 +49,14 @@ class Input:
     """The new part of an input.
 
     `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's last one, with the files of those before it. `earlier` are the lines of what was said
-    before it, and `shown` those of them that the model has to read: attached files say all of a
-    message that is nothing else. `follows_message` is true if a message of the user is between
-    `continues` and it, and `follows_reply` if results or an approval are, which are left out.
-    `results` are outputs of function calls by their `call_id`, and `results_before` those between
-    `continues` and the message, without an approval; with either are `earlier_results`, those among
-    the latest items, whose calls may be of the same response or of one before it.
+    user's last one, with the files of those before it, and `last` the same without these. `earlier`
+    are the lines of what was said before it, and `shown` those of them that the model has to read:
+    attached files say all of a message that is nothing else. `follows_message` is true if a message
+    of the user is between `continues` and it, and `follows_reply` if results or an approval are,
+    which are left out. `results` are outputs of function calls by their `call_id`, and
+    `results_before` those between `continues` and the message, without an approval; with either are
+    `earlier_results`, those among the latest items, whose calls may be of the same response or of
+    one before it.
     """
 
     continues: ItemId | None = None
@@ -65,6 +66,7 @@ class Input:
     earlier: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     message: Content | None = None
+    last: Content | None = None
     results: Mapping[str, str]
     results_before: Mapping[str, str] = field(default_factory=dict)
     earlier_results: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +84,8 @@ def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = Tru
         InvalidRequest: it is no input, or has what is not supported.
     """
     if isinstance(value, str):
-        return Input(message=_content("input", value), results={})
+        message = _content("input", value)
+        return Input(message=message, last=message, results={})
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
         raise InvalidRequest(input=[f"must be a string or a list of 1 to {MAX_ITEMS} items"])
     for place, item in enumerate(value):
@@ -261,6 +264,7 @@ def _new(
         earlier=tuple(earlier.lines),
         shown=earlier.shown(),
         message=message and _with_attached(message, attached),
+        last=message,
         results=results,
         results_before=before,
         earlier_results=_earlier_results(items[:first], continues) if results or before else {},

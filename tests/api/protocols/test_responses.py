@@ -252,7 +252,7 @@ def kept_files(connections: Connections, user: User) -> int | None:
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-def test_an_answer_with_data_that_is_sent_again_counts_once(
+def test_an_answer_behind_data_that_is_sent_again_counts_once(
     alice: User, stored: StoredRuns, connections: Connections, by_id: bool
 ) -> None:
     """Its file is another one each time, so the content of the request is compared."""
@@ -260,8 +260,9 @@ def test_an_answer_with_data_that_is_sent_again_counts_once(
     claim = stored.held(run_id)
     stored.park(claim, new_id())
     asked = {"role": "assistant", "id": f"msg_{run_id.hex}_{claim.last_seq + 1}", "content": "?"}
-    answer = {"role": "user", "content": [{"type": "input_file", "file_data": "SGVsbG8="}]}
-    body = {**ASK, "input": [answer] if by_id else [asked, answer]}
+    shown = {"role": "user", "content": [{"type": "input_file", "file_data": "SGVsbG8="}]}
+    answer = [shown, {"role": "user", "content": "The second one."}]
+    body = {**ASK, "input": answer if by_id else [asked, *answer]}
     if by_id:
         body["previous_response_id"] = f"resp_{run_id.hex}"
 
