@@ -172,7 +172,8 @@ def _steer(
     finds_same: bool,
 ) -> bool:
     """Give the run the outputs that it waits for, with the message behind them; returns whether it
-    has them. It has not if it `is_answered`: the message is for the next one then.
+    has them. It has not if it `is_answered` or has ended without them: the message is for the next
+    one then.
 
     Raises:
         InvalidRequest, NotNewestResponse: the run cannot have both.

@@ -71,6 +71,7 @@ class Input:
     results_before: Mapping[str, str] = field(default_factory=dict)
     earlier_results: Mapping[str, str] = field(default_factory=dict)
     approval: Approval | None = None
+    approval_before: Approval | None = None
 
 
 def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = True) -> Input:
@@ -200,6 +201,7 @@ def _new(
     results: dict[str, str] = {}
     before: dict[str, str] = {}
     approval: Approval | None = None
+    approval_before: Approval | None = None
     follows_reply = False
     for place, item in enumerate(items):
         name = f"input[{place}]"
@@ -218,6 +220,7 @@ def _new(
             is_known = continues is not None or results.keys() <= own_calls
             if (results and is_known) or (approval is not None and continues is not None):
                 before = {} if approval is not None else results
+                approval_before = approval
                 results, approval, follows_reply = {}, None, True
             message = _content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output" and earlier.add_output(name, item):
@@ -269,6 +272,7 @@ def _new(
         results_before=before,
         earlier_results=_earlier_results(items[:first], continues) if results or before else {},
         approval=approval,
+        approval_before=approval_before,
     )
 
 

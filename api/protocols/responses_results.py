@@ -1,8 +1,9 @@
 """Outputs of function calls that clients send, as results for the run that waits for them."""
 
 from collections.abc import Mapping
+from uuid import UUID
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols.responses_input import Input
@@ -39,3 +40,10 @@ def give(tx: Transaction, given: Input, run: RowMapping, asked: Mapping[str, str
     except ToolResultConflict as error:
         named = [shown[id_] for id_ in error.details["tool_call_ids"]]
         raise ToolResultConflict(call_ids=named) from None
+
+
+def has_any(sql: Connection, given: Input, run_id: UUID, asked: Mapping[str, str]) -> bool:
+    """Return whether the run has any of the outputs in front of the message; `asked` as above."""
+    sent = (*given.earlier_results.items(), *given.results_before.items())
+    results = [CallResult(tool_call_id=asked[i], output=text) for i, text in sent if i in asked]
+    return pending_calls.has_any(sql, run_id, results)

@@ -12,7 +12,12 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from arkloop.api.protocols import responses_input, responses_results, responses_runs
+from arkloop.api.protocols import (
+    responses_answers,
+    responses_input,
+    responses_results,
+    responses_runs,
+)
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_object import RunFacts
@@ -26,6 +31,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.runs import creation, thread_entries, waiting_runs
 from arkloop.shared.runs.new_runs import NewRun
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import earlier_lines
@@ -97,13 +103,20 @@ def were_given(tx: Transaction, request: Request) -> bool:
 
 def refusal(
     tx: Transaction, facts: RunFacts, request: Request
-) -> InvalidRequest | NotNewestResponse:
-    """Return the error for a message behind a reply that does not count with it."""
+) -> InvalidRequest | NotNewestResponse | None:
+    """Return the error for a message behind a reply that does not count with it.
+
+    None if the run has ended without the reply: the message is for the next one.
+    """
     pending, asked = request.run["pending_input"], request.asking.asked
     if asked is None:
         return InvalidRequest(input=[responses_input.ONE_OF])
     if pending and pending["request_id"] == asked["data"]["request_id"]:
         return InvalidRequest(input=[REPLY_FIRST])
+    has_ended = RunState(request.run["state"]).is_terminal
+    given, run_id = request.given, request.run["id"]
+    if has_ended and not responses_answers.may_have_reply(tx.sql, given, run_id, request.asking):
+        return None
     found = responses_runs.newest_response(tx.sql, facts)
     # The run need not have continued yet, with events of the response behind that.
     newest = ResponseId(facts.run_id, max(found.waits, request.asking.waits))

@@ -103,6 +103,13 @@ def give(
     _resume_if_complete(tx, run)
 
 
+def has_any(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> bool:
+    """Return whether any of these results is the one that its call has."""
+    calls = _calls(sql, run_id, results, _SENT)
+    stored = ((calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls)
+    return any(call.done_at is not None and _is_same(call, r) for call, r in stored)
+
+
 def awaited(sql: Connection, run: RowMapping) -> frozenset[str]:
     """Return the ids of the calls that the run waits for and whose own time is not over."""
     if not _awaits_results(run):

@@ -109,6 +109,13 @@ def replied_at(sql: Connection, run_id: UUID, request_id: UUID) -> datetime | No
     )
 
 
+def reply_to(sql: Connection, run_id: UUID, request_id: UUID) -> str | None:
+    """Return the reply that this request of a run had, None without one."""
+    return sql.scalar(
+        select(inputs.c.content).where(inputs.c.run_id == run_id, inputs.c.request_id == request_id)
+    )
+
+
 def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
     """Return the first run behind a position: the one that answers the message at it."""
     return sql.scalar(

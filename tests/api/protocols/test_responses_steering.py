@@ -11,11 +11,12 @@ from werkzeug.test import TestResponse
 from arkloop.api.protocols.responses_steering import REPLY_FIRST
 from arkloop.shared.accounts import org_settings
 from arkloop.shared.events.types import MessageDelta, RunSteered
-from arkloop.shared.runs import offered_messages
+from arkloop.shared.runs import commands, offered_messages
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.runs import runs
 from tests.api.endpoints.made_providers import PATH, made
 from tests.api.protocols.said import message_of
+from tests.api.protocols.test_responses_answers import Asking
 from tests.api.protocols.test_responses_input import (
     FAILED,
     MODEL,
@@ -26,7 +27,7 @@ from tests.api.protocols.test_responses_input import (
 )
 from tests.clients import User
 from tests.end_users import end_user
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 
 MESSAGE = {"role": "user", "content": "And now?"}
 
@@ -186,6 +187,56 @@ def test_a_message_that_its_run_did_not_take_is_the_next_run(
 
     [followed] = runs_of(alice) - {together.run_id}
     assert [f"resp_{followed.hex}"] * 2 == [id_of(one) for one in again]
+
+
+def test_a_message_behind_outputs_that_came_too_late_is_the_next_run(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The run has answered without them, in a response that the client has not asked for."""
+    together = Together(stored, alice)
+    stored.set(together.run_id, input_expires_at=ago(seconds=1))
+    with stored.connections.transaction() as tx:
+        commands.resume_expired(tx, stored.row(together.run_id))
+    early = together.send(MESSAGE)
+    claim = stored.held(together.run_id)
+    stored.write(claim, MessageDelta("It was too late."))
+    stored.finish(claim)
+
+    made = [together.send(MESSAGE) for _ in range(2)]
+
+    [followed] = runs_of(alice) - {together.run_id}
+    assert 409 == early.status_code, early.text
+    assert [f"resp_{followed.hex}"] * 2 == [id_of(one) for one in made]
+
+
+@pytest.mark.parametrize(
+    ("reply", "approves", "is_stored"),
+    [
+        ('{"decision": "deny"}', True, False),
+        ('{"decision": "deny"}', False, True),
+        ("yes", True, True),
+        ('{"decision":"approve"}', True, True),
+    ],
+)
+def test_a_message_behind_an_approval_that_did_not_count_is_the_next_run(
+    stored: StoredRuns, alice: User, reply: str, approves: bool, is_stored: bool
+) -> None:
+    """Somebody else has replied; where the reply is the same, in whatever form, the message is
+    about the response.
+    """
+    asking = Asking(stored, alice).ask_for_approval()
+    request = asking.items()[-1]
+    stored.answer(asking.run_id, reply, asking.request_id)
+    claim = stored.held(asking.run_id)
+    stored.write(claim, MessageDelta("It was denied."))
+    stored.finish(claim)
+
+    ours = {"approval_request_id": request["id"], "approve": approves}
+    items = [request, {"type": "mcp_approval_response", **ours}, MESSAGE]
+    made = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert (409 if is_stored else 200) == made.status_code, made.text
+    assert (1 if is_stored else 2) == len(runs_of(alice))
 
 
 def test_a_message_whose_run_has_failed_is_tried_again(stored: StoredRuns, alice: User) -> None:
