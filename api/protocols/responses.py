@@ -4,7 +4,10 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
 from marshmallow import fields, validate
@@ -48,6 +51,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.runs import thread_order
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("responses", __name__)
@@ -112,40 +116,56 @@ def create_response() -> Response:
 def _created(body: Mapping[str, Any]) -> Created:
     """Create the response, or find that of the request's idempotency key."""
     if (given := check_key()) is not None:
-        return Created(*_created_once(given, body))
+        return _created_once(given, body)
     key = _key_by_content(body)
     if key is None and not sent_files.are_stored():
         return create(body)
     if key is None:
         # Files are kept in the transaction that creates the message.
-        return Created(_created_once(None, body)[0], counts_once=False)
-    made, is_replay = _created_once(key, body)
+        return replace(_created_once(None, body), counts_once=False)
+    made = _created_once(key, body)
     # By its items alone a client tries a turn again that has failed: the request is the same.
-    while is_replay and body.get("previous_response_id") is None and _has_failed(made):
-        made, is_replay = _created_once(f"{key} {made.run_id}", body)
-    return Created(made, is_replay)
+    while made.is_replay and body.get("previous_response_id") is None and _has_failed(made, body):
+        followed = _followed_by(made)
+        made = followed or _created_once(f"{key} {made.id.run_id}", body)
+    return made
 
 
-def _created_once(key: str | None, body: Mapping[str, Any]) -> tuple[ResponseId, bool]:
-    """Create the response, or find that of this key, if there is one; return its id, and whether it
-    was found.
-    """
+def _created_once(key: str | None, body: Mapping[str, Any]) -> Created:
+    """Create the response, or find that of this key, if there is one."""
 
     def make(tx: Transaction) -> Response:
         made = create_once(tx, body)
         sent_files.mark_used(tx)
-        return jsonify(id=str(made))
+        return jsonify(id=str(made.id), fallback=made.fallback)
 
     answer = answered_once(key, read_json(), make)
-    return _id(answer.get_json()["id"]), "Idempotency-Replayed" in answer.headers
+    stored, is_replay = answer.get_json(), "Idempotency-Replayed" in answer.headers
+    fallback = stored.get("fallback")  # those of earlier commits have none
+    return Created(_id(stored["id"]), is_replay, fallback=fallback and UUID(fallback))
 
 
-def _has_failed(made: ResponseId) -> bool:
-    """Return whether a response was a run of its own that has failed, was or is being cancelled."""
-    if made.waits:
+def _followed_by(made: Created) -> Created | None:
+    """Return the response to the message of a request whose run has ended before it took it."""
+    if made.fallback is None:
+        return None
+    with connections().reading() as sql, suppress(ResponseNotFound):
+        responses_runs.find(sql, made.fallback)
+        return Created(ResponseId(made.fallback, 0), is_replay=True)
+    return None
+
+
+def _has_failed(made: Created, body: Mapping[str, Any]) -> bool:
+    """Return whether the run of a response has failed, was or is being cancelled.
+
+    One that continues is not tried again, unless it has ended and the request has a message, too.
+    """
+    if made.id.waits and not responses_input.read(body["input"]).follows_reply:
         return False
     with connections().reading() as sql:
-        run, _ = responses_runs.find(sql, made.run_id)
+        run, _ = responses_runs.find(sql, made.id.run_id)
+    if made.id.waits and not RunState(run["state"]).is_terminal:
+        return False
     return thread_order.has_failed(run)
 
 

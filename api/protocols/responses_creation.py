@@ -48,12 +48,14 @@ Body = Mapping[str, Any]
 class Created:
     """A response that a request has created, or that the same request has created before.
 
-    `counts_once` is whether the same request again gets this response, and no other.
+    `counts_once` is whether the same request again gets this response, and no other. `fallback` is
+    the run that the message of the request becomes if its run ends before it takes it.
     """
 
     id: ResponseId
     is_replay: bool = False
     counts_once: bool = True
+    fallback: UUID | None = None
 
 
 class _SentAgain(Exception):
@@ -82,15 +84,15 @@ def create(body: Body) -> Created:
     return Created(ResponseId(creator(_first(body, wanted)).run_id, 0), counts_once=False)
 
 
-def create_once(tx: Transaction, body: Body) -> ResponseId:
+def create_once(tx: Transaction, body: Body) -> Created:
     """Do as `create` does, in this transaction; the caller knows requests that are sent again."""
     wanted = _read(body)
     if isinstance(wanted, ResponseId) or wanted.continues is not None:
         try:
-            return _continue(tx, body, wanted, finds_same=False).id
+            return _continue(tx, body, wanted, finds_same=False)
         except _SentAgain as again:
             raise again.refusal from None
-    return ResponseId(creation.create(tx, _first(body, wanted, tx)).run_id, 0)
+    return Created(ResponseId(creation.create(tx, _first(body, wanted, tx)).run_id, 0))
 
 
 def _read(body: Body) -> Input | ResponseId:
@@ -144,8 +146,9 @@ def _continue(
     is_answered = shown is None and (projection.asked is None or RunState(run["state"]).is_terminal)
     if given.follows_reply and not is_past_failure:
         together = responses_steering.Request(body, given, run, projection)
-        if _steer(tx, together, facts, is_answered=is_answered, finds_same=finds_same):
-            return Created(ResponseId(run["id"], projection.waits))
+        offer = _steer(tx, together, facts, is_answered=is_answered, finds_same=finds_same)
+        if offer is not None:
+            return Created(ResponseId(run["id"], projection.waits), fallback=offer)
     if projection.asked is not None:
         try:
             # Without the run's lock if it has ended: creating the next one first locks others.
@@ -170,10 +173,10 @@ def _steer(
     *,
     is_answered: bool,
     finds_same: bool,
-) -> bool:
-    """Give the run the outputs that it waits for, with the message behind them; returns whether it
-    has them. It has not if it `is_answered` or has ended without them: the message is for the next
-    one then.
+) -> UUID | None:
+    """Give the run the outputs that it waits for, with the message behind them; returns the run
+    that the message becomes otherwise. None if the run `is_answered` or has ended without them: the
+    message is for the next one then.
 
     Raises:
         InvalidRequest, NotNewestResponse: the run cannot have both.
@@ -182,8 +185,8 @@ def _steer(
     refusal: ArkloopError | None = None
     if not is_answered:
         try:
-            if responses_steering.give_both(tx, together):
-                return True
+            if (offer := responses_steering.give_both(tx, together)) is not None:
+                return offer
             refusal = responses_steering.refusal(tx, facts, together)
         except (BudgetExhausted, QueueFull, RunLimitExceeded) as error:
             refusal = error
@@ -192,7 +195,7 @@ def _steer(
         raise _SentAgain(first, refusal or NotNewestResponse())
     if refusal is not None:
         raise refusal
-    return False
+    return None
 
 
 def _begin(tx: Transaction, body: Body) -> Created:

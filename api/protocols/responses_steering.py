@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import RowMapping
 
@@ -57,17 +58,18 @@ class Request:
     asking: ResponseProjection
 
 
-def give_both(tx: Transaction, request: Request) -> bool:
-    """Give the run the outputs, and offer it the message; returns whether it has them.
+def give_both(tx: Transaction, request: Request) -> UUID | None:
+    """Give the run the outputs, and offer it the message; returns the run that this becomes if the
+    run ends before it takes it.
 
-    It has none of them if it does not wait for these outputs, waits for others, too, or takes no
-    messages: the caller does not commit then.
+    Returns None if it has none of them, as it does not wait for these outputs, waits for others,
+    too, or takes no messages: the caller does not commit then.
     """
     asked, given, run = request.asking.asked, request.given, request.run
     if asked is None or asked["data"]["kind"] != "tool_results" or not given.results_before:
-        return False
+        return None
     if run["pending_input"] is None:
-        return False
+        return None
     new = _new(tx, request)
     assert new.message is not None
     metadata = {**new.message.metadata, _REQUEST: _digest(new, request)}
@@ -85,11 +87,12 @@ def give_both(tx: Transaction, request: Request) -> bool:
 
     try:
         with tx.sql.begin_nested():
-            if creation.create(tx, new, first=give_outputs).offered is None:
+            offered = creation.create(tx, new, first=give_outputs).offered
+            if offered is None:
                 raise NotActive()
-        return True
+        return offered[1]
     except (NotActive, NotWaiting):
-        return False
+        return None
 
 
 def were_given(tx: Transaction, request: Request) -> bool:

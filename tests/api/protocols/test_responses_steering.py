@@ -25,11 +25,14 @@ from tests.api.protocols.test_responses_input import (
     runs_of,
     without_ids,
 )
+from tests.api.protocols.test_responses_repeats import IMAGE
 from tests.clients import User
 from tests.end_users import end_user
 from tests.stored_runs import StoredRuns, ago
 
 MESSAGE = {"role": "user", "content": "And now?"}
+#: With and without an image, by whose data the same request is known otherwise.
+CONTENTS = ["And now?", [{"type": "input_text", "text": "Look:"}, IMAGE]]
 
 
 class Together:
@@ -174,16 +177,18 @@ def test_a_run_that_takes_no_messages_gets_the_outputs_alone(
     assert {together.run_id} == runs_of(alice)
 
 
+@pytest.mark.parametrize("content", CONTENTS)
 def test_a_message_that_its_run_did_not_take_is_the_next_run(
-    stored: StoredRuns, alice: User
+    stored: StoredRuns, alice: User, content: Any
 ) -> None:
     """The run has failed before; the client that sends all items again finds the next one."""
     together = Together(stored, alice)
-    together.send(MESSAGE)
+    message = {**MESSAGE, "content": content}
+    together.send(message)
     claim = stored.held(together.run_id)
     stored.finish(claim, error=FAILED, state=RunState.FAILED, with_followers=True)
 
-    again = [together.send(MESSAGE), together.send(MESSAGE)]
+    again = [together.send(message), together.send(message)]
 
     [followed] = runs_of(alice) - {together.run_id}
     assert [f"resp_{followed.hex}"] * 2 == [id_of(one) for one in again]
@@ -239,15 +244,42 @@ def test_a_message_behind_an_approval_that_did_not_count_is_the_next_run(
     assert (1 if is_stored else 2) == len(runs_of(alice))
 
 
-def test_a_message_whose_run_has_failed_is_tried_again(stored: StoredRuns, alice: User) -> None:
-    """The run had taken it; by its name the same response is meant, by its items the next try."""
-    together = Together(stored, alice)
-    together.send(MESSAGE)
-    stored.finish(together.deliver(), error=FAILED, state=RunState.FAILED, with_followers=True)
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_message_whose_run_has_failed_is_tried_again(
+    stored: StoredRuns, alice: User, content: Any
+) -> None:
+    """The run had taken it, perhaps with an image; the next try is the next run, and counts once.
 
-    again = [id_of(together.send(MESSAGE)) for _ in range(2)]
+    A response that is named stays the same one.
+    """
+    together, named = Together(stored, alice), Together(stored, alice, is_named=True)
+    message = {**MESSAGE, "content": content}
+    for one in (together, named):
+        one.send(message)
+        stored.finish(one.deliver(), error=FAILED, state=RunState.FAILED, with_followers=True)
+
+    again = [id_of(together.send(message)) for _ in range(2)]
 
     assert again[0] == again[1] != f"resp_{together.run_id.hex}_1"
+    assert f"resp_{named.run_id.hex}_1" == id_of(named.send(message))
+    assert 3 == len(runs_of(alice))
+
+
+def test_a_message_whose_run_is_being_cancelled_is_not_tried_again(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The same request gets its response until the run has ended, and then the next run."""
+    together = Together(stored, alice)
+    message = {**MESSAGE, "content": CONTENTS[1]}
+    first = id_of(together.send(message))
+    claim = together.deliver()
+    stored.cancel(together.run_id)
+
+    again = id_of(together.send(message))
+    stored.finish(claim, state=RunState.CANCELLED, with_followers=True)
+    tried = id_of(together.send(message))
+
+    assert first == again != tried
     assert 2 == len(runs_of(alice))
 
 
