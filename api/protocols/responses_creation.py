@@ -163,6 +163,9 @@ def _continue(
             _check_asks_nothing(tx, facts)
     if given.message is None:
         raise responses_answers.without_call(given)
+    if given.shown:
+        seq = _shown_up_to(given, run, projection)
+        given = replace(given, shown=_unknown_lines(tx, run, seq, given.shown))
     return _next(tx, body, given, run, shows_items=shown is not None)
 
 
@@ -283,8 +286,6 @@ def _next(
         NotNewestResponse: another run is the next one, and the client does not show its message.
         _SentAgain: it is the run of the same request.
     """
-    if given.shown:
-        given = replace(given, shown=_unknown_lines(tx, run, given.shown))
     new = new_run(body, given, run["thread_id"], tx.sql)
     same = responses_repeats.Request(new, given, run, skips_failed=shows_items)
     even_failed = run["id"] if shows_items else None
@@ -307,8 +308,18 @@ def _next(
     return Created(ResponseId(made.run_id, 0))
 
 
-def _unknown_lines(tx: Transaction, run: RowMapping, lines: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the lines that the thread lacks behind the run, but for unlike files.
+def _shown_up_to(given: Input, run: RowMapping, named: ResponseProjection) -> int | None:
+    """Return the event of the run that the client's new messages follow, None if all of it is."""
+    if given.continues is not None and given.continues.run_id == run["id"]:
+        return given.continues.seq
+    return None if named.asked is None else int(named.asked["seq"])
+
+
+def _unknown_lines(
+    tx: Transaction, run: RowMapping, seq: int | None, lines: Sequence[str]
+) -> tuple[str, ...]:
+    """Return those of the lines that the thread lacks behind this event of the run, or behind all
+    of it, but for unlike files.
 
     A client has no item of a run that has failed, or that it stopped waiting for, but the thread
     has its message. A conversation from elsewhere, with lines of the assistant, stays whole.
@@ -316,7 +327,7 @@ def _unknown_lines(tx: Transaction, run: RowMapping, lines: Sequence[str]) -> tu
     if not all(line.startswith(responses_input.user_line("")) for line in lines):
         return tuple(lines)
     unknown, first = list(lines), 0
-    for said in responses_runs.said_after(tx.sql, run):
+    for said in responses_runs.said_after(tx.sql, run, seq):
         with suppress(ValueError):
             first = unknown.index(responses_input.user_line(said.text), first)
             del unknown[first]

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_input, responses_runs, sent_files
+from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.api.protocols.responses_input import MAX_ITEMS
 from arkloop.shared.errors import (
     BodyTooLarge,
@@ -45,7 +46,7 @@ def with_stored_files(value: Any) -> Any:
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
         return value
     items, known = list(value), dict[Data, UUID]()
-    new, elsewhere, of_run = _messages(items)
+    new, elsewhere, follows = _messages(items)
     for place in elsewhere:
         items[place] = _with(
             items[place], lambda part: part if _data(part) is None else _noted(part)
@@ -53,8 +54,8 @@ def with_stored_files(value: Any) -> Any:
     if not new:
         return items
     last, *earlier = new
-    if of_run is not None and any(_is_file(part) for at in earlier for part in _parts(items[at])):
-        behind = _behind_known(items, earlier, of_run)
+    if follows is not None and any(_is_file(part) for at in earlier for part in _parts(items[at])):
+        behind = _behind_known(items, earlier, follows)
         for place in earlier[behind:]:
             items[place] = _with(
                 items[place], lambda part: _noted(part) if _is_file(part) else part
@@ -86,9 +87,9 @@ def with_stored_files(value: Any) -> Any:
     return items
 
 
-def _messages(items: Sequence[Any]) -> tuple[list[int], list[int], UUID | None]:
+def _messages(items: Sequence[Any]) -> tuple[list[int], list[int], ItemId | None]:
     """Return the places of the new messages of the user, the last one first, those of messages in a
-    conversation elsewhere, and the run that the new ones follow, if any.
+    conversation elsewhere, and the item of a run that the new ones follow, if any.
     """
     new: list[int] = []
     elsewhere: list[int] = []
@@ -103,20 +104,20 @@ def _messages(items: Sequence[Any]) -> tuple[list[int], list[int], UUID | None]:
             found = elsewhere
         if item.get("role") == "user":
             found.append(place)
-    return new, elsewhere, None if shown is None else shown.run_id
+    return new, elsewhere, shown
 
 
-def _behind_known(items: Sequence[Any], earlier: Sequence[int], run_id: UUID) -> int:
+def _behind_known(items: Sequence[Any], earlier: Sequence[int], shown: ItemId) -> int:
     """Return how many of these messages, the last one first, come behind those of the thread.
 
     A client has no item of a run that has failed, but the thread has its message.
     """
     with connections().reading() as sql:
         try:
-            run = queries.get(sql, actor(), run_id)
+            run = queries.get(sql, actor(), shown.run_id)
             later = [
                 own.parts or [{"type": "text", "text": own.text}]
-                for own in responses_runs.said_after(sql, run)
+                for own in responses_runs.said_after(sql, run, shown.seq)
             ]
         except (RunNotFound, ThreadNotFound):
             return len(earlier)

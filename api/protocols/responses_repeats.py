@@ -4,7 +4,7 @@ Such a request has created the next run of its conversation. By that run and its
 known: nothing else is stored for it, and a request that is not sent again costs nothing more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -17,7 +17,7 @@ from arkloop.api.protocols import responses_files, responses_runs
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunStarted
-from arkloop.shared.runs import thread_order
+from arkloop.shared.runs import thread_entries, thread_order
 from arkloop.shared.runs.new_runs import NewRun
 from arkloop.shared.runs.overrides import Options
 from arkloop.shared.threads import earlier_lines, threads
@@ -70,34 +70,35 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
     for later in thread_order.following(sql, run, skips_failed=request.skips_failed):
         if later["id"] == but:
             continue
-        if (message := _message_of(sql, run, later)) is None:
+        if not (messages := _messages_of(sql, run, later)):
             break
         sender = (later["created_by_user_id"], later["api_key_id"], later["end_user_id"])
         is_same = (
             sender == (who.user_id, who.api_key_id, end_user_id)
             and _key(later["persona_id"]) == _key(new.persona.id)
             and (names_persona or later["route_id"] == new.route.id)
-            and _stored(later, message) in stored
+            and any(_stored(later, message) in stored for message in messages)
             and _began_with(sql, later, new.metadata)
         )
         if is_same:
             return Followed(same=later["id"])
-        shown = responses_files.place_of(sql, body["input"], message, after=place)
-        if shown is None:
+        shown = (
+            responses_files.place_of(sql, body["input"], message, after=place)
+            for message in messages
+        )
+        places = [shown_at for shown_at in shown if shown_at is not None]
+        if not places:
             break
-        place, last = shown, later["id"]
+        place, last = max(places), later["id"]
     return Followed(last=last)
 
 
-def _message_of(sql: Connection, run: RowMapping, later: RowMapping) -> Row[Any] | None:
-    """Return the message of the user that a run behind this one has; None without one."""
-    found = threads.list_messages(
-        sql, actor(), later["thread_id"], limit=1, before=later["position"]
-    )
-    if not found or found[0].role != "user":
-        return None
-    is_behind = not thread_order.has_place(run) or found[0].position > run["position"]
-    return found[0] if is_behind else None
+def _messages_of(sql: Connection, run: RowMapping, later: RowMapping) -> Sequence[Row[Any]]:
+    """Return the messages of the user that a run behind this one has, but for those that it was
+    steered with: others may have joined the one of its request.
+    """
+    after = run["position"] if thread_order.has_place(run) else -1
+    return thread_entries.last_round(sql, later["thread_id"], before=later["position"], after=after)
 
 
 def _began_with(sql: Connection, run: RowMapping, metadata: Mapping[str, str]) -> bool:

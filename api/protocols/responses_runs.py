@@ -14,7 +14,7 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.runs import creation, overrides, queries, thread_order
+from arkloop.shared.runs import creation, offered_messages, overrides, queries, thread_order
 from arkloop.shared.threads import earlier_lines, threads
 from arkloop.shared.threads.content import Content, as_given
 
@@ -69,18 +69,22 @@ def own_content(message: Row[Any]) -> Content:
     return Content.of(as_given(earlier_lines.own_parts(message.parts, message.metadata)))
 
 
-def said_after(sql: Connection, run: RowMapping) -> list[Content]:
-    """Return the messages of the user behind this run, in their order, of the thread's newest.
+def said_after(sql: Connection, run: RowMapping, seq: int | None) -> list[Content]:
+    """Return the messages of the user behind this event of the run, or behind the run if it is
+    None, in their order, of the thread's newest.
+
+    Those that the run was steered with have their events; its end puts them in front of it.
 
     Raises:
         ThreadNotFound
     """
     newest = threads.list_messages(sql, actor(), run["thread_id"], limit=_MAX_TURNS, before=None)
-    return [
-        own_content(row)
-        for row in reversed(newest)
-        if row.role == "user" and row.position > run["position"]
-    ]
+    said = [row for row in reversed(newest) if row.role == "user"]
+    steered = {row.id for row in said if row.steered_into == run["id"]}
+    behind = {row.id for row in said if row.position > run["position"]} - steered
+    if steered and seq is not None:
+        behind |= steered & offered_messages.delivered(sql, run["id"], after=seq)
+    return [own_content(row) for row in said if row.id in behind]
 
 
 def asked_for(

@@ -84,7 +84,7 @@ def after_end(tx: Transaction, run_id: UUID, thread_id: UUID, position: int) -> 
         select(offered_messages.c.message_id).where(offered_messages.c.active_run_id == run_id)
     ).all()
     if offered:
-        _settle(tx, run_id, _delivered(tx.sql, run_id) & {row.message_id for row in offered})
+        _settle(tx, run_id, delivered(tx.sql, run_id) & {row.message_id for row in offered})
         _turn_into_runs(tx, run_id)
     return _place(tx, run_id, thread_id, position)
 
@@ -120,9 +120,12 @@ def _by(org_id: UUID, end_user_id: str) -> ColumnElement[bool]:
     return and_(offered_messages.c.org_id == org_id, offered_messages.c.end_user_id == end_user_id)
 
 
-def _delivered(sql: Connection, run_id: UUID) -> set[UUID]:
+def delivered(sql: Connection, run_id: UUID, *, after: int = 0) -> set[UUID]:
+    """Return the messages that a run was steered with behind this event of it."""
     steered = select(run_events.c.payload).where(
-        run_events.c.run_id == run_id, run_events.c.type == RunSteered.type
+        run_events.c.run_id == run_id,
+        run_events.c.seq > after,
+        run_events.c.type == RunSteered.type,
     )
     return {UUID(event_log.data_of(payload)["message_id"]) for payload in sql.scalars(steered)}
 

@@ -7,23 +7,32 @@ from uuid import UUID
 
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Connection,
     Row,
     RowMapping,
+    ScalarSelect,
     Select,
     String,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
     select,
     true,
     union_all,
 )
 
 from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.runs.places import MAX_MESSAGES
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import (
     FIRST_WAITING,
     IS_ACTIVE,
     WAITS_FOR_THREAD,
     inputs,
+    offered_messages,
     runs,
 )
 from arkloop.shared.storage.tables.threads import messages
@@ -48,6 +57,41 @@ WHERE thread_id = %(thread_id)s AND superseded_at IS NULL
 ORDER BY position DESC
 LIMIT %(limit)s
 """
+
+
+_OF_THREAD = and_(
+    messages.c.thread_id == bindparam("thread_id"), messages.c.superseded_at.is_(None)
+)
+_IS_OWN = and_(
+    _OF_THREAD,
+    messages.c.role == "user",
+    messages.c.steered_into.is_(None),
+    ~exists().where(offered_messages.c.message_id == messages.c.id),
+)
+
+
+def _last(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    return select(column).where(*conditions).order_by(column.desc()).limit(1).scalar_subquery()
+
+
+_BEFORE = messages.c.position < bindparam("before")
+#: The run of an answer may have been deleted.
+_ANSWER = _last(messages.c.position, _OF_THREAD, messages.c.role == "assistant", _BEFORE)
+_BEHIND = messages.c.position > func.greatest(bindparam("after"), _ANSWER)
+_SAID = _last(messages.c.position, _IS_OWN, _BEFORE, _BEHIND)
+_RUN_BEFORE = _last(
+    runs.c.position,
+    runs.c.thread_id == bindparam("thread_id"),
+    runs.c.superseded_at.is_(None),
+    runs.c.position < _SAID,
+)
+_LAST_ROUND = (
+    select(messages)
+    .where(_IS_OWN, _BEHIND, messages.c.position <= _SAID)
+    .where(messages.c.position > func.coalesce(_RUN_BEFORE, -1))
+    .order_by(messages.c.position.desc())
+    .limit(literal_column(str(MAX_MESSAGES)))
+)
 
 
 def list_(
@@ -162,6 +206,17 @@ def newest_message(sql: Connection, thread_id: UUID) -> Row[Any] | None:
     """
     is_there = messages.c.position < FIRST_WAITING
     return sql.execute(_of_users(thread_id).where(is_there).limit(1)).one_or_none()
+
+
+def last_round(sql: Connection, thread_id: UUID, *, before: int, after: int) -> Sequence[Row[Any]]:
+    """Return the last message of a user between these positions, and those in front of it that
+    belong to the same run, such as those that have joined it: the last one first.
+
+    Messages that runs were steered with, or that are offered to one, are none of these.
+    """
+    return sql.execute(
+        _LAST_ROUND, {"thread_id": thread_id, "before": before, "after": after}
+    ).all()
 
 
 def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[Any] | None:
