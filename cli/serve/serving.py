@@ -9,6 +9,8 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
 
+from arkloop.shared.log_writer import LogWriter
+
 log = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,7 +52,11 @@ def options(work: str) -> Callable[[Command], Command]:
 
 def log_to_stderr() -> None:
     """Log what the worker and the code that it executes have to say, one line each."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[LogWriter()],
+    )
     for noisy in ("httpx2", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -1,6 +1,7 @@
 """Tools as a customer writes them; what they do is written to a file, one line per step."""
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -90,3 +91,11 @@ def parse(context: ToolContext) -> str:
 async def parse_later(context: ToolContext) -> str:
     """End in the same way, in the event loop."""
     raise SystemExit(2)
+
+
+@tool(idempotent=True)
+def talk(context: ToolContext, lines: int) -> str:
+    """Log as many lines."""
+    for number in range(lines):
+        logging.getLogger(__name__).info("line %d of many about one order", number)
+    return "talked"

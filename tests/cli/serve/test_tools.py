@@ -113,6 +113,16 @@ def test_a_tool_that_exits_has_failed(shop: Shop) -> None:
     assert [failed, failed, ("7 lamps", False)] == shop.results(shop.run(*calls))
 
 
+def test_a_reader_of_the_log_that_stands_still_stops_no_call(shop: Shop) -> None:
+    """A call that logs more than a pipe takes ends, and so does the worker."""
+    worker = shop.worker()
+
+    assert [("talked", False)] == shop.results(shop.run(call("talk", lines=3_000)))
+
+    worker.send_signal(signal.SIGTERM)
+    assert 0 == worker.wait(60)
+
+
 def test_a_stopping_worker_ends_its_calls(shop: Shop) -> None:
     """After SIGTERM it fetches no more calls, and reports those in progress."""
     worker = shop.worker()
