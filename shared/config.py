@@ -96,6 +96,7 @@ class Settings:
     s3_region: str | None = None
     s3_access_key_id: str | None = None  # None: the SDK's own chain, such as an instance's role
     s3_secret_access_key: str | None = field(default=None, repr=False)
+    certificate_file: str | None = None  # what `SSL_CERT_FILE` names
 
     #: Limits of an org and of each API key; 0 is no limit.
     org_requests_per_minute: int = 0
@@ -115,9 +116,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # of the `Host` header; empty: any
     trusted_proxies: tuple[str, ...] = ()  # networks whose `X-Forwarded-For` is believed
     secure_cookies: bool = True
-    path_prefix: str | None = (
-        None  # under which a proxy publishes this service, `/arkloop` for example
-    )
+    path_prefix: str | None = None  # under which a proxy publishes this service, as in `/arkloop`
     public_url: str | None = None  # what browsers reach it by, without `path_prefix`
 
     routes_file: str | None = None
@@ -213,11 +212,11 @@ class _Reader:
             **{name.lower(): self._text(name) for name in _KEYS_OF_PROVIDERS},
             **{name.lower(): self._endpoint(name, path=_PATH) for name in _URLS_OF_PROVIDERS},
             **trace_settings.read(self._text, self.problems),
+            "certificate_file": certificate_settings.read(self._environ, self.problems),
         }
         for name in _KEYS_OF_PROVIDERS:
             if not re.fullmatch("[ -~]*", values[name.lower()] or ""):  # a header carries it
                 self.problems.append(f"{name}: has characters that no key has")
-        certificate_settings.check(self._environ, self.problems)
         values |= {
             setting.name: self._plain(f"ARKLOOP_{setting.name.upper()}", setting.default)
             for setting in fields(Settings)

@@ -146,19 +146,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
     logger = logging.getLogger("arkloop.shared.files")
     logger.addHandler(said)
     try:
-        storage_of(settings).check()
+        advice = storage_of(settings).check()
     except UnusableStorage as error:
         yield fail("files", str(error), "Web and worker processes exit with this at their start.")
         return
     finally:
         logger.removeHandler(said)
-    if said.lines:
-        advice = "Start it, or correct ARKLOOP_S3_ENDPOINT_URL."
-        if any(word in said.lines[0] for word in ("certificate", "doesn't match")):
-            advice = (
-                "Correct the server's certificate or the host in ARKLOOP_S3_ENDPOINT_URL, or name"
-                " its authority in SSL_CERT_FILE."
-            )
+    if advice is not None:
         yield warn("files", said.lines[0], advice)
         return
     where = settings.s3_bucket and f"bucket {settings.s3_bucket}"

@@ -1,7 +1,6 @@
 """Files in a bucket of S3, or of a server that speaks its protocol, through AWS's own SDK."""
 
 import logging
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,7 +10,9 @@ from botocore import session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as NoConnection
+from urllib3.util.ssl_match_hostname import CertificateError
 
+from arkloop.shared import certificate_settings
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
@@ -24,18 +25,25 @@ PART_BYTES = 5 * 1024 * 1024
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 20
 _MISSING = ("NoSuchKey", "404", "NoSuchUpload")
+_DOWN = "Start it, or correct ARKLOOP_S3_ENDPOINT_URL."
+_ANOTHER_HOST = "Correct the host in ARKLOOP_S3_ENDPOINT_URL, or the server's certificate."
 
 
 class S3Storage:
     def __init__(self, settings: Settings) -> None:
         self._bucket = settings.s3_bucket
+        self._is_plain = (settings.s3_endpoint_url or "").startswith("http:")
+        #: AWS_CA_BUNDLE, or `ca_bundle` of a profile: if there is one, no other authorities count.
+        self._bundle: str | None = session.Session().get_config_variable("ca_bundle")
+        # The SDK has a list of its own, and without our file it reads REQUESTS_CA_BUNDLE, too.
+        is_ours = settings.s3_endpoint_url and not self._bundle
         self._s3: Any = boto3.client(
             "s3",
             endpoint_url=settings.s3_endpoint_url,
             region_name=settings.s3_region or "us-east-1",
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=settings.s3_secret_access_key,
-            verify=_own_authorities() if settings.s3_endpoint_url else None,
+            verify=settings.certificate_file if is_ours else None,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=SILENT_SECONDS,
@@ -49,29 +57,58 @@ class S3Storage:
             ),
         )
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Ask for the bucket.
 
         Raises:
-            UnusableStorage: it does not exist, or the keys do not open it.
+            UnusableStorage: it does not exist, the keys do not open it, or the file of authorities
+                for S3 alone cannot be read.
         """
+        if self._bundle and not self._is_plain:
+            why_not = certificate_settings.unusable(self._bundle)
+            if why_not is not None:
+                raise UnusableStorage(f"AWS_CA_BUNDLE, or `ca_bundle` of a profile: {why_not}")
         try:
             self._s3.head_bucket(Bucket=self._bucket)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status >= 500:
                 log.warning("the S3 server responds with %s: files are unavailable", status)
-                return
+                return _DOWN
             why = "does not exist" if status == 404 else f"cannot be used (HTTP status {status})"
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {self._bucket!r} {why}") from None
         except (NoConnection, HTTPClientError) as error:
-            why = str(error)
-            if isinstance(error, SSLError):  # also of another host, which urllib3 finds itself
-                failure = tls_failure(error) or ""
-                why = f"TLS error: {failure if 'certificate' in failure else error}"
+            why, advice = str(error), _DOWN
+            if isinstance(error, SSLError):
+                why, advice = self._failed_handshake(error)
             log.warning("the S3 server cannot be reached: files are unavailable: %s", why)
+            return advice
         except BotoCoreError as error:  # no credentials, a wrong region
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
+        return None
+
+    def _failed_handshake(self, error: SSLError) -> tuple[str, str]:
+        """Return what failed, and what to do about it."""
+        cause = error.kwargs["error"]
+        if any(isinstance(found, CertificateError) for found in (cause, *cause.args)):
+            return f"TLS error: {error}", _ANOTHER_HOST  # urllib3 compares names itself
+        why = tls_failure(error)
+        if why == "certificate is not trusted":
+            advice = (
+                f"Add its authority to {self._bundle}, which AWS_CA_BUNDLE (or `ca_bundle` of a"
+                " profile) names: no other file counts for S3."
+                if self._bundle
+                else "Name a file with its authority in AWS_CA_BUNDLE, which counts for S3"
+                " alone, or correct the server's certificate."
+            )
+        elif why == "certificate is for another host":
+            advice = _ANOTHER_HOST
+        elif why in ("certificate has expired", "certificate is not valid yet"):
+            advice = "Renew the server's certificate, or correct the clock of this machine."
+        else:
+            why = str(error)
+            advice = "Correct ARKLOOP_S3_ENDPOINT_URL, if no TLS is spoken there; see its log."
+        return f"TLS error: {why}", advice
 
     @contextmanager
     def writing(self, key: str) -> Iterator["_S3Writer"]:
@@ -157,18 +194,6 @@ class _S3Writer:
         )
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
         self._buffer.clear()
-
-
-def _own_authorities() -> str | None:
-    """Return the file that `SSL_CERT_FILE` names, or None: the SDK knows its authorities.
-
-    It has a list of its own, and reads AWS_CA_BUNDLE and `ca_bundle` of a profile; without our file
-    REQUESTS_CA_BUNDLE, too.
-    """
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile == paths.openssl_cafile or session.Session().get_config_variable("ca_bundle"):
-        return None
-    return paths.cafile
 
 
 def _pieces(body: Any) -> Iterator[bytes]:

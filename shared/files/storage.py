@@ -35,8 +35,11 @@ class Writer(Protocol):
 class Storage(Protocol):
     """The methods may be called by many threads at once; each may raise StorageUnavailable."""
 
-    def check(self) -> None:
-        """Check the settings. Raises: UnusableStorage; a server that is down is only logged."""
+    def check(self) -> str | None:
+        """Check the settings; a server that is down is only logged.
+
+        Returns what an operator can do about what was logged. Raises: UnusableStorage.
+        """
 
     def writing(self, key: str) -> AbstractContextManager[Writer]:
         """Write an object of a new key."""

@@ -184,8 +184,11 @@ def test_an_s3_server_that_is_down_is_found(examine: Examine) -> None:
     assert "secret-of-s3" not in report.text
 
 
-def test_an_s3_server_with_a_certificate_that_is_not_trusted_is_found(examine: Examine) -> None:
+def test_an_s3_server_with_a_certificate_that_is_not_trusted_is_found(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The advice is not to start a server that responds."""
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
@@ -202,7 +205,7 @@ def test_an_s3_server_with_a_certificate_that_is_not_trusted_is_found(examine: E
 
     [(level, why)] = report.of("files")
     assert ("warn", True) == (level, "certificate is not trusted" in why)
-    assert "SSL_CERT_FILE" in report.advice("files")
+    assert "Name a file with its authority in AWS_CA_BUNDLE" in report.advice("files")
 
 
 # ---- work ----------------------------------------------------------------------------
