@@ -8,6 +8,11 @@ from arkloop.shared.storage.postgres import connection_args
 
 SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 _STANDBY = "Point {} to the primary, or list all hosts of the cluster in it."
+_CERTIFICATE_OF_ANOTHER = "Name a host in {} that the server's certificate has, or correct that."
+_REJECTED_CERTIFICATE = (
+    "Renew the server's certificate if it has expired; else name the file of its authority as"
+    " sslrootcert in {}."
+)
 #: What a message of libpq means, and what to do. The first that occurs in it counts.
 _CAUSES = (
     ("session is read-only", _STANDBY),
@@ -28,6 +33,11 @@ _CAUSES = (
     ("could not write", "Free space on its disk; its log has the reason."),
     ("starting up", "Wait until it has started: after a crash it reads its WAL first."),
     ("in recovery mode", "Wait until it has recovered from its crash; its log has the reason."),
+    ("does not match host name", _CERTIFICATE_OF_ANOTHER),
+    ("certificate verify failed", _REJECTED_CERTIFICATE),
+    ("root certificate file", "Correct sslrootcert in {}: no authority can be read there."),
+    ("private key file", "Correct sslkey in {}, or who may read that file."),
+    ("certificate file", "Correct sslcert in {}: no certificate can be read there."),
     ("server login", "The pooler does not reach Postgres: start that, or correct its settings."),
     ("does not exist", "Create it, or correct {}."),
     ("resolve host", "Correct the host in {}, or the name service of this machine."),
