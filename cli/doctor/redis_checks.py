@@ -31,6 +31,7 @@ _CAUSES = (
     ("loading the dataset", "Wait until it has read its data."),
     ("CERTIFICATE_VERIFY_FAILED", "Correct its certificate, or name the authority of that."),
 )
+_DISK = "Free space on its disk, or correct the rights of its folder; its log has the reason."
 _ANOTHER = "Use a server that {}, or correct {}."
 
 
@@ -102,6 +103,8 @@ def _refused(name: str, variable: str, where: str, error: str) -> Finding:
     if "unknown command" in error.lower():
         advice = _ANOTHER.format("has Redis 6.2 or later", variable)
         return fail(name, f"{where} is older than Redis 6.0", advice)
+    if error.startswith("MISCONF"):  # it rejects PING, too, while it cannot save
+        return fail(name, f"{where}: {error}", _DISK)
     return fail(name, f"{where}: {error}", f"Correct {variable}, or see the server's log.")
 
 
@@ -134,7 +137,7 @@ def _writes(name: str, variable: str, info: Mapping[str, Any], client: Redis) ->
         return fail(
             check,
             "could not save to its disk, and may reject writes",
-            "Free space on its disk, or correct the rights of its folder; its log has the reason.",
+            _DISK,
         )
     try:
         client.set(DOCTOR_PROBE, 1, px=PROBE_MILLISECONDS)

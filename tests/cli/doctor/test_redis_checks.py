@@ -1,6 +1,7 @@
 """Findings of `arkloop doctor` about Redis: its policy, its role, its users."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -8,6 +9,7 @@ import redis
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis
 from tests.closed_port import closed_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -64,6 +66,33 @@ def test_a_replica_fails(
         report = examine()
 
     assert ["redis writes"] == report.failed()
+
+
+def test_a_redis_that_cannot_save_leads_to_its_disk(
+    examine: Examine, own_redis: EmbeddedRedis
+) -> None:
+    """Its URL is not wrong, though it rejects even PING."""
+    with redis.Redis.from_url(own_redis.url) as client:
+        usual = client.config_get("save", "dir", "dbfilename")
+        in_the_way = Path(usual["dir"]) / usual["dbfilename"]
+
+        def save(status: str) -> None:
+            client.bgsave()
+            eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == status)
+
+        in_the_way.mkdir()
+        client.config_set("save", "3600 1")
+        try:
+            save("err")
+            report = examine()
+        finally:
+            client.config_set("save", usual["save"])
+            in_the_way.rmdir()
+            save("ok")
+
+    assert ["redis"] == report.failed()
+    assert "MISCONF" in report.of("redis")[0][1]
+    assert report.advice("redis").startswith("Free space on its disk")
 
 
 def test_a_redis_with_too_many_clients_is_not_to_be_started(
