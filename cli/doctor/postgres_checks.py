@@ -12,13 +12,12 @@ from sqlalchemy.pool import StaticPool
 from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.cli.doctor.postgres_failures import SLOW, first_line, place, unreachable
+from arkloop.cli.doctor.postgres_hosts import ANSWER_SECONDS
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
 
 OLDEST = 130_000
-#: Seconds. A server that works answers in a thousandth of it.
-ANSWER_SECONDS = 5.0
 _LIMITS = (
     "SELECT set_config('statement_timeout', '4000', true),"
     " set_config('lock_timeout', '1000', true), set_config('arkloop.orgs', '*', true),"

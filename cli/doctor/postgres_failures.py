@@ -1,13 +1,17 @@
 """Reasons why Postgres executes no statement, and what to do about each."""
 
-import psycopg
+from collections.abc import Iterable, Sequence
+
 from sqlalchemy.exc import DBAPIError
 
+from arkloop.cli.doctor import postgres_hosts
 from arkloop.cli.doctor.findings import Finding, fail
+from arkloop.cli.doctor.postgres_hosts import Host
 from arkloop.shared.storage.postgres import connection_args
 
 SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 _STANDBY = "Point {} to the primary, or list all hosts of the cluster in it."
+_PROMOTE = "Promote a standby, or start the primary: no host in {} accepts writes."
 _CERTIFICATE_OF_ANOTHER = "Name a host in {} that the server's certificate has, or correct that."
 _REJECTED_CERTIFICATE = (
     "Renew the server's certificate if it has expired; else name the file of its authority as"
@@ -66,40 +70,56 @@ def place(url: str) -> str:
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
     """Explain why a statement could not be executed; libpq quotes no password."""
-    advice = next((advice for part, advice in _CAUSES if part in str(error.orig)), None)
-    if advice is None:
-        advice = _SERVERS_WORD if _has_responded(error) else _ELSE
-    elif advice is _STANDBY:
-        advice = _why_read_only(url) or _STANDBY
+    if postgres_hosts.are_several(url):
+        hosts = postgres_hosts.look_at(url)
+        if not any(host.accepts_writes for host in hosts):
+            shown = "; ".join(f"{host.place}: {_state(host)}" for host in hosts)
+            return fail(name, shown, " ".join(_of_each(hosts)).format(variable))
+    advice = _advice(error.orig)
+    if advice is _STANDBY:
+        [host, *others] = postgres_hosts.look_at(url)
+        advice = _STANDBY if others else _why_read_only(host) or _STANDBY
     return fail(name, f"{place(url)}: {first_line(error)}", advice.format(variable))
 
 
-#: Whether it is a standby, and whether it has stopped at the target of its recovery: that is not
-#: where somebody has paused a standby, and the second function works in recovery alone.
-_RECOVERY = """
-SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END
-    AND EXISTS (
-        SELECT FROM pg_settings
-        WHERE name ~ '^recovery_target(_time|_xid|_lsn|_name)?$' AND setting <> ''
+def _state(host: Host) -> str:
+    if host.error is None:
+        return "is a standby" if host.is_standby else "is read-only"
+    # Without the address, which libpq puts before the reason.
+    return _first_line(host.error).rpartition(" failed: ")[2]
+
+
+def _of_each(hosts: Sequence[Host]) -> Iterable[str]:
+    """Return what to do about hosts none of which accepts writes, each advice once."""
+    advice = dict.fromkeys(
+        _advice(host.error) if host.error else _why_read_only(host) or _PROMOTE for host in hosts
     )
-"""
+    if advice.keys() <= {_PROMOTE, _ELSE}:
+        return [_PROMOTE if _PROMOTE in advice else _ELSE]  # to start the primary is a part of it
+    advice.pop(_PROMOTE, None)  # a primary is there: a second one would accept writes beside it
+    return advice
 
 
-def _why_read_only(url: str) -> str | None:
+def _advice(error: BaseException | None) -> str:
+    advice = next((advice for part, advice in _CAUSES if part in str(error)), None)
+    return advice or (_SERVERS_WORD if _has_responded(error) else _ELSE)
+
+
+def _why_read_only(host: Host) -> str | None:
     """Explain why a server accepts no writes; None: it is a standby, or does not say."""
-    args = {**connection_args(url), "target_session_attrs": "any"}
-    try:
-        with psycopg.connect(**args, autocommit=True) as connection:
-            is_standby, is_at_target = connection.execute(_RECOVERY).fetchone() or (True, False)
-    except psycopg.Error:
-        return None
-    return (_AT_TARGET if is_at_target else None) if is_standby else _SET_READ_ONLY
+    if host.is_standby:
+        return _AT_TARGET if host.is_at_target else None
+    return _SET_READ_ONLY if host.is_read_only else None
 
 
-def _has_responded(error: DBAPIError) -> bool:
+def _has_responded(error: BaseException | None) -> bool:
     """Return whether the error is a server's: libpq's own have neither a code nor its severity."""
-    return getattr(error.orig, "sqlstate", None) is not None or "FATAL:" in str(error.orig)
+    return getattr(error, "sqlstate", None) is not None or "FATAL:" in str(error)
 
 
 def first_line(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
+    return _first_line(error.orig)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).partition("\n")[0]

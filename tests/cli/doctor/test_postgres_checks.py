@@ -70,6 +70,22 @@ def test_a_standby_fails(examine: Examine, tmp_path: Path) -> None:
         assert [] == examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby, pair.primary)).failed()
 
 
+def test_a_standby_whose_primary_is_down_is_to_be_promoted(
+    examine: Examine, tmp_path: Path
+) -> None:
+    """Every host of the URL is shown, in whichever order; to list them is no advice any more."""
+    with replicated_postgres(tmp_path) as pair:
+        pair.primary.stop()
+        for servers in (pair.primary, pair.standby), (pair.standby, pair.primary):
+            report = examine(ARKLOOP_DATABASE_URL=pair.url(*servers))
+
+            assert ["postgres"] == report.failed()
+            [(_, shown)] = report.of("postgres")
+            assert f"{pair.standby.sockets}:5432: is a standby" in shown
+            assert f"{pair.primary.sockets}:5432: No such file" in shown
+            assert report.advice("postgres").startswith("Promote a standby, or start the primary")
+
+
 def test_a_recovery_that_has_reached_its_target_is_no_standby(
     examine: Examine, tmp_path: Path
 ) -> None:
