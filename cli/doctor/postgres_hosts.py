@@ -1,24 +1,30 @@
-"""Hosts of Postgres that one URL lists: what each of them is."""
+"""Hosts of Postgres that one URL lists: what each is, and whether one alone accepts writes."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 
+from arkloop.cli.doctor.findings import Finding, fail
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
 
 #: Seconds. A server that works answers in a thousandth of it.
 ANSWER_SECONDS = 5.0
 #: Whether it is a standby, and whether it has stopped at the target of its recovery: that is not
-#: where somebody has paused a standby, and the second function works in recovery alone.
+#: where somebody has paused a standby, and the second function works in recovery alone. The time
+#: of its start tells a server from others: several addresses, such as poolers', may lead to it.
 _STATE = """
 SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END
     AND EXISTS (
         SELECT FROM pg_settings
         WHERE name ~ '^recovery_target(_time|_xid|_lsn|_name)?$' AND setting <> ''
     ),
-    current_setting('transaction_read_only') = 'on'
+    current_setting('transaction_read_only') = 'on',
+    extract(epoch FROM pg_postmaster_start_time())::text
 """
+_TIMELINE = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Host:
     is_standby: bool = False
     is_at_target: bool = False  # of its recovery, at which it waits
     is_read_only: bool = False
+    started: str = ""
+    timeline: int = 0  # of a primary; each promotion begins one with a higher number; 0: hidden
 
     @property
     def accepts_writes(self) -> bool:
@@ -44,6 +52,25 @@ def look_at(url: str) -> list[Host]:
 def are_several(url: str) -> bool:
     """Return whether a URL lists more than one host."""
     return len(_each(url)) > 1
+
+
+def of_hosts(name: str, variable: str, url: str) -> Iterator[Finding]:
+    """Find primaries beside each other: a connection leads to the first that responds."""
+    if not are_several(url):
+        return
+    primaries = {host.started: host for host in look_at(url) if host.accepts_writes}
+    if len(primaries) < 2:
+        return
+    *older, newest = sorted(primaries.values(), key=lambda host: host.timeline)
+    shown = " and ".join(f"{host.place} (timeline {host.timeline})" for host in (*older, newest))
+    superseded = [host.place for host in older if host.timeline < newest.timeline]
+    advice = "Stop all but the primary, and rebuild them as standbys."
+    if len(superseded) == len(older):
+        advice = (
+            f"Stop {' and '.join(superseded)}, which a promotion has superseded, and rebuild as a"
+            " standby: what is written there is lost."
+        )
+    yield fail(f"{name} hosts", f"{variable} lists several that accept writes: {shown}", advice)
 
 
 def _each(url: str) -> list[dict[str, Any]]:
@@ -70,6 +97,15 @@ def _look_at(args: dict[str, Any]) -> Host:
             connection.answer_seconds = ANSWER_SECONDS
             connection.prepare_threshold = None  # a pooler may be in between
             found = connection.execute(_STATE).fetchone()
+            host = Host(place, None, *(found or ()))
+            return replace(host, timeline=_timeline(connection)) if host.accepts_writes else host
     except psycopg.Error as error:
         return Host(place, error)
-    return Host(place, None, *(found or ()))
+
+
+def _timeline(connection: BoundedConnection) -> int:
+    """Return the timeline of a primary, 0 where the server or the role's rights hide its log."""
+    with suppress(psycopg.Error):
+        for (timeline,) in connection.execute(_TIMELINE):
+            return int(timeline)
+    return 0
