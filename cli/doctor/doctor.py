@@ -36,8 +36,9 @@ def doctor(as_json: bool) -> None:
     """Check settings, servers, schema, workers and queues, and say what to do.
 
     Run it with the environment of the web and worker processes. It changes nothing but a key in
-    Redis that lives for 0.1 s, publishes a message that nobody reads, and takes a few seconds if
-    servers do not respond. The exit status is 1 if a finding fails.
+    Redis that lives for 0.1 s, publishes a message that nobody reads, writes 64 KiB to a file
+    without a name, and takes a few seconds if servers do not respond. The exit status is 1 if a
+    finding fails.
     """
     findings = examine()
     if as_json:

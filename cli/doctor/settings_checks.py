@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
-from arkloop.shared import plugins
+from arkloop.shared import folders, plugins
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
@@ -15,6 +16,8 @@ from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.security import program_user
 
 CHECK = "settings"
+#: More than a file system keeps beside the name of a file; a file of counts grows by as much.
+_PROBE_BYTES = 64 * 1024
 #: Variables that other parts than `Settings` read: the command line, compose.yaml.
 _OTHERS = (
     *("ARKLOOP_URL", "ARKLOOP_API_KEY", "ARKLOOP_DATA"),
@@ -155,8 +158,16 @@ def _files(settings: Settings) -> Iterator[Finding]:
     if advice is not None:
         yield warn("files", said.lines[0], advice)
         return
-    where = settings.s3_bucket and f"bucket {settings.s3_bucket}"
-    yield ok("files", where or f"folder {settings.files_dir}")
+    if settings.s3_bucket is not None:
+        yield ok("files", f"bucket {settings.s3_bucket}")
+    elif (why := folders.without_room(Path(settings.files_dir), _PROBE_BYTES)) is not None:
+        yield fail(
+            "files",
+            f"folder {settings.files_dir} stores no file: {why}",
+            "Free space on its disk, and inodes (df -i): until then uploads get 503.",
+        )
+    else:
+        yield ok("files", f"folder {settings.files_dir}")
 
 
 def _metrics(settings: Settings) -> Iterator[Finding]:
@@ -164,3 +175,13 @@ def _metrics(settings: Settings) -> Iterator[Finding]:
         exposition.check(settings)
     except InvalidSettings as error:
         yield fail("metrics", str(error), "Web and worker processes exit with this at their start.")
+        return
+    if not settings.metrics_port:
+        return
+    folder = exposition.folder_of(settings)
+    if (why := folders.without_room(folder, _PROBE_BYTES)) is not None:
+        yield warn(
+            "metrics",
+            f"no count can be stored in {folder}: {why}",
+            "Free space on its disk, and inodes (df -i): until then the metrics lack counts.",
+        )

@@ -45,7 +45,7 @@ def check(settings: Settings) -> None:
     """
     if not settings.metrics_port:
         return
-    folder = _folder(settings)
+    folder = folder_of(settings)
     why = folders.unwritable(folder)
     if why is None and os.path.exists(folder) and _is_foreign(folder):
         why = _FOREIGN
@@ -63,13 +63,13 @@ def prepare(settings: Settings) -> None:
     if not settings.metrics_port:
         return
     try:
-        _create(_folder(settings))
+        _create(folder_of(settings))
     except OSError as error:  # such as one of a file system that has no folders of users
         raise _unusable(settings, error.strerror or str(error)) from error
 
 
 def _unusable(settings: Settings, why: str) -> InvalidSettings:
-    folder = str(_folder(settings).absolute())
+    folder = str(folder_of(settings).absolute())
     return InvalidSettings(f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: {why}")
 
 
@@ -81,7 +81,7 @@ def count(settings: Settings) -> None:
     """
     if not settings.metrics_port:
         return
-    folder = _folder(settings)
+    folder = folder_of(settings)
     _enter(folder)
     file, lock = count_files.CountFile(folder), new_lock()
     for metric in metrics.all_metrics():
@@ -98,7 +98,7 @@ def listen(connections: Connections) -> None:
     )
     address = (settings.metrics_host, settings.metrics_port)
     try:
-        server = _Server(address, _handler(own, _folder(settings)))
+        server = _Server(address, _handler(own, folder_of(settings)))
     except OSError as error:
         # It still counts, and the others of this host show that.
         log.error("metrics: cannot listen on %s port %d: %s", *address, error)
@@ -106,7 +106,7 @@ def listen(connections: Connections) -> None:
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def _folder(settings: Settings) -> Path:
+def folder_of(settings: Settings) -> Path:
     default = f"{tempfile.gettempdir()}/arkloop-metrics-{os.getuid()}-{settings.metrics_port}"
     return Path(settings.metrics_dir or default)
 

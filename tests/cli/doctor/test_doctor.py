@@ -1,15 +1,18 @@
 """`arkloop doctor` against real servers, in good states and in bad ones."""
 
+import errno
 import os
 import secrets
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +31,7 @@ from tests import stored_deliveries
 from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
 from tests.clients import Register, User
 from tests.closed_port import closed_port
+from tests.full_disk import full_disk
 from tests.stored_runs import StoredRuns, ago
 
 pytestmark = pytest.mark.processes
@@ -145,6 +149,36 @@ def test_a_folder_of_metrics_that_cannot_be_used_fails(examine: Examine) -> None
 
     assert ["metrics"] == report.failed()
     assert f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: " in report.of("metrics")[0][1]
+
+
+def test_a_folder_without_room_is_found(examine: Examine, tmp_path: Path) -> None:
+    """The rights of the folder say nothing of the disk."""
+    counts = {"ARKLOOP_METRICS_PORT": "9464", "ARKLOOP_METRICS_DIR": str(tmp_path)}
+    with full_disk():
+        report = examine(**counts)
+
+    assert ["files"] == report.failed()
+    assert "stores no file: File too large" in report.of("files")[0][1]
+    [(level, why)] = report.of("metrics")
+    assert ("warn", True) == (level, why.startswith(f"no count can be stored in {tmp_path}"))
+    assert [] == examine(**counts).of("metrics")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_folders_without_inodes_are_found(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads fail; a process that can create no file for its counts works without one."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    report = examine(ARKLOOP_METRICS_PORT="9464", ARKLOOP_METRICS_DIR=str(tmp_path))
+
+    assert ["files"] == report.failed()
+    [(level, why)] = report.of("metrics")
+    assert ("warn", True) == (level, why.endswith("No space left on device"))
 
 
 @pytest.mark.parametrize(
