@@ -84,6 +84,8 @@ def _postgres(settings: Settings) -> list[Finding]:
         of_schema = postgres_checks.examined("schema", postgres_checks.of_schema, settings, engine)
         findings += of_schema
         if worst(of_schema) is not Level.FAIL:
+            if waiting := write_checks.of_commits(engine):
+                return [*findings, *waiting]  # not even heartbeats are stored: all else follows
             findings += write_checks.of_writes(engine)
             for name, check in _CHECKS.items():
                 findings += postgres_checks.examined(name, check, settings, engine)

@@ -1,7 +1,7 @@
-"""Writes of Postgres: whether its disk has room for them, and nobody locks them out."""
+"""Writes of Postgres: whether its disk has room, nobody locks them out, and a standby confirms."""
 
 from psycopg.errors import DiskFull, InsufficientPrivilege, IoError, LockNotAvailable, QueryCanceled
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.cli.doctor.findings import Finding, fail, ok
@@ -14,6 +14,42 @@ _FILL = "CREATE TEMP TABLE arkloop_doctor AS SELECT FROM generate_series(1, 1000
 _LOCK = "LOCK TABLE runs, run_events, workers IN ROW EXCLUSIVE MODE"
 #: The locks that it waits for.
 _AGAINST_WRITES = ("AccessExclusiveLock", "ExclusiveLock", "ShareRowExclusiveLock", "ShareLock")
+
+#: Seconds. A standby that works confirms a commit in a hundredth of one.
+_PATIENCE = 3.0
+#: Commits that wait for a standby, also those whose client has given up. Those of other roles show
+#: their wait only to pg_read_all_stats.
+_WAITING = text(
+    """
+    SELECT count(*), max(extract(epoch FROM clock_timestamp() - query_start))::int,
+        current_setting('synchronous_standby_names')
+    FROM pg_stat_activity
+    WHERE wait_event = 'SyncRep'
+        AND query_start < clock_timestamp() - make_interval(secs => :patience)
+    """
+)
+
+
+def of_commits(engine: Engine) -> list[Finding]:
+    """Find commits that wait for a synchronous standby; none for those that are confirmed.
+
+    Raises:
+        DBAPIError
+    """
+    with transaction(engine) as sql:
+        count, seconds, names = sql.execute(_WAITING, {"patience": _PATIENCE}).one()
+    if not count:
+        return []
+    return [
+        fail(
+            "postgres writes",
+            f"commits ({count}) wait for a synchronous standby, the oldest for {seconds} s:"
+            f" synchronous_standby_names is {names!r}",
+            "Start the standby; or, to continue without it, ALTER SYSTEM SET"
+            " synchronous_standby_names = '', then SELECT pg_reload_conf(). If no connection is"
+            " free: write the same to postgresql.auto.conf, and `pg_ctl reload`.",
+        )
+    ]
 
 
 def of_writes(engine: Engine) -> list[Finding]:

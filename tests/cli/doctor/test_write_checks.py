@@ -1,11 +1,17 @@
 """Findings of `arkloop doctor` about a Postgres that responds and does not write."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.doctor import write_checks
+from arkloop.shared.storage import schema
 from tests.cli.doctor.examined import Examine, examine, own_redis
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -51,3 +57,46 @@ def test_a_disk_without_room_is_found(examine: Examine, new_database: Callable[[
     assert ["postgres writes"] == report.failed()
     assert "could not extend file: No space left" in report.of("postgres writes")[0][1]
     assert "Free space" in report.advice("postgres writes")
+
+
+def test_a_commit_that_waits_for_a_standby_is_found(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is said of workers, whose heartbeats wait as well."""
+    monkeypatch.setattr(write_checks, "_PATIENCE", 0.1)
+    with EmbeddedPostgres(tmp_path / "postgres", options={"fsync": "off"}) as server:
+        engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
+        schema.migrate(engine)
+        with engine.connect() as sql, ThreadPoolExecutor(1) as threads:
+
+            def wait_for(names: str) -> None:
+                sql.execute(text(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'"))
+                sql.execute(text("SELECT pg_reload_conf()"))
+
+            def write() -> None:
+                with engine.connect() as own:
+                    own.execute(text("SET synchronous_commit = on"))
+                    own.execute(text("CREATE TABLE written ()"))
+
+            wait_for("paris")
+            eventually(lambda: sql.scalar(text("SHOW synchronous_standby_names")) == "paris")
+            written = threads.submit(write)
+            try:
+                eventually(lambda: bool(sql.scalar(WAITS)))
+                report = examine(ARKLOOP_DATABASE_URL=server.url)
+            finally:
+                wait_for("")
+            written.result(60)
+        engine.dispose()
+
+    assert ["postgres writes"] == report.failed()
+    assert "commits (1) wait for a synchronous standby" in report.of("postgres writes")[0][1]
+    assert "synchronous_standby_names is 'paris'" in report.of("postgres writes")[0][1]
+    assert "Start the standby" in report.advice("postgres writes")
+    assert [] == report.of("workers")
+
+
+WAITS = text(
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    " AND query_start < clock_timestamp() - interval '0.2 s')"
+)
