@@ -61,7 +61,7 @@ def of_server(name: str, variable: str, url: str, engine: Engine) -> list[Findin
             seconds = time.monotonic() - began
             return [
                 *_version(name, variable, url, sql, seconds),
-                *_durability(name, sql),
+                *_durability(name, variable, sql),
                 *_connections(name, sql),
                 clocks.of_server(name, lambda: float(sql.scalar(_CLOCK) or 0)),
             ]
@@ -159,15 +159,32 @@ def _version(
         )
 
 
-def _durability(name: str, sql: Connection) -> Iterator[Finding]:
+#: What changes a setting, by its source in pg_settings: each of these comes before the server's.
+_SET_BY = {
+    "command line": "Remove {0} from the command line of Postgres, and restart it.",
+    "global": "ALTER ROLE ALL RESET {0}, then restart processes.",
+    "database": "ALTER DATABASE {2} RESET {0}, then restart processes.",
+    "user": "ALTER ROLE {1} RESET {0}, then restart processes.",
+    "database user": "ALTER ROLE {1} IN DATABASE {2} RESET {0}, then restart processes.",
+    "client": "Remove {0} from the options of {3}, or from PGOPTIONS, and restart processes.",
+}
+_SET_BY_SERVER = "ALTER SYSTEM SET {0} = on, then SELECT pg_reload_conf()."
+_IS_OFF = text(
+    "SELECT source, quote_ident(session_user), quote_ident(current_database()) FROM pg_settings"
+    " WHERE name = :name AND setting = 'off'"
+)
+
+
+def _durability(name: str, variable: str, sql: Connection) -> Iterator[Finding]:
     for setting, loss in (
         ("fsync", "a crash of its machine can destroy the database"),
         ("full_page_writes", "a crash of its machine can destroy the database"),
         ("synchronous_commit", "a crash loses events that clients have already seen"),
         ("autovacuum", "tables grow, and plans get worse"),
     ):
-        if sql.scalar(text("SELECT current_setting(:name)"), {"name": setting}) == "off":
-            advice = f"ALTER SYSTEM SET {setting} = on, then SELECT pg_reload_conf()."
+        if off := sql.execute(_IS_OFF, {"name": setting}).one_or_none():
+            source, role, database = off
+            advice = _SET_BY.get(source, _SET_BY_SERVER).format(setting, role, database, variable)
             yield warn(f"{name} {setting}", f"off: {loss}", advice)
 
 

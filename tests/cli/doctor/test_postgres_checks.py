@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.doctor import postgres_hosts
@@ -354,3 +354,33 @@ def test_what_postgres_itself_says_is_no_matter_of_the_network(
         )
         assert "default_transaction_read_only is on" in advice
     engine.dispose()
+
+
+def test_a_setting_is_changed_where_it_was_made(
+    examine: Examine, new_database: Callable[[], str], postgres: EmbeddedPostgres
+) -> None:
+    """ALTER SYSTEM changes nothing for a role, a database or a client with a value of its own."""
+    check, setting = "postgres synchronous_commit", "synchronous_commit"
+    url = make_url(new_database()).set(username="postgres", password=None)
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    role = f"careless_{secrets.token_hex(4)}"
+
+    def advised(url: URL) -> str:
+        found = url.render_as_string(hide_password=False)
+        return examine(ARKLOOP_DATABASE_URL=found).advice(check)
+
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE ROLE {role} SUPERUSER LOGIN"))
+        for owner in (
+            f"ROLE {role}",
+            f"DATABASE {url.database}",
+            f"ROLE {role} IN DATABASE {url.database}",
+        ):
+            sql.execute(text(f"ALTER {owner} SET {setting} = off"))
+            advice = advised(url.set(username=role))
+            sql.execute(text(f"ALTER {owner} RESET {setting}"))
+            assert advice.startswith(f"ALTER {owner} RESET {setting}")
+        sql.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()
+    advice = advised(url.update_query_dict({"options": f"-c {setting}=off"}))
+    assert advice.startswith(f"Remove {setting} from the options of ARKLOOP_DATABASE_URL")
