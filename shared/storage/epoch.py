@@ -9,6 +9,9 @@ and a recovery to a point in time begin a new one). A copy of the files has all 
 why `arkloop rotate-epoch` is a step of every restore.
 
 None of it needs a privilege. A server that hides its log (Aurora does) has no timeline here.
+
+Timelines of one cluster only grow. A former primary that is started again after a failover accepts
+writes as well, on the timeline that was left: its connections are refused.
 """
 
 import hashlib
@@ -27,14 +30,31 @@ SELECT i.epoch || '/' || i.xmin || '/' || d.oid, left(pg_walfile_name(pg_current
     (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint
 FROM installation i, pg_database d WHERE d.datname = current_database()
 """
-_IDENTITY_WITHOUT_LOG = """
-SELECT i.epoch || '/' || i.xmin || '/' || d.oid, ''
-FROM installation i, pg_database d WHERE d.datname = current_database()
+_PARTS = """
+SELECT i.epoch || '/' || i.xmin || '/' || d.oid, {timeline}, {cluster}
+FROM installation i, pg_database d{control} WHERE d.datname = current_database()
 """
+_TIMELINE = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+#: As `IDENTITY`, with the number of the cluster: a standby, and a copy of the files, have the same.
+#: The later ones are for servers and roles that hide the cluster, or the log, too.
+_IDENTITIES = (
+    _PARTS.format(
+        timeline=_TIMELINE,
+        cluster="c.system_identifier::text",
+        control=", pg_control_system() c",
+    ),
+    _PARTS.format(timeline=_TIMELINE, cluster="''", control=""),
+    _PARTS.format(timeline="''", cluster="''", control=""),
+)
 
-_HIDES_ITS_LOG = (errors.FeatureNotSupported, errors.InsufficientPrivilege)
+# The last one: earlier releases of Postgres may read the number of the cluster while it is written.
+_HIDES_PARTS = (errors.FeatureNotSupported, errors.InsufficientPrivilege, errors.InternalError_)
 #: A schema older than this code; a standby, of which others decide what it means.
 _TELLS_NOTHING = (errors.UndefinedTable, errors.ObjectNotInPrerequisiteState)
+
+
+class FormerPrimary(psycopg.OperationalError):
+    """The server accepts writes on a timeline that its cluster has left."""
 
 
 def own() -> ScalarSelect[Any]:
@@ -43,15 +63,41 @@ def own() -> ScalarSelect[Any]:
 
 
 def learn(keys: Keys, connection: psycopg.Connection[Any]) -> None:
-    """Name all keys by the database of this new connection, which is in autocommit."""
-    try:
-        row = connection.execute(IDENTITY).fetchone()
-    except _HIDES_ITS_LOG:
-        row = connection.execute(_IDENTITY_WITHOUT_LOG).fetchone()
-    except _TELLS_NOTHING:
-        return
+    """Name all keys by the database of this new connection, which is in autocommit.
+
+    Raises:
+        FormerPrimary: another connection of this process has led to a later timeline.
+    """
+    row, is_kept = None, True
+    first = keys.identity_statement
+    for number in (first, *(n for n in range(len(_IDENTITIES)) if n != first)):
+        try:
+            row = connection.execute(_IDENTITIES[number]).fetchone()
+        except _HIDES_PARTS as error:
+            # That one passes.
+            is_kept = is_kept and not isinstance(error, errors.InternalError_)
+            continue
+        except _TELLS_NOTHING:
+            return
+        if is_kept:
+            keys.identity_statement = number
+        break
     if row is not None:
-        name(keys, row[0], row[1])
+        identity, timeline, cluster = row
+        if timeline:
+            _remember(keys, cluster or identity, int(timeline, 16))
+        name(keys, identity, timeline)
+
+
+def _remember(keys: Keys, cluster: str, timeline: int) -> None:
+    """Remember the timeline, unless a later one of the cluster is known."""
+    known = keys.timelines.get(cluster, timeline)
+    if timeline < known:
+        raise FormerPrimary(
+            f"a former primary accepts writes: it is on timeline {timeline} of its cluster, which"
+            f" has timeline {known} by now; stop it, or restart this process if it was restored"
+        )
+    keys.timelines[cluster] = timeline
 
 
 def name(keys: Keys, installation: str, timeline: str) -> None:

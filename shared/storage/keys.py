@@ -52,6 +52,10 @@ class Keys:
         #: Both are empty until the first connection to Postgres.
         self.installation = ""
         self.epoch = ""
+        #: The latest timeline of Postgres' log that a connection has led to, by cluster.
+        self.timelines: dict[str, int] = {}
+        #: Which statement of `epoch.py` Postgres has answered.
+        self.identity_statement = 0
 
     def events(self, run_id: UUID | str) -> str:
         """Stream; entry ids are `<seq>-0`, fields `type` and `payload`."""

@@ -21,6 +21,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import sweep
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.postgres import Timeouts, connection_args
 from arkloop.worker.process.lease import Lease
 from tests.clients import User
@@ -179,7 +180,7 @@ def test_a_lease_with_a_url_of_its_own_holds_its_lock(
 
 @contextmanager
 def leased(settings: Settings) -> Iterator[Lease]:
-    lease = Lease(settings, dict, lambda _run_id, _fence: None)
+    lease = Lease(settings, Keys(), dict, lambda _run_id, _fence: None)
     try:
         assert lease.wait_until_valid(60)
         yield lease

@@ -26,6 +26,8 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.runs.claims import SAFE_PART
 from arkloop.shared.runs.sweep import NO_LOCK
+from arkloop.shared.storage import epoch
+from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.postgres import (
     SERVICE,
     BoundedConnection,
@@ -93,11 +95,13 @@ class Lease:
     def __init__(
         self,
         settings: Settings,
+        keys: Keys,
         held: Callable[[], dict[UUID, StopSignal]],
         on_orphan: Callable[[UUID, int], None],
     ) -> None:
         self.worker_id = ids.new_id()
         self._settings = settings
+        self._keys = keys
         self._held = held
         self._on_orphan = on_orphan
         self._unheld: set[tuple[UUID, int]] = set()
@@ -211,9 +215,10 @@ class Lease:
             prepare_threshold=None,  # a pooler may run each statement in another session
         )
         self._connection = connection
-        connection.work_for(SERVICE)
         # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
         connection.answer_seconds = heartbeat * ANSWER_HEARTBEATS
+        epoch.learn(self._keys, connection)  # which refuses a former primary
+        connection.work_for(SERVICE)
         if leads_to_pooler(connection):
             # A lock would be that of a server's session that others use as well.
             if self._lock_key != NO_LOCK:

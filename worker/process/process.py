@@ -135,7 +135,7 @@ class WorkerProcess:
         self.resume: Callable[[UUID], None] = lambda _run_id: None
         self._delivered_at = float("-inf")
         self._newest_delivered: datetime | None = None
-        self.lease = Lease(settings, self.active_runs, self._on_orphan)
+        self.lease = Lease(settings, self.connections.keys, self.active_runs, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self.worker_calls = WorkerCalls(self.connections)
         self._signals = signals.SignalListener(

@@ -5,18 +5,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.epoch import learn
 from arkloop.shared.storage.keys import Keys
 from tests.shared_app import PATIENT
 from tests.standby import replicated_postgres
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
@@ -100,6 +105,111 @@ def test_a_promotion_begins_an_epoch_of_the_same_installation(
 
     assert before.installation == after.installation
     assert before.epoch != after.epoch
+
+
+def test_a_former_primary_that_is_started_again_is_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A process that knows the promoted server stays there, though the former one accepts writes
+    and comes first in the URL; a process that begins knows neither.
+    """
+    with replicated_postgres(tmp_path) as pair:
+        url = pair.url(pair.primary, pair.standby)
+        with opened(settings, url) as connections:
+            pair.primary.stop()
+            pair.promote()
+            eventually(lambda: is_open(connections))
+            with connections.reading() as sql:
+                pair.primary.start()
+                with pytest.raises(Unavailable) as refused, connections.reading():
+                    pass
+                assert "is on timeline 1 of its cluster" in reason_of(refused.value)
+                assert sql.scalar(text("SELECT true"))
+            assert is_open(connections)
+            assert connections.keys.epoch.endswith(".2")
+            after_restart = keys_of(settings, url)
+    assert after_restart.epoch.endswith(".1")
+
+
+def test_an_earlier_timeline_of_another_cluster_is_accepted(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """A dump may be loaded into a new cluster, while processes run that know the former one."""
+    with opened(settings, new_database()) as connections:
+        timelines = connections.keys.timelines
+        [(cluster, timeline)] = timelines.items()
+        timelines |= {"another": timeline + 8}
+        with connections.reading():
+            pass
+        timelines |= {cluster: timeline + 1}
+        with connections.reading(), pytest.raises(Unavailable), connections.reading():
+            pass
+
+
+def is_open(connections: Connections) -> bool:
+    try:
+        with connections.reading():
+            return True
+    except Unavailable:
+        return False
+
+
+@pytest.mark.owner
+def test_a_role_that_may_not_know_the_cluster_learns_its_timeline(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """A former primary is known by the identity of the database then."""
+    url = new_database()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as sql:
+        sql.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
+        sql.execute("CREATE ROLE unaware LOGIN")
+        sql.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO unaware")
+
+    with (
+        opened(settings, url) as of_owner,
+        opened(settings, url.replace("postgres@", "unaware@")) as connections,
+    ):
+        assert of_owner.keys.epoch == connections.keys.epoch
+        assert [1] == [*connections.keys.timelines.values()]
+        [(identity, timeline)] = connections.keys.timelines.items()
+        assert identity not in of_owner.keys.timelines
+        connections.keys.timelines[identity] = timeline + 1
+        with pytest.raises(Unavailable), connections.reading():
+            pass
+
+
+class Counting(psycopg.Connection[Any]):
+    """A connection that counts its statements."""
+
+    executed = 0
+
+    def execute(self, *args: Any, **kwargs: Any) -> psycopg.Cursor[Any]:
+        self.executed += 1
+        return super().execute(*args, **kwargs)
+
+
+@pytest.mark.owner
+def test_what_postgres_hides_is_asked_for_once(new_database: Callable[[], str]) -> None:
+    """Each connection that is refused a statement would have an error in Postgres' log."""
+    url = new_database().replace("+psycopg", "")
+    keys = Keys()
+
+    def statements_for(role: str) -> int:
+        of_role = url.replace("postgres@", f"{role}@")
+        with Counting.connect(of_role, autocommit=True) as connection:
+            learn(keys, connection)
+            return connection.executed
+
+    with psycopg.connect(url, autocommit=True) as sql:
+        sql.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
+        for role in ("of_part", "of_nothing"):
+            sql.execute(f"CREATE ROLE {role} LOGIN")
+            sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        assert [2, 1] == [statements_for("of_part"), statements_for("of_part")]
+        sql.execute("REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM public")
+        assert [3, 1] == [statements_for("of_nothing"), statements_for("of_nothing")]
+
+    assert keys.epoch.endswith(".")
 
 
 @pytest.mark.owner

@@ -15,6 +15,7 @@ from sqlalchemy import make_url, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import Keys
 from arkloop.worker.process.lease import RETRY_SECONDS, Lease
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns
@@ -35,7 +36,7 @@ def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
     with ExitStack() as stack:
 
         def new(**changes: Any) -> Lease:
-            made = Lease(replace(settings, **changes), dict, lambda run_id, fence: None)
+            made = Lease(replace(settings, **changes), Keys(), dict, lambda run_id, fence: None)
             stack.callback(made.stop, 10)
             assert made.wait_until_valid(60)
             return made
@@ -160,6 +161,25 @@ def test_an_outage_is_not_logged_by_each_renewal(
     first, over = lines(caplog)
     assert first.startswith("renewing the lease failed: ")
     assert over.startswith("renewing the lease works again after ")
+
+
+def test_a_lease_is_not_renewed_on_a_former_primary(
+    connections: Connections, lease_with: Callable[..., Lease], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process whose runs are on the server that took over holds none on the former one."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=60)
+    timelines = lease._keys.timelines
+    [(cluster, timeline)] = timelines.items()
+    [session] = sessions(connections, lease)
+
+    timelines[cluster] = timeline + 1
+    with connections.reading() as sql:
+        assert sql.scalar(text("SELECT pg_terminate_backend(:pid)"), {"pid": session})
+
+    eventually(lambda: "a former primary accepts writes" in caplog.text)
+    assert [] == sessions(connections, lease)
+    timelines[cluster] = timeline
+    eventually(lambda: len(sessions(connections, lease)) == 1)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
