@@ -59,7 +59,8 @@ def readyz() -> Response:
         degraded.append("redis")
     if not has_workers:
         degraded.append("workers")
-    if errors.has_refused_writes(WRITE_SECONDS):
+    has_silent_commits = connections().commit_outage.was_within(WRITE_SECONDS)
+    if errors.has_refused_writes(WRITE_SECONDS) or has_silent_commits:
         degraded.append("writes")
     if degraded:
         answer["degraded"] = degraded

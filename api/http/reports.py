@@ -133,7 +133,7 @@ class Reports:
         if is_next:
             time.sleep(YIELD_SECONDS)
         while True:
-            with self._connections.of(org_id).transaction() as tx:
+            with self._connections.of(org_id).transaction(writes=False) as tx:
                 if tx.sql.scalar(lock):
                     with self._resting_after(org_id):
                         yield tx.sql

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
@@ -23,6 +23,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.storage import epoch, postgres, queue, schema
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree
+from arkloop.shared.storage.commit_waits import commits_are_waiting
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.notifications import Notification, send_now
 from arkloop.shared.storage.outage import Outage
@@ -53,6 +54,13 @@ class Transaction:
     after_commit: list[Notification] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Commit:
+    """The commit of a transaction, or of a statement that commits itself."""
+
+    has_begun: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Connections:
     """Built once per process by its composition root, after any fork."""
@@ -72,6 +80,8 @@ class Connections:
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
     broker_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
+    #: Of writes to a Postgres that may respond to everything else; all pools have the same.
+    commit_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     losses: dict[str, OutageLog] = field(default_factory=dict)  # of notifications, by their kind
 
     def of(self, *org_ids: UUID) -> "Connections":
@@ -83,20 +93,31 @@ class Connections:
         return self if self.orgs == postgres.SERVICE else replace(self, orgs=postgres.SERVICE)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, writes: bool = True) -> Iterator[Transaction]:
         """Begin; commit at the end; then send the notifications.
+
+        Args:
+            writes: False for a transaction that changes no row: its commit waits for no standby.
 
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
         """
-        with self._answered(), self.checkouts, self.engine.connect() as connection:
+        with (
+            self._committing() if writes else nullcontext(_Commit()) as commit,
+            self._answered(),
+            self.checkouts,
+            self.engine.connect() as connection,
+        ):
             sql = connection.execution_options(isolation_level="READ COMMITTED")
             tx = Transaction(sql, self)
             with postgres.working_for(sql, self.orgs), sql.begin():
                 postgres.limit_transaction(sql, self.orgs)
+                if writes:
+                    self._refuse_to_wait(sql)
                 yield tx
                 for _, step in sorted(tx.last, key=itemgetter(0)):
                     step()
+                commit.has_begun = True
         self._committed(tx)
 
     @contextmanager
@@ -105,8 +126,10 @@ class Connections:
 
         Saves the round trips of BEGIN and COMMIT, except through a pooler.
         """
-        with self.reading() as sql:
+        with self._committing() as commit, self.reading() as sql:
+            self._refuse_to_wait(sql)
             tx = Transaction(sql, self)
+            commit.has_begun = True
             yield tx
         assert not tx.last, "one statement has no last step"
         self._committed(tx)
@@ -164,7 +187,47 @@ class Connections:
             raise
         except NoneFree as error:
             raise Unavailable() from error
+        except Unavailable:
+            raise  # perhaps of another connection in the block, which has reported what it found
+        except Exception:
+            self.postgres_outage.answered()
+            raise
         self.postgres_outage.answered()
+
+    @contextmanager
+    def _committing(self) -> Iterator[_Commit]:
+        """Let one writer at a time try while commits get no response.
+
+        Each that does not get one costs a connection of Postgres': the client closes its end, and
+        a process that waits for a standby does not notice. The silence of a server that no commit
+        has reached is the matter of its pool alone.
+        """
+        if not self.commit_outage.may_try():
+            raise Unavailable() from ConnectionError("a commit had no response a moment ago")
+        is_try = self.commit_outage.is_on
+        commit = _Commit()
+        try:
+            yield commit
+        except Unavailable as error:
+            is_silence = postgres.is_silence(getattr(error.__cause__, "orig", None))
+            if commit.has_begun and is_silence:
+                self.commit_outage.failed()
+            raise
+        except Exception:
+            # It has nothing to commit, but has found no commit that waits.
+            if is_try:
+                self.commit_outage.answered()
+            raise
+        self.commit_outage.answered()
+
+    def _refuse_to_wait(self, sql: Connection) -> None:
+        """Raise `Unavailable` while commits that had no response still wait for a standby."""
+        if self.commit_outage.is_on and commits_are_waiting(sql):
+            self.commit_outage.failed()
+            self.postgres_outage.answered()
+            raise Unavailable() from ConnectionError(
+                "commits wait for a synchronous standby of Postgres"
+            )
 
     def _schema_problem(self) -> str | None:
         with self.reading() as sql:

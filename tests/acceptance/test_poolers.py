@@ -27,7 +27,7 @@ from arkloop.worker.process.lease import Lease
 from tests.clients import User
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.system import System, running_system
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
 pytestmark = [pytest.mark.poolers, needs_pgbouncer]
 
@@ -44,6 +44,10 @@ PATIENT = Timeouts(lock=10, statement=20, answer=30, checkout=Patience(30, 30))
 IN_TRANSACTION = (
     "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name = 'pooled' AND state <> 'idle'"
+)
+WAITING_FOR_WORKERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock' AND query ~ '(INTO|UPDATE) workers'"
 )
 QUICK = Timeouts(lock=0.2, statement=0.5, answer=30, checkout=Patience(30, 30))
 
@@ -157,6 +161,21 @@ def test_a_lease_through_a_pooler_relies_on_heartbeats(
             )
         assert sweep.NO_LOCK == key
     assert 1 == caplog.text.count("ARKLOOP_DIRECT_DATABASE_URL")
+
+
+def test_a_row_that_stays_locked_takes_one_session_of_a_pooler(
+    pooled: Connections, settings: Settings
+) -> None:
+    """Each try to renew a lease ends in Postgres, too, and leaves no limit to other clients."""
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with leased(replace(pooled.settings, heartbeat_seconds=0.5, lease_seconds=600)) as lease:
+        with psycopg.connect(url) as holder:
+            holder.execute("SET arkloop.orgs = '*'")
+            holder.execute("SELECT FROM workers WHERE id = %s FOR UPDATE", [lease.worker_id])
+            eventually(lambda: lease._outage._failures > 4)
+            [waiting] = holder.execute(WAITING_FOR_WORKERS).fetchone() or [None]
+            assert waiting in (0, 1)
+        eventually(lambda: not lease._outage.is_on)
 
 
 def test_a_lease_with_a_url_of_its_own_holds_its_lock(

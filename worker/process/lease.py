@@ -43,10 +43,16 @@ log = logging.getLogger(__name__)
 SILENT_HEARTBEATS = 1.5
 #: A heartbeat without a response is given up after this many heartbeats, whatever TCP thinks.
 ANSWER_HEARTBEATS = 2.0
+#: Postgres gives up waiting for the lock of the worker's row before that.
+LOCK_HEARTBEATS = 1.0
 
+# A commit that waits for a standby keeps the lock of this worker's row, also after its client has
+# left: each try to renew would leave a process of Postgres' that waits for it, without a limit. The
+# limit is the statement's own, since a pooler would pass a session's on to others.
 _REGISTER = """
 INSERT INTO workers (id, hostname, pid, lock_key)
-VALUES (%(id)s, %(hostname)s, %(pid)s, %(lock_key)s)
+SELECT %(id)s, %(hostname)s, %(pid)s, %(lock_key)s
+FROM set_config('lock_timeout', %(lock_milliseconds)s, true)
 ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key
 """
 # `back_at` tells the sweep that this worker was silent too, and may not have been the only one.
@@ -54,6 +60,7 @@ _RENEW = """
 UPDATE workers SET seen_at = now(),
     back_at = CASE WHEN seen_at < now() - make_interval(secs => %(silent)s)
         THEN now() ELSE back_at END
+FROM set_config('lock_timeout', %(lock_milliseconds)s, true)
 WHERE id = %(id)s
 """
 _LOCK = "SELECT pg_advisory_lock(%(lock_key)s)"
@@ -67,7 +74,8 @@ SELECT EXISTS (
 """
 # A run that could not be handed over is found by the sweep, which must know whose it was.
 _DEREGISTER = """
-DELETE FROM workers WHERE id = %(id)s
+DELETE FROM workers USING set_config('lock_timeout', %(lock_milliseconds)s, true)
+WHERE id = %(id)s
 AND NOT EXISTS (SELECT FROM runs WHERE owner = %(id)s AND state = 'executing')
 """
 _OWNED = """
@@ -244,6 +252,9 @@ class Lease:
             "hostname": self._settings.hostname,
             "pid": os.getpid(),
             "lock_key": self._lock_key,
+            "lock_milliseconds": str(
+                round(self._settings.heartbeat_seconds * LOCK_HEARTBEATS * 1000)
+            ),
             "silent": self._settings.heartbeat_seconds * SILENT_HEARTBEATS,
         }
 

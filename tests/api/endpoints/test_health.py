@@ -20,6 +20,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.tables.runs import workers
 from tests.clients import User, error_of
 from tests.closed_port import closed_port
@@ -235,3 +236,16 @@ def test_readyz_says_that_postgres_refuses_to_write(
     with connections.transaction() as tx:
         tx.sql.execute(text("DROP TRIGGER refuse ON threads"))
         tx.sql.execute(text("DROP FUNCTION refuse()"))
+
+
+def test_commits_without_a_response_are_a_degradation(
+    client: FlaskClient, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads work while commits wait for a standby of Postgres."""
+    outage = Outage(60)
+    outage.failed()
+    monkeypatch.setattr(connections, "commit_outage", outage)
+
+    response = client.get("/readyz")
+    assert 200 == response.status_code
+    assert "writes" in (response.json or {})["degraded"]

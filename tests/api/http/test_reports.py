@@ -76,6 +76,19 @@ def test_reports_leave_the_connections_to_other_requests(
     assert answers.count(503) <= 1 + took // module.TIMEOUTS.lock
 
 
+@pytest.mark.parametrize("path", ["me/usage", "budget"])
+def test_reports_are_served_while_commits_wait(
+    path: str, connections: Connections, register: Register
+) -> None:
+    """They take a lock, but write nothing."""
+    user = register()
+    connections.commit_outage.failed()
+    try:
+        assert 200 == user.get(f"/v1/{path}").status_code
+    finally:
+        connections.commit_outage.answered()
+
+
 def waiting(connections: Connections) -> int:
     """Count the reports that wait for their table."""
     query = """

@@ -9,11 +9,16 @@ from uuid import uuid4
 import pytest
 import redis
 from redis.connection import parse_url
+from sqlalchemy import text
 
 from arkloop.shared.config import Settings
+from arkloop.shared.errors import NotFound, Unavailable
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.storage import postgres
+from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.outage import Outage
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import numbered
 from tests.unix_redis import failing_over
@@ -87,3 +92,58 @@ def is_there(connections: Connections) -> bool:
     except redis.RedisError:
         return False
     return True
+
+
+def silent(pause_seconds: float) -> Outage:
+    """Return an outage that has begun."""
+    outage = Outage(pause_seconds)
+    outage.failed()
+    return outage
+
+
+@pytest.mark.parametrize("name", ["transaction", "statement", "reading"])
+def test_a_request_that_is_rejected_ends_an_outage(connections: Connections, name: str) -> None:
+    """The one that may try each second may be for something that does not exist."""
+    opened = replace(connections, postgres_outage=silent(0), commit_outage=silent(0))
+
+    with pytest.raises(NotFound), getattr(opened, name)():
+        raise NotFound()
+
+    assert not opened.postgres_outage.is_on
+    assert opened.commit_outage.is_on == (name == "reading")
+
+
+def test_a_request_that_began_before_an_outage_does_not_end_it(connections: Connections) -> None:
+    """A request that is rejected knows of commits that wait only if it asked."""
+    opened = replace(connections, commit_outage=Outage(0))
+
+    with pytest.raises(NotFound), opened.transaction():
+        opened.commit_outage.failed()
+        raise NotFound()
+
+    assert opened.commit_outage.is_on
+
+
+def test_a_transaction_that_only_reads_begins_while_commits_wait(connections: Connections) -> None:
+    """Its commit waits for no standby."""
+    opened = replace(connections, commit_outage=silent(600))
+
+    with pytest.raises(Unavailable), opened.transaction():
+        pass
+    with opened.transaction(writes=False) as tx:
+        assert 1 == tx.sql.scalar(text("SELECT 1"))
+
+    assert opened.commit_outage.is_on
+
+
+def test_a_silence_before_the_commit_closes_no_writes(settings: Settings) -> None:
+    """Only the pool in which it occurs has an outage; the writes of others may work."""
+    hasty = postgres.Timeouts(lock=1, statement=20, answer=0.5, checkout=Patience(10, 10))
+    connections = connect(settings, application="tests", timeouts=hasty)
+
+    with pytest.raises(Unavailable), connections.transaction() as tx:
+        tx.sql.execute(text("SELECT pg_sleep(2)"))
+    assert connections.postgres_outage.is_on
+    assert not connections.commit_outage.is_on
+
+    connections.close()

@@ -29,6 +29,12 @@ SELECT l.pid FROM pg_locks l JOIN workers w
 WHERE l.locktype = 'advisory' AND l.granted AND w.id = :id
 """
 
+_WAITING_LEASES = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'arkloop-lease' AND wait_event_type = 'Lock'
+    AND datname = current_database()
+"""
+
 
 @pytest.fixture
 def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
@@ -180,6 +186,22 @@ def test_a_lease_is_not_renewed_on_a_former_primary(
     assert [] == sessions(connections, lease)
     timelines[cluster] = timeline
     eventually(lambda: len(sessions(connections, lease)) == 1)
+
+
+def test_a_row_that_stays_locked_takes_one_connection(
+    connections: Connections, settings: Settings, lease_with: Callable[..., Lease]
+) -> None:
+    """A commit that waits for a standby keeps its locks; each try ends in Postgres, too."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.5)
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with psycopg.connect(url) as holder:
+        holder.execute("SET arkloop.orgs = '*'")
+        holder.execute("SELECT FROM workers WHERE id = %s FOR UPDATE", [lease.worker_id])
+        eventually(lambda: lease._outage._failures > 4)
+        with connections.reading() as sql:
+            assert 1 >= (sql.scalar(text(_WAITING_LEASES)) or 0)
+
+    eventually(lambda: not lease._outage.is_on)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
