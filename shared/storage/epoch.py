@@ -15,14 +15,19 @@ writes as well, on the timeline that was left: its connections are refused.
 """
 
 import hashlib
+import logging
 from typing import Any
 
 import psycopg
 from psycopg import errors
 from sqlalchemy import ScalarSelect, select
 
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.tables.storage import installation
+
+log = logging.getLogger(__name__)
+_refusals = OutageLog(log, "connecting to the primary of Postgres")
 
 #: Columns: what identifies the installation, the timeline, the position in the log in bytes.
 IDENTITY = """
@@ -93,10 +98,12 @@ def _remember(keys: Keys, cluster: str, timeline: int) -> None:
     """Remember the timeline, unless a later one of the cluster is known."""
     known = keys.timelines.get(cluster, timeline)
     if timeline < known:
-        raise FormerPrimary(
+        error = FormerPrimary(
             f"a former primary accepts writes: it is on timeline {timeline} of its cluster, which"
             f" has timeline {known} by now; stop it, or restart this process if it was restored"
         )
+        _refusals.failed("refusing a connection of Postgres: %s", error)
+        raise error
     keys.timelines[cluster] = timeline
 
 

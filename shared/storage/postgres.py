@@ -18,7 +18,9 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from arkloop.shared.config import Settings
+from arkloop.shared.storage import hosts
 from arkloop.shared.storage.checkouts import Patience
+from arkloop.shared.storage.epoch import FormerPrimary
 from arkloop.shared.storage.outage import Outage
 
 
@@ -249,6 +251,12 @@ def make_engine(
                 of_session["idle_session_timeout"] = "0"  # a pool's connections rest for hours
             is_direct = _set_for_session(connection, of_session)
             on_connect(connection)
+        except FormerPrimary:
+            others = hosts.without(kwargs, connection.info)
+            connection.close()
+            if others is None:
+                raise
+            return bounded(_dialect, record, args, others)
         except BaseException:
             connection.close()
             raise

@@ -26,7 +26,7 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.runs.claims import SAFE_PART
 from arkloop.shared.runs.sweep import NO_LOCK
-from arkloop.shared.storage import epoch
+from arkloop.shared.storage import epoch, hosts
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.postgres import (
     SERVICE,
@@ -210,22 +210,16 @@ class Lease:
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         heartbeat = self._settings.heartbeat_seconds
-        connection = BoundedConnection.connect(
-            **{
+        connection = self._open(
+            {
                 **connection_args(
                     self._settings.direct_database_url or self._settings.database_url
                 ),
                 "application_name": "arkloop-lease",
                 "keepalives_count": 2,
                 "tcp_user_timeout": round(heartbeat * ANSWER_HEARTBEATS * 1000),
-            },
-            autocommit=True,
-            prepare_threshold=None,  # a pooler may run each statement in another session
+            }
         )
-        self._connection = connection
-        # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
-        connection.answer_seconds = heartbeat * ANSWER_HEARTBEATS
-        epoch.learn(self._keys, connection)  # which refuses a former primary
         connection.work_for(SERVICE)
         if leads_to_pooler(connection):
             # A lock would be that of a server's session that others use as well.
@@ -239,6 +233,22 @@ class Lease:
             connection.execute(_LOCK, self._parameters())
         connection.execute(_REGISTER, self._parameters())
         connection.execute(_RENEW, self._parameters())
+        return connection
+
+    def _open(self, args: dict[str, Any]) -> BoundedConnection:
+        # A pooler may run each statement in another session: none is prepared.
+        connection = BoundedConnection.connect(**args, autocommit=True, prepare_threshold=None)
+        self._connection = connection
+        # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
+        connection.answer_seconds = self._settings.heartbeat_seconds * ANSWER_HEARTBEATS
+        try:
+            epoch.learn(self._keys, connection)
+        except epoch.FormerPrimary:
+            others = hosts.without(args, connection.info)
+            if others is None:
+                raise
+            self._disconnect()
+            return self._open(others)
         return connection
 
     def _has_lock(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -14,11 +14,11 @@ from sqlalchemy import make_url, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import learn
 from arkloop.shared.storage.keys import Keys
+from arkloop.worker.process.lease import Lease
 from tests.shared_app import PATIENT
 from tests.standby import replicated_postgres
 from tests.waiting import eventually
@@ -107,11 +107,11 @@ def test_a_promotion_begins_an_epoch_of_the_same_installation(
     assert before.epoch != after.epoch
 
 
-def test_a_former_primary_that_is_started_again_is_refused(
-    settings: Settings, tmp_path: Path
+def test_a_former_primary_that_is_started_again_is_passed_over(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that knows the promoted server stays there, though the former one accepts writes
-    and comes first in the URL; a process that begins knows neither.
+    and comes first in the URL, and says so; a process that begins knows neither.
     """
     with replicated_postgres(tmp_path) as pair:
         url = pair.url(pair.primary, pair.standby)
@@ -119,16 +119,28 @@ def test_a_former_primary_that_is_started_again_is_refused(
             pair.primary.stop()
             pair.promote()
             eventually(lambda: is_open(connections))
-            with connections.reading() as sql:
-                pair.primary.start()
-                with pytest.raises(Unavailable) as refused, connections.reading():
-                    pass
-                assert "is on timeline 1 of its cluster" in reason_of(refused.value)
-                assert sql.scalar(text("SELECT true"))
-            assert is_open(connections)
+            lease = Lease(
+                replace(settings, database_url=url), connections.keys, dict, lambda *_claim: None
+            )
+            assert lease.wait_until_valid(60)
+            pair.primary.start()
+            [lost] = leases(connections)
+            with connections.reading(), connections.reading() as sql:  # the second one is new
+                file = sql.scalar(text("SELECT pg_walfile_name(pg_current_wal_lsn())"))
+                assert str(file).startswith("00000002")
+                sql.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": lost})
+            eventually(lambda: leases(connections) not in ([], [lost]))
+            lease.stop(10)
             assert connections.keys.epoch.endswith(".2")
-            after_restart = keys_of(settings, url)
+            assert "is on timeline 1 of its cluster" in caplog.text
+        after_restart = keys_of(settings, url)
     assert after_restart.epoch.endswith(".1")
+
+
+def leases(connections: Connections) -> list[int]:
+    with connections.reading() as sql:
+        found = "SELECT pid FROM pg_stat_activity WHERE application_name = 'arkloop-lease'"
+        return list(sql.scalars(text(found)))
 
 
 def test_an_earlier_timeline_of_another_cluster_is_accepted(
