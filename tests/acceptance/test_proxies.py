@@ -129,10 +129,14 @@ def test_no_client_takes_servers_out_of_caddy(system: System, tmp_path: Path) ->
     head = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     with caddy_in_turn(tmp_path, *(server.settings.port for server in system.web)) as url:
         port = int(url.rpartition(":")[2])
-        for _ in range(4):
+        found: list[bytes] = []
+        while found.count(b"HTTP/1.1 502 ") < 4:
+            assert len(found) < 100
             with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
                 connection.sendall(head + b"ZZZ\r\n")
-                assert b"HTTP/1.1 502 " == connection.recv(13)
+                found.append(connection.recv(13))
+        # A server may respond before Caddy has read the body: the request has no key.
+        assert {b"HTTP/1.1 502 "} <= {*found} <= {b"HTTP/1.1 502 ", b"HTTP/1.1 401 "}
         assert [True] * 4 == [answers(url) for _ in range(4)]
 
 
