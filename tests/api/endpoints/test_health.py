@@ -213,6 +213,7 @@ def _nowhere() -> str:
     return f"postgresql+psycopg://nobody@127.0.0.1:{closed_port()}/nothing"
 
 
+@pytest.mark.owner
 def test_readyz_says_that_postgres_refuses_to_write(
     client: FlaskClient, alice: User, connections: Connections
 ) -> None:
