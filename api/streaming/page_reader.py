@@ -225,7 +225,7 @@ class PageReader:
                 self.read_for(watch.run_id)
 
     def _refuse(self, read: _Read) -> None:
-        """End the streams at a hole; the next request with this cursor gets 410."""
+        """Break the streams off at a hole; the next request with this cursor gets 410."""
         place = read.place
         try:
             with self._connections.reading() as sql:
@@ -244,7 +244,7 @@ class PageReader:
             self.holes.add((place.run_id, place.cursor))
             for watch in read.watches:
                 watch.is_read_for = False
-                watch.end()
+                watch.interrupt()
 
     def _nothing_there(self, read: _Read) -> None:
         """Handle an announced event that neither store has: a deleted run, or a restored Redis."""

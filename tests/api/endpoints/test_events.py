@@ -1,6 +1,7 @@
 """`/v1/runs/{id}/stream-ticket` and what a ticket opens, within one process."""
 
 import re
+import socket
 from collections.abc import Callable
 from uuid import UUID
 
@@ -93,7 +94,7 @@ def test_a_browser_that_has_no_id_yet_gets_the_first_event_whole(
 def test_a_stream_does_not_pass_over_a_hole(
     alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After lost commits the stream ends, and the next request from there gets 410."""
+    """After lost commits the stream breaks off, and the next request from there gets 410."""
     stored = StoredRuns.of(connections, alice)
     claim = stored.claimed()
     stored.write(claim, *(MessageDelta(str(seq)) for seq in range(2, 8)))
@@ -103,12 +104,21 @@ def test_a_stream_does_not_pass_over_a_hole(
         holed = (run_events.c.run_id == claim.run_id) & run_events.c.seq.in_((4, 5))
         tx.sql.execute(delete(run_events).where(holed))
 
+    server, client = socket.socketpair()
+    client.setblocking(False)
+
     def read(after_seq: int) -> TestResponse:
-        answer = alice.get(f"/v1/runs/{claim.run_id}/events?after_seq={after_seq}")
+        path = f"/v1/runs/{claim.run_id}/events?after_seq={after_seq}"
+        answer = alice.get(path, environ_overrides={"gunicorn.socket": server})
         answer.get_data()  # to the end of the stream
         return answer
 
-    first, again, after = read(0), read(3), read(5)
+    with server, client:
+        after = read(5)
+        with pytest.raises(BlockingIOError):  # it is still open
+            client.recv(1)
+        first, again = read(0), read(3)
+        assert b"" == client.recv(1)
 
     assert (200, 410, 200) == (first.status_code, again.status_code, after.status_code)
     assert ["1", "2", "3"] == re.findall("^id: (.+)$", first.text, re.MULTILINE)
