@@ -91,6 +91,8 @@ def _run(run: Any, turns: Turns) -> dict[str, Any]:
         "persona_id": run["persona_id"],
         "model": run["model"],
         "created_by_user_id": str(run["created_by_user_id"]),
+        "end_user_id": run["end_user_id"],
+        "metadata": run["metadata"],
         "superseded_by": run["superseded_by"] and str(run["superseded_by"]),
         "first_turn": turns.first,
         "turns": turns.shown(),

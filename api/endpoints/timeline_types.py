@@ -55,6 +55,8 @@ class TimelineRun(TypedDict):
     persona_id: str
     model: str
     created_by_user_id: UuidText
+    end_user_id: str | None
+    metadata: dict[str, str]
     superseded_by: UuidText | None
     first_turn: int
     turns: list[Turn]

@@ -26,11 +26,12 @@ def test_client_data_is_in_every_representation(user: Caller) -> None:
         for path in ("/v1/threads?limit=1", "/v1/runs?limit=1", f"/v1/threads/{thread['id']}/runs")
         for row in user.get(path)
     }
+    in_timeline = user.get(f"/v1/threads/{thread['id']}/timeline")[-1]
 
     of_thread, of_run = ("user 7", METADATA), ("user 7", {"run": "é \"'\\ ☂"})
     assert of_thread == shown(thread) == shown(user.get(f"/v1/threads/{thread['id']}"))
     assert {thread["id"]: of_thread, made["run_id"]: of_run} == by_path
-    assert of_run == shown(user.get_run(made["run_id"]))
+    assert of_run == shown(user.get_run(made["run_id"])) == shown(in_timeline)
     assert of_run[1] == events[0]["data"]["metadata"]
 
 

@@ -2159,6 +2159,8 @@ class TimelineRun(TypedDict):
     persona_id: str
     model: str
     created_by_user_id: str
+    end_user_id: str | None
+    metadata: dict[str, str]
     superseded_by: str | None
     first_turn: int
     turns: list[Turn]

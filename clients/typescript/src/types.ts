@@ -4177,6 +4177,10 @@ export interface components {
             model: string;
             /** Format: uuid */
             created_by_user_id: string;
+            end_user_id: string | null;
+            metadata: {
+                [key: string]: string;
+            };
             /** Format: uuid */
             superseded_by: string | null;
             first_turn: number;

@@ -84,6 +84,8 @@ def test_a_run_is_shown_after_its_message(alice: User, stored: StoredRuns) -> No
         "persona_id",
         "model",
         "created_by_user_id",
+        "end_user_id",
+        "metadata",
         "pending_input",
     )
     same += ("message_id", "stop_reason", "error", "usage", "cost_usd", "created_at", "started_at")
