@@ -23,7 +23,7 @@ from arkloop.api.endpoints.following import shared
 from arkloop.api.endpoints.worker_types import EndedCall, HeldCalls, PolledCalls
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
-from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, repetitions, whole
+from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, repetitions, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
@@ -79,9 +79,7 @@ class _Tool(Schema):
     description = fields.String(required=True, validate=validate.Length(1, 8_192))
     parameters = fields.Dict(required=True, validate=_check_type)
     idempotent = StrictBoolean(load_default=False)
-    timeout_seconds = fields.Float(
-        load_default=60.0, validate=validate.Range(1, worker_tools.MAX_TIMEOUT_SECONDS)
-    )
+    timeout_seconds = Seconds(1, worker_tools.MAX_TIMEOUT_SECONDS, load_default=60.0)
 
 
 class _OfWorker(Schema):

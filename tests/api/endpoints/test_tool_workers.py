@@ -85,6 +85,7 @@ def test_a_hash_stands_for_the_tools(worker: User) -> None:
         ({"tools": [{**PAY, "parameters": {"type": ["object", "null"]}}]}, "tools.0.parameters"),
         ({"tools": [{**PAY, "parameters": {"required": 1}}]}, "tools.0.parameters"),
         ({"tools": [{**PAY, "timeout_seconds": 0}]}, "tools.0.timeout_seconds"),
+        ({"tools": [{**PAY, "timeout_seconds": "60"}]}, "tools.0.timeout_seconds"),
         ({"tools": [PAY], "tools_hash": "0" * 64}, "tools"),
         ({}, "tools"),
         ({"tools": [PAY], "worker_id": "a b"}, "worker_id"),
