@@ -37,7 +37,8 @@ class DescribedResponses:
         """Fail at the end of the block if responses in it differed from the description."""
         self.problems.clear()
         yield
-        assert [] == sorted({*self.problems}), "responses differ from the API's description"
+        problems = sorted({*self.problems})
+        assert [] == problems, f"responses differ from the API's description: {problems}"
 
     def _check(self, response: Response) -> Response:
         if request.url_rule is None or request.method in ("HEAD", "OPTIONS"):

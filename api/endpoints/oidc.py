@@ -64,6 +64,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.security import passwords
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("oidc", __name__)
 bp.before_request(refuse_key)
@@ -186,7 +187,7 @@ def _begun(provider: Row[Any], **login: Any) -> Response:
     if len(cookie) > provider_logins.MAX_COOKIE_LENGTH:
         raise InvalidRequest(return_to=["is too long for a cookie"])
     url = provider_logins.authorization_url(metadata, provider, pending, _redirect_uri())
-    response = jsonify(authorization_url=url, expires_at=ends_at.isoformat().replace("+00:00", "Z"))
+    response = jsonify(authorization_url=url, expires_at=rfc3339(ends_at))
     _set_cookie(response, cookie)
     if pending.user_id is not None:
         _set_link_cookie(response, pending.state)

@@ -37,7 +37,7 @@ class Json:
 
 # Types of what is shown; a text in an `Annotated` is the description.
 UuidText = Annotated[str, Json(format="uuid")]
-Time = Annotated[str, Json(format="date-time")]
+Time = Annotated[str, Json(format="date-time", pattern=r"\.[0-9]{3}Z$")]
 JsonObject = dict[str, Any]
 
 

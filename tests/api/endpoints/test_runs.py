@@ -63,7 +63,7 @@ def test_runs_are_filtered_by_least_cost_and_duration(
 def test_no_time_of_a_run_is_negative(stored: StoredRuns, alice: User) -> None:
     """The clock was set back after the run was created, and after it began to wait."""
     claim = stored.claimed()
-    stored.park(claim, new_id(), expires_at="2090-01-01T00:00:00Z")
+    stored.park(claim, new_id(), expires_at="2090-01-01T00:00:00.000Z")
     stored.set(claim.run_id, created_at=ago(seconds=-3600), waiting_since=ago(seconds=-3600))
     waiting = alice.get(f"/v1/runs/{claim.run_id}").json or {}
     stored.cancel(claim.run_id)
