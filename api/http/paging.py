@@ -16,7 +16,7 @@ from uuid import UUID
 
 from flask import Response, request
 from itsdangerous import BadData, URLSafeSerializer
-from marshmallow import fields, pre_load
+from marshmallow import ValidationError, fields, pre_load
 
 from arkloop.api.http.current import actor, public_path, settings
 from arkloop.api.http.fields import ClientId, Digits, MetadataFilter
@@ -83,6 +83,8 @@ class ClientDataQuery(PageQuery):
         prefix = "metadata."
         rest = {name: value for name, value in args.items() if not name.startswith(prefix)}
         pairs = {name.removeprefix(prefix): args[name] for name in args if name not in rest}
+        if "metadata" in rest:
+            raise ValidationError(["must name a key: metadata.<key>=<value>"], "metadata")
         return {**rest, "metadata": pairs} if pairs else rest
 
 

@@ -89,6 +89,12 @@ def test_a_bad_thread_is_refused(alice: User, body: dict[str, object], field: st
     assert [field] == list(details_of(alice.patch(f"/v1/threads/{alice.thread()}", body)))
 
 
+@pytest.mark.parametrize("query", ["metadata=red", "metadata=red&metadata.team=red"])
+def test_a_filter_by_metadata_names_a_key(alice: User, query: str) -> None:
+    """A value without a key is refused, also beside one with a key."""
+    assert ["metadata"] == list(details_of(alice.get(f"/v1/threads?{query}")))
+
+
 def test_a_change_of_metadata_is_merged(alice: User) -> None:
     """Keys are set, and removed by null; those that are left out stay, as the end user does."""
     made = alice.post("/v1/threads", {"metadata": {"a": "1", "b": "2"}, "end_user_id": "x"}).json
