@@ -83,7 +83,7 @@ def stream_events(run_id: UUID) -> Response:
     if is_by_ticket and head.ended_at is not None:
         stream_tickets.check_after_end(head.ended_at)
     is_all = head.ended_at is not None and cursor >= head.last_seq
-    if is_all and resumed:
+    if is_all and cursor in resumed:
         return Response(status=204)
     if request.method == "HEAD":
         return Response(iter(()), headers=sse.HEADERS)  # without a length, as a stream has none

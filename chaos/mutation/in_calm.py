@@ -104,7 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I19",
         Edit(
             "api/endpoints/events.py",
-            "if is_all and resumed:",
+            "if is_all and cursor in resumed:",
             "if False:",
         ),
     ),

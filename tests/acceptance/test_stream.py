@@ -209,7 +209,10 @@ def test_a_finished_run_ends_the_stream_or_stops_a_browser(user: Caller, ended_r
         assert 204 == user.http.get(path, params={"lastEventId": cursor}).status_code
         head = user.http.head(path, headers={"Last-Event-ID": str(cursor)})
         assert 204 == head.status_code
-    assert 200 == user.http.get(path, headers={"Last-Event-ID": str(last - 1)}).status_code
+        earlier = {"Last-Event-ID": str(last - 1)}
+        by_query = user.http.get(path, params={"after_seq": cursor}, headers=earlier)
+        assert (200, HELLO) == (by_query.status_code, by_query.content)
+    assert 200 == user.http.get(path, headers=earlier).status_code
 
 
 def test_the_larger_of_both_cursors_counts(user: Caller, ended_run: str) -> None:
