@@ -11,7 +11,14 @@ from chaos.model.processes import Model, is_request
 from chaos.model.steps import Bounds
 
 #: Rules for what the model lacks: the deletion of a thread, and a step without offered messages.
-OUT_OF_REACH = frozenset({"due in a deleted thread", "left in a deleted thread", "step alone"})
+OUT_OF_REACH = frozenset(
+    {
+        "due in a thread that is gone",
+        "end in a thread that is gone",
+        "left in a thread that is gone",
+        "step alone",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from arkloop.shared.runs.thread_queue import RULES
 from chaos.model.bugs import BUGS, Bug
 from chaos.model.effects import Table
-from chaos.model.exploration import SHORT, Scope, explore
+from chaos.model.exploration import OUT_OF_REACH, SHORT, Scope, explore
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "testing.md"
 
@@ -36,6 +36,11 @@ def test_the_unbroken_table_survives_what_the_bugs_are_caught_in() -> None:
     for bounds, max_waiting in scopes:
         result = explore(Table(RULES, max_waiting=max_waiting), bounds)
         assert result.found is None, str(result.found)
+
+
+def test_the_rules_out_of_reach_are_rules_of_the_table() -> None:
+    """A rule that has been renamed would count as one that never applies."""
+    assert OUT_OF_REACH <= {rule.name for rule in RULES}
 
 
 def test_every_seeded_bug_is_documented() -> None:
