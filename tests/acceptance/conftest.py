@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.caller import Caller
+from tests.system import System
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -33,6 +34,12 @@ def waiting_run(user: Caller) -> str:
     run_id = user.run({"say": "Well."}, {"tool": "ask_user", "args": {"question": "?"}})
     user.until(run_id, "status", "waiting_for_input")
     return run_id
+
+
+@pytest.fixture
+def owner(system: System) -> Caller:
+    """The owner of an org of the test's own."""
+    return system.caller()
 
 
 @pytest.fixture

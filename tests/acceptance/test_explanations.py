@@ -24,12 +24,6 @@ SLOW = {"say": "a b c d e f g h " * 10, "delay_ms": 1000}
 BUSY = {"tool": "sleep", "args": {"seconds": 300}}
 
 
-@pytest.fixture
-def owner(system: System) -> Caller:
-    """The owner of an org of the test's own."""
-    return system.caller()
-
-
 def explained(user: Caller, run_id: str, *reasons: str, seconds: float = 60) -> dict[str, Any]:
     """Wait until the run is explained with one of these reasons; return that."""
     seen: list[dict[str, Any]] = []

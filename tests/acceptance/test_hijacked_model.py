@@ -3,11 +3,8 @@
 import json
 from typing import Any
 
-import pytest
-
 from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN
 from tests.caller import Caller, data_of
-from tests.system import System
 
 #: Tools that the persona lacks, and names that look like one that it has.
 NOT_GRANTED = [
@@ -80,12 +77,6 @@ ATTACKS = [
     *({"tool": "calculator", "args": arguments} for arguments in BAD_ARGUMENTS),
     *({"tool": "calculator", "args": {"expression": text}} for text in BAD_EXPRESSIONS),
 ]
-
-
-@pytest.fixture
-def owner(system: System) -> Caller:
-    """The owner of an org of the test's own."""
-    return system.caller()
 
 
 def persona(owner: Caller, **fields: Any) -> str:

@@ -26,11 +26,6 @@ def receiver() -> Iterator[ToolReceiver]:
         yield made
 
 
-@pytest.fixture
-def owner(system: System) -> Caller:
-    return system.caller()
-
-
 def clerk(owner: Caller, receiver: ToolReceiver, **fields: Any) -> str:
     """Publish a persona with the tool and one of clients; returns the tool's signing secret."""
     given = {"name": "refund", "description": "Refund.", "url": receiver.url}

@@ -17,12 +17,6 @@ USAGE = {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}
 HELLO = raw(openai_stream(delta(content="Hello."), {**delta("stop"), "usage": USAGE}))
 
 
-@pytest.fixture
-def owner(system: System) -> Caller:
-    """The owner of an org of the test's own."""
-    return system.caller()
-
-
 def model_of(owner: Caller, llmock: LLMock, kind: str = "openai", **fields: Any) -> str:
     """Add a model at llmock that costs 1 USD per million tokens in, 2 out; returns its route id."""
     provider = owner.made(

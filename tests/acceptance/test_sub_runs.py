@@ -15,12 +15,6 @@ from tests.waiting import eventually
 CALL = {"usage": {"input_tokens": 1000, "output_tokens": 1000}}
 
 
-@pytest.fixture
-def owner(system: System) -> Caller:
-    """The owner of an org of the test's own."""
-    return system.caller()
-
-
 def task(*steps: dict[str, Any], persona: str = "plain") -> dict[str, Any]:
     """Build a call of `delegate` whose task is a script."""
     return {"tool": "delegate", "args": {"persona": persona, "task": script(*steps)}}

@@ -19,11 +19,6 @@ def receiver() -> Iterator[ToolReceiver]:
         yield made
 
 
-@pytest.fixture
-def owner(system: System) -> Caller:
-    return system.caller()
-
-
 def endpoint(owner: Caller, receiver: ToolReceiver, **fields: Any) -> dict[str, Any]:
     """Create an endpoint at the receiver."""
     return owner.made("/v1/webhook-endpoints", {"url": receiver.url, **fields})

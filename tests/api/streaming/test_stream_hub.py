@@ -19,7 +19,7 @@ from arkloop.shared import ids
 from arkloop.shared.actors import Actor
 from arkloop.shared.storage import rewinds, signals
 from arkloop.shared.storage.connections import Connections
-from tests.clients import Register, User
+from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
 
@@ -38,11 +38,6 @@ def without_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub learns nothing from its safety net."""
     monkeypatch.setattr(stream_hub, "POLL_SECONDS", 60.0)
     monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 60.0)
-
-
-@pytest.fixture
-def stored(connections: Connections, alice: User) -> StoredRuns:
-    return StoredRuns.of(connections, alice)
 
 
 @contextlib.contextmanager

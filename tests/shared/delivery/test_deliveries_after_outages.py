@@ -1,23 +1,13 @@
 """Deliveries to an endpoint that responds again after it has failed for a while."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, text
 
 from arkloop.shared.delivery.deliveries import JITTER
-from arkloop.shared.storage.connections import Connections
-from tests import stored_deliveries
-from tests.shared.delivery.test_deliveries import BROKEN, OK, Org
-from tests.stored_runs import StoredRuns, ago
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """The claims are those of everybody's deliveries."""
-    yield Org(connections, stored)
-    stored_deliveries.delete_all(connections)
+from tests.shared.delivery.delivering_org import BROKEN, OK, Org
+from tests.stored_runs import ago
 
 
 @pytest.mark.parametrize(("began", "is_due"), [(600, False), (80, True), (30, True)])

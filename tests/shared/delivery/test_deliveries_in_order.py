@@ -11,18 +11,10 @@ from sqlalchemy import Row, text
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.delivery.deliveries import Attempt
 from arkloop.shared.ids import new_id
-from arkloop.shared.storage.connections import Connections
 from tests import stored_deliveries
 from tests.query_plans import noted
-from tests.shared.delivery.test_deliveries import BROKEN, OK, Org
-from tests.stored_runs import StoredRuns, ago
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """The claims are those of everybody's deliveries."""
-    yield Org(connections, stored)
-    stored_deliveries.delete_all(connections)
+from tests.shared.delivery.delivering_org import BROKEN, OK, Org
+from tests.stored_runs import ago
 
 
 def waiting(org: Org, endpoint: UUID, *, runs: int, events: int) -> list[UUID]:

@@ -1,6 +1,5 @@
 """Deliveries that are left behind when their endpoint is deleted."""
 
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
@@ -9,18 +8,10 @@ from sqlalchemy import select
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention
-from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests import stored_deliveries
-from tests.shared.delivery.test_deliveries import OK, Org
-from tests.stored_runs import StoredRuns, ago
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """The retention looks at everybody's deliveries."""
-    yield Org(connections, stored)
-    stored_deliveries.delete_all(connections)
+from tests.shared.delivery.delivering_org import OK, Org
+from tests.stored_runs import ago
 
 
 def delete(org: Org, endpoint_id: UUID) -> None:

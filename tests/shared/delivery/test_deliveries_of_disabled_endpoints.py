@@ -1,6 +1,6 @@
 """Deliveries to an endpoint that is disabled for a while: that time does not make them older."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -9,20 +9,11 @@ import pytest
 from sqlalchemy import Row, update
 
 from arkloop.shared.delivery import deliveries, endpoints
-from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_endpoints
-from tests import stored_deliveries
-from tests.shared.delivery.test_deliveries import BROKEN, Org
+from tests.shared.delivery.delivering_org import BROKEN, Org
 from tests.shared.delivery.test_deliveries_of_orgs import waiting
-from tests.stored_runs import StoredRuns, ago
+from tests.stored_runs import ago
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """The claims are those of everybody's deliveries."""
-    yield Org(connections, stored)
-    stored_deliveries.delete_all(connections)
 
 
 def enable(org: Org, endpoint: UUID, *, enabled: bool = True) -> None:

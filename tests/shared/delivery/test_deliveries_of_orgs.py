@@ -1,10 +1,8 @@
 """Deliveries of one org beside those of others."""
 
 import threading
-from collections.abc import Iterator
 from uuid import UUID
 
-import pytest
 from sqlalchemy import insert, text
 
 from arkloop.shared.claim import Claim
@@ -16,17 +14,9 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import Register
-from tests.shared.delivery.test_deliveries import Org
+from tests.shared.delivery.delivering_org import Org
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """The claims are those of everybody's deliveries."""
-    yield Org(connections, stored)
-    with connections.transaction() as tx:
-        tx.sql.execute(text("TRUNCATE webhook_deliveries, webhook_endpoints"))
 
 
 def test_an_org_with_many_deliveries_leaves_room_for_others(

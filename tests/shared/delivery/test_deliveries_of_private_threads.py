@@ -1,6 +1,5 @@
 """Deliveries of runs that the org does not see."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,20 +8,11 @@ from arkloop.shared.accounts import erasure
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention, thread_changes
-from arkloop.shared.storage.connections import Connections
-from tests import stored_deliveries
 from tests.clients import User
 from tests.query_plans import Plans, noted
-from tests.shared.delivery.test_deliveries import Org
+from tests.shared.delivery.delivering_org import Org
 from tests.shared.runs.delegated_runs import delegated
-from tests.stored_runs import StoredRuns, ago
-
-
-@pytest.fixture
-def org(connections: Connections, stored: StoredRuns) -> Iterator[Org]:
-    """Call its methods for deliveries, which are all deleted afterwards."""
-    yield Org(connections, stored)
-    stored_deliveries.delete_all(connections)
+from tests.stored_runs import ago
 
 
 def hidden(data: dict[str, Any]) -> list[str]:
