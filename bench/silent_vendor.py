@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Self
 
 #: How far an answer gets, by the first part of the request's path.
@@ -50,12 +49,7 @@ class SilentVendor:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # A close alone would leave the thread in accept, where it could take what comes to
         # another server with the same descriptor.
         self._listener.shutdown(socket.SHUT_RDWR)
