@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from arkloop.shared.catalog.field_readers import FieldReader, object_of
+from arkloop.shared.catalog.field_readers import FLAG, FieldReader, object_of
 from arkloop.shared.events.plain import clean, is_too_deep
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -103,12 +103,6 @@ def _one_of(choices: Collection[str]) -> FieldReader:
     return FieldReader(read_choice, {"type": "string", "enum": [*choices]})
 
 
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
 def _seed(value: Any) -> int:
     if type(value) is not int or not -(2**63) <= value < 2**63:
         raise ValueError("must be an integer of 64 bits")
@@ -171,7 +165,7 @@ _SETTINGS: Mapping[str, FieldReader] = {
         _stop, {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}
     ),
     "tool_choice": FieldReader(_tool_choice, {"anyOf": [_CHOICE, _CHOSEN_TOOL]}),
-    "parallel_tool_calls": FieldReader(_boolean, {"type": "boolean"}),
+    "parallel_tool_calls": FLAG,
     "reasoning_effort": _one_of(EFFORTS),
     "verbosity": _one_of(VERBOSITIES),
     "extra_body": FieldReader(_extra_body, {"type": "object"}),

@@ -284,11 +284,6 @@ def _state(stored: dict[str, Any] | None) -> ProviderState | None:
     )
 
 
-def messages_of(turns: Sequence[Turn]) -> list[Message]:
-    """Return all the turns of a run as the model sees them."""
-    return [message for turn in turns for message in turn.messages()]
-
-
 def entries_of(
     position: int, turns: Iterable[Turn], steered: Iterable[Steered] = ()
 ) -> list[Entry]:

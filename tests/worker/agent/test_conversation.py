@@ -1,5 +1,6 @@
 """The conversion of stored events to messages, and to the state of a resumed run."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,13 +11,9 @@ from arkloop.shared.events import types
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
-from arkloop.worker.agent.conversation import (
-    messages_of,
-    resume_state_from,
-    turns_of,
-)
+from arkloop.worker.agent.conversation import Turn, resume_state_from, turns_of
 from arkloop.worker.contract.attachments import Attachment
-from arkloop.worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
+from arkloop.worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED = types.RunStarted("assistant@1", "scripted", "scripted-1", {})
@@ -29,6 +26,10 @@ def stored(*happened: Event) -> list[StoredEvent]:
 
 def completed(content: str) -> Event:
     return types.MessageCompleted(f"m-{content}", content, Usage())
+
+
+def messages_of(turns: Iterable[Turn]) -> list[Message]:
+    return [message for turn in turns for message in turn.messages()]
 
 
 def called(call: ToolCall = CALL) -> Event:

@@ -16,7 +16,7 @@ from arkloop.shared.events.types import (
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.agent import Agent
-from arkloop.worker.agent.conversation import Counted, Turn, messages_of
+from arkloop.worker.agent.conversation import Counted, Turn
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.retry import MAX_SHRINKS, MAX_TRIES
 from arkloop.worker.agent.route_chain import RouteChain
@@ -385,7 +385,7 @@ def test_no_result_ever_lacks_its_call(
     calls = [Turn(f"m{i}", "", [ToolCall("c1", "t", {})], seq=i + 2) for i in range(steps)]
     for turn in calls:
         turn.results["c1"] = RESULT
-    whole = [*agent.history.messages, *messages_of(calls)]
+    whole = [*agent.history.messages, *(said for turn in calls for said in turn.messages())]
 
     sent = list(RequestBuilder(agent, RecordedRun(), calls).build(agent.chain.route).messages)
 
