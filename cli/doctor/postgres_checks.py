@@ -11,8 +11,9 @@ from sqlalchemy.pool import StaticPool
 
 from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
-from arkloop.cli.doctor.postgres_failures import SLOW, first_line, place, unreachable
+from arkloop.cli.doctor.postgres_failures import SLOW, first_line, unreachable
 from arkloop.cli.doctor.postgres_hosts import ANSWER_SECONDS
+from arkloop.cli.operator.database import place
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler

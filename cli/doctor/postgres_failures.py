@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from arkloop.cli.doctor import postgres_hosts
 from arkloop.cli.doctor.findings import Finding, fail
 from arkloop.cli.doctor.postgres_hosts import Host
-from arkloop.shared.storage.postgres import connection_args
+from arkloop.cli.operator.database import place
 
 SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 _STANDBY = "Point {} to the primary, or list all hosts of the cluster in it."
@@ -59,13 +59,6 @@ _AT_TARGET = (
 )
 _SERVERS_WORD = "Postgres, or a pooler before it, says so: its log has more."
 _ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
-
-
-def place(url: str) -> str:
-    """Return hosts, ports and database, without user and password."""
-    args = connection_args(url)
-    host, port = args.get("host") or "localhost", args.get("port") or 5432
-    return f"{host}:{port}/{args.get('dbname', '')}"
 
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:

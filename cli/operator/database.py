@@ -1,6 +1,6 @@
 """Commands that use the database directly, without a server."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,12 @@ from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage.connections import Connections, Transaction, connect
-from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS, REQUEST_TIMEOUTS, Timeouts
+from arkloop.shared.storage.postgres import (
+    COMMAND_TIMEOUTS,
+    REQUEST_TIMEOUTS,
+    Timeouts,
+    connection_args,
+)
 
 database_url_option = click.option(
     "--database-url",
@@ -50,6 +55,22 @@ def checked(url: str, *, name: str = _GIVEN_BY) -> str:
         return normalize(url.strip())  # it may come from a file that ends with a newline
     except InvalidDatabaseUrl as error:
         raise click.ClickException(f"{name}: {error}") from None
+
+
+def place(url: str) -> str:
+    """Return hosts, ports and database of a URL, without its user and its options: some of those
+    are secret, as a password is.
+    """
+    args = connection_args(url)
+    return "/".join(filter(None, (server_of(args), args.get("dbname"))))
+
+
+def server_of(args: Mapping[str, Any]) -> str:
+    """Return hosts and ports of psycopg's parameters, or the service whose file has them."""
+    host, service = args.get("host") or args.get("hostaddr"), args.get("service")
+    if service and not host:
+        return f"service {service}"
+    return f"{host or 'localhost'}:{args.get('port') or 5432}"
 
 
 class Unanswered(click.ClickException):

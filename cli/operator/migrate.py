@@ -8,7 +8,7 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from arkloop.cli.operator.database import checked
+from arkloop.cli.operator.database import checked, place
 from arkloop.cli.operator.service_role import prepare_service, role_of, switch_newer
 from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
@@ -20,6 +20,7 @@ from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
 _OWNER = "ARKLOOP_OWNER_DATABASE_URL"
+_DIRECT = "ARKLOOP_DIRECT_DATABASE_URL"
 _OF_SERVICE = ("ARKLOOP_DATABASE_URL", "DATABASE_URL")
 
 
@@ -59,13 +60,19 @@ def migrate(
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
     If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself. If the service's
-    role does not own the tables, set ARKLOOP_OWNER_DATABASE_URL to the URL with the role that does:
-    the service's role gets the privileges that it needs. A schema that is newer than this code is
-    left unchanged, except that row-level security can be taken away.
+    role does not own the tables, set ARKLOOP_OWNER_DATABASE_URL to the URL of Postgres itself with
+    the role that does: the service's role gets the privileges that it needs. A schema that is newer
+    than this code is left unchanged, except that row-level security can be taken away.
     """
-    engine = _engine(_OWNER, "ARKLOOP_DIRECT_DATABASE_URL", *_OF_SERVICE)
+    variable = _first_set(_OWNER, _DIRECT, *_OF_SERVICE)
+    if variable is None:
+        raise click.ClickException(
+            "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
+        )
+    url = _url_of(variable)
+    engine = _engine(url)
     try:
-        version = _check(engine, wait_seconds)
+        version = _check(engine, variable, wait_seconds)
         if schema.is_newer(version) and row_security != "off":
             # Nothing is changed, so a rollback need not wait for a migration that is in progress.
             switch_newer(engine, row_security, lock_seconds)
@@ -75,8 +82,8 @@ def migrate(
         if not schema.is_newer(version):
             _make_room(engine, retention_days, lock_seconds)
     except DBAPIError as error:
-        url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
-        raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
+        problem = f"Cannot migrate {place(url)} ({variable}): {_reason(error)}"
+        raise click.ClickException(problem) from None
     finally:
         engine.dispose()
 
@@ -101,19 +108,16 @@ def _value_of(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-def _url_of(*names: str) -> str:
-    """Return the URL of the first of these variables that is set, or "". Raises: ClickException."""
-    name = next(filter(_value_of, names), None)
-    return "" if name is None else checked(_value_of(name), name=name)
+def _first_set(*names: str) -> str | None:
+    return next(filter(_value_of, names), None)
 
 
-def _engine(*names: str) -> Engine:
-    """Return an engine for the first of these variables that is set. Raises: ClickException."""
-    url = _url_of(*names)
-    if not url:
-        raise click.ClickException(
-            "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
-        )
+def _url_of(name: str) -> str:
+    """Return the URL that the variable has. Raises: ClickException: it is malformed."""
+    return checked(_value_of(name), name=name)
+
+
+def _engine(url: str) -> Engine:
     return create_engine(
         url,
         connect_args={
@@ -124,8 +128,10 @@ def _engine(*names: str) -> Engine:
     )
 
 
-def _check(engine: Engine, wait_seconds: float) -> str:
+def _check(engine: Engine, variable: str, wait_seconds: float) -> str:
     """Wait for the database, and return the version of its schema, which may be empty.
+
+    `variable` is the one that leads there.
 
     Raises:
         ClickException: nothing can be migrated there.
@@ -139,9 +145,11 @@ def _check(engine: Engine, wait_seconds: float) -> str:
             raise click.ClickException(str(error)) from None
         driver = sql.connection.driver_connection
         if driver is not None and leads_to_pooler(driver):
+            # A variable for migrations is used before all that could be set beside it.
+            to_correct = "it" if variable in (_OWNER, _DIRECT) else _DIRECT
             raise click.ClickException(
-                "ARKLOOP_DATABASE_URL points to a pooler, where migrations cannot hold their lock: "
-                "point ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
+                f"{variable} points to a pooler, where migrations cannot hold their lock:"
+                f" point {to_correct} to Postgres itself"
             )
         return schema.current_version(sql) or ""
 
@@ -151,7 +159,8 @@ def _change(engine: Engine, switch: str | None, lock_seconds: float) -> str:
 
     All of it with one lock: privileges and policies cannot be changed by two sessions at once.
     """
-    url = _url_of(*_OF_SERVICE)
+    variable = _first_set(*_OF_SERVICE)
+    url = _url_of(variable) if variable else ""
     role = role_of(url) if url and make_url(url) != engine.url else None
     is_apart = bool(_value_of(_OWNER))
     with schema.locked(engine) as session:

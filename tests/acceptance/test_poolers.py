@@ -241,6 +241,20 @@ def test_migrations_through_a_pooler_are_refused(
     assert 0 == done.exit_code, done.output
 
 
+@pytest.mark.parametrize("name", ["ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL"])
+def test_a_url_for_migrations_that_leads_to_a_pooler_is_named(
+    name: str, settings: Settings, pooled_url: Callable[[str], str]
+) -> None:
+    """Nothing else that is set beside it would change anything."""
+    direct = settings.database_url
+    env = {"ARKLOOP_DATABASE_URL": direct, name: pooled_url(direct)}
+    refused = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert 1 == refused.exit_code
+    assert f"Error: {name} points to a pooler" in refused.output
+    assert "point it to Postgres itself" in refused.output
+
+
 @pytest.mark.parametrize("mode", [TRANSACTION_MODE, SESSION_MODE], ids=["transaction", "session"])
 def test_runs_complete_behind_pgbouncer(
     mode: dict[str, object],

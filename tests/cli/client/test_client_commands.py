@@ -351,7 +351,10 @@ def test_migrate_leaves_a_newer_schema_alone(new_database: Callable[[], str]) ->
         ("", "ARKLOOP_DATABASE_URL is required"),
         ("mysql://x", "must begin with postgresql://"),
         ("nonsense", "must begin with postgresql://"),
-        ("postgresql://me:secret@127.0.0.1:1/x", "postgresql://me:***@127.0.0.1:1/x: connection"),
+        (
+            "postgresql://me:secret@127.0.0.1:1/x",
+            "127.0.0.1:1/x (ARKLOOP_DATABASE_URL): conn",
+        ),
     ],
 )
 def test_migrate_says_what_is_wrong_with_the_database(url: str, why: str) -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
 from arkloop.cli.main import main
-from arkloop.cli.operator.database import database
+from arkloop.cli.operator.database import database, place
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import REQUEST_TIMEOUTS
@@ -84,3 +84,20 @@ def test_a_statement_that_takes_too_long_is_not_shown(connections: Connections) 
         "The database is unavailable; try again shortly. (canceling statement due to statement"
         " timeout)"
     ) == raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:secret@db/runs?sslpassword=secret", "db:5432/runs"),
+        ("postgresql:///runs?host=db1:1&host=db2:2", "db1,db2:1,2/runs"),
+        ("postgresql:///runs", "localhost:5432/runs"),
+        ("postgresql:///runs?hostaddr=10.0.0.5&password=secret", "10.0.0.5:5432/runs"),
+        ("postgresql://db/runs?hostaddr=10.0.0.5&port=6432", "db:6432/runs"),
+        ("postgresql:///?service=prod", "service prod"),
+        ("postgresql:///runs?service=prod", "service prod/runs"),
+    ],
+)
+def test_messages_name_the_server_that_is_connected_to(url: str, shown: str) -> None:
+    """An address is one as a name is, and a service has its server in a file."""
+    assert shown == place(url)

@@ -16,6 +16,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import connect
 from arkloop.shared.storage.schema import needed_version
 from tests import walls
+from tests.closed_port import closed_port
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,19 @@ def test_a_malformed_url_is_named_by_its_variable(name: str) -> None:
 
     assert 1 == done.exit_code
     assert f"Error: {name}: must begin with postgresql" in done.output
+
+
+def test_no_secret_of_a_url_is_printed() -> None:
+    """A failure names the server and the database; passwords can be options, too."""
+    port = closed_port()
+    secret = "password=hush&sslpassword=hush&oauth_client_secret=hush"
+    env = {"ARKLOOP_DATABASE_URL": f"postgresql://ann:hush@127.0.0.1:{port}/runs?{secret}"}
+
+    failed = CliRunner().invoke(main, ["migrate", "--wait", "0"], env=env)
+
+    assert 1 == failed.exit_code
+    assert f"Error: Cannot migrate 127.0.0.1:{port}/runs (ARKLOOP_DATABASE_URL): " in failed.output
+    assert "hush" not in failed.output
 
 
 def test_a_malformed_url_of_the_service_is_named_beside_that_of_the_owner(
@@ -254,7 +268,7 @@ def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database)
 
     assert 1 == result.exit_code
     assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert result.output.startswith("Error: Cannot migrate postgresql://")
+    assert result.output.startswith("Error: Cannot migrate ")
     assert "permission denied for table alembic_version" in result.output
     assert 1 == result.output.count("\n")
 
