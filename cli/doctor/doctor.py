@@ -76,10 +76,11 @@ def _postgres(settings: Settings) -> list[Finding]:
         findings = postgres_checks.of_server("postgres", "ARKLOOP_DATABASE_URL", url, engine)
         if findings[0].level is Level.FAIL:
             return findings
-        findings += postgres_hosts.of_hosts("postgres", "ARKLOOP_DATABASE_URL", url)
+        heartbeat = settings.heartbeat_seconds
+        findings += postgres_hosts.of_hosts("postgres", "ARKLOOP_DATABASE_URL", url, heartbeat)
         if direct := settings.direct_database_url:
             variable = "ARKLOOP_DIRECT_DATABASE_URL"
-            findings += postgres_hosts.of_hosts("direct postgres", variable, direct)
+            findings += postgres_hosts.of_hosts("direct postgres", variable, direct, heartbeat)
         findings += postgres_checks.of_pooler(settings, engine)
         of_schema = postgres_checks.examined("schema", postgres_checks.of_schema, settings, engine)
         findings += of_schema

@@ -1,6 +1,6 @@
 """Reasons why Postgres executes no statement, and what to do about each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
@@ -11,7 +11,12 @@ from arkloop.cli.operator.database import place
 
 SLOW = "A table is locked, or Postgres is too slow: look at pg_stat_activity."
 _STANDBY = "Point {} to the primary, or list all hosts of the cluster in it."
-_PROMOTE = "Promote a standby, or start the primary: no host in {} accepts writes."
+#: A primary that this machine alone does not reach would accept writes beside a promoted standby.
+_PROMOTE = (
+    "See whether {1} is up for other machines: if so, correct {0}, or the network or name service"
+    " of this one; if not, start the primary or promote a standby. No host in {0} accepts writes."
+)
+_NAME = "Correct the host in {}, or the name service of this machine."
 _CERTIFICATE_OF_ANOTHER = "Name a host in {} that the server's certificate has, or correct that."
 _REJECTED_CERTIFICATE = (
     "Renew the server's certificate if it has expired; else name the file of its authority as"
@@ -44,8 +49,8 @@ _CAUSES = (
     ("certificate file", "Correct sslcert in {}: no certificate can be read there."),
     ("server login", "The pooler does not reach Postgres: start that, or correct its settings."),
     ("does not exist", "Create it, or correct {}."),
-    ("resolve host", "Correct the host in {}, or the name service of this machine."),
-    ("translate host", "Correct the host in {}, or the name service of this machine."),
+    ("resolve host", _NAME),
+    ("translate host", _NAME),
     ("canceling statement", SLOW),
     ("SSL", "Correct sslmode and the certificates in {}."),
 )
@@ -59,6 +64,8 @@ _AT_TARGET = (
 )
 _SERVERS_WORD = "Postgres, or a pooler before it, says so: its log has more."
 _ELSE = "Start it, or correct host and port in {}; see whether a firewall is in between."
+#: Advice about a host that this machine does not reach, whatever others do.
+_AWAY = (_NAME, _ELSE)
 
 
 def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Finding:
@@ -67,7 +74,7 @@ def unreachable(name: str, variable: str, url: str, error: DBAPIError) -> Findin
         hosts = postgres_hosts.look_at(url)
         if not any(host.accepts_writes for host in hosts):
             shown = "; ".join(f"{host.place}: {_state(host)}" for host in hosts)
-            return fail(name, shown, " ".join(_of_each(hosts)).format(variable))
+            return fail(name, shown, _of_each(hosts, variable))
     advice = _advice(error.orig)
     if advice is _STANDBY:
         [host, *others] = postgres_hosts.look_at(url)
@@ -82,15 +89,20 @@ def _state(host: Host) -> str:
     return _first_line(host.error).rpartition(" failed: ")[2]
 
 
-def _of_each(hosts: Sequence[Host]) -> Iterable[str]:
+def _of_each(hosts: Sequence[Host], variable: str) -> str:
     """Return what to do about hosts none of which accepts writes, each advice once."""
-    advice = dict.fromkeys(
-        _advice(host.error) if host.error else _why_read_only(host) or _PROMOTE for host in hosts
-    )
-    if advice.keys() <= {_PROMOTE, _ELSE}:
-        return [_PROMOTE if _PROMOTE in advice else _ELSE]  # to start the primary is a part of it
-    advice.pop(_PROMOTE, None)  # a primary is there: a second one would accept writes beside it
-    return advice
+    each = dict.fromkeys(_advice_for(host) for host in hosts)
+    if each.keys() <= {_PROMOTE, *_AWAY} and _PROMOTE in each:
+        each = {_PROMOTE: None}  # to start the primary, or to find it, is a part of it
+    else:
+        each.pop(_PROMOTE, None)  # a primary is there: a second one would accept writes beside it
+    away = [host.place for host in hosts if _advice_for(host) in _AWAY]
+    lost = " or ".join(away) or "the primary"
+    return " ".join(advice.format(variable, lost) for advice in each)
+
+
+def _advice_for(host: Host) -> str:
+    return _advice(host.error) if host.error else _why_read_only(host) or _PROMOTE
 
 
 def _advice(error: BaseException | None) -> str:

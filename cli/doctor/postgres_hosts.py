@@ -1,6 +1,6 @@
 """Hosts of Postgres that one URL lists: what each is, and whether one alone accepts writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from arkloop.cli.doctor.findings import Finding, fail
+from arkloop.shared.runs.live_workers import SILENT_HEARTBEATS
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
 
 #: Seconds. A server that works answers in a thousandth of it.
@@ -25,6 +26,9 @@ SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_
     extract(epoch FROM pg_postmaster_start_time())::text
 """
 _TIMELINE = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"
+_HEARTBEAT = "SELECT extract(epoch FROM clock_timestamp() - max(seen_at))::float8 FROM workers"
+#: For the rows behind row-level security, and for a table that somebody has locked.
+_LIMITS = "SELECT set_config('arkloop.orgs', '*', true), set_config('lock_timeout', '1000', true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,19 @@ class Host:
     is_read_only: bool = False
     started: str = ""
     timeline: int = 0  # of a primary; each promotion begins one with a higher number; 0: hidden
+    heartbeat_age: float | None = None  # in a primary: seconds since the last one of any worker
 
     @property
     def accepts_writes(self) -> bool:
         return self.error is None and not self.is_read_only
+
+    @property
+    def shown(self) -> str:
+        """The place, with what tells primaries from each other."""
+        marks = [f"timeline {self.timeline}"] if self.timeline else []
+        if self.heartbeat_age is not None:
+            marks.append(f"last heartbeat of a worker {max(self.heartbeat_age, 0):,.0f} s ago")
+        return f"{self.place} ({', '.join(marks)})" if marks else self.place
 
 
 def look_at(url: str) -> list[Host]:
@@ -54,23 +67,36 @@ def are_several(url: str) -> bool:
     return len(_each(url)) > 1
 
 
-def of_hosts(name: str, variable: str, url: str) -> Iterator[Finding]:
+def of_hosts(name: str, variable: str, url: str, heartbeat_seconds: float) -> Iterator[Finding]:
     """Find primaries beside each other: a connection leads to the first that responds."""
     if not are_several(url):
         return
-    primaries = {host.started: host for host in look_at(url) if host.accepts_writes}
-    if len(primaries) < 2:
+    by_start = {host.started: host for host in look_at(url) if host.accepts_writes}
+    if len(by_start) < 2:
         return
-    *older, newest = sorted(primaries.values(), key=lambda host: host.timeline)
-    shown = " and ".join(f"{host.place} (timeline {host.timeline})" for host in (*older, newest))
-    superseded = [host.place for host in older if host.timeline < newest.timeline]
-    advice = "Stop all but the primary, and rebuild them as standbys."
-    if len(superseded) == len(older):
-        advice = (
-            f"Stop {' and '.join(superseded)}, which a promotion has superseded, and rebuild as a"
-            " standby: what is written there is lost."
-        )
-    yield fail(f"{name} hosts", f"{variable} lists several that accept writes: {shown}", advice)
+    primaries = sorted(by_start.values(), key=lambda host: host.timeline)
+    yield fail(
+        f"{name} hosts",
+        f"{variable} lists several that accept writes: "
+        + " and ".join(host.shown for host in primaries),
+        f"{_in_use(primaries, heartbeat_seconds * SILENT_HEARTBEATS)}Each may have what the others"
+        " lack: decide whose data to keep before you stop one. Then stop the others, and rebuild"
+        " them as standbys: what only they have is lost.",
+    )
+
+
+def _in_use(primaries: Sequence[Host], silence: float) -> str:
+    """Say where workers write, if that is known: a later timeline shows what was promoted, which
+    is not always what the processes have found.
+    """
+    used = [
+        host.place
+        for host in primaries
+        if host.heartbeat_age is not None and host.heartbeat_age <= silence
+    ]
+    if len(used) > 1:
+        return "Workers write to several of them, or did so until a promotion seconds ago. "
+    return f"Workers write to {used[0]} now. " if used else ""
 
 
 def _each(url: str) -> list[dict[str, Any]]:
@@ -98,7 +124,10 @@ def _look_at(args: dict[str, Any]) -> Host:
             connection.prepare_threshold = None  # a pooler may be in between
             found = connection.execute(_STATE).fetchone()
             host = Host(place, None, *(found or ()))
-            return replace(host, timeline=_timeline(connection)) if host.accepts_writes else host
+            if not host.accepts_writes:
+                return host
+            timeline, age = _timeline(connection), _heartbeat_age(connection)
+            return replace(host, timeline=timeline, heartbeat_age=age)
     except psycopg.Error as error:
         return Host(place, error)
 
@@ -109,3 +138,12 @@ def _timeline(connection: BoundedConnection) -> int:
         for (timeline,) in connection.execute(_TIMELINE):
             return int(timeline)
     return 0
+
+
+def _heartbeat_age(connection: BoundedConnection) -> float | None:
+    """Return the seconds since a worker's last heartbeat; None where there is none to be read."""
+    with suppress(psycopg.Error), connection.transaction():
+        connection.execute(_LIMITS)
+        for (age,) in connection.execute(_HEARTBEAT):
+            return None if age is None else float(age)
+    return None

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
-from arkloop.cli.doctor import postgres_hosts
 from arkloop.shared.config import Settings
 from tests import walls
 from tests.cli.doctor.examined import Examine, examine, own_redis
@@ -69,68 +68,6 @@ def test_a_standby_fails(examine: Examine, tmp_path: Path) -> None:
         assert ["postgres"] == report.failed()
         assert "primary" in report.advice("postgres")
         assert [] == examine(ARKLOOP_DATABASE_URL=pair.url(pair.standby, pair.primary)).failed()
-
-
-def test_a_standby_whose_primary_is_down_is_to_be_promoted(
-    examine: Examine, tmp_path: Path
-) -> None:
-    """Every host of the URL is shown, in whichever order; to list them is no advice any more."""
-    with replicated_postgres(tmp_path) as pair:
-        pair.primary.stop()
-        for servers in (pair.primary, pair.standby), (pair.standby, pair.primary):
-            report = examine(ARKLOOP_DATABASE_URL=pair.url(*servers))
-
-            assert ["postgres"] == report.failed()
-            [(_, shown)] = report.of("postgres")
-            assert f"{pair.standby.sockets}:5432: is a standby" in shown
-            assert f"{pair.primary.sockets}:5432: No such file" in shown
-            assert report.advice("postgres").startswith("Promote a standby, or start the primary")
-
-
-def test_no_standby_is_to_be_promoted_beside_a_primary(examine: Examine, tmp_path: Path) -> None:
-    """A primary that a full disk has made read-only would accept writes again beside it."""
-    with replicated_postgres(tmp_path) as pair:
-        engine = create_engine(pair.primary.url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as sql:
-            sql.execute(text("ALTER SYSTEM SET default_transaction_read_only = on"))
-            sql.execute(text("SELECT pg_reload_conf()"))
-        engine.dispose()
-        both = pair.url(pair.standby, pair.primary)
-        eventually(lambda: ["postgres"] == examine(ARKLOOP_DATABASE_URL=both).failed())
-        advice = examine(ARKLOOP_DATABASE_URL=both).advice("postgres")
-
-    assert advice.startswith("default_transaction_read_only is on")
-    assert "Promote" not in advice
-
-
-def test_a_primary_that_was_superseded_is_found(examine: Examine, tmp_path: Path) -> None:
-    """It is the one of the lower timeline; one server under two addresses is no finding."""
-    with replicated_postgres(tmp_path) as pair:
-        both = pair.url(pair.primary, pair.standby)
-        assert [] == examine(ARKLOOP_DATABASE_URL=both).of("postgres hosts")
-        pair.promote()
-        twice = pair.url(pair.primary, pair.primary)
-        assert [] == examine(ARKLOOP_DATABASE_URL=twice).of("postgres hosts")
-        report = examine(ARKLOOP_DATABASE_URL=both)
-
-    assert ["postgres hosts"] == report.failed()
-    [(_, shown)] = report.of("postgres hosts")
-    assert f"{pair.primary.sockets}:5432 (timeline 1)" in shown
-    assert f"{pair.standby.sockets}:5432 (timeline 2)" in shown
-    assert report.advice("postgres hosts").startswith(f"Stop {pair.primary.sockets}:5432, which a")
-
-
-def test_primaries_that_hide_their_log_are_found(
-    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing shows then which of them was superseded, as on Aurora."""
-    monkeypatch.setattr(postgres_hosts, "_TIMELINE", "SELECT 1 / 0")
-    with replicated_postgres(tmp_path) as pair:
-        pair.promote()
-        report = examine(ARKLOOP_DATABASE_URL=pair.url(pair.primary, pair.standby))
-
-    assert ["postgres hosts"] == report.failed()
-    assert report.advice("postgres hosts").startswith("Stop all but the primary")
 
 
 def test_a_recovery_that_has_reached_its_target_is_no_standby(
