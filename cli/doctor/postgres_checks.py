@@ -189,13 +189,19 @@ def _durability(name: str, variable: str, sql: Connection) -> Iterator[Finding]:
             yield warn(f"{name} {setting}", f"off: {loss}", advice)
 
 
+# Sessions of other roles show their kind only to pg_read_all_stats, but their database and role.
+_IN_USE = text(
+    """
+    SELECT (
+        SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
+            OR backend_type IS NULL AND usesysid IS NOT NULL AND datid IS NOT NULL
+    ), current_setting('max_connections')::int
+    """
+)
+
+
 def _connections(name: str, sql: Connection) -> Iterator[Finding]:
-    used, most = sql.execute(
-        text(
-            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
-            " current_setting('max_connections')::int"
-        )
-    ).one()
+    used, most = sql.execute(_IN_USE).one()
     shown = f"{used} of {most} in use"
     if used > 0.85 * most:
         yield warn(

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
@@ -11,6 +12,7 @@ from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -48,17 +50,12 @@ def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
     where = _place(url)
     try:
         began = time.monotonic()
-        client.ping()
+        with suppress(NoPermissionError):
+            client.ping()
         seconds = time.monotonic() - began
-        info = client.info()
+        info = _info(client)
     except AuthenticationError:
         yield fail(name, f"{where} rejects the user or password", f"Correct {variable}.")
-    except NoPermissionError:
-        yield warn(
-            name,
-            f"{where} works, but does not let this user ask for INFO",
-            "Allow INFO and TIME (ACL SETUSER … +info +time) to have it checked.",
-        )
     except ResponseError as error:
         yield _refused(name, variable, where, str(error))
     except (TypeError, ValueError) as error:
@@ -73,15 +70,31 @@ def of_server(name: str, variable: str, url: str) -> Iterator[Finding]:
             " and streams are read from Postgres.",
         )
     else:
-        yield from _version(name, variable, where, info, seconds)
-        yield _writes(name, variable, info, client)
-        yield from _memory(name, info)
+        if info is None:
+            yield warn(
+                name,
+                f"{where} responds, but does not let this user ask for INFO: version and memory"
+                " are unknown",
+                "Allow INFO (ACL SETUSER … +info) to have them checked.",
+            )
+        else:
+            yield from _version(name, variable, where, info, seconds)
+        yield _writes(name, variable, info or {}, client)
+        if info is not None:
+            yield from _memory(name, info)
         try:
             yield clocks.of_server(name, lambda: _seconds(client.time()))
         except RedisError as error:
             yield warn(f"{name} clock", f"unknown: {_reason(error)}", "Allow the command TIME.")
     finally:
         client.close()
+
+
+def _info(client: Redis) -> Mapping[str, Any] | None:
+    """Return what INFO has, None where this user may not ask for it."""
+    with suppress(NoPermissionError):
+        return client.info()
+    return None
 
 
 def _place(url: str) -> str:
@@ -127,12 +140,13 @@ def _version(
 
 def _writes(name: str, variable: str, info: Mapping[str, Any], client: Redis) -> Finding:
     check = f"{name} writes"
+    replica = fail(
+        check,
+        "is a replica, which rejects writes",
+        f"Point {variable} to the primary, or promote this server.",
+    )
     if info.get("role") == "slave":
-        return fail(
-            check,
-            "is a replica, which rejects writes",
-            f"Point {variable} to the primary, or promote this server.",
-        )
+        return replica
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
         return fail(
             check,
@@ -146,6 +160,8 @@ def _writes(name: str, variable: str, info: Mapping[str, Any], client: Redis) ->
     except OutOfMemoryError as error:
         advice = "Delete keys that never expire and are not this service's, or raise maxmemory."
         return fail(check, f"is full, and rejects writes: {_reason(error)}", advice)
+    except ReadOnlyError:
+        return replica
     except NoPermissionError as error:
         advice = "Allow this user all keys and channels (ACL SETUSER … ~* &* +@all)."
         return warn(check, f"rejects some of this user's: {_reason(error)}", advice)

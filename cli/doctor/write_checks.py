@@ -1,15 +1,19 @@
 """Writes of Postgres: whether its disk has room, nobody locks them out, and a standby confirms."""
 
+from collections.abc import Iterator
+
 from psycopg.errors import DiskFull, InsufficientPrivilege, IoError, LockNotAvailable, QueryCanceled
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from arkloop.cli.doctor.findings import Finding, fail, ok
+from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.cli.doctor.postgres_checks import given_up, transaction
 from arkloop.cli.doctor.postgres_failures import first_line
 
 #: Enough rows that a table gets pages on the disk. With the transaction it is gone.
 _FILL = "CREATE TEMP TABLE arkloop_doctor AS SELECT FROM generate_series(1, 10000)"
+_NAMES = text("SELECT quote_ident(current_database()), quote_ident(current_user)")
+_FULL = "Free space on its disk; no run begins, and requests get 503. Its log has more."
 #: What each write of a run needs.
 _LOCK = "LOCK TABLE runs, run_events, workers IN ROW EXCLUSIVE MODE"
 #: The locks that it waits for.
@@ -59,17 +63,37 @@ def of_writes(engine: Engine) -> list[Finding]:
         DBAPIError: any other error of Postgres.
     """
     name = "postgres writes"
+    findings = [*_room(name, engine), *_lock(name, engine)]
+    return findings or [ok(name, "accepted")]
+
+
+def _room(name: str, engine: Engine) -> Iterator[Finding]:
     try:
         with transaction(engine, "READ WRITE") as sql:
             sql.exec_driver_sql(_FILL)
-            sql.exec_driver_sql(_LOCK)  # last, so that nobody waits for it
     except DBAPIError as error:
         if isinstance(error.orig, LockNotAvailable | QueryCanceled):
-            return [given_up(name, engine, error, _AGAINST_WRITES)]
-        if isinstance(error.orig, InsufficientPrivilege):  # to make temporary tables, maybe
-            return []
-        if not isinstance(error.orig, DiskFull | IoError):
+            yield given_up(name, engine, error, _AGAINST_WRITES)
+        elif isinstance(error.orig, InsufficientPrivilege):
+            with transaction(engine) as sql:
+                database, role = sql.execute(_NAMES).one()
+            yield warn(
+                name,
+                f"whether the disk has room is unknown: {first_line(error)}",
+                f"GRANT TEMPORARY ON DATABASE {database} TO {role}, to have it checked.",
+            )
+        elif isinstance(error.orig, DiskFull | IoError):
+            yield fail(name, first_line(error), _FULL)
+        else:
             raise
-        advice = "Free space on its disk; no run begins, and requests get 503. Its log has more."
-        return [fail(name, first_line(error), advice)]
-    return [ok(name, "accepted")]
+
+
+def _lock(name: str, engine: Engine) -> Iterator[Finding]:
+    """Find what writes wait for, in a transaction of its own, so that nobody waits for that."""
+    try:
+        with transaction(engine, "READ WRITE") as sql:
+            sql.exec_driver_sql(_LOCK)
+    except DBAPIError as error:
+        if not isinstance(error.orig, LockNotAvailable | QueryCanceled):
+            raise
+        yield given_up(name, engine, error, _AGAINST_WRITES)

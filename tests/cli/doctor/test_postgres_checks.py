@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,20 @@ def test_a_pooler_without_a_way_around_it_is_found(
         [(level, why)] = pooler(postgres.url)
         assert ("fail", True) == (level, "another database" in why)
         assert [("ok", "leases and migrations go around it")] == pooler(settings.database_url)
+
+
+def test_connections_of_other_roles_are_counted(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """Postgres hides from the service's role what kind of sessions they are."""
+    url = new_database()
+    behind = walls.put_up(url)
+    with walls.owner(url) as engine, ExitStack() as opened:
+        for _ in range(5):
+            opened.enter_context(engine.connect())
+        [(_, shown)] = examine(ARKLOOP_DATABASE_URL=behind).of("postgres connections")
+
+    assert int(shown.partition(" of ")[0]) >= 6
 
 
 def test_a_role_without_privileges_fails(

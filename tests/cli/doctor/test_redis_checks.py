@@ -125,19 +125,34 @@ def test_an_option_that_the_client_does_not_know_fails(examine: Examine) -> None
     assert "visibility_timeout" in examine(ARKLOOP_BROKER_URL=url).of("broker")[0][1]
 
 
-def test_a_user_who_may_not_ask_is_found(examine: Examine, own_redis: EmbeddedRedis) -> None:
-    """A wrong password fails, and a user without INFO leads to the right that is missing."""
+def test_a_user_who_may_not_ask_is_found(
+    examine: Examine, configure: Callable[..., None], own_redis: EmbeddedRedis
+) -> None:
+    """A wrong password fails, and a user without INFO leads to the right that is missing; writes
+    and the clock are looked at all the same.
+    """
     with redis.Redis.from_url(own_redis.url) as client:
         client.acl_setuser(
-            "shy", enabled=True, passwords=["+quiet"], keys=["*"], commands=["+@all", "-info"]
+            "shy",
+            enabled=True,
+            passwords=["+quiet"],
+            keys=["*"],
+            channels=["*"],
+            commands=["+@all", "-info"],
         )
         place = own_redis.url.rpartition("@")[2]
         assert ["redis"] == examine(ARKLOOP_REDIS_URL=f"redis://shy:loud@{place}").failed()
         report = examine(ARKLOOP_REDIS_URL=f"redis://shy:quiet@{place}")
+        client.replicaof("127.0.0.1", 1)
+        of_replica = examine(ARKLOOP_REDIS_URL=f"redis://shy:quiet@{place}")
         client.acl_deluser("shy")
 
     assert ["warn"] == [level for level, _ in report.of("redis")]
     assert "+info" in report.advice("redis")
+    assert [("ok", "accepted")] == report.of("redis writes")
+    assert ["ok"] == [level for level, _ in report.of("redis clock")]
+    assert ["redis writes"] == of_replica.failed()
+    assert "Point ARKLOOP_REDIS_URL to the primary" in of_replica.advice("redis writes")
 
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl"])

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.doctor import write_checks
 from arkloop.shared.storage import schema
+from tests import walls
 from tests.cli.doctor.examined import Examine, examine, own_redis
 from tests.waiting import eventually
 
@@ -31,6 +32,28 @@ def test_a_lock_against_writes_is_found(examine: Examine, new_database: Callable
 
     assert ["postgres writes"] == report.failed()
     assert f"pg_terminate_backend({pid})" in report.advice("postgres writes")
+
+
+def test_a_lock_is_found_without_the_right_to_temporary_tables(
+    examine: Examine, new_database: Callable[[], str]
+) -> None:
+    """Only the room on the disk is not looked at, and the report says so."""
+    url = new_database()
+    behind = walls.put_up(url)
+    with walls.owner(url) as engine, engine.connect() as locker:
+        database = make_url(url).database
+        locker.execute(text(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC"))
+        locker.commit()
+        report = examine(ARKLOOP_DATABASE_URL=behind)
+        locker.execute(text("LOCK TABLE runs IN SHARE MODE"))
+        locked = examine(ARKLOOP_DATABASE_URL=behind)
+
+    [(level, why)] = report.of("postgres writes")
+    assert ("warn", True) == (level, "has room is unknown: permission denied" in why)
+    granted = f"GRANT TEMPORARY ON DATABASE {database} TO {walls.ROLE}"
+    assert granted in report.advice("postgres writes")
+    assert ["postgres writes"] == locked.failed()
+    assert ["warn", "fail"] == [level for level, _ in locked.of("postgres writes")]
 
 
 def test_a_disk_without_room_is_found(examine: Examine, new_database: Callable[[], str]) -> None:
