@@ -37,6 +37,9 @@ _ALIASES = {
 _NAMED_LAST = re.compile(r"does not support this (?=\w)")
 #: Anthropic, of a place in the conversation; others in front of it put their own words before.
 _OF_MESSAGES = re.compile(r"(?:.{0,80}: )?messages\.")
+#: Of a tool, whose schema may be no JSON Schema and whose arguments may be named like settings:
+#: Anthropic, Gemini, and OpenAI where others pass on its words without `param`.
+_OF_TOOLS = re.compile(r"(?<!\w)tools[.\[]\d|invalid schema for function")
 #: Anthropic, where earlier turns lack the thinking that the request enables.
 _THINKING_IS_ON = "`thinking` is enabled"
 
@@ -55,12 +58,15 @@ def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> 
     if _OF_MESSAGES.match(text) and _THINKING_IS_ON not in text:
         return None
     text = _NAMED_LAST.split(text)[-1]
+    of_tools = _OF_TOOLS.search(text)
     places = [
         (match.start(), -len(word), name)
         for word, name in _words(settings)
         if (match := re.search(rf"(?<![\w.]){re.escape(word.lower())}(?!\w)", text))
     ]
-    return min(places)[2] if places else None
+    if not places or (of_tools and of_tools.start() < min(places)[0]):
+        return None
+    return min(places)[2]
 
 
 def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,25 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             " is enabled, a final `assistant` message must start with a thinking block.",
             "reasoning_effort",
         ),
+        (
+            None,
+            "tools.3.custom.input_schema: JSON schema is invalid. It must match JSON Schema draft"
+            " 2020-12 (https://json-schema.org/draft/2020-12).",
+            None,
+        ),
+        (
+            None,
+            "Provider returned error: tools.3.custom.input_schema: JSON schema is invalid.",
+            None,
+        ),
+        # OpenAI by another server
+        (
+            None,
+            "Invalid schema for function 'mix': In context=('properties', 'temperature'), array"
+            " schema missing items.",
+            None,
+        ),
+        (None, "Invalid schema for response_format 'output': schema is too deep", "output_schema"),
         # vLLM
         (
             None,
@@ -69,6 +88,12 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             "GenerateContentRequest.generation_config.response_schema.properties: should be"
             " non-empty for OBJECT type",
             "output_schema",
+        ),
+        (
+            None,
+            "* GenerateContentRequest.tools[0].function_declarations[1].parameters.properties[stop]"
+            ".items: missing field.",
+            None,
         ),
         # DeepSeek
         (None, "This response_format type is unavailable now", "output_schema"),
