@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from arkloop.worker.agent import context_window
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.tools import search_tools
 
+#: Characters; the schema of a shorter tool takes less than two milliseconds.
+_LONG = 4_000
+
 
 class OfferedTools:
-    """The tools of an agent in the order in which its requests have them.
+    """The tools of an agent, in their portable form and the order in which its requests have them.
 
     What is added to a request comes last, so that the beginning of the list stays the same. It
     follows from the run's `turns` alone: a resumed run is offered the same tools.
@@ -23,9 +27,9 @@ class OfferedTools:
         if not agent.searchable:
             left_out.add(search_tools.NAME)
         specs = {name: tool.spec for name, tool in agent.tools.items()}
-        self._always = [spec for name, spec in specs.items() if name not in left_out]
+        self._always = [_portable(spec) for name, spec in specs.items() if name not in left_out]
         reader = specs.get(context_window.READ_RESULT)
-        self._reader = [] if reader is None else [reader]
+        self._reader = [] if reader is None else [reader.portable]
         self._always_tokens = context_window.tokens_of_frame("", self._always)
         self.reader_tokens = context_window.tokens_of_frame("", self._reader)
 
@@ -51,4 +55,12 @@ class OfferedTools:
                     names |= dict.fromkeys(search_tools.found_names(result.content))
                 elif call.name in self._searchable:
                     names[call.name] = None
-        return [self._searchable[name] for name in names if name in self._searchable]
+        return [_portable(self._searchable[name]) for name in names if name in self._searchable]
+
+
+def _portable(spec: ToolSpec) -> ToolSpec:
+    """Return the portable form; other runs proceed in between where many schemas are long."""
+    if len(spec.text) < _LONG:
+        return spec.portable
+    with cpu_slice():
+        return spec.portable

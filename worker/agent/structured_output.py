@@ -38,7 +38,7 @@ class OutputSchema:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = schema
 
-    @property
+    @cached_property
     def tool(self) -> ToolSpec:
         """The tool whose arguments are the output."""
         return ToolSpec(FINAL_TOOL, _TOOL_DESCRIPTION, self.schema)
@@ -50,7 +50,8 @@ class OutputSchema:
                 settings = request.settings
                 if settings.get("tool_choice") == "none":  # but for this tool
                     settings = {**settings, "tool_choice": {"name": FINAL_TOOL}}
-                return replace(request, tools=[*request.tools, self.tool], settings=settings)
+                tools = [*request.tools, self.tool.portable]
+                return replace(request, tools=tools, settings=settings)
             case OutputMode.CONSTRAINED:
                 request = replace(request, system_prompt=self.extended(request.system_prompt))
         return replace(request, settings={**request.settings, output_modes.SETTING: self.schema})

@@ -9,6 +9,7 @@ from typing import Any
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import ProviderState
 from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract import portable_schema
 from arkloop.worker.contract.attachments import Attachment, Part
 
 #: Of the state that a vendor requires back with a turn: more than a step's reasoning has, also
@@ -118,6 +119,12 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Any]
+
+    @cached_property
+    def portable(self) -> "ToolSpec":
+        """The description that every vendor accepts, for the model alone; kept, as `text` is."""
+        parameters = portable_schema.portable(self.parameters)
+        return self if parameters is self.parameters else replace(self, parameters=parameters)
 
     @cached_property
     def text(self) -> str:

@@ -13,6 +13,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract import portable_schema
 from arkloop.worker.contract.argument_schema import ArgumentSchema
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
@@ -106,6 +107,7 @@ def _judged(tool: Description) -> Description:
     try:
         with cpu_slice():
             ArgumentSchema(tool.parameters)
+            portable_schema.check(tool.parameters)
     except InvalidSchema as error:
         return replace(tool, problem=f"The parameters are not a usable schema: {error}"[:500])
     return tool

@@ -18,6 +18,7 @@ from arkloop.worker.contract.messages import (
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers import output_modes
 from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
+from arkloop.worker.providers.property_names import with_accepted_names
 from arkloop.worker.providers.sdk_client import with_extra
 from arkloop.worker.providers.unique_call_ids import with_unique_ids
 
@@ -77,7 +78,7 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
                 "description": tool.description,
                 "input_schema": dict(tool.parameters),
             }
-            for tool in tools
+            for tool in map(with_accepted_names, tools)
         ]
     extra = request.settings.get("extra_body", {})
     if may_cache(request):

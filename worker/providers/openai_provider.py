@@ -39,6 +39,7 @@ from arkloop.worker.providers.partial_calls import (
     portable_arguments,
     portable_name,
 )
+from arkloop.worker.providers.property_names import tools_for
 from arkloop.worker.providers.reported_usage import UsageReader
 from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
@@ -279,7 +280,7 @@ def _body(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
                     "parameters": {"properties": {}, **tool.parameters},
                 },
             }
-            for tool in request.tools
+            for tool in tools_for(request.model, request.tools)
         ]
     if request.max_output_tokens is not None:
         # Compatible servers know the older name alone.

@@ -16,6 +16,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.providers import output_modes
 from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
+from arkloop.worker.providers.property_names import tools_for
 from arkloop.worker.providers.sdk_client import with_extra
 from arkloop.worker.providers.unique_call_ids import with_unique_ids
 
@@ -52,7 +53,7 @@ def body(request: ModelRequest) -> dict[str, Any]:
                 # Otherwise the vendor makes every argument required.
                 "strict": False,
             }
-            for tool in request.tools
+            for tool in tools_for(request.model, request.tools)
         ]
     if (most := most_output(request)) is not None:
         sent["max_output_tokens"] = most

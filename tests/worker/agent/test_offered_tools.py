@@ -85,6 +85,30 @@ def test_without_tools_to_search_there_is_no_search() -> None:
     assert "change_mail_0" in names
 
 
+def test_schemas_are_offered_in_the_form_that_every_vendor_accepts() -> None:
+    """Tools found by a search are, too; calls are checked against the schemas as given."""
+    either = {"anyOf": [{"required": ["mail_title"]}, {"required": ["mail_owner"]}]}
+    for searches in (False, True):
+        agent = searching(SEARCH, MAIL, {"say": "ok"})
+        given = {name: tool.spec.parameters for name, tool in agent.tools.items()}
+        mail = agent.tools["change_mail_10"]
+        parameters = {**mail.spec.parameters, **either}
+        changed = replace(mail, spec=replace(mail.spec, parameters=parameters))
+        searchable = {**agent.searchable, "change_mail_10": changed.spec} if searches else {}
+        agent = replace(
+            agent, tools={**agent.tools, "change_mail_10": changed}, searchable=searchable
+        )
+        context = RecordedRun()
+
+        run(agent, context)
+
+        sent = {spec.name: spec.parameters for spec in _requests(agent)[-1].tools}
+        assert given["change_mail_10"] == sent["change_mail_10"]
+        assert sent["change_mail_0"] is given["change_mail_0"]
+        _, (_, output, is_error) = results(context)
+        assert is_error and "not valid under any" in output
+
+
 def test_search_saves_nearly_all_tokens_of_500_tools() -> None:
     """A request has less than 1% of the tokens that its tools take without search, and less than
     3% after one.

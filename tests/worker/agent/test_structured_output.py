@@ -175,6 +175,19 @@ def test_a_model_without_tools_may_call_the_final_one() -> None:
     assert [FINAL_TOOL] == [tool.name for tool in by_tool.tools]
 
 
+def test_the_final_tool_has_a_schema_that_every_vendor_accepts() -> None:
+    """The output is checked against the schema of the persona all the same."""
+    text, either = {"type": "string"}, [{"required": ["name"]}, {"required": ["code"]}]
+    schema = OutputSchema({"type": "object", "properties": {"name": text}, "anyOf": either})
+    chain = chain_of(ScriptedProvider())
+    chain.drop_settings(["output_schema"])
+
+    [tool] = schema.requested(request("x"), chain).tools
+
+    assert {"type": "object", "properties": {"name": text}} == tool.parameters
+    assert errors("{}", schema=schema)
+
+
 def test_two_repairs_are_allowed() -> None:
     """The third answer that does not fit ends the run, with the reasons."""
     reasons = [["Unknown property 'x'."]] * MAX_REPAIRS

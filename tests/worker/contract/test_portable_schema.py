@@ -1,0 +1,232 @@
+"""Schemas of tools as they are sent to vendors."""
+
+import json
+import time
+from copy import deepcopy
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from arkloop.shared.json_schema import InvalidSchema
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.portable_schema import check, portable
+from tests.closed_port import closed_port
+
+DRAFT_4, DRAFT_7 = (f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 7))
+DOWN = f"http://127.0.0.1:{closed_port()}/"
+TEXT = {"type": "string"}
+
+
+def of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {"$schema": DRAFT_7, **of(a={"type": "array", "items": TEXT}), "required": ["a"]},
+        of(a={"anyOf": [TEXT, {"type": "null"}]}, b={"type": ["integer", "null"], "minimum": 0}),
+        of(a={"exclusiveMinimum": 0}, b={"not": {"enum": [1]}}, c={"$ref": "#/$defs/c"})
+        | {"$defs": {"c": TEXT}, "additionalProperties": False},
+        # Values that only look like schemas.
+        of(a={"enum": [{"type": "array"}], "default": {"items": [1]}, "const": {"type": "array"}}),
+        of(items=TEXT, anyOf={"type": "integer"}, exclusiveMinimum={"type": "boolean"}),
+    ],
+)
+def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> None:
+    """It is the same object, in the same order: the prompt stays as the vendor has cached it."""
+    assert portable(schema) is schema
+    tool = ToolSpec("t", "A tool.", schema)
+    assert tool.portable is tool
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        # add_issue_comment of GitHub's server
+        (
+            of(number={"type": "number"}, body=TEXT, reaction=TEXT)
+            | {"required": ["number"]}
+            | {"anyOf": [{"required": ["body"]}, {"required": ["reaction"]}]},
+            of(number={"type": "number"}, body=TEXT, reaction=TEXT) | {"required": ["number"]},
+        ),
+        # A discriminated union, as Zod and Pydantic write it.
+        (
+            {
+                "type": "object",
+                "oneOf": [
+                    of(kind={"const": "mail"}, to=TEXT) | {"required": ["kind", "to"]},
+                    {"$ref": "#/$defs/call"},
+                ],
+                "$defs": {"call": of(kind={"const": "call"}, to=TEXT) | {"required": ["kind"]}},
+            },
+            {
+                "type": "object",
+                "$defs": {"call": of(kind={"const": "call"}, to=TEXT) | {"required": ["kind"]}},
+                "properties": {
+                    "kind": {"anyOf": [{"const": "mail"}, {"const": "call"}]},
+                    "to": TEXT,
+                },
+                "required": ["kind"],
+            },
+        ),
+        (
+            of(a=TEXT)
+            | {"allOf": [{**of(b=TEXT), "required": ["b"]}, {"then": {"required": ["a"]}}]},
+            of(a=TEXT, b=TEXT) | {"required": ["b"]},
+        ),
+        # Properties that are described on their own, too, and more than once.
+        (
+            of(action=TEXT) | {"oneOf": [of(action={"const": "add"}), of(action={"const": "end"})]},
+            of(action={"allOf": [TEXT, {"anyOf": [{"const": "add"}, {"const": "end"}]}]}),
+        ),
+        (
+            {"type": "object", "allOf": [of(a=TEXT), of(a={"enum": ["x", "y"]}), of(a=TEXT)]},
+            of(a={"allOf": [TEXT, {"enum": ["x", "y"]}]}),
+        ),
+        (
+            of(a=TEXT)
+            | {"anyOf": [of(a={"minLength": 1}), of(a={"const": ""})]}
+            | {"oneOf": [of(a={"maxLength": 9}), of(a={"format": "uri"})]},
+            of(
+                a={
+                    "allOf": [
+                        TEXT,
+                        {"anyOf": [{"minLength": 1}, {"const": ""}]},
+                        {"anyOf": [{"maxLength": 9}, {"format": "uri"}]},
+                    ]
+                }
+            ),
+        ),
+        # Alternatives with a part in common
+        (
+            {
+                "type": "object",
+                "oneOf": [
+                    {"allOf": [{"$ref": "#/$defs/event"}, of(kind={"const": "mail"})]},
+                    {"$ref": "#/$defs/event", **of(kind={"const": "call"})},
+                ],
+                "$defs": {"event": of(kind=TEXT)},
+            },
+            {
+                "type": "object",
+                "$defs": {"event": of(kind=TEXT)},
+                "properties": {
+                    "kind": {
+                        "anyOf": [
+                            {"allOf": [TEXT, {"const": "mail"}]},
+                            {"allOf": [{"const": "call"}, TEXT]},
+                        ]
+                    }
+                },
+            },
+        ),
+        # An alternative without the property permits each value of it.
+        (of(a=TEXT) | {"anyOf": [of(a={"const": "x"}), of(b=TEXT)]}, of(a=TEXT, b=TEXT)),
+        (
+            {"type": "object", "anyOf": [{"oneOf": [of(a=TEXT), of(b=TEXT)]}, of(a={"const": 1})]},
+            of(a={"anyOf": [TEXT, {"const": 1}]}, b=TEXT),
+        ),
+        ({"type": "object", "not": {"required": ["a"]}, "enum": [{}]}, {"type": "object"}),
+        # A reference into what is not at the top any more.
+        (
+            {"type": "object", "anyOf": [of(a=TEXT), of(b={"$ref": "#/anyOf/0/properties/a"})]},
+            {
+                "type": "object",
+                "$defs": {
+                    "_top": {
+                        "anyOf": [
+                            of(a=TEXT),
+                            of(b={"$ref": "#/$defs/_top/anyOf/0/properties/a"}),
+                        ]
+                    }
+                },
+                "properties": {"a": TEXT, "b": {"$ref": "#/$defs/_top/anyOf/0/properties/a"}},
+            },
+        ),
+        # kintone-search
+        (
+            {
+                "$schema": DRAFT_7,
+                **of(
+                    query={
+                        "type": "array",
+                        "items": [of(keywords={"type": "array"})],
+                        "additionalItems": {"$ref": "#/properties/query/items/0"},
+                    }
+                ),
+            },
+            of(
+                query={
+                    "type": "array",
+                    "prefixItems": [of(keywords={"type": "array", "items": {}})],
+                    "items": {"$ref": "#/properties/query/prefixItems/0"},
+                }
+            ),
+        ),
+        (
+            {
+                "$schema": DRAFT_4,
+                **of(
+                    a={"minimum": 0, "exclusiveMinimum": True},
+                    b={"maximum": 9, "exclusiveMaximum": False},
+                ),
+            },
+            of(a={"exclusiveMinimum": 0}, b={"maximum": 9}),
+        ),
+        # A tuple of Pydantic
+        (
+            of(at={"type": ["array", "null"], "prefixItems": [TEXT, TEXT]}),
+            of(at={"type": ["array", "null"], "prefixItems": [TEXT, TEXT], "items": {}}),
+        ),
+        (of(a={"type": "array", "items": []}), of(a={"type": "array", "items": {}})),
+        (of(a={"description": None, "examples": "x", **TEXT}), of(a=TEXT)),
+        ({**of(), "allOf": [{"$ref": "#"}], "$defs": []}, {**of(), "$defs": []}),
+    ],
+)
+def test_a_schema_gets_the_form_that_vendors_accept(
+    schema: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Anthropic's and OpenAI's rules hold for it, and the schema itself is not changed."""
+    before = deepcopy(schema)
+
+    sent = portable(schema)
+
+    assert json.dumps(expected) == json.dumps(sent)
+    assert before == schema
+    assert portable(sent) is sent
+
+
+def test_a_schema_that_no_form_makes_valid_is_reported() -> None:
+    """What is not checked for calls (unused definitions, say) is checked by vendors."""
+    check({"$schema": DRAFT_7, **of(a={"items": [TEXT]})})
+    with pytest.raises(InvalidSchema, match="Not a JSON Schema: true is not of type"):
+        check({"type": "object", "definitions": {"unused": {"required": True}}})
+
+
+@pytest.mark.parametrize(
+    "draft", ["", "#", "json-schema:///", DRAFT_4, pytest.param(DOWN, id="a server that is down")]
+)
+def test_the_draft_that_a_schema_names_is_not_followed(draft: str) -> None:
+    """Each is checked as one of draft 2020-12, and nothing is fetched."""
+    check({"$schema": draft, **of(a=TEXT)})
+    with pytest.raises(InvalidSchema, match="Not a JSON Schema: 0 is not of type"):
+        check({"$schema": draft, **of(a=TEXT), "dependentRequired": 0})
+
+
+def test_alternatives_that_refer_to_each_other_are_merged_once() -> None:
+    """A schema that is made to grow costs little, and stays about as large as it was."""
+    names = [f"d{number}" for number in range(60)]
+    either = [{"$ref": f"#/$defs/{name}"} for name in names]
+    definitions = {name: of(a={"const": name}) | {"anyOf": either} for name in names}
+    schema = {"type": "object", "anyOf": either, "$defs": definitions}
+    began = time.process_time()
+
+    sent = portable(schema)
+
+    assert time.process_time() - began < 1
+    assert [{"const": name} for name in names] == sent["properties"]["a"]["anyOf"]
+    assert len(json.dumps(sent)) < 1.1 * len(json.dumps(schema))
+    jsonschema_rs.meta.validate(sent)

@@ -1,0 +1,255 @@
+"""JSON Schemas of tools in a form that every vendor accepts.
+
+Vendors check all tools of a request together, and refuse the request for one of them. Anthropic
+accepts draft 2020-12 alone, and no `anyOf`, `oneOf` and `allOf` at the top; OpenAI accepts neither
+these nor `enum` and `not` there, and no array without `items`. The form is for the model: its calls
+are checked against the schema as the tool's author wrote it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import jsonschema_rs
+
+from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema, short
+
+#: Keywords with a schema, with a list of them, and with one for each name.
+_SCHEMA = frozenset(
+    {
+        *("additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if"),
+        *("items", "not", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
+    }
+)
+_LIST_OF_SCHEMAS = frozenset({"allOf", "anyOf", "items", "oneOf", "prefixItems"})
+_MAP_OF_SCHEMAS = frozenset(
+    {
+        *("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties"),
+        "properties",
+    }
+)
+#: Keywords that only people and models read. One with a value of another type, which some servers
+#: write (`"description": null`), would make the whole schema invalid.
+_ANNOTATIONS = (
+    *(("$comment", str), ("description", str), ("title", str), ("examples", list)),
+    *(("deprecated", bool), ("readOnly", bool), ("writeOnly", bool)),
+)
+_WITH_SCHEMAS = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | {"$ref"}
+_BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
+
+_COMPOSITIONS = ("allOf", "anyOf", "oneOf")
+_NOT_AT_THE_TOP = (*_COMPOSITIONS, "enum", "not")
+#: The definition that keeps them where a reference leads into them.
+_FORMER_TOP = "_top"
+_INTO_TOP = re.compile(rf"^#(?=/(?:{'|'.join(_COMPOSITIONS)}|not)(?:/|$))")
+_INTO_TUPLE = re.compile(r"/items(?=/[0-9]+(?:/|$))")
+
+
+def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema in the portable form; the same object if it has it already.
+
+    The properties of `anyOf` and the like at the top become those of the top, so that the model
+    knows them. Of the required ones, those become so that every alternative requires.
+    """
+    rebuilding = _Rebuilding()
+    found: Mapping[str, Any] = rebuilding.schema(schema)
+    dropped = {keyword: found[keyword] for keyword in _NOT_AT_THE_TOP if keyword in found}
+    if dropped:
+        if rebuilding.refers_into_top:
+            definitions = found.get("$defs")
+            kept = definitions if isinstance(definitions, Mapping) else {}
+            found = {**found, "$defs": {**kept, _FORMER_TOP: dropped}}
+        found = _flattened(found)
+    if found is schema:
+        return schema
+    return {keyword: value for keyword, value in found.items() if keyword != "$schema"}
+
+
+def check(schema: Mapping[str, Any]) -> None:
+    """Check that the portable form is one of draft 2020-12. Raises: InvalidSchema: it is not."""
+    # A `$schema` would be followed: to another draft, or to an address that a server chose.
+    sent = {keyword: value for keyword, value in portable(schema).items() if keyword != "$schema"}
+    try:
+        jsonschema_rs.meta.validate(sent)
+    except jsonschema_rs.ValidationError as error:
+        raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
+
+
+class _Rebuilding:
+    """The walk through a schema that makes it one of draft 2020-12.
+
+    `refers_into_top`: a reference leads to what may not be at the top.
+    """
+
+    def __init__(self) -> None:
+        self.refers_into_top = False
+
+    def schema(self, given: Any) -> Any:
+        """Return a schema in the new form; the same object if it has it already."""
+        if not isinstance(given, dict):
+            return given
+        schema = given
+        for keyword, value in given.items():
+            if keyword in _WITH_SCHEMAS and (new := self._value(keyword, value)) is not value:
+                schema = {**given} if schema is given else schema
+                schema[keyword] = new
+        return _modernized(schema)
+
+    def _value(self, keyword: str, value: Any) -> Any:
+        if isinstance(value, list):
+            if keyword not in _LIST_OF_SCHEMAS:
+                return value
+            schemas = [self.schema(one) for one in value]
+            is_same = all(new is old for new, old in zip(schemas, value, strict=True))
+            return value if is_same else schemas
+        if keyword in _MAP_OF_SCHEMAS and isinstance(value, dict):
+            named = {name: self.schema(one) for name, one in value.items()}
+            return value if all(named[name] is value[name] for name in value) else named
+        if keyword == "$ref" and isinstance(value, str) and value.startswith("#/"):
+            return self._reference(value)
+        return self.schema(value) if keyword in _SCHEMA else value
+
+    def _reference(self, given: str) -> str:
+        reference, count = _INTO_TOP.subn(f"#/$defs/{_FORMER_TOP}", given)
+        self.refers_into_top |= bool(count)
+        reference = _INTO_TUPLE.sub("/prefixItems", reference)
+        return given if reference == given else reference
+
+
+def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without what older drafts write differently, and with what OpenAI misses."""
+    first = schema.get("items")
+    if isinstance(first, list):
+        tuples = {"prefixItems": first} if first else {}
+        others = {name: schema[name] for name in schema if name not in ("items", "additionalItems")}
+        schema = {**others, **tuples, "items": schema.get("additionalItems", {})}
+    elif first is None and _may_be_array(schema.get("type")):
+        schema = {**schema, "items": {}}
+    for exclusive, bound in _BOUNDS:
+        if isinstance(schema.get(exclusive), bool):
+            schema = {**schema}
+            if schema.pop(exclusive) and bound in schema:
+                schema[exclusive] = schema.pop(bound)
+    for keyword, kind in _ANNOTATIONS:
+        if keyword in schema and not isinstance(schema[keyword], kind):
+            schema = {name: schema[name] for name in schema if name != keyword}
+    return schema
+
+
+def _may_be_array(kind: Any) -> bool:
+    return kind == "array" or (isinstance(kind, list) and "array" in kind)
+
+
+def _flattened(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema with the properties of its alternatives, and without these."""
+    flat = {keyword: schema[keyword] for keyword in schema if keyword not in _NOT_AT_THE_TOP}
+    members = _Merging(schema).members(schema)
+    if members.properties:
+        flat["properties"] = {name: _joined(found) for name, found in members.properties.items()}
+    if members.required:
+        flat["required"] = members.required
+    return flat
+
+
+#: Stands for the schema of an alternative that does not have the property: each value is valid.
+_ANY: Any = object()
+#: Lists of schemas for a property: a value is to match one of each list.
+_Found = list[list[Any]]
+
+
+def _joined(found: _Found) -> Any:
+    """Return one schema for a property of the top."""
+    strict = [either for either in found if _ANY not in either]
+    if not strict:  # The model is to know it even if only some alternatives have it.
+        return _one("anyOf", [schema for schema in _union(found) if schema is not _ANY])
+    return _one("allOf", [_one("anyOf", either) for either in strict])
+
+
+def _alternative(found: _Found) -> list[Any]:
+    """Return the schemas for a property within an alternative, of which a value matches one.
+
+    Those of nested alternatives are left out beside others: composed at each level, they could grow
+    far beyond the size of the whole.
+    """
+    own = [either[0] for either in found if len(either) == 1]
+    if own:
+        return [_one("allOf", own)]
+    return next((either for either in found if _ANY not in either), None) or _union(found)
+
+
+def _one(keyword: str, schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {keyword: schemas}
+
+
+def _union(lists: Iterable[list[Any]]) -> list[Any]:
+    different: list[Any] = []
+    for item in chain.from_iterable(lists):
+        if item not in different:
+            different.append(item)
+    return different
+
+
+class _Members(NamedTuple):
+    properties: dict[str, _Found]
+    required: list[str]
+
+
+class _Merging:
+    """The merging of the properties of a schema's alternatives."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._known: dict[str, _Members] = {}  # by reference
+
+    def members(self, schema: Any, depth: int = 0) -> _Members:
+        """Return the properties that a value may have, and the names of those that it must have."""
+        if depth > MAX_DEPTH or not isinstance(schema, Mapping):
+            return _Members({}, [])
+        own = schema.get("properties")
+        properties = {name: [[own[name]]] for name in own} if isinstance(own, Mapping) else {}
+        required = dict.fromkeys(_names(schema.get("required")))
+        for keyword in ("$ref", *_COMPOSITIONS):
+            parts = self._parts(keyword, schema.get(keyword), depth + 1)
+            having: dict[str, list[_Found]] = {}
+            for part in parts:
+                for name, found in part.properties.items():
+                    having.setdefault(name, []).append(found)
+            for name, among in having.items():
+                lists = [*chain.from_iterable(among)]
+                if keyword in ("anyOf", "oneOf"):
+                    others = [[_ANY]] if len(among) < len(parts) else []
+                    lists = [_union([*map(_alternative, among), *others])]
+                properties[name] = _union([properties.get(name, []), lists])
+            by_all = set.intersection(*(set(part.required) for part in parts)) if parts else ()
+            for name in chain.from_iterable(part.required for part in parts):
+                if name in by_all or keyword not in ("anyOf", "oneOf"):
+                    required[name] = None
+        return _Members(properties, [*required])
+
+    def _parts(self, keyword: str, value: Any, depth: int) -> list[_Members]:
+        if isinstance(value, list):
+            return [self.members(one, depth) for one in value]
+        if keyword != "$ref" or not isinstance(value, str):
+            return []
+        if value not in self._known:
+            self._known[value] = _Members({}, [])  # where it refers to itself
+            self._known[value] = self.members(self._target(value), depth)
+        return [self._known[value]]
+
+    def _target(self, reference: str) -> Any:
+        """Return the schema that is referred to, None if there is none within the root."""
+        target: Any = self._root if reference.startswith("#/") else None
+        for part in unquote(reference[2:]).split("/"):
+            name = part.replace("~1", "/").replace("~0", "~")
+            try:
+                target = target[int(name) if isinstance(target, list) else name]
+            except (LookupError, TypeError, ValueError):
+                return None
+        return target
+
+
+def _names(required: Any) -> list[str]:
+    names = required if isinstance(required, list) else []
+    return [name for name in names if isinstance(name, str)]
