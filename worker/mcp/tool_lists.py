@@ -22,6 +22,7 @@ _USED = ("name", "description", "inputSchema")
 _PROBLEM = "problem"
 _SCHEMA = "schema"
 _MAX_PROBLEM_CHARACTERS = 500
+_NEEDS_TASKS = "It requires tasks, which are not supported."
 
 
 def description_of(tool: types.Tool) -> Description:
@@ -51,7 +52,7 @@ def _judged(given: Any, number: int) -> dict[str, Any]:
     if isinstance(schema, dict) and "type" not in schema:
         # Arguments are an object in any case, and some servers say so little of no arguments.
         tool["inputSchema"] = {"type": "object", "properties": {}, **schema}
-    problem = _problem(tool)
+    problem = _problem(tool) or (_NEEDS_TASKS if _needs_tasks(given) else None)
     if problem is None:
         return tool
     name, text = tool.get("name"), tool.get("description")
@@ -59,8 +60,14 @@ def _judged(given: Any, number: int) -> dict[str, Any]:
         "name": name if isinstance(name, str) else f"(number {number} of the list)",
         "description": text if isinstance(text, str) else "",
         "inputSchema": {"type": "object"},
-        "_meta": {_PROBLEM: problem, _SCHEMA: schema},
+        "_meta": {_PROBLEM: problem, _SCHEMA: tool.get("inputSchema")},
     }
+
+
+def _needs_tasks(given: dict[str, Any]) -> bool:
+    """Return whether the server rejects calls that are not made as tasks (protocol 2025-11-25)."""
+    execution = given.get("execution")
+    return isinstance(execution, dict) and execution.get("taskSupport") == "required"
 
 
 def _problem(tool: dict[str, Any]) -> str | None:
