@@ -33,7 +33,7 @@ from arkloop.api.protocols import (
 from arkloop.api.protocols.projection import projected
 from arkloop.api.protocols.responses_creation import Created, create, create_once
 from arkloop.api.protocols.responses_ids import ResponseId
-from arkloop.api.protocols.responses_object import RunFacts
+from arkloop.api.protocols.responses_object import RunFacts, response_object
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import CreateResponse
 from arkloop.api.streaming.rest import wait_for_rest
@@ -102,15 +102,36 @@ def create_response() -> Response:
     with sent_files.kept_if_used():
         body["input"] = responses_files.with_stored_files(body["input"])
         created = _created(body)
-    response = _respond(
-        created.id,
-        streams=body.get("stream"),
-        waits=not body.get("background"),
-        is_repeatable=created.counts_once,
-    )
+    try:
+        response = _respond(
+            created.id,
+            streams=body.get("stream"),
+            waits=not body.get("background"),
+            is_repeatable=created.counts_once,
+            is_new=not created.counts_once,
+        )
+    except Unavailable as error:
+        if created.counts_once:
+            raise
+        response = _unread(created.id, body, error)
     if created.is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     return response
+
+
+def _unread(made: ResponseId, body: Mapping[str, Any], error: Unavailable) -> Response:
+    """Return what is known of a new response that cannot be read now.
+
+    SDKs repeat a request at each 5xx, and the same request again would create another one.
+    """
+    if body.get("stream"):
+        return responses_errors.of_existing(error, str(made))
+    created_at = (made.run_id.int >> 80) // 1_000  # by the id, a UUIDv7
+    metadata = body.get("metadata") or {}
+    facts = RunFacts(
+        run_id=made.run_id, created_at=created_at, model=body["model"], metadata=metadata
+    )
+    return jsonify(response_object(facts, str(made)))
 
 
 def _created(body: Mapping[str, Any]) -> Created:
@@ -234,11 +255,14 @@ def _respond(
     skip: int = 0,
     seconds: float = WAIT_SECONDS,
     is_repeatable: bool = False,
+    is_new: bool = False,
 ) -> Response:
     projection = ResponseProjection(_find(wanted), wanted.waits)
     if streams:
         opening = projection.opening()
-        return projected(wanted.run_id, actor(), projection, skip=skip, opening=opening)
+        return projected(
+            wanted.run_id, actor(), projection, skip=skip, opening=opening, is_new=is_new
+        )
     projection.opening()
     with connections().reading() as sql:
         last = responses_runs.fold(sql, projection, wanted.run_id)

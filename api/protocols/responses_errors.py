@@ -7,7 +7,7 @@ from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http import errors
 from arkloop.api.http.described import ErrorShape
-from arkloop.shared.errors import ArkloopError, IdempotencyInProgress
+from arkloop.shared.errors import ArkloopError, IdempotencyInProgress, Unavailable
 
 PATH = "/v1/responses"
 #: Codes under which OpenAI's clients know the same; all others are our own.
@@ -70,6 +70,18 @@ def register(blueprint: Blueprint) -> None:
     # A path or method that matches no endpoint belongs to no blueprint.
     for status in (404, 405):
         blueprint.app_errorhandler(status)(_unmatched)
+
+
+def of_existing(error: Unavailable, response_id: str) -> Response:
+    """Return the error of a request whose response exists, so that it is not sent again."""
+    text = (
+        f"The database is unavailable, but the response {response_id} was created:"
+        " retrieve it, and do not send the request again."
+    )
+    response = _converted(errors.arkloop(error), text)
+    response.headers["X-Should-Retry"] = "false"
+    response.headers.pop("Retry-After", None)
+    return response
 
 
 def _unmatched(error: HTTPException) -> Response:
