@@ -13,10 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from marshmallow import ValidationError
-
-from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import responses_ids
+from arkloop.api.protocols.responses_content import (
+    line_of,
+    message_content,
+    text_of,
+    with_attached,
+)
 from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content, Part
@@ -25,7 +28,6 @@ MAX_ITEMS = 10_000
 #: Why an input is refused that has none of these, or several.
 ONE_OF = "must have one of a new message of the user, results of function calls and an approval"
 _FOREIGN = "is not an item of this server's responses; name the last response instead"
-_CONTENT = MessageContent()
 _INSTRUCTING = ("system", "developer")
 #: Items of earlier responses: what they say is known, or is not given to models again.
 _CALLS = ("function_call", "mcp_call")
@@ -85,7 +87,7 @@ def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = Tru
         InvalidRequest: it is no input, or has what is not supported.
     """
     if isinstance(value, str):
-        message = _content("input", value)
+        message = message_content("input", value)
         return Input(message=message, last=message, results={})
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
         raise InvalidRequest(input=[f"must be a string or a list of 1 to {MAX_ITEMS} items"])
@@ -160,7 +162,7 @@ class _Transcript:
             self._lines_of_calls[call_id] = len(self.lines)
         self.lines.append("Called {}({})".format(*texts))
         if item.get("output") is not None:
-            self.lines[-1] += f": {_line(f'{name}.output', item['output'])}"
+            self.lines[-1] += f": {line_of(f'{name}.output', item['output'])}"
         if (error := item.get("error")) is not None:
             self.lines[-1] += f": error: {error if isinstance(error, str) else json.dumps(error)}"
 
@@ -180,7 +182,7 @@ class _Transcript:
         call_id = item.get("call_id")
         line = self._lines_of_calls.pop(call_id, None) if isinstance(call_id, str) else None
         if line is not None:
-            self.lines[line] += f": {_line(f'{name}.output', item.get('output'))}"
+            self.lines[line] += f": {line_of(f'{name}.output', item.get('output'))}"
         return line is not None
 
     def shown(self) -> tuple[str, ...]:
@@ -207,7 +209,7 @@ def _new(
         name = f"input[{place}]"
         kind, role = item.get("type", "message"), item.get("role")
         if kind == "message" and role in _INSTRUCTING:
-            instructions.append(_text(f"{name}.content", item.get("content")))
+            instructions.append(text_of(f"{name}.content", item.get("content")))
         elif place < first or (kind == "function_call" and _is_one_of(item, own_calls)):
             continue
         elif kind == "message" and role == "user":
@@ -222,7 +224,7 @@ def _new(
                 before = {} if approval is not None else results
                 approval_before = approval
                 results, approval, follows_reply = {}, None, True
-            message = _content(f"{name}.content", item.get("content"))
+            message = message_content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output" and earlier.add_output(name, item):
             continue
         elif kind == "function_call_output":
@@ -230,7 +232,7 @@ def _new(
             if not isinstance(call_id, str) or call_id in results:
                 why = "must be a string that no other item has"
                 raise InvalidRequest(**{f"{name}.call_id": [why]})
-            results[call_id] = _line(f"{name}.output", item.get("output"))
+            results[call_id] = line_of(f"{name}.output", item.get("output"))
         elif kind == "mcp_approval_response" and earlier.has_request(item):
             continue
         elif kind == "mcp_approval_response":
@@ -247,7 +249,7 @@ def _new(
             elif kind in _ANSWERS:
                 earlier.add_request(name, item)
             else:
-                said = _line(f"{name}.content", item.get("content"))
+                said = line_of(f"{name}.content", item.get("content"))
                 earlier.lines.append(f"Assistant: {said}")
         elif continues is None and kind in _UNSAID:
             continue
@@ -266,7 +268,7 @@ def _new(
         instructions=tuple(instructions),
         earlier=tuple(earlier.lines),
         shown=earlier.shown(),
-        message=message and _with_attached(message, attached),
+        message=message and with_attached(message, attached),
         last=message,
         results=results,
         results_before=before,
@@ -297,7 +299,7 @@ def _earlier_results(
     for item in reversed(items):
         if item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
             with suppress(InvalidRequest):  # what is not needed is not checked
-                found.setdefault(item["call_id"], _line("", item.get("output")))
+                found.setdefault(item["call_id"], line_of("", item.get("output")))
             continue
         of_run = id_of_output(item)
         if of_run is None or continues is None or of_run.run_id != continues.run_id:
@@ -305,19 +307,6 @@ def _earlier_results(
         if item.get("role") == "assistant":
             break
     return found
-
-
-def _with_attached(message: Content, attached: Sequence[Part]) -> Content:
-    """Return the message with files of those before it, which the model has to see with it."""
-    own = message.parts or [{"type": "text", "text": message.text}]
-    files = [part for place, part in enumerate(attached) if part not in [*own, *attached[:place]]]
-    if not files:
-        return message
-    try:
-        whole: Content = _CONTENT.deserialize([*files, *own])
-        return whole
-    except ValidationError as error:
-        raise InvalidRequest(input=reasons(error)) from None
 
 
 def _approval(name: str, item: Mapping[str, Any]) -> Approval:
@@ -329,66 +318,3 @@ def _approval(name: str, item: Mapping[str, Any]) -> Approval:
     if reason is not None and not isinstance(reason, str):
         raise InvalidRequest(**{f"{name}.reason": ["must be a string"]})
     return Approval(request, approve, reason)
-
-
-def _text(name: str, content: Any) -> str:
-    """Read a content that is nothing but text."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [None]
-    texts = [_text_part(part) for part in parts]
-    if None in texts:
-        raise InvalidRequest(**{name: ["must be a string or a list of texts"]})
-    return "\n".join(text for text in texts if text is not None)
-
-
-def _line(name: str, content: Any) -> str:
-    """Read a content of which a transcript or a result has the text, with a note for each file."""
-    if isinstance(content, list):
-        content = [_noted(part) for part in content]
-    return _text(name, content)
-
-
-def _noted(part: Any) -> Any:
-    match part:
-        case {"type": "refusal", "refusal": str(text)}:
-            return {"type": "text", "text": text}
-        case {"type": "input_image" | "input_file"}:
-            kind = part["type"].removeprefix("input_")
-            names = (part.get(field) for field in ("file_id", "image_url", "file_url", "filename"))
-            shown = (name for name in names if isinstance(name, str) and name[:5] != "data:")
-            return {"type": "text", "text": f"[{kind}: {next(shown, 'without a name')}]"}
-    return part
-
-
-def _text_part(part: Any) -> str | None:
-    match part:
-        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
-            return text
-    return None
-
-
-def _content(name: str, content: Any) -> Content:
-    parts = content
-    if isinstance(content, list):
-        parts = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
-    try:
-        read: Content = _CONTENT.deserialize(parts)
-        return read
-    except ValidationError as error:
-        raise InvalidRequest(**{name: reasons(error)}) from None
-
-
-def _part(name: str, part: Any) -> Mapping[str, Any]:
-    match part:
-        case {"type": "input_text", "text": str(text)}:
-            return {"type": "text", "text": text}
-        case {"type": "input_image" | "input_file", "file_id": str(file_id)}:
-            return {"type": part["type"].removeprefix("input_"), "file_id": file_id}
-        case {"type": "input_image", "image_url": str(url)} if not url.startswith("data:"):
-            return {"type": "image", "url": url}
-        case {"type": "input_file", "file_url": str(url)}:
-            return {"type": "file", "url": url}
-        case {"type": "input_image" | "input_file"}:
-            raise InvalidRequest(**{name: ["must have a file_id, an https URL or data in base64"]})
-    raise InvalidRequest(**{name: ["must be of type input_text, input_image or input_file"]})

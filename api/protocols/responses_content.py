@@ -1,0 +1,89 @@
+"""The contents of items of an input: of messages, and of what has a line of a transcript."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marshmallow import ValidationError
+
+from arkloop.api.http.content import MessageContent, reasons
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.threads.content import Content, Part
+
+_CONTENT = MessageContent()
+
+
+def text_of(name: str, content: Any) -> str:
+    """Read a content that is nothing but text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [None]
+    texts = [_text_part(part) for part in parts]
+    if None in texts:
+        raise InvalidRequest(**{name: ["must be a string or a list of texts"]})
+    return "\n".join(text for text in texts if text is not None)
+
+
+def line_of(name: str, content: Any) -> str:
+    """Read a content of which a transcript or a result has the text, with a note for each file."""
+    if isinstance(content, list):
+        content = [_noted(part) for part in content]
+    return text_of(name, content)
+
+
+def _noted(part: Any) -> Any:
+    match part:
+        case {"type": "refusal", "refusal": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image" | "input_file"}:
+            kind = part["type"].removeprefix("input_")
+            names = (part.get(field) for field in ("file_id", "image_url", "file_url", "filename"))
+            shown = (name for name in names if isinstance(name, str) and name[:5] != "data:")
+            return {"type": "text", "text": f"[{kind}: {next(shown, 'without a name')}]"}
+    return part
+
+
+def _text_part(part: Any) -> str | None:
+    match part:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            return text
+    return None
+
+
+def message_content(name: str, content: Any) -> Content:
+    """Read the content of a message of the user. Raises: InvalidRequest."""
+    parts = content
+    if isinstance(content, list):
+        parts = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+    try:
+        read: Content = _CONTENT.deserialize(parts)
+        return read
+    except ValidationError as error:
+        raise InvalidRequest(**{name: reasons(error)}) from None
+
+
+def _part(name: str, part: Any) -> Mapping[str, Any]:
+    match part:
+        case {"type": "input_text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image" | "input_file", "file_id": str(file_id)}:
+            return {"type": part["type"].removeprefix("input_"), "file_id": file_id}
+        case {"type": "input_image", "image_url": str(url)} if not url.startswith("data:"):
+            return {"type": "image", "url": url}
+        case {"type": "input_file", "file_url": str(url)}:
+            return {"type": "file", "url": url}
+        case {"type": "input_image" | "input_file"}:
+            raise InvalidRequest(**{name: ["must have a file_id, an https URL or data in base64"]})
+    raise InvalidRequest(**{name: ["must be of type input_text, input_image or input_file"]})
+
+
+def with_attached(message: Content, attached: Sequence[Part]) -> Content:
+    """Return the message with files of those before it, which the model has to see with it."""
+    own = message.parts or [{"type": "text", "text": message.text}]
+    files = [part for place, part in enumerate(attached) if part not in [*own, *attached[:place]]]
+    if not files:
+        return message
+    try:
+        whole: Content = _CONTENT.deserialize([*files, *own])
+        return whole
+    except ValidationError as error:
+        raise InvalidRequest(input=reasons(error)) from None
