@@ -32,6 +32,9 @@ _INSTRUCTING = ("system", "developer")
 #: Items of earlier responses: what they say is known, or is not given to models again.
 _CALLS = ("function_call", "mcp_call")
 _ANSWERS = (*_CALLS, "mcp_approval_request")
+#: Items that ask the client, and those that reply to them.
+_ASKING = ("function_call", "mcp_approval_request")
+_REPLIES = ("function_call_output", "mcp_approval_response")
 #: Items of another service that say nothing to this one's model.
 _UNSAID = ("reasoning", "mcp_list_tools")
 _OUTPUT = ("reasoning", "function_call", "mcp_call", "mcp_approval_request", "item_reference")
@@ -102,11 +105,13 @@ def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
 
     While no text has an id, other items count until something follows that names no run: many
     clients send the ids of reasoning and calls, and texts without theirs. These name none of the
-    runs that are texts alone, so the model reads all of such a conversation as a transcript.
+    runs that are texts alone, so the model reads all of such a conversation as a transcript. A text
+    between calls and the replies to them is of the same turn: some clients send it last.
     """
     continues: ItemId | None = None
     first = 0
     has_text_ids = False
+    asked: tuple[int, ItemId | None] | None = None  # behind a turn that asks the client
     for place, item in enumerate(items if isinstance(items, list) else ()):
         if not isinstance(item, dict):
             continue
@@ -116,8 +121,15 @@ def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:
                 found = max(continues, found)
             continues, first = found, place + 1
             has_text_ids = has_text_ids or _is_text(item)
+            asked = (first, continues) if item.get("type") in _ASKING else None
         elif not has_text_ids and _is_answer(item):
+            is_text = item.get("role") == "assistant"
+            asked = (place + 1, asked[1]) if asked is not None and is_text else None
             continues, first = None, 0
+        else:
+            if asked is not None and item.get("type") in _REPLIES:
+                first, continues = asked
+            asked = None
     return first, continues
 
 

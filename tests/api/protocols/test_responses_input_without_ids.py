@@ -1,12 +1,13 @@
 """Requests for responses whose calls name a run, and whose texts name none."""
 
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.events.types import MessageDelta, ToolCallRequested
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from tests.api.protocols.said import earlier_of, message_of
@@ -17,6 +18,7 @@ from tests.api.protocols.test_responses_input import (
     calling,
     calls_of,
     output,
+    output_of,
     runs_of,
     without_ids,
 )
@@ -87,6 +89,47 @@ def test_texts_without_ids_behind_other_items_with_ids_make_a_transcript(
     made = alice.post("/v1/responses", {**MODEL, "input": items})
 
     assert ["User: Hello", *lines, "Assistant: It is done."] == earlier_of(alice, made)
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_text_behind_the_calls_of_its_turn_belongs_to_it(
+    stored: StoredRuns, alice: User, has_ids: bool
+) -> None:
+    """Haystack sends the text of a turn last; the outputs are those of the calls before it."""
+    run_id, calls = calling(stored, alice, "a", "b")
+    shown = calls if has_ids else without_ids(*calls)
+    unanswered = [QUESTION, *shown, TEXT]
+    items = [*unanswered, *(output(call["call_id"]) for call in calls)]
+
+    given = alice.post("/v1/responses", {**MODEL, "input": items})
+    assert f"resp_{run_id.hex}_1" == (given.json or {}).get("id"), given.text
+    stored.finish(stored.held(run_id))
+    made = alice.post("/v1/responses", {**MODEL, "input": [*items, TEXT, MESSAGE]})
+    moved_on = alice.post("/v1/responses", {**MODEL, "input": [*unanswered, MESSAGE]})
+
+    said = "Assistant: It is done."
+    ids = [call["call_id"] for call in calls]
+    called = [f"Called t({{}}): {id_}!" for id_ in ids]
+    assert ["User: Hello", *called, said, said] == earlier_of(alice, made)
+    assert ["User: Hello", *2 * ["Called t({})"], said] == earlier_of(alice, moved_on)
+
+
+def test_a_text_behind_a_request_for_approval_belongs_to_it(
+    stored: StoredRuns, alice: User
+) -> None:
+    """The approval is for the request before the text."""
+    run_id = stored.create(UUID(alice.thread()))
+    claim = stored.held(run_id)
+    stored.write(claim, ToolCallRequested("c", "calculator", {}))
+    at_end = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(at_end, new_id(), kind="tool_confirmation", tool_call_id="c")
+    [*_, request] = output_of(alice, f"resp_{run_id.hex}")
+    reply = {"type": "mcp_approval_response", "approval_request_id": request["id"]}
+    items = [QUESTION, request, TEXT, {**reply, "approve": True}]
+
+    given = alice.post("/v1/responses", {**MODEL, "input": items})
+
+    assert f"resp_{run_id.hex}_1" == (given.json or {}).get("id"), given.text
 
 
 @pytest.mark.parametrize("is_reference", [False, True])
