@@ -92,6 +92,7 @@ class AguiRequest:
         if last is None or last["role"] != "user" or not isinstance(last["content"], list):
             return self
         name = f"messages.{len(self.messages) - 1}.content"
+        sent_files.check_count(name, last["content"])
         parts = [_stored(f"{name}.{place}", part) for place, part in enumerate(last["content"])]
         return replace(self, messages=[*self.messages[:-1], {**last, "content": parts}])
 

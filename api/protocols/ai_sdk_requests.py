@@ -127,8 +127,10 @@ def content_of(message: Mapping[str, Any]) -> Content:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
     """
     parts = [part for part in message["parts"] if part.get("type") != "step-start"]
+    is_text = all(part.get("type") == "text" for part in parts)
+    if not is_text:
+        sent_files.check_count("messages", parts)
     read = [_part(part, f"messages.parts.{number}") for number, part in enumerate(parts)]
-    is_text = all(part["type"] == "text" for part in read)
     given = "\n".join(part["text"] for part in read) if is_text else read
     try:
         content: Content = _CONTENT.deserialize(given)

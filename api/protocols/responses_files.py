@@ -54,6 +54,7 @@ def with_stored_files(value: Any) -> Any:
     if not new:
         return items
     last, *earlier = new
+    sent_files.check_count(f"input[{last}].content", _parts(items[last]))
     if follows is not None and any(_is_file(part) for at in earlier for part in _parts(items[at])):
         behind = _behind_known(items, earlier, follows)
         for place in earlier[behind:]:

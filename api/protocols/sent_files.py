@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
 from flask import g
 
+from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections, storage
 from arkloop.shared.errors import (
     ArkloopError,
@@ -39,6 +40,15 @@ def file_at(url: str) -> str | None:
     """Return the id of the file whose `url_of` this is, whatever a page has put in front of it."""
     found = _FILE_URL.fullmatch(url)
     return None if found is None else found[1]
+
+
+def check_count(field: str, parts: Sequence[Any]) -> None:
+    """Check that a message has no more parts than it may, before files of them are stored.
+
+    Raises: InvalidRequest
+    """
+    if len(parts) > MAX_PARTS:
+        raise InvalidRequest(**{field: [f"must have 1 to {MAX_PARTS} parts"]})
 
 
 def stored(field: str, data: str, name: Any = None) -> UUID:

@@ -1,5 +1,6 @@
 """Requests with files in their messages, and with more than a body may have."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -78,3 +79,28 @@ def test_a_body_that_is_too_large_is_refused_with_a_remedy(
     assert 413 == refused.status_code
     why = "The body is larger than 8 MiB. " + also + sent_files.REMEDY
     assert why in refused.text
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_files_of_a_message_with_too_many_parts_are_not_stored(
+    alice: User, connections: Connections, path: str
+) -> None:
+    """A small request can have thousands of them."""
+    body = deepcopy(BODIES[path])
+    [message] = body["input" if path == "/v1/responses" else "messages"]
+    message["parts" if path == "/v1/ui/chat" else "content"] = 21 * [PARTS[path]]
+
+    refused = alice.post(path, body)
+
+    assert 400 <= refused.status_code < 500
+    assert "must have 1 to 20 parts" in refused.text
+    assert [] == expiring(connections, alice)
+
+
+def test_a_message_of_texts_alone_may_have_many(alice: User) -> None:
+    """The AI SDK's are joined to one."""
+    said = {"id": "m1", "role": "user", "parts": 21 * [{"type": "text", "text": "Hello"}]}
+    made = alice.post("/v1/ui/chat", {"id": "chat-1", "messages": [said]}, buffered=False)
+    made.close()
+
+    assert 200 == made.status_code
