@@ -82,7 +82,9 @@ class RetrieveQuery(Schema):
 
 _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 #: Clients may send the whole conversation each time.
-_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, remedy=sent_files.REMEDY)
+_LIMITS = BodyLimits(
+    most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000, remedy=sent_files.REMEDY
+)
 
 
 @bp.post("/v1/responses")

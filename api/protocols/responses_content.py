@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from arkloop.api.http.content import MessageContent, reasons
+from arkloop.api.http.content import MAX_PARTS, MessageContent, reasons
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content, Part
 
@@ -79,7 +79,12 @@ def _part(name: str, part: Any) -> Mapping[str, Any]:
 def with_attached(message: Content, attached: Sequence[Part]) -> Content:
     """Return the message with files of those before it, which the model has to see with it."""
     own = message.parts or [{"type": "text", "text": message.text}]
-    files = [part for place, part in enumerate(attached) if part not in [*own, *attached[:place]]]
+    files: list[Part] = []
+    for part in attached:
+        if part not in own and part not in files:
+            files.append(part)
+        if len(files) > MAX_PARTS:  # a request may have tens of thousands
+            break
     if not files:
         return message
     try:

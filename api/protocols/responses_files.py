@@ -29,6 +29,8 @@ from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
 from arkloop.shared.threads.content import Part, acceptable, described
 
+#: The newest messages of a request among which those of its thread are looked for.
+_MOST_COMPARED = 1_000
 #: The base64 of a file and its name, if it has one.
 Data = tuple[str, str | None]
 
@@ -125,28 +127,36 @@ def _behind_known(items: Sequence[Any], earlier: Sequence[int], shown: ItemId) -
         digests = _digests(sql, later)
     if not later:
         return len(earlier)
-    sent = [_compared(items[place].get("content")) for place in earlier]
+    sent = [_compared(items[place].get("content")) for place in earlier[:_MOST_COMPARED]]
     behind = len(earlier)
     for parts in later:
-        for number in range(behind - 1, -1, -1):
+        for number in range(min(behind, len(sent)) - 1, -1, -1):
             if _ends_with(parts, sent[number], digests):
                 behind = number
                 break
     return behind
 
 
-def place_of(sql: Connection, items: Any, message: Row[Any], *, after: int) -> int | None:
-    """Return the first place after this one at which a new message of the user before the last one
-    is this one of the thread; None without one.
-    """
+def before_last(items: Any) -> list[tuple[int, list[Part]]]:
+    """Return the new messages of the user before the last one with their places, in their order."""
     if not isinstance(items, list):
-        return None
+        return []
     _, *earlier = _messages(items)[0] or [0]
+    compared = reversed(earlier[:_MOST_COMPARED])
+    return [(place, _compared(items[place].get("content"))) for place in compared]
+
+
+def place_of(
+    sql: Connection, sent: Sequence[tuple[int, Sequence[Part]]], message: Row[Any], *, after: int
+) -> int | None:
+    """Return the first place after this one at which a message of a request is this one of the
+    thread; None without one.
+    """
     own = responses_runs.own_content(message)
     parts = own.parts or [{"type": "text", "text": own.text}]
     digests = _digests(sql, [parts])
-    for place in reversed(earlier):
-        if place > after and _ends_with(parts, _compared(items[place].get("content")), digests):
+    for place, said in sent:
+        if place > after and _ends_with(parts, said, digests):
             return place
     return None
 

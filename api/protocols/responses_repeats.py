@@ -66,7 +66,7 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
     end_user_id = who.end_user_id or new.end_user_id or thread.end_user_id
     body: Any = read_json()  # files in it are replaced by now
     names_persona = _key(body["model"]) == _key(new.persona.id)
-    place, last = -1, None
+    sent, place, last = responses_files.before_last(body["input"]), -1, None
     for later in thread_order.following(sql, run, skips_failed=request.skips_failed):
         if later["id"] == but:
             continue
@@ -82,10 +82,7 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
         )
         if is_same:
             return Followed(same=later["id"])
-        shown = (
-            responses_files.place_of(sql, body["input"], message, after=place)
-            for message in messages
-        )
+        shown = (responses_files.place_of(sql, sent, message, after=place) for message in messages)
         places = [shown_at for shown_at in shown if shown_at is not None]
         if not places:
             break

@@ -64,6 +64,24 @@ def test_files_of_a_message_that_was_not_created_expire(
     assert [True, False] == expiring(connections, alice)
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_a_long_conversation_can_be_sent_again(alice: User, path: str) -> None:
+    """Clients send all of it with each message, which is more than other bodies have."""
+    body = deepcopy(BODIES[path])
+    items = body["input" if path == "/v1/responses" else "messages"]
+    said = (
+        {"parts": [{"type": "text", "text": "Hi"}]} if path == "/v1/ui/chat" else {"content": "Hi"}
+    )
+    for number in range(4_000):
+        role = "assistant" if number % 2 else "user"
+        items.insert(number, {"id": f"e{number}", "role": role, **said})
+
+    made = alice.post(path, body, buffered=False)
+    made.close()
+
+    assert 200 == made.status_code
+
+
 @pytest.mark.parametrize(
     ("path", "also"),
     [("/v1/ui/chat", "Send only the last message. "), ("/v1/agui", ""), ("/v1/responses", "")],
