@@ -202,14 +202,14 @@ def _steer(
 
 
 def _begin(tx: Transaction, body: Body) -> Created:
-    """Create the first run of a thread, for an input with calls of a run that the actor lacks.
+    """Create the first run of a thread, for an input with items of a run that the actor lacks.
+
+    The retention may have deleted it, and the client would send these items for ever.
 
     Raises:
-        InvalidRequest: items have ids of such a run, too.
+        InvalidRequest: the input replies to such a run, or has items by their ids alone.
     """
-    given = responses_input.read(body["input"], has_calls=False)
-    if given.continues is not None:
-        raise InvalidRequest(input=["has items of a response that does not exist"])
+    given = responses_input.read(body["input"], has_items=False)
     made = creation.create(tx, _first(body, given, tx))
     return Created(ResponseId(made.run_id, 0), counts_once=False)
 

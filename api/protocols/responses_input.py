@@ -79,12 +79,18 @@ class Input:
     approval_before: Approval | None = None
 
 
-def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = True) -> Input:
+def read(
+    value: Any,
+    *,
+    own_calls: Set[str] = frozenset(),
+    has_calls: bool = True,
+    has_items: bool = True,
+) -> Input:
     """Read an input.
 
     `own_calls` are those that the response which it continues has asked for: clients may send them
     again without the ids of their items. Without `has_calls`, calls that only their `call_id` names
-    are none of the conversation.
+    are none of the conversation; without `has_items` no item is, whatever its id.
 
     Raises:
         InvalidRequest: it is no input, or has what is not supported.
@@ -97,7 +103,8 @@ def read(value: Any, *, own_calls: Set[str] = frozenset(), has_calls: bool = Tru
     for place, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
-    return _new(value, *known(value, has_calls=has_calls), own_calls)
+    first, continues = known(value, has_calls=has_calls) if has_items else (0, None)
+    return _new(value, first, continues, own_calls)
 
 
 def known(items: Any, *, has_calls: bool = True) -> tuple[int, ItemId | None]:

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from werkzeug.test import TestResponse
 
 from arkloop.shared.events.types import MessageDelta, ToolCallRequested
 from arkloop.shared.ids import new_id
@@ -22,7 +23,7 @@ from tests.api.protocols.test_responses_input import (
     runs_of,
     without_ids,
 )
-from tests.clients import User
+from tests.clients import Register, User
 from tests.contents import png
 from tests.end_users import end_user
 from tests.stored_runs import StoredRuns
@@ -177,12 +178,45 @@ def test_calls_of_a_run_that_does_not_exist_make_a_transcript(
         made = alice.post("/v1/responses", {**MODEL, **named, "input": [*items, MESSAGE]})
         assert ["User: [image]", f"Called t({{}}): {call_id}!"] == earlier_of(alice, made)
     waits_for = alice.post("/v1/responses", {**MODEL, "input": items})
-    items[1]["id"] = f"fc_{new_id().hex}_5"
-    with_id = alice.post("/v1/responses", {**MODEL, "input": [*items, MESSAGE]})
 
-    assert [(400, "input[1].id"), (400, "input")] == [
-        (one.status_code, (one.json or {})["error"]["param"]) for one in (waits_for, with_id)
+    error = (waits_for.json or {})["error"]
+    assert (400, "input[1].id") == (waits_for.status_code, error["param"])
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_items_of_a_run_that_the_caller_lacks_make_a_transcript(
+    stored: StoredRuns, alice: User, register: Register, is_foreign: bool
+) -> None:
+    """The retention deletes runs whose conversations go on; those of others look the same."""
+    run = new_id()
+    if is_foreign:
+        made = register().post("/v1/responses", {**MODEL, "input": "Hello"})
+        run = UUID((made.json or {})["id"].removeprefix("resp_"))
+    call = {"type": "function_call", "call_id": f"call_{run.hex}_5", "name": "t", "arguments": "{}"}
+    items = [
+        *(QUESTION, {"type": "reasoning", "id": f"rs_{run.hex}_3", "summary": []}),
+        *({**call, "id": f"fc_{run.hex}_5"}, output("c"), {**TEXT, "id": f"msg_{run.hex}_9"}),
     ]
+    items[3]["call_id"] = call["call_id"]
+
+    def send(*sent: Any) -> TestResponse:
+        return alice.post("/v1/responses", {**MODEL, "input": list(sent)})
+
+    begun = send(*items, MESSAGE)
+    lines = ["User: Hello", "Called t({}): c!", "Assistant: It is done."]
+    assert lines == earlier_of(alice, begun)
+    begun_id = (begun.json or {})["id"]
+    claim = stored.held(UUID(begun_id.removeprefix("resp_")))
+    stored.write(claim, MessageDelta("Well."))
+    stored.finish(claim)
+    further = send(*items, MESSAGE, *output_of(alice, begun_id), MESSAGE)
+    assert begun_id == (further.json or {}).get("previous_response_id"), further.text
+
+    reference = {"type": "item_reference", "id": f"msg_{run.hex}_9"}
+    for place, sent in ((2, items[:4]), (1, [QUESTION, reference, MESSAGE])):
+        refused = send(*sent)
+        error = (refused.json or {})["error"]
+        assert (400, f"input[{place}].id") == (refused.status_code, error["param"])
 
 
 def picture() -> dict[str, Any]:
