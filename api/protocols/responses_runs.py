@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Set
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -41,8 +42,19 @@ def find(sql: Connection, run_id: UUID) -> tuple[RowMapping, RunFacts]:
         client_tools=client_tool_names(run, sql),
         metadata=run["metadata"],
         end_user_id=run["end_user_id"],
-        previous_response_id=None if before is None else str(ResponseId(*before)),
+        previous_response_id=None if before is None else str(_last_response(sql, *before)),
     )
+
+
+def _last_response(sql: Connection, run_id: UUID, waits: int, may_have_http: bool) -> ResponseId:
+    """Return the id of a run's last response: none begins behind a wait for HTTP tools alone."""
+    if may_have_http:
+        with suppress(RunNotFound):
+            run = queries.get(sql, actor(), run_id)
+            names = client_tool_names(run, sql)
+            facts = RunFacts(run_id=run_id, created_at=0, model=run["model"], client_tools=names)
+            return newest_response(sql, facts)
+    return ResponseId(run_id, waits)
 
 
 def fold(sql: Connection, projection: ResponseProjection, run_id: UUID, after_seq: int = 0) -> int:

@@ -61,7 +61,8 @@ def _last_created(*counts: ColumnElement[bool]) -> Select[Any]:
 
 
 def _with_waits(last: Select[Any]) -> Select[Any]:
-    waits = select(func.count()).where(
+    # One value for each wait. The text may stand in arguments of a call, too.
+    waits = select(func.array_agg(run_events.c.payload.contains('"result_from":"http"'))).where(
         run_events.c.run_id == runs.c.id, run_events.c.type == RunWaitingForInput.type
     )
     return select(runs.c.id, waits.scalar_subquery()).where(runs.c.id == last.scalar_subquery())
@@ -126,13 +127,13 @@ def newest(
     return last
 
 
-def before(sql: Connection, run: RowMapping) -> tuple[UUID, int] | None:
-    """Return the run before this one in its thread, and how often that has waited; None if this
-    one is the first.
+def before(sql: Connection, run: RowMapping) -> tuple[UUID, int, bool] | None:
+    """Return the run before this one in its thread, how often that has waited, and whether it may
+    have waited for HTTP tools; None if this one is the first.
     """
     values = {name: run[name] for name in ("thread_id", "position", "created_at")}
     row = sql.execute(_BEFORE[has_place(run)], {**values, "but": run["id"]}).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], len(row[1] or ()), any(row[1] or ()))
 
 
 def following(sql: Connection, run: RowMapping, *, skips_failed: bool) -> Sequence[RowMapping]:
