@@ -42,7 +42,9 @@ BRIEF_SECONDS = 1.0
 NOTIFY_SECONDS = 20.0
 #: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
 #: are about something else.
-_NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
+_NOT_ABOUT_SESSIONS = frozenset({402, 407, 408, 413, 429})
+#: With these, and with those from 500, some servers say so, too; most have other reasons for them.
+_SELDOM_ABOUT_SESSIONS = frozenset({401, 403})
 
 
 class CheckedClient(httpx2.AsyncClient):
@@ -151,6 +153,18 @@ class CheckedClient(httpx2.AsyncClient):
         """
         return call_id in self.transport.rejected
 
+    def doubted_with(self, call_id: str | None) -> int | None:
+        """Return the status of a failed request of a session that may be lost.
+
+        None if it is about something else, or is about the session: see `has_rejected`.
+        """
+        return self.transport.doubted.get(call_id)
+
+    def forget(self, call_id: str) -> None:
+        """Drop what was noted of a request that has ended."""
+        self.transport.doubted.pop(call_id, None)
+        self.transport.rejected.discard(call_id)
+
     @property
     def connections_made(self) -> int:
         """The number of connections so far; behind each the server may be another process."""
@@ -172,6 +186,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
         self._pool._network_backend = self.backend
         self.refused_with: int | None = None
         self.rejected: set[str | None] = set()
+        self.doubted: dict[str | None, int] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -187,10 +202,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
             STREAM_OF.set(call_id_of(request))
         response = await super().handle_async_request(request)
         # A GET is for a stream of notifications, which many servers do not have.
-        if response.status_code >= 400 and request.method == "POST":
-            self.refused_with = response.status_code
-            if _may_be_about_session(request, response.status_code):
-                self.rejected.add(call_id_of(request))
+        if request.method == "POST":
+            self._note(request, response.status_code)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.DecodingError(
@@ -213,10 +226,18 @@ class _Transport(httpx2.AsyncHTTPTransport):
             await _read(bounded)
         return bounded
 
-
-def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
-    is_of_session = "mcp-session-id" in request.headers
-    return is_of_session and status < 500 and status not in _NOT_ABOUT_SESSIONS
+    def _note(self, request: httpx2.Request, status: int) -> None:
+        call_id = call_id_of(request)
+        self.doubted.pop(call_id, None)  # by OAuth a request may be sent again
+        if status < 400:
+            return
+        self.refused_with = status
+        if "mcp-session-id" not in request.headers:
+            return
+        if status >= 500 or status in _SELDOM_ABOUT_SESSIONS:
+            self.doubted[call_id] = status
+        elif status not in _NOT_ABOUT_SESSIONS:
+            self.rejected.add(call_id)
 
 
 def call_id_of(request: httpx2.Request) -> str | None:

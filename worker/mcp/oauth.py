@@ -75,7 +75,7 @@ class EndUserOAuth(OAuthClientProvider):
         )
         self._server = server
         self._initialized = True
-        self._registered = _registered(server)
+        self._registered = token_requests.registered_by_hand(server)
         self.context.client_info = self._registered
         self._stored: OAuthClientInformationFull | None = None  # made before, by another process
         self._made: OAuthClientInformationFull | None = None  # by this session
@@ -91,6 +91,8 @@ class EndUserOAuth(OAuthClientProvider):
         #: Of the exchange of a code: the SDK makes further requests before it gives up.
         self._failure: McpFailed | None = None
         self._problems: dict[str | None, McpFailed] = {}
+        #: True once the session has listed the server's tools.
+        self.has_worked = False
 
     def take(self, access: Mapping[str, Any]) -> None:
         """Use `{grant, client, answered}` from now on.
@@ -140,6 +142,8 @@ class EndUserOAuth(OAuthClientProvider):
             response = yield request
             if request.method != "POST" or response.status_code not in (401, 403):
                 return
+            if response.status_code == 401 and self._may_be_about_session(request):
+                return
         flow = super().async_auth_flow(request)
         problem: McpFailed | None = None
         has_begun = False  # until then another request's flow has the lock
@@ -181,6 +185,14 @@ class EndUserOAuth(OAuthClientProvider):
         self._problems[call_id_of(request)] = problem
         request.headers.pop("Authorization", None)
         yield request  # for its 401
+
+    def _may_be_about_session(self, request: httpx2.Request) -> bool:
+        """Return whether a 401 is to be tried in a new session before somebody is asked for access.
+
+        Servers that have lost a session say so, too. Calls are left out: their list finds it.
+        """
+        is_candidate = call_id_of(request) is None and "mcp-session-id" in request.headers
+        return self.has_worked and is_candidate and not self.context.can_refresh_token()
 
     def _keep_failure(self, problem: McpFailed | None) -> None:
         """Keep why a code was of no use, until the next `take`; None: the exchange broke off."""
@@ -367,18 +379,6 @@ def tokens_of(access: Mapping[str, Any] | None) -> list[str]:
 
 async def _never() -> AuthorizationCodeResult:
     raise AssertionError("`_ask` has ended the flow")
-
-
-def _registered(server: Server) -> OAuthClientInformationFull | None:
-    """Return the client that an admin has registered, None if there is none."""
-    oauth = server.oauth or {}
-    client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
-    if client_id is None:
-        return None
-    method = "none" if secret is None else token_requests.POST
-    return OAuthClientInformationFull(
-        client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
-    )
 
 
 def _missing_scope(response: httpx2.Response) -> str | None:

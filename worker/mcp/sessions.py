@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import (
+    AuthorizationRequired,
     McpFailed,
     SessionLost,
     ToolChanged,
@@ -34,14 +35,14 @@ from arkloop.worker.mcp import (
 )
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
-from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
+from arkloop.worker.mcp.descriptions import Description
 from arkloop.worker.mcp.failed_requests import LOST, NOT_CONNECTED, NOT_VALID
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.stdio import EXITED, program
-from arkloop.worker.mcp.tool_lists import description_of
+from arkloop.worker.mcp.tool_lists import by_name, list_tools
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
@@ -49,12 +50,12 @@ CLOSE_SECONDS = 5.0
 #: A session's list of tools is valid for this long, unless the server says that it has changed,
 #: or it has to be connected to anew.
 LIST_SECONDS = 30.0
-MAX_PAGES = 64
 #: Calls of a session that are in progress; over HTTP each has a connection. Further ones wait.
 MAX_CALLS = 128
 
 #: The beginning of what the SDK says of a response that the server has not finished.
 _STREAM_ENDED = "SSE stream ended"
+SESSION_LOST = "The server lost the session."
 REPLY_LOST = "The reply to what the server had asked could not be delivered."
 #: Added to the failure of a call that a server may have read before it was lost.
 MAY_BE_DONE = " The call may have taken effect."
@@ -91,6 +92,7 @@ class Session:
         self._listed_at = float("-inf")
         self._connections_then = 0
         self._has_changed = False
+        self._is_in_doubt = False  # a status may have said that the session is lost; no list since
         self._listing = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_CALLS)
         self._calls: dict[str, OpenCall] = {}  # in progress, by the ids of their requests
@@ -107,10 +109,13 @@ class Session:
                 is_old = time.monotonic() - self._listed_at > LIST_SECONDS
                 if fresh or is_old or self._has_changed or self._may_be_another():
                     self._has_changed, self._listed_at = False, float("-inf")
-                    self._tools = _by_name(await _list(client))
+                    self._tools = by_name(await list_tools(client))
                     self._listed_at = time.monotonic()
+                    self._is_in_doubt = False
                     if self._http is not None:
                         self._connections_then = self._http.connections_made
+                    if self.oauth is not None:
+                        self.oauth.has_worked = True
         return list(self._tools.values())
 
     def _may_be_another(self) -> bool:
@@ -312,6 +317,11 @@ class Session:
             yield
         except MCPError as error:
             if (problem := self._problem_of(call_id)) is not None:
+                # The list of tools that the call has relied on may be older than the loss.
+                is_asking = call_id is not None and isinstance(problem, AuthorizationRequired)
+                if is_asking and await self._is_lost(call_id):
+                    self.retire(SESSION_LOST)
+                    raise SessionLost(SESSION_LOST) from None
                 raise problem from None
             if (may_be_done := failed_requests.may_be_done(error.data)) is not None:
                 is_unknown = call_id is not None and may_be_done
@@ -328,41 +338,38 @@ class Session:
                 raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
-            if self._http is not None and self._http.has_rejected(call_id) and not is_read:
-                self.retire("The server lost the session.")
-                raise SessionLost(_text_of(error, self._http)) from None
             text = _text_of(error, self._http)
+            is_rejected = self._http is not None and self._http.has_rejected(call_id)
+            if not is_read and (is_rejected or await self._is_lost(call_id)):
+                self.retire(SESSION_LOST)
+                raise SessionLost(text) from None
             is_unknown = call_id is not None and text == LOST
             raise McpFailed(f"{text}{MAY_BE_DONE if is_unknown else ''}") from None
         except (ValidationError, ValueError):
             raise McpFailed("The server's response is not valid MCP.") from None
+        finally:
+            if self._http is not None and call_id is not None:
+                self._http.forget(call_id)
 
+    async def _is_lost(self, call_id: str | None) -> bool:
+        """Return whether a status that may have another reason means that the session is lost.
 
-async def _list(client: Client) -> list[Description]:
-    found: list[Description] = []
-    cursor: str | None = None
-    for _ in range(MAX_PAGES):
-        page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
-        found += map(description_of, page.tools)
-        if len(found) > MAX_TOOLS:
-            raise McpFailed(f"The server offers more than {MAX_TOOLS} tools.")
-        cursor = page.next_cursor
-        if not cursor:  # some write an empty one where none follows; sent, it means the first page
-            return found
-    raise McpFailed(f"The server's list of tools has more than {MAX_PAGES} pages.")
-
-
-def _by_name(found: Iterable[Description]) -> dict[str, Description]:
-    tools: dict[str, Description] = {}
-    for tool in found:
-        if tool.name in tools:
-            # Which of them a call would reach is the server's secret.
-            first = tools[tool.name]
-            tool = Description(
-                first.name, first.description, first.parameters, first.hash, "Duplicate tool name."
-            )
-        tools[tool.name] = tool
-    return tools
+        The list of tools decides, which changes nothing.
+        """
+        status = None if self._http is None else self._http.doubted_with(call_id)
+        if status is None:
+            return False
+        was_in_doubt, self._is_in_doubt = self._is_in_doubt, True
+        if call_id is None:
+            return was_in_doubt or status < 500
+        self._has_changed = True  # so that the list is requested before the next call at the latest
+        if status >= 500:
+            return False  # the server may have carried out the call
+        try:
+            await self.tools()
+        except McpFailed as failed:
+            return isinstance(failed, SessionLost)
+        return False
 
 
 def _told(error: BaseException, http: CheckedClient | None) -> str:

@@ -8,7 +8,21 @@ from mcp.client.auth.oauth2 import OAuthContext
 from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata
 from pydantic import BaseModel, Field, ValidationError
 
+from arkloop.worker.mcp.server import Server
+
 BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+def registered_by_hand(server: Server) -> OAuthClientInformationFull | None:
+    """Return the client that an admin has registered, None if there is none."""
+    oauth = server.oauth or {}
+    client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
+    if client_id is None:
+        return None
+    method = "none" if secret is None else POST
+    return OAuthClientInformationFull(
+        client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
+    )
 
 
 def choose_method(

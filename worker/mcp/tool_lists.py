@@ -5,24 +5,57 @@ the SDK reads it: what nobody needs of a tool is left out, and a tool that is st
 not valid is replaced by one that is, and that says what is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import mcp_types as types
+from mcp import Client
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
 from arkloop.shared.events.plain import clean
+from arkloop.worker.mcp import McpFailed
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description, describe
 
+#: Of one list; a server could give pages for ever.
+MAX_PAGES = 64
 _USED = ("name", "description", "inputSchema")
 #: What this module adds to a tool's `_meta`; that of the server is left out.
 _PROBLEM = "problem"
 _SCHEMA = "schema"
 _MAX_PROBLEM_CHARACTERS = 500
 _NEEDS_TASKS = "It requires tasks, which are not supported."
+
+
+async def list_tools(client: Client) -> list[Description]:
+    """Request all pages of a server's list. Raises: McpFailed."""
+    found: list[Description] = []
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
+        found += map(description_of, page.tools)
+        if len(found) > MAX_TOOLS:
+            raise McpFailed(f"The server offers more than {MAX_TOOLS} tools.")
+        cursor = page.next_cursor
+        if not cursor:  # some write an empty one where none follows; sent, it means the first page
+            return found
+    raise McpFailed(f"The server's list of tools has more than {MAX_PAGES} pages.")
+
+
+def by_name(found: Iterable[Description]) -> dict[str, Description]:
+    """Return the tools by their names, with a `problem` where two have the same."""
+    tools: dict[str, Description] = {}
+    for tool in found:
+        if tool.name in tools:
+            # Which of them a call would reach is the server's secret.
+            first = tools[tool.name]
+            tool = Description(
+                first.name, first.description, first.parameters, first.hash, "Duplicate tool name."
+            )
+        tools[tool.name] = tool
+    return tools
 
 
 def description_of(tool: types.Tool) -> Description:

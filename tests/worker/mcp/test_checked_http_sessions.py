@@ -1,6 +1,7 @@
 """Sessions of MCP over HTTP: shared, lost, replaced and ended."""
 
 import asyncio
+import dataclasses
 import json
 import queue
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import httpx2
 import pytest
@@ -18,12 +20,14 @@ from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.mcp import McpFailed, sessions
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed, SessionLost, sessions
 from arkloop.worker.mcp.checked_http import CheckedClient, call_id_of
 from arkloop.worker.mcp.client import ChangedTools, McpClient
+from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.sessions import Rules, Session
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
+from tests.worker.mcp.oauth_servers import CALLBACK, NOTHING, Internet, granted
 from tests.worker.mcp.sdk_server import Sdk, lie_of, server_at
 
 pytestmark = pytest.mark.processes
@@ -65,22 +69,37 @@ def _rpc_error(code: int) -> bytes:
 
 
 @contextmanager
-def forgetful(status: int, body: bytes) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+def forgetful(
+    status: int, body: bytes, *, rejects_lists: bool = False
+) -> Iterator[tuple[str, dict[str, str], list[str]]]:
     """Run a server that gives sessions the id `known["new"]`, and rejects all but `known["id"]`.
 
-    Yields its address, `known`, and the session of each call that reached it.
+    It rejects their calls, and their lists if `rejects_lists` is set. Yields its address, `known`,
+    and the session of each call that reached it.
     """
     known, calls = {"new": "first", "id": "first"}, []
 
+    def give(handler: Lying, message: dict[str, Any], result: dict[str, Any]) -> None:
+        is_known = handler.headers["Mcp-Session-Id"] in (None, known["id"])
+        if message["method"] == "tools/list" and rejects_lists and not is_known:
+            handler.send(status, body, **{"Content-Type": "application/json"})
+        else:
+            Lying.result(handler, message, result)
+
     def on_call(handler: Lying) -> None:
         calls.append(session := str(handler.headers["Mcp-Session-Id"]))
-        if session != known["id"]:
+        if session != known["id"] or session == known.get("refused"):
             handler.send(status, body, **{"Content-Type": "application/json"})
         else:
             handler.result(handler.message, {"content": [{"type": "text", "text": "done"}]})
 
     session_id = property(lambda _: known["new"])
-    with lying(on_call, session_id=session_id, do_DELETE=lambda h: h.send(200, b"")) as (url, _):
+    more: dict[str, Any] = {
+        "session_id": session_id,
+        "do_DELETE": lambda h: h.send(200, b""),
+        "result": give,
+    }
+    with lying(on_call, **more) as (url, _):
         yield url, known, calls
 
 
@@ -128,6 +147,162 @@ def test_a_call_that_the_server_may_have_read_is_not_repeated(
             http_client.call(server, "lie", {}, pinned=http_client.tools(server)[0].hash)
 
     assert ["first", "first"] == calls
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 502])
+def test_a_session_whose_list_is_refused_as_well_is_replaced(
+    http_client: McpClient, status: int
+) -> None:
+    """The server has lost it. With 401 and 403 it has not read the call, which is made once more;
+    with another status the next call is the first one in the new session.
+    """
+    with forgetful(status, b"", rejects_lists=True) as (url, known, calls):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+        call = partial(http_client.call, server, "lie", {}, pinned=tool.hash)
+        assert "done" == call()
+        known |= {"new": "second", "id": "second"}
+
+        if status >= 500:
+            with pytest.raises(McpFailed, match=f"HTTP status {status}"):
+                call()
+        assert "done" == call()
+
+        assert ["second"] == [session for session in calls if session != "first"]
+        known |= {"new": "third", "id": "third"}
+        if status >= 500:
+            with pytest.raises(McpFailed, match=f"HTTP status {status}"):
+                http_client.tools(server)
+        assert [tool] == http_client.tools(server)
+        assert "done" == call()
+    assert "third" == calls[-1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_session_whose_list_is_answered_is_kept(http_client: McpClient, status: int) -> None:
+    """The status was about the call alone, and the server may keep a state for the session."""
+    with forgetful(status, b"", rejects_lists=True) as (url, known, calls):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+        call = partial(http_client.call, server, "lie", {}, pinned=tool.hash)
+        known |= {"new": "second", "refused": "first"}
+        with pytest.raises(McpFailed, match=f"HTTP status {status}"):
+            call()
+
+        del known["refused"]
+        assert "done" == call()
+    assert ["first", "first"] == calls
+
+
+def test_a_session_whose_list_fails_by_itself_is_kept(http_client: McpClient) -> None:
+    """A gateway's status from 500 for a list is no sign of a lost session, unless a request before
+    it had one, too; a list that succeeds between them ends the doubt.
+    """
+    with forgetful(502, b"", rejects_lists=True) as (url, known, calls):
+        server = server_at(url)
+        [tool] = http_client.tools(server)
+        for _ in range(2):
+            known |= {"new": "second", "id": "second"}
+            with pytest.raises(McpFailed, match="HTTP status 502"):
+                http_client.tools(server)
+            known["id"] = "first"
+            assert [tool] == http_client.tools(server)
+        assert "done" == http_client.call(server, "lie", {}, pinned=tool.hash)
+    assert ["first"] == calls
+
+
+async def without_refresh() -> Callable[[str], Session]:
+    """Return what makes a session at an address, with a grant that cannot be refreshed."""
+    own = {"client_id": "own"}
+    grant = {**await granted(Internet(), **own), "issuer": None, "metadata": None}
+    del grant["tokens"]["refresh_token"]
+    oauth = {**own, "client_secret": None, "redirect_uri": CALLBACK}
+
+    def session(url: str) -> Session:
+        server = dataclasses.replace(server_at(url), oauth=oauth)
+        made = Session(server, Rules(Policy.of(["127.0.0.0/8"]), stdio=False))
+        assert made.oauth is not None
+        made.oauth.take({**NOTHING, "grant": grant})
+        return made
+
+    return session
+
+
+async def lie_in(session: Session) -> Any:
+    [tool] = await session.tools()
+    call = OpenCall(10.0, 10.0, lambda fields: None)
+    return await session.call("lie", {}, tool.hash, {}, call, None)
+
+
+def test_nobody_is_asked_for_access_because_a_session_was_lost() -> None:
+    """A server that has lost a session may respond with 401. Only if it refuses a new session, too,
+    is somebody asked: the token cannot be refreshed.
+    """
+
+    async def story(url: str, known: dict[str, str]) -> None:
+        session = partial(await without_refresh(), url)
+        first = session()
+        await first.tools()
+        known |= {"new": "second", "id": "second"}
+        with pytest.raises(SessionLost):
+            await first.tools(fresh=True)
+        second = session()
+        assert 1 == len(await second.tools())
+        await second.close()
+
+        known["id"] = "of nobody"
+        third = session()
+        with pytest.raises(AuthorizationRequired):
+            await third.tools()
+        for one in (first, third):
+            await one.close()
+
+    with forgetful(401, b"", rejects_lists=True) as (url, known, _):
+        asyncio.run(story(url, known))
+
+
+def test_nobody_is_asked_for_access_by_a_call_in_a_lost_session() -> None:
+    """The list of tools that the call relies on is from before the loss. Where only the call is
+    refused, somebody is asked.
+    """
+
+    async def story(url: str, known: dict[str, str]) -> None:
+        session = partial(await without_refresh(), url)
+        lost = session()
+        await lie_in(lost)
+        known |= {"new": "second", "id": "second"}
+        with pytest.raises(SessionLost):
+            await lie_in(lost)
+        assert lost.is_over
+
+        known |= {"new": "third", "id": "third", "refused": "third"}
+        refused = session()
+        with pytest.raises(AuthorizationRequired):
+            await lie_in(refused)
+        assert not refused.is_over
+        for one in (lost, refused):
+            await one.close()
+
+    with forgetful(401, b"", rejects_lists=True) as (url, known, _):
+        asyncio.run(story(url, known))
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_nothing_is_kept_of_a_call_that_has_failed(status: int) -> None:
+    """A session lives as long as it is used, however many calls the server refuses in it."""
+
+    async def story(url: str, known: dict[str, str]) -> None:
+        session = Session(server_at(url), Rules(Policy.of(["127.0.0.0/8"]), stdio=False))
+        known["refused"] = "first"
+        with pytest.raises(McpFailed):
+            await lie_in(session)
+        http = session._http
+        assert http is not None
+        assert ({}, set()) == (http.transport.doubted, http.transport.rejected)
+        await session.close()
+
+    with forgetful(status, _rpc_error(-32602)) as (url, known, _):
+        asyncio.run(story(url, known))
 
 
 def test_a_call_that_every_session_rejects_is_made_twice(http_client: McpClient) -> None:

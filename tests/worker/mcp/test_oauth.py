@@ -108,6 +108,22 @@ def test_a_revoked_token_is_refreshed_once_and_then_asked_for() -> None:
     in_loop(story)
 
 
+def test_a_token_that_is_revoked_is_asked_for_where_there_are_no_sessions() -> None:
+    """A 401 of a server without session ids says nothing about a session, which may be retried."""
+
+    async def story(internet: Internet) -> None:
+        grant = await granted(internet)
+        del grant["tokens"]["refresh_token"]
+        process = Process(internet, {"grant": grant})
+        assert 200 == await process.post()
+        process.oauth.has_worked = True
+        internet.valid.clear()
+
+        await process.asked()
+
+    in_loop(story)
+
+
 def test_an_authorization_server_that_is_down_asks_nobody() -> None:
     """The grant may still be good, and is used again when the server is back."""
 
