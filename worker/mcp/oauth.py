@@ -18,7 +18,6 @@ from mcp.client.auth.oauth2 import PKCEParameters
 from mcp.client.auth.utils import (
     extract_field_from_www_auth,
     extract_scope_from_www_auth,
-    issuers_match,
     validate_authorization_response_iss,
 )
 from mcp.shared.auth import (
@@ -35,6 +34,7 @@ from arkloop.worker.mcp import AuthorizationRequired, McpFailed, token_requests
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
+from arkloop.worker.mcp.issuers import Issuer
 from arkloop.worker.mcp.server import Server
 
 CLIENT_NAME = "Arkloop Runs"
@@ -212,10 +212,13 @@ class EndUserOAuth(OAuthClientProvider):
             return await self._refresh_token()
         return await super()._perform_authorization()
 
+    def _expected_issuer(self) -> str:
+        return Issuer(super()._expected_issuer())
+
     def _is_secret_of_another(self) -> bool:
         if self._registered is None or self._registered.client_secret is None:
             return False
-        return self._issuer is not None and not issuers_match(self._issuer, self._expected_issuer())
+        return self._issuer is not None and self._issuer != self._expected_issuer()
 
     def _is_granted_here(self) -> bool:
         return self.grant is not None and self.grant["at"] == self._where()

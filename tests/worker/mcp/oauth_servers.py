@@ -23,6 +23,7 @@ class Internet:
 
     def __init__(self) -> None:
         self.issuer = ISSUER
+        self.named: str | None = None  # what the resource calls it, if not the same
         self.valid: set[str] = set()
         self.token_status, self.token_error = 200, "invalid_grant"
         self.auth_methods: list[str] | None = None  # that its metadata has
@@ -50,11 +51,12 @@ class Internet:
                     await self.is_slow.wait()
                 return httpx2.Response(200, json={"token": token})
             case "/.well-known/oauth-protected-resource/mcp":
-                about = {"resource": f"{RESOURCE}/mcp", "authorization_servers": [self.issuer]}
+                named = [self.named or self.issuer]
+                about = {"resource": f"{RESOURCE}/mcp", "authorization_servers": named}
                 return httpx2.Response(200, json=about)
             case "/.well-known/oauth-authorization-server":
                 places = {
-                    name: f"{self.issuer}/{path}"
+                    name: f"{self.issuer.rstrip('/')}/{path}"
                     for name, path in (
                         ("authorization_endpoint", "authorize"),
                         ("token_endpoint", "token"),

@@ -224,6 +224,40 @@ def test_a_client_secret_is_not_sent_to_another_authorization_server() -> None:
     in_loop(story)
 
 
+@pytest.mark.parametrize("is_named_with_slash", [True, False])
+def test_an_issuer_may_be_named_with_or_without_its_last_slash(is_named_with_slash: bool) -> None:
+    """Google's servers name theirs with one, which its metadata lacks; both mean one origin. What
+    was stored under one name is used under the other.
+    """
+
+    async def story(internet: Internet) -> None:
+        names = [ISSUER, f"{ISSUER}/"]
+        internet.issuer, internet.named = names if is_named_with_slash else names[::-1]
+        grant = await granted(internet)
+        internet.valid.clear()
+        assert 200 == await Process(internet, {"grant": grant}).post()
+
+        internet.named = internet.issuer
+        internet.valid.clear()
+        assert 200 == await Process(internet, {"grant": grant}).post()
+        refreshes = [form["grant_type"] for _, form in internet.token_requests[1:]]
+        assert ["refresh_token"] * 2 == refreshes
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("issuer", ["https://evil.example.com", f"{ISSUER}/tenant"])
+def test_metadata_of_another_issuer_is_refused(issuer: str) -> None:
+    """Nobody is asked to visit its page."""
+
+    async def story(internet: Internet) -> None:
+        internet.issuer, internet.named = issuer, ISSUER
+        problem = await Process(internet, {}).refused()
+        assert not isinstance(problem, AuthorizationRequired)
+
+    in_loop(story)
+
+
 def test_an_authorization_server_inside_is_not_connected_to() -> None:
     """Each connection is checked as those to the resource are, whatever the resource names."""
     listening = [socket.create_server((host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
