@@ -15,11 +15,7 @@ from uuid import uuid4
 import httpx2
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError
 from mcp.client.auth.oauth2 import PKCEParameters
-from mcp.client.auth.utils import (
-    extract_field_from_www_auth,
-    extract_scope_from_www_auth,
-    validate_authorization_response_iss,
-)
+from mcp.client.auth.utils import validate_authorization_response_iss
 from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
@@ -28,9 +24,14 @@ from mcp.shared.auth import (
     OAuthToken,
     ProtectedResourceMetadata,
 )
-from pydantic import AnyUrl, BaseModel, ValidationError
+from pydantic import AnyUrl, BaseModel
 
-from arkloop.worker.mcp import AuthorizationRequired, McpFailed, token_requests
+from arkloop.worker.mcp import (
+    AuthorizationRequired,
+    McpFailed,
+    authorization_failures,
+    token_requests,
+)
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
@@ -40,11 +41,6 @@ from arkloop.worker.mcp.server import Server
 CLIENT_NAME = "Arkloop Runs"
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
-_FAILED = "The authorization at the server failed"
-_MOVED = (
-    "The server names another authorization server than the one that its client_secret was used at."
-    " If that is right, an admin has to change `oauth`."
-)
 
 
 class _ClientUnusable(Exception):
@@ -147,6 +143,7 @@ class EndUserOAuth(OAuthClientProvider):
         flow = super().async_auth_flow(request)
         problem: McpFailed | None = None
         has_begun = False  # until then another request's flow has the lock
+        was_unavailable = False  # a server that the flow itself needs, without a success since
         try:
             outgoing = await anext(flow)
             has_begun = True
@@ -156,10 +153,13 @@ class EndUserOAuth(OAuthClientProvider):
                 response = yield outgoing
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401
-                    self._missing = _missing_scope(response)
+                    self._missing = authorization_failures.missing_scope(response)
                 elif (again := await self._by_basic(outgoing, response)) is not None:
                     again.headers.update(_HEADERS)
                     response = await self._better_of(response, (yield again))
+                if outgoing is not request:
+                    is_down = token_requests.is_unavailable(response)
+                    was_unavailable = is_down or (was_unavailable and not response.is_success)
                 try:
                     outgoing = await flow.asend(response)
                 except _ClientUnusable:
@@ -172,8 +172,11 @@ class EndUserOAuth(OAuthClientProvider):
             return
         except McpFailed as failed:
             problem = failed
-        except (OAuthFlowError, ValidationError, ValueError):
-            problem = McpFailed(f"{_FAILED}.")
+        except (OAuthFlowError, ValueError) as error:
+            reason = authorization_failures.reason_of(error, self.context.oauth_metadata)
+            problem = authorization_failures.failed(reason)
+            if was_unavailable:
+                problem = McpFailed(NOT_AUTHORIZED)
         finally:
             if has_begun:
                 self._is_refreshing = False
@@ -204,7 +207,7 @@ class EndUserOAuth(OAuthClientProvider):
 
     async def _perform_authorization(self) -> httpx2.Request:
         if self._is_secret_of_another():
-            raise McpFailed(_MOVED)
+            raise McpFailed(authorization_failures.MOVED)
         # A server may have revoked the access token alone, or not have said when it expires.
         may_refresh = self._may_refresh and self._answered is None and self._is_granted_here()
         if may_refresh and self.context.can_refresh_token():
@@ -260,15 +263,15 @@ class EndUserOAuth(OAuthClientProvider):
             await self._perform_authorization_code_grant()
 
     async def _handle_exchange_response(self, response: httpx2.Response) -> None:
-        if response.status_code in (200, 201):
+        error = await token_requests.error_of(response)
+        if error is None and response.status_code in (200, 201):
             await super()._handle_token_response(response)
             return
-        error = await token_requests.error_of(response)
         if error == "invalid_grant":  # a new code may be good
             await self._perform_authorization_code_grant()
         if token_requests.is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)
-        raise McpFailed(f"{_FAILED}: {error or f'HTTP status {response.status_code}'}.")
+        raise authorization_failures.failed(error or f"HTTP status {response.status_code}")
 
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
         if token_requests.is_unavailable(response):
@@ -309,8 +312,10 @@ class EndUserOAuth(OAuthClientProvider):
         pkce, state = PKCEParameters.generate(), secrets.token_urlsafe(32)
         ours = {"state": state, "code_challenge": pkce.code_challenge}
         page = str(httpx2.URL(url).copy_merge_params(ours))
-        if len(page) > MAX_URL_CHARACTERS or not is_web_page(page):
-            raise McpFailed(f"{_FAILED}.")
+        if len(page) > MAX_URL_CHARACTERS:
+            raise authorization_failures.failed(authorization_failures.PAGE_TOO_LONG)
+        if not is_web_page(page):
+            raise authorization_failures.failed(authorization_failures.PAGE_NOT_VALID)
         ours |= {"url": page, "verifier": pkce.code_verifier}
         scopes = {"scope": self.context.client_metadata.scope, "missing": self._missing}
         raise AuthorizationRequired({**self._state(), **ours, **scopes})
@@ -382,14 +387,6 @@ def tokens_of(access: Mapping[str, Any] | None) -> list[str]:
 
 async def _never() -> AuthorizationCodeResult:
     raise AssertionError("`_ask` has ended the flow")
-
-
-def _missing_scope(response: httpx2.Response) -> str | None:
-    """Return what a token lacks for a request: "" if that is not named, None if nothing."""
-    error = extract_field_from_www_auth(response, "error")
-    if response.status_code != 403 or error != "insufficient_scope":
-        return None
-    return extract_scope_from_www_auth(response) or ""
 
 
 def _plain(model: BaseModel | None) -> dict[str, Any] | None:

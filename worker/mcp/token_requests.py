@@ -55,18 +55,26 @@ def _methods(metadata: OAuthMetadata | None) -> list[str] | None:
     return None if metadata is None else metadata.token_endpoint_auth_methods_supported
 
 
+#: What is called otherwise than in RFC 6749; this one is GitHub's.
+_OWN_ERRORS = {"bad_verification_code": "invalid_grant"}
+
+
 class _Refusal(BaseModel):
-    """The response of a token endpoint that refuses a request (RFC 6749, section 5.2)."""
+    """The response of a token endpoint that refuses a request (RFC 6749, section 5.2).
+
+    GitHub's has the status 200.
+    """
 
     error: str = Field(pattern="^[a-z0-9_.-]{1,64}$")
 
 
 async def error_of(response: httpx2.Response) -> str | None:
-    """Return why the token endpoint refuses a request."""
+    """Return why the token endpoint refuses a request, None if it does not say so."""
     try:
-        return _Refusal.model_validate_json(await response.aread()).error
+        error = _Refusal.model_validate_json(await response.aread()).error
     except ValidationError:
         return None
+    return _OWN_ERRORS.get(error, error)
 
 
 async def is_client_refused(response: httpx2.Response) -> bool:
@@ -79,7 +87,8 @@ async def is_client_refused(response: httpx2.Response) -> bool:
 
 async def is_client_accepted(response: httpx2.Response) -> bool:
     """Return whether the client is accepted, whatever its code or refresh token is worth."""
-    return response.is_success or await error_of(response) == "invalid_grant"
+    error = await error_of(response)
+    return error == "invalid_grant" or (error is None and response.is_success)
 
 
 def is_unavailable(response: httpx2.Response) -> bool:
