@@ -65,9 +65,10 @@ control_socket_disable = True
 
 
 def post_fork(_server: Any, _worker: Any) -> None:
-    """Load the app without collecting garbage: there is little, and looking for it takes longer
-    than a tenth of the start.
+    """Leave the lines of the log to a thread, and load the app without collecting garbage: there is
+    little, and looking for it takes longer than a tenth of the start.
     """
+    logs.handler().writes_directly = False
     gc.disable()
 
 

@@ -2,6 +2,9 @@
 
 Standard error is often a pipe, whose reader may stand still: a log driver that blocks, or a
 collector behind a full disk. A process that waited for it would execute, answer and stream nothing.
+
+A forked process writes its lines by itself, unless it is one that lives on: children of
+`multiprocessing`, such as those of a tool, exit without flushing.
 """
 
 import _queue
@@ -16,7 +19,8 @@ from typing import Any
 
 #: Lines that wait; beyond them the newest are dropped.
 MAX_LINES = 4_096
-#: How long a process that ends waits for its last lines to be written.
+#: How long a process that ends waits for its last lines to be written, and one without a thread for
+#: room for a line.
 FINISH_SECONDS = 1.0
 #: How often, and how long each time, a thread that has filled the queue lets lines be written: one
 #: that computes without a pause is faster than any reader.
@@ -34,9 +38,16 @@ class LogWriter(logging.Handler):
         super().__init__()
         # Without standard error its number is that of a socket or file that was opened since.
         self._has_output = sys.stderr is not None
+        #: Whether lines are written by the thread that logs them. Set it to False in a forked
+        #: process that lives on, and to True in one that must not have another thread.
+        self.writes_directly = False
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        os.register_at_fork(after_in_child=self._begin_in_child)
         atexit.register(self._finish)
+
+    def _begin_in_child(self) -> None:
+        self._begin()
+        self.writes_directly = True
 
     def _begin(self) -> None:
         """Begin without lines or a thread: those of the process that has forked are its own."""
@@ -44,7 +55,8 @@ class LogWriter(logging.Handler):
         self._has_thread = self._has_ended = False
         self._is_stuck = False  # whether nothing was written since the queue was found full
         self._dropped = 0  # changed under the handler's lock alone
-        self._reported = 0  # of those dropped; changed by the thread alone
+        self._reported = 0  # of those dropped; changed by the thread, or by direct writes
+        self._rest: bytes | memoryview = b""  # of a line written directly: there was no room for it
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record, and leave its line to the thread, or drop it."""
@@ -58,9 +70,8 @@ class LogWriter(logging.Handler):
             self.handleError(record)
 
     def _put(self, line: bytes) -> None:
-        if self._has_ended or not self._started():
-            if not self._is_stuck:
-                _write(line)
+        if self._has_ended or self.writes_directly or not self._started():
+            self._write_directly(line)
             return
         if self._is_full() and not self._is_stuck:
             self._let_write()
@@ -68,6 +79,24 @@ class LogWriter(logging.Handler):
             self._dropped += 1
         else:
             self._lines.put(line)
+
+    def _write_directly(self, line: bytes) -> None:
+        """Write the line, or drop it if there is no room; only the first one waits for some.
+
+        A pipe that has room may have it for one piece alone. The rest of a line is written before
+        the next one.
+        """
+        while self._rest or line:
+            if not _has_room(0 if self._is_stuck else FINISH_SECONDS):
+                self._is_stuck = True
+                self._dropped += bool(line)
+                return
+            self._is_stuck = False
+            if not self._rest:
+                self._rest = memoryview(self._notice_of_dropped() + line)
+                line = b""
+            _write(self._rest[:_WHOLE_BYTES])
+            self._rest = self._rest[_WHOLE_BYTES:]
 
     def _started(self) -> bool:
         """Start the thread if there is none, and return whether there is one."""
@@ -103,7 +132,7 @@ class LogWriter(logging.Handler):
     def _finish(self) -> None:
         """Wait until all lines are written; later ones are written at once.
 
-        If that takes too long they are lost, and so are later ones: the process ends.
+        If that takes too long they are lost: the process ends.
         """
         self.flush()
         self._has_ended = True
@@ -131,11 +160,19 @@ class LogWriter(logging.Handler):
                 _write(batch)
                 self._is_stuck = self._has_ended and self._is_stuck
             batch = item if isinstance(item, bytes) else b""
-            if not batch and (dropped := self._dropped - self._reported):
-                _write(_encoded(self.format(_notice(dropped))))
-                self._reported += dropped
+            if not batch:
+                _write(self._notice_of_dropped())
             if isinstance(item, _queue.SimpleQueue):
                 item.put(None)
+
+    def _notice_of_dropped(self) -> bytes:
+        """Return a line about the lines that were dropped since the last one; empty if none was."""
+        dropped = self._dropped - self._reported
+        if not dropped:
+            return b""
+        line = _encoded(self.format(_notice(dropped)))
+        self._reported += dropped
+        return line
 
 
 def _native(module: Any, name: str) -> Any:
@@ -154,7 +191,15 @@ def _encoded(line: str) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-def _write(data: bytes) -> None:
+def _has_room(seconds: float) -> bool:
+    """Return whether standard error takes `_WHOLE_BYTES` within this time; True if it is closed."""
+    try:
+        return bool(_native(select, "select")([], [_STDERR], [], seconds)[1])
+    except OSError:
+        return True
+
+
+def _write(data: bytes | memoryview) -> None:
     """Write the data; what cannot be written is lost, as there is nowhere to say so."""
     while data:
         try:

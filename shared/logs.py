@@ -60,7 +60,7 @@ _NOISY = (
 
 
 @cache
-def handler() -> logging.Handler:
+def handler() -> LogWriter:
     """Return the one handler that writes JSON to standard error; gunicorn's own log has it, too."""
     made = LogWriter()
     made.setFormatter(

@@ -6,6 +6,8 @@
 import _thread
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +57,34 @@ fork = monkey.get_original("os", "fork")
 if fork() == 0:
     log.info("child")
     sys.exit(0)
+os.wait()
+"""
+_NATIVE = """
+import logging, multiprocessing, os, sys
+from arkloop.shared.log_writer import LogWriter
+logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogWriter()])
+"""
+CHILDREN = """
+def work(number):
+    logging.info("child %d", number)
+    if number % 2:
+        os.kill(os.getpid(), 9)
+
+logging.info("parent")
+for number in range(6):
+    child = multiprocessing.get_context("fork").Process(target=work, args=(number,))
+    child.start()
+    child.join()
+"""
+CHILD_BURST = f"""
+{_NATIVE}
+if os.fork() == 0:
+    for number in range(20_000):
+        logging.info("line %d%s", number, sys.argv[1])
+    print("still here", flush=True)
+    sys.stdin.readline()
+    logging.info("after")
+    os._exit(0)
 os.wait()
 """
 #: Standard error is a full disk, a pipe that nobody reads, and the pipe of standard output.
@@ -155,7 +185,7 @@ def test_the_end_waits_for_a_reader_for_a_limited_time() -> None:
 
 
 def test_a_forked_process_writes_its_own_lines_alone() -> None:
-    """Lines that wait when a process forks are written once, and the child has its own thread."""
+    """Lines that wait when a process forks are written once."""
     with _started(FORK, stderr=subprocess.PIPE) as process:
         _, written = process.communicate(timeout=60)
 
@@ -163,6 +193,34 @@ def test_a_forked_process_writes_its_own_lines_alone() -> None:
         _messages(written)
     )
     assert 0 == process.returncode
+
+
+@pytest.mark.parametrize("start", [_NATIVE, f"{_START}import multiprocessing"])
+def test_children_of_multiprocessing_lose_no_line(start: str) -> None:
+    """They end without functions at exit, or by a signal: no line waits for a thread of theirs."""
+    with _started(f"{start}{CHILDREN}", stderr=subprocess.PIPE) as process:
+        _, written = process.communicate(timeout=60)
+
+    lines = re.findall(r"child \d|parent", written)
+    assert [*(f"child {number}" for number in range(6)), "parent"] == sorted(lines)
+
+
+@pytest.mark.parametrize("more", ["", "." * 20_000], ids=["short", "long"])
+def test_a_child_waits_for_a_reader_for_a_limited_time(more: str) -> None:
+    """Lines without room are dropped, and counted before the next one that has some.
+
+    Of a long line, which may have room for a part, the rest is written before that.
+    """
+    with _started(CHILD_BURST, more, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "still here\n" == process.stdout.readline()
+        written = os.read(process.stderr.fileno(), 1 << 20).decode()
+        _, later = process.communicate("\n", timeout=60)
+
+    *lines, notice, last = f"{written}{later}".splitlines()
+    assert [f"line {number}{more}" for number in range(len(lines))] == lines
+    dropped = f"{20_000 - len(lines)} lines of the log were dropped: standard error was not read"
+    assert [dropped, "after"] == [notice, last]
 
 
 def test_what_cannot_be_written_ends_nothing() -> None:
