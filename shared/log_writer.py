@@ -39,7 +39,8 @@ class LogWriter(logging.Handler):
         # Without standard error its number is that of a socket or file that was opened since.
         self._has_output = sys.stderr is not None
         #: Whether lines are written by the thread that logs them. Set it to False in a forked
-        #: process that lives on, and to True in one that must not have another thread.
+        #: process that lives on, and to True in one that must not have another thread, or that code
+        #: of others may crash.
         self.writes_directly = False
         self._begin()
         os.register_at_fork(after_in_child=self._begin_in_child)
@@ -53,7 +54,7 @@ class LogWriter(logging.Handler):
         """Begin without lines or a thread: those of the process that has forked are its own."""
         self._lines: _queue.SimpleQueue[Any] = _queue.SimpleQueue()  # never gevent's
         self._has_thread = self._has_ended = False
-        self._is_stuck = False  # whether nothing was written since the queue was found full
+        self._is_stuck = False  # whether nothing was written since a wait was in vain
         self._dropped = 0  # changed under the handler's lock alone
         self._reported = 0  # of those dropped; changed by the thread, or by direct writes
         self._rest: bytes | memoryview = b""  # of a line written directly: there was no room for it

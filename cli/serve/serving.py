@@ -52,10 +52,13 @@ def options(work: str) -> Callable[[Command], Command]:
 
 def log_to_stderr() -> None:
     """Log what the worker and the code that it executes have to say, one line each."""
+    handler = LogWriter()
+    # The log has what was done before a native library crashed, which would end a thread, too.
+    handler.writes_directly = True
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
-        handlers=[LogWriter()],
+        handlers=[handler],
     )
     for noisy in ("httpx2", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
