@@ -10,15 +10,13 @@ from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import live_workers
-from arkloop.shared.storage import postgres, schema
+from arkloop.shared.storage import hosts, postgres, schema
 from arkloop.shared.storage.keys import PROBE_MILLISECONDS
 
 #: How long a write that Postgres has refused counts.
 WRITE_SECONDS = 10
 
 _READ_ONLY = "Postgres accepts no writes: it is a standby, or set to read-only."
-# What libpq says of a server that it connects nobody to, for `target_session_attrs`.
-_REFUSED_BY_LIBPQ = ("session is read-only", "server is in hot standby mode")
 
 bp = Blueprint("health", __name__)
 
@@ -47,8 +45,7 @@ def readyz() -> Response:
                 raise Unavailable(problem)
             has_workers = live_workers.of_service(sql, settings().heartbeat_seconds) > 0
     except Unavailable as error:
-        cause = str(getattr(error.__cause__, "orig", ""))
-        if any(reason in cause for reason in _REFUSED_BY_LIBPQ):
+        if hosts.are_read_only(str(getattr(error.__cause__, "orig", ""))):
             raise Unavailable(_READ_ONLY) from error
         raise
     answer: dict[str, object] = {"status": "ok", "schema_version": version}

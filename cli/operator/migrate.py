@@ -13,7 +13,7 @@ from arkloop.cli.operator.service_role import prepare_service, role_of, switch_n
 from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
-from arkloop.shared.storage import schema
+from arkloop.shared.storage import hosts, schema
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
 from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 
@@ -195,4 +195,4 @@ def _reason(error: DBAPIError) -> str:
             "another session locks a table, perhaps a dump or a long query; retry when it"
             " has finished"
         )
-    return str(error.orig).partition("\n")[0]
+    return hosts.failure(str(error.orig))

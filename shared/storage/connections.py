@@ -21,7 +21,7 @@ from arkloop.shared import fault_points
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.outage_log import OutageLog, reason_of
-from arkloop.shared.storage import epoch, postgres, queue, schema
+from arkloop.shared.storage import epoch, hosts, postgres, queue, schema
 from arkloop.shared.storage.checkouts import Checkouts, NoneFree
 from arkloop.shared.storage.commit_waits import commits_are_waiting
 from arkloop.shared.storage.keys import Keys
@@ -243,7 +243,7 @@ class Connections:
             try:
                 problem = self._schema_problem()
             except Unavailable as error:
-                problem = reason_of(error).partition("\n")[0]
+                problem = hosts.failure(reason_of(error))
             if problem is None:
                 return
             if problem != logged:

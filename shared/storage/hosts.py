@@ -1,11 +1,27 @@
 """The hosts of a URL that lists several servers of one cluster."""
 
+import errno
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
 _LISTS = ("host", "hostaddr", "port")
+#: What libpq reports of a server that it connects nobody to, for `target_session_attrs`.
+_READ_ONLY = ("session is read-only", "server is in hot standby mode")
+#: What it reports of one that is gone. Silence has another form, in which no server is named.
+_GONE = tuple(
+    os.strerror(code)
+    for code in (
+        *(errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
+        *(errno.EHOSTDOWN, errno.ENOENT),
+    )
+)
+_FAILURE = re.compile(r"connection to server [^\n]*? failed: ([^\n]*)")
+# Of each host, where psycopg has tried several.
+_ATTEMPT = "- host: "
 
 
 def without(args: Mapping[str, Any], info: psycopg.ConnectionInfo) -> dict[str, Any] | None:
@@ -31,3 +47,25 @@ def _is_used(server: Mapping[str, str], info: psycopg.ConnectionInfo) -> bool:
         and server.get("hostaddr", address) == address
         and int(server.get("port") or 5432) == info.port
     )
+
+
+def are_read_only(error: str) -> bool:
+    """Return whether an error of connecting means that every reachable host refuses to write.
+
+    A primary that has no connection left, starts up or rejects the login is reachable as well: a
+    standby beside it is not the reason. A host whose name is not resolved is not in the error at
+    all, and counts as gone.
+    """
+    failures = _FAILURE.findall(error)
+    return any(one.startswith(_READ_ONLY) for one in failures) and all(
+        one.startswith((*_READ_ONLY, *_GONE)) for one in failures
+    )
+
+
+def failure(error: str) -> str:
+    """Return the first line of an error of connecting, or the one of each host that was tried:
+    psycopg leaves out those whose names are not resolved, unless that is so for all.
+    """
+    lines = error.splitlines() or [""]
+    attempts = [line.removeprefix("- ") for line in lines if line.startswith(_ATTEMPT)]
+    return "; ".join(attempts) or lines[0]

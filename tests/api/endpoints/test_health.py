@@ -1,13 +1,14 @@
 """`/healthz` and `/readyz`."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
@@ -25,6 +26,7 @@ from arkloop.shared.storage.tables.runs import workers
 from tests.clients import User, error_of
 from tests.closed_port import closed_port
 from tests.standby import replicated_postgres
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.own_database
 
@@ -192,6 +194,23 @@ def test_readyz_gives_the_reason_where_a_standby_alone_is_left(
             assert READ_ONLY == (client.get("/readyz").json or {})["message"]
 
 
+@pytest.mark.processes
+def test_readyz_blames_no_standby_beside_a_primary_that_lives(
+    client_with: Callable[..., FlaskClient], tmp_path: Path
+) -> None:
+    """A primary that rejects the login, as one that is full does, needs no promotion."""
+    with replicated_postgres(tmp_path) as pair:
+        url = pair.primary.url.replace("+psycopg", "")
+        with psycopg.connect(url) as sql:
+            (pair.primary.data / "pg_hba.conf").write_text("local all all reject\n")
+            sql.execute("SELECT pg_reload_conf()")
+        eventually(lambda: not _admits(url))
+        for hosts in [(pair.primary, pair.standby), (pair.standby, pair.primary)]:
+            response = client_with(database_url=pair.url(*hosts)).get("/readyz")
+            assert (503, "service.unavailable") == error_of(response)
+            assert READ_ONLY != (response.json or {})["message"]
+
+
 @pytest.mark.parametrize(("stored", "status"), [("0000", 503), (None, 503), ("9999", 200)])
 def test_readyz_wants_a_schema_that_is_new_enough(
     stored: str | None,
@@ -207,6 +226,12 @@ def test_readyz_wants_a_schema_that_is_new_enough(
             tx.sql.execute(text("INSERT INTO alembic_version VALUES (:v)"), {"v": stored})
 
     assert status == client.get("/readyz").status_code
+
+
+def _admits(url: str) -> bool:
+    with suppress(psycopg.OperationalError), psycopg.connect(url):
+        return True
+    return False
 
 
 def _nowhere() -> str:

@@ -273,6 +273,18 @@ def test_a_role_that_may_not_migrate_is_an_error_of_one_line(database: Database)
     assert 1 == result.output.count("\n")
 
 
+def test_a_release_without_a_primary_names_each_host() -> None:
+    """The last host of the URL may be a standby, beside a primary that is full."""
+    ports = [closed_port(), closed_port()]
+    url = "postgresql://nobody@127.0.0.1:{},127.0.0.1:{}/nothing".format(*ports)
+
+    failed = CliRunner().invoke(main, ["migrate", "--wait", "0"], env={"ARKLOOP_DATABASE_URL": url})
+
+    assert 1 == failed.exit_code
+    for line in failed.stderr.splitlines():
+        assert all(f"port {port} failed: Connection refused" in line for port in ports)
+
+
 @pytest.mark.owner
 def test_a_release_does_not_fail_where_partitions_have_to_wait(
     new_database: Callable[[], str],

@@ -1,5 +1,6 @@
 """The connections of a process, when the network forgets them."""
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.outage import Outage
 from chaos.system.fault_proxy import FaultProxy
+from tests.closed_port import closed_port
 from tests.stored_runs import numbered
 from tests.unix_redis import failing_over
 from tests.waiting import eventually
@@ -147,3 +149,27 @@ def test_a_silence_before_the_commit_closes_no_writes(settings: Settings) -> Non
     assert not connections.commit_outage.is_on
 
     connections.close()
+
+
+class Once(threading.Event):
+    """An event that is set by the first wait for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return True
+
+
+def test_the_log_names_each_host_that_is_waited_for(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last host of a URL may be a standby, beside a primary that is full."""
+    ports = [closed_port(), closed_port()]
+    url = "postgresql+psycopg://nobody@/nothing?host=127.0.0.1,127.0.0.1&port={},{}".format(*ports)
+    connections = connect(replace(settings, database_url=url), application="tests")
+
+    connections.wait_for_schema(Once())
+
+    connections.close()
+    [line] = [one for one in caplog.messages if one.startswith("waiting for the database: ")]
+    assert all(f"port {port} failed: Connection refused" in line for port in ports)
+    assert "\n" not in line
