@@ -16,6 +16,7 @@ import socket
 import sys
 from typing import Never
 
+from arkloop.shared import logs
 from arkloop.shared.security import egress, process_memory
 from arkloop.shared.security.checked_http import ssl_context
 from arkloop.shared.security.program_user import ProgramUser
@@ -26,7 +27,8 @@ from arkloop.worker.mcp.sessions import Rules
 def main() -> None:
     """Fork a sidecar for each socket until the worker is gone."""
     # The SDK logs, with tracebacks, what servers do wrong, and every session id.
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
+    logging.basicConfig(level=logging.ERROR, handlers=[logs.handler()])
+    logs.handler().writes_directly = True  # a fork would copy the locks of a thread
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     given = json.loads(sys.argv[1])
     run_as = given["run_as"] and ProgramUser(**given["run_as"])
@@ -57,6 +59,7 @@ def main() -> None:
 def _become_sidecar(control: socket.socket, descriptor: int, rules: Rules) -> Never:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        logs.handler().writes_directly = False
         gc.enable()
         control.detach()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -64,7 +67,10 @@ def _become_sidecar(control: socket.socket, descriptor: int, rules: Rules) -> Ne
     except BaseException:
         logging.exception("sidecar failed")
     finally:
-        os._exit(0)
+        try:
+            logs.handler().flush()
+        finally:
+            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import json
 import logging
 import os
 import resource
+import select
+import signal
 import socket
 import threading
 import time
@@ -59,6 +61,8 @@ MAX_DATA_BYTES = 512 * 1024 * 1024
 _STACK_BYTES = 1024 * 1024
 #: An event loop that stands still for this long has hung.
 HANG_SECONDS = 15.0
+#: Time to write its traceback, before the kernel ends it.
+_TRACEBACK_SECONDS = 2.0
 #: A process that computes for more than this part of some seconds gives way to all others from
 #: then on: the worker's, and those of orgs whose servers send little.
 BUSY_PART, BUSY_SECONDS = 0.3, 1.0
@@ -330,8 +334,11 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 def _end() -> Never:
     """End the process: without memory a part of it may have stopped, and calls would hang."""
-    os.write(2, b"an MCP sidecar has reached its limit of memory\n")
-    os._exit(1)
+    try:
+        if select.select([], [2], [], 0)[1]:  # else nobody reads it, and the write would not end
+            os.write(2, b"an MCP sidecar has reached its limit of memory\n")
+    finally:
+        os._exit(1)
 
 
 def run(connection: socket.socket, rules: Rules) -> None:
@@ -357,9 +364,13 @@ async def _give_way() -> None:
 async def _watch() -> None:
     """End the process when this task has not run for `HANG_SECONDS`.
 
-    The timer is a thread of C, which ends the process even where other C code holds the GIL.
+    The timer is a thread of C, which ends the process even where other C code holds the GIL. It
+    writes a traceback first. Where nobody reads that, the signal of the second timer ends the
+    process.
     """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while True:
+        signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS + _TRACEBACK_SECONDS)
         try:
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         except RuntimeError:  # not even a thread can be started

@@ -1,9 +1,15 @@
 """The process that speaks MCP for one org: what it does to others that need the machine."""
 
 import asyncio
+import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -92,6 +98,72 @@ def test_a_call_waits_for_a_session_of_the_orgs(monkeypatch: pytest.MonkeyPatch)
         await sessions.close()
 
     asyncio.run(use())
+
+
+_HANGS = """
+import asyncio, time
+from arkloop.worker.mcp import sidecar
+
+async def main():
+    watching = asyncio.create_task(sidecar._watch())
+    await asyncio.sleep(0)
+    time.sleep(600)
+
+sidecar.HANG_SECONDS = 0.5
+asyncio.run(main())
+"""
+_HAS_NO_MEMORY = """
+from arkloop.worker.mcp import sidecar
+sidecar._end()
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [(_HANGS, -signal.SIGALRM), (_HAS_NO_MEMORY, 1)],
+    ids=["hangs", "has_no_memory"],
+)
+def test_a_sidecar_ends_while_nobody_reads_its_words(
+    program: str, status: int, full_pipe: int
+) -> None:
+    """A traceback or a message that cannot be written is left out."""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=full_pipe) as process:
+        try:
+            assert status == process.wait(60)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end of a pipe that is full and not read."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n")
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(writer)
+    os.close(reader)
+
+
+def test_what_sidecars_log_is_json() -> None:
+    """A sidecar that fails has a line as those of the worker, whose standard error it shares."""
+    rules = json.dumps({"allowed_networks": [], "stdio": False, "run_as": None, "core_dumps": True})
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-m", "arkloop.worker.mcp.forker", rules],
+        stdin=theirs.fileno(),
+        stderr=subprocess.PIPE,
+    ) as process:
+        theirs.close()
+        with ours, open(os.devnull, "rb") as file:  # which is no socket
+            socket.send_fds(ours, [b"."], [file.fileno()])
+        _, written = process.communicate(timeout=60)
+
+    [line] = written.splitlines()
+    assert "sidecar failed" == json.loads(line)["message"]
 
 
 def _run(part: float, seconds: float) -> list[str]:
