@@ -100,7 +100,8 @@ def _remember(keys: Keys, cluster: str, timeline: int) -> None:
     if timeline < known:
         error = FormerPrimary(
             f"a former primary accepts writes: it is on timeline {timeline} of its cluster, which"
-            f" has timeline {known} by now; stop it, or restart this process if it was restored"
+            f" has timeline {known} by now; stop it; or, if it was restored, or you went back to it"
+            " on purpose and the promoted server is gone for good, restart web and worker processes"
         )
         _refusals.failed("refusing a connection of Postgres: %s", error)
         raise error

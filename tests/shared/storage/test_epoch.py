@@ -14,6 +14,7 @@ from sqlalchemy import make_url, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.storage import rewinds
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import learn
@@ -154,8 +155,10 @@ def test_an_earlier_timeline_of_another_cluster_is_accepted(
         with connections.reading():
             pass
         timelines |= {cluster: timeline + 1}
-        with connections.reading(), pytest.raises(Unavailable), connections.reading():
+        with connections.reading(), pytest.raises(Unavailable) as refused, connections.reading():
             pass
+    # It is not to be stopped where the promoted server was lost.
+    assert "restart web and worker processes" in reason_of(refused.value)
 
 
 def is_open(connections: Connections) -> bool:
