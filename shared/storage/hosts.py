@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -25,18 +27,41 @@ _ATTEMPT = "- host: "
 
 
 def without(args: Mapping[str, Any], info: psycopg.ConnectionInfo) -> dict[str, Any] | None:
-    """Return the arguments of a connection without the host that it leads to; None if there is no
-    other host.
+    """Return the arguments of a connection without the server that it leads to; None if there is no
+    other one. A host of several addresses, as a name may have, is left with the others.
     """
     lists = {name: str(args[name]).split(",") for name in _LISTS if args.get(name)}
     length = max(map(len, lists.values()), default=0)
     # One port is that of all hosts.
     columns = [of_all * length if len(of_all) == 1 else of_all for of_all in lists.values()]
     servers = [dict(zip(lists, server, strict=True)) for server in zip(*columns, strict=True)]
-    others = [server for server in servers if not _is_used(server, info)]
-    if not others or len(others) == len(servers):
+    others: list[dict[str, str]] = []
+    is_listed = False
+    for server in servers:
+        if _is_used(server, info):
+            is_listed = True
+            others += _at_other_addresses(server, info)
+        else:
+            others.append(server)
+    if not others or not is_listed:
         return None
-    return {**args, **{name: ",".join(server[name] for server in others) for name in lists}}
+    # An address that is empty is looked up.
+    names = [name for name in _LISTS if any(name in server for server in others)]
+    return {**args, **{name: ",".join(server.get(name, "") for server in others) for name in names}}
+
+
+def _at_other_addresses(
+    server: Mapping[str, str], info: psycopg.ConnectionInfo
+) -> list[dict[str, str]]:
+    """Return the server at each address that its name has, except for the one in use."""
+    used = info.get_parameters().get("hostaddr")
+    if not used or server.get("hostaddr") or server.get("host", used) == used:
+        return []  # no name was looked up
+    with suppress(OSError):  # the name has no address any more
+        found = socket.getaddrinfo(server["host"], None, type=socket.SOCK_STREAM)
+        addresses = dict.fromkeys(str(place[0]) for *_, place in found)
+        return [{**server, "hostaddr": address} for address in addresses if address != used]
+    return []
 
 
 def _is_used(server: Mapping[str, str], info: psycopg.ConnectionInfo) -> bool:
@@ -44,7 +69,7 @@ def _is_used(server: Mapping[str, str], info: psycopg.ConnectionInfo) -> bool:
     address = info.get_parameters().get("hostaddr")
     return (
         server.get("host", info.host) == info.host
-        and server.get("hostaddr", address) == address
+        and (server.get("hostaddr") or address) == address
         and int(server.get("port") or 5432) == info.port
     )
 

@@ -1,6 +1,9 @@
 """The hosts of a URL: those left without the one in use, and why none of them is used."""
 
+import socket
 from collections.abc import Iterator
+from socket import getaddrinfo
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +20,19 @@ def port(postgres: EmbeddedPostgres) -> Iterator[int]:
     """The port at which the server is reached at 127.0.0.1."""
     with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
         yield proxy.port
+
+
+ADDRESSES = {
+    "first": ("127.0.0.1",),
+    "cluster": ("127.0.0.1", "127.0.0.2"),
+    "last": ("127.0.0.1",),
+}
+
+
+def resolve(name: str, *args: Any, **options: Any) -> list[Any]:
+    """Look a name up as the system does."""
+    found = ADDRESSES.get(name, (name,))
+    return [one for address in found for one in getaddrinfo(address, *args, **options)]
 
 
 @pytest.mark.parametrize(
@@ -37,12 +53,35 @@ def port(postgres: EmbeddedPostgres) -> Iterator[int]:
             {"hostaddr": "127.0.0.2", "port": "2"},
         ),
         ({"host": "127.0.0.1"}, None),
+        (
+            {"host": "first,cluster", "port": "1,PORT"},
+            {"host": "first,cluster", "hostaddr": ",127.0.0.2", "port": "1,PORT"},
+        ),
+        (
+            {"host": "cluster,last", "port": "PORT,PORT"},
+            {"host": "cluster,last", "hostaddr": "127.0.0.2,", "port": "PORT,PORT"},
+        ),
+        (
+            {"host": "cluster,cluster", "hostaddr": "127.0.0.1,", "port": "PORT"},
+            {"host": "cluster", "hostaddr": "127.0.0.2", "port": "PORT"},
+        ),
+        (
+            {"host": "cluster"},
+            {"host": "cluster", "hostaddr": "127.0.0.2", "port": "PORT"},
+        ),
+        ({"host": "last"}, None),
     ],
 )
 def test_all_lists_of_a_url_lose_the_host_in_use(
-    port: int, args: dict[str, str], left: dict[str, str] | None
+    port: int,
+    args: dict[str, str],
+    left: dict[str, str] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Postgres' client refuses lists of names, addresses and ports that differ in length."""
+    """Postgres' client refuses lists of names, addresses and ports that differ in length; of a name
+    one address is used.
+    """
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     given = {"port": "PORT", "user": "postgres", **args}
     given = {name: value.replace("PORT", str(port)) for name, value in given.items()}
 
