@@ -32,6 +32,15 @@ _WAITING = text(
         AND query_start < clock_timestamp() - make_interval(secs => :patience)
     """
 )
+#: Whether they would be hidden: the login works under another role, to which Postgres does not show
+#: what the login does.
+_ARE_HIDDEN = text(
+    """
+    SELECT current_setting('synchronous_standby_names') <> ''
+        AND NOT pg_has_role(session_user, 'USAGE')
+        AND NOT pg_has_role('pg_read_all_stats', 'USAGE')
+    """
+)
 
 
 def of_commits(engine: Engine) -> list[Finding]:
@@ -57,13 +66,14 @@ def of_commits(engine: Engine) -> list[Finding]:
 
 
 def of_writes(engine: Engine) -> list[Finding]:
-    """Find out whether Postgres has room for rows, and lets the tables of runs be written.
+    """Find out whether Postgres has room for rows, and lets the tables of runs be written; and
+    whether `of_commits` could see a commit that waits.
 
     Raises:
         DBAPIError: any other error of Postgres.
     """
     name = "postgres writes"
-    findings = [*_room(name, engine), *_lock(name, engine)]
+    findings = [*_room(name, engine), *_lock(name, engine), *_hidden_waits(name, engine)]
     return findings or [ok(name, "accepted")]
 
 
@@ -97,3 +107,15 @@ def _lock(name: str, engine: Engine) -> Iterator[Finding]:
         if not isinstance(error.orig, LockNotAvailable | QueryCanceled):
             raise
         yield given_up(name, engine, error, _AGAINST_WRITES)
+
+
+def _hidden_waits(name: str, engine: Engine) -> Iterator[Finding]:
+    with transaction(engine) as sql:
+        if sql.scalar(_ARE_HIDDEN):
+            _, role = sql.execute(_NAMES).one()
+            yield warn(
+                name,
+                "whether commits wait for a synchronous standby is unknown: the login works under"
+                f" {role}, to which Postgres does not show them",
+                f"GRANT pg_read_all_stats TO {role}: the service needs it, too, to notice them.",
+            )

@@ -119,6 +119,38 @@ def test_a_commit_that_waits_for_a_standby_is_found(
     assert [] == report.of("workers")
 
 
+def test_commits_that_the_role_cannot_see_are_no_accepted_writes(
+    examine: Examine, tmp_path: Path
+) -> None:
+    """A login that works under another role sees its own sessions only with a grant."""
+    with EmbeddedPostgres(tmp_path / "postgres", options={"fsync": "off"}) as server:
+        engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
+        schema.migrate(engine)
+        login = server.url.replace("postgres@", "rotated@")
+
+        def found() -> list[tuple[str, str]]:
+            return examine(ARKLOOP_DATABASE_URL=login).of("postgres writes")
+
+        with engine.connect() as sql:
+            sql.execute(text("CREATE ROLE service"))
+            sql.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO service"))
+            sql.execute(text("CREATE ROLE rotated LOGIN IN ROLE service"))
+            sql.execute(text("ALTER ROLE rotated SET role = 'service'"))
+            assert [("ok", "accepted")] == found()
+            sql.execute(text("SET synchronous_commit = off"))
+            sql.execute(text("ALTER SYSTEM SET synchronous_standby_names = 'paris'"))
+            sql.execute(text("SELECT pg_reload_conf()"))
+            eventually(lambda: sql.scalar(text("SHOW synchronous_standby_names")) == "paris")
+            report = examine(ARKLOOP_DATABASE_URL=login)
+            sql.execute(text("GRANT pg_read_all_stats TO service"))
+            assert [("ok", "accepted")] == found()
+        engine.dispose()
+
+    [(level, why)] = report.of("postgres writes")
+    assert ("warn", True) == (level, "wait for a synchronous standby is unknown" in why)
+    assert "GRANT pg_read_all_stats TO service" in report.advice("postgres writes")
+
+
 WAITS = text(
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     " AND query_start < clock_timestamp() - interval '0.2 s')"

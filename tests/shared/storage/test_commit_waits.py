@@ -1,6 +1,7 @@
 """Writes of a process while commits wait for a synchronous standby that is away."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_commits_that_wait_for_a_standby_take_no_more_connections(
     assert 0 == waits(service)
     assert not service.commit_outage.is_on
     other.close_pool()
+
+
+def test_commits_of_a_login_that_works_under_another_role_are_found(
+    server: EmbeddedPostgres, settings: Settings
+) -> None:
+    """Postgres shows the activity of the login, to a role that may see it."""
+    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as sql:
+        sql.execute("CREATE ROLE service NOLOGIN IN ROLE pg_read_all_stats")
+        sql.execute("GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO service")
+        sql.execute("CREATE ROLE rotated LOGIN IN ROLE service")
+        sql.execute("ALTER ROLE rotated SET role = service")
+    of_login = replace(settings, database_url=server.url.replace("postgres@", "rotated@"))
+    with closing(connect(of_login, application="tests", timeouts=TIMEOUTS)) as connections:
+        assert write(connections, True) is None
+        configure(server, "missing")
+        eventually(lambda: "no response within 2 s" == write(connections, True))
+
+        eventually(lambda: is_refused(connections, True))
+
+        assert 1 == waits(connections)
+        configure(server, "")
+        eventually(lambda: write(connections, True) is None)
 
 
 def is_refused(connections: Connections, by_statement: bool) -> bool:
