@@ -8,7 +8,15 @@ import pytest
 from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import TIMELINE, Loss, hold, lose, say, unreachable
+from tests.acceptance.test_console_losses import (
+    TIMELINE,
+    Loss,
+    box,
+    hold,
+    lose,
+    say,
+    unreachable,
+)
 from tests.acceptance.test_console_settings import go, signed_in, until_held
 from tests.caller import Caller
 
@@ -59,6 +67,27 @@ def test_a_message_stands_once_as_soon_as_its_run_begins(
     held.pop().continue_()
     context.unroute(TIMELINE)
     expect(page.locator("article.said")).to_have_count(1)
+
+
+#: What Safari reports of the Enter that confirms a word of Japanese: its composition is over.
+CONFIRMS = """element => element.dispatchEvent(new KeyboardEvent("keydown",
+  {key: "Enter", keyCode: 229, bubbles: true, cancelable: true}))"""
+
+
+def test_the_enter_that_confirms_a_word_sends_nothing(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The next Enter sends the whole message."""
+    page = signed_in(context, user, f"/threads/{user.thread()}")
+    expect(page.get_by_text("Nothing said yet")).to_be_visible()
+    box(page).fill("日本")
+    is_left_alone = box(page).evaluate(CONFIRMS)
+    box(page).press("End")
+    page.keyboard.type("の首都")
+    box(page).press("Enter")
+
+    assert is_left_alone
+    expect(page.locator("article.said")).to_have_text(["日本の首都"])
 
 
 def test_a_tab_has_the_title_of_its_page(context: BrowserContext, user: Caller) -> None:

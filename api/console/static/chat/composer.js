@@ -64,7 +64,8 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     files.add([...data.files])
   }
   const onKey = (/** @type {KeyboardEvent} */ event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return
+    // In Safari the Enter that confirms a Japanese or Chinese word comes when its composition has ended: 229 alone marks it.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return
     event.preventDefault()
     void send()
   }
