@@ -2,23 +2,25 @@
 import { ApiError, bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html, useRef, useState } from "../lib/html.js"
-import { reached } from "../lib/reached.js"
 import { me } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
-import { Button, Foreign, Problem, useAction, useRead } from "../ui/parts.js"
+import { Button, Foreign, Problem, explained, useAction, useRead } from "../ui/parts.js"
 
 /** What the service takes, for the dialog that chooses; it looks at the content itself. */
 const ACCEPTED = "image/png,image/jpeg,image/gif,image/webp,application/pdf,text/*,.md,.csv,.json,.log"
 /** How long an upload waits for others of the organization to end, in milliseconds. */
 const PATIENCE = 15_000
 
-/** @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown}} Attachment */
+/**
+ * @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown, retry?: () => void}} Attachment
+ *   `file` is null until it is uploaded; `retry` uploads it again, unless its content was lost with the page before
+ */
 
 /**
  * Keep the files of a message that is being written, which begins with some.
  * @param {() => Attachment[]} first
  * @returns {{list: Attachment[], add: (files: Iterable<File>) => void, remove: (key: number) => void, clear: () => void,
- *   restore: (list: Attachment[]) => void, isLoading: boolean}}
+ *   restore: (list: Attachment[]) => void, isUploaded: boolean}} `isUploaded` is true if the message can have all of them
  */
 export function useAttachments(first) {
   // Files that were kept have the keys of another page.
@@ -35,18 +37,23 @@ export function useAttachments(first) {
     return controller
   }
   const add = (/** @type {Iterable<File>} */ files) => {
-    const user = me.get()
     for (const file of files) {
       const key = (keys.current += 1)
-      setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null }])
-      const { signal } = begin(key)
-      // One after the other: the service takes few uploads of an org at a time.
-      const uploaded = last.current.then(() => upload(file, user, signal))
-      last.current = uploaded.catch(() => {})
-      uploaded.then(
-        (stored) => change(key, { file: stored, isLoading: false }),
-        (error) => change(key, { error, isLoading: false }),
-      ).finally(() => uploads.current.delete(key))
+      const idempotencyKey = crypto.randomUUID()
+      const start = () => {
+        const user = me.get()
+        change(key, { isLoading: true, error: null })
+        const { signal } = begin(key)
+        // One after the other: the service takes few uploads of an org at a time.
+        const uploaded = last.current.then(() => upload(file, idempotencyKey, user, signal))
+        last.current = uploaded.catch(() => {})
+        uploaded.then(
+          (stored) => change(key, { file: stored, isLoading: false }),
+          (error) => change(key, { error, isLoading: false }),
+        ).finally(() => uploads.current.delete(key))
+      }
+      setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null, retry: start }])
+      start()
     }
   }
   return {
@@ -63,20 +70,21 @@ export function useAttachments(first) {
       const again = earlier.map((one) => ({ ...one, key: (keys.current += 1) }))
       setList((before) => [...again, ...before])
     },
-    isLoading: list.some((one) => one.isLoading),
+    isUploaded: list.every((one) => one.file !== null),
   }
 }
 
 /**
  * Upload a file, again while the service takes no upload at the moment, unless it is removed.
  * @param {File} file
+ * @param {string} key of the request, the same in all attempts: one may have arrived
  * @param {import("../lib/session.js").Me | null} user who has attached it
  * @param {AbortSignal} signal
  */
-async function upload(file, user, signal) {
+async function upload(file, key, user, signal) {
   const body = new FormData()
   body.append("file", file, file.name)
-  const headers = { "Idempotency-Key": crypto.randomUUID() }
+  const headers = { "Idempotency-Key": key }
   const until = Date.now() + PATIENCE
   for (;;) {
     signal.throwIfAborted()
@@ -100,13 +108,12 @@ async function upload(file, user, signal) {
  */
 const isCrowded = ({ status, retryAfter, details }) => (status === 429 || status === 503) && retryAfter > 0 && !details.per_minute
 
-/** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list */
+/** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list of files that are uploaded */
 export function contentOf(text, list) {
-  const files = list.filter((one) => one.file !== null)
-  if (files.length === 0) return text
+  if (list.length === 0) return text
   return [
     ...(text ? [{ type: "text", text }] : []),
-    ...files.map(({ file }) => ({ type: file.media_type.startsWith("image/") ? "image" : "file", file_id: file.id })),
+    ...list.map(({ file }) => ({ type: file.media_type.startsWith("image/") ? "image" : "file", file_id: file.id })),
   ]
 }
 
@@ -128,11 +135,13 @@ export function Attach({ onFiles }) {
 export const Attached = ({ list, onRemove }) => list.length === 0 ? null : html`<ul class="attached" aria-label="Attached files">${list.map((one) => html`
   <li key=${one.key} class=${one.error ? "bad" : undefined}><${Icon} name=${one.error ? "alert" : "attach"} />
     <span class="attached-name"><${Foreign} text=${one.name} />${one.isLoading ? html` <span class="faint" role="status">uploading …</span>` : ""}
-      ${one.error ? html` <span role="alert">${one.error instanceof Error ? plain(reasonOf(one.error)) : "failed"}</span>` : ""}</span>
-    <${Button} kind="quiet" class="small" icon="close" label=${`Remove ${one.name}`} onClick=${() => onRemove(one.key)} /></li>`)}</ul>`
+      ${one.error ? html` <span role="alert">${one.error instanceof Error ? plain(reasonOf(one.error)) : "was not uploaded"}</span>` : ""}</span>
+    ${one.error && one.retry && html`<${Button} class="small" label=${`Try again: ${one.name}`} onClick=${one.retry}>Try again</${Button}>`}
+    <${Button} kind="quiet" class="small" icon="close" label=${`Remove ${one.name}`} onClick=${() => onRemove(one.key)} /></li>`)}</ul>
+  ${list.some((one) => one.error) && html`<p class="attached-hint">Remove the files that were not uploaded, or try again: the message is sent with all that are listed.</p>`}`
 
 /** Return why a file was refused: the only field is the file. @param {Error & {code?: string, details?: Record<string, any>}} error */
-const reasonOf = (error) => (error.code === "validation.error" && Object.values(error.details ?? {}).flat().join("; ")) || reached(error) || error.message
+const reasonOf = (error) => (error.code === "validation.error" && Object.values(error.details ?? {}).flat().join("; ")) || explained(error).text
 
 /** A file that a message refers to, by its name, to be saved. @param {{part: {type: string, file_id?: string, url?: string}}} props */
 export function FileOf({ part }) {

@@ -31,7 +31,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   const files = useAttachments(() => filesOf(draftKey))
   useLayoutEffect(() => saveFiles(draftKey, files.list), [draftKey, files.list])
   const canAttach = may("data.files.write")
-  const isReady = (text.trim() !== "" || files.list.some((one) => one.file !== null)) && !files.isLoading
+  const isReady = (text.trim() !== "" || files.list.length > 0) && files.isUploaded
   const deliver = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
     if (await onSend(outgoing)) return
     setText((now) => joined(textOf(outgoing), now))

@@ -75,12 +75,15 @@ export function saveDraft(name, text) {
 }
 
 /** Return the files of the text that is being written. @param {string} name @returns {import("./attachments.js").Attachment[]} */
-export const filesOf = (name) => JSON.parse(sessionStorage.getItem(filesName(name)) ?? "[]")
+export function filesOf(name) {
+  /** @type {import("./attachments.js").Attachment[]} */
+  const kept = JSON.parse(sessionStorage.getItem(filesName(name)) ?? "[]")
+  return kept.map((one) => ({ ...one, isLoading: false, error: one.file === null ? "lost" : null }))
+}
 
-/** Keep the files that are uploaded. @param {string} name @param {import("./attachments.js").Attachment[]} files */
+/** Keep the files that are uploaded, and the names of the others, whose content ends with the page. @param {string} name @param {import("./attachments.js").Attachment[]} files */
 export function saveFiles(name, files) {
-  const kept = files.filter((one) => one.file !== null)
-  if (kept.length > 0) store(filesName(name), JSON.stringify(kept))
+  if (files.length > 0) store(filesName(name), JSON.stringify(files.map(({ key, name: title, file }) => ({ key, name: title, file }))))
   else sessionStorage.removeItem(filesName(name))
 }
 
