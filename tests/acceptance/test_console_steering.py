@@ -4,7 +4,18 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import CREATES, TIMELINE, box, hold, say
+from tests.acceptance.test_console_losses import (
+    CREATES,
+    TIMELINE,
+    Loss,
+    box,
+    hold,
+    killed,
+    lose,
+    refused,
+    say,
+    unreachable,
+)
 from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller, script
 
@@ -111,3 +122,72 @@ def test_a_replaced_answer_disappears_without_another_run(
     user.ended(run_id)
 
     expect(page.locator("article.run")).to_have_count(0)
+
+
+@pytest.mark.parametrize("earlier", ["enqueue", "steer"])
+@pytest.mark.parametrize("first", [killed, unreachable])
+def test_a_message_that_came_back_stops_the_agent_once_that_is_chosen(
+    context: BrowserContext, user: Caller, first: Loss, earlier: str
+) -> None:
+    """It is there once, and answered, even if it had arrived with the choice before."""
+    thread_id = user.thread(script({"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, first, refused(429))
+    give(page, "Something else.", earlier)
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(box(page)).to_have_value("Something else.")
+    page.get_by_label("When to send").select_option("interrupt")
+    press(page, "Send")
+
+    expect(page.locator("article.run").last).to_contain_text("You said: Something else.")
+    expect(page.locator("article.said", has_text="Something else.")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert "cancelled" == user.ended(run_id)["status"]
+    assert 2 == [role for role, *_ in user.messages(thread_id)].count("user")
+
+
+def test_a_message_that_the_agent_has_read_is_answered_once_the_agent_is_stopped(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It came back from the service before, and no run would have it as its own."""
+    thread_id = user.thread(script({"hang": 8}, CALL, {"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, killed, refused(429))
+    text = script({"say": "Heard."}, {"hang": 600})
+    give(page, text)
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(box(page)).to_have_value(text)
+    user.seen(run_id, "run.steered")
+    page.get_by_label("When to send").select_option("interrupt")
+    press(page, "Send")
+
+    answer = page.locator("article.run").last
+    expect(answer).not_to_have_attribute("data-run", run_id)
+    expect(answer).to_contain_text("Heard.")
+    expect(page.locator("article.said")).to_have_count(2)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert "cancelled" == user.ended(run_id)["status"]
+    user.cancel(str(answer.get_attribute("data-run")))
+
+
+def test_a_message_that_came_back_stops_no_agent_once_that_is_not_chosen(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It had not arrived when it was to stop the agent, and waits for its turn."""
+    thread_id = user.thread(script({"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    lose(context, CREATES, unreachable, refused(429))
+    give(page, "Something else.", "interrupt")
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    page.get_by_label("When to send").select_option("enqueue")
+    press(page, "Send")
+
+    expect(page.get_by_text("Waits for the answer before")).to_be_visible()
+    assert "executing" == user.get_run(run_id)["phase"]
+    user.cancel(run_id)

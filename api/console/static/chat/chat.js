@@ -53,12 +53,23 @@ export function Chat({ id, onChange, onDelete }) {
   const canWrite = may("data.runs.write")
   const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
     ({ message: messageOf(content), ...(active ? { on_busy: onBusy } : {}) })
-  const say = (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
+  const say = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
     stopping.clear()
-    return saying.run(async () => {
-      await talk.say(outgoing)
+    /** @type {any} */
+    let made = null
+    const isSent = await saying.run(async () => {
+      made = await talk.say(outgoing)
       onChange()
     })
+    // The message had arrived before the person chose to stop the agent, which nothing has stopped so far.
+    const isToStop = made?.isEarlier && outgoing.body.on_busy === "interrupt"
+    const fallback = made?.steer?.fallback_run_id
+    if (isToStop && active && active.run_id !== (fallback ?? made.run_id)) {
+      // A run that the message was given to may have read it.
+      void stopping.run((sending) => fallback && active.run_id === made.run_id
+        ? talk.cancelGiven(active.run_id, fallback, sending) : talk.cancel(active.run_id, sending))
+    }
+    return isSent
   }
   return html`<div class="chat">
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />

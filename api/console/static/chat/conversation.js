@@ -1,5 +1,5 @@
 // A thread as a chat shows it: its timeline, then its stream; on every tab and device the same.
-import { ApiError, bodyOf, page, post, segment, send } from "../lib/api.js"
+import { ApiError, bodyOf, get, networkOr, page, post, segment, send } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
 import { follow } from "../lib/follow.js"
 import { fold } from "./fold.js"
@@ -7,6 +7,8 @@ import { deliver, textOf } from "./outbox.js"
 
 const PAGE = 30
 const FRAME_MS = 16
+/** The pause between two looks at whether a run has ended that was cancelled. */
+const STOPPED_MS = 500
 const TERMINAL = ["completed", "failed", "cancelled"]
 
 /**
@@ -244,6 +246,26 @@ export class Conversation {
     // One that waited for its turn has no event in the stream.
     const run = this.view.entries.find((entry) => entry.type === "run" && entry.run_id === runId)
     if (run?.type === "run" && run.seq === 0) await this.load()
+  }
+
+  /**
+   * Cancel the run that a message was given to. If it has read the message, no other run answers that: the turn is repeated.
+   * @param {string} runId @param {string} fallbackId @param {import("../lib/api.js").Sending} [sending]
+   */
+  async cancelGiven(runId, fallbackId, sending) {
+    await this.cancel(runId, sending)
+    let run
+    while ((run = await get(`runs/${segment(runId)}`)).phase !== "finished") await networkOr(STOPPED_MS)
+    if (run.status !== "cancelled") return
+    try {
+      await get(`runs/${segment(fallbackId)}`)
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 404)) throw error
+      await this.retry(sending).catch((refusal) => {
+        // The next run of the thread has begun, and answers the message, too.
+        if (!(refusal instanceof ApiError && refusal.code === "runs.thread_busy")) throw refusal
+      })
+    }
   }
 }
 

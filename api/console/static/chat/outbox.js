@@ -10,8 +10,9 @@ const MOST_AGE_MS = 12 * 3_600_000
 const UNSURE = [401, 403, 408, 429]
 
 /**
- * @typedef {{key: string, body: any, files: import("./attachments.js").Attachment[], at: number,
+ * @typedef {{key: string, body: any, earlier?: any[], files: import("./attachments.js").Attachment[], at: number,
  *   isRepeated: boolean, isReturned: boolean}} Outgoing
+ *   `earlier` are bodies with the same key that may have arrived; in a busy thread the person has chosen something else since
  */
 
 /** Requests in progress by key: a page that is opened again takes part in them. @type {Map<string, {made: Promise<any>, onRetry?: () => void}>} */
@@ -97,7 +98,7 @@ export function saveFiles(name, files) {
 export function pack(name, body, files) {
   const before = read(name)
   const isSame = before !== null && before.isReturned && !isOld(before) && gist(before.body) === gist(body)
-  const made = isSame ? { ...before, isReturned: false }
+  const made = isSame ? { ...before, ...chosen(before, body), isReturned: false }
     : { key: crypto.randomUUID(), body, files, at: Date.now(), isRepeated: false, isReturned: false }
   write(name, made)
   saveDraft(name, "")
@@ -108,6 +109,17 @@ export function pack(name, body, files) {
 /** Return what makes a message another one: not what the thread was doing, perhaps because it has arrived. @param {any} body */
 const gist = ({ on_busy: _, ...rest }) => JSON.stringify(rest)
 
+/**
+ * Return the body of a message that may have arrived as it is sent again, with those before it.
+ * @param {Outgoing} before
+ * @param {any} body
+ */
+function chosen({ body: last, earlier = [] }, body) {
+  // A thread that is busy since, perhaps with this message, makes a choice of nothing that was chosen.
+  const isSame = !body.on_busy || body.on_busy === (last.on_busy ?? "enqueue")
+  return isSame ? {} : { body, earlier: [last, ...earlier] }
+}
+
 /** Return the message that was being sent when the page was left. @param {string} name */
 export function left(name) {
   const found = read(name)
@@ -115,7 +127,8 @@ export function left(name) {
 }
 
 /**
- * Send a message. Returns the response; throws if the service refuses the message.
+ * Send a message. Returns the response, with `isEarlier` if the message had arrived before with another choice for a busy
+ * thread; throws if the service refuses the message.
  * @param {string} name
  * @param {string} path
  * @param {Outgoing} outgoing
@@ -137,7 +150,7 @@ async function request_(name, path, outgoing) {
     requests.get(outgoing.key)?.onRetry?.()
   }
   try {
-    const made = await post(path, outgoing.body, { key: outgoing.key, onRetry, until: endOf(outgoing) })
+    const made = await sent(path, [outgoing.body, ...(outgoing.earlier ?? [])], { key: outgoing.key, onRetry, until: endOf(outgoing) })
     if (isKept(name, outgoing)) sessionStorage.removeItem(outgoingName(name))
     return made
   } catch (error) {
@@ -150,6 +163,22 @@ async function request_(name, path, outgoing) {
     throw error
   } finally {
     requests.delete(outgoing.key)
+  }
+}
+
+/**
+ * Send the first of these bodies. If one of the others has arrived with this key, return its response.
+ * @param {string} path
+ * @param {any[]} bodies
+ * @param {import("../lib/api.js").Sending} sending
+ * @returns {Promise<any>}
+ */
+async function sent(path, [body, ...others], sending) {
+  try {
+    return await post(path, body, sending)
+  } catch (error) {
+    if (others.length === 0 || !(error instanceof ApiError && error.code === "idempotency.conflict")) throw error
+    return { ...(await sent(path, others, sending)), isEarlier: true }
   }
 }
 
