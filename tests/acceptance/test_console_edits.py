@@ -105,6 +105,39 @@ def test_a_version_that_was_not_seen_is_not_replaced(
     assert "Help, and be brief." == user.get(path)["system_prompt"]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_version_that_is_not_found_yet_is_refused_in_words(
+    context: BrowserContext, user: Caller, is_new: bool
+) -> None:
+    """Somebody has published it a moment ago; where it is read it is not known so far."""
+    key = f"hidden-{is_new}".lower()
+    if not is_new:
+        user.made("/v1/personas", {"key": key, "system_prompt": "Help."})
+    page = signed_in(context, user, f"/personas{'' if is_new else f'/{key}'}?publish=1")
+    if is_new:
+        page.get_by_label("Key", exact=True).fill(key)
+    text = page.get_by_label("Instructions")
+    text.fill("Help, and be brief.")
+    error = {"code": "personas.published", "message": "It is published already.", "details": {}}
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "POST":
+            route.fulfill(status=409, json=error)
+        else:
+            route.continue_()
+
+    context.route("**/v1/personas", refuse)
+    press(page, "Publish")
+
+    expect(page.get_by_role("alert")).to_have_text("It is published already.")
+    expect(text).to_have_value("Help, and be brief.")
+    context.unroute("**/v1/personas")
+    press(page, "Publish")
+    number = 1 if is_new else 2
+    expect(page.get_by_role("heading", name=key, exact=True)).to_be_visible()
+    assert str(number) == user.get(f"/v1/personas/{key}")["version"]
+
+
 def test_a_secret_goes_to_no_address_that_was_not_seen(
     context: BrowserContext, user: Caller
 ) -> None:

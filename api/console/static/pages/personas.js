@@ -154,23 +154,22 @@ function Publish({ versions, onDone }) {
     const key = values.key.trim()
     const seen = newer?.key === key ? newer : null
     const version = values.version.trim()
-    const showNewer = (/** @type {any} */ found) => {
+    const showNewer = async () => {
+      const found = await newestOf(key, sending)
+      if (found === null || [seen?.version, from?.version].includes(found.version)) return
       setNewer(found)
       throw new Error(`${from === null ? `${key} exists already` : "Another version was published since this form was opened"}: its newest version is ${found.version}, which you see above. Nothing was published now. Publish again to put what you have entered in its place.`)
     }
-    if (version === "") {
-      // It may have a number that is not the next one, which the service would not refuse.
-      const newest = await newestOf(key, sending)
-      if (newest !== null && ![seen?.version, from?.version].includes(newest.version)) showNewer(newest)
-    }
+    // It may have a number that is not the next one, which the service would not refuse.
+    if (version === "") await showNewer()
     const made = await post("personas", {
       ...othersOf(values), key, version: version || next(seen ? [seen, ...earlier] : earlier), system_prompt: values.system_prompt,
       route_id: values.route_id || null, tools: listOf(values.tools), require_approval: listOf(values.require_approval),
       approved_by: values.approved_by || null,
       max_steps: numberOf(values, "max_steps"), timeout_seconds: numberOf(values, "timeout_seconds"), max_cost_usd: numberOf(values, "max_cost_usd"),
     }, sending).catch(async (error) => {
-      // It was published a moment ago.
-      if (version === "" && error instanceof ApiError && error.code === "personas.published") showNewer(await newestOf(key, sending))
+      // It was published a moment ago. Another web process may not know it for a moment longer.
+      if (version === "" && error instanceof ApiError && error.code === "personas.published") await showNewer()
       throw error
     })
     onDone()
