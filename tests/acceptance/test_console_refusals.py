@@ -205,6 +205,32 @@ def test_a_limit_is_no_lost_network(context: BrowserContext, user: Caller) -> No
         go(page, f"/runs/{run_id}")
 
 
+@pytest.mark.parametrize("trace", ["4bf92f3577b34da6a3ce929d0e0e4736", ""])
+def test_a_service_that_fails_is_no_lost_network(
+    context: BrowserContext, user: Caller, trace: str
+) -> None:
+    """A thread and the page of a run name the trace of a stream that fails, if there is one."""
+    run_id = user.run({"say": "one two three four five", "delay_ms": 500})
+    is_failing = [True]
+    error = {"code": "internal.error", "message": "Internal error.", "trace_id": trace}
+
+    def stream(route: Route) -> None:
+        route.fulfill(status=500, json=error) if is_failing[0] else route.continue_()
+
+    for pattern in ("**/v1/threads/*/events*", "**/v1/runs/*/events*"):
+        context.route(pattern, stream)
+    text = f"The service fails (HTTP 500{f', trace {trace}' if trace else ''})."
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    for shown in (".run .markdown", ".events"):
+        expect(page.locator("[role=status]").filter(has_text=text)).to_be_visible()
+        expect(page.get_by_text("No connection")).to_have_count(0)
+        is_failing[0] = False
+        expect(page.locator("[role=status]").filter(has_text=text)).to_have_count(0)
+        expect(page.locator(shown)).to_contain_text("three")
+        is_failing[0] = True
+        go(page, f"/runs/{run_id}")
+
+
 def test_reports_name_the_limit_on_requests(context: BrowserContext, user: Caller) -> None:
     """The reports are not what has to wait then."""
     lose(context, "**/v1/me/usage?*", limited(8))

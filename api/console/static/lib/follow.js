@@ -12,8 +12,8 @@ const MOST_PAUSE_MS = 10_000
  * @typedef {object} Followed
  * @property {(cursor: string | null) => string} path the request that continues after a cursor
  * @property {(frame: {id: string, data: string}) => void} onFrame
- * @property {(state: "connecting" | "live" | "offline" | "limited" | "ended", limit?: string) => void} onState
- *   `limit` says which one is reached
+ * @property {(state: "connecting" | "live" | "offline" | "limited" | "failing" | "ended", why?: string) => void} onState
+ *   `why` says which limit is reached, or how the service fails
  * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about a refusal; after a failure of the service
  *   it is asked again
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
@@ -76,7 +76,10 @@ export function follow(cursor, followed) {
           if (followed.onRefused(error) === "stop") return
         } else if (error instanceof NetworkError && !navigator.onLine) followed.onState("offline")
         failures += 1
-        if (failures > 1 && !isLimited) followed.onState("offline")
+        if (failures > 1 && !isLimited) {
+          if (error instanceof ApiError && error.status >= 500) followed.onState("failing", failureOf(error))
+          else followed.onState("offline")
+        }
       } finally {
         connection = null
       }
@@ -97,3 +100,6 @@ export function follow(cursor, followed) {
     cut()
   }
 }
+
+/** Return the failure's status, and the trace id for the operator. @param {ApiError} error */
+const failureOf = ({ status, traceId }) => `The service fails (HTTP ${status}${traceId && `, trace ${traceId}`}).`
