@@ -1,7 +1,7 @@
 """Threads in the console, in a real Chromium, of which one page or frame does not have all."""
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import press, signed_in
@@ -85,8 +85,34 @@ def test_what_was_read_stays_where_it_is_above_older_messages(
     assert before and after
     assert abs(before["y"] - after["y"]) < 60  # where the button was, which is gone
 
-    page.locator(".said").first.evaluate("element => element.style.paddingTop = '400px'")
-    page.wait_for_timeout(100)
+    grow(page.locator(".said").first)
     grown = first.bounding_box()
     assert grown
     assert abs(grown["y"] - after["y"]) < 5  # by the browser itself
+
+
+def grow(said: Locator) -> None:
+    """Make a message higher, as an image or a late font does."""
+    said.evaluate("element => element.style.paddingTop = '400px'")
+    said.page.wait_for_timeout(100)
+
+
+def test_what_is_read_stays_where_it_is_below_one_short_older_message(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The browser keeps the place again when anything above it grows later."""
+    thread = user.thread(*(f"Message {number}." for number in range(31)))
+    page = signed_in(context, user, f"/threads/{thread}")
+    older = page.get_by_role("button", name="Earlier messages")
+    read = page.get_by_text("Message 9.")
+    older.click()
+    expect(page.locator(".said")).to_have_count(31)
+    expect(older).to_have_count(0)
+    page.get_by_role("log").evaluate("element => element.scrollTop = 300")
+    page.wait_for_timeout(300)
+    before = read.bounding_box()
+    grow(page.locator(".said").first)
+
+    after = read.bounding_box()
+    assert before and after
+    assert abs(after["y"] - before["y"]) < 5

@@ -142,7 +142,8 @@ const NEAR_PX = 120
 function Scroll({ view, onOlder, children }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null))
   const isAtEnd = useRef(true)
-  /** The first part that was there when older messages were asked for, and where. @type {{current: {part: Element, top: number} | null}} */
+  /** The first part that was there when messages before `older` were asked for, and where.
+   * @type {{current: {part: Element, top: number, older: string | null} | null}} */
   const known = useRef(null)
   const placeOf = (/** @type {HTMLElement} */ element, /** @type {Element} */ part) => part.getBoundingClientRect().top + element.scrollTop
   const keep = (/** @type {typeof known.current} */ place) => {
@@ -161,16 +162,17 @@ function Scroll({ view, onOlder, children }) {
   useLayoutEffect(() => {
     const element = box.current
     if (element === null) return
-    // What was read stays where it is when older messages come above it. They are drawn some time after they are here.
-    const came = known.current === null ? 0 : placeOf(element, known.current.part) - known.current.top
-    if (came > NEAR_PX) {
-      element.scrollTop += came
+    const place = known.current
+    // They are drawn some time after they are here, together with where the next ones begin.
+    if (place !== null && view.older !== place.older) {
+      // What was read stays where it is when older messages come above it.
+      if (place.part.isConnected) element.scrollTop += placeOf(element, place.part) - place.top
       keep(null)
     } else if (isAtEnd.current) element.scrollTop = element.scrollHeight
   }, [view])
   const load = () => older.run(async () => {
     const part = box.current?.querySelector(".said, .turn")
-    keep(box.current && part ? { part, top: placeOf(box.current, part) } : null)
+    keep(box.current && part ? { part, top: placeOf(box.current, part), older: view.older } : null)
     try {
       await onOlder()
     } catch (error) {
