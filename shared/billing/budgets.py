@@ -166,8 +166,7 @@ def reserve(
     ]
     wanted = 0
     if limits.is_prepaid:
-        servers = cost_so_far - own_usd
-        servers += NOTHING if on_own_route else worst_case_usd
+        servers = cost_so_far - own_usd + (NOTHING if on_own_route else worst_case_usd)
         wanted = max(credits_of(servers), 0 if on_own_route else 1)
     more = wanted - reservation.held_credits
     has = credit_balances.c
@@ -202,17 +201,17 @@ def settle(
     limits: Limits | None = None,
     *,
     own_usd: Decimal = NOTHING,
-    keep_usd: Decimal = NOTHING,
+    keep_usd: Decimal | None = NOTHING,
     keep_is_own: bool = False,
-) -> None:
-    """Reduce the run's reservation after a model call: to its cost, and `keep_usd` for its last.
+) -> Decimal:
+    """Reduce the run's reservation after a model call: to its cost, and `keep_usd` for its last
+    (None: as much as before). Returns what of that is left.
 
     No credits are reserved for `own_usd` of the cost, which the org pays to its own provider, nor
     for the last call if `keep_is_own`.
 
     A call that cost more than its worst case increases the reservation, even beyond the limits.
-    The reservation moves to `limits` if they are given, else it stays under the limits of
-    `reserve`.
+    The reservation moves to `limits` if they are given, else it stays under those of `reserve`.
 
     Raises:
         LeaseLost
@@ -221,23 +220,20 @@ def settle(
     reservation = _lock_reservation(tx.sql, claim)
     scopes = reservation.scopes if limits is None else sorted(limits.monthly)
     is_prepaid = reservation.held_credits > 0 if limits is None else limits.is_prepaid
+    keep_usd = reservation.kept_usd if keep_usd is None else keep_usd
     held_usd = max(cost, min(reservation.held_usd, cost + keep_usd))
+    kept_usd = Decimal(held_usd - cost)  # less than `keep_usd` if the call took a part of it
     _move_reservation(tx.sql, reservation, reservation.month, scopes, held_usd)
     held_credits = reservation.held_credits
     if is_prepaid or held_credits:
-        # What is left of the reserve: less than `keep_usd` if the call took a part of it.
-        keep = NOTHING if keep_is_own else held_usd - cost
+        keep = NOTHING if keep_is_own else kept_usd
         wanted = credits_of(cost_so_far - own_usd + keep) if is_prepaid else 0
         held_credits += _hold_free_credits(tx.sql, reservation, wanted - held_credits)
+    amounts = {"cost_usd": cost, "held_usd": held_usd, "kept_usd": kept_usd}
     _store_reservation(
-        tx.sql,
-        reservation,
-        scopes=list(scopes),
-        cost_usd=cost,
-        held_usd=held_usd,
-        kept_usd=held_usd - cost,
-        held_credits=held_credits,
+        tx.sql, reservation, scopes=list(scopes), held_credits=held_credits, **amounts
     )
+    return kept_usd
 
 
 def note_refusal(tx: Transaction, org_id: UUID, refused: Refused) -> None:

@@ -68,7 +68,7 @@ class Admission:
         self._persona: Persona
         self._has_reservation = False
         self._refused: Refused | None = None  # the newest one of a model call
-        self._keep_usd = Decimal(0)  # for the last call
+        self._keep_usd: Decimal | None = None  # for the last call; None: as earlier attempts
         self._keep_is_own = False  # it is a call on a route of the org
         self._admitted_tokens = 0  # of the current call
         self._last_throttle_reason: tuple[str, str] | None = None
@@ -245,11 +245,16 @@ class Admission:
         if self._has_reservation:
             self._write(self._settle)
 
-    def take_over(self) -> None:
-        """Reserve exactly what earlier attempts have cost, under the current limits.
+    def take_over(self, *, keep_is_own: bool = False, is_last: bool = False) -> None:
+        """Reserve what earlier attempts have cost, and what they have kept for the last call, under
+        the current limits. `keep_is_own`: it is a call on a route of the org. `is_last`: it is the
+        next one, and all that is still reserved may be for it.
 
         A lost worker may have left more reserved, and a limit may be newer than its claim.
         """
+        self._keep_is_own = keep_is_own
+        if is_last:
+            self._keep_usd = Decimal("Infinity")
         if self.is_limited:
             self._write(self._take_over)
 
@@ -261,7 +266,7 @@ class Admission:
 
     def _settle(self, tx: Transaction, limits: Limits | None = None) -> None:
         totals = self.totals
-        budgets.settle(
+        self._keep_usd = budgets.settle(
             tx,
             self._claim,
             totals.cost_usd,

@@ -267,7 +267,9 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
                 route = chain.route
                 run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
             if run.is_resumed:
-                run.admission.take_over()
+                run.admission.take_over(
+                    keep_is_own=chain.route.is_of_org, is_last=earlier.limit_reached is not None
+                )
                 if run.may_have_sub_runs:
                     delegating.announce(process, run)
             answer = loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)

@@ -54,6 +54,7 @@ class Spender:
         self.claim = money.stored.claimed()
         self.admission = self._admitted(self.claim)
         self.is_over = False
+        self.route = SERVERS  # that of the last call
         self.excess = 0  # the tokens by which calls on routes of the server exceeded worst cases
         self.paid = 0  # the credits that the balance had for it
 
@@ -97,6 +98,7 @@ class Spender:
         except LimitExceeded:
             assert not route.is_of_org
             return
+        self.route = route
         if not route.is_of_org:
             used += min(80_000, call)
             self.excess += max(used - call, 0)
@@ -111,7 +113,7 @@ class Spender:
         self.claim, used = again, self.admission.totals
         self.admission = self._admitted(again)
         self.admission.totals = used
-        self.admission.take_over()
+        self.admission.take_over(keep_is_own=self.route.is_of_org)
 
     def end(self) -> None:
         used = self.admission.totals
