@@ -77,7 +77,8 @@ class ClaimedRun:
             claim,
             limits,
             write=lambda change: this.write(connections.transaction, change),
-            emit=lambda event: this.emit(event),
+            # A custom agent waits within a turn: its text stays open.
+            emit=lambda event: this.note(event),
             wait=stop.wait,
         )
         self.files = RunFiles(loader, claim, this)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from arkloop.shared.events.event_log import data_of
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.messages import Steered
@@ -43,6 +44,22 @@ def test_a_message_that_comes_as_the_run_lands_is_read(claimed: ClaimedRun) -> N
 
     assert ["b"] == [one.message.content for one in steered]
     assert [event.seq for event in claimed.log.withdraw()] == [one.seq for one in steered]
+
+
+def test_a_wait_ends_no_turn(claimed: ClaimedRun) -> None:
+    """A custom agent waits for money, or for the memory of a file, after it has said something."""
+    first = claimed.claim.last_seq + 1
+    claimed.stream_text("Part one. ")
+    claimed.wait_for_memory(0.01)
+    claimed.stream_text("Part two.")
+    said = claimed.open_text
+
+    claimed.void_text("resumed")
+
+    assert "Part one. Part two." == said
+    *_, throttled, voided = claimed.log.withdraw()
+    assert ("run.throttled", "message.reset") == (throttled.type, voided.type)
+    assert first == data_of(voided.payload)["from_seq"]
 
 
 def test_an_abort_of_a_tool_that_blocks_does_not_hold_up_whatever_stops_the_run(
