@@ -301,8 +301,12 @@ class Admission:
             on_own_route=route.is_of_org,
             keep_usd=keep,
         )
-        # Should this not be committed, `settle` gives back what is not there.
-        self._keep_usd, self._keep_is_own = keep, route.is_of_org
+        # Should this not be committed, `settle` gives back what is not there. The last call has no
+        # plan, and its reserve stays for another try. A run that fails at its limit has one for
+        # summaries alone, and needs no reserve after them.
+        if plan or self._persona.on_limit == "fail":
+            self._keep_usd = keep
+        self._keep_is_own = route.is_of_org
 
     def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()

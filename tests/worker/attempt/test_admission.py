@@ -72,8 +72,8 @@ class Gate:
         self.waits.append(seconds)
         self.meanwhile()
 
-    def set_persona(self, **limits: Decimal) -> Admission:
-        persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)
+    def set_persona(self, **fields: Any) -> Admission:
+        persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **fields)
         self.admission.set_persona(persona)
         return self.admission
 

@@ -89,3 +89,30 @@ def test_a_reserve_on_an_own_model_needs_no_credits_in_the_next_attempt(
 
     with stored.connections.reading() as sql:
         assert expected == credits.balance(sql, gate.claim.org_id).held
+
+
+def test_a_last_call_that_was_not_made_leaves_its_reserve(
+    stored: StoredRuns, gate: Gate, route: Route
+) -> None:
+    """Its vendor has responded 429, or the run falls back to another route: it is made again."""
+    step(gate.set_persona(**LIMITS), route)
+
+    for _ in range(2):
+        gate.admission.reserve(route, WORST)
+        gate.admission.settle()
+
+    assert Decimal("0.4") == held(stored, gate.claim)
+
+
+def test_a_run_that_fails_at_its_limit_keeps_no_reserve(
+    stored: StoredRuns, gate: Gate, route: Route
+) -> None:
+    """Only its summaries are planned with a call after them."""
+    admission = gate.set_persona(**LIMITS, on_limit="fail")
+    step(admission, route)  # a summary
+
+    admission.reserve(route, WORST)
+    admission.add_usage(route, QUARTER)
+    admission.settle()
+
+    assert Decimal("0.5") == held(stored, gate.claim)
