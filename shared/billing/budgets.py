@@ -183,11 +183,9 @@ def reserve(
         # What waiting cannot cure comes first.
         raise min(refused, key=lambda one: one.others_reserved)
     _store_reservation(
-        tx.sql,
-        reservation,
+        *(tx.sql, reservation, cost_so_far, own_usd),
         month=reservation.this_month,
         scopes=scopes,
-        cost_usd=cost,
         held_usd=needed,
         kept_usd=min(keep_usd, needed - cost),
         held_credits=wanted,
@@ -229,9 +227,12 @@ def settle(
         keep = NOTHING if keep_is_own else kept_usd
         wanted = credits_of(cost_so_far - own_usd + keep) if is_prepaid else 0
         held_credits += _hold_free_credits(tx.sql, reservation, wanted - held_credits)
-    amounts = {"cost_usd": cost, "held_usd": held_usd, "kept_usd": kept_usd}
     _store_reservation(
-        tx.sql, reservation, scopes=list(scopes), held_credits=held_credits, **amounts
+        *(tx.sql, reservation, cost_so_far, own_usd),
+        scopes=list(scopes),
+        held_usd=held_usd,
+        kept_usd=kept_usd,
+        held_credits=held_credits,
     )
     return kept_usd
 
@@ -335,7 +336,12 @@ def _hold_free_credits(sql: Connection, reservation: Row[Any], more: int) -> int
     return int(sql.exec_driver_sql(_SETTLE_CREDITS, parameters).scalar_one()) if more else 0
 
 
-def _store_reservation(sql: Connection, reservation: Row[Any], **values: Any) -> None:
+def _store_reservation(
+    sql: Connection, reservation: Row[Any], cost_so_far: Decimal, own_usd: Decimal, **values: Any
+) -> None:
+    """Store the values, the cost, and its part on routes of the server, as columns hold them."""
+    values["cost_usd"] = min(cost_so_far, MAX_COST_USD)
+    values["servers_usd"] = min(max(cost_so_far - own_usd, NOTHING), MAX_COST_USD)
     sql.execute(
         update(reservations).where(reservations.c.run_id == reservation.run_id).values(**values)
     )
@@ -375,16 +381,14 @@ def _certain_usd(other: Row[Any]) -> Decimal:
 
 
 def _certain_credits(other: Row[Any]) -> int:
-    """Return the credits that the run will hold even if its current call is free, or fewer: its row
-    does not say what own models have cost, and a wait in vain is better than a wrong refusal.
+    """Return the credits that the run will hold even if its current call is free, or fewer: a wait
+    in vain is better than a wrong refusal.
     """
-    certain_usd, held = _certain_usd(other), int(other.held_credits)
-    if held >= credits_of(other.held_usd):  # own models have cost nothing
-        return credits_of(certain_usd)
-    call = credits_of(other.held_usd - certain_usd)
-    if call > held:  # a call on an own model: it holds no credits
-        return held
-    return held - call if held > 1 else 0  # a call on a free route holds one
+    servers_usd, held = other.servers_usd, int(other.held_credits)
+    if not servers_usd and held >= credits_of(other.held_usd):
+        # The previous release has not written it; own models have cost nothing.
+        servers_usd = other.cost_usd
+    return min(held, credits_of(servers_usd + _certain_usd(other) - other.cost_usd))
 
 
 def _others(sql: Connection, reservation: Row[Any]) -> Sequence[Row[Any]]:

@@ -177,6 +177,9 @@ reservations = Table(
     _usd("held_usd"),
     Column("held_credits", BigInteger, nullable=False, server_default=text("0")),
     Column("kept_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
+    #: The part of `cost_usd` that credits pay: of routes of the server. Less, or 0, where a process
+    #: of the previous release has written the cost.
+    Column("servers_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
     #: Of a sub-run: the limit that each run above it has by its persona, null for none.
     Column("caps", JSONB),
     Index("ix_holds_org_id", "org_id"),

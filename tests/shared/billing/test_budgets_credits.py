@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import update
 
 from arkloop.shared.billing import budget_limits, credits
 from arkloop.shared.billing.budgets import Refused
@@ -10,6 +11,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.errors import BudgetExhausted
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.storage.tables.billing import reservations
 from tests.shared.billing.money import FREE, SERVERS, Money
 
 OWN = Route(id=str(new_id()), provider="openai", model="m", is_of_org=True)
@@ -200,8 +202,11 @@ def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
 
 @pytest.mark.parametrize(
     ("worst", "on_own_route", "most"),
-    [("0.08", False, 70), ("0.03", False, 70), ("3", True, 90), (None, False, 90)],
-    ids=["call", "last_call", "own_call", "no_call"],
+    [
+        *(("0.08", False, 70), ("0.03", False, 70)),
+        *(("3", True, 90), ("0.005", True, 90), (None, False, 90)),
+    ],
+    ids=["call", "last_call", "own_call", "cheap_own_call", "no_call"],
 )
 def test_a_run_waits_for_credits_of_calls_alone(
     money: Money, worst: str | None, on_own_route: bool, most: int
@@ -242,6 +247,41 @@ def test_a_run_waits_for_the_credit_of_a_free_call(money: Money) -> None:
         money.reserve(run, "0")
 
     assert refused.value.others_reserved
+
+
+def test_a_credit_that_a_run_has_used_is_not_waited_for(money: Money) -> None:
+    """The run makes no call now, and has used own models since."""
+    money.grant(1)
+    other, run = money.stored.claimed(), money.stored.claimed()
+    money.reserve(other, "0.001")
+    money.reserve(other, "5", so_far="0.001", on_own_route=True)
+    money.settle(other, "5.001", own="5")
+
+    with pytest.raises(Refused) as refused:
+        money.reserve(run, "0")
+
+    assert not refused.value.others_reserved
+
+
+@pytest.mark.parametrize(("own", "waits"), [("0", False), ("5", True)])
+def test_a_reservation_of_the_previous_release_has_less_cost_or_all(
+    money: Money, own: str, waits: bool
+) -> None:
+    """It does not say what routes of the server have cost. Where own models have cost nothing, that
+    is all; else others wait, perhaps in vain.
+    """
+    money.grant(100)
+    other, run = money.stored.claimed(), money.stored.claimed()
+    money.reserve(other, "0.03")
+    money.settle(other, str(Decimal(own) + Decimal("0.03")), own=own)
+    with money.connections.transaction() as tx:
+        of_org = update(reservations).where(reservations.c.org_id == money.org_id)
+        tx.sql.execute(of_org.values(servers_usd=0))
+
+    with pytest.raises(Refused) as refused:
+        money.reserve(run, "0.08")
+
+    assert waits == refused.value.others_reserved
 
 
 def test_no_run_is_created_without_credits(money: Money) -> None:
