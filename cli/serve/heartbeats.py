@@ -33,6 +33,7 @@ class _Line:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.is_waiting = False
+        self.has_failed = False  # the last one
 
 
 class Heartbeats(Generic[Work]):
@@ -89,7 +90,12 @@ class Heartbeats(Generic[Work]):
             except (Unreachable, Refused) as error:
                 failure = error
             with self._changed:
-                line.is_waiting = False
+                line.is_waiting, line.has_failed = False, failure is not None
+                if failure is not None and not line.service.is_aborted:
+                    # The service need not have read the newer one, and takes what this one named.
+                    self._current = line
+                elif failure is None and (self._current.has_failed or not self._current.is_waiting):
+                    self._current = line  # the other one may not get through
                 is_current = self._current is line
                 self._changed.notify_all()
             if line.service.is_aborted:

@@ -1,6 +1,7 @@
 """The heartbeats of workers with work that begins while one of them waits."""
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from arkloop.agents import AgentRun
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
+from arkloop.cli.serve.heartbeats import Heartbeats
+from arkloop.cli.serve.service import Service, Unreachable
 from arkloop.cli.serve.tool_worker import ToolWorker
 from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
@@ -92,7 +95,7 @@ class Handouts:
 
     def _wait(self, body: dict[str, Any]) -> None:
         with self._changed:
-            named = sorted(map(_id_of, body.get("calls") or body["runs"]))
+            named = _ids_of(body)
             if self._waiting or named not in self.named:  # else it is the next one of the same work
                 self.named.append(named)
             self._waiting += 1
@@ -101,6 +104,30 @@ class Handouts:
         self.is_over.wait(body["wait_seconds"] + self._late_seconds)
         with self._changed:
             self._waiting -= 1
+
+
+class BrokenOff(Handouts):
+    """A service whose first heartbeat fails once a second one has come, which has no response."""
+
+    def __init__(self) -> None:
+        super().__init__(2, lease_seconds=24, late_seconds=60)
+        self.heard: list[float] = []
+
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if verb != "heartbeat":
+            return super().respond(verb, body)
+        self.heard.append(time.monotonic())
+        if len(self.heard) > 1:
+            return super().respond(verb, body)
+        with self._changed:
+            self.named.append(_ids_of(body))
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self.heard) > 1, timeout=60)
+        return 503, {}
+
+
+def _ids_of(body: dict[str, Any]) -> list[str]:
+    return sorted(map(_id_of, body.get("calls") or body["runs"]))
 
 
 def _id_of(named: dict[str, Any]) -> str:
@@ -166,6 +193,15 @@ def test_the_first_of_two_heartbeats_is_not_broken_off_for_a_third(made: Made) -
 
 
 @pytest.mark.parametrize("made", [tool_worker, agent_worker])
+def test_a_heartbeat_that_fails_is_sent_again_while_a_newer_one_hangs(made: Made) -> None:
+    """The service need not have read that one, and would soon take what the other has named."""
+    service = BrokenOff()
+    assert [[1], [1, 2], [1, 2]] == heartbeats_of(made, service, 3)
+    _, newer, again = service.heard[:3]
+    assert again - newer < service.lease_seconds / 3  # before any heartbeat is given up
+
+
+@pytest.mark.parametrize("made", [tool_worker, agent_worker])
 def test_work_that_ends_at_once_causes_no_heartbeat(made: Made) -> None:
     """Heartbeats have a limit: a worker with many short calls must not exceed it."""
     service = Handouts(3, short=[2], lease_seconds=30)
@@ -177,3 +213,35 @@ def test_the_longer_a_heartbeat_waits_the_later_another_one_is_sent(made: Made) 
     """A worker that is busy sends at most twice as many as another one, also with a long lease."""
     service = Handouts(2, lease_seconds=90)
     assert [[1]] == heartbeats_of(made, service, 1, seconds_later=3)
+
+
+def test_a_connection_that_keeps_failing_does_not_stop_the_other_one() -> None:
+    """The service has heartbeats as often as one of the two connections works."""
+    changed, work = threading.Condition(), ["first"]
+    is_broken, sent_by = threading.Event(), list[Service]()
+    broken: list[Service] = []
+
+    def send(service: Service, named: Collection[str]) -> None:
+        if not broken:
+            broken.append(service)
+        if service is broken[0]:
+            is_broken.wait(60)
+            time.sleep(1)
+            raise Unreachable("its server is gone")
+        time.sleep(0.2)
+        sent_by.append(service)
+
+    address = ServerAddress("http://127.0.0.1:9", "key")
+    heartbeats = Heartbeats[str](address, "/", changed, lambda: work, send, lambda: 0.2, 30.0)
+    for task in heartbeats.tasks:
+        threading.Thread(target=task, daemon=True).start()
+    eventually(lambda: broken)
+    with changed:
+        work.append("second")
+        changed.notify_all()
+    eventually(lambda: sent_by)
+    is_broken.set()
+    before = len(sent_by)
+
+    eventually(lambda: len(sent_by) > before + 5)
+    heartbeats.abort()
