@@ -38,7 +38,8 @@ JITTER = 0.25
 STEADY_SECONDS = 5.0
 #: Deliveries that become due by one statement; the next success makes as many more due.
 HASTENED_AT_ONCE = 10_000
-#: Longer than any month: the event of a budget is not repeated in the same one.
+#: The longest month, and the four days after it in which events of its budgets are still sent (the
+#: function `budgets_have_their_deliveries`): by these rows it knows what was sent.
 RETENTION_DAYS = 35
 REPLAYED_AT_ONCE = 1_000
 FORGOTTEN_AT_ONCE = 1_000

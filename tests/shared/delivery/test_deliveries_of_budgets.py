@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import TextClause, select, text, update
+from sqlalchemy import select, text, update
 
 from arkloop.shared.billing import budget_limits, budgets, spending
 from arkloop.shared.billing.budgets import Refused
@@ -15,6 +15,8 @@ from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope, pers
 from arkloop.shared.delivery import endpoints
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.billing import budgets as budget_rows
+from arkloop.shared.storage.tables.billing import reservations
+from arkloop.shared.storage.tables.billing import spending as spending_rows
 from arkloop.shared.storage.tables.delivery import webhook_deliveries
 from tests.clients import User
 from tests.shared.billing.money import Money
@@ -175,29 +177,46 @@ def test_a_limit_below_what_is_spent_is_exhausted_at_once(
     assert [(scope, 80, 5), (scope, 100, 5), (scope, 80, 4), (scope, 100, 4)] == org.delivered()
 
 
-BEGIN_OF_MONTH = text("date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'")
-BEFORE_IT = text(f"{BEGIN_OF_MONTH} - interval '1 microsecond'")
+def month_passes(org: Org, days: int, *, is_limit_new: bool = False) -> None:
+    """Move all that is reserved to a month that ended `days` ago, and the limits to a time before
+    its end, or to its end.
+    """
+    month = f"((now() AT TIME ZONE 'UTC')::date - {days} - interval '1 month')::date"
+    end = f"({month} + interval '1 month') AT TIME ZONE 'UTC'"
+    set_at = end if is_limit_new else f"{end} - interval '1 microsecond'"
+    with org.connections.transaction() as tx:
+        for table, moved in (
+            (spending_rows, {"month": text(month)}),
+            (reservations, {"month": text(month)}),
+            (budget_rows, {"updated_at": text(set_at)}),
+        ):
+            tx.sql.execute(update(table).where(table.c.org_id == org.id).values(**moved))
 
 
 @pytest.mark.parametrize("limited", [ORG, END_USERS, end_user_scope("u1")])
 @pytest.mark.parametrize(
-    ("set_at", "percents"), [(BEGIN_OF_MONTH, []), (BEFORE_IT, [80, 100])], ids=["new", "old"]
+    ("days", "is_limit_new", "percents"),
+    [(2, True, []), (2, False, [80, 100]), (4, False, [])],
+    ids=["new", "old", "long_over"],
 )
 def test_a_month_that_is_over_reaches_only_a_limit_that_it_had(
-    org: Org, stored: StoredRuns, limited: str, set_at: TextClause, percents: list[int]
+    org: Org,
+    stored: StoredRuns,
+    limited: str,
+    days: int,
+    is_limit_new: bool,
+    percents: list[int],
 ) -> None:
     """A run that ends late counts in the month of its last model call; a limit of a single run
-    that is set meanwhile changes nothing.
+    that is set meanwhile changes nothing. Four days after the month's end nothing is sent: the
+    deliveries that say what was sent before may be deleted soon.
     """
     scope = ORG if limited == ORG else end_user_scope("u1")
     money, run_id = Money(stored), stored.create(end_user_id="u1")
     claim = stored.held(run_id)
     money.limit("10", scope=limited)
     money.reserve(claim, "10")
-    money.a_month_passes()
-    with org.connections.transaction() as tx:
-        of_org = update(budget_rows).where(budget_rows.c.org_id == org.id)
-        tx.sql.execute(of_org.values(updated_at=set_at))
+    month_passes(org, days, is_limit_new=is_limit_new)
 
     money.limit("10", run="10", scope=limited)
     money.spend(claim, "10")
@@ -214,10 +233,7 @@ def test_a_month_that_is_over_does_not_reach_a_new_limit(
     money.limit(earlier)
     money.grant(50_000)
     money.reserve(claim, "10")
-    money.a_month_passes()
-    with org.connections.transaction() as tx:
-        of_org = update(budget_rows).where(budget_rows.c.org_id == org.id)
-        tx.sql.execute(of_org.values(updated_at=BEFORE_IT))
+    month_passes(org, 2)
 
     money.limit("10")
     limits = money.limits(claim)
