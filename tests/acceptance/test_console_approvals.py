@@ -1,5 +1,6 @@
 """Approvals in the console, in a real Chromium, where a reply does not settle the call."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_lists import renew
+from tests.acceptance.test_console_lists import PIECE, renew
 from tests.acceptance.test_console_losses import hold
-from tests.acceptance.test_console_settings import press, signed_in, until
+from tests.acceptance.test_console_settings import press, signed_in, until, until_held
 from tests.caller import Caller
 from tests.waiting import eventually
 
@@ -77,6 +78,59 @@ def calling(user: Caller, *expressions: str) -> str:
     run_id = user.run({"tools": calls}, {"say": "It is done."}, persona_id="calling")
     user.until(run_id, "phase", "waiting")
     return run_id
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_long_arguments_are_approved_on_the_page_of_their_run(
+    context: BrowserContext, user: Caller, is_late: bool
+) -> None:
+    """The inbox, which has none over 8 KiB, leads there; the call may come after the 20,000 events
+    that are shown.
+    """
+    run_id = calling(user, "1+" * 5_000 + "1")
+    page = signed_in(context, user, "/inbox")
+    item = page.locator(".inbox-item", has_text=run_id[-8:])
+    expect(item.get_by_role("button", name="Approve", exact=True)).to_be_disabled()
+    stream = f"**/v1/runs/{run_id}/events*"
+    held = hold(context, stream)
+    item.get_by_role("link", name=re.compile("^Run ")).click()
+    until_held(page, held, 1)
+    expect(page.locator(".ask")).to_contain_text("The arguments are not loaded yet.")
+    own = user.events_so_far(run_id)
+    earlier = [PIECE | {"created_at": own[0]["created_at"]}] * (20_000 if is_late else 0)
+    frames = [
+        f"id: {seq}\ndata: {json.dumps({**event, 'seq': seq})}\n\n"
+        for seq, event in enumerate([*earlier, *own], 1)
+    ]
+    held[0].fulfill(content_type="text/event-stream", body="".join(frames))
+    ask = page.locator(".ask")
+    expect(ask.locator(".tree")).to_contain_text("1+1+1+1")
+    expect(ask).not_to_contain_text("not loaded")
+    press(ask, "Approve")
+
+    assert "completed" == user.ended(run_id)["status"]
+
+
+def test_long_arguments_of_client_tools_are_shown_with_their_run(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The inbox says that it has none of them; nothing else is shown in their place."""
+    send = {"name": "send_text", "description": "Send the text.", "client": True}
+    declared = [{**send, "parameters": {"type": "object"}}]
+    fields = {"key": "sender", "route_id": "scripted", "client_tools": declared}
+    user.made("/v1/personas", fields)
+    call = {"tool": "send_text", "args": {"text": "long " * 2_000}}
+    run_id = user.run(call, persona_id="sender")
+    user.until(run_id, "phase", "waiting")
+    page = signed_in(context, user, "/inbox")
+    item = page.locator(".inbox-item", has_text=run_id[-8:])
+    expect(item).to_contain_text("open the run to see them")
+    expect(item.locator(".code")).to_have_count(0)
+
+    for address in (f"/runs/{run_id}", f"/threads/{user.get_run(run_id)['thread_id']}"):
+        page.goto(f"{user.url}/console#{address}")
+        expect(page.locator(".ask .tree")).to_contain_text("long long long")
+    user.cancel(run_id)
 
 
 def middle_of(button: Locator) -> tuple[float, float]:

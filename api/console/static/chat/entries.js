@@ -8,7 +8,7 @@ import { Data, parsed } from "../ui/json.js"
 import { Markdown } from "../ui/markdown.js"
 import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
 import { FileOf } from "./attachments.js"
-import { Answered, PendingInput } from "./pending_input.js"
+import { Answered, PendingInput, inFull } from "./pending_input.js"
 
 /** @param {{entry: import("./conversation.js").MessageEntry}} props */
 export function Message({ entry }) {
@@ -74,7 +74,7 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
       <span>${run.phase === "scheduled" ? "Scheduled for later" : "Waits for the answer before"}${run.queue?.position ? `, place ${run.queue.position}` : ""}</span>
       ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
-    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withCall(run)} />`}
+    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} />`}
     ${run.status === "failed" && html`<${Failure} run=${run} />`}
     ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
     ${run.status === "completed" && run.stop_reason && run.stop_reason !== "stop" && html`<p class="ending">Ended early: ${words(run.stop_reason)}</p>`}
@@ -90,13 +90,9 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
   </article>`
 }
 
-/** Return what the run asks, with the call that it is about. @param {import("./fold.js").RunEntry} run */
-function withCall(run) {
-  const pending = run.pending_input
-  if (!pending.tool_call_id || pending.arguments !== undefined) return pending
-  const call = run.turns.flatMap((turn) => turn.tool_calls).findLast((one) => one.tool_call_id === pending.tool_call_id)
-  return call ? { ...pending, tool_name: call.name, arguments: call.arguments } : pending
-}
+/** Return what the run asks, with all arguments. @param {import("./fold.js").RunEntry} run */
+const withArguments = ({ pending_input: pending, turns }) =>
+  inFull(pending, turns.flatMap((turn) => turn.tool_calls), turns.flatMap((turn) => turn.questions))
 
 /** @param {{run: import("./fold.js").RunEntry}} props */
 const Failure = ({ run }) => html`<div class="problem" role="note"><${Icon} name="alert" />

@@ -10,15 +10,18 @@ import { safeUrl } from "../ui/markdown.js"
 import { Button, Foreign, Problem, Time, useAction } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
+const TOO_LONG = "The arguments are too long for this list: open the run to see them."
+const NOT_LOADED = "The arguments are not loaded yet."
 /** For how long a box that has just come under the pointer takes no click. */
 const NEW_MS = 1_000
 
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
  * from any person or client.
- * @param {{runId: string, pending: any, place?: string, onDone?: () => void}} props `place` changes when the box may have moved
+ * @param {{runId: string, pending: any, place?: string, isListed?: boolean, onDone?: () => void}} props
+ *   `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long
  */
-export function PendingInput({ runId, pending, place = "", onDone }) {
+export function PendingInput({ runId, pending, place = "", isListed = false, onDone }) {
   const action = useAction()
   const [isNew, setNew] = useState(true)
   useLayoutEffect(() => {
@@ -43,17 +46,38 @@ export function PendingInput({ runId, pending, place = "", onDone }) {
   const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
   return html`<section class="ask" aria-label="The run waits for you">
     ${may("data.runs.write") ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
-      <${Form} pending=${pending} runId=${runId} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
+      <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
       : html`<p>${plain(pending.prompt)}</p>`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
     <p class="faint ask-until" aria-live="off">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} <${Time} at=${pending.expires_at} /></p>
   </section>`
 }
 
-/** @typedef {{pending: any, runId: string, answer: (content: string | object) => Promise<boolean>, isBusy: boolean, onDone?: () => void}} FormProps */
+/**
+ * Return an open request with the arguments that the run's row leaves out because they are long.
+ * @param {any} pending
+ * @param {{tool_call_id: string, name: string, arguments?: any}[]} calls those of the run
+ * @param {any[]} requests what the run has asked, as its events have it
+ */
+export function inFull(pending, calls, requests) {
+  if (pending.calls) {
+    // Those to use: a person who approved a call may have edited the ones of its event.
+    const asked = requests.findLast(({ request_id: id }) => id === pending.request_id)?.calls ?? []
+    const own = (/** @type {any} */ call) => asked.find((/** @type {any} */ one) => one.tool_call_id === call.tool_call_id)
+    return { ...pending, calls: pending.calls.map((/** @type {any} */ call) => ({ ...call, arguments: call.arguments ?? own(call)?.arguments })) }
+  }
+  if (!pending.tool_call_id || pending.arguments !== undefined) return pending
+  const call = calls.findLast((one) => one.tool_call_id === pending.tool_call_id)
+  return call ? { ...pending, tool_name: call.name, arguments: call.arguments } : pending
+}
+
+/**
+ * @typedef {{pending: any, runId: string, missing: string, answer: (content: string | object) => Promise<boolean>, isBusy: boolean,
+ *   onDone?: () => void}} FormProps `missing` stands in place of arguments that are not there
+ */
 
 /** @param {FormProps} props */
-function Approval({ pending, answer, isBusy }) {
+function Approval({ pending, missing, answer, isBusy }) {
   const id = useId()
   const [mode, setMode] = useState(/** @type {"" | "edit" | "deny"} */ (""))
   const [text, setText] = useState("")
@@ -103,7 +127,7 @@ function Approval({ pending, answer, isBusy }) {
           onClick=${() => answer({ decision: "deny", ...(text.trim() ? { reason: text.trim() } : {}) })}>Deny the call</${Button}>
         <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
     : html`
-      ${pending.arguments === undefined ? html`<p class="faint">The arguments are too long for this list: open the run to see them.</p>`
+      ${pending.arguments === undefined ? html`<p class="faint">${missing}</p>`
         : html`<${Data} label="Arguments" value=${pending.arguments} />`}
       ${isUnclear && html`<p class="note" role="alert">This browser rounds integers of more than 15 digits: what you see may not be what the tool gets.
         A newer browser shows and edits them.</p>`}
@@ -170,7 +194,7 @@ function Authorization({ pending, answer, isBusy }) {
 }
 
 /** @param {FormProps} props */
-function Results({ pending, runId, isBusy, onDone }) {
+function Results({ pending, runId, missing, isBusy, onDone }) {
   const id = useId()
   const [outputs, setOutputs] = useState(/** @type {Record<string, string>} */ ({}))
   const action = useAction()
@@ -184,7 +208,7 @@ function Results({ pending, runId, isBusy, onDone }) {
   return html`<h2><${Icon} name="clock" />Waits for results of the client's tools</h2>
     <p class="faint">The program that declared these tools sends them. You may send results in its place.</p>
     ${calls.map((/** @type {any} */ call, /** @type {number} */ index) => html`<div key=${call.tool_call_id} class="field">
-      <${Data} label=${call.name} value=${call.arguments ?? {}} />
+      ${call.arguments === undefined ? html`<p class="faint">${missing}</p>` : html`<${Data} label=${call.name} value=${call.arguments} />`}
       <label for=${`${id}-${index}`}>Result of ${plain(call.name)}</label>
       <textarea id=${`${id}-${index}`} rows="2" value=${outputs[call.tool_call_id] ?? ""}
         onInput=${(/** @type {any} */ event) => setOutputs({ ...outputs, [call.tool_call_id]: event.target.value })}></textarea></div>`)}

@@ -1,6 +1,6 @@
 // One run: where it is, what it did when, and each of its events.
 import { pauseAfter } from "../chat/conversation.js"
-import { PendingInput } from "../chat/pending_input.js"
+import { PendingInput, inFull } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
 import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
@@ -18,6 +18,7 @@ import { Markdown } from "../ui/markdown.js"
 import { Badge, Button, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
 
 const MOST_EVENTS = 20_000
+const MOST_ASKED = 1_000
 const CHANGES = /^run\.(started|resumed|waiting|input|completed|failed|cancel)/
 
 /** @param {{id: string}} props */
@@ -28,7 +29,7 @@ export function Page({ id }) {
 /** @param {{id: string}} props */
 function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
-  const { events, mark, connection, problem } = useEvents(id)
+  const { events, asked, mark, connection, problem } = useEvents(id)
   const action = useAction()
   // What the events do not say (usage, queue) is read again where the run changes its state.
   useEffect(() => {
@@ -47,6 +48,7 @@ function Run({ id }) {
   }
   const data = run.data
   const isActive = data.phase !== "finished"
+  const dataOf = (/** @type {string} */ type) => asked.filter((event) => event.type === type).map((event) => event.data)
   const actions = html`
     <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
     ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
@@ -60,7 +62,8 @@ function Run({ id }) {
       ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
       <${Explanation} run=${data} mark=${mark} />
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
-      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} pending=${data.pending_input} onDone=${run.reload} />`}
+      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} onDone=${run.reload}
+        pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
       <${Recorded} run=${data} events=${events}>
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
@@ -93,9 +96,14 @@ function Recorded({ run, events, children }) {
     <section class="panel"><h2>Events <span class="faint">${count(shown.length)}</span></h2><${Events} events=${shown} began=${run.created_at} /></section>`
 }
 
-/** Follow the run's own stream from its first event; `mark` is the last one that has changed its state. @param {string} id */
+/**
+ * Follow the run's own stream from its first event; `mark` is the last one that has changed its state, `asked` are the
+ * newest calls and requests, which may be beyond the events that are shown.
+ * @param {string} id
+ */
 function useEvents(id) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]))
+  const [asked, setAsked] = useState(/** @type {any[]} */ ([]))
   const [mark, setMark] = useState(0)
   const [connection, setConnection] = useState({ state: "connecting", limit: "" })
   const [problem, setProblem] = useState(/** @type {Error | null} */ (null))
@@ -110,6 +118,8 @@ function useEvents(id) {
       // Among all events: those that are too many to be shown have the end of the run.
       const change = news.findLast((event) => CHANGES.test(event.type))
       if (change) setMark(change.seq)
+      const asking = news.filter(({ type }) => type === "tool.call" || type === "run.waiting_for_input")
+      if (asking.length > 0) setAsked((before) => [...before, ...asking].slice(-MOST_ASKED))
       setEvents((before) => [...before, ...news].slice(0, MOST_EVENTS))
     }
     const stop = follow(null, {
@@ -132,7 +142,7 @@ function useEvents(id) {
       cancelAnimationFrame(frame)
     }
   }, [id])
-  return { events, mark, connection, problem }
+  return { events, asked, mark, connection, problem }
 }
 
 /** Why the run is where it is, as the service explains it. @param {{run: any, mark: number}} props */
