@@ -10,9 +10,9 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_lists import PIECE, renew
-from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_losses import TIMELINE, hold
 from tests.acceptance.test_console_settings import press, signed_in, until, until_held
-from tests.caller import Caller
+from tests.caller import Caller, script
 from tests.waiting import eventually
 
 pytestmark = [
@@ -130,6 +130,31 @@ def test_long_arguments_of_client_tools_are_shown_with_their_run(
     for address in (f"/runs/{run_id}", f"/threads/{user.get_run(run_id)['thread_id']}"):
         page.goto(f"{user.url}/console#{address}")
         expect(page.locator(".ask .tree")).to_contain_text("long long long")
+    user.cancel(run_id)
+
+
+def test_the_box_of_an_open_thread_says_what_happens_without_an_answer(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Its event does not; what was typed meanwhile stays when the thread has been read again."""
+    fields = {"tools": ["calculator"], "require_approval": ["calculator"]}
+    fields |= {"key": "lasting", "route_id": "scripted", "on_input_expired": "continue"}
+    user.made("/v1/personas", fields)
+    thread_id = user.thread(script({"tool": "calculator", "args": {"expression": "1+1"}}))
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    expect(page.locator(".said")).to_be_visible()
+    held = hold(context, TIMELINE)
+    run_id = user.start(thread_id, persona_id="lasting")
+    until_held(page, held, 1)
+    ends = page.locator(".ask-until")
+    expect(ends).to_contain_text("The time to answer ends")
+    press(page, "Deny …")
+    page.get_by_label("Reason").fill("Not today")
+    for route in held:
+        route.continue_()
+
+    expect(ends).to_contain_text("Without an answer the run continues")
+    expect(page.get_by_label("Reason")).to_have_value("Not today")
     user.cancel(run_id)
 
 

@@ -18,7 +18,7 @@ from tests.acceptance.test_console_losses import (
     unreachable,
 )
 from tests.acceptance.test_console_settings import go, signed_in, until_held
-from tests.caller import Caller
+from tests.caller import Caller, script
 
 pytestmark = [
     pytest.mark.browser,
@@ -67,6 +67,31 @@ def test_a_message_stands_once_as_soon_as_its_run_begins(
     held.pop().continue_()
     context.unroute(TIMELINE)
     expect(page.locator("article.said")).to_have_count(1)
+
+
+def test_a_thread_is_not_read_again_when_its_run_waits_for_a_program(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A run calls client tools many times; the event has all that its box shows."""
+    look = {"name": "look", "description": "Look.", "client": True}
+    declared = [{**look, "parameters": {"type": "object"}}]
+    fields = {"key": "looking", "route_id": "scripted", "client_tools": declared}
+    user.made("/v1/personas", fields)
+    thread_id = user.thread(script({"tool": "look"}, {"tool": "look"}))
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    expect(page.locator("article.said")).to_be_visible()
+    held = hold(context, TIMELINE)
+    run_id = user.start(thread_id, persona_id="looking")
+    for number in (1, 2):
+        expect(page.locator(".call")).to_have_count(number)
+        expect(page.locator(".ask-until")).to_contain_text("The time to answer ends")
+        asked = user.until(run_id, "status", "waiting_for_input")["pending_input"]["calls"]
+        results = [{"tool_call_id": call["tool_call_id"], "output": "Seen."} for call in asked]
+        assert user.http.post(f"/v1/runs/{run_id}/tool-results", json=results).is_success
+    expect(page.locator(".ask")).to_have_count(0)
+    user.ended(run_id)
+
+    assert [] == held
 
 
 #: What Safari reports of the Enter that confirms a word of Japanese: its composition is over.

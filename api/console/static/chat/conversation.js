@@ -158,6 +158,8 @@ export class Conversation {
     const next = fold(run, event)
     if (next === run) return
     this.update({ entries: this.view.entries.with(index, next) })
+    // What happens without an answer is in the timeline alone. A program sends results of tools, perhaps many times in a run.
+    if (event.type === "run.waiting_for_input" && event.data.kind !== "tool_results") void this.load()
     // What was given to it stands before its answer now, or waits for a run of its own.
     const isEnd = TERMINAL.some((status) => event.type === `run.${status}`)
     // The event does not say whether the run that it names has replaced this one.

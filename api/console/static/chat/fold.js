@@ -83,7 +83,8 @@ export function fold(run, event) {
     case "run.waiting_for_input": {
       const turn = lastTurn(next)
       turn.questions = [...turn.questions, { ...data, answer: null }]
-      return { ...next, phase: "waiting", status: "waiting_for_input", pending_input: data }
+      // The event does not say what happens without an answer: the run's row does.
+      return { ...next, phase: "waiting", status: "waiting_for_input", pending_input: { ...data, on_expiry: null } }
     }
     case "run.input_received":
       return answered({ ...next, phase: "executing", status: "running", pending_input: null }, data)

@@ -49,9 +49,12 @@ export function PendingInput({ runId, pending, place = "", isListed = false, onD
       <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
       : html`<p>${plain(pending.prompt)}</p>`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
-    <p class="faint ask-until" aria-live="off">${pending.on_expiry === "continue" ? "Without an answer the run continues" : "Without an answer the run ends"} <${Time} at=${pending.expires_at} /></p>
+    <p class="faint ask-until" aria-live="off">${expiry(pending.on_expiry)} <${Time} at=${pending.expires_at} /></p>
   </section>`
 }
+
+/** Return what happens at a request's time; null: that is not known yet. @param {"continue" | undefined | null} then */
+const expiry = (then) => then === null ? "The time to answer ends" : `Without an answer the run ${then === "continue" ? "continues" : "ends"}`
 
 /**
  * Return an open request with the arguments that the run's row leaves out because they are long.
