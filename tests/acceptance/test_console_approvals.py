@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_lists import PIECE, renew
-from tests.acceptance.test_console_losses import TIMELINE, hold
+from tests.acceptance.test_console_losses import CREATES, TIMELINE, hold, say
 from tests.acceptance.test_console_settings import press, signed_in, until, until_held
 from tests.caller import Caller, script
 from tests.waiting import eventually
@@ -260,6 +260,43 @@ def test_a_box_takes_no_click_after_an_error_above_has_come_or_gone(
 
     expect(page.get_by_role("alert")).to_have_count(0)
     until(page, "window.guarded === 2")
+    user.cancel(run_id)
+
+
+@pytest.mark.parametrize("shown", ["runs", "threads"])
+def test_a_box_takes_no_click_after_something_beside_it_has_come_or_gone(
+    context: BrowserContext, user: Caller, shown: str
+) -> None:
+    """A notice, an explanation or a message moves it on the pages of a run and of a thread."""
+    run_id = calling(user, "1+1")
+    key = "run_id" if shown == "runs" else "thread_id"
+    page = signed_in(context, user, f"/{shown}/{user.get_run(run_id)[key]}")
+    ask = page.locator(".ask")
+    if shown == "runs":
+        expect(page.locator(".explanation")).to_be_visible()
+    ask.get_by_role("button", name="Approve", exact=True).click(trial=True)
+    ask.get_by_role("group", name="Reply").evaluate(WATCH)
+
+    def moves(count: int) -> None:
+        until(page, f"window.guarded === {count}")
+        expect(ask.locator("[aria-disabled]")).to_have_count(0)
+
+    context.set_offline(True)
+    expect(page.get_by_text("No connection")).to_be_visible()
+    moves(1)
+    context.set_offline(False)
+    expect(page.get_by_text("No connection")).to_have_count(0)
+    moves(2)
+    if shown == "runs":
+        explained = {"sentence": "It waits for somebody else now.", "next": None}
+        page.route("**/v1/runs/*:explain", lambda route: route.fulfill(json=explained))
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator(".explanation")).to_contain_text(explained["sentence"])
+    else:
+        held = hold(context, CREATES)
+        say(page, "One more thing.")
+        until_held(page, held, 1)
+    moves(3)
     user.cancel(run_id)
 
 

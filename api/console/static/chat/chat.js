@@ -4,11 +4,12 @@ import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { may } from "../lib/session.js"
-import { Button, Dialog, Empty, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+import { Button, Dialog, Empty, explained, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
 import { Conversation, isActive, pauseAfter, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
+import { Place } from "./pending_input.js"
 
 /** @param {{id: string, onChange: () => void, onDelete: () => void}} props */
 export function Chat({ id, onChange, onDelete }) {
@@ -71,7 +72,11 @@ export function Chat({ id, onChange, onDelete }) {
     }
     return isSent
   }
-  return html`<div class="chat">
+  const problems = [view.error ?? saying.error, stopping.error]
+  const place = [
+    view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending?.key,
+  ].join()
+  return html`<${Place.Provider} value=${place}><div class="chat">
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
       ${shown.length === 0 && !view.sending && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
@@ -83,12 +88,11 @@ export function Chat({ id, onChange, onDelete }) {
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
     ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}
-    <${Problem} error=${view.error ?? saying.error} />
-    <${Problem} error=${stopping.error} />
+    ${problems.map((problem, index) => html`<${Problem} key=${index} error=${problem} />`)}
     ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
       onStop=${active && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
       placeholder=${active ? "Write while it works" : "Write a message"} />`}
-  </div>`
+  </div></${Place.Provider}>`
 }
 
 /** @param {{id: string, thread: any, onChange: () => void, onDelete: () => void}} props */

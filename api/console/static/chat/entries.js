@@ -65,6 +65,7 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
   const action = useAction()
   const isLive = run.ended_at === null && run.phase !== "waiting"
   const isEmpty = run.turns.length === 0
+  const progress = run.turns.flatMap((turn) => turn.tool_calls).filter((call) => call.progress).length
   return html`<article class="run" aria-label="Assistant" data-run=${run.run_id}>
     ${run.first_turn > 0 && html`<p class="faint">${count(run.first_turn)} earlier turns are above.</p>`}
     ${run.turns.map((turn, index) => html`<${Turn} key=${run.first_turn + index} turn=${turn} run=${run}
@@ -74,7 +75,7 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
       <span>${run.phase === "scheduled" ? "Scheduled for later" : "Waits for the answer before"}${run.queue?.position ? `, place ${run.queue.position}` : ""}</span>
       ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
-    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} />`}
+    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} place=${String(progress)} />`}
     ${run.status === "failed" && html`<${Failure} run=${run} />`}
     ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
     ${run.status === "completed" && run.stop_reason && run.stop_reason !== "stop" && html`<p class="ending">Ended early: ${words(run.stop_reason)}</p>`}

@@ -2,7 +2,7 @@
 import { ApiError, post, segment } from "../lib/api.js"
 import { isRounded, parse, parseWritten } from "../lib/exact.js"
 import { plain } from "../lib/format.js"
-import { html, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
+import { createContext, html, useContext, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
@@ -15,6 +15,9 @@ const NOT_LOADED = "The arguments are not loaded yet."
 /** For how long a box that has just come under the pointer takes no click. */
 const NEW_MS = 1_000
 
+/** What a thread shows around its runs, as a text that changes when their boxes may have moved. */
+export const Place = createContext("")
+
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
  * from any person or client.
@@ -24,11 +27,14 @@ const NEW_MS = 1_000
 export function PendingInput({ runId, pending, place = "", isListed = false, onDone }) {
   const action = useAction()
   const [isNew, setNew] = useState(true)
+  const around = useContext(Place)
+  // Arguments that come later, and calls that need no result any more, move the buttons within the box.
+  const size = `${pending.arguments === undefined} ${pending.calls?.map((/** @type {any} */ call) => call.arguments === undefined)}`
   useLayoutEffect(() => {
     setNew(true)
     const timer = setTimeout(() => setNew(false), NEW_MS)
     return () => clearTimeout(timer)
-  }, [place])
+  }, [place, around, size])
   // The click was for what was there before. The keyboard's come from an element that has the focus, and keeps it.
   const onClick = (/** @type {MouseEvent} */ event) => {
     if (!isNew || event.detail === 0) return

@@ -15,7 +15,7 @@ import { Timeline } from "../runs/timeline.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
 import { Markdown } from "../ui/markdown.js"
-import { Badge, Button, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
+import { Badge, Button, explained, Foreign, Head, Id, Loading, Problem, Time, useAction, useInterval, useRead } from "../ui/parts.js"
 
 const MOST_EVENTS = 20_000
 const MOST_ASKED = 1_000
@@ -31,6 +31,7 @@ function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
   const { events, asked, mark, connection, problem } = useEvents(id)
   const action = useAction()
+  const explanation = useExplanation(id, run.data !== null && run.data.phase !== "finished", mark)
   // What the events do not say (usage, queue) is read again where the run changes its state.
   useEffect(() => {
     if (mark > 0) run.reload()
@@ -53,16 +54,21 @@ function Run({ id }) {
     <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
     ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
       onClick=${() => action.run(async (sending) => { await post(`runs/${segment(id)}:cancel`, undefined, sending); run.reload() })}>Cancel run</${Button}>`}`
+  const problems = [action.error ?? problem, run.error && pauseAfter(run.error) === null ? run.error : null]
+  const place = [
+    connection.state === "offline", connection.limit, ...problems.map((one) => one && explained(one).text),
+    explanation?.sentence, explanation?.next?.at,
+  ].join()
   return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} actions=${actions}>
       <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
     <div class="page run-page">
-      <${Problem} error=${action.error ?? problem} />
-      <${Problem} error=${run.error && pauseAfter(run.error) === null ? run.error : null} onRetry=${run.reload} />
+      <${Problem} error=${problems[0]} />
+      <${Problem} error=${problems[1]} onRetry=${run.reload} />
       ${connection.state === "offline" && html`<p class="note" role="status">No connection; the page continues when it is back.</p>`}
       ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
-      <${Explanation} run=${data} mark=${mark} />
+      ${explanation && html`<${Explanation} explanation=${explanation} />`}
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
-      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} onDone=${run.reload}
+      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} place=${place} onDone=${run.reload}
         pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
       <${Recorded} run=${data} events=${events}>
@@ -145,13 +151,20 @@ function useEvents(id) {
   return { events, asked, mark, connection, problem }
 }
 
-/** Why the run is where it is, as the service explains it. @param {{run: any, mark: number}} props */
-function Explanation({ run, mark }) {
-  const isActive = run.phase !== "finished"
-  const found = useRead(async (signal) => (isActive ? get(`runs/${segment(run.run_id)}:explain`, {}, signal) : null), [mark, isActive])
+/**
+ * Return why a run is where it is, as the service explains it; null if it has ended.
+ * @param {string} id
+ * @param {boolean} isActive
+ * @param {number} mark
+ */
+function useExplanation(id, isActive, mark) {
+  const found = useRead(async (signal) => (isActive ? get(`runs/${segment(id)}:explain`, {}, signal) : null), [mark, isActive])
   useInterval(() => isActive && found.refresh(), 3_000, [isActive])
-  if (!isActive || found.data === null) return null
-  const { sentence, next } = found.data
+  return isActive ? found.data : null
+}
+
+/** @param {{explanation: any}} props */
+function Explanation({ explanation: { sentence, next } }) {
   return html`<div class="note explanation"><${Icon} name="clock" /><div><p><${Foreign} text=${sentence} /></p>
     ${next?.at && html`<p class="faint">Next: ${words(next.action)}, <${Time} at=${next.at} /></p>`}</div></div>`
 }
