@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import refused
 from tests.acceptance.test_console_settings import signed_in
-from tests.caller import Caller
+from tests.caller import Caller, script
 
 pytestmark = [
     pytest.mark.browser,
@@ -130,6 +130,39 @@ def test_the_wait_of_a_run_is_counted_on(page: Page, user: Caller) -> None:
     expect(waited).to_have_text(re.compile(r"\d"))
     expect(waited).not_to_have_text(waited.inner_text())
     user.cancel(run_id)
+
+
+def test_a_run_that_begins_to_wait_for_its_sub_runs_is_read_again(page: Page, user: Caller) -> None:
+    """Its page is open before; the time that it waits is counted on, too."""
+    fields = {"key": "boss", "route_id": "scripted", "delegates": ["assistant"]}
+    user.made("/v1/personas", {**fields, "tools": ["ask_user"]})
+    ask = {"tool": "ask_user", "args": {"question": "Now?"}}
+    task = {"persona": "assistant", "task": script({"hang": 600})}
+    run_id = user.run(ask, {"hang": 3}, {"tool": "delegate", "args": task}, persona_id="boss")
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    badge = page.locator(".head .badge")
+    expect(badge).to_have_text("waiting for input")
+    user.answer(run_id, "Yes")
+    user.seen(run_id, "run.suspended")
+
+    expect(badge).to_have_text("running")
+    waited = page.locator(".figures div", has_text="Waited").locator("dd")
+    expect(waited).not_to_have_text(waited.inner_text())
+    user.cancel(run_id)
+
+
+#: The phase of an entry of a thread after one more event.
+PHASE = """async event => {
+  const base = document.querySelector("script[src*=app]").src
+  const { fold } = await import(new URL("chat/fold.js", base))
+  return fold({ seq: 1, phase: "executing", turns: [] }, event).phase
+}"""
+
+
+def test_a_run_of_a_thread_waits_for_its_sub_runs(page: Page) -> None:
+    """The stream of an open thread makes of it what its timeline has."""
+    event = {"seq": 2, "type": "run.suspended", "data": {"tool_call_ids": ["a"]}}
+    assert "waiting" == page.evaluate(PHASE, event)
 
 
 #: The words for milliseconds.

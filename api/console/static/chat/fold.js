@@ -44,6 +44,8 @@ export function fold(run, event) {
       }
     case "run.resumed":
       return { ...next, phase: "executing", status: "running", pending_input: null }
+    case "run.suspended":
+      return { ...next, phase: "waiting" }
     case "message.delta":
       return streamed(next, { seq: event.seq, type: "text", text: data.content })
     case "message.thinking":

@@ -19,7 +19,7 @@ import { Badge, Button, explained, Foreign, Head, Id, Loading, Problem, Time, us
 
 const MOST_EVENTS = 20_000
 const MOST_ASKED = 1_000
-const CHANGES = /^run\.(started|resumed|waiting|input|completed|failed|cancel)/
+const CHANGES = /^run\.(started|resumed|suspended|waiting|input|completed|failed|cancel)/
 
 /** @param {{id: string}} props */
 export function Page({ id }) {
