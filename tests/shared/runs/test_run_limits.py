@@ -168,8 +168,8 @@ def test_a_transaction_that_dies_leaves_nothing_that_counts(limited: Limited) ->
         creation.create(tx, wanted(of))
         own = tx.sql.scalar(text("SELECT pg_backend_pid()"))
         with of.connections.reading() as sql:
-            sql.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": own})
-        tx.sql.execute(text("SELECT 1"))
+            sql.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": own})
+        tx.sql.execute(text("SELECT pg_sleep(1)"))
 
     assert refusal(of, wanted(of)) is None
 
