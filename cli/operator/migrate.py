@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 
 import click
 from psycopg.errors import LockNotAvailable
@@ -92,7 +93,10 @@ def _make_room(engine: Engine, retention_days: int, lock_seconds: float) -> None
     """Make partitions where sweeps make none; a release does not fail where that has to wait."""
     try:
         made = partitions.make_room(
-            engine, retention_days=retention_days, lock_seconds=lock_seconds
+            engine,
+            retention_days=retention_days,
+            lock_seconds=lock_seconds,
+            report=partial(print_line, err=True),
         )
         if made:
             print_line(f"Made {', '.join(made)}", err=True)
@@ -163,7 +167,7 @@ def _change(engine: Engine, switch: str | None, lock_seconds: float) -> str:
     url = _url_of(variable) if variable else ""
     role = role_of(url) if url and make_url(url) != engine.url else None
     is_apart = bool(_value_of(_OWNER))
-    with schema.locked(engine) as session:
+    with schema.locked(engine, report=partial(print_line, err=True)) as session:
         version = schema.upgrade(session, lock_seconds=lock_seconds)
         if schema.is_newer(version):
             switch_newer(engine, switch, lock_seconds)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from arkloop.cli.operator.org_returns import Entry
 from arkloop.cli.operator.org_rows import OrgTable, tables
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.billing.usage_sums import ADD_DAY, ADD_INTERVALS, start_of
-from arkloop.shared.storage.postgres import connection_args
+from arkloop.shared.storage.postgres import FIRST_WITH_TRANSACTION_TIMEOUT, connection_args
+from arkloop.shared.storage.schema import LOST_CLIENTS
 from arkloop.shared.storage.tables import metadata
 
 Connection = psycopg.Connection[Any]
@@ -100,7 +102,7 @@ def reading(source: Connection) -> Iterator[None]:
 def writing(target: Connection, org_id: UUID) -> Iterator[None]:
     """Open the transaction of a copy of this org; another one of the same org waits for it."""
     with target.transaction():
-        _set(target)
+        _set(target, LOST_CLIENTS)
         target.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"copy {org_id}"])
         yield
 
@@ -109,12 +111,20 @@ def writing(target: Connection, org_id: UUID) -> Iterator[None]:
 def changing(connection: Connection) -> Iterator[None]:
     """Open a transaction that sees the rows of all orgs."""
     with connection.transaction():
-        _set(connection)
+        _set(connection, LOST_CLIENTS)
         yield
 
 
-def _set(connection: Connection) -> None:
-    connection.execute(_SET, [[*_SETTINGS], [*_SETTINGS.values()]])
+def _set(connection: Connection, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Make the settings of a transaction; `more` has those of one that writes.
+
+    Its locks are released where this machine is lost. The source would take this one for lost while
+    it waits for the target and reads nothing.
+    """
+    settings = {**_SETTINGS, **more}
+    if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
+        settings["transaction_timeout"] = "0"
+    connection.execute(_SET, [[*settings], [*settings.values()]])
 
 
 def copy(source: Connection, target: Connection, org_id: UUID) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ since the service's role may own no table (see migration 62).
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -160,11 +160,18 @@ def _note_large(_database_url: str, _last: str) -> None:
     log.error("run_events_default is large: `arkloop migrate` makes the next partitions")
 
 
-def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> list[str]:
+def make_room(
+    engine: Engine,
+    *,
+    retention_days: int,
+    lock_seconds: float,
+    report: Callable[[str], None] | None = None,
+) -> list[str]:
     """Make the partitions of more than one retention, if the default partition is so large that
     sweeps make none; returns their names. It is looked at beside everybody else, once for each.
 
-    `engine` has the role that owns the tables; `lock_seconds` is how long to wait for others.
+    `engine` has the role that owns the tables; `lock_seconds` is how long to wait for others, and
+    `report` gets a line about another call that this one waits for, as that of `schema.locked`.
 
     Raises:
         TableInUse, OperationalError: somebody used the table all the time, by the latter with
@@ -175,13 +182,12 @@ def make_room(engine: Engine, *, retention_days: int, lock_seconds: float) -> li
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as sql:
         try:
             # Also the limits of the session end with it.
-            sql.exec_driver_sql("SET statement_timeout = 0")
-            sql.exec_driver_sql("SET lock_timeout = 0")
+            schema.lift_limits(sql)
             sql.exec_driver_sql("SELECT set_config('arkloop.orgs', '*', false)")
             # What a partition contains is read by patterns with backslashes.
             sql.exec_driver_sql("SET standard_conforming_strings = on")
             # Before anything is removed that another call may be in need of.
-            sql.execute(select(func.pg_advisory_lock(_LOCK_KEY)))
+            schema.take_turn(sql, _LOCK_KEY, report=report)
             _admit_all(engine, sql, lock_seconds)
             if not sql.exec_driver_sql(IS_LARGE).scalar():
                 return names

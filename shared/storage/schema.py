@@ -1,7 +1,7 @@
 """The database's schema: bring it up to date, and tell whether it is new enough."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,34 @@ _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each 
 _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
 _TURN_PAUSE_SECONDS = 0.25
-_LIMITS = ["statement_timeout", "lock_timeout", "idle_session_timeout"]
-_WITHOUT_LIMITS = text(
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(:names)"
+_REPORT_AFTER_SECONDS = 2.0
+#: Settings of sessions that hold locks: Postgres ends such a session a minute after the machine of
+#: its client was lost. By default it notices that, and releases the locks, after two hours.
+LOST_CLIENTS = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+_WITHOUT_LIMITS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",  # Postgres before 14 has none
+    "transaction_timeout": "0",  # Postgres before 17 has none
+    **LOST_CLIENTS,
+}
+_SET = text(
+    "SELECT set_config(name, s.value, :is_local) FROM pg_settings"
+    " JOIN unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS s (name, value) USING (name)"
 )
+# Its address is NULL where it uses a Unix socket, or where this role may not see it.
+_HOLDER = text("""
+    SELECT l.pid, host(a.client_addr) AS address
+    FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = :key
+""")
 
 
 def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
@@ -29,27 +53,63 @@ def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
 
 
 @contextmanager
-def locked(engine: Engine) -> Iterator[Connection]:
+def locked(engine: Engine, *, report: Callable[[str], None] | None = None) -> Iterator[Connection]:
     """Lend a session beside which no other one changes the schema, policies or privileges.
 
     It waits until those before it have finished, and has no time limits. At the end of the block it
-    is closed, and the lock with it.
+    is closed, and the lock with it. `report` is called once, if it waits for longer than 2 s, with
+    a line about the session that has the lock.
     """
     with engine.connect() as session:
         try:
-            # It is idle while other sessions of the block work; Postgres before 14 has no limit.
-            session.execute(_WITHOUT_LIMITS, {"names": _LIMITS})
+            # It is idle while other sessions of the block work.
+            lift_limits(session)
             # Without it a migration would find no rows behind row-level security.
             session.execute(text("SELECT set_config('arkloop.orgs', '*', false)"))
-            # A statement that waits has a snapshot. The session before builds indexes beside
-            # others, which wait for the end of every older snapshot: each would wait for the other.
-            while not session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
-                session.commit()
-                time.sleep(_TURN_PAUSE_SECONDS)
-            session.commit()
+            take_turn(session, _LOCK_KEY, report=report)
             yield session
         finally:
             session.invalidate()
+
+
+def take_turn(
+    session: Connection, key: int, *, report: Callable[[str], None] | None = None
+) -> None:
+    """Take a lock of the session's, and wait until others give it back; `report` as for `locked`.
+
+    A statement that waits has a snapshot. The session before builds indexes beside others, which
+    wait for the end of every older snapshot: each would wait for the other.
+    """
+    begin = time.monotonic()
+    while not session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+        if report is not None and time.monotonic() - begin > _REPORT_AFTER_SECONDS:
+            holder = _holder(session, key)
+            if holder is not None:  # else it has just finished
+                report(f"Waiting for another `arkloop migrate`: {holder}")
+                report = None
+        session.commit()
+        time.sleep(_TURN_PAUSE_SECONDS)
+    session.commit()
+
+
+def lift_limits(session: Connection) -> None:
+    """Let the session wait and work for any time, but not for a client whose machine is lost."""
+    _set(session, _WITHOUT_LIMITS, is_local=False)
+
+
+def _set(session: Connection, settings: Mapping[str, str], *, is_local: bool) -> None:
+    """Make the settings that this server has, for the transaction if they are local."""
+    values = {"names": [*settings], "values": [*settings.values()], "is_local": is_local}
+    session.execute(_SET, values)
+
+
+def _holder(session: Connection, key: int) -> str | None:
+    """Return which session has the lock, None if there is none."""
+    holder = session.execute(_HOLDER, {"key": key}).first()
+    if holder is None:
+        return None
+    process = f"process {holder.pid} of Postgres"
+    return process if holder.address is None else f"{process}, at {holder.address}"
 
 
 def upgrade(session: Connection, *, lock_seconds: float) -> str:
@@ -94,6 +154,7 @@ def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None
 
     def execute() -> None:
         with engine.begin() as sql:
+            _set(sql, LOST_CLIENTS, is_local=True)
             sql.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
             for step in steps:
                 sql.exec_driver_sql(step)

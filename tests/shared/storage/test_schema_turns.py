@@ -76,7 +76,7 @@ def test_a_migration_that_waited_for_that_of_a_later_release_changes_nothing(
         later.invalidate()
         done = waiting.result()
 
-    assert (0, "9999") == (done.exit_code, done.output.strip())
+    assert (0, "9999") == (done.exit_code, done.stdout.strip())
     with engine.connect() as sql:
         may_read = text("SELECT has_table_privilege(:role, 'orgs', 'SELECT')")
         assert not sql.scalar(may_read, {"role": service})
@@ -100,3 +100,34 @@ def test_policies_and_privileges_are_part_of_a_turn(new_database: Callable[[], s
         assert 0 == migrating.result().exit_code
         assert schema.needed_version() == waiting.result()
     engine.dispose()
+
+
+def test_a_migration_that_waits_says_for_which_session(
+    new_database: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The operator can look at that process of Postgres, and end it."""
+    engine = create_engine(walls.as_user(new_database(), "postgres"))
+    url = engine.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("ARKLOOP_DATABASE_URL", url)
+    printed: list[str] = []
+
+    def is_reported() -> bool:
+        printed.append(capsys.readouterr().err)
+        return "Waiting for" in "".join(printed)
+
+    with engine.connect() as other, ThreadPoolExecutor() as pool:
+        other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        pid = other.scalar(text("SELECT pg_backend_pid()"))
+        other.commit()
+        waiting = pool.submit(main, ["migrate"], standalone_mode=False)
+        try:
+            eventually(is_reported, seconds=20)
+        finally:
+            other.invalidate()
+        waiting.result()
+    engine.dispose()
+
+    line = f"Waiting for another `arkloop migrate`: process {pid} of Postgres"
+    assert [line] == "".join(printed).splitlines()
