@@ -3,7 +3,7 @@
 import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import gevent
@@ -94,6 +94,24 @@ class _Call:
         except BaseException as error:
             self.error = error
         self.is_done.release()
+
+
+def call_within(seconds: float, function: Callable[..., T], *args: Any) -> T:
+    """Call the function in a native thread of its own, also where threads are no greenlets.
+
+    All greenlets wait for it: it is for commands and for the start of a process.
+
+    Raises:
+        TimeoutError: it takes longer. Its thread stays with it, and the process can end.
+    """
+    call = _Call(partial(function, *args), when_closed=False)
+    start_thread(call.make, ())
+    if not call.is_done.acquire(timeout=seconds):
+        raise TimeoutError(f"it does not respond within {seconds:g} s")
+    if call.error is not None:
+        raise call.error
+    result: T = call.result
+    return result
 
 
 class _Thread:

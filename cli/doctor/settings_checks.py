@@ -160,11 +160,12 @@ def _files(settings: Settings) -> Iterator[Finding]:
         return
     if settings.s3_bucket is not None:
         yield ok("files", f"bucket {settings.s3_bucket}")
-    elif (why := folders.without_room(Path(settings.files_dir), _PROBE_BYTES)) is not None:
+    elif (found := _without_room(Path(settings.files_dir))) is not None:
+        why, remedy = found
         yield fail(
             "files",
             f"folder {settings.files_dir} stores no file: {why}",
-            "Free space on its disk, and inodes (df -i): until then uploads get 503.",
+            f"{remedy}: until then uploads get 503.",
         )
     else:
         yield ok("files", f"folder {settings.files_dir}")
@@ -179,9 +180,19 @@ def _metrics(settings: Settings) -> Iterator[Finding]:
     if not settings.metrics_port:
         return
     folder = exposition.folder_of(settings)
-    if (why := folders.without_room(folder, _PROBE_BYTES)) is not None:
+    if (found := _without_room(folder)) is not None:
+        why, remedy = found
         yield warn(
             "metrics",
             f"no count can be stored in {folder}: {why}",
-            "Free space on its disk, and inodes (df -i): until then the metrics lack counts.",
+            f"{remedy}: until then the metrics lack counts.",
         )
+
+
+def _without_room(folder: Path) -> tuple[str, str] | None:
+    """Return why no file can be stored in the folder, and the remedy; None if one can."""
+    try:
+        why = folders.without_room(folder, _PROBE_BYTES)
+    except TimeoutError as error:
+        return str(error), "Look at its file system, and at the server of that if there is one"
+    return None if why is None else (why, "Free space on its disk, and inodes (df -i)")

@@ -1,5 +1,6 @@
 """Files in a directory of this machine, or of a file system that all machines share."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
 from arkloop.shared.native_threads import NativeThreads
 
+log = logging.getLogger(__name__)
+
 #: Disks may be slow, and those of a network may hang.
 _THREADS = NativeThreads(8)
 #: A slow disk takes less to store the largest file.
@@ -18,6 +21,7 @@ HANGING_SECONDS = 60
 #: A file whose storage hangs is closed later; other waits need not be longer for it.
 CLOSING_SECONDS = 5
 _UNFINISHED = ".part"
+_SILENT = "Look at the file system of ARKLOOP_FILES_DIR, and at its server if there is one."
 
 T = TypeVar("T")
 
@@ -28,16 +32,22 @@ class LocalStorage:
     def __init__(self, directory: str) -> None:
         self._root = Path(directory)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Check that the directory can be written, or created; it is created with the first file.
 
         Raises:
             UnusableStorage
         """
-        if (why := folders.unwritable(self._root)) is not None:
+        try:
+            why = folders.unwritable(self._root)
+        except TimeoutError as error:
+            log.warning("folder %s: %s: files are unavailable", self._root, error)
+            return _SILENT
+        if why is not None:
             raise UnusableStorage(
                 f"ARKLOOP_FILES_DIR: {str(self._root.absolute())!r} cannot be written: {why}"
             )
+        return None
 
     @contextmanager
     def writing(self, key: str) -> Iterator["_LocalWriter"]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import boto3
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 PART_BYTES = 5 * 1024 * 1024
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 20
+CHECK_SECONDS = 5
 _MISSING = ("NoSuchKey", "404", "NoSuchUpload")
 _DOWN = "Start it, or correct ARKLOOP_S3_ENDPOINT_URL."
 _ANOTHER_HOST = "Correct the host in ARKLOOP_S3_ENDPOINT_URL, or the server's certificate."
@@ -37,28 +39,31 @@ class S3Storage:
         self._bundle: str | None = session.Session().get_config_variable("ca_bundle")
         # The SDK has a list of its own, and without our file it reads REQUESTS_CA_BUNDLE, too.
         is_ours = settings.s3_endpoint_url and not self._bundle
-        self._s3: Any = boto3.client(
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=SILENT_SECONDS,
+            retries={"mode": "standard", "max_attempts": 3},
+            max_pool_connections=50,
+            # Servers other than AWS often have no host name for each bucket, and know no checksums
+            # but those that the protocol requires.
+            s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._make_client = partial(
+            boto3.client,
             "s3",
             endpoint_url=settings.s3_endpoint_url,
             region_name=settings.s3_region or "us-east-1",
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=settings.s3_secret_access_key,
             verify=settings.certificate_file if is_ours else None,
-            config=Config(
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=SILENT_SECONDS,
-                retries={"mode": "standard", "max_attempts": 3},
-                max_pool_connections=50,
-                # Servers other than AWS often have no host name for each bucket, and know no
-                # checksums but those that the protocol requires.
-                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
         )
+        self._config = config
+        self._s3: Any = self._make_client(config=config)
 
     def check(self) -> str | None:
-        """Ask for the bucket.
+        """Ask for the bucket, once.
 
         Raises:
             UnusableStorage: it does not exist, the keys do not open it, or the file of authorities
@@ -68,11 +73,17 @@ class S3Storage:
             why_not = certificate_settings.unusable(self._bundle)
             if why_not is not None:
                 raise UnusableStorage(f"AWS_CA_BUNDLE, or `ca_bundle` of a profile: {why_not}")
+        # A process that starts waits for this: a server that is silent is attempted once.
+        once = Config(
+            read_timeout=CHECK_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": 1},
+        )
         try:
-            self._s3.head_bucket(Bucket=self._bucket)
+            client = self._make_client(config=self._config.merge(once))
+            client.head_bucket(Bucket=self._bucket)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status >= 500:
+            if status >= 500 or status == 429:
                 log.warning("the S3 server responds with %s: files are unavailable", status)
                 return _DOWN
             why = "does not exist" if status == 404 else f"cannot be used (HTTP status {status})"

@@ -41,12 +41,16 @@ def check(settings: Settings) -> None:
     """Check that the folder of the counts can be used; a process creates it as it starts.
 
     Raises:
-        InvalidSettings: it cannot be written or created, if the settings say that there are counts.
+        InvalidSettings: it cannot be written or created, or does not respond, if the settings say
+            that there are counts.
     """
     if not settings.metrics_port:
         return
     folder = folder_of(settings)
-    why = folders.unwritable(folder)
+    try:
+        why = folders.unwritable(folder)
+    except TimeoutError as error:
+        raise _unusable(settings, str(error)) from None
     if why is None and os.path.exists(folder) and _is_foreign(folder):
         why = _FOREIGN
     if why is not None:

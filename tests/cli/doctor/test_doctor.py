@@ -23,6 +23,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, text, update
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.doctor import work_checks
 from arkloop.cli.main import main
+from arkloop.shared import folders
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -179,6 +180,35 @@ def test_folders_without_inodes_are_found(
     assert ["files"] == report.failed()
     [(level, why)] = report.of("metrics")
     assert ("warn", True) == (level, why.endswith("No space left on device"))
+
+
+def test_folders_that_hang_are_found(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else is looked at; a process starts without its files, and not without its counts."""
+    released = threading.Event()
+    counts = {"ARKLOOP_METRICS_PORT": "9464", "ARKLOOP_METRICS_DIR": str(tmp_path)}
+    monkeypatch.setattr(folders, "RESPONSE_SECONDS", 0.2)
+    silent = "it does not respond within 0.2 s"
+
+    def hang(*_: object, **__: object) -> bool:
+        return released.wait(20)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, "TemporaryFile", hang)
+            stores_none = examine(**counts)
+        monkeypatch.setattr(os, "access", hang)
+        hangs = examine(**counts)
+    finally:
+        released.set()
+
+    assert (["files"], ["metrics"]) == (stores_none.failed(), hangs.failed())
+    for report, levels in ((stores_none, ["fail", "warn"]), (hangs, ["warn", "fail"])):
+        found = report.of("files") + report.of("metrics")
+        assert levels == [level for level, text in found if silent in text]
+        assert "Look at the" in report.advice("files") or "Look at its" in report.advice("files")
+    assert "ok" in [level for level, _ in hangs.of("postgres")]
 
 
 @pytest.mark.parametrize(

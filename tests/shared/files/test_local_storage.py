@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from arkloop.shared import folders
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
@@ -190,3 +192,20 @@ def test_a_directory_is_checked_before_it_is_needed(tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(UnusableStorage):
             LocalStorage(str(tmp_path / "files")).check()
+
+
+def test_a_directory_that_hangs_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process starts with a warning, as without S3; its file system may respond later."""
+    released = threading.Event()
+    monkeypatch.setattr(os, "access", lambda *_: released.wait(20))
+    monkeypatch.setattr(folders, "RESPONSE_SECONDS", 0.2)
+    try:
+        advice = LocalStorage(str(tmp_path)).check()
+    finally:
+        released.set()
+
+    line = f"folder {tmp_path}: it does not respond within 0.2 s: files are unavailable"
+    assert [line] == caplog.messages
+    assert (advice or "").startswith("Look at the file system of ARKLOOP_FILES_DIR")

@@ -1,14 +1,17 @@
 """Files in S3, against a server that others wrote."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, StorageUnavailable
-from arkloop.shared.files import incoming
+from arkloop.shared.files import incoming, s3_storage
 from arkloop.shared.files.s3_storage import PART_BYTES, S3Storage
 from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
 from tests.closed_port import closed_port
@@ -113,3 +116,43 @@ def test_a_server_that_is_down_is_unavailable(
     for use in (down.read, down.remove):
         with pytest.raises(StorageUnavailable):
             use("org/1")
+
+
+def test_a_silent_server_is_attempted_once(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start of a process waits for 5 s, and not for all attempts of a use."""
+    monkeypatch.setattr(s3_storage, "CHECK_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        port = silent.getsockname()[1]
+        advice = storage_at(server, s3_endpoint_url=f"http://127.0.0.1:{port}").check()
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+    assert "files are unavailable: Read timeout" in caplog.text
+    assert (advice or "").startswith("Start it")
+
+
+def test_a_busy_server_is_unavailable_for_now(
+    server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its status 429 says nothing of the settings, and one attempt alone is made."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(429)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+        threading.Thread(target=busy.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{busy.server_address[1]}"
+        advice = storage_at(server, s3_endpoint_url=url).check()
+        busy.shutdown()
+
+    assert "responds with 429: files are unavailable" in caplog.text
+    assert (advice or "").startswith("Start it")
