@@ -90,7 +90,7 @@ def stream_events(run_id: UUID) -> Response:
     opening = sse.reopening(cursor) if is_event_source() else sse.HELLO
     if is_all:
         return Response(iter([opening]), headers=sse.HEADERS, direct_passthrough=True)
-    hub().check(run_id, cursor)
+    hub().holes.check(run_id, cursor)
     is_followed = head.ended_at is None and args["follow"] == "true"
     until = None if is_followed else head.last_seq
     watch = watch_of(

@@ -94,7 +94,7 @@ def stream_thread(thread_id: UUID) -> Response:
     if run is not None and cursor is not None and run.run_id == cursor.run_id:
         if cursor.parameter != "after" and not follows and _has_all(thread_id, run, cursor.seq):
             return Response(status=204)
-        hub().check(run.run_id, cursor.seq)
+        hub().holes.check(run.run_id, cursor.seq)
     else:
         run = None
     if request.method == "HEAD":

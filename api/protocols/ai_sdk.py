@@ -111,7 +111,7 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
     returns={EVENT_STREAM: ChunkFrames},
     raises=(
         *(*CREATING, ThreadNotFound, RunNotFound, NameTaken, *GIVING, IdempotencyInProgress),
-        LastRunDeleted,
+        *(LastRunDeleted, EventsLost),
     ),
 )
 def send_chat() -> Response:

@@ -7,6 +7,7 @@ the server keeps no state for it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
@@ -14,10 +15,13 @@ from uuid import UUID
 from flask import Response, request
 
 from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.http.current import connections
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_pages import PIECE_BYTES, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
+from arkloop.shared.errors import EventsLost
+from arkloop.shared.events import event_log
 from arkloop.shared.events.types import TERMINAL_TYPES
 
 
@@ -73,7 +77,7 @@ def projected(
     until = last_seq = None
     if not is_new:
         head = hub().heads.get_seen(run_id, reader)
-        hub().check(run_id, 0)
+        _check_holes(run_id, projection)
         last_seq = head.last_seq
         until = None if head.ended_at is None else last_seq
     if request.method == "HEAD":
@@ -88,6 +92,26 @@ def projected(
         )
     response.headers.update(headers)
     return response
+
+
+def _check_holes(run_id: UUID, projection: Projection) -> None:
+    """Refuse a stream that would be broken off at a known hole, whatever its cursor.
+
+    Its client would come back with the same cursor, or one that names no event, without end.
+
+    Raises:
+        EventsLost, Unavailable
+    """
+    hole = hub().holes.first(run_id)
+    if hole is None:
+        return
+    with connections().reading() as sql:
+        events = event_log.read_table(sql, run_id, 0, limit=hole)
+    fold = deepcopy(projection)
+    for _ in _frames((json.loads(event.payload) for event in events), fold):
+        pass
+    if not fold.is_over:  # one that is over before the hole is whole
+        raise EventsLost(after_seq=[hole])
 
 
 class Pieces:

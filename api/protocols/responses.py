@@ -93,7 +93,7 @@ _LIMITS = BodyLimits(
     body=CreateResponse,
     returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
     headers=["Idempotency-Key"],
-    raises=(*CREATING, ResponseNotFound, NotNewestResponse, *GIVING),
+    raises=(*CREATING, ResponseNotFound, NotNewestResponse, EventsLost, *GIVING),
     errors=responses_errors.SHAPE,
 )
 def create_response() -> Response:

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from arkloop.api.streaming import stream_pages
 from arkloop.api.streaming.held_pages import HeldPages
+from arkloop.api.streaming.holes import Holes
 from arkloop.api.streaming.stream_pages import News, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.errors import EventsLost, Unavailable
@@ -32,7 +33,6 @@ MOST_AT_ONCE = 64
 #: Pages that are read from Postgres at the same time, so that requests find connections too.
 TABLE_READERS = 3
 UNAVAILABLE_SECONDS = 1.0
-MOST_HOLES = 1_000
 
 
 class _Place(NamedTuple):
@@ -65,8 +65,7 @@ class PageReader:
         self._watches_of = watches_of
         self._redis = bytes_client(connections.settings.redis_url)
         self.held = HeldPages()
-        #: Runs, and the last event before a hole that was met in their table.
-        self.holes: set[tuple[UUID, int]] = set()
+        self.holes = Holes(connections)
         self._has_room = threading.Event()
         self._has_room.set()
         #: Runs of which somebody waits for a page, in the order of their coming.
@@ -238,10 +237,8 @@ class PageReader:
             place.cursor + 1,
             extra=extra,
         )
+        self.holes.add(place.run_id, place.cursor)
         with self._lock:
-            if len(self.holes) >= MOST_HOLES:
-                self.holes.pop()
-            self.holes.add((place.run_id, place.cursor))
             for watch in read.watches:
                 watch.is_read_for = False
                 watch.interrupt()

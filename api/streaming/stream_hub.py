@@ -28,8 +28,6 @@ from arkloop.api.streaming.run_heads import RunHead, RunHeads
 from arkloop.api.streaming.stream_pages import News, Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared import metrics
-from arkloop.shared.errors import EventsLost
-from arkloop.shared.events import event_log
 from arkloop.shared.storage import keys, signals
 from arkloop.shared.storage.connections import Connections
 
@@ -83,6 +81,7 @@ class StreamHub:
         #: Whose stream ends at what is there: nobody tells them of news.
         self._replayed: dict[UUID, set[Watch]] = {}
         self._reader = PageReader(connections, self._lock, self._watches_of)
+        self.holes = self._reader.holes
         self._disconnects = Disconnects()
         self._by_descriptor: dict[int, Watch] = {}
         self._pubsub: Any = None
@@ -133,16 +132,6 @@ class StreamHub:
             self._unfollow(watch)
             watch.begin(to, cursor, **how)
             self._follow(watch)
-
-    def check(self, run_id: UUID, cursor: int) -> None:
-        """Check for a hole. Raises: EventsLost: events after this cursor are still missing."""
-        hole = (run_id, cursor)
-        if hole not in self._reader.holes:
-            return
-        with self._connections.reading() as sql:
-            if event_log.is_cut_off(sql, run_id, cursor + 2):
-                raise EventsLost(after_seq=[cursor])
-        self._reader.holes.discard(hole)
 
     def next_page(self, watch: Watch, seconds: float = -1) -> Page | None:
         """Wait for it. None if a ping is due, if the watch `is_over`, or after these seconds."""

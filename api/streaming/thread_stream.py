@@ -144,7 +144,7 @@ class ThreadStream:
         watch = self.watch
         try:
             if not watch.awaits_run:
-                self._hub.check(watch.run_id, watch.cursor)
+                self._hub.holes.check(watch.run_id, watch.cursor)
             run = self._next()
         except EventsLost:
             watch.interrupt()  # the next request with this cursor gets 410

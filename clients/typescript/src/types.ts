@@ -7089,6 +7089,16 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
+        /** @description - `runs.events_lost`: The database has lost the run's next events; later ones can be read with after_seq. */
+        "OpenAIError-runs.events_lost": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["OpenAIError"];
+            };
+        };
         /** @description - `http.body_too_large`: The body is larger than 1 MiB. */
         "OpenAIError-http.body_too_large": {
             headers: {
@@ -7213,16 +7223,6 @@ export interface components {
             };
             content: {
                 "application/json": components["schemas"]["OpenAIError"] | components["schemas"]["Error"];
-            };
-        };
-        /** @description - `runs.events_lost`: The database has lost the run's next events; later ones can be read with after_seq. */
-        "OpenAIError-runs.events_lost": {
-            headers: {
-                "X-Trace-Id": components["headers"]["X-Trace-Id"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/json": components["schemas"]["OpenAIError"];
             };
         };
         /**
@@ -12995,6 +12995,7 @@ export interface operations {
             404: components["responses"]["OpenAIError-files.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
             409: components["responses"]["OpenAIError-idempotency.conflict-idempotency.in_progress-input.stale-responses.not_newest-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
+            410: components["responses"]["OpenAIError-runs.events_lost"];
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
@@ -13155,6 +13156,7 @@ export interface operations {
             404: components["responses"]["files.not_found-runs.not_found-threads.not_found"];
             408: components["responses"]["http.request_timeout"];
             409: components["responses"]["idempotency.in_progress-input.stale-names.taken-runs.last_run_deleted-runs.not_active-runs.not_waiting-runs.thread_busy-tool_results.conflict"];
+            410: components["responses"]["runs.events_lost"];
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];

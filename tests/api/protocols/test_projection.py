@@ -6,11 +6,14 @@ from typing import Any, cast
 
 import pytest
 from flask import Flask
+from sqlalchemy import delete
 
 from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
+from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.events import run_events
 from tests.api.streaming.followed_runs import FollowedRun
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -113,3 +116,46 @@ def test_long_streams_are_sent_in_pieces(app: Flask, run: FollowedRun) -> None:
     assert OPENING + b"".join(project_all(stored(run), Doubled())) == b"".join(sent)
     assert 3 < len(sent)
     assert max(map(len, sent)) < 40_000
+
+
+def lose_events(run: FollowedRun, *seqs: int) -> None:
+    with run.stored.connections.transaction() as tx:
+        lost = (run_events.c.run_id == run.id) & run_events.c.seq.in_(seqs)
+        tx.sql.execute(delete(run_events).where(lost))
+    run.lose()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/ui/chat/{0}/stream?startIndex=3", "/v1/responses/resp_{0.hex}?stream=true"]
+)
+def test_a_stream_that_met_lost_events_is_refused_from_then_on(
+    path: str, alice: User, run: FollowedRun
+) -> None:
+    """Clients have no cursor that says where they were cut off, and would try again for ever."""
+    run.write("a", "b", "c", "d", "e")
+    run.end()
+    lose_events(run, 4, 5)
+
+    first = alice.get(path.format(run.id))
+    first.get_data()  # to the end of the stream
+    again = [alice.get(path.format(run.id)) for _ in range(2)]
+
+    assert 200 == first.status_code
+    assert [410, 410] == [one.status_code for one in again]
+    assert all('"runs.events_lost"' in one.text for one in again)
+    assert "[DONE]" not in first.text and "response.completed" not in first.text
+
+
+def test_a_projection_that_is_over_before_lost_events_is_sent(app: Flask, run: FollowedRun) -> None:
+    """The first response of a run is whole, even if a later one of the same run is not."""
+    run.write("a", "b", "c", "d", "e")
+    run.end()
+    lose_events(run, 4, 5)
+    frames = project_all(stored(run), Doubled(last=3))
+
+    b"".join(stream(app, run, Doubled()))
+
+    assert OPENING + b"".join(frames) == b"".join(stream(app, run, Doubled(last=3)))
+    for last in (None, 4, 6):
+        with pytest.raises(EventsLost):
+            stream(app, run, Doubled(last=last))
