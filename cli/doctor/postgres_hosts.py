@@ -1,5 +1,6 @@
-"""Hosts of Postgres that one URL lists: what each is, and whether one alone accepts writes."""
+"""Hosts of Postgres that one URL leads to: what each is, and whether one alone accepts writes."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -8,7 +9,9 @@ from typing import Any
 import psycopg
 
 from arkloop.cli.doctor.findings import Finding, fail
+from arkloop.cli.operator.database import server_of
 from arkloop.shared.runs.live_workers import SILENT_HEARTBEATS
+from arkloop.shared.storage import hosts
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
 
 #: Seconds. A server that works answers in a thousandth of it.
@@ -33,7 +36,9 @@ _LIMITS = "SELECT set_config('arkloop.orgs', '*', true), set_config('lock_timeou
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host of the list; with an `error` it executes no statement, and nothing else is known."""
+    """A host of the list, or one address of its name; with an `error` it executes no statement, and
+    nothing else is known.
+    """
 
     place: str
     error: psycopg.Error | None = None
@@ -63,7 +68,7 @@ def look_at(url: str) -> list[Host]:
 
 
 def are_several(url: str) -> bool:
-    """Return whether a URL lists more than one host."""
+    """Return whether a URL lists more than one host, or a name with the addresses of several."""
     return len(_each(url)) > 1
 
 
@@ -77,7 +82,7 @@ def of_hosts(name: str, variable: str, url: str, heartbeat_seconds: float) -> It
     primaries = sorted(by_start.values(), key=lambda host: host.timeline)
     yield fail(
         f"{name} hosts",
-        f"{variable} lists several that accept writes: "
+        f"{variable} leads to several that accept writes: "
         + " and ".join(host.shown for host in primaries),
         f"{_in_use(primaries, heartbeat_seconds * SILENT_HEARTBEATS)}Each may have what the others"
         " lack: decide whose data to keep before you stop one. Then stop the others, and rebuild"
@@ -102,20 +107,34 @@ def _in_use(primaries: Sequence[Host], silence: float) -> str:
 def _each(url: str) -> list[dict[str, Any]]:
     """Return the parameters of each host; libpq refuses lists of different lengths."""
     args = connection_args(url)
-    hosts, ports = (str(args.get(name) or "").split(",") for name in ("host", "port"))
-    addresses = str(args["hostaddr"]).split(",") if args.get("hostaddr") else [None] * len(hosts)
-    if len(ports) == 1:
-        ports *= len(hosts)
-    if not len(hosts) == len(ports) == len(addresses) > 1:
+    names, given, ports = (
+        str(args.get(name) or "").split(",") for name in ("host", "hostaddr", "port")
+    )
+    names = names if args.get("host") else [""] * len(given)
+    given = given if args.get("hostaddr") else [""] * len(names)
+    ports = ports * len(names) if len(ports) == 1 else ports
+    if not len(names) == len(ports) == len(given):
         return [args]
-    return [
-        {**args, "host": host, "port": port or None, "hostaddr": address}
-        for host, port, address in zip(hosts, ports, addresses, strict=True)
+    each = [
+        {**args, "host": name or None, "port": port or None, "hostaddr": address or None}
+        for name, port, listed in zip(names, ports, given, strict=True)
+        for address in ([listed] if listed or not name else _addresses(name))
     ]
+    return each if len(each) > 1 else [args]
+
+
+def _addresses(name: str) -> list[str]:
+    """Return the addresses of a name that leads to several servers, else one that is empty."""
+    found = hosts.addresses_of(name)
+    # One server can have an address of each family, as `localhost` does.
+    of_families = Counter(":" in address for address in found)
+    return found if max(of_families.values(), default=0) > 1 else [""]
 
 
 def _look_at(args: dict[str, Any]) -> Host:
-    place = f"{args.get('host') or args.get('hostaddr') or 'localhost'}:{args.get('port') or 5432}"
+    place = server_of(args)
+    if args.get("host") and args.get("hostaddr"):
+        place += f" at {args['hostaddr']}"  # others may have the same name
     try:
         with BoundedConnection.connect(
             **{**args, "target_session_attrs": "any"}, autocommit=True

@@ -22,6 +22,7 @@ _GONE = tuple(
     )
 )
 _FAILURE = re.compile(r"connection to server [^\n]*? failed: ([^\n]*)")
+_OF_SOCKETS = ("/", "@")
 # Of each host, where psycopg has tried several.
 _ATTEMPT = "- host: "
 
@@ -57,10 +58,16 @@ def _at_other_addresses(
     used = info.get_parameters().get("hostaddr")
     if not used or server.get("hostaddr") or server.get("host", used) == used:
         return []  # no name was looked up
-    with suppress(OSError):  # the name has no address any more
-        found = socket.getaddrinfo(server["host"], None, type=socket.SOCK_STREAM)
-        addresses = dict.fromkeys(str(place[0]) for *_, place in found)
-        return [{**server, "hostaddr": address} for address in addresses if address != used]
+    others = [address for address in addresses_of(server["host"]) if address != used]
+    return [{**server, "hostaddr": address} for address in others]
+
+
+def addresses_of(host: str) -> list[str]:
+    """Look up the addresses of a host; none are those of a socket, or of a name without any."""
+    if not host.startswith(_OF_SOCKETS):
+        with suppress(OSError, UnicodeError):  # the second for what is no name at all
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            return [*dict.fromkeys(str(place[0]) for *_, place in found)]
     return []
 
 

@@ -1,6 +1,11 @@
 """Findings of `arkloop doctor` about URLs that list several hosts of Postgres."""
 
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from socket import getaddrinfo
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -8,9 +13,10 @@ from sqlalchemy import create_engine, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.doctor import postgres_hosts
 from arkloop.shared.ids import new_id
+from chaos.system import fault_proxy
 from tests.cli.doctor.examined import Examine, examine, own_redis
 from tests.closed_port import closed_port
-from tests.standby import replicated_postgres
+from tests.standby import Pair, replicated_postgres
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
@@ -31,6 +37,32 @@ def beat(server: EmbeddedPostgres, age: str) -> None:
             {"id": new_id(), "age": age},
         )
     engine.dispose()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with replicated_postgres(tmp_path) as pair:
+        yield pair
+
+
+@pytest.fixture
+def cluster(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name and port of the primary at 127.0.0.1, and of the standby at 127.0.0.2."""
+
+    def resolve(name: str, *args: Any, **options: Any) -> list[Any]:
+        addresses = ("127.0.0.1", "127.0.0.2") if name == "cluster" else (name,)
+        return [one for address in addresses for one in getaddrinfo(address, *args, **options)]
+
+    with ExitStack() as proxies:
+        address = ("127.0.0.1", 0)
+        for server in (pair.primary, pair.standby):
+            listener = socket.create_server(address)
+            monkeypatch.setattr(fault_proxy, "listening_socket", lambda found=listener: found)
+            upstream = server.sockets / ".s.PGSQL.5432"
+            proxy = proxies.enter_context(fault_proxy.FaultProxy(upstream))
+            address = ("127.0.0.2", proxy.port)
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        yield f"cluster:{proxy.port}"
 
 
 def test_a_standby_is_to_be_promoted_where_no_machine_reaches_the_primary(
@@ -132,3 +164,44 @@ def test_primaries_that_hide_their_log_are_found(
     assert ["postgres hosts"] == report.failed()
     advice = report.advice("postgres hosts")
     assert advice.startswith("Each may have what the others lack: decide whose data to keep")
+
+
+def test_primaries_behind_one_name_are_found(examine: Examine, pair: Pair, cluster: str) -> None:
+    """A process may be led to either of them."""
+    url = f"postgresql://postgres@{cluster}/postgres"
+    assert [] == examine(ARKLOOP_DATABASE_URL=url).of("postgres hosts")
+    pair.promote()
+    report = examine(ARKLOOP_DATABASE_URL=url)
+
+    assert ["postgres hosts"] == report.failed()
+    [(_, shown)] = report.of("postgres hosts")
+    assert f"{cluster} at 127.0.0.1 (timeline 1)" in shown
+    assert f"{cluster} at 127.0.0.2 (timeline 2)" in shown
+
+
+def test_a_standby_is_not_to_blame_beside_a_primary_of_its_name(
+    examine: Examine, pair: Pair, cluster: str
+) -> None:
+    """A primary that admits nobody, as one that is full does, needs no other URL."""
+    (pair.primary.data / "pg_hba.conf").write_text("local template1 all trust\n")
+    engine = create_engine(pair.primary.url)
+    with engine.begin() as sql:
+        sql.execute(text("SELECT pg_reload_conf()"))
+    engine.dispose()
+    url = f"postgresql://postgres@{cluster}/postgres"
+    eventually(lambda: ["postgres"] == examine(ARKLOOP_DATABASE_URL=url).failed())
+    report = examine(ARKLOOP_DATABASE_URL=url)
+
+    [(_, shown)] = report.of("postgres")
+    assert f"{cluster} at 127.0.0.2: is a standby" in shown
+    advice = "Allow this user, address and encryption in pg_hba.conf; see ARKLOOP_DATABASE_URL."
+    assert advice == report.advice("postgres")
+
+
+def test_one_server_may_have_an_address_of_each_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name such as `localhost` leads to one host; a list of addresses does to several."""
+    found = [(0, 0, 0, "", (address, 0)) for address in ("::1", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    assert not postgres_hosts.are_several("postgresql://localhost/runs")
+    assert postgres_hosts.are_several("postgresql:///runs?hostaddr=10.0.0.1,10.0.0.2")
