@@ -5,7 +5,7 @@ from playwright.sync_api import BrowserContext, CDPSession, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, signed_in
-from tests.caller import Caller
+from tests.caller import Caller, script
 
 pytestmark = [
     pytest.mark.browser,
@@ -74,3 +74,21 @@ def test_a_long_ordinary_text_is_laid_out(context: BrowserContext, user: Caller)
     expect(markdown.locator("pre code")).to_have_count(1)
     expect(markdown.locator("li")).to_have_count(1_200)
     expect(markdown.locator("blockquote").first).to_be_visible()
+
+
+def test_the_last_words_before_a_silence_are_laid_out(
+    context: BrowserContext, user: Caller
+) -> None:
+    """They come while the page still pauses after the layout of the words before them."""
+    thread_id = user.thread(
+        script(
+            {"say": "- **Bold** and _other_ text of an item\n", "repeat": 2_000},
+            {"say": "\n\nThe last words."},
+            {"hang": 600},
+        )
+    )
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    run_id = user.start(thread_id, route_id="scripted")
+
+    expect(page.get_by_text("The last words.", exact=True)).to_be_visible()
+    user.cancel(run_id)

@@ -1,12 +1,14 @@
 // A model's Markdown as elements. Nothing in it is HTML, and nothing in it loads anything: images are
 // links, HTML is text, and only http, https and mailto are followed, after a click.
 import { plain } from "../lib/format.js"
-import { html, useRef } from "../lib/html.js"
+import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { MOST_DEPTH, tokensOf } from "./lexer.js"
 import { Code } from "./parts.js"
 
 /** Longer texts are shown as they are: to lay them out would take longer than a frame. */
 const MOST_CHARACTERS = 100_000
+/** The pause after the layout of a text that grows, as a multiple of the time that it took. */
+const PAUSE = 8
 const SCHEMES = ["http:", "https:", "mailto:"]
 
 /** Return the address that a link of a model may lead to, null if it may not. @param {string} text */
@@ -26,10 +28,17 @@ export function safeUrl(text) {
  */
 export function Markdown({ text, isLive = false }) {
   const last = useRef({ text: "", tokens: /** @type {any[] | null} */ ([]), cost: 0, at: 0 })
-  if (text.length > MOST_CHARACTERS) return asItIs(text)
+  const [, layOut] = useState(0)
   const known = last.current
-  const isDue = !isLive || performance.now() - known.at > 8 * known.cost
-  if (known.text !== text && isDue) {
+  const pause = isLive ? known.at + PAUSE * known.cost - performance.now() : 0
+  useEffect(() => {
+    if (known.text === text || text.length > MOST_CHARACTERS) return
+    // What came during a pause may be the last for a long time, as before a tool or a silence of the model.
+    const timer = setTimeout(() => layOut((count) => count + 1), pause)
+    return () => clearTimeout(timer)
+  })
+  if (text.length > MOST_CHARACTERS) return asItIs(text)
+  if (known.text !== text && pause <= 0) {
     const began = performance.now()
     known.tokens = tokensOf(plain(text))
     known.text = text
