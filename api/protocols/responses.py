@@ -49,6 +49,7 @@ from arkloop.shared.errors import (
     ToolResultConflict,
     Unavailable,
 )
+from arkloop.shared.events import event_log
 from arkloop.shared.runs import thread_order
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
 from arkloop.shared.runs.states import RunState
@@ -221,7 +222,7 @@ def get_response(response_id: str) -> Response:
     if "starting_after" in args and not streams:
         raise InvalidRequest(starting_after=["requires stream=true"])
     skip = args["starting_after"] + 1 if "starting_after" in args else 0
-    return _respond(_id(response_id), streams=streams, waits=False, skip=skip)
+    return _respond(_existing(response_id), streams=streams, waits=False, skip=skip)
 
 
 @bp.post("/v1/responses/<response:response_id>/cancel")
@@ -231,7 +232,7 @@ def get_response(response_id: str) -> Response:
 def cancel_response(response_id: str) -> Response:
     """Cancel the run of a response; responds 200 with the response, also if it has ended."""
     read_body(NoArguments(), optional=True)
-    wanted = _id(response_id)
+    wanted = _existing(response_id)
     _find(wanted)
     audited.cancel_at_once(wanted.run_id)
     return _respond(wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
@@ -242,6 +243,17 @@ def _id(text: str) -> ResponseId:
     if found is None:
         raise ResponseNotFound()
     return found
+
+
+def _existing(text: str) -> ResponseId:
+    """Return the id of a response. Raises: ResponseNotFound: its run has not waited that often."""
+    wanted = _id(text)
+    if wanted.waits:
+        with connections().reading() as sql:
+            waits, _ = event_log.waits(sql, wanted.run_id)
+        if len(waits) < wanted.waits:
+            raise ResponseNotFound()
+    return wanted
 
 
 def _find(wanted: ResponseId) -> RunFacts:
@@ -268,8 +280,6 @@ def _respond(
     projection.opening()
     with connections().reading() as sql:
         last = responses_runs.fold(sql, projection, wanted.run_id)
-    if not projection.has_begun:
-        raise ResponseNotFound()
     if waits:
         _wait(projection, wanted, last, seconds)
         if is_repeatable and not projection.is_over and hub().stopping():

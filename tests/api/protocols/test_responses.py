@@ -199,6 +199,31 @@ def test_errors_of_all_kinds_have_the_shape(alice: User, register: Register) -> 
     assert (400, "starting_after", "validation.error") == refused(query)
 
 
+def test_a_response_that_its_run_has_not_reached_does_not_exist(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Its stream is refused as well as its object."""
+    made = (alice.post("/v1/responses", json=ASK).json or {})["id"]
+    run_id = UUID(made.removeprefix("resp_"))
+    stored.finish(stored.held(run_id))
+
+    for query in ("", "?stream=true", "?stream=true&starting_after=3"):
+        response = alice.get(f"/v1/responses/{made}_99{query}")
+        assert (404, None, "responses.not_found") == refused(response), query
+
+
+def test_to_cancel_a_response_that_does_not_exist_leaves_its_run_alone(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The response is looked for first."""
+    made = (alice.post("/v1/responses", json=ASK).json or {})["id"]
+
+    response = alice.post(f"/v1/responses/{made}_1/cancel")
+
+    assert (404, None, "responses.not_found") == refused(response)
+    assert stored.held(UUID(made.removeprefix("resp_")))
+
+
 def test_a_queued_response_can_be_read_and_cancelled(alice: User) -> None:
     """Both spellings of a cancel end a response that has not been started."""
     for spelling in ("/cancel", ":cancel"):
