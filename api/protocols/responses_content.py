@@ -50,15 +50,24 @@ def _text_part(part: Any) -> str | None:
 
 
 def message_content(name: str, content: Any) -> Content:
-    """Read the content of a message of the user. Raises: InvalidRequest."""
-    parts = content
+    """Read the content of a message of the user, with any number of parts.
+
+    Only the last message may not have more than others of a thread: clients keep one that was
+    refused, and send it in front of each further one.
+
+    Raises: InvalidRequest
+    """
+    given, pieces = content, [content]
     if isinstance(content, list):
-        parts = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+        given = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+        places = range(0, max(len(given), 1), MAX_PARTS)
+        pieces = [given[place : place + MAX_PARTS] for place in places]
     try:
-        read: Content = _CONTENT.deserialize(parts)
-        return read
+        for piece in pieces:
+            _CONTENT.deserialize(piece)
     except ValidationError as error:
         raise InvalidRequest(**{name: reasons(error)}) from None
+    return Content.of(given)
 
 
 def _part(name: str, part: Any) -> Mapping[str, Any]:
@@ -85,7 +94,7 @@ def with_attached(message: Content, attached: Sequence[Part]) -> Content:
             files.append(part)
         if len(files) > MAX_PARTS:  # a request may have tens of thousands
             break
-    if not files:
+    if not files and len(own) <= MAX_PARTS:
         return message
     try:
         whole: Content = _CONTENT.deserialize([*files, *own])

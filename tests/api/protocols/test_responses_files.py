@@ -197,6 +197,27 @@ def test_the_newest_files_are_sent_where_not_all_fit(stored: StoredRuns, alice: 
     assert 19 == kept_files(stored)
 
 
+@pytest.mark.parametrize("answer", [[], [{"role": "assistant", "content": "No."}]])
+def test_a_message_with_too_many_parts_is_refused_as_the_last_one_alone(
+    stored: StoredRuns, alice: User, answer: list[dict[str, Any]]
+) -> None:
+    """Clients keep it, and send it in front of each further one."""
+    lines = [{"type": "input_text", "text": f"{number}."} for number in range(21)]
+    items = [user_says(QUESTION), user_says(*lines, IMAGE), *answer, user_says(QUESTION)]
+    refused, made = (
+        alice.post("/v1/responses", {**MODEL, "input": sent}) for sent in (items[:2], items)
+    )
+
+    assert 400 == refused.status_code and "input[1].content: must have 1 to 20" in refused.text
+    assert 200 == made.status_code, made.text
+    assert "User: 0.\n1.\n2." in "\n".join(earlier_of(alice, made))
+    sent = [["image", "text"], ["text"]][len(answer)]
+    assert (sent, 1 - len(answer)) == (
+        [part["type"] for part in newest_message(alice)],
+        kept_files(stored),
+    )
+
+
 def test_the_newest_files_are_sent_where_all_have_too_many_bytes(
     stored: StoredRuns, alice: User
 ) -> None:
