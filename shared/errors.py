@@ -93,7 +93,7 @@ class FileMissing(NotFound):
 
 class EventsLost(ArkloopError):
     code = "runs.events_lost"
-    message = "The database has lost the run's next events; later ones can be read with after_seq."
+    message = "The database has lost the run's next events; /v1/runs/{run_id}/events has others."
 
 
 class SessionNotFound(NotFound):

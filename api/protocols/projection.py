@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from flask import Response, request
+from sqlalchemy import Connection
 
 from arkloop.api.endpoints.following import hub, streaming, watch_of
 from arkloop.api.http.current import connections
@@ -23,6 +24,9 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import TERMINAL_TYPES
+
+#: Events of a run that are read, and applied, at once.
+_PAGE_EVENTS = 2_000
 
 
 class Projection(Protocol):
@@ -62,13 +66,14 @@ def projected(
     headers: Mapping[str, str] = MappingProxyType({}),
     is_new: bool = False,
     on_leave: Callable[[], None] = lambda: None,
+    after_seq: int = 0,
 ) -> Response:
-    """Return a response that streams the run without its first `skip` frames.
+    """Return a response that streams the run after this event, without its first `skip` frames.
 
-    `opening` are the frames before the run's first event. `beyond` are those before the closing
-    ones where there is no frame after the first `skip`: the client's are of something else. It is
-    sent as soon as that is certain, and without it the client waits. `is_new` spares the lookup of
-    a run that this request has created.
+    `opening` are the frames before those. `beyond` are those before the closing ones where there is
+    no frame after the first `skip`: the client's are of something else. It is sent as soon as that
+    is certain, and without it the client waits. `is_new` spares the lookup of a run that this
+    request has created.
 
     Raises:
         RunNotFound: there is none that the reader sees.
@@ -77,13 +82,13 @@ def projected(
     until = last_seq = None
     if not is_new:
         head = hub().heads.get_seen(run_id, reader)
-        _check_holes(run_id, projection)
+        _check_holes(run_id, projection, after_seq)
         last_seq = head.last_seq
         until = None if head.ended_at is None else last_seq
     if request.method == "HEAD":
         response = Response(iter(()), headers=sse.HEADERS)
     else:
-        watch = watch_of(run_id, reader, until=until, last_seq=last_seq)
+        watch = watch_of(run_id, reader, cursor=after_seq, until=until, last_seq=last_seq)
         response = streaming(
             watch,
             opening=sse.HELLO + b"".join(opening[skip:]),
@@ -94,7 +99,7 @@ def projected(
     return response
 
 
-def _check_holes(run_id: UUID, projection: Projection) -> None:
+def _check_holes(run_id: UUID, projection: Projection, after_seq: int) -> None:
     """Refuse a stream that would be broken off at a known hole, whatever its cursor.
 
     Its client would come back with the same cursor, or one that names no event, without end.
@@ -102,16 +107,39 @@ def _check_holes(run_id: UUID, projection: Projection) -> None:
     Raises:
         EventsLost, Unavailable
     """
-    hole = hub().holes.first(run_id)
-    if hole is None:
+    if hub().holes.first(run_id) is None:
         return
-    with connections().reading() as sql:
-        events = event_log.read_table(sql, run_id, 0, limit=hole)
-    fold = deepcopy(projection)
-    for _ in _frames((json.loads(event.payload) for event in events), fold):
-        pass
-    if not fold.is_over:  # one that is over before the hole is whole
-        raise EventsLost(after_seq=[hole])
+    with connections().reading() as sql:  # one that is over before the hole is whole
+        fold(sql, deepcopy(projection), run_id, after_seq)
+
+
+def fold(
+    sql: Connection,
+    projection: Projection,
+    run_id: UUID,
+    after_seq: int = 0,
+    *,
+    skips_lost: bool = False,
+) -> int:
+    """Apply the run's stored events after this one to the projection, until it is over; returns the
+    number of the last event.
+
+    Raises:
+        EventsLost: the next event is missing, with later ones stored; not if it `skips_lost`.
+    """
+    while not projection.is_over:
+        page = event_log.read_table(sql, run_id, after_seq, _PAGE_EVENTS)
+        for event in page:
+            if event.seq != after_seq + 1 and not skips_lost:
+                raise EventsLost(after_seq=[after_seq])
+            for _ in projection.frames(json.loads(event.payload)):
+                pass
+            after_seq = event.seq
+            if projection.is_over:
+                break
+        if len(page) < _PAGE_EVENTS:
+            break
+    return after_seq
 
 
 class Pieces:

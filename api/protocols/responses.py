@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from arkloop.api.protocols import (
     responses_runs,
     sent_files,
 )
-from arkloop.api.protocols.projection import projected
+from arkloop.api.protocols.projection import fold, projected
 from arkloop.api.protocols.responses_creation import Created, create, create_once
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_object import RunFacts, response_object
@@ -228,14 +229,27 @@ def get_response(response_id: str) -> Response:
 @bp.post("/v1/responses/<response:response_id>/cancel")
 @bp.post("/v1/responses/<response:response_id>:cancel")
 @requires("data.runs.write", also=["data.runs.read"], end_users=True)
-@described(body=NoArguments, body_optional=True, returns=JsonObject, errors=responses_errors.SHAPE)
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=JsonObject,
+    raises=[EventsLost],
+    errors=responses_errors.SHAPE,
+)
 def cancel_response(response_id: str) -> Response:
     """Cancel the run of a response; responds 200 with the response, also if it has ended."""
     read_body(NoArguments(), optional=True)
     wanted = _existing(response_id)
-    _find(wanted)
+    with connections().reading() as sql:
+        run, _ = responses_runs.find(sql, wanted.run_id)
     audited.cancel_at_once(wanted.run_id)
-    return _respond(wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
+    respond = partial(_respond, wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
+    try:
+        return respond()
+    except EventsLost:
+        if RunState(run["state"]).is_terminal:
+            raise
+        return respond(skips_lost=True)  # it is cancelled all the same
 
 
 def _id(text: str) -> ResponseId:
@@ -256,11 +270,6 @@ def _existing(text: str) -> ResponseId:
     return wanted
 
 
-def _find(wanted: ResponseId) -> RunFacts:
-    with connections().reading() as sql:
-        return responses_runs.find(sql, wanted.run_id)[1]
-
-
 def _respond(
     wanted: ResponseId,
     *,
@@ -270,25 +279,38 @@ def _respond(
     seconds: float = WAIT_SECONDS,
     is_repeatable: bool = False,
     is_new: bool = False,
+    skips_lost: bool = False,
 ) -> Response:
-    projection = ResponseProjection(_find(wanted), wanted.waits)
-    if streams:
-        opening = projection.opening()
-        return projected(
-            wanted.run_id, actor(), projection, skip=skip, opening=opening, is_new=is_new
-        )
-    projection.opening()
+    """Return a response, or its stream; one that `skips_lost` events does not claim to be whole."""
     with connections().reading() as sql:
-        last = responses_runs.fold(sql, projection, wanted.run_id)
+        _, facts = responses_runs.find(sql, wanted.run_id)
+        projection = ResponseProjection(facts, wanted.waits)
+        opening, last = responses_runs.begin(sql, projection, wanted.run_id)
+        if not streams:
+            last = fold(sql, projection, wanted.run_id, last, skips_lost=skips_lost)
+    if streams:
+        how: dict[str, Any] = {"opening": opening, "after_seq": last}
+        return projected(wanted.run_id, actor(), projection, skip=skip, is_new=is_new, **how)
     if waits:
-        _wait(projection, wanted, last, seconds)
+        _wait(projection, wanted, last, seconds, skips_lost=skips_lost)
         if is_repeatable and not projection.is_over and hub().stopping():
             # Clients take a 200 for the end; the next process waits for the same response.
             raise Unavailable("The server is stopping; send the same request again.")
-    return jsonify(projection.response())
+    shown = projection.response()
+    if skips_lost and shown["status"] == "completed":
+        incomplete = {"status": "incomplete", "incomplete_details": {"reason": "events_lost"}}
+        shown |= {**incomplete, "completed_at": None}
+    return jsonify(shown)
 
 
-def _wait(projection: ResponseProjection, wanted: ResponseId, last: int, seconds: float) -> None:
+def _wait(
+    projection: ResponseProjection,
+    wanted: ResponseId,
+    last: int,
+    seconds: float,
+    *,
+    skips_lost: bool,
+) -> None:
     """Wait for the end of the response, for at most these seconds, and without a connection to the
     database.
     """
@@ -297,6 +319,6 @@ def _wait(projection: ResponseProjection, wanted: ResponseId, last: int, seconds
         watch = watch_of(wanted.run_id, actor(), cursor=last, last_seq=last)
         wait_for_rest(hub(), watch, left)
         with connections().reading() as sql:
-            last = responses_runs.fold(sql, projection, wanted.run_id, last)
+            last = fold(sql, projection, wanted.run_id, last, skips_lost=skips_lost)
         if watch.has_left or not authenticator().still_valid(actor()) or hub().stopping():
             return

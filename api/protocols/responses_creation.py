@@ -18,6 +18,7 @@ from arkloop.api.protocols import (
     responses_runs,
     responses_steering,
 )
+from arkloop.api.protocols.projection import fold
 from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_object import RunFacts
@@ -127,7 +128,7 @@ def _continue(
     is_past_failure = False
     if isinstance(previous, ResponseId):
         projection = ResponseProjection(facts, previous.waits)
-        responses_runs.fold(tx.sql, projection, run["id"])
+        fold(tx.sql, projection, run["id"], skips_lost=True)
         own_calls = projection.asked_calls.keys()
         given = responses_input.read(body["input"], own_calls=own_calls)
         if given.continues is not None and given.continues.run_id != run["id"]:

@@ -1,7 +1,6 @@
-"""The runs behind responses: what is known of them, and their events folded so far."""
+"""The runs behind responses: what is known of them, and the responses of these."""
 
-import json
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols.client_tool_names import client_tool_names
+from arkloop.api.protocols.projection import fold
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
@@ -19,7 +19,6 @@ from arkloop.shared.runs import creation, offered_messages, overrides, queries, 
 from arkloop.shared.threads import earlier_lines, threads
 from arkloop.shared.threads.content import Content, as_given
 
-_PAGE_EVENTS = 2_000
 #: The newest messages of a thread among which those that a client sends again are looked for.
 _MAX_TURNS = 100
 
@@ -57,23 +56,6 @@ def _last_response(sql: Connection, run_id: UUID, waits: int, may_have_http: boo
     return ResponseId(run_id, waits)
 
 
-def fold(sql: Connection, projection: ResponseProjection, run_id: UUID, after_seq: int = 0) -> int:
-    """Apply the run's stored events after this one to the projection, up to the response's end;
-    returns the number of the last event.
-    """
-    while not projection.is_over:
-        page = event_log.read_table(sql, run_id, after_seq, _PAGE_EVENTS)
-        for event in page:
-            for _ in projection.frames(json.loads(event.payload)):
-                pass
-            after_seq = event.seq
-            if projection.is_over:
-                break
-        if len(page) < _PAGE_EVENTS:
-            break
-    return after_seq
-
-
 def own_content(message: Row[Any]) -> Content:
     """Return the content of a message as its author gave it, without a transcript."""
     if message.parts is None:
@@ -108,7 +90,7 @@ def asked_for(
     waits = 0
     while True:
         projection = ResponseProjection(facts, waits)
-        last = fold(sql, projection, facts.run_id)
+        last = fold(sql, projection, facts.run_id, skips_lost=True)
         if projection.asked is None or last == event_log.last_seq(sql, facts.run_id):
             return projection
         if call_ids and call_ids <= projection.asked_calls.keys():
@@ -132,6 +114,33 @@ def newest_response(sql: Connection, facts: RunFacts) -> ResponseId:
     return ResponseId(facts.run_id, newest)
 
 
+class _Opening:
+    """The part of a run before one of its responses, for `fold`, with the frames that open it."""
+
+    def __init__(self, response: ResponseProjection) -> None:
+        self.opening = response.opening()
+        self.is_over = response.has_begun
+        self._response = response
+
+    def frames(self, event: Mapping[str, Any]) -> Iterable[bytes]:
+        self.opening += self._response.frames(event)
+        self.is_over = self._response.has_begun
+        return ()
+
+    def closing(self) -> Iterable[bytes]:
+        return ()
+
+
+def begin(sql: Connection, response: ResponseProjection, run_id: UUID) -> tuple[list[bytes], int]:
+    """Apply the events before a response; returns its first frames and the number of the last one.
+
+    It is whole without those that are lost.
+    """
+    before = _Opening(response)
+    last = fold(sql, before, run_id, skips_lost=True)
+    return before.opening, last
+
+
 def past_failure(
     sql: Connection, facts: RunFacts, asking: ResponseProjection
 ) -> ResponseProjection:
@@ -140,7 +149,7 @@ def past_failure(
     A client that sends all items again may have none of that response, or leave them out.
     """
     answered = ResponseProjection(facts, asking.waits)
-    fold(sql, answered, facts.run_id)
+    fold(sql, answered, facts.run_id, skips_lost=True)
     response = answered.response()
     is_whole = response["status"] == "completed" and response["output"]
     return answered if answered.is_over and not is_whole else asking

@@ -6257,7 +6257,7 @@ export interface components {
                 };
             };
         };
-        /** @description - `runs.events_lost`: The database has lost the run's next events; later ones can be read with after_seq. */
+        /** @description - `runs.events_lost`: The database has lost the run's next events; /v1/runs/{run_id}/events has others. */
         "runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
@@ -7089,7 +7089,7 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
-        /** @description - `runs.events_lost`: The database has lost the run's next events; later ones can be read with after_seq. */
+        /** @description - `runs.events_lost`: The database has lost the run's next events; /v1/runs/{run_id}/events has others. */
         "OpenAIError-runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
@@ -13075,6 +13075,7 @@ export interface operations {
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
+            410: components["responses"]["OpenAIError-runs.events_lost"];
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
@@ -13115,6 +13116,7 @@ export interface operations {
             403: components["responses"]["OpenAIError-auth.forbidden"];
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             408: components["responses"]["OpenAIError-http.request_timeout"];
+            410: components["responses"]["OpenAIError-runs.events_lost"];
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,8 +13,11 @@ from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
+from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.times import now, rfc3339
 from tests.api.streaming.followed_runs import FollowedRun
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -159,3 +163,64 @@ def test_a_projection_that_is_over_before_lost_events_is_sent(app: Flask, run: F
     for last in (None, 4, 6):
         with pytest.raises(EventsLost):
             stream(app, run, Doubled(last=last))
+
+
+def wait(run: FollowedRun) -> None:
+    """Let the run end a response with a question."""
+    asked = {"request_id": str(new_id()), "kind": "question", "prompt": "Which?"}
+    run.stored.write(run.claim, RunWaitingForInput(**asked, expires_at=rfc3339(now())))
+
+
+def test_an_object_that_needs_lost_events_is_refused(alice: User, run: FollowedRun) -> None:
+    """It would lack a part of the answer, and say that it is whole."""
+    run.write("a")
+    wait(run)
+    run.write("b", "c", "d")
+    run.end()
+    lose_events(run, 5)
+    first = f"/v1/responses/resp_{run.id.hex}"
+
+    whole = alice.get(first)
+    lost = [alice.get(f"{first}_1"), alice.post(f"{first}_1/cancel")]
+    body = {"model": "scripted", "input": "And now?", "background": True}
+    next_ = alice.post("/v1/responses", {**body, "previous_response_id": f"resp_{run.id.hex}_1"})
+
+    assert (200, True) == (whole.status_code, "Which?" in whole.text)
+    assert [410, 410] == [one.status_code for one in lost]
+    assert all('"runs.events_lost"' in one.text for one in lost)
+    assert 200 == next_.status_code, next_.text
+
+
+@pytest.mark.parametrize("query", ["", "?stream=true", "?stream=true&starting_after=1"])
+def test_a_response_after_lost_events_is_whole(query: str, alice: User, run: FollowedRun) -> None:
+    """They are of an earlier response of the run, and what is known of it is enough."""
+    run.write("a", "b")
+    wait(run)
+    run.write("c", "d")
+    run.end()
+    first = f"/v1/responses/resp_{run.id.hex}"
+    whole = alice.get(f"{first}_1{query}").text
+    lose_events(run, 2)
+
+    alice.get(f"{first}?stream=true").get_data()  # to where it is broken off
+    again = alice.get(f"{first}_1{query}")
+
+    assert 410 == alice.get(f"{first}{query}").status_code
+
+    assert (200, whole) == (again.status_code, again.text)
+    assert "cd" in whole
+
+
+def test_a_cancel_that_was_carried_out_is_not_refused(alice: User, run: FollowedRun) -> None:
+    """Its object says that events are missing; once the run has ended, it is refused as others."""
+    run.write("a", "b")
+    at_end = replace(run.claim, last_seq=run.stored.last_seq(run.id))
+    assert run.stored.park(at_end, new_id())
+    lose_events(run, 2)
+
+    first, again = (alice.post(f"/v1/responses/resp_{run.id.hex}/cancel") for _ in range(2))
+
+    assert (200, 410) == (first.status_code, again.status_code)
+    shown = first.json or {}
+    assert ("incomplete", "events_lost") == (shown["status"], shown["incomplete_details"]["reason"])
+    assert "cancelled" == run.stored.state(run.id)
