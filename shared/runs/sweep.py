@@ -205,16 +205,15 @@ def _persona_of(sql: Connection, run: RowMapping) -> Persona:
 def _release_leaked_reservations(tx: Transaction) -> None:
     """Release the reservations of runs that an operator has deleted.
 
-    Budgets count what the run had cost when it last reserved; charged is at most what it had
-    reserved of the org's credits. The routes that it called are not known any more, and an org pays
-    for its own models elsewhere.
+    Budgets count what the run had cost when it last reserved. Charged is what of that credits pay
+    for, at most what it had reserved of them: an org pays for its own models elsewhere.
     """
     leaked = tx.sql.exec_driver_sql(_FIND_LEAKED_RESERVATIONS, {"batch": BATCH})
     for run in with_reservations_locked(tx, leaked.mappings().all()):
         with isolated(tx, run):
             log.warning("releasing the reservation of deleted run %s", run["id"])
             cost, held = run["cost_usd"], Decimal(run["held_credits"]) / CREDITS_PER_USD
-            own = max(cost - held, budgets.NOTHING)
+            own = cost - min(run["servers_usd"], held)
             budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=cost, own_usd=own)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from sqlalchemy import text
 
 from arkloop.shared.claim import Claim
@@ -88,42 +89,43 @@ def test_what_a_deleted_run_held_is_let_go(money: Money) -> None:
     money.limit("100")
     money.grant(5000)
     claim = money.stored.claimed()
-    money.reserve(claim, "2")
+    money.reserve(claim, "2", so_far="0.5")
 
-    sweep_deleted(money, claim, "0.5")
+    sweep_deleted(money, claim)
 
     assert (("0.5", "0"), []) == (money.month(), money.reservations())
     assert (4500, 0) == money.balance()
 
 
-def test_a_deleted_run_is_not_charged_for_models_of_the_org(money: Money) -> None:
-    """Its routes are not known any more: at most the credits that it held are charged."""
+@pytest.mark.parametrize(("so_far", "balance"), [("2", 5000), ("2.4", 4600)])
+def test_a_deleted_run_is_not_charged_for_models_of_the_org(
+    money: Money, so_far: str, balance: int
+) -> None:
+    """Credits that it had reserved are given back: only the server's routes count."""
     money.limit("100")
     money.grant(5000)
     claim = money.stored.claimed()
-    money.reserve(claim, "0.1", so_far="2", own="2")
+    money.reserve(claim, "0.1", so_far=so_far, own="2")
 
-    sweep_deleted(money, claim, "2")
+    sweep_deleted(money, claim)
 
-    assert (("2", "0"), (4900, 0)) == (money.month(), money.balance())
+    assert ((so_far, "0"), (balance, 0)) == (money.month(), money.balance())
 
 
 def test_a_deleted_run_owes_nothing(money: Money) -> None:
     """An org that does not pay in advance holds no credits: its cost is given up."""
     money.limit("100")
     claim = money.stored.claimed()
-    money.reserve(claim, "2")
+    money.reserve(claim, "2", so_far="0.5")
 
-    sweep_deleted(money, claim, "0.5")
+    sweep_deleted(money, claim)
 
     assert (("0.5", "0"), []) == (money.month(), money.charged(claim.run_id))
 
 
-def sweep_deleted(money: Money, claim: Claim, cost: str) -> None:
-    """Delete the run's row, which has cost so much, and sweep twice."""
+def sweep_deleted(money: Money, claim: Claim) -> None:
+    """Delete the run's row and sweep twice."""
     with money.connections.transaction() as tx:
-        values = {"id": claim.run_id, "cost": cost}
-        tx.sql.execute(text("UPDATE holds SET cost_usd = :cost WHERE run_id = :id"), values)
         tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
     for _ in range(2):
         sweep.sweep(money.connections)
