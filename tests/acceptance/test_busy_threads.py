@@ -67,6 +67,27 @@ def test_a_steered_message_reaches_the_next_step(user: Caller) -> None:
     assert (404, "runs.not_found") == error_of(lost)
 
 
+def test_a_message_that_a_last_call_has_not_answered_is_a_run_of_its_own(user: Caller) -> None:
+    """The model of the run, which is at its limit of steps, refuses the call that would have it."""
+    user.made("/v1/personas", {"key": "brief", "tools": ["calculator"], "max_steps": 1})
+    thread_id = user.thread()
+    first = send(user, thread_id, script(*SLOW), "enqueue", persona_id="brief")
+    user.until(first["run_id"], "phase", "executing")
+    message = script({"tool": "calculator", "args": {}}, {"error": "invalid_request"})
+    steered = send(user, thread_id, message, "steer")
+
+    events = user.events(first["run_id"])
+    own = user.ended(steered["steer"]["fallback_run_id"])
+
+    assert "run.steered" not in types(events)
+    assert ("completed", "max_steps") == tuple(
+        user.get_run(first["run_id"])[name] for name in ("status", "stop_reason")
+    )
+    assert "failed" == own["status"]
+    answer, said, *_ = texts(user, thread_id)[1:]
+    assert (True, message) == (answer.startswith("No answer: "), said)
+
+
 @pytest.mark.processes
 def test_a_steered_message_survives_its_worker(user: Caller) -> None:
     """The next attempt has it once, and continues from it."""

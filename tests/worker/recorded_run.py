@@ -1,7 +1,7 @@
 """An attempt of a run without any store: what the loop requests is kept in lists."""
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -110,8 +110,11 @@ class RecordedRun:
     def checkpoint(self) -> None:
         self.checkpoints += 1
 
-    def take_messages(self, steered: list[Steered]) -> None:
+    def take_messages(self, steered: list[Steered], among: Collection[str] | None = None) -> None:
         pass
+
+    def offered_messages(self, steered: Sequence[Steered]) -> Sequence[types.RunSteered]:
+        return ()
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return tool_call_id not in self._begun

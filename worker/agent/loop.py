@@ -17,7 +17,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import limits_reached
 from arkloop.worker.agent import landing, structured_output, tool_loops
 from arkloop.worker.agent.agent import Agent
-from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.conversation import Turn, steered_by
 from arkloop.worker.agent.model_call import Reply, bounded, call_model
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.structured_output import Output
@@ -87,7 +87,7 @@ def run(
             context.void_text("run.timeout", context.admission.cost())
         results = cut_off_calls(context, turns[-1]) if turns else []
         context.emit(*results, types.RunLimitReached(limit_reached, message))
-    return _land(agent, context, stop, requests, limit_reached)
+    return _land(agent, context, stop, turns, requests, limit_reached)
 
 
 def _step_by_step(
@@ -188,18 +188,34 @@ def _with_output_as_text(agent: Agent, context: RunContext, reply: Reply) -> Rep
 
 
 def _land(
-    agent: Agent, context: RunContext, stop: StopSignal, requests: RequestBuilder, reason: str
+    agent: Agent,
+    context: RunContext,
+    stop: StopSignal,
+    turns: Sequence[Turn],
+    requests: RequestBuilder,
+    reason: str,
 ) -> Answer:
     """Make the last call, without tools; whatever comes of it, the run leaves an answer."""
     context.check()
     if agent.draining.is_set():
         raise ShuttingDown()
+    taken, unread = [*agent.steered], set[str]()
     if reason in landing.WITHOUT_SUMMARIES:
         # Messages that are not taken become runs of their own, with time and money for an answer.
         requests.truncate_only()
     else:
         # They may have arrived with the results of the last step: its limit was found before.
-        context.take_messages(agent.steered)
+        offered = context.offered_messages(taken)
+        unread |= {event.message_id for event in offered}
+        # Their events will be behind all that the run has: any place there will do until then.
+        last = max([*(turn.seq for turn in turns), *(one.seq for one in taken)], default=0)
+        agent.steered.extend(steered_by(last + n, event) for n, event in enumerate(offered, 1))
+
+    def take() -> None:
+        """Take them once the answer begins: without one they become runs of their own, too."""
+        if unread:
+            context.take_messages(taken, unread)
+            unread.clear()
 
     def build(route: Route) -> ModelRequest:
         return landing.last_request(requests.build(route), reason, agent.output)
@@ -210,14 +226,16 @@ def _land(
         return smaller and landing.last_request(smaller, reason, agent.output)
 
     try:
-        reply = call_model(agent.chain, build, context, stop, shrink)
+        reply = call_model(agent.chain, build, context, stop, shrink, on_output=take)
     except (RunFailure, DeadlineExceeded) as error:
         if isinstance(error, RunFailure) and error.code == "worker.crashed":
             raise  # its events cannot be stored, so that an answer would be without its steps
         log.warning("the run's last call failed: %r", error)
         return cut_off(agent.persona, context, reason, context.admission.cost())
-    # Some servers ignore that no tool may be called.
-    reply = _with_output_as_text(agent, context, reply)
+    said = _with_output_as_text(agent, context, reply)
+    if said is not reply:
+        take()
+    reply = said
     message_id, content = str(ids.new_id()), reply.message.content
     output = agent.output.read(content, reply.end.stop_reason) if agent.output else Output()
     if output.errors:

@@ -83,12 +83,14 @@ class Reply:
 
 @dataclass(slots=True)
 class _Streamed:
-    """The output of a try so far; `usage` is what its provider has reported of it.
+    """The output of a try so far; `usage` is what its provider has reported of it. `on_output` is
+    called before each piece of text that is not blank.
 
     `cost` is the event of a try that broke off; None while it goes well, if it was free, or once
     it is written.
     """
 
+    on_output: Callable[[], None]
     pieces: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     cost: Event | None = None
@@ -96,6 +98,11 @@ class _Streamed:
     @property
     def output(self) -> str:
         return "".join(self.pieces)
+
+    def add(self, piece: str, *, is_text: bool) -> None:
+        if is_text and piece.strip():
+            self.on_output()
+        self.pieces.append(piece)
 
 
 def call_model(
@@ -105,10 +112,12 @@ def call_model(
     stop: StopSignal,
     shrink: ShrinkRequest = _never_smaller,
     last_call: affordable.LastCall | None = None,
+    on_output: Callable[[], None] = lambda: None,
 ) -> Reply:
     """Stream one turn, in as many tries and on as many routes as `decide` allows.
 
-    `last_call` makes the run's last call of a request: money for it must be left.
+    `last_call` makes the run's last call of a request: money for it must be left. `on_output` is
+    called before each piece of its text that is not blank.
 
     Every try is billed by its provider's report, else by an estimate; one that broke off by what
     was reported until then, with its output at least as it was streamed.
@@ -122,7 +131,7 @@ def call_model(
     deadline = RetryDeadline(has_next=chain.is_replaceable)
     number = 1
     while True:
-        streamed = _Streamed()
+        streamed = _Streamed(on_output)
         request = bounded(replace(request, try_number=number), admission)
         route, began = chain.route.group, time.monotonic()
         try:
@@ -348,7 +357,7 @@ def _stream_turn(
             if length > FREE_CHARACTERS and (seconds := pace.take(len(chunk.text))) > 0:
                 context.wait(seconds)
             if chunk.text:
-                streamed.pieces.append(chunk.text)
+                streamed.add(chunk.text, is_text=isinstance(chunk, TextDelta))
         match chunk:
             case TextDelta(piece):
                 text.append(piece)

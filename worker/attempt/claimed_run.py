@@ -3,10 +3,12 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
+
+from sqlalchemy import Row
 
 from arkloop.shared import ids, metrics
 from arkloop.shared.catalog.model_routes import Route
@@ -202,26 +204,38 @@ class ClaimedRun:
         self.has_progressed = True
         self._on_progress()
 
-    def take_messages(self, steered: list[Steered]) -> None:
-        facts = [Guard.HAS_OFFERED] if self.log.has_offered else []
-        rule = rule_for(Happening.STEP, Holder.EXECUTING, facts)
-        if Effect.DELIVER not in rule.effects:
+    def take_messages(self, steered: list[Steered], among: Collection[str] | None = None) -> None:
+        if not self._may_take():
             return
         self.log.has_offered = False
         with self._connections.reading() as sql:
             offered = offered_messages.find(sql, self.claim.run_id)
         # One that an earlier attempt has written is part of the run already.
         known = {one.message_id for one in steered}
+        if among is not None:
+            offered = [row for row in offered if str(row.id) in known | set(among)]
         for row in offered:
             if str(row.id) not in known:
-                event = types.RunSteered(str(row.id), row.content, row.parts)
-                steered.append(steered_by(self.emit(event), event))
+                event = _steered(row)
+                steered.append(steered_by(self.note(event), event))
         self.log.flush()  # the run may have to land now: its last call reads them, too
         ids_taken = [row.id for row in offered]
         self.write(
             self._connections.transaction,
             lambda tx: offered_messages.settle(tx, self.claim, ids_taken),
         )
+
+    def offered_messages(self, steered: Sequence[Steered]) -> Sequence[types.RunSteered]:
+        if not self._may_take():
+            return ()
+        with self._connections.reading() as sql:
+            offered = offered_messages.find(sql, self.claim.run_id)
+        known = {one.message_id for one in steered}
+        return [_steered(row) for row in offered if str(row.id) not in known]
+
+    def _may_take(self) -> bool:
+        facts = [Guard.HAS_OFFERED] if self.log.has_offered else []
+        return Effect.DELIVER in rule_for(Happening.STEP, Holder.EXECUTING, facts).effects
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return self.write(
@@ -353,6 +367,10 @@ class ClaimedRun:
         """Check the lease. Raises: LeaseLost: the run may belong to another worker."""
         if self.stop.lease_lost:
             raise LeaseLost() from cause
+
+
+def _steered(offered: Row[Any]) -> types.RunSteered:
+    return types.RunSteered(str(offered.id), offered.content, offered.parts)
 
 
 def _contents_of(messages: Iterable[Message]) -> Iterator[prompts.FileContent]:

@@ -3,13 +3,13 @@
 Every method may raise a `StopRun` or `LeaseLost`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
+from arkloop.shared.events.types import ContextCompacted, Event, RunSteered, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.contract.attachments import Attachment
@@ -203,11 +203,15 @@ class Files(Protocol):
 class Inbox(Protocol):
     """The messages that people send to the run while it is active."""
 
-    def take_messages(self, steered: list[Steered]) -> None:
-        """Add the messages that have arrived since to those that the run was steered with.
+    def take_messages(self, steered: list[Steered], among: Collection[str] | None = None) -> None:
+        """Add the messages that have arrived since to those that the run was steered with, or those
+        of these ids alone.
 
         They are part of it from now on, also if this raises: the run may have to stop.
         """
+
+    def offered_messages(self, steered: Sequence[Steered]) -> Sequence[RunSteered]:
+        """Return the messages that have arrived since. They are no part of the run yet."""
 
 
 class RunContext(Inbox, ToolContext, Transcript, ToolLedger, ThreadStore, Protocol):

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -96,8 +96,11 @@ class MemoryRun:
     def checkpoint(self) -> None:
         pass
 
-    def take_messages(self, steered: list[Steered]) -> None:
+    def take_messages(self, steered: list[Steered], among: Collection[str] | None = None) -> None:
         pass
+
+    def offered_messages(self, steered: Sequence[Steered]) -> Sequence[types.RunSteered]:
+        return ()
 
     def _write_streamed(self) -> None:
         streamed, self._streamed = self._streamed, []

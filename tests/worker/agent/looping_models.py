@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,10 +59,18 @@ class SteeredRun(RecordedRun):
             self._offered += [] if message is None else [message]
         return seq
 
-    def take_messages(self, steered: list[Steered]) -> None:
-        while self._offered:
-            event = RunSteered(f"message-{len(steered)}", self._offered.pop())
+    def take_messages(self, steered: list[Steered], among: Collection[str] | None = None) -> None:
+        for event in self.offered_messages(steered):
+            assert among is None or event.message_id in among
             steered.append(steered_by(self.emit(event), event))
+        self._offered.clear()
+
+    def offered_messages(self, steered: Sequence[Steered]) -> Sequence[RunSteered]:
+        first = len(steered)
+        return [
+            RunSteered(f"message-{number}", text)
+            for number, text in enumerate(self._offered, first)
+        ]
 
 
 def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any) -> Agent:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.events.types import MessageCompleted, RunLimitReached
+from arkloop.shared.events.types import MessageCompleted, RunLimitReached, RunSteered
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.agent import Agent
@@ -18,8 +18,10 @@ from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.messages import (
+    CallDelta,
     Chunk,
     TextDelta,
+    ThinkingDelta,
     ToolCall,
     ToolMessage,
     TurnEnd,
@@ -146,6 +148,32 @@ def test_the_last_call_reads_messages_that_came_with_the_last_results(
     assert ["message-0"] == [one.message_id for one in agent.steered]
 
 
+@pytest.mark.parametrize(
+    ("last_words", "is_taken"),
+    [
+        ([ProviderError("invalid_request", "HTTP 400")], False),
+        ([TurnEnd("stop", (), SAID)], False),
+        ([TextDelta("En fran"), ProviderError("invalid_request", "HTTP 400")], True),
+        ([ThinkingDelta("Hm"), ProviderError("invalid_request", "HTTP 400")], False),
+        ([ThinkingDelta("Hm"), TurnEnd("length", (), SAID)], False),
+        ([ThinkingDelta("Hm"), TextDelta("En"), TurnEnd("stop", (), SAID)], True),
+        ([TextDelta(" \n"), TurnEnd("stop", (), SAID)], False),
+        ([CallDelta("{", 0, "c", "f"), TurnEnd("tool_calls", (ToolCall("c", "f", {}),))], False),
+    ],
+)
+def test_a_last_call_without_an_answer_takes_no_message(
+    last_words: list[Any], is_taken: bool
+) -> None:
+    """The message becomes a run of its own, as at limits of time and money."""
+    context = SteeredRun({1: "In French, please."})
+    agent = agent_for(CALCULATE, max_steps=1)
+
+    answer = landed(agent, context, *last_words)
+
+    assert "max_steps" == answer.stop_reason
+    assert is_taken == any(isinstance(event, RunSteered) for event in context.events)
+
+
 def test_a_model_that_repeats_itself_lands() -> None:
     """A tool loop ends with an answer."""
     context = RecordedRun()
@@ -169,7 +197,7 @@ def test_calls_in_the_last_words_are_not_made() -> None:
 
 def test_output_in_the_last_words_may_be_a_call() -> None:
     """A server that ignores `tool_choice` may have the output given by the tool as before."""
-    context = RecordedRun()
+    context = SteeredRun({1: "In French, please."})
     calls = (ToolCall("c", FINAL_TOOL, {"name": "Rome"}), ToolCall("d", "calculator", {}))
 
     answer = landed(
@@ -178,6 +206,7 @@ def test_output_in_the_last_words_may_be_a_call() -> None:
 
     assert ({"name": "Rome"}, "max_steps") == (answer.output, answer.stop_reason)
     assert '{"name": "Rome"}' == answer.content == context.streamed[-1]
+    assert any(isinstance(event, RunSteered) for event in context.events)
 
 
 @pytest.mark.parametrize(

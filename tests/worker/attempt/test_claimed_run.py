@@ -20,9 +20,14 @@ from tests.stored_runs import StoredRuns
 
 
 @pytest.fixture
-def claimed(stored: StoredRuns) -> ClaimedRun:
+def thread(stored: StoredRuns) -> BusyThread:
+    return BusyThread(stored)
+
+
+@pytest.fixture
+def claimed(thread: BusyThread) -> ClaimedRun:
     """A run of a thread, with a second message that is sent to it after its claim."""
-    thread, connections = BusyThread(stored), stored.connections
+    connections = thread.stored.connections
     claim = thread.claim(thread.say("a").run_id)
     thread.say("b", "steer")
     stop = StopSignal()
@@ -44,6 +49,40 @@ def test_a_message_that_comes_as_the_run_lands_is_read(claimed: ClaimedRun) -> N
 
     assert ["b"] == [one.message.content for one in steered]
     assert [event.seq for event in claimed.log.withdraw()] == [one.seq for one in steered]
+
+
+def test_a_message_that_the_last_call_does_not_have_is_left(
+    claimed: ClaimedRun, thread: BusyThread
+) -> None:
+    """It has arrived while the model was about to reply, and becomes a run of its own."""
+    claimed.log.has_offered = claimed.stop.can_land = True
+    read = {event.message_id for event in claimed.offered_messages([])}
+    thread.say("c", "steer")
+    claimed.stop.set(TimeToLand())
+    steered: list[Steered] = []
+
+    with pytest.raises(TimeToLand):
+        claimed.take_messages(steered, read)
+
+    assert ["b"] == [one.message.content for one in steered]
+    assert 1 == len(claimed.log.withdraw())
+
+
+def test_a_message_that_is_taken_within_a_turn_does_not_end_it(claimed: ClaimedRun) -> None:
+    """The last call takes it before its first text, but behind the reasoning."""
+    first = claimed.claim.last_seq + 1
+    claimed.log.has_offered = claimed.stop.can_land = True
+    claimed.stream_thinking("Hm")
+    claimed.stop.set(TimeToLand())
+    with pytest.raises(TimeToLand):
+        claimed.take_messages([])
+    claimed.stream_text("En français")
+
+    claimed.void_text("timeout")
+
+    *_, taken, voided = claimed.log.withdraw()
+    assert ("run.steered", "message.reset") == (taken.type, voided.type)
+    assert first == data_of(voided.payload)["from_seq"]
 
 
 def test_a_wait_ends_no_turn(claimed: ClaimedRun) -> None:
