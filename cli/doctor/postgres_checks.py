@@ -246,7 +246,10 @@ def of_schema(_settings: Settings, sql: Connection) -> Iterator[Finding]:
         )
         return
     if (problem := schema.shortfall(version)) is not None:
-        yield fail("schema", problem, "Run the Procfile's `release`, which is `arkloop migrate`.")
+        advice = "Run the Procfile's `release`, which is `arkloop migrate`."
+        if version is not None and schema.is_foreign(version):
+            advice = "Create one, point ARKLOOP_DATABASE_URL to it, and run `arkloop migrate`."
+        yield fail("schema", problem, advice)
         return
     newer = version != schema.needed_version()
     yield ok("schema", f"{version}{', newer than this code, which can use it' if newer else ''}")

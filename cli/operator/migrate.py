@@ -74,6 +74,10 @@ def migrate(
     engine = _engine(url)
     try:
         version = _check(engine, variable, wait_seconds)
+        if version and schema.is_foreign(version):
+            raise click.ClickException(
+                f"Cannot migrate {place(url)} ({variable}): {schema.shortfall(version)}"
+            )
         if schema.is_newer(version) and row_security != "off":
             # Nothing is changed, so a rollback need not wait for a migration that is in progress.
             switch_newer(engine, row_security, lock_seconds)

@@ -1,5 +1,6 @@
 """The database's schema: bring it up to date, and tell whether it is new enough."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_FORM = re.compile("[0-9]{4}")  # of our versions; others' are hexadecimal by default
 _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
 #: Wait for a table's lock at most this long: every query of that table waits behind it.
 _LOCK_TIMEOUT = "1s"
@@ -187,14 +189,26 @@ def current_version(connection: Connection) -> str | None:
 
 
 @cache
+def _versions() -> frozenset[str]:
+    """Return all versions in this code, by the names of the files."""
+    files = (_MIGRATIONS / "versions").glob("*_*.py")
+    return frozenset(file.name.partition("_")[0] for file in files)
+
+
+@cache
 def needed_version() -> str:
-    """Return the newest version in this code, by the names of the files, which sort as text."""
-    return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*_*.py"))
+    """Return the newest version in this code; they sort as text."""
+    return max(_versions())
 
 
 def is_newer(stored: str) -> bool:
     """Return whether a stored version is that of a later release."""
-    return stored > needed_version()
+    return bool(_FORM.fullmatch(stored)) and stored > needed_version()
+
+
+def is_foreign(stored: str) -> bool:
+    """Return whether a stored version is that of another application, which uses Alembic, too."""
+    return stored not in _versions() and not is_newer(stored)
 
 
 def shortfall(stored: str | None) -> str | None:
@@ -202,8 +216,13 @@ def shortfall(stored: str | None) -> str | None:
 
     A newer one is fine: during a deploy the old code runs on the new schema.
     """
-    if stored is not None and stored >= needed_version():
+    if stored is not None and (stored == needed_version() or is_newer(stored)):
         return None
+    if stored is not None and is_foreign(stored):
+        return (
+            f"The table alembic_version has {stored!r}, the version of another application: this"
+            " service needs a database of its own."
+        )
     return (
         f"The database schema is {stored or 'empty'}, but this version requires"
         f" {needed_version()}: run `arkloop migrate`."

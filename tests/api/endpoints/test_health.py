@@ -26,6 +26,7 @@ from arkloop.shared.storage.tables.runs import workers
 from tests.clients import User, error_of
 from tests.closed_port import closed_port
 from tests.standby import replicated_postgres
+from tests.unmigrated import foreign
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.own_database
@@ -211,7 +212,7 @@ def test_readyz_blames_no_standby_beside_a_primary_that_lives(
             assert READ_ONLY != (response.json or {})["message"]
 
 
-@pytest.mark.parametrize(("stored", "status"), [("0000", 503), (None, 503), ("9999", 200)])
+@pytest.mark.parametrize(("stored", "status"), [("0001", 503), (None, 503), ("9999", 200)])
 def test_readyz_wants_a_schema_that_is_new_enough(
     stored: str | None,
     status: int,
@@ -226,6 +227,18 @@ def test_readyz_wants_a_schema_that_is_new_enough(
             tx.sql.execute(text("INSERT INTO alembic_version VALUES (:v)"), {"v": stored})
 
     assert status == client.get("/readyz").status_code
+
+
+@pytest.mark.parametrize("stored", ["ae1027a6acf", "3f2a9c01bd44", "001", "0000"])
+def test_readyz_knows_the_schema_of_another_application(
+    stored: str, client_with: Callable[..., FlaskClient], postgres: EmbeddedPostgres
+) -> None:
+    """Its versions come before or after those of the service, and none of its tables are there."""
+    with foreign(postgres, stored) as url:
+        response = client_with(database_url=url).get("/readyz")
+
+    assert (503, "service.unavailable") == error_of(response)
+    assert f"has {stored!r}, the version of another app" in (response.json or {})["message"]
 
 
 def _admits(url: str) -> bool:

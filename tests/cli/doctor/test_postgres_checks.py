@@ -1,9 +1,9 @@
 """Findings of `arkloop doctor` about databases: their schema, their encoding, their roles."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests import walls
 from tests.cli.doctor.examined import Examine, examine, own_redis
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.standby import replicated_postgres
+from tests.unmigrated import foreign, unmigrated
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.processes
@@ -22,26 +23,27 @@ pytestmark = pytest.mark.processes
 __all__ = ["examine", "own_redis"]  # fixtures
 
 
-@contextmanager
-def database(postgres: EmbeddedPostgres, options: str = "") -> Iterator[str]:
-    """Create a database that was never migrated; yields its URL."""
-    name = f"doctor_{secrets.token_hex(4)}"
-    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as sql:
-        sql.execute(text(f"CREATE DATABASE {name} {options}"))
-        yield postgres.url_of(name)
-        sql.execute(text(f"DROP DATABASE {name}"))
-    engine.dispose()
-
-
 def test_a_database_without_schema_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
     """The advice is to migrate; what needs tables is not looked at."""
-    with database(postgres) as url:
+    with unmigrated(postgres) as url:
         report = examine(ARKLOOP_DATABASE_URL=url)
 
     assert ["schema"] == report.failed()
     assert "arkloop migrate" in report.advice("schema")
     assert [] == report.of("workers")
+
+
+@pytest.mark.parametrize("stored", ["ae1027a6acf", "3f2a9c01bd44", "001", "0000"])
+def test_the_database_of_another_application_fails(
+    examine: Examine, postgres: EmbeddedPostgres, stored: str
+) -> None:
+    """It is named as such, and nobody is sent to migrate or to grant there."""
+    with foreign(postgres, stored) as url:
+        report = examine(ARKLOOP_DATABASE_URL=url)
+
+    assert ["schema"] == report.failed()
+    assert f"has {stored!r}, the version of another application" in report.of("schema")[0][1]
+    assert "point ARKLOOP_DATABASE_URL to it" in report.advice("schema")
 
 
 def test_a_database_that_does_not_exist_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
@@ -54,7 +56,7 @@ def test_a_database_that_does_not_exist_fails(examine: Examine, postgres: Embedd
 
 def test_another_encoding_fails(examine: Examine, postgres: EmbeddedPostgres) -> None:
     """Such a database cannot store every text."""
-    with database(postgres, "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0") as url:
+    with unmigrated(postgres, "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0") as url:
         report = examine(ARKLOOP_DATABASE_URL=url)
 
     assert ["postgres encoding", "schema"] == report.failed()

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.main import main
 from arkloop.shared.accounts import accounts
 from arkloop.shared.config import Settings
@@ -17,6 +18,7 @@ from arkloop.shared.storage.connections import connect
 from arkloop.shared.storage.schema import needed_version
 from tests import walls
 from tests.closed_port import closed_port
+from tests.unmigrated import foreign
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,20 @@ def test_the_wall_of_a_newer_schema_can_be_taken_down(database: Database) -> Non
     assert 1 == on.exit_code
     assert "the schema is newer than this release" in on.output
     assert 1 == database.count(database.service)
+
+
+@pytest.mark.parametrize("stored", ["ae1027a6acf", "3f2a9c01bd44", "001", "0000"])
+@pytest.mark.parametrize("args", [[], ["--row-security", "off"]])
+def test_the_schema_of_another_application_is_refused(
+    postgres: EmbeddedPostgres, stored: str, args: list[str]
+) -> None:
+    """It uses Alembic, too: the release fails in one line."""
+    with foreign(postgres, stored) as url:
+        done = CliRunner().invoke(main, ["migrate", *args], env={"ARKLOOP_DATABASE_URL": url})
+
+    assert (1, 1) == (done.exit_code, done.output.count("\n"))
+    assert done.output.startswith("Error: Cannot migrate ")
+    assert f"has {stored!r}, the version of another application" in done.output
 
 
 @pytest.mark.owner
