@@ -13,7 +13,7 @@ from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.cli.doctor.postgres_failures import SLOW, first_line, unreachable
 from arkloop.cli.doctor.postgres_hosts import ANSWER_SECONDS
-from arkloop.cli.operator.database import place
+from arkloop.cli.operator.database import IDENTITY, place
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
@@ -345,13 +345,8 @@ def _leads_to_pooler(engine: Engine) -> bool:
 
 def _same(one: Engine, another: Engine) -> bool:
     """Return whether both lead to one database of one server."""
-    query = text(
-        "SELECT oid::text || ' ' || current_database() || ' ' || pg_postmaster_start_time()"
-        " FROM pg_database WHERE datname = current_database()"
-    )
     found = []
     for engine in (one, another):
         with transaction(engine) as sql:
-            sql.exec_driver_sql("SELECT set_config('TimeZone', 'UTC', true)")
-            found.append(sql.scalar(query))
+            found.append(sql.scalar(text(IDENTITY)))
     return bool(found[0] == found[1])

@@ -40,6 +40,13 @@ lease_option = click.option(
 )
 org_option = click.option("--org", "org", required=True, help="Id or slug of the organization.")
 
+#: What sessions of one database of one server find alike, whatever their settings.
+IDENTITY = """
+    SELECT oid || ' ' || current_database()
+        || ' ' || (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
+    FROM pg_database WHERE datname = current_database()
+"""
+
 _SHOWN_IDS = 10
 #: How a message names the URL of the option above.
 _GIVEN_BY = f"--database-url (ARKLOOP_DATABASE_URL, {FALLBACKS['ARKLOOP_DATABASE_URL']})"

@@ -6,11 +6,11 @@ from functools import partial
 
 import click
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from arkloop.cli.operator.database import checked, place
-from arkloop.cli.operator.service_role import prepare_service, role_of, switch_newer
+from arkloop.cli.operator.database import IDENTITY, checked, place
+from arkloop.cli.operator.service_role import prepare_service, session_of, switch_newer
 from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
@@ -78,11 +78,12 @@ def migrate(
             raise click.ClickException(
                 f"Cannot migrate {place(url)} ({variable}): {schema.shortfall(version)}"
             )
+        role = _role_of_service(engine, variable)
         if schema.is_newer(version) and row_security != "off":
             # Nothing is changed, so a rollback need not wait for a migration that is in progress.
             switch_newer(engine, row_security, lock_seconds)
         else:
-            version = _change(engine, row_security, lock_seconds)
+            version = _change(engine, role, row_security, lock_seconds)
         print_line(version)
         if not schema.is_newer(version):
             _make_room(engine, retention_days, lock_seconds)
@@ -162,14 +163,34 @@ def _check(engine: Engine, variable: str, wait_seconds: float) -> str:
         return schema.current_version(sql) or ""
 
 
-def _change(engine: Engine, switch: str | None, lock_seconds: float) -> str:
+def _role_of_service(engine: Engine, variable: str) -> str | None:
+    """Return the role of the service, None if it has no URL apart from that of `variable`.
+
+    Raises:
+        ClickException: its URL responds, and leads to another database than `engine`.
+    """
+    of_service = _first_set(*_OF_SERVICE)
+    url = _url_of(of_service) if of_service else ""
+    if not url or make_url(url) == engine.url:
+        return None
+    role, database = session_of(url)
+    if database is not None:
+        with engine.connect() as sql:
+            found = sql.scalar(text(IDENTITY))
+        if database != found:
+            raise click.ClickException(
+                f"{place(_url_of(variable))} ({variable}) is another database than that of the"
+                f" service, {place(url)} ({of_service}): point both to the same one. Nothing was"
+                " changed."
+            )
+    return role
+
+
+def _change(engine: Engine, role: str | None, switch: str | None, lock_seconds: float) -> str:
     """Migrate, and prepare the service's role and the wall; returns the schema's version then.
 
     All of it with one lock: privileges and policies cannot be changed by two sessions at once.
     """
-    variable = _first_set(*_OF_SERVICE)
-    url = _url_of(variable) if variable else ""
-    role = role_of(url) if url and make_url(url) != engine.url else None
     is_apart = bool(_value_of(_OWNER))
     with schema.locked(engine, report=partial(print_line, err=True)) as session:
         version = schema.upgrade(session, lock_seconds=lock_seconds)

@@ -4,6 +4,7 @@ import click
 import psycopg
 from sqlalchemy import Engine, make_url, text
 
+from arkloop.cli.operator.database import IDENTITY
 from arkloop.cli.output import print_line
 from arkloop.shared.storage import row_security, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
@@ -28,19 +29,20 @@ NEWER = (
 )
 
 
-def role_of(url: str) -> str | None:
-    """Return the role that sessions of the service's URL have, or the name in it.
+def session_of(url: str) -> tuple[str | None, str | None]:
+    """Return role and database, by its `IDENTITY`, of sessions of the service's URL.
 
-    They differ behind a pooler that has users of its own. The name counts if the URL does not
-    respond.
+    If it does not respond, the name in the URL counts as the role, and the database is None. Role
+    and name differ behind a pooler that has users of its own.
     """
     try:
         with BoundedConnection.connect(**connection_args(url), autocommit=True) as session:
             session.answer_seconds = ANSWER_SECONDS
-            [role] = session.execute("SELECT current_user").fetchone() or (None,)
+            query = f"SELECT current_user, ({IDENTITY})"
+            [role, database] = session.execute(query).fetchone() or (None, None)
     except psycopg.Error:
-        role = None
-    return role or make_url(url).username
+        role = database = None
+    return role or make_url(url).username, database
 
 
 def prepare_service(

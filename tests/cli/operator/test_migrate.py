@@ -18,7 +18,7 @@ from arkloop.shared.storage.connections import connect
 from arkloop.shared.storage.schema import needed_version
 from tests import walls
 from tests.closed_port import closed_port
-from tests.unmigrated import foreign
+from tests.unmigrated import foreign, unmigrated
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,53 @@ def test_the_wall_of_a_newer_schema_can_be_taken_down(database: Database) -> Non
     assert 1 == on.exit_code
     assert "the schema is newer than this release" in on.output
     assert 1 == database.count(database.service)
+
+
+@pytest.mark.parametrize("variable", ["ARKLOOP_OWNER_DATABASE_URL", "ARKLOOP_DIRECT_DATABASE_URL"])
+def test_another_database_than_the_services_is_refused(
+    postgres: EmbeddedPostgres, variable: str
+) -> None:
+    """Both are named, and neither is migrated: the service would wait for its schema for good."""
+    with unmigrated(postgres) as service, unmigrated(postgres) as other:
+        secret = make_url(other).set(password="hush").render_as_string(hide_password=False)
+        env = {"ARKLOOP_DATABASE_URL": service, variable: secret}
+        done = CliRunner().invoke(main, ["migrate"], env=env)
+        tables = [_tables(url) for url in (service, other)]
+
+    assert (1, [0, 0]) == (done.exit_code, tables), done.output
+    assert f"/{make_url(other).database} ({variable}) is another database than" in done.output
+    assert f"/{make_url(service).database} (ARKLOOP_DATABASE_URL)" in done.output
+    assert "hush" not in done.output
+
+
+def test_another_database_is_refused_where_its_schema_is_newer(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """The version of the wrong database is no success, although nothing would be changed there."""
+    with unmigrated(postgres) as service, foreign(postgres, "9999") as other:
+        env = {"ARKLOOP_DATABASE_URL": service, "ARKLOOP_OWNER_DATABASE_URL": other}
+        done = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert 1 == done.exit_code
+    assert "is another database than" in done.output
+
+
+def _tables(url: str) -> int:
+    engine = create_engine(url)
+    with engine.connect() as sql:
+        count = sql.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
+    engine.dispose()
+    return int(count or 0)
+
+
+@pytest.mark.owner
+def test_a_service_that_does_not_respond_yet_stops_no_migration(database: Database) -> None:
+    """Its pooler may start later: only a database that responds can be known to be another one."""
+    elsewhere = make_url(database.service).set(host="127.0.0.1", port=closed_port(), query={})
+
+    done = database.migrate(service=elsewhere.render_as_string(hide_password=False))
+
+    assert (0, needed_version()) == (done.exit_code, done.output.strip())
 
 
 @pytest.mark.parametrize("stored", ["ae1027a6acf", "3f2a9c01bd44", "001", "0000"])
