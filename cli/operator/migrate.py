@@ -15,6 +15,7 @@ from arkloop.cli.output import print_line
 from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.events import partitions
 from arkloop.shared.storage import hosts, schema
+from arkloop.shared.storage.commit_waits import StandbyLost
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
 from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 
@@ -87,7 +88,7 @@ def migrate(
         print_line(version)
         if not schema.is_newer(version):
             _make_room(engine, retention_days, lock_seconds)
-    except DBAPIError as error:
+    except (DBAPIError, StandbyLost) as error:
         problem = f"Cannot migrate {place(url)} ({variable}): {_reason(error)}"
         raise click.ClickException(problem) from None
     finally:
@@ -107,8 +108,8 @@ def _make_room(engine: Engine, retention_days: int, lock_seconds: float) -> None
             print_line(f"Made {', '.join(made)}", err=True)
     except partitions.TableInUse as error:
         print_line(f"Warning: {error}; run it again when that has finished", err=True)
-    except OperationalError as error:
-        if not isinstance(error.orig, LockNotAvailable):
+    except (OperationalError, StandbyLost) as error:
+        if isinstance(error, OperationalError) and not isinstance(error.orig, LockNotAvailable):
             raise
         print_line(f"Warning: no partition of run_events was made: {_reason(error)}", err=True)
 
@@ -218,7 +219,9 @@ def _wait_for(engine: Engine, seconds: float) -> None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _reason(error: DBAPIError) -> str:
+def _reason(error: DBAPIError | StandbyLost) -> str:
+    if isinstance(error, StandbyLost):
+        return str(error)
     if isinstance(error.orig, LockNotAvailable):
         return (
             "another session locks a table, perhaps a dump or a long query; retry when it"

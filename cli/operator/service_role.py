@@ -7,6 +7,7 @@ from sqlalchemy import Engine, make_url, text
 from arkloop.cli.operator.database import IDENTITY
 from arkloop.cli.output import print_line
 from arkloop.shared.storage import row_security, service_role
+from arkloop.shared.storage.commit_waits import require_confirmation
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
 
 #: Seconds. A pooler whose connections are all in use may let a statement wait for minutes.
@@ -62,7 +63,7 @@ def prepare_service(
     Raises:
         ClickException: there is no such role, or the tables and their functions have different
             owners.
-        OperationalError: as `schema.upgrade`.
+        OperationalError, StandbyLost: as `schema.upgrade`.
     """
     with engine.begin() as sql:
         owner = sql.scalar(text("SELECT current_user"))
@@ -76,7 +77,8 @@ def prepare_service(
             )
         if (owners := service_role.stray_functions(sql)) is not None:
             raise click.ClickException(STRAY.format(*owners, service_role.handing_over(owners[0])))
-        if not role.owns_tables:
+        if not role.owns_tables and not service_role.has_all(sql, role.name):
+            require_confirmation(sql)
             service_role.grant(sql, role.name)
         is_on = row_security.is_on(sql)
     if switch == "off":
@@ -94,7 +96,7 @@ def switch_newer(engine: Engine, switch: str | None, lock_seconds: float) -> Non
 
     Raises:
         ClickException: `switch` is on, and the wall is down.
-        OperationalError: as `schema.upgrade`.
+        OperationalError, StandbyLost: as `schema.upgrade`.
     """
     if switch == "off":
         row_security.lift(engine, lock_seconds=lock_seconds)

@@ -176,6 +176,7 @@ def make_room(
     Raises:
         TableInUse, OperationalError: somebody used the table all the time, by the latter with
             `LockNotAvailable` as its `orig`.
+        StandbyLost: as `schema.change`.
     """
     names: list[str] = []
     tries = 3

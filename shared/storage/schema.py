@@ -11,6 +11,8 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
+from arkloop.shared.storage.commit_waits import require_confirmation
+
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _FORM = re.compile("[0-9]{4}")  # of our versions; others' are hexadecimal by default
 _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
@@ -40,7 +42,8 @@ _SET = text(
 )
 # Its address is NULL where it uses a Unix socket, or where this role may not see it.
 _HOLDER = text("""
-    SELECT l.pid, host(a.client_addr) AS address
+    SELECT l.pid, host(a.client_addr) AS address,
+        a.wait_event = 'SyncRep' AND a.query_start < now() - interval '1 second' AS lacks_standby
     FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -111,7 +114,13 @@ def _holder(session: Connection, key: int) -> str | None:
     if holder is None:
         return None
     process = f"process {holder.pid} of Postgres"
-    return process if holder.address is None else f"{process}, at {holder.address}"
+    if holder.address is not None:
+        process += f", at {holder.address}"
+    if holder.lacks_standby:
+        process += (
+            ". Its commit waits for a synchronous standby: start that, and do not end the process"
+        )
+    return process
 
 
 def upgrade(session: Connection, *, lock_seconds: float) -> str:
@@ -125,6 +134,7 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
     Raises:
         OperationalError: the database failed; with `LockNotAvailable` as its `orig`, a table was
             held all the time, and the migration that needs it has changed nothing.
+        StandbyLost: a migration is missing, and its commit would wait.
     """
     # Not above: every web process reads versions and none migrates, and alembic is 9 MiB there.
     from alembic import command
@@ -143,6 +153,8 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
     session.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
     # Only now: a later release may have migrated while this one waited for its turn.
     stored = current_version(session)
+    if shortfall(stored) is not None:
+        require_confirmation(session)
     session.commit()
     if stored is None or not is_newer(stored):
         _patiently(run, lock_seconds)
@@ -153,6 +165,8 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
 
 def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None:
     """Execute these statements in one transaction. Raises: as `upgrade`."""
+    with engine.connect() as sql:
+        require_confirmation(sql)
 
     def execute() -> None:
         with engine.begin() as sql:

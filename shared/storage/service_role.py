@@ -61,31 +61,53 @@ def handing_over(owner: str) -> str:
     return "; ".join(f"ALTER FUNCTION {name} OWNER TO {owner}" for name in FUNCTIONS)
 
 
-def lacking(sql: Connection) -> list[str]:
-    """Return the service's tables that the session's role may not read or write, by name."""
+def lacking(sql: Connection, role: str | None = None) -> list[str]:
+    """Return the service's tables that the role may not read or write, by name.
+
+    Without a `role` it is the session's.
+    """
     rows = sql.scalars(
         text(
-            "SELECT relname FROM pg_class WHERE relname = ANY(:tables)"
-            " AND relnamespace = current_schema()::regnamespace"
-            " AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
-            " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))"
-            " ORDER BY 1"
+            "SELECT relname FROM pg_class, coalesce(CAST(:role AS name), current_user) AS role"
+            " WHERE relname = ANY(:tables) AND relnamespace = current_schema()::regnamespace"
+            " AND NOT (has_table_privilege(role, pg_class.oid, 'SELECT')"
+            " AND has_table_privilege(role, pg_class.oid, 'INSERT')"
+            " AND has_table_privilege(role, pg_class.oid, 'UPDATE')"
+            " AND has_table_privilege(role, pg_class.oid, 'DELETE')) ORDER BY 1"
         ),
-        {"tables": list(metadata.tables)},
+        {"role": role, "tables": list(metadata.tables)},
     )
     return list(rows)
 
 
-def barred(sql: Connection, functions: Sequence[str]) -> list[str]:
-    """Return those of the functions that the session's role may not execute, or that are gone."""
+def barred(sql: Connection, functions: Sequence[str], role: str | None = None) -> list[str]:
+    """Return those of the functions that the role may not execute, or that are gone.
+
+    Without a `role` it is the session's.
+    """
     rows = sql.scalars(
         text(
             "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regproc(name) IS NULL"
-            " OR NOT has_function_privilege(to_regproc(name), 'EXECUTE')"
+            " OR NOT has_function_privilege(coalesce(CAST(:role AS name), current_user),"
+            " to_regproc(name), 'EXECUTE')"
         ),
-        {"names": list(functions)},
+        {"role": role, "names": list(functions)},
     )
     return list(rows)
+
+
+def has_all(sql: Connection, role: str) -> bool:
+    """Return whether the role has what the service needs of the privileges that `grant` gives."""
+    may_read = text(
+        "SELECT has_schema_privilege(:role, current_schema(), 'USAGE')"
+        " AND has_table_privilege(:role, 'alembic_version', 'SELECT')"
+    )
+    functions = (*FUNCTIONS, *OWN_FUNCTIONS)
+    return bool(
+        sql.scalar(may_read, {"role": role})
+        and not lacking(sql, role)
+        and not barred(sql, functions, role)
+    )
 
 
 def grant(sql: Connection, role: str) -> None:
