@@ -14,13 +14,23 @@ import httpx2
 
 #: All that an SDK says where it has found no message.
 _BARE = re.compile(r"Error code: \d+|An error occurred during streaming")
+#: Pydantic's text, in Python or JSON: vLLM passes it on, with the whole request as the `input`.
+_OF_PYDANTIC = re.compile(r"""(?<!\\)(\\*+)(['"])loc\1\2: ?[(\[]""")
+_INPUT = re.compile(r"""(['"])input\1: ?(?=['"(\[{])""")
+_STRING_OR_BRACKET = re.compile(
+    r"""'(?:[^'\\]|\\.)*+(?:'|\\?\Z)|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[(\[{]|[)\]}]""", re.DOTALL
+)
+#: The input in Pydantic's plain text, up to the name of its type.
+_INPUT_VALUE = re.compile(r"input_value=(?:(?!input_value=).)*(?=, input_type=)", re.DOTALL)
+#: A quotation mark or backslash of JSON within JSON.
+_ESCAPED = re.compile(r"""\\(["'\\])""")
 
 
 def text_of(error: Any) -> str:
     """Return the text of an SDK's `APIError`, with what the vendor says."""
     said = (object_of(error) or {}).get("message")
     if not isinstance(said, str) or said in error.message:
-        return str(error.message)
+        return _without_input(str(error.message))
     bare = _BARE.match(error.message)
     return f"{bare[0]} - {said}" if bare else said
 
@@ -28,8 +38,35 @@ def text_of(error: Any) -> str:
 def object_of(error: Any) -> Mapping[str, Any] | None:
     """Return the object that has the `message` of an SDK's `APIError`, and maybe a `code`, `type`
     and `param`; None if there is no object, and no text.
+
+    What it quotes of the request is left out: a user's words are not the vendor's.
     """
-    return _object(_body(error))
+    found = _object(_body(error))
+    if found is not None and isinstance(message := found.get("message"), str):
+        found = {**found, "message": _without_input(message)}
+    return found
+
+
+def _without_input(text: str) -> str:
+    text = _INPUT_VALUE.sub("input_value=…", text)
+    while (of_pydantic := _OF_PYDANTIC.search(text)) and of_pydantic[1]:
+        text = _ESCAPED.sub(r"\1", text)
+    if not of_pydantic:
+        return text
+    kept, at = [], 0
+    while quoted := _INPUT.search(text, at):
+        kept.append(text[at : quoted.end()])
+        at = _end_of_value(text, quoted.end())
+    return "…".join([*kept, text[at:]])
+
+
+def _end_of_value(text: str, start: int) -> int:
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text, start):
+        depth += (found[0] in "([{") - (found[0] in ")]}")
+        if depth == 0:
+            return found.end()
+    return len(text)
 
 
 def _object(body: Any) -> Mapping[str, Any] | None:

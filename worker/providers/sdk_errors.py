@@ -32,6 +32,8 @@ _KINDS = {
     408: "timeout",
     424: "overloaded",  # Bedrock's word for a failure of the model
     409: "overloaded",  # the vendors' word for a lock that was not free in time
+    # Portkey: a budget is exhausted; Fireworks: the account is suspended, or a LoRA did not load.
+    412: "auth",
     429: "rate_limited",
 }
 _GONE = (404, 410)
@@ -49,7 +51,10 @@ _UNPAID = (
     "arrearage",  # Alibaba's
     "blocked_api_access",  # Groq's, 400: a limit that the customer has set
     "spend_limit",
+    "budget_exceeded",  # LiteLLM, 422, in older versions 429 or 400: of a key, a team, an org, …
 )
+#: Alibaba's address for its tokens per minute, whose code is OpenAI's `insufficient_quota`.
+_OF_A_MINUTE = "/error-code#token-limit"
 #: Parts of the messages of vendors that use no such code.
 _UNPAID_TEXTS = (
     "credit balance is too low",  # Anthropic, 400
@@ -61,6 +66,14 @@ _UNPAID_TEXTS = (
     "insufficient balance",  # DeepSeek, Kimi
     "insufficient credits",  # OpenRouter
     "余额不足",  # Zhipu, 429: insufficient balance
+    # OpenAI behind LiteLLM, whose code is the status. Gemini and Alibaba have the same words for a
+    # limit per minute, with other addresses.
+    "you exceeded your current quota, please check your plan and billing details. for more"
+    " information on this error, read the docs: https://platform.openai.com/",
+    "your account is not active, please check your billing details",  # OpenAI, 429
+    "billing hard limit has been reached",  # OpenAI, 400
+    "crossed budget",  # 429: of a vendor, a deployment or a tag
+    "budget has been exceeded",
 )
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
@@ -246,6 +259,8 @@ def _codes(said: Mapping[str, Any] | None) -> list[str] | None:
 
 def _is_unpaid(error: Any) -> bool:
     codes = " ".join(_codes(error_bodies.object_of(error)) or ())
+    if _OF_A_MINUTE in error_bodies.text_of(error):
+        return False
     message = error_bodies.text_of(error).lower()
     return any(word in codes for word in _UNPAID) or any(t in message for t in _UNPAID_TEXTS)
 

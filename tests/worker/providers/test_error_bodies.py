@@ -128,6 +128,58 @@ def test_a_refused_field_is_named_by_its_place() -> None:
     assert str(caught.value).endswith("top_p: Extra inputs are not permitted")
 
 
+WORDS = (
+    "API key not valid",
+    "Budget has been exceeded! It's 3",
+    'Invalid model name passed in "m"',
+    "ContextWindowExceededError",
+    "Invalid image.",
+    "max_tokens \\",
+)
+
+
+def within_json(wrong: list[Any]) -> str:
+    """Write an error as a proxy does that quotes the body of the server behind it."""
+    return json.dumps({"detail": json.dumps(wrong)})
+
+
+def within_itself(wrong: list[Any]) -> str:
+    return json.dumps({"error": {"message": within_json(wrong)}})
+
+
+def as_text(wrong: list[Any]) -> str:
+    """Write an error as Pydantic's `str` does."""
+    [one] = wrong
+    lines = [
+        f"1 validation error for Request\nbody\n  {one['msg']} "
+        f"[type=value_error, input_value={given!r}, input_type={type(given).__name__}]\n"
+        for given in (one["input"], one["input"]["messages"][0]["content"] + ", input_type=str")
+    ]
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("said", WORDS)
+@pytest.mark.parametrize("write", [str, json.dumps, within_json, within_itself, as_text])
+@pytest.mark.parametrize("said_by", ["", "litellm.BadRequestError: OpenAIException - "])
+@pytest.mark.parametrize("vendors", ["openai", "anthropic"])
+def test_a_users_words_are_not_the_vendors(
+    vendors: str, said_by: str, write: Callable[[Any], str], said: str
+) -> None:
+    """Pydantic's texts quote the request, and vLLM passes them on."""
+    sent = {"messages": [{"role": "user", "content": said}], "temperature": 0.5}
+    why = "The parameter 'top_k' is not supported."
+    wrong = {"type": "value_error", "loc": ("body",), "msg": why, "input": sent, "ctx": {"a": why}}
+    settings = {"temperature": 0.5, "extra_body": {"top_k": 1}}
+    request = ModelRequest(
+        model="m", system_prompt="", messages=[UserMessage("Hi")], settings=settings
+    )
+    for refused in (SHAPES["SGLang"](said_by + write([wrong])), {"detail": [wrong]}):
+        with vendor(body(400, refused)) as fake, pytest.raises(ProviderError) as caught:
+            ask(vendors, fake.url, request)
+        assert "extra_body.top_k" == caught.value.refused_setting
+        assert said not in str(caught.value)
+
+
 def test_a_code_beside_a_text_counts() -> None:
     """It may be all that says what the refusal is about."""
     error = refusal("openai", body(400, {"error": "Too long.", "code": "context_length_exceeded"}))

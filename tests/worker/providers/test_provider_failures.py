@@ -11,6 +11,11 @@ from tests.worker.providers.fake_vendor import Answer, ask, raw, refusal, status
 
 pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
+QUOTA = (
+    "You exceeded your current quota, please check your plan and billing details. For more"
+    " information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes"
+)
+
 
 @pytest.mark.parametrize(
     ("answer", "code", "retryable", "retry_after"),
@@ -34,6 +39,7 @@ pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
         (status("401 Unauthorized"), "auth", False, None),
         (status("402 Payment Required"), "auth", False, None),
         (status("403 Forbidden"), "auth", False, None),
+        (status("412 Precondition Failed"), "auth", False, None),
         (status("400 Bad Request"), "invalid_request", False, None),
         (status("404 Not Found"), "invalid_request", False, None),
         (status("413 Content Too Large"), "invalid_request", False, None),
@@ -61,6 +67,7 @@ def test_each_refusal_has_its_code(
         ("exceeded_current_quota_error", None),
         ("billing_error", None),
         ("x", "Insufficient_Balance"),
+        ("budget_exceeded", "429"),
     ],
 )
 def test_an_empty_account_is_not_waited_for(
@@ -100,6 +107,37 @@ def test_an_empty_account_is_not_waited_for(
         (429, "Your prepayment credits are depleted. Please go to AI Studio at", None),
         (400, "Blocked API access", "blocked_api_access"),
         (429, "余额不足或无可用资源包,请充值。", "1113"),
+        (429, f"litellm.RateLimitError: RateLimitError: OpenAIException - {QUOTA}", "429"),
+        (
+            429,
+            'litellm.RateLimitError: RateLimitError: Hosted_vllmException - {"error": {"message":'
+            f' "{QUOTA}", "type": "insufficient_quota", "code": "insufficient_quota"}}}}',
+            "429",
+        ),
+        (
+            429,
+            f"OpenAIException - Error code: 429 - {{'error': {{'message': '{QUOTA}', 'type':"
+            " 'insufficient_quota', 'param': None, 'code': 'insufficient_quota'}}",
+            "429",
+        ),
+        (
+            429,
+            "litellm.RateLimitError: RateLimitError: OpenAIException - Your account is not active,"
+            " please check your billing details on our website.",
+            "429",
+        ),
+        (
+            400,
+            "litellm.BadRequestError: OpenAIException - Billing hard limit has been reached",
+            "400",
+        ),
+        (
+            429,
+            "No deployments available - crossed budget: Exceeded budget for provider openai:"
+            " 1.35e-05 >= 1e-07",
+            "429",
+        ),
+        (422, "Budget has been exceeded! Current cost: 10.2, Max budget: 10.0", "422"),
     ],
 )
 def test_an_empty_account_is_recognised_in_the_vendors_words(
@@ -113,6 +151,39 @@ def test_an_empty_account_is_recognised_in_the_vendors_words(
 
     for error in (refusal(provider, answer), refusal(provider, in_stream(provider, told))):
         assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
+@pytest.mark.parametrize("said_by", ["", "litellm.RateLimitError: geminiException - "])
+def test_a_quota_of_a_minute_is_waited_for(provider: str, said_by: str) -> None:
+    """Gemini refuses requests beyond its free ones with OpenAI's words for an empty account."""
+    why = (
+        "You exceeded your current quota, please check your plan and billing details. For more"
+        " information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.\n"
+        "* Quota exceeded for metric: generate_content_free_tier_requests, limit: 20\nPlease retry"
+        " in 17.5s."
+    )
+
+    error = refusal(
+        provider, status("429 X", message=said_by + why, kind="RESOURCE_EXHAUSTED", error_code=429)
+    )
+
+    assert ("provider.rate_limited", True) == (error.code, error.retryable)
+
+
+@pytest.mark.parametrize(
+    "said_by", ["", "litellm.RateLimitError: RateLimitError: OpenAIException - "]
+)
+def test_alibabas_tokens_of_a_minute_are_waited_for(provider: str, said_by: str) -> None:
+    """It has OpenAI's words and code for an empty account, with an address of its own."""
+    why = (
+        f"{said_by}You exceeded your current quota, please check your plan and billing details. For"
+        " details, see: https://help.aliyun.com/zh/model-studio/error-code#token-limit"
+    )
+    code = "429" if said_by else "insufficient_quota"
+
+    error = refusal(provider, status("429 X", message=why, kind=code, error_code=code))
+
+    assert ("provider.rate_limited", True) == (error.code, error.retryable)
 
 
 @pytest.mark.parametrize(
