@@ -191,15 +191,18 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     if status < 300:  # the response had begun well, and reported the error later
         return _error_in_stream(error, api_key)
     text, said = error_bodies.text_of(error), error_bodies.object_of(error) or {}
+    words, param = str(said.get("message") or text), said.get("param")
+    refused = refused_settings.find(status, param, words, settings)
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
     if status < 500 and _is_unpaid(error):
         return ProviderError("auth", message)
     if too_large := size_errors.read(text, said, status):
+        if refused and too_large.is_unclear:  # it is the setting that is too long
+            return ProviderError("invalid_request", message, refused_setting=refused)
         return ProviderError("invalid_request", message, too_large=too_large)
     if status < 500 and status != 429 and is_about_attachments(text, said.get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
-    words, param = str(said.get("message") or text), said.get("param")
-    if refused := refused_settings.find(status, param, words, settings):
+    if refused:
         return ProviderError("invalid_request", message, refused_setting=refused)
     return _refused(status, error.response.headers, message)
 

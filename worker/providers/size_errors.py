@@ -39,12 +39,15 @@ _CONTEXT = re.compile(
             r"prompt too long; exceeded",  # Ollama
             r"input is too long for requested model",  # Bedrock
             r"range of input length should be|prompt exceeds max length",  # Qwen, GLM
+            # LiteLLM, which also takes a field that is too long for the context.
+            r"contextwindowexceedederror(?!(?s:.*)string too long)|context window exceeded for",
         ]
     )
 )
 #: Of the request, and maybe not of its tokens: a field, the list of tools, the bytes of the body.
 _UNCLEAR = re.compile(
     r"string_above_max_length|array_above_max_length"  # OpenAI
+    r"|(?:string|array) too long\. expected an? (?:string|array) with maximum length"  # its words
     r"|request_too_large|request exceeds the maximum size"  # Anthropic
 )
 #: The tokens that were sent, without those of the answer; the first that fits.
@@ -60,6 +63,7 @@ _SENT = (
     rf"(?:request|input) {_N} tokens",
     rf"(?:token count|token count of) {_N}\)? exceeds",
     rf"prompt \(length {_N}\)",
+    rf", got={_N}",
 )
 #: What the model takes, input and output together; the first that fits.
 _LIMIT = (
@@ -71,6 +75,7 @@ _LIMIT = (
     rf"(?:exceeds the limit of|must be <=|context length of only) {_N}",
     rf"range of input length should be \[\d+, {_N}",
     rf"(?:context window limit|in the prompt cannot exceed|must have less than) {_N}",
+    rf"max input tokens={_N}",
 )
 #: Both as fields of the error, by llama.cpp.
 _SENT_FIELD, _LIMIT_FIELD = "n_prompt_tokens", "n_ctx"

@@ -211,3 +211,41 @@ def test_a_refused_setting_is_named(api: str) -> None:
         provider.close()
 
     assert "top_p" == caught.value.refused_setting
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "fields"),
+    [
+        (
+            {"extra_body": {"user": "x" * 90}},
+            "litellm.BadRequestError: OpenAIException - Invalid 'user': string too long. Expected a"
+            " string with maximum length 64, but got a string with length 90 instead.",
+            {"error_code": "400"},
+        ),
+        (
+            {"extra_body": {"prompt_cache_key": "x" * 90}},
+            "Invalid 'prompt_cache_key': string too long. Expected a string with maximum length 64,"
+            " but got a string with length 90 instead.",
+            {"error_code": "string_above_max_length", "param": "prompt_cache_key"},
+        ),
+        (
+            {"stop": ["a"] * 4},
+            "Invalid 'stop': array too long. Expected an array with maximum length 3, but got an"
+            " array with length 4 instead.",
+            {"error_code": "array_above_max_length", "param": "stop"},
+        ),
+    ],
+)
+def test_a_setting_that_is_too_long_is_named(
+    settings: dict[str, Any], message: str, fields: dict[str, Any]
+) -> None:
+    """The conversation is not: it stays as it is."""
+    with vendor(status("400 Bad Request", message=message, **fields)) as fake:
+        provider = providers.load(route_to("openai", fake.url), faults=False)
+        with pytest.raises(ProviderError) as caught:
+            list(provider.stream(replace(REQUEST, settings=settings), StopSignal()))
+        provider.close()
+
+    [name] = settings
+    expected = name if name == "stop" else f"{name}.{next(iter(settings[name]))}"
+    assert (expected, None) == (caught.value.refused_setting, caught.value.too_large)

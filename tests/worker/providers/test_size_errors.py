@@ -146,6 +146,20 @@ from arkloop.worker.providers.size_errors import read
         ("Range of input length should be [1, 129024]", 129024, None),
         ("Please reduce the length of the messages or completion.", None, None),
         ("Input is too long for requested model.", None, None),
+        (
+            "litellm.ContextWindowExceededError: litellm.BadRequestError:"
+            " litellm._pre_call_checks: Context Window exceeded for given call. No models have"
+            " context window large enough for this call.\nModel=openai/my-own-small, Max Input"
+            " Tokens=1500, Got=1710\n\nLiteLLM: model group 'small' failed with the error above.",
+            1500,
+            1710,
+        ),
+        (
+            "litellm.ContextWindowExceededError: BedrockException: Context Window Error - Too many"
+            " input tokens",
+            None,
+            None,
+        ),
     ],
 )
 def test_a_context_that_is_too_small_is_recognised(
@@ -182,6 +196,23 @@ def test_a_code_is_enough(code: str, is_unclear: bool) -> None:
     found = read("?", {"code": code, "message": "?"})
 
     assert TooLarge(is_unclear=is_unclear) == found
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "litellm.ContextWindowExceededError: litellm.BadRequestError: ContextWindowExceededError:"
+        " OpenAIException - Invalid 'messages[1].content': string too long. Expected a string with"
+        " maximum length 1048576, but got a string with length 1234567 instead.",
+        "litellm.BadRequestError: OpenAIException - Invalid 'tools': array too long. Expected an"
+        " array with maximum length 128, but got an array with length 158 instead.",
+    ],
+)
+def test_openais_words_for_other_limits_are_enough(message: str) -> None:
+    """LiteLLM replaces the code by the status, and takes a long field for the context."""
+    error = {"code": "400", "type": "invalid_request_error", "message": message}
+
+    assert TooLarge(is_unclear=True) == read(message, error, 400)
 
 
 @pytest.mark.parametrize(
