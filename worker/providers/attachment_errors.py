@@ -1,8 +1,11 @@
 """The errors by which vendors refuse a request for an image or a file in it.
 
 OpenAI has codes for images, such as `invalid_image_format` and `failed_to_download_image`. Others
-have none: the words are those that users quote in public issues, among them 4778, 5707, 8227,
-16173, 19822, 23392 and 39534 of anthropics/claude-code.
+have none, and LiteLLM replaces them by the status: the words are those that users quote in public
+issues, among them 4778, 5707, 8227, 16173, 19822, 23392 and 39534 of anthropics/claude-code. Those
+of OpenAI: 11527 of langgenius/dify, 1273 of Future-House/paper-qa, 8857 of vercel/ai, 95 of
+riverscuomo/cuomputer, 20923 and 23983 of anomalyco/opencode, 36 of sashirestela/simple-openai, 75
+of sipherxyz/comfyui-art-venture, 4445 of pydantic/pydantic-ai, 1560 of openai/openai-node.
 """
 
 import re
@@ -12,7 +15,12 @@ _WORDS = re.compile(
     r"image dimensions exceed|image exceeds .{0,20}maximum|could not process (?:image|pdf)"
     r"|pdf specified (?:was not valid|is password protected)|unable to download the file"
     r"|too much media|too many images and documents|\d pdf pages may be provided"
-    r"|at most \d+ (?:image|video|audio|file)\(s\) may be provided",  # vLLM
+    r"|at most \d+ (?:image|video|audio|file)\(s\) may be provided"  # vLLM
+    # OpenAI
+    r"|you uploaded an unsupported image|only image types are supported|file type you uploaded is"
+    r"|(?:timeout|error) while downloading|failed to download image|represent a valid image"
+    r"|invalid (?:base64 image_url|image(?:\.| url| data)|file data)"
+    r"|expected a base64-encoded data url with an (?:image|application/pdf)",
     re.IGNORECASE,
 )
 

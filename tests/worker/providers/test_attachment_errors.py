@@ -28,6 +28,20 @@ MANY = (
         "messages.0.content.0.pdf.source.base64.data: The PDF specified is password protected.",
         "Unable to download the file. Please verify the URL and try again.",
         "At most 1 image(s) may be provided in one prompt.",
+        "litellm.BadRequestError: OpenAIException - You uploaded an unsupported image. Please make"
+        " sure your image has of one the following formats: ['png', 'jpeg', 'gif', 'webp']..",
+        "Invalid MIME type. Only image types are supported.",
+        "Timeout while downloading https://example.com/a.png.",
+        "Error while downloading file. Upstream status code: 407.",
+        "Failed to download image from IMG_9660.gif. Image size exceeds the limit.",
+        "The image data you provided does not represent a valid image. Please check your input and",
+        "Invalid image.",
+        "Invalid base64 image_url.",
+        "Invalid 'input[101].content[1].image_url'. Expected a base64-encoded data URL with an"
+        " image MIME type (e.g. 'data:image/png;base64,aW1n'), but got empty base64-encoded bytes.",
+        "Invalid file data: 'messages[1].content[0].file.file_data'. Expected a base64-encoded data"
+        " URL with an application/pdf MIME type, but got unsupported MIME type 'text/markdown'.",
+        "The file type you uploaded is not supported. Please try again with a pdf",
     ],
 )
 def test_a_refusal_for_attachments_is_recognised(message: str) -> None:
@@ -35,7 +49,14 @@ def test_a_refusal_for_attachments_is_recognised(message: str) -> None:
     assert is_about_attachments(message)
 
 
-@pytest.mark.parametrize("message", ["no", "prompt is too long: 207368 tokens > 200000 maximum"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no",
+        "prompt is too long: 207368 tokens > 200000 maximum",
+        "Your input image may contain content that is not allowed by our safety system.",
+    ],
+)
 def test_a_refusal_for_something_else_is_not_about_attachments(message: str) -> None:
     """Other refusals stay what they are."""
     assert not is_about_attachments(message)
