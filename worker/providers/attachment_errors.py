@@ -5,7 +5,11 @@ have none, and LiteLLM replaces them by the status: the words are those that use
 issues, among them 4778, 5707, 8227, 16173, 19822, 23392 and 39534 of anthropics/claude-code. Those
 of OpenAI: 11527 of langgenius/dify, 1273 of Future-House/paper-qa, 8857 of vercel/ai, 95 of
 riverscuomo/cuomputer, 20923 and 23983 of anomalyco/opencode, 36 of sashirestela/simple-openai, 75
-of sipherxyz/comfyui-art-venture, 4445 of pydantic/pydantic-ai, 1560 of openai/openai-node.
+of sipherxyz/comfyui-art-venture, 4445 of pydantic/pydantic-ai, 1560 of openai/openai-node. Of
+Anthropic and Bedrock: 3073, 6300 and 15746 of anthropics/claude-code, 4415 of boto/boto3, 382 of
+ziatdinovmax/SciLink. Of Gemini: 5064 of google-gemini/gemini-cli, 64 of AmberSahdev/Open-Interface,
+182 of google-gemini/deprecated-generative-ai-js, 1548 of BoundaryML/baml. Of Qwen: 6307 of
+BerriAI/litellm, 2505 of QwenLM/qwen-code. Of LiteLLM: 5763 of BerriAI/litellm.
 """
 
 import re
@@ -16,6 +20,13 @@ _WORDS = re.compile(
     r"|pdf specified (?:was not valid|is password protected)|unable to download the file"
     r"|too much media|too many images and documents|\d pdf pages may be provided"
     r"|at most \d+ (?:image|video|audio|file)\(s\) may be provided"  # vLLM
+    # Anthropic: the place of any error in an attachment; Bedrock
+    r"|\.(?:image|document)\.source\.|the image was specified using|image does not match"
+    # Gemini
+    r"|unable to process input image|provided image is not valid|unsupported mime type"
+    r"|invalid or unsupported file uri"
+    r"|failed to download multimodal content|the image length and width do not meet"  # Qwen
+    r"|unable to fetch image from url"  # LiteLLM, which loads them for some vendors
     # OpenAI
     r"|you uploaded an unsupported image|only image types are supported|file type you uploaded is"
     r"|(?:timeout|error) while downloading|failed to download image|represent a valid image"

@@ -42,6 +42,22 @@ MANY = (
         "Invalid file data: 'messages[1].content[0].file.file_data'. Expected a base64-encoded data"
         " URL with an application/pdf MIME type, but got unsupported MIME type 'text/markdown'.",
         "The file type you uploaded is not supported. Please try again with a pdf",
+        "messages.208.content.0.tool_result.content.0.image.source.base64.media_type: Input should"
+        " be 'image/jpeg', 'image/png', 'image/gif' or 'image/webp'",
+        "messages.6.content.5.image.source.base64.data: Image does not match the provided media"
+        " type image/png",
+        "litellm.BadRequestError: BedrockException - The image was specified using the image/jpeg"
+        " media type, but the image appears to be a image/png image",
+        "The model returned the following errors: The provided image does not match the specified"
+        " image format.",
+        "Unable to process input image. Please retry or report in https://developers.generativeai",
+        "Provided image is not valid.",
+        "Unsupported MIME type: application/pdf",
+        "Invalid or unsupported file uri: https://example.com/a.jpg",
+        "<400> InternalError.Algo.InvalidParameter: Failed to download multimodal content",
+        "<400> InternalError.Algo.InvalidParameter: The image length and width do not meet the"
+        " model restrictions. [height:1 or width:1 must be larger than 10]",
+        "litellm.ImageFetchError: Error: Unable to fetch image from URL. Status code: 404, url=x",
     ],
 )
 def test_a_refusal_for_attachments_is_recognised(message: str) -> None:
@@ -55,6 +71,7 @@ def test_a_refusal_for_attachments_is_recognised(message: str) -> None:
         "no",
         "prompt is too long: 207368 tokens > 200000 maximum",
         "Your input image may contain content that is not allowed by our safety system.",
+        "messages.1.content.0.tool_result.content: Input should be a valid list",
     ],
 )
 def test_a_refusal_for_something_else_is_not_about_attachments(message: str) -> None:
