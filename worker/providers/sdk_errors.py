@@ -75,6 +75,14 @@ _UNPAID_TEXTS = (
     "crossed budget",  # 429: of a vendor, a deployment or a tag
     "budget has been exceeded",
 )
+#: Parts of Google's messages that refuse a key, or the place it is used from, with a 400.
+_DENIED_TEXTS = (
+    "api key not valid",
+    "api key not found. please pass a valid",
+    "api key expired",
+    "user location is not supported",
+    "free tier is not available in your country",
+)
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
     ("rate_limit", "rate_limited"),
@@ -194,7 +202,7 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     words, param = str(said.get("message") or text), said.get("param")
     refused = refused_settings.find(status, param, words, settings)
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
-    if status < 500 and _is_unpaid(error):
+    if status < 500 and _is_of_account(error):
         return ProviderError("auth", message)
     if too_large := size_errors.read(text, said, status):
         if refused and too_large.is_unclear:  # it is the setting that is too long
@@ -226,7 +234,7 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     message = _short(text, api_key)
     if too_large := size_errors.read(text, said):
         return ProviderError("invalid_request", message, too_large=too_large)
-    if _is_unpaid(error):
+    if _is_of_account(error):
         return ProviderError("auth", message)
     if is_about_attachments(text, (said or {}).get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
@@ -260,12 +268,14 @@ def _codes(said: Mapping[str, Any] | None) -> list[str] | None:
     return [str(said.get(name)).lower() for name in ("code", "status", "type")]
 
 
-def _is_unpaid(error: Any) -> bool:
+def _is_of_account(error: Any) -> bool:
+    """Return whether the account has no money, or may not make the call whatever it contains."""
     codes = " ".join(_codes(error_bodies.object_of(error)) or ())
     if _OF_A_MINUTE in error_bodies.text_of(error):
         return False
     message = error_bodies.text_of(error).lower()
-    return any(word in codes for word in _UNPAID) or any(t in message for t in _UNPAID_TEXTS)
+    texts = (*_UNPAID_TEXTS, *_DENIED_TEXTS)
+    return any(word in codes for word in _UNPAID) or any(text in message for text in texts)
 
 
 def _kind_in_stream(codes: list[str] | None) -> tuple[str, bool]:

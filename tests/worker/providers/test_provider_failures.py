@@ -153,6 +153,35 @@ def test_an_empty_account_is_recognised_in_the_vendors_words(
         assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
 
 
+@pytest.mark.parametrize("said_by", ["", "litellm.BadRequestError: GeminiException - "])
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT"),
+        ("API key expired. Please renew the API key.", "INVALID_ARGUMENT"),
+        ("API Key not found. Please pass a valid API key.", "INVALID_ARGUMENT"),
+        ("User location is not supported for the API use.", "FAILED_PRECONDITION"),
+        (
+            "Gemini API free tier is not available in your country. Please enable billing on your"
+            " project in Google AI Studio.",
+            "FAILED_PRECONDITION",
+        ),
+    ],
+)
+def test_a_key_that_google_refuses_is_no_fault_of_the_request(
+    provider: str, said_by: str, message: str, kind: str
+) -> None:
+    """Google refuses a key, or the place it is used from, with a 400: the next route takes over."""
+    told = {"code": 400, "status": kind, "message": said_by + message}
+
+    for answer in (
+        status("400 Bad Request", message=said_by + message, kind=kind, error_code=400),
+        in_stream(provider, told),
+    ):
+        error = refusal(provider, answer)
+        assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
 @pytest.mark.parametrize("said_by", ["", "litellm.RateLimitError: geminiException - "])
 def test_a_quota_of_a_minute_is_waited_for(provider: str, said_by: str) -> None:
     """Gemini refuses requests beyond its free ones with OpenAI's words for an empty account."""
