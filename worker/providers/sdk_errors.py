@@ -6,6 +6,7 @@ The SDKs are generated alike: their errors have the same names and parts.
 import contextlib
 import email.utils
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,15 @@ _DENIED_TEXTS = (
     "api key expired",
     "user location is not supported",
     "free tier is not available in your country",
+)
+#: Messages of vendors that report an unknown model with a 400.
+_MISSING_MODEL = re.compile(
+    r"has been decommissioned and is no longer"  # Groq
+    r"|is not a valid model id|model not exist"  # OpenRouter, DeepSeek
+    r"|invalid model(?: name passed|: | ')"  # LiteLLM, Mistral, Perplexity
+    r"|model identifier is invalid"  # Bedrock, as the two of one without an inference profile
+    r"|support on-demand throughput|on-demand throughput isn.t supported",
+    re.IGNORECASE,
 )
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
@@ -204,6 +214,8 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
     if status < 500 and _is_of_account(error):
         return ProviderError("auth", message)
+    if status == 400 and _MISSING_MODEL.search(text):
+        return ProviderError("invalid_request", message, is_gone=True)
     if too_large := size_errors.read(text, said, status):
         if refused and too_large.is_unclear:  # it is the setting that is too long
             return ProviderError("invalid_request", message, refused_setting=refused)
@@ -239,6 +251,7 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     if is_about_attachments(text, (said or {}).get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
     kind, is_gone = _kind_in_stream(_codes(said))
+    is_gone = is_gone or (kind == "invalid_request" and bool(_MISSING_MODEL.search(text)))
     return ProviderError(kind, message, is_gone=is_gone)
 
 

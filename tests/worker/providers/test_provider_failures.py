@@ -311,6 +311,28 @@ def test_a_provider_may_name_the_time_to_come_back(provider: str) -> None:
         assert error.retry_after is not None and least <= error.retry_after <= most
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The model `llama3-70b-8192` has been decommissioned and is no longer supported. Please",
+        "/chat/completions: Invalid model name passed in model=gpt-9. Call `/v1/models` to view",
+        "gpt-9 is not a valid model ID",
+        "Model Not Exist",
+        "Invalid model: gpt-9",
+        "litellm.BadRequestError: PerplexityException - Invalid model 'sonar-9'. Permitted models",
+        "The provided model identifier is invalid.",
+        "The provided model doesn't support on-demand throughput.",
+        "Invocation of model ID m with on-demand throughput isn’t supported. Retry your request",
+    ],
+)
+def test_some_vendors_miss_a_model_with_a_400(provider: str, message: str) -> None:
+    """Their words are those of a 404, whether the stream has begun or not."""
+    told = {"type": "invalid_request_error", "message": message}
+    for answer in (status("400 Bad Request", message=message), in_stream(provider, told)):
+        error = refusal(provider, answer)
+        assert ("provider.invalid_request", True) == (error.code, error.is_gone)
+
+
 def test_a_redirect_is_not_followed(provider: str) -> None:
     """A redirect is not followed, not even on the same server."""
     with vendor(status("307 Temporary Redirect", "Location: /elsewhere"), raw(b"")) as fake:
