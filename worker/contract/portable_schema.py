@@ -2,11 +2,13 @@
 
 Vendors check all tools of a request together, and refuse the request for one of them. Anthropic
 accepts draft 2020-12 alone, and no `anyOf`, `oneOf` and `allOf` at the top; OpenAI accepts neither
-these nor `enum` and `not` there, and no array without `items`. The form is for the model: its calls
+these nor `enum` and `not` there, and no array without `items`; llama.cpp accepts no `true` in place
+of a schema, and Kimi no references but to `#/$defs/<name>`. The form is for the model: its calls
 are checked against the schema as the tool's author wrote it.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
@@ -30,6 +32,10 @@ _MAP_OF_SCHEMAS = frozenset(
         "properties",
     }
 )
+#: Keywords with a schema that vendors accept as `true` or `false`, too.
+_MAY_BE_BOOLEAN = frozenset(
+    {"additionalItems", "additionalProperties", "unevaluatedItems", "unevaluatedProperties"}
+)
 #: Keywords that only people and models read. One with a value of another type, which some servers
 #: write (`"description": null`), would make the whole schema invalid.
 _ANNOTATIONS = (
@@ -41,10 +47,9 @@ _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
 _COMPOSITIONS = ("allOf", "anyOf", "oneOf")
 _NOT_AT_THE_TOP = (*_COMPOSITIONS, "enum", "not")
-#: The definition that keeps them where a reference leads into them.
-_FORMER_TOP = "_top"
-_INTO_TOP = re.compile(rf"^#(?=/(?:{'|'.join(_COMPOSITIONS)}|not)(?:/|$))")
-_INTO_TUPLE = re.compile(r"/items(?=/[0-9]+(?:/|$))")
+#: Only the escapes of a pointer can make it another one than that of the name.
+_TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -53,15 +58,8 @@ def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     The properties of `anyOf` and the like at the top become those of the top, so that the model
     knows them. Of the required ones, those become so that every alternative requires.
     """
-    rebuilding = _Rebuilding()
-    found: Mapping[str, Any] = rebuilding.schema(schema)
-    dropped = {keyword: found[keyword] for keyword in _NOT_AT_THE_TOP if keyword in found}
-    if dropped:
-        if rebuilding.refers_into_top:
-            definitions = found.get("$defs")
-            kept = definitions if isinstance(definitions, Mapping) else {}
-            found = {**found, "$defs": {**kept, _FORMER_TOP: dropped}}
-        found = _flattened(found)
+    is_flat = not any(keyword in schema for keyword in _NOT_AT_THE_TOP)
+    found = _Rebuilding(schema).top(schema if is_flat else _flattened(schema))
     if found is schema:
         return schema
     return {keyword: value for keyword, value in found.items() if keyword != "$schema"}
@@ -80,19 +78,40 @@ def check(schema: Mapping[str, Any]) -> None:
 class _Rebuilding:
     """The walk through a schema that makes it one of draft 2020-12.
 
-    `refers_into_top`: a reference leads to what may not be at the top.
+    What a reference leads to is copied to the definitions of the top, unless it is one of these. So
+    whatever is changed or left out elsewhere, the reference still leads to it.
     """
 
-    def __init__(self) -> None:
-        self.refers_into_top = False
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        definitions = root.get("$defs")
+        self._own = definitions if isinstance(definitions, Mapping) else {}
+        self._names: dict[tuple[str, ...], str] = {}  # of the copies, by their pointers
+        self._waiting: deque[tuple[str, Any]] = deque()
 
-    def schema(self, given: Any) -> Any:
+    def top(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the schema in the new form, with the copies; the same object if it has it."""
+        found: Mapping[str, Any] = self.schema(given, is_top=True)
+        copies: dict[str, Any] = {}
+        while self._waiting:  # a copy may lead to further ones
+            name, target = self._waiting.popleft()
+            copies[name] = self.schema(target)
+        if not copies:
+            return found
+        own = found.get("$defs")
+        return {**found, "$defs": {**(own if isinstance(own, Mapping) else {}), **copies}}
+
+    def schema(self, given: Any, *, is_top: bool = False) -> Any:
         """Return a schema in the new form; the same object if it has it already."""
         if not isinstance(given, dict):
-            return given
-        schema = given
+            return _object(given)
+        # No reference leads there any more.
+        left_out = ("definitions",) if is_top else ("definitions", "$defs")
+        schema = {**given} if any(keyword in given for keyword in left_out) else given
         for keyword, value in given.items():
-            if keyword in _WITH_SCHEMAS and (new := self._value(keyword, value)) is not value:
+            if keyword in left_out:
+                del schema[keyword]
+            elif keyword in _WITH_SCHEMAS and (new := self._value(keyword, value)) is not value:
                 schema = {**given} if schema is given else schema
                 schema[keyword] = new
         return _modernized(schema)
@@ -107,15 +126,66 @@ class _Rebuilding:
         if keyword in _MAP_OF_SCHEMAS and isinstance(value, dict):
             named = {name: self.schema(one) for name, one in value.items()}
             return value if all(named[name] is value[name] for name in value) else named
-        if keyword == "$ref" and isinstance(value, str) and value.startswith("#/"):
+        if keyword == "$ref" and isinstance(value, str):
             return self._reference(value)
+        if keyword in _MAY_BE_BOOLEAN and isinstance(value, bool):
+            return value
         return self.schema(value) if keyword in _SCHEMA else value
 
     def _reference(self, given: str) -> str:
-        reference, count = _INTO_TOP.subn(f"#/$defs/{_FORMER_TOP}", given)
-        self.refers_into_top |= bool(count)
-        reference = _INTO_TUPLE.sub("/prefixItems", reference)
-        return given if reference == given else reference
+        definition = _TO_DEFINITION.fullmatch(given)
+        if definition is not None and definition[1] in self._own:
+            return given
+        pointer = _pointer(given)
+        target = None if pointer is None else _target(self._root, pointer)
+        if pointer is None or not isinstance(target, Mapping | bool):
+            return given
+        if pointer not in self._names:
+            self._names[pointer] = self._name(pointer)
+            if target is self._root:  # `$id` would make it a document of its own
+                keys = [key for key in self._root if key == "$ref" or not key.startswith("$")]
+                target = {key: self._root[key] for key in keys}
+            self._waiting.append((self._names[pointer], target))
+        return f"#/$defs/{self._names[pointer]}"
+
+    def _name(self, pointer: tuple[str, ...]) -> str:
+        """Return a name that is not used yet, after the last part of a pointer."""
+        parts = pointer[-2:] if pointer and pointer[-1].isdigit() else pointer[-1:]
+        name = base = _NOT_IN_NAMES.sub("_", "_".join(parts)) or "root"
+        used = {*self._own, *self._names.values()}
+        number = 1
+        while name in used:
+            number += 1
+            name = f"{base}_{number}"
+        return name
+
+
+def _object(schema: Any) -> Any:
+    """Return a boolean schema as the object that means the same; others as they are."""
+    if isinstance(schema, bool):
+        return {} if schema else {"not": {}}
+    return schema
+
+
+def _pointer(reference: str) -> tuple[str, ...] | None:
+    """Return the parts of a reference within the schema, None for one that leads elsewhere."""
+    if reference == "#":
+        return ()
+    if not reference.startswith("#/"):
+        return None
+    parts = unquote(reference[2:]).split("/")
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in parts)
+
+
+def _target(root: Mapping[str, Any], pointer: tuple[str, ...]) -> Any:
+    """Return what is at a pointer, None if there is nothing."""
+    target: Any = root
+    for part in pointer:
+        try:
+            target = target[int(part) if isinstance(target, list) else part]
+        except (LookupError, TypeError, ValueError):
+            return None
+    return target
 
 
 def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +194,7 @@ def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
     if isinstance(first, list):
         tuples = {"prefixItems": first} if first else {}
         others = {name: schema[name] for name in schema if name not in ("items", "additionalItems")}
-        schema = {**others, **tuples, "items": schema.get("additionalItems", {})}
+        schema = {**others, **tuples, "items": _object(schema.get("additionalItems", {}))}
     elif first is None and _may_be_array(schema.get("type")):
         schema = {**schema, "items": {}}
     for exclusive, bound in _BOUNDS:
@@ -235,19 +305,10 @@ class _Merging:
             return []
         if value not in self._known:
             self._known[value] = _Members({}, [])  # where it refers to itself
-            self._known[value] = self.members(self._target(value), depth)
+            pointer = _pointer(value)
+            target = None if pointer is None else _target(self._root, pointer)
+            self._known[value] = self.members(target, depth)
         return [self._known[value]]
-
-    def _target(self, reference: str) -> Any:
-        """Return the schema that is referred to, None if there is none within the root."""
-        target: Any = self._root if reference.startswith("#/") else None
-        for part in unquote(reference[2:]).split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            try:
-                target = target[int(name) if isinstance(target, list) else name]
-            except (LookupError, TypeError, ValueError):
-                return None
-        return target
 
 
 def _names(required: Any) -> list[str]:

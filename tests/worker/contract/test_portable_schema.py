@@ -33,6 +33,10 @@ def of(**properties: Any) -> dict[str, Any]:
         # Values that only look like schemas.
         of(a={"enum": [{"type": "array"}], "default": {"items": [1]}, "const": {"type": "array"}}),
         of(items=TEXT, anyOf={"type": "integer"}, exclusiveMinimum={"type": "boolean"}),
+        of(a={"enum": [True], "default": True, "additionalProperties": True, "uniqueItems": True})
+        | {"unevaluatedProperties": False},
+        # A tree
+        of(a={"$ref": "#/$defs/tree"}) | {"$defs": {"tree": of(next={"$ref": "#/$defs/tree"})}},
     ],
 )
 def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> None:
@@ -135,15 +139,8 @@ def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> N
             {"type": "object", "anyOf": [of(a=TEXT), of(b={"$ref": "#/anyOf/0/properties/a"})]},
             {
                 "type": "object",
-                "$defs": {
-                    "_top": {
-                        "anyOf": [
-                            of(a=TEXT),
-                            of(b={"$ref": "#/$defs/_top/anyOf/0/properties/a"}),
-                        ]
-                    }
-                },
-                "properties": {"a": TEXT, "b": {"$ref": "#/$defs/_top/anyOf/0/properties/a"}},
+                "properties": {"a": TEXT, "b": {"$ref": "#/$defs/a"}},
+                "$defs": {"a": TEXT},
             },
         ),
         # kintone-search
@@ -162,9 +159,10 @@ def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> N
                 query={
                     "type": "array",
                     "prefixItems": [of(keywords={"type": "array", "items": {}})],
-                    "items": {"$ref": "#/properties/query/prefixItems/0"},
+                    "items": {"$ref": "#/$defs/items_0"},
                 }
-            ),
+            )
+            | {"$defs": {"items_0": of(keywords={"type": "array", "items": {}})}},
         ),
         (
             {
@@ -184,6 +182,65 @@ def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> N
         (of(a={"type": "array", "items": []}), of(a={"type": "array", "items": {}})),
         (of(a={"description": None, "examples": "x", **TEXT}), of(a=TEXT)),
         ({**of(), "allOf": [{"$ref": "#"}], "$defs": []}, {**of(), "$defs": []}),
+        # Go's SDK, for fields of the type `any`
+        (
+            of(model=True, rows={"type": "array", "items": True}, a={"anyOf": [True, TEXT]}),
+            of(model={}, rows={"type": "array", "items": {}}, a={"anyOf": [{}, TEXT]}),
+        ),
+        (
+            of(a=False, at={"type": "array", "items": [TEXT, True], "additionalItems": False})
+            | {"$defs": {"b": True}},
+            of(
+                a={"not": {}},
+                at={"type": "array", "prefixItems": [TEXT, {}], "items": {"not": {}}},
+            )
+            | {"$defs": {"b": {}}},
+        ),
+        # References as drafts before 2019-09 have them, and Zod 3 for what is used twice
+        (
+            {
+                "$schema": DRAFT_7,
+                **of(a={"$ref": "#/definitions/A%20b"}, c=TEXT, d={"$ref": "#/properties/c"}),
+                "definitions": {"A b": {"type": "array"}, "unused": TEXT},
+            },
+            of(a={"$ref": "#/$defs/A_b"}, c=TEXT, d={"$ref": "#/$defs/c"})
+            | {"$defs": {"A_b": {"type": "array", "items": {}}, "c": TEXT}},
+        ),
+        # Recursion, with names that are in use
+        (
+            {
+                **of(child={"$ref": "#"}, a={"$ref": "#/$defs/a/items"}),
+                "$id": "https://example.com/tree",
+                "definitions": {"root": TEXT},
+                "$defs": {"root": TEXT, "a": {"type": "array", "items": of(b={"$ref": "#"})}},
+            },
+            {
+                **of(child={"$ref": "#/$defs/root_2"}, a={"$ref": "#/$defs/items"}),
+                "$id": "https://example.com/tree",
+                "$defs": {
+                    "root": TEXT,
+                    "a": {"type": "array", "items": of(b={"$ref": "#/$defs/root_2"})},
+                    "root_2": of(child={"$ref": "#/$defs/root_2"}, a={"$ref": "#/$defs/items"}),
+                    "items": of(b={"$ref": "#/$defs/root_2"}),
+                },
+            },
+        ),
+        (
+            of(a=of(b={"$ref": "#/properties/a/$defs/B"}) | {"$defs": {"B": TEXT}}),
+            of(a=of(b={"$ref": "#/$defs/B"})) | {"$defs": {"B": TEXT}},
+        ),
+        # What a reference leads to gets another name.
+        (
+            of(
+                rows={"type": "array", "items": [TEXT], "additionalItems": of(b=TEXT)},
+                last={"$ref": "#/properties/rows/additionalItems"},
+            ),
+            of(
+                rows={"type": "array", "prefixItems": [TEXT], "items": of(b=TEXT)},
+                last={"$ref": "#/$defs/additionalItems"},
+            )
+            | {"$defs": {"additionalItems": of(b=TEXT)}},
+        ),
     ],
 )
 def test_a_schema_gets_the_form_that_vendors_accept(
@@ -197,13 +254,15 @@ def test_a_schema_gets_the_form_that_vendors_accept(
     assert json.dumps(expected) == json.dumps(sent)
     assert before == schema
     assert portable(sent) is sent
+    if schema.get("$defs") != []:
+        check(schema)
 
 
 def test_a_schema_that_no_form_makes_valid_is_reported() -> None:
     """What is not checked for calls (unused definitions, say) is checked by vendors."""
     check({"$schema": DRAFT_7, **of(a={"items": [TEXT]})})
     with pytest.raises(InvalidSchema, match="Not a JSON Schema: true is not of type"):
-        check({"type": "object", "definitions": {"unused": {"required": True}}})
+        check({"type": "object", "$defs": {"unused": {"required": True}}})
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ def test_names_that_nobody_approved_are_not_kept(
         {"type": "object", "properties": {"\x00": {}}},
         {"type": "array"},
         {"type": "object", "properties": {"a": "integer"}},
-        {"type": "object", "definitions": {"unused": {"required": True}}},
-        {"$schema": "#", "type": "object", "definitions": {"unused": {"required": True}}},
+        {"type": "object", "$defs": {"unused": {"required": True}}},
+        {"$schema": "#", "type": "object", "$defs": {"unused": {"required": True}}},
     ],
 )
 def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
