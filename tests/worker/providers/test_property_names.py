@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from arkloop.worker.contract.messages import ModelRequest, ToolSpec
@@ -63,6 +64,20 @@ def test_a_name_that_is_refused_is_recognized(name: str, is_kept: bool) -> None:
 
     assert is_kept == (name in tool.parameters["properties"])
     assert name in tool.description
+
+
+def test_what_refers_to_a_refused_name_still_leads_to_its_schema() -> None:
+    """A reference that leads nowhere makes the API refuse the request."""
+    date = {"type": "object", "properties": {"dateTime": TEXT}}
+    dates = {"$start": date, "end": {"$ref": "#/properties/$start"}}
+    tool = ToolSpec("list_events", "Lists events.", {"type": "object", "properties": dates})
+
+    sent = with_accepted_names(tool.portable).parameters
+
+    assert ["end"] == list(sent["properties"])
+    validator = jsonschema_rs.validator_for(dict(sent))
+    assert validator.is_valid({"end": {"dateTime": "2026-01-01"}})
+    assert not validator.is_valid({"end": {"dateTime": 1}})
 
 
 def test_only_requests_to_claude_are_changed() -> None:
