@@ -7,6 +7,7 @@ of a schema, and Kimi no references but to `#/$defs/<name>`. The form is for the
 are checked against the schema as the tool's author wrote it.
 """
 
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,9 @@ from urllib.parse import unquote
 import jsonschema_rs
 
 from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema, short
+
+#: Of the portable form of a schema that was checked, and of the copies of what is referred to.
+MAX_CHARACTERS = 64 * 1024
 
 #: Keywords with a schema, with a list of them, and with one for each name.
 _SCHEMA = frozenset(
@@ -49,6 +53,7 @@ _COMPOSITIONS = ("allOf", "anyOf", "oneOf")
 _NOT_AT_THE_TOP = (*_COMPOSITIONS, "enum", "not")
 #: Only the escapes of a pointer can make it another one than that of the name.
 _TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
+_INDEX = re.compile(r"0|[1-9][0-9]*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -58,28 +63,41 @@ def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     The properties of `anyOf` and the like at the top become those of the top, so that the model
     knows them. Of the required ones, those become so that every alternative requires.
     """
-    is_flat = not any(keyword in schema for keyword in _NOT_AT_THE_TOP)
-    found = _Rebuilding(schema).top(schema if is_flat else _flattened(schema))
-    if found is schema:
-        return schema
-    return {keyword: value for keyword, value in found.items() if keyword != "$schema"}
+    return _rebuilt(schema)[0]
 
 
 def check(schema: Mapping[str, Any]) -> None:
     """Check that the portable form is one of draft 2020-12. Raises: InvalidSchema: it is not."""
+    rebuilt, rebuilding = _rebuilt(schema)
     # A `$schema` would be followed: to another draft, or to an address that a server chose.
-    sent = {keyword: value for keyword, value in portable(schema).items() if keyword != "$schema"}
+    sent = {keyword: value for keyword, value in rebuilt.items() if keyword != "$schema"}
     try:
         jsonschema_rs.meta.validate(sent)
     except jsonschema_rs.ValidationError as error:
         raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
+    if rebuilding.dangling:
+        raise InvalidSchema(f"Unresolvable `$ref`: {short(rebuilding.dangling[0])}")
+    if rebuilding.remaining < 0 or len(json.dumps(sent)) > MAX_CHARACTERS:
+        raise InvalidSchema("The schema is too large.")
+
+
+def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding"]:
+    """Return the portable form, and the walk that has made it."""
+    is_flat = not any(keyword in schema for keyword in _NOT_AT_THE_TOP)
+    rebuilding = _Rebuilding(schema)
+    found = rebuilding.top(schema if is_flat else _flattened(schema))
+    if found is not schema:
+        found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}
+    return found, rebuilding
 
 
 class _Rebuilding:
     """The walk through a schema that makes it one of draft 2020-12.
 
     What a reference leads to is copied to the definitions of the top, unless it is one of these. So
-    whatever is changed or left out elsewhere, the reference still leads to it.
+    whatever is changed or left out elsewhere, the reference still leads to it. `dangling` are the
+    references that lead nowhere in `root`, which are left out; `remaining` are the characters that
+    the copies may still have.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -88,6 +106,8 @@ class _Rebuilding:
         self._own = definitions if isinstance(definitions, Mapping) else {}
         self._names: dict[tuple[str, ...], str] = {}  # of the copies, by their pointers
         self._waiting: deque[tuple[str, Any]] = deque()
+        self.dangling: list[str] = []
+        self.remaining = MAX_CHARACTERS
 
     def top(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the schema in the new form, with the copies; the same object if it has it."""
@@ -95,11 +115,17 @@ class _Rebuilding:
         copies: dict[str, Any] = {}
         while self._waiting:  # a copy may lead to further ones
             name, target = self._waiting.popleft()
-            copies[name] = self.schema(target)
+            copies[name] = self._copy(target)
         if not copies:
             return found
         own = found.get("$defs")
         return {**found, "$defs": {**(own if isinstance(own, Mapping) else {}), **copies}}
+
+    def _copy(self, target: Any) -> Any:
+        """Return the copy of a part, one for any value if it is too long beside the others."""
+        copy = self.schema(target) if self.remaining >= 0 else {}
+        self.remaining -= len(json.dumps(copy))
+        return copy if self.remaining >= 0 else {}
 
     def schema(self, given: Any, *, is_top: bool = False) -> Any:
         """Return a schema in the new form; the same object if it has it already."""
@@ -114,6 +140,8 @@ class _Rebuilding:
             elif keyword in _WITH_SCHEMAS and (new := self._value(keyword, value)) is not value:
                 schema = {**given} if schema is given else schema
                 schema[keyword] = new
+                if new is None:
+                    del schema[keyword]
         return _modernized(schema)
 
     def _value(self, keyword: str, value: Any) -> Any:
@@ -132,14 +160,16 @@ class _Rebuilding:
             return value
         return self.schema(value) if keyword in _SCHEMA else value
 
-    def _reference(self, given: str) -> str:
+    def _reference(self, given: str) -> str | None:
+        """Return the reference in the new form, None for one that leads nowhere."""
         definition = _TO_DEFINITION.fullmatch(given)
         if definition is not None and definition[1] in self._own:
             return given
         pointer = _pointer(given)
         target = None if pointer is None else _target(self._root, pointer)
         if pointer is None or not isinstance(target, Mapping | bool):
-            return given
+            self.dangling.append(given)
+            return None
         if pointer not in self._names:
             self._names[pointer] = self._name(pointer)
             if target is self._root:  # `$id` would make it a document of its own
@@ -181,6 +211,8 @@ def _target(root: Mapping[str, Any], pointer: tuple[str, ...]) -> Any:
     """Return what is at a pointer, None if there is nothing."""
     target: Any = root
     for part in pointer:
+        if isinstance(target, list) and not _INDEX.fullmatch(part):
+            return None
         try:
             target = target[int(part) if isinstance(target, list) else part]
         except (LookupError, TypeError, ValueError):

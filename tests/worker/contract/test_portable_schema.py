@@ -266,6 +266,49 @@ def test_a_schema_that_no_form_makes_valid_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
+    "reference", ["#/$defs/a", "#/definitions/a", "#a", pytest.param(DOWN, id="a server")]
+)
+def test_a_reference_that_leads_nowhere_is_reported(reference: str) -> None:
+    """Vendors refuse it also where no call can be checked against it, so it is not sent for a tool
+    that was stored earlier.
+    """
+    schema = of(a=TEXT) | {"$defs": {"unused": {"$ref": reference, "title": "A"}}}
+    with pytest.raises(InvalidSchema, match="Unresolvable"):
+        check(schema)
+    assert of(a=TEXT) | {"$defs": {"unused": {"title": "A"}}} == portable(schema)
+
+
+def test_a_schema_whose_copies_would_be_large_is_reported() -> None:
+    """Each reference to a part of it leads to a copy, and one part may be within another. Of a
+    tool that was stored earlier, the rest of the copies are empty.
+    """
+    parts = [f"#/$defs/a{'/items' * depth}" for depth in range(1, 30)]
+    long: dict[str, Any] = {"description": "x" * 5_000}
+    for _ in parts:
+        long = {"items": long}
+    unused = {"anyOf": [{"$ref": part} for part in parts]}
+
+    schema = of(b=TEXT) | {"$defs": {"a": long, "unused": unused}}
+    with pytest.raises(InvalidSchema, match="too large"):
+        check(schema)
+
+    sent = portable(schema)
+
+    assert len(json.dumps(sent)) < 80_000
+    jsonschema_rs.meta.validate({**sent})
+    assert {} == sent["$defs"]["items_29"]
+
+
+@pytest.mark.parametrize("index", ["00", "+0", "-1", "0_0", "٠"])
+def test_a_place_in_a_list_has_one_name(index: str) -> None:
+    """The vendor would get a copy for each of them."""
+    schema = of(a={"anyOf": [TEXT]}, b={"$ref": f"#/properties/a/anyOf/{index}"})
+    with pytest.raises(InvalidSchema, match="Unresolvable"):
+        check(schema)
+    check(of(a={"anyOf": [TEXT]}, b={"$ref": "#/properties/a/anyOf/0"}))
+
+
+@pytest.mark.parametrize(
     "draft", ["", "#", "json-schema:///", DRAFT_4, pytest.param(DOWN, id="a server that is down")]
 )
 def test_the_draft_that_a_schema_names_is_not_followed(draft: str) -> None:

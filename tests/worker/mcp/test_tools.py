@@ -176,6 +176,7 @@ def test_names_that_nobody_approved_are_not_kept(
         {"type": "object", "properties": {"a": "integer"}},
         {"type": "object", "$defs": {"unused": {"required": True}}},
         {"$schema": "#", "type": "object", "$defs": {"unused": {"required": True}}},
+        {"type": "object", "$defs": {"unused": {"$ref": "#/properties/a"}}},
     ],
 )
 def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
