@@ -51,6 +51,10 @@ _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
 _COMPOSITIONS = ("allOf", "anyOf", "oneOf")
 _NOT_AT_THE_TOP = (*_COMPOSITIONS, "enum", "not")
+#: Stands for `then`, `else` and the like, which hold for some values only.
+_CONDITIONAL = "if"
+#: Keywords with schemas that hold for each value.
+_FOR_ALL = ("$ref", "allOf")
 #: Only the escapes of a pointer can make it another one than that of the name.
 _TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
 _INDEX = re.compile(r"0|[1-9][0-9]*")
@@ -61,7 +65,8 @@ def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema in the portable form; the same object if it has it already.
 
     The properties of `anyOf` and the like at the top become those of the top, so that the model
-    knows them. Of the required ones, those become so that every alternative requires.
+    knows them, and so do those of `then` and the like within. Of the required ones, those become so
+    that every alternative requires.
     """
     return _rebuilt(schema)[0]
 
@@ -312,25 +317,32 @@ class _Merging:
         own = schema.get("properties")
         properties = {name: [[own[name]]] for name in own} if isinstance(own, Mapping) else {}
         required = dict.fromkeys(_names(schema.get("required")))
-        for keyword in ("$ref", *_COMPOSITIONS):
-            parts = self._parts(keyword, schema.get(keyword), depth + 1)
+        for keyword in ("$ref", *_COMPOSITIONS, _CONDITIONAL):
+            parts = self._parts(keyword, schema, depth + 1)
             having: dict[str, list[_Found]] = {}
             for part in parts:
                 for name, found in part.properties.items():
                     having.setdefault(name, []).append(found)
             for name, among in having.items():
                 lists = [*chain.from_iterable(among)]
-                if keyword in ("anyOf", "oneOf"):
+                if keyword not in _FOR_ALL:
                     others = [[_ANY]] if len(among) < len(parts) else []
                     lists = [_union([*map(_alternative, among), *others])]
                 properties[name] = _union([properties.get(name, []), lists])
             by_all = set.intersection(*(set(part.required) for part in parts)) if parts else ()
             for name in chain.from_iterable(part.required for part in parts):
-                if name in by_all or keyword not in ("anyOf", "oneOf"):
+                if name in by_all or keyword in _FOR_ALL:
                     required[name] = None
         return _Members(properties, [*required])
 
-    def _parts(self, keyword: str, value: Any, depth: int) -> list[_Members]:
+    def _parts(self, keyword: str, schema: Mapping[str, Any], depth: int) -> list[_Members]:
+        if keyword == _CONDITIONAL:
+            named = [schema.get(one) for one in ("dependencies", "dependentSchemas")]
+            cases = chain(*(one.values() for one in named if isinstance(one, Mapping)))
+            # None of them may apply.
+            either = [schema.get("then"), schema.get("else"), *cases, None]
+            return [self.members(one, depth) for one in either]
+        value = schema.get(keyword)
         if isinstance(value, list):
             return [self.members(one, depth) for one in value]
         if keyword != "$ref" or not isinstance(value, str):

@@ -81,6 +81,33 @@ def test_a_schema_that_vendors_accept_is_not_copied(schema: dict[str, Any]) -> N
             | {"allOf": [{**of(b=TEXT), "required": ["b"]}, {"then": {"required": ["a"]}}]},
             of(a=TEXT, b=TEXT) | {"required": ["b"]},
         ),
+        # Properties that are known under a condition alone, or under several
+        (
+            of(kind={"enum": ["mail", "call"]}, note=TEXT)
+            | {
+                "required": ["kind"],
+                "allOf": [
+                    {
+                        "if": of(kind={"const": "mail"}, only_asked=TEXT),
+                        "then": of(address=TEXT, at={"format": "date"}) | {"required": ["address"]},
+                        "else": of(phone=TEXT, note={"minLength": 1}) | {"required": ["phone"]},
+                    },
+                    {"if": of(kind={"const": "call"}), "then": {"allOf": [of(at={"const": ""})]}},
+                    {"dependentSchemas": {"note": of(language=TEXT) | {"required": ["language"]}}},
+                    {"dependencies": {"note": of(color=TEXT), "kind": ["note"]}},
+                ],
+            },
+            of(
+                kind={"enum": ["mail", "call"]},
+                note=TEXT,
+                address=TEXT,
+                at={"anyOf": [{"format": "date"}, {"const": ""}]},
+                phone=TEXT,
+                language=TEXT,
+                color=TEXT,
+            )
+            | {"required": ["kind"]},
+        ),
         # Properties that are described on their own, too, and more than once.
         (
             of(action=TEXT) | {"oneOf": [of(action={"const": "add"}), of(action={"const": "end"})]},
