@@ -17,12 +17,10 @@ from mcp_types import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    PARSE_ERROR,
     URL_ELICITATION_REQUIRED,
 )
 from pydantic import TypeAdapter, ValidationError
 
-from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import (
@@ -32,14 +30,15 @@ from arkloop.worker.mcp import (
     ToolChanged,
     elicitations,
     failed_requests,
+    failure_texts,
 )
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.descriptions import Description
-from arkloop.worker.mcp.failed_requests import LOST, NOT_CONNECTED, NOT_VALID
+from arkloop.worker.mcp.failed_requests import LOST, NOT_CONNECTED
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
-from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
+from arkloop.worker.mcp.results import text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.stdio import EXITED, program
 from arkloop.worker.mcp.tool_lists import by_name, list_tools
@@ -53,8 +52,6 @@ LIST_SECONDS = 30.0
 #: Calls of a session that are in progress; over HTTP each has a connection. Further ones wait.
 MAX_CALLS = 128
 
-#: The beginning of what the SDK says of a response that the server has not finished.
-_STREAM_ENDED = "SSE stream ended"
 SESSION_LOST = "The server lost the session."
 REPLY_LOST = "The reply to what the server had asked could not be delivered."
 #: Added to the failure of a call that a server may have read before it was lost.
@@ -214,7 +211,7 @@ class Session:
                 await self._closing.wait()
         except Exception as error:
             problem = self._problem_of(None)
-            self.retire(_told(error, self._http) if problem is None else str(problem))
+            self.retire(failure_texts.of_connection(problem or error, self._http))
         finally:
             self.retire(LOST)
             if not self._ready.done():
@@ -338,7 +335,7 @@ class Session:
                 raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
-            text = _text_of(error, self._http)
+            text = failure_texts.of_error(error, self._http)
             is_rejected = self._http is not None and self._http.has_rejected(call_id)
             if not is_read and (is_rejected or await self._is_lost(call_id)):
                 self.retire(SESSION_LOST)
@@ -370,31 +367,3 @@ class Session:
         except McpFailed as failed:
             return isinstance(failed, SessionLost)
         return False
-
-
-def _told(error: BaseException, http: CheckedClient | None) -> str:
-    """Describe why the connection failed, without any content of a response."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    match error:
-        case McpFailed():
-            return str(error)
-        case MCPError():
-            return _text_of(error, http)
-        case FileNotFoundError():
-            return "Program not found on this machine."
-    if isinstance(error, failed_requests.FAILURES):
-        return failed_requests.reason_of(error)
-    return "The server does not support MCP."
-
-
-def _text_of(error: MCPError, http: CheckedClient | None) -> str:
-    if error.code == PARSE_ERROR:
-        return NOT_VALID
-    text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
-    status = http.refused_with if http is not None else None
-    if error.message in ("Server returned an error response", "Not Found") and status is not None:
-        return f"The server responded with HTTP status {status}."
-    if http is not None and error.message.startswith(_STREAM_ENDED):
-        return LOST
-    return f"The server responded with an error: {text}"

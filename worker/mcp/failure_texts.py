@@ -1,0 +1,42 @@
+"""Descriptions of what the SDK raises, for people and models, without any content of a response."""
+
+from mcp import MCPError
+from mcp_types import PARSE_ERROR
+
+from arkloop.shared.events.plain import clean
+from arkloop.worker.mcp import McpFailed, failed_requests
+from arkloop.worker.mcp.checked_http import CheckedClient
+from arkloop.worker.mcp.failed_requests import LOST, NOT_VALID
+from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut
+
+#: The beginning of what the SDK says of a response that the server has not finished.
+_STREAM_ENDED = "SSE stream ended"
+
+
+def of_connection(error: BaseException, http: CheckedClient | None) -> str:
+    """Describe why a connection failed."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case McpFailed():
+            return str(error)
+        case MCPError():
+            return of_error(error, http)
+        case FileNotFoundError():
+            return "Program not found on this machine."
+    if isinstance(error, failed_requests.FAILURES):
+        return failed_requests.reason_of(error)
+    return "The server does not support MCP."
+
+
+def of_error(error: MCPError, http: CheckedClient | None) -> str:
+    """Describe an error that is the response to a request."""
+    if error.code == PARSE_ERROR:
+        return NOT_VALID
+    text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
+    status = http.refused_with if http is not None else None
+    if error.message in ("Server returned an error response", "Not Found") and status is not None:
+        return f"The server responded with HTTP status {status}."
+    if http is not None and error.message.startswith(_STREAM_ENDED):
+        return LOST
+    return f"The server responded with an error: {text}"
