@@ -18,7 +18,7 @@ from arkloop.shared.runs.form_replies import AUTHORIZATION
 from arkloop.shared.security.encryption import NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.input_requests import InputRequired, Replies
-from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed
+from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed, grants
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.refresh_lease import lease
 from arkloop.worker.mcp.server import Server
@@ -240,14 +240,7 @@ def _resume_others(connections: Connections, server: Server, owner: str) -> None
 
 def _can_be_refreshed(grant: Mapping[str, Any] | None) -> bool:
     """Return whether the access token has expired, and there is one to refresh it with."""
-    if grant is None or not _is_refreshable(grant):
-        return False
-    expires_at = grant.get("expires_at")
-    return expires_at is not None and expires_at < time.time()
-
-
-def _is_refreshable(grant: Mapping[str, Any]) -> bool:
-    return bool(grant["tokens"].get("refresh_token"))
+    return grant is not None and grants.is_refreshable(grant) and grants.has_expired(grant)
 
 
 def _stored(
@@ -262,7 +255,7 @@ def _stored(
                 answered = None
             access.grant = _grant(tx.sql, access)
             # A refresh may find that the client which the grant belongs to is forgotten.
-            if access.grant is None or answered is not None or _is_refreshable(access.grant):
+            if access.grant is None or answered is not None or grants.is_refreshable(access.grant):
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
     except NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")

@@ -24,7 +24,7 @@ from mcp.shared.auth import (
     OAuthToken,
     ProtectedResourceMetadata,
 )
-from pydantic import AnyUrl, BaseModel
+from pydantic import AnyUrl
 
 from arkloop.worker.mcp import (
     AuthorizationRequired,
@@ -35,6 +35,7 @@ from arkloop.worker.mcp import (
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
+from arkloop.worker.mcp.grants import parsed, plain
 from arkloop.worker.mcp.issuers import Issuer
 from arkloop.worker.mcp.server import Server
 
@@ -98,7 +99,7 @@ class EndUserOAuth(OAuthClientProvider):
         """
         grant, answered = access["grant"], access["answered"]
         self._failure = None
-        stored = _parsed(OAuthClientInformationFull, access["client"])
+        stored = parsed(OAuthClientInformationFull, access["client"])
         self._stored = stored if stored is None or self._leads_here(stored) else self._made
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
@@ -332,9 +333,9 @@ class EndUserOAuth(OAuthClientProvider):
         return {
             "at": self._where(),
             "server_url": self._server.url,
-            "client": _plain(self.context.client_info),
-            "metadata": _plain(self.context.oauth_metadata),
-            "resource": _plain(self.context.protected_resource_metadata),
+            "client": plain(self.context.client_info),
+            "metadata": plain(self.context.oauth_metadata),
+            "resource": plain(self.context.protected_resource_metadata),
             "issuer": self.context.auth_server_url,
             "asked": self._asked,
         }
@@ -342,12 +343,12 @@ class EndUserOAuth(OAuthClientProvider):
     def _load(self, kept: Mapping[str, Any]) -> None:
         context = self.context
         self._asked = kept.get("asked")
-        tokens = _parsed(OAuthToken, kept.get("tokens"))
+        tokens = parsed(OAuthToken, kept.get("tokens"))
         context.current_tokens, context.token_expiry_time = tokens, kept.get("expires_at")
-        client = _parsed(OAuthClientInformationFull, kept["client"])
+        client = parsed(OAuthClientInformationFull, kept["client"])
         context.client_info = self._registered or client
-        context.oauth_metadata = _parsed(OAuthMetadata, kept["metadata"])
-        context.protected_resource_metadata = _parsed(ProtectedResourceMetadata, kept["resource"])
+        context.oauth_metadata = parsed(OAuthMetadata, kept["metadata"])
+        context.protected_resource_metadata = parsed(ProtectedResourceMetadata, kept["resource"])
         context.auth_server_url = kept["issuer"]
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
@@ -356,7 +357,7 @@ class EndUserOAuth(OAuthClientProvider):
             **self._state(),
             "id": str(uuid4()),
             "obtained_at": time.time(),
-            "tokens": _plain(tokens),
+            "tokens": plain(tokens),
             "expires_at": self.context.token_expiry_time,
         }
         self._seen.add(self.grant["id"])
@@ -379,19 +380,5 @@ class EndUserOAuth(OAuthClientProvider):
         self._made = client_info
 
 
-def tokens_of(access: Mapping[str, Any] | None) -> list[str]:
-    """Return the texts of the tokens of a request's `access`."""
-    tokens = ((access or {}).get("grant") or {}).get("tokens") or {}
-    return [tokens[name] for name in ("access_token", "refresh_token") if tokens.get(name)]
-
-
 async def _never() -> AuthorizationCodeResult:
     raise AssertionError("`_ask` has ended the flow")
-
-
-def _plain(model: BaseModel | None) -> dict[str, Any] | None:
-    return None if model is None else model.model_dump(mode="json", exclude_none=True)
-
-
-def _parsed(kind: Any, fields: Mapping[str, Any] | None) -> Any:
-    return None if fields is None else kind.model_validate(fields)

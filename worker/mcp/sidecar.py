@@ -39,7 +39,7 @@ from arkloop.worker.mcp import (
     elicitations,
 )
 from arkloop.worker.mcp.elicitations import PagesRequired
-from arkloop.worker.mcp.oauth import tokens_of
+from arkloop.worker.mcp.grants import tokens_of
 from arkloop.worker.mcp.open_calls import LOST, OpenCall, Send
 from arkloop.worker.mcp.results import images_of, text_of
 from arkloop.worker.mcp.server import Server
