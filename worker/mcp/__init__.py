@@ -27,7 +27,14 @@ class ToolChanged(McpFailed):
 
 
 class SessionLost(McpFailed):
-    """The server rejected a request unread, because it does not know the session (any more)."""
+    """The server rejected a request unread, because it does not know the session (any more).
+
+    `problem` is the lack of access that it may have rejected the request for instead.
+    """
+
+    def __init__(self, reason: str, problem: McpFailed | None = None) -> None:
+        super().__init__(reason)
+        self.problem = problem
 
 
 class AuthorizationRequired(McpFailed):

@@ -35,11 +35,13 @@ from arkloop.worker.mcp import (
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
-from arkloop.worker.mcp.grants import parsed, plain
+from arkloop.worker.mcp.grants import has_expired, parsed, plain
 from arkloop.worker.mcp.issuers import Issuer
 from arkloop.worker.mcp.server import Server
 
 CLIENT_NAME = "Arkloop Runs"
+#: Within a session that has worked, a 401 to a list of tools refreshes no token of the last minute.
+NEW_SECONDS = 60.0
 #: Of requests to authorization servers; some answer in another form by default.
 _HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
 
@@ -87,6 +89,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._may_refresh = self._is_refreshing = self._is_exchanging = False
         #: Of the exchange of a code: the SDK makes further requests before it gives up.
         self._failure: McpFailed | None = None
+        self._has_code = False  # to get a token by, in place of the grant's
         self._problems: dict[str | None, McpFailed] = {}
         #: True once the session has listed the server's tools.
         self.has_worked = False
@@ -98,7 +101,7 @@ class EndUserOAuth(OAuthClientProvider):
         request with the code that came back. A grant from before one of this session is ignored.
         """
         grant, answered = access["grant"], access["answered"]
-        self._failure = None
+        self._failure, self._has_code = None, answered is not None
         stored = parsed(OAuthClientInformationFull, access["client"])
         self._stored = stored if stored is None or self._leads_here(stored) else self._made
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
@@ -117,6 +120,15 @@ class EndUserOAuth(OAuthClientProvider):
             self._seen.add(grant["id"])
             self._load(grant)
 
+    @property
+    def had_access(self) -> bool:
+        """True if the session has worked with a token that has not expired since.
+
+        A request that is refused all the same may be about the session, which the server has lost.
+        """
+        is_granted = self.grant is not None and not has_expired(self.grant)
+        return self.has_worked and is_granted and not self._has_code
+
     def problem_of(self, call_id: str | None) -> McpFailed | None:
         """Return why the request of a call, or those without an id, got no access."""
         return self._problems.pop(call_id, None)
@@ -126,6 +138,7 @@ class EndUserOAuth(OAuthClientProvider):
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        before = self.grant
         if request.method == "POST":
             self._problems.pop(call_id_of(request), None)
             if self._failure is not None:
@@ -138,8 +151,6 @@ class EndUserOAuth(OAuthClientProvider):
             self._add_auth_header(request)
             response = yield request
             if request.method != "POST" or response.status_code not in (401, 403):
-                return
-            if response.status_code == 401 and self._may_be_about_session(request):
                 return
         flow = super().async_auth_flow(request)
         problem: McpFailed | None = None
@@ -154,6 +165,8 @@ class EndUserOAuth(OAuthClientProvider):
                 response = yield outgoing
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401
+                    if self._may_refresh and self._is_about_session(request, before):
+                        return
                     self._missing = authorization_failures.missing_scope(response)
                 elif (again := await self._by_basic(outgoing, response)) is not None:
                     again.headers.update(_HEADERS)
@@ -190,13 +203,16 @@ class EndUserOAuth(OAuthClientProvider):
         request.headers.pop("Authorization", None)
         yield request  # for its 401
 
-    def _may_be_about_session(self, request: httpx2.Request) -> bool:
-        """Return whether a 401 is to be tried in a new session before somebody is asked for access.
-
-        Servers that have lost a session say so, too. Calls are left out: their list finds it.
+    def _is_about_session(self, request: httpx2.Request, before: object) -> bool:
+        """Return whether a 401 within a session is not about its token, which is new: newer than
+        the grant `before` that a call began with, as it may not hold for calls.
         """
-        is_candidate = call_id_of(request) is None and "mcp-session-id" in request.headers
-        return self.has_worked and is_candidate and not self.context.can_refresh_token()
+        if not self.had_access or self.grant is None or "mcp-session-id" not in request.headers:
+            return False
+        is_new = time.time() - self.grant["obtained_at"] < NEW_SECONDS
+        if call_id_of(request) is not None:
+            is_new = self.grant is not before
+        return is_new and self.context.can_refresh_token()
 
     def _keep_failure(self, problem: McpFailed | None) -> None:
         """Keep why a code was of no use, until the next `take`; None: the exchange broke off."""

@@ -24,7 +24,6 @@ from pydantic import TypeAdapter, ValidationError
 from arkloop.shared.security import egress
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import (
-    AuthorizationRequired,
     McpFailed,
     SessionLost,
     ToolChanged,
@@ -35,7 +34,7 @@ from arkloop.worker.mcp import (
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.descriptions import Description
-from arkloop.worker.mcp.failed_requests import LOST, NOT_CONNECTED
+from arkloop.worker.mcp.failed_requests import LOST, NOT_AUTHORIZED, NOT_CONNECTED
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import text_of
@@ -313,14 +312,17 @@ class Session:
         try:
             yield
         except MCPError as error:
-            if (problem := self._problem_of(call_id)) is not None:
-                # The list of tools that the call has relied on may be older than the loss.
-                is_asking = call_id is not None and isinstance(problem, AuthorizationRequired)
-                if is_asking and await self._is_lost(call_id):
+            problem = self._problem_of(call_id)
+            may_be_done = failed_requests.may_be_done(error.data)
+            if may_be_done is not None and error.message == NOT_AUTHORIZED:
+                problem = McpFailed(NOT_AUTHORIZED)
+            if problem is not None:
+                had_access = self.oauth is not None and self.oauth.had_access
+                if had_access and await self._is_lost(call_id):
                     self.retire(SESSION_LOST)
-                    raise SessionLost(SESSION_LOST) from None
+                    raise SessionLost(SESSION_LOST, problem) from None
                 raise problem from None
-            if (may_be_done := failed_requests.may_be_done(error.data)) is not None:
+            if may_be_done is not None:
                 is_unknown = call_id is not None and may_be_done
                 raise McpFailed(f"{error.message}{MAY_BE_DONE if is_unknown else ''}") from None
             if error.code == URL_ELICITATION_REQUIRED and call_id is not None:

@@ -92,10 +92,12 @@ class Sessions:
             McpFailed, TimeoutError
         """
         deadline = time.monotonic() + request["seconds"]
+        with contextlib.suppress(SessionLost):
+            return await self._answer(request, deadline, call, keep)
         try:
             return await self._answer(request, deadline, call, keep)
-        except SessionLost:
-            return await self._answer(request, deadline, call, keep)
+        except SessionLost as lost:  # a new session is not the remedy
+            raise lost.problem or lost from None
 
     async def _answer(
         self, request: dict[str, Any], deadline: float, call: OpenCall, keep: Keep
