@@ -4,8 +4,8 @@ Current reasoning models accept function tools only here: chat completions answe
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -26,11 +26,18 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import error_bodies, output_modes, responses_request, token_counts
+from arkloop.worker.providers import (
+    error_bodies,
+    output_modes,
+    response_items,
+    responses_request,
+    token_counts,
+)
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import MAX_CALLS, PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
+from arkloop.worker.providers.response_items import CALL, Item, has_arguments
 from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
@@ -46,7 +53,11 @@ _REFUSED = (("encrypted", "include"), ("include", "include"), ("reasoning", "rea
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 #: The other providers' words for the same reasons.
 _STOP_REASONS = {"max_output_tokens": "length"}
-_NO_CALL = CallDelta("")
+#: The text that an item of a type has.
+_TEXTS: Mapping[Any, type[TextDelta | ThinkingDelta]] = {
+    "message": TextDelta,
+    "reasoning": ThinkingDelta,
+}
 
 
 class ResponsesProvider:
@@ -120,16 +131,6 @@ def _is_last(event: Any) -> bool:
     return event.get("type") in _ENDS
 
 
-@dataclass(slots=True)
-class _Item:
-    """An item of the response: a message, reasoning, or a function call."""
-
-    data: Mapping[str, Any] = field(default_factory=dict)
-    characters: int = 0  # of text or reasoning that were streamed
-    arguments: list[str] = field(default_factory=list)
-    call: CallDelta = _NO_CALL  # the beginning of a function call
-
-
 class _Response:
     """The response that the events of a stream add up to; `error` is what one of them reported."""
 
@@ -137,21 +138,29 @@ class _Response:
         self._reader = reader
         self.error: Mapping[str, Any] | None = None
         self._turn = turn
-        self._items: dict[Any, _Item] = {}  # in the order of the output
+        self._items: list[Item] = []  # in the order of the output
+        self._at: dict[Any, Item] = {}  # the newest one with a number or an id
         self._final: Mapping[str, Any] | None = None
         self._usage: Usage | None = None
-        self._is_refused = self._has_text = False
+        self._is_refused = False
+        self._streamed: set[type[Chunk]] = set()  # the kinds of text
 
     def take(self, event: Mapping[str, Any]) -> Iterator[Chunk]:
         """Yield what the event adds; unknown events are ignored."""
         match event.get("type"):
             case "response.output_item.added":
-                yield from self._begin(self._item(event, event["item"].get("id")), event["item"])
-            case "response.output_text.delta":
-                yield from self._text(TextDelta, self._item(event), event["delta"])
-            case "response.refusal.delta":
+                yield from self._begin(self._item(event, event["item"]), event["item"])
+            case "response.output_text.delta" | "response.refusal.delta" as kind:
+                self._is_refused = self._is_refused or "refusal" in kind
+                item = self._item(event)
+                pieces = item.pieces.setdefault(event.get("content_index") or 0, [])
+                pieces.append(event["delta"] or "")
+                yield from self._text(TextDelta, item, event["delta"])
+            case "response.output_text.done":
+                yield from self._whole_text(event, event.get("text"))
+            case "response.refusal.done":
                 self._is_refused = True
-                yield from self._text(TextDelta, self._item(event), event["delta"])
+                yield from self._whole_text(event, event.get("refusal"))
             case "response.reasoning_summary_part.added":
                 if self._item(event).characters:
                     yield ThinkingDelta("\n\n")
@@ -159,10 +168,17 @@ class _Response:
                 yield from self._text(ThinkingDelta, self._item(event), event["delta"])
             case "response.function_call_arguments.delta":
                 item, piece = self._item(event), clean(event["delta"])
+                item.kind = CALL
                 item.arguments.append(piece)
                 yield replace(item.call, text=piece)
+            case "response.function_call_arguments.done":
+                item = self._item(event)
+                item.kind = CALL
+                yield from _whole_arguments(item, event.get("arguments"))
             case "response.output_item.done":
-                yield from self._finish(self._item(event, event["item"].get("id")), event["item"])
+                item = self._item(event, event["item"])
+                item.is_done = True
+                yield from self._finish(item, event["item"])
             case "response.completed" | "response.incomplete" | "response.failed":
                 yield from self._end(event["type"], event["response"])
             case "error":
@@ -183,11 +199,11 @@ class _Response:
         kept: list[tuple[int, dict[str, Any]]] = []
         number = 0
         is_kept, is_needed = True, False
-        for item in self._items.values():
+        for item in self._items:
             match item.data.get("type"):
-                case "function_call":
+                case response_items.CALL:
                     data = item.data
-                    arguments = data.get("arguments") or "".join(item.arguments)
+                    arguments = "".join(item.arguments) or data.get("arguments")
                     state = (number, data.get("id"))
                     calls.add(number, data.get("call_id"), data.get("name"), arguments, state)
                     number += 1
@@ -201,45 +217,81 @@ class _Response:
                     kept.append((number, _without_text(item)))
         tool_calls = calls.whole()
         usage = self._usage
-        if usage is not None and not usage.output_tokens and (self._has_text or tool_calls):
+        if usage is not None and not usage.output_tokens and (self._streamed or tool_calls):
             usage = None  # some servers fill in zeros for what they do not count
         end = TurnEnd(self._reason(bool(tool_calls)), tool_calls, usage)
         if tool_calls and is_needed and is_kept:
             end = replace(end, state=kept, call_states=calls.states())
         return end
 
-    def _item(self, event: Mapping[str, Any], item_id: Any = None) -> _Item:
-        """Find the item of an event by its number, or by its id: llama.cpp sends no numbers."""
-        place = event.get("output_index")
-        key = event.get("item_id", item_id) if place is None else place
-        if key not in self._items and len(self._items) >= MAX_CALLS:
-            raise ProviderError("malformed", "The model's response has too many parts.")
-        return self._items.setdefault(key, _Item())
+    def _item(self, event: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Item:
+        """Find the item of an event by its number, or by its id: llama.cpp sends no numbers.
+
+        Some servers give all items one number: after one that is done, other data begin the next.
+        """
+        place, item_id = event.get("output_index"), data and data.get("id")
+        name = event.get("item_id", item_id)
+        key = name if place is None else place
+        item = self._at.get(key)
+        if item is None and name and (named := self._at.get(name)) and named.key == name:
+            item = self._at[key] = named  # it had no number before
+        if item is not None and item.is_done and data not in (None, item.data):
+            item = item if item_id and item_id == item.data.get("id") else None
+        if item is None:
+            if len(self._items) >= MAX_CALLS:
+                raise _too_many()
+            item = self._at[key] = Item(key)
+            self._items.append(item)
+        if data is not None and name:  # later events may have the id alone
+            self._at[name] = item
+        return item
 
     def _text(
-        self, kind: type[TextDelta] | type[ThinkingDelta], item: _Item, text: str
+        self, kind: type[TextDelta] | type[ThinkingDelta], item: Item, text: str
     ) -> Iterator[Chunk]:
         if text := clean(text or ""):
             item.characters += len(text)
-            self._has_text = True
+            item.kind = item.kind or ("message" if kind is TextDelta else "reasoning")
+            self._streamed.add(kind)
             yield kind(text)
 
-    def _begin(self, item: _Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
-        item.data = data
-        if data.get("type") == "function_call":
-            before = [other for other in self._items.values() if other.call.position is not None]
+    def _whole_text(self, event: Mapping[str, Any], text: str | None) -> Iterator[Chunk]:
+        """Take the whole text of a part; yield what was not streamed of it.
+
+        Nothing, if text was streamed that may be this part's: under an item that never began, in
+        another part of the message, or with other words.
+        """
+        item, whole = self._item(event), text or ""
+        if item.is_done:
+            return
+        part = event.get("content_index") or 0
+        streamed = [one for one in self._items if one.pieces]
+        if part in item.pieces:
+            known = "".join(item.pieces[part])
+            if whole.startswith(known):
+                item.pieces[part] = [whole]
+                yield from self._text(TextDelta, item, whole[len(known) :])
+        elif not streamed or (item.data and not item.pieces and all(one.data for one in streamed)):
+            yield from self._text(TextDelta, item, whole)
+
+    def _begin(self, item: Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        item.data, item.kind = data, data.get("type")
+        if item.kind == CALL:
+            before = [other for other in self._items if other.call.position is not None]
             names = (clean(data.get(name) or "") for name in ("call_id", "name"))
             item.call = CallDelta("", len(before), *names)
             yield item.call
 
-    def _finish(self, item: _Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
-        """Complete an item; yield its text if the server did not stream it in pieces."""
-        item.data = data
+    def _finish(self, item: Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Complete an item; yield what of it the server did not stream in pieces."""
+        item.data, item.kind = data, data.get("type")
+        if item.kind == CALL:
+            yield from _whole_arguments(item, data.get("arguments"))
         if item.characters:
             return
-        match data.get("type"):
+        match item.kind:
             case "message":
-                for part in data["content"]:
+                for part in data.get("content") or ():
                     self._is_refused = self._is_refused or "refusal" in part
                     yield from self._text(TextDelta, item, part.get("text") or part.get("refusal"))
             case "reasoning":
@@ -248,14 +300,44 @@ class _Response:
 
     def _end(self, kind: str, final: Mapping[str, Any]) -> Iterator[Chunk]:
         self._final = final
-        if not self._items:
-            for place, data in enumerate(final.get("output") or ()):
-                yield from self._finish(self._items.setdefault(place, _Item()), data)
+        output = [data for data in final.get("output") or () if data is not None]
+        for item, data in zip(self._items_of(output), output, strict=True):
+            if item is not None:
+                if item.is_done:  # the final response has what it lacks
+                    known = {name: value for name, value in item.data.items() if value}
+                    if not has_arguments(known.get("arguments")):
+                        known.pop("arguments", None)
+                    if data.get("id") != item.data.get("id"):  # encrypted for another id
+                        known.setdefault("encrypted_content", None)
+                    data = {**data, **known}
+                yield from self._finish(item, data)
         if (usage := self._reader.read(final.get("usage"))) is not None:
             self._usage = usage
             yield UsageUpdate(usage)
         if kind == "response.failed":
             self.error = final.get("error") or {"message": "The response failed."}
+
+    def _items_of(self, output: Sequence[Mapping[str, Any]]) -> list[Item | None]:
+        """Find the items of the final response; None is one of which nothing is read.
+
+        Where one that was streamed is not found there, an unknown one of its type may be the same.
+        """
+        if len(output) > MAX_CALLS:
+            raise _too_many()
+        found = response_items.find(self._items, output)
+        lost = {one.kind for one in self._items if one not in found and not one.is_empty}
+        for place, data in enumerate(output):
+            kind, item = data.get("type"), found[place]
+            if item is not None:
+                if item.is_empty and kind in lost:
+                    found[place] = None
+            elif kind not in lost and _TEXTS.get(kind) not in self._streamed:
+                item = found[place] = Item()
+                # Calls are counted as they were streamed, the others as the response has them.
+                later = () if kind == CALL else found[place + 1 :]
+                places = (self._items.index(one) for one in later if one is not None)
+                self._items.insert(next(places, len(self._items)), item)
+        return found
 
     def _reason(self, has_calls: bool) -> str:
         assert self._final is not None
@@ -268,6 +350,22 @@ class _Response:
         return "tool_calls" if has_calls else "stop"
 
 
+def _too_many() -> ProviderError:
+    return ProviderError("malformed", "The model's response has too many parts.")
+
+
+def _whole_arguments(item: Item, arguments: str | None) -> Iterator[Chunk]:
+    """Take a call's whole arguments; yield the rest if only a part of them was streamed.
+
+    Empty ones replace nothing: a later event may have the others.
+    """
+    if has_arguments(whole := clean(arguments or "")):
+        streamed = "".join(item.arguments)
+        item.arguments = [whole]
+        if item.call.position is not None and whole.startswith(streamed) and whole != streamed:
+            yield replace(item.call, text=whole[len(streamed) :])
+
+
 def _to_keep(item: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a reasoning item as it is sent back; None if the server could not use it.
 
@@ -276,10 +374,11 @@ def _to_keep(item: Mapping[str, Any]) -> dict[str, Any] | None:
     thought = {name: item[name] for name in ("encrypted_content", "content") if item.get(name)}
     if not thought:
         return None
-    return {"type": "reasoning", "id": item["id"], "summary": item.get("summary") or [], **thought}
+    named = {"id": item["id"]} if item.get("id") else {}  # OpenAI refuses an empty one
+    return {"type": "reasoning", **named, "summary": item.get("summary") or [], **thought}
 
 
-def _without_text(item: _Item) -> dict[str, Any]:
+def _without_text(item: Item) -> dict[str, Any]:
     """Return a message item without its text: only its length, since the turn has the text."""
     named = {name: item.data[name] for name in ("id", "phase") if item.data.get(name)}
     return {"type": "message", "characters": item.characters, **named}

@@ -1,5 +1,6 @@
 """Calls of the Responses API, and answers to them, that its tests share."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.providers.fake_vendor import (
-    route_to,
-)
+from tests.worker.providers.fake_vendor import REQUEST, raw, route_to, vendor
 from tests.worker.providers.openai_vendor import OpenAIVendor, function_call, message, reasoning
 
 TOOLS = (ToolSpec("calculator", "Counts.", {"type": "object"}),)
@@ -50,6 +49,12 @@ def call(route: Route, *requests: ModelRequest) -> list[list[Chunk]]:
         return [list(provider.stream(request, StopSignal())) for request in requests]
     finally:
         provider.close()
+
+
+def answered(*events: Mapping[str, Any]) -> list[Chunk]:
+    stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    with vendor(raw(stream.encode())) as fake:
+        return call(route_to("openai", fake.url, api="responses"), REQUEST)[0]
 
 
 def end(*items: Mapping[str, Any], **fields: Any) -> TurnEnd:

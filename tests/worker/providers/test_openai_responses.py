@@ -1,7 +1,6 @@
 """OpenAI's Responses API: requests, responses, and whole runs."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +20,10 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.providers.fake_vendor import (
-    REQUEST,
-    raw,
-    route_to,
-    vendor,
-    written,
-)
+from tests.worker.providers.fake_vendor import route_to, written
 from tests.worker.providers.openai_responses_calls import (
     CALLS,
+    answered,
     asked,
     at,
     call,
@@ -193,15 +187,6 @@ def test_an_error_in_an_event_of_its_own_is_one() -> None:
 
     assert [TextDelta("Hi")] == chunks
     assert ("provider.rate_limited", "Slow down.") == (raised.code, str(raised))
-
-
-def sse(*events: Mapping[str, Any]) -> bytes:
-    return "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode()
-
-
-def answered(*events: Mapping[str, Any]) -> list[Chunk]:
-    with vendor(raw(sse(*events))) as fake:
-        return call(route_to("openai", fake.url, api="responses"), REQUEST)[0]
 
 
 def delta_of(item: str, text: str, kind: str = "output_text") -> dict[str, Any]:
