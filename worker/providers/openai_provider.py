@@ -14,42 +14,30 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.messages import (
-    AssistantMessage,
     Chunk,
-    Message,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolMessage,
     TurnEnd,
     UsageUpdate,
-    UserMessage,
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import error_bodies, output_modes, token_counts
+from arkloop.worker.providers import chat_request, error_bodies, output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
-from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
+from arkloop.worker.providers.chat_request import SIGNED
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.openai_responses import ResponsesProvider
 from arkloop.worker.providers.output_modes import OutputMode
-from arkloop.worker.providers.partial_calls import (
-    PartialCalls,
-    portable_arguments,
-    portable_name,
-)
-from arkloop.worker.providers.property_names import tools_for
+from arkloop.worker.providers.partial_calls import PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.sdk_client import StateBudget, with_extra
+from arkloop.worker.providers.sdk_client import StateBudget
 
 _PATH = "/chat/completions"
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
 _DETAILS = "reasoning_details"
-#: Settings that have the same name and form in the API.
-_AS_THEY_ARE = ("temperature", "top_p", "seed", "stop", "reasoning_effort", "verbosity")
 #: DeepSeek and Kimi refuse turns without reasoning while they think, in some models every turn.
 #: Those of other models have none, and of a run's last turn none is kept.
 _LACKS_REASONING = re.compile(
@@ -64,8 +52,6 @@ _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validat
 #: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
 #: Mistral and OpenRouter.
 _INTERRUPTED = ("insufficient_system_resource", "abort", "error")
-#: Of a call: Google puts its `thought_signature` there, and refuses the call without it.
-_SIGNED = "extra_content"
 
 
 def build(
@@ -124,7 +110,7 @@ class OpenAIProvider:
                             yield part
                         for piece in delta.get("tool_calls") or ():
                             function = piece.get("function") or {}
-                            signed = piece.get(_SIGNED)
+                            signed = piece.get(SIGNED)
                             yield calls.add(
                                 piece.get("index"),
                                 piece.get("id"),
@@ -161,7 +147,7 @@ class OpenAIProvider:
 
     def _open(self, request: ModelRequest) -> Any:
         """Open the stream of chunks; what a server demands of each turn is filled in."""
-        body = _body(request, self._is_vendor)
+        body = chat_request.body(request, is_vendor=self._is_vendor)
         while True:
             sent = {**body, "messages": list(map(self._filled, body["messages"]))}
             try:
@@ -183,9 +169,9 @@ class OpenAIProvider:
         if self._fills_reasoning:
             message = {**_NO_REASONING, **message}
         calls = message.get("tool_calls") or ()
-        if self._fills_signatures and calls and not any(_SIGNED in call for call in calls):
+        if self._fills_signatures and calls and not any(SIGNED in call for call in calls):
             first, *others = calls
-            message = {**message, "tool_calls": [{**first, _SIGNED: _NO_SIGNATURE}, *others]}
+            message = {**message, "tool_calls": [{**first, SIGNED: _NO_SIGNATURE}, *others]}
         return message
 
 
@@ -253,88 +239,6 @@ class _Reasoning:
         if self._details:
             fields[_DETAILS] = self._details
         return fields or None
-
-
-def _body(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
-    each = (
-        message if isinstance(message, dict) else _message(message)
-        for message in images_after(with_ids_for(request.model, request.messages))
-    )
-    messages = list(users_joined(each))
-    if request.system_prompt:
-        messages.insert(0, {"role": "system", "content": request.system_prompt})
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": messages,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if request.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    # The vendor refuses a schema without this word.
-                    "parameters": {"properties": {}, **tool.parameters},
-                },
-            }
-            for tool in tools_for(request.model, request.tools)
-        ]
-    if request.max_output_tokens is not None:
-        # Compatible servers know the older name alone.
-        name = "max_completion_tokens" if is_vendor else "max_tokens"
-        body[name] = request.max_output_tokens
-    return body | with_extra(_settings(request), request.settings.get("extra_body", {}))
-
-
-def _settings(request: ModelRequest) -> dict[str, Any]:
-    sent = {name: value for name, value in request.settings.items() if name in _AS_THEY_ARE}
-    if (schema := request.settings.get(output_modes.SETTING)) is not None:
-        json_schema = output_modes.openai_format(schema)
-        sent["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-    if not request.tools:
-        return sent
-    if "parallel_tool_calls" in request.settings:
-        sent["parallel_tool_calls"] = request.settings["parallel_tool_calls"]
-    match request.settings.get("tool_choice"):
-        case {"name": name}:
-            function = {"name": portable_name(name)}
-            sent["tool_choice"] = {"type": "function", "function": function}
-        case str(choice):
-            sent["tool_choice"] = choice
-    return sent
-
-
-def _message(message: Message) -> dict[str, Any]:
-    match message:
-        case UserMessage(content, parts):
-            return {"role": "user", "content": content_of(parts) if parts else content}
-        case ToolMessage(tool_call_id=call_id, content=content):
-            return {"role": "tool", "tool_call_id": call_id, "content": content}
-        case AssistantMessage(content, ()):
-            return {"role": "assistant", "content": content}
-        case AssistantMessage(content, calls, state):
-            of_turn = (state and state.turn) or {}
-            signed = (state and state.calls) or (None,) * len(calls)
-            return of_turn | {
-                "role": "assistant",
-                "content": content or None,
-                "tool_calls": [_tool_call(*of_call) for of_call in zip(calls, signed, strict=True)],
-            }
-
-
-def _tool_call(call: ToolCall, signed: Any) -> dict[str, Any]:
-    whole = {
-        "id": call.id,
-        "type": "function",
-        "function": {
-            "name": portable_name(call.name),
-            "arguments": json.dumps(portable_arguments(call.arguments)),
-        },
-    }
-    return whole if signed is None else {**whole, _SIGNED: signed}
 
 
 def _thinking(extra: dict[str, Any]) -> str:

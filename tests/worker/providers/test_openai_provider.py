@@ -25,7 +25,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import openai_provider
+from arkloop.worker.providers import chat_request, openai_provider
 from arkloop.worker.tools import load
 from tests.worker.providers.fake_vendor import (
     REQUEST,
@@ -371,7 +371,7 @@ def test_the_vendor_is_known_by_its_address(url: str | None, name: str) -> None:
     route = route_to("openai", url, api="chat")
     request = replace(REQUEST, max_output_tokens=7)
 
-    body = openai_provider._body(request, route.is_at_openai)
+    body = chat_request.body(request, is_vendor=route.is_at_openai)
 
     assert 7 == body[name]
 
