@@ -1,7 +1,6 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +24,7 @@ from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import chat_request, error_bodies, output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
+from arkloop.worker.providers.chat_demands import Demands
 from arkloop.worker.providers.chat_request import SIGNED
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.openai_responses import ResponsesProvider
@@ -38,17 +38,6 @@ _PATH = "/chat/completions"
 _REASONING = ("reasoning_content", "reasoning")
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
 _DETAILS = "reasoning_details"
-#: DeepSeek and Kimi refuse turns without reasoning while they think, in some models every turn.
-#: Those of other models have none, and of a run's last turn none is kept.
-_LACKS_REASONING = re.compile(
-    r"reasoning_content.{0,40}(?:must be passed back|is missing)|requires reasoning_content"
-)
-#: What they get for it; an empty text is not enough for each of them.
-_NO_REASONING = {"reasoning_content": " "}
-#: Gemini 3 refuses turns whose first call is not signed, such as those of other models.
-_LACKS_SIGNATURE = re.compile(r"missing a.{0,3}thought_signature")
-#: Google's value for them; see https://ai.google.dev/gemini-api/docs/thought-signatures.
-_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 #: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
 #: Mistral and OpenRouter.
 _INTERRUPTED = ("insufficient_system_resource", "abort", "error")
@@ -71,7 +60,7 @@ class OpenAIProvider:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "chat")
-        self._fills_reasoning = self._fills_signatures = False
+        self._demands = Demands()
 
     def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
         if self._is_vendor:
@@ -146,33 +135,14 @@ class OpenAIProvider:
         self._client.close()
 
     def _open(self, request: ModelRequest) -> Any:
-        """Open the stream of chunks; what a server demands of each turn is filled in."""
+        """Open the stream of chunks; the body meets what the server has demanded until now."""
         body = chat_request.body(request, is_vendor=self._is_vendor)
         while True:
-            sent = {**body, "messages": list(map(self._filled, body["messages"]))}
             try:
-                return self._client.open(_PATH, sent)
+                return self._client.open(_PATH, self._demands.meet(body))
             except openai.BadRequestError as error:
-                if not self._learn(error_bodies.text_of(error).replace("`", "")):
+                if not self._demands.learn(error_bodies.text_of(error)):
                     raise
-
-    def _learn(self, refusal: str) -> bool:
-        """Take note of what turns lack by a refusal; return whether it is anything new."""
-        before = (self._fills_reasoning, self._fills_signatures)
-        self._fills_reasoning |= _LACKS_REASONING.search(refusal) is not None
-        self._fills_signatures |= _LACKS_SIGNATURE.search(refusal) is not None
-        return before != (self._fills_reasoning, self._fills_signatures)
-
-    def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message["role"] != "assistant":
-            return message
-        if self._fills_reasoning:
-            message = {**_NO_REASONING, **message}
-        calls = message.get("tool_calls") or ()
-        if self._fills_signatures and calls and not any(SIGNED in call for call in calls):
-            first, *others = calls
-            message = {**message, "tool_calls": [{**first, SIGNED: _NO_SIGNATURE}, *others]}
-        return message
 
 
 def _is_last(chunk: Any) -> bool:

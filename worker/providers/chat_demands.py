@@ -1,0 +1,48 @@
+"""What servers of chat completions demand of a request, learned from what they refuse."""
+
+import re
+from typing import Any
+
+from arkloop.worker.providers.chat_request import SIGNED
+
+#: DeepSeek and Kimi refuse turns without reasoning while they think, in some models every turn.
+#: Those of other models have none, and of a run's last turn none is kept.
+_LACKS_REASONING = re.compile(
+    r"reasoning_content.{0,40}(?:must be passed back|is missing)|requires reasoning_content"
+)
+#: What they get for it; an empty text is not enough for each of them.
+_NO_REASONING = {"reasoning_content": " "}
+#: Gemini 3 refuses turns whose first call is not signed, such as those of other models.
+_LACKS_SIGNATURE = re.compile(r"missing a.{0,3}thought_signature")
+#: Google's value for them; see https://ai.google.dev/gemini-api/docs/thought-signatures.
+_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+
+
+class Demands:
+    """The demands of one server and model, as far as its refusals have shown them."""
+
+    def __init__(self) -> None:
+        self._fills_reasoning = self._fills_signatures = False
+
+    def learn(self, refusal: str) -> bool:
+        """Take note of what turns lack by a refusal; return whether it is anything new."""
+        text = refusal.replace("`", "")
+        before = (self._fills_reasoning, self._fills_signatures)
+        self._fills_reasoning |= _LACKS_REASONING.search(text) is not None
+        self._fills_signatures |= _LACKS_SIGNATURE.search(text) is not None
+        return before != (self._fills_reasoning, self._fills_signatures)
+
+    def meet(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the body as the server accepts it."""
+        return {**body, "messages": list(map(self._filled, body["messages"]))}
+
+    def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["role"] != "assistant":
+            return message
+        if self._fills_reasoning:
+            message = {**_NO_REASONING, **message}
+        calls = message.get("tool_calls") or ()
+        if self._fills_signatures and calls and not any(SIGNED in call for call in calls):
+            first, *others = calls
+            message = {**message, "tool_calls": [{**first, SIGNED: _NO_SIGNATURE}, *others]}
+        return message
