@@ -154,9 +154,9 @@ class AbortableClient(httpx2.Client):
         finally:
             self._on_send = None
 
-    def expect_end(self) -> None:
-        """Wait only for `END_SECONDS` from now on: the response has nothing to add."""
-        self._most_seconds = END_SECONDS
+    def expect_end(self, *, is_near: bool) -> None:
+        """Wait only for `END_SECONDS` from now on if the response has nothing to add."""
+        self._most_seconds = END_SECONDS if is_near else float("inf")
         self._expect_more()
 
     def drain(self, parts: Iterable[bytes]) -> None:

@@ -49,8 +49,8 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicPro
 _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 
 
-def _is_last(event: Any) -> bool:
-    return bool(event.type == "message_stop")
+def _is_last(event: Any) -> bool | None:
+    return event.type == "message_stop" or None
 
 
 class AnthropicProvider:

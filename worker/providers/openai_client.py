@@ -100,7 +100,7 @@ class Client:
             path, cast_to=object, body=body, stream=True, stream_cls=openai.Stream[Any]
         )
 
-    def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
+    def read(self, chunks: Iterable[T], is_last: Callable[[T], bool | None]) -> Iterator[T]:
         """Yield the chunks; ignore a failure that comes after the last one that matters.
 
         At most the usage is missing then.

@@ -36,6 +36,8 @@ from arkloop.worker.providers.sdk_client import StateBudget
 _PATH = "/chat/completions"
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")
+#: What a chunk may add to the response.
+_ADDED = ("content", "refusal", "tool_calls", *_REASONING)
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
 _DETAILS = "reasoning_details"
 #: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
@@ -76,7 +78,7 @@ class OpenAIProvider:
         reasoning = _Reasoning(budget)
         with self._client.calling(stop, request):
             with self._open(request) as s:
-                for chunk in self._client.read(s, _is_last):
+                for chunk in self._client.read(s, _Ends()):
                     stop.check()
                     told = self._usage.read(_reported(chunk))
                     if told is not None and told not in (usage, Usage()):
@@ -145,8 +147,38 @@ class OpenAIProvider:
                     raise
 
 
-def _is_last(chunk: Any) -> bool:
-    return any(choice.get("finish_reason") for choice in chunk.get("choices") or ())
+class _Ends:
+    """Recognises the last chunk of a stream; for `read_to_end`.
+
+    Not by its finish reason alone: servers in front of Gemini and Ollama set one on every chunk.
+    The first one counts from those that have left it out before, until more comes after it. On a
+    chunk that adds something, they must have left it out on a piece of the same field.
+    """
+
+    def __init__(self) -> None:
+        self._has_open = False  # a chunk without a finish reason has come
+        self._open: set[str] = set()  # the fields of which such chunks had a piece
+        self._is_finished = self._is_untrue = False
+
+    def __call__(self, chunk: Any) -> bool | None:
+        choices, finishes = chunk.get("choices") or (), False
+        added: set[str] = set()
+        for choice in choices:
+            finishes = finishes or bool(choice.get("finish_reason"))
+            delta = choice.get("delta") or {}
+            added.update(name for name in _ADDED if delta.get(name))
+        is_first = not self._is_finished
+        self._is_untrue |= bool(added) and self._is_finished
+        self._is_finished |= finishes
+        if choices and not finishes:
+            self._has_open = True
+            self._open |= added
+        is_known = bool(added & self._open) if added else is_first and self._has_open
+        if finishes and is_known and not self._is_untrue:
+            return True
+        if added:
+            return False
+        return True if not choices and chunk.get("usage") and self._is_finished else None
 
 
 def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:

@@ -127,8 +127,8 @@ def _refused_option(error: openai.APIStatusError, settings: Mapping[str, Any]) -
     return next((option for word, option in _REFUSED if word in message), "")
 
 
-def _is_last(event: Any) -> bool:
-    return event.get("type") in _ENDS
+def _is_last(event: Any) -> bool | None:
+    return event.get("type") in _ENDS or None
 
 
 class _Response:

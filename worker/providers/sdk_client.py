@@ -32,12 +32,17 @@ def address(route: Route, policy: egress.Policy | None) -> str:
 
 
 def read_to_end(
-    events: Iterable[T], is_last: Callable[[T], bool], connections: AbortableClient, sdk: Any
+    events: Iterable[T],
+    is_last: Callable[[T], bool | None],
+    connections: AbortableClient,
+    sdk: Any,
 ) -> Iterator[T]:
     """Yield a response's events; ignore a failure that comes after the last one that matters.
 
-    The rest of the body is not waited for long, and a retry would be paid for twice. `sdk` is the
-    module of the SDK that reads the events.
+    The rest of the body is not waited for long, and a retry would be paid for twice. `is_last` is
+    False for an event after which the response is not whole, also if an earlier one seemed to be
+    the last, and None for one that changes nothing. `sdk` is the module of the SDK that reads the
+    events.
     """
     is_whole = False
     coming = iter(events)
@@ -50,9 +55,10 @@ def read_to_end(
             if is_whole:
                 return
             raise
-        if not is_whole and is_last(event):
-            is_whole = True
-            connections.expect_end()
+        is_end = is_last(event)
+        if is_end is not None and is_end != is_whole:
+            is_whole = is_end
+            connections.expect_end(is_near=is_whole)
         yield event
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.threads import threads
 from arkloop.worker import providers
 from arkloop.worker.attempt import execution
-from arkloop.worker.contract.messages import Chunk, TextDelta
+from arkloop.worker.contract.messages import Chunk, TextDelta, TurnEnd
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process.process import WorkerProcess
@@ -176,6 +177,75 @@ def test_a_response_that_does_not_end_is_not_waited_for(
     with vendor(after(STREAM_HEAD, some + end.removesuffix(b"data: [DONE]\n\n"), 200.0)) as fake:
         assert TextDelta("Hi") in called(api, fake)
 
+    assert time.monotonic() - began < 100
+
+
+#: Chunks of servers that set a finish reason on each, as some in front of Gemini and Ollama do.
+EACH = {
+    "text": [delta("stop", content="1")],
+    "role": [delta("stop", role="assistant", content=""), delta("stop", content="1")],
+    "thinking": [delta("stop", reasoning_content="Hm.")],
+    "after another piece": [
+        *(delta(reasoning_content="Hm."), delta("stop", content="1"), delta("stop", content="2")),
+    ],
+    "after reasoning": [delta(reasoning_content="Hm."), delta("stop", content="1")],
+    "after the role": [
+        *(
+            delta(role="assistant", content=""),
+            delta("stop", content="1"),
+            delta("stop", content=""),
+        ),
+    ],
+    "with empty ones": [delta("stop", content="1"), delta("stop", content="")],
+}
+
+
+@pytest.fixture(params=list(EACH))
+def begun(request: pytest.FixtureRequest) -> bytes:
+    return openai_stream(*EACH[request.param], done=False)
+
+
+def test_a_pause_after_a_finish_reason_is_not_the_end(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response is not cut off where it pauses, however the server marks its chunks."""
+    monkeypatch.setattr(abortable_http, "END_SECONDS", 0.1)
+    rest = openai_stream(delta("stop", content="!"))
+    with vendor(after(STREAM_HEAD, begun, 0.7, rest)) as fake:
+        assert TextDelta("!") in called("chat", fake, idle_seconds=60)
+
+
+def test_a_break_after_a_finish_reason_is_not_the_end(begun: bytes) -> None:
+    """What had come by then is no success; the call is made again."""
+
+    def answer(client: socket.socket) -> None:
+        raw(begun)(client)
+        time.sleep(0.3)  # a reset throws away what has not been read
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with vendor(answer) as fake, pytest.raises(ProviderError) as caught:
+        called("chat", fake)
+
+    assert "provider.connection" == caught.value.code
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [delta(content="H"), delta("stop", content="i")],
+        [delta("stop", content="Hi"), delta() | {"choices": [], "usage": {"prompt_tokens": 1}}],
+        [delta(role="assistant", content=""), delta("content_filter")],
+    ],
+    ids=["pieces without one before it", "usage after it", "no text"],
+)
+def test_a_finish_reason_can_be_the_end(chunks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server need not send `[DONE]` or close the connection then."""
+    monkeypatch.setattr(abortable_http, "END_SECONDS", 0.1)
+    began = time.monotonic()
+    with vendor(after(STREAM_HEAD, openai_stream(*chunks, done=False), 200.0)) as fake:
+        *_, last = called("chat", fake)
+
+    assert isinstance(last, TurnEnd)
     assert time.monotonic() - began < 100
 
 
