@@ -1,8 +1,12 @@
-"""What servers of chat completions demand of a request, learned from what they refuse."""
+"""The demands of chat completion servers on a request, learned from what they refuse."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import openai
+
+from arkloop.worker.providers import error_bodies, refused_settings
 from arkloop.worker.providers.chat_request import SIGNED
 
 #: DeepSeek and Kimi refuse turns without reasoning while they think, in some models every turn.
@@ -16,6 +20,9 @@ _NO_REASONING = {"reasoning_content": " "}
 _LACKS_SIGNATURE = re.compile(r"missing a.{0,3}thought_signature")
 #: Google's value for them; see https://ai.google.dev/gemini-api/docs/thought-signatures.
 _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+#: What asks for the usage. Databricks, Azure's serverless models and Mistral know none of it, or
+#: not all.
+_USAGE = ("stream_options", "include_usage")
 
 
 class Demands:
@@ -23,18 +30,31 @@ class Demands:
 
     def __init__(self) -> None:
         self._fills_reasoning = self._fills_signatures = False
+        self._reports_usage = True
 
-    def learn(self, refusal: str) -> bool:
-        """Take note of what turns lack by a refusal; return whether it is anything new."""
-        text = refusal.replace("`", "")
-        before = (self._fills_reasoning, self._fills_signatures)
+    def learn(self, error: openai.APIStatusError, settings: Mapping[str, Any]) -> bool:
+        """Take note of what a refusal demands; return whether it is anything new.
+
+        A refusal that names one of the `settings` of the request first is about that.
+        """
+        before = vars(self).copy()
+        text = error_bodies.text_of(error).replace("`", "")
         self._fills_reasoning |= _LACKS_REASONING.search(text) is not None
         self._fills_signatures |= _LACKS_SIGNATURE.search(text) is not None
-        return before != (self._fills_reasoning, self._fills_signatures)
+        said = error_bodies.object_of(error) or {}
+        words, param = str(said.get("message") or text), said.get("param")
+        own = dict.fromkeys(_USAGE)
+        name = refused_settings.find(error.status_code, param, words, {**own, **settings})
+        if name in _USAGE:
+            self._reports_usage = False
+        return before != vars(self)
 
     def meet(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the body as the server accepts it."""
-        return {**body, "messages": list(map(self._filled, body["messages"]))}
+        sent = {**body, "messages": list(map(self._filled, body["messages"]))}
+        if not self._reports_usage:
+            del sent["stream_options"]
+        return sent
 
     def _filled(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["role"] != "assistant":

@@ -22,7 +22,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import chat_request, error_bodies, output_modes, token_counts
+from arkloop.worker.providers import chat_request, output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
 from arkloop.worker.providers.chat_demands import Demands
 from arkloop.worker.providers.chat_request import SIGNED
@@ -142,8 +142,8 @@ class OpenAIProvider:
         while True:
             try:
                 return self._client.open(_PATH, self._demands.meet(body))
-            except openai.BadRequestError as error:
-                if not self._demands.learn(error_bodies.text_of(error)):
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if not self._demands.learn(error, request.settings):
                     raise
 
 
