@@ -140,10 +140,11 @@ class OpenAIProvider:
         """Open the stream of chunks; the body meets what the server has demanded until now."""
         body = chat_request.body(request, is_vendor=self._is_vendor)
         while True:
+            sent = self._demands.meet(body)
             try:
-                return self._client.open(_PATH, self._demands.meet(body))
+                return self._client.open(_PATH, sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if not self._demands.learn(error, request.settings):
+                if not self._demands.learn(error, sent, request.settings):
                     raise
 
 

@@ -53,10 +53,13 @@ def forbidden(*names: str) -> Answer:
     )
 
 
-def sent(*answers: Answer, request: ModelRequest = REQUEST, calls: int = 2) -> list[dict[str, Any]]:
+def sent(
+    *answers: Answer, request: ModelRequest = REQUEST, calls: int = 2, **fields: Any
+) -> list[dict[str, Any]]:
     """Make the calls of a run, and return the bodies that the server received."""
     with vendor(*answers) as fake:
-        provider = openai_provider.build(route_to("openai", fake.url), faults=False, egress=None)
+        route = route_to("openai", fake.url, api="chat", **fields)
+        provider = openai_provider.build(route, faults=False, egress=None)
         try:
             for _ in range(calls):
                 *_, last = provider.stream(request, StopSignal())
@@ -109,3 +112,57 @@ def test_no_field_is_refused_twice() -> None:
 
     with pytest.raises(ProviderError, match="stream_options"):
         sent(refusal, refusal, DONE)
+
+
+LIMITED = replace(REQUEST, max_output_tokens=400)
+OLDER, NEWER = "max_tokens", "max_completion_tokens"
+USE_THE_NEWER = (
+    f"Unsupported parameter: '{OLDER}' is not supported with this model. Use '{NEWER}' instead."
+)
+
+
+@pytest.mark.parametrize(
+    ("platform", "refusal", "names"),
+    [
+        (None, saying(USE_THE_NEWER, param=OLDER, code="unsupported_parameter"), (OLDER, NEWER)),
+        (None, saying(USE_THE_NEWER, code="invalid_request_body"), (OLDER, NEWER)),
+        (None, saying(f"litellm.BadRequestError: {USE_THE_NEWER}"), (OLDER, NEWER)),
+        ("azure", forbidden(NEWER), (NEWER, OLDER)),
+        ("azure", saying(f"Unrecognized request argument supplied: {NEWER}"), (NEWER, OLDER)),
+        ("azure", saying(f'json: unknown field "{NEWER}"'), (NEWER, OLDER)),
+    ],
+)
+def test_a_refused_name_of_the_output_limit_is_replaced_by_the_other(
+    platform: str | None, refusal: Answer, names: tuple[str, str]
+) -> None:
+    """The limit is the same, and the later calls of the run have the new name at once."""
+    first, *others = sent(refusal, DONE, DONE, request=LIMITED, platform=platform)
+
+    old, new = names
+    assert (400, False) == (first.pop(old), new in first)
+    assert [{**first, new: 400}] * 2 == others
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "max_tokens is too large: 400. This model supports at most 300 completion tokens.",
+        "max_tokens values greater than 300 are not supported by this model.",
+        "'max_tokens' or 'max_completion_tokens' is too large: 400.",
+        "Invalid 'max_tokens': integer above maximum value.",
+        "Unsupported value: 'max_tokens' does not support 400 with this model.",
+        "messages.0.content: max_tokens is not supported",
+    ],
+)
+def test_a_limit_that_is_only_too_high_keeps_its_name(refusal: str) -> None:
+    """A server that ignores the other name would write without a bound."""
+    with pytest.raises(ProviderError, match="HTTP 400"):
+        sent(saying(refusal), DONE, request=LIMITED)
+
+
+def test_a_server_that_refuses_both_names_gets_no_call_without_a_limit() -> None:
+    """A budget has reserved no more than the limit."""
+    other = saying(f"Unknown parameter: '{NEWER}'.", param=NEWER)
+
+    with pytest.raises(ProviderError, match=NEWER):
+        sent(saying(USE_THE_NEWER), other, DONE, request=LIMITED)
