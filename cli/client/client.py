@@ -25,8 +25,8 @@ READ_SECONDS = 30.0
 PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
 #: What proxies and the service itself say while something behind them is away, or a request was
-#: too slow on its way.
-AWAY = frozenset({408, 502, 503, 504})
+#: too slow on its way; those from 520 are Cloudflare's.
+AWAY = frozenset({408, 502, 503, 504, 520, 521, 522, 523, 524, 530})
 MAX_PAGE = 200
 
 

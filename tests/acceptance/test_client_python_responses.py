@@ -60,7 +60,7 @@ def test_retry_after_is_waited_for(call: str) -> None:
     assert time.monotonic() - begun >= 1
 
 
-@pytest.mark.parametrize("status", [408, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 502, 503, 504, 520, 524, 530])
 def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
     """A request before it, whose response was lost, may have been carried out."""
     client, requests = _playing(httpx.Response(status), httpx.Response(201, json={}))

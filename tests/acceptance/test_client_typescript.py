@@ -170,7 +170,7 @@ def test_retry_after_is_waited_for(call: str, last: dict[str, Any], status: int)
     assert 990 <= made["ms"]  # timers of Node.js may be up to a millisecond early
 
 
-@pytest.mark.parametrize("status", [408, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 502, 503, 504, 520, 524, 530])
 def test_a_passing_failure_is_repeated_with_its_key(status: int) -> None:
     """A request before it, whose response was lost, may have been carried out."""
     made = called("create", {"status": status}, {"status": 201})

@@ -106,6 +106,7 @@ def titled(user: Caller, title: str) -> list[str]:
     "losses",
     [
         pytest.param((killed, bad_gateway), id="502"),
+        pytest.param((killed, refused(524)), id="524"),
         pytest.param((cut,), id="cut"),
         pytest.param((killed, in_progress), id="in progress"),
     ],

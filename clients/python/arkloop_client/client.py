@@ -13,8 +13,9 @@ import httpx
 from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
-#: Statuses after which the same request may succeed; 429 is one only with `Retry-After`.
-_PASSING = frozenset({408, 502, 503, 504})
+#: Statuses after which the same request may succeed, with those that Cloudflare has for a server
+#: that it does not reach, or does not hear from; 429 is one only with `Retry-After`.
+_PASSING = frozenset({408, 502, 503, 504, 520, 521, 522, 523, 524, 530})
 #: Transport errors that no repetition mends: a wrong scheme, or a header with a newline.
 _LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 #: Codes of an address that the service does not have, as with a base address that ends in `/v1`.

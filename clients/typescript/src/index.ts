@@ -12,8 +12,11 @@ export type CreateThread = Schemas["CreateThread"]
 export type ToolResult = Schemas["ToolResult"]
 
 const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.failed", "run.cancelled"])
-/** Statuses after which the same request may succeed; 429 is one only with `Retry-After`. */
-const PASSING: ReadonlySet<number> = new Set([408, 502, 503, 504])
+/**
+ * Statuses after which the same request may succeed, with those that Cloudflare has for a server that
+ * it does not reach, or does not hear from; 429 is one only with `Retry-After`.
+ */
+const PASSING: ReadonlySet<number> = new Set([408, 502, 503, 504, 520, 521, 522, 523, 524, 530])
 /** Codes of an address that the service does not have, as with a base address that ends in `/v1`. */
 const NO_ENDPOINT: ReadonlySet<string> = new Set(["http.not_found", "http.method_not_allowed"])
 /** The service sends a ping every 10 s: a stream that is silent for this long is lost. */

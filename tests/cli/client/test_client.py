@@ -49,7 +49,7 @@ def _playing(*responses: Response) -> Iterator[Client]:
     server.server_close()
 
 
-@pytest.mark.parametrize("status", [408, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 502, 503, 504, 520, 524, 530])
 def test_a_passing_failure_is_repeated(status: int) -> None:
     """A server that has responded before is given some time."""
     done = (200, "application/json", b"[]")

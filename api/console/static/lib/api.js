@@ -35,8 +35,8 @@ const UNSURE = "The service cannot be reached. An attempt may have arrived: see 
 /** The number of changes that were called off, and may have been made all the same: what is shown is read again then. */
 export const calledOff = store(0)
 
-/** Responses of a proxy that has lost the service, maybe after it carried the request out. */
-const LOST = [502, 504]
+/** Responses of a proxy that has lost the service, maybe after it carried the request out; those from 520 are Cloudflare's. */
+const LOST = [502, 504, 520, 521, 522, 523, 524, 530]
 
 /**
  * Send a request; on an access token that has ended, once more with a new one.
