@@ -133,7 +133,7 @@ def test_the_wait_of_a_run_is_counted_on(page: Page, user: Caller) -> None:
 
 
 def test_a_run_that_begins_to_wait_for_its_sub_runs_is_read_again(page: Page, user: Caller) -> None:
-    """Its page is open before; the time that it waits is counted on, too."""
+    """Its page, which is open before, says that it waits, and counts the time on."""
     fields = {"key": "boss", "route_id": "scripted", "delegates": ["assistant"]}
     user.made("/v1/personas", {**fields, "tools": ["ask_user"]})
     ask = {"tool": "ask_user", "args": {"question": "Now?"}}
@@ -145,7 +145,7 @@ def test_a_run_that_begins_to_wait_for_its_sub_runs_is_read_again(page: Page, us
     user.answer(run_id, "Yes")
     user.seen(run_id, "run.suspended")
 
-    expect(badge).to_have_text("running")
+    expect(badge).to_have_text("waiting")
     waited = page.locator(".figures div", has_text="Waited").locator("dd")
     expect(waited).not_to_have_text(waited.inner_text())
     user.cancel(run_id)

@@ -60,6 +60,10 @@ export const brief = (id) => `…${id.slice(-8)}`
 /** @param {string} word */
 export const words = (word) => word.replaceAll("_", " ").replaceAll(".", ": ")
 
+/** The word for what a run does: its phase, or how it ended or that it waits for input, which its status says. @param {{status: string, phase: string}} run */
+export const stateOf = ({ status, phase }) =>
+  phase === "finished" || (phase === "waiting" && status === "waiting_for_input") ? status : phase
+
 /** Invisible controls that turn text around: shown as a sign, so that no name or command pretends to be
  * another. */
 const DIRECTION = /[\u202A-\u202E\u2066-\u2069\u200E\u200F\u061C]/g

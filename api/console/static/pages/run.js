@@ -3,7 +3,7 @@ import { pauseAfter } from "../chat/conversation.js"
 import { PendingInput, inFull } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
-import { brief, count, duration, exactly, money, plain, words } from "../lib/format.js"
+import { brief, count, duration, exactly, money, plain, stateOf, words } from "../lib/format.js"
 import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
 import { follow } from "../lib/follow.js"
 import { href } from "../lib/router.js"
@@ -60,7 +60,7 @@ function Run({ id }) {
     explanation?.sentence, explanation?.next?.at,
   ].join()
   return html`<${Head} title=${`Run ${brief(id)}`} back=${href("/runs")} actions=${actions}>
-      <${Badge} status=${data.phase === "finished" || data.phase === "waiting" ? data.status : data.phase} /></${Head}>
+      <${Badge} status=${stateOf(data)} /></${Head}>
     <div class="page run-page">
       <${Problem} error=${problems[0]} />
       <${Problem} error=${problems[1]} onRetry=${run.reload} />

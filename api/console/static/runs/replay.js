@@ -1,7 +1,7 @@
 // A run as it was at any moment of it: its events played again, at any speed.
 import { Turn } from "../chat/entries.js"
 import { fold } from "../chat/fold.js"
-import { count, duration, plain, words } from "../lib/format.js"
+import { count, duration, plain, stateOf, words } from "../lib/format.js"
 import { html, useEffect, useId, useMemo, useRef, useState } from "../lib/html.js"
 import { Badge, Button } from "../ui/parts.js"
 
@@ -94,7 +94,7 @@ export function Scene({ run, events, known }) {
   kept.current = { entry, known }
   const pending = entry.pending_input
   return html`<div class="scene run" aria-label="The run at this moment" role="group">
-    <p><${Badge} status=${known === 0 ? "queued" : entry.phase === "finished" || entry.phase === "waiting" ? entry.status : entry.phase} /></p>
+    <p><${Badge} status=${known === 0 ? "queued" : stateOf(entry)} /></p>
     ${entry.turns.map((/** @type {any} */ turn, /** @type {number} */ index) => html`<${Turn} key=${index} turn=${turn} run=${entry}
       isLive=${entry.ended_at === null && index === entry.turns.length - 1} />`)}
     ${pending && html`<p class="note">Waits for ${words(pending.kind)}: ${plain(String(pending.prompt ?? ""))}</p>`}
