@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import CREATES, box, hold, lose, refused, unreachable
-from tests.acceptance.test_console_settings import press, signed_in, until_held
+from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.acceptance.test_console_threads import UPLOADS, written
 from tests.caller import Caller
 from tests.clients import PASSWORD
@@ -111,3 +111,38 @@ def test_a_file_that_was_not_uploaded_is_named_after_a_reload(
         send(page).click()
     parts = request.value.post_data_json["message"]["content"]
     assert ["text", "file"] == [part["type"] for part in parts]
+
+
+def test_an_upload_goes_through_while_its_thread_is_left(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """The files that were uploaded meanwhile are attached on return, and the others still are."""
+    thread = f"/threads/{user.thread()}"
+    page = signed_in(context, user, thread)
+    held = hold(context, UPLOADS)
+    attach(page, tmp_path, "notes.txt", "more.txt", "last.txt")
+    until_held(page, held, 1)
+    go(page, "/threads")
+    held[0].continue_()
+    until_held(page, held, 2)
+    go(page, thread)
+
+    shown = ["notes.txt", "more.txt uploading …", "last.txt uploading …"]
+    expect(attached(page)).to_have_text(shown)
+    expect(send(page)).to_be_disabled()
+    go(page, "/threads")
+    refused(500)(held[1])
+    until_held(page, held, 3)
+    go(page, thread)
+    held[2].continue_()
+    shown = ["notes.txt", "more.txt Come back later.", "last.txt"]
+    expect(attached(page).locator(".attached-name")).to_have_text(shown)
+    press(page, "Try again: more.txt")
+    until_held(page, held, 4)
+    held[3].continue_()
+    expect(attached(page)).to_have_text(["notes.txt", "more.txt", "last.txt"])
+    keys = [route.request.headers["idempotency-key"] for route in held]
+    assert (keys[1], 3) == (keys[3], len({*keys}))
+    with page.expect_request(CREATES) as request:
+        send(page).click()
+    assert 3 == len(request.value.post_data_json["message"]["content"])

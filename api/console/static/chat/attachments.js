@@ -1,7 +1,7 @@
 // Files of a message: chosen, dropped or pasted, uploaded before it is sent with them.
 import { ApiError, bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
-import { html, useRef, useState } from "../lib/html.js"
+import { html, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { me } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Foreign, Problem, explained, useAction, useRead } from "../ui/parts.js"
@@ -12,7 +12,13 @@ const ACCEPTED = "image/png,image/jpeg,image/gif,image/webp,application/pdf,text
 const PATIENCE = 15_000
 
 /**
- * @typedef {{key: number, name: string, file: any, isLoading: boolean, error: unknown, retry?: () => void}} Attachment
+ * Uploads of files that are attached, by their idempotency keys: a page that is opened again takes part in them.
+ * @type {Map<string, {file: File, made: Promise<any>, controller: AbortController}>}
+ */
+const uploads = new Map()
+
+/**
+ * @typedef {{key: number, uploadKey: string, name: string, file: any, isLoading: boolean, error: unknown, retry?: () => void}} Attachment
  *   `file` is null until it is uploaded; `retry` uploads it again, unless its content was lost with the page before
  */
 
@@ -24,46 +30,45 @@ const PATIENCE = 15_000
  */
 export function useAttachments(first) {
   // Files that were kept have the keys of another page.
-  const [list, setList] = useState(() => first().map((one, index) => ({ ...one, key: index + 1 })))
+  const [list, setList] = useState(() => first().map((one, index) => taken({ ...one, key: index + 1 })))
   const keys = useRef(list.length)
   const last = useRef(Promise.resolve())
-  // By the keys of their files: one that hangs and is removed must not hold up the others.
-  const uploads = useRef(/** @type {Map<number, AbortController>} */ (new Map()))
   const change = (/** @type {number} */ key, /** @type {Partial<Attachment>} */ news) =>
     setList((before) => before.map((one) => (one.key === key ? { ...one, ...news } : one)))
-  const begin = (/** @type {number} */ key) => {
-    const controller = new AbortController()
-    uploads.current.set(key, controller)
-    return controller
+  const follow = (/** @type {{key: number, uploadKey: string}} */ { key, uploadKey }) => uploads.get(uploadKey)?.made.then(
+    (stored) => change(key, { file: stored, isLoading: false }),
+    (error) => change(key, { error, isLoading: false }),
+  )
+  const start = (/** @type {{key: number, uploadKey: string}} */ one, /** @type {File} */ file) => {
+    change(one.key, { isLoading: true, error: null })
+    // One after the other: the service takes few uploads of an org at a time.
+    last.current = begin(file, one.uploadKey, last.current).catch(() => {})
+    void follow(one)
   }
+  /** Return a file with its upload, if that was begun before the page was left. @param {Attachment} one @returns {Attachment} */
+  function taken(one) {
+    const known = one.file === null ? uploads.get(one.uploadKey) : undefined
+    return known === undefined ? one : { ...one, isLoading: true, error: null, retry: () => start(one, known.file) }
+  }
+  useLayoutEffect(() => {
+    const before = list.filter((one) => one.isLoading)
+    last.current = Promise.allSettled(before.map(follow)).then(() => {})
+  }, [])
   const add = (/** @type {Iterable<File>} */ files) => {
     for (const file of files) {
-      const key = (keys.current += 1)
-      const idempotencyKey = crypto.randomUUID()
-      const start = () => {
-        const user = me.get()
-        change(key, { isLoading: true, error: null })
-        const { signal } = begin(key)
-        // One after the other: the service takes few uploads of an org at a time.
-        const uploaded = last.current.then(() => upload(file, idempotencyKey, user, signal))
-        last.current = uploaded.catch(() => {})
-        uploaded.then(
-          (stored) => change(key, { file: stored, isLoading: false }),
-          (error) => change(key, { error, isLoading: false }),
-        ).finally(() => uploads.current.delete(key))
-      }
-      setList((before) => [...before, { key, name: file.name, file: null, isLoading: true, error: null, retry: start }])
-      start()
+      const one = { key: (keys.current += 1), uploadKey: crypto.randomUUID() }
+      setList((before) => [...before, { ...one, name: file.name, file: null, isLoading: true, error: null, retry: () => start(one, file) }])
+      start(one, file)
     }
   }
   return {
     list, add,
     remove: (key) => {
-      uploads.current.get(key)?.abort()
+      list.filter((one) => one.key === key).forEach(end)
       setList((before) => before.filter((one) => one.key !== key))
     },
     clear: () => {
-      for (const controller of uploads.current.values()) controller.abort()
+      list.forEach(end)
       setList([])
     },
     restore: (earlier) => {
@@ -72,6 +77,26 @@ export function useAttachments(first) {
     },
     isUploaded: list.every((one) => one.file !== null),
   }
+}
+
+/**
+ * Upload a file after those before it, until it is removed: also while its page is left.
+ * @param {File} file
+ * @param {string} key of the request, the same in all attempts: one may have arrived
+ * @param {Promise<void>} before
+ */
+function begin(file, key, before) {
+  const controller = new AbortController()
+  const user = me.get()
+  const made = before.then(() => upload(file, key, user, controller.signal))
+  uploads.set(key, { file, made, controller })
+  return made
+}
+
+/** End the upload of a file: one that hangs must not hold up the others. @param {Attachment} one */
+function end({ uploadKey }) {
+  uploads.get(uploadKey)?.controller.abort()
+  uploads.delete(uploadKey)
 }
 
 /**

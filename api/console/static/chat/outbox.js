@@ -84,7 +84,7 @@ export function filesOf(name) {
 
 /** Keep the files that are uploaded, and the names of the others, whose content ends with the page. @param {string} name @param {import("./attachments.js").Attachment[]} files */
 export function saveFiles(name, files) {
-  if (files.length > 0) store(filesName(name), JSON.stringify(files.map(({ key, name: title, file }) => ({ key, name: title, file }))))
+  if (files.length > 0) store(filesName(name), JSON.stringify(files.map(({ key, uploadKey, name: title, file }) => ({ key, uploadKey, name: title, file }))))
   else sessionStorage.removeItem(filesName(name))
 }
 
