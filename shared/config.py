@@ -12,8 +12,7 @@ from arkloop.shared import certificate_settings, machine, redis_url, trace_setti
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.redis_url import InvalidRedisUrl
 
-#: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
-#: setting itself is not set.
+#: What platforms such as Heroku, and honcho, set: each is used if the setting itself is not set.
 FALLBACKS = {
     "ARKLOOP_DATABASE_URL": "DATABASE_URL",
     "ARKLOOP_REDIS_URL": "REDIS_URL",
@@ -43,6 +42,12 @@ _MOST = {
     "port": 65_535,
     "metrics_port": 65_535,
 }
+
+
+def variable_of(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the variable that has the setting's value: its own, or its fallback."""
+    names = (name, FALLBACKS.get(name, name))
+    return next((one for one in names if environ.get(one, "").strip()), name)
 
 
 class InvalidSettings(Exception):
@@ -256,11 +261,7 @@ class _Reader:
         return self._environ.get(self._source(name), "").strip() or None
 
     def _source(self, name: str) -> str:
-        """Return the variable that has the setting's value: its own, or its fallback."""
-        for candidate in (name, FALLBACKS.get(name, name)):
-            if self._environ.get(candidate, "").strip():
-                return candidate
-        return name
+        return variable_of(name, self._environ)
 
     def _redis_url(self, name: str) -> str:
         value = self._text(name)

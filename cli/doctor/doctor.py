@@ -20,7 +20,7 @@ from arkloop.cli.doctor import (
 )
 from arkloop.cli.doctor.findings import Finding, Level, worst
 from arkloop.cli.output import print_json, print_line
-from arkloop.shared.config import Settings
+from arkloop.shared.config import Settings, variable_of
 
 #: What needs the schema, by the name of the finding where a check cannot be carried out.
 _CHECKS = {
@@ -70,17 +70,18 @@ def examine() -> list[Finding]:
 
 
 def _postgres(settings: Settings) -> list[Finding]:
-    url = settings.database_url
+    url, variable = settings.database_url, variable_of("ARKLOOP_DATABASE_URL")
     engine = postgres_checks.engine_of(url)
     try:
-        findings = postgres_checks.of_server("postgres", "ARKLOOP_DATABASE_URL", url, engine)
+        findings = postgres_checks.of_server("postgres", variable, url, engine)
         if findings[0].level is Level.FAIL:
             return findings
         heartbeat = settings.heartbeat_seconds
-        findings += postgres_hosts.of_hosts("postgres", "ARKLOOP_DATABASE_URL", url, heartbeat)
+        findings += postgres_hosts.of_hosts("postgres", variable, url, heartbeat)
         if direct := settings.direct_database_url:
-            variable = "ARKLOOP_DIRECT_DATABASE_URL"
-            findings += postgres_hosts.of_hosts("direct postgres", variable, direct, heartbeat)
+            findings += postgres_hosts.of_hosts(
+                "direct postgres", "ARKLOOP_DIRECT_DATABASE_URL", direct, heartbeat
+            )
         findings += postgres_checks.of_pooler(settings, engine)
         of_schema = postgres_checks.examined("schema", postgres_checks.of_schema, settings, engine)
         findings += of_schema
@@ -91,9 +92,7 @@ def _postgres(settings: Settings) -> list[Finding]:
             for name, check in _CHECKS.items():
                 findings += postgres_checks.examined(name, check, settings, engine)
     except DBAPIError as error:
-        findings.append(
-            postgres_failures.unreachable("postgres", "ARKLOOP_DATABASE_URL", url, error)
-        )
+        findings.append(postgres_failures.unreachable("postgres", variable, url, error))
     finally:
         engine.dispose()
     return findings

@@ -14,7 +14,7 @@ from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.cli.doctor.postgres_failures import SLOW, first_line, unreachable
 from arkloop.cli.doctor.postgres_hosts import ANSWER_SECONDS
 from arkloop.cli.operator.database import IDENTITY, place
-from arkloop.shared.config import Settings
+from arkloop.shared.config import Settings, variable_of
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
 
@@ -248,7 +248,8 @@ def of_schema(_settings: Settings, sql: Connection) -> Iterator[Finding]:
     if (problem := schema.shortfall(version)) is not None:
         advice = "Run the Procfile's `release`, which is `arkloop migrate`."
         if version is not None and schema.is_foreign(version):
-            advice = "Create one, point ARKLOOP_DATABASE_URL to it, and run `arkloop migrate`."
+            variable = variable_of("ARKLOOP_DATABASE_URL")
+            advice = f"Create one, point {variable} to it, and run `arkloop migrate`."
         yield fail("schema", problem, advice)
         return
     newer = version != schema.needed_version()
@@ -304,9 +305,10 @@ def of_pooler(settings: Settings, engine: Engine) -> list[Finding]:
         return [
             warn(
                 "pooler",
-                "ARKLOOP_DATABASE_URL leads to a pooler, and ARKLOOP_DIRECT_DATABASE_URL is not"
-                f" set: a lost worker is noticed after {settings.lease_seconds:g} s instead of"
-                " a heartbeat, and `arkloop migrate` is refused",
+                f"{variable_of('ARKLOOP_DATABASE_URL')} leads to a pooler, and"
+                " ARKLOOP_DIRECT_DATABASE_URL is not set: a lost worker is noticed after"
+                f" {settings.lease_seconds:g} s instead of a heartbeat, and `arkloop migrate` is"
+                " refused",
                 "Set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself.",
             )
         ]
@@ -330,8 +332,8 @@ def _direct(is_pooled: bool, is_direct_pooled: bool, is_same: bool) -> Finding:
     if not is_same:
         return fail(
             "pooler",
-            "ARKLOOP_DIRECT_DATABASE_URL leads to another database than ARKLOOP_DATABASE_URL:"
-            " leases would protect nothing",
+            "ARKLOOP_DIRECT_DATABASE_URL leads to another database than"
+            f" {variable_of('ARKLOOP_DATABASE_URL')}: leases would protect nothing",
             "Point both to the same database.",
         )
     return ok("pooler", "leases and migrations go around it" if is_pooled else "none")

@@ -19,7 +19,7 @@ from redis.exceptions import (
 
 from arkloop.cli.doctor import clocks
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
-from arkloop.shared.config import Settings
+from arkloop.shared.config import Settings, variable_of
 from arkloop.shared.storage.connections import connect_redis
 from arkloop.shared.storage.keys import DOCTOR_PROBE, PROBE_MILLISECONDS
 from arkloop.shared.storage.server_checks import OLDEST_REDIS
@@ -39,7 +39,7 @@ _ANOTHER = "Use a server that {}, or correct {}."
 
 def of_servers(settings: Settings) -> Iterator[Finding]:
     """Look at the Redis of streams, and at the broker if it is another Redis."""
-    yield from of_server("redis", "ARKLOOP_REDIS_URL", settings.redis_url)
+    yield from of_server("redis", variable_of("ARKLOOP_REDIS_URL"), settings.redis_url)
     if settings.broker_url != settings.redis_url:
         yield from of_server("broker", "ARKLOOP_BROKER_URL", settings.broker_url)
 

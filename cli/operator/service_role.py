@@ -6,6 +6,7 @@ from sqlalchemy import Engine, make_url, text
 
 from arkloop.cli.operator.database import IDENTITY
 from arkloop.cli.output import print_line
+from arkloop.shared.config import variable_of
 from arkloop.shared.storage import row_security, service_role
 from arkloop.shared.storage.commit_waits import require_confirmation
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args
@@ -72,7 +73,7 @@ def prepare_service(
             role = service_role.find(sql, str(owner))
         if role is None:
             raise click.ClickException(
-                f"ARKLOOP_DATABASE_URL: there is no role {name!r}; create it with:"
+                f"{variable_of('ARKLOOP_DATABASE_URL')}: there is no role {name!r}; create it with:"
                 f" CREATE ROLE {name} LOGIN PASSWORD '…'"
             )
         if (owners := service_role.stray_functions(sql)) is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, text
 
+from arkloop.shared.config import variable_of
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage.connections import Connections, connect_redis
 
@@ -36,7 +37,7 @@ def check(connections: Connections) -> None:
     except Unavailable:
         pass
     settings = connections.settings
-    _check_redis("ARKLOOP_REDIS_URL", connections.redis)
+    _check_redis(variable_of("ARKLOOP_REDIS_URL"), connections.redis)
     if settings.broker_url != settings.redis_url:
         broker = connect_redis(settings.broker_url)
         try:

@@ -95,6 +95,19 @@ def test_servers_that_are_down_take_seconds_and_show_no_password(examine: Examin
     assert password not in report.text
 
 
+def test_a_finding_names_the_variable_that_is_set(examine: Examine) -> None:
+    """A platform sets its own: those of the service are not there to be corrected."""
+    report = examine(
+        ARKLOOP_DATABASE_URL="",
+        DATABASE_URL=f"postgres://bob@127.0.0.1:{closed_port()}/runs",
+        ARKLOOP_REDIS_URL="",
+        REDIS_URL=f"redis://127.0.0.1:{closed_port()}/0",
+    )
+
+    assert "host and port in DATABASE_URL" in report.advice("postgres")
+    assert "or correct REDIS_URL" in report.advice("redis")
+
+
 def test_servers_that_are_silent_take_seconds(examine: Examine) -> None:
     """A server that accepts a connection and says nothing is given up."""
     with socket.create_server(("127.0.0.1", 0)) as frozen:

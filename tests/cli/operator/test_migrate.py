@@ -290,7 +290,11 @@ def test_a_role_that_the_wall_does_not_hold_is_named(
 
     missing = database.migrate(service=walls.as_user(database.service, "nobody_there"))
     assert 1 == missing.exit_code
-    assert "there is no role 'nobody_there'" in missing.output
+    assert "Error: ARKLOOP_DATABASE_URL: there is no role 'nobody_there'" in missing.output
+    env = {"ARKLOOP_OWNER_DATABASE_URL": database.owner}
+    env["DATABASE_URL"] = walls.as_user(database.service, "nobody_there")
+    missing = CliRunner().invoke(main, ["migrate"], env=env)
+    assert "Error: DATABASE_URL: there is no role 'nobody_there'" in missing.output
 
 
 @pytest.mark.owner

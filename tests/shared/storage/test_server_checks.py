@@ -118,6 +118,15 @@ def test_a_cluster_is_refused(settings: Settings, cluster_url: str, variable: st
         check(settings, **{variable: cluster_url})
 
 
+def test_a_refusal_names_the_variable_that_is_set(
+    settings: Settings, cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A platform may set `REDIS_URL`, which is used in the absence of the service's own."""
+    monkeypatch.setenv("REDIS_URL", cluster_url)
+    with pytest.raises(UnsuitableServer, match=r"^REDIS_URL points to a Redis Cluster"):
+        check(settings, redis_url=cluster_url)
+
+
 @pytest.mark.parametrize("variable", ["redis_url", "broker_url"])
 @pytest.mark.parametrize(("version", "named"), [("6.0.20", "6.0.20"), ("5.0.14", "before 6.0")])
 def test_an_old_redis_is_refused(
