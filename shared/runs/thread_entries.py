@@ -9,6 +9,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
+    FromClause,
     Row,
     RowMapping,
     ScalarSelect,
@@ -70,27 +71,58 @@ _IS_OWN = and_(
 )
 
 
-def _last(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
-    return select(column).where(*conditions).order_by(column.desc()).limit(1).scalar_subquery()
+def _round(
+    before: ColumnElement[int], after: ColumnElement[int], *around: FromClause
+) -> Select[Any]:
+    """Return the query of `last_round`; `around` has the row in which a position is."""
+
+    def last(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+        query = select(column).where(*conditions).order_by(column.desc()).limit(1)
+        return query.correlate(*around).scalar_subquery()
+
+    is_before = messages.c.position < before
+    said = last(messages.c.position, _IS_OWN, is_before, messages.c.position > after)
+    run_before = last(
+        runs.c.position,
+        runs.c.thread_id == bindparam("thread_id"),
+        runs.c.superseded_at.is_(None),
+        runs.c.position < said,
+    )
+    # The run of an answer may have been deleted.
+    answer = last(
+        messages.c.position,
+        *(_OF_THREAD, messages.c.role == "assistant", is_before),
+        messages.c.position > func.greatest(after, run_before),
+    )
+    return (
+        select(messages)
+        .where(_IS_OWN, messages.c.position <= said)
+        .where(messages.c.position > func.greatest(after, run_before, answer))
+        .order_by(messages.c.position.desc())
+        .limit(literal_column(str(MAX_MESSAGES)))
+    )
 
 
-_BEFORE = messages.c.position < bindparam("before")
-#: The run of an answer may have been deleted.
-_ANSWER = _last(messages.c.position, _OF_THREAD, messages.c.role == "assistant", _BEFORE)
-_BEHIND = messages.c.position > func.greatest(bindparam("after"), _ANSWER)
-_SAID = _last(messages.c.position, _IS_OWN, _BEFORE, _BEHIND)
-_RUN_BEFORE = _last(
-    runs.c.position,
-    runs.c.thread_id == bindparam("thread_id"),
-    runs.c.superseded_at.is_(None),
-    runs.c.position < _SAID,
-)
-_LAST_ROUND = (
-    select(messages)
-    .where(_IS_OWN, _BEHIND, messages.c.position <= _SAID)
-    .where(messages.c.position > func.coalesce(_RUN_BEFORE, -1))
-    .order_by(messages.c.position.desc())
-    .limit(literal_column(str(MAX_MESSAGES)))
+_LAST_ROUND = _round(bindparam("before"), bindparam("after"))
+# Not with OR: the other runs of the thread would be read, too.
+_UNENDED = union_all(
+    *(
+        select(runs.c.id, runs.c.position, runs.c.persona_id, runs.c.route_id).where(
+            runs.c.thread_id == bindparam("thread_id"),
+            is_unended,
+            runs.c.cancel_requested_at.is_(None),
+        )
+        for is_unended in (IS_ACTIVE, WAITS_FOR_THREAD)
+    )
+).subquery()
+_SAID = _round(_UNENDED.c.position, literal_column("-1"), _UNENDED).lateral()
+_RUNS_OF_MESSAGE: Select[Any] = (
+    select(
+        *(_UNENDED.c.id, _UNENDED.c.persona_id, _UNENDED.c.route_id),
+        *(_SAID.c.content, _SAID.c.metadata),
+    )
+    .join(_SAID, _SAID.c.metadata[bindparam("key", type_=String)].astext == bindparam("value"))
+    .order_by(_UNENDED.c.position)
 )
 
 
@@ -230,40 +262,11 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
     """Return the runs that are to answer the message with this pair of metadata, in their order.
 
     They are active or wait for their turn, and are not being cancelled. A row has the run's `id`,
-    `persona_id` and `route_id`, and the message's `content` and `metadata`. Of each such run only
-    the last message before it is looked at.
+    `persona_id` and `route_id`, and the message's `content` and `metadata`. The messages of a run
+    are those of `last_round`.
     """
-    # Not with OR: the other runs of the thread would be read, too.
-    unended = union_all(
-        *(
-            select(runs.c.id, runs.c.position, runs.c.persona_id, runs.c.route_id).where(
-                runs.c.thread_id == thread_id, is_unended, runs.c.cancel_requested_at.is_(None)
-            )
-            for is_unended in (IS_ACTIVE, WAITS_FOR_THREAD)
-        )
-    ).subquery()
-    said = (
-        select(messages.c.content, messages.c.metadata)
-        .where(
-            messages.c.thread_id == thread_id,
-            messages.c.position < unended.c.position,
-            messages.c.role == "user",
-            messages.c.superseded_at.is_(None),
-        )
-        .order_by(messages.c.position.desc())
-        .limit(1)
-        .lateral()
-    )
-    query: Select[Any] = (
-        select(
-            unended.c.id,
-            *(unended.c.persona_id, unended.c.route_id),
-            *(said.c.content, said.c.metadata),
-        )
-        .join(said, said.c.metadata[key].astext == value)
-        .order_by(unended.c.position)
-    )
-    return sql.execute(query).all()
+    given = {"thread_id": thread_id, "key": key, "value": value}
+    return sql.execute(_RUNS_OF_MESSAGE, given).all()
 
 
 def _of_users(thread_id: UUID) -> Select[Any]:

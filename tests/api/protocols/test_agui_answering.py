@@ -1,7 +1,13 @@
-"""Messages of AG-UI that are sent again after the org has changed what answers them."""
+"""Messages of AG-UI that are sent again after others have changed what answers them."""
 
+import pytest
+
+from arkloop.api.protocols.agui_requests import MESSAGE_ID
+from arkloop.shared.ids import new_id
 from tests.api.endpoints.made_providers import PATH, made
-from tests.api.protocols.test_agui_runs import SAID, all_runs, first_cursor, send
+from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, send
+from tests.api.protocols.test_ai_sdk_retries import forget
+from tests.api.protocols.test_responses_repeats_steered import deliver
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -20,3 +26,57 @@ def test_a_message_is_sent_again_though_the_default_route_has_changed(
     [known, other] = all_runs(stored)
     assert known == run_id
     assert [f"{one}.0.1" for one in (run_id, other, run_id)] == shown
+
+
+def test_a_message_that_another_has_joined_is_sent_again(alice: User, stored: StoredRuns) -> None:
+    """Its run waits for its turn, and answers both: the message is in the thread once."""
+    send(alice, SAID, tools=[]).close()
+    send(alice, LATER, tools=[]).close()
+    [_, waiting] = all_runs(stored)
+    thread_id = alice.get(f"/v1/runs/{waiting}").json["thread_id"]
+    more = {"message": "And one more.", "on_busy": "merge"}
+    merged = alice.post(f"/v1/threads/{thread_id}/runs", json=more)
+    assert str(waiting) == merged.json["run_id"]
+
+    shown = first_cursor(send(alice, SAID, LATER, tools=[]))
+
+    assert f"{waiting}.0.1" == shown
+    assert 2 == len(all_runs(stored))
+
+
+def test_a_message_whose_answered_run_was_deleted_has_a_new_run(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The retention keeps the message with its answer: it is none of those of the next run."""
+    send(alice, SAID, tools=[]).close()
+    [answered] = all_runs(stored)
+    assert stored.finish(stored.held(answered), message=(new_id(), "The answer"))
+    forget(stored.connections, answered)
+    send(alice, LATER, tools=[]).close()
+    [later] = all_runs(stored)
+
+    shown = first_cursor(send(alice, SAID, tools=[]))
+
+    [_, new] = all_runs(stored)
+    assert f"{new}.0.1" == shown != f"{later}.0.1"
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_message_for_an_active_run_is_not_that_of_a_waiting_one(
+    alice: User, stored: StoredRuns, is_delivered: bool
+) -> None:
+    """It was sent to steer the active run, also once its worker has it."""
+    send(alice, LATER, tools=[]).close()
+    [active] = all_runs(stored)
+    message = {"content": SAID["content"], "metadata": {MESSAGE_ID: SAID["id"]}}
+    thread_id = stored.row(active)["thread_id"]
+    body = {"message": message, "on_busy": "steer"}
+    assert 201 == alice.post(f"/v1/threads/{thread_id}/runs", body).status_code
+    if is_delivered:
+        deliver(stored, active)
+    send(alice, {**LATER, "id": "m10"}, tools=[]).close()
+    waiting = all_runs(stored)[-1]
+
+    shown = first_cursor(send(alice, SAID, tools=[]))
+
+    assert f"{all_runs(stored)[-1]}.0.1" == shown != f"{waiting}.0.1"
