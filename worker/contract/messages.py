@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from arkloop.shared import portable_schema
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import ProviderState
 from arkloop.shared.events.usage import Usage
-from arkloop.worker.contract import portable_schema
 from arkloop.worker.contract.attachments import Attachment, Part
 
 #: Of the state that a vendor requires back with a turn: more than a step's reasoning has, also

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
+from arkloop.shared import portable_schema
 from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
-from arkloop.worker.contract import portable_schema
 from arkloop.worker.contract.argument_schema import ArgumentSchema
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice

@@ -10,7 +10,7 @@ import pytest
 
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.contract.portable_schema import check, portable
+from arkloop.shared.portable_schema import check, portable
 from tests.closed_port import closed_port
 
 DRAFT_4, DRAFT_7 = (f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 7))
