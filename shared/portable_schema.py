@@ -9,7 +9,7 @@ are checked against the schema as the tool's author wrote it.
 
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
@@ -72,7 +72,12 @@ def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check(schema: Mapping[str, Any]) -> None:
-    """Check that the portable form is one of draft 2020-12. Raises: InvalidSchema: it is not."""
+    """Check that the portable form is one of draft 2020-12, and not too large.
+
+    Raises: InvalidSchema
+    """
+    if _length(schema) > MAX_CHARACTERS:  # before the walk, in which it takes the longer
+        raise InvalidSchema("The schema is too large.")
     rebuilt, rebuilding = _rebuilt(schema)
     # A `$schema` would be followed: to another draft, or to an address that a server chose.
     sent = {keyword: value for keyword, value in rebuilt.items() if keyword != "$schema"}
@@ -82,8 +87,12 @@ def check(schema: Mapping[str, Any]) -> None:
         raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
     if rebuilding.dangling:
         raise InvalidSchema(f"Unresolvable `$ref`: {short(rebuilding.dangling[0])}")
-    if rebuilding.remaining < 0 or len(json.dumps(sent)) > MAX_CHARACTERS:
+    if rebuilding.remaining < 0 or _length(sent) > MAX_CHARACTERS:
         raise InvalidSchema("The schema is too large.")
+
+
+def _length(schema: Any) -> int:
+    return len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
 
 
 def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding"]:
@@ -110,6 +119,8 @@ class _Rebuilding:
         definitions = root.get("$defs")
         self._own = definitions if isinstance(definitions, Mapping) else {}
         self._names: dict[tuple[str, ...], str] = {}  # of the copies, by their pointers
+        self._used = {*self._own}
+        self._numbers: Counter[str] = Counter()  # by the names without them
         self._waiting: deque[tuple[str, Any]] = deque()
         self.dangling: list[str] = []
         self.remaining = MAX_CHARACTERS
@@ -129,7 +140,7 @@ class _Rebuilding:
     def _copy(self, target: Any) -> Any:
         """Return the copy of a part, one for any value if it is too long beside the others."""
         copy = self.schema(target) if self.remaining >= 0 else {}
-        self.remaining -= len(json.dumps(copy))
+        self.remaining -= _length(copy)
         return copy if self.remaining >= 0 else {}
 
     def schema(self, given: Any, *, is_top: bool = False) -> Any:
@@ -187,11 +198,10 @@ class _Rebuilding:
         """Return a name that is not used yet, after the last part of a pointer."""
         parts = pointer[-2:] if pointer and pointer[-1].isdigit() else pointer[-1:]
         name = base = _NOT_IN_NAMES.sub("_", "_".join(parts)) or "root"
-        used = {*self._own, *self._names.values()}
-        number = 1
-        while name in used:
-            number += 1
-            name = f"{base}_{number}"
+        while name in self._used:
+            self._numbers[base] += 1
+            name = f"{base}_{self._numbers[base] + 1}"
+        self._used.add(name)
         return name
 
 

@@ -82,6 +82,10 @@ def publish_persona(tx: Transaction) -> Response:
         persona = personas.read(key, version or "", definition)
     except personas.InvalidPersona as error:
         raise InvalidRequest(**error.problems) from None
+    try:
+        client_tools.check_new(persona.client_tools)
+    except ValueError as error:
+        raise InvalidRequest(client_tools=[str(error)]) from None
     _check_routes(tx, persona)
     row = published_personas.publish(tx, actor(), key, version, definition)
     record(tx, "persona.published", "persona", f"{row.key}@{row.version}")

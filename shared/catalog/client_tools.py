@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arkloop.shared import portable_schema
 from arkloop.shared.catalog.field_readers import FieldReader, nullable
 from arkloop.shared.json_schema import MAX_NODES, MAX_PATTERNS, InvalidSchema, JsonSchema
 
@@ -72,6 +73,21 @@ def check(tools: Iterable[ClientTool]) -> None:
         nodes, patterns = nodes + schema.nodes, patterns + schema.patterns
         if nodes > MAX_NODES or patterns > MAX_PATTERNS:
             raise ValueError(f"{tool.name}: the schemas are too large together")
+
+
+def check_new(tools: Iterable[ClientTool]) -> None:
+    """Check schemas of tools that are not stored yet: vendors refuse requests for what is invalid.
+
+    Raises:
+        ValueError: one is no JSON Schema in the form that vendors get, or as for `check`.
+    """
+    given = tuple(tools)
+    check(given)
+    for tool in given:
+        try:
+            portable_schema.check(tool.parameters)
+        except InvalidSchema as error:
+            raise ValueError(f"{tool.name}: {error}") from None
 
 
 def collisions(tools: Iterable[ClientTool], taken: Collection[str]) -> list[str]:

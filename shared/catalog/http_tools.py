@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
+from arkloop.shared import portable_schema
 from arkloop.shared.catalog.personas import RESERVED_NAMES, tools_of_server
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, NameTaken, ToolNotFound
@@ -262,6 +263,7 @@ def _schema_text(parameters: Mapping[str, Any]) -> str:
         raise InvalidRequest(parameters=[f"must have at most {MAX_PARAMETERS_BYTES:,} bytes"])
     try:
         JsonSchema(parameters)
+        portable_schema.check(parameters)
     except InvalidSchema as error:
         raise InvalidRequest(parameters=[str(error)]) from None
     return text

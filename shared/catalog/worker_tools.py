@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from arkloop.shared import portable_schema
 from arkloop.shared.errors import InvalidRequest, WorkerToolNotFound
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 from arkloop.shared.storage import org_locks
@@ -104,6 +105,7 @@ def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -
     for tool in changed:
         try:
             JsonSchema(tool.parameters)
+            portable_schema.check(tool.parameters)
         except InvalidSchema as error:
             problems[f"tools.{tools.index(tool)}.parameters"] = [str(error)]
     if problems:

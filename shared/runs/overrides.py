@@ -212,7 +212,7 @@ def _check_tools(persona: Persona, value: Any) -> str:
     taken = personas.reserved_for((*persona.tools, *(tool.name for tool in persona.client_tools)))
     if names := client_tools.collisions(tools, taken):
         raise ValueError(f"the name {names[0]!r} is in use")
-    client_tools.check(tools)
+    client_tools.check_new(tools)
     return client_tools.to_text(value)
 
 

@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 
 from arkloop.shared.json_schema import InvalidSchema
-from arkloop.worker.contract.messages import ToolSpec
 from arkloop.shared.portable_schema import check, portable
+from arkloop.worker.contract.messages import ToolSpec
 from tests.closed_port import closed_port
 
 DRAFT_4, DRAFT_7 = (f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 7))
@@ -359,3 +359,9 @@ def test_alternatives_that_refer_to_each_other_are_merged_once() -> None:
     assert [{"const": name} for name in names] == sent["properties"]["a"]["anyOf"]
     assert len(json.dumps(sent)) < 1.1 * len(json.dumps(schema))
     jsonschema_rs.meta.validate(sent)
+
+
+def test_letters_of_every_script_count_alike() -> None:
+    """A description in Cyrillic letters may be as long as one in Latin letters."""
+    texts = {f"a{n}": {**TEXT, "description": "я" * 1_000} for n in range(30)}
+    check(of(**texts))

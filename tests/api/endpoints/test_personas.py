@@ -23,6 +23,7 @@ CLIENT_TOOL = {
     "timeout_seconds": 60,
     "idempotent": True,
 }
+LOOSE = {"type": "object", "$defs": {"x": {"type": "text"}}}
 
 
 SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {}}, "required": ["z"]}
@@ -173,6 +174,7 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"client_tools": [{**CLIENT_TOOL, "client": False}]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "timeout": 5}]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "parameters": {"type": 1}}]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "parameters": LOOSE}]}, "client_tools"),
         ({"client_tools": [CLIENT_TOOL, CLIENT_TOOL]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "name": "ask_user"}]}, "client_tools"),
         ({"client_tools": [{**CLIENT_TOOL, "name": "read_result"}]}, "client_tools"),

@@ -7,11 +7,13 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import text, update
 
+from arkloop.shared.catalog import worker_tools
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables import catalog as tables
 from tests.clients import Register, User, details_of, error_of
 from tests.tool_worker import ECHO, PAY
 from tests.waiting import eventually
@@ -84,6 +86,10 @@ def test_a_hash_stands_for_the_tools(worker: User) -> None:
         ({"tools": [ECHO, {**PAY, "parameters": {"type": "array"}}]}, "tools.1.parameters"),
         ({"tools": [{**PAY, "parameters": {"type": ["object", "null"]}}]}, "tools.0.parameters"),
         ({"tools": [{**PAY, "parameters": {"required": 1}}]}, "tools.0.parameters"),
+        (
+            {"tools": [{**PAY, "parameters": {"$defs": {"x": {"type": "text"}}}}]},
+            "tools.0.parameters",
+        ),
         ({"tools": [{**PAY, "timeout_seconds": 0}]}, "tools.0.timeout_seconds"),
         ({"tools": [{**PAY, "timeout_seconds": "60"}]}, "tools.0.timeout_seconds"),
         ({"tools": [PAY], "tools_hash": "0" * 64}, "tools"),
@@ -97,6 +103,25 @@ def test_a_hash_stands_for_the_tools(worker: User) -> None:
 def test_a_malformed_poll_is_refused(worker: User, change: dict[str, Any], field: str) -> None:
     """The response names the field that is wrong."""
     assert field in details_of(post(worker, "poll", **{**POLL, **change}))
+
+
+def test_a_definition_that_an_earlier_release_took_stays_registered(
+    worker: User, connections: Connections
+) -> None:
+    """Its worker may send it again; it is checked once the worker has changed it."""
+    post(worker, "poll", **POLL, tools=[PAY])
+    loose = {**PAY, "parameters": {"$defs": {"x": {"type": "text"}}}}
+    with connections.statement() as tx:
+        tx.sql.execute(
+            update(tables.worker_tools)
+            .where(tables.worker_tools.c.org_id == worker.org_id)
+            .values(parameters=loose["parameters"], hash=worker_tools.Definition(**loose).hash)
+        )
+
+    assert 200 == post(worker, "poll", **POLL, tools=[ECHO, loose]).status_code
+    changed = {**loose, "description": "Another one."}
+    field = "tools.0.parameters"
+    assert [field] == list(details_of(post(worker, "poll", **POLL, tools=[changed])))
 
 
 def test_a_worker_gets_calls_of_its_own_tools(worker: User, queued: UUID) -> None:

@@ -53,6 +53,23 @@ def test_a_definition_of_another_form_is_refused(changes: dict[str, Any], why: s
     assert str(refused.value).startswith(why)
 
 
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"required": "z"},
+        {"properties": {"z": {"type": "text"}}},
+        {"$defs": {"z": {"type": "text"}}},
+        {"$anchor": 5},
+    ],
+)
+def test_a_schema_for_which_vendors_refuse_the_request_is_refused(invalid: dict[str, Any]) -> None:
+    """Each run would fail, also where nothing refers to what is invalid."""
+    tools = client_tools.read([{**TOOL, "parameters": {"type": "object", **invalid}}])
+
+    with pytest.raises(ValueError, match=r"^locate: Not a JSON Schema: "):
+        client_tools.check_new(tools)
+
+
 def test_schemas_that_are_large_together_are_refused() -> None:
     """Each is small: what their check costs is limited for all of them."""
     repeated = {"properties": {f"p{i}": {"$ref": "#/$defs/all"} for i in range(40)}}

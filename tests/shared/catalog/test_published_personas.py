@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
+from arkloop.shared.catalog import client_tools, published_personas
 from arkloop.shared.catalog import personas as definitions
-from arkloop.shared.catalog import published_personas
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -69,6 +69,21 @@ def test_of_those_who_publish_at_once_each_gets_a_number(stored: StoredRuns) -> 
     made = in_parallel(16, lambda _: publish(stored, "busy"))
 
     assert {f"busy@{number}" for number in range(1, 17)} == set(made)
+
+
+def test_a_client_tool_that_an_earlier_release_took_stays(stored: StoredRuns) -> None:
+    """Its schema is not one that is accepted now; the persona is there all the same."""
+    loose = {"type": "object", "$defs": {"x": {"type": "text"}}}
+    tool = {"name": "locate", "description": "x", "parameters": loose, "client": True}
+    publish(stored, "mine", "1", client_tools=[tool])
+
+    with stored.connections.reading() as sql:
+        row = published_personas.find(sql, stored.actor.org_id, "mine", "1")
+    assert row is not None
+    [read] = published_personas.persona_of(row).client_tools
+    assert loose == read.parameters
+    with pytest.raises(ValueError, match="Not a JSON Schema"):
+        client_tools.check_new([read])
 
 
 def test_a_published_version_stays(stored: StoredRuns) -> None:

@@ -134,6 +134,14 @@ def test_a_value_of_another_form_is_refused(given: dict[str, Any], field: str) -
     assert [field] == list(problems(**given))
 
 
+def test_a_tool_of_a_run_has_a_schema_that_vendors_accept() -> None:
+    """They would refuse each request of the run, though nothing refers to what is invalid."""
+    parameters = {"type": "object", "$defs": {"x": {"type": "text"}}}
+    tool = {"name": "own", "description": "x", "parameters": parameters, "client": True}
+
+    assert ["tools"] == list(problems(tools=[tool]))
+
+
 @pytest.mark.parametrize("name", ["calculator", "ask_user", "read_result", "own", "a b", "x" * 65])
 def test_a_tool_of_a_run_has_a_name_of_its_own(name: str) -> None:
     """The names of built-in tools and of the persona's own client tools are in use."""
