@@ -253,9 +253,10 @@ def _nowhere() -> str:
 
 @pytest.mark.owner
 def test_readyz_says_that_postgres_refuses_to_write(
-    client: FlaskClient, alice: User, connections: Connections
+    client_with: Callable[..., FlaskClient], alice: User, connections: Connections
 ) -> None:
     """Reads work on a full disk, or behind a lock, and requests that write get 503."""
+    client = client_with()
     with connections.transaction() as tx:
         tx.sql.execute(
             text(
@@ -268,7 +269,9 @@ def test_readyz_says_that_postgres_refuses_to_write(
         )
     assert "degraded" not in (client.get("/readyz").json or {})
 
-    assert (503, "service.unavailable") == error_of(alice.post("/v1/threads"))
+    of_alice = {"Authorization": f"Bearer {alice.token}"}
+    refused = client.post("/v1/threads", json={}, headers=of_alice)
+    assert (503, "service.unavailable") == error_of(refused)
 
     response = client.get("/readyz")
     assert (200, ["writes"]) == (response.status_code, (response.json or {})["degraded"])

@@ -149,9 +149,9 @@ def test_the_callback_takes_a_reply_once(
 ) -> None:
     """It needs no token, and ignores what it does not know."""
     config = made(alice, {})
-    asked(connections, alice, config["id"], "state")
+    asked(connections, alice, config["id"], "taken-once")
 
-    reply = f"{CALLBACK}?state=state&code=c&session_state=1"
+    reply = f"{CALLBACK}?state=taken-once&code=c&session_state=1"
     answer = client.get(reply)
     assert (200, True) == (answer.status_code, "Access was granted." in answer.text)
     assert (400, "mcp_oauth.state_invalid") == error_of(client.get(reply))

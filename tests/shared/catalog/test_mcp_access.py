@@ -128,9 +128,9 @@ def test_a_code_that_is_exchanged_meanwhile_does_not_bring_access_back(
     """The change comes while the code is taken, or exchanged; a code counts as no grant."""
     of, run_id = (alice.org_id, config_id, OWNER), new_id()
     with connections.transaction() as tx:
-        mcp_access.request(tx, *of, run_id, {"url": "https://login/1", "state": "1"})
+        mcp_access.request(tx, *of, run_id, {"url": "https://login/1", "state": str(run_id)})
     with connections.transaction() as tx:
-        mcp_access.answer(tx, "1", "the code", None)
+        mcp_access.answer(tx, str(run_id), "the code", None)
 
     def change_meanwhile() -> None:
         with connections.transaction() as tx:

@@ -23,6 +23,13 @@ from tests.query_plans import only
 from tests.stored_runs import ago
 
 
+@pytest.fixture(autouse=True)
+def nothing_expired(connections: Connections, tmp_path: Path) -> None:
+    """A database without expired files of other tests."""
+    while expiry.remove_expired(connections, LocalStorage(str(tmp_path))):
+        pass
+
+
 def pending_file(connections: Connections, owner: User) -> UUID:
     with connections.transaction() as tx:
         return files.create(tx, org_id=owner.org_id, user_id=owner.id, name="a.png")

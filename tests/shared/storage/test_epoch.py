@@ -14,8 +14,8 @@ from sqlalchemy import make_url, text
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
-from arkloop.shared.outage_log import reason_of
-from arkloop.shared.storage import rewinds
+from arkloop.shared.outage_log import OutageLog, reason_of
+from arkloop.shared.storage import epoch, rewinds
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import learn
 from arkloop.shared.storage.keys import Keys
@@ -109,11 +109,16 @@ def test_a_promotion_begins_an_epoch_of_the_same_installation(
 
 
 def test_a_former_primary_that_is_started_again_is_passed_over(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that knows the promoted server stays there, though the former one accepts writes
     and comes first in the URL, and says so; a process that begins knows neither.
     """
+    # That of the process has one line in 30 s, which may be another test's.
+    monkeypatch.setattr(epoch, "_refusals", OutageLog(epoch.log, "connecting to the primary"))
     with replicated_postgres(tmp_path) as pair:
         url = pair.url(pair.primary, pair.standby)
         with opened(settings, url) as connections:
