@@ -77,6 +77,8 @@ class AiSdkProjection:
     #: Calls by the id of the request for their approval.
     _asked: dict[str, str] = field(default_factory=dict)
     _denied: frozenset[str] = _NONE
+    #: Calls whose request for approval the stream has left out.
+    _unasked: frozenset[str] = _NONE
     #: Calls whose results the client sends.
     _client_calls: frozenset[str] = _NONE
     #: Calls that have no result yet, by the ids that they have in the run.
@@ -264,8 +266,12 @@ class AiSdkProjection:
         self._kept = () if is_in_turn else None
         if data["kind"] == "tool_confirmation":
             call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
-            request = {"approvalId": data["request_id"], "toolCallId": call_id}
-            yield {"type": "tool-approval-request", **request}
+            # A client that is not sent the response would show an answered request as an open one.
+            if self.dialect.approval_responses or not self._is_answered:
+                request = {"approvalId": data["request_id"], "toolCallId": call_id}
+                yield {"type": "tool-approval-request", **request}
+            elif self._is_begun:
+                self._unasked |= {call_id}
         elif data["kind"] == "question":
             yield from self._question(data)
         for call in client_calls(data):
@@ -276,6 +282,11 @@ class AiSdkProjection:
         if self.until is not None and self._waits > self.until:
             self.is_over = True
             yield self._finish("tool-calls", {"status": "waiting_for_input"})
+
+    @property
+    def _is_answered(self) -> bool:
+        """True in a wait that was answered before the stream began."""
+        return self.until is not None and self._waits < self.until
 
     def _question(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         """Have the client answer the call of `ask_user`.
@@ -302,8 +313,7 @@ class AiSdkProjection:
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
         self._client_calls |= {call_id}
         # `onToolCall` gets each call of the client: not again one that has its result already.
-        is_answered = self.until is not None and self._waits < self.until
-        yield _input(call_id, name, arguments, by_client=not is_answered)
+        yield _input(call_id, name, arguments, by_client=not self._is_answered)
 
     def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         request_id = data["request_id"]
@@ -323,7 +333,8 @@ class AiSdkProjection:
             return
         if reply.arguments is not None:
             yield _input(call_id, self._names.get(call_id, ""), reply.arguments)
-        if not reply.approved:
+        # The schema of `ai` 6 has the reply in a denied call: such a call fails where it lacks one.
+        if not reply.approved and call_id not in self._unasked:
             self._denied |= {call_id}
         if self.dialect.approval_responses:
             response = {"approvalId": request_id, "approved": reply.approved}

@@ -156,6 +156,70 @@ def test_a_turn_asks_for_an_approval_and_more(
 
 
 @pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+def test_an_approval_that_another_tab_has_answered_is_not_open(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """A page that resumes is asked for the rest alone; a late denial of another one is refused."""
+    chat_id = new_id()
+    ask = {"tool": "ask_user", "args": {"question": "Which?"}}
+    setup: dict[str, Any] = {"version": version, "automatic": True}
+    setup["body"] = {"persona_id": careful}
+    with (
+        open_chat(user, chat_id, ai, **setup) as first,
+        open_chat(user, chat_id, ai, **setup) as second,
+        open_chat(user, chat_id, ai, **setup) as late,
+    ):
+        first.do("send", text=script({"tools": [CALCULATE, ask]}, {"say": "ok"}))
+        approval_id = first.call("calculator")["approval"]["id"]
+        for page in (second, late):
+            page.do("load")
+        first.do("approve", id=approval_id, approved=True)
+        second.do("resume")
+        calls = [part for part in second.answer["parts"] if part["type"].startswith("tool-")]
+        assert ["tool-ask_user"] == [call["type"] for call in calls if is_open(call)]
+
+        late.do("approve", id=approval_id, approved=False)
+        assert "input.stale" in str(late.status[1])
+
+        asked = second.call("ask_user")
+        second.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output="b")
+        assert ("ready", None, "ok", 1) == (*second.status, second.text, second.said["posts"])
+        assert "completed" == second.answer["metadata"]["arkloop"]["status"]
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+def test_a_call_that_another_tab_has_denied_fits_the_schema(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """A page of `ai` 6 knows no reply to show with it: the call has failed there."""
+    chat_id = new_id()
+    setup: dict[str, Any] = {"version": version, "automatic": True}
+    setup["body"] = {"persona_id": careful}
+    with (
+        open_chat(user, chat_id, ai, **setup) as first,
+        open_chat(user, chat_id, ai, **setup) as second,
+    ):
+        first.do("send", text=script(CALCULATE, {"say": "ok"}))
+        second.do("load")
+        approval = {"id": first.call("calculator")["approval"]["id"], "approved": False}
+        first.do("approve", **approval, reason="no numbers")
+        second.do("resume")
+
+        for page in (first, second):
+            page.do("valid", versions=[ai])
+            assert ("ready", None) == page.status
+        assert "output-denied" == first.call("calculator")["state"]
+        shown = second.call("calculator")
+        assert "no numbers" in (shown.get("errorText") or shown["approval"]["reason"])
+
+
+def is_open(call: dict[str, Any]) -> bool:
+    """Return whether the guide's `isOpen` finds the call open."""
+    is_of_page = call["state"] == "input-available" and not call.get("providerExecuted")
+    return call["state"] == "approval-requested" or is_of_page
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
 def test_a_late_approval_is_sent_once(
     user: Caller, careful: str, ai: str, version: str | None
 ) -> None:

@@ -62,12 +62,24 @@ def test_a_replay_has_all_responses_in_one(name: str, version: str) -> None:
     """It is what they are one after the other, without the ends and starts between them.
 
     Calls of the client have their results, and a page that is loaded again must not make them anew.
+    Nor may it ask for approvals again, where its version knows no chunk for the responses: calls
+    that were denied have failed there, as the schema has a response in the others.
     """
     dialect = dialect_of(version)
     count = wait_count(name, dialect)
     parts = [chunks_of(frames_of(name, dialect, after=n, until=n)) for n in range(count + 1)]
     joined = [chunk for part in parts[:-1] for chunk in part[:-1]] + parts[-1]
     expected = [c for i, c in enumerate(joined) if c["type"] != "start" or i == 0]
+    if not dialect.approval_responses:
+        outputs = [e["data"] for e in events_of(name) if e["type"] == "tool.result"]
+        texts = {call_ids.shown(RUN_ID, one["tool_call_id"]): one["output"] for one in outputs}
+        expected = [
+            {**c, "type": "tool-output-error", "errorText": texts[c["toolCallId"]]}
+            if c["type"] == "tool-output-denied"
+            else c
+            for c in expected
+            if c["type"] != "tool-approval-request"
+        ]
 
     for chunk in expected:
         if chunk["type"] == "tool-input-available":
@@ -195,7 +207,8 @@ def test_a_run_that_ends_leaves_no_call_open(length: int, version: str, status: 
 
     calls = [c["toolCallId"] for c in chunks if c["type"] == "tool-input-available"]
     results = {c["toolCallId"]: c["type"] for c in chunks if c["type"].startswith("tool-output")}
-    is_denied = version != "5.0.0" and length == 6  # without an answer, the call is not made
+    # Without an answer, the call is not made. Replays for 6.0.0 leave the request for it out.
+    is_denied = version not in ("5.0.0", "6.0.0") and length == 6
     first = "tool-output-denied" if is_denied else "tool-output-error"
     assert dict(zip(calls, [first, "tool-output-error"], strict=True)) == results
     last = {"cancelled": "abort", "failed": "error", "completed": "finish"}
