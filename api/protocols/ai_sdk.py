@@ -133,7 +133,8 @@ def send_chat() -> Response:
     run_id, is_replay = _sent(body, dialect)
     if body.get("on_busy") != OnBusy.STEER:
         return _stream(run_id, dialect, is_new=not is_replay)
-    # A run that was active already has taken the message.
+    # A run that was active is offered the message. If it ends before it reads that, the message has
+    # a run of its own, which pages resume: one response is one message of the assistant.
     with connections().reading() as sql:
         waits = _waits(sql, run_id, dialect)
     return _stream(run_id, dialect, until=waits.answered)

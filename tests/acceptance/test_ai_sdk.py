@@ -322,6 +322,36 @@ def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
         assert "You said: Again" == chat.text
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[:3])
+def test_a_message_that_steers_a_run_is_answered(
+    user: Caller, ai: str, version: str, is_read: bool
+) -> None:
+    """The answer is that run's, or that of a run of its own, for which the guide's page resumes."""
+    chat_id, slowly = new_id(), {"say": "x ", "repeat": 40, "delay_ms": 50}
+    setup = {"version": version, "body": {"on_busy": "steer"}, "steers": True}
+    with open_chat(user, chat_id, ai, **setup) as chat:
+        chat.do("begin", text=script(slowly, *([CALCULATE] if is_read else []), {"say": "fin"}))
+        chat.do("until", text="x x")
+        chat.do("begin", text="In French, please")
+        eventually(lambda: "You said: In French, please" in json.dumps(chat.do("state").messages))
+        chat.do("settle")
+
+        assert ("ready", None, 2) == (*chat.status, chat.said["posts"])
+        roles = ["user", "assistant", "user"] + ([] if is_read else ["assistant"])
+        assert roles == [message["role"] for message in chat.messages]
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[:3])
+def test_a_page_that_steers_resumes_after_a_reload(user: Caller, ai: str, version: str) -> None:
+    """The guide's effect does that, so its snippet has no `resume: true`."""
+    chat_id, slowly = new_id(), {"say": "x ", "repeat": 40, "delay_ms": 50}
+    with open_chat(user, chat_id, ai) as first, open_chat(user, chat_id, ai, steers=True) as second:
+        first.do("begin", text=script(slowly)).do("until", text="x x")
+        second.do("load").do("settle")
+        assert ("ready", None, 40) == (*second.status, second.text.count("x"))
+
+
 def test_a_stop_ends_the_run_of_a_message_that_is_on_its_way(user: Caller) -> None:
     """The guide's button sends it again until the message has arrived."""
     with open_chat(user, new_id(), version="7.0.173", delay=1_000) as chat:

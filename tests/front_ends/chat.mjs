@@ -1,13 +1,14 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "direct"?, "patience"?, "delay"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "steers"?, "direct"?, "patience"?, "delay"?}'
 //
-// With `direct`, messages are loaded from there; messages are on their way for `delay` milliseconds. Each line of the standard input is a
-// command, {"do": …}; each line of the output says how the chat is after it: {messages, status, error, finished, posts}.
+// With `direct`, messages are loaded from there; messages are on their way for `delay` milliseconds. One that `steers` resumes as the guide says.
+// Each line of the standard input is a command, {"do": …}; each line of the output says how the chat is after it:
+// {messages, status, error, finished, posts}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { automatic, impatientFetch, recoverBy, seen, stopBy, workflowTransport } from "./guide.mjs";
+import { answerResumer, automatic, impatientFetch, recoverBy, seen, stopBy, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -50,7 +51,14 @@ async function transportOfWorkflow() {
 }
 
 class State {
-  status = "ready";
+  #status = "ready";
+  get status() {
+    return this.#status;
+  }
+  set status(status) {
+    this.#status = status;
+    setTimeout(rendered);
+  }
   error = undefined;
   messages = [];
   pushMessage = (message) => void this.messages.push(message);
@@ -78,6 +86,15 @@ const chat = new Chat({
   onData: (part) => void data.push(part.type),
   onFinish: ({ message, ...how }) => void finished.push({ id: message.id, ...how, messages: undefined }),
 });
+
+// The guide's effect: executed when the page is there, and after each rendering with another status.
+const resumeAnswer = given.steers ? answerResumer() : () => {};
+let shownStatus;
+function rendered() {
+  if (shownStatus === chat.status) return;
+  shownStatus = chat.status;
+  resumeAnswer(chat);
+}
 
 const settled = async () => {
   do await new Promise((resolve) => setTimeout(resolve, 20));
@@ -123,6 +140,7 @@ const commands = {
     const path = `/v1/ui/chat/${encodeURIComponent(given.chat)}/messages`;
     const response = await fetch((given.direct ?? given.url) + path, { headers });
     chat.messages = await response.json();
+    rendered();
   },
   validate: async ({ versions, chunks }) => {
     for (const version of versions) await validate(version, chunks);

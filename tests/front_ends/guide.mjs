@@ -51,6 +51,11 @@ export function stopBy(names) {
   return new Function(...Object.keys(names), code)(...Object.values(names));
 }
 
+// Returns the guide's `resumeAnswer`.
+export function answerResumer() {
+  return new Function(`${blockWith("function resumeAnswer(")}; return resumeAnswer;`)();
+}
+
 // Returns the guide's class of agents, which names exports of the package `@ag-ui/client`.
 export function agentClass(client) {
   const code = aguiBlockWith("class Agent ").replace(/^import .*$/m, "");
