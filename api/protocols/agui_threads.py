@@ -1,6 +1,7 @@
 """A thread as AG-UI shows it: the messages of its runs, and the run that is active."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from arkloop.api.http.current import actor
 from arkloop.api.protocols import agui_runs
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.agui_projection import AguiFacts
-from arkloop.api.protocols.agui_requests import MAX_MESSAGES, MESSAGE_ID
+from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MAX_MESSAGES, MESSAGE_ID
 from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
@@ -57,38 +58,39 @@ def read(sql: Connection, external_id: str) -> ShownThread:
     run = queries.get(sql, actor(), run_id)
     facts = agui_runs.facts_of(run, external_id)
     active = ActiveRun(facts, agui_runs.waits_before_shown(sql, facts))
-    return ShownThread(_messages(_entries(sql, thread.id, without=run_id)), active)
+    return ShownThread(messages_before(sql, thread.id, run), active)
 
 
 def messages_before(sql: Connection, thread_id: UUID, run: RowMapping) -> list[Message]:
     """Return the messages of a thread without those of this run."""
-    return _messages(_entries(sql, thread_id, without=run["id"]))
+    return _messages(_entries(sql, thread_id, without=run["id"]), run["id"])
 
 
 def _entries(sql: Connection, thread_id: UUID, *, without: UUID | None = None) -> list[Entry]:
-    """Return the latest entries of a thread that are shown, the newest first, without this run.
+    """Return the latest entries of a thread, the newest first, without superseded ones.
 
-    A run of more than a page has an entry of each.
+    A run of more than a page has an entry of each, except the run that is not shown.
     """
     shown: list[Entry] = []
     left, before = MAX_ENTRIES, None
     for _ in range(MAX_PAGES):
         found = timeline.read(sql, actor(), thread_id, limit=left, before=before)
-        page = [entry for entry in found.entries if _is_shown(entry, without)]
-        if shown and len(_messages(shown)) + len(_messages(page)) > MAX_SHOWN:
+        page = [entry for entry in found.entries if _is_there(entry)]
+        count = len(_messages(shown, without))
+        if count and count + len(_messages(page, without)) > MAX_SHOWN:
             break
         shown += page
         left, before = left - len(found.entries), found.end
         if before is None or left < 1:
             break
-        if before.turn and not _is_shown(found.entries[-1], without):
+        last = found.entries[-1]
+        if before.turn and not (_is_there(last) and last.row.id != without):
             before = Place(before.position)
     return shown
 
 
-def _is_shown(entry: Entry, without: UUID | None) -> bool:
-    is_run = entry.turns is not None
-    return not is_run or (entry.row.id != without and entry.row.superseded_at is None)
+def _is_there(entry: Entry) -> bool:
+    return entry.turns is None or entry.row.superseded_at is None
 
 
 def _last_run(entries: Sequence[Entry]) -> Row[Any] | None:
@@ -99,14 +101,72 @@ def _last_run(entries: Sequence[Entry]) -> Row[Any] | None:
     return None
 
 
-def _messages(entries: Sequence[Entry]) -> list[Message]:
+@dataclass(slots=True)
+class _Round:
+    """A user's message, and the entries up to the next one, which are the runs that answer it.
+
+    The first round of a part of a thread may lack its message.
+    """
+
+    said: Row[Any] | None
+    answers: list[Entry] = field(default_factory=list)
+
+    @property
+    def sent(self) -> tuple[str, str, str, str] | None:
+        """The client's id of the message, its text, and the agent to which it was sent.
+
+        That is its persona, and the route that the request has named. None where that is not known.
+        """
+        first = self.answers[0] if self.answers else None
+        client_id = None if self.said is None else self.said.metadata.get(MESSAGE_ID)
+        if self.said is None or client_id is None or first is None or first.turns is None:
+            return None
+        persona_key, _, _ = first.row.persona_id.partition("@")
+        route_id = "" if DEFAULT_ROUTE in self.said.metadata else first.row.route_id
+        return client_id, self.said.content, persona_key, route_id
+
+
+def _messages(entries: Sequence[Entry], without: UUID | None = None) -> list[Message]:
+    """Return the messages of these entries, the newest of which comes first, without this run's.
+
+    Each id is there once: where a message was sent to several agents, behind its first copy.
+    Another message under the id of an earlier one is shown under the id that it has here.
+    """
     shown: list[Message] = []
-    for entry in reversed(entries):
-        if entry.turns is None:
-            shown.append(_user_message(entry.row))
-        else:
-            shown += _run_messages(entry)
+    ids: set[str] = set()
+    texts: set[tuple[str, str]] = set()  # with ids of the client
+    for one in _last_answers(entries):
+        if one.said is not None:
+            message = _user_message(one.said)
+            text = message["id"], one.said.content
+            if text not in texts:
+                texts.add(text)
+                if message["id"] in ids:
+                    message["id"] = str(one.said.id)
+                ids.add(message["id"])
+                shown.append(message)
+        for entry in one.answers:
+            if entry.turns is None:
+                shown.append(_user_message(entry.row))
+            elif entry.row.id != without:
+                shown += _run_messages(entry)
     return shown
+
+
+def _last_answers(entries: Sequence[Entry]) -> Sequence[_Round]:
+    """Return the rounds of these entries, the oldest first.
+
+    Those are left out whose message was sent again to the same agent, for another answer: under
+    its id, with its text.
+    """
+    rounds = [_Round(None)]
+    for entry in reversed(entries):
+        if entry.turns is None and entry.row.role == "user":
+            rounds.append(_Round(entry.row))
+        else:
+            rounds[-1].answers.append(entry)
+    last = {one.sent: one for one in rounds}
+    return [one for one in rounds if one.sent is None or last[one.sent] is one]
 
 
 def _user_message(row: Row[Any]) -> Message:

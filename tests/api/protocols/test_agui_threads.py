@@ -16,6 +16,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.times import EPOCH, now, rfc3339
 from tests.api.protocols.said import with_earlier_lines
+from tests.api.protocols.test_agui_runs import LATER, events_in, newest, send, until
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
@@ -183,3 +184,97 @@ def test_a_message_is_shown_without_the_lines_that_the_server_put_there(
 
     assert "User: Hm." in first and first.endswith("\n\nI am Ann.")
     assert ("Hi!", [IMAGE, {"type": "text", "text": "Hm?"}]) == (second, third)
+
+
+HELLO = {"id": "m1", "role": "user", "content": "Hello"}
+OTHER_AGENT = "?persona_id=plain"
+
+
+def answered(
+    alice: User, stored: StoredRuns, said: dict[str, Any], text: str, to: str = ""
+) -> UUID:
+    """Send a message to an agent, whose run has this answer; returns the run's id."""
+    send(alice, said, query=to).close()
+    claim = stored.held(run_id := newest(stored))
+    stored.write(claim, MessageCompleted(str(new_id()), text, Usage()))
+    assert stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
+    return run_id
+
+
+def contents(alice: User) -> list[str]:
+    """Return the texts that a page is shown which connects; its messages have an id each."""
+    sent = until(send(alice, query="/connect"), rb"MESSAGES_SNAPSHOT.*\n\n").decode()
+    shown = events_in(sent)[1]["messages"]
+    assert len(shown) == len({message["id"] for message in shown})
+    return [message["content"] for message in shown]
+
+
+def test_an_answer_that_was_generated_again_replaces_the_first_one(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The page has sent the message again under its id, and not those that came after it."""
+    first = answered(alice, stored, HELLO, "One")
+    assert ["Hello", "One"] == contents(alice)
+    send(alice, HELLO).close()
+    assert ["Hello"] == contents(alice)
+    stored.cancel(newest(stored))
+    answered(alice, stored, LATER, "Two")
+    answered(alice, stored, HELLO, "Three")
+
+    assert [LATER["content"], "Two", "Hello", "Three"] == contents(alice)
+    # A page that lost the first stream gets the rest of it, behind the same messages.
+    cursor = {"Last-Event-ID": f"{first}.0.1"}
+    assert "RUN_FINISHED" == connected(alice, "chat-1", **cursor)[-1]["type"]
+
+
+def test_a_message_for_two_agents_is_shown_before_both_answers(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Each of them may have generated its answer again."""
+    answered(alice, stored, HELLO, "One")
+    answered(alice, stored, HELLO, "Two", OTHER_AGENT)
+    assert ["Hello", "One", "Two"] == contents(alice)
+    answered(alice, stored, HELLO, "Three")
+    assert ["Hello", "Two", "Three"] == contents(alice)
+
+
+@pytest.mark.parametrize("to", ["", OTHER_AGENT])
+def test_another_message_under_the_same_id_is_shown_as_well(
+    alice: User, stored: StoredRuns, to: str
+) -> None:
+    """A page that is loaded again may number its messages from the beginning."""
+    answered(alice, stored, HELLO, "One")
+    answered(alice, stored, {**HELLO, "content": "Bye"}, "Two", to)
+    assert ["Hello", "One", "Bye", "Two"] == contents(alice)
+    answered(alice, stored, HELLO, "Three")
+    assert ["Bye", "Two", "Hello", "Three"] == contents(alice)
+    answered(alice, stored, {**HELLO, "content": "Bye"}, "Four", to)
+    assert ["Hello", "Three", "Bye", "Four"] == contents(alice)
+
+
+def test_a_message_that_is_sent_again_behind_others_is_shown_once(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Its run waits for its turn, behind that of another agent."""
+    answered(alice, stored, HELLO, "One")
+    send(alice, LATER, query=OTHER_AGENT).close()
+    claim = stored.held(newest(stored))
+    send(alice, HELLO).close()
+
+    shown = [contents(alice)]
+    stored.finish(claim, with_followers=True)
+    assert [[LATER["content"], "Hello"]] * 2 == [*shown, contents(alice)]
+
+
+@pytest.mark.parametrize("most", range(1, 7))
+def test_a_part_of_a_thread_has_each_message_once(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The first copy may be beyond the part: then the answer to it is as any other."""
+    monkeypatch.setattr(agui_threads, "MAX_ENTRIES", most)
+    answered(alice, stored, HELLO, "One")
+    answered(alice, stored, LATER, "Two")
+    answered(alice, stored, HELLO, "Three")
+
+    entries = ["Hello", "One", LATER["content"], "Two", "Hello", "Three"][-most:]
+    assert entries[2 if most == 6 else 0 :] == contents(alice)
